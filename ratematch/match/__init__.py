@@ -1,0 +1,1 @@
+"""Figures to decisions: curves, ctx:gen ratio, fronts, gap, speed-up. Pure."""

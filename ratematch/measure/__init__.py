@@ -1,0 +1,1 @@
+"""Request records to figures. Pure: arrays in, values out."""

@@ -1,0 +1,71 @@
+"""Which servers stand together, and what each of them is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ratematch.plan.mapping import Mapping
+
+Role = Literal["ctx", "gen", "agg"]
+Stage = Literal["ctx", "gen", "ifb", "e2e"]
+STAGES: tuple[Stage, ...] = ("ctx", "gen", "ifb", "e2e")
+
+
+@dataclass(frozen=True)
+class ServerGroup:
+    """``instances`` servers of one role, mapping and set of engine options.
+
+    ``mtp``: draft tokens per step (0 = off). ``max_batch_size`` and ``max_num_tokens`` are per attention-DP rank,
+    as TensorRT-LLM counts them; ``None`` lets the engine renderer derive them from workload and load.
+    ``options`` go to the engine verbatim (nested dict of plain YAML values; never mutated).
+    """
+
+    role: Role
+    mapping: Mapping
+    instances: int = 1
+    mtp: int = 0
+    max_batch_size: int | None = None
+    max_num_tokens: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole group."""
+        return self.instances * self.mapping.gpus
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Servers that answer together.
+
+    ``ctx`` and ``gen`` together need an orchestrator; ``gen`` alone is measured behind one that invents the context
+    (``gen_only_no_context``); ``ctx`` alone and ``agg`` answer directly.
+    """
+
+    ctx: ServerGroup | None = None
+    gen: ServerGroup | None = None
+    agg: ServerGroup | None = None
+    router: str = "round_robin"
+
+    @property
+    def groups(self) -> tuple[ServerGroup, ...]:
+        return tuple(group for group in (self.ctx, self.gen, self.agg) if group is not None)
+
+    @property
+    def gpus(self) -> int:
+        return sum(group.gpus for group in self.groups)
+
+    @property
+    def mtp(self) -> int:
+        return max(group.mtp for group in self.groups)
+
+    @property
+    def needs_orchestrator(self) -> bool:
+        return self.gen is not None
+
+    @property
+    def label(self) -> str:
+        """For people: ``ctx2xTEP4-gen1xDEP8-mtp1``."""
+        parts = [f"{group.role}{group.instances}x{group.mapping.label}" for group in self.groups]
+        return "-".join([*parts, f"mtp{self.mtp}"])

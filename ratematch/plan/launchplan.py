@@ -1,0 +1,57 @@
+"""What will be started: files to write and processes in order. Printable, diffable, nothing running yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """A file to write below the launch folder. ``path`` is relative."""
+
+    path: str
+    content: str
+
+
+@dataclass(frozen=True)
+class ReadyProbe:
+    """GET ``url`` answers 200 when the process is ready; ``deadline_s`` from its start is the limit."""
+
+    url: str
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One server process.
+
+    ``name``: ``ctx-0``, ``gen-1``, ``agg-0``, ``orchestrator``. ``argv`` may hold paths relative to the launch
+    folder, which is the working directory. ``env`` is added to the inherited environment; ``unset`` is removed
+    from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
+    process of earlier waves is ready.
+    """
+
+    name: str
+    role: Literal["ctx", "gen", "agg", "orchestrator"]
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    unset: tuple[str, ...]
+    nodes: tuple[str, ...]
+    host: str
+    port: int
+    log: str
+    ready: ReadyProbe
+    wave: int = 0
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything a job writes and starts, in order; torn down in reverse.
+
+    ``endpoint``: base URL that takes the load.
+    """
+
+    files: tuple[FileSpec, ...]
+    processes: tuple[ProcessSpec, ...]
+    endpoint: str
