@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal[
-    "ok", "http_error", "connect_error", "timeout", "reset", "truncated", "bad_stream", "cancelled"
-]
+Outcome = Literal["ok", "http_error", "connect_error", "timeout", "reset", "truncated", "bad_stream", "cancelled"]
 """How a request ended.
 
 ``ok``: full answer, with usage. ``http_error``: status other than 200. ``connect_error``: no connection.

@@ -25,8 +25,8 @@ class EngineRef:
 class Experiment:
     """What one job does: start ``deployment``, run every load of ``loads`` against it, stop it.
 
-    ``id`` is a hash of all that decides a figure *except* the loads: a longer ladder adds loads to the same
-    experiment, and nothing that was measured is measured again.
+    ``id`` is a hash of all that decides a figure, so neither of the loads (a longer ladder adds loads to the same
+    experiment, and nothing that was measured is measured again) nor of where the weights lie.
     """
 
     stage: Stage
@@ -43,7 +43,7 @@ class Experiment:
     @property
     def id(self) -> str:
         content = asdict(self)
-        del content["loads"]
+        del content["loads"], content["model_path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Rate:
         return f"{self.arrival}{self.req_s:g}-n{self.num_requests}" + _tail(self.warmup, self.repeat)
 
 
-Load = Union[Concurrency, Rate]
+Load = Concurrency | Rate
 
 
 def _tail(warmup: int, repeat: int) -> str:
