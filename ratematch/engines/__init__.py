@@ -1,0 +1,47 @@
+"""What differs between serving stacks. An engine is one folder behind the functions of :class:`Engine`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ratematch.engines import trtllm_serve
+from ratematch.errors import CatalogError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.placement import Placement
+
+
+class Engine(Protocol):
+    """The boundary: everything the rest of ratematch asks of a serving stack."""
+
+    def plan_launch(
+        self, experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float
+    ) -> LaunchPlan:
+        """Files to write and processes to start, in order; each has ``ready_s`` seconds to become ready."""
+        ...
+
+    def check_launch(self, plan: LaunchPlan, experiment: Experiment) -> list[str]:
+        """What the engine's own start-up would refuse about the rendered files; empty when nothing."""
+        ...
+
+    def extra_body(self, experiment: Experiment) -> dict[str, Any]:
+        """Fields that this engine wants in every request body beside the OpenAI ones."""
+        ...
+
+    def diagnose(self, log_tail: str) -> str | None:
+        """Cause and remedy in words, from the end of a dead or silent server's log; ``None`` when not known."""
+        ...
+
+
+def find_engine(name: str) -> Engine:
+    """The engine called ``name`` in a sweep file.
+
+    Raises:
+        CatalogError: not one of ours.
+    """
+    match name:
+        case "trtllm-serve":
+            return trtllm_serve.ENGINE
+        case _:
+            raise CatalogError(f"unknown engine {name!r}; known: trtllm-serve")

@@ -1,0 +1,20 @@
+"""Sends requests on schedule to an OpenAI-compatible server, one record per request.
+
+:func:`drive` runs one load; :func:`write_records` and :func:`read_records` keep its records on disk.
+"""
+
+from ratematch.loadgen.client import Target
+from ratematch.loadgen.drive import drive
+from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
+from ratematch.loadgen.recordfile import RECORDS_SCHEMA, read_records, write_records
+
+__all__ = [
+    "RECORDS_SCHEMA",
+    "ClientHealth",
+    "LoadResult",
+    "Progress",
+    "Target",
+    "drive",
+    "read_records",
+    "write_records",
+]

@@ -31,7 +31,8 @@ class Point:
     ``concurrency``: requests in flight N of the whole deployment. ``ctx`` and ``gen``: instances (both 0 for ifb,
     whose one instance is in ``gpus``). ``ratio``: ideal ctx:gen instance ratio as a fraction, ``"9/2"``. ``limit``:
     which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)). ``clamped``: read at an end of a
-    measured curve because the demand lies outside it. ``flags``: assumptions and warnings, in words.
+    measured curve because the demand lies outside it. ``osl``: mean output length, tokens. ``flags``: assumptions and
+    warnings, in words.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Point:
     ttft_ms: float
     tpot_ms: float
     little: float
+    osl: float | None = None
     limit: Literal["ctx", "gen", "both"] | None = None
     ratio: str | None = None
     clamped: bool = False
@@ -64,7 +66,7 @@ class Gap:
     """One end-to-end point beside what rate matching predicted for the same deployment.
 
     ``ratio`` = measured tok/s/GPU over predicted at the same tok/s/user (1 = no gap); ``None`` where the prediction
-    has no such tok/s/user.
+    has no such tok/s/user. ``front`` and ``front_ratio``: the same against the whole rate-matched front.
     """
 
     label: str
@@ -72,6 +74,8 @@ class Gap:
     end_to_end: float
     rate_matched: float | None
     ratio: float | None
+    front: float | None = None
+    front_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 
-@dataclass(frozen=True)
-class Stats:
-    """Distribution of a metric over requests; percentiles are numpy's linear ones."""
+from ratematch.measure import metrics
+from ratematch.measure.records import RequestRecord
+from ratematch.measure.stats import Stats, describe
+from ratematch.measure.validity import DEFAULT_LIMITS, Limits, judge
+from ratematch.measure.window import Window, choose_window
+from ratematch.plan.load import Load, Rate
+from ratematch.plan.workload import Workload
 
-    n: int
-    mean: float
-    std: float
-    min: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
-
-    def at(self, percentile: float | str) -> float:
-        """The mean (``"mean"``) or a stored percentile: 50, 90, 95, 99.
-
-        Raises:
-            KeyError: a percentile that is not stored.
-        """
-        name = "mean" if percentile == "mean" else f"p{percentile:g}"
-        stored: dict[str, float] = asdict(self)
-        return stored[name]
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of a load that counts, on the records' clock. ``rule`` says how it was chosen, in words."""
-
-    start_ns: int
-    end_ns: int
-    num_requests: int
-    num_outside: int
-    steady: bool
-    rule: str
-
-    @property
-    def seconds(self) -> float:
-        return (self.end_ns - self.start_ns) / 1e9
+__all__ = ["Measurement", "Stats", "Window", "from_json", "measure_load", "to_json"]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """Figures of one load. ``None`` where undefined, never 0.
 
-    Unsuffixed rates are those of the steady window; ``*_run`` are over first send to last token. ``in_flight``:
+    Unsuffixed rates are those of the steady window (:func:`ratematch.measure.metrics.shares_inside` says how they are
+    counted), latencies are of the requests that ended in it; ``*_run`` are over first send to last token, ramp and
+    drain included, as ``benchmark_serving`` prints them. ``itl_ms.n`` counts gaps, not requests. ``in_flight``:
     mean requests in flight in the window. ``little``: in_flight / (req_s * (TTFT + (OSL-1) * TPOT)), 1 when
     consistent. ``valid``: may this point stand on a front; ``reasons`` say why not; ``warnings`` do not forbid it.
     """
@@ -77,6 +51,83 @@ class Measurement:
     valid: bool
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def measure_load(
+    records: Sequence[RequestRecord], load: Load, workload: Workload, *, limits: Limits = DEFAULT_LIMITS
+) -> Measurement:
+    """The figures of one load from its request records (warm-up not among them), with the verdict.
+
+    Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
+    """
+    since: metrics.Since = "intended" if isinstance(load, Rate) else "sent"
+    starts, ends = metrics.start_ns(records, since), metrics.end_ns(records)
+    window = choose_window(starts, ends, load)
+    complete = np.array([metrics.is_complete(record) for record in records], dtype=bool)
+    answers = [record for record in records if metrics.is_complete(record)]
+    lag = describe(metrics.send_lag_ms([record for record in records if record.sent_ns is not None]))
+
+    inside: list[RequestRecord] = []
+    in_flight = req_s = tok_s = None
+    if window is not None and window.seconds > 0:
+        shares = metrics.shares_inside(starts[complete], ends[complete], window.start_ns, window.end_ns)
+        req_s = float(shares.sum()) / window.seconds or None
+        tok_s = float((shares * metrics.output_tokens(answers)).sum()) / window.seconds or None
+        in_flight = metrics.mean_in_flight(starts, ends, window.start_ns, window.end_ns)
+        ended = ends[complete]
+        chosen = (ended > window.start_ns) & (ended <= window.end_ns)
+        inside = [record for record, take in zip(answers, chosen, strict=True) if take]
+    ttft, tpot = describe(metrics.ttft_ms(inside, since)), describe(metrics.tpot_ms(inside))
+    osl = describe(metrics.output_tokens(inside))
+    little = metrics.littles_ratio(
+        in_flight, req_s, ttft.mean if ttft else None, tpot.mean if tpot else None, osl.mean if osl else None
+    )
+    req_s_run, tok_s_run = _rates_of_run(answers, since)
+    verdict = judge(
+        records,
+        load,
+        workload,
+        window=window,
+        in_flight=in_flight,
+        little=little,
+        send_lag_ms=lag,
+        limits=limits,
+    )
+    return Measurement(
+        num_requests=len(records),
+        num_ok=len(answers),
+        num_failed=len(records) - len(answers),
+        window=window,
+        ttft_ms=ttft,
+        tpot_ms=tpot,
+        itl_ms=describe(metrics.itl_ms(inside)),
+        e2el_ms=describe(metrics.e2el_ms(inside, since)),
+        send_lag_ms=lag,
+        tok_s_user=metrics.tok_s_user(tpot.mean if tpot else None),
+        tok_s=tok_s,
+        req_s=req_s,
+        tok_s_run=tok_s_run,
+        req_s_run=req_s_run,
+        isl_mean=float(np.mean([record.isl for record in inside])) if inside else None,
+        osl_mean=osl.mean if osl else None,
+        in_flight=in_flight,
+        little=little,
+        valid=verdict.valid,
+        reasons=verdict.reasons,
+        warnings=verdict.warnings,
+    )
+
+
+def _rates_of_run(answers: Sequence[RequestRecord], since: metrics.Since) -> tuple[float | None, float | None]:
+    """Requests/s and output tok/s from the first start to the last token; ``None`` without a full answer."""
+    if not answers:
+        return None, None
+    latency_ns = metrics.e2el_ms(answers, since) * metrics.NS_PER_MS
+    starts = metrics.start_ns(answers, since)
+    seconds = float((starts + latency_ns).max() - starts.min()) / 1e9
+    if seconds <= 0:
+        return None, None
+    return len(answers) / seconds, float(metrics.output_tokens(answers).sum()) / seconds
 
 
 def to_json(measurement: Measurement) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,9 @@ class Cluster:
 
     ``nodes``: how many nodes a deployment may use. ``emulated``: servers are the emulator; everything measured
     here carries ``emulated: true`` to the last plot. ``command``: argv that starts the engine's CLI on a node.
-    ``port_base``: first port that servers take, ``None`` = any free ones.
+    ``port_base``: first port that servers take, ``None`` = any free ones. ``start_minutes`` and ``load_minutes``:
+    what starting one deployment and running one load take, for the estimate before a sweep. ``ready_minutes``: how
+    long servers may take to answer, ``None`` = scaled to the size of the weights.
     """
 
     name: str
@@ -24,4 +27,24 @@ class Cluster:
     port_base: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     model_paths: dict[str, str] = field(default_factory=dict)
-    start_minutes: float | None = None
+    start_minutes: float = 20.0
+    load_minutes: float = 5.0
+    ready_minutes: float | None = None
+
+    @property
+    def gpus(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+
+def to_json(cluster: Cluster) -> dict[str, Any]:
+    """Plain JSON values."""
+    return asdict(cluster) | {"command": list(cluster.command)}
+
+
+def from_json(content: dict[str, Any]) -> Cluster:
+    """The inverse of :func:`to_json`.
+
+    Raises:
+        KeyError, TypeError: the content is not that of a cluster.
+    """
+    return Cluster(**{**content, "command": tuple(content["command"])})

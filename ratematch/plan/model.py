@@ -33,6 +33,9 @@ class Model:
 
     ``mtp_layers``: MTP layers in the checkpoint (0: MTP is not available without a separate draft model).
     ``mtp_acceptance``: probability that draft token k is accepted given that the ones before were.
+    ``sliding_layers`` of the layers attend to the last ``sliding_window`` tokens only.
+    ``attention_precision``: format of the attention matrices where it differs from that of the checkpoint's
+    name, e.g. ``{nvfp4: bf16}`` when only the MLPs of the NVFP4 checkpoint are quantised.
     """
 
     name: str
@@ -51,14 +54,18 @@ class Model:
     about: str = ""
     source: str = ""
     aliases: tuple[str, ...] = field(default=())
+    sliding_window: int = 0
+    sliding_layers: int = 0
+    attention_precision: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Gpu:
     """One GPU type (``ratematch/data/gpus/*.yaml``), in SI units: bytes, bytes/s, FLOP/s, seconds.
 
-    ``flops``: dense tensor-core peak by number format (``bf16``, ``fp8``, ``nvfp4``). ``nvlink_b_s`` and
-    ``network_b_s``: per GPU, one direction. ``precision``: the weights' format deployments on it normally use.
+    ``flops``: dense tensor-core peak by weight format (``bf16``, ``fp8``, ``nvfp4``, ``mxfp4``); a format that is
+    not listed cannot run here. ``nvlink_b_s`` and ``network_b_s``: per GPU, one direction. ``precision``: the
+    weights' format deployments on it normally use.
     """
 
     name: str
@@ -70,3 +77,4 @@ class Gpu:
     nvlink_domain: int
     precision: str
     source: str = ""
+    aliases: tuple[str, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""Deployments alive: the controller, its jobs, and the processes of one experiment."""

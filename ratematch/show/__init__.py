@@ -1,0 +1,1 @@
+"""Analyses to pictures and tables: Pareto plots, CSV and JSON, terminal views."""

@@ -1,0 +1,42 @@
+"""TensorRT-LLM's own server: ``trtllm-serve`` workers and the ``disaggregated`` orchestrator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from ratematch.engines.trtllm_serve.contract import check_orchestrator_config, check_worker_config
+from ratematch.engines.trtllm_serve.diagnosis import diagnose
+from ratematch.engines.trtllm_serve.render import plan_launch
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.placement import Placement
+
+
+class TrtllmServe:
+    """The engine boundary of :class:`ratematch.engines.Engine`, for ``trtllm-serve``."""
+
+    def plan_launch(
+        self, experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float
+    ) -> LaunchPlan:
+        return plan_launch(experiment, placement, cluster, ready_s)
+
+    def check_launch(self, plan: LaunchPlan, experiment: Experiment) -> list[str]:
+        version = experiment.engine.version
+        found: list[str] = []
+        for file in plan.files:
+            config = yaml.safe_load(file.content)
+            check = check_orchestrator_config if file.path == "orchestrator.yaml" else check_worker_config
+            found.extend(f"{file.path}: {problem}" for problem in check(config, version))
+        return found
+
+    def extra_body(self, experiment: Experiment) -> dict[str, Any]:
+        return {}
+
+    def diagnose(self, log_tail: str) -> str | None:
+        return diagnose(log_tail)
+
+
+ENGINE = TrtllmServe()

@@ -1,0 +1,5 @@
+"""``python -m ratematch``."""
+
+from ratematch.cli import main
+
+main()

@@ -1,0 +1,45 @@
+"""How many draft tokens a step keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class DraftAcceptance:
+    """Draws accepted drafts per sequence and step, reproducible from ``seed``.
+
+    ``acceptance[k]``: probability that draft k + 1 is accepted given that the ones before were, so tokens per step
+    are 1 + sum over k of the product of the first k on average. ``forced``: accepted drafts per step instead; its
+    fraction is the probability of one more.
+
+    Raises:
+        ValueError: fewer rates than drafts, or a rate outside [0, 1].
+    """
+
+    def __init__(self, mtp: int, acceptance: tuple[float, ...], forced: float | None, seed: int):
+        rates = acceptance[:mtp]
+        if forced is None and len(rates) < mtp:
+            raise ValueError(f"mtp={mtp} needs {mtp} acceptance rates, got {len(rates)}")
+        if not all(0 <= rate <= 1 for rate in rates) or (forced is not None and forced < 0):
+            raise ValueError(f"acceptance rates {rates} (forced: {forced}) are not probabilities")
+        self.drafted = 0
+        self.accepted = 0
+        self._mtp = mtp
+        self._forced = None if forced is None else min(forced, float(mtp))
+        self._at_least = np.cumprod(np.asarray(rates, dtype=float))  # P(at least k accepted), falling in k
+        self._rng = np.random.default_rng(seed)
+
+    def draw(self, count: int) -> list[int]:
+        """Tokens that each of ``count`` sequences gains in a step: 1 + accepted drafts. Shape (count,)."""
+        if not self._mtp:
+            return [1] * count
+        luck = self._rng.random(count)
+        if self._forced is not None:
+            whole = int(self._forced)
+            accepted = whole + (luck < self._forced - whole)
+        else:
+            accepted = (luck[:, None] < self._at_least).sum(axis=1)
+        self.drafted += self._mtp * count
+        self.accepted += int(accepted.sum())
+        tokens: list[int] = (accepted + 1).tolist()
+        return tokens

@@ -1,0 +1,187 @@
+"""The clock of a worker: runs the pure scheduler in real time and hands tokens to whoever waits for them.
+
+Steps end at absolute deadlines. A step that follows another without a gap starts at the planned end of that one, not at
+the instant the event loop woke up, so late wake-ups do not add up. When the loop cannot keep up, results made with this
+emulator are not trustworthy; how late it was is counted (``Timeliness``) and shown in ``/server_info``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ratematch.emulator.scheduler import Scheduler, Sequence, Step
+
+MAX_CATCH_UP_S = 1.0
+"""Furthest the planned clock may fall behind the real one before the difference is given up as lost time."""
+
+
+class EngineFailure(RuntimeError):
+    """The executor cannot go on; the server ends."""
+
+
+class Sink(Protocol):
+    """Where the tokens of one sequence go. Called from the engine's pass over a finished step; must not block."""
+
+    def push(self, tokens: int, finished: bool, at_s: float) -> None: ...
+
+    def fail(self, message: str) -> None: ...
+
+
+@dataclass
+class Timeliness:
+    """How well real time kept up with planned time. ``behind``: steps that ended late by more than their length."""
+
+    steps: int = 0
+    behind: int = 0
+    late_s: float = 0.0
+    max_late_s: float = 0.0
+    lost_s: float = 0.0
+
+    @property
+    def trustworthy(self) -> bool:
+        """Fewer than one step in a hundred was late by more than its own length, and no time was given up."""
+        return self.lost_s == 0.0 and self.behind * 100 <= max(self.steps, 100)
+
+
+class Engine:
+    """Drives one ``Scheduler`` from an asyncio loop.
+
+    ``on_step(step, start_s, end_s)`` is called after each step with planned times on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        on_step: Callable[[Step, float, float], None] | None = None,
+        on_late: Callable[[float], None] | None = None,
+    ):
+        self.scheduler = scheduler
+        self.timeliness = Timeliness()
+        self.hanging = False
+        self.stall_until_s = 0.0
+        self._on_step = on_step
+        self._on_late = on_late
+        self._sinks: dict[int, Sink] = {}
+        self._admissions: deque[tuple[Sequence, Callable[[], None]]] = deque()
+        self._wake = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Sequences whose answer is not finished."""
+        return len(self._sinks)
+
+    def submit(self, sequence: Sequence, sink: Sink, on_admitted: Callable[[], None] | None = None) -> None:
+        """Queue a sequence; its tokens go to ``sink`` until it is finished or cancelled.
+
+        ``on_admitted`` is called once the sequence has a slot and KV blocks, which is when a KV transfer begins.
+        """
+        self.scheduler.add(sequence, time.monotonic())
+        self._sinks[sequence.id] = sink
+        if on_admitted is not None:
+            self._admissions.append((sequence, on_admitted))
+        self._wake.set()
+
+    def fail(self, sequence_id: int, message: str) -> None:
+        """End a sequence with an error."""
+        sink = self._sinks.get(sequence_id)
+        self.cancel(sequence_id)
+        if sink is not None:
+            sink.fail(message)
+
+    def cancel(self, sequence_id: int) -> None:
+        """Forget a sequence whose client is gone; unknown ids are ignored."""
+        if self._sinks.pop(sequence_id, None) is not None:
+            self.scheduler.cancel(sequence_id)
+            self._wake.set()
+
+    def release(self, sequence_id: int) -> None:
+        """Free the KV blocks a finished context-only sequence still holds."""
+        self.scheduler.release(sequence_id)
+        self._wake.set()
+
+    def stall(self, duration_s: float) -> None:
+        """Run no step for so long from now on (fault injection)."""
+        self.stall_until_s = time.monotonic() + duration_s
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Run steps until cancelled."""
+        clock = time.monotonic
+        start_s = clock()
+        while True:
+            self._wake.clear()
+            if self.hanging or clock() < self.stall_until_s:
+                await self._sleep(None if self.hanging else self.stall_until_s)
+                start_s = clock()
+                continue
+            step = self.scheduler.begin(start_s)
+            self._tell_admitted()
+            if step is None:
+                self._check_gate()
+                await self._sleep(self.scheduler.wake_s())
+                start_s = clock()
+                continue
+            end_s = start_s + step.duration_s
+            await asyncio.sleep(max(0.0, end_s - clock()))
+            self._finish(step, start_s, end_s)
+            start_s = self._next_start(clock(), end_s, step.duration_s)
+
+    def _tell_admitted(self) -> None:
+        """Admission is first come, first served, so only the oldest can be next."""
+        waiting = self._admissions
+        while waiting and (waiting[0][0].admitted_s is not None or waiting[0][0].state == "cancelled"):
+            sequence, tell = waiting.popleft()
+            if sequence.state != "cancelled":
+                tell()
+
+    def _check_gate(self) -> None:
+        """A fill gate beyond the slots waits for ever without a word, as the engine does; one that KV memory alone
+        keeps from opening is an error."""
+        config = self.scheduler.config
+        if config.fill_gate is None or config.fill_gate > config.slots * config.mapping.dp_ranks:
+            return
+        if problem := self.scheduler.gate_problem():
+            raise EngineFailure(problem)
+
+    async def _sleep(self, until_s: float | None) -> None:
+        """Until something changes or the monotonic clock shows ``until_s``."""
+        if until_s is None:
+            await self._wake.wait()
+            return
+        timer = asyncio.get_running_loop().call_later(max(0.0, until_s - time.monotonic()), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    def _finish(self, step: Step, start_s: float, end_s: float) -> None:
+        for emission in self.scheduler.finish(step, end_s):
+            sink = self._sinks.get(emission.seq.id)
+            if sink is None:
+                continue
+            if emission.finished:
+                del self._sinks[emission.seq.id]
+            sink.push(emission.tokens, emission.finished, end_s)
+        if self._on_step is not None:
+            self._on_step(step, start_s, end_s)
+
+    def _next_start(self, now_s: float, end_s: float, duration_s: float) -> float:
+        late_s = now_s - end_s
+        kept = self.timeliness
+        kept.steps += 1
+        if late_s <= duration_s:
+            return end_s
+        kept.behind += 1
+        kept.late_s += late_s
+        kept.max_late_s = max(kept.max_late_s, late_s)
+        if self._on_late is not None:
+            self._on_late(late_s)
+        if late_s <= MAX_CATCH_UP_S:
+            return end_s
+        kept.lost_s += late_s
+        return now_s

@@ -1,0 +1,136 @@
+"""What goes through the scheduler: limits and sequences in, iterations and tokens out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ratematch.plan.mapping import Mapping
+
+Kind = Literal["full", "context_only", "generation_only"]
+State = Literal["queued", "transfer", "prefill", "decode", "held", "done", "cancelled"]
+
+
+@dataclass(frozen=True)
+class AttentionDpBalance:
+    """``attention_dp_config`` with ``enable_balance``: prompts wait until every rank has one, at most ``timeout_iters``
+    iterations, and then ``batching_wait_iters`` more to gather further ones."""
+
+    timeout_iters: int = 50
+    batching_wait_iters: int = 10
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Limits of one server instance.
+
+    ``max_batch_size``, ``max_num_tokens`` and ``kv_tokens`` count per attention-DP rank (per instance without). Under
+    pipeline parallelism a step stands for ``pp`` micro-batches, so batch and token limits hold ``pp`` times.
+    ``overlap`` false: host time is added to every step instead of hidden behind it.
+    ``acceptance``: probability that draft k is accepted given the ones before; ``forced_acceptance``: accepted
+    drafts per step instead (its fraction is a probability). ``fill_gate``: generate nothing before so many requests
+    were admitted and none is in transfer (``TLLM_BENCHMARK_REQ_QUEUES_SIZE``). ``balance``: keep the prompts of
+    attention-DP ranks in step (``None``: off, as in TensorRT-LLM).
+    """
+
+    mapping: Mapping
+    max_batch_size: int
+    max_num_tokens: int
+    max_seq_len: int
+    kv_tokens: int
+    tokens_per_block: int = 32
+    mtp: int = 0
+    acceptance: tuple[float, ...] = ()
+    forced_acceptance: float | None = None
+    chunked_prefill: bool = False
+    block_reuse: bool = False
+    overlap: bool = True
+    fill_gate: int | None = None
+    balance: AttentionDpBalance | None = None
+
+    @property
+    def slots(self) -> int:
+        """Sequences that one rank may hold: batch limit, and one step of all of them within the token limit."""
+        return self.mapping.pp * min(self.max_batch_size, self.max_num_tokens // (1 + self.mtp))
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens that one rank may compute in one step; ``cp`` GPUs share a prompt."""
+        return self.mapping.pp * self.mapping.cp * self.max_num_tokens
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks of one rank."""
+        return self.kv_tokens // self.tokens_per_block
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One request inside the server. Fields from ``state`` on belong to the scheduler.
+
+    ``max_tokens``: tokens the client is to get in all; a generation-only sequence is handed over with the first of
+    them known. ``ready_s``: when its KV has arrived; ``transfer_s`` instead counts from admission, as the transfer
+    starts only when there is room for it. ``prompt_hash``: one hash per full prompt block, chained, for block reuse.
+    """
+
+    id: int
+    prompt_len: int
+    max_tokens: int
+    kind: Kind = "full"
+    arrival_s: float = 0.0
+    ready_s: float = 0.0
+    transfer_s: float = 0.0
+    prompt_hash: tuple[int, ...] | None = None
+
+    state: State = "queued"
+    rank: int = -1
+    prefilled: int = 0
+    generated: int = 0
+    reused: int = 0
+    kv_len: int = 0
+    blocks: int = 0
+    block_room: int = 0
+    admitted_s: float | None = None
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
+
+
+class Emission(NamedTuple):
+    """New tokens of one sequence. Over its life they add up to ``max_tokens`` (context-only: to 1)."""
+
+    seq: Sequence
+    tokens: int
+    first: bool
+    finished: bool
+
+
+class RankCounts(NamedTuple):
+    """One rank in one iteration, as the iteration log shows it. ``num_generation_tokens`` counts drafts too."""
+
+    num_ctx_requests: int
+    num_ctx_tokens: int
+    num_gen_requests: int
+    num_generation_tokens: int
+
+    @property
+    def num_scheduled(self) -> int:
+        return self.num_ctx_requests + self.num_gen_requests
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One iteration in flight: what runs on each rank and for how long."""
+
+    iter: int
+    start_s: float
+    duration_s: float
+    chunks: tuple[list[tuple[Sequence, int]], ...]
+    gens: tuple[list[Sequence], ...]
+    ranks: tuple[RankCounts, ...]
+    num_active: int
+    num_queued: int
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.duration_s

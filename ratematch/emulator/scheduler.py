@@ -1,0 +1,462 @@
+"""Iteration-level in-flight batching as TensorRT-LLM does it, in explicit time.
+
+Nothing here looks at a clock: the caller says what time it is (seconds, any origin), so the same scheduler serves
+HTTP in real time and runs in virtual time. One iteration is :meth:`Scheduler.begin` (choose the batch, learn how long
+it takes) and, that much later, :meth:`Scheduler.finish` (hand out tokens).
+
+Rules taken over (contract, sections 3.1, 3.2, 3.8 and 6): capacity policy GUARANTEED_NO_EVICT; first come, first
+served; ``max_batch_size``, ``max_num_tokens`` and KV capacity count per attention-DP rank; new requests go to the
+least-loaded rank; without chunked prefill a prompt enters in one piece; a context-only sequence keeps its KV until it
+is fetched.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from ratematch.emulator.acceptance import DraftAcceptance
+from ratematch.emulator.iteration import (
+    AttentionDpBalance,
+    Emission,
+    RankCounts,
+    SchedulerConfig,
+    Sequence,
+    Step,
+)
+from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
+
+__all__ = ["AttentionDpBalance", "Emission", "RankCounts", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
+
+
+@dataclass(eq=False)
+class _Rank:
+    """Books of one attention-DP rank. ``reserved``: blocks promised; ``used``: blocks that hold tokens."""
+
+    active: int = 0
+    reserved: int = 0
+    used: int = 0
+    kv_read: int = 0
+    blocked: bool = False
+    prefill: deque[Sequence] = field(default_factory=deque)
+    gen: list[Sequence] = field(default_factory=list)
+    cache: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+
+class Scheduler:
+    """In-flight batching of one server instance.
+
+    Counters for metrics are plain attributes: ``iter``, ``num_completed``, ``num_cancelled``, ``draft_tokens``,
+    ``accepted_tokens``, ``reused_blocks``, ``missed_blocks``; the rest are properties.
+    """
+
+    def __init__(self, config: SchedulerConfig, step_time: StepTime, seed: int = 0):
+        self.config = config
+        self.iter = 0
+        self.num_completed = 0
+        self.num_cancelled = 0
+        self.num_admitted = 0
+        self.reused_blocks = 0
+        self.missed_blocks = 0
+        self._step_time = step_time
+        self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
+        self._ranks = tuple(_Rank() for _ in range(config.mapping.dp_ranks))
+        self._queue: deque[Sequence] = deque()
+        self._transfers: list[tuple[float, int, Sequence]] = []
+        self._fresh: list[Sequence] = []  # began to generate since the last step
+        self._live: dict[int, Sequence] = {}
+        self._held: dict[int, Sequence] = {}
+        self._uneven_iters = 0
+        self._batching_iters = 0
+        self._gate_open = config.fill_gate is None
+        self._in_flight: Step | None = None
+
+    # ------------------------------------------------------------------------------------------------ in and out
+
+    def refusal(self, seq: Sequence) -> str | None:
+        """Why ``seq`` can never run here, or ``None``."""
+        config = self.config
+        if seq.prompt_len < 1 or seq.max_tokens < 1:
+            return f"prompt length ({seq.prompt_len}) and max_tokens ({seq.max_tokens}) must be at least 1"
+        prompt = seq.prompt_len / config.mapping.cp
+        if seq.kind != "generation_only" and not config.chunked_prefill and prompt > config.max_num_tokens:
+            return (
+                f"The sum of prompt length ({prompt}), query length (0) should not exceed max_num_tokens "
+                f"({config.max_num_tokens})"
+            )
+        if seq.prompt_len + seq.max_tokens > config.max_seq_len:
+            return (
+                f"prompt length ({seq.prompt_len}) + max_tokens ({seq.max_tokens}) exceed max_seq_len "
+                f"({config.max_seq_len})"
+            )
+        if config.slots < 1:
+            return f"max_num_tokens ({config.max_num_tokens}) is less than 1 + mtp ({1 + config.mtp}) tokens"
+        need = self._blocks_for(seq)
+        if need > config.kv_blocks:
+            return f"{need} KV blocks of {config.tokens_per_block} tokens are needed, a rank has {config.kv_blocks}"
+        return None
+
+    def add(self, seq: Sequence, now_s: float) -> None:
+        """Queue ``seq``.
+
+        Raises:
+            ValueError: it can never run here (see :meth:`refusal`), or its id is in use.
+        """
+        if why := self.refusal(seq):
+            raise ValueError(why)
+        if seq.id in self._live or seq.id in self._held:
+            raise ValueError(f"sequence id {seq.id} is in use")
+        seq.arrival_s = now_s
+        seq.ready_s = max(seq.ready_s, now_s)
+        self._live[seq.id] = seq
+        self._queue.append(seq)
+
+    def cancel(self, seq_id: int) -> bool:
+        """Drop a sequence and free its KV at once; ``False`` when it is not here (any more)."""
+        if seq_id in self._held:
+            return self.release(seq_id)
+        seq = self._live.pop(seq_id, None)
+        if seq is None:
+            return False
+        if seq.state == "queued":
+            self._queue.remove(seq)
+        else:
+            rank = self._ranks[seq.rank]
+            if seq.state == "prefill" and seq in rank.prefill:
+                rank.prefill.remove(seq)
+            elif seq.state == "decode":
+                rank.gen.remove(seq)
+                rank.kv_read -= seq.kv_len
+            elif seq.state == "transfer":
+                self._transfers = [entry for entry in self._transfers if entry[2] is not seq]
+                heapq.heapify(self._transfers)
+            rank.active -= 1
+            self._free(seq)
+        seq.state = "cancelled"
+        self.num_cancelled += 1
+        return True
+
+    def release(self, seq_id: int) -> bool:
+        """Free the KV of a finished context-only sequence (fetched or timed out); ``False`` when it holds none."""
+        seq = self._held.pop(seq_id, None)
+        if seq is None:
+            return False
+        self._free(seq)
+        seq.state = "done"
+        return True
+
+    # ------------------------------------------------------------------------------------------------ iterations
+
+    def begin(self, now_s: float) -> Step | None:
+        """Choose the batch of the next iteration, or ``None`` when nothing can run now.
+
+        Raises:
+            RuntimeError: the previous step was not finished.
+        """
+        if self._in_flight is not None:
+            raise RuntimeError(f"iteration {self._in_flight.iter} was not finished")
+        self._admit(now_s)
+        while self._transfers and self._transfers[0][0] <= now_s:
+            self._start_decode(heapq.heappop(self._transfers)[2])
+        if not self._gate_open:
+            if self.num_admitted < (self.config.fill_gate or 0) or self._transfers:
+                return None
+            self._gate_open = True
+        chunks = tuple(self._take_chunks(rank) for rank in self._ranks)
+        if self._hold_prompts(chunks):
+            chunks = tuple([] for _ in self._ranks)
+        if not any(chunks) and not any(rank.gen for rank in self._ranks):
+            return None
+
+        query = 1 + self.config.mtp
+        loads, counts = [], []
+        for rank, taken in zip(self._ranks, chunks, strict=True):
+            ctx = attended = pieces = 0
+            for seq, n in taken:
+                if seq.first_scheduled_s is None:
+                    seq.first_scheduled_s = now_s
+                ctx += n
+                pieces += -(-n // self.config.max_num_tokens)
+                attended += n * seq.prefilled + n * (n + 1) // 2
+            gen = len(rank.gen)
+            loads.append(RankLoad(len(taken), ctx, attended, gen, query, rank.kv_read, pieces))
+            counts.append(RankCounts(len(taken), ctx, gen, gen * query))
+        self.iter += 1
+        duration = self._step_time.seconds(StepBatch(tuple(loads)), self.config.overlap)
+        gens = tuple(rank.gen.copy() for rank in self._ranks)
+        step = Step(self.iter, now_s, duration, chunks, gens, tuple(counts), self.num_active, self.num_queued)
+        for seq in self._fresh:
+            if seq.first_scheduled_s is None:
+                seq.first_scheduled_s = now_s
+        self._fresh.clear()
+        self._in_flight = step
+        return step
+
+    def finish(self, step: Step, now_s: float) -> list[Emission]:
+        """Hand out the tokens of ``step``, in rank order, prompts before generation.
+
+        Raises:
+            RuntimeError: ``step`` is not the one in flight.
+        """
+        if step is not self._in_flight:
+            raise RuntimeError(f"iteration {step.iter} is not in flight")
+        self._in_flight = None
+        emissions: list[Emission] = []
+        for rank, chunks, gens in zip(self._ranks, step.chunks, step.gens, strict=True):
+            if gens:
+                self._advance_generation(rank, gens, now_s, emissions)
+            for seq, n in chunks:
+                if seq.state == "prefill":
+                    self._advance_prompt(rank, seq, n, now_s, emissions)
+        return emissions
+
+    def wake_s(self) -> float | None:
+        """When the earliest KV transfer ends; ``None`` when none is under way."""
+        return self._transfers[0][0] if self._transfers else None
+
+    # ------------------------------------------------------------------------------------------------ counters
+
+    @property
+    def num_queued(self) -> int:
+        """Sequences that have no slot or no KV yet."""
+        return len(self._queue)
+
+    @property
+    def num_active(self) -> int:
+        """Sequences that hold a slot (held context-only sequences do not)."""
+        return sum(rank.active for rank in self._ranks)
+
+    @property
+    def draft_tokens(self) -> int:
+        """Drafts offered so far."""
+        return self._acceptance.drafted
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Drafts accepted so far."""
+        return self._acceptance.accepted
+
+    @property
+    def num_held(self) -> int:
+        """Finished context-only sequences whose KV was not fetched yet."""
+        return len(self._held)
+
+    @property
+    def num_paused(self) -> int:
+        """Always 0: the no-evict policy never pauses a sequence it admitted."""
+        return 0
+
+    @property
+    def active_per_rank(self) -> tuple[int, ...]:
+        return tuple(rank.active for rank in self._ranks)
+
+    @property
+    def kv_max_blocks(self) -> int:
+        """KV blocks of all ranks together."""
+        return self.config.kv_blocks * len(self._ranks)
+
+    @property
+    def kv_used_blocks(self) -> int:
+        """Blocks that hold tokens now, all ranks."""
+        return sum(rank.used for rank in self._ranks)
+
+    @property
+    def kv_reserved_blocks(self) -> tuple[int, ...]:
+        """Blocks promised to admitted and held sequences, per rank; never above ``config.kv_blocks``."""
+        return tuple(rank.reserved for rank in self._ranks)
+
+    @property
+    def kv_free_blocks(self) -> int:
+        return self.kv_max_blocks - self.kv_used_blocks
+
+    def gate_problem(self) -> str | None:
+        """Why the fill gate can never open, or ``None`` while it still may."""
+        size = self.config.fill_gate
+        if self._gate_open or size is None or not self._queue or self._transfers:
+            return None
+        if self._pick_rank(self._queue[0]) is not None or self.num_admitted >= size:
+            return None
+        return (
+            f"Insufficient KV cache for gen-only benchmark mode: {len(self._queue)} request(s) are waiting for KV "
+            "cache or a slot. Increase free_gpu_memory_fraction or reduce TLLM_BENCHMARK_REQ_QUEUES_SIZE "
+            f"(currently {size})"
+        )
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _blocks_for(self, seq: Sequence) -> int:
+        tokens = seq.prompt_len + (1 if seq.kind == "context_only" else seq.max_tokens + self.config.mtp)
+        return -(-tokens // self.config.tokens_per_block)
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self.config.tokens_per_block)
+
+    def _pick_rank(self, seq: Sequence) -> int | None:
+        """The least-loaded rank that has a slot and the KV for ``seq``."""
+        need, slots, capacity = self._blocks_for(seq), self.config.slots, self.config.kv_blocks
+        best, best_key = None, (slots, 0)
+        for index, rank in enumerate(self._ranks):
+            key = (rank.active, rank.reserved)
+            if key < best_key and not rank.blocked and rank.reserved + need <= capacity:
+                best, best_key = index, key
+        return best
+
+    def _admit(self, now_s: float) -> None:
+        while self._queue:
+            index = self._pick_rank(self._queue[0])
+            if index is None:
+                return
+            seq, rank = self._queue.popleft(), self._ranks[index]
+            seq.rank, seq.admitted_s, seq.blocks = index, now_s, self._blocks_for(seq)
+            rank.active += 1
+            rank.reserved += seq.blocks
+            self.num_admitted += 1
+            if seq.kind == "generation_only":
+                seq.state, seq.prefilled, seq.generated = "transfer", seq.prompt_len, 1
+                seq.kv_len = seq.prompt_len
+                rank.used += self._blocks(seq.kv_len)
+                seq.ready_s = max(seq.ready_s, now_s + seq.transfer_s)
+                heapq.heappush(self._transfers, (seq.ready_s, self.num_admitted, seq))
+            else:
+                seq.state = "prefill"
+                self._reuse(rank, seq)
+                rank.prefill.append(seq)
+
+    def _reuse(self, rank: _Rank, seq: Sequence) -> None:
+        """Skip the leading prompt blocks that the rank still has; at least one token is always computed."""
+        if not self.config.block_reuse or not seq.prompt_hash:
+            return
+        hits = 0
+        for key in seq.prompt_hash:
+            if key not in rank.cache:
+                break
+            rank.cache.move_to_end(key)
+            hits += 1
+        self.reused_blocks += hits
+        self.missed_blocks += len(seq.prompt_hash) - hits
+        seq.reused = seq.prefilled = min(hits * self.config.tokens_per_block, seq.prompt_len - 1)
+        seq.kv_len = seq.prefilled
+        rank.used += self._blocks(seq.kv_len)
+
+    def _take_chunks(self, rank: _Rank) -> list[tuple[Sequence, int]]:
+        """Prompt pieces of the rank's next step, first come first served, within what generation leaves of the
+        token budget. A prompt that generation leaves no room for blocks admissions to its rank until it has run: else
+        sequences that arrive with their KV could keep it out for ever."""
+        config = self.config
+        budget = config.token_budget - len(rank.gen) * (1 + config.mtp)
+        rank.blocked = False
+        taken: list[tuple[Sequence, int]] = []
+        for seq in rank.prefill:
+            left = seq.prompt_len - seq.prefilled
+            if left > budget:
+                piece = budget // config.tokens_per_block * config.tokens_per_block
+                if not piece and budget == config.token_budget:
+                    piece = budget  # a budget below one block: smaller pieces rather than none
+                if config.chunked_prefill and piece:
+                    taken.append((seq, piece))
+                rank.blocked = not taken
+                break
+            taken.append((seq, left))
+            budget -= left
+        return taken
+
+    def _hold_prompts(self, chunks: tuple[list[tuple[Sequence, int]], ...]) -> bool:
+        """Whether balancing makes the prompts wait for this iteration. The slowest rank decides how long a step takes,
+        so one prompt on one rank would make all of them pay."""
+        balance = self.config.balance
+        if balance is None or not any(chunks) or not any(rank.gen for rank in self._ranks):
+            return False
+        if not all(chunks):
+            self._uneven_iters += 1
+            if self._uneven_iters <= balance.timeout_iters:
+                return True
+        elif all(rank.gen for rank in self._ranks) and self._batching_iters < balance.batching_wait_iters:
+            self._batching_iters += 1
+            return True
+        self._uneven_iters = self._batching_iters = 0
+        return False
+
+    def _start_decode(self, seq: Sequence) -> None:
+        rank = self._ranks[seq.rank]
+        seq.state = "decode"
+        rank.gen.append(seq)
+        seq.block_room = -seq.kv_len % self.config.tokens_per_block
+        self._fresh.append(seq)
+        rank.kv_read += seq.kv_len
+
+    def _advance_prompt(self, rank: _Rank, seq: Sequence, n: int, now_s: float, emissions: list[Emission]) -> None:
+        rank.used += self._blocks(seq.kv_len + n) - self._blocks(seq.kv_len)
+        seq.prefilled += n
+        seq.kv_len += n
+        if seq.prefilled < seq.prompt_len:
+            return
+        rank.prefill.remove(seq)
+        if self.config.block_reuse and seq.prompt_hash:
+            for key in seq.prompt_hash:
+                rank.cache[key] = None
+                rank.cache.move_to_end(key)
+            while len(rank.cache) > self.config.kv_blocks:
+                rank.cache.popitem(last=False)
+        seq.generated = 1
+        seq.first_token_s = now_s
+        finished = seq.kind == "context_only" or seq.max_tokens == 1
+        if finished:
+            self._complete(rank, seq, now_s)
+        else:
+            self._start_decode(seq)
+        emissions.append(Emission(seq, 1, True, finished))
+
+    def _advance_generation(self, rank: _Rank, gens: list[Sequence], now_s: float, emissions: list[Emission]) -> None:
+        # The one loop that runs per token; the rest of a step costs next to nothing beside it.
+        per_block = self.config.tokens_per_block
+        emit, make = emissions.append, Emission._make
+        any_done = False
+        grown = used = 0
+        for seq, n in zip(gens, self._acceptance.draw(len(gens)), strict=True):
+            if seq.state != "decode":
+                continue  # cancelled while the step ran
+            left = seq.max_tokens - seq.generated - n
+            if left <= 0:
+                n += left
+                seq.state = "done"
+                any_done = True
+            seq.generated += n
+            seq.kv_len += n
+            grown += n
+            room = seq.block_room - n
+            if room < 0:
+                used -= room // per_block
+                room %= per_block
+            seq.block_room = room
+            if seq.first_token_s is None:  # generation-only: the token that came with the KV counts as its first
+                seq.first_token_s = now_s
+                emit(Emission(seq, n + 1, True, left <= 0))
+            else:
+                emit(make((seq, n, False, left <= 0)))
+        rank.kv_read += grown
+        rank.used += used
+        if any_done:
+            for seq in gens:
+                if seq.state == "done":
+                    rank.kv_read -= seq.kv_len
+                    self._complete(rank, seq, now_s)
+            rank.gen = [seq for seq in rank.gen if seq.state == "decode"]
+
+    def _complete(self, rank: _Rank, seq: Sequence, now_s: float) -> None:
+        seq.finished_s = now_s
+        rank.active -= 1
+        self.num_completed += 1
+        del self._live[seq.id]
+        if seq.kind == "context_only":
+            seq.state = "held"
+            self._held[seq.id] = seq
+        else:
+            seq.state = "done"
+            self._free(seq)
+
+    def _free(self, seq: Sequence) -> None:
+        rank = self._ranks[seq.rank]
+        rank.reserved -= seq.blocks
+        rank.used -= self._blocks(seq.kv_len)
+        seq.blocks = 0

@@ -1,0 +1,154 @@
+"""What worker and orchestrator servers share: sockets, start and stop like the real HTTP server's, answer headers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from aiohttp import web
+
+from ratematch import __version__
+from ratematch.emulator.logs import Log
+from ratematch.emulator.protocol import encode
+
+HEADER = "X-Ratematch-Emulated"
+SHUTDOWN_S = 0.3
+"""How long running answers may go on after a stop signal."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet, so clients are refused while a model loads.
+
+    Raises:
+        RuntimeError: the address is taken or not ours, in the engine's words.
+    """
+    try:
+        address = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        family = socket.AF_INET if any(entry[0] == socket.AF_INET for entry in address) else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            try:
+                sock.bind((host, port))
+            except OSError:
+                # Connections of a server that just stopped may linger on the port. With this option the second try
+                # passes them by, yet still fails if another socket is bound without it.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((host, port))
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise RuntimeError(f"Failed to bind socket to {host}:{port}: {error}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=encode(value), status=status, content_type="application/json", headers=headers)
+
+
+def version_text(version: str) -> str:
+    """What ``/version`` answers for an emulated release line."""
+    release = {"1.2": "1.2.0", "1.3": "1.3.0rc17", "main": "1.4.0rc0"}[version]
+    return f"{release}+emulated"
+
+
+def new_app() -> web.Application:
+    """An application whose every answer says that it is emulated."""
+    app = web.Application(client_max_size=1 << 28)
+
+    async def mark(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[HEADER] = "1"
+        response.headers["Server"] = f"ratematch-emulator/{__version__}"
+
+    app.on_response_prepare.append(mark)
+    return app
+
+
+def fails_now(share: float, dice: random.Random) -> bool:
+    """One throw of an injected fault that hits ``share`` of the requests."""
+    return share > 0 and dice.random() < share
+
+
+async def serve(
+    app: web.Application,
+    sock: socket.socket,
+    log: Log,
+    *,
+    keep_alive_s: float,
+    prepare: Callable[[], Awaitable[None]],
+    during: Callable[[], Awaitable[None]],
+) -> int:
+    """Load (``prepare``), listen, run ``during`` until a stop signal; the signal's number is returned.
+
+    ``during`` is cancelled at the stop; if it ends by itself with an error, that error is raised here.
+    """
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[int] = loop.create_future()
+
+    def stop(number: int) -> None:
+        if not stopped.done():
+            stopped.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    runner: web.AppRunner | None = None
+    tasks: list[asyncio.Future[Any]] = []
+    try:
+        loading = asyncio.ensure_future(prepare())
+        tasks.append(loading)
+        await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            return stopped.result()
+        await loading
+        runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=None,
+            keepalive_timeout=keep_alive_s,
+            handler_cancellation=True,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        await runner.setup()
+        # Connections inherit it: those that linger after the end do not keep the next server off the port.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        host, port = sock.getsockname()[:2]
+        try:
+            await web.SockSite(runner, sock, backlog=2048).start()
+        except OSError as error:
+            raise RuntimeError(f"Failed to bind socket to {host}:{port}: {error}") from None
+        log.uvicorn("Application startup complete.")
+        log.uvicorn(f"Uvicorn running on http://{host}:{port} (Press CTRL+C to quit)")
+        working = asyncio.ensure_future(during())
+        tasks.append(working)
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        number = await stopped
+        log.uvicorn("Shutting down")
+        return number
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if runner is not None:
+            await runner.cleanup()
+            log.uvicorn("Application shutdown complete.")
+        sock.close()
+
+
+def run_blocking(server: Coroutine[Any, Any, int]) -> int:
+    """Run a server on a loop of its own to its end."""
+    loop = uvloop.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return int(loop.run_until_complete(server))
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

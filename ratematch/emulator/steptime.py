@@ -1,0 +1,290 @@
+"""How long one iteration of an inference server takes: a roofline over compute, memory and links.
+
+Per layer and part (attention matrices, attention itself, experts, exchange between GPUs) the time is the larger of
+FLOPs / rate and bytes / bandwidth; parts and layers add up. It is a model of the shape of the curves, good to a
+factor of two against NVIDIA's published aggregated throughput (``benchmarks/emulator_peaks.py``), and no substitute
+for a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ratematch.plan.mapping import Mapping
+from ratematch.plan.memory import attention_params, expert_params, format_bytes, kv_elements_per_layer
+from ratematch.plan.model import Gpu, Model
+
+
+class RankLoad(NamedTuple):
+    """What one attention-DP rank (or the whole instance, without attention DP) computes in one iteration.
+
+    ``ctx_attended``: sum over the step's prompt tokens of the tokens each one attends to; for a chunk of n tokens
+    after p earlier ones that is n * (p + (n + 1) / 2). ``query_tokens``: 1 + draft tokens, of the server.
+    ``kv_read_tokens``: cached tokens of all generating sequences together. ``ctx_pieces``: how many micro-batches the
+    prompts can be spread over under pipeline parallelism (0: one per prompt). Fractions are fine: the mean step of
+    a steady state has them.
+    """
+
+    ctx_requests: float = 0
+    ctx_tokens: float = 0
+    ctx_attended: float = 0.0
+    gen_requests: float = 0
+    query_tokens: int = 1
+    kv_read_tokens: float = 0
+    ctx_pieces: float = 0
+
+
+class StepBatch(NamedTuple):
+    """One iteration: one :class:`RankLoad` per attention-DP rank, or a single one."""
+
+    ranks: tuple[RankLoad, ...]
+
+
+class StepTime(Protocol):
+    """Anything that knows how long an iteration takes."""
+
+    def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
+        """Seconds of the iteration. ``overlap``: the host prepares the next step while the device works."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConstantStepTime:
+    """Every iteration takes the same time: for tests and for measuring the serving path itself."""
+
+    step_s: float = 0.5e-3
+
+    def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
+        return self.step_s
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What real kernels reach of a data sheet, and what a step costs besides. One set for all models and GPUs.
+
+    The defaults are round numbers from within the usual ranges, chosen so that peaks agree with the aggregated table
+    of TensorRT-LLM's performance overview and one user of DeepSeek R1 on eight B200 with three drafts sees 250 to 400
+    tokens/s (TensorRT-LLM's best-practice and min-latency posts). They absorb what the roofline leaves out.
+
+    gemm:                share of the dense tensor-core peak that large matrix products reach
+    moe_gemm:            the same for grouped products of routed experts (many small, ragged ones)
+    attention:           share of the bf16 peak that attention kernels reach
+    memory:              share of the memory bandwidth that weight and KV reads reach
+    link:                share of the link bandwidth that collectives reach
+    moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
+    layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
+    collective_s:        fixed time of one exchange between GPUs
+    elementwise_passes:  hidden-sized bf16 tensors that a layer reads or writes outside matrix products
+    step_s:              fixed device time of a step: sampling, input preparation
+    host_step_s:         host time of a step: scheduling, bookkeeping
+    host_request_s:      host time of a step per scheduled request
+    """
+
+    gemm: float = 0.65
+    moe_gemm: float = 0.22
+    attention: float = 0.55
+    memory: float = 0.6
+    link: float = 0.4
+    moe_imbalance: float = 1.3
+    layer_s: float = 45e-6
+    collective_s: float = 12e-6
+    elementwise_passes: float = 28.0
+    step_s: float = 0.5e-3
+    host_step_s: float = 3e-3
+    host_request_s: float = 8e-6
+
+
+class RooflineStepTime:
+    """Roofline step time of ``model`` on ``gpu`` with ``mapping``; see :class:`Efficiency` for what bends the peaks.
+
+    Weights are read once per step; of the experts only those that the step's tokens are expected to touch,
+    E * (1 - (1 - k/E)^tokens) for uniform routing. Attention DP: the slowest rank decides. Pipeline parallel: a step
+    stands for ``pp`` micro-batches in flight, one per stage, so it costs all layers on 1/pp of the batch. Drafts:
+    the main model sees 1 + mtp tokens per sequence, and each draft costs one more layer and one more output
+    projection, for prompts too.
+
+    Raises:
+        ValueError: unknown format, or one that the GPU has no rate for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        gpu: Gpu,
+        mapping: Mapping,
+        precision: str,
+        kv_dtype: str = "fp8",
+        efficiency: Efficiency | None = None,
+    ):
+        attention_precision = model.attention_precision.get(precision, precision)
+        for name in (precision, attention_precision):
+            format_bytes(name)
+            if name not in gpu.flops:
+                raise ValueError(f"{gpu.name} has no {name} rate: use one of {', '.join(gpu.flops)}")
+        eff = efficiency or Efficiency()
+        self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
+        shards = 1 if mapping.attention_dp else mapping.tp
+        self._rate = eff.gemm * gpu.flops[precision]
+        self._moe_rate = eff.moe_gemm * gpu.flops[precision]
+        self._attn_rate = eff.gemm * gpu.flops[attention_precision]
+        self._head_rate = eff.gemm * gpu.flops["bf16"]
+        self._core_rate = eff.attention * gpu.flops["bf16"]
+        self._bandwidth = eff.memory * gpu.memory_b_s
+        weight_b = format_bytes(precision)
+
+        self._attn_params = attention_params(model) / shards
+        self._attn_weights_b = self._attn_params * format_bytes(attention_precision)
+        self._dense_params = 3 * model.hidden * model.ffn / shards
+        self._dense_weights_b = self._dense_params * weight_b
+        self._head_params = model.vocab * model.hidden / shards
+        moe = model.moe
+        if moe:
+            self._dense_layers = moe.dense_layers
+            self._shared_params = 3 * model.hidden * moe.shared_ffn / shards
+            self._expert_params = expert_params(model, moe) / mapping.moe_tp
+        else:
+            self._dense_layers, self._shared_params, self._expert_params = model.layers, 0.0, 0.0
+        self._weight_b = weight_b
+
+        # Attention proper: FLOPs per (query token, cached token) pair and bytes per cached token, per layer and rank.
+        # Prompts use plain heads; generation under MLA uses the absorbed form on the latent itself.
+        heads = model.heads / shards
+        kv_share = shards if model.mla is None else 1
+        kv_share = min(kv_share, model.kv_heads)
+        if model.mla:
+            mla = model.mla
+            self._ctx_pair_flops = 2 * heads * (mla.nope_dim + mla.rope_dim + mla.v_dim)
+            self._gen_pair_flops = 2 * heads * (2 * mla.kv_lora_rank + mla.rope_dim)
+        else:
+            self._ctx_pair_flops = 4 * heads * model.head_dim
+            self._gen_pair_flops = self._ctx_pair_flops
+        self._kv_b = kv_elements_per_layer(model) * format_bytes(kv_dtype) / kv_share
+
+        self._link_b_s = self._link()
+
+    def _link(self) -> float:
+        """Bytes/s: the slower of what crosses NVLink and what must cross the network, for evenly spread peers."""
+        size, domain, eff = self.mapping.tp, self.gpu.nvlink_domain, self.efficiency.link
+        if size <= domain:
+            return eff * self.gpu.nvlink_b_s
+        outside = (size - domain) / (size - 1)
+        return eff * min(self.gpu.nvlink_b_s / (1 - outside), self.gpu.network_b_s / outside)
+
+    # ------------------------------------------------------------------------------------------------ public
+
+    def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
+        """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
+        mapping, model, eff = self.mapping, self.model, self.efficiency
+        loads = [self._micro_batch(load) for load in batch.ranks]
+        tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
+        all_tokens, most_tokens = sum(tokens), max(tokens)
+
+        attention = max(map(self._attention, loads, tokens))
+        device = model.layers * (attention + self._exchange(most_tokens) + eff.layer_s)
+        device += self._dense_layers * self._gemm(self._dense_params, self._dense_weights_b, most_tokens)
+        device += (model.layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
+        device += self._head(max(load.gen_requests * load.query_tokens + load.ctx_requests for load in loads))
+        for draft in range(max(load.query_tokens for load in loads) - 1):
+            device += self._draft(loads, first=draft == 0)
+        if mapping.pp > 1:
+            device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
+        device += eff.step_s
+        host = eff.host_step_s
+        host += eff.host_request_s * max(load.gen_requests + load.ctx_requests for load in batch.ranks)
+        return max(device, host) if overlap else device + host
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def _gemm(self, params: float, weights_b: float, tokens: float, rate: float | None = None) -> float:
+        if tokens <= 0:
+            return 0.0
+        return max(2 * params * tokens / (rate or self._rate), weights_b / self._bandwidth)
+
+    def _micro_batch(self, load: RankLoad) -> RankLoad:
+        """The share of a rank's work that one micro-batch computes on one GPU. A micro-batch holds at least one
+        sequence or prompt piece, so few of them cannot use all stages; ``cp`` ranks share prompt and cache."""
+        pp, cp = self.mapping.pp, self.mapping.cp
+        if pp == 1 and cp == 1:
+            return load
+        gen = max(1 / pp, 1 / max(1.0, load.gen_requests))
+        ctx = max(1 / pp, 1 / max(1.0, load.ctx_pieces or load.ctx_requests))
+        return RankLoad(
+            ctx_requests=load.ctx_requests * ctx,
+            ctx_tokens=load.ctx_tokens * ctx / cp,
+            ctx_attended=load.ctx_attended * ctx / cp,
+            gen_requests=load.gen_requests * gen,
+            query_tokens=load.query_tokens,
+            kv_read_tokens=load.kv_read_tokens * gen / cp,
+        )
+
+    def _attention(self, load: RankLoad, tokens: float) -> float:
+        """Attention of one layer on one rank: projections, prompt attention, generation attention, elementwise."""
+        if tokens <= 0:
+            return 0.0
+        model = self.model
+        seconds = self._gemm(self._attn_params, self._attn_weights_b, tokens, self._attn_rate)
+        seconds += self.efficiency.elementwise_passes * tokens * model.hidden * 2 / self._bandwidth
+        attended, read = load.ctx_attended, load.kv_read_tokens
+        if model.sliding_layers:
+            near = model.sliding_layers / model.layers
+            attended += near * (min(attended, load.ctx_tokens * model.sliding_window) - attended)
+            read += near * (min(read, load.gen_requests * model.sliding_window) - read)
+        seconds += self._ctx_pair_flops * attended / self._core_rate
+        gen_flops = self._gen_pair_flops * read * load.query_tokens
+        return seconds + max(gen_flops / self._core_rate, read * self._kv_b / self._bandwidth)
+
+    def _moe(self, all_tokens: float, most_tokens: float) -> float:
+        """Routed and shared experts of one layer on the busiest rank."""
+        moe, mapping = self.model.moe, self.mapping
+        if moe is None or all_tokens <= 0:
+            return 0.0
+        touched = moe.experts * (1.0 - math.pow(1.0 - moe.top_k / moe.experts, all_tokens))
+        imbalance = self.efficiency.moe_imbalance if mapping.ep > 1 else 1.0
+        copies = imbalance * all_tokens * moe.top_k / mapping.ep
+        flops = 2 * self._expert_params * copies
+        weights_b = touched / mapping.ep * self._expert_params * self._weight_b
+        rows_b = copies * (2 * self.model.hidden + 3 * moe.ffn / mapping.moe_tp) * 2.0
+        seconds = max(flops / self._moe_rate, weights_b / self._bandwidth) + rows_b / self._bandwidth
+        if self._shared_params:
+            seconds += self._gemm(self._shared_params, self._shared_params * self._weight_b, most_tokens)
+        return seconds
+
+    def _exchange(self, tokens: float) -> float:
+        """Exchanges of one layer. Attention DP: dispatch and combine (dispatch in the weights' format, combine in
+        bf16) to the distinct ranks that a token's experts live on; else two all-reduces."""
+        mapping, model, eff = self.mapping, self.model, self.efficiency
+        if mapping.tp == 1 or tokens <= 0:
+            return 0.0
+        if mapping.attention_dp:
+            top_k = model.moe.top_k if model.moe else 1
+            groups = mapping.ep * (1.0 - math.pow(1.0 - 1.0 / mapping.ep, top_k))
+            peers = groups * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
+            wire_b = tokens * peers * model.hidden * (self._weight_b + 2.0)
+        else:
+            wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0
+        return 2 * eff.collective_s + wire_b / self._link_b_s
+
+    def _head(self, rows: float) -> float:
+        """Output projection (bf16) for ``rows`` tokens, and the pass over their logits."""
+        if rows <= 0:
+            return 0.0
+        logits_b = 3 * rows * self._head_params / self.model.hidden * 4.0
+        return (
+            self._gemm(self._head_params, self._head_params * 2.0, rows, self._head_rate) + logits_b / self._bandwidth
+        )
+
+    def _draft(self, loads: list[RankLoad], first: bool) -> float:
+        """One draft pass: a layer and an output projection. The first sees all tokens, later ones one per sequence
+        and prompt."""
+        if not first:
+            loads = [load._replace(ctx_tokens=load.ctx_requests, ctx_attended=0.0, query_tokens=1) for load in loads]
+        tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
+        most = max(tokens)
+        seconds = max(map(self._attention, loads, tokens)) + self._exchange(most) + self.efficiency.layer_s
+        if self.model.moe:
+            seconds += self._moe(sum(tokens), most)
+        else:
+            seconds += self._gemm(self._dense_params, self._dense_weights_b, most)
+        return seconds + self._head(max(load.gen_requests + load.ctx_requests for load in loads))

@@ -1,0 +1,64 @@
+"""From an exchange of bytes to the record of a request."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator
+
+from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
+from ratematch.loadgen.client import Exchange, Target
+from ratematch.measure.records import RequestRecord
+
+_BODY_SHOWN = 300
+"""Characters of an error answer kept in a record."""
+
+_SECRET_MIN = 4
+"""Shorter header values (``1``, ``no``) are no secrets, and replacing them would garble every message."""
+
+
+def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, RequestRecord]:
+    """The record of ``exchange``, made in small steps. Frees the raw bytes it held."""
+    record = RequestRecord(
+        seq=exchange.spec.seq,
+        intended_ns=exchange.intended_ns,
+        sent_ns=exchange.sent_ns,
+        end_ns=exchange.end_ns,
+        isl=len(exchange.spec.prompt),
+        osl_requested=exchange.spec.osl,
+        status=exchange.status,
+    )
+    if exchange.status is not None and exchange.status != 200:
+        body = " ".join(exchange.body.decode("utf-8", "replace").split())
+        record.outcome = "http_error"
+        record.error = f"HTTP {exchange.status}: {redact(body, target)[:_BODY_SHOWN]}"
+    elif exchange.json:
+        _take(record, read_whole(exchange.body))
+        record.last_token_ns = exchange.stamps[-1] if exchange.stamps and record.outcome == "ok" else None
+    else:
+        answer = yield from read_stream_steps(exchange.body, exchange.ends, exchange.stamps)
+        _take(record, answer)
+        if record.chunk_ns:
+            record.first_token_ns, record.last_token_ns = record.chunk_ns[0], record.chunk_ns[-1]
+    if exchange.failure is not None and record.outcome not in ("ok", "http_error"):
+        # A full answer with [DONE] stays one, whatever happens to the connection behind it.
+        record.outcome, record.error = exchange.failure
+    if record.error is not None:
+        record.error = redact(record.error, target)
+    exchange.body, exchange.ends, exchange.stamps, exchange.task = b"", array("q"), array("q"), None
+    return record
+
+
+def redact(text: str, target: Target) -> str:
+    """``text`` without the values of the target's headers, nor the secret behind ``Bearer``."""
+    for _, value in target.headers:
+        for secret in (value, value.rpartition(" ")[2]):
+            if len(secret) >= _SECRET_MIN:
+                text = text.replace(secret, "***")
+    return text
+
+
+def _take(record: RequestRecord, answer: Answer) -> None:
+    record.outcome, record.error = answer.outcome, answer.error
+    record.chunk_ns = answer.chunk_ns
+    record.isl_reported, record.osl, record.cached_tokens = answer.isl, answer.osl, answer.cached_tokens
+    record.finish_reason = answer.finish_reason

@@ -1,0 +1,65 @@
+"""What a load leaves behind, and what it shows while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratematch.measure.records import RequestRecord
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A load under way. ``tokens``: usage of ended requests; ``ttft_ms``: median of the last answers' first bytes.
+
+    ``failed`` is a first look (status, connection, ``[DONE]``); the records decide.
+    """
+
+    phase: str
+    total: int
+    sent: int
+    done: int
+    failed: int
+    in_flight: int
+    tokens: int
+    elapsed_s: float
+    ttft_ms: float | None
+
+
+@dataclass(frozen=True)
+class ClientHealth:
+    """Was the client able to do what it was asked?
+
+    ``cpu_share``: CPU seconds of this process per second of load (1 = one core full). ``loop_lag_p99_ms`` and
+    ``loop_lag_max_ms``: lateness of a timer every 50 ms; about 1 ms is the timer's own grain. ``late_sends``:
+    requests sent more than ``late_ms`` after their intended instant. ``mean_in_flight``: from the socket write to the
+    end, over the whole measured part, its tail included. ``at_transport``: were bytes stamped when they arrived
+    (else: when the task woke up)?
+    """
+
+    cpu_share: float
+    loop_lag_p99_ms: float
+    loop_lag_max_ms: float
+    max_in_flight: int
+    mean_in_flight: float
+    late_sends: int
+    late_ms: float
+    send_lag_p99_ms: float | None
+    at_transport: bool
+    event_loop: str
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """Everything one load left behind. Instants are ns of the records' monotonic clock.
+
+    ``wall_start_ns``: the wall clock (Unix epoch) at ``start_ns``. ``aborted``: why the load ended before its last
+    request, or ``None``; requests that were never sent have no record.
+    """
+
+    warmup: list[RequestRecord]
+    records: list[RequestRecord]
+    start_ns: int
+    end_ns: int
+    wall_start_ns: int
+    health: ClientHealth
+    aborted: str | None = None

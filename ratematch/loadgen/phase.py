@@ -1,0 +1,261 @@
+"""One stretch of a load, warm-up or measured: requests sent on schedule, watched, and turned into records."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic_ns
+
+import aiohttp
+import numpy as np
+
+from ratematch.loadgen.client import Exchange, Target, exchange_bytes
+from ratematch.loadgen.finish import finish_record
+from ratematch.loadgen.loadresult import ClientHealth, Progress
+from ratematch.measure.records import RequestRecord
+from ratematch.plan.load import Concurrency, Load, Rate, due_times_s
+from ratematch.plan.workload import RequestSpec
+
+_TICK_S = 0.05
+"""How often the watch looks at the stop event, at time limits and at its own lateness."""
+
+_RECENT = 64
+"""Answers behind the TTFT shown while a load runs."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The arguments of ``drive`` that hold for every phase."""
+
+    stop: threading.Event | None
+    on_progress: Callable[[Progress], None] | None
+    stagger_s: float
+    give_up_after: int
+    late_ms: float
+    progress_s: float
+    backlog_bytes: int
+
+
+class Phase:
+    """Runs once. ``aborted`` says why it ended early; ``records()`` gives the records in order of ``seq`` sent."""
+
+    def __init__(
+        self,
+        name: str,
+        target: Target,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: Limits,
+        aborted: str | None = None,
+    ) -> None:
+        self.name, self.aborted = name, aborted
+        self.start_ns = self.end_ns = monotonic_ns()
+        self._target, self._url, self._session, self._limits = target, url, session, limits
+        self._in_flight: dict[Exchange, None] = {}
+        self._order: list[Exchange] = []
+        self._records: dict[Exchange, RequestRecord] = {}
+        self._backlog: deque[Exchange] = deque()
+        self._backlog_bytes = 0
+        self._backlog_grew = asyncio.Event()
+        self._lags_ms = array("d")
+        self._recent_ttft_ms: deque[float] = deque(maxlen=_RECENT)
+        self._done = self._failed = self._tokens = self._refused_in_a_row = self._max_in_flight = 0
+        self._total = 0
+        self._cpu_s = 0.0
+
+    async def run(self, load: Load, specs: Sequence[RequestSpec], bodies: list[bytes], seed: int) -> None:
+        """Send every request and wait for the last answer, or end early."""
+        if not specs:
+            return
+        self._total = len(specs)
+        watch = asyncio.create_task(self._watch())
+        decoder = asyncio.create_task(self._decode_when_full())
+        cpu_s = time.process_time()
+        self.start_ns = monotonic_ns()
+        sending = asyncio.create_task(
+            self._closed_loop(load, specs, bodies)
+            if isinstance(load, Concurrency)
+            else self._open_loop(load, specs, bodies, seed)
+        )
+        try:
+            # The watch ends first only when it fails: what `on_progress` raises must not be lost.
+            await asyncio.wait((sending, watch, decoder), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._cpu_s = time.process_time() - cpu_s
+            if not sending.done():
+                self._stop("the client failed")
+                await asyncio.wait((sending,))
+            self.end_ns = max((exchange.end_ns or self.start_ns for exchange in self._order), default=self.start_ns)
+            watch.cancel()
+            decoder.cancel()
+            outcomes = await asyncio.gather(sending, watch, decoder, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
+                raise outcome
+        if self._limits.on_progress is not None:
+            self._limits.on_progress(self._progress())
+
+    async def _closed_loop(self, load: Concurrency, specs: Sequence[RequestSpec], bodies: list[bytes]) -> None:
+        queue = iter(zip(specs, bodies, strict=True))
+        slots = min(load.concurrency, len(specs))
+        gap_ns = round(self._limits.stagger_s * 1e9 / load.concurrency)
+        await asyncio.gather(*(self._slot(queue, self.start_ns + k * gap_ns) for k in range(slots)))
+
+    async def _slot(self, queue: Iterator[tuple[RequestSpec, bytes]], free_ns: int) -> None:
+        await _sleep_until(free_ns)
+        for spec, body in queue:
+            if self.aborted is not None:
+                return
+            free_ns = await self._send(spec, body, free_ns)
+
+    async def _open_loop(self, load: Rate, specs: Sequence[RequestSpec], bodies: list[bytes], seed: int) -> None:
+        due_ns = self.start_ns + np.round(due_times_s(load, seed) * 1e9).astype(np.int64)
+        sends: set[asyncio.Task[int]] = set()
+        for spec, body, intended_ns in zip(specs, bodies, due_ns.tolist(), strict=True):
+            await _sleep_until(intended_ns, lambda: self.aborted is not None)
+            if self.aborted is not None:
+                break
+            send = asyncio.create_task(self._send(spec, body, intended_ns))
+            sends.add(send)
+            send.add_done_callback(sends.discard)
+        if sends:
+            await asyncio.gather(*sends)
+
+    async def _send(self, spec: RequestSpec, body: bytes, intended_ns: int) -> int:
+        """Send one request, wait for its end and return the instant of it."""
+        exchange = Exchange(spec, intended_ns, task=asyncio.current_task())
+        self._order.append(exchange)
+        self._in_flight[exchange] = None
+        self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
+        try:
+            await exchange_bytes(self._session, self._url, body, exchange)
+        finally:
+            del self._in_flight[exchange]
+        self._note_end(exchange)
+        return exchange.end_ns or monotonic_ns()
+
+    def _note_end(self, exchange: Exchange) -> None:
+        self._done += 1
+        tokens, complete = exchange.first_look()
+        self._tokens += tokens
+        self._failed += not complete
+        if exchange.stamps and exchange.sent_ns is not None:
+            self._recent_ttft_ms.append((exchange.stamps[0] - exchange.sent_ns) / 1e6)
+        refused = exchange.failure is not None and exchange.failure[0] == "connect_error"
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
+        if self._refused_in_a_row >= self._limits.give_up_after and exchange.failure is not None:
+            self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {exchange.failure[1]}")
+        self._backlog.append(exchange)
+        self._backlog_bytes += len(exchange.body)
+        if self._backlog_bytes > self._limits.backlog_bytes:
+            self._backlog_grew.set()
+
+    def _stop(self, reason: str) -> None:
+        if self.aborted is None:
+            self.aborted = reason
+            for exchange in list(self._in_flight):
+                exchange.cut("cancelled", f"the load was stopped: {reason}")
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_progress = loop.time() + self._limits.progress_s
+        next_look = 0.0
+        while True:
+            due = loop.time() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            now = loop.time()
+            self._lags_ms.append(max(0.0, (now - due) * 1e3))
+            if self._limits.stop is not None and self._limits.stop.is_set():
+                self._stop("stopped on request")
+            if now >= next_look:
+                next_look = now + self._cut_overdue()
+            if self._limits.on_progress is not None and now >= next_progress:
+                next_progress = now + self._limits.progress_s
+                self._limits.on_progress(self._progress())
+
+    def _cut_overdue(self) -> float:
+        """Cut requests over a time limit; return the seconds until the next look."""
+        now = monotonic_ns()
+        timeout_s, stall_s = self._target.timeout_s, self._target.stall_s
+        for exchange in list(self._in_flight):
+            begun_ns = exchange.sent_ns or exchange.begun_ns
+            if now - begun_ns > timeout_s * 1e9:
+                exchange.cut("timeout", f"no end after {timeout_s:g} s")
+            elif stall_s is not None and exchange.stamps and now - exchange.stamps[-1] > stall_s * 1e9:
+                exchange.cut("timeout", f"stalled: no bytes for {stall_s:g} s after {len(exchange.stamps)} reads")
+        shortest_s = timeout_s if stall_s is None else min(timeout_s, stall_s)
+        return min(1.0, shortest_s / 20)
+
+    async def _decode_when_full(self) -> None:
+        while True:
+            await self._backlog_grew.wait()
+            self._backlog_grew.clear()
+            await self._decode_backlog()
+
+    async def _decode_backlog(self) -> None:
+        while self._backlog:
+            exchange = self._backlog.popleft()
+            self._backlog_bytes -= len(exchange.body)
+            steps = finish_record(exchange, self._target)
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    self._records[exchange] = done.value
+                    break
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    async def records(self) -> list[RequestRecord]:
+        """The record of every request that was begun, in the order of their sending."""
+        await self._decode_backlog()
+        return [self._records[exchange] for exchange in self._order]
+
+    def _progress(self) -> Progress:
+        return Progress(
+            phase=self.name,
+            total=self._total,
+            sent=len(self._order),
+            done=self._done,
+            failed=self._failed,
+            in_flight=len(self._in_flight),
+            tokens=self._tokens,
+            elapsed_s=(monotonic_ns() - self.start_ns) / 1e9,
+            ttft_ms=float(np.median(self._recent_ttft_ms)) if self._recent_ttft_ms else None,
+        )
+
+    def health(self, event_loop: str) -> ClientHealth:
+        """How the client itself did; after the phase has run."""
+        sent = [exchange for exchange in self._order if exchange.sent_ns is not None]
+        lags_ms = np.array([(exchange.sent_ns or 0) - exchange.intended_ns for exchange in sent]) / 1e6
+        busy_ns = sum((exchange.end_ns or self.end_ns) - (exchange.sent_ns or 0) for exchange in sent)
+        wall_ns = max(1, self.end_ns - self.start_ns)
+        return ClientHealth(
+            cpu_share=self._cpu_s * 1e9 / wall_ns,
+            loop_lag_p99_ms=float(np.percentile(self._lags_ms, 99)) if self._lags_ms else 0.0,
+            loop_lag_max_ms=max(self._lags_ms, default=0.0),
+            max_in_flight=self._max_in_flight,
+            mean_in_flight=busy_ns / wall_ns,
+            late_sends=int((lags_ms > self._limits.late_ms).sum()),
+            late_ms=self._limits.late_ms,
+            send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if sent else None,
+            at_transport=all(exchange.tapped for exchange in sent),
+            event_loop=event_loop,
+        )
+
+
+async def _sleep_until(instant_ns: int, given_up: Callable[[], bool] | None = None) -> None:
+    """Return at ``instant_ns`` of the monotonic clock or just after, never before; at once when it has passed.
+
+    Absolute: lateness of one sleep is never carried into the next. Wakes now and then to ask ``given_up``.
+    """
+    while (left_ns := instant_ns - monotonic_ns()) > 0:
+        if given_up is not None and given_up():
+            return
+        # uvloop rounds timers to whole milliseconds, also down: the rest is a turn or two of the loop.
+        await asyncio.sleep(min(left_ns / 1e9, 10 * _TICK_S) if left_ns > 1_000_000 else 0)

@@ -1,0 +1,246 @@
+"""ctx:gen rate matching: the fractional bound, every whole-number deployment, and where each of them runs.
+
+Notation: x ctx instances of G_c GPUs that each sustain R_c requests/s, y gen instances of G_g GPUs. One gen instance
+emits T(C) tokens/s with C requests decoding, and a request asks ``tokens_per_request`` of it, so it absorbs
+R_g = T / tokens_per_request. lambda = min(x R_c, y R_g) is the request rate of the deployment, and
+P = lambda x OSL / (x G_c + y G_g) its output tok/s per used GPU.
+
+Convention, decided here once: the context server sends the first token and generation the other OSL - 1, so
+``tokens_per_request`` is OSL - 1 where T counts decoded tokens (:func:`gen_tokens_per_request`; measured sweeps).
+Tables that state T as output tok/s and R_g = T / OSL pass OSL. The two differ by OSL / (OSL - 1): 0.4 % at 256.
+With OSL - 1 the requests in flight add up: N = lambda x (TTFT + (OSL-1) x TPOT), y C = lambda x (OSL-1) x TPOT.
+
+All arithmetic works in floats and, for exact cases, in Fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, isclose
+from typing import Generic, Literal
+
+from ratematch.match.curves import Curve, Number, Reading, throttle
+from ratematch.match.packing import Packing, count_nodes
+
+Limit = Literal["ctx", "gen", "both"]
+Objective = Literal["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]
+
+MAX_RATIO_DENOMINATOR = 100
+"""Measured ratios are shown as the nearest fraction with at most this denominator: 1 % is below repeatability."""
+
+
+def gen_tokens_per_request(osl: float) -> float:
+    """Tokens that generation emits for a request: all but the first, which comes from the context server."""
+    return osl - 1
+
+
+def solve_ratio(ctx_req_s: Number, gen_req_s: Number) -> Number:
+    """Ideal ctx:gen instance ratio rho = R_g / R_c, from requests/s of one instance each."""
+    return gen_req_s / ctx_req_s
+
+
+def show_ratio(ratio: float | Fraction) -> str:
+    """``"9/2"``, ``"3/1"``: a ratio as a fraction."""
+    fraction = Fraction(ratio).limit_denominator(MAX_RATIO_DENOMINATOR)
+    return f"{fraction.numerator}/{fraction.denominator}"
+
+
+def bound_tok_s_gpu(osl: Number, ctx_gpus: int, ctx_req_s: Number, gen_gpus: int, gen_req_s: Number) -> Number:
+    """Output tok/s per GPU at the ideal fractional ratio: OSL / (G_c/R_c + G_g/R_g). No whole deployment beats it."""
+    return osl / (ctx_gpus / ctx_req_s + gen_gpus / gen_req_s)
+
+
+@dataclass(frozen=True)
+class Cell(Generic[Number]):
+    """``x`` ctx and ``y`` gen instances at their best: ``req_s`` = lambda, and the side that limits it.
+
+    ``gpus``: used. ``nodes`` and ``gpus_allocated``: whole nodes paid for, without packing the used GPUs.
+    """
+
+    x: int
+    y: int
+    gpus: int
+    req_s: Number
+    limit: Limit
+    nodes: int | None
+    gpus_allocated: int
+
+
+def list_cells(ctx_gpus: int, gen_gpus: int, max_gpus: int, packing: Packing | None = None) -> list[tuple[int, int]]:
+    """Every (x, y) with at least one instance a side that fits ``max_gpus`` and the nodes, ordered by y then x."""
+    return [
+        (x, y)
+        for y in range(1, max_gpus // gen_gpus + 1)
+        for x in range(1, (max_gpus - y * gen_gpus) // ctx_gpus + 1)
+        if packing is None or packing.nodes is None or count_nodes(ctx_gpus, x, gen_gpus, y, packing) <= packing.nodes
+    ]
+
+
+def match_cells(
+    ctx_gpus: int,
+    ctx_req_s: Number,
+    gen_gpus: int,
+    gen_req_s: Number,
+    *,
+    max_gpus: int,
+    packing: Packing | None = None,
+) -> list[Cell[Number]]:
+    """Every whole deployment, not a rounded ratio: rates in requests/s of one instance each."""
+    cells = []
+    for x, y in list_cells(ctx_gpus, gen_gpus, max_gpus, packing):
+        req_s, limit = match_rates(x * ctx_req_s, y * gen_req_s)
+        gpus = x * ctx_gpus + y * gen_gpus
+        nodes = count_nodes(ctx_gpus, x, gen_gpus, y, packing) if packing else None
+        allocated = nodes * packing.gpus_per_node if packing and nodes else gpus
+        cells.append(Cell(x, y, gpus, req_s, limit, nodes, allocated))
+    return cells
+
+
+def match_rates(ctx_req_s: Number, gen_req_s: Number) -> tuple[Number, Limit]:
+    """lambda and the limiting side, from what all ctx and all gen instances sustain. Floats tie within 1e-9."""
+    if _same(ctx_req_s, gen_req_s):
+        return min(ctx_req_s, gen_req_s), "both"
+    return (ctx_req_s, "ctx") if ctx_req_s < gen_req_s else (gen_req_s, "gen")
+
+
+def _same(a: float | Fraction, b: float | Fraction) -> bool:
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    return isclose(a, b, rel_tol=1e-9)
+
+
+def score_cell(cell: Cell[Number], osl: Number, objective: Objective) -> Number:
+    """What ``objective`` says a deployment is worth, in output tok/s or tok/s/GPU."""
+    match objective:
+        case "per_used_gpu":
+            return cell.req_s * osl / cell.gpus
+        case "per_allocated_gpu":
+            return cell.req_s * osl / cell.gpus_allocated
+        case "tok_s_in_budget":
+            return cell.req_s * osl
+
+
+def choose_cell(cells: Iterable[Cell[Number]], osl: Number, objective: Objective = "per_used_gpu") -> Cell[Number]:
+    """The best deployment; among equals the one with fewest GPUs.
+
+    Raises:
+        ValueError: there is no cell to choose from.
+    """
+    return max(cells, key=lambda cell: (score_cell(cell, osl, objective), -cell.gpus_allocated, -cell.gpus, -cell.x))
+
+
+@dataclass(frozen=True)
+class Ctx(Generic[Number]):
+    """One ctx configuration: requests/s of one instance over the prompts in it, up to ``capacities``.
+
+    ``capacities``: requests/s that may be asked of one instance (the measured rows within the TTFT limit), ascending.
+    """
+
+    gpus: int
+    curve: Curve[Number]
+    capacities: tuple[Number, ...]
+
+
+@dataclass(frozen=True)
+class Gen(Generic[Number]):
+    """One gen configuration: tokens/s of one instance over the requests decoding in it."""
+
+    gpus: int
+    curve: Curve[Number]
+    tokens_per_request: Number
+
+    def req_s(self, tok_s: Number) -> Number:
+        """R_g: requests/s one instance absorbs at ``tok_s``."""
+        return tok_s / self.tokens_per_request
+
+
+@dataclass(frozen=True)
+class Plan(Generic[Number]):
+    """A whole deployment at one demand. ``ctx`` and ``gen`` are the operating points of one instance each."""
+
+    x: int
+    y: int
+    gpus: int
+    req_s: Number
+    limit: Limit
+    ctx: Reading[Number]
+    gen: Reading[Number]
+
+    @property
+    def ttft_s(self) -> Number:
+        return self.ctx.latency_s
+
+    @property
+    def tpot_s(self) -> Number:
+        return self.gen.latency_s
+
+    @property
+    def clamped(self) -> bool:
+        return self.gen.clamped
+
+
+def concurrency(plan: Plan[Number], osl: Number) -> Number:
+    """Requests in flight in the whole deployment: N = lambda x (TTFT + (OSL-1) x TPOT), Little's law."""
+    return plan.req_s * (plan.ttft_s + (osl - 1) * plan.tpot_s)
+
+
+def plan_curve(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int) -> list[Plan[Number]]:
+    """One deployment over demand, ascending: every measured gen point it can feed and every measured ctx capacity.
+
+    Its last row is lambda = min(x R_c, y R_g). Lower rows are the same deployment with fewer requests in flight, and
+    may be on the front too. Both sides are read at the demand they really get: a gen instance that ctx cannot fill
+    runs at C* with T(C*) = demand, so its TPOT is better than at the measured full batch.
+    """
+    top, limit = match_rates(x * ctx.capacities[-1], y * gen.req_s(gen.curve.max_rate))
+    demands: list[tuple[Number, Limit]] = [(x * rate, "ctx") for rate in ctx.capacities[:-1]]
+    demands += [(y * gen.req_s(rate), "gen") for rate in gen.curve.rates]
+    demands = [pair for pair in demands if pair[0] < top and not _same(pair[0], top)]
+    demands.sort(key=lambda pair: pair[0])
+    demands.append((top, limit))
+    return [
+        _plan(ctx, gen, x, y, demand, side)
+        for k, (demand, side) in enumerate(demands)
+        if k == 0 or not _same(demand, demands[k - 1][0])
+    ]
+
+
+def _plan(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int, req_s: Number, limit: Limit) -> Plan[Number]:
+    # min() undoes the last-digit rounding of (y * rate) / y in floats.
+    ctx_rate = min(req_s / x, ctx.curve.max_rate)
+    gen_rate = min(req_s * gen.tokens_per_request / y, gen.curve.max_rate)
+    return Plan(
+        x=x,
+        y=y,
+        gpus=x * ctx.gpus + y * gen.gpus,
+        req_s=req_s,
+        limit=limit,
+        ctx=throttle(ctx.curve, ctx_rate),
+        gen=throttle(gen.curve, gen_rate),
+    )
+
+
+def solve_plans(
+    ctx: Ctx[Number], gen: Gen[Number], *, max_gpus: int, packing: Packing | None = None
+) -> Iterator[Plan[Number]]:
+    """The curves of every (x, y) without a common divisor: k copies of a deployment have the same figures per GPU."""
+    for x, y in list_cells(ctx.gpus, gen.gpus, max_gpus, packing):
+        if gcd(x, y) == 1:
+            yield from plan_curve(ctx, gen, x, y)
+
+
+def keep_undominated(rows: Sequence[tuple[int, float, float]]) -> list[int]:
+    """Indices of ctx rows (GPUs, requests/s, TTFT) that no other row matches or beats in all three.
+
+    Small instances with a low rate stay: they make a finer ratio. Of equal rows the first stays.
+    """
+    return [
+        k
+        for k, (gpus, rate, ttft) in enumerate(rows)
+        if not any(
+            other[0] <= gpus and other[1] >= rate and other[2] <= ttft and (other != (gpus, rate, ttft) or j < k)
+            for j, other in enumerate(rows)
+            if j != k
+        )
+    ]

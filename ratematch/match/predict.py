@@ -1,0 +1,270 @@
+"""Context and generation figures, measured apart, to the rows they predict together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import gcd
+
+import numpy as np
+
+from ratematch.match.curves import make_curve, throttle
+from ratematch.match.figures import Figures
+from ratematch.match.matching import (
+    Ctx,
+    Gen,
+    Plan,
+    bound_tok_s_gpu,
+    concurrency,
+    gen_tokens_per_request,
+    keep_undominated,
+    list_cells,
+    plan_curve,
+    show_ratio,
+    solve_ratio,
+)
+from ratematch.match.points import Point
+from ratematch.plan.constraints import Constraints
+from ratematch.plan.deployment import Deployment, ServerGroup
+
+
+@dataclass(frozen=True)
+class CtxOption:
+    """One measured ctx configuration. ``group``: its servers, one instance."""
+
+    source: str
+    group: ServerGroup
+    rates: Ctx[float]
+    emulated: bool
+
+
+@dataclass(frozen=True)
+class GenOption:
+    """One measured gen configuration.
+
+    ``loads`` and ``tail``: at each measured load, TPOT at the percentile of the constraints over mean TPOT.
+    """
+
+    source: str
+    group: ServerGroup
+    rates: Gen[float]
+    loads: tuple[float, ...]
+    tail: tuple[float, ...]
+    emulated: bool
+
+    def tpot_limit_ms(self, plan: Plan[float]) -> float:
+        """TPOT that a limit is held against, ms; the tail is read between measured loads like the curve."""
+        return plan.tpot_s * 1000 * float(np.interp(plan.gen.load, self.loads, self.tail))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed."""
+
+    ctx: CtxOption
+    gen: GenOption
+    flags: tuple[str, ...]
+
+
+def one_instance(group: ServerGroup) -> ServerGroup:
+    return replace(group, instances=1)
+
+
+def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> list[CtxOption]:
+    """Every ctx configuration with a row inside the TTFT limit, as rates of one instance.
+
+    The curve is requests/s over the prompts being prefilled, c = requests/s x TTFT. Capacities are the rows within
+    the limit (at its percentile) that no other row beats in requests/s and TTFT; a configuration that another one
+    with the same MTP beats in GPUs, requests/s and TTFT at once is left out.
+    """
+    candidates: list[tuple[CtxOption, list[tuple[float, float]]]] = []
+    for rows in _by_experiment(figures):
+        group = rows[0].experiment.deployment.ctx
+        if group is None:
+            continue
+        curve = make_curve(
+            [(row.req_s * row.ttft_ms / 1000 / group.instances, row.req_s / group.instances) for row in rows]
+        )
+        allowed = []
+        for row in rows:
+            if constraints.ttft_ms is None or row.ttft_limit_ms <= constraints.ttft_ms:
+                load = row.req_s * row.ttft_ms / 1000 / group.instances
+                rate = float(np.interp(load, curve.loads, curve.rates))
+                allowed.append((rate, load / rate))
+        if allowed:
+            rates = Ctx(group.mapping.gpus, curve, ())
+            experiment = rows[0].experiment
+            candidates.append((CtxOption(experiment.id, one_instance(group), rates, experiment.emulated), allowed))
+    return _drop_beaten(candidates)
+
+
+def _drop_beaten(candidates: Sequence[tuple[CtxOption, list[tuple[float, float]]]]) -> list[CtxOption]:
+    options = []
+    for mtp in sorted({option.group.mtp for option, _ in candidates}):
+        same = [candidate for candidate in candidates if candidate[0].group.mtp == mtp]
+        flat = [(k, option.rates.gpus, *row) for k, (option, rows) in enumerate(same) for row in rows]
+        kept = [flat[i] for i in keep_undominated([row[1:] for row in flat])]
+        for k, (option, _) in enumerate(same):
+            capacities = tuple(sorted(rate for owner, _, rate, _ in kept if owner == k))
+            if capacities:
+                options.append(replace(option, rates=replace(option.rates, capacities=capacities)))
+    return options
+
+
+def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
+    """Every gen configuration as rates of one instance.
+
+    The curve counts decoded tokens, requests/s x (OSL - 1), over the requests that are decoding,
+    C = requests/s x (OSL - 1) x TPOT: requests that wait for their first token are not part of it.
+    """
+    options = []
+    for rows in _by_experiment(figures):
+        group = rows[0].experiment.deployment.gen
+        rows = [row for row in rows if row.osl > 1 and row.tpot_ms > 0]
+        if group is None or not rows:
+            continue
+        tokens = gen_tokens_per_request(sum(row.osl for row in rows) / len(rows))
+        points = []
+        for row in rows:
+            tok_s = row.req_s * gen_tokens_per_request(row.osl) / group.instances
+            points.append((tok_s * row.tpot_ms / 1000, tok_s, row.tpot_limit_ms / row.tpot_ms))
+        points.sort()
+        experiment = rows[0].experiment
+        options.append(
+            GenOption(
+                source=experiment.id,
+                group=one_instance(group),
+                rates=Gen(group.mapping.gpus, make_curve([(load, rate) for load, rate, _ in points]), tokens),
+                loads=tuple(load for load, _, _ in points),
+                tail=tuple(tail for _, _, tail in points),
+                emulated=experiment.emulated,
+            )
+        )
+    return options
+
+
+def _by_experiment(figures: Iterable[Figures]) -> list[list[Figures]]:
+    groups: dict[str, list[Figures]] = {}
+    for row in figures:
+        groups.setdefault(row.experiment.id, []).append(row)
+    return [groups[key] for key in sorted(groups)]
+
+
+def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pair]:
+    """Each gen configuration with every ctx configuration of its MTP, else of the nearest MTP measured.
+
+    Both sides must carry the same MTP layers, or their KV layouts differ; a ctx rate measured with another MTP is
+    an assumption, and flagged.
+    """
+    pairs = []
+    for option in gen:
+        mtp = option.group.mtp
+        nearest = min((abs(c.group.mtp - mtp), c.group.mtp) for c in ctx)[1] if ctx else mtp
+        flags: tuple[str, ...] = () if nearest == mtp else (f"ctx measured with mtp={nearest}, not {mtp}",)
+        if option.rates.curve.smoothed:
+            flags += ("gen tok/s fell with concurrency; pooled",)
+        pairs += [Pair(c, option, flags) for c in ctx if c.group.mtp == nearest]
+    return pairs
+
+
+def solve_pair(pair: Pair, *, workload: str, constraints: Constraints, max_gpus: int) -> list[Point]:
+    """Every rate-matched row of a pair: each (x, y) without a common divisor over demand, within the TPOT limit."""
+    points = []
+    for x, y in list_cells(pair.ctx.rates.gpus, pair.gen.rates.gpus, max_gpus):
+        if gcd(x, y) == 1:
+            points += predict_deployment(pair, x, y, workload=workload, constraints=constraints)
+    return points
+
+
+def predict_deployment(pair: Pair, x: int, y: int, *, workload: str, constraints: Constraints) -> list[Point]:
+    """The rate-matched rows of ``x`` ctx and ``y`` gen instances over demand, ascending; limits filter here, last."""
+    return [
+        _point(pair, plan, workload)
+        for plan in plan_curve(pair.ctx.rates, pair.gen.rates, x, y)
+        if constraints.tpot_ms is None or pair.gen.tpot_limit_ms(plan) <= constraints.tpot_ms
+    ]
+
+
+def _point(pair: Pair, plan: Plan[float], workload: str) -> Point:
+    """The row of a plan. Its ``ratio`` is the ideal one at the gen point it runs at, or, when ctx is the limit and
+    gen is throttled, at the highest gen rate measured: what x:y falls short of."""
+    ctx, gen = pair.ctx, pair.gen
+    osl = gen.rates.tokens_per_request + 1
+    gen_rate = gen.rates.curve.max_rate if plan.limit == "ctx" else plan.gen.rate
+    flags = pair.flags
+    if plan.gen.clamped:
+        flags += ("demand below the smallest gen concurrency measured: TPOT read there",)
+    if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
+        flags += ("demand below the smallest ctx load measured: TTFT read there",)
+    in_flight = concurrency(plan, osl)
+    return Point(
+        kind="rate_matched",
+        workload=workload,
+        label=label_deployment(pair, plan.x, plan.y),
+        ctx=plan.x,
+        gen=plan.y,
+        ctx_mapping=ctx.group.mapping.label,
+        gen_mapping=gen.group.mapping.label,
+        mtp=gen.group.mtp,
+        gpus=plan.gpus,
+        concurrency=in_flight,
+        req_s=plan.req_s,
+        tok_s=plan.req_s * osl,
+        tok_s_user=1 / plan.tpot_s,
+        tok_s_gpu=plan.req_s * osl / max(plan.gpus, 1),
+        ttft_ms=plan.ttft_s * 1000,
+        tpot_ms=plan.tpot_s * 1000,
+        little=in_flight / (plan.req_s * (plan.ttft_s + (osl - 1) * plan.tpot_s)),
+        osl=osl,
+        limit=plan.limit,
+        ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),
+        clamped=plan.clamped,
+        emulated=ctx.emulated or gen.emulated,
+        sources=(ctx.source, gen.source),
+        flags=flags,
+    )
+
+
+def label_deployment(pair: Pair, x: int, y: int) -> str:
+    """The label an end-to-end run of this deployment has: ``ctx2xTEP4-gen1xDEP8-mtp1``."""
+    groups = deploy(pair, x, y)
+    return Deployment(ctx=groups[0], gen=groups[1]).label
+
+
+def deploy(pair: Pair, x: int, y: int) -> tuple[ServerGroup, ServerGroup]:
+    """The servers of a plan: those measured, ``x`` and ``y`` times; ctx takes the MTP of gen (same KV layout)."""
+    ctx, gen = pair.ctx.group, pair.gen.group
+    return replace(ctx, instances=x, mtp=gen.mtp), replace(gen, instances=y)
+
+
+def bound_points(
+    pair: Pair, *, workload: str, constraints: Constraints, gen_rates: Iterable[float] = ()
+) -> list[Point]:
+    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance).
+
+    Rows are for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
+    ``ctx`` and ``gpus`` are 0, ``ratio`` says the share.
+    """
+    ctx_rate = pair.ctx.rates.capacities[-1]
+    rates = pair.gen.rates
+    osl = rates.tokens_per_request + 1
+    ctx_point = throttle(pair.ctx.rates.curve, ctx_rate)
+    points = []
+    for tok_s in sorted({*rates.curve.rates, *gen_rates}):
+        req_s = rates.req_s(tok_s)
+        gen_point = throttle(rates.curve, tok_s)
+        plan = Plan(0, 1, 0, req_s, "both", ctx_point, gen_point)
+        if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
+            continue
+        ratio = solve_ratio(ctx_rate, req_s)
+        row = _point(pair, plan, workload)
+        points.append(
+            replace(
+                row,
+                kind="bound",
+                label=f"ctx{ratio:.3g}x{row.ctx_mapping}-gen1x{row.gen_mapping}-mtp{row.mtp}",
+                tok_s_gpu=bound_tok_s_gpu(osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
+                ratio=show_ratio(ratio),
+            )
+        )
+    return points

@@ -1,0 +1,159 @@
+"""Latency metrics of requests and rates inside a window: a function each, with formula, unit and when undefined.
+
+The definitions are those of TensorRT-LLM's ``benchmark_serving`` where both have the metric (contract, section 8);
+differences are said in the docstring. Arrays are 1-d float64, one element a record, in the records' order, NaN where
+the metric is undefined for that record.
+
+A request *occupies* its slot from its start to ``end_ns``. The start is ``sent_ns`` in closed loop and
+``intended_ns`` in open loop, where a request that was sent late is late (coordinated omission otherwise hides it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ratematch.measure.records import RequestRecord
+
+Floats = NDArray[np.float64]
+Since = Literal["sent", "intended"]
+NS_PER_MS = 1e6
+
+
+def is_complete(record: RequestRecord) -> bool:
+    """A full answer with token instants and usage. Only these count in any metric, as in ``benchmark_serving``."""
+    return (
+        record.outcome == "ok"
+        and record.osl is not None
+        and record.sent_ns is not None
+        and record.first_token_ns is not None
+        and record.last_token_ns is not None
+        and record.end_ns is not None
+    )
+
+
+def _instants(values: Sequence[int | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def start_ns(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
+    """When each request took its slot, ns; undefined when it was never sent."""
+    return _instants([r.intended_ns if since == "intended" and r.sent_ns is not None else r.sent_ns for r in records])
+
+
+def end_ns(records: Sequence[RequestRecord]) -> Floats:
+    """When each request gave its slot back, ns; undefined when it never ended."""
+    return _instants([r.end_ns for r in records])
+
+
+def ttft_ms(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
+    """Time to first token = first_token - start, ms. Undefined without a token."""
+    return (_instants([r.first_token_ns for r in records]) - start_ns(records, since)) / NS_PER_MS
+
+
+def e2el_ms(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
+    """End-to-end latency = last_token - start, ms. Undefined without a token."""
+    return (_instants([r.last_token_ns for r in records]) - start_ns(records, since)) / NS_PER_MS
+
+
+def tpot_ms(records: Sequence[RequestRecord]) -> Floats:
+    """Time per output token = (last_token - first_token) / (OSL - 1), ms, OSL from usage.
+
+    Equals (E2EL - TTFT) / (OSL - 1). Undefined for OSL < 2: the one token came with the TTFT.
+    """
+    decode = _instants([r.last_token_ns for r in records]) - _instants([r.first_token_ns for r in records])
+    steps = np.array([r.osl - 1 if r.osl is not None and r.osl > 1 else np.nan for r in records], dtype=np.float64)
+    return np.asarray(decode / steps / NS_PER_MS)
+
+
+def chunk_gap_ms(records: Sequence[RequestRecord]) -> Floats:
+    """Gaps between neighbouring token-carrying chunks, ms, of all records after one another.
+
+    This is ``benchmark_serving``'s ITL: about stream_interval x step time, whatever the chunk carries.
+    Undefined (no element) for a record with fewer than two chunks.
+    """
+    gaps = [np.diff(np.asarray(r.chunk_ns, dtype=np.float64)) for r in records if len(r.chunk_ns) > 1]
+    return np.concatenate(gaps) / NS_PER_MS if gaps else np.empty(0)
+
+
+def itl_ms(records: Sequence[RequestRecord]) -> Floats:
+    """Inter-token latency = chunk gap / mean tokens per chunk of its request, ms, of all records after one another.
+
+    How many tokens one chunk carries is not in the stream (only the total, in usage), so every gap of a request is
+    divided by the same (OSL - 1) / (chunks - 1). With one token a chunk it equals ``benchmark_serving``'s ITL; with
+    stream_interval or MTP it stays comparable with TPOT, while its percentiles blur single tokens inside a chunk.
+    Undefined (no element) for a record with fewer than two chunks or OSL < 2.
+    """
+    gaps = [
+        np.diff(np.asarray(r.chunk_ns, dtype=np.float64)) * ((len(r.chunk_ns) - 1) / (r.osl - 1))
+        for r in records
+        if len(r.chunk_ns) > 1 and r.osl is not None and r.osl > 1
+    ]
+    return np.concatenate(gaps) / NS_PER_MS if gaps else np.empty(0)
+
+
+def send_lag_ms(records: Sequence[RequestRecord]) -> Floats:
+    """How late the client was = sent - intended, ms. Undefined when never sent."""
+    return (_instants([r.sent_ns for r in records]) - _instants([r.intended_ns for r in records])) / NS_PER_MS
+
+
+def output_tokens(records: Sequence[RequestRecord]) -> Floats:
+    """OSL from usage, tokens. Undefined without usage; never counted from chunks."""
+    return _instants([r.osl for r in records])
+
+
+def tok_s_user(mean_tpot_ms: float | None) -> float | None:
+    """Interactivity = 1000 / mean TPOT in ms, tok/s/user: the convention of published plots.
+
+    Not ``benchmark_serving``'s "user throughput", which is mean(OSL / E2EL) and so includes TTFT.
+    Undefined without TPOT, or when it is 0.
+    """
+    return 1000.0 / mean_tpot_ms if mean_tpot_ms else None
+
+
+def seconds_inside(starts: Floats, ends: Floats, window_start_ns: float, window_end_ns: float) -> Floats:
+    """How long each request held its slot inside the window, s. 0 for requests outside or without both instants."""
+    inside = np.minimum(ends, window_end_ns) - np.maximum(starts, window_start_ns)
+    return np.asarray(np.nan_to_num(np.maximum(inside, 0.0)) / 1e9)
+
+
+def shares_inside(starts: Floats, ends: Floats, window_start_ns: float, window_end_ns: float) -> Floats:
+    """Which part of each request's life lies inside the window, 0..1.
+
+    The estimator behind ``req_s`` and ``tok_s``: a request that is half inside counts half. Counting completions
+    instead is off by up to a whole wave when requests run in step (fixed OSL, burst start), and counting chunk
+    arrivals is off by the wave's prefill pause; over a window of a few waves either error reaches several per cent.
+    With shares, sum(share x latency) = integral of the requests in flight, so Little's law holds between
+    ``in_flight``, ``req_s`` and the latencies without a correction. Remaining bias: requests that outlive the window
+    finish while the load drains, a little faster: their share is a little too big (about drain speed-up / 2 / waves
+    in the window).
+    """
+    life = (ends - starts) / 1e9
+    inside = seconds_inside(starts, ends, window_start_ns, window_end_ns)
+    # A request without duration inside the window is all there.
+    whole = np.where((starts >= window_start_ns) & (ends <= window_end_ns), 1.0, 0.0)
+    return np.where(life > 0, inside / np.where(life > 0, life, 1.0), whole)
+
+
+def mean_in_flight(starts: Floats, ends: Floats, window_start_ns: float, window_end_ns: float) -> float | None:
+    """Mean requests in flight = integral over the window / its length. Undefined for an empty window."""
+    seconds = (window_end_ns - window_start_ns) / 1e9
+    if seconds <= 0:
+        return None
+    return float(seconds_inside(starts, ends, window_start_ns, window_end_ns).sum() / seconds)
+
+
+def littles_ratio(
+    in_flight: float | None, req_s: float | None, ttft: float | None, tpot: float | None, osl: float | None
+) -> float | None:
+    """N / (req_s x (TTFT + (OSL-1) x TPOT)), latencies in ms: 1 when the figures agree with one another.
+
+    Undefined without rate or TTFT, or with OSL > 1 and no TPOT.
+    """
+    if in_flight is None or not req_s or ttft is None or osl is None or (osl > 1 and tpot is None):
+        return None
+    latency_s = (ttft + (osl - 1) * (tpot or 0.0)) / 1000
+    return in_flight / (req_s * latency_s) if latency_s > 0 else None

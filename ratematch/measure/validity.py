@@ -1,0 +1,156 @@
+"""The verdict on a load: may it stand on a front, and what should the reader know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ratematch.measure.metrics import is_complete
+from ratematch.measure.records import RequestRecord
+from ratematch.measure.stats import Stats
+from ratematch.measure.window import Window
+from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.workload import Workload
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a warning becomes a reason against a load. Shares are 0..1.
+
+    ``failed``: share of requests without a full answer. ``wrong_osl``: share of answers with another length than
+    asked for. ``isl_drift``: relative difference of the prompt length the server counted. ``cached``: share of
+    prompt tokens answered from the prefix cache. ``little``: how far from 1 Little's ratio may be.
+    ``requests``: fewest requests in the window without a warning. ``slots``: how far the mean in flight may stay
+    below the concurrency asked for. ``send_lag_ms``: how late the client may send at the 99th percentile.
+    """
+
+    failed: float = 0.01
+    wrong_osl: float = 0.01
+    isl_drift: float = 0.02
+    cached: float = 0.01
+    little: float = 0.05
+    requests: int = 10
+    slots: float = 0.05
+    send_lag_ms: float = 10.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``reasons`` forbid the load on a front; ``warnings`` do not."""
+
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        return not self.reasons
+
+
+def judge(
+    records: Sequence[RequestRecord],
+    load: Load,
+    workload: Workload,
+    *,
+    window: Window | None,
+    in_flight: float | None,
+    little: float | None,
+    send_lag_ms: Stats | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Verdict:
+    """Everything that is wrong with a load, in words with the figures that show it."""
+    answers = [record for record in records if is_complete(record)]
+    if not answers:
+        return Verdict((_no_answer(records),), ())
+    found = [
+        *_judge_answers(records, answers, workload, limits),
+        *_judge_load(load, window, in_flight, little, send_lag_ms, limits),
+    ]
+    return Verdict(
+        reasons=tuple(text for severe, text in found if severe),
+        warnings=tuple(text for severe, text in found if not severe),
+    )
+
+
+def _no_answer(records: Sequence[RequestRecord]) -> str:
+    if not records:
+        return "no request was sent"
+    errors = sorted({record.error or record.outcome for record in records if record.outcome != "ok"})
+    return (
+        f"none of {len(records)} requests has a full answer with usage: {'; '.join(errors[:3]) or 'no usage chunk'}"
+    )
+
+
+def _judge_answers(
+    records: Sequence[RequestRecord], answers: Sequence[RequestRecord], workload: Workload, limits: Limits
+) -> Iterator[tuple[bool, str]]:
+    """(severe, text) of everything wrong with the single requests."""
+    total, num = len(records), len(answers)
+    without_usage = sum(record.outcome == "ok" and record.osl is None for record in records)
+    if without_usage:
+        yield True, f"{without_usage} of {total} answers have no usage: their token counts are unknown"
+    failed = total - num - without_usage
+    if failed:
+        outcomes = sorted({record.outcome for record in records if record.outcome != "ok"})
+        detail = f" ({', '.join(outcomes)})" if outcomes else ""
+        yield failed / total > limits.failed, f"{failed} of {total} requests failed{detail}"
+    wrong = sum(record.osl != record.osl_requested for record in answers)
+    if wrong:
+        text = f"{wrong} of {num} answers have another output length than asked for (is ignore_eos on?)"
+        yield wrong / num > limits.wrong_osl, text
+    yield from _judge_prompts(answers, workload, limits)
+    cached = sum(record.cached_tokens or 0 for record in answers)
+    if cached:
+        share = cached / max(1, sum(record.isl for record in answers))
+        text = f"{share:.1%} of the prompt tokens came from the prefix cache: prefill looks faster than it is"
+        yield share > limits.cached, text
+
+
+def _judge_prompts(
+    answers: Sequence[RequestRecord], workload: Workload, limits: Limits
+) -> Iterator[tuple[bool, str]]:
+    sent = float(np.mean([record.isl for record in answers]))
+    if abs(sent - workload.isl) > limits.isl_drift * workload.isl:
+        yield True, f"prompts have {sent:.0f} tokens, the workload says {workload.isl}"
+    reported = [(record.isl, record.isl_reported) for record in answers if record.isl_reported is not None]
+    if not reported:
+        yield False, "the server reports no prompt length: ISL is not checked"
+        return
+    drift = float(np.mean([counted - isl for isl, counted in reported]))
+    if abs(drift) > 0:
+        # One token more is the beginning-of-sequence token that some servers add.
+        text = f"the server counts {drift:+.1f} prompt tokens against what was sent (a chat template or tokenizer?)"
+        yield abs(drift) > max(1.0, limits.isl_drift * workload.isl), text
+
+
+def _judge_load(
+    load: Load,
+    window: Window | None,
+    in_flight: float | None,
+    little: float | None,
+    send_lag_ms: Stats | None,
+    limits: Limits,
+) -> Iterator[tuple[bool, str]]:
+    """(severe, text) of everything wrong with the load as a whole."""
+    if window is None or window.seconds <= 0 or window.num_requests == 0:
+        yield True, "no request ended inside the window: nothing to take rates from"
+        return
+    if not window.steady:
+        too_short = isinstance(load, Concurrency) and load.num_requests < 2 * load.concurrency
+        yield too_short, f"not steady: {window.rule}; send more requests (5 x concurrency or more)"
+    if window.num_requests < limits.requests:
+        yield False, f"only {window.num_requests} requests ended in the window: means are rough, percentiles rougher"
+    if isinstance(load, Concurrency) and in_flight is not None and window.steady:
+        below = 1 - in_flight / load.concurrency
+        if below > limits.slots:
+            yield False, f"{in_flight:.1f} requests in flight, {load.concurrency} asked for: slots stood empty"
+    if little is not None and abs(little - 1) > limits.little:
+        text = f"Little's law is off by {little - 1:+.1%}: rate and latencies in the window do not belong together"
+        # In open loop a queue may grow or shrink inside the window, which is a finding and not a fault.
+        yield isinstance(load, Concurrency), text
+    if send_lag_ms is not None and send_lag_ms.p99 > limits.send_lag_ms:
+        yield False, f"the client sent late: {send_lag_ms.p99:.1f} ms at the 99th percentile"

@@ -1,0 +1,89 @@
+"""Minutes and GPU-hours of a sweep before it starts, with the assumptions they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ratematch.plan.deployment import Stage
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.placement import nodes_needed
+from ratematch.plan.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage will take. ``nodes`` and ``gpus``: of its largest deployment. ``minutes``: one job at a time."""
+
+    stage: Stage
+    experiments: int
+    loads: int
+    nodes: int
+    gpus: int
+    minutes: float
+    gpu_hours: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All stages, and in words what was assumed."""
+
+    stages: tuple[StageEstimate, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def minutes(self) -> float:
+        return sum(stage.minutes for stage in self.stages)
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(stage.gpu_hours for stage in self.stages)
+
+
+def estimate(sweep: Sweep, experiments: Sequence[Experiment]) -> Estimate:
+    """Cost of ``experiments`` and of the end-to-end stage, which is not known yet and taken at its largest.
+
+    Minutes of an experiment = start of the servers + loads x minutes per load; GPU-hours count the GPUs of the
+    deployment for all of that time (they are allocated while weights load).
+    """
+    cluster = sweep.cluster
+    rows = [
+        _stage(sweep, stage, [experiment for experiment in experiments if experiment.stage == stage])
+        for stage in dict.fromkeys(experiment.stage for experiment in experiments)
+    ]
+    assumptions = [
+        f"{cluster.start_minutes:g} min to start a deployment and {cluster.load_minutes:g} min per load "
+        f"(start_minutes, load_minutes of cluster {cluster.name})",
+        "one job at a time",
+    ]
+    if sweep.e2e:
+        count = sweep.e2e.deployments * len(sweep.workloads)
+        around = sweep.e2e.loads.concurrency or sweep.e2e.around
+        loads = count * len(around) * sweep.e2e.loads.repeats
+        minutes = count * cluster.start_minutes + loads * cluster.load_minutes
+        gpus = sweep.max_gpus
+        nodes = -(-gpus // cluster.gpus_per_node)
+        rows.append(StageEstimate("e2e", count, loads, nodes, gpus, minutes, minutes * gpus / 60))
+        assumptions.append(
+            f"end-to-end deployments are chosen after matching; each is counted with {gpus} GPUs, the most allowed"
+        )
+    return Estimate(tuple(rows), tuple(assumptions))
+
+
+def minutes_of(sweep: Sweep, experiment: Experiment) -> float:
+    return sweep.cluster.start_minutes + len(experiment.loads) * sweep.cluster.load_minutes
+
+
+def _stage(sweep: Sweep, stage: Stage, experiments: Sequence[Experiment]) -> StageEstimate:
+    minutes = [minutes_of(sweep, experiment) for experiment in experiments]
+    return StageEstimate(
+        stage=stage,
+        experiments=len(experiments),
+        loads=sum(len(experiment.loads) for experiment in experiments),
+        nodes=max(nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node) for experiment in experiments),
+        gpus=max(experiment.deployment.gpus for experiment in experiments),
+        minutes=sum(minutes),
+        gpu_hours=sum(
+            experiment.deployment.gpus * spent / 60 for experiment, spent in zip(experiments, minutes, strict=True)
+        ),
+    )

@@ -1,0 +1,99 @@
+"""YAML text to plain values that remember the line they were written on.
+
+Only plain YAML is built (``yaml.SafeLoader``); duplicate keys, which YAML would silently let the last one win, are
+problems like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ratematch.errors import Problem
+
+Path = tuple[str | int, ...]
+
+
+@dataclass
+class Located:
+    """``data``: the document. ``lines``: line (from 1) of the value at each path. ``source``: name for messages."""
+
+    data: Any
+    source: str
+    lines: dict[Path, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def where(self, path: Sequence[str | int] = ()) -> str:
+        """``gen.axes.tp (deepseek-r1.yaml:31)`` for the longest part of ``path`` that stands in the file."""
+        for length in range(len(path), -1, -1):
+            line = self.lines.get(tuple(path[:length]))
+            if line is not None:
+                break
+        else:
+            line = 1
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        return f"{self.source}:{line}" + (f": {dotted}" if dotted else "")
+
+    def add(self, path: Sequence[str | int], what: str, fix: str = "") -> None:
+        """Note one problem of the file."""
+        self.problems.append(Problem(self.where(path), what, fix))
+
+    def add_validation(self, error: ValidationError, names: Sequence[str]) -> None:
+        """Note every problem pydantic found; ``names``: valid keys for a suggestion on unknown ones."""
+        for item in error.errors(include_url=False):
+            path = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
+            if item["type"] == "extra_forbidden":
+                self.add(path, f"unknown key {path[-1]!r}", f"valid keys: {', '.join(sorted(names))}")
+            elif item["type"] == "missing":
+                self.add(path, "required key is missing")
+            else:
+                got = "" if isinstance(item["input"], (dict, list)) else f", not {item['input']!r}"
+                message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+                plain = item["type"] == "value_error"
+                self.add(path, message if plain else f"must be {message}{got}")
+
+
+def read_located(text: str, source: str) -> Located:
+    """Parse ``text``. A syntax error becomes the only problem of the result, with ``data`` None."""
+    located = Located(data=None, source=source)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        located.problems.append(Problem(f"{source}:{line}", f"not valid YAML: {what}"))
+        return located
+    if node is None:
+        located.problems.append(Problem(f"{source}:1", "the file is empty"))
+        return located
+    located.data = _build(node, (), located)
+    return located
+
+
+def _build(node: yaml.Node, path: Path, located: Located) -> Any:
+    located.lines[path] = node.start_mark.line + 1
+    match node:
+        case yaml.MappingNode():
+            result: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = str(_build_scalar(key_node))
+                here = (*path, key)
+                if key in result:
+                    located.lines[here] = key_node.start_mark.line + 1
+                    located.add(here, f"key {key!r} is given twice")
+                result[key] = _build(value_node, here, located)
+                located.lines[here] = key_node.start_mark.line + 1
+            return result
+        case yaml.SequenceNode():
+            return [_build(item, (*path, index), located) for index, item in enumerate(node.value)]
+        case _:
+            return _build_scalar(node)
+
+
+def _build_scalar(node: yaml.Node) -> Any:
+    return yaml.SafeLoader("").construct_object(node, deep=True)

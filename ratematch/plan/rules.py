@@ -1,0 +1,87 @@
+"""Which combinations a model and a cluster can run at all, with the arithmetic why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.mapping import Mapping
+from ratematch.plan.model import Model
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """One reason: ``axis`` is the sweep axis to change, ``reason`` the arithmetic and what would be valid."""
+
+    axis: str
+    reason: str
+
+
+def check_mapping(mapping: Mapping, model: Model, cluster: Cluster) -> list[Impossible]:
+    """Why ``model`` cannot run with ``mapping`` on ``cluster``; empty when it can."""
+    found = [Impossible("ep" if "ep=" in reason else "tp", reason) for reason in mapping.problems()]
+    if found:
+        return found
+    if not mapping.attention_dp and model.heads % mapping.tp:
+        found.append(
+            Impossible(
+                "tp",
+                f"tp={mapping.tp} does not divide the {model.heads} attention heads of {model.name}: "
+                f"valid tp are {_divisors(model.heads)}",
+            )
+        )
+    if model.moe is None:
+        if mapping.ep > 1:
+            found.append(
+                Impossible("ep", f"ep={mapping.ep} needs an MoE model, and {model.name} is dense: write ep: 1")
+            )
+    elif model.moe.experts % mapping.ep:
+        found.append(
+            Impossible(
+                "ep",
+                f"ep={mapping.ep} does not divide the {model.moe.experts} experts of {model.name}: "
+                f"valid ep are {_divisors(model.moe.experts)}",
+            )
+        )
+    if mapping.pp > model.layers:
+        found.append(Impossible("pp", f"pp={mapping.pp} is more than the {model.layers} layers of {model.name}"))
+    found.extend(_check_nodes(mapping, cluster))
+    return found
+
+
+def _check_nodes(mapping: Mapping, cluster: Cluster) -> list[Impossible]:
+    gpus, node = mapping.gpus, cluster.gpus_per_node
+    if gpus > cluster.gpus:
+        return [
+            Impossible(
+                "tp",
+                f"{mapping.label} needs {gpus} GPUs, and cluster {cluster.name} has "
+                f"{cluster.nodes} nodes x {node} = {cluster.gpus}",
+            )
+        ]
+    if gpus > node and gpus % node:
+        return [
+            Impossible(
+                "tp",
+                f"{mapping.label} needs {gpus} GPUs, which are not whole nodes of {node}: "
+                "an instance larger than a node takes whole nodes",
+            )
+        ]
+    return []
+
+
+def check_mtp(mtp: int, model: Model, *, draft_model: bool) -> list[Impossible]:
+    """Why ``mtp`` draft tokens a step are not to be had. ``draft_model``: a speculative_config is given by hand."""
+    if mtp and not model.mtp_layers and not draft_model:
+        return [
+            Impossible(
+                "mtp",
+                f"mtp={mtp} needs MTP layers, and the checkpoint of {model.name} has none: "
+                "write mtp: 0, or give options.speculative_config",
+            )
+        ]
+    return []
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

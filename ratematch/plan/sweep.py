@@ -1,0 +1,314 @@
+"""A sweep: what the file asks for, and the experiments it stands for.
+
+The axes of a stage are multiplied; combinations that the model or the cluster cannot run are dropped with the
+arithmetic why. All loads of one deployment belong to one experiment, because loading weights takes minutes and a
+load takes seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.constraints import Constraints
+from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
+from ratematch.plan.experiment import EngineRef, Experiment
+from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.model import Model
+from ratematch.plan.rules import Impossible, check_mapping, check_mtp
+from ratematch.plan.workload import Workload
+
+MAPPING_AXES = ("tp", "ep", "pp", "cp", "attention_dp")
+GROUP_AXES = ("mtp", "max_batch_size", "max_num_tokens")
+OPTION_PREFIX = "options."
+ROLE_OF_STAGE: dict[Stage, Role] = {"ctx": "ctx", "gen": "gen", "ifb": "agg"}
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Which loads a stage runs. Requests of a load: ``requests_per_slot`` x concurrency, ``min_requests`` at least.
+
+    ``warmup_per_slot``: warm-up requests per slot, one at least. For rates, ``seconds`` of arrivals.
+    """
+
+    concurrency: tuple[int, ...] = ()
+    req_s: tuple[float, ...] = ()
+    arrival: Literal["poisson", "constant"] = "poisson"
+    requests_per_slot: float = 8
+    min_requests: int = 16
+    warmup_per_slot: float = 0.25
+    seconds: float = 120
+    repeats: int = 1
+
+    def at_concurrency(self, concurrency: int) -> tuple[Load, ...]:
+        """The loads (one per repeat) that hold ``concurrency`` requests in flight."""
+        requests = max(self.min_requests, round(self.requests_per_slot * concurrency))
+        warmup = max(1, round(self.warmup_per_slot * concurrency)) if self.warmup_per_slot else 0
+        return tuple(Concurrency(concurrency, requests, warmup, repeat) for repeat in range(self.repeats))
+
+    def loads(self) -> tuple[Load, ...]:
+        closed = [load for concurrency in self.concurrency for load in self.at_concurrency(concurrency)]
+        opened = [
+            Rate(req_s, max(self.min_requests, round(req_s * self.seconds)), self.arrival, 1, repeat)
+            for req_s in self.req_s
+            for repeat in range(self.repeats)
+        ]
+        return (*closed, *opened)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One of ctx, gen, ifb: ``axes`` are multiplied, ``options`` go to the engine verbatim.
+
+    ``axes`` hold tp, ep, pp, cp, attention_dp or ``mapping`` (labels), mtp, max_batch_size, max_num_tokens and any
+    engine option by its dotted path, ``options.kv_cache_config.dtype``. ``exclude``: a combination that matches any
+    of these is left out; ``only``: when given, a combination must match one.
+    """
+
+    stage: Stage
+    axes: dict[str, tuple[Any, ...]]
+    loads: LoadPlan
+    options: dict[str, Any] = field(default_factory=dict)
+    exclude: tuple[dict[str, Any], ...] = ()
+    only: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class E2ePlan:
+    """The end-to-end stage: how many deployments are chosen after matching, and at which loads they run.
+
+    ``around``: multiples of the concurrency that matching predicts. ``explicit_concurrency`` replaces them.
+    """
+
+    deployments: int = 3
+    around: tuple[float, ...] = (0.5, 1.0, 1.25)
+    loads: LoadPlan = field(default_factory=LoadPlan)
+    router: str = "round_robin"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a sweep: GPUs of one deployment, and GPU-hours in all (``None`` = no limit)."""
+
+    max_gpus: int | None = None
+    gpu_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep file, checked: every name in it is known and every axis value can be run."""
+
+    name: str
+    about: str
+    model: Model
+    model_path: str
+    cluster: Cluster
+    engine: EngineRef
+    workloads: tuple[Workload, ...]
+    constraints: Constraints
+    budget: Budget
+    stages: tuple[StagePlan, ...]
+    e2e: E2ePlan | None
+    seed: int
+    source: str
+
+    @property
+    def max_gpus(self) -> int:
+        """GPUs that one deployment may use: the budget's limit within the cluster's."""
+        return min(self.budget.max_gpus or self.cluster.gpus, self.cluster.gpus)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A combination that is not run, and why."""
+
+    stage: Stage
+    combination: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What the stages before matching run, and what was dropped. End-to-end experiments come after matching."""
+
+    experiments: tuple[Experiment, ...]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One cell of the product of a stage's axes."""
+
+    axes: dict[str, Any]
+    mapping: Mapping
+
+    @property
+    def label(self) -> str:
+        extra = [f"{key}={value}" for key, value in self.axes.items() if key not in (*MAPPING_AXES, "mapping")]
+        return " ".join([self.mapping.label, *extra])
+
+
+def combinations(plan: StagePlan) -> Iterator[Combination]:
+    """Every cell of the product of the axes, in the file's order."""
+    for values in itertools.product(*plan.axes.values()):
+        axes = dict(zip(plan.axes, values, strict=True))
+        yield Combination(axes, _mapping_of(axes))
+
+
+def _mapping_of(axes: dict[str, Any]) -> Mapping:
+    if "mapping" in axes:
+        return parse_mapping(axes["mapping"])
+    tp = axes.get("tp", 1)
+    ep = axes.get("ep", 1)
+    return Mapping(
+        tp=tp,
+        ep=tp if ep == "tp" else ep,
+        pp=axes.get("pp", 1),
+        cp=axes.get("cp", 1),
+        attention_dp=axes.get("attention_dp", False),
+    )
+
+
+def why_impossible(combination: Combination, plan: StagePlan, model: Model, cluster: Cluster) -> list[Impossible]:
+    """Why the model or the cluster cannot run the combination; empty when they can."""
+    draft_model = "speculative_config" in plan.options
+    return [
+        *check_mapping(combination.mapping, model, cluster),
+        *check_mtp(combination.axes.get("mtp", 0), model, draft_model=draft_model),
+    ]
+
+
+def expand(sweep: Sweep) -> Expansion:
+    """The experiments of ctx, gen and ifb for every workload, and the combinations dropped on the way."""
+    experiments: list[Experiment] = []
+    dropped: list[Dropped] = []
+    for plan in sweep.stages:
+        for combination in combinations(plan):
+            impossible = why_impossible(combination, plan, sweep.model, sweep.cluster)
+            if impossible:
+                dropped.append(Dropped(plan.stage, combination.label, impossible[0].reason))
+            elif any(_matches(rule, combination) for rule in plan.exclude):
+                dropped.append(Dropped(plan.stage, combination.label, "excluded by the sweep file"))
+            elif plan.only and not any(_matches(rule, combination) for rule in plan.only):
+                dropped.append(Dropped(plan.stage, combination.label, "matches no `only` rule of the sweep file"))
+            else:
+                experiments.extend(_experiment(sweep, plan, combination, workload) for workload in sweep.workloads)
+    return Expansion(tuple(experiments), tuple(dropped))
+
+
+def _experiment(sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload) -> Experiment:
+    loads = plan.loads.loads()
+    group = ServerGroup(
+        role=ROLE_OF_STAGE[plan.stage],
+        mapping=combination.mapping,
+        mtp=combination.axes.get("mtp", 0),
+        max_batch_size=combination.axes.get("max_batch_size"),
+        max_num_tokens=combination.axes.get("max_num_tokens"),
+        options=_merge_options(plan.options, combination.axes),
+    )
+    # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
+    asked = Workload(workload.isl, 1) if plan.stage == "ctx" else workload
+    return experiment_of(sweep, plan.stage, _deployment(group), asked, loads)
+
+
+def experiment_of(
+    sweep: Sweep, stage: Stage, deployment: Deployment, workload: Workload, loads: tuple[Load, ...]
+) -> Experiment:
+    """The experiment that runs ``deployment`` within ``sweep``; limits left open are filled in."""
+    groups = {
+        group.role: with_limits(group, workload, _most_in_flight(loads, group.instances))
+        for group in deployment.groups
+    }
+    return Experiment(
+        stage=stage,
+        model=sweep.model.name,
+        model_path=sweep.model_path,
+        engine=sweep.engine,
+        gpu=sweep.cluster.gpu,
+        cluster=sweep.cluster.name,
+        emulated=sweep.cluster.emulated,
+        deployment=Deployment(**groups, router=deployment.router),
+        workload=workload,
+        loads=loads,
+    )
+
+
+def _deployment(group: ServerGroup) -> Deployment:
+    match group.role:
+        case "ctx":
+            return Deployment(ctx=group)
+        case "gen":
+            return Deployment(gen=group)
+        case "agg":
+            return Deployment(agg=group)
+
+
+def _most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
+    closed = [load.concurrency for load in loads if isinstance(load, Concurrency)]
+    return max(1, -(-max(closed, default=256) // instances))
+
+
+def with_limits(group: ServerGroup, workload: Workload, in_flight: int) -> ServerGroup:
+    """``group`` with the batch and token limits that were left open.
+
+    ``in_flight``: requests one instance must hold. Sequence slots are rounded up to a power of two, so that a
+    slightly longer ladder does not make it a different deployment. gen: one step's tokens are slots x (MTP + 1)
+    (242 of 330 public recipes). ctx and agg: whole prompts fit a step, 8,192 tokens at least (the engine's default).
+    """
+    slots = -(-in_flight // group.mapping.dp_ranks)
+    match group.role:
+        case "gen":
+            batch = group.max_batch_size or _power_of_two(slots)
+            tokens = batch * (group.mtp + 1)
+        case "agg":
+            batch = group.max_batch_size or _power_of_two(slots)
+            tokens = max(8192, workload.isl + batch * (group.mtp + 1))
+        case "ctx":
+            tokens = max(8192, workload.isl)
+            batch = group.max_batch_size or max(1, (group.max_num_tokens or tokens) // workload.isl)
+    return ServerGroup(
+        role=group.role,
+        mapping=group.mapping,
+        instances=group.instances,
+        mtp=group.mtp,
+        max_batch_size=batch,
+        max_num_tokens=group.max_num_tokens or tokens,
+        options=group.options,
+    )
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _merge_options(options: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with the dotted engine options among the axes laid over them."""
+    merged: dict[str, Any] = _copy(options)
+    for key, value in axes.items():
+        if not key.startswith(OPTION_PREFIX):
+            continue
+        *parents, last = key.removeprefix(OPTION_PREFIX).split(".")
+        place = merged
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return merged
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _matches(rule: dict[str, Any], combination: Combination) -> bool:
+    facts = {
+        **{name: getattr(combination.mapping, name) for name in MAPPING_AXES},
+        "mapping": combination.mapping.label,
+        "gpus": combination.mapping.gpus,
+        "mtp": 0,
+        **{key: value for key, value in combination.axes.items() if key not in (*MAPPING_AXES, "mapping")},
+    }
+    return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.items())

@@ -1,0 +1,419 @@
+"""Sweep file text -> Sweep. The only place where pydantic sees a sweep; the format is told in ``sweeps/README.md``.
+
+Every problem of the file is collected before anything is raised, each with file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ratematch.errors import CatalogError, ClusterError, SweepError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.constraints import Constraints, Percentile
+from ratematch.plan.deployment import Stage
+from ratematch.plan.experiment import EngineRef
+from ratematch.plan.located import Located, Path, read_located
+from ratematch.plan.mapping import parse_mapping
+from ratematch.plan.model import Model
+from ratematch.plan.sweep import (
+    GROUP_AXES,
+    MAPPING_AXES,
+    OPTION_PREFIX,
+    Budget,
+    E2ePlan,
+    LoadPlan,
+    StagePlan,
+    Sweep,
+    combinations,
+    why_impossible,
+)
+from ratematch.plan.workload import Workload
+
+ALIASES = {
+    "prefill": "ctx",
+    "context": "ctx",
+    "decode": "gen",
+    "generation": "gen",
+    "agg": "ifb",
+    "aggregated": "ifb",
+}
+NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Positive = Annotated[int, Field(gt=0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+OneOrMore = Annotated[list[Positive], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Workload(_Strict):
+    isl: Positive
+    osl: Annotated[int, Field(gt=1, strict=True)]
+    osl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class _Model(_Strict):
+    name: str
+    path: str | None = None
+
+
+class _Engine(_Strict):
+    name: Literal["trtllm-serve"] = "trtllm-serve"
+    version: str = "1.2"
+
+
+class _Constraints(_Strict):
+    ttft_ms: PositiveFloat | None = None
+    tpot_ms: PositiveFloat | None = None
+    percentile: Percentile = "mean"
+
+
+class _Budget(_Strict):
+    max_gpus: Positive | None = None
+    gpu_hours: PositiveFloat | None = None
+
+
+class _RequestCounts(_Strict):
+    requests_per_slot: PositiveFloat = 8
+    min_requests: Positive = 16
+    warmup_per_slot: Annotated[float, Field(ge=0)] = 0.25
+    repeats: Positive = 1
+
+
+class _Loads(_RequestCounts):
+    concurrency: OneOrMore | None = None
+    req_s: Annotated[list[PositiveFloat], BeforeValidator(_as_list), Field(min_length=1)] | None = None
+    arrival: Literal["poisson", "constant"] = "poisson"
+    seconds: PositiveFloat = 120
+
+
+class _E2eLoads(_RequestCounts):
+    around: Annotated[list[PositiveFloat], BeforeValidator(_as_list), Field(min_length=1)] = [0.5, 1.0, 1.25]
+    concurrency: OneOrMore | None = None
+
+
+class _Stage(_Strict):
+    axes: dict[str, Any]
+    loads: _Loads
+    options: dict[str, Any] = {}
+    exclude: list[dict[str, Any]] = []
+    only: list[dict[str, Any]] = []
+
+
+class _E2e(_Strict):
+    deployments: Positive = 3
+    loads: _E2eLoads = _E2eLoads()
+    router: Literal["round_robin", "load_balancing"] = "round_robin"
+
+
+class _Sweep(_Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    about: str
+    model: str | _Model
+    cluster: str
+    engine: _Engine = _Engine()
+    workloads: Annotated[list[_Workload], Field(min_length=1)]
+    constraints: _Constraints = _Constraints()
+    budget: _Budget = _Budget()
+    ctx: _Stage | None = None
+    gen: _Stage | None = None
+    ifb: _Stage | None = None
+    e2e: _E2e | None = None
+    seed: int = 0
+
+
+_VALID_KEYS: dict[str, tuple[str, ...]] = {
+    "": tuple(_Sweep.model_fields),
+    "workloads": tuple(_Workload.model_fields),
+    "model": tuple(_Model.model_fields),
+    "engine": tuple(_Engine.model_fields),
+    "constraints": tuple(_Constraints.model_fields),
+    "budget": tuple(_Budget.model_fields),
+    "e2e": tuple(_E2e.model_fields),
+    **{stage: tuple(_Stage.model_fields) for stage in ("ctx", "gen", "ifb")},
+    **{f"{stage}.loads": tuple(_Loads.model_fields) for stage in ("ctx", "gen", "ifb")},
+    "e2e.loads": tuple(_E2eLoads.model_fields),
+}
+
+
+def parse_sweep(
+    text: str,
+    source: str,
+    *,
+    find_model: Callable[[str], Model],
+    find_cluster: Callable[[str], Cluster],
+    overrides: Sequence[str] = (),
+) -> Sweep:
+    """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
+
+    ``find_model`` and ``find_cluster`` turn names into values and raise CatalogError or ClusterError.
+
+    Raises:
+        SweepError: with every problem of the file, each with ``source`` and line.
+    """
+    located = read_located(text, source)
+    if located.problems:
+        raise SweepError(located.problems)
+    if not isinstance(located.data, dict):
+        located.add((), "a sweep file is a map of keys", f"valid keys: {', '.join(_VALID_KEYS[''])}")
+        raise SweepError(located.problems)
+    for override in overrides:
+        _override(located, override)
+    _rename_aliases(located)
+    parsed = _validate(located)
+    model = _look_up(located, ("model",), _name_in(located.data.get("model")), find_model)
+    cluster = _look_up(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
+    if parsed is None:
+        raise SweepError(located.problems)
+    given: tuple[tuple[Stage, _Stage | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
+    stages = tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+    _check_whole(located, parsed)
+    if model and cluster and not located.problems:
+        for plan in stages:
+            _check_axes(located, plan, model, cluster)
+    if located.problems or model is None or cluster is None:
+        raise SweepError(sorted(set(located.problems), key=_line))
+    return Sweep(
+        name=parsed.name,
+        about=parsed.about.strip(),
+        model=model,
+        model_path=_model_path(parsed, model, cluster),
+        cluster=cluster,
+        engine=EngineRef(parsed.engine.name, parsed.engine.version),
+        workloads=tuple(Workload(w.isl, w.osl, w.osl_ratio) for w in parsed.workloads),
+        constraints=Constraints(**parsed.constraints.model_dump()),
+        budget=Budget(**parsed.budget.model_dump()),
+        stages=stages,
+        e2e=_e2e_plan(parsed.e2e),
+        seed=parsed.seed,
+        source=source,
+    )
+
+
+def _line(problem: Any) -> tuple[int, str]:
+    parts = str(problem.where).split(":")
+    return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0, problem.what)
+
+
+def _override(located: Located, override: str) -> None:
+    key, equals, text = override.partition("=")
+    path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
+    if not equals or not key.strip():
+        located.add((), f"--set {override}: write it as key.path=value")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        located.add((), f"--set {override}: {text!r} is not a YAML value")
+        return
+    place = located.data
+    for part in path[:-1]:
+        if isinstance(place, dict):
+            place = place.setdefault(str(part), {})
+        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
+            place = place[part]
+        else:
+            located.add((), f"--set {override}: there is no {part!r} to go into")
+            return
+    try:
+        place[path[-1]] = value
+    except (TypeError, IndexError):
+        located.add((), f"--set {override}: {path[-1]!r} cannot be set there")
+
+
+def _rename_aliases(located: Located) -> None:
+    for alias, name in ALIASES.items():
+        if alias not in located.data:
+            continue
+        if name in located.data:
+            located.add((alias,), f"{alias!r} means {name!r}, which is given too", "keep one of them")
+            continue
+        located.data[name] = located.data.pop(alias)
+        for path in [path for path in located.lines if path[:1] == (alias,)]:
+            located.lines[(name, *path[1:])] = located.lines[path]
+
+
+def _validate(located: Located) -> _Sweep | None:
+    try:
+        return _Sweep.model_validate(located.data)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            # model: is a name or a map; pydantic reports both branches of the union, one is enough.
+            loc = tuple(part for part in item["loc"] if part not in ("str", "_Model"))
+            section = ".".join(str(part) for part in loc[:-1] if not isinstance(part, int))
+            _report(located, loc, item, _VALID_KEYS.get(section, ()))
+        return None
+
+
+def _report(located: Located, path: Path, item: Any, valid: Sequence[str]) -> None:
+    kind, given = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        located.add(path, f"unknown key {path[-1]!r}", f"valid keys: {', '.join(valid)}")
+    elif kind == "missing":
+        located.add(path, f"required key {path[-1]!r} is missing")
+    elif kind == "too_short":
+        located.add(path, "is empty", "list at least one value")
+    elif kind == "string_pattern_mismatch":
+        located.add(path, f"{given!r} is no file name", "letters, digits, dot, dash and underscore")
+    else:
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        shown = "a map" if isinstance(given, dict) else "a list" if isinstance(given, list) else repr(given)
+        located.add(path, f"must be {message}, not {shown}")
+
+
+def _look_up(located: Located, path: Path, name: str | None, find: Callable[[str], Any]) -> Any:
+    if name is None:
+        return None
+    try:
+        return find(name)
+    except ClusterError as error:
+        if len(error.problems) == 1 and error.problems[0].where == name:
+            located.add(path, error.problems[0].what, error.problems[0].fix)
+        else:
+            located.problems.extend(error.problems)
+    except CatalogError as error:
+        located.add(path, str(error))
+    return None
+
+
+def _name_in(given: Any) -> str | None:
+    """The name a person gave, even when the rest of the file does not validate."""
+    name = given.get("name") if isinstance(given, dict) else given
+    return name if isinstance(name, str) else None
+
+
+def _model_path(parsed: _Sweep, model: Model, cluster: Cluster) -> str:
+    """Where the weights lie: the file's path, else the cluster's, else the bare name."""
+    given = None if isinstance(parsed.model, str) else parsed.model.path
+    return given or cluster.model_paths.get(model.name) or model.name
+
+
+def _load_plan(given: _Loads) -> LoadPlan:
+    return LoadPlan(
+        concurrency=tuple(given.concurrency or ()),
+        req_s=tuple(given.req_s or ()),
+        arrival=given.arrival,
+        requests_per_slot=given.requests_per_slot,
+        min_requests=given.min_requests,
+        warmup_per_slot=given.warmup_per_slot,
+        seconds=given.seconds,
+        repeats=given.repeats,
+    )
+
+
+def _e2e_plan(given: _E2e | None) -> E2ePlan | None:
+    if given is None:
+        return None
+    counts = given.loads
+    return E2ePlan(
+        deployments=given.deployments,
+        around=tuple(counts.around),
+        loads=LoadPlan(
+            concurrency=tuple(counts.concurrency or ()),
+            requests_per_slot=counts.requests_per_slot,
+            min_requests=counts.min_requests,
+            warmup_per_slot=counts.warmup_per_slot,
+            repeats=counts.repeats,
+        ),
+        router=given.router,
+    )
+
+
+def _stage_plan(located: Located, stage: Stage, given: _Stage) -> StagePlan:
+    axes: dict[str, tuple[Any, ...]] = {}
+    if not given.axes:
+        located.add((stage, "axes"), "is empty", f"give at least mapping or tp; axes are {', '.join(NAMED_AXES)}")
+    for name, values in given.axes.items():
+        listed = _as_list(values)
+        path: Path = (stage, "axes", name)
+        if not listed:
+            located.add(path, "axis is empty", "list at least one value")
+        elif name not in NAMED_AXES and not name.startswith(OPTION_PREFIX):
+            valid = f"valid: {', '.join(NAMED_AXES)}, or options.<engine option>"
+            located.add(path, f"unknown axis {name!r}", valid)
+        else:
+            _check_values(located, path, name, listed)
+        axes[name] = tuple(listed)
+    if "mapping" in axes and (both := [name for name in MAPPING_AXES if name in axes]):
+        located.add(
+            (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
+        )
+    if not given.loads.concurrency and not given.loads.req_s:
+        located.add((stage, "loads"), "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]")
+    for place in ("exclude", "only"):
+        for index, rule in enumerate(getattr(given, place)):
+            for key in rule:
+                if key not in (*NAMED_AXES, "gpus") and key not in axes:
+                    located.add(
+                        (stage, place, index, key),
+                        f"unknown axis {key!r} in a rule",
+                        f"valid: {', '.join(NAMED_AXES)}, gpus",
+                    )
+    return StagePlan(
+        stage=stage,
+        axes=axes,
+        loads=_load_plan(given.loads),
+        options=given.options,
+        exclude=tuple(given.exclude),
+        only=tuple(given.only),
+    )
+
+
+def _check_values(located: Located, path: Path, name: str, values: list[Any]) -> None:
+    for index, value in enumerate(values):
+        here = (*path, index) if (*path, index) in located.lines else path
+        if name == "mapping":
+            try:
+                parse_mapping(str(value))
+            except ValueError as error:
+                located.add(here, str(error))
+        elif name == "attention_dp":
+            if not isinstance(value, bool):
+                located.add(here, f"must be true or false, not {value!r}")
+        elif name in (*MAPPING_AXES, *GROUP_AXES):
+            least = 0 if name == "mtp" else 1
+            if name == "ep" and value == "tp":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                also = ', or "tp" for ep = tp' if name == "ep" else ""
+                located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
+
+
+def _check_whole(located: Located, parsed: _Sweep) -> None:
+    if parsed.ctx is None and parsed.gen is None and parsed.ifb is None:
+        located.add((), "names no stage to measure", "give ctx and gen (and ifb to compare with)")
+    for stage, other in (("ctx", "gen"), ("gen", "ctx")):
+        if getattr(parsed, stage) and not getattr(parsed, other) and parsed.e2e:
+            located.add(("e2e",), f"end-to-end runs are chosen by matching ctx with gen, and {other} is missing")
+    if parsed.e2e and not parsed.ctx and not parsed.gen:
+        located.add(("e2e",), "end-to-end runs are chosen by matching ctx with gen, and both are missing")
+
+
+def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluster) -> None:
+    """An axis value that no combination can use is a mistake; one that some can use only thins the product out."""
+    cells = [(cell, why_impossible(cell, plan, model, cluster)) for cell in combinations(plan)]
+    told: set[str] = set()
+    for name in ("mapping", "ep", "pp", "cp", "mtp", "tp", "attention_dp"):
+        for index, value in enumerate(plan.axes.get(name, ())):
+            with_value = [reasons for cell, reasons in cells if cell.axes[name] == value]
+            if not with_value or not all(with_value):
+                continue
+            reason = with_value[0][0]
+            if reason.reason in told or (reason.axis != name and reason.axis in plan.axes and name != "mapping"):
+                continue
+            told.add(reason.reason)
+            path: Path = (plan.stage, "axes", name, index)
+            located.add(path if path in located.lines else path[:-1], reason.reason)
+    if not located.problems and all(reasons for _, reasons in cells):
+        located.add((plan.stage, "axes"), f"no combination can run: {cells[0][1][0].reason}")

@@ -1,0 +1,62 @@
+"""Kills what a dead driver left behind. Started by :mod:`ratematch.run.launch`, as a script of its own.
+
+It reads a pipe whose other end only the driver holds. When the driver ends in any way, ``kill -9`` included, the read
+returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
+SIGKILL. Servers are found by the mark, not by process id, so that children of servers in sessions of their own are
+found too. It imports nothing of ratematch, to start fast and to survive anything that breaks the driver.
+
+Usage: ``python -I guard.py MARK GRACE_S < pipe``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+VARIABLE = "RATEMATCH_RUN"
+
+
+def marked(mark: str) -> list[int]:
+    """Ids of all live processes, except this one, that were started with ``RATEMATCH_RUN=mark``."""
+    wanted = f"{VARIABLE}={mark}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def end(mark: str, grace_s: float) -> None:
+    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer."""
+    deadline = time.monotonic() + grace_s
+    _send(mark, signal.SIGTERM)
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while marked(mark):
+        _send(mark, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _send(mark: str, number: signal.Signals) -> None:
+    for pid in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def main() -> None:
+    mark, grace_s = sys.argv[1], float(sys.argv[2])
+    # A terminal's Ctrl-C goes to the driver, which then stops its servers itself; the guard is for when it cannot.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while sys.stdin.buffer.read(1):
+        pass
+    end(mark, grace_s)
+
+
+if __name__ == "__main__":
+    main()

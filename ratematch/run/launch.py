@@ -1,0 +1,254 @@
+"""Runs a LaunchPlan: start, wait until ready, watch, tear down in reverse. Owns every child it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
+from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.run import guard
+from ratematch.store import write_text
+
+STOP_GRACE_S = 10.0
+"""How long a server may take to end after SIGTERM before it is killed."""
+
+POLL_S = 0.05
+TAIL_LINES = 15
+
+
+class Interrupted(RunError):
+    """The person or the scheduler asked the run to stop."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A server that is not ready yet: ``why`` is what its probe got, ``last_line`` the end of its log."""
+
+    name: str
+    why: str
+    seconds: float
+    last_line: str
+
+
+@dataclass
+class _Child:
+    spec: ProcessSpec
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+
+class Servers:
+    """The running processes of a plan. Use :func:`running`, which always ends them."""
+
+    def __init__(self, plan: LaunchPlan, folder: Path, diagnose: Callable[[str], str | None]):
+        self.plan = plan
+        self.folder = folder
+        self._diagnose = diagnose
+        self._children: list[_Child] = []
+        self._mark = uuid.uuid4().hex
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def start(self, stop: threading.Event, on_wait: Callable[[Sequence[Waiting]], None]) -> None:
+        """Start wave after wave; return when everything answers its probe.
+
+        Raises:
+            PortInUse, ServerDied, NotReady: with the end of the log that tells why.
+            Interrupted: ``stop`` was set.
+        """
+        for file in self.plan.files:
+            write_text(self.folder / file.path, file.content)
+        self._start_guard()
+        for wave in sorted({spec.wave for spec in self.plan.processes}):
+            specs = [spec for spec in self.plan.processes if spec.wave == wave]
+            for spec in specs:
+                check_port_free(spec)
+            started = [self._spawn(spec) for spec in specs]
+            self._wait_ready(started, stop, on_wait)
+
+    def check(self) -> None:
+        """Raises ServerDied when any server has ended."""
+        for child in self._children:
+            code = child.process.poll()
+            if code is not None:
+                raise ServerDied(self._obituary(child, code))
+
+    def stop(self) -> None:
+        """End all, last started first; whatever stays longer than the grace time is killed."""
+        for child in reversed(self._children):
+            _signal_group(child.process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_GRACE_S
+        for child in reversed(self._children):
+            try:
+                child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(child.process, signal.SIGKILL)
+                child.process.wait()
+        guard.end(self._mark, 0.0)
+        self._children.clear()
+        if self._guard and self._guard.stdin:
+            with contextlib.suppress(OSError):
+                self._guard.stdin.close()
+            self._guard.wait()
+            self._guard = None
+
+    def _start_guard(self) -> None:
+        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", guard.__file__, self._mark, str(STOP_GRACE_S)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def _spawn(self, spec: ProcessSpec) -> _Child:
+        environment = {key: value for key, value in os.environ.items() if key not in spec.unset}
+        environment.update(spec.env)
+        environment[guard.VARIABLE] = self._mark
+        log = self.folder / spec.log
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    spec.argv,
+                    cwd=self.folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{spec.name}: there is no command {spec.argv[0]!r} here; "
+                "set `command` in the cluster profile, or use an emulated cluster"
+            ) from error
+        child = _Child(spec, process, log, time.monotonic())
+        self._children.append(child)
+        return child
+
+    def _wait_ready(
+        self, started: list[_Child], stop: threading.Event, on_wait: Callable[[Sequence[Waiting]], None]
+    ) -> None:
+        pending = list(started)
+        pause = POLL_S
+        while pending:
+            self.check()
+            waiting = []
+            for child in list(pending):
+                why = probe(child.spec.ready.url)
+                seconds = time.monotonic() - child.started
+                if why is None:
+                    pending.remove(child)
+                elif seconds > child.spec.ready.deadline_s:
+                    raise NotReady(self._not_ready(child, why, seconds))
+                else:
+                    waiting.append(Waiting(child.spec.name, why, seconds, _last_line(child.log)))
+            if waiting:
+                on_wait(waiting)
+                if stop.wait(pause):
+                    raise Interrupted("stopped while servers were starting")
+                # Loading takes minutes on a real cluster; a probe a second is enough there.
+                pause = min(1.0, pause * 1.2)
+
+    def _obituary(self, child: _Child, code: int) -> str:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{child.spec.name} {how} after {time.monotonic() - child.started:.0f} s{self._cause(child)}"
+
+    def _not_ready(self, child: _Child, why: str, seconds: float) -> str:
+        return (
+            f"{child.spec.name} was not ready after {seconds:.0f} s ({why}); "
+            f"raise ready_minutes in the cluster profile if it only needs longer{self._cause(child)}"
+        )
+
+    def _cause(self, child: _Child) -> str:
+        tail = log_tail(child.log)
+        known = self._diagnose(tail)
+        cause = f": {known}" if known else ""
+        return f"{cause} [log: {child.log}]\n" + "\n".join(f"    {line}" for line in tail.splitlines())
+
+
+@contextlib.contextmanager
+def running(
+    plan: LaunchPlan,
+    folder: Path,
+    diagnose: Callable[[str], str | None],
+    stop: threading.Event,
+    on_wait: Callable[[Sequence[Waiting]], None],
+) -> Iterator[Servers]:
+    """The servers of ``plan``, ready; ended on leaving, whatever happened. Errors as in :meth:`Servers.start`."""
+    servers = Servers(plan, folder, diagnose)
+    try:
+        servers.start(stop, on_wait)
+        yield servers
+    finally:
+        servers.stop()
+
+
+def probe(url: str, timeout_s: float = 2.0) -> str | None:
+    """``None`` when GET ``url`` answers 200, else why not, in words."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            return None if answer.status == 200 else f"answers {answer.status}"
+    except urllib.error.HTTPError as error:
+        return f"answers {error.code}"
+    except urllib.error.URLError as error:
+        reason = error.reason
+        return "connection refused" if isinstance(reason, ConnectionRefusedError) else str(reason)
+    except OSError as error:
+        return str(error) or type(error).__name__
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """May a server of this machine listen there? True too where the address is another machine's."""
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((host, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+        return True
+
+
+def check_port_free(spec: ProcessSpec) -> None:
+    """Raises PortInUse when somebody on this machine already listens where ``spec`` wants to."""
+    if probe(spec.ready.url, timeout_s=0.5) is None or not port_is_free(spec.host, spec.port):
+        raise PortInUse(
+            f"{spec.name}: port {spec.port} on {spec.host} is in use by another program; "
+            "stop it, or set another port_base in the cluster profile"
+        )
+
+
+def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a log; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 65536))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _last_line(path: Path) -> str:
+    return log_tail(path, 1)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

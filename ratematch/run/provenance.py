@@ -1,0 +1,63 @@
+"""Where figures come from: software, machine, servers. Each probe may fail alone; none may stop a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import urllib.request
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ratematch
+from ratematch.plan.launchplan import LaunchPlan
+
+PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
+EMULATED_HEADER = "X-Ratematch-Emulated"
+
+
+def collect(plan: LaunchPlan) -> dict[str, Any]:
+    """All that could be found out, as plain JSON values."""
+    return {
+        "ratematch": ratematch.__version__,
+        "git": _git(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "host": socket.gethostname(),
+        "packages": {name: _package(name) for name in PACKAGES},
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "servers": {spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
+    }
+
+
+def server_version(host: str, port: int) -> dict[str, Any]:
+    """What GET ``/version`` says, and whether the answer is marked as the emulator's."""
+    found: dict[str, Any] = {"version": None, "emulated": False}
+    with (
+        contextlib.suppress(OSError, ValueError),
+        urllib.request.urlopen(f"http://{host}:{port}/version", timeout=5) as answer,
+    ):
+        found["emulated"] = answer.headers.get(EMULATED_HEADER) is not None
+        found["version"] = json.load(answer).get("version")
+    return found
+
+
+def _git() -> str | None:
+    folder = Path(ratematch.__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--tags"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        return answer.stdout.strip() or None
+    return None
+
+
+def _package(name: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None

@@ -1,0 +1,164 @@
+"""Terminal views, readable at 100 columns. Text from data is never read as markup and never cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
+from ratematch.show import style
+from ratematch.show.files import one_line
+
+FRONT_COLUMNS = ("deployment", "GPUs", "in flight", "tok/s/user", "tok/s/GPU", "TTFT ms", "req/s", "limit")
+COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
+
+
+def print_analysis(analysis: Analysis, console: Console) -> None:
+    """Fronts, best speed-up over IFB, gap, what was left out and why, notes: workload by workload."""
+    if analysis.emulated or any(workload.emulated for workload in analysis.workloads):
+        console.print(Panel(Text(style.STAMP_TEXT, style="bold", justify="center"), border_style="yellow"))
+    about = f"{analysis.sweep}: {analysis.model} on {analysis.gpu}, {analysis.engine}"
+    console.print(Text(one_line(about), style="bold"))
+    for workload in analysis.workloads:
+        _print_workload(workload, console)
+    if not analysis.workloads:
+        console.print("No workload has results.")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A plain table. A column of numbers (or ``None``, shown as ``-``) stands right and is never folded; a column of
+    text stands left and folds when the terminal is too narrow. ``bool`` reads yes / no, floats three digits.
+
+    Raises:
+        ValueError: a row has not as many cells as there are columns.
+    """
+    cells = [list(row) for row in rows]
+    for row in cells:
+        if len(row) != len(columns):
+            raise ValueError(f"table {title!r}: a row of {len(row)} cells under {len(columns)} columns")
+    view = Table(
+        title=_text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
+    for index, name in enumerate(columns):
+        values = [row[index] for row in cells if row[index] is not None]
+        numeric = bool(values) and all(isinstance(value, int | float) for value in values)
+        view.add_column(
+            _text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold", min_width=None
+        )
+    for row in cells:
+        view.add_row(*(_text(show_value(value)) for value in row))
+    return view
+
+
+def show_value(value: Any) -> str:
+    """A value as people read it: ``None`` and undefined as ``-``, floats with three digits and no exponent."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            if not math.isfinite(value):
+                return "-"
+            if value == 0:
+                return "0"
+            digits = max(0, 2 - math.floor(math.log10(abs(value))))
+            return f"{value:.{min(digits, 6)}f}"
+        case _:
+            return str(value)
+
+
+def _text(content: str) -> Text:
+    return Text(one_line(content), overflow="fold")
+
+
+def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
+    console.print()
+    console.print(Rule(_text(f"ISL/OSL {workload.workload}"), align="left", style="dim", characters="─"))
+    fronts: tuple[tuple[Kind, tuple[Point, ...]], ...] = (
+        ("rate_matched", workload.rate_matched),
+        ("end_to_end", workload.end_to_end),
+        ("ifb", workload.ifb),
+    )
+    for kind, front in fronts:
+        name = style.KINDS[kind].name
+        origin = "predicted from ctx and gen measured apart" if kind == "rate_matched" else "measured"
+        if workload.emulated:
+            origin += ", emulated"
+        if front:
+            console.print(table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front]))
+            console.print()
+        else:
+            console.print(_text(f"{name}: no valid point"), style="yellow")
+    if any(front for _, front in fronts):
+        for line in [*_speedup_lines(workload), *_gap_lines(workload)]:
+            console.print(_text(line))
+    if workload.left_out:
+        rows = [(label, load, ", ".join(reasons)) for label, load, reasons in workload.left_out]
+        console.print()
+        console.print(table("left out", ("experiment", "load", "reasons"), rows))
+    flags = sorted({flag for _, front in fronts for point in front for flag in point.flags})
+    for note in [*workload.notes, *(f"some front points: {flag}" for flag in flags)]:
+        console.print(_text(f"note: {note}"))
+
+
+def _front_row(point: Point) -> tuple[Any, ...]:
+    limit = (point.limit or "") + (" (clamped)" if point.clamped else "")
+    return (
+        point.label,
+        point.gpus,
+        point.concurrency,
+        point.tok_s_user,
+        point.tok_s_gpu,
+        point.ttft_ms,
+        point.req_s,
+        limit.strip() or None,
+    )
+
+
+def _speedup_lines(workload: WorkloadAnalysis) -> list[str]:
+    lines = []
+    for kind in COMPARED:
+        told = []
+        for name in ("step", "linear"):
+            found = [
+                (value, row.tok_s_user)
+                for row in workload.speedups
+                if row.kind == kind and (value := getattr(row, name)) is not None
+            ]
+            if found:
+                best, at = max(found)
+                told.append(f"{best:.2f}x at {show_value(at)} tok/s/user ({name})")
+        name = style.KINDS[kind].name
+        lines.append(
+            f"best speed-up of the {name} over IFB: {', '.join(told) or 'undefined, the two do not overlap'}"
+        )
+    return lines
+
+
+def _gap_lines(workload: WorkloadAnalysis) -> list[str]:
+    ratios = [gap.ratio for gap in workload.gaps if gap.ratio is not None]
+    if not ratios:
+        return ["end-to-end over rate-matched: undefined, no end-to-end point beside a prediction"]
+    line = (
+        f"end-to-end over rate-matched tok/s/GPU, same deployment and tok/s/user: median {median(ratios):.1%}, "
+        f"{min(ratios):.1%} to {max(ratios):.1%} over {len(ratios)} points"
+    )
+    unknown = len(workload.gaps) - len(ratios)
+    return [line + (f" ({unknown} more without a prediction)" if unknown else "")]

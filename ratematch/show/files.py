@@ -1,0 +1,53 @@
+"""Files for people and other tools: safe names, safe text, written aside and renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import unicodedata
+from pathlib import Path
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._~]+")
+
+
+def write_aside(path: Path, content: bytes) -> Path:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        OSError: the folder cannot be written; no partial file stays behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def name_part(text: str) -> str:
+    """``text`` as part of a file name: ``1024/64`` becomes ``1024-64``; never empty, never a path."""
+    return _UNSAFE.sub("-", text).strip("-.") or "unnamed"
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line without control characters.
+
+    Labels come from files. A control character would break an SVG (XML forbids most of them) or move the cursor of
+    a terminal; each becomes a space or U+FFFD.
+    """
+    return "".join(_printable(char) for char in text)
+
+
+def _printable(char: str) -> str:
+    if char in "\n\r\t":
+        return " "
+    # Cc control, Cf invisible direction marks, Cs lone surrogates, Cn unassigned (holds U+FFFE, U+FFFF).
+    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Cn"} else char

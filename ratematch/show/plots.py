@@ -1,0 +1,349 @@
+"""Pareto and speed-up plots as PNG and SVG.
+
+Axes are fixed for every plot: x tok/s/user, y tok/s/GPU, better is up and right. Figures are plain objects on an Agg
+canvas: no pyplot, no window, no state left behind.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
+from ratematch.show import style
+from ratematch.show.files import name_part, one_line, write_aside
+from ratematch.show.frame import EDGE_IN, draw_footer, draw_header, new_figure, renderer_of
+from ratematch.show.labels import draw_labels
+
+FRONT_KINDS: tuple[Kind, ...] = ("bound", "ifb", "rate_matched", "end_to_end")
+SPEEDUP_KINDS: tuple[Kind, ...] = ("rate_matched", "end_to_end")
+FEW_SPEEDUPS = 15
+"""Up to this many rows each gets a marker."""
+X_LABEL = "Interactivity [tok/s/user]"
+Y_LABEL = "Throughput [output tok/s/GPU]"
+DEFINITIONS = (
+    "x = 1000 / TPOT [ms].  y = output tok/s over all GPUs in use (ctx + gen, or aggregated).  "
+    "Only the markers are deployments; lines join them."
+)
+MANY_CURVES = 40
+"""More thin curves than this are drawn fainter."""
+
+
+def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = False) -> Figure:
+    """Rate-matched, bound, end-to-end and IFB fronts of one workload.
+
+    A front of one point is a marker, one of none is named as missing; neither is an error. Line artists carry a
+    ``gid``: ``front:<kind>``, ``curve:<kind>:<n>``; labels ``label:<kind>:<n>``; the stamp ``emulated``.
+    """
+    emulated = workload.emulated or analysis.emulated
+    with style.house_style():
+        figure = new_figure(style.FIGURE_INCHES)
+        axes = figure.add_subplot()
+        axes.set_xlabel(X_LABEL)
+        axes.set_ylabel(Y_LABEL)
+        entries = _draw_data(axes, workload)
+        _set_limits(axes, _all_points(workload), log_y)
+        title = f"{analysis.model} on {analysis.gpu}: ISL/OSL {workload.workload}"
+        footer = [f"Sweep {analysis.sweep}, engine {analysis.engine}.", DEFINITIONS]
+        missing = _missing(workload)
+        if missing:
+            footer.insert(0, "Incomplete: " + "; ".join(missing) + ".")
+        bottom = draw_footer(figure, footer, bold_first=bool(missing))
+        top = draw_header(figure, title, entries, style.STAMP_TEXT if emulated else None)
+        _fit_axes(figure, axes, bottom, top)
+        if not _all_points(workload):
+            _say_empty(axes, workload)
+        else:
+            draw_labels(axes, {kind: _front(workload, kind) for kind in FRONT_KINDS})
+    return figure
+
+
+def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
+    """tok/s/GPU over IFB at equal tok/s/user: stepped and linear, for each front that has it."""
+    emulated = workload.emulated or analysis.emulated
+    with style.house_style():
+        figure = new_figure(style.SPEEDUP_INCHES)
+        axes = figure.add_subplot()
+        axes.set_xlabel(X_LABEL)
+        axes.set_ylabel("Throughput over IFB [×]")
+        entries = [line for kind in SPEEDUP_KINDS for line in _draw_speedup(axes, kind, workload.speedups)]
+        axes.axhline(1, color=style.GREY, linewidth=1, linestyle=(0, (1, 1)), zorder=1)
+        tops = [value for row in workload.speedups for value in (row.step, row.linear) if value is not None]
+        axes.set_ylim(0, max([1.0, *tops]) * (1 + style.HEADROOM))
+        axes.margins(x=0.03)
+        title = f"{analysis.model} on {analysis.gpu}: speed-up over IFB, ISL/OSL {workload.workload}"
+        footer = [
+            f"Sweep {analysis.sweep}, engine {analysis.engine}.",
+            "Ratio of output tok/s/GPU at equal tok/s/user, only where both fronts have points.  "
+            "linear: fronts read between neighbouring points.  step: best single deployment at that speed or faster.",
+        ]
+        bottom = draw_footer(figure, footer)
+        top = draw_header(figure, title, entries, style.STAMP_TEXT if emulated else None)
+        _fit_axes(figure, axes, bottom, top)
+    return figure
+
+
+def write_plots(analysis: Analysis, folder: Path) -> list[Path]:
+    """``pareto-<isl>-<osl>.png`` and ``.svg`` for each workload, ``speedup-...`` where a speed-up is defined.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    written: list[Path] = []
+    for workload in analysis.workloads:
+        part = name_part(workload.workload)
+        written += save_figure(plot_pareto(workload, analysis), folder / f"pareto-{part}")
+        if any(row.step is not None or row.linear is not None for row in workload.speedups):
+            written += save_figure(plot_speedup(workload, analysis), folder / f"speedup-{part}")
+    return written
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """``<stem>.png`` and ``<stem>.svg``, each written aside and renamed; the same figure gives the same bytes."""
+    metadata = {"png": {"Software": "ratematch"}, "svg": {"Date": None, "Creator": "ratematch"}}
+    written = []
+    with style.house_style():
+        for suffix, fields in metadata.items():
+            picture = io.BytesIO()
+            figure.savefig(picture, format=suffix, dpi=style.PNG_DPI if suffix == "png" else 72, metadata=fields)
+            written.append(write_aside(stem.with_name(f"{stem.name}.{suffix}"), picture.getvalue()))
+    return written
+
+
+def gap_band(
+    upper: Sequence[Point], lower: Sequence[Point]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(tok/s/user, upper tok/s/GPU, lower tok/s/GPU), arrays of one length, where both fronts exist.
+
+    Each front is read between its neighbouring points (as drawn) at the corners of both; empty arrays when undefined:
+    a front with fewer than two points, or no overlap.
+    """
+    none: NDArray[np.float64] = np.empty(0)
+    if len(upper) < 2 or len(lower) < 2:
+        return none, none, none
+    (ux, uy), (lx, ly) = _arrays(upper), _arrays(lower)
+    low, high = max(ux[0], lx[0]), min(ux[-1], lx[-1])
+    if low >= high:
+        return none, none, none
+    corners = np.unique(np.concatenate([ux, lx, [low, high]]))
+    x = corners[(corners >= low) & (corners <= high)]
+    return x, np.interp(x, ux, uy), np.interp(x, lx, ly)
+
+
+def _draw_speedup(axes: Axes, kind: Kind, speedups: Sequence[Speedup]) -> list[Line2D]:
+    look = style.KINDS[kind]
+    rows = sorted((row for row in speedups if row.kind == kind), key=lambda row: row.tok_s_user)
+    linear = [(row.tok_s_user, row.linear) for row in rows if row.linear is not None]
+    step = [(row.tok_s_user, row.step) for row in rows if row.step is not None]
+    lines: list[Line2D] = []
+    if linear:
+        lines += axes.plot(
+            [x for x, _ in linear],
+            [y for _, y in linear],
+            color=look.colour,
+            linestyle=look.linestyle,
+            linewidth=look.width_pt,
+            marker=look.marker if len(linear) <= FEW_SPEEDUPS else "",
+            markersize=look.marker_pt,
+            zorder=look.zorder,
+            gid=f"speedup:{kind}:linear",
+            label=f"{look.name}, linear",
+        )
+    if step:
+        lines += axes.plot(
+            [x for x, _ in step],
+            [y for _, y in step],
+            color=look.colour,
+            linewidth=style.THIN_WIDTH_PT,
+            drawstyle="steps-pre",  # a deployment serves every speed up to its own
+            marker=look.marker if len(step) <= FEW_SPEEDUPS else "",
+            markersize=style.CURVE_MARKER_PT * 2,
+            zorder=look.zorder - 0.5,
+            gid=f"speedup:{kind}:step",
+            label=f"{look.name}, step",
+        )
+    return lines
+
+
+def _arrays(front: Sequence[Point]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.array([p.tok_s_user for p in front]), np.array([p.tok_s_gpu for p in front])
+
+
+def _front(workload: WorkloadAnalysis, kind: Kind) -> tuple[Point, ...]:
+    fronts: dict[Kind, tuple[Point, ...]] = {
+        "bound": workload.bound,
+        "rate_matched": workload.rate_matched,
+        "end_to_end": workload.end_to_end,
+        "ifb": workload.ifb,
+    }
+    return fronts[kind]
+
+
+def _all_points(workload: WorkloadAnalysis) -> list[Point]:
+    fronts = [point for kind in FRONT_KINDS for point in _front(workload, kind)]
+    return [*fronts, *workload.plans, *workload.measured]
+
+
+def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
+    """Draws everything but labels; returns the legend's entries in reading order."""
+    curves = _draw_curves(axes, [*workload.plans, *workload.measured])
+    x, upper, lower = gap_band(workload.rate_matched, workload.end_to_end)
+    if x.size:
+        axes.fill_between(
+            x, lower, upper, color=style.VERMILION, alpha=style.GAP_ALPHA, linewidth=0, gid="gap", zorder=1
+        )
+    mixed = _mixes_mtp(workload)
+    fronts = {kind: _draw_front(axes, kind, _front(workload, kind), mixed) for kind in FRONT_KINDS}
+    order: tuple[Kind, ...] = ("rate_matched", "end_to_end", "ifb", "bound")
+    entries: list[Line2D | Patch] = [line for kind in order if (line := fronts[kind]) is not None]
+    if x.size:
+        entries.append(
+            Patch(color=style.VERMILION, alpha=2 * style.GAP_ALPHA, linewidth=0, label="gap between the two")
+        )
+    if curves:
+        entries.append(
+            Line2D([], [], color=style.GREY, linewidth=style.THIN_WIDTH_PT, label="one deployment, all loads")
+        )
+    if mixed:
+        blank = {"linestyle": "none", "marker": "D", "markersize": 4.5, "color": style.INK}
+        entries.append(Line2D([], [], label="MTP on (filled)", **blank))  # type: ignore[arg-type]
+        entries.append(Line2D([], [], markerfacecolor="white", label="MTP off (hollow)", **blank))  # type: ignore[arg-type]
+    return entries
+
+
+def _mixes_mtp(workload: WorkloadAnalysis) -> bool:
+    shown = [point for kind in FRONT_KINDS if kind != "bound" for point in _front(workload, kind)]
+    return len({point.mtp > 0 for point in shown}) == 2
+
+
+def _draw_curves(axes: Axes, points: Sequence[Point]) -> list[Line2D]:
+    """A thin line for each deployment through all its loads, whether on a front or not."""
+    groups: dict[tuple[Kind, str], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.kind, point.label), []).append(point)
+    curves = []
+    alpha = style.CURVE_ALPHA if len(groups) <= MANY_CURVES else style.CURVE_ALPHA / 2
+    for number, ((kind, _), members) in enumerate(sorted(groups.items())):
+        members.sort(key=lambda point: (point.concurrency, -point.tok_s_user))
+        (curve,) = axes.plot(
+            *_arrays(members),
+            color=style.KINDS[kind].colour,
+            alpha=alpha,
+            linewidth=style.THIN_WIDTH_PT,
+            marker=style.KINDS[kind].marker or ".",
+            markersize=style.CURVE_MARKER_PT,
+            markeredgewidth=0,
+            zorder=2,
+            gid=f"curve:{kind}:{number}",
+        )
+        curves.append(curve)
+    return curves
+
+
+def _draw_front(axes: Axes, kind: Kind, front: Sequence[Point], mixed_mtp: bool) -> Line2D | None:
+    if not front:
+        return None
+    look = style.KINDS[kind]
+    (line,) = axes.plot(
+        *_arrays(front),
+        color=look.colour,
+        linestyle=look.linestyle,
+        linewidth=look.width_pt,
+        marker=look.marker or ("." if len(front) == 1 else ""),
+        markersize=look.marker_pt or style.CURVE_MARKER_PT * 2,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        zorder=look.zorder,
+        label=look.name,
+        gid=f"front:{kind}",
+    )
+    plain = [point for point in front if point.mtp == 0]
+    if look.marker and plain and mixed_mtp:
+        axes.plot(
+            *_arrays(plain),
+            linestyle="none",
+            marker=look.marker,
+            markersize=look.marker_pt - 0.6,
+            markerfacecolor="white",
+            markeredgecolor=look.colour,
+            markeredgewidth=1.1,
+            zorder=look.zorder + 0.1,
+            gid=f"mtp-off:{kind}",
+        )
+    return line
+
+
+def _set_limits(axes: Axes, points: Sequence[Point], log_y: bool) -> None:
+    """From zero, unless the data sit in the far half of the axis; room above and right for labels."""
+    if not points:
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        return
+    xs, ys = [p.tok_s_user for p in points], [p.tok_s_gpu for p in points]
+    left, right = min(xs), max(xs)
+    span = (right - left) or right or 1.0
+    axes.set_xlim(0 if left < right / 2 else max(0.0, left - 0.25 * span), right + style.HEADROOM * span)
+    top = max(ys) or 1.0
+    positive = [y for y in ys if y > 0]
+    if log_y and positive:
+        axes.set_yscale("log")
+        axes.set_ylim(min(positive) / 1.5, top * 1.5)
+        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis_format(FuncFormatter(_plain_number))
+    else:
+        axes.set_ylim(0, top * (1 + style.HEADROOM))
+
+
+def _plain_number(value: float, _: object = None) -> str:
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+
+def _missing(workload: WorkloadAnalysis) -> list[str]:
+    """What a reader would look for and not find."""
+    told = []
+    for kind in ("rate_matched", "end_to_end", "ifb"):
+        front = _front(workload, kind)
+        if len(front) < 2:
+            told.append(f"{style.KINDS[kind].name} has {'one point only' if front else 'no point'}")
+    if told and workload.left_out:
+        told.append(f"loads left out as invalid: {len(workload.left_out)}")
+    return told
+
+
+def _say_empty(axes: Axes, workload: WorkloadAnalysis) -> None:
+    lines = [f"No valid point for {workload.workload}."]
+    lines += [f"{label}, {load}: {', '.join(reasons)}" for label, load, reasons in workload.left_out[:5]]
+    if len(workload.left_out) > 5:
+        lines.append(f"and {len(workload.left_out) - 5} more, see left_out.csv")
+    text = "\n".join(textwrap.shorten(one_line(line), 90, placeholder=" …") for line in lines)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, gid="empty", linespacing=1.7)
+
+
+def _fit_axes(figure: Figure, axes: Axes, bottom_in: float, top_in: float) -> None:
+    """Axes between footer and header (heights in inches); the left margin grows with the tick labels."""
+    width, height = figure.get_size_inches()
+    left = style.MARGIN_LEFT
+    for _ in range(2):  # first to learn how wide the tick labels are
+        axes.set_position(
+            (
+                left / width,
+                bottom_in / height,
+                (width - left - style.MARGIN_RIGHT) / width,
+                (height - bottom_in - top_in) / height,
+            )
+        )
+        extent = axes.yaxis.get_tightbbox(renderer_of(figure))
+        if extent is not None:
+            left += max(0.0, EDGE_IN - extent.x0 / figure.dpi)

@@ -1,0 +1,98 @@
+"""House style of every plot: sizes, colours, line widths, markers. Change the look here and nowhere else.
+
+Colours are those of Okabe and Ito (distinct for colour-blind readers); every front also has its own marker and line
+style, so that a plot printed in black and white can still be read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+from ratematch.match.points import Kind
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY, LIGHT_GREY, INK = "#6B6B6B", "#BDBDBD", "#222222"
+
+FIGURE_INCHES = (7.6, 5.7)
+SPEEDUP_INCHES = (7.6, 4.2)
+PNG_DPI = 200
+MARGIN_LEFT, MARGIN_RIGHT = 0.72, 0.18
+"""Inches between the figure's edge and the axes."""
+
+TITLE_PT, AXIS_PT, TICK_PT, LEGEND_PT, LABEL_PT, FOOTER_PT, STAMP_PT = 11.5, 9.5, 8.0, 7.5, 6.4, 6.6, 9.0
+LEADER_WIDTH_PT, THIN_WIDTH_PT = 0.5, 0.7
+CURVE_MARKER_PT = 1.9
+CURVE_ALPHA = 0.45
+GAP_ALPHA = 0.13
+HEADROOM = 0.10
+"""Part of the axes left free above and right of the data, for labels."""
+
+STAMP_TEXT = "EMULATED — not measured on GPUs"
+STAMP_FACE, STAMP_INK = YELLOW, BLACK
+
+
+@dataclass(frozen=True)
+class KindStyle:
+    """How a front is drawn. ``max_labels``: labelled points at most. ``side``: where labels prefer to stand."""
+
+    name: str
+    colour: str
+    linestyle: str | tuple[float, tuple[float, ...]]
+    width_pt: float
+    marker: str
+    marker_pt: float
+    zorder: float
+    max_labels: int
+    side: tuple[float, float]
+
+
+KINDS: dict[Kind, KindStyle] = {
+    "bound": KindStyle("bound (fractional ctx:gen ratio)", SKY, (0, (4, 2)), 1.0, "", 0, 3.0, 0, (1, 1)),
+    "rate_matched": KindStyle("rate-matched front", BLUE, "-", 2.3, "o", 5.6, 5.0, 8, (1, 1)),
+    "end_to_end": KindStyle("end-to-end front", VERMILION, (0, (6, 1.6)), 2.1, "s", 5.4, 6.0, 6, (-1, -1)),
+    "ifb": KindStyle("IFB front", GREY, (0, (1, 1)), 2.0, "^", 5.8, 4.0, 4, (-1, -1)),
+}
+
+RC: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same picture on every machine
+    "font.size": TICK_PT,
+    "axes.labelsize": AXIS_PT,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "text.parse_math": False,  # a "$" in a label is a dollar
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": TICK_PT,
+    "ytick.labelsize": TICK_PT,
+    "legend.fontsize": LEGEND_PT,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: searchable, editable
+    "svg.hashsalt": "ratematch",  # the same input gives the same bytes
+    "path.simplify": False,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's own defaults plus :data:`RC`, whatever the user's matplotlibrc says; restored on exit."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A sweep may be named in a script the font lacks: a box in the PNG, right in the SVG, no reason to fail.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield

@@ -1,0 +1,169 @@
+"""An analysis as CSV files and one JSON document, for spreadsheets, tickets and other tools.
+
+Units are in the column names; an undefined value is an empty cell in CSV and ``null`` in JSON, never 0 or NaN.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
+from ratematch.show.files import write_aside
+
+SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine")
+POINT_COLUMNS = tuple(field.name for field in fields(Point))
+LIST_SEPARATOR = "; "
+
+Row = dict[str, Any]
+
+
+def write_tables(analysis: Analysis, folder: Path) -> list[Path]:
+    """Write ``points.csv``, ``fronts.csv``, ``speedup.csv``, ``gaps.csv``, ``left_out.csv`` and ``analysis.json``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    tables: dict[str, tuple[Sequence[str], list[Row]]] = {
+        "points.csv": ((*SWEEP_COLUMNS, *POINT_COLUMNS, "on_front"), point_rows(analysis)),
+        "fronts.csv": ((*SWEEP_COLUMNS, *POINT_COLUMNS), front_rows(analysis)),
+        "speedup.csv": (
+            (*SWEEP_COLUMNS, "workload", "emulated", *(field.name for field in fields(Speedup))),
+            _rows_of(analysis, lambda workload: [asdict(row) for row in workload.speedups]),
+        ),
+        "gaps.csv": (
+            (*SWEEP_COLUMNS, "workload", "emulated", *(f"{name}{GAP_UNITS.get(name, '')}" for name in GAP_COLUMNS)),
+            _rows_of(analysis, lambda workload: [_gap_row(gap) for gap in workload.gaps]),
+        ),
+        "left_out.csv": (
+            (*SWEEP_COLUMNS, "workload", "emulated", "experiment", "load", "reasons"),
+            _rows_of(analysis, lambda workload: [_left_out_row(entry) for entry in workload.left_out]),
+        ),
+    }
+    written = [
+        write_aside(folder / name, to_csv(columns, rows).encode("utf-8")) for name, (columns, rows) in tables.items()
+    ]
+    document = json.dumps(analysis_to_json(analysis), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Lone surrogates (a file name that is not UTF-8) cannot be encoded; escaped they stay readable JSON.
+    written.append(write_aside(folder / "analysis.json", document.encode("utf-8", "backslashreplace")))
+    return written
+
+
+def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
+    """The analysis as plain JSON values: ``workloads`` by label, each with its fronts as lists of flat rows."""
+    return {
+        "sweep": analysis.sweep,
+        "model": analysis.model,
+        "gpu": analysis.gpu,
+        "engine": analysis.engine,
+        "emulated": analysis.emulated,
+        "workloads": {workload.workload: _workload_to_json(workload) for workload in analysis.workloads},
+    }
+
+
+def _workload_to_json(workload: WorkloadAnalysis) -> dict[str, Any]:
+    fronts = {
+        "rate_matched": workload.rate_matched,
+        "end_to_end": workload.end_to_end,
+        "ifb": workload.ifb,
+        "bound": workload.bound,
+    }
+    content: dict[str, Any] = {"emulated": workload.emulated}
+    content |= {name: [_plain(asdict(point)) for point in front] for name, front in fronts.items()}
+    content["gaps"] = [_plain(asdict(gap)) for gap in workload.gaps]
+    content["speedups"] = [_plain(asdict(speedup)) for speedup in workload.speedups]
+    content["left_out"] = [
+        {"experiment": label, "load": load, "reasons": list(reasons)} for label, load, reasons in workload.left_out
+    ]
+    content["notes"] = list(workload.notes)
+    return content
+
+
+def front_rows(analysis: Analysis) -> list[Row]:
+    """The points of every front, workload by workload, in the order of the fronts."""
+    return [
+        _sweep_row(analysis) | asdict(point)
+        for workload in analysis.workloads
+        for front in (workload.rate_matched, workload.end_to_end, workload.ifb, workload.bound)
+        for point in front
+    ]
+
+
+def point_rows(analysis: Analysis) -> list[Row]:
+    """Every point once, on a front or not (``on_front``): plans, measured rows, then the bound."""
+    rows = []
+    for workload in analysis.workloads:
+        on_front = {*workload.bound, *workload.rate_matched, *workload.end_to_end, *workload.ifb}
+        known = {*workload.plans, *workload.measured}
+        strays: list[Point] = [
+            point for point in (*workload.rate_matched, *workload.end_to_end, *workload.ifb) if point not in known
+        ]
+        points = [*workload.plans, *workload.measured, *strays, *workload.bound]
+        order: dict[Kind, int] = {"rate_matched": 0, "end_to_end": 1, "ifb": 2, "bound": 3}
+        points.sort(key=lambda point: (order[point.kind], point.label, point.concurrency, point.tok_s_user))
+        rows += [_sweep_row(analysis) | asdict(point) | {"on_front": point in on_front} for point in points]
+    return rows
+
+
+GAP_COLUMNS = tuple(field.name for field in fields(Gap))
+GAP_UNITS = {"end_to_end": "_tok_s_gpu", "rate_matched": "_tok_s_gpu", "front": "_tok_s_gpu"}
+
+
+def _gap_row(gap: Gap) -> Row:
+    return {f"{name}{GAP_UNITS.get(name, '')}": value for name, value in asdict(gap).items()}
+
+
+def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:
+    label, load, reasons = entry
+    return {"experiment": label, "load": load, "reasons": reasons}
+
+
+def _rows_of(analysis: Analysis, rows: Any) -> list[Row]:
+    return [
+        _sweep_row(analysis) | {"workload": workload.workload, "emulated": workload.emulated} | row
+        for workload in analysis.workloads
+        for row in rows(workload)
+    ]
+
+
+def _sweep_row(analysis: Analysis) -> Row:
+    return {name: getattr(analysis, name) for name in SWEEP_COLUMNS}
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV text with a header line, also without rows.
+
+    Raises:
+        ValueError: a row has a field that is no column.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    if isinstance(value, tuple | list):
+        return LIST_SEPARATOR.join(str(part) for part in value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's own types; a number that is not finite becomes ``None``."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,340 @@
+"""The results folder: what is written where, and read back. ``results/README.md`` is the format reference.
+
+::
+
+    results/<sweep>/
+        sweep.yaml                          the sweep file as it was last run
+        <experiment>/
+            experiment.json                 what is measured: deployment, workload, loads
+            cluster.json                    the cluster profile it runs on
+            run.lock                        held while a process measures here
+            progress.json                   what that process is doing, for live views
+            launch/<n>/                     one folder per start of the servers: files, logs, placement.json,
+                                            provenance.json, outcome.json
+            loads/<load>/                   records.parquet, warmup.parquet, measurement.json, loadrun.json
+            DONE                            every load that was asked for is there
+
+Each file is written aside and renamed; ``loadrun.json`` comes last in its folder, and a load that has it is never
+measured again. Nothing is ever deleted: a forced re-run takes the next free name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ratematch.errors import DiskFull, ResultsError, RunError
+from ratematch.match.points import Measured
+from ratematch.measure import measurement as measurements
+from ratematch.measure.measurement import Measurement
+from ratematch.plan import cluster as clusters
+from ratematch.plan import experiment as experiments
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
+from ratematch.plan.load import Load
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside and rename, so that a reader sees the old or the new file, never a part.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if error.errno in FULL:
+            raise DiskFull(disk_full_message(path)) from error
+        raise
+
+
+def disk_full_message(path: Path) -> str:
+    return (
+        f"{path}: the disk is full; free some space and run the same command again (nothing measured so far is lost)"
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises ResultsError when the file is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultsError(f"{path}: not valid JSON ({error}); move it away to measure again") from error
+
+
+@dataclass(frozen=True)
+class StoredLoad:
+    """One finished load: its folder, what was asked, how it ran, and its figures."""
+
+    folder: Path
+    load: Load
+    run: dict[str, Any]
+    measurement: Measurement
+
+
+class ExperimentFolder:
+    """One experiment on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"ExperimentFolder({str(self.path)!r})"
+
+    def read(self) -> Experiment:
+        """Raises ResultsError when ``experiment.json`` is missing or is not one."""
+        file = self.path / "experiment.json"
+        if not file.exists():
+            raise ResultsError(f"{self.path}: no experiment.json here; give a folder that `ratematch sweep` made")
+        try:
+            return experiments.from_json(read_json(file))
+        except (KeyError, TypeError) as error:
+            raise ResultsError(f"{file}: not an experiment of this version ({error})") from error
+
+    # -- loads ------------------------------------------------------------------------------------------------
+
+    def load_folder(self, load: Load) -> Path:
+        return self.path / "loads" / load.label
+
+    def finished(self, load: Load) -> bool:
+        return (self.load_folder(load) / "loadrun.json").exists()
+
+    def missing(self) -> tuple[Load, ...]:
+        """Loads that were asked for and have no ``loadrun.json`` yet."""
+        return tuple(load for load in self.read().loads if not self.finished(load))
+
+    def loads(self) -> list[StoredLoad]:
+        """Every finished load, also of ladders asked for earlier."""
+        found = []
+        for file in sorted((self.path / "loads").glob("*/loadrun.json")):
+            run = read_json(file)
+            figures = measurements.from_json(read_json(file.parent / "measurement.json"))
+            found.append(StoredLoad(file.parent, load_from_json(run["load"]), run, figures))
+        return sorted(found, key=lambda stored: repr(stored.load))
+
+    def set_aside(self, load: Load) -> None:
+        """Move a finished load to the next free name, so that it is measured again and the old figures stay."""
+        folder = self.load_folder(load)
+        if not folder.exists():
+            return
+        number = 1
+        while (aside := self.path / "replaced" / f"{folder.name}.{number}").exists():
+            number += 1
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        (self.path / "DONE").unlink(missing_ok=True)
+
+    def finish_load(self, load: Load, run: dict[str, Any], figures: Measurement) -> None:
+        """Commit a load whose records are already in its folder; ``loadrun.json`` last."""
+        folder = self.load_folder(load)
+        write_json(folder / "measurement.json", measurements.to_json(figures))
+        write_json(folder / "loadrun.json", {"load": load_to_json(load), **run})
+
+    # -- launches ---------------------------------------------------------------------------------------------
+
+    def new_launch(self) -> Path:
+        """A fresh ``launch/<n>``; earlier ones keep their logs."""
+        parent = self.path / "launch"
+        parent.mkdir(exist_ok=True)
+        number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+        folder = parent / str(number)
+        folder.mkdir()
+        return folder
+
+    def last_launch(self) -> Path | None:
+        numbers = [int(path.name) for path in self.path.glob("launch/*") if path.name.isdigit()]
+        return self.path / "launch" / str(max(numbers)) if numbers else None
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """How every launch that ended by itself ended."""
+        return [read_json(file) for file in sorted(self.path.glob("launch/*/outcome.json"))]
+
+    def gpu_hours(self) -> float:
+        """GPU-hours of every launch that has ended, server start included."""
+        seconds = sum(float(outcome["seconds"]) for outcome in self.outcomes())
+        return self.read().deployment.gpus * seconds / 3600
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How the last launch ended, ``{"ok": bool, "error": ...}``; ``None`` while it runs or when none did."""
+        launch = self.last_launch()
+        file = launch / "outcome.json" if launch else None
+        return read_json(file) if file and file.exists() else None
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the experiment. The kernel lets go when the process dies, however it dies.
+
+        Raises:
+            RunError: another process is measuring here.
+        """
+        with (self.path / "run.lock").open("a+") as file:
+            # A look at the state holds the lock for an instant, so one refusal is no proof of a second process.
+            for attempt in range(20):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if attempt == 19:
+                        message = f"{self.path}: another process (pid {self.holder()}) is measuring this"
+                        raise RunError(message) from error
+                    time.sleep(0.05)
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def held(self) -> bool:
+        """Is a process measuring here now?"""
+        try:
+            with (self.path / "run.lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def holder(self) -> int | None:
+        """Process id that last held the lock."""
+        try:
+            return int((self.path / "run.lock").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def mark_done(self) -> None:
+        write_json(self.path / "DONE", {"loads": [load.label for load in self.read().loads]})
+
+    def done(self) -> bool:
+        return (self.path / "DONE").exists() and not self.missing()
+
+    def progress(self) -> dict[str, Any] | None:
+        """What the measuring process last said; ``None`` before it said anything."""
+        file = self.path / "progress.json"
+        return read_json(file) if file.exists() else None
+
+    def write_progress(self, content: dict[str, Any]) -> None:
+        # Only a view: a full disk must not stop a measurement for it.
+        with contextlib.suppress(DiskFull):
+            write_json(self.path / "progress.json", content)
+
+    def state(self) -> str:
+        """``done``, ``running``, ``failed``, ``interrupted`` or ``pending``."""
+        if self.done():
+            return "done"
+        if self.held():
+            return "running"
+        outcome = self.outcome()
+        if outcome is None:
+            return "interrupted" if self.last_launch() else "pending"
+        return "interrupted" if outcome.get("interrupted") else "failed"
+
+
+class Results:
+    """One sweep's results folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @staticmethod
+    def open(path: Path) -> Results:
+        """An existing results folder.
+
+        Raises:
+            ResultsError: there is none, or it holds no experiment.
+        """
+        if not path.is_dir():
+            raise ResultsError(f"{path}: no such results folder; `ratematch sweep` makes one below results/")
+        results = Results(path)
+        if not results.folders():
+            raise ResultsError(f"{path}: holds no experiment; give a folder such as results/quickstart")
+        return results
+
+    def folders(self) -> list[ExperimentFolder]:
+        return [ExperimentFolder(file.parent) for file in sorted(self.path.glob("*/experiment.json"))]
+
+    def measured(self) -> list[Measured]:
+        """Every finished load of every experiment, with its figures."""
+        found: list[Measured] = []
+        for folder in self.folders():
+            experiment = folder.read()
+            found.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
+        return found
+
+    def add(self, experiment: Experiment, cluster: Cluster) -> ExperimentFolder:
+        """The experiment's folder, made when it is new; a longer ladder replaces the list of loads only.
+
+        Raises:
+            DiskFull, ResultsError: the folder cannot be written.
+        """
+        folder = ExperimentFolder(self.path / experiment.folder)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            (folder.path / "loads").mkdir(exist_ok=True)
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskFull(disk_full_message(folder.path)) from error
+            raise ResultsError(f"{folder.path}: cannot write results here ({error.strerror})") from error
+        # experiment.json makes the folder one of ours, so it comes last.
+        for name, content in (
+            ("cluster.json", clusters.to_json(cluster)),
+            ("experiment.json", experiments.to_json(experiment)),
+        ):
+            file = folder.path / name
+            if not file.exists() or read_json(file) != content:
+                write_json(file, content)
+        return folder
+
+
+@contextlib.contextmanager
+def reserve(folder: Path, size: int) -> Iterator[None]:
+    """Hold ``size`` bytes of the disk in ``folder``; given back on leaving, for the file they were held for.
+
+    Taken before a load is sent, so that GPU time is not spent on figures that could not be written.
+
+    Raises:
+        DiskFull: there is not that much room.
+    """
+    path = folder / ".reserved"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        if error.errno in FULL:
+            raise DiskFull(disk_full_message(folder)) from error
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without fallocate
+            raise
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def unfinished(folders: Sequence[ExperimentFolder]) -> list[ExperimentFolder]:
+    return [folder for folder in folders if not folder.done()]

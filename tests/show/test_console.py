@@ -1,0 +1,105 @@
+"""Terminal views: nothing cut, nothing read as markup, emulation said first."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ratematch.match.points import Analysis
+from ratematch.show.console import print_analysis, show_value, table
+
+from .invented import make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many
+
+
+def _printed(analysis: Analysis, width: int = 100) -> str:
+    stream = io.StringIO()
+    print_analysis(analysis, Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue()
+
+
+def test_fronts_speedup_gap_left_out_and_notes_are_all_said() -> None:
+    workload = make_many()
+    text = _printed(make_analysis(workload))
+    for point in (*workload.rate_matched, *workload.end_to_end, *workload.ifb):
+        assert point.label in text
+    flat = " ".join(text.split())
+    assert "rate-matched front over IFB: 2.81x at 140 tok/s/user (step), 2.90x at 140 tok/s/user (linear)" in flat
+    assert "median 86.5%, 82.0% to 93.0% over 6 points (1 more without a prediction)" in flat
+    assert "3 of 512 requests failed, no steady window" in flat
+    assert "note: ctx curve of TEP4 is clamped above 9.1 requests/s." in flat
+
+
+def test_emulation_is_said_before_any_number_and_only_when_so() -> None:
+    text = _printed(make_analysis(make_few()))
+    assert text.index("EMULATED") < text.index("DeepSeek-R1") < text.index("310")
+    assert "emulated" not in _printed(make_analysis(make_few(), emulated=False)).lower()
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> None:
+    text = _printed(make_analysis(make_many(), make_crowded()), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+
+
+def test_long_labels_stand_whole_on_one_line_at_100_columns() -> None:
+    text = _printed(make_analysis(make_crowded()))
+    assert "ctx21xTP8PP2CP2-gen31xDEP64-mtp3" in text
+
+
+def test_markup_in_names_stays_text_and_terminal_codes_go() -> None:
+    text = _printed(make_analysis(make_hostile()))
+    for name in (
+        "<script>alert(1)</script>",
+        "[bold]&amp;",
+        r"$\frac{1}",
+        "[/red]<script>",
+        "[link=x]reason",
+        "[blink]$x$",
+    ):
+        assert name in text
+    assert "\x1b" not in text and "\x00" not in text and "\u202e" not in text
+
+
+def test_an_empty_workload_says_so() -> None:
+    text = _printed(make_analysis(make_empty()))
+    assert "rate-matched front: no valid point" in text and "32 of 64 requests failed" in text
+    assert "speed-up" not in text
+    assert "No workload has results." in _printed(make_analysis())
+
+
+def test_table_stands_numbers_right_and_shows_undefined_as_a_dash() -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=60).print(
+        table("[plan]", ("stage", "GPUs", "ok"), [("ctx", 4, True), ("[b]gen", 128, None)])
+    )
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert lines[0] == "[plan]"
+    assert lines[3].split() == ["ctx", "4", "yes"] and lines[4].split() == ["[b]gen", "128", "-"]
+    assert lines[3].index("4") == lines[4].index("128") + 2
+
+
+def test_table_refuses_a_row_of_the_wrong_length() -> None:
+    with pytest.raises(ValueError, match="a row of 1 cells under 2 columns"):
+        table("t", ("a", "b"), [("x",)])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (float("nan"), "-"),
+        (0.0, "0"),
+        (1234.5, "1234"),
+        (12.345, "12.3"),
+        (0.01234, "0.0123"),
+        (-5.0, "-5.00"),
+        (7, "7"),
+        (True, "yes"),
+        ("9/2", "9/2"),
+    ],
+)
+def test_values_read_plainly(value: object, text: str) -> None:
+    assert show_value(value) == text

@@ -1,0 +1,130 @@
+"""CSV and JSON: every field comes back, undefined stays undefined."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+
+from ratematch.match.points import Point
+from ratematch.show.tables import analysis_to_json, to_csv, write_tables
+
+from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
+
+NAMES = ["points.csv", "fronts.csv", "speedup.csv", "gaps.csv", "left_out.csv", "analysis.json"]
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fronts_csv_gives_back_every_field_of_every_front_point(tmp_path: Path) -> None:
+    workload = make_many()
+    assert [path.name for path in write_tables(make_analysis(workload), tmp_path)] == NAMES
+    rows = _read(tmp_path / "fronts.csv")
+    points = [*workload.rate_matched, *workload.end_to_end, *workload.ifb, *workload.bound]
+    assert len(rows) == len(points)
+    for row, point in zip(rows, points, strict=True):
+        for name, value in asdict(point).items():
+            match value:
+                case None:
+                    assert row[name] == ""
+                case bool():
+                    assert row[name] == ("true" if value else "false")
+                case int() | float():
+                    assert float(row[name]) == value
+                case tuple():
+                    assert row[name] == "; ".join(value)
+                case _:
+                    assert row[name] == value
+        assert (row["sweep"], row["model"], row["gpu"]) == ("quickstart", "DeepSeek-R1", "GB200")
+
+
+def test_points_csv_holds_every_row_once_and_marks_the_fronts(tmp_path: Path) -> None:
+    workload = make_many()
+    write_tables(make_analysis(workload), tmp_path)
+    rows = _read(tmp_path / "points.csv")
+    assert len(rows) == len(workload.plans) + len(workload.measured) + len(workload.bound)
+    on_front = [row for row in rows if row["on_front"] == "true"]
+    assert len(on_front) == sum(map(len, (workload.rate_matched, workload.end_to_end, workload.ifb, workload.bound)))
+    assert {row["emulated"] for row in rows} == {"true"}
+
+
+def test_front_points_that_are_in_no_list_of_rows_are_still_written(tmp_path: Path) -> None:
+    workload = replace(make_few(), plans=(), measured=())
+    write_tables(make_analysis(workload), tmp_path)
+    kinds = [row["kind"] for row in _read(tmp_path / "points.csv") if row["kind"] != "bound"]
+    assert kinds == ["rate_matched"] * 3 + ["end_to_end"] + ["ifb"] * 3
+
+
+def test_gaps_speedups_and_left_out_have_units_and_empty_cells(tmp_path: Path) -> None:
+    workload = make_many()
+    write_tables(make_analysis(workload), tmp_path)
+    gaps = _read(tmp_path / "gaps.csv")
+    assert [float(row["end_to_end_tok_s_gpu"]) for row in gaps] == [gap.end_to_end for gap in workload.gaps]
+    assert gaps[-1]["rate_matched_tok_s_gpu"] == "" and gaps[-1]["ratio"] == ""
+    speedups = _read(tmp_path / "speedup.csv")
+    assert [float(row["step"]) for row in speedups] == [row.step for row in workload.speedups]
+    left_out = _read(tmp_path / "left_out.csv")
+    assert left_out[0]["reasons"] == "3 of 512 requests failed; no steady window"
+    assert {row["workload"] for row in (*gaps, *speedups, *left_out)} == {"1024/64"}
+
+
+def test_json_rows_are_the_points_and_the_file_says_the_same(tmp_path: Path) -> None:
+    analysis = make_analysis(make_many(), make_few())
+    content = analysis_to_json(analysis)
+    write_tables(analysis, tmp_path)
+    assert json.loads((tmp_path / "analysis.json").read_text("utf-8")) == content
+    assert content["emulated"] is True and list(content["workloads"]) == ["1024/64", "8192/1024"]
+    for workload in analysis.workloads:
+        said = content["workloads"][workload.workload]
+        for kind in ("rate_matched", "end_to_end", "ifb", "bound"):
+            back = [
+                Point(**{**row, "sources": tuple(row["sources"]), "flags": tuple(row["flags"])}) for row in said[kind]
+            ]
+            assert tuple(back) == getattr(workload, kind)
+        assert said["notes"] == list(workload.notes)
+        assert len(said["gaps"]) == len(workload.gaps) and len(said["speedups"]) == len(workload.speedups)
+    assert content["workloads"]["1024/64"]["left_out"][1] == {
+        "experiment": "ifb-1024-64-agg1xDEP8-mtp0",
+        "load": "c1024",
+        "reasons": ["little is 1.31, outside 0.95 to 1.05"],
+    }
+
+
+def test_undefined_numbers_are_null_and_empty_never_nan(tmp_path: Path) -> None:
+    few = make_few()
+    broken = replace(few.ifb[0], little=float("nan"), ttft_ms=float("inf"))
+    analysis = make_analysis(replace(few, ifb=(broken,), measured=(broken,)))
+    write_tables(analysis, tmp_path)
+    (row,) = analysis_to_json(analysis)["workloads"]["8192/1024"]["ifb"]
+    assert row["little"] is None and row["ttft_ms"] is None
+    for name in NAMES:
+        text = (tmp_path / name).read_text("utf-8").lower()
+        assert "nan," not in text and "infinity" not in text and ": nan" not in text and ",inf," not in text
+
+
+def test_an_empty_workload_gives_headers_only(tmp_path: Path) -> None:
+    write_tables(make_analysis(make_empty()), tmp_path)
+    lines = (tmp_path / "fronts.csv").read_text("utf-8").splitlines()
+    assert len(lines) == 1
+    assert lines[0].split(",") == ["sweep", "model", "gpu", "engine", *(field.name for field in fields(Point))]
+
+
+def test_hostile_names_come_back_unchanged(tmp_path: Path) -> None:
+    workload = make_hostile()
+    write_tables(make_analysis(workload), tmp_path)
+    labels = [point.label for point in workload.rate_matched]
+    assert [row["label"] for row in _read(tmp_path / "fronts.csv")][: len(labels)] == labels
+    said = json.loads((tmp_path / "analysis.json").read_text("utf-8"))["workloads"]["../<b>/1"]
+    assert [row["label"] for row in said["rate_matched"]] == labels
+
+
+def test_a_field_that_is_no_column_is_an_error() -> None:
+    assert to_csv(("a",), [{"a": True}]) == "a\ntrue\n"
+    with pytest.raises(ValueError, match="b"):
+        to_csv(("a",), [{"a": 1, "b": 2}])
