@@ -21,7 +21,7 @@ RUNTIME_RESERVE_B = 4e9
 
 @dataclass(frozen=True)
 class Emulation:
-    """The inside of one emulated worker. ``kv_bytes(tokens)`` and ``transfer_s(tokens)``: of one KV transfer to it."""
+    """The inside of one worker. ``kv_bytes(tokens)``, ``transfer_s(tokens)``: of one KV transfer to it."""
 
     scheduler: Scheduler
     kv_bytes: Callable[[int], float]
@@ -40,7 +40,9 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         precision = environment.precision or gpu.precision
         kv_format = _KV_FORMATS.get(settings.kv_dtype, "bf16")
         mtp_layers = min(settings.mtp, model.mtp_layers)
-        reserve_b = RUNTIME_RESERVE_B + activation_bytes(model, mapping, settings.max_num_tokens, settings.max_batch_size)
+        reserve_b = RUNTIME_RESERVE_B + activation_bytes(
+            model, mapping, settings.max_num_tokens, settings.max_batch_size
+        )
         fit = memory_fit(
             model, gpu, mapping, precision, kv_format, settings.kv_fraction, reserve_b, mtp_layers=mtp_layers
         )
@@ -49,7 +51,8 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         raise SettingsError(str(error)) from None
     if not fit.fits:
         raise SettingsError(
-            "CUDA out of memory\nRuntimeError: Executor creation failed due to insufficient GPU memory.\n" + fit.explanation
+            "CUDA out of memory\nRuntimeError: Executor creation failed due to insufficient GPU memory.\n"
+            + fit.explanation
         )
     kv_tokens = fit.kv_tokens if settings.kv_max_tokens is None else min(fit.kv_tokens, settings.kv_max_tokens)
     acceptance = model.mtp_acceptance[: settings.mtp]
@@ -79,5 +82,3 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         kv_bytes=lambda tokens: tokens * token_b,
         transfer_s=lambda tokens: TRANSFER_LATENCY_S + tokens * token_b / link_b_s,
     )
-
-

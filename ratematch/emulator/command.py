@@ -30,10 +30,11 @@ MAIN_ONLY = {
 """Options that the 1.2 command does not know."""
 
 ACTED_ON = {
-    "host", "port", "tp_size", "pp_size", "cp_size", "ep_size", "cluster_size", "gpus_per_node", "enable_attention_dp",
-    "max_batch_size", "max_num_tokens", "max_seq_len", "free_gpu_memory_fraction", "kv_cache_dtype", "config",
-    "metadata_server_config_file", "server_role", "disagg_cluster_uri", "served_model_name", "enable_chunked_prefill",
-    "log_level", "model", "max_beam_width", "num_postprocess_workers", "trust_remote_code",
+    "host", "port", "tp_size", "pp_size", "cp_size", "ep_size", "cluster_size", "gpus_per_node",
+    "enable_attention_dp", "max_batch_size", "max_num_tokens", "max_seq_len", "free_gpu_memory_fraction",
+    "kv_cache_dtype", "config", "metadata_server_config_file", "server_role", "disagg_cluster_uri",
+    "served_model_name", "enable_chunked_prefill", "log_level", "model", "max_beam_width",
+    "num_postprocess_workers", "trust_remote_code",
 }  # fmt: skip
 
 
@@ -126,7 +127,7 @@ SERVE_OPTIONS = _options(
 @click.argument("model", type=str)
 @SERVE_OPTIONS
 @click.pass_context
-def serve(ctx: click.Context, **options: Any) -> None:
+def serve(ctx: click.Context, /, **options: Any) -> None:
     """One worker that serves MODEL (a path or a name)."""
     environment = _environment()
     typed = _typed(ctx)
@@ -156,7 +157,7 @@ def serve(ctx: click.Context, **options: Any) -> None:
 @click.option("-s", "--schedule_style", type=click.Choice(["context_first", "generation_first"]), default=None)
 @click.option("--report_addr", type=str, default=None)
 @click.pass_context
-def disaggregated(ctx: click.Context, **options: Any) -> None:
+def disaggregated(ctx: click.Context, /, **options: Any) -> None:
     """The orchestrator in front of context and generation workers."""
     environment = _environment()
     _refuse_later_options(ctx, environment, _typed(ctx))

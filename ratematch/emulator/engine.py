@@ -1,8 +1,8 @@
 """The clock of a worker: runs the pure scheduler in real time and hands tokens to whoever waits for them.
 
-Steps end at absolute deadlines. A step that follows another without a gap starts at the planned end of that one, not at
-the instant the event loop woke up, so late wake-ups do not add up. When the loop cannot keep up, results made with this
-emulator are not trustworthy; how late it was is counted (``Timeliness``) and shown in ``/server_info``.
+Steps end at absolute deadlines. A step that follows another without a gap starts at the planned end of that one, not
+at the instant the event loop woke up, so late wake-ups do not add up. When the loop cannot keep up, results made with
+this emulator are not trustworthy; how late it was is counted (``Timeliness``) and shown in ``/server_info``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ MAX_CATCH_UP_S = 1.0
 """Furthest the planned clock may fall behind the real one before the difference is given up as lost time."""
 
 
+TOLERATED_LATE_SHARE = 0.01
+
+
 class EngineFailure(RuntimeError):
     """The executor cannot go on; the server ends."""
 
@@ -34,9 +37,15 @@ class Sink(Protocol):
 
 @dataclass
 class Timeliness:
-    """How well real time kept up with planned time. ``behind``: steps that ended late by more than their length."""
+    """How well real time kept up with planned time.
+
+    ``steps``, ``busy_s``: steps run and their planned seconds. ``behind``: steps that ended later than planned by more
+    than their own length. ``late_s``: seconds by which the loop fell behind beyond that, each counted once.
+    ``max_late_s``: worst single end. ``lost_s``: given up after more than ``MAX_CATCH_UP_S``.
+    """
 
     steps: int = 0
+    busy_s: float = 0.0
     behind: int = 0
     late_s: float = 0.0
     max_late_s: float = 0.0
@@ -44,8 +53,8 @@ class Timeliness:
 
     @property
     def trustworthy(self) -> bool:
-        """Fewer than one step in a hundred was late by more than its own length, and no time was given up."""
-        return self.lost_s == 0.0 and self.behind * 100 <= max(self.steps, 100)
+        """The loop fell behind by no more than ``TOLERATED_LATE_SHARE`` of the busy time and gave none up."""
+        return self.lost_s == 0.0 and self.late_s <= TOLERATED_LATE_SHARE * self.busy_s
 
 
 class Engine:
@@ -68,6 +77,7 @@ class Engine:
         self._on_late = on_late
         self._sinks: dict[int, Sink] = {}
         self._admissions: deque[tuple[Sequence, Callable[[], None]]] = deque()
+        self._excess_s = 0.0
         self._wake = asyncio.Event()
 
     @property
@@ -174,14 +184,18 @@ class Engine:
         late_s = now_s - end_s
         kept = self.timeliness
         kept.steps += 1
-        if late_s <= duration_s:
+        kept.busy_s += duration_s
+        excess_s = max(0.0, late_s - duration_s)
+        kept.late_s += max(0.0, excess_s - self._excess_s)
+        self._excess_s = excess_s
+        if not excess_s:
             return end_s
         kept.behind += 1
-        kept.late_s += late_s
         kept.max_late_s = max(kept.max_late_s, late_s)
         if self._on_late is not None:
             self._on_late(late_s)
         if late_s <= MAX_CATCH_UP_S:
             return end_s
         kept.lost_s += late_s
+        self._excess_s = 0.0
         return now_s

@@ -1,7 +1,7 @@
 """What the emulator is told through its environment: ``RATEMATCH_EMULATED_*`` and the engine's own switches.
 
-The command line stays exactly that of ``trtllm-serve``, so a launcher cannot tell the difference; everything that only
-an emulator can be asked comes from the environment and is described in ``ratematch/emulator/README.md``.
+The command line stays exactly that of ``trtllm-serve``, so a launcher cannot tell the difference; everything that
+only an emulator can be asked comes from the environment and is described in ``ratematch/emulator/README.md``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Faults:
 
     ``never_ready``: load for ever. ``die_at_start``: end during loading with an out-of-memory report.
     ``die_after_s``: be killed so long after becoming ready. ``truncate_stream``: share of streams that end without
-    ``[DONE]``. ``http_500``: share of completion requests answered with status 500. ``stall_s`` at ``stall_at_s`` after
-    ready: no step runs for that long. ``hang``: healthy, accepts requests, never answers one.
+    ``[DONE]``. ``http_500``: share of completion requests answered with status 500. ``stall_s`` at ``stall_at_s``
+    after ready: no step runs for that long. ``hang``: healthy, accepts requests, never answers one.
     """
 
     never_ready: bool = False

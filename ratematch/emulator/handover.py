@@ -2,7 +2,7 @@
 
 The context server keeps the blocks of a context-only request until they are fetched. Its answer carries, in
 ``encoded_opaque_state``, where it listens and how many tokens there are. The generation server tells it that the
-transfer has begun (one POST to an internal route) and how long it takes, and may schedule the request when it is over.
+transfer has begun (one POST to an internal route) and how long it takes, and schedules the request when it is over.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class CtxHolds:
     def _expire(self, request_id: int) -> None:
         entry = self._held.pop(request_id, None)
         if entry is not None:
-            self._log.warning(f"Terminating request {request_id}: KV cache transfer timed out after {self._timeout_s:g} s")
+            self._log.warning(
+                f"Terminating request {request_id}: KV cache transfer timed out after {self._timeout_s:g} s"
+            )
             self._release(entry[0])
 
 
@@ -107,7 +109,9 @@ class GenFetch:
         try:
             async with self._session.post(f"http://{source.endpoint}{FETCH_ROUTE}", data=body) as response:
                 if response.status != 200:
-                    raise TransferError(f"KV cache of request {source.request_id} is no longer held by {source.endpoint}")
+                    raise TransferError(
+                        f"KV cache of request {source.request_id} is no longer held by {source.endpoint}"
+                    )
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise TransferError(f"KV cache transfer from {source.endpoint} failed: {error}") from None
 

@@ -13,8 +13,8 @@ State = Literal["queued", "transfer", "prefill", "decode", "held", "done", "canc
 
 @dataclass(frozen=True)
 class AttentionDpBalance:
-    """``attention_dp_config`` with ``enable_balance``: prompts wait until every rank has one, at most ``timeout_iters``
-    iterations, and then ``batching_wait_iters`` more to gather further ones."""
+    """``attention_dp_config`` with ``enable_balance``: prompts wait until every rank has one, at most
+    ``timeout_iters`` iterations, and then ``batching_wait_iters`` more to gather further ones."""
 
     timeout_iters: int = 50
     batching_wait_iters: int = 10

@@ -1,4 +1,4 @@
-"""What a worker tells about its iterations and requests: log lines, ``/metrics``, ``/perf_metrics``, Prometheus text."""
+"""What a worker tells about its iterations and requests: log lines, ``/metrics``, ``/perf_metrics``, Prometheus."""
 
 from __future__ import annotations
 
@@ -141,7 +141,9 @@ class PerfRecorder:
         self._ttft_s = 0.0
         self._e2e_s = 0.0
 
-    def add(self, asked: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float) -> None:
+    def add(
+        self, asked: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
+    ) -> None:
         """Keep the record of a finished request."""
         last = seq.finished_s if seq.finished_s is not None else time.monotonic()
         first = seq.first_token_s if seq.first_token_s is not None else last
@@ -177,8 +179,9 @@ class PerfRecorder:
             },
         }
         if self._drafts:
-            drafts = self._drafts * iterations
-            accepted = max(0, seq.generated - 1 - iterations)
+            # The first of the iterations computed the prompt: it gave one token and had no drafts.
+            drafts = self._drafts * (iterations - 1)
+            accepted = max(0, seq.generated - iterations)
             metrics["speculative_decoding"] = {
                 "acceptance_rate": accepted / drafts if drafts else 0.0,
                 "total_accepted_draft_tokens": accepted,

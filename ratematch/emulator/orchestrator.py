@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp import web
+from aiohttp.client_exceptions import ClientConnectionResetError
 
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.logs import Log
 from ratematch.emulator.orchestrator_settings import OrchestratorSettings, RoleSettings
+from ratematch.emulator.perfjoin import Forwarded, PerfJoin
 from ratematch.emulator.protocol import tokenize
 from ratematch.emulator.routers import Routed, Router, build_router
 from ratematch.emulator.serving import bind, json_answer, new_app, run_blocking, serve, version_text
 
 POLL_S = 0.2
-"""Pause between two health polls of the workers. The real one waits about 3 s; nothing depends on it but the start."""
+"""Pause between two health polls of the workers; the real one waits about 3 s."""
 RETRY_PAUSE_S = 1.0
 HASH_VOCAB = 1 << 31
+ROLE_COUNTS = ("total", "error", "retry", "completed")
 
 
 class ForwardError(Exception):
@@ -43,7 +46,7 @@ class Orchestrator:
         }
         self._ids = itertools.count()
         self._session: aiohttp.ClientSession | None = None
-        self._perf: deque[dict[str, Any]] = deque(maxlen=settings.perf_kept)
+        self._perf = PerfJoin(settings.perf_kept)
         self._ready = False
 
     # ------------------------------------------------------------------------------------------- life
@@ -58,7 +61,9 @@ class Orchestrator:
         sock = bind(self.settings.host, self.settings.port)
         keep_alive_s = self.settings.keep_alive_s
         return run_blocking(
-            serve(self.app(), sock, self.log, keep_alive_s=keep_alive_s, prepare=self.start, during=self._until_stopped)
+            serve(
+                self.app(), sock, self.log, keep_alive_s=keep_alive_s, prepare=self.start, during=self._until_stopped
+            )
         )
 
     async def start(self) -> None:
@@ -71,7 +76,26 @@ class Orchestrator:
         timeout = aiohttp.ClientTimeout(total=settings.request_timeout_s)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
         await self._wait_for_workers()
+        if settings.perf_kept:
+            for url in (*settings.ctx.urls, *settings.gen.urls):
+                await self._align_clock(url)
+        if settings.generation_first:
+            self.log.warning("schedule_style generation_first is emulated as context_first")
         self._ready = True
+
+    async def _align_clock(self, url: str) -> None:
+        """Make a worker's timings count from this process's steady clock."""
+        route = f"http://{url}/steady_clock_offset"
+        try:
+            sent_s = time.monotonic()
+            async with self.http.get(route) as answer:
+                theirs = msgspec.json.decode(await answer.read())
+            got_s = time.monotonic()
+            ahead_s = (theirs["receive_ts"] - sent_s + theirs["transmit_ts"] - got_s) / 2
+            async with self.http.post(route, data=msgspec.json.encode({"offset": -ahead_s})):
+                pass
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.DecodeError, KeyError) as error:
+            self.log.warning(f"Cannot align the clock of {url}: {error}")
 
     async def close(self) -> None:
         if self._session is not None:
@@ -150,37 +174,16 @@ class Orchestrator:
         names = (
             "total_requests", "stream_requests", "nonstream_requests", "validation_exceptions", "http_exceptions",
             "internal_errors", "total_responses",
-            *(f"{role}_{kind}_requests" for role in ("ctx", "gen") for kind in ("total", "error", "retry", "completed")),
+            *(f"{role}_{kind}_requests" for role in ("ctx", "gen") for kind in ROLE_COUNTS),
         )  # fmt: skip
         return web.Response(text="".join(f"{name} {self.counts[name]}\n" for name in names))
 
     async def perf_metrics(self, request: web.Request) -> web.Response:
         """Records joined on ``ctx_request_id``; those without a partner yet stay for the next call."""
-        by_role: dict[str, dict[tuple[str, int], Any]] = {"ctx": {}, "gen": {}}
         for short, role in (("ctx", self.settings.ctx), ("gen", self.settings.gen)):
             for url in role.urls:
-                for entry in await self._worker_perf(url):
-                    by_role[short][url, entry.get("ctx_request_id")] = entry
-        answer, rest = [], []
-        for record in self._perf:
-            record["ctx"] = record["ctx"] or by_role["ctx"].get((record["ctx_server"], record["id"]))
-            record["gen"] = record["gen"] or by_role["gen"].get((record["gen_server"], record["id"]))
-            if record["gen"] is None or (record["ctx"] is None and record["ctx_server"] is not None):
-                rest.append(record)
-                continue
-            answer.append(
-                {
-                    "ctx_server": record["ctx_server"],
-                    "gen_server": record["gen_server"],
-                    "disagg_server_arrival_time": record["arrival"],
-                    "disagg_server_first_token_time": record["first_token"],
-                    "ctx_perf_metrics": record["ctx"],
-                    "gen_perf_metrics": record["gen"],
-                }
-            )
-        self._perf.clear()
-        self._perf.extend(rest)
-        return json_answer(answer)
+                self._perf.add(short, url, await self._worker_perf(url))
+        return json_answer(self._perf.drain())
 
     async def _worker_perf(self, url: str) -> list[dict[str, Any]]:
         try:
@@ -211,7 +214,7 @@ class Orchestrator:
             self.counts["validation_exceptions"] += 1
             return json_answer({"error": str(error)}, 400)
         self.counts["stream_requests" if body.get("stream") else "nonstream_requests"] += 1
-        record: dict[str, Any] = {"ctx_server": None, "ctx": None, "gen": None, "arrival": arrival_s, "first_token": None}
+        record = Forwarded(arrival_s)
         try:
             gen_body = await self._run_context(route, body, asked, record)
             if isinstance(gen_body, web.Response):
@@ -222,17 +225,16 @@ class Orchestrator:
             self.log.error(f"Error in processing request: {error}")
             return json_answer({"detail": f"Internal server error {error}"}, 500)
         self.counts["total_responses"] += 1
-        if self.settings.perf_kept:
-            self._perf.append(record)
+        self._perf.forwarded(record)
         return response
 
     async def _run_context(
-        self, route: str, body: dict[str, Any], asked: Routed, record: dict[str, Any]
+        self, route: str, body: dict[str, Any], asked: Routed, record: Forwarded
     ) -> dict[str, Any] | web.Response:
         """The body for the generation server, or the answer when the prompt alone ended the request."""
         request_id = self._new_id()
         if self.environment.gen_only:
-            record["id"] = 1
+            record.ctx_request_id = 1
             return {
                 **body,
                 "ignore_eos": True,
@@ -245,7 +247,6 @@ class Orchestrator:
             }
         limit = self.settings.max_local_prefill
         if limit is not None and not asked.chat and len(asked.prompt_ids) <= limit:
-            record["id"] = None
             return body
         ctx_body = {
             **body,
@@ -263,7 +264,7 @@ class Orchestrator:
             raise ForwardError("Context server did not return disaggregated params")
         if params.get("ctx_request_id") is None:
             raise ForwardError("Invalid disaggregated params: ctx_request_id is None")
-        record["ctx_server"], record["id"] = url, params["ctx_request_id"]
+        record.ctx_server, record.ctx_request_id = url, params["ctx_request_id"]
         if choices[0].get("finish_reason") not in ("length", "not_finished"):
             return web.Response(body=raw, content_type="application/json")
         prompt_key = "prompt_token_ids" if asked.chat else "prompt"
@@ -327,16 +328,16 @@ class Orchestrator:
         return answer
 
     async def _run_generation(
-        self, request: web.Request, route: str, body: dict[str, Any], asked: Routed, record: dict[str, Any]
+        self, request: web.Request, route: str, body: dict[str, Any], asked: Routed, record: Forwarded
     ) -> web.StreamResponse:
         url, done = self._pick(self.settings.gen, asked)
-        record["gen_server"] = url
+        record.gen_server = url
         try:
             answer = await self._post(f"http://{url}{route}", body, "gen")
             async with answer:
                 if not body.get("stream"):
                     raw = await answer.read()
-                    record["first_token"] = time.monotonic()
+                    record.first_token_s = time.monotonic()
                     return web.Response(body=raw, content_type="application/json")
                 response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
                 await response.prepare(request)
@@ -347,19 +348,20 @@ class Orchestrator:
         finally:
             done()
 
-    async def _relay(
-        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, record: dict[str, Any]
-    ) -> None:
+    async def _relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, record: Forwarded) -> None:
         """Bytes as they come. When the worker's side breaks, the stream just ends: status 200 was already sent."""
         try:
             async for chunk in answer.content.iter_any():
-                if record["first_token"] is None:
-                    record["first_token"] = time.monotonic()
+                if record.first_token_s is None:
+                    record.first_token_s = time.monotonic()
                 await response.write(chunk)
-        except (aiohttp.ClientPayloadError, asyncio.TimeoutError) as error:
+            await response.write_eof()
+        except ClientConnectionResetError:
+            return  # the client went away
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             self.log.error(f"Error in generation stream: {error or type(error).__name__}")
             self.counts["internal_errors"] += 1
-        await response.write_eof()
+            await response.write_eof()
 
 
 def _routed(body: dict[str, Any], chat: bool, request: web.Request) -> Routed:

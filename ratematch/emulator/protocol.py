@@ -33,8 +33,8 @@ CHAT_FIELDS = frozenset(
     _SHARED_FIELDS
     | {
         "messages", "prompt_token_ids", "max_completion_tokens", "top_logprobs", "tools", "tool_choice",
-        "add_generation_prompt", "chat_template", "chat_template_kwargs", "reasoning_effort", "cache_salt", "documents",
-        "continue_final_message", "parallel_tool_calls", "mm_processor_kwargs", "agent_hierarchy",
+        "add_generation_prompt", "chat_template", "chat_template_kwargs", "reasoning_effort", "cache_salt",
+        "documents", "continue_final_message", "parallel_tool_calls", "mm_processor_kwargs", "agent_hierarchy",
     }
 )  # fmt: skip
 DISAGG_FIELDS = frozenset(
@@ -71,7 +71,7 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 
 
 def tokenize(text: str, vocab: int) -> tuple[int, ...]:
-    """Stand-in token ids: one per word or punctuation mark. There is no tokenizer here, so lengths of texts are estimates."""
+    """Stand-in token ids, one per word or punctuation mark: without a tokenizer lengths of texts are estimates."""
     return tuple(zlib.crc32(piece.encode()) % vocab for piece in _PIECE.findall(text)) or (0,)
 
 
@@ -238,7 +238,6 @@ class StreamEncoder:
     """Server-sent events of one stream; ``created`` is Unix time in seconds."""
 
     __slots__ = (
-        "chat",
         "_head",
         "_ids",
         "_key",
@@ -250,6 +249,7 @@ class StreamEncoder:
         "_tail",
         "_usage",
         "_vocab",
+        "chat",
         "sent",
     )
 
@@ -275,9 +275,8 @@ class StreamEncoder:
     def role(self) -> bytes:
         """First event of a chat stream: the role, no token."""
         return (
-            self._open
-            + b',"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null,'
-            b'"stop_reason":null}],"usage":null}\n\n'
+            self._open + b',"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
+            b'"finish_reason":null,"stop_reason":null}],"usage":null}\n\n'
         )
 
     def chunk(self, tokens: int, iterations: int, finish_reason: bytes = b"null") -> bytes:

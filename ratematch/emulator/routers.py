@@ -63,7 +63,9 @@ class LoadBalancing:
         if not self.use_tokens:
             return 1
         if asked.chat or asked.generation_only:
-            raise ValueError("LoadBalancing router with use_tokens=True doesn't support chat or generation_only requests")
+            raise ValueError(
+                "LoadBalancing router with use_tokens=True doesn't support chat or generation_only requests"
+            )
         return len(asked.prompt_ids)
 
     def choose(self, asked: Routed) -> int:

@@ -362,10 +362,10 @@ class Scheduler:
         return taken
 
     def _hold_prompts(self, chunks: tuple[list[tuple[Sequence, int]], ...]) -> bool:
-        """Whether balancing makes the prompts wait for this iteration. The slowest rank decides how long a step takes,
-        so one prompt on one rank would make all of them pay."""
+        """Whether balancing makes the prompts wait for this iteration. The slowest rank decides how long a step
+        takes, so one prompt on one rank would make all of them pay."""
         balance = self.config.balance
-        if balance is None or not any(chunks) or not any(rank.gen for rank in self._ranks):
+        if balance is None or len(chunks) == 1 or not any(chunks) or not any(rank.gen for rank in self._ranks):
             return False
         if not all(chunks):
             self._uneven_iters += 1

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import uvloop
-
 from aiohttp import web
 
 from ratematch import __version__
@@ -96,8 +95,8 @@ async def serve(
         if not stopped.done():
             stopped.set_result(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(kind, stop, kind)
     runner: web.AppRunner | None = None
     tasks: list[asyncio.Future[Any]] = []
     try:

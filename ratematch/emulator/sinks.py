@@ -12,8 +12,9 @@ from ratematch.emulator.protocol import DONE, StreamEncoder
 class StreamSink:
     """Writes events of one stream directly to its transport, so that a step over many streams wakes no tasks.
 
-    An event is due with the first token, at every ``interval``-th iteration and with the last token. ``truncate_after``
-    ends the stream without ``[DONE]`` once so many tokens were sent (fault injection).
+    An event is due with the first token, at every ``interval``-th iteration and with the last token. ``iterations``:
+    those run elsewhere before (1 for a request whose prompt a context server computed). ``truncate_after`` ends the
+    stream without ``[DONE]`` once so many tokens were sent (fault injection).
     """
 
     def __init__(
@@ -23,10 +24,11 @@ class StreamSink:
         *,
         interval: int,
         include_usage: bool,
+        iterations: int = 0,
         truncate_after: int | None = None,
     ):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.iterations = 0
+        self.iterations = iterations
         self.error: str | None = None
         self._transport = request.transport
         self._chunked = request.version >= (1, 1)
@@ -80,9 +82,9 @@ class StreamSink:
 class CollectSink:
     """Waits for a whole answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, iterations: int = 0) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.iterations = 0
+        self.iterations = iterations
         self.tokens = 0
         self.error: str | None = None
 

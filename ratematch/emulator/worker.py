@@ -10,7 +10,6 @@ import signal
 import time
 import uuid
 from dataclasses import asdict
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -22,7 +21,16 @@ from ratematch.emulator.environment import Environment
 from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch, KvSource, TransferError
 from ratematch.emulator.itermetrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.logs import Log
-from ratematch.emulator.protocol import BadRequest, GenerationRequest, StreamEncoder, answer, block_hashes, output_ids, output_key, parse_request
+from ratematch.emulator.protocol import (
+    BadRequest,
+    GenerationRequest,
+    StreamEncoder,
+    answer,
+    block_hashes,
+    output_ids,
+    output_key,
+    parse_request,
+)
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve, version_text
 from ratematch.emulator.settings import WorkerSettings
@@ -160,7 +168,12 @@ class Worker:
         return json_answer({"version": version_text(self.settings.version)})
 
     async def models(self, request: web.Request) -> web.Response:
-        card = {"id": self.settings.model_name, "object": "model", "created": int(time.time()), "owned_by": "tensorrt_llm"}
+        card = {
+            "id": self.settings.model_name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "tensorrt_llm",
+        }
         return json_answer({"object": "list", "data": [card]})
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -258,11 +271,16 @@ class Worker:
         if left < 1:
             raise Refused(f"The prompt length ({prompt}) must be less than max_seq_len ({settings.max_seq_len})")
         if asked.max_tokens is not None and asked.max_tokens > left:
-            self.log.warning(f"User-specified max_tokens ({asked.max_tokens}) is greater than {left}, using {left} instead")
+            self.log.warning(
+                f"User-specified max_tokens ({asked.max_tokens}) is greater than {left}, using {left} instead"
+            )
         # The engine gives what fits into max_seq_len, however many tokens the request asks for.
         wanted = min(left, asked.max_tokens or left)
         sequence = Sequence(
-            id=next(self._ids), prompt_len=prompt, max_tokens=1 if asked.kind == "context_only" else wanted, kind=asked.kind
+            id=next(self._ids),
+            prompt_len=prompt,
+            max_tokens=1 if asked.kind == "context_only" else wanted,
+            kind=asked.kind,
         )
         if settings.block_reuse and asked.kind != "generation_only":
             sequence.prompt_hash = block_hashes(asked.prompt_ids, settings.tokens_per_block)
@@ -270,9 +288,7 @@ class Worker:
             raise Refused(why)
         return sequence
 
-    async def _run(
-        self, sequence: Sequence, sink: StreamSink | CollectSink, source: KvSource | None
-    ) -> None:
+    async def _run(self, sequence: Sequence, sink: StreamSink | CollectSink, source: KvSource | None) -> None:
         """Run a sequence to its end; it is cancelled when the client goes away.
 
         A KV transfer begins when the scheduler has room for the sequence.
@@ -316,6 +332,7 @@ class Worker:
             encoder,
             interval=self.settings.stream_interval,
             include_usage=asked.include_usage,
+            iterations=_iterations_before(asked),
             truncate_after=max(1, sequence.max_tokens // 2) if cut else None,
         )
         await self._run(sequence, sink, source)
@@ -326,7 +343,7 @@ class Worker:
         return response
 
     async def _collect(self, asked: GenerationRequest, sequence: Sequence, source: KvSource | None) -> CollectSink:
-        sink = CollectSink()
+        sink = CollectSink(_iterations_before(asked))
         await self._run(sequence, sink, source)
         return sink
 
@@ -362,6 +379,11 @@ class Worker:
         if self.settings.perf_metrics:
             kv_bytes = self.emulation.kv_bytes(source.tokens) if source else 0.0
             self.perf.add(asked, sequence, arrival_s, iterations, kv_bytes)
+
+
+def _iterations_before(asked: GenerationRequest) -> int:
+    """Iterations that count for a request before it came here: the prompt's, on the context server."""
+    return 1 if asked.kind == "generation_only" else 0
 
 
 def _refusal(message: str) -> web.Response:

@@ -30,9 +30,11 @@ import msgspec
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from numpy.typing import NDArray
+from yarl import URL
 
 from ratematch import __version__
 from ratematch.errors import UserError
+from ratematch.loadgen.turnstile import Turnstile
 from ratematch.measure.records import Outcome
 from ratematch.plan.workload import RequestSpec
 
@@ -254,10 +256,13 @@ def can_tap(connector: aiohttp.BaseConnector) -> bool:
     return all(hasattr(owner, name) for owner, name in names)
 
 
-async def exchange_bytes(session: aiohttp.ClientSession, url: str, body: bytes, exchange: Exchange) -> None:
+async def exchange_bytes(
+    session: aiohttp.ClientSession, url: URL, body: bytes, exchange: Exchange, turnstile: Turnstile
+) -> None:
     """Send one request and collect its answer into ``exchange``. Raises only a cancellation nobody explained."""
     response: aiohttp.ClientResponse | None = None
     try:
+        await turnstile.turn()
         async with session.post(url, data=_Body(body, exchange), allow_redirects=False) as response:
             exchange.status = response.status
             exchange.json = response.content_type == "application/json"

@@ -1,8 +1,8 @@
 """Sends the requests of a load on schedule and makes one record of each.
 
 :func:`drive` owns its event loop (uvloop where there is one), one session and the clock. Before the clock starts:
-bodies encoded, warm-up requests run at the same load (which opens and warms the connections), garbage collected and
-the collector switched off. While it runs, answers are kept as raw bytes; they are decoded after the last one, or in
+bodies encoded, warm-up requests run at the same load (which opens and warms the connections; without a warm-up the
+first requests connect, which shows in their send lag), garbage collected and the collector switched off. While it runs, answers are kept as raw bytes; they are decoded after the last one, or in
 small steps between arrivals when more than ``backlog_bytes`` have piled up.
 """
 
@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+from yarl import URL
 
 from ratematch.loadgen.client import Target, encode_body, open_session, request_url
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
@@ -28,6 +31,9 @@ except ImportError:  # platforms without uvloop
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
     new_event_loop = uvloop.new_event_loop
+
+_OTHER_FILES = 256
+"""Open files a process may need beside its connections."""
 
 __all__ = ["ClientHealth", "LoadResult", "Progress", "drive"]
 
@@ -65,18 +71,25 @@ def drive(
     limits = Limits(stop, on_progress, stagger_s, give_up_after, late_ms, progress_s, backlog_bytes)
     if (load.concurrency if isinstance(load, Concurrency) else load.req_s) <= 0:
         raise ValueError(f"{load.label}: concurrency and rate must be positive")
-    url = request_url(target)
+    url = URL(request_url(target))
+    _allow_sockets(load.concurrency if isinstance(load, Concurrency) else len(requests))
     loop = new_event_loop()
     try:
         return loop.run_until_complete(_run_load(target, url, load, requests, warmup, seed, limits))
     finally:
+        # After Ctrl-C the main task still stands in the middle of the load: let it put the collector back on.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
 
 async def _run_load(
     target: Target,
-    url: str,
+    url: URL,
     load: Load,
     requests: Sequence[RequestSpec],
     warmup: Sequence[RequestSpec],
@@ -103,6 +116,15 @@ async def _run_load(
             health=measured.health(type(asyncio.get_running_loop()).__module__.partition(".")[0]),
             aborted=measured.aborted,
         )
+
+
+def _allow_sockets(number: int) -> None:
+    """Raise this process's soft limit of open files, often 1,024, as far as ``number`` connections need and it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = number + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 @contextmanager

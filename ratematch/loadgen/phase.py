@@ -13,16 +13,22 @@ from time import monotonic_ns
 
 import aiohttp
 import numpy as np
+from yarl import URL
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
 from ratematch.loadgen.finish import finish_record
 from ratematch.loadgen.loadresult import ClientHealth, Progress
+from ratematch.loadgen.turnstile import Turnstile
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency, Load, Rate, due_times_s
 from ratematch.plan.workload import RequestSpec
 
 _TICK_S = 0.05
 """How often the watch looks at the stop event, at time limits and at its own lateness."""
+
+_SENDS_AT_ONCE = 8
+"""Sends begun between two looks at the sockets. Closed-loop requests of equal length end together; hundreds of sends
+in one go would hold up, by tens of milliseconds, the arrivals that are to be stamped."""
 
 _RECENT = 64
 """Answers behind the TTFT shown while a load runs."""
@@ -48,7 +54,7 @@ class Phase:
         self,
         name: str,
         target: Target,
-        url: str,
+        url: URL,
         session: aiohttp.ClientSession,
         limits: Limits,
         aborted: str | None = None,
@@ -62,6 +68,7 @@ class Phase:
         self._backlog: deque[Exchange] = deque()
         self._backlog_bytes = 0
         self._backlog_grew = asyncio.Event()
+        self._turnstile = Turnstile(_SENDS_AT_ONCE)
         self._lags_ms = array("d")
         self._recent_ttft_ms: deque[float] = deque(maxlen=_RECENT)
         self._done = self._failed = self._tokens = self._refused_in_a_row = self._max_in_flight = 0
@@ -133,7 +140,7 @@ class Phase:
         self._in_flight[exchange] = None
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
         try:
-            await exchange_bytes(self._session, self._url, body, exchange)
+            await exchange_bytes(self._session, self._url, body, exchange, self._turnstile)
         finally:
             del self._in_flight[exchange]
         self._note_end(exchange)
@@ -199,14 +206,17 @@ class Phase:
 
     async def _decode_backlog(self) -> None:
         while self._backlog:
-            exchange = self._backlog.popleft()
-            self._backlog_bytes -= len(exchange.body)
+            # Left in the queue until it is done: a cancellation in between must not lose it.
+            exchange = self._backlog[0]
+            size = len(exchange.body)
             steps = finish_record(exchange, self._target)
             while True:
                 try:
                     next(steps)
                 except StopIteration as done:
                     self._records[exchange] = done.value
+                    self._backlog.popleft()
+                    self._backlog_bytes -= size
                     break
                 await asyncio.sleep(0)
             await asyncio.sleep(0)

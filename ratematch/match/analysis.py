@@ -133,8 +133,8 @@ def find_pairs(figures: Sequence[Figures], constraints: Constraints) -> list[Pai
 
 
 def _objectives(point: Point) -> tuple[float, float]:
-    # Ten digits: the same deployment reached by two sums must not appear twice.
-    return float(f"{point.tok_s_user:.10g}"), float(f"{point.tok_s_gpu:.10g}")
+    # Twelve digits: the same deployment reached by two sums must not appear twice.
+    return float(f"{point.tok_s_user:.12g}"), float(f"{point.tok_s_gpu:.12g}")
 
 
 def _front(points: Iterable[Point]) -> tuple[Point, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from ratematch.match.choose import choose_end_to_end
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, expand, experiment_of
-from ratematch.readout import analyze_results, write_limits
+from ratematch.readout import write_limits
 from ratematch.run.jobs import ExecutorName, Job, submit
 from ratematch.store import ExperimentFolder, Results, write_json, write_text
 
@@ -79,18 +79,38 @@ def run_campaign(
 def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     """The deployments that matching holds worth running, at loads around the concurrency it predicts.
 
-    What is chosen, and why, is written to ``choice.json``.
+    What is chosen, and why, is written to ``choice.json``. Empty when nothing could be matched.
     """
-    assert sweep.e2e is not None
-    analysis = analyze_results(results)
+    plan = sweep.e2e
+    assert plan is not None
+    measured = results.measured()
     experiments: list[Experiment] = []
     told: list[dict[str, Any]] = []
     for workload in sweep.workloads:
-        for choice in choose_for(sweep, analysis, results, workload.label):
-            loads = end_to_end_loads(sweep, choice)
-            deployment = choice.deployment(sweep.e2e.router)
-            experiments.append(experiment_of(sweep, "e2e", deployment, workload, loads))
-            told.append({"workload": workload.label, "deployment": deployment.label, "why": choice.why})
+        choices = choose_end_to_end(
+            measured,
+            workload,
+            constraints=sweep.constraints,
+            max_gpus=sweep.max_gpus,
+            deployments=plan.deployments,
+            around=plan.around,
+            router=plan.router,
+        )
+        for choice in choices:
+            concurrencies = plan.loads.concurrency or choice.concurrencies
+            loads = tuple(load for number in concurrencies for load in plan.loads.at_concurrency(number))
+            experiments.append(experiment_of(sweep, "e2e", choice.deployment, workload, loads))
+            told.append(
+                {
+                    "workload": workload.label,
+                    "deployment": choice.deployment.label,
+                    "why": choice.why,
+                    "predicted_tok_s_user": choice.predicted.tok_s_user,
+                    "predicted_tok_s_gpu": choice.predicted.tok_s_gpu,
+                    "predicted_concurrency": choice.predicted.concurrency,
+                    "concurrencies": list(concurrencies),
+                }
+            )
     write_json(results.path / "choice.json", told)
     return experiments
 

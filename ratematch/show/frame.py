@@ -81,7 +81,7 @@ def draw_footer(figure: Figure, paragraphs: Sequence[str], bold_first: bool = Fa
             fontsize=style.FOOTER_PT,
             color=style.VERMILION if bold_first and index == 0 else style.GREY,
             fontweight="bold" if bold_first and index == 0 else "normal",
-            gid="footer",
+            gid=f"footer:{index}",
         )
         up += _fill(figure, text, one_line(paragraph)) + EDGE_IN / 2
     return up + (style.AXIS_PT + style.TICK_PT + 16) / 72

@@ -24,14 +24,14 @@ from ratematch.show.frame import renderer_of
 XY = tuple[float, float]
 Segment = tuple[XY, XY]
 
-RADII_PT = (4.5, 8.0, 12.0, 17.0, 23.0, 30.0, 38.0, 48.0, 60.0, 75.0, 95.0)
+RADII_PT = (4.5, 8.0, 12.0, 17.0, 23.0, 30.0, 38.0, 48.0, 60.0)
 NUM_ANGLES = 24
 GAP_PT = 2.0
 """Free space kept around a label."""
 LEADER_FROM_PT = 9.0
 """A label further than this from its point gets a line to it."""
-COST_FAINT, COST_SIDE = 12.0, 8.0
-"""In points of distance: a label on a faint line, and the wrong side of the front."""
+COST_FAINT, COST_SIDE, COST_STRANGER = 12.0, 8.0, 16.0
+"""In points of distance: a label on a faint line, on the wrong side of its front, close to another point's marker."""
 SPACING_PT = 15.0
 """Points of one front closer than this share one label."""
 LABELLED: tuple[Kind, ...] = ("rate_matched", "end_to_end", "ifb")
@@ -129,6 +129,8 @@ def _spots(
     """Every spot around the point that is clear of obstacles and lines, cheapest first."""
     spots = []
     norm = math.hypot(*label.side) or 1.0
+    own = Box(*label.anchor, *label.anchor)
+    strangers = [obstacle for obstacle in obstacles if not obstacle.holds(own)]
     for radius in RADII_PT:
         for step in range(NUM_ANGLES):
             angle = 2 * math.pi * step / NUM_ANGLES
@@ -144,21 +146,21 @@ def _spots(
             end = box.nearest(label.anchor)
             length_pt = math.dist(label.anchor, end) / pt
             leader = (label.anchor, end) if length_pt > LEADER_FROM_PT else None
-            if leader is not None and not _leader_clear(leader, obstacles, lines, pt):
+            if leader is not None and not _leader_clear(leader, strangers, lines, pt):
                 continue
+            close = box.grown(LEADER_FROM_PT * pt)
             cost = length_pt + COST_FAINT * sum(box.crossed_by(line) for line in faint)
+            cost += COST_STRANGER * sum(close.overlaps(obstacle) for obstacle in strangers)
             cost += COST_SIDE * (1 - (across * label.side[0] + up * label.side[1]) / norm)
             spots.append(Spot(box, leader, cost))
     return sorted(spots, key=lambda spot: spot.cost)
 
 
 def _leader_clear(leader: Segment, obstacles: Sequence[Box], lines: Sequence[Segment], pt: float) -> bool:
-    """Crosses no line and no obstacle but those at its own point."""
-    anchor = leader[0]
-    far = [line for line in lines if min(math.dist(anchor, xy) for xy in line) > pt]
-    own = Box(*anchor, *anchor)
+    """Crosses no obstacle, and no line but those that end at its own point."""
+    far = [line for line in lines if min(math.dist(leader[0], xy) for xy in line) > pt]
     return not any(segments_cross(leader, line) for line in far) and not any(
-        obstacle.crossed_by(leader) for obstacle in obstacles if not obstacle.holds(own)
+        obstacle.crossed_by(leader) for obstacle in obstacles
     )
 
 

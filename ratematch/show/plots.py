@@ -35,6 +35,7 @@ DEFINITIONS = (
     "x = 1000 / TPOT [ms].  y = output tok/s over all GPUs in use (ctx + gen, or aggregated).  "
     "Only the markers are deployments; lines join them."
 )
+SPREAD = "ISL/OSL~r: output lengths spread evenly from r x OSL to OSL."
 MANY_CURVES = 40
 """More thin curves than this are drawn fainter."""
 
@@ -55,6 +56,8 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         _set_limits(axes, _all_points(workload), log_y)
         title = f"{analysis.model} on {analysis.gpu}: ISL/OSL {workload.workload}"
         footer = [f"Sweep {analysis.sweep}, engine {analysis.engine}.", DEFINITIONS]
+        if "~" in workload.workload:
+            footer.append(SPREAD)
         missing = _missing(workload)
         if missing:
             footer.insert(0, "Incomplete: " + "; ".join(missing) + ".")
@@ -79,7 +82,7 @@ def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
         entries = [line for kind in SPEEDUP_KINDS for line in _draw_speedup(axes, kind, workload.speedups)]
         axes.axhline(1, color=style.GREY, linewidth=1, linestyle=(0, (1, 1)), zorder=1)
         tops = [value for row in workload.speedups for value in (row.step, row.linear) if value is not None]
-        axes.set_ylim(0, max([1.0, *tops]) * (1 + style.HEADROOM))
+        axes.set_ylim(0, max([1.0, *tops]) * (1 + style.HEADROOM_Y))
         axes.margins(x=0.03)
         title = f"{analysis.model} on {analysis.gpu}: speed-up over IFB, ISL/OSL {workload.workload}"
         footer = [
@@ -292,7 +295,7 @@ def _set_limits(axes: Axes, points: Sequence[Point], log_y: bool) -> None:
     xs, ys = [p.tok_s_user for p in points], [p.tok_s_gpu for p in points]
     left, right = min(xs), max(xs)
     span = (right - left) or right or 1.0
-    axes.set_xlim(0 if left < right / 2 else max(0.0, left - 0.25 * span), right + style.HEADROOM * span)
+    axes.set_xlim(0 if left < right / 2 else max(0.0, left - 0.25 * span), right + style.HEADROOM_X * span)
     top = max(ys) or 1.0
     positive = [y for y in ys if y > 0]
     if log_y and positive:
@@ -301,7 +304,7 @@ def _set_limits(axes: Axes, points: Sequence[Point], log_y: bool) -> None:
         for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis_format(FuncFormatter(_plain_number))
     else:
-        axes.set_ylim(0, top * (1 + style.HEADROOM))
+        axes.set_ylim(0, top * (1 + style.HEADROOM_Y))
 
 
 def _plain_number(value: float, _: object = None) -> str:

@@ -31,8 +31,8 @@ LEADER_WIDTH_PT, THIN_WIDTH_PT = 0.5, 0.7
 CURVE_MARKER_PT = 1.9
 CURVE_ALPHA = 0.45
 GAP_ALPHA = 0.13
-HEADROOM = 0.10
-"""Part of the axes left free above and right of the data, for labels."""
+HEADROOM_X, HEADROOM_Y = 0.15, 0.10
+"""Part of the axes left free right of and above the data, for labels."""
 
 STAMP_TEXT = "EMULATED — not measured on GPUs"
 STAMP_FACE, STAMP_INK = YELLOW, BLACK

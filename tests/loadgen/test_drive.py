@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import resource
 import sys
 import threading
 import time
@@ -416,6 +417,30 @@ def test_an_error_in_the_progress_view_is_not_lost() -> None:
     with serve(slow) as (url, _), pytest.raises(ZeroDivisionError):
         closed(url, 50, 1, on_progress=broken, progress_s=0.01)
     assert gc.isenabled()
+
+
+def test_ctrl_c_leaves_a_clean_process() -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    async def hang(reply: Reply) -> None:
+        await asyncio.sleep(30)
+
+    with serve(hang) as (url, _), pytest.raises(KeyboardInterrupt):
+        closed(url, 50, 8, on_progress=interrupt, progress_s=0.01)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_file_limit_follows_the_concurrency() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+    try:
+        with serve() as (url, _):
+            closed(url, 1, 600)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 600
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(

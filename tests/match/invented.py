@@ -60,7 +60,13 @@ def experiment(
 
 
 def ctx_rows(
-    mapping: str, rates: dict[int, float], *, mtp: int = 0, workload: Workload = WORKLOAD, tail: float = 1.0, **kwargs: bool
+    mapping: str,
+    rates: dict[int, float],
+    *,
+    mtp: int = 0,
+    workload: Workload = WORKLOAD,
+    tail: float = 1.0,
+    **kwargs: bool,
 ) -> list[Measured]:
     """One ctx server: requests/s by concurrency, TTFT by Little's law."""
     of = experiment("ctx", Deployment(ctx=group("ctx", mapping, mtp=mtp)), workload=workload, **kwargs)
@@ -71,7 +77,13 @@ def ctx_rows(
 
 
 def gen_rows(
-    mapping: str, decode_tok_s: dict[int, float], *, mtp: int = 0, instances: int = 1, tail: float = 1.0, **fields: object
+    mapping: str,
+    decode_tok_s: dict[int, float],
+    *,
+    mtp: int = 0,
+    instances: int = 1,
+    tail: float = 1.0,
+    **fields: object,
 ) -> list[Measured]:
     """Gen servers: decoded tok/s of one instance by requests decoding in it; TTFT 1 ms."""
     of = experiment("gen", Deployment(gen=group("gen", mapping, instances, mtp, **fields)))
@@ -80,9 +92,7 @@ def gen_rows(
         Measured(
             of,
             Concurrency(c * instances, 100),
-            measurement(
-                req_s=instances * t / (osl - 1), osl=osl, ttft_ms=1, tpot_ms=1000 * c / t, tail=tail
-            ),
+            measurement(req_s=instances * t / (osl - 1), osl=osl, ttft_ms=1, tpot_ms=1000 * c / t, tail=tail),
         )
         for c, t in decode_tok_s.items()
     ]

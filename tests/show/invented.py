@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+
+from matplotlib.figure import Figure
 
 from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
+from ratematch.show.plots import plot_pareto
 
 
 def make_point(
@@ -173,3 +178,10 @@ def make_analysis(*workloads: WorkloadAnalysis, emulated: bool = True) -> Analys
     if not emulated:
         workloads = tuple(replace(workload, emulated=False) for workload in workloads)
     return Analysis("quickstart", "DeepSeek-R1", "GB200", "trtllm-serve 1.2", emulated, workloads)
+
+
+@cache
+def draw(make: Callable[[], WorkloadAnalysis]) -> Figure:
+    """The emulated Pareto plot of an invented workload, drawn once for all tests that only look at it."""
+    workload = make()
+    return plot_pareto(workload, make_analysis(workload))

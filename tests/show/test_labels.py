@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from ratematch.match.points import WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.frame import renderer_of
 from ratematch.show.labels import Box, Wanted, choose_points, place_labels, segments_cross
-from ratematch.show.plots import plot_pareto
 
-from .invented import make_analysis, make_crowded, make_few, make_hostile, make_many, make_point
+from .invented import make_crowded, make_few, make_hostile, make_many, make_point
 
 SHAPES = [make_many, make_few, make_crowded, make_hostile]
 
@@ -34,8 +32,7 @@ def _labels(figure: Figure) -> list[Annotation]:
 
 @pytest.mark.parametrize("make", SHAPES)
 def test_labels_touch_neither_each_other_nor_markers_nor_the_edge(make) -> None:
-    workload: WorkloadAnalysis = make()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make(), draw(make)
     axes, pt = figure.axes[0], figure.dpi / 72
     boxes = [_box(text, figure) for text in _labels(figure)]
     assert len(boxes) >= 4
@@ -52,8 +49,7 @@ def test_labels_touch_neither_each_other_nor_markers_nor_the_edge(make) -> None:
 
 @pytest.mark.parametrize("make", SHAPES)
 def test_labels_stand_clear_of_legend_title_stamp_and_footer(make) -> None:
-    workload = make()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make(), draw(make)
     renderer = renderer_of(figure)
     around = [figure.legends[0].get_window_extent(renderer), *(t.get_window_extent(renderer) for t in figure.texts)]
     parts = [Box(extent.x0, extent.y0, extent.x1, extent.y1) for extent in around]
@@ -65,8 +61,7 @@ def test_labels_stand_clear_of_legend_title_stamp_and_footer(make) -> None:
 
 
 def test_each_label_stands_at_its_own_point() -> None:
-    workload = make_many()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_many(), draw(make_many)
     for text in _labels(figure):
         kind = str(text.get_gid()).split(":")[1]
         front = getattr(workload, kind)
@@ -74,8 +69,7 @@ def test_each_label_stands_at_its_own_point() -> None:
 
 
 def test_no_front_has_more_labels_than_the_style_allows() -> None:
-    workload = make_many()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_many(), draw(make_many)
     for kind, look in style.KINDS.items():
         count = sum(str(text.get_gid()).startswith(f"label:{kind}:") for text in _labels(figure))
         assert count <= look.max_labels
@@ -115,10 +109,11 @@ def test_placed_labels_never_overlap_whatever_the_points(anchors: list[tuple[flo
 
 
 def test_a_lone_label_stands_close_on_the_wished_side_without_a_leader() -> None:
-    (spot,) = place_labels([Wanted((300, 300), 50, 10, (-1, -1))], [], [], [], Box(0, 0, 600, 600), pt=1.0)
+    marker = Box(297, 297, 303, 303)
+    (spot,) = place_labels([Wanted((300, 300), 50, 10, (-1, -1))], [marker], [], [], Box(0, 0, 600, 600), pt=1.0)
     assert spot is not None and spot.leader is None
-    assert spot.box.x1 < 300 + 10 and spot.box.y1 < 300
-    assert math.dist(spot.box.nearest((300, 300)), (300, 300)) < 9
+    assert (spot.box.x0 + spot.box.x1) / 2 < 300 and (spot.box.y0 + spot.box.y1) / 2 < 300
+    assert 3 < math.dist(spot.box.nearest((300, 300)), (300, 300)) < 9
 
 
 def test_a_label_without_room_is_left_out() -> None:

@@ -29,8 +29,7 @@ def _words(figure: Figure) -> list[str]:
 
 
 def test_front_lines_hold_exactly_the_points_of_the_fronts() -> None:
-    workload = make_many()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_many(), draw(make_many)
     for kind in FRONT_KINDS:
         front = getattr(workload, kind)
         line = _line(figure, f"front:{kind}")
@@ -39,8 +38,7 @@ def test_front_lines_hold_exactly_the_points_of_the_fronts() -> None:
 
 
 def test_thin_curves_hold_every_plan_and_measured_row_one_line_each_deployment() -> None:
-    workload = make_many()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_many(), draw(make_many)
     curves = [line for line in figure.axes[0].lines if str(line.get_gid()).startswith("curve:")]
     drawn = {xy for curve in curves for xy in zip(curve.get_xdata(), curve.get_ydata(), strict=True)}
     rows = [*workload.plans, *workload.measured]
@@ -49,8 +47,8 @@ def test_thin_curves_hold_every_plan_and_measured_row_one_line_each_deployment()
 
 
 def test_all_points_lie_inside_the_axes() -> None:
-    for workload in (make_many(), make_few(), make_crowded()):
-        axes = plot_pareto(workload, make_analysis(workload)).axes[0]
+    for make in (make_many, make_few, make_crowded):
+        workload, axes = make(), draw(make).axes[0]
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         assert bottom == 0
         for point in (*workload.plans, *workload.measured, *workload.bound):
@@ -58,11 +56,10 @@ def test_all_points_lie_inside_the_axes() -> None:
 
 
 def test_hollow_markers_are_the_points_without_mtp_and_only_where_both_occur() -> None:
-    mixed, same = make_many(), make_few()
-    hollow = _line(plot_pareto(mixed, make_analysis(mixed)), "mtp-off:rate_matched")
+    mixed = make_many()
+    hollow = _line(draw(make_many), "mtp-off:rate_matched")
     assert list(hollow.get_xdata()) == [point.tok_s_user for point in mixed.rate_matched if point.mtp == 0]
-    figure = plot_pareto(same, make_analysis(same))
-    assert not [line for line in figure.axes[0].lines if str(line.get_gid()).startswith("mtp-off")]
+    assert not [line for line in draw(make_few).axes[0].lines if str(line.get_gid()).startswith("mtp-off")]
 
 
 def test_fronts_differ_in_colour_marker_and_line_style() -> None:
@@ -84,8 +81,7 @@ def test_gap_band_follows_both_fronts_on_their_overlap() -> None:
 
 
 def test_emulated_is_stamped_on_the_figure_and_in_the_svg_text(tmp_path: Path) -> None:
-    workload = make_few()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_few(), draw(make_few)
     (stamp,) = [text for text in figure.texts if text.get_gid() == "emulated"]
     assert stamp.get_text() == style.STAMP_TEXT and "EMULATED" in style.STAMP_TEXT
     _, svg = save_figure(figure, tmp_path / "plot")
@@ -103,8 +99,7 @@ def test_real_measurements_are_not_stamped_but_one_emulated_workload_is(tmp_path
 
 
 def test_title_axes_and_footer_say_what_is_shown() -> None:
-    workload = make_many()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_many(), draw(make_many)
     words = " ".join(_words(figure))
     for part in ("DeepSeek-R1", "GB200", "1024/64", "quickstart", "trtllm-serve 1.2", "1000 / TPOT", "all GPUs"):
         assert part in words
@@ -114,9 +109,9 @@ def test_title_axes_and_footer_say_what_is_shown() -> None:
 
 def test_empty_and_lone_fronts_say_what_is_missing(tmp_path: Path) -> None:
     few, empty = make_few(), make_empty()
-    words = " ".join(_words(plot_pareto(few, make_analysis(few))))
+    words = " ".join(_words(draw(make_few)))
     assert "end-to-end front has one point only" in words and "IFB front has" not in words
-    words = " ".join(_words(plot_pareto(empty, make_analysis(empty))))
+    words = " ".join(_words(draw(make_empty)))
     assert "No valid point for 128/128" in words and "1 of 64 requests failed" in words and "1 more" in words
     assert "rate-matched front has no point" in words
     only_bound = replace(few, rate_matched=(), end_to_end=(), ifb=(), plans=(), measured=())
@@ -153,8 +148,7 @@ def test_hostile_names_stay_text_and_inside_the_folder(tmp_path: Path) -> None:
 
 
 def test_svg_ids_are_unique(tmp_path: Path) -> None:
-    workload = make_many()
-    _, svg = save_figure(plot_pareto(workload, make_analysis(workload)), tmp_path / "plot")
+    _, svg = save_figure(draw(make_many), tmp_path / "plot")
     ids = [
         element.get("id") for element in ElementTree.fromstring(svg.read_text("utf-8")).iter() if element.get("id")
     ]
@@ -190,8 +184,7 @@ def test_log_axis_and_long_or_foreign_names_can_be_drawn(tmp_path: Path) -> None
 def test_a_failed_write_keeps_the_old_plot_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workload = make_few()
-    figure = plot_pareto(workload, make_analysis(workload))
+    workload, figure = make_few(), draw(make_few)
     (png, _) = save_figure(figure, tmp_path / "plot")
     content = png.read_bytes()
     names = sorted(path.name for path in tmp_path.iterdir())

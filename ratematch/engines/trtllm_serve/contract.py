@@ -1,8 +1,8 @@
 """The configuration files of ``trtllm-serve`` as data, and what is wrong with a given one.
 
 The keys, types, choices and defaults stand in ``contract-worker.yaml`` and ``contract-orchestrator.yaml``; rules that
-span several keys are functions here. The renderer asks before a launch, the emulator at start, so both refuse the same
-files for the same reasons. All checks are pure; each problem is one line that says where, what, and what would be right.
+span several keys are functions here. The renderer asks before a launch, the emulator at start, so both refuse the
+same files for the same reasons. All checks are pure; each problem is one line: where, what, and what would be right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Rule = dict[str, Any]
 
 
 def release_line(version: str) -> str:
-    """The release line of a version: ``1.2.1`` is ``1.2``, ``1.3.0rc17`` is ``1.3``, ``1.4...`` and ``main`` are ``main``.
+    """The release line of a version: ``1.2.1`` -> ``1.2``, ``1.3.0rc17`` -> ``1.3``, later -> ``main``.
 
     Raises:
         ValueError: a version older than 1.2 or not a version.
@@ -115,7 +115,7 @@ def _check_value(where: str, value: Any, rule: Rule, line: str) -> Iterator[str]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if "above" in rule and value <= rule["above"]:
             yield f"{where}: {value} must be greater than {rule['above']}"
-        if "min" in rule and value < rule["min"] or "max" in rule and value > rule["max"]:
+        if ("min" in rule and value < rule["min"]) or ("max" in rule and value > rule["max"]):
             low, high = rule.get("min"), rule.get("max")
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             yield f"{where}: {value} must be {bounds}"
@@ -155,7 +155,7 @@ def _unknown(name: str, where: str, siblings: Rule, line: str) -> str:
     close = difflib.get_close_matches(name, here, n=1)
     if close:
         return f"{text}; did you mean {where + '.' if where else ''}{close[0]}?"
-    elsewhere = {key: path for key, path in homes}
+    elsewhere = dict(homes)
     close = difflib.get_close_matches(name, list(elsewhere), n=1, cutoff=0.75)
     if close:
         return f"{text}; did you mean {elsewhere[close[0]]}?"
@@ -206,7 +206,8 @@ def _check_parallelism(config: dict[str, Any], line: str) -> Iterator[str]:
     block = (config.get("kv_cache_config") or {}).get("tokens_per_block", 32)
     if str(helix.get("cp_type", "")).upper() == "HELIX" and helix.get("tokens_per_block", block) != block:
         yield (
-            f"cp_config.tokens_per_block: {helix['tokens_per_block']} must equal kv_cache_config.tokens_per_block {block}"
+            f"cp_config.tokens_per_block: {helix['tokens_per_block']} must equal "
+            f"kv_cache_config.tokens_per_block {block}"
         )
 
 
@@ -236,7 +237,8 @@ def _check_cuda_graphs(config: dict[str, Any], line: str) -> Iterator[str]:
         yield "cuda_graph_config.batch_sizes: must hold at least one size, each at least 1"
     elif most and most != max(sizes):
         yield (
-            f"cuda_graph_config.max_batch_size: {most} must equal the largest of batch_sizes {max(sizes)}; give only one of them"
+            f"cuda_graph_config.max_batch_size: {most} must equal the largest of batch_sizes {max(sizes)}; "
+            "give only one of them"
         )
 
 
@@ -300,7 +302,8 @@ def check_orchestrator_config(config: dict[str, Any], version: str) -> list[str]
         router = (config.get("generation_servers") or {}).get("router") or {}
         if str(router.get("type", "")).lower() != "kv_cache_aware":
             found.append(
-                "conditional_disagg_config: Generation router must be kv_cache_aware; set generation_servers.router.type"
+                "conditional_disagg_config: Generation router must be kv_cache_aware; "
+                "set generation_servers.router.type"
             )
     return found
 
@@ -327,8 +330,8 @@ def _check_section(config: dict[str, Any], section: str, role: str, short: str, 
     for name, value in block.items():
         if name in worker and name in config and config[name] != value:
             yield (
-                f"{section}.{name}: Parameter {name} is specified both in the top-level and in the '{section}' section, "
-                "but with different values"
+                f"{section}.{name}: Parameter {name} is specified both in the top-level and in the '{section}' "
+                "section, but with different values"
             )
     urls = block.get("urls")
     instances = block.get("num_instances", 1)
@@ -378,5 +381,6 @@ def _check_shared_urls(config: dict[str, Any]) -> Iterator[str]:
     ]
     if shared and args[0] != args[1]:
         yield (
-            f"generation_servers.urls: {', '.join(shared)} is a context server too, with different arguments in the two sections"
+            f"generation_servers.urls: {', '.join(shared)} is a context server too, "
+            "with different arguments in the two sections"
         )

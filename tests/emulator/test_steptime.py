@@ -1,0 +1,135 @@
+"""Step time: more work never takes less time, and each limit shows where it should."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratematch.catalog import load_gpu, load_model, model_names
+from ratematch.emulator.steptime import Efficiency, RankLoad, RooflineStepTime, StepBatch
+from ratematch.plan.mapping import Mapping, parse_mapping
+
+R1, GB200 = load_model("deepseek-r1"), load_gpu("gb200")
+
+
+def roofline(mapping="DEP8", model=R1, gpu=GB200, precision="fp8", **efficiency):
+    return RooflineStepTime(model, gpu, parse_mapping(mapping), precision, "fp8", Efficiency(**efficiency))
+
+
+def generation(requests, context=1500, query=1):
+    return RankLoad(gen_requests=requests, query_tokens=query, kv_read_tokens=requests * context)
+
+
+def prompt(tokens, past=0):
+    return RankLoad(ctx_requests=1, ctx_tokens=tokens, ctx_attended=tokens * (past + (tokens + 1) / 2))
+
+
+def same(load, ranks):
+    return StepBatch((load,) * ranks)
+
+
+loads = st.builds(
+    RankLoad,
+    ctx_requests=st.integers(0, 8),
+    ctx_tokens=st.integers(0, 32768),
+    ctx_attended=st.integers(0, 10**9),
+    gen_requests=st.integers(0, 2048),
+    query_tokens=st.just(2),
+    kv_read_tokens=st.integers(0, 10**7),
+)
+single_stage = st.builds(
+    lambda tp, ep, dp, cp: Mapping(tp=tp, ep=min(ep, tp), cp=cp, attention_dp=dp),
+    st.sampled_from([1, 2, 4, 8, 16]),
+    st.sampled_from([1, 2, 4, 8, 16]),
+    st.booleans(),
+    st.sampled_from([1, 2]),
+)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(model_names()), single_stage, loads, loads, st.booleans())
+def test_more_work_never_takes_less_time(name, mapping, load, extra, overlap):
+    step_time = RooflineStepTime(load_model(name), GB200, mapping, "fp8")
+    more = RankLoad(*(a + b for a, b in zip(load, extra, strict=True)))._replace(query_tokens=2)
+    rest = (load,) * (mapping.dp_ranks - 1)
+    before = step_time.seconds(StepBatch((load, *rest)), overlap)
+    assert before > 0
+    assert step_time.seconds(StepBatch((more, *rest)), overlap) >= before * (1 - 1e-12)
+
+
+@given(st.sampled_from([1, 2, 4]), st.integers(1, 512), st.integers(1, 512), st.integers(1, 8192))
+def test_pipeline_step_grows_with_batch(pp, requests, extra, context):
+    step_time = roofline(f"TEP4PP{pp}")
+    fewer = step_time.seconds(same(generation(requests, context), 1))
+    assert step_time.seconds(same(generation(requests + extra, context), 1)) >= fewer * (1 - 1e-12)
+
+
+def test_the_slowest_rank_decides():
+    step_time = roofline("DEP4")
+    even = step_time.seconds(same(generation(100), 4))
+    uneven = step_time.seconds(StepBatch((generation(160), generation(80), generation(80), generation(80))))
+    assert uneven > even * 1.05
+
+
+def test_a_small_batch_is_bound_by_weights_and_a_prompt_by_flops():
+    one, two = (roofline().seconds(same(generation(n), 8)) for n in (1, 2))
+    assert two < 1.9 * one  # throughput grows with batch
+    short, long = (roofline().seconds(same(prompt(n), 8)) for n in (8192, 16384))
+    assert 1.8 < long / short < 2.6  # slightly above 2: attention
+
+
+def test_untouched_experts_are_not_read():
+    few_experts = roofline("TEP8").seconds(same(generation(1), 1))
+    all_experts = roofline("TEP8").seconds(same(generation(200), 1))
+    reading_all_s = 58 * 256 * 3 * 7168 * 2048 / 8 / (Efficiency().memory * GB200.memory_b_s)
+    assert few_experts < reading_all_s < all_experts
+
+
+def test_drafts_cost_time_but_less_than_another_step():
+    plain = roofline("TEP8").seconds(same(generation(4), 1))
+    drafted = roofline("TEP8").seconds(same(generation(4, query=2), 1))
+    assert plain < drafted < 2 * plain
+
+
+def test_leaving_the_nvlink_domain_costs():
+    h200 = load_gpu("h200")
+    inside = roofline("DEP8", gpu=h200).seconds(same(prompt(8192), 8))
+    outside = roofline("DEP16", gpu=h200).seconds(same(prompt(8192), 16))
+    assert outside > 1.1 * inside
+    on_rack = roofline("DEP16").seconds(same(prompt(8192), 16)) / roofline("DEP8").seconds(same(prompt(8192), 8))
+    assert on_rack < 1.1
+
+
+def test_host_time_is_hidden_by_overlap_and_added_without():
+    step_time = roofline("TEP8", host_step_s=0.004, host_request_s=0.0)
+    batch = same(generation(64), 1)
+    device = step_time.seconds(batch)
+    assert step_time.seconds(batch, overlap=False) == pytest.approx(device + 0.004)
+    slow_host = roofline("TEP8", host_step_s=1.0, host_request_s=0.0)
+    assert slow_host.seconds(batch) == pytest.approx(1.0)
+
+
+def test_more_gpus_are_faster_and_newer_ones_too():
+    batch = same(generation(64), 1)
+    assert roofline("TEP8").seconds(batch) < roofline("TEP4").seconds(batch)
+    assert roofline("TEP8").seconds(batch) < roofline("TEP8", gpu=load_gpu("h200")).seconds(batch)
+    assert roofline("TEP8", precision="nvfp4").seconds(batch) < roofline("TEP8").seconds(batch)
+
+
+def test_latency_of_one_user_is_in_the_published_range():
+    # DeepSeek R1 NVFP4 on eight B200, three drafts, 2.56 tokens per step: 250 to 400 tokens/s/user
+    step_time = roofline("TEP8", gpu=load_gpu("b200"), precision="nvfp4")
+    assert 250 < 2.56 / step_time.seconds(same(generation(1, query=4), 1)) < 400
+
+
+def test_long_prompts_use_all_pipeline_stages_when_cut_in_pieces():
+    step_time = roofline("TEP4PP4")
+    whole = step_time.seconds(same(prompt(32768), 1))
+    pieces = step_time.seconds(same(prompt(32768)._replace(ctx_pieces=4), 1))
+    assert pieces < 0.5 * whole
+
+
+def test_a_format_the_gpu_cannot_run_is_refused():
+    with pytest.raises(ValueError, match="h200 has no nvfp4 rate"):
+        roofline(gpu=load_gpu("h200"), precision="nvfp4")
+    with pytest.raises(ValueError, match="'int2' is not known"):
+        roofline(precision="int2")
