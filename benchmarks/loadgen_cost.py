@@ -143,11 +143,13 @@ async def serve(ttft_s: float, tpot_s: float) -> None:
 
 def error_table(result: LoadResult, truth: dict[str, list[int]], keys: list[str]) -> dict[str, float]:
     """Reported minus true, in ms."""
-    ttft, e2e_ttft, tpot, gaps, true_gaps = [], [], [], [], []
+    ttft, e2e_ttft, tpot, gaps, true_gaps, way_in, way_out = [], [], [], [], [], [], []
     for record, key in zip(result.records, keys, strict=True):
         first_byte, *writes = truth[key]
         assert record.outcome == "ok" and record.sent_ns and record.first_token_ns and record.last_token_ns, record
         true_ttft = writes[0] - first_byte
+        way_out.append(first_byte - record.sent_ns)
+        way_in.append(record.first_token_ns - writes[0])
         ttft.append(record.first_token_ns - record.sent_ns - true_ttft)
         e2e_ttft.append(record.first_token_ns - record.intended_ns - true_ttft)
         tpot.append(((record.last_token_ns - record.first_token_ns) - (writes[-1] - writes[0])) / (len(writes) - 1))
@@ -156,6 +158,9 @@ def error_table(result: LoadResult, truth: dict[str, list[int]], keys: list[str]
     return {
         "ttft_mean": float(np.mean(ttft)) / 1e6,
         "ttft_p99": float(np.percentile(ttft, 99)) / 1e6,
+        "way_out": float(np.mean(way_out)) / 1e6,
+        "way_in": float(np.mean(way_in)) / 1e6,
+        "way_in_p99": float(np.percentile(way_in, 99)) / 1e6,
         "intended_mean": float(np.mean(e2e_ttft)) / 1e6,
         "tpot_mean": float(np.mean(tpot)) / 1e6,
         "itl_p99": float(np.percentile(gaps, 99) - np.percentile(true_gaps, 99)) / 1e6,
@@ -169,8 +174,8 @@ def measure(scenario: Scenario, at_transport: bool) -> dict[str, float]:
     try:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-        requests = make_requests(Workload(128, scenario.osl), scenario.num_requests, 32000, 0)
-        warmup = make_requests(Workload(128, 2), scenario.concurrency, 32000, 1, scenario.num_requests)
+        requests = make_requests(Workload(16, scenario.osl), scenario.num_requests, 32000, 0)
+        warmup = make_requests(Workload(16, 2), scenario.concurrency, 32000, 1, scenario.num_requests)
         load = Concurrency(scenario.concurrency, scenario.num_requests, scenario.concurrency)
         cpu_s = time.process_time()
         with mock.patch.object(client, "can_tap", client.can_tap if at_transport else lambda connector: False):
@@ -202,11 +207,27 @@ def fetch_truth(url: str) -> dict[str, list[int]]:
         return truth
 
 
-COLUMNS = ("ttft_mean", "ttft_p99", "intended_mean", "tpot_mean", "itl_p99", "cpu_load", "cpu_all", "tok_s", "held")
+COLUMNS = (
+    "ttft_mean",
+    "ttft_p99",
+    "way_out",
+    "way_in",
+    "way_in_p99",
+    "intended_mean",
+    "tpot_mean",
+    "itl_p99",
+    "cpu_load",
+    "cpu_all",
+    "tok_s",
+    "held",
+)
 
 
 def main() -> None:
     print("reported minus true in ms; cpu in ms per 1,000 tokens (load: sending and receiving; all: with decoding)")
+    print(
+        "ttft = way_out (our send to the server's reading, the server's lateness included) + way_in (write to stamp)"
+    )
     print("ttft from the send; intended: from the intended instant, the clock of clients that start before the call")
     print(f"{'scenario':14}{'stamped':12}" + "".join(f"{column:>14}" for column in COLUMNS))
     for scenario in SCENARIOS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,12 @@ def plan(sweep: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from ratematch.inputs import read_sweep
     from ratematch.plan.budget import estimate
     from ratematch.plan.sweep import expand
+    from ratematch.run.precheck import refuse_unlaunchable
     from ratematch.show.planview import plan_to_json, print_plan
 
     asked, _ = read_sweep(sweep, overrides)
     expansion = expand(asked)
+    refuse_unlaunchable(asked, expansion.experiments, here=False)
     cost = estimate(asked, expansion.experiments)
     if as_json:
         _print_json(plan_to_json(asked, expansion, cost))
@@ -123,6 +126,8 @@ def sweep(
     from ratematch.show.sweepview import SweepView, outcome_to_json
     from ratematch.store import Results
 
+    # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked, text = read_sweep(sweep, overrides)
     results = Results(output or RESULTS / asked.name)
     with SweepView(_stderr()) as view:

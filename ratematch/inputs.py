@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ratematch.catalog import load_gpu, load_model
+from ratematch.engines import ENGINE_VERSIONS
 from ratematch.errors import CatalogError, ClusterError, Problem
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.located import read_located
@@ -63,6 +64,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = ()) -> tuple[Sweep, str]:
         text,
         path.name,
         find_model=load_model,
+        engines=ENGINE_VERSIONS,
         find_cluster=lambda cluster: read_cluster(cluster, beside=path.parent),
         overrides=overrides,
     )

@@ -38,10 +38,15 @@ ACTED_ON = {
 }  # fmt: skip
 
 
+NOT_EMULATED = ("disaggregated_mpi_worker", "mm_embedding_serve", "grpc")
+
+
 class DefaultGroup(click.Group):
     """A group whose subcommand ``serve`` may be left out."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in NOT_EMULATED:
+            raise click.UsageError(f"{args[0]} is not emulated; start workers with serve and disaggregated", ctx)
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
@@ -197,7 +202,9 @@ def _refuse_later_options(ctx: click.Context, environment: Environment, typed: s
 
 
 def _die(log: Log, error: Exception) -> NoReturn:
-    name = "ValueError" if isinstance(error, SettingsError) else type(error).__name__
+    name = "ValueError" if isinstance(error, SettingsError) else "RuntimeError"
+    if isinstance(error, TimeoutError):
+        name = "TimeoutError"
     if isinstance(error, LoadFailure):
         log.error(str(error))
     else:

@@ -39,8 +39,8 @@ class Sink(Protocol):
 class Timeliness:
     """How well real time kept up with planned time.
 
-    ``steps``, ``busy_s``: steps run and their planned seconds. ``behind``: steps that ended later than planned by more
-    than their own length. ``late_s``: seconds by which the loop fell behind beyond that, each counted once.
+    ``steps``, ``busy_s``: steps run and their planned seconds. ``behind``: steps that ended later than planned by
+    more than their own length. ``late_s``: seconds by which the loop fell behind beyond that, each counted once.
     ``max_late_s``: worst single end. ``lost_s``: given up after more than ``MAX_CATCH_UP_S``.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TextIO
 
@@ -16,7 +16,7 @@ class Log:
     """Writes lines in the engine's format; ``level`` is the least important level shown."""
 
     level: str = "info"
-    stream: TextIO = sys.stdout
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
 
     def _write(self, level: str, text: str, rank: str = "") -> None:
         if LEVELS[level] <= LEVELS.get(self.level, 3):

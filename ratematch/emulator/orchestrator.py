@@ -25,6 +25,7 @@ from ratematch.emulator.serving import bind, json_answer, new_app, run_blocking,
 POLL_S = 0.2
 """Pause between two health polls of the workers; the real one waits about 3 s."""
 RETRY_PAUSE_S = 1.0
+DROPPED_RETRIES = 5
 HASH_VOCAB = 1 << 31
 ROLE_COUNTS = ("total", "error", "retry", "completed")
 
@@ -298,34 +299,41 @@ class Orchestrator:
             done()
 
     async def _post(self, url: str, body: dict[str, Any], role: str) -> aiohttp.ClientResponse:
-        """POST with retries on connection errors; the open answer.
+        """POST until it works or the retries are used up; the open answer.
+
+        1.2 tries again whatever went wrong; later lines do not repeat what a worker refused (4xx), and are more
+        patient with connections that drop.
 
         Raises:
             ForwardError: no answer, or one that is not 200.
         """
         self.counts[f"{role}_total_requests"] += 1
         data = msgspec.json.encode(body)
-        retries = 0 if self.environment.no_retry else self.settings.max_retries
         for attempt in itertools.count():
+            retries = 0 if self.environment.no_retry else self.settings.max_retries
             try:
                 answer = await self.http.post(url, data=data, headers={"Content-Type": "application/json"})
-                break
+                if answer.status == 200:
+                    self.counts[f"{role}_completed_requests"] += 1
+                    return answer
+                text = (await answer.text())[:500]
+                answer.release()
+                what = f"{answer.status}, message={answer.reason!r}, url={url!r}: {text}"
+                if self.settings.version != "1.2" and answer.status < 500:
+                    retries = attempt
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 what = f"Client error to {url}: {error or type(error).__name__}"
-                if attempt >= retries:
-                    self.log.error(f"{what} - last retry {attempt} of {retries}")
-                    self.counts[f"{role}_error_requests"] += 1
-                    raise ForwardError(what) from None
-                self.log.error(f"{what} - retry {attempt} of {retries}")
-                self.counts[f"{role}_retry_requests"] += 1
-                await asyncio.sleep(RETRY_PAUSE_S)
-        if answer.status != 200:
-            self.counts[f"{role}_error_requests"] += 1
-            text = (await answer.text())[:500]
-            answer.release()
-            raise ForwardError(f"{answer.status}, message={answer.reason!r}, url={url!r}: {text}")
-        self.counts[f"{role}_completed_requests"] += 1
-        return answer
+                dropped = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                if dropped and retries and self.settings.version != "1.2":
+                    retries = max(retries, DROPPED_RETRIES)
+            if attempt >= retries:
+                self.log.error(f"{what} - last retry {attempt} of {retries}")
+                break
+            self.log.error(f"{what} - retry {attempt} of {retries}")
+            self.counts[f"{role}_retry_requests"] += 1
+            await asyncio.sleep(RETRY_PAUSE_S)
+        self.counts[f"{role}_error_requests"] += 1
+        raise ForwardError(what)
 
     async def _run_generation(
         self, request: web.Request, route: str, body: dict[str, Any], asked: Routed, record: Forwarded

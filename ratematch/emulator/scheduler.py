@@ -13,8 +13,7 @@ is fetched.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections import deque
 
 from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.iteration import (
@@ -25,23 +24,10 @@ from ratematch.emulator.iteration import (
     Sequence,
     Step,
 )
+from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
 __all__ = ["AttentionDpBalance", "Emission", "RankCounts", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
-
-
-@dataclass(eq=False)
-class _Rank:
-    """Books of one attention-DP rank. ``reserved``: blocks promised; ``used``: blocks that hold tokens."""
-
-    active: int = 0
-    reserved: int = 0
-    used: int = 0
-    kv_read: int = 0
-    blocked: bool = False
-    prefill: deque[Sequence] = field(default_factory=deque)
-    gen: list[Sequence] = field(default_factory=list)
-    cache: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
 
 class Scheduler:
@@ -61,7 +47,7 @@ class Scheduler:
         self.missed_blocks = 0
         self._step_time = step_time
         self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
-        self._ranks = tuple(_Rank() for _ in range(config.mapping.dp_ranks))
+        self._ranks = tuple(Rank(config) for _ in range(config.mapping.dp_ranks))
         self._queue: deque[Sequence] = deque()
         self._transfers: list[tuple[float, int, Sequence]] = []
         self._fresh: list[Sequence] = []  # began to generate since the last step
@@ -132,7 +118,7 @@ class Scheduler:
                 self._transfers = [entry for entry in self._transfers if entry[2] is not seq]
                 heapq.heapify(self._transfers)
             rank.active -= 1
-            self._free(seq)
+            rank.free(seq)
         seq.state = "cancelled"
         self.num_cancelled += 1
         return True
@@ -142,7 +128,7 @@ class Scheduler:
         seq = self._held.pop(seq_id, None)
         if seq is None:
             return False
-        self._free(seq)
+        self._ranks[seq.rank].free(seq)
         seq.state = "done"
         return True
 
@@ -163,7 +149,7 @@ class Scheduler:
             if self.num_admitted < (self.config.fill_gate or 0) or self._transfers:
                 return None
             self._gate_open = True
-        chunks = tuple(self._take_chunks(rank) for rank in self._ranks)
+        chunks = tuple(rank.take_chunks() for rank in self._ranks)
         if self._hold_prompts(chunks):
             chunks = tuple([] for _ in self._ranks)
         if not any(chunks) and not any(rank.gen for rank in self._ranks):
@@ -289,9 +275,6 @@ class Scheduler:
         tokens = seq.prompt_len + (1 if seq.kind == "context_only" else seq.max_tokens + self.config.mtp)
         return -(-tokens // self.config.tokens_per_block)
 
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self.config.tokens_per_block)
-
     def _pick_rank(self, seq: Sequence) -> int | None:
         """The least-loaded rank that has a slot and the KV for ``seq``."""
         need, slots, capacity = self._blocks_for(seq), self.config.slots, self.config.kv_blocks
@@ -314,52 +297,16 @@ class Scheduler:
             self.num_admitted += 1
             if seq.kind == "generation_only":
                 seq.state, seq.prefilled, seq.generated = "transfer", seq.prompt_len, 1
-                seq.kv_len = seq.prompt_len
-                rank.used += self._blocks(seq.kv_len)
+                rank.store(seq, seq.prompt_len)
                 seq.ready_s = max(seq.ready_s, now_s + seq.transfer_s)
                 heapq.heappush(self._transfers, (seq.ready_s, self.num_admitted, seq))
             else:
                 seq.state = "prefill"
-                self._reuse(rank, seq)
+                if self.config.block_reuse and seq.prompt_hash:
+                    hits = rank.reuse(seq)
+                    self.reused_blocks += hits
+                    self.missed_blocks += len(seq.prompt_hash) - hits
                 rank.prefill.append(seq)
-
-    def _reuse(self, rank: _Rank, seq: Sequence) -> None:
-        """Skip the leading prompt blocks that the rank still has; at least one token is always computed."""
-        if not self.config.block_reuse or not seq.prompt_hash:
-            return
-        hits = 0
-        for key in seq.prompt_hash:
-            if key not in rank.cache:
-                break
-            rank.cache.move_to_end(key)
-            hits += 1
-        self.reused_blocks += hits
-        self.missed_blocks += len(seq.prompt_hash) - hits
-        seq.reused = seq.prefilled = min(hits * self.config.tokens_per_block, seq.prompt_len - 1)
-        seq.kv_len = seq.prefilled
-        rank.used += self._blocks(seq.kv_len)
-
-    def _take_chunks(self, rank: _Rank) -> list[tuple[Sequence, int]]:
-        """Prompt pieces of the rank's next step, first come first served, within what generation leaves of the
-        token budget. A prompt that generation leaves no room for blocks admissions to its rank until it has run: else
-        sequences that arrive with their KV could keep it out for ever."""
-        config = self.config
-        budget = config.token_budget - len(rank.gen) * (1 + config.mtp)
-        rank.blocked = False
-        taken: list[tuple[Sequence, int]] = []
-        for seq in rank.prefill:
-            left = seq.prompt_len - seq.prefilled
-            if left > budget:
-                piece = budget // config.tokens_per_block * config.tokens_per_block
-                if not piece and budget == config.token_budget:
-                    piece = budget  # a budget below one block: smaller pieces rather than none
-                if config.chunked_prefill and piece:
-                    taken.append((seq, piece))
-                rank.blocked = not taken
-                break
-            taken.append((seq, left))
-            budget -= left
-        return taken
 
     def _hold_prompts(self, chunks: tuple[list[tuple[Sequence, int]], ...]) -> bool:
         """Whether balancing makes the prompts wait for this iteration. The slowest rank decides how long a step
@@ -385,19 +332,14 @@ class Scheduler:
         self._fresh.append(seq)
         rank.kv_read += seq.kv_len
 
-    def _advance_prompt(self, rank: _Rank, seq: Sequence, n: int, now_s: float, emissions: list[Emission]) -> None:
-        rank.used += self._blocks(seq.kv_len + n) - self._blocks(seq.kv_len)
+    def _advance_prompt(self, rank: Rank, seq: Sequence, n: int, now_s: float, emissions: list[Emission]) -> None:
+        rank.store(seq, n)
         seq.prefilled += n
-        seq.kv_len += n
         if seq.prefilled < seq.prompt_len:
             return
         rank.prefill.remove(seq)
-        if self.config.block_reuse and seq.prompt_hash:
-            for key in seq.prompt_hash:
-                rank.cache[key] = None
-                rank.cache.move_to_end(key)
-            while len(rank.cache) > self.config.kv_blocks:
-                rank.cache.popitem(last=False)
+        if self.config.block_reuse:
+            rank.remember(seq)
         seq.generated = 1
         seq.first_token_s = now_s
         finished = seq.kind == "context_only" or seq.max_tokens == 1
@@ -407,7 +349,7 @@ class Scheduler:
             self._start_decode(seq)
         emissions.append(Emission(seq, 1, True, finished))
 
-    def _advance_generation(self, rank: _Rank, gens: list[Sequence], now_s: float, emissions: list[Emission]) -> None:
+    def _advance_generation(self, rank: Rank, gens: list[Sequence], now_s: float, emissions: list[Emission]) -> None:
         # The one loop that runs per token; the rest of a step costs next to nothing beside it.
         per_block = self.config.tokens_per_block
         emit, make = emissions.append, Emission._make
@@ -443,7 +385,7 @@ class Scheduler:
                     self._complete(rank, seq, now_s)
             rank.gen = [seq for seq in rank.gen if seq.state == "decode"]
 
-    def _complete(self, rank: _Rank, seq: Sequence, now_s: float) -> None:
+    def _complete(self, rank: Rank, seq: Sequence, now_s: float) -> None:
         seq.finished_s = now_s
         rank.active -= 1
         self.num_completed += 1
@@ -453,10 +395,4 @@ class Scheduler:
             self._held[seq.id] = seq
         else:
             seq.state = "done"
-            self._free(seq)
-
-    def _free(self, seq: Sequence) -> None:
-        rank = self._ranks[seq.rank]
-        rank.reserved -= seq.blocks
-        rank.used -= self._blocks(seq.kv_len)
-        seq.blocks = 0
+            rank.free(seq)

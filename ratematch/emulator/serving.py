@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import socket
@@ -106,6 +107,8 @@ async def serve(
         if stopped.done():
             return stopped.result()
         await loading
+        gc.collect()
+        gc.freeze()  # what loading made stays; without it each full collection would pause the steps
         runner = web.AppRunner(
             app,
             handle_signals=False,

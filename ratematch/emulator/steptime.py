@@ -70,7 +70,7 @@ class Efficiency:
 
     gemm:                share of the dense tensor-core peak that large matrix products reach
     moe_gemm:            the same for grouped products of routed experts (many small, ragged ones)
-    attention:           share of the bf16 peak that attention kernels reach
+    attention:           share of the peak that attention kernels reach (prompts bf16, generation the KV format's)
     memory:              share of the memory bandwidth that weight and KV reads reach
     link:                share of the link bandwidth that collectives reach
     moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
@@ -131,6 +131,7 @@ class RooflineStepTime:
         self._attn_rate = eff.gemm * gpu.flops[attention_precision]
         self._head_rate = eff.gemm * gpu.flops["bf16"]
         self._core_rate = eff.attention * gpu.flops["bf16"]
+        self._gen_core_rate = eff.attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
         self._bandwidth = eff.memory * gpu.memory_b_s
         weight_b = format_bytes(precision)
 
@@ -233,7 +234,7 @@ class RooflineStepTime:
             read += near * (min(read, load.gen_requests * model.sliding_window) - read)
         seconds += self._ctx_pair_flops * attended / self._core_rate
         gen_flops = self._gen_pair_flops * read * load.query_tokens
-        return seconds + max(gen_flops / self._core_rate, read * self._kv_b / self._bandwidth)
+        return seconds + max(gen_flops / self._gen_core_rate, read * self._kv_b / self._bandwidth)
 
     def _moe(self, all_tokens: float, most_tokens: float) -> float:
         """Routed and shared experts of one layer on the busiest rank."""

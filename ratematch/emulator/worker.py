@@ -265,7 +265,7 @@ class Worker:
             Refused: it can never run here.
         """
         settings, prompt = self.settings, len(asked.prompt_ids)
-        if asked.kind != "full" and settings.transceiver is None and not self.environment.gen_only:
+        if asked.kind != "full" and settings.transceiver is None:
             raise Refused("Disaggregated serving is not enabled, please check the configuration?")
         left = settings.max_seq_len - prompt
         if left < 1:

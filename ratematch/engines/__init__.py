@@ -12,6 +12,10 @@ from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
 
 
+ENGINE_VERSIONS: dict[str, tuple[str, ...]] = {"trtllm-serve": trtllm_serve.VERSIONS}
+"""Engines by the name a sweep file gives them, and the versions that each can render."""
+
+
 class Engine(Protocol):
     """The boundary: everything the rest of ratematch asks of a serving stack."""
 

@@ -7,7 +7,9 @@ wakes its task twice (headers, end), not once per token. The body stays in aioht
 from it makes aiohttp parse again, once per piece. The tap needs four private names of aiohttp (the connector's
 protocol factory, the handler's payload, the stream's buffer, the writer's protocol); where one is missing,
 requests are read with ``iter_any`` and stamped at wake-up, and ``ClientHealth.at_transport`` says so.
-``benchmarks/loadgen_cost.py`` prints the error of both against a server that logs its own truth.
+``benchmarks/loadgen_cost.py`` prints the error of both against a server that logs its own truth. On two cores shared
+by client and server, 512 streams at 20 ms per token: chunk written to chunk stamped 0.4 ms on average (wake-up: 0.9
+to 2.0), TTFT from the send too long by 0.6 to 1.2 ms (p99 2.2 to 4.4), two runs each.
 
 ``sent_ns`` is taken when the request's bytes are handed to the socket, after a connection is there. With uvloop the
 write buffer's high mark is set to 0, so that ``write`` reaches the kernel at once instead of at the end of the loop
@@ -252,7 +254,8 @@ def open_session(target: Target) -> aiohttp.ClientSession:
 
 def can_tap(connector: aiohttp.BaseConnector) -> bool:
     """Does this aiohttp have the names the tap stands on?"""
-    names = ((connector, "_factory"), (aiohttp.http.StreamWriter, "protocol"), (aiohttp.StreamReader, "_buffer"))
+    stream = aiohttp.StreamReader(ResponseHandler(loop := asyncio.get_running_loop()), 1, loop=loop)
+    names = ((connector, "_factory"), (aiohttp.http.StreamWriter, "protocol"), (stream, "_buffer"))
     return all(hasattr(owner, name) for owner, name in names)
 
 

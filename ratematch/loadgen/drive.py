@@ -1,9 +1,10 @@
 """Sends the requests of a load on schedule and makes one record of each.
 
 :func:`drive` owns its event loop (uvloop where there is one), one session and the clock. Before the clock starts:
-bodies encoded, warm-up requests run at the same load (which opens and warms the connections; without a warm-up the
-first requests connect, which shows in their send lag), garbage collected and the collector switched off. While it runs, answers are kept as raw bytes; they are decoded after the last one, or in
-small steps between arrivals when more than ``backlog_bytes`` have piled up.
+bodies encoded, warm-up requests run at the same load, garbage collected and the collector switched off. The warm-up
+also opens and warms the connections; without one the first requests connect, which shows in their send lag. While
+the load runs, answers are kept as raw bytes; they are decoded after the last one, or in small steps between arrivals
+when more than ``backlog_bytes`` have piled up.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ async def _run_load(
 
 
 def _allow_sockets(number: int) -> None:
-    """Raise this process's soft limit of open files, often 1,024, as far as ``number`` connections need and it may."""
+    """Raise this process's soft limit of open files, often 1,024, as far as ``number`` connections need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = number + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:

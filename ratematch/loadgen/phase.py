@@ -16,7 +16,7 @@ import numpy as np
 from yarl import URL
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
-from ratematch.loadgen.finish import finish_record
+from ratematch.loadgen.finish import finish_record, redact
 from ratematch.loadgen.loadresult import ClientHealth, Progress
 from ratematch.loadgen.turnstile import Turnstile
 from ratematch.measure.records import RequestRecord
@@ -156,7 +156,8 @@ class Phase:
         refused = exchange.failure is not None and exchange.failure[0] == "connect_error"
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         if self._refused_in_a_row >= self._limits.give_up_after and exchange.failure is not None:
-            self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {exchange.failure[1]}")
+            last = redact(exchange.failure[1], self._target)
+            self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {last}")
         self._backlog.append(exchange)
         self._backlog_bytes += len(exchange.body)
         if self._backlog_bytes > self._limits.backlog_bytes:

@@ -8,7 +8,7 @@ from math import gcd
 
 from ratematch.errors import ResultsError
 from ratematch.match.figures import Figures, collect_figures, select_stage
-from ratematch.match.pareto import extract_front, find_overlap, linear_at, log_grid, speed_up, step_at
+from ratematch.match.pareto import extract_front, find_overlap, linear_at, log_grid, speed_up
 from ratematch.match.points import Analysis, Gap, Kind, Measured, Point, Speedup, WorkloadAnalysis
 from ratematch.match.predict import (
     Pair,
@@ -226,7 +226,7 @@ def _gaps(
             x, y = point.ctx // divisor, point.gen // divisor
             curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
             predicted = predict_at(_pairs_of(_front(curve)), point.tok_s_user)
-        at_front = step_at(_pairs_of(front), point.tok_s_user)
+        at_front = predict_at(_pairs_of(front), point.tok_s_user)
         gaps.append(
             Gap(
                 label=point.label,
@@ -242,7 +242,7 @@ def _gaps(
 
 
 def predict_at(curve: Sequence[tuple[float, float]], u: float) -> float | None:
-    """Predicted tok/s/GPU of one deployment at ``u`` tok/s/user, linear between its rows.
+    """Predicted tok/s/GPU of one deployment, or of the front, at ``u`` tok/s/user, linear between its rows.
 
     Below its lowest u it is the highest rate: a deployment whose users get more also keeps ``u``. ``None`` above its
     highest u, where nothing was measured.

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import gcd, isclose
 from typing import Generic, Literal
 
@@ -27,8 +28,8 @@ from ratematch.match.packing import Packing, count_nodes
 Limit = Literal["ctx", "gen", "both"]
 Objective = Literal["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]
 
-MAX_RATIO_DENOMINATOR = 100
-"""Measured ratios are shown as the nearest fraction with at most this denominator: 1 % is below repeatability."""
+RATIO_TOLERANCE = Fraction(1, 200)
+"""Measured ratios are shown as the simplest fraction within 0.5 %, which is below the repeatability of a rate."""
 
 
 def gen_tokens_per_request(osl: float) -> float:
@@ -41,10 +42,15 @@ def solve_ratio(ctx_req_s: Number, gen_req_s: Number) -> Number:
     return gen_req_s / ctx_req_s
 
 
+@lru_cache(maxsize=4096)
 def show_ratio(ratio: float | Fraction) -> str:
-    """``"9/2"``, ``"3/1"``: a ratio as a fraction."""
-    fraction = Fraction(ratio).limit_denominator(MAX_RATIO_DENOMINATOR)
-    return f"{fraction.numerator}/{fraction.denominator}"
+    """``"9/2"``, ``"3/1"``: exact up to a denominator of 100, else the simplest fraction within the tolerance."""
+    exact = Fraction(ratio)
+    short = exact.limit_denominator(100)
+    if not _same(float(short), float(exact)):
+        tries = (exact.limit_denominator(limit) for limit in range(1, 10_000))
+        short = next((fraction for fraction in tries if abs(fraction - exact) <= RATIO_TOLERANCE * exact), exact)
+    return f"{short.numerator}/{short.denominator}"
 
 
 def bound_tok_s_gpu(osl: Number, ctx_gpus: int, ctx_req_s: Number, gen_gpus: int, gen_req_s: Number) -> Number:

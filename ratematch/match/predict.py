@@ -178,14 +178,15 @@ def solve_pair(pair: Pair, *, workload: str, constraints: Constraints, max_gpus:
 
 def predict_deployment(pair: Pair, x: int, y: int, *, workload: str, constraints: Constraints) -> list[Point]:
     """The rate-matched rows of ``x`` ctx and ``y`` gen instances over demand, ascending; limits filter here, last."""
+    label = label_deployment(pair, x, y)
     return [
-        _point(pair, plan, workload)
+        _point(pair, plan, workload, label)
         for plan in plan_curve(pair.ctx.rates, pair.gen.rates, x, y)
         if constraints.tpot_ms is None or pair.gen.tpot_limit_ms(plan) <= constraints.tpot_ms
     ]
 
 
-def _point(pair: Pair, plan: Plan[float], workload: str) -> Point:
+def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
     """The row of a plan. Its ``ratio`` is the ideal one at the gen point it runs at, or, when ctx is the limit and
     gen is throttled, at the highest gen rate measured: what x:y falls short of."""
     ctx, gen = pair.ctx, pair.gen
@@ -200,7 +201,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str) -> Point:
     return Point(
         kind="rate_matched",
         workload=workload,
-        label=label_deployment(pair, plan.x, plan.y),
+        label=label,
         ctx=plan.x,
         gen=plan.y,
         ctx_mapping=ctx.group.mapping.label,
@@ -257,12 +258,11 @@ def bound_points(
         if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
             continue
         ratio = solve_ratio(ctx_rate, req_s)
-        row = _point(pair, plan, workload)
+        label = f"ctx{ratio:.3g}x{pair.ctx.group.mapping.label}-gen1x{pair.gen.group.mapping.label}"
         points.append(
             replace(
-                row,
+                _point(pair, plan, workload, f"{label}-mtp{pair.gen.group.mtp}"),
                 kind="bound",
-                label=f"ctx{ratio:.3g}x{row.ctx_mapping}-gen1x{row.gen_mapping}-mtp{row.mtp}",
                 tok_s_gpu=bound_tok_s_gpu(osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
                 ratio=show_ratio(ratio),
             )

@@ -60,6 +60,7 @@ def measure_load(
 
     Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
     """
+    records = sorted(records, key=lambda record: record.seq)  # sums in floats depend on the order
     since: metrics.Since = "intended" if isinstance(load, Rate) else "sent"
     starts, ends = metrics.start_ns(records, since), metrics.end_ns(records)
     window = choose_window(starts, ends, load)
@@ -68,16 +69,24 @@ def measure_load(
     lag = describe(metrics.send_lag_ms([record for record in records if record.sent_ns is not None]))
 
     inside: list[RequestRecord] = []
-    in_flight = req_s = tok_s = None
+    in_flight = req_s = tok_s = arrived_req_s = None
+    ttft = tpot = None
     if window is not None and window.seconds > 0:
-        shares = metrics.shares_inside(starts[complete], ends[complete], window.start_ns, window.end_ns)
+        first_ns, last_ns = window.start_ns, window.end_ns
+        ended = ends[complete]
+        chosen = (ended > first_ns) & (ended <= last_ns)
+        inside = [record for record, take in zip(answers, chosen, strict=True) if take]
+        ttft, tpot = describe(metrics.ttft_ms(inside, since)), describe(metrics.tpot_ms(inside))
+        lives = ended - starts[complete]
+        if window.steady and since == "sent":
+            means = (ttft.mean if ttft else None), (tpot.mean if tpot else None)
+            lives = metrics.lives_under_load_ns(answers, last_ns, *means)
+        shares = metrics.shares_inside(starts[complete], ended, lives, first_ns, last_ns)
         req_s = float(shares.sum()) / window.seconds or None
         tok_s = float((shares * metrics.output_tokens(answers)).sum()) / window.seconds or None
-        in_flight = metrics.mean_in_flight(starts, ends, window.start_ns, window.end_ns)
-        ended = ends[complete]
-        chosen = (ended > window.start_ns) & (ended <= window.end_ns)
-        inside = [record for record, take in zip(answers, chosen, strict=True) if take]
-    ttft, tpot = describe(metrics.ttft_ms(inside, since)), describe(metrics.tpot_ms(inside))
+        arrived = (starts >= first_ns) & (starts < last_ns)
+        arrived_req_s = float(arrived.sum()) / window.seconds
+        in_flight = metrics.mean_in_flight(starts, ends, first_ns, last_ns)
     osl = describe(metrics.output_tokens(inside))
     little = metrics.littles_ratio(
         in_flight, req_s, ttft.mean if ttft else None, tpot.mean if tpot else None, osl.mean if osl else None
@@ -90,6 +99,8 @@ def measure_load(
         window=window,
         in_flight=in_flight,
         little=little,
+        req_s=req_s,
+        arrived_req_s=arrived_req_s,
         send_lag_ms=lag,
         limits=limits,
     )

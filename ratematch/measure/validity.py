@@ -23,7 +23,8 @@ class Limits:
     asked for. ``isl_drift``: relative difference of the prompt length the server counted. ``cached``: share of
     prompt tokens answered from the prefix cache. ``little``: how far from 1 Little's ratio may be.
     ``requests``: fewest requests in the window without a warning. ``slots``: how far the mean in flight may stay
-    below the concurrency asked for. ``send_lag_ms``: how late the client may send at the 99th percentile.
+    below the concurrency asked for. ``behind``: in open loop, by which share the requests/s served may stay below
+    those that arrived. ``send_lag_ms``: how late the client may send at the 99th percentile.
     """
 
     failed: float = 0.01
@@ -33,6 +34,7 @@ class Limits:
     little: float = 0.05
     requests: int = 10
     slots: float = 0.05
+    behind: float = 0.1
     send_lag_ms: float = 10.0
 
 
@@ -59,16 +61,22 @@ def judge(
     window: Window | None,
     in_flight: float | None,
     little: float | None,
+    req_s: float | None,
+    arrived_req_s: float | None,
     send_lag_ms: Stats | None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
-    """Everything that is wrong with a load, in words with the figures that show it."""
+    """Everything that is wrong with a load, in words with the figures that show it.
+
+    ``req_s`` and ``arrived_req_s``: requests/s served and arrived in the window.
+    """
     answers = [record for record in records if is_complete(record)]
     if not answers:
         return Verdict((_no_answer(records),), ())
     found = [
         *_judge_answers(records, answers, workload, limits),
         *_judge_load(load, window, in_flight, little, send_lag_ms, limits),
+        *_judge_overload(load, req_s, arrived_req_s, limits),
     ]
     return Verdict(
         reasons=tuple(text for severe, text in found if severe),
@@ -154,3 +162,13 @@ def _judge_load(
         yield isinstance(load, Concurrency), text
     if send_lag_ms is not None and send_lag_ms.p99 > limits.send_lag_ms:
         yield False, f"the client sent late: {send_lag_ms.p99:.1f} ms at the 99th percentile"
+
+
+def _judge_overload(
+    load: Load, req_s: float | None, arrived_req_s: float | None, limits: Limits
+) -> Iterator[tuple[bool, str]]:
+    """Open loop only: beyond capacity the queue grows as long as the load lasts, and TTFT says how long that was."""
+    if isinstance(load, Concurrency) or not req_s or not arrived_req_s:
+        return
+    if req_s < (1 - limits.behind) * arrived_req_s:
+        yield True, f"overloaded: {arrived_req_s:.3g} requests/s arrived, {req_s:.3g} were served; the queue grew"

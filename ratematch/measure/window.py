@@ -56,18 +56,16 @@ def choose_window(starts: Floats, ends: Floats, load: Load) -> Window | None:
 
 
 def _closed_loop(starts: Floats, ends: Floats, concurrency: int) -> Window:
-    full = _first_full(starts, ends, concurrency)
-    last_start = float(starts.max())
-    later_ends = ends[ends > last_start]
-    first_empty = float(later_ends.min()) if later_ends.size else float(ends.max())
+    full = _full_span(starts, ends, concurrency)
     if full is not None:
-        first_wave_over = float(ends[starts <= full].max())
+        all_full, first_empty = full
+        first_wave_over = float(ends[starts <= all_full].max())
         if _ended_inside(ends, first_wave_over, first_empty) >= concurrency:
             rule = "from the end of the first wave to the first slot left empty"
             return _window(ends, first_wave_over, first_empty, True, rule)
-        if _ended_inside(ends, full, first_empty) >= concurrency:
+        if _ended_inside(ends, all_full, first_empty) >= concurrency:
             rule = "from all slots full to the first slot left empty; too short to leave the first wave out"
-            return _window(ends, full, first_empty, False, rule)
+            return _window(ends, all_full, first_empty, False, rule)
     rule = f"whole run, ramp and drain included: fewer than 2 x {concurrency} requests"
     return _window(ends, float(starts.min()), float(ends.max()), False, rule)
 
@@ -85,13 +83,15 @@ def _open_loop(starts: Floats, ends: Floats) -> Window:
     return _window(ends, first, float(ends.max()), False, "whole run: one arrival instant")
 
 
-def _first_full(starts: Floats, ends: Floats, concurrency: int) -> float | None:
-    """The first instant with ``concurrency`` requests in flight, ns."""
-    instants = np.concatenate([ends, starts])
-    steps = np.concatenate([-np.ones(ends.size), np.ones(starts.size)])
-    order = np.argsort(instants, kind="stable")  # an end comes before a start of the same instant
-    full = np.flatnonzero(np.cumsum(steps[order]) >= concurrency)
-    return float(instants[order][full[0]]) if full.size else None
+def _full_span(starts: Floats, ends: Floats, concurrency: int) -> tuple[float, float] | None:
+    """From the first instant with ``concurrency`` requests in flight to the end of the last such stretch, ns."""
+    instants, event = np.unique(np.concatenate([starts, ends]), return_inverse=True)
+    steps = np.concatenate([np.ones(starts.size), -np.ones(ends.size)])
+    in_flight = np.cumsum(np.bincount(event, weights=steps))
+    full = np.flatnonzero(in_flight >= concurrency)
+    if full.size == 0:
+        return None
+    return float(instants[full[0]]), float(instants[full[-1] + 1])
 
 
 def _ended_inside(ends: Floats, start: float, end: float) -> int:

@@ -32,6 +32,11 @@ def format_bytes(name: str) -> float:
     return FORMAT_BYTES[name]
 
 
+def default_precision(model: Model, gpu: Gpu) -> str:
+    """Weight format when nobody names one: the model's only one, else what the GPU's deployments normally use."""
+    return model.precision or gpu.precision
+
+
 # ------------------------------------------------------------------------------------------------ parameters
 
 

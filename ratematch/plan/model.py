@@ -34,6 +34,7 @@ class Model:
     ``mtp_layers``: MTP layers in the checkpoint (0: MTP is not available without a separate draft model).
     ``mtp_acceptance``: probability that draft token k is accepted given that the ones before were.
     ``sliding_layers`` of the layers attend to the last ``sliding_window`` tokens only.
+    ``precision``: the one format the weights are published in; empty: what the GPU's deployments normally use.
     ``attention_precision``: format of the attention matrices where it differs from that of the checkpoint's
     name, e.g. ``{nvfp4: bf16}`` when only the MLPs of the NVFP4 checkpoint are quantised.
     """
@@ -57,6 +58,7 @@ class Model:
     sliding_window: int = 0
     sliding_layers: int = 0
     attention_precision: dict[str, str] = field(default_factory=dict)
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ Every problem of the file is collected before anything is raised, each with file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ratematch.errors import CatalogError, ClusterError, SweepError
+from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.constraints import Constraints, Percentile
 from ratematch.plan.deployment import Stage
@@ -69,7 +69,7 @@ class _Model(_Strict):
 
 
 class _Engine(_Strict):
-    name: Literal["trtllm-serve"] = "trtllm-serve"
+    name: str = "trtllm-serve"
     version: str = "1.2"
 
 
@@ -153,11 +153,13 @@ def parse_sweep(
     *,
     find_model: Callable[[str], Model],
     find_cluster: Callable[[str], Cluster],
+    engines: Mapping[str, Sequence[str]],
     overrides: Sequence[str] = (),
 ) -> Sweep:
     """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
 
-    ``find_model`` and ``find_cluster`` turn names into values and raise CatalogError or ClusterError.
+    ``find_model`` and ``find_cluster`` turn names into values and raise CatalogError or ClusterError. ``engines``:
+    versions that can be rendered, by engine name.
 
     Raises:
         SweepError: with every problem of the file, each with ``source`` and line.
@@ -175,15 +177,16 @@ def parse_sweep(
     model = _look_up(located, ("model",), _name_in(located.data.get("model")), find_model)
     cluster = _look_up(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
     if parsed is None:
-        raise SweepError(located.problems)
+        raise _error(located)
     given: tuple[tuple[Stage, _Stage | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
     stages = tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+    _check_engine(located, parsed.engine, engines)
     _check_whole(located, parsed)
     if model and cluster and not located.problems:
         for plan in stages:
             _check_axes(located, plan, model, cluster)
     if located.problems or model is None or cluster is None:
-        raise SweepError(sorted(set(located.problems), key=_line))
+        raise _error(located)
     return Sweep(
         name=parsed.name,
         about=parsed.about.strip(),
@@ -201,9 +204,13 @@ def parse_sweep(
     )
 
 
-def _line(problem: Any) -> tuple[int, str]:
-    parts = str(problem.where).split(":")
-    return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0, problem.what)
+def _error(located: Located) -> SweepError:
+    return SweepError(sorted(set(located.problems), key=_line))
+
+
+def _line(problem: Problem) -> tuple[int, str]:
+    line = problem.where.split(":")[1:2]
+    return (int(line[0]) if line and line[0].isdigit() else 0, problem.what)
 
 
 def _override(located: Located, override: str) -> None:
@@ -238,6 +245,7 @@ def _rename_aliases(located: Located) -> None:
             continue
         if name in located.data:
             located.add((alias,), f"{alias!r} means {name!r}, which is given too", "keep one of them")
+            del located.data[alias]
             continue
         located.data[name] = located.data.pop(alias)
         for path in [path for path in located.lines if path[:1] == (alias,)]:
@@ -388,6 +396,14 @@ def _check_values(located: Located, path: Path, name: str, values: list[Any]) ->
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 also = ', or "tp" for ep = tp' if name == "ep" else ""
                 located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
+
+
+def _check_engine(located: Located, given: _Engine, engines: Mapping[str, Sequence[str]]) -> None:
+    if given.name not in engines:
+        located.add(("engine", "name"), f"unknown engine {given.name!r}", f"known: {', '.join(engines)}")
+    elif given.version not in engines[given.name]:
+        known = ", ".join(engines[given.name])
+        located.add(("engine", "version"), f"unknown version {given.version!r} of {given.name}", f"known: {known}")
 
 
 def _check_whole(located: Located, parsed: _Sweep) -> None:

@@ -16,6 +16,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, expand, experiment_of
 from ratematch.readout import write_limits
 from ratematch.run.jobs import ExecutorName, Job, submit
+from ratematch.run.precheck import refuse_unlaunchable
 from ratematch.store import ExperimentFolder, Results, write_json, write_text
 
 POLL_S = 0.25
@@ -57,14 +58,17 @@ def run_campaign(
     ``again``: measure every load anew; earlier figures are moved aside, never deleted.
 
     Raises:
+        SweepError: the engine would refuse what the sweep asks for.
         DiskFull, ResultsError: the results folder cannot be written.
         KeyboardInterrupt: after every job was told to stop and has.
     """
     campaign = Campaign(sweep, results)
+    asked = expand(sweep).experiments
+    refuse_unlaunchable(sweep, asked, here=True)
     results.path.mkdir(parents=True, exist_ok=True)
     write_text(results.path / "sweep.yaml", text)
     write_limits(results, sweep.name, sweep.constraints, sweep.max_gpus)
-    _run_all(campaign, expand(sweep).experiments, executor, on_update, again)
+    _run_all(campaign, asked, executor, on_update, again)
     if sweep.e2e:
         campaign.stage = "matching"
         on_update(campaign)

@@ -18,7 +18,7 @@ from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line
 
-FRONT_COLUMNS = ("deployment", "GPUs", "in flight", "tok/s/user", "tok/s/GPU", "TTFT ms", "req/s", "limit")
+FRONT_COLUMNS = ("deployment", "GPUs", "conc.", "tok/s/user", "tok/s/GPU", "TTFT ms", "limit")
 COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 
 
@@ -113,13 +113,15 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         rows = [(label, load, ", ".join(reasons)) for label, load, reasons in workload.left_out]
         console.print()
         console.print(table("left out", ("experiment", "load", "reasons"), rows))
+    if any(point.clamped for _, front in fronts for point in front):
+        console.print(_text("* read at an end of a measured curve: the demand lies outside it"))
     flags = sorted({flag for _, front in fronts for point in front for flag in point.flags})
     for note in [*workload.notes, *(f"some front points: {flag}" for flag in flags)]:
         console.print(_text(f"note: {note}"))
 
 
 def _front_row(point: Point) -> tuple[Any, ...]:
-    limit = (point.limit or "") + (" (clamped)" if point.clamped else "")
+    limit = (point.limit or "") + (" *" if point.clamped else "")
     return (
         point.label,
         point.gpus,
@@ -127,7 +129,6 @@ def _front_row(point: Point) -> tuple[Any, ...]:
         point.tok_s_user,
         point.tok_s_gpu,
         point.ttft_ms,
-        point.req_s,
         limit.strip() or None,
     )
 

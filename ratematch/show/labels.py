@@ -30,8 +30,11 @@ GAP_PT = 2.0
 """Free space kept around a label."""
 LEADER_FROM_PT = 9.0
 """A label further than this from its point gets a line to it."""
-COST_FAINT, COST_SIDE, COST_STRANGER = 12.0, 8.0, 16.0
-"""In points of distance: a label on a faint line, on the wrong side of its front, close to another point's marker."""
+COST_FAINT, COST_SIDE, COST_STRANGER, COST_CROSS = 12.0, 8.0, 16.0, 60.0
+"""In points of distance: a label on a faint line, on the wrong side of its front, close to another point's marker;
+a leader across a front's line."""
+NUM_INSISTING = 2
+"""So many labels of a front may send their leader across a line rather than be left out: its two ends."""
 SPACING_PT = 15.0
 """Points of one front closer than this share one label."""
 LABELLED: tuple[Kind, ...] = ("rate_matched", "end_to_end", "ifb")
@@ -78,12 +81,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A label to place: its point, its size, and the direction in which it would rather stand."""
+    """A label to place: its point, its size, the direction in which it would rather stand.
+
+    ``insists``: its leader may cross lines where there is no other place.
+    """
 
     anchor: XY
     width: float
     height: float
     side: XY = (1.0, 1.0)
+    insists: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def place_labels(
 ) -> list[Spot | None]:
     """A spot for each wanted label, or ``None``; earlier ones choose first.
 
-    No label touches an obstacle or a line, no leader crosses a line; a label may touch a faint one at a cost. ``pt``:
+    No label touches an obstacle or a line; it may touch a faint line at a cost. ``pt``:
     pixels per point. Greedy, then :data:`NUM_PASSES` rounds in which each label moves to the best spot that the
     others leave free.
     """
@@ -146,22 +153,23 @@ def _spots(
             end = box.nearest(label.anchor)
             length_pt = math.dist(label.anchor, end) / pt
             leader = (label.anchor, end) if length_pt > LEADER_FROM_PT else None
-            if leader is not None and not _leader_clear(leader, strangers, lines, pt):
-                continue
+            crossed = 0
+            if leader is not None:
+                crossed = _num_crossed(leader, lines, pt)
+                if (crossed and not label.insists) or any(marker.crossed_by(leader) for marker in strangers):
+                    continue
             close = box.grown(LEADER_FROM_PT * pt)
-            cost = length_pt + COST_FAINT * sum(box.crossed_by(line) for line in faint)
+            cost = length_pt + COST_CROSS * crossed + COST_FAINT * sum(box.crossed_by(line) for line in faint)
             cost += COST_STRANGER * sum(close.overlaps(obstacle) for obstacle in strangers)
             cost += COST_SIDE * (1 - (across * label.side[0] + up * label.side[1]) / norm)
             spots.append(Spot(box, leader, cost))
     return sorted(spots, key=lambda spot: spot.cost)
 
 
-def _leader_clear(leader: Segment, obstacles: Sequence[Box], lines: Sequence[Segment], pt: float) -> bool:
-    """Crosses no obstacle, and no line but those that end at its own point."""
-    far = [line for line in lines if min(math.dist(leader[0], xy) for xy in line) > pt]
-    return not any(segments_cross(leader, line) for line in far) and not any(
-        obstacle.crossed_by(leader) for obstacle in obstacles
-    )
+def _num_crossed(leader: Segment, lines: Sequence[Segment], pt: float) -> int:
+    """Lines that the leader crosses; those that end at its own point are only touched."""
+    far = (line for line in lines if min(math.dist(leader[0], xy) for xy in line) > pt)
+    return sum(segments_cross(leader, line) for line in far)
 
 
 def _free(spot: Spot, others: Sequence[Spot], pt: float) -> bool:
@@ -232,18 +240,22 @@ def draw_labels(axes: Axes, fronts: dict[Kind, tuple[Point, ...]]) -> None:
         (lines if look.marker else faint).extend(pairwise(at))
         markers += [Box(x, y, x, y).grown(look.marker_pt / 2 * pt) for x, y in at if look.marker]
     chosen = [
-        (kind, point)
+        (kind, point, rank < NUM_INSISTING)
         for kind in LABELLED
-        for point in choose_points(fronts[kind], style.KINDS[kind].max_labels, pixel, SPACING_PT * pt)
+        for rank, point in enumerate(
+            choose_points(fronts[kind], style.KINDS[kind].max_labels, pixel, SPACING_PT * pt)
+        )
     ]
-    texts = [_draw_text(axes, kind, point, f"label:{kind}:{number}") for number, (kind, point) in enumerate(chosen)]
+    texts = [
+        _draw_text(axes, kind, point, f"label:{kind}:{number}") for number, (kind, point, _) in enumerate(chosen)
+    ]
     wanted = []
-    for (kind, point), text in zip(chosen, texts, strict=True):
+    for (kind, point, insists), text in zip(chosen, texts, strict=True):
         extent = text.get_window_extent(renderer)
-        wanted.append(Wanted(pixel(point), extent.width, extent.height, style.KINDS[kind].side))
+        wanted.append(Wanted(pixel(point), extent.width, extent.height, style.KINDS[kind].side, insists))
     frame = axes.get_window_extent(renderer)
     spots = place_labels(wanted, markers, lines, faint, Box(frame.x0, frame.y0, frame.x1, frame.y1), pt)
-    for number, ((kind, point), text, spot) in enumerate(zip(chosen, texts, spots, strict=True)):
+    for number, ((kind, point, _), text, spot) in enumerate(zip(chosen, texts, spots, strict=True)):
         if spot is None:
             text.remove()
             continue

@@ -35,7 +35,7 @@ DEFINITIONS = (
     "x = 1000 / TPOT [ms].  y = output tok/s over all GPUs in use (ctx + gen, or aggregated).  "
     "Only the markers are deployments; lines join them."
 )
-SPREAD = "ISL/OSL~r: output lengths spread evenly from r x OSL to OSL."
+SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
 MANY_CURVES = 40
 """More thin curves than this are drawn fainter."""
 

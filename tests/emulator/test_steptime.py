@@ -65,9 +65,18 @@ def test_pipeline_step_grows_with_batch(pp, requests, extra, context):
 
 def test_the_slowest_rank_decides():
     step_time = roofline("DEP4")
-    even = step_time.seconds(same(generation(100), 4))
-    uneven = step_time.seconds(StepBatch((generation(160), generation(80), generation(80), generation(80))))
+    even = step_time.seconds(same(generation(100, 8000), 4))
+    light = generation(80, 8000)
+    uneven = step_time.seconds(StepBatch((generation(160, 8000), light, light, light)))
     assert uneven > even * 1.05
+
+
+def test_one_rank_with_a_prompt_makes_all_ranks_pay():
+    step_time = roofline("DEP4")
+    lonely = step_time.seconds(StepBatch((prompt(8192), *(generation(8),) * 3)))
+    assert (
+        lonely > 0.8 * step_time.seconds(StepBatch((prompt(8192),))) > 3 * step_time.seconds(same(generation(8), 4))
+    )
 
 
 def test_a_small_batch_is_bound_by_weights_and_a_prompt_by_flops():

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratematch.loadgen.answer import Answer, read_stream, read_whole
@@ -119,24 +119,24 @@ def test_whole_answer() -> None:
     assert read_whole(b'{"choices":[]}').outcome == "bad_stream"
 
 
-STREAM = (
-    delta(role="assistant", content="")
-    + text("a b", token_ids=[1])
-    + b": keep-alive\n\n"
-    + delta(content="é")
-    + text("", finish_reason="length").replace(b"\n", b"\r\n")
-    + USAGE
-    + DONE
+PARTS = (
+    delta(role="assistant", content=""),
+    text("a b", token_ids=[1]),
+    b": keep-alive\n\n",
+    delta(content="é"),
+    text("", finish_reason="length").replace(b"\n", b"\r\n"),
+    USAGE,
+    DONE,
 )
+STREAM = b"".join(PARTS)
+TOKEN_ENDS = [len(b"".join(PARTS[:k]) + PARTS[k].rstrip()) for k in (1, 3, 4)]
 
 
-@given(st.sets(st.integers(1, len(STREAM) - 1)))
+@given(st.sets(st.sampled_from([*range(1, len(STREAM)), *TOKEN_ENDS])))
+@example(set(TOKEN_ENDS))
 def test_any_split_of_a_stream_reads_the_same(cuts: set[int]) -> None:
     ends = [*sorted(cuts), len(STREAM)]
-    split = read_stream(STREAM, ends, ends)
-    whole = read_stream(STREAM, [len(STREAM)], [len(STREAM)])
-    assert (split.outcome, split.osl, split.isl, split.finish_reason) == ("ok", whole.osl, whole.isl, "length")
-    assert len(split.chunk_ns) == len(whole.chunk_ns) == 3
-    # Each token chunk is stamped with the first read that completes it.
-    exact = read_stream(STREAM, range(1, len(STREAM) + 1), range(1, len(STREAM) + 1)).chunk_ns
-    assert split.chunk_ns == [next(end for end in ends if end >= known) for known in exact]
+    answer = read_stream(STREAM, ends, ends)
+    assert (answer.outcome, answer.osl, answer.isl, answer.finish_reason) == ("ok", 3, 7, "length")
+    # Each token chunk is stamped with the first read that completes its line.
+    assert answer.chunk_ns == [next(end for end in ends if end >= known) for known in TOKEN_ENDS]

@@ -1,6 +1,8 @@
 import asyncio
 import gc
+import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -387,6 +389,29 @@ def test_keys_stay_out_of_records_and_reprs() -> None:
     assert result.records[0].error == 'HTTP 401: {"error": "bad key *** m"}'
 
 
+@pytest.mark.parametrize("filler", [285, 290, 295])
+def test_keys_are_not_even_shown_in_part(filler: int) -> None:
+    async def echo_key(reply: Reply) -> None:
+        await reply.head(500, "text/plain")
+        await reply.chunk(b"x" * filler + b" sk-secret-123")
+        await reply.end()
+
+    with serve(echo_key) as (url, _):
+        record = closed(url, 1, target={"headers": (("X-Api-Key", "sk-secret-123"),)}).records[0]
+    assert record.error is not None and "sk-" not in record.error
+
+
+def test_keys_stay_out_of_errors_inside_a_stream() -> None:
+    async def echo_key(reply: Reply) -> None:
+        await reply.head()
+        await reply.chunk(token() + b'data: {"error": "key sk-secret-123 has no credit"}\n\n')
+        await reply.end()
+
+    with serve(echo_key) as (url, _):
+        record = closed(url, 1, target={"headers": (("X-Api-Key", "sk-secret-123"),)}).records[0]
+    assert record.error == "the server reports in its stream: key *** has no credit"
+
+
 def test_progress_and_collector() -> None:
     seen: list[Progress] = []
 
@@ -420,14 +445,14 @@ def test_an_error_in_the_progress_view_is_not_lost() -> None:
 
 
 def test_ctrl_c_leaves_a_clean_process() -> None:
-    def interrupt(progress: Progress) -> None:
-        raise KeyboardInterrupt
-
     async def hang(reply: Reply) -> None:
-        await asyncio.sleep(30)
+        if reply.number == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(3600)
+        await answer_normally(reply)
 
     with serve(hang) as (url, _), pytest.raises(KeyboardInterrupt):
-        closed(url, 50, 8, on_progress=interrupt, progress_s=0.01)
+        closed(url, 50, 1)
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
 

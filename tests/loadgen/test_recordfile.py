@@ -46,10 +46,12 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "records.parquet"
     write_records(path, RECORDS[:1])
 
-    def no_room(*args: object, **more: object) -> None:
+    def no_room(table: object, where: Path, **more: object) -> None:
+        where.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", no_room)
     with pytest.raises(DiskFull, match="2 records"):
         write_records(path, RECORDS)
     assert read_records(path) == RECORDS[:1]
+    assert list(tmp_path.iterdir()) == [path]

@@ -104,11 +104,10 @@ def test_mtp_is_paired_and_a_missing_one_is_flagged() -> None:
     mtp3 = gen_rows("DEP8", {64: 12000.0}, mtp=3)
     ctx1 = ctx_rows("TEP4", {4: 10.0}, mtp=1)
     plans = one([*CTX, *ctx1, *mtp1, *mtp3]).plans
-    assert {(point.mtp, point.flags) for point in plans if not point.clamped} == {
-        (1, ()),
-        (3, ("ctx measured with mtp=1, not 3",)),
-    }
-    assert {point.req_s for point in plans if (point.mtp, point.ctx, point.gen) == (1, 1, 1)} == {pytest.approx(10)}
+    measured_with = {(point.mtp, flag) for point in plans for flag in point.flags if flag.startswith("ctx measured")}
+    assert {point.mtp for point in plans} == {1, 3}
+    assert measured_with == {(3, "ctx measured with mtp=1, not 3")}
+    assert [p.req_s for p in plans if (p.mtp, p.ctx, p.gen) == (1, 1, 1)] == [pytest.approx(10)]
 
 
 def test_several_gen_instances_are_brought_to_one() -> None:
@@ -116,6 +115,22 @@ def test_several_gen_instances_are_brought_to_one() -> None:
     double = one([*CTX, *gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0}, instances=2)]).rate_matched
     assert [(p.ctx, p.gen) for p in double] == [(p.ctx, p.gen) for p in single]
     assert [p.tok_s_gpu for p in double] == pytest.approx([p.tok_s_gpu for p in single])
+
+
+def test_several_ctx_instances_are_brought_to_one() -> None:
+    deployment = Deployment(ctx=group("ctx", "TEP4", 2))
+    both = [
+        replace(
+            row,
+            experiment=experiment("ctx", deployment),
+            measurement=measurement(req_s=2 * rate, osl=1, ttft_ms=1000 * c / rate, tpot_ms=None),
+        )
+        for row, (c, rate) in zip(CTX, {1: 8.0, 4: 12.0}.items(), strict=True)
+    ]
+    single, double = one([*CTX, *GEN]).plans, one([*both, *GEN]).plans
+    assert [p.label for p in double] == [p.label for p in single]
+    assert [p.ttft_ms for p in double] == pytest.approx([p.ttft_ms for p in single])
+    assert [p.req_s for p in double] == pytest.approx([p.req_s for p in single])
 
 
 def test_repeats_are_averaged() -> None:

@@ -156,6 +156,9 @@ def test_nodes_are_counted_exactly(ctx_gpus: int, x: int, gen_gpus: int, y: int,
 def test_measured_ratios_are_shown_as_short_fractions() -> None:
     assert show_ratio(4.5) == "9/2"
     assert show_ratio(1 / 3 + 1e-9) == "1/3"
+    assert show_ratio(1.92) == "48/25"
+    assert show_ratio(2.1974) == "11/5"
+    assert show_ratio(0.00301) == "1/331"
 
 
 def test_queues_that_only_grow_are_refused() -> None:

@@ -8,6 +8,7 @@ from ratematch.catalog import gpu_names, load_gpu, load_model, model_names
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.memory import (
     activation_bytes,
+    default_precision,
     kv_bytes_per_token,
     kv_bytes_per_token_per_rank,
     kv_duplication,
@@ -163,3 +164,9 @@ def test_unknown_format_and_fraction_are_refused():
         kv_bytes_per_token(R1, "int3")
     with pytest.raises(ValueError, match="between 0 and 1"):
         memory_fit(R1, load_gpu("h200"), parse_mapping("DEP8"), "fp8", "fp8", 1.5, reserve_b=0)
+
+
+def test_default_precision_is_the_models_only_one_or_the_usual_of_the_gpu():
+    assert default_precision(R1, load_gpu("h200")) == "fp8"
+    assert default_precision(R1, load_gpu("gb200")) == "nvfp4"
+    assert default_precision(load_model("gpt-oss-120b"), load_gpu("gb200")) == "mxfp4"

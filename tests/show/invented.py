@@ -162,7 +162,7 @@ def make_empty() -> WorkloadAnalysis:
 
 def make_hostile() -> WorkloadAnalysis:
     """Names that mean something to XML, rich, mathtext, a file system and a terminal."""
-    names = ["<script>alert(1)</script>", "[bold]&amp;", r"$\frac{1}", "../../etc/\x1b[31mred\x00", "_hidden\u202e"]
+    names = ["<script>alert(1)</script>", "[bold]&amp;", r"$\frac{1}$", "../../etc/\x1b[31mred\x00", "_hidden\u202e"]
     few = make_few()
     matched = tuple(
         replace(few.rate_matched[0], label=name, tok_s_user=20.0 + 30 * k, tok_s_gpu=500.0 - 90 * k)

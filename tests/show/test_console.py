@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -49,12 +50,21 @@ def test_long_labels_stand_whole_on_one_line_at_100_columns() -> None:
     assert "ctx21xTP8PP2CP2-gen31xDEP64-mtp3" in text
 
 
+def test_usual_labels_stand_whole_on_one_line_at_80_columns() -> None:
+    few = make_few()
+    clamped = replace(few.rate_matched[0], clamped=True)
+    text = _printed(make_analysis(replace(few, rate_matched=(clamped,))), width=80)
+    (line,) = [line for line in text.splitlines() if clamped.label in line]
+    assert line.rstrip().endswith("gen *") and "outside" in text
+    assert "*" not in _printed(make_analysis(few))
+
+
 def test_markup_in_names_stays_text_and_terminal_codes_go() -> None:
     text = _printed(make_analysis(make_hostile()))
     for name in (
         "<script>alert(1)</script>",
         "[bold]&amp;",
-        r"$\frac{1}",
+        r"$\frac{1}$",
         "[/red]<script>",
         "[link=x]reason",
         "[blink]$x$",

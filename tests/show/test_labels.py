@@ -15,7 +15,7 @@ from ratematch.show import style
 from ratematch.show.frame import renderer_of
 from ratematch.show.labels import Box, Wanted, choose_points, place_labels, segments_cross
 
-from .invented import make_crowded, make_few, make_hostile, make_many, make_point
+from .invented import draw, make_crowded, make_few, make_hostile, make_many, make_point
 
 SHAPES = [make_many, make_few, make_crowded, make_hostile]
 
@@ -49,7 +49,7 @@ def test_labels_touch_neither_each_other_nor_markers_nor_the_edge(make) -> None:
 
 @pytest.mark.parametrize("make", SHAPES)
 def test_labels_stand_clear_of_legend_title_stamp_and_footer(make) -> None:
-    workload, figure = make(), draw(make)
+    figure = draw(make)
     renderer = renderer_of(figure)
     around = [figure.legends[0].get_window_extent(renderer), *(t.get_window_extent(renderer) for t in figure.texts)]
     parts = [Box(extent.x0, extent.y0, extent.x1, extent.y1) for extent in around]
@@ -69,7 +69,7 @@ def test_each_label_stands_at_its_own_point() -> None:
 
 
 def test_no_front_has_more_labels_than_the_style_allows() -> None:
-    workload, figure = make_many(), draw(make_many)
+    figure = draw(make_many)
     for kind, look in style.KINDS.items():
         count = sum(str(text.get_gid()).startswith(f"label:{kind}:") for text in _labels(figure))
         assert count <= look.max_labels
@@ -118,6 +118,22 @@ def test_a_lone_label_stands_close_on_the_wished_side_without_a_leader() -> None
 
 def test_a_label_without_room_is_left_out() -> None:
     assert place_labels([Wanted((50, 50), 200, 10)], [], [], [], Box(0, 0, 100, 100), pt=1.0) == [None]
+
+
+def test_only_an_insisting_label_sends_its_leader_across_a_line() -> None:
+    fence = [((0.0, 56.0), (600.0, 56.0)), ((0.0, 66.0), (600.0, 66.0))]  # between the point and all free room
+    floor, within = [Box(0, 0, 600, 49)], Box(0, 0, 600, 200)
+    shy, bold = (Wanted((300, 50), 100, 10, insists=insists) for insists in (False, True))
+    spot = place_labels([bold], floor, fence, [], within, pt=1.0)[0]
+    assert spot is not None and spot.leader is not None and spot.box.y0 > 66
+    assert place_labels([shy], floor, fence, [], within, pt=1.0) == [None]
+
+
+def test_a_label_keeps_away_from_the_markers_of_other_points() -> None:
+    stranger = Box(330, 318, 336, 324)  # right where the label would stand
+    own = Box(297, 297, 303, 303)
+    spots = place_labels([Wanted((300, 300), 60, 10, (1, 1))], [own, stranger], [], [], Box(0, 0, 600, 600), pt=1.0)
+    assert spots[0] is not None and not spots[0].box.grown(9).overlaps(stranger)
 
 
 def test_segment_through_a_box_is_seen_though_both_ends_lie_outside() -> None:

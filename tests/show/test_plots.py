@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from ratematch.show import style
 from ratematch.show.plots import FRONT_KINDS, gap_band, plot_pareto, plot_speedup, save_figure, write_plots
 
-from .invented import make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many, make_point
+from .invented import draw, make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many, make_point
 
 
 def _line(figure: Figure, gid: str) -> Line2D:
@@ -81,7 +81,7 @@ def test_gap_band_follows_both_fronts_on_their_overlap() -> None:
 
 
 def test_emulated_is_stamped_on_the_figure_and_in_the_svg_text(tmp_path: Path) -> None:
-    workload, figure = make_few(), draw(make_few)
+    figure = draw(make_few)
     (stamp,) = [text for text in figure.texts if text.get_gid() == "emulated"]
     assert stamp.get_text() == style.STAMP_TEXT and "EMULATED" in style.STAMP_TEXT
     _, svg = save_figure(figure, tmp_path / "plot")
@@ -99,12 +99,18 @@ def test_real_measurements_are_not_stamped_but_one_emulated_workload_is(tmp_path
 
 
 def test_title_axes_and_footer_say_what_is_shown() -> None:
-    workload, figure = make_many(), draw(make_many)
+    figure = draw(make_many)
     words = " ".join(_words(figure))
     for part in ("DeepSeek-R1", "GB200", "1024/64", "quickstart", "trtllm-serve 1.2", "1000 / TPOT", "all GPUs"):
         assert part in words
     axes = figure.axes[0]
     assert "tok/s/user" in axes.get_xlabel() and "tok/s/GPU" in axes.get_ylabel()
+
+
+def test_the_notation_of_spread_output_lengths_is_explained_only_where_used() -> None:
+    few = replace(make_few(), workload="8192/1024~0.8")
+    assert "output lengths spread" in " ".join(_words(plot_pareto(few, make_analysis(few))))
+    assert "output lengths spread" not in " ".join(_words(draw(make_few)))
 
 
 def test_empty_and_lone_fronts_say_what_is_missing(tmp_path: Path) -> None:
@@ -143,7 +149,7 @@ def test_hostile_names_stay_text_and_inside_the_folder(tmp_path: Path) -> None:
     assert "text" in tags and not tags & {"script", "b"}
     texts = ["".join(element.itertext()) for element in root.iter() if element.tag.endswith("}text")]
     assert "<script>alert(1)</script>" in texts
-    assert "[bold]&amp;" in texts and r"$\frac{1}" in texts
+    assert "[bold]&amp;" in texts and r"$\frac{1}$" in texts
     assert not re.search("[\x00-\x08\x1b\u202e]", " ".join(texts))
 
 
@@ -184,7 +190,7 @@ def test_log_axis_and_long_or_foreign_names_can_be_drawn(tmp_path: Path) -> None
 def test_a_failed_write_keeps_the_old_plot_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workload, figure = make_few(), draw(make_few)
+    figure = draw(make_few)
     (png, _) = save_figure(figure, tmp_path / "plot")
     content = png.read_bytes()
     names = sorted(path.name for path in tmp_path.iterdir())

@@ -6,13 +6,16 @@ from typing import Any
 
 import yaml
 
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config, check_worker_config
+from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, check_orchestrator_config, check_worker_config
 from ratematch.engines.trtllm_serve.diagnosis import diagnose
 from ratematch.engines.trtllm_serve.render import plan_launch
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
+
+VERSIONS = RELEASE_LINES
+"""Release lines that can be rendered (contract, section 11)."""
 
 
 class TrtllmServe:

@@ -56,19 +56,39 @@ def _in_line(keys: Rule, line: str) -> Rule:
     }
 
 
+def _deep_in_line(keys: Rule, line: str) -> Rule:
+    """Like :func:`_in_line`, nested maps included."""
+    return {
+        name: {**rule, "keys": _deep_in_line(rule["keys"], line)} if "keys" in rule else rule
+        for name, rule in _in_line(keys, line).items()
+    }
+
+
 def worker_keys(version: str) -> Rule:
-    """Worker YAML keys of a version: name -> rule (``type``, ``default``, ``choices``, ``keys``, ...)."""
-    return _in_line(_load("worker"), release_line(version))
+    """Worker YAML keys of a version: name -> rule (``type``, ``default``, ``choices``, ``keys``, ...).
+
+    Raises:
+        ValueError: the version is not known.
+    """
+    return _deep_in_line(_load("worker"), release_line(version))
 
 
 def orchestrator_keys(version: str) -> Rule:
-    """Orchestrator YAML keys of a version, without the worker keys that may stand beside them."""
-    keys = _in_line(_load("orchestrator"), release_line(version))
+    """Orchestrator YAML keys of a version, without the worker keys that may stand beside them.
+
+    Raises:
+        ValueError: the version is not known.
+    """
+    keys = _deep_in_line(_load("orchestrator"), release_line(version))
     return {name: rule for name, rule in keys.items() if name not in ("server_section", "routers")}
 
 
 def router_types(version: str) -> list[str]:
-    """Router types of a version."""
+    """Router types of a version.
+
+    Raises:
+        ValueError: the version is not known.
+    """
     return list(_in_line(_load("orchestrator")["routers"]["keys"], release_line(version)))
 
 

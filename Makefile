@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine with Python >= 3.10:
+#   make demo    install, run the quickstart sweep on the emulator, draw its fronts
+#   make test    install, lint, type-check, test
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-fast lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/ratematch sweep sweeps/quickstart.yaml
+	$(BIN)/ratematch pareto results/quickstart
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/pytest
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/emulator_peaks.py
+	$(BIN)/python benchmarks/loadgen_cost.py
+
+# ensurepip is missing where Debian's python3-venv is not installed: get it if we may, else say what to type.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "ratematch needs Python >= 3.10"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null \
+	    && $(PYTHON) -m venv $(VENV); \
+	  else echo "install Python's venv first: sudo apt-get install python3-venv"; exit 1; fi; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,84 @@
+"""Books of one attention-DP rank: its sequences, its KV blocks and what its prompt cache still holds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from ratematch.emulator.iteration import SchedulerConfig, Sequence
+
+
+class Rank:
+    """One attention-DP rank, or the whole instance without attention DP.
+
+    ``active``: sequences with a slot. ``reserved``: KV blocks promised; ``used``: blocks that hold tokens.
+    ``kv_read``: cached tokens of all generating sequences. ``blocked``: its first prompt found no room in the
+    last step.
+    """
+
+    def __init__(self, config: SchedulerConfig):
+        self.config = config
+        self.active = 0
+        self.reserved = 0
+        self.used = 0
+        self.kv_read = 0
+        self.blocked = False
+        self.prefill: deque[Sequence] = deque()
+        self.gen: list[Sequence] = []
+        self._cache: OrderedDict[int, None] = OrderedDict()
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that ``tokens`` tokens fill."""
+        return -(-tokens // self.config.tokens_per_block)
+
+    def store(self, seq: Sequence, tokens: int) -> None:
+        """``tokens`` more tokens of ``seq`` are in the KV cache."""
+        self.used += self.blocks(seq.kv_len + tokens) - self.blocks(seq.kv_len)
+        seq.kv_len += tokens
+
+    def free(self, seq: Sequence) -> None:
+        """Give back all KV of ``seq``."""
+        self.reserved -= seq.blocks
+        self.used -= self.blocks(seq.kv_len)
+        seq.blocks = 0
+
+    def reuse(self, seq: Sequence) -> int:
+        """Skip the leading prompt blocks that are still cached (returned: how many); one token is always computed."""
+        hits = 0
+        for key in seq.prompt_hash or ():
+            if key not in self._cache:
+                break
+            self._cache.move_to_end(key)
+            hits += 1
+        seq.reused = seq.prefilled = min(hits * self.config.tokens_per_block, seq.prompt_len - 1)
+        self.store(seq, seq.prefilled)
+        return hits
+
+    def remember(self, seq: Sequence) -> None:
+        """Keep the prompt blocks of ``seq`` for reuse, the least recently used ones make room."""
+        for key in seq.prompt_hash or ():
+            self._cache[key] = None
+            self._cache.move_to_end(key)
+        while len(self._cache) > self.config.kv_blocks:
+            self._cache.popitem(last=False)
+
+    def take_chunks(self) -> list[tuple[Sequence, int]]:
+        """Prompt pieces of the rank's next step, first come first served, within what generation leaves of the
+        token budget. A prompt that generation leaves no room for blocks admissions to its rank until it has run: else
+        sequences that arrive with their KV could keep it out for ever."""
+        config = self.config
+        budget = config.token_budget - len(self.gen) * (1 + config.mtp)
+        self.blocked = False
+        taken: list[tuple[Sequence, int]] = []
+        for seq in self.prefill:
+            left = seq.prompt_len - seq.prefilled
+            if left > budget:
+                piece = budget // config.tokens_per_block * config.tokens_per_block
+                if not piece and budget == config.token_budget:
+                    piece = budget  # a budget below one block: smaller pieces rather than none
+                if config.chunked_prefill and piece:
+                    taken.append((seq, piece))
+                self.blocked = not taken
+                break
+            taken.append((seq, left))
+            budget -= left
+        return taken

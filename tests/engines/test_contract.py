@@ -1,0 +1,214 @@
+"""What the contract refuses, and that it takes what public recipes hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ratematch.engines.trtllm_serve.contract import (
+    check_orchestrator_config,
+    check_worker_config,
+    orchestrator_keys,
+    release_line,
+    router_types,
+    worker_keys,
+)
+
+RECIPE: dict[str, Any] = {
+    "backend": "pytorch",
+    "trust_remote_code": True,
+    "tensor_parallel_size": 16,
+    "moe_expert_parallel_size": 16,
+    "pipeline_parallel_size": 1,
+    "enable_attention_dp": True,
+    "enable_lm_head_tp_in_adp": True,
+    "attention_dp_config": {"enable_balance": True, "batching_wait_iters": 0, "timeout_iters": 60},
+    "max_batch_size": 256,
+    "max_num_tokens": 512,
+    "max_seq_len": 9256,
+    "cuda_graph_config": {"enable_padding": True, "batch_sizes": [1, 2, 4, 8, 256]},
+    "print_iter_log": True,
+    "kv_cache_config": {"enable_block_reuse": False, "free_gpu_memory_fraction": 0.8, "dtype": "fp8"},
+    "moe_config": {
+        "backend": "CUTLASS",
+        "use_low_precision_moe_combine": True,
+        "max_num_tokens": 16384,
+        "load_balancer": {"num_slots": 288, "layer_updates_per_iter": 1},
+    },
+    "nvfp4_gemm_config": {"allowed_backends": ["cutlass", "cublaslt", "cutedsl", "cuda_core"]},
+    "cache_transceiver_config": {"backend": "UCX", "max_tokens_in_buffer": 16384},
+    "stream_interval": 100,
+    "num_postprocess_workers": 4,
+    "allreduce_strategy": "MNNVL",
+    "enable_chunked_prefill": False,
+    "enable_iter_perf_stats": False,
+    "enable_iter_req_stats": False,
+    "disable_overlap_scheduler": True,
+    "gpus_per_node": 4,
+    "speculative_config": {"decoding_type": "MTP", "num_nextn_predict_layers": 3},
+}
+
+
+def one(problems: list[str]) -> str:
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3", "main"])
+def test_every_key_of_public_recipes_is_taken(version: str) -> None:
+    assert check_worker_config(RECIPE, version) == []
+    assert check_worker_config({**RECIPE, "cuda_graph_config": None, "speculative_config": None}, version) == []
+
+
+@pytest.mark.parametrize("keys", [worker_keys, orchestrator_keys])
+@pytest.mark.parametrize("version", ["1.2", "1.3", "main"])
+def test_defaults_satisfy_their_own_rules(keys: Any, version: str) -> None:
+    config = {name: rule["default"] for name, rule in keys(version).items()}
+    nested = {
+        name: {inner: inner_rule["default"] for inner, inner_rule in rule["keys"].items()}
+        for name, rule in keys(version).items()
+        if "keys" in rule and name not in ("speculative_config", "conditional_disagg_config")
+    }
+    check = check_worker_config if keys is worker_keys else check_orchestrator_config
+    assert check(config, version) == []
+    if keys is worker_keys:
+        assert check({**config, **nested}, version) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"kv_cache_confg": {}}, ["kv_cache_confg: unknown key in 1.2", "kv_cache_config?"]),
+        ({"enable_block_reuse": False}, ["it belongs at kv_cache_config.enable_block_reuse"]),
+        (
+            {"kv_cache_config": {"free_gpu_mem_fraction": 1}},
+            ["did you mean kv_cache_config.free_gpu_memory_fraction?"],
+        ),
+        ({"num_serve_frontends": 2}, ["it exists only in main"]),
+        ({"cache_transceiver_config": {"backend": "ucx"}}, ["'ucx' is not valid in 1.2", "UCX"]),
+        ({"tensor_parallel_size": "8"}, ["tensor_parallel_size: '8' is no int"]),
+        ({"enable_attention_dp": 1}, ["enable_attention_dp: 1 is no bool"]),
+        ({"stream_interval": 0}, ["stream_interval: 0 must be at least 1"]),
+        ({"kv_cache_config": {"free_gpu_memory_fraction": 1.5}}, ["must be between 0 and 1"]),
+        ({"cache_transceiver_config": {"kv_transfer_timeout_ms": 0}}, ["must be greater than 0"]),
+        ({"tensor_parallel_size": 4, "moe_expert_parallel_size": 3}, ["3 does not divide", "valid are 1, 2, 4"]),
+        (
+            {"tensor_parallel_size": 4, "moe_expert_parallel_size": 2, "moe_tensor_parallel_size": 4},
+            ["tp_size must equal to moe_tp_size * moe_ep_size * moe_cluster_size"],
+        ),
+        (
+            {"cuda_graph_config": {"batch_sizes": [1, 2], "max_batch_size": 4}},
+            ["must equal the largest of batch_sizes 2"],
+        ),
+        (
+            {
+                "moe_expert_parallel_size": 8,
+                "tensor_parallel_size": 8,
+                "moe_config": {"load_balancer": {"num_slots": 257}},
+            },
+            ["257 is no multiple"],
+        ),
+        ({"attention_dp_config": {"enable_balance": True, "timeout_iters": -1}}, ["at least 0"]),
+        ({"speculative_config": {"num_nextn_predict_layers": 1}}, ["decoding_type: is required"]),
+        ({"speculative_config": {"decoding_type": "NGram", "relaxed_topk": 1}}, ["belongs to MTP"]),
+        ({"speculative_config": {"decoding_type": "Eagle3", "max_draft_len": 3}}, ["speculative_model: is required"]),
+        ({"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3}}, ["num_nextn_predict_layers in 1.2"]),
+        (
+            {"cp_config": {"cp_type": "HELIX", "tokens_per_block": 64}},
+            ["64 must equal kv_cache_config.tokens_per_block 32"],
+        ),
+    ],
+)
+def test_a_wrong_worker_file_is_named(config: dict[str, Any], words: list[str]) -> None:
+    problem = one(check_worker_config(config, "1.2"))
+    assert "\n" not in problem
+    for text in words:
+        assert text in problem
+
+
+def test_versions_differ() -> None:
+    wide = {"moe_config": {"backend": "WIDEEP"}}
+    assert check_worker_config(wide, "1.2") == []
+    assert "WIDEEP" in one(check_worker_config(wide, "main"))
+    drafts = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3}}
+    assert check_worker_config(drafts, "main") == []
+    both = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3, "num_nextn_predict_layers": 2}}
+    assert "contradicts" in one(check_worker_config(both, "main"))
+    onboard = {"kv_cache_config": {"onboard_blocks": True}}
+    assert check_worker_config(onboard, "1.2") == []
+    assert "only in 1.2, 1.3" in one(check_worker_config(onboard, "main"))
+    assert "conversation" in router_types("main") and "conversation" not in router_types("1.2")
+
+
+def test_release_lines() -> None:
+    assert [release_line(v) for v in ("1.2", "1.2.1", "v1.2.0rc3", "1.3.0rc17", "1.4.0", "main")] == [
+        "1.2",
+        "1.2",
+        "1.2",
+        "1.3",
+        "main",
+        "main",
+    ]
+    for wrong in ("0.21", "latest", ""):
+        with pytest.raises(ValueError, match="is not known"):
+            release_line(wrong)
+
+
+GOOD: dict[str, Any] = {
+    "hostname": "node1",
+    "port": 8333,
+    "backend": "pytorch",
+    "context_servers": {"num_instances": 1, "urls": ["a:1"], "tensor_parallel_size": 4},
+    "generation_servers": {"num_instances": 2, "urls": ["b:1", "b:2"], "router": {"type": "load_balancing"}},
+}
+
+
+def test_a_sound_orchestrator_file() -> None:
+    assert check_orchestrator_config(GOOD, "1.2") == []
+    no_context = {**GOOD, "context_servers": {"num_instances": 0, "urls": []}}
+    assert check_orchestrator_config(no_context, "1.2") == []
+    cluster = {"hostname": "a", "port": 1, "disagg_cluster": {"cluster_uri": "http://a:1"}}
+    assert check_orchestrator_config(cluster, "main") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"context_servers": {"num_instances": 2, "urls": ["a:1"]}},
+            "Number of hostnames (1) should be equal to the",
+        ),
+        ({"context_servers": {"urls": ["a:1", "a:1"], "num_instances": 2}}, "Duplicated ctx server config: a:1"),
+        ({"generation_servers": {"urls": ["a:2", "a:2"], "num_instances": 2}}, "Duplicated gen server config"),
+        ({"context_servers": {"urls": ["http://a:1"]}}, "is no host:port"),
+        ({"context_servers": {"urls": ["::1:80"]}}, "is no host:port"),
+        (
+            {"context_servers": {"urls": ["a:1"], "backend": "trt"}},
+            "both in the top-level and in the 'context_servers'",
+        ),
+        ({"generation_servers": {"urls": ["a:1"]}}, "a:1 is a context server too, with different arguments"),
+        ({"generation_servers": {"urls": ["b:1"], "router": {"type": "x"}}}, "Unsupported router type: x."),
+        (
+            {"generation_servers": {"urls": ["b:1"], "router": {"type": "round_robin", "use_tokens": True}}},
+            "use_tokens: unknown key",
+        ),
+        ({"conditional_disagg_config": {"max_local_prefill_length": 5}}, "Generation router must be kv_cache_aware"),
+        (
+            {"disagg_cluster": {"inactive_interval_sec": 5}},
+            "Key inactive_interval_sec not found in DisaggClusterConfig",
+        ),
+        ({"max_retry": 5}, "did you mean max_retries?"),
+        ({"schedule_style": "generation_first"}, "it exists only in 1.3, main"),
+        ({"generation_servers": {"num_instances": 1}}, "urls: is required"),
+        ({"port": 99999}, "between 0 and 65535"),
+    ],
+)
+def test_a_wrong_orchestrator_file_is_named(change: dict[str, Any], words: str) -> None:
+    assert words in one(check_orchestrator_config({**GOOD, **change}, "1.2"))
+
+
+def test_checks_do_not_change_the_file() -> None:
+    before = repr(RECIPE)
+    check_worker_config(RECIPE, "1.2")
+    assert repr(RECIPE) == before

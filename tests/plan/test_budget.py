@@ -1,0 +1,23 @@
+"""Minutes and GPU-hours, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ratematch.plan.budget import estimate
+from ratematch.plan.sweep import expand
+from tests.plan.test_sweepfile import GOOD, parse
+
+
+def test_cost_is_start_plus_loads_times_the_gpus_of_each_deployment() -> None:
+    sweep = parse(GOOD + "e2e: {deployments: 2, loads: {around: [1]}}\n", "budget.max_gpus=16")
+    sweep = replace(sweep, cluster=replace(sweep.cluster, start_minutes=20, load_minutes=5))
+    cost = estimate(sweep, expand(sweep).experiments)
+    ctx, gen, e2e = cost.stages
+    assert (ctx.experiments, ctx.loads, ctx.minutes) == (1, 2, 30)
+    assert ctx.gpu_hours == 4 * 30 / 60
+    assert (gen.experiments, gen.loads, gen.minutes, gen.nodes, gen.gpus) == (4, 8, 120, 2, 8)
+    assert gen.gpu_hours == (4 + 4 + 8 + 8) * 30 / 60
+    assert (e2e.experiments, e2e.loads, e2e.minutes, e2e.gpu_hours) == (2, 2, 50, 50 * 16 / 60)
+    assert cost.gpu_hours == ctx.gpu_hours + gen.gpu_hours + e2e.gpu_hours
+    assert any("16 GPUs" in assumption for assumption in cost.assumptions)

@@ -1,0 +1,241 @@
+"""Sweep files: what they mean, and that every mistake is named with its line."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratematch.catalog import load_model
+from ratematch.errors import ClusterError, Problem, SweepError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.load import Concurrency, Rate
+from ratematch.plan.mapping import Mapping
+from ratematch.plan.sweep import Sweep, expand
+from ratematch.plan.sweepfile import parse_sweep
+
+RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, emulated=True)
+
+GOOD = """\
+name: demo
+about: shows something
+model: deepseek-r1
+cluster: rack
+workloads:
+  - {isl: 1024, osl: 64}
+ctx:
+  axes: {mapping: DEP4}
+  loads: {concurrency: [1, 4]}
+gen:
+  axes: {mapping: [TEP4, DEP8], mtp: [0, 1]}
+  loads: {concurrency: [1, 64]}
+"""
+
+
+def find_cluster(name: str) -> Cluster:
+    if name != "rack":
+        raise ClusterError([Problem(name, f"there is no cluster profile {name!r}", "known: rack")])
+    return RACK
+
+
+def parse(text: str, *overrides: str) -> Sweep:
+    return parse_sweep(
+        text,
+        "demo.yaml",
+        find_model=load_model,
+        find_cluster=find_cluster,
+        engines={"trtllm-serve": ("1.2", "main")},
+        overrides=overrides,
+    )
+
+
+def problems(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(SweepError) as caught:
+        parse(text, *overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def only_problem(text: str, *overrides: str) -> str:
+    found = problems(text, *overrides)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_axes_are_multiplied_and_context_is_measured_at_one_token() -> None:
+    experiments = expand(parse(GOOD)).experiments
+    assert [(e.stage, e.deployment.label) for e in experiments] == [
+        ("ctx", "ctx1xDEP4-mtp0"),
+        ("gen", "gen1xTEP4-mtp0"),
+        ("gen", "gen1xTEP4-mtp1"),
+        ("gen", "gen1xDEP8-mtp0"),
+        ("gen", "gen1xDEP8-mtp1"),
+    ]
+    assert experiments[0].workload.osl == 1
+    assert experiments[1].workload.osl == 64
+
+
+def test_limits_follow_workload_load_and_mtp() -> None:
+    ctx, tep, tep_mtp, dep, _ = expand(parse(GOOD)).experiments
+    assert ctx.deployment.ctx and ctx.deployment.ctx.max_num_tokens == 8192
+    assert ctx.deployment.ctx.max_batch_size == 8
+    assert tep.deployment.gen and tep.deployment.gen.max_batch_size == 64
+    assert tep_mtp.deployment.gen and tep_mtp.deployment.gen.max_num_tokens == 128
+    assert dep.deployment.gen and dep.deployment.gen.max_batch_size == 8, "64 in flight over 8 attention-DP ranks"
+
+
+def test_a_longer_ladder_keeps_the_experiment() -> None:
+    short = expand(parse(GOOD, "gen.axes.max_batch_size=64")).experiments[1]
+    longer = expand(parse(GOOD, "gen.axes.max_batch_size=64", "gen.loads.concurrency=[1, 2, 64]")).experiments[1]
+    assert short.id == longer.id
+    assert set(short.loads) < set(longer.loads)
+
+
+def test_what_decides_a_figure_decides_the_id() -> None:
+    ids = {expand(parse(GOOD)).experiments[1].id}
+    for override in (
+        "workloads.0.isl=2048",
+        "gen.options.stream_interval=10",
+        "engine.version=main",
+        "model=deepseek-v3",
+    ):
+        ids.add(expand(parse(GOOD, override)).experiments[1].id)
+    assert len(ids) >= 4
+
+
+def test_numeric_axes_and_ep_equal_to_tp() -> None:
+    text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: tp, attention_dp: [false, true]")
+    mappings = [e.deployment.gen.mapping for e in expand(parse(text)).experiments if e.deployment.gen]
+    assert mappings == [
+        Mapping(tp=4, ep=4),
+        Mapping(tp=4, ep=4, attention_dp=True),
+        Mapping(tp=8, ep=8),
+        Mapping(tp=8, ep=8, attention_dp=True),
+    ]
+
+
+def test_engine_options_as_axes_lie_over_the_fixed_ones() -> None:
+    text = GOOD.replace(
+        "mtp: [0, 1]}", "options.kv_cache_config.dtype: [fp8, auto]}\n  options: {stream_interval: 4}"
+    )
+    options = [e.deployment.gen.options for e in expand(parse(text)).experiments if e.deployment.gen][:2]
+    assert options == [
+        {"stream_interval": 4, "kv_cache_config": {"dtype": "fp8"}},
+        {"stream_interval": 4, "kv_cache_config": {"dtype": "auto"}},
+    ]
+
+
+def test_rates_and_repeats_become_loads() -> None:
+    text = GOOD.replace("concurrency: [1, 64]", "req_s: 2, seconds: 30, repeats: 2, min_requests: 4")
+    loads = expand(parse(text)).experiments[1].loads
+    assert loads == (Rate(2.0, 60, "poisson", 1, 0), Rate(2.0, 60, "poisson", 1, 1))
+
+
+def test_requests_grow_with_concurrency() -> None:
+    text = GOOD.replace("concurrency: [1, 64]", "concurrency: [1, 64], requests_per_slot: 3, warmup_per_slot: 0.5")
+    assert expand(parse(text)).experiments[1].loads == (Concurrency(1, 16, 1, 0), Concurrency(64, 192, 32, 0))
+
+
+def test_exclude_and_only() -> None:
+    excluded = expand(parse(GOOD + "  exclude: [{mapping: DEP8, mtp: 1}]\n"))
+    assert "gen1xDEP8-mtp1" not in [e.deployment.label for e in excluded.experiments]
+    assert [d.combination for d in excluded.dropped] == ["DEP8 mtp=1"]
+    chosen = expand(parse(GOOD + "  only: [{gpus: 8}]\n"))
+    assert [e.deployment.label for e in chosen.experiments if e.stage == "gen"] == [
+        "gen1xDEP8-mtp0",
+        "gen1xDEP8-mtp1",
+    ]
+
+
+def test_role_aliases() -> None:
+    text = GOOD.replace("\nctx:", "\nprefill:").replace("\ngen:", "\ndecode:")
+    assert expand(parse(text)).experiments == expand(parse(GOOD)).experiments
+
+
+def test_prefill_and_ctx_together_are_refused() -> None:
+    both = GOOD + "prefill:\n  axes: {tp: 4}\n  loads: {concurrency: 1}\n"
+    assert "'prefill' means 'ctx'" in only_problem(both)
+
+
+def test_a_value_some_combinations_can_use_thins_the_product() -> None:
+    text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: [4, 8]")
+    dropped = expand(parse(text)).dropped
+    assert [d.combination for d in dropped] == ["TP4EP8"]
+    assert "ep=8 does not divide tp=4" in dropped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "what", "fix"),
+    [
+        (("about: shows", "sede: 1\nabout: shows"), 2, "unknown key 'sede'", "valid keys: name, about"),
+        (("ctx:\n  axes", "ctx:\n  axis: {tp: 4}\n  axes"), 8, "unknown key 'axis'", "axes, loads"),
+        (("concurrency: [1, 4]", "concurency: [1, 4]"), 9, "unknown key 'concurency'", "concurrency"),
+        (("mapping: DEP4", "mapping: XEP4"), 8, "'XEP4' is no mapping", "TEP8"),
+        (("mapping: DEP4", "tp: []"), 8, "axis is empty", "at least one value"),
+        (("mapping: DEP4", "tp: 4, ep: 3"), 8, "ep=3 does not divide tp=4", "valid ep are 1, 2, 4"),
+        (("mapping: DEP4", "tp: 3"), 8, "tp=3 does not divide the 128 attention heads", "valid tp are 1, 2, 4"),
+        (("mapping: DEP4", "tp: 6"), 8, "6", "valid tp"),
+        (("mapping: DEP4", "tp: -4"), 8, "whole number >= 1, not -4", ""),
+        (("mapping: DEP4", "tp: 128"), 8, "128 GPUs, and cluster rack has 18 nodes x 4 = 72", ""),
+        (("mapping: DEP4", "colour: red"), 8, "unknown axis 'colour'", "options.<engine option>"),
+        (("isl: 1024", "isl: 0"), 6, "greater than 0", "0"),
+        (("isl: 1024", "isl: many"), 6, "integer", "'many'"),
+        (("cluster: rack", "cluster: moon"), 4, "no cluster profile 'moon'", "known: rack"),
+        (("model: deepseek-r1", "model: gpt-9"), 3, "gpt-9", "deepseek-r1"),
+        (("[1, 64]", "[]"), 12, "is empty", "at least one value"),
+        (("name: demo", "name: demo\nname: twice"), 2, "'name' is given twice", ""),
+        (("name: demo", "name: a/b"), 1, "'a/b'", "letters"),
+        (
+            ("cluster: rack", "cluster: rack\nengine: {version: '0.9'}"),
+            5,
+            "unknown version '0.9'",
+            "known: 1.2, main",
+        ),
+        (("workloads:", "e2e: {router: magic}\nworkloads:"), 5, "round_robin", "'magic'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(change: tuple[str, str], line: int, what: str, fix: str) -> None:
+    message = only_problem(GOOD.replace(*change, 1))
+    assert message.startswith(f"demo.yaml:{line}: "), message
+    assert what in message
+    assert fix in message
+
+
+def test_mtp_without_mtp_layers_is_refused_unless_a_draft_model_is_given() -> None:
+    dense = GOOD.replace("deepseek-r1", "llama-3.3-70b").replace("mapping: DEP4", "tp: 4")
+    dense = dense.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: 4, mtp: 1")
+    assert "mtp=1 needs MTP layers" in only_problem(dense)
+    drafted = dense + "  options: {speculative_config: {decoding_type: Eagle3}}\n"
+    assert expand(parse(drafted)).experiments
+
+
+def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
+    text = GOOD.replace("about:", "abuot:").replace("isl: 1024", "isl: -1").replace("cluster: rack", "cluster: moon")
+    found = problems(text)
+    lines = [int(problem.split(":")[1]) for problem in found]
+    assert {2, 4, 6} <= set(lines)
+    assert lines == sorted(lines)
+
+
+def test_syntax_errors_and_wrong_shapes_name_a_line() -> None:
+    assert problems("name: [1, 2")[0].startswith("demo.yaml:")
+    assert "map of keys" in problems("- 1\n- 2\n")[0]
+    assert "empty" in problems("")[0]
+
+
+def test_tags_that_would_run_code_are_refused() -> None:
+    with pytest.raises((SweepError, Exception)) as caught:
+        parse("name: !!python/object/apply:os.system ['true']\n")
+    assert isinstance(caught.value, SweepError)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("nonsense", "key.path=value"), ("workloads.7.isl=1", "workloads"), ("gen.axes.colour=1", "unknown axis")],
+)
+def test_bad_overrides_are_told(override: str, said: str) -> None:
+    assert said in " ".join(problems(GOOD, override))
+
+
+def test_overrides_lie_over_the_file() -> None:
+    sweep = parse(GOOD, "workloads.0.isl=4096", "constraints.ttft_ms=500", "gen.axes.mtp=[2]")
+    assert sweep.workloads[0].isl == 4096
+    assert sweep.constraints.ttft_ms == 500
+    assert sweep.stages[1].axes["mtp"] == (2,)

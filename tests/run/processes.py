@@ -1,0 +1,27 @@
+"""Real processes for tests of what starts and ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def wait_until(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Look until ``true()``; a test that waits for something that never comes fails with ``what``."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.02)
+
+
+def processes_with(word: str) -> Iterator[tuple[int, str]]:
+    """Ids and command lines of live processes whose command line or environment holds ``word``."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+            if int(folder.name) != os.getpid() and word.encode() in command + b"\0" + environment:
+                yield int(folder.name), command.replace(b"\0", b" ").decode(errors="replace")

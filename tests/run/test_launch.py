@@ -1,0 +1,202 @@
+"""Starting, watching and ending real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
+from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.run.launch import Interrupted, Waiting, running
+from tests.run.processes import processes_with, wait_until
+
+SERVE = """
+import http.server, sys, time
+time.sleep(float(sys.argv[2]))
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *args): pass
+print("listening", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def spec(
+    name: str, port: int, *, argv: Sequence[str] = (), wave: int = 0, delay_s: float = 0, deadline_s: float = 20
+) -> ProcessSpec:
+    return ProcessSpec(
+        name=name,
+        role="agg",
+        argv=tuple(argv) or (sys.executable, "-c", SERVE, str(port), str(delay_s)),
+        env=(("COLOUR", "blue"),),
+        unset=("UCX_TLS",),
+        nodes=("local0",),
+        host="127.0.0.1",
+        port=port,
+        log=f"{name}.log",
+        ready=ReadyProbe(f"http://127.0.0.1:{port}/health", deadline_s),
+        wave=wave,
+    )
+
+
+def plan(*specs: ProcessSpec) -> LaunchPlan:
+    return LaunchPlan((FileSpec("note.yaml", "a: 1\n"),), specs, "http://127.0.0.1:1")
+
+
+def ignore(waiting: Sequence[Waiting]) -> None: ...
+
+
+def no_cause(log: str) -> None: ...
+
+
+def start(wanted: LaunchPlan, folder: Path, stop: threading.Event | None = None, on_wait=ignore, diagnose=no_cause):  # type: ignore[no-untyped-def]
+    return running(wanted, folder, diagnose, stop or threading.Event(), on_wait)
+
+
+def left_in(folder: Path) -> list[str]:
+    """Command lines of processes that work in ``folder``."""
+    found = []
+    for pid, command in processes_with("RATEMATCH_RUN="):
+        try:
+            if Path(f"/proc/{pid}/cwd").readlink() == folder:
+                found.append(command)
+        except OSError:
+            continue
+    return found
+
+
+def test_waves_start_in_order_and_everything_is_ended(tmp_path: Path) -> None:
+    first, second = free_port(), free_port()
+    seen: list[set[str]] = []
+    wanted = plan(spec("worker", first, delay_s=0.3), spec("orchestrator", second, wave=1))
+    with start(wanted, tmp_path, on_wait=lambda waiting: seen.append({w.name for w in waiting})) as servers:
+        servers.check()
+        assert len(left_in(tmp_path)) == 2
+    assert seen[0] == {"worker"}, "the orchestrator waits for its worker"
+    assert (tmp_path / "note.yaml").read_text() == "a: 1\n"
+    assert left_in(tmp_path) == []
+
+
+def test_environment_is_added_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UCX_TLS", "tcp")
+    port = free_port()
+    tell = "import os; print('told', os.environ['COLOUR'], os.environ.get('UCX_TLS'), flush=True)" + SERVE
+    with start(plan(spec("a", port, argv=(sys.executable, "-c", tell, str(port), "0"))), tmp_path):
+        pass
+    assert "told blue None" in (tmp_path / "a.log").read_text()
+
+
+def test_a_server_that_dies_in_start_up_ends_the_wait_at_once(tmp_path: Path) -> None:
+    dying = (sys.executable, "-c", "print('CUDA out of memory'); raise SystemExit(3)")
+    wanted = plan(spec("good", free_port(), deadline_s=600), spec("bad", free_port(), argv=dying, deadline_s=600))
+    with (
+        pytest.raises(ServerDied, match=r"bad ended with exit code 3 .*: buy a GPU[^$]*CUDA out of memory"),
+        start(wanted, tmp_path, diagnose=lambda log: "buy a GPU" if "CUDA out of memory" in log else None),
+    ):
+        pass
+    assert left_in(tmp_path) == []
+
+
+def test_a_server_that_dies_later_is_noticed(tmp_path: Path) -> None:
+    with start(plan(spec("a", free_port())), tmp_path) as servers:
+        (pid,) = (pid for pid, command in processes_with("RATEMATCH_RUN=") if "serve_forever" in command)
+        os.kill(pid, signal.SIGKILL)
+
+        def noticed() -> bool:
+            try:
+                servers.check()
+            except ServerDied as error:
+                return "a was killed by SIGKILL" in str(error)
+            return False
+
+        wait_until(noticed, "the death to be noticed", 10)
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    silent = (sys.executable, "-c", "import time; print('loading weights', flush=True); time.sleep(60)")
+    with (
+        pytest.raises(NotReady, match=r"a was not ready after \d+ s \(connection refused\)[^$]*loading weights"),
+        start(plan(spec("a", free_port(), argv=silent, deadline_s=0.5)), tmp_path),
+    ):
+        pass
+    assert left_in(tmp_path) == []
+
+
+def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(PortInUse, match=f"port {port} on 127.0.0.1 is in use"),
+            start(plan(spec("a", port)), tmp_path),
+        ):
+            pass
+    assert not (tmp_path / "a.log").exists()
+
+
+def test_a_missing_command_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match="no command 'trtllm-serve-x' here"),
+        start(plan(spec("a", free_port(), argv=("trtllm-serve-x",))), tmp_path),
+    ):
+        pass
+
+
+def test_asking_to_stop_ends_the_wait(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with (
+        pytest.raises(Interrupted),
+        start(plan(spec("a", free_port(), delay_s=60)), tmp_path, stop, lambda waiting: stop.set()),
+    ):
+        pass
+    assert left_in(tmp_path) == []
+
+
+def test_a_server_that_ignores_sigterm_and_its_children_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratematch.run.launch.STOP_GRACE_S", 0.3)
+    port = free_port()
+    stubborn = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)\n" + SERVE
+    )
+    with start(plan(spec("a", port, argv=(sys.executable, "-c", stubborn, str(port), "0"))), tmp_path):
+        assert len(left_in(tmp_path)) == 2
+    assert left_in(tmp_path) == []
+
+
+def test_kill_9_of_the_driver_leaves_no_server(tmp_path: Path) -> None:
+    port = free_port()
+    driver = f"""
+import sys, threading, time
+from pathlib import Path
+sys.path.insert(0, {str(Path.cwd())!r})
+from tests.run.test_launch import plan, spec, start
+with start(plan(spec("a", {port})), Path({str(tmp_path)!r})):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert left_in(tmp_path)
+        process.kill()
+    wait_until(lambda: not left_in(tmp_path), "the server of the killed driver to end", 20)

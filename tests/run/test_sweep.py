@@ -1,0 +1,238 @@
+"""A whole sweep on the emulator, by the command a person types; and what happens when parts of it are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratematch.store import ExperimentFolder, Results
+from tests.run.processes import processes_with, wait_until
+
+pytestmark = pytest.mark.slow
+
+MINI = """\
+name: mini
+about: The smallest sweep that walks the whole path.
+model: deepseek-r1
+cluster: laptop
+workloads:
+  - {isl: 256, osl: 12}
+budget: {max_gpus: 8}
+ctx:
+  axes: {mapping: DEP4}
+  loads: {concurrency: [1, 4], min_requests: 12, requests_per_slot: 3}
+gen:
+  axes: {mapping: TEP4, mtp: [0]}
+  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
+ifb:
+  axes: {mapping: TEP4}
+  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
+e2e:
+  deployments: 1
+  loads: {around: [0.5, 1.0], min_requests: 12, requests_per_slot: 4}
+"""
+
+LAPTOP = """\
+name: laptop
+gpu: gb200
+gpus_per_node: 4
+nodes: 4
+emulated: true
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A working directory with a sweep and a cluster profile."""
+    (tmp_path / "slurm" / "clusters").mkdir(parents=True)
+    (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mini.yaml").write_text(MINI)
+    return tmp_path
+
+
+def ratematch(site: Path, *argv: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ratematch", *argv],
+        cwd=site,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RATEMATCH_TEST_SITE": str(site), **environment},
+    )
+
+
+def run(site: Path, *argv: str, **environment: str) -> tuple[int, str, str]:
+    process = ratematch(site, *argv, **environment)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def measured(site: Path) -> dict[str, int]:
+    """Every finished load, with the instant its clock started: the same instant, the same measurement."""
+    files = (site / "results" / "mini").glob("*/loads/*/loadrun.json")
+    return {str(file.relative_to(site)): json.loads(file.read_text())["wall_start_ns"] for file in files}
+
+
+def alive(site: Path) -> list[str]:
+    return [command for _, command in processes_with(f"RATEMATCH_TEST_SITE={site}")]
+
+
+def folders(site: Path) -> list[ExperimentFolder]:
+    return Results(site / "results" / "mini").folders()
+
+
+def running_job(site: Path) -> int | None:
+    """Process id of the job that is measuring now."""
+    return next((folder.holder() for folder in folders(site) if folder.held()), None)
+
+
+def check_whole(site: Path) -> dict[str, Any]:
+    """The sweep is finished and gives both fronts and IFB."""
+    code, out, err = run(site, "pareto", "results/mini", "--json")
+    assert code == 0, err
+    analysis: dict[str, Any] = json.loads(out)
+    fronts = analysis["workloads"]["256/12"]
+    assert fronts["rate_matched"] and fronts["end_to_end"] and fronts["ifb"]
+    assert all(folder.done() for folder in folders(site))
+    return analysis
+
+
+def test_from_a_sweep_file_to_both_fronts(site: Path) -> None:
+    code, out, err = run(site, "sweep", "mini.yaml", "--json")
+    assert code == 0, err
+    outcome = json.loads(out)
+    assert outcome["emulated"] is True
+    assert [item["stage"] for item in outcome["experiments"]] == ["ctx", "gen", "ifb", "e2e"]
+    assert {item["state"] for item in outcome["experiments"]} == {"done"}
+    assert alive(site) == []
+
+    analysis = check_whole(site)
+    assert analysis["emulated"] is True
+    for kind in ("rate_matched", "end_to_end", "ifb"):
+        for row in analysis["workloads"]["256/12"][kind]:
+            assert row["emulated"] is True
+            assert row["tok_s_user"] == pytest.approx(1000 / row["tpot_ms"])
+            assert row["tok_s_gpu"] == pytest.approx(row["tok_s"] / row["gpus"])
+            in_flight = row["req_s"] * (row["ttft_ms"] + (12 - 1) * row["tpot_ms"]) / 1000
+            assert row["concurrency"] == pytest.approx(in_flight, rel=0.05), "Little's law"
+    report = site / "results" / "mini" / "report"
+    assert (report / "pareto-256-12.png").stat().st_size > 10_000
+    assert "EMULATED" in (report / "pareto-256-12.svg").read_text()
+
+    before = measured(site)
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 0, err
+    assert measured(site) == before, "a finished sweep measures nothing again"
+
+    code, out, _ = run(site, "status", "results/mini", "--json")
+    status = json.loads(out)
+    assert status["states"] == {"done": 4}
+    assert status["loads"] == status["loads_done"] == len(before)
+    assert status["gpu_hours"] > 0
+
+
+def test_kill_9_of_the_controller_then_of_a_job(site: Path) -> None:
+    controller = ratematch(site, "sweep", "mini.yaml")
+    wait_until(lambda: len(measured(site)) >= 1 and running_job(site), "a load to finish")
+    controller.kill()
+    controller.communicate()
+    kept = measured(site)
+
+    # The job goes on without its controller; a new controller takes it over.
+    controller = ratematch(site, "sweep", "mini.yaml")
+    wait_until(lambda: len(measured(site)) > len(kept) + 1 and running_job(site), "the sweep to go on")
+    job = running_job(site)
+    assert job is not None
+    os.kill(job, signal.SIGKILL)
+    _, err = controller.communicate(timeout=240)
+    assert controller.returncode == 2, err
+    assert "killed" in err
+    wait_until(lambda: not alive(site), "the killed job's servers to end", 20)
+    after_kill = measured(site)
+    assert after_kill.items() >= kept.items()
+
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 0, err
+    assert measured(site).items() >= after_kill.items(), "what was measured is not measured again"
+    check_whole(site)
+    assert alive(site) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path, number: signal.Signals) -> None:
+    controller = ratematch(site, "sweep", "mini.yaml")
+    wait_until(lambda: len(measured(site)) >= 1 and running_job(site), "a load to finish")
+    controller.send_signal(number)
+    _, err = controller.communicate(timeout=60)
+    assert controller.returncode == 130, err
+    assert "run the same command again" in err
+    wait_until(lambda: not alive(site), "everything to end", 20)
+    kept = measured(site)
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 0, err
+    assert measured(site).items() >= kept.items()
+
+
+def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_goes_on(site: Path) -> None:
+    profile = site / "slurm" / "clusters" / "laptop.yaml"
+    profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: die_at_start}\n")
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 2
+    assert "insufficient GPU memory" in err and "free_gpu_memory_fraction" in err
+    assert alive(site) == []
+    profile.write_text(LAPTOP)
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 0, err
+    check_whole(site)
+
+
+def test_truncated_streams_are_recorded_and_not_trusted(site: Path) -> None:
+    profile = site / "slurm" / "clusters" / "laptop.yaml"
+    profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: truncate_stream=1.0}\n")
+    text = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
+    (site / "sweeps" / "mini.yaml").write_text(text)
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 0, err
+    code, out, err = run(site, "pareto", "results/mini")
+    assert code == 3
+    assert "truncated" in out + err
+
+
+def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path) -> None:
+    profile = site / "slurm" / "clusters" / "laptop.yaml"
+    profile.write_text(LAPTOP + "ready_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
+    text = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
+    (site / "sweeps" / "mini.yaml").write_text(text)
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 2
+    assert "agg-0 was not ready after" in err and "ready_minutes" in err
+    assert alive(site) == []
+
+
+def test_a_full_disk_stops_the_load_before_it_is_sent(site: Path) -> None:
+    text = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
+    (site / "sweeps" / "mini.yaml").write_text(text)
+    # A limit on file size stands in for a full file system: the same call fails, for the same reason.
+    process = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4; exec "$0" -m ratematch sweep mini.yaml', sys.executable],
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "RATEMATCH_TEST_SITE": str(site)},
+        check=False,
+    )
+    assert process.returncode in (1, 2), process.stderr
+    assert measured(site) == {}
+    assert alive(site) == []
+    code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 0, err
+    assert len(measured(site)) == 3
