@@ -22,6 +22,9 @@ from ratematch.errors import RatematchError, Untrustworthy
 
 RESULTS = Path("results")
 
+# click's own 2 for a wrong option would read as "some experiments failed".
+click.UsageError.exit_code = 1
+
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _set = click.option(
     "--set",
@@ -44,6 +47,8 @@ class _Verbs(click.Group):
             for line in str(error).splitlines():
                 click.echo(f"ratematch: {line}" if not line.startswith("    ") else line, err=True)
             ctx.exit(error.exit_code)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
         except KeyboardInterrupt:
             click.echo("ratematch: stopped; run the same command again to go on where it stopped", err=True)
             ctx.exit(130)
@@ -51,6 +56,11 @@ class _Verbs(click.Group):
             # The reader (`| head`) has gone; writing the rest to nowhere keeps Python from complaining at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"ratematch: unexpected {type(error).__name__}: {error} (--debug shows where)", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -187,6 +197,7 @@ def status(results: Path, as_json: bool) -> None:
 @click.option("--tpot-ms", type=float, help="TPOT limit instead of the sweep's.")
 @click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
 @click.option("--max-gpus", type=int, help="Largest deployment to plan, instead of the sweep's.")
+@click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @_json
 def pareto(
     results: Path,
@@ -195,6 +206,7 @@ def pareto(
     tpot_ms: float | None,
     percentile: str | None,
     max_gpus: int | None,
+    remeasure: bool,
     as_json: bool,
 ) -> None:
     """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg).
@@ -203,14 +215,17 @@ def pareto(
     Example:
         ratematch pareto results/quickstart --ttft-ms 500
     """
-    from ratematch.readout import analyze_results
+    from ratematch import readout
     from ratematch.show.console import print_analysis
     from ratematch.show.plots import write_plots
     from ratematch.show.tables import analysis_to_json, write_tables
     from ratematch.store import Results
 
-    analysis = analyze_results(
-        Results.open(results),
+    opened = Results.open(results)
+    if remeasure:
+        readout.remeasure(opened)
+    analysis = readout.analyze_results(
+        opened,
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
         percentile=None if percentile is None else "mean" if percentile == "mean" else int(percentile),  # type: ignore[arg-type]

@@ -1,16 +1,59 @@
-"""A results folder to its Analysis: what ``ratematch pareto`` shows and what the end-to-end stage is chosen from."""
+"""A results folder to its figures and its Analysis: what ``ratematch pareto`` shows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ratematch.errors import ResultsError
+from ratematch.loadgen.recordfile import read_records
 from ratematch.match.analysis import analyze
 from ratematch.match.points import Analysis
+from ratematch.measure.measurement import Measurement, measure_load, to_json
+from ratematch.measure.records import RequestRecord
 from ratematch.plan.constraints import Constraints, Percentile
+from ratematch.plan.load import Load
+from ratematch.plan.workload import Workload
 from ratematch.store import Results, read_json, write_json
 
 LIMITS = "limits.json"
+
+EMULATOR_LATE = 0.05
+"""Share of its busy time by which the emulator may end steps late before its figures are not believed."""
+
+
+def measure_run(records: Sequence[RequestRecord], load: Load, workload: Workload, run: dict[str, Any]) -> Measurement:
+    """The figures of one load: its records, judged together with what ``loadrun.json`` says of the servers.
+
+    An emulator that could not keep its own step times makes the load not valid: the figures would be this
+    machine's, not those of the GPU it stands for.
+    """
+    figures = measure_load(records, load, workload)
+    late = [
+        f"the emulator {name} ended its steps {spent['late_s'] + spent['lost_s']:.2f} s late "
+        f"in {spent['busy_s']:.2f} s: this machine is too slow for the load"
+        for name, spent in run.get("emulator", {}).items()
+        if spent["late_s"] + spent["lost_s"] > EMULATOR_LATE * spent["busy_s"]
+    ]
+    return replace(figures, valid=figures.valid and not late, reasons=(*figures.reasons, *late))
+
+
+def remeasure(results: Results) -> int:
+    """Compute every finished load's figures anew from its records; returns how many loads that were.
+
+    Raises:
+        ResultsError: records that cannot be read. DiskFull: no room for the new figures (the old ones stay).
+    """
+    count = 0
+    for folder in results.folders():
+        experiment = folder.read()
+        for stored in folder.loads():
+            records = read_records(stored.folder / "records.parquet")
+            figures = measure_run(records, stored.load, experiment.workload, stored.run)
+            write_json(stored.folder / "measurement.json", to_json(figures))
+            count += 1
+    return count
 
 
 def write_limits(results: Results, name: str, constraints: Constraints, max_gpus: int) -> None:

@@ -324,6 +324,7 @@ class Orchestrator:
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 what = f"Client error to {url}: {error or type(error).__name__}"
                 dropped = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                dropped = dropped and not isinstance(error, aiohttp.ClientConnectorError)
                 if dropped and retries and self.settings.version != "1.2":
                     retries = max(retries, DROPPED_RETRIES)
             if attempt >= retries:

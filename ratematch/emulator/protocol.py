@@ -163,6 +163,8 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
     options = _typed(body, "stream_options", dict, None)
     if options is not None and not stream:
         raise BadRequest("1 validation error: Value error, Stream options can only be defined when stream is true.")
+    # With options given, usage is on unless they say otherwise.
+    usage_wanted = options is not None
     options = options or {}
     _forbid_extra(options, frozenset({"include_usage", "continuous_usage_stats"}), ("body", "stream_options"))
     disagg = _typed(body, "disaggregated_params", dict, None) or {}
@@ -183,13 +185,15 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
     if max_tokens is not None and max_tokens < 1:
         raise BadRequest("1 validation error: max_tokens must be greater than 0")
     _typed(body, "ignore_eos", bool, False)
+    if _typed(body, "n", int, 1) != 1 or _typed(body, "best_of", int, 1) != 1:
+        raise BadRequest("the emulator answers one choice per request: n and best_of must be 1")
     return GenerationRequest(
         chat=chat,
         model=model,
         prompt_ids=_chat_ids(body, vocab) if chat else _prompt_ids(body["prompt"], vocab),
         max_tokens=max_tokens,
         stream=stream,
-        include_usage=bool(options.get("include_usage", bool(options))),
+        include_usage=bool(options.get("include_usage", usage_wanted)),
         continuous_usage=bool(options.get("continuous_usage_stats", False)),
         detokenize=_typed(body, "detokenize", bool, True),
         kind=kind,

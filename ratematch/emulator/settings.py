@@ -96,6 +96,23 @@ def _merge(
     return merged, warnings
 
 
+def _check_model(model: Model, config: dict[str, Any]) -> None:
+    """What the engine finds out only when it loads this model."""
+    pp = config.get("pipeline_parallel_size", 1)
+    if pp > model.layers:
+        raise SettingsError(f"pipeline_parallel_size: {pp} is more than the {model.layers} layers of {model.name}")
+    if (config.get("speculative_config") or {}).get("decoding_type") == "MTP" and not model.mtp_layers:
+        raise SettingsError(f"speculative_config: MTP needs a checkpoint with MTP layers; {model.name} has none")
+    balancer = (config.get("moe_config") or {}).get("load_balancer")
+    if isinstance(balancer, str) and not Path(balancer).is_file():
+        raise SettingsError(f"moe_config.load_balancer: no such file: {balancer}")
+    slots = balancer.get("num_slots") if isinstance(balancer, dict) else None
+    if slots is not None and model.moe is not None and slots < model.moe.experts:
+        raise SettingsError(
+            f"moe_config.load_balancer.num_slots: {slots} is less than the {model.moe.experts} experts"
+        )
+
+
 @dataclass(frozen=True)
 class WorkerSettings:
     """One worker. ``config``: the merged YAML view of everything; the other fields are what the emulator acts on.
@@ -159,6 +176,7 @@ def worker_settings(
     if problems:
         raise SettingsError("\n".join(problems))
     model = resolve_model(model_path)
+    _check_model(model, merged)
     kv = merged["kv_cache_config"]
     transceiver = merged.get("cache_transceiver_config") or {}
     timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if version == "1.2" else 60000)

@@ -11,7 +11,6 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
 
-
 ENGINE_VERSIONS: dict[str, tuple[str, ...]] = {"trtllm-serve": trtllm_serve.VERSIONS}
 """Engines by the name a sweep file gives them, and the versions that each can render."""
 

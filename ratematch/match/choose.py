@@ -60,6 +60,8 @@ def choose_end_to_end(
 
     ``around``: multiples of the predicted concurrency to run at.
     """
+    if not select_workload(measured, workload):
+        return []
     analysis = analyze_workload(measured, workload, constraints=constraints, max_gpus=max_gpus)
     if not analysis.rate_matched or deployments < 1:
         return []

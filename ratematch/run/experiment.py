@@ -24,7 +24,6 @@ from ratematch.loadgen.client import Target
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.recordfile import write_records
-from ratematch.measure.measurement import measure_load
 from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -32,8 +31,10 @@ from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import Placement, count_ports, nodes_needed, place
 from ratematch.plan.workload import make_requests
+from ratematch.readout import measure_run
 from ratematch.run import provenance
 from ratematch.run.launch import Interrupted, Servers, Waiting, port_is_free, running
+from ratematch.run.timeliness import read_account, spent_between
 from ratematch.store import ExperimentFolder, read_json, reserve, write_json
 
 WATCH_S = 0.2
@@ -198,9 +199,12 @@ def _run_load(
 
     at = folder.load_folder(load)
     size = sum(RECORD_B + TOKEN_B * request.osl for request in (*requests, *warmup))
+    before = read_account(servers.plan) if experiment.emulated else {}
     with _watch(servers, stop) as (halt, died), reserve(at, size):
         result = drive(target, load, requests, warmup, seed=seed_of(experiment, load), stop=halt, on_progress=show)
     run = _describe_run(result, launch, experiment)
+    if experiment.emulated:
+        run["emulator"] = spent_between(before, read_account(servers.plan))
     if result.aborted is not None:
         _keep_partial(at, result, run)
         if died:
@@ -210,7 +214,7 @@ def _run_load(
         raise LoadAborted(f"{load.label}: {result.aborted}")
     write_records(at / "warmup.parquet", result.warmup)
     write_records(at / "records.parquet", result.records)
-    folder.finish_load(load, run, measure_load(result.records, load, experiment.workload))
+    folder.finish_load(load, run, measure_run(result.records, load, experiment.workload, run))
 
 
 def requests_of(experiment: Experiment, load: Load) -> tuple[list[Any], list[Any]]:

@@ -29,7 +29,7 @@ SHOWN = 16
 
 
 class SweepView:
-    """On a terminal: a bar, the experiments around the running one, and what it does. Elsewhere: a line now and then."""
+    """On a terminal: a bar and the experiments around the running one. Elsewhere: a line now and then."""
 
     def __init__(self, console: Console):
         self._console = console

@@ -45,9 +45,11 @@ BASE: dict[str, Any] = {
 DISAGG = {**BASE, "cache_transceiver_config": {"backend": "DEFAULT", "max_tokens_in_buffer": 1024}}
 
 
-def make_worker(config: dict[str, Any], environment: Environment = QUICK, step_s: float = 0.002) -> Worker:
+def make_worker(
+    config: dict[str, Any], environment: Environment = QUICK, step_s: float = 0.002, model: str = "qwen3-30b-a3b"
+) -> Worker:
     """A worker whose every step takes ``step_s``; its log lines are in ``worker.log.stream``."""
-    settings = worker_settings("qwen3-30b-a3b", {}, (), config, environment.version)
+    settings = worker_settings(model, {}, (), config, environment.version)
     emulation = build(settings, environment)
     scheduler = Scheduler(emulation.scheduler.config, ConstantStepTime(step_s), environment.seed)
     return Worker(settings, environment, replace(emulation, scheduler=scheduler), Log(stream=StringIO()))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,17 @@ def test_a_taken_port_is_reported_in_the_engines_words() -> None:
 def test_every_option_of_the_contract_is_accepted() -> None:
     flags = (
         "--host=h --port=1 --backend=pytorch --tp_size=1 --tensor_parallel_size=1 --pp_size=1 --cp_size=1 "
-        "--ep_size=1 --cluster_size=1 --gpus_per_node=4 --max_batch_size=1 --max_num_tokens=1 --max_seq_len=1 --max_beam_width=1 "
-        "--kv_cache_free_gpu_memory_fraction=0.5 --kv_cache_dtype=fp8 --server_role=context --reasoning_parser=auto "
-        "--tool_parser=auto --tokenizer=t --custom_tokenizer=t --served_model_name=n --chat_template=c --revision=r "
-        "--hf_revision=r --trust_remote_code --enable_chunked_prefill --allow_request_chat_template "
-        "--num_postprocess_workers=1 --num_serve_frontends=1 --num_input_processor_workers=1 "
-        "--num_media_load_workers=1 --generation-config=auto --log_level=debug --otlp_traces_endpoint=e "
+        "--ep_size=1 --cluster_size=1 --gpus_per_node=4 --max_batch_size=1 --max_num_tokens=1 --max_seq_len=1 "
+        "--max_beam_width=1 --kv_cache_free_gpu_memory_fraction=0.5 --kv_cache_dtype=fp8 "
+        "--server_role=context --reasoning_parser=auto --tool_parser=auto --tokenizer=t --custom_tokenizer=t "
+        "--served_model_name=n --chat_template=c --revision=r --hf_revision=r --trust_remote_code "
+        "--enable_chunked_prefill --allow_request_chat_template --num_postprocess_workers=1 "
+        "--num_serve_frontends=1 --num_input_processor_workers=1 --num_media_load_workers=1 "
+        "--generation-config=auto --log_level=debug --otlp_traces_endpoint=e "
         "--fail_fast_on_attention_window_too_large --custom_module_dirs=d --middleware=m --report_addr=a "
-        "--post_processor_hook=p --media_io_kwargs={} --video_pruning_rate=0.1 --no-telemetry --agent_percentage=0.1 "
-        "--agent_types=x --grpc --enable_visual_gen --visual_gen_args=v --enable_attention_dp "
-        "--disagg_cluster_uri=http://a:1"
+        "--post_processor_hook=p --media_io_kwargs={} --video_pruning_rate=0.1 --no-telemetry "
+        "--agent_percentage=0.1 --agent_types=x --grpc --enable_visual_gen --visual_gen_args=v "
+        "--enable_attention_dp --disagg_cluster_uri=http://a:1"
     )
     result = run("serve", "/no/such/model", *flags.split(), RATEMATCH_EMULATED_VERSION="main")
     assert result.exit_code == 1, result.output
@@ -163,6 +165,22 @@ def test_a_hanging_worker_is_healthy_and_silent() -> None:
         child.send_signal(signal.SIGINT)
         output, _ = child.communicate(timeout=10)
         assert child.returncode == 1 and "Aborted!" in output
+
+
+@pytest.mark.slow
+def test_a_gate_that_memory_keeps_shut_ends_the_process(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    content = {**DISAGG, "kv_cache_config": {"enable_block_reuse": False, "max_tokens": 64}}
+    args = (SMALL, "--host", "127.0.0.1", "--port", str(port), "--config", write_yaml(tmp_path / "w.yaml", content))
+    modes = {"TRTLLM_DISAGG_BENCHMARK_GEN_ONLY": "1", "TLLM_BENCHMARK_REQ_QUEUES_SIZE": "4"}
+    with process(*args, **modes) as child, ThreadPoolExecutor(4) as pool:
+        wait_healthy(port)
+        handed = {"request_type": "generation_only", "ctx_request_id": 1}
+        answers = [pool.submit(ask, port, disaggregated_params=handed) for _ in range(4)]
+        output, _ = child.communicate(timeout=20)
+        assert all(answer.exception(timeout=20) for answer in answers)
+    assert child.returncode == 1
+    assert "RuntimeError: Insufficient KV cache for gen-only benchmark mode" in output
 
 
 @pytest.mark.slow

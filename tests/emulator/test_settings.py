@@ -74,6 +74,18 @@ def test_models() -> None:
         worker_settings("no-such-model", {}, (), {}, "1.2")
 
 
+def test_what_a_model_cannot_do(tmp_path: Path) -> None:
+    for config, words in (
+        ({"pipeline_parallel_size": 62}, "more than the 61 layers"),
+        ({"moe_config": {"load_balancer": str(tmp_path / "missing.yaml")}}, "no such file"),
+        ({"moe_config": {"load_balancer": {"num_slots": 128}}}, "less than the 256 experts"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            settings(config)
+    with pytest.raises(SettingsError, match="qwen3-30b-a3b has none"):
+        worker_settings("qwen3-30b-a3b", {}, (), {"speculative_config": {"decoding_type": "MTP"}}, "1.2")
+
+
 def test_a_model_folder_is_taken_by_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "DeepSeek-R1-0528"
     folder.mkdir()

@@ -131,13 +131,17 @@ def test_versions_differ() -> None:
     wide = {"moe_config": {"backend": "WIDEEP"}}
     assert check_worker_config(wide, "1.2") == []
     assert "WIDEEP" in one(check_worker_config(wide, "main"))
+    assert "WIDEEP" in one(check_worker_config(wide, "1.3")), "1.3 is like main"
+    runtime = {"cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "auto"}}
+    assert check_worker_config(runtime, "main") == []
+    assert "auto" in one(check_worker_config(runtime, "1.3")), "unless it is known to differ"
     drafts = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3}}
     assert check_worker_config(drafts, "main") == []
     both = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3, "num_nextn_predict_layers": 2}}
     assert "contradicts" in one(check_worker_config(both, "main"))
     onboard = {"kv_cache_config": {"onboard_blocks": True}}
     assert check_worker_config(onboard, "1.2") == []
-    assert "only in 1.2, 1.3" in one(check_worker_config(onboard, "main"))
+    assert "only in 1.2" in one(check_worker_config(onboard, "main"))
     assert "conversation" in router_types("main") and "conversation" not in router_types("1.2")
 
 

@@ -48,12 +48,14 @@ def _load(name: str) -> Rule:
 
 
 def _in_line(keys: Rule, line: str) -> Rule:
-    """The rules that hold in one release line, differences applied."""
-    return {
-        name: {**rule, **rule.get("lines", {}).get(line, {})}
-        for name, rule in keys.items()
-        if line in rule.get("only", RELEASE_LINES)
-    }
+    """The rules that hold in one release line, differences applied. 1.3 is like main unless told otherwise."""
+    found: Rule = {}
+    for name, rule in keys.items():
+        only, differences = rule.get("only", RELEASE_LINES), rule.get("lines", {})
+        if line in only or (line == "1.3" and "main" in only):
+            like = "main" if line == "1.3" and line not in differences else line
+            found[name] = {**rule, **differences.get(like, {})}
+    return found
 
 
 def _deep_in_line(keys: Rule, line: str) -> Rule:
