@@ -18,7 +18,9 @@ class ServerGroup:
 
     ``mtp``: draft tokens per step (0 = off). ``max_batch_size`` and ``max_num_tokens`` are per attention-DP rank,
     as TensorRT-LLM counts them; ``None`` lets the engine renderer derive them from workload and load.
-    ``options`` go to the engine verbatim (nested dict of plain YAML values; never mutated).
+    ``options`` go to the engine verbatim, over its derived defaults (a nested dict of plain YAML values).
+    ``config``: the engine's whole configuration as given, to which nothing is added (a recipe somebody else wrote).
+    ``environment``: set for these servers only.
     """
 
     role: Role
@@ -28,6 +30,8 @@ class ServerGroup:
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def gpus(self) -> int:

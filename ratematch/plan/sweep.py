@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ratematch.plan.cluster import Cluster
@@ -73,6 +73,7 @@ class StagePlan:
     axes: dict[str, tuple[Any, ...]]
     loads: LoadPlan
     options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     exclude: tuple[dict[str, Any], ...] = ()
     only: tuple[dict[str, Any], ...] = ()
 
@@ -88,6 +89,18 @@ class E2ePlan:
     around: tuple[float, ...] = (0.5, 1.0, 1.25)
     loads: LoadPlan = field(default_factory=LoadPlan)
     router: str = "round_robin"
+
+
+@dataclass(frozen=True)
+class NamedDeployment:
+    """A deployment written out in the file, run as it stands: ``e2e`` with ctx and gen, ``ifb`` with agg."""
+
+    deployment: Deployment
+    loads: LoadPlan
+
+    @property
+    def stage(self) -> Stage:
+        return "ifb" if self.deployment.agg else "e2e"
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,7 @@ class Sweep:
     budget: Budget
     stages: tuple[StagePlan, ...]
     e2e: E2ePlan | None
+    deployments: tuple[NamedDeployment, ...]
     seed: int
     source: str
 
@@ -197,6 +211,11 @@ def expand(sweep: Sweep) -> Expansion:
                 dropped.append(Dropped(plan.stage, combination.label, "matches no `only` rule of the sweep file"))
             else:
                 experiments.extend(_experiment(sweep, plan, combination, workload) for workload in sweep.workloads)
+    experiments.extend(
+        experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
+        for named in sweep.deployments
+        for workload in sweep.workloads
+    )
     return Expansion(tuple(experiments), tuple(dropped))
 
 
@@ -209,6 +228,7 @@ def _experiment(sweep: Sweep, plan: StagePlan, combination: Combination, workloa
         max_batch_size=combination.axes.get("max_batch_size"),
         max_num_tokens=combination.axes.get("max_num_tokens"),
         options=_merge_options(plan.options, combination.axes),
+        environment=plan.environment,
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     asked = Workload(workload.isl, 1) if plan.stage == "ctx" else workload
@@ -270,15 +290,7 @@ def with_limits(group: ServerGroup, workload: Workload, in_flight: int) -> Serve
         case "ctx":
             tokens = max(8192, workload.isl)
             batch = group.max_batch_size or max(1, (group.max_num_tokens or tokens) // workload.isl)
-    return ServerGroup(
-        role=group.role,
-        mapping=group.mapping,
-        instances=group.instances,
-        mtp=group.mtp,
-        max_batch_size=batch,
-        max_num_tokens=group.max_num_tokens or tokens,
-        options=group.options,
-    )
+    return replace(group, max_batch_size=batch, max_num_tokens=group.max_num_tokens or tokens)
 
 
 def _power_of_two(number: int) -> int:

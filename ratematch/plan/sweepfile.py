@@ -5,7 +5,8 @@ Every problem of the file is collected before anything is raised, each with file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import abc
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -14,11 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.constraints import Constraints, Percentile
-from ratematch.plan.deployment import Stage
+from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path, read_located
-from ratematch.plan.mapping import parse_mapping
+from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Model
+from ratematch.plan.rules import check_mapping
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
@@ -26,6 +28,7 @@ from ratematch.plan.sweep import (
     Budget,
     E2ePlan,
     LoadPlan,
+    NamedDeployment,
     StagePlan,
     Sweep,
     combinations,
@@ -41,6 +44,7 @@ ALIASES = {
     "agg": "ifb",
     "aggregated": "ifb",
 }
+NO_LOAD, LOAD_FIX = "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]"
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
 
 
@@ -107,8 +111,28 @@ class _Stage(_Strict):
     axes: dict[str, Any]
     loads: _Loads
     options: dict[str, Any] = {}
+    environment: dict[str, str] = {}
     exclude: list[dict[str, Any]] = []
     only: list[dict[str, Any]] = []
+
+
+class _Group(_Strict):
+    mapping: str
+    instances: Positive = 1
+    mtp: Annotated[int, Field(ge=0, strict=True)] = 0
+    max_batch_size: Positive | None = None
+    max_num_tokens: Positive | None = None
+    options: dict[str, Any] = {}
+    config: dict[str, Any] | None = None
+    environment: dict[str, str] = {}
+
+
+class _Deployment(_Strict):
+    ctx: _Group | None = None
+    gen: _Group | None = None
+    agg: _Group | None = None
+    router: Literal["round_robin", "load_balancing"] = "round_robin"
+    loads: _Loads
 
 
 class _E2e(_Strict):
@@ -130,6 +154,7 @@ class _Sweep(_Strict):
     gen: _Stage | None = None
     ifb: _Stage | None = None
     e2e: _E2e | None = None
+    deployments: list[_Deployment] = []
     seed: int = 0
 
 
@@ -144,6 +169,9 @@ _VALID_KEYS: dict[str, tuple[str, ...]] = {
     **{stage: tuple(_Stage.model_fields) for stage in ("ctx", "gen", "ifb")},
     **{f"{stage}.loads": tuple(_Loads.model_fields) for stage in ("ctx", "gen", "ifb")},
     "e2e.loads": tuple(_E2eLoads.model_fields),
+    "deployments": tuple(_Deployment.model_fields),
+    "deployments.loads": tuple(_Loads.model_fields),
+    **{f"deployments.{role}": tuple(_Group.model_fields) for role in ("ctx", "gen", "agg")},
 }
 
 
@@ -153,7 +181,7 @@ def parse_sweep(
     *,
     find_model: Callable[[str], Model],
     find_cluster: Callable[[str], Cluster],
-    engines: Mapping[str, Sequence[str]],
+    engines: abc.Mapping[str, Sequence[str]],
     overrides: Sequence[str] = (),
 ) -> Sweep:
     """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
@@ -180,11 +208,13 @@ def parse_sweep(
         raise _error(located)
     given: tuple[tuple[Stage, _Stage | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
     stages = tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+    named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     _check_engine(located, parsed.engine, engines)
     _check_whole(located, parsed)
     if model and cluster and not located.problems:
         for plan in stages:
             _check_axes(located, plan, model, cluster)
+        _check_named(located, named, model, cluster)
     if located.problems or model is None or cluster is None:
         raise _error(located)
     return Sweep(
@@ -199,6 +229,7 @@ def parse_sweep(
         budget=Budget(**parsed.budget.model_dump()),
         stages=stages,
         e2e=_e2e_plan(parsed.e2e),
+        deployments=named,
         seed=parsed.seed,
         source=source,
     )
@@ -338,6 +369,38 @@ def _e2e_plan(given: _E2e | None) -> E2ePlan | None:
     )
 
 
+def _named_deployment(located: Located, index: int, given: _Deployment) -> NamedDeployment:
+    groups: dict[Role, ServerGroup] = {}
+    roles: tuple[tuple[Role, _Group | None], ...] = (("ctx", given.ctx), ("gen", given.gen), ("agg", given.agg))
+    for role, group in roles:
+        if group is None:
+            continue
+        try:
+            mapping = parse_mapping(group.mapping)
+        except ValueError as error:
+            located.add(("deployments", index, role, "mapping"), str(error))
+            mapping = Mapping()
+        groups[role] = ServerGroup(role=role, **{**group.model_dump(), "mapping": mapping})
+    if set(groups) not in ({"ctx", "gen"}, {"agg"}):
+        what = f"has {' and '.join(groups) or 'no servers'}"
+        located.add(("deployments", index), what, "give ctx and gen, or agg alone")
+    if not given.loads.concurrency and not given.loads.req_s:
+        located.add(("deployments", index, "loads"), NO_LOAD, LOAD_FIX)
+    return NamedDeployment(Deployment(**groups, router=given.router), _load_plan(given.loads))
+
+
+def _check_named(located: Located, named: Sequence[NamedDeployment], model: Model, cluster: Cluster) -> None:
+    """A deployment written out must run as it stands: nothing thins it out."""
+    for index, each in enumerate(named):
+        for group in each.deployment.groups:
+            for impossible in check_mapping(group.mapping, model, cluster):
+                located.add(("deployments", index, group.role, "mapping"), impossible.reason)
+        gpus = each.deployment.gpus
+        if gpus > cluster.gpus:
+            what = f"{each.deployment.label} needs {gpus} GPUs, and cluster {cluster.name} has {cluster.gpus}"
+            located.add(("deployments", index), what)
+
+
 def _stage_plan(located: Located, stage: Stage, given: _Stage) -> StagePlan:
     axes: dict[str, tuple[Any, ...]] = {}
     if not given.axes:
@@ -358,7 +421,7 @@ def _stage_plan(located: Located, stage: Stage, given: _Stage) -> StagePlan:
             (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
         )
     if not given.loads.concurrency and not given.loads.req_s:
-        located.add((stage, "loads"), "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]")
+        located.add((stage, "loads"), NO_LOAD, LOAD_FIX)
     for place in ("exclude", "only"):
         for index, rule in enumerate(getattr(given, place)):
             for key in rule:
@@ -373,6 +436,7 @@ def _stage_plan(located: Located, stage: Stage, given: _Stage) -> StagePlan:
         axes=axes,
         loads=_load_plan(given.loads),
         options=given.options,
+        environment=given.environment,
         exclude=tuple(given.exclude),
         only=tuple(given.only),
     )
@@ -398,7 +462,7 @@ def _check_values(located: Located, path: Path, name: str, values: list[Any]) ->
                 located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
 
 
-def _check_engine(located: Located, given: _Engine, engines: Mapping[str, Sequence[str]]) -> None:
+def _check_engine(located: Located, given: _Engine, engines: abc.Mapping[str, Sequence[str]]) -> None:
     if given.name not in engines:
         located.add(("engine", "name"), f"unknown engine {given.name!r}", f"known: {', '.join(engines)}")
     elif given.version not in engines[given.name]:
@@ -407,7 +471,7 @@ def _check_engine(located: Located, given: _Engine, engines: Mapping[str, Sequen
 
 
 def _check_whole(located: Located, parsed: _Sweep) -> None:
-    if parsed.ctx is None and parsed.gen is None and parsed.ifb is None:
+    if parsed.ctx is None and parsed.gen is None and parsed.ifb is None and not parsed.deployments:
         located.add((), "names no stage to measure", "give ctx and gen (and ifb to compare with)")
     for stage, other in (("ctx", "gen"), ("gen", "ctx")):
         if getattr(parsed, stage) and not getattr(parsed, other) and parsed.e2e:

@@ -239,3 +239,44 @@ def test_overrides_lie_over_the_file() -> None:
     assert sweep.workloads[0].isl == 4096
     assert sweep.constraints.ttft_ms == 500
     assert sweep.stages[1].axes["mtp"] == (2,)
+
+
+NAMED = """\
+name: recipe
+about: one deployment as somebody wrote it
+model: deepseek-r1
+cluster: rack
+workloads: [{isl: 1024, osl: 64}]
+deployments:
+  - ctx: {mapping: DEP4, instances: 2, config: {tensor_parallel_size: 4}}
+    gen: {mapping: TEP8, mtp: 1, environment: {TRTLLM_ENABLE_PDL: "1"}}
+    loads: {concurrency: [4, 8]}
+  - agg: {mapping: DEP4}
+    loads: {concurrency: 16}
+"""
+
+
+def test_deployments_written_out_run_as_they_stand() -> None:
+    pair, agg = expand(parse(NAMED)).experiments
+    assert (pair.stage, pair.deployment.label) == ("e2e", "ctx2xDEP4-gen1xTEP8-mtp1")
+    assert pair.deployment.ctx and pair.deployment.ctx.config == {"tensor_parallel_size": 4}
+    assert pair.deployment.gen and pair.deployment.gen.environment == {"TRTLLM_ENABLE_PDL": "1"}
+    assert [load.concurrency for load in pair.loads if isinstance(load, Concurrency)] == [4, 8]
+    assert (agg.stage, agg.deployment.label) == ("ifb", "agg1xDEP4-mtp0")
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "what"),
+    [
+        (("mapping: TEP8", "mapping: TEP7"), 8, "7 GPUs, which are not whole nodes of 4"),
+        (("mapping: TEP8", "mapping: eight"), 8, "'eight' is no mapping"),
+        (("  - agg:", "  - gen:"), 10, "give ctx and gen, or agg alone"),
+        (("instances: 2", "instances: 40"), 7, "needs 168 GPUs, and cluster rack has 72"),
+        (("concurrency: 16", "arrival: poisson"), 11, "names no load"),
+        (("mtp: 1", "mpt: 1"), 8, "unknown key 'mpt'"),
+    ],
+)
+def test_mistakes_in_a_written_deployment_are_named(change: tuple[str, str], line: int, what: str) -> None:
+    message = problems(NAMED.replace(*change, 1))[0]
+    assert message.startswith(f"demo.yaml:{line}: "), message
+    assert what in message

@@ -6,6 +6,7 @@ Each setting goes to exactly one place (host and port on the command line, all e
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -62,6 +63,8 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 def worker_config(experiment: Experiment, group: ServerGroup) -> dict[str, Any]:
     """The worker YAML of one role: derived defaults with the user's options laid over them, key by key."""
+    if group.config is not None:
+        return group.config
     mapping, workload = group.mapping, experiment.workload
     tokens = workload.isl if group.role == "ctx" else workload.isl + workload.osl
     config: dict[str, Any] = {
@@ -146,6 +149,11 @@ def _environment(experiment: Experiment, cluster: Cluster) -> tuple[tuple[str, s
     return (*emulated, *cluster.environment.items(), *((GEN_ONLY,) if gen_only else ()))
 
 
+def _merge_env(*layers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """One value a variable: later layers win."""
+    return tuple({name: value for layer in layers for name, value in layer}.items())
+
+
 def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_s: float) -> ProcessSpec:
     argv = (
         *cluster.command,
@@ -158,6 +166,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         _config_flag(experiment),
         f"{instance.role}.yaml",
     )
+    group = next(group for group in experiment.deployment.groups if group.role == instance.role)
     # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
     gpus = instance.places[0].gpus
     visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
@@ -165,7 +174,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         name=instance.name,
         role=instance.role,
         argv=argv,
-        env=(*WORKER_ENV, *_environment(experiment, cluster), *visible),
+        env=(*_merge_env(WORKER_ENV, _environment(experiment, cluster), group.environment.items()), *visible),
         unset=UNSET,
         nodes=instance.nodes,
         host=instance.host,
