@@ -146,7 +146,9 @@ def sweep(
         _print_json(outcome_to_json(campaign))
     else:
         view.print_outcome(campaign)
-    sys.exit(2 if campaign.failed else 0)
+    if campaign.failed:
+        sys.exit(2)
+    sys.exit(3 if campaign.nothing_valid else 0)
 
 
 @main.command()

@@ -46,6 +46,17 @@ class Campaign:
     def failed(self) -> list[Item]:
         return [item for item in self.items if item.state in ("failed", "skipped")]
 
+    @property
+    def invalid(self) -> tuple[int, int]:
+        """Measured loads of this campaign that may not stand on a front, of how many."""
+        loads = [stored for item in self.items for stored in item.folder.loads()]
+        return sum(not stored.measurement.valid for stored in loads), len(loads)
+
+    @property
+    def nothing_valid(self) -> bool:
+        invalid, measured = self.invalid
+        return invalid == measured
+
 
 OnUpdate = Callable[[Campaign], None]
 

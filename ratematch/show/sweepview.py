@@ -88,6 +88,10 @@ class SweepView:
         for item in campaign.failed:
             self._console.print(f"[red]{item.state}[/] {item.experiment.label}", highlight=False)
             self._console.print(f"    {escape(item.error or '')}", highlight=False, soft_wrap=True)
+        invalid, measured = campaign.invalid
+        if invalid:
+            told = f"{invalid} of {measured} loads are not valid; `ratematch pareto` says why for each"
+            self._console.print(f"[yellow]{told}[/]", highlight=False)
         if campaign.failed:
             self._console.print("run the same command again to measure what is missing", highlight=False)
         self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
@@ -115,6 +119,8 @@ def outcome_to_json(campaign: Campaign) -> dict[str, Any]:
         "results": str(campaign.results.path),
         "emulated": campaign.sweep.cluster.emulated,
         "failed": len(campaign.failed),
+        "loads": campaign.invalid[1],
+        "loads_not_valid": campaign.invalid[0],
         "experiments": [
             {
                 "experiment": item.experiment.label,

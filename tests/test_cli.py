@@ -1,0 +1,118 @@
+"""The command line: help, exit codes, one line for a mistake, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ratematch.cli import main
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("plan", "sweep", "run", "status", "load", "pareto", "doctor")
+
+
+def call(*argv: str) -> Result:
+    return CliRunner().invoke(main, list(argv), catch_exceptions=False)
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(ROOT)
+    return ROOT
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    result = call(verb, "--help")
+    assert result.exit_code == 0
+    assert "Example:" in result.stdout
+    assert f"ratematch {verb}" in result.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize("verb", ["plan", "status", "pareto", "sweep", "load", "doctor"])
+def test_reading_verbs_have_json(verb: str) -> None:
+    assert "--json" in call(verb, "--help").stdout
+
+
+def test_plan_of_the_quickstart(root: Path) -> None:
+    result = call("plan", "quickstart.yaml", "--json")
+    assert result.exit_code == 0
+    plan = json.loads(result.stdout)
+    assert plan["emulated"] is True
+    assert {stage["stage"] for stage in plan["stages"]} == {"ctx", "gen", "ifb", "e2e"}
+    assert plan["gpu_hours"] == pytest.approx(sum(stage["gpu_hours"] for stage in plan["stages"]))
+    assert plan["assumptions"]
+    told = call("plan", "sweeps/quickstart.yaml").stdout
+    assert "EMULATED" in told and "GPU-hours" in told and "assumed:" in told
+
+
+def test_sweep_files_are_found_by_name_here_and_in_sweeps(root: Path) -> None:
+    for name in ("quickstart", "quickstart.yaml", "sweeps/quickstart.yaml"):
+        assert call("plan", name, "--json").exit_code == 0
+    missing = call("plan", "no-such-sweep")
+    assert missing.exit_code == 1
+    assert missing.stderr.startswith("ratematch: no-such-sweep: no such sweep file")
+    assert "quickstart.yaml" in missing.stderr
+
+
+def test_set_lies_over_the_file(root: Path) -> None:
+    plan = json.loads(call("plan", "quickstart", "--set", "gen.axes.mapping=DEP8", "--json").stdout)
+    assert any("gen1xDEP8" in experiment["label"] for experiment in plan["experiments"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["plan", "quickstart", "--set", "clutser=x"], "unknown key 'clutser'"),
+        (["plan", "quickstart", "--set", "gen.axes.tp=4"], "mapping already says tp"),
+        (["plan", "quickstart", "--set", "cluster=nowhere"], "there is no cluster profile 'nowhere'"),
+        (["plan", "quickstart", "--set", "gen.options.max_batch_sise=4"], "max_batch_size"),
+        (["status", "results/nowhere"], "no such results folder"),
+        (["pareto", "results/nowhere"], "no such results folder"),
+        (["pareto"], "Missing argument"),
+        (["load", "http://localhost:1", "--model", "m"], "no load: give --concurrency"),
+        (["load", "http://localhost:1", "--model", "m", "--concurrency", "a"], "write numbers with commas"),
+        (["load", "http://localhost:1", "--model", "m", "--concurrency", "0"], "greater than 0"),
+        (["load", "http://x:1", "--model", "m", "--concurrency", "1", "--api-key-env", "NO_SUCH_KEY"], "not set"),
+        (["plan", "quickstart", "--colour"], "No such option"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_1(root: Path, argv: list[str], said: str) -> None:
+    result = call(*argv)
+    assert result.exit_code == 1, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_bug_is_one_line_too_unless_debugging(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("ratematch.inputs.read_sweep", broken)
+    result = call("plan", "quickstart")
+    assert result.exit_code == 1
+    assert result.stderr == "ratematch: unexpected ZeroDivisionError: oops (--debug shows where)\n"
+    with pytest.raises(ZeroDivisionError):
+        call("--debug", "plan", "quickstart")
+
+
+def test_nobody_listening_is_told_and_exit_3(root: Path) -> None:
+    result = call(
+        "load", "http://127.0.0.1:1", "--model", "m", "--concurrency", "2", "--num-requests", "3", "--warmup", "0"
+    )
+    assert result.exit_code == 3
+    assert "no request was answered" in result.stderr
+    assert "not valid" in result.stdout
+
+
+def test_doctor_looks_at_the_machine_and_the_cluster(root: Path) -> None:
+    found = json.loads(call("doctor", "--cluster", "laptop", "--json").stdout)
+    assert found["ok"] is True
+    assert {"software", "results disk", "cluster laptop"} <= {check["name"] for check in found["checks"]}
+    bad = call("doctor", "--cluster", "nowhere")
+    assert bad.exit_code == 1
+    assert "no cluster profile" in bad.stdout
