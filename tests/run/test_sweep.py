@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ratematch.run.launch import probe
 from ratematch.store import ExperimentFolder, Results
 from tests.run.processes import processes_with, wait_until
 
@@ -38,6 +40,8 @@ e2e:
   deployments: 1
   loads: {around: [0.5, 1.0], min_requests: 12, requests_per_slot: 4}
 """
+
+IFB_ONLY = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
 
 LAPTOP = """\
 name: laptop
@@ -197,8 +201,7 @@ def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_go
 def test_truncated_streams_are_recorded_and_not_trusted(site: Path) -> None:
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: truncate_stream=1.0}\n")
-    text = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
-    (site / "sweeps" / "mini.yaml").write_text(text)
+    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 3, err
     assert "3 of 3 loads are not valid" in err
@@ -210,8 +213,7 @@ def test_truncated_streams_are_recorded_and_not_trusted(site: Path) -> None:
 def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path) -> None:
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "ready_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
-    text = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
-    (site / "sweeps" / "mini.yaml").write_text(text)
+    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 2
     assert "agg-0 was not ready after" in err and "ready_minutes" in err
@@ -219,8 +221,7 @@ def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path) 
 
 
 def test_a_full_disk_stops_the_load_before_it_is_sent(site: Path) -> None:
-    text = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
-    (site / "sweeps" / "mini.yaml").write_text(text)
+    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
     # A limit on file size stands in for a full file system: the same call fails, for the same reason.
     process = subprocess.run(
         ["bash", "-c", 'ulimit -f 4; exec "$0" -m ratematch sweep mini.yaml', sys.executable],
@@ -237,3 +238,66 @@ def test_a_full_disk_stops_the_load_before_it_is_sent(site: Path) -> None:
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 0, err
     assert len(measured(site)) == 3
+
+
+def test_a_port_in_use_is_one_line(site: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        (site / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP + f"port_base: {port}\n")
+        (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
+        code, _, err = run(site, "sweep", "mini.yaml")
+    assert code == 2
+    assert f"port {port} on 127.0.0.1 is in use" in err and "port_base" in err
+    assert "Traceback" not in err
+    assert alive(site) == []
+
+
+def test_weights_that_are_not_there_are_told_before_anything_starts(site: Path) -> None:
+    code, out, err = run(site, "sweep", "mini.yaml", "--set", "model={name: deepseek-r1, path: /no/such/weights}")
+    assert code == 1
+    assert err == "ratematch: mini.yaml: model: /no/such/weights does not exist " + (
+        "(give the folder of the checkpoint, or model_paths in the cluster profile)\n"
+    )
+    assert out == "" and not (site / "results").exists()
+
+
+def test_load_alone_measures_any_server_and_overwrites_nothing(site: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    server = ratematch(site, "emulate", "serve", "qwen3-30b-a3b", "--port", str(port))
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: probe(f"{url}/health") is None, "the server to be ready", 30)
+        argv = [
+            "load",
+            url,
+            "--model",
+            "m",
+            "--concurrency",
+            "1,4",
+            "--num-requests",
+            "24",
+            "--isl",
+            "64",
+            "--osl",
+            "8",
+        ]
+        code, out, err = run(site, *argv, "-o", "mine", "--json")
+        assert code == 0, err
+        first, second = json.loads(out)["loads"]
+        assert first["num_ok"] == second["num_ok"] == 24
+        assert second["in_flight"] == pytest.approx(4, rel=0.1)
+        assert {path.name for path in (site / "mine" / "c4-n24-w1").iterdir()} == {
+            "records.parquet",
+            "warmup.parquet",
+            "measurement.json",
+        }
+        code, _, err = run(site, *argv, "-o", "mine")
+        assert code == 1
+        assert "nothing measured is overwritten" in err
+    finally:
+        server.terminate()
+        server.communicate()
