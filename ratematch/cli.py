@@ -22,8 +22,6 @@ from ratematch.errors import RatematchError, Untrustworthy
 
 RESULTS = Path("results")
 
-# click's own 2 for a wrong option would read as "some experiments failed".
-click.UsageError.exit_code = 1
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _set = click.option(
@@ -38,6 +36,13 @@ _set = click.option(
 class _Verbs(click.Group):
     """Turns ratematch's errors into one line and an exit code; ``--debug`` shows the traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.exit_code = 1
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -47,6 +52,10 @@ class _Verbs(click.Group):
             for line in str(error).splitlines():
                 click.echo(f"ratematch: {line}" if not line.startswith("    ") else line, err=True)
             ctx.exit(error.exit_code)
+        except click.UsageError as error:
+            # click's own 2 would read as "some experiments failed".
+            error.exit_code = 1
+            raise
         except (click.exceptions.Exit, click.ClickException):
             raise
         except KeyboardInterrupt:

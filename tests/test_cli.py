@@ -78,6 +78,7 @@ def test_set_lies_over_the_file(root: Path) -> None:
         (["load", "http://localhost:1", "--model", "m", "--concurrency", "0"], "greater than 0"),
         (["load", "http://x:1", "--model", "m", "--concurrency", "1", "--api-key-env", "NO_SUCH_KEY"], "not set"),
         (["plan", "quickstart", "--colour"], "No such option"),
+        (["--colour"], "No such option"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_1(root: Path, argv: list[str], said: str) -> None:
