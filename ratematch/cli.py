@@ -33,6 +33,12 @@ _set = click.option(
 )
 
 
+class _WrongCall(click.UsageError):
+    """A wrong option or argument; click's own exit code 2 would read as "some experiments failed"."""
+
+    exit_code = 1
+
+
 class _Verbs(click.Group):
     """Turns ratematch's errors into one line and an exit code; ``--debug`` shows the traceback."""
 
@@ -40,8 +46,7 @@ class _Verbs(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            error.exit_code = 1
-            raise
+            raise _WrongCall(error.format_message(), error.ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -53,9 +58,7 @@ class _Verbs(click.Group):
                 click.echo(f"ratematch: {line}" if not line.startswith("    ") else line, err=True)
             ctx.exit(error.exit_code)
         except click.UsageError as error:
-            # click's own 2 would read as "some experiments failed".
-            error.exit_code = 1
-            raise
+            raise _WrongCall(error.format_message(), error.ctx) from error
         except (click.exceptions.Exit, click.ClickException):
             raise
         except KeyboardInterrupt:

@@ -103,7 +103,7 @@ def parse_cluster(text: str, source: str) -> Cluster:
     try:
         given = _Cluster.model_validate(located.data)
     except ValidationError as error:
-        located.add_validation(error, list(_Cluster.model_fields))
+        located.add_validation(error, {"": tuple(_Cluster.model_fields)})
         raise ClusterError(located.problems) from error
     try:
         gpu = load_gpu(given.gpu).name

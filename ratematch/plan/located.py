@@ -6,7 +6,7 @@ problems like any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,19 +42,35 @@ class Located:
         """Note one problem of the file."""
         self.problems.append(Problem(self.where(path), what, fix))
 
-    def add_validation(self, error: ValidationError, names: Sequence[str]) -> None:
-        """Note every problem pydantic found; ``names``: valid keys for a suggestion on unknown ones."""
+    def add_validation(
+        self, error: ValidationError, valid_keys: Mapping[str, Sequence[str]], unions: Sequence[str] = ()
+    ) -> None:
+        """Note every problem pydantic found.
+
+        ``valid_keys``: by section (``""`` is the top, ``gen.loads`` a deeper one; list indices left out), for the
+        message on an unknown key. ``unions``: pydantic's names of union branches, which stand in no file.
+        """
         for item in error.errors(include_url=False):
-            path = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
-            if item["type"] == "extra_forbidden":
-                self.add(path, f"unknown key {path[-1]!r}", f"valid keys: {', '.join(sorted(names))}")
-            elif item["type"] == "missing":
-                self.add(path, "required key is missing")
-            else:
-                got = "" if isinstance(item["input"], (dict, list)) else f", not {item['input']!r}"
-                message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-                plain = item["type"] == "value_error"
-                self.add(path, message if plain else f"must be {message}{got}")
+            path = tuple(part for part in item["loc"] if part not in unions)
+            section = ".".join(str(part) for part in path[:-1] if not isinstance(part, int))
+            self.add(path, *_say(item["type"], item["msg"], item["input"], path, valid_keys.get(section, ())))
+
+
+def _say(kind: str, message: str, given: Any, path: Path, valid: Sequence[str]) -> tuple[str, str]:
+    """What is wrong and what would be right, in words."""
+    match kind:
+        case "extra_forbidden":
+            return f"unknown key {path[-1]!r}", f"valid keys: {', '.join(valid)}"
+        case "missing":
+            return f"required key {path[-1]!r} is missing", ""
+        case "too_short":
+            return "is empty", "list at least one value"
+        case "string_pattern_mismatch":
+            return f"{given!r} is no file name", "letters, digits, dot, dash and underscore"
+        case _:
+            wanted = message.removeprefix("Value error, ").removeprefix("Input should be ")
+            shown = "a map" if isinstance(given, dict) else "a list" if isinstance(given, list) else repr(given)
+            return f"must be {wanted}, not {shown}", ""
 
 
 def read_located(text: str, source: str) -> Located:

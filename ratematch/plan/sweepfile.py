@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.constraints import Constraints, Percentile
+from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path, read_located
@@ -34,6 +34,17 @@ from ratematch.plan.sweep import (
     combinations,
     why_impossible,
 )
+from ratematch.plan.sweepschema import (
+    VALID_KEYS,
+    DeploymentIn,
+    E2eIn,
+    EngineIn,
+    GroupIn,
+    LoadsIn,
+    StageIn,
+    SweepIn,
+    as_list,
+)
 from ratematch.plan.workload import Workload
 
 ALIASES = {
@@ -46,133 +57,6 @@ ALIASES = {
 }
 NO_LOAD, LOAD_FIX = "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]"
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-Positive = Annotated[int, Field(gt=0, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-OneOrMore = Annotated[list[Positive], BeforeValidator(_as_list), Field(min_length=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Workload(_Strict):
-    isl: Positive
-    osl: Annotated[int, Field(gt=1, strict=True)]
-    osl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-
-class _Model(_Strict):
-    name: str
-    path: str | None = None
-
-
-class _Engine(_Strict):
-    name: str = "trtllm-serve"
-    version: str = "1.2"
-
-
-class _Constraints(_Strict):
-    ttft_ms: PositiveFloat | None = None
-    tpot_ms: PositiveFloat | None = None
-    percentile: Percentile = "mean"
-
-
-class _Budget(_Strict):
-    max_gpus: Positive | None = None
-    gpu_hours: PositiveFloat | None = None
-
-
-class _RequestCounts(_Strict):
-    requests_per_slot: PositiveFloat = 8
-    min_requests: Positive = 16
-    warmup_per_slot: Annotated[float, Field(ge=0)] = 0.25
-    repeats: Positive = 1
-
-
-class _Loads(_RequestCounts):
-    concurrency: OneOrMore | None = None
-    req_s: Annotated[list[PositiveFloat], BeforeValidator(_as_list), Field(min_length=1)] | None = None
-    arrival: Literal["poisson", "constant"] = "poisson"
-    seconds: PositiveFloat = 120
-
-
-class _E2eLoads(_RequestCounts):
-    around: Annotated[list[PositiveFloat], BeforeValidator(_as_list), Field(min_length=1)] = [0.5, 1.0, 1.25]
-    concurrency: OneOrMore | None = None
-
-
-class _Stage(_Strict):
-    axes: dict[str, Any]
-    loads: _Loads
-    options: dict[str, Any] = {}
-    environment: dict[str, str] = {}
-    exclude: list[dict[str, Any]] = []
-    only: list[dict[str, Any]] = []
-
-
-class _Group(_Strict):
-    mapping: str
-    instances: Positive = 1
-    mtp: Annotated[int, Field(ge=0, strict=True)] = 0
-    max_batch_size: Positive | None = None
-    max_num_tokens: Positive | None = None
-    options: dict[str, Any] = {}
-    config: dict[str, Any] | None = None
-    environment: dict[str, str] = {}
-
-
-class _Deployment(_Strict):
-    ctx: _Group | None = None
-    gen: _Group | None = None
-    agg: _Group | None = None
-    router: Literal["round_robin", "load_balancing"] = "round_robin"
-    loads: _Loads
-
-
-class _E2e(_Strict):
-    deployments: Positive = 3
-    loads: _E2eLoads = _E2eLoads()
-    router: Literal["round_robin", "load_balancing"] = "round_robin"
-
-
-class _Sweep(_Strict):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    about: str
-    model: str | _Model
-    cluster: str
-    engine: _Engine = _Engine()
-    workloads: Annotated[list[_Workload], Field(min_length=1)]
-    constraints: _Constraints = _Constraints()
-    budget: _Budget = _Budget()
-    ctx: _Stage | None = None
-    gen: _Stage | None = None
-    ifb: _Stage | None = None
-    e2e: _E2e | None = None
-    deployments: list[_Deployment] = []
-    seed: int = 0
-
-
-_VALID_KEYS: dict[str, tuple[str, ...]] = {
-    "": tuple(_Sweep.model_fields),
-    "workloads": tuple(_Workload.model_fields),
-    "model": tuple(_Model.model_fields),
-    "engine": tuple(_Engine.model_fields),
-    "constraints": tuple(_Constraints.model_fields),
-    "budget": tuple(_Budget.model_fields),
-    "e2e": tuple(_E2e.model_fields),
-    **{stage: tuple(_Stage.model_fields) for stage in ("ctx", "gen", "ifb")},
-    **{f"{stage}.loads": tuple(_Loads.model_fields) for stage in ("ctx", "gen", "ifb")},
-    "e2e.loads": tuple(_E2eLoads.model_fields),
-    "deployments": tuple(_Deployment.model_fields),
-    "deployments.loads": tuple(_Loads.model_fields),
-    **{f"deployments.{role}": tuple(_Group.model_fields) for role in ("ctx", "gen", "agg")},
-}
 
 
 def parse_sweep(
@@ -196,7 +80,7 @@ def parse_sweep(
     if located.problems:
         raise SweepError(located.problems)
     if not isinstance(located.data, dict):
-        located.add((), "a sweep file is a map of keys", f"valid keys: {', '.join(_VALID_KEYS[''])}")
+        located.add((), "a sweep file is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
         raise SweepError(located.problems)
     for override in overrides:
         _override(located, override)
@@ -206,7 +90,7 @@ def parse_sweep(
     cluster = _look_up(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
     if parsed is None:
         raise _error(located)
-    given: tuple[tuple[Stage, _Stage | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
+    given: tuple[tuple[Stage, StageIn | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
     stages = tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     _check_engine(located, parsed.engine, engines)
@@ -283,32 +167,13 @@ def _rename_aliases(located: Located) -> None:
             located.lines[(name, *path[1:])] = located.lines[path]
 
 
-def _validate(located: Located) -> _Sweep | None:
+def _validate(located: Located) -> SweepIn | None:
     try:
-        return _Sweep.model_validate(located.data)
+        return SweepIn.model_validate(located.data)
     except ValidationError as error:
-        for item in error.errors(include_url=False):
-            # model: is a name or a map; pydantic reports both branches of the union, one is enough.
-            loc = tuple(part for part in item["loc"] if part not in ("str", "_Model"))
-            section = ".".join(str(part) for part in loc[:-1] if not isinstance(part, int))
-            _report(located, loc, item, _VALID_KEYS.get(section, ()))
+        # `model` is a name or a map; pydantic reports both branches of the union, one is enough.
+        located.add_validation(error, VALID_KEYS, unions=("str", "ModelIn"))
         return None
-
-
-def _report(located: Located, path: Path, item: Any, valid: Sequence[str]) -> None:
-    kind, given = item["type"], item["input"]
-    if kind == "extra_forbidden":
-        located.add(path, f"unknown key {path[-1]!r}", f"valid keys: {', '.join(valid)}")
-    elif kind == "missing":
-        located.add(path, f"required key {path[-1]!r} is missing")
-    elif kind == "too_short":
-        located.add(path, "is empty", "list at least one value")
-    elif kind == "string_pattern_mismatch":
-        located.add(path, f"{given!r} is no file name", "letters, digits, dot, dash and underscore")
-    else:
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        shown = "a map" if isinstance(given, dict) else "a list" if isinstance(given, list) else repr(given)
-        located.add(path, f"must be {message}, not {shown}")
 
 
 def _look_up(located: Located, path: Path, name: str | None, find: Callable[[str], Any]) -> Any:
@@ -332,13 +197,13 @@ def _name_in(given: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _model_path(parsed: _Sweep, model: Model, cluster: Cluster) -> str:
+def _model_path(parsed: SweepIn, model: Model, cluster: Cluster) -> str:
     """Where the weights lie: the file's path, else the cluster's, else the bare name."""
     given = None if isinstance(parsed.model, str) else parsed.model.path
     return given or cluster.model_paths.get(model.name) or model.name
 
 
-def _load_plan(given: _Loads) -> LoadPlan:
+def _load_plan(given: LoadsIn) -> LoadPlan:
     return LoadPlan(
         concurrency=tuple(given.concurrency or ()),
         req_s=tuple(given.req_s or ()),
@@ -351,7 +216,7 @@ def _load_plan(given: _Loads) -> LoadPlan:
     )
 
 
-def _e2e_plan(given: _E2e | None) -> E2ePlan | None:
+def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
     if given is None:
         return None
     counts = given.loads
@@ -369,9 +234,9 @@ def _e2e_plan(given: _E2e | None) -> E2ePlan | None:
     )
 
 
-def _named_deployment(located: Located, index: int, given: _Deployment) -> NamedDeployment:
+def _named_deployment(located: Located, index: int, given: DeploymentIn) -> NamedDeployment:
     groups: dict[Role, ServerGroup] = {}
-    roles: tuple[tuple[Role, _Group | None], ...] = (("ctx", given.ctx), ("gen", given.gen), ("agg", given.agg))
+    roles: tuple[tuple[Role, GroupIn | None], ...] = (("ctx", given.ctx), ("gen", given.gen), ("agg", given.agg))
     for role, group in roles:
         if group is None:
             continue
@@ -401,12 +266,12 @@ def _check_named(located: Located, named: Sequence[NamedDeployment], model: Mode
             located.add(("deployments", index), what)
 
 
-def _stage_plan(located: Located, stage: Stage, given: _Stage) -> StagePlan:
+def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
     axes: dict[str, tuple[Any, ...]] = {}
     if not given.axes:
         located.add((stage, "axes"), "is empty", f"give at least mapping or tp; axes are {', '.join(NAMED_AXES)}")
     for name, values in given.axes.items():
-        listed = _as_list(values)
+        listed = as_list(values)
         path: Path = (stage, "axes", name)
         if not listed:
             located.add(path, "axis is empty", "list at least one value")
@@ -462,7 +327,7 @@ def _check_values(located: Located, path: Path, name: str, values: list[Any]) ->
                 located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
 
 
-def _check_engine(located: Located, given: _Engine, engines: abc.Mapping[str, Sequence[str]]) -> None:
+def _check_engine(located: Located, given: EngineIn, engines: abc.Mapping[str, Sequence[str]]) -> None:
     if given.name not in engines:
         located.add(("engine", "name"), f"unknown engine {given.name!r}", f"known: {', '.join(engines)}")
     elif given.version not in engines[given.name]:
@@ -470,7 +335,7 @@ def _check_engine(located: Located, given: _Engine, engines: abc.Mapping[str, Se
         located.add(("engine", "version"), f"unknown version {given.version!r} of {given.name}", f"known: {known}")
 
 
-def _check_whole(located: Located, parsed: _Sweep) -> None:
+def _check_whole(located: Located, parsed: SweepIn) -> None:
     if parsed.ctx is None and parsed.gen is None and parsed.ifb is None and not parsed.deployments:
         located.add((), "names no stage to measure", "give ctx and gen (and ifb to compare with)")
     for stage, other in (("ctx", "gen"), ("gen", "ctx")):

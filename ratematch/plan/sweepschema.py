@@ -1,0 +1,136 @@
+"""What may be written in a sweep file: pydantic models, seen only by :mod:`ratematch.plan.sweepfile`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ratematch.plan.constraints import Percentile
+
+
+def as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Positive = Annotated[int, Field(gt=0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+OneOrMore = Annotated[list[Positive], BeforeValidator(as_list), Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class WorkloadIn(Strict):
+    isl: Positive
+    osl: Annotated[int, Field(gt=1, strict=True)]
+    osl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class ModelIn(Strict):
+    name: str
+    path: str | None = None
+
+
+class EngineIn(Strict):
+    name: str = "trtllm-serve"
+    version: str = "1.2"
+
+
+class ConstraintsIn(Strict):
+    ttft_ms: PositiveFloat | None = None
+    tpot_ms: PositiveFloat | None = None
+    percentile: Percentile = "mean"
+
+
+class BudgetIn(Strict):
+    max_gpus: Positive | None = None
+    gpu_hours: PositiveFloat | None = None
+
+
+class RequestCountsIn(Strict):
+    requests_per_slot: PositiveFloat = 8
+    min_requests: Positive = 16
+    warmup_per_slot: Annotated[float, Field(ge=0)] = 0.25
+    repeats: Positive = 1
+
+
+class LoadsIn(RequestCountsIn):
+    concurrency: OneOrMore | None = None
+    req_s: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] | None = None
+    arrival: Literal["poisson", "constant"] = "poisson"
+    seconds: PositiveFloat = 120
+
+
+class E2eLoadsIn(RequestCountsIn):
+    around: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] = [0.5, 1.0, 1.25]
+    concurrency: OneOrMore | None = None
+
+
+class StageIn(Strict):
+    axes: dict[str, Any]
+    loads: LoadsIn
+    options: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    exclude: list[dict[str, Any]] = []
+    only: list[dict[str, Any]] = []
+
+
+class GroupIn(Strict):
+    mapping: str
+    instances: Positive = 1
+    mtp: Annotated[int, Field(ge=0, strict=True)] = 0
+    max_batch_size: Positive | None = None
+    max_num_tokens: Positive | None = None
+    options: dict[str, Any] = {}
+    config: dict[str, Any] | None = None
+    environment: dict[str, str] = {}
+
+
+class DeploymentIn(Strict):
+    ctx: GroupIn | None = None
+    gen: GroupIn | None = None
+    agg: GroupIn | None = None
+    router: Literal["round_robin", "load_balancing"] = "round_robin"
+    loads: LoadsIn
+
+
+class E2eIn(Strict):
+    deployments: Positive = 3
+    loads: E2eLoadsIn = E2eLoadsIn()
+    router: Literal["round_robin", "load_balancing"] = "round_robin"
+
+
+class SweepIn(Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    about: str
+    model: str | ModelIn
+    cluster: str
+    engine: EngineIn = EngineIn()
+    workloads: Annotated[list[WorkloadIn], Field(min_length=1)]
+    constraints: ConstraintsIn = ConstraintsIn()
+    budget: BudgetIn = BudgetIn()
+    ctx: StageIn | None = None
+    gen: StageIn | None = None
+    ifb: StageIn | None = None
+    e2e: E2eIn | None = None
+    deployments: list[DeploymentIn] = []
+    seed: int = 0
+
+
+VALID_KEYS: dict[str, tuple[str, ...]] = {
+    "": tuple(SweepIn.model_fields),
+    "workloads": tuple(WorkloadIn.model_fields),
+    "model": tuple(ModelIn.model_fields),
+    "engine": tuple(EngineIn.model_fields),
+    "constraints": tuple(ConstraintsIn.model_fields),
+    "budget": tuple(BudgetIn.model_fields),
+    "e2e": tuple(E2eIn.model_fields),
+    **{stage: tuple(StageIn.model_fields) for stage in ("ctx", "gen", "ifb")},
+    **{f"{stage}.loads": tuple(LoadsIn.model_fields) for stage in ("ctx", "gen", "ifb")},
+    "e2e.loads": tuple(E2eLoadsIn.model_fields),
+    "deployments": tuple(DeploymentIn.model_fields),
+    "deployments.loads": tuple(LoadsIn.model_fields),
+    **{f"deployments.{role}": tuple(GroupIn.model_fields) for role in ("ctx", "gen", "agg")},
+}
