@@ -60,6 +60,11 @@ class Point:
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
+    @property
+    def mapping(self) -> str | None:
+        """Mappings of the servers in one word: ``DEP4+TEP8`` (ctx + gen), or the aggregated server's."""
+        return "+".join(name for name in (self.ctx_mapping, self.gen_mapping) if name) or None
+
 
 @dataclass(frozen=True)
 class Gap:

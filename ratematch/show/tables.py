@@ -18,7 +18,7 @@ from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, Workload
 from ratematch.show.files import write_aside
 
 SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine")
-POINT_COLUMNS = tuple(field.name for field in fields(Point))
+POINT_COLUMNS = (*(field.name for field in fields(Point)), "mapping")
 LIST_SEPARATOR = "; "
 
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ def _workload_to_json(workload: WorkloadAnalysis) -> dict[str, Any]:
         "bound": workload.bound,
     }
     content: dict[str, Any] = {"emulated": workload.emulated}
-    content |= {name: [_plain(asdict(point)) for point in front] for name, front in fronts.items()}
+    content |= {name: [_plain(_point_row(point)) for point in front] for name, front in fronts.items()}
     content["gaps"] = [_plain(asdict(gap)) for gap in workload.gaps]
     content["speedups"] = [_plain(asdict(speedup)) for speedup in workload.speedups]
     content["left_out"] = [
@@ -85,10 +85,14 @@ def _workload_to_json(workload: WorkloadAnalysis) -> dict[str, Any]:
     return content
 
 
+def _point_row(point: Point) -> Row:
+    return asdict(point) | {"mapping": point.mapping}
+
+
 def front_rows(analysis: Analysis) -> list[Row]:
     """The points of every front, workload by workload, in the order of the fronts."""
     return [
-        _sweep_row(analysis) | asdict(point)
+        _sweep_row(analysis) | _point_row(point)
         for workload in analysis.workloads
         for front in (workload.rate_matched, workload.end_to_end, workload.ifb, workload.bound)
         for point in front
@@ -107,7 +111,7 @@ def point_rows(analysis: Analysis) -> list[Row]:
         points = [*workload.plans, *workload.measured, *strays, *workload.bound]
         order: dict[Kind, int] = {"rate_matched": 0, "end_to_end": 1, "ifb": 2, "bound": 3}
         points.sort(key=lambda point: (order[point.kind], point.label, point.concurrency, point.tok_s_user))
-        rows += [_sweep_row(analysis) | asdict(point) | {"on_front": point in on_front} for point in points]
+        rows += [_sweep_row(analysis) | _point_row(point) | {"on_front": point in on_front} for point in points]
     return rows
 
 
