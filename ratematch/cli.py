@@ -113,12 +113,11 @@ def plan(sweep: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from ratematch.inputs import read_sweep
     from ratematch.plan.budget import estimate
-    from ratematch.plan.sweep import expand
-    from ratematch.run.precheck import refuse_unlaunchable
+    from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
     from ratematch.show.planview import plan_to_json, print_plan
 
     asked, _ = read_sweep(sweep, overrides)
-    expansion = expand(asked)
+    expansion = expand_sweep(asked)
     refuse_unlaunchable(asked, expansion.experiments, here=False)
     cost = estimate(asked, expansion.experiments)
     if as_json:

@@ -64,6 +64,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = ()) -> tuple[Sweep, str]:
         text,
         path.name,
         find_model=load_model,
+        find_gpu=load_gpu,
         engines=ENGINE_VERSIONS,
         find_cluster=lambda cluster: read_cluster(cluster, beside=path.parent),
         overrides=overrides,

@@ -11,12 +11,15 @@ from ratematch.emulator.handover import TRANSFER_LATENCY_S
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
 from ratematch.emulator.settings import SettingsError, WorkerSettings
 from ratematch.emulator.steptime import RooflineStepTime
+from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
-from ratematch.plan.memory import activation_bytes, kv_bytes_per_token_per_rank, memory_fit
-
-_KV_FORMATS = {"fp8": "fp8", "fp8_ds_mla": "fp8", "nvfp4": "nvfp4"}
-RUNTIME_RESERVE_B = 4e9
-"""Memory of one GPU that the CUDA context, communication buffers and graphs take."""
+from ratematch.plan.memory import (
+    RUNTIME_RESERVE_B,
+    activation_bytes,
+    default_precision,
+    kv_bytes_per_token_per_rank,
+    memory_fit,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
     model, mapping = settings.model, settings.mapping
     try:
         gpu = load_gpu(environment.gpu)
-        precision = environment.precision or gpu.precision
-        kv_format = _KV_FORMATS.get(settings.kv_dtype, "bf16")
+        precision = environment.precision or default_precision(model, gpu)
+        kv_format = KV_FORMATS.get(settings.kv_dtype, "bf16")
         mtp_layers = min(settings.mtp, model.mtp_layers)
         reserve_b = RUNTIME_RESERVE_B + activation_bytes(
             model, mapping, settings.max_num_tokens, settings.max_batch_size
@@ -73,6 +76,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         block_reuse=settings.block_reuse,
         overlap=settings.overlap,
         fill_gate=environment.fill_gate,
+        balance=settings.balance,
     )
     token_b = kv_bytes_per_token_per_rank(model, mapping, kv_format, mtp_layers)
     # Transfers run over NVLink inside a rack-scale domain, over the network between smaller ones.

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ratematch.catalog import load_model
+from ratematch.emulator.iteration import AttentionDpBalance
 from ratematch.engines.trtllm_serve.contract import check_worker_config
 from ratematch.errors import CatalogError
 from ratematch.plan.mapping import Mapping as GpuMapping
@@ -139,6 +140,7 @@ class WorkerSettings:
     block_reuse: bool
     chunked_prefill: bool
     overlap: bool
+    balance: AttentionDpBalance | None
     transceiver: str | None
     transfer_timeout_s: float | None
     print_iter_log: bool
@@ -211,6 +213,7 @@ def worker_settings(
         kv_dtype=str(kv.get("dtype", "auto")),
         block_reuse=bool(kv.get("enable_block_reuse", True)),
         chunked_prefill=bool(merged.get("enable_chunked_prefill", False)),
+        balance=_balance(merged.get("attention_dp_config") or {}),
         overlap=not merged.get("disable_overlap_scheduler", False),
         transceiver=transceiver.get("backend"),
         transfer_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
@@ -223,6 +226,12 @@ def worker_settings(
         config=merged,
         warnings=tuple(warnings),
     )
+
+
+def _balance(config: dict[str, Any]) -> AttentionDpBalance | None:
+    if not config.get("enable_balance"):
+        return None
+    return AttentionDpBalance(int(config.get("timeout_iters", 50)), int(config.get("batching_wait_iters", 10)))
 
 
 def blocks_for(tokens: int, tokens_per_block: int) -> int:

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from ratematch.engines import trtllm_serve
 from ratematch.errors import CatalogError
+from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
@@ -26,6 +28,10 @@ class Engine(Protocol):
 
     def check_launch(self, plan: LaunchPlan, experiment: Experiment) -> list[str]:
         """What the engine's own start-up would refuse about the rendered files; empty when nothing."""
+        ...
+
+    def kv_settings(self, group: ServerGroup) -> KvSettings:
+        """What a server of this group does with the memory that weights and activations leave."""
         ...
 
     def extra_body(self, experiment: Experiment) -> dict[str, Any]:

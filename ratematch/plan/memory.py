@@ -32,6 +32,10 @@ def format_bytes(name: str) -> float:
     return FORMAT_BYTES[name]
 
 
+RUNTIME_RESERVE_B = 4e9
+"""Memory of one GPU that the CUDA context, communication buffers and graphs take."""
+
+
 def default_precision(model: Model, gpu: Gpu) -> str:
     """Weight format when nobody names one: the model's only one, else what the GPU's deployments normally use."""
     return model.precision or gpu.precision

@@ -8,17 +8,19 @@ load takes seconds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
+from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.mapping import Mapping, parse_mapping
-from ratematch.plan.model import Model
+from ratematch.plan.model import Gpu, Model
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.workload import Workload
 
@@ -120,6 +122,7 @@ class Sweep:
     model: Model
     model_path: str
     cluster: Cluster
+    gpu: Gpu
     engine: EngineRef
     workloads: tuple[Workload, ...]
     constraints: Constraints
@@ -196,8 +199,16 @@ def why_impossible(combination: Combination, plan: StagePlan, model: Model, clus
     ]
 
 
-def expand(sweep: Sweep) -> Expansion:
-    """The experiments of ctx, gen and ifb for every workload, and the combinations dropped on the way."""
+KvOf = Callable[[ServerGroup], KvSettings]
+
+
+def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
+    """The experiments of ctx, gen and ifb for every workload, and the combinations dropped on the way.
+
+    ``kv_of``: what the engine does with the memory of a server. Combinations that cannot hold one request are
+    dropped, and so are single loads that ask for more requests in flight than an instance holds: they would only
+    measure its queue. Deployments written out in the file are run as they stand.
+    """
     experiments: list[Experiment] = []
     dropped: list[Dropped] = []
     for plan in sweep.stages:
@@ -210,7 +221,11 @@ def expand(sweep: Sweep) -> Expansion:
             elif plan.only and not any(_matches(rule, combination) for rule in plan.only):
                 dropped.append(Dropped(plan.stage, combination.label, "matches no `only` rule of the sweep file"))
             else:
-                experiments.extend(_experiment(sweep, plan, combination, workload) for workload in sweep.workloads)
+                for workload in sweep.workloads:
+                    experiment, too_much = _fitting(sweep, plan, combination, workload, kv_of)
+                    dropped.extend(too_much)
+                    if experiment is not None:
+                        experiments.append(experiment)
     experiments.extend(
         experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
         for named in sweep.deployments
@@ -219,8 +234,33 @@ def expand(sweep: Sweep) -> Expansion:
     return Expansion(tuple(experiments), tuple(dropped))
 
 
-def _experiment(sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload) -> Experiment:
-    loads = plan.loads.loads()
+def _fitting(
+    sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload, kv_of: KvOf
+) -> tuple[Experiment | None, list[Dropped]]:
+    """The experiment with the loads that its servers can hold, and what had to go."""
+    whole = _experiment(sweep, plan, combination, workload, plan.loads.loads())
+    (group,) = whole.deployment.groups
+    capacity = find_capacity(group, whole.workload, sweep.model, sweep.gpu, kv_of(group))
+    where = f"{combination.label} {whole.workload.label}"
+    if capacity.requests < 1:
+        return None, [Dropped(plan.stage, where, capacity.explanation)]
+    if plan.stage == "ctx":  # waiting prompts hold no memory: a context server's queue is part of its TTFT
+        return whole, []
+    kept = tuple(
+        load for load in whole.loads if not isinstance(load, Concurrency) or load.concurrency <= capacity.requests
+    )
+    over = [load for load in whole.loads if load not in kept]
+    reason = f"more in flight than one instance holds: {capacity.explanation}"
+    asked = sorted({load.concurrency for load in over if isinstance(load, Concurrency)})
+    dropped = [Dropped(plan.stage, f"{where} at {', '.join(map(str, asked))} in flight", reason)] if over else []
+    if not kept:
+        return None, dropped
+    return (_experiment(sweep, plan, combination, workload, kept) if over else whole), dropped
+
+
+def _experiment(
+    sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload, loads: tuple[Load, ...]
+) -> Experiment:
     group = ServerGroup(
         role=ROLE_OF_STAGE[plan.stage],
         mapping=combination.mapping,
@@ -270,31 +310,6 @@ def _deployment(group: ServerGroup) -> Deployment:
 def _most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
     closed = [load.concurrency for load in loads if isinstance(load, Concurrency)]
     return max(1, -(-max(closed, default=256) // instances))
-
-
-def with_limits(group: ServerGroup, workload: Workload, in_flight: int) -> ServerGroup:
-    """``group`` with the batch and token limits that were left open.
-
-    ``in_flight``: requests one instance must hold. Sequence slots are rounded up to a power of two, so that a
-    slightly longer ladder does not make it a different deployment. gen: one step's tokens are slots x (MTP + 1)
-    (242 of 330 public recipes). ctx and agg: whole prompts fit a step, 8,192 tokens at least (the engine's default).
-    """
-    slots = -(-in_flight // group.mapping.dp_ranks)
-    match group.role:
-        case "gen":
-            batch = group.max_batch_size or _power_of_two(slots)
-            tokens = batch * (group.mtp + 1)
-        case "agg":
-            batch = group.max_batch_size or _power_of_two(slots)
-            tokens = max(8192, workload.isl + batch * (group.mtp + 1))
-        case "ctx":
-            tokens = max(8192, workload.isl)
-            batch = group.max_batch_size or max(1, (group.max_num_tokens or tokens) // workload.isl)
-    return replace(group, max_batch_size=batch, max_num_tokens=group.max_num_tokens or tokens)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
 
 
 def _merge_options(options: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:

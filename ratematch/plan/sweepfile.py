@@ -19,7 +19,7 @@ from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.mapping import Mapping, parse_mapping
-from ratematch.plan.model import Model
+from ratematch.plan.model import Gpu, Model
 from ratematch.plan.rules import check_mapping
 from ratematch.plan.sweep import (
     GROUP_AXES,
@@ -65,12 +65,14 @@ def parse_sweep(
     *,
     find_model: Callable[[str], Model],
     find_cluster: Callable[[str], Cluster],
+    find_gpu: Callable[[str], Gpu],
     engines: abc.Mapping[str, Sequence[str]],
     overrides: Sequence[str] = (),
 ) -> Sweep:
     """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
 
-    ``find_model`` and ``find_cluster`` turn names into values and raise CatalogError or ClusterError. ``engines``:
+    ``find_model``, ``find_cluster`` and ``find_gpu`` turn names into values; the first two raise CatalogError or
+    ClusterError for names that are not known. ``engines``:
     versions that can be rendered, by engine name.
 
     Raises:
@@ -107,6 +109,7 @@ def parse_sweep(
         model=model,
         model_path=_model_path(parsed, model, cluster),
         cluster=cluster,
+        gpu=find_gpu(cluster.gpu),
         engine=EngineRef(parsed.engine.name, parsed.engine.version),
         workloads=tuple(Workload(w.isl, w.osl, w.osl_ratio) for w in parsed.workloads),
         constraints=Constraints(**parsed.constraints.model_dump()),

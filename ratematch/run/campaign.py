@@ -13,10 +13,10 @@ from typing import Any
 
 from ratematch.match.choose import choose_end_to_end
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.sweep import Sweep, expand, experiment_of
+from ratematch.plan.sweep import Sweep, experiment_of
 from ratematch.readout import write_limits
 from ratematch.run.jobs import ExecutorName, Job, submit
-from ratematch.run.precheck import refuse_unlaunchable
+from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
 from ratematch.store import ExperimentFolder, Results, write_json, write_text
 
 POLL_S = 0.25
@@ -74,7 +74,7 @@ def run_campaign(
         KeyboardInterrupt: after every job was told to stop and has.
     """
     campaign = Campaign(sweep, results)
-    asked = expand(sweep).experiments
+    asked = expand_sweep(sweep).experiments
     refuse_unlaunchable(sweep, asked, here=True)
     results.path.mkdir(parents=True, exist_ok=True)
     write_text(results.path / "sweep.yaml", text)

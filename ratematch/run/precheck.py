@@ -9,7 +9,12 @@ from ratematch.engines import find_engine
 from ratematch.errors import PlacementError, Problem, SweepError
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.sweep import Sweep
+from ratematch.plan.sweep import Expansion, Sweep, expand
+
+
+def expand_sweep(sweep: Sweep) -> Expansion:
+    """The sweep's experiments, with what its engine does with memory taken into account."""
+    return expand(sweep, find_engine(sweep.engine.name).kv_settings)
 
 
 def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:

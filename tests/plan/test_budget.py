@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratematch.plan.budget import estimate
-from ratematch.plan.sweep import expand
-from tests.plan.test_sweepfile import GOOD, parse
+from tests.plan.test_sweepfile import GOOD, expanded, parse
 
 
 def test_cost_is_start_plus_loads_times_the_gpus_of_each_deployment() -> None:
     sweep = parse(GOOD + "e2e: {deployments: 2, loads: {around: [1]}}\n", "budget.max_gpus=16")
     sweep = replace(sweep, cluster=replace(sweep.cluster, start_minutes=20, load_minutes=5))
-    cost = estimate(sweep, expand(sweep).experiments)
+    cost = estimate(sweep, expanded(sweep).experiments)
     ctx, gen, e2e = cost.stages
     assert (ctx.experiments, ctx.loads, ctx.minutes) == (1, 2, 30)
     assert ctx.gpu_hours == 4 * 30 / 60

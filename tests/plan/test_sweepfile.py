@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ratematch.catalog import load_model
+from ratematch.catalog import load_gpu, load_model
 from ratematch.errors import ClusterError, Problem, SweepError
+from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.load import Concurrency, Rate
 from ratematch.plan.mapping import Mapping
-from ratematch.plan.sweep import Sweep, expand
+from ratematch.plan.sweep import Expansion, Sweep, expand
 from ratematch.plan.sweepfile import parse_sweep
 
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, emulated=True)
@@ -42,9 +43,14 @@ def parse(text: str, *overrides: str) -> Sweep:
         "demo.yaml",
         find_model=load_model,
         find_cluster=find_cluster,
+        find_gpu=load_gpu,
         engines={"trtllm-serve": ("1.2", "main")},
         overrides=overrides,
     )
+
+
+def expanded(sweep: Sweep) -> Expansion:
+    return expand(sweep, lambda group: KvSettings(0.9, "fp8"))
 
 
 def problems(text: str, *overrides: str) -> list[str]:
@@ -60,7 +66,7 @@ def only_problem(text: str, *overrides: str) -> str:
 
 
 def test_axes_are_multiplied_and_context_is_measured_at_one_token() -> None:
-    experiments = expand(parse(GOOD)).experiments
+    experiments = expanded(parse(GOOD)).experiments
     assert [(e.stage, e.deployment.label) for e in experiments] == [
         ("ctx", "ctx1xDEP4-mtp0"),
         ("gen", "gen1xTEP4-mtp0"),
@@ -73,7 +79,7 @@ def test_axes_are_multiplied_and_context_is_measured_at_one_token() -> None:
 
 
 def test_limits_follow_workload_load_and_mtp() -> None:
-    ctx, tep, tep_mtp, dep, _ = expand(parse(GOOD)).experiments
+    ctx, tep, tep_mtp, dep, _ = expanded(parse(GOOD)).experiments
     assert ctx.deployment.ctx and ctx.deployment.ctx.max_num_tokens == 8192
     assert ctx.deployment.ctx.max_batch_size == 8
     assert tep.deployment.gen and tep.deployment.gen.max_batch_size == 64
@@ -82,27 +88,27 @@ def test_limits_follow_workload_load_and_mtp() -> None:
 
 
 def test_a_longer_ladder_keeps_the_experiment() -> None:
-    short = expand(parse(GOOD, "gen.axes.max_batch_size=64")).experiments[1]
-    longer = expand(parse(GOOD, "gen.axes.max_batch_size=64", "gen.loads.concurrency=[1, 2, 64]")).experiments[1]
+    short = expanded(parse(GOOD, "gen.axes.max_batch_size=64")).experiments[1]
+    longer = expanded(parse(GOOD, "gen.axes.max_batch_size=64", "gen.loads.concurrency=[1, 2, 64]")).experiments[1]
     assert short.id == longer.id
     assert set(short.loads) < set(longer.loads)
 
 
 def test_what_decides_a_figure_decides_the_id() -> None:
-    ids = {expand(parse(GOOD)).experiments[1].id}
+    ids = {expanded(parse(GOOD)).experiments[1].id}
     for override in (
         "workloads.0.isl=2048",
         "gen.options.stream_interval=10",
         "engine.version=main",
         "model=deepseek-v3",
     ):
-        ids.add(expand(parse(GOOD, override)).experiments[1].id)
+        ids.add(expanded(parse(GOOD, override)).experiments[1].id)
     assert len(ids) >= 4
 
 
 def test_numeric_axes_and_ep_equal_to_tp() -> None:
     text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: tp, attention_dp: [false, true]")
-    mappings = [e.deployment.gen.mapping for e in expand(parse(text)).experiments if e.deployment.gen]
+    mappings = [e.deployment.gen.mapping for e in expanded(parse(text)).experiments if e.deployment.gen]
     assert mappings == [
         Mapping(tp=4, ep=4),
         Mapping(tp=4, ep=4, attention_dp=True),
@@ -115,7 +121,7 @@ def test_engine_options_as_axes_lie_over_the_fixed_ones() -> None:
     text = GOOD.replace(
         "mtp: [0, 1]}", "options.kv_cache_config.dtype: [fp8, auto]}\n  options: {stream_interval: 4}"
     )
-    options = [e.deployment.gen.options for e in expand(parse(text)).experiments if e.deployment.gen][:2]
+    options = [e.deployment.gen.options for e in expanded(parse(text)).experiments if e.deployment.gen][:2]
     assert options == [
         {"stream_interval": 4, "kv_cache_config": {"dtype": "fp8"}},
         {"stream_interval": 4, "kv_cache_config": {"dtype": "auto"}},
@@ -124,20 +130,20 @@ def test_engine_options_as_axes_lie_over_the_fixed_ones() -> None:
 
 def test_rates_and_repeats_become_loads() -> None:
     text = GOOD.replace("concurrency: [1, 64]", "req_s: 2, seconds: 30, repeats: 2, min_requests: 4")
-    loads = expand(parse(text)).experiments[1].loads
+    loads = expanded(parse(text)).experiments[1].loads
     assert loads == (Rate(2.0, 60, "poisson", 1, 0), Rate(2.0, 60, "poisson", 1, 1))
 
 
 def test_requests_grow_with_concurrency() -> None:
     text = GOOD.replace("concurrency: [1, 64]", "concurrency: [1, 64], requests_per_slot: 3, warmup_per_slot: 0.5")
-    assert expand(parse(text)).experiments[1].loads == (Concurrency(1, 16, 1, 0), Concurrency(64, 192, 32, 0))
+    assert expanded(parse(text)).experiments[1].loads == (Concurrency(1, 16, 1, 0), Concurrency(64, 192, 32, 0))
 
 
 def test_exclude_and_only() -> None:
-    excluded = expand(parse(GOOD + "  exclude: [{mapping: DEP8, mtp: 1}]\n"))
+    excluded = expanded(parse(GOOD + "  exclude: [{mapping: DEP8, mtp: 1}]\n"))
     assert "gen1xDEP8-mtp1" not in [e.deployment.label for e in excluded.experiments]
     assert [d.combination for d in excluded.dropped] == ["DEP8 mtp=1"]
-    chosen = expand(parse(GOOD + "  only: [{gpus: 8}]\n"))
+    chosen = expanded(parse(GOOD + "  only: [{gpus: 8}]\n"))
     assert [e.deployment.label for e in chosen.experiments if e.stage == "gen"] == [
         "gen1xDEP8-mtp0",
         "gen1xDEP8-mtp1",
@@ -146,7 +152,7 @@ def test_exclude_and_only() -> None:
 
 def test_role_aliases() -> None:
     text = GOOD.replace("\nctx:", "\nprefill:").replace("\ngen:", "\ndecode:")
-    assert expand(parse(text)).experiments == expand(parse(GOOD)).experiments
+    assert expanded(parse(text)).experiments == expanded(parse(GOOD)).experiments
 
 
 def test_prefill_and_ctx_together_are_refused() -> None:
@@ -156,7 +162,7 @@ def test_prefill_and_ctx_together_are_refused() -> None:
 
 def test_a_value_some_combinations_can_use_thins_the_product() -> None:
     text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: [4, 8]")
-    dropped = expand(parse(text)).dropped
+    dropped = expanded(parse(text)).dropped
     assert [d.combination for d in dropped] == ["TP4EP8"]
     assert "ep=8 does not divide tp=4" in dropped[0].reason
 
@@ -203,7 +209,7 @@ def test_mtp_without_mtp_layers_is_refused_unless_a_draft_model_is_given() -> No
     dense = dense.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: 4, mtp: 1")
     assert "mtp=1 needs MTP layers" in only_problem(dense)
     drafted = dense + "  options: {speculative_config: {decoding_type: Eagle3}}\n"
-    assert expand(parse(drafted)).experiments
+    assert expanded(parse(drafted)).experiments
 
 
 def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
@@ -257,7 +263,7 @@ deployments:
 
 
 def test_deployments_written_out_run_as_they_stand() -> None:
-    pair, agg = expand(parse(NAMED)).experiments
+    pair, agg = expanded(parse(NAMED)).experiments
     assert (pair.stage, pair.deployment.label) == ("e2e", "ctx2xDEP4-gen1xTEP8-mtp1")
     assert pair.deployment.ctx and pair.deployment.ctx.config == {"tensor_parallel_size": 4}
     assert pair.deployment.gen and pair.deployment.gen.environment == {"TRTLLM_ENABLE_PDL": "1"}

@@ -8,8 +8,10 @@ import yaml
 
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, check_orchestrator_config, check_worker_config
 from ratematch.engines.trtllm_serve.diagnosis import diagnose
-from ratematch.engines.trtllm_serve.render import plan_launch
+from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch
+from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
@@ -34,6 +36,9 @@ class TrtllmServe:
             check = check_orchestrator_config if file.path == "orchestrator.yaml" else check_worker_config
             found.extend(f"{file.path}: {problem}" for problem in check(config, version))
         return found
+
+    def kv_settings(self, group: ServerGroup) -> KvSettings:
+        return kv_settings(group)
 
     def extra_body(self, experiment: Experiment) -> dict[str, Any]:
         return {}

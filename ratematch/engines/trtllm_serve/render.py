@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -19,6 +20,9 @@ from ratematch.plan.placement import Instance, Placement
 
 SEQ_MARGIN = 40
 """Tokens beyond ISL + OSL in ``max_seq_len``: the margin most public recipes keep."""
+
+KV_FORMATS = {"fp8": "fp8", "fp8_ds_mla": "fp8", "nvfp4": "nvfp4"}
+"""Number format behind a ``kv_cache_config.dtype``; anything else, ``auto`` too, is taken as 16-bit."""
 
 PERF_RECORDS = 10_000
 """Per-request timing records that servers keep until they are fetched."""
@@ -94,6 +98,16 @@ def worker_config(experiment: Experiment, group: ServerGroup) -> dict[str, Any]:
         draft = "num_nextn_predict_layers" if experiment.engine.version.startswith("1.2") else "max_draft_len"
         config["speculative_config"] = {"decoding_type": "MTP", draft: group.mtp}
     return lay_over(config, group.options)
+
+
+def kv_settings(group: ServerGroup) -> KvSettings:
+    """Fraction and number format of the KV cache: the user's, else what :func:`worker_config` leaves or sets."""
+    given = (
+        group.config if group.config is not None else lay_over({"kv_cache_config": {"dtype": "fp8"}}, group.options)
+    )
+    kv = given.get("kv_cache_config") or {}
+    dtype = str(kv.get("dtype", "auto"))
+    return KvSettings(float(kv.get("free_gpu_memory_fraction", 0.9)), KV_FORMATS.get(dtype, "bf16"))
 
 
 def _transceiver(experiment: Experiment) -> dict[str, Any]:

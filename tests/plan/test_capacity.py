@@ -1,0 +1,106 @@
+"""How many requests an instance holds, and what a sweep drops because of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratematch.catalog import load_gpu, load_model
+from ratematch.emulator.assembly import build
+from ratematch.emulator.environment import read_environment
+from ratematch.emulator.settings import SettingsError, worker_settings
+from ratematch.engines.trtllm_serve.render import kv_settings, worker_config
+from ratematch.plan.capacity import KvSettings, find_capacity
+from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.limits import with_limits
+from ratematch.plan.load import Concurrency
+from ratematch.plan.mapping import Mapping
+from ratematch.plan.workload import Workload
+from tests.invented import experiment
+from tests.plan.test_sweepfile import GOOD, expanded, parse
+
+FP8 = KvSettings(0.9, "fp8")
+R1, GB200 = load_model("deepseek-r1"), load_gpu("gb200")
+
+
+def gen(mapping: Mapping, batch: int, mtp: int = 0) -> ServerGroup:
+    return ServerGroup("gen", mapping, mtp=mtp, max_batch_size=batch, max_num_tokens=batch * (mtp + 1))
+
+
+def test_slots_count_per_attention_dp_rank() -> None:
+    short = Workload(64, 8)
+    tensor = find_capacity(gen(Mapping(tp=4, ep=4), 16), short, R1, GB200, FP8)
+    data = find_capacity(gen(Mapping(tp=4, ep=4, attention_dp=True), 16), short, R1, GB200, FP8)
+    assert (tensor.requests, data.requests) == (16, 64)
+    assert "16 sequence slots" in tensor.explanation and "16 x 4 ranks = 64" in data.explanation
+
+
+def test_kv_memory_limits_long_requests() -> None:
+    """The worked sum of a public study: about 129 requests of 8,448 tokens a GPU for R1 in FP8 on 8 H200."""
+    group = gen(Mapping(tp=8, ep=8, attention_dp=True), 4096)
+    found = find_capacity(group, Workload(8192, 256), R1, load_gpu("h200"), KvSettings(0.8, "fp8"))
+    assert 0.7 * 129 <= found.requests / 8 <= 1.3 * 129
+    assert "tokens a request x 8 ranks" in found.explanation
+
+
+def test_weights_that_do_not_fit_leave_no_room() -> None:
+    found = find_capacity(gen(Mapping(tp=8, ep=8), 8), Workload(64, 8), R1, load_gpu("h100"), FP8)
+    assert found.requests == 0
+    assert "the weights do not fit" in found.explanation and "84.3 GB weights" in found.explanation
+
+
+def test_combinations_that_hold_nothing_are_dropped_with_the_sum() -> None:
+    sweep = parse(GOOD)
+    small = replace(sweep, gpu=replace(sweep.gpu, memory_b=90e9))
+    expansion = expanded(small)
+    assert [e.deployment.label for e in expansion.experiments] == ["gen1xDEP8-mtp0", "gen1xDEP8-mtp1"]
+    assert all("the weights do not fit" in dropped.reason for dropped in expansion.dropped)
+    assert {dropped.stage for dropped in expansion.dropped} == {"ctx", "gen"}
+
+
+def test_loads_beyond_the_slots_are_dropped_and_the_rest_is_kept() -> None:
+    sweep = parse(GOOD, "gen.axes.max_batch_size=4")
+    expansion = expanded(sweep)
+    tep = next(e for e in expansion.experiments if e.deployment.label == "gen1xTEP4-mtp0")
+    assert [load.concurrency for load in tep.loads if isinstance(load, Concurrency)] == [1]
+    told = [d.reason for d in expansion.dropped if d.combination.endswith("at 64 in flight")]
+    assert told and all("sequence slots" in reason for reason in told)
+
+
+@given(
+    tp=st.sampled_from([1, 2, 4, 8]),
+    attention_dp=st.booleans(),
+    name=st.sampled_from(["deepseek-r1", "qwen3-235b-a22b", "llama-3.3-70b", "qwen3-30b-a3b"]),
+    gpu=st.sampled_from(["h100", "h200", "gb200"]),
+    in_flight=st.sampled_from([1, 16, 256]),
+    isl=st.sampled_from([128, 1024, 8192]),
+)
+def test_plan_and_emulator_agree_on_what_fits(
+    tp: int, attention_dp: bool, name: str, gpu: str, in_flight: int, isl: int
+) -> None:
+    """What the plan keeps starts on the emulator, and what has no room there was dropped by the plan."""
+    model, workload = load_model(name), Workload(isl, 128)
+    mapping = Mapping(tp=tp, ep=tp if model.moe else 1, attention_dp=attention_dp)
+    group = with_limits(ServerGroup("agg", mapping), workload, in_flight)
+    capacity = find_capacity(group, workload, model, load_gpu(gpu), kv_settings(group))
+    asked = replace(experiment(deployment=Deployment(agg=group), workload=workload), model=name, model_path=name)
+    config = worker_config(asked, group)
+    try:
+        build(worker_settings(name, {}, set(), config, "1.2"), read_environment({"RATEMATCH_EMULATED_GPU": gpu}))
+        starts = True
+    except SettingsError as error:
+        assert "insufficient GPU memory" in str(error), error
+        starts = False
+    if capacity.requests >= 1:
+        assert starts, capacity.explanation
+    if not starts:
+        assert capacity.requests == 0
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.5])
+def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="not between 0 and 1"):
+        find_capacity(gen(Mapping(tp=4), 4), Workload(8, 8), R1, GB200, KvSettings(fraction, "fp8"))

@@ -1,0 +1,42 @@
+"""Every sweep file that ships: it plans, its deployments render, and the engine's contract takes the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ratematch.inputs import read_cluster, read_sweep
+from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+
+ROOT = Path(__file__).parents[1]
+SWEEPS = sorted(path.name for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("overrides", [(), ("cluster=laptop",), ("engine.version=main",)])
+def test_every_sweep_file_renders(name: str, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    sweep, _ = read_sweep(name, overrides)
+    expansion = expand_sweep(sweep)
+    assert len(sweep.about) > 100, "a sweep says why it exists and what a right answer looks like"
+    assert {e.stage for e in expansion.experiments} == {"ctx", "gen", "ifb"}
+    refuse_unlaunchable(sweep, expansion.experiments, here=False)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "clusters").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_cluster_profile_is_sound(path: Path) -> None:
+    cluster = read_cluster(str(path))
+    assert cluster.name == path.stem
+    assert len(cluster.about) > 30
+
+
+def test_the_study_covers_its_three_workloads_and_all_mtp_depths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    sweep, _ = read_sweep("deepseek-r1")
+    expansion = expand_sweep(sweep)
+    assert [w.label for w in sweep.workloads] == ["4400/1200", "8192/256", "4096/1024"]
+    gen = [e.deployment for e in expansion.experiments if e.stage == "gen"]
+    assert {d.gpus for d in gen} == {4, 8, 16, 32}
+    assert {d.mtp for d in gen} == {0, 1, 2, 3}
+    assert all("requests" in d.reason or "slots" in d.reason for d in expansion.dropped)
