@@ -13,30 +13,49 @@ from ratematch.match.points import Analysis
 from ratematch.measure.measurement import Measurement, measure_load, to_json
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.constraints import Constraints, Percentile
+from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
-from ratematch.plan.workload import Workload
 from ratematch.store import Results, read_json, write_json
 
 LIMITS = "limits.json"
+
+ACCEPTANCE_EDGE = 0.02
+"""How near to 1 (nothing accepted) or to MTP + 1 (everything) an acceptance length is not believed."""
 
 EMULATOR_LATE = 0.05
 """Share of its busy time by which the emulator may end steps late before its figures are not believed."""
 
 
-def measure_run(records: Sequence[RequestRecord], load: Load, workload: Workload, run: dict[str, Any]) -> Measurement:
+def measure_run(
+    records: Sequence[RequestRecord], load: Load, experiment: Experiment, run: dict[str, Any]
+) -> Measurement:
     """The figures of one load: its records, judged together with what ``loadrun.json`` says of the servers.
 
     An emulator that could not keep its own step times makes the load not valid: the figures would be this
     machine's, not those of the GPU it stands for.
     """
-    figures = measure_load(records, load, workload)
+    figures = measure_load(records, load, experiment.workload)
     late = [
         f"the emulator {name} ended its steps {spent['late_s'] + spent['lost_s']:.2f} s late "
         f"in {spent['busy_s']:.2f} s: this machine is too slow for the load"
         for name, spent in run.get("emulator", {}).items()
         if spent["late_s"] + spent["lost_s"] > EMULATOR_LATE * spent["busy_s"]
     ]
-    return replace(figures, valid=figures.valid and not late, reasons=(*figures.reasons, *late))
+    warnings = (*figures.warnings, *_doubt_acceptance(experiment, figures))
+    return replace(figures, valid=figures.valid and not late, reasons=(*figures.reasons, *late), warnings=warnings)
+
+
+def _doubt_acceptance(experiment: Experiment, figures: Measurement) -> list[str]:
+    """Known trouble: MTP that accepts nothing, or everything, which no real text does (contract, section 9)."""
+    mtp, measured = experiment.deployment.mtp, figures.acceptance_length
+    if not mtp or experiment.stage == "ctx" or not figures.num_ok:
+        return []
+    if measured is None:
+        return ["MTP is on and the server does not tell how many drafts it accepts"]
+    if measured < 1 + ACCEPTANCE_EDGE or measured > mtp + 1 - ACCEPTANCE_EDGE:
+        told = f"MTP {mtp} yields {measured:.2f} tokens an iteration"
+        return [f"{told}: nothing or everything is accepted; check the draft layers and the prompts"]
+    return []
 
 
 def remeasure(results: Results) -> int:
@@ -50,7 +69,7 @@ def remeasure(results: Results) -> int:
         experiment = folder.read()
         for stored in folder.loads():
             records = read_records(stored.folder / "records.parquet")
-            figures = measure_run(records, stored.load, experiment.workload, stored.run)
+            figures = measure_run(records, stored.load, experiment, stored.run)
             write_json(stored.folder / "measurement.json", to_json(figures))
             count += 1
     return count

@@ -12,6 +12,7 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
+from ratematch.plan.serverlog import LogSpan
 
 ENGINE_VERSIONS: dict[str, tuple[str, ...]] = {"trtllm-serve": trtllm_serve.VERSIONS}
 """Engines by the name a sweep file gives them, and the versions that each can render."""
@@ -36,6 +37,10 @@ class Engine(Protocol):
 
     def extra_body(self, experiment: Experiment) -> dict[str, Any]:
         """Fields that this engine wants in every request body beside the OpenAI ones."""
+        ...
+
+    def read_log(self, text: str, group: ServerGroup) -> LogSpan | None:
+        """What a part of one worker's log says of its generation steps; ``None`` when there are none."""
         ...
 
     def diagnose(self, log_tail: str) -> str | None:

@@ -49,6 +49,7 @@ class _Choice(msgspec.Struct):
     text: Any = None
     token_ids: Any = None
     finish_reason: str | None = None
+    avg_decoded_tokens_per_iter: float | None = None
     delta: _Delta | None = None
 
 
@@ -74,6 +75,7 @@ class Answer:
     osl: int | None = None
     cached_tokens: int | None = None
     finish_reason: str | None = None
+    decoded_per_iter: float | None = None
 
 
 def read_stream(body: bytes, ends: Sequence[int], stamps: Sequence[int]) -> Answer:
@@ -113,8 +115,7 @@ def read_stream_steps(body: bytes, ends: Sequence[int], stamps: Sequence[int]) -
         if chunk.choices:
             carries = False
             for choice in chunk.choices:
-                if choice.finish_reason is not None:
-                    answer.finish_reason = choice.finish_reason
+                _take_end(answer, choice)
                 carries = carries or _carries_tokens(choice)
             if carries:
                 while ends[read] < end:
@@ -142,7 +143,7 @@ def read_whole(body: bytes) -> Answer:
     elif not chunk.choices:
         answer.outcome, answer.error = "bad_stream", "the answer has no choices"
     else:
-        answer.finish_reason = chunk.choices[-1].finish_reason
+        _take_end(answer, chunk.choices[-1])
     return answer
 
 
@@ -155,6 +156,13 @@ def _carries_tokens(choice: _Choice) -> bool:
     if delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls:
         return True
     return delta.content is not None and delta.role is None
+
+
+def _take_end(answer: Answer, choice: _Choice) -> None:
+    if choice.finish_reason is not None:
+        answer.finish_reason = choice.finish_reason
+    if choice.avg_decoded_tokens_per_iter is not None:
+        answer.decoded_per_iter = choice.avg_decoded_tokens_per_iter  # a running mean: the last one counts
 
 
 def _take_usage(answer: Answer, usage: _Usage) -> None:

@@ -62,3 +62,4 @@ def _take(record: RequestRecord, answer: Answer) -> None:
     record.chunk_ns = answer.chunk_ns
     record.isl_reported, record.osl, record.cached_tokens = answer.isl, answer.osl, answer.cached_tokens
     record.finish_reason = answer.finish_reason
+    record.decoded_per_iter = answer.decoded_per_iter

@@ -35,6 +35,7 @@ RECORDS_SCHEMA = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("status", pa.int64()),
         pa.field("error", pa.string()),
+        pa.field("decoded_per_iter", pa.float64()),
     ],
     metadata={_VERSION_KEY: str(RECORDS_VERSION).encode()},
 )

@@ -163,6 +163,17 @@ def mean_in_flight(starts: Floats, ends: Floats, window_start_ns: float, window_
     return float(seconds_inside(starts, ends, window_start_ns, window_end_ns).sum() / seconds)
 
 
+def acceptance_length(records: Sequence[RequestRecord]) -> float | None:
+    """Tokens that one iteration yields for one request, measured: sum(osl) / sum(osl / decoded_per_iter).
+
+    1 without speculative decoding, up to drafts + 1 with it. From the server's own count per request
+    (``avg_decoded_tokens_per_iter``). Undefined (``None``) when no answer tells it.
+    """
+    told = [(record.osl, record.decoded_per_iter) for record in records if record.osl and record.decoded_per_iter]
+    iterations = sum(osl / per_iteration for osl, per_iteration in told)
+    return sum(osl for osl, _ in told) / iterations if iterations else None
+
+
 def littles_ratio(
     in_flight: float | None, req_s: float | None, ttft: float | None, tpot: float | None, osl: float | None
 ) -> float | None:

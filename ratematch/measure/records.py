@@ -26,6 +26,7 @@ class RequestRecord:
     bytes went to the socket. ``first_token_ns``: arrival of the first chunk that carries tokens. ``last_token_ns``:
     arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk. ``isl``: prompt tokens sent.
     ``isl_reported`` and ``osl``: the server's usage (``None`` without usage). ``osl_requested``: max_tokens.
+    ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: it does not say).
     """
 
     seq: int
@@ -44,3 +45,4 @@ class RequestRecord:
     outcome: Outcome = "ok"
     status: int | None = None
     error: str | None = None
+    decoded_per_iter: float | None = None

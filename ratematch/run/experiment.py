@@ -34,6 +34,7 @@ from ratematch.plan.workload import make_requests
 from ratematch.readout import measure_run
 from ratematch.run import provenance
 from ratematch.run.launch import Interrupted, Servers, Waiting, port_is_free, running
+from ratematch.run.serverlogs import mark_logs, read_logs
 from ratematch.run.timeliness import read_account, spent_between
 from ratematch.store import ExperimentFolder, read_json, reserve, write_json
 
@@ -200,11 +201,13 @@ def _run_load(
     at = folder.load_folder(load)
     size = sum(RECORD_B + TOKEN_B * request.osl for request in (*requests, *warmup))
     before = read_account(servers.plan) if experiment.emulated else {}
+    marks = mark_logs(servers.plan, launch)
     with _watch(servers, stop) as (halt, died), reserve(at, size):
         result = drive(target, load, requests, warmup, seed=seed_of(experiment, load), stop=halt, on_progress=show)
     run = _describe_run(result, launch, experiment)
     if experiment.emulated:
         run["emulator"] = spent_between(before, read_account(servers.plan))
+    run["log"] = read_logs(servers.plan, launch, marks, engine, experiment)
     if result.aborted is not None:
         _keep_partial(at, result, run)
         if died:
@@ -214,7 +217,7 @@ def _run_load(
         raise LoadAborted(f"{load.label}: {result.aborted}")
     write_records(at / "warmup.parquet", result.warmup)
     write_records(at / "records.parquet", result.records)
-    folder.finish_load(load, run, measure_run(result.records, load, experiment.workload, run))
+    folder.finish_load(load, run, measure_run(result.records, load, experiment, run))
 
 
 def requests_of(experiment: Experiment, load: Load) -> tuple[list[Any], list[Any]]:

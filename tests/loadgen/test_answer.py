@@ -140,3 +140,14 @@ def test_any_split_of_a_stream_reads_the_same(cuts: set[int]) -> None:
     assert (answer.outcome, answer.osl, answer.isl, answer.finish_reason) == ("ok", 3, 7, "length")
     # Each token chunk is stamped with the first read that completes its line.
     assert answer.chunk_ns == [next(end for end in ends if end >= known) for known in TOKEN_ENDS]
+
+
+def test_the_last_running_mean_of_decoded_tokens_counts() -> None:
+    chunks = [
+        b'{"choices":[{"text":"a","avg_decoded_tokens_per_iter":1.0}]}',
+        b'{"choices":[{"text":"b","avg_decoded_tokens_per_iter":1.75,"finish_reason":"length"}]}',
+        b'{"choices":[],"usage":{"completion_tokens":7}}',
+    ]
+    body = b"".join(b"data: " + chunk + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+    assert read_stream(body, [len(body)], [1]).decoded_per_iter == 1.75
+    assert read_whole(chunks[1]).decoded_per_iter == 1.75

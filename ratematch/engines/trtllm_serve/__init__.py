@@ -8,6 +8,7 @@ import yaml
 
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, check_orchestrator_config, check_worker_config
 from ratematch.engines.trtllm_serve.diagnosis import diagnose
+from ratematch.engines.trtllm_serve.iterlog import read_span
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
@@ -15,6 +16,7 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import Placement
+from ratematch.plan.serverlog import LogSpan
 
 VERSIONS = RELEASE_LINES
 """Release lines that can be rendered (contract, section 11)."""
@@ -42,6 +44,9 @@ class TrtllmServe:
 
     def extra_body(self, experiment: Experiment) -> dict[str, Any]:
         return {}
+
+    def read_log(self, text: str, group: ServerGroup) -> LogSpan | None:
+        return read_span(text, group.mapping.dp_ranks)
 
     def diagnose(self, log_tail: str) -> str | None:
         return diagnose(log_tail)

@@ -1,0 +1,133 @@
+"""Iteration lines of a worker's log (``print_iter_log``), in every format seen since TensorRT-LLM 1.0.
+
+Fields moved and were renamed between versions, ``srun -l`` puts ``N: `` in front and the logger a date: each field is
+found by its own pattern, and no order is relied on (contract, section 5.4).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from ratematch.plan.serverlog import LogSpan
+
+DROP_FIRST, DROP_LAST = 50, 10
+"""Iterations left out at both ends of a span when it is long enough (contract, section 5.5)."""
+
+_NUMBER = r"\s*[=:]\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+_ITER = re.compile(r"\biter" + _NUMBER)
+_RANK = re.compile(r"\bglobal_rank" + _NUMBER)
+_SCHEDULED = re.compile(r"\bnum_scheduled_requests" + _NUMBER)
+_HOST_MS = re.compile(r"\bhost_step_time" + _NUMBER + r"\s*ms")
+_DEVICE_MS = re.compile(r"\bprev_device_step_time" + _NUMBER + r"\s*ms")
+_ELAPSED_S = re.compile(r"\belapsed_time" + _NUMBER + r"\s*s")
+_CTX_REQUESTS = re.compile(r"'num_ctx_requests'" + _NUMBER)
+_CTX_TOKENS = re.compile(r"'num_ctx_tokens'" + _NUMBER)
+_GEN_TOKENS = re.compile(r"'num_generation_tokens'" + _NUMBER)
+_KV_UTIL = re.compile(r"\bkv_cache_util" + _NUMBER)
+
+
+@dataclass(frozen=True)
+class IterationLine:
+    """One iteration of one rank. Under attention DP the counts are that rank's own.
+
+    ``host_step_ms``: time of this iteration on the host (``elapsed_time`` in 1.0). ``prev_device_step_ms``: device
+    time of the iteration *before*; ``None`` in the first, where the log says N/A. ``num_generation_tokens`` counts
+    scheduled tokens, drafts included, not accepted ones.
+    """
+
+    iteration: int
+    rank: int
+    num_scheduled: int
+    num_ctx_requests: int
+    num_ctx_tokens: int
+    num_generation_tokens: int
+    host_step_ms: float | None
+    prev_device_step_ms: float | None
+    kv_cache_util: float | None
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Generation steps of one span of the log. ``step_ms``: median. ``iterations``: how many it is taken from."""
+
+    step_ms: float
+    iterations: int
+    num_scheduled: int
+
+
+def parse_line(line: str) -> IterationLine | None:
+    """The iteration that ``line`` tells of; ``None`` for any other line, however garbled."""
+    iteration, scheduled = _ITER.search(line), _SCHEDULED.search(line)
+    if iteration is None or scheduled is None:
+        return None
+    host_ms = _float(_HOST_MS, line)
+    elapsed_s = _float(_ELAPSED_S, line)
+    return IterationLine(
+        iteration=int(float(iteration[1])),
+        rank=_count(_RANK, line),
+        num_scheduled=int(float(scheduled[1])),
+        num_ctx_requests=_count(_CTX_REQUESTS, line),
+        num_ctx_tokens=_count(_CTX_TOKENS, line),
+        num_generation_tokens=_count(_GEN_TOKENS, line),
+        host_step_ms=host_ms if host_ms is not None else None if elapsed_s is None else elapsed_s * 1000,
+        prev_device_step_ms=_float(_DEVICE_MS, line),
+        kv_cache_util=_float(_KV_UTIL, line),
+    )
+
+
+def parse_lines(lines: Iterable[str]) -> Iterator[IterationLine]:
+    """Every iteration line among ``lines``, in order."""
+    return (found for line in lines if (found := parse_line(line)) is not None)
+
+
+def _float(pattern: re.Pattern[str], line: str) -> float | None:
+    found = pattern.search(line)
+    return float(found[1]) if found else None
+
+
+def _count(pattern: re.Pattern[str], line: str) -> int:
+    return int(_float(pattern, line) or 0)
+
+
+def read_step_time(lines: Sequence[IterationLine]) -> StepTime | None:
+    """Step time at full batch: iterations of rank 0 that only generate, at the largest batch seen.
+
+    The device time of iteration k stands in the line of k + 1, so a line counts only when the one before it ran the
+    same batch; where no device time is printed (1.0) the host's stands in. The first 50 and last 10 are left out when
+    more than twice as many are there. ``None`` when no generation step is in ``lines``.
+    """
+    steps = [line for line in lines if line.rank == 0]
+    full = max((line.num_scheduled for line in steps if _only_generates(line)), default=0)
+    if full == 0:
+        return None
+    times: list[float] = []
+    for before, line in pairwise(steps):
+        at_full = _only_generates(before) and before.num_scheduled == full and line.iteration == before.iteration + 1
+        time_ms = line.prev_device_step_ms if line.prev_device_step_ms is not None else before.host_step_ms
+        if at_full and time_ms is not None:
+            times.append(time_ms)
+    if len(times) > 2 * (DROP_FIRST + DROP_LAST):
+        times = times[DROP_FIRST:-DROP_LAST]
+    return StepTime(median(times), len(times), full) if times else None
+
+
+def _only_generates(line: IterationLine) -> bool:
+    return line.num_ctx_requests == 0 and line.num_ctx_tokens == 0 and line.num_generation_tokens > 0
+
+
+def read_span(text: str, dp_ranks: int) -> LogSpan | None:
+    """What the log of one generating worker says of the span ``text``; ``None`` when it holds no generation step."""
+    step = read_step_time(list(parse_lines(text.splitlines())))
+    return LogSpan(step.step_ms, step.iterations, step.num_scheduled * dp_ranks) if step else None
+
+
+def generation_tok_s(step: StepTime, dp_ranks: int, acceptance_length: float) -> float:
+    """Output tok/s of one instance: scheduled requests x attention-DP ranks x accepted tokens per step / step time.
+
+    The log shows one rank; the others are taken to be as full (contract, section 5.5).
+    """
+    return 1000 * step.num_scheduled * dp_ranks * acceptance_length / step.step_ms
