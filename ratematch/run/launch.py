@@ -28,6 +28,7 @@ STOP_GRACE_S = 10.0
 
 POLL_S = 0.05
 TAIL_LINES = 15
+DIAGNOSED_LINES = 2000
 
 
 class Interrupted(RunError):
@@ -178,7 +179,9 @@ class Servers:
 
     def _cause(self, child: _Child) -> str:
         tail = log_tail(child.log)
-        known = self._diagnose(tail)
+        # A worker's trouble is often told by another one, and rarely in the last lines: its own log goes first.
+        logs = [child.log, *(other.log for other in self._children if other is not child)]
+        known = next(filter(None, (self._diagnose(log_tail(log, DIAGNOSED_LINES)) for log in logs)), None)
         cause = f": {known}" if known else ""
         return f"{cause} [log: {child.log}]\n" + "\n".join(f"    {line}" for line in tail.splitlines())
 

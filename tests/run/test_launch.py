@@ -113,6 +113,22 @@ def test_a_server_that_dies_in_start_up_ends_the_wait_at_once(tmp_path: Path) ->
     assert left_in(tmp_path) == []
 
 
+def test_a_cause_told_by_another_server_is_found(tmp_path: Path) -> None:
+    witness = "print('NIXL went wrong')\n" + SERVE
+    port = free_port()
+    teller = spec("teller", port, argv=(sys.executable, "-u", "-c", witness, str(port), "0"))
+    dying = spec("bad", free_port(), argv=(sys.executable, "-c", "raise SystemExit(1)"), wave=1)
+    with (
+        pytest.raises(ServerDied, match=r"bad ended with exit code 1 .*: check the cables"),
+        start(
+            plan(teller, dying),
+            tmp_path,
+            diagnose=lambda log: "check the cables" if "NIXL went wrong" in log else None,
+        ),
+    ):
+        pass
+
+
 def test_a_server_that_dies_later_is_noticed(tmp_path: Path) -> None:
     with start(plan(spec("a", free_port())), tmp_path) as servers:
         (pid,) = (pid for pid, command in processes_with("RATEMATCH_RUN=") if "serve_forever" in command)

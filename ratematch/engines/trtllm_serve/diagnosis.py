@@ -49,6 +49,52 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "trtllm-llmapi-launch is missing before trtllm-serve",
     ),
     (r"Timeout waiting for context and generation servers", "the orchestrator gave up waiting for its workers"),
+    (
+        r"bufferCoverTargetNum:\d+ < targetNum",
+        "the KV transfer buffer is smaller than the prompt: on 1.2 set cache_transceiver_config.max_tokens_in_buffer "
+        "to at least ISL, in whole blocks",
+    ),
+    (
+        r"status == NIXL_SUCCESS",
+        "the NIXL KV transfer failed: unset UCX_TLS and check the RDMA devices",
+    ),
+    (
+        r"must equal to moe_tp_size \* moe_ep_size",
+        "the expert mapping does not multiply to tp: choose an ep that divides tp",
+    ),
+    (
+        r"Number of hostnames \(\d+\) should be equal",
+        "the orchestrator file names another number of urls than num_instances",
+    ),
+    (
+        r"is specified both in the top-level and in the",
+        "one key of the orchestrator file has two values: give it once",
+    ),
+    (
+        r"Duplicated (ctx|gen) server config",
+        "one url stands twice in a role of the orchestrator file",
+    ),
+    (
+        r"Unsupported router type",
+        "this version does not know the router: see `router` in sweeps/README.md",
+    ),
+    (
+        r"No (context|generation|ctx|gen) servers available",
+        "the orchestrator has no server of that role: a worker has gone, or num_instances is 0",
+    ),
+    (
+        r"server_role is required when",
+        "a worker was given a cluster or metadata server without --server_role",
+    ),
+    (
+        r"Client error to .* - last retry",
+        "the orchestrator could not reach a worker: see that worker's log",
+    ),
+    (
+        r"MPI_ABORT",
+        "one rank ended all of them: the first error is in an earlier line, or in another rank's log "
+        "(TLLM_ALL_RANK_LOG=1 shows all)",
+    ),
     (r"NCCL error", "NCCL failed: see the lines before it; /dev/shm too small and two ranks on one GPU are common"),
     (r"oom_kill|Out Of Memory", "the host ran out of memory"),
     (r"DUE TO TIME LIMIT", "the Slurm job reached its time limit"),
