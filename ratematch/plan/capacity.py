@@ -17,11 +17,13 @@ BLOCK = 32
 class KvSettings:
     """What an engine does with the memory that weights and activations leave.
 
-    ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache.
+    ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache. ``chunked_prefill``: may a
+    prompt be longer than one step's tokens?
     """
 
     fraction: float
     dtype: str
+    chunked_prefill: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     """
     mapping, batch, tokens = group.mapping, group.max_batch_size, group.max_num_tokens
     assert batch is not None and tokens is not None
+    first = workload.isl + group.mtp + 1
+    if group.role != "gen" and tokens < first and not kv.chunked_prefill:
+        return Capacity(
+            0,
+            f"max_num_tokens {tokens} is less than ISL {workload.isl} + {group.mtp + 1} tokens of its first decode step"
+            ": raise it, or turn chunked prefill on",
+        )
     length = workload.isl + (0 if group.role == "ctx" else workload.osl + group.mtp)
     each = -(-length // BLOCK) * BLOCK
     fit = memory_fit(

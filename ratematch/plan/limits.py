@@ -24,7 +24,8 @@ def with_limits(group: ServerGroup, workload: Workload, in_flight: int) -> Serve
             batch = group.max_batch_size or _power_of_two(slots)
             tokens = max(8192, workload.isl + batch * (group.mtp + 1))
         case "ctx":
-            tokens = max(8192, workload.isl)
+            # The engine refuses a prompt unless it fits together with the tokens it decodes next (contract, 3.8).
+            tokens = max(8192, -(-(workload.isl + group.mtp + 1) // 64) * 64)
             batch = group.max_batch_size or max(1, (group.max_num_tokens or tokens) // workload.isl)
     return replace(group, max_batch_size=batch, max_num_tokens=group.max_num_tokens or tokens)
 

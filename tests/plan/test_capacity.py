@@ -70,6 +70,23 @@ def test_loads_beyond_the_slots_are_dropped_and_the_rest_is_kept() -> None:
     assert told and all("sequence slots" in reason for reason in told)
 
 
+@pytest.mark.parametrize("isl", [100, 8191, 8192, 8193, 20000])
+@pytest.mark.parametrize("mtp", [0, 3])
+def test_derived_limits_take_the_whole_prompt_and_its_first_step(isl: int, mtp: int) -> None:
+    for role in ("ctx", "agg"):
+        group = with_limits(ServerGroup(role, Mapping(tp=8, ep=8), mtp=mtp), Workload(isl, 16), 4)
+        assert group.max_num_tokens is not None and group.max_num_tokens >= isl + mtp + 1
+        assert find_capacity(group, Workload(isl, 16), R1, GB200, FP8).requests >= 1
+
+
+def test_prompts_longer_than_a_step_need_chunked_prefill() -> None:
+    group = ServerGroup("ctx", Mapping(tp=8, ep=8), max_batch_size=1, max_num_tokens=8192)
+    found = find_capacity(group, Workload(8192, 1), R1, GB200, FP8)
+    assert found.requests == 0
+    assert "max_num_tokens 8192 is less than ISL 8192 + 1" in found.explanation
+    assert find_capacity(group, Workload(8192, 1), R1, GB200, replace(FP8, chunked_prefill=True)).requests > 0
+
+
 @given(
     tp=st.sampled_from([1, 2, 4, 8]),
     attention_dp=st.booleans(),

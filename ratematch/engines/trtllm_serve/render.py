@@ -107,7 +107,8 @@ def kv_settings(group: ServerGroup) -> KvSettings:
     )
     kv = given.get("kv_cache_config") or {}
     dtype = str(kv.get("dtype", "auto"))
-    return KvSettings(float(kv.get("free_gpu_memory_fraction", 0.9)), KV_FORMATS.get(dtype, "bf16"))
+    fraction = float(kv.get("free_gpu_memory_fraction", 0.9))
+    return KvSettings(fraction, KV_FORMATS.get(dtype, "bf16"), bool(given.get("enable_chunked_prefill", False)))
 
 
 def _transceiver(experiment: Experiment) -> dict[str, Any]:
