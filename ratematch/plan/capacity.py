@@ -48,11 +48,8 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     assert batch is not None and tokens is not None
     first = workload.isl + group.mtp + 1
     if group.role != "gen" and tokens < first and not kv.chunked_prefill:
-        return Capacity(
-            0,
-            f"max_num_tokens {tokens} is less than ISL {workload.isl} + {group.mtp + 1} tokens of its first decode step"
-            ": raise it, or turn chunked prefill on",
-        )
+        needed = f"ISL {workload.isl} + {group.mtp + 1} tokens of its first decode step"
+        return Capacity(0, f"max_num_tokens {tokens} is less than {needed}: raise it, or turn chunked prefill on")
     length = workload.isl + (0 if group.role == "ctx" else workload.osl + group.mtp)
     each = -(-length // BLOCK) * BLOCK
     fit = memory_fit(
