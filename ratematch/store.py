@@ -26,7 +26,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -334,7 +334,3 @@ def reserve(folder: Path, size: int) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
-
-
-def unfinished(folders: Sequence[ExperimentFolder]) -> list[ExperimentFolder]:
-    return [folder for folder in folders if not folder.done()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,8 +231,3 @@ def _balance(config: dict[str, Any]) -> AttentionDpBalance | None:
     if not config.get("enable_balance"):
         return None
     return AttentionDpBalance(int(config.get("timeout_iters", 50)), int(config.get("batching_wait_iters", 10)))
-
-
-def blocks_for(tokens: int, tokens_per_block: int) -> int:
-    """KV blocks that ``tokens`` tokens occupy."""
-    return math.ceil(tokens / tokens_per_block)

@@ -11,7 +11,6 @@ from ratematch.emulator.itermetrics import iteration_line
 from ratematch.engines.trtllm_serve.iterlog import (
     IterationLine,
     StepTime,
-    generation_tok_s,
     parse_line,
     read_step_time,
 )
@@ -103,10 +102,6 @@ def test_long_spans_lose_their_ends() -> None:
 def test_no_generation_no_step_time() -> None:
     assert read_step_time([]) is None
     assert read_step_time([IterationLine(1, 0, 4, 4, 4096, 0, 80.0, None, None)] * 3) is None
-
-
-def test_throughput_counts_ranks_and_accepted_tokens() -> None:
-    assert generation_tok_s(StepTime(20.0, 100, 64), dp_ranks=8, acceptance_length=2.5) == 1000 * 64 * 8 * 2.5 / 20
 
 
 @pytest.mark.parametrize("version", ["1.2", "main"])

@@ -123,11 +123,3 @@ def read_span(text: str, dp_ranks: int) -> LogSpan | None:
     """What the log of one generating worker says of the span ``text``; ``None`` when it holds no generation step."""
     step = read_step_time(list(parse_lines(text.splitlines())))
     return LogSpan(step.step_ms, step.iterations, step.num_scheduled * dp_ranks) if step else None
-
-
-def generation_tok_s(step: StepTime, dp_ranks: int, acceptance_length: float) -> float:
-    """Output tok/s of one instance: scheduled requests x attention-DP ranks x accepted tokens per step / step time.
-
-    The log shows one rank; the others are taken to be as full (contract, section 5.5).
-    """
-    return 1000 * step.num_scheduled * dp_ranks * acceptance_length / step.step_ms
