@@ -4,6 +4,8 @@ RatematchError                      (exit 1)
 ├── UserError                       change the input and run again (exit 1)
 │   ├── SweepError                  a sweep file; holds *all* problems of the file
 │   ├── ClusterError                a cluster profile
+│   ├── RecipeError                 another tool's recipe that cannot be imported; all problems of the file
+│   ├── TableError                  a table of rates given to `ratematch match`; all problems of it
 │   ├── CatalogError                a model, GPU or file name that is not known
 │   ├── PlacementError              a deployment that does not fit the cluster
 │   └── ResultsError                a results folder that cannot be read
@@ -58,6 +60,14 @@ class SweepError(FileProblems):
 
 class ClusterError(FileProblems):
     """A cluster profile says something unknown or impossible, or is not there."""
+
+
+class RecipeError(FileProblems):
+    """A recipe of another tool contradicts itself, or needs something that a sweep file cannot say."""
+
+
+class TableError(FileProblems):
+    """A table of measured rates that cannot be matched as it is; each problem has its row numbers."""
 
 
 class CatalogError(UserError):

@@ -36,6 +36,7 @@ class _Cluster(BaseModel):
     start_minutes: Annotated[float, Field(gt=0)] = 20.0
     load_minutes: Annotated[float, Field(gt=0)] = 5.0
     ready_minutes: Annotated[float, Field(gt=0)] | None = None
+    stall_minutes: Annotated[float, Field(gt=0)] | None = 10.0
 
 
 def find_sweep_file(name: str) -> Path:
@@ -125,6 +126,7 @@ def parse_cluster(text: str, source: str) -> Cluster:
         start_minutes=given.start_minutes,
         load_minutes=given.load_minutes,
         ready_minutes=given.ready_minutes,
+        stall_minutes=given.stall_minutes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ratematch.engines import trtllm_serve
@@ -11,8 +12,10 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
-from ratematch.plan.serverlog import LogSpan
+from ratematch.plan.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.plan.setting import Setting
 
 ENGINE_VERSIONS: dict[str, tuple[str, ...]] = {"trtllm-serve": trtllm_serve.VERSIONS}
 """Engines by the name a sweep file gives them, and the versions that each can render."""
@@ -27,8 +30,13 @@ class Engine(Protocol):
         """Files to write and processes to start, in order; each has ``ready_s`` seconds to become ready."""
         ...
 
-    def check_launch(self, plan: LaunchPlan, experiment: Experiment) -> list[str]:
-        """What the engine's own start-up would refuse about the rendered files; empty when nothing."""
+    def check_launch(self, plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+        """What the engine would refuse about the rendered files, at its start or at the first request; empty when
+        nothing. ``model``: what loads; ``None`` leaves out what only the model decides."""
+        ...
+
+    def explain_settings(self, experiment: Experiment) -> dict[str, tuple[Setting, ...]]:
+        """By role (and ``orchestrator``): each key that servers are told, with its value and the reason."""
         ...
 
     def kv_settings(self, group: ServerGroup) -> KvSettings:
@@ -39,12 +47,23 @@ class Engine(Protocol):
         """Fields that this engine wants in every request body beside the OpenAI ones."""
         ...
 
-    def read_log(self, text: str, group: ServerGroup) -> LogSpan | None:
-        """What a part of one worker's log says of its generation steps; ``None`` when there are none."""
+    def read_log(self, text: str, group: ServerGroup, in_flight: int | None) -> LogSpan | None:
+        """What a part of one worker's log says of its generation steps; ``None`` when there are none.
+
+        ``in_flight``: requests this worker was asked to hold, where the load says so.
+        """
         ...
 
-    def diagnose(self, log_tail: str) -> str | None:
-        """Cause and remedy in words, from the end of a dead or silent server's log; ``None`` when not known."""
+    def has_iterations(self, text: str) -> bool:
+        """Does a part of a server's log tell of any iteration?"""
+        ...
+
+    def diagnose(self, texts: Sequence[str]) -> Diagnosis | None:
+        """The first known cause in logs and error answers, most telling text first; ``None`` when none is known."""
+        ...
+
+    def explain(self, symptom: Symptom, experiment: Experiment) -> Diagnosis:
+        """What is known of trouble that leaves no line in a log."""
         ...
 
 

@@ -43,8 +43,9 @@ class Estimate:
 def estimate(sweep: Sweep, experiments: Sequence[Experiment]) -> Estimate:
     """Cost of ``experiments`` and of the end-to-end stage, which is not known yet and taken at its largest.
 
-    Minutes of an experiment = start of the servers + loads x minutes per load; GPU-hours count the GPUs of the
-    deployment for all of that time (they are allocated while weights load).
+    Minutes of an experiment = starts of the servers (one; in gen_only one a concurrency) + loads x minutes per load;
+    GPU-hours count the GPUs of the deployment, context servers that only supply included, for all of that time (they
+    are allocated while weights load).
     """
     cluster = sweep.cluster
     rows = [
@@ -71,7 +72,8 @@ def estimate(sweep: Sweep, experiments: Sequence[Experiment]) -> Estimate:
 
 
 def minutes_of(sweep: Sweep, experiment: Experiment) -> float:
-    return sweep.cluster.start_minutes + len(experiment.loads) * sweep.cluster.load_minutes
+    starts = len(experiment.launches())
+    return starts * sweep.cluster.start_minutes + len(experiment.loads) * sweep.cluster.load_minutes
 
 
 def _stage(sweep: Sweep, stage: Stage, experiments: Sequence[Experiment]) -> StageEstimate:

@@ -18,12 +18,14 @@ class KvSettings:
     """What an engine does with the memory that weights and activations leave.
 
     ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache. ``chunked_prefill``: may a
-    prompt be longer than one step's tokens?
+    prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as told, ``None`` = as derived,
+    which is long enough.
     """
 
     fraction: float
     dtype: str
     chunked_prefill: bool = False
+    max_seq_len: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     """Requests of ``workload`` that one instance of ``group`` holds without evicting or queueing.
 
     KV: each request is granted room for its prompt and its longest output up front, as the engine's default policy
-    (no eviction) does. Slots: ``max_batch_size`` per attention-DP rank. ``max_batch_size`` and ``max_num_tokens``
-    must be filled in. A context instance holds prompts only.
+    (no eviction) does. Slots: ``max_batch_size`` per attention-DP rank, as far as one step's tokens allow.
+    ``max_batch_size`` and ``max_num_tokens`` must be filled in. A context instance holds prompts only.
 
     Raises:
         ValueError: an unknown number format or a fraction outside [0, 1].
@@ -50,6 +52,11 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     if group.role != "gen" and tokens < first and not kv.chunked_prefill:
         needed = f"ISL {workload.isl} + {group.mtp + 1} tokens of its first decode step"
         return Capacity(0, f"max_num_tokens {tokens} is less than {needed}: raise it, or turn chunked prefill on")
+    if too_long := _check_length(group, workload, model, kv):
+        return Capacity(0, too_long)
+    at_once = tokens // (group.mtp + 1)
+    if at_once < 1:
+        return Capacity(0, f"max_num_tokens {tokens} is less than one request's MTP {group.mtp} + 1 tokens a step")
     length = workload.isl + (0 if group.role == "ctx" else workload.osl + group.mtp)
     each = -(-length // BLOCK) * BLOCK
     fit = memory_fit(
@@ -64,8 +71,23 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
         tokens_needed=each,
     )
     held = fit.kv_tokens // each * mapping.dp_ranks
-    slots = batch * mapping.dp_ranks
+    slots = min(batch, at_once) * mapping.dp_ranks
     ranks = f" x {mapping.dp_ranks} ranks" if mapping.attention_dp else ""
     if group.role != "ctx" and slots < held:
-        return Capacity(slots, f"max_batch_size {batch}{ranks} = {slots} sequence slots")
+        limit = f"max_batch_size {batch}"
+        if at_once < batch:
+            limit = f"max_num_tokens {tokens} / (MTP {group.mtp} + 1) = {at_once} requests a step, of {limit}"
+        return Capacity(slots, f"{limit}{ranks} = {slots} sequence slots")
     return Capacity(held, f"{fit.explanation}; / {each} tokens a request{ranks} = {held} requests")
+
+
+def _check_length(group: ServerGroup, workload: Workload, model: Model, kv: KvSettings) -> str:
+    """Why a request is longer than the server takes; empty when it is not. A context server makes one token."""
+    osl = 1 if group.role == "ctx" else workload.osl
+    whole = workload.isl + osl
+    needed = f"ISL {workload.isl} + OSL {osl} = {whole} tokens"
+    if kv.max_seq_len is not None and whole > kv.max_seq_len:
+        return f"{needed} are more than max_seq_len {kv.max_seq_len}: raise it, or leave it out"
+    if whole > model.max_seq_len:
+        return f"{needed} are more than the {model.max_seq_len} that {model.name} was made for: ask for less"
+    return ""

@@ -14,7 +14,8 @@ class Cluster:
     here carries ``emulated: true`` to the last plot. ``command``: argv that starts the engine's CLI on a node.
     ``port_base``: first port that servers take, ``None`` = any free ones. ``start_minutes`` and ``load_minutes``:
     what starting one deployment and running one load take, for the estimate before a sweep. ``ready_minutes``: how
-    long servers may take to answer, ``None`` = scaled to the size of the weights.
+    long servers may take to answer, ``None`` = scaled to the size of the weights. ``stall_minutes``: a load is
+    ended when for so long no server runs an iteration with requests in flight (``None``: never).
     """
 
     name: str
@@ -30,6 +31,7 @@ class Cluster:
     start_minutes: float = 20.0
     load_minutes: float = 5.0
     ready_minutes: float | None = None
+    stall_minutes: float | None = 10.0
 
     @property
     def gpus(self) -> int:

@@ -20,7 +20,8 @@ class ServerGroup:
     as TensorRT-LLM counts them; ``None`` lets the engine renderer derive them from workload and load.
     ``options`` go to the engine verbatim, over its derived defaults (a nested dict of plain YAML values).
     ``config``: the engine's whole configuration as given, to which nothing is added (a recipe somebody else wrote).
-    ``environment``: set for these servers only.
+    ``environment``: set for these servers only. ``unchecked``: dotted paths of options marked ``!unchecked`` in the
+    sweep file, which are passed on though the contract of the version may not know them.
     """
 
     role: Role
@@ -32,6 +33,7 @@ class ServerGroup:
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> int:
@@ -44,13 +46,18 @@ class Deployment:
     """Servers that answer together.
 
     ``ctx`` and ``gen`` together need an orchestrator; ``gen`` alone is measured behind one that invents the context
-    (``gen_only_no_context``); ``ctx`` alone and ``agg`` answer directly.
+    (:data:`ratematch.plan.experiment.Mode`); ``ctx`` alone and ``agg`` answer directly.
+    ``router``: how the orchestrator spreads requests over the servers of a role, with its ``router_args``.
+    ``orchestrator``: keys laid over its configuration, verbatim. ``unchecked``: as in :class:`ServerGroup`, of these.
     """
 
     ctx: ServerGroup | None = None
     gen: ServerGroup | None = None
     agg: ServerGroup | None = None
     router: str = "round_robin"
+    orchestrator: dict[str, Any] = field(default_factory=dict)
+    router_args: dict[str, Any] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[ServerGroup, ...]:

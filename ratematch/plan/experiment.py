@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.workload import Workload
+
+Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "e2e", "aggregated"]
+"""What servers do while they are measured (contract, section 6).
+
+``ctx_only``: output length 1, straight to a context server. ``gen_only``: real context servers supply the KV cache,
+and no token is decoded before a whole batch is there. ``gen_only_no_context``: the orchestrator invents the context;
+no GPU is spent on it, but the KV cache is garbage, so MTP acceptance and expert routing are not those of real text.
+``e2e``: everything as in service. ``aggregated``: one kind of server, in-flight batching.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,47 @@ class Experiment:
     loads: tuple[Load, ...]
 
     @property
+    def mode(self) -> Mode:
+        """Follows from the servers, and from the stage when ctx and gen are both there: gen is fed or in service."""
+        deployment = self.deployment
+        if deployment.agg is not None:
+            return "aggregated"
+        if deployment.gen is None:
+            return "ctx_only"
+        if deployment.ctx is None:
+            return "gen_only_no_context"
+        return "gen_only" if self.stage == "gen" else "e2e"
+
+    def launches(self) -> tuple[Experiment, ...]:
+        """The experiment in parts that each need their own start of the servers: the loads that share one.
+
+        All loads share one, except in ``gen_only``: the servers are told at start how many requests make a batch
+        (contract, section 6), so each concurrency has its own.
+        """
+        if self.mode != "gen_only":
+            return (self,)
+        sizes = sorted({load.concurrency for load in self.loads if isinstance(load, Concurrency)})
+        return tuple(
+            replace(
+                self,
+                loads=tuple(
+                    load for load in self.loads if isinstance(load, Concurrency) and load.concurrency == size
+                ),
+            )
+            for size in sizes
+        )
+
+    @property
     def id(self) -> str:
         content = asdict(self)
         del content["loads"], content["model_path"]
+        deployment = content["deployment"]
+        for key in ("orchestrator", "router_args", "unchecked"):  # nothing added: the id from before the key existed
+            if not deployment[key]:
+                del deployment[key]
+        for role in ("ctx", "gen", "agg"):
+            if deployment[role] is not None and not deployment[role]["unchecked"]:
+                del deployment[role]["unchecked"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
@@ -71,15 +118,24 @@ def from_json(content: dict[str, Any]) -> Experiment:
         KeyError, TypeError: the content is not that of an experiment.
     """
     groups = {
-        role: ServerGroup(**{**group, "mapping": Mapping(**group["mapping"])})
+        role: ServerGroup(
+            **{**group, "mapping": Mapping(**group["mapping"]), "unchecked": tuple(group.get("unchecked", ()))}
+        )
         for role, group in content["deployment"].items()
-        if role != "router" and group is not None
+        if role in ("ctx", "gen", "agg") and group is not None
     }
+    deployment = content["deployment"]
     return Experiment(
         **{
             **content,
             "engine": EngineRef(**content["engine"]),
-            "deployment": Deployment(**groups, router=content["deployment"]["router"]),
+            "deployment": Deployment(
+                **groups,
+                router=deployment["router"],
+                orchestrator=deployment.get("orchestrator", {}),
+                router_args=deployment.get("router_args", {}),
+                unchecked=tuple(deployment.get("unchecked", ())),
+            ),
             "workload": Workload(**content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),
         }

@@ -1,34 +1,100 @@
-"""Batch and token limits of a server where the sweep file leaves them open."""
+"""Batch and token limits of a server where the sweep file leaves them open, each with its reason."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ratematch.plan.deployment import ServerGroup
+from ratematch.plan.setting import Setting
 from ratematch.plan.workload import Workload
+
+LEAST_PREFILL_TOKENS = 8192
+"""Tokens a step of a server that prefills: the engine's own default, where prefill is compute-bound on all GPUs."""
 
 
 def with_limits(group: ServerGroup, workload: Workload, in_flight: int) -> ServerGroup:
-    """``group`` with the batch and token limits that were left open.
+    """``group`` with the batch and token limits that were left open; ``in_flight``: requests one instance must hold.
 
-    ``in_flight``: requests one instance must hold. Sequence slots are rounded up to a power of two, so that a
-    slightly longer ladder does not make it a different deployment. gen: one step's tokens are slots x (MTP + 1)
-    (242 of 330 public recipes). ctx and agg: whole prompts fit a step, 8,192 tokens at least (the engine's default).
+    A limit among the options (or in a whole configuration) counts like one given as an axis: it is what the server
+    will be told.
     """
-    slots = -(-in_flight // group.mapping.dp_ranks)
-    match group.role:
-        case "gen":
-            batch = group.max_batch_size or _power_of_two(slots)
-            tokens = batch * (group.mtp + 1)
-        case "agg":
-            batch = group.max_batch_size or _power_of_two(slots)
-            tokens = max(8192, workload.isl + batch * (group.mtp + 1))
-        case "ctx":
-            # The engine refuses a prompt unless it fits together with the tokens it decodes next (contract, 3.8).
-            tokens = max(8192, -(-(workload.isl + group.mtp + 1) // 64) * 64)
-            batch = group.max_batch_size or max(1, (group.max_num_tokens or tokens) // workload.isl)
-    return replace(group, max_batch_size=batch, max_num_tokens=group.max_num_tokens or tokens)
+    batch, tokens = find_limits(group, workload, in_flight)
+    return replace(group, max_batch_size=batch.value, max_num_tokens=tokens.value)
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
+def find_limits(group: ServerGroup, workload: Workload, in_flight: int) -> tuple[Setting, Setting]:
+    """``max_batch_size`` and ``max_num_tokens``, per attention-DP rank as the engine counts them.
+
+    Sequence slots are rounded up to a power of two, so that a slightly longer ladder does not make it a different
+    deployment. gen: one step's tokens are slots x (MTP + 1) (242 of 330 public recipes). ctx and agg: whole prompts
+    fit a step, 8,192 tokens at least.
+    """
+    batch, tokens = _given(group, "max_batch_size"), _given(group, "max_num_tokens")
+    if group.role == "ctx":
+        tokens = tokens or _ctx_tokens(group, workload)
+        return batch or _ctx_batch(tokens.value, workload), tokens
+    batch = batch or _slots(group, in_flight)
+    return batch, tokens or (_gen_tokens if group.role == "gen" else _agg_tokens)(group, workload, batch.value)
+
+
+def explain_limits(group: ServerGroup, workload: Workload, in_flight: int) -> tuple[Setting, Setting]:
+    """Like :func:`find_limits` for a ``group`` that is filled in already: a limit that is what would have been
+    derived is taken to be derived."""
+    bare = find_limits(replace(group, max_batch_size=None, max_num_tokens=None), workload, in_flight)
+    batch = bare[0] if bare[0].value == group.max_batch_size else _fixed("max_batch_size", group.max_batch_size)
+    again = find_limits(replace(group, max_num_tokens=None), workload, in_flight)[1]
+    tokens = again if again.value == group.max_num_tokens else _fixed("max_num_tokens", group.max_num_tokens)
+    return batch, tokens
+
+
+def _fixed(key: str, value: int | None) -> Setting:
+    return Setting(key, value, "given in the sweep file", given=True)
+
+
+def _given(group: ServerGroup, key: str) -> Setting | None:
+    among = (group.options if group.config is None else group.config).get(key)
+    value = among if isinstance(among, int) and among > 0 else getattr(group, key)
+    return None if value is None else _fixed(key, value)
+
+
+def _slots(group: ServerGroup, in_flight: int) -> Setting:
+    ranks = group.mapping.dp_ranks
+    slots = -(-in_flight // ranks)
+    batch = 1 << max(0, slots - 1).bit_length()
+    shared = f" / {ranks} attention-DP ranks = {slots} a rank" if ranks > 1 else ""
+    return Setting(
+        "max_batch_size",
+        batch,
+        f"the largest load keeps {in_flight} requests in flight on one instance{shared}; up to a power of two",
+    )
+
+
+def _gen_tokens(group: ServerGroup, workload: Workload, batch: int) -> Setting:
+    sum_ = f"max_batch_size {batch} x (MTP {group.mtp} + 1)"
+    return Setting("max_num_tokens", batch * (group.mtp + 1), f"one decode step of a full batch: {sum_}")
+
+
+def _agg_tokens(group: ServerGroup, workload: Workload, batch: int) -> Setting:
+    whole = workload.isl + batch * (group.mtp + 1)
+    sum_ = f"ISL {workload.isl} + {batch} x (MTP {group.mtp} + 1) = {whole}"
+    why = f"a whole prompt beside a full batch of decodes: {sum_}"
+    return Setting("max_num_tokens", max(LEAST_PREFILL_TOKENS, whole), _at_least(why, whole))
+
+
+def _ctx_tokens(group: ServerGroup, workload: Workload) -> Setting:
+    # The engine refuses a prompt unless it fits together with the tokens it decodes next (contract, section 3.8).
+    whole = -(-(workload.isl + group.mtp + 1) // 64) * 64
+    why = f"a whole prompt and its first decode step: ISL {workload.isl} + MTP {group.mtp} + 1, in steps of 64"
+    return Setting("max_num_tokens", max(LEAST_PREFILL_TOKENS, whole), _at_least(f"{why} = {whole}", whole))
+
+
+def _ctx_batch(tokens: int, workload: Workload) -> Setting:
+    return Setting(
+        "max_batch_size",
+        max(1, tokens // workload.isl),
+        f"whole prompts in one step: max_num_tokens {tokens} / ISL {workload.isl}, rounded down, at least 1",
+    )
+
+
+def _at_least(why: str, value: int) -> str:
+    return why if value >= LEAST_PREFILL_TOKENS else f"{why}; at least {LEAST_PREFILL_TOKENS}"

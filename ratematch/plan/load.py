@@ -47,6 +47,15 @@ class Rate:
 Load = Concurrency | Rate
 
 
+def most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
+    """Requests that one of ``instances`` servers holds at the largest closed load, at least 1.
+
+    Where every load is open: 256 shared by all.
+    """
+    closed = [load.concurrency for load in loads if isinstance(load, Concurrency)]
+    return max(1, -(-max(closed, default=256) // instances))
+
+
 def _tail(warmup: int, repeat: int) -> str:
     return (f"-w{warmup}" if warmup else "") + (f"-r{repeat}" if repeat else "")
 

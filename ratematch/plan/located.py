@@ -1,7 +1,7 @@
 """YAML text to plain values that remember the line they were written on.
 
 Only plain YAML is built (``yaml.SafeLoader``); duplicate keys, which YAML would silently let the last one win, are
-problems like any other.
+problems like any other. One tag is known: ``!unchecked`` leaves the value plain and notes its path.
 """
 
 from __future__ import annotations
@@ -16,16 +16,29 @@ from pydantic import ValidationError
 from ratematch.errors import Problem
 
 Path = tuple[str | int, ...]
+UNCHECKED = "!unchecked"
 
 
 @dataclass
 class Located:
-    """``data``: the document. ``lines``: line (from 1) of the value at each path. ``source``: name for messages."""
+    """``data``: the document. ``lines``: line (from 1) of the value at each path. ``source``: name for messages.
+
+    ``unchecked``: paths of values (or whole maps and lists) tagged ``!unchecked``.
+    """
 
     data: Any
     source: str
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    unchecked: list[Path] = field(default_factory=list)
+
+    def unchecked_below(self, *place: str | int) -> tuple[str, ...]:
+        """Dotted paths, from ``place`` on, of the values tagged ``!unchecked`` below it; a tag on ``place`` itself
+        covers every key of it."""
+        if place in self.unchecked:
+            return tuple(str(path[-1]) for path in self.lines if path[:-1] == place)
+        below = (path[len(place) :] for path in self.unchecked if path[: len(place)] == place)
+        return tuple(".".join(str(part) for part in path if not isinstance(part, int)) for path in below)
 
     def where(self, path: Sequence[str | int] = ()) -> str:
         """``gen.axes.tp (deepseek-r1.yaml:31)`` for the longest part of ``path`` that stands in the file."""
@@ -93,6 +106,9 @@ def read_located(text: str, source: str) -> Located:
 
 def _build(node: yaml.Node, path: Path, located: Located) -> Any:
     located.lines[path] = node.start_mark.line + 1
+    if node.tag == UNCHECKED:
+        located.unchecked.append(path)
+        node.tag = _plain_tag(node)
     match node:
         case yaml.MappingNode():
             result: dict[str, Any] = {}
@@ -109,6 +125,14 @@ def _build(node: yaml.Node, path: Path, located: Located) -> Any:
             return [_build(item, (*path, index), located) for index, item in enumerate(node.value)]
         case _:
             return _build_scalar(node)
+
+
+def _plain_tag(node: yaml.Node) -> str:
+    """The tag that ``node`` has without ``!unchecked``: scalars are numbers, booleans and so on as ever."""
+    # Quotes make a scalar a string whatever it looks like.
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    loader: Any = yaml.SafeLoader("")
+    return str(loader.resolve(type(node), node.value if plain else None, (plain, not plain)))
 
 
 def _build_scalar(node: yaml.Node) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Model
+from ratematch.plan.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,34 @@ def check_mtp(mtp: int, model: Model, *, draft_model: bool) -> list[Impossible]:
             )
         ]
     return []
+
+
+def check_placement(placement: Placement, gpus_per_node: int) -> list[str]:
+    """What is wrong with where instances sit: a GPU or port given out twice, an instance uneven over its nodes."""
+    found: list[str] = []
+    owner: dict[tuple[str, int], str] = {}
+    for instance in placement.instances:
+        sizes = {len(place.gpus) for place in instance.places}
+        if len(instance.places) > 1 and sizes != {gpus_per_node}:
+            shares = " + ".join(str(len(place.gpus)) for place in instance.places)
+            found.append(
+                f"{instance.name} straddles nodes with {shares} GPUs: it must take whole nodes of {gpus_per_node}"
+            )
+        for place in instance.places:
+            for gpu in place.gpus:
+                other = owner.setdefault((place.node, gpu), instance.name)
+                if other != instance.name or not 0 <= gpu < gpus_per_node:
+                    found.append(
+                        f"GPU {gpu} of {place.node} cannot be {instance.name}'s: it is {other}'s or not there"
+                    )
+    ports = [(instance.host, instance.port, instance.name) for instance in placement.instances]
+    if placement.orchestrator_host is not None and placement.orchestrator_port is not None:
+        ports.append((placement.orchestrator_host, placement.orchestrator_port, "orchestrator"))
+    taken: dict[tuple[str, int], str] = {}
+    for host, port, name in ports:
+        if taken.setdefault((host, port), name) != name:
+            found.append(f"port {port} on {host} is given to {taken[host, port]} and to {name}")
+    return found
 
 
 def _divisors(number: int) -> str:

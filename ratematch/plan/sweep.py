@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ratematch.plan.capacity import KvSettings, find_capacity
@@ -18,7 +18,7 @@ from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.limits import with_limits
-from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.load import Concurrency, Load, Rate, most_in_flight
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
@@ -68,7 +68,9 @@ class StagePlan:
 
     ``axes`` hold tp, ep, pp, cp, attention_dp or ``mapping`` (labels), mtp, max_batch_size, max_num_tokens and any
     engine option by its dotted path, ``options.kv_cache_config.dtype``. ``exclude``: a combination that matches any
-    of these is left out; ``only``: when given, a combination must match one.
+    of these is left out; ``only``: when given, a combination must match one. ``supply``: gen only, the context
+    servers that feed it (mode gen_only; each takes the MTP of what it feeds); ``None`` = the context is invented.
+    ``unchecked``: dotted paths of options, among the axes too, that are marked ``!unchecked``.
     """
 
     stage: Stage
@@ -78,6 +80,9 @@ class StagePlan:
     environment: dict[str, str] = field(default_factory=dict)
     exclude: tuple[dict[str, Any], ...] = ()
     only: tuple[dict[str, Any], ...] = ()
+
+    supply: ServerGroup | None = None
+    unchecked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,19 @@ class E2ePlan:
     around: tuple[float, ...] = (0.5, 1.0, 1.25)
     loads: LoadPlan = field(default_factory=LoadPlan)
     router: str = "round_robin"
+    router_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NamedDeployment:
-    """A deployment written out in the file, run as it stands: ``e2e`` with ctx and gen, ``ifb`` with agg."""
+    """A deployment written out in the file, run as it stands: ``e2e`` with ctx and gen, ``ifb`` with agg.
+
+    ``workload``: its own, ``None`` = every workload of the sweep.
+    """
 
     deployment: Deployment
     loads: LoadPlan
+    workload: Workload | None = None
 
     @property
     def stage(self) -> Stage:
@@ -229,7 +239,7 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
     experiments.extend(
         experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
         for named in sweep.deployments
-        for workload in sweep.workloads
+        for workload in ((named.workload,) if named.workload else sweep.workloads)
     )
     return Expansion(tuple(experiments), tuple(dropped))
 
@@ -238,12 +248,16 @@ def _fitting(
     sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload, kv_of: KvOf
 ) -> tuple[Experiment | None, list[Dropped]]:
     """The experiment with the loads that its servers can hold, and what had to go."""
-    whole = _experiment(sweep, plan, combination, workload, plan.loads.loads())
-    (group,) = whole.deployment.groups
-    capacity = find_capacity(group, whole.workload, sweep.model, sweep.gpu, kv_of(group))
+    whole = _experiment(sweep, plan, combination, workload, _loads_of(plan))
     where = f"{combination.label} {whole.workload.label}"
-    if capacity.requests < 1:
-        return None, [Dropped(plan.stage, where, capacity.explanation)]
+    if plan.supply and whole.deployment.gpus > sweep.max_gpus:
+        needed = f"needs {whole.deployment.gpus} GPUs with the context servers that supply it"
+        return None, [Dropped(plan.stage, where, f"{needed}, and {sweep.max_gpus} are allowed")]
+    for group in whole.deployment.groups:  # the measured one is the last: the supply's capacity only has to be there
+        capacity = find_capacity(group, whole.workload, sweep.model, sweep.gpu, kv_of(group))
+        if capacity.requests < 1:
+            supplied = f"context supply {group.mapping.label}: " if plan.supply and group.role == "ctx" else ""
+            return None, [Dropped(plan.stage, where, supplied + capacity.explanation)]
     if plan.stage == "ctx":  # waiting prompts hold no memory: a context server's queue is part of its TTFT
         return whole, []
     kept = tuple(
@@ -258,6 +272,19 @@ def _fitting(
     return (_experiment(sweep, plan, combination, workload, kept) if over else whole), dropped
 
 
+def _loads_of(plan: StagePlan) -> tuple[Load, ...]:
+    """The loads of a stage. In gen_only a warm-up smaller than the batch would wait for ever, so the first wave,
+    which fills the batch, is the warm-up: the window leaves it out, and three waves are what it needs."""
+    loads = plan.loads.loads()
+    if plan.supply is None:
+        return loads
+    return tuple(
+        replace(load, warmup=0, num_requests=max(load.num_requests, 3 * load.concurrency))
+        for load in loads
+        if isinstance(load, Concurrency)
+    )
+
+
 def _experiment(
     sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload, loads: tuple[Load, ...]
 ) -> Experiment:
@@ -269,10 +296,14 @@ def _experiment(
         max_num_tokens=combination.axes.get("max_num_tokens"),
         options=_merge_options(plan.options, combination.axes),
         environment=plan.environment,
+        unchecked=plan.unchecked,
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     asked = Workload(workload.isl, 1) if plan.stage == "ctx" else workload
-    return experiment_of(sweep, plan.stage, _deployment(group), asked, loads)
+    deployment = _deployment(group)
+    if plan.supply is not None:
+        deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
+    return experiment_of(sweep, plan.stage, deployment, asked, loads)
 
 
 def experiment_of(
@@ -280,7 +311,7 @@ def experiment_of(
 ) -> Experiment:
     """The experiment that runs ``deployment`` within ``sweep``; limits left open are filled in."""
     groups = {
-        group.role: with_limits(group, workload, _most_in_flight(loads, group.instances))
+        group.role: with_limits(group, workload, most_in_flight(loads, group.instances))
         for group in deployment.groups
     }
     return Experiment(
@@ -291,7 +322,7 @@ def experiment_of(
         gpu=sweep.cluster.gpu,
         cluster=sweep.cluster.name,
         emulated=sweep.cluster.emulated,
-        deployment=Deployment(**groups, router=deployment.router),
+        deployment=replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg")),
         workload=workload,
         loads=loads,
     )
@@ -305,11 +336,6 @@ def _deployment(group: ServerGroup) -> Deployment:
             return Deployment(gen=group)
         case "agg":
             return Deployment(agg=group)
-
-
-def _most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
-    closed = [load.concurrency for load in loads if isinstance(load, Concurrency)]
-    return max(1, -(-max(closed, default=256) // instances))
 
 
 def _merge_options(options: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:

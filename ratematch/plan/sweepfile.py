@@ -5,11 +5,11 @@ Every problem of the file is collected before anything is raised, each with file
 
 from __future__ import annotations
 
+import re
 from collections import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
@@ -21,6 +21,7 @@ from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.rules import check_mapping
+from ratematch.plan.supply import with_supply
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
@@ -93,13 +94,17 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     given: tuple[tuple[Stage, StageIn | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
-    stages = tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+    stages = with_supply(
+        located, parsed, tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+    )
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     _check_engine(located, parsed.engine, engines)
     _check_whole(located, parsed)
     if model and cluster and not located.problems:
         for plan in stages:
             _check_axes(located, plan, model, cluster)
+            for impossible in check_mapping(plan.supply.mapping, model, cluster) if plan.supply else ():
+                located.add(("gen", "supply"), impossible.reason)
         _check_named(located, named, model, cluster)
     if located.problems or model is None or cluster is None:
         raise _error(located)
@@ -137,11 +142,13 @@ def _override(located: Located, override: str) -> None:
     if not equals or not key.strip():
         located.add((), f"--set {override}: write it as key.path=value")
         return
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    given = read_located(text, "--set")
+    if given.problems:
         located.add((), f"--set {override}: {text!r} is not a YAML value")
         return
+    value = given.data
+    located.unchecked = [old for old in located.unchecked if old[: len(path)] != path]
+    located.unchecked.extend((*path, *below) for below in given.unchecked)
     place = located.data
     for part in path[:-1]:
         if isinstance(place, dict):
@@ -168,6 +175,7 @@ def _rename_aliases(located: Located) -> None:
         located.data[name] = located.data.pop(alias)
         for path in [path for path in located.lines if path[:1] == (alias,)]:
             located.lines[(name, *path[1:])] = located.lines[path]
+        located.unchecked = [(name, *path[1:]) if path[:1] == (alias,) else path for path in located.unchecked]
 
 
 def _validate(located: Located) -> SweepIn | None:
@@ -233,7 +241,8 @@ def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
             warmup_per_slot=counts.warmup_per_slot,
             repeats=counts.repeats,
         ),
-        router=given.router,
+        router=given.router.type,
+        router_args=given.router.args,
     )
 
 
@@ -248,13 +257,26 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
         except ValueError as error:
             located.add(("deployments", index, role, "mapping"), str(error))
             mapping = Mapping()
-        groups[role] = ServerGroup(role=role, **{**group.model_dump(), "mapping": mapping})
+        place = "options" if group.config is None else "config"
+        unchecked = located.unchecked_below("deployments", index, role, place)
+        groups[role] = ServerGroup(role=role, **{**group.model_dump(), "mapping": mapping}, unchecked=unchecked)
     if set(groups) not in ({"ctx", "gen"}, {"agg"}):
         what = f"has {' and '.join(groups) or 'no servers'}"
         located.add(("deployments", index), what, "give ctx and gen, or agg alone")
     if not given.loads.concurrency and not given.loads.req_s:
         located.add(("deployments", index, "loads"), NO_LOAD, LOAD_FIX)
-    return NamedDeployment(Deployment(**groups, router=given.router), _load_plan(given.loads))
+    own = given.workload
+    return NamedDeployment(
+        Deployment(
+            **groups,
+            router=given.router.type,
+            router_args=given.router.args,
+            orchestrator=given.orchestrator,
+            unchecked=located.unchecked_below("deployments", index, "orchestrator"),
+        ),
+        _load_plan(given.loads),
+        Workload(own.isl, own.osl, own.osl_ratio) if own else None,
+    )
 
 
 def _check_named(located: Located, named: Sequence[NamedDeployment], model: Model, cluster: Cluster) -> None:
@@ -307,6 +329,14 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
         environment=given.environment,
         exclude=tuple(given.exclude),
         only=tuple(given.only),
+        unchecked=(
+            *located.unchecked_below(stage, "options"),
+            *(
+                path.removeprefix(OPTION_PREFIX)
+                for path in located.unchecked_below(stage, "axes")
+                if path.startswith(OPTION_PREFIX)
+            ),
+        ),
     )
 
 
@@ -333,9 +363,15 @@ def _check_values(located: Located, path: Path, name: str, values: list[Any]) ->
 def _check_engine(located: Located, given: EngineIn, engines: abc.Mapping[str, Sequence[str]]) -> None:
     if given.name not in engines:
         located.add(("engine", "name"), f"unknown engine {given.name!r}", f"known: {', '.join(engines)}")
-    elif given.version not in engines[given.name]:
+    elif not _is_version(given.version, engines[given.name]):
         known = ", ".join(engines[given.name])
-        located.add(("engine", "version"), f"unknown version {given.version!r} of {given.name}", f"known: {known}")
+        what = f"unknown version {given.version!r} of {given.name}"
+        located.add(("engine", "version"), what, f"known: {known}, and versions of these such as 1.2.1")
+
+
+def _is_version(text: str, lines: Sequence[str]) -> bool:
+    """One of the release lines, or a version of one: ``1.2.1`` and ``1.3.0rc17`` belong to 1.2 and 1.3."""
+    return text in lines or any(re.fullmatch(rf"v?{re.escape(line)}\.\d+\w*(\.\w+)*", text) for line in lines)
 
 
 def _check_whole(located: Located, parsed: SweepIn) -> None:

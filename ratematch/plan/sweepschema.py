@@ -77,6 +77,28 @@ class StageIn(Strict):
     only: list[dict[str, Any]] = []
 
 
+class SupplyIn(Strict):
+    mapping: str
+    instances: Positive = 1
+
+
+class GenStageIn(StageIn):
+    mode: Literal["gen_only_no_context", "gen_only"] = "gen_only_no_context"
+    supply: SupplyIn | None = None
+
+
+class RouterIn(Strict):
+    type: Literal["round_robin", "load_balancing", "kv_cache_aware", "conversation"]
+    args: dict[str, Any] = {}
+
+
+def as_router(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+Router = Annotated[RouterIn, BeforeValidator(as_router)]
+
+
 class GroupIn(Strict):
     mapping: str
     instances: Positive = 1
@@ -92,14 +114,16 @@ class DeploymentIn(Strict):
     ctx: GroupIn | None = None
     gen: GroupIn | None = None
     agg: GroupIn | None = None
-    router: Literal["round_robin", "load_balancing"] = "round_robin"
+    router: Router = RouterIn(type="round_robin")
+    orchestrator: dict[str, Any] = {}
+    workload: WorkloadIn | None = None
     loads: LoadsIn
 
 
 class E2eIn(Strict):
     deployments: Positive = 3
     loads: E2eLoadsIn = E2eLoadsIn()
-    router: Literal["round_robin", "load_balancing"] = "round_robin"
+    router: Router = RouterIn(type="round_robin")
 
 
 class SweepIn(Strict):
@@ -112,7 +136,7 @@ class SweepIn(Strict):
     constraints: ConstraintsIn = ConstraintsIn()
     budget: BudgetIn = BudgetIn()
     ctx: StageIn | None = None
-    gen: StageIn | None = None
+    gen: GenStageIn | None = None
     ifb: StageIn | None = None
     e2e: E2eIn | None = None
     deployments: list[DeploymentIn] = []
@@ -127,10 +151,15 @@ VALID_KEYS: dict[str, tuple[str, ...]] = {
     "constraints": tuple(ConstraintsIn.model_fields),
     "budget": tuple(BudgetIn.model_fields),
     "e2e": tuple(E2eIn.model_fields),
-    **{stage: tuple(StageIn.model_fields) for stage in ("ctx", "gen", "ifb")},
+    **{stage: tuple(StageIn.model_fields) for stage in ("ctx", "ifb")},
+    "gen": tuple(GenStageIn.model_fields),
+    "gen.supply": tuple(SupplyIn.model_fields),
+    "e2e.router": tuple(RouterIn.model_fields),
+    "deployments.router": tuple(RouterIn.model_fields),
     **{f"{stage}.loads": tuple(LoadsIn.model_fields) for stage in ("ctx", "gen", "ifb")},
     "e2e.loads": tuple(E2eLoadsIn.model_fields),
     "deployments": tuple(DeploymentIn.model_fields),
     "deployments.loads": tuple(LoadsIn.model_fields),
+    "deployments.workload": tuple(WorkloadIn.model_fields),
     **{f"deployments.{role}": tuple(GroupIn.model_fields) for role in ("ctx", "gen", "agg")},
 }

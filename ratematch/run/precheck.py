@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ratematch.engines import find_engine
 from ratematch.errors import PlacementError, Problem, SweepError
+from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.fit import why_unfit
 from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.rules import check_placement
+from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Expansion, Sweep, expand
 
 
@@ -17,9 +22,23 @@ def expand_sweep(sweep: Sweep) -> Expansion:
     return expand(sweep, find_engine(sweep.engine.name).kv_settings)
 
 
+def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]:
+    """What every kind of server is told and why, once for servers that are told the same for the same reasons."""
+    found: dict[str, Explained] = {}
+    for experiment in experiments:
+        for role, settings in find_engine(experiment.engine.name).explain_settings(experiment).items():
+            group = next((group for group in experiment.deployment.groups if group.role == role), None)
+            mtp = f" mtp={group.mtp}" if group is not None and group.mtp else ""
+            servers = f"{role} {group.mapping.label}{mtp}" if group is not None else role
+            label = f"{servers} {experiment.workload.label}"
+            found.setdefault(f"{label} {settings}", Explained(label, settings))
+    return tuple(found.values())
+
+
 def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:
     """Render every experiment on made-up nodes and let the engine's contract judge the files.
 
+    The end-to-end stage, not known before matching, is judged by pairs of what is measured for it.
     ``here``: servers will start on this machine, so a weights path can be looked for.
 
     Raises:
@@ -30,13 +49,32 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
         where = f"{sweep.source}: model"
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
         problems["path"] = Problem(where, f"{sweep.model_path} does not exist", fix)
-    for experiment in experiments:
+    for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
         for what in _refusals(sweep, experiment):
             problems.setdefault(
                 what, Problem(f"{sweep.source}: {experiment.stage} {experiment.deployment.label}", what)
             )
     if problems:
         raise SweepError(list(problems.values()))
+
+
+def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[Experiment]:
+    """For each set of options of ctx and of gen, one pair: matching may put any two of them together."""
+    if sweep.e2e is None:
+        return
+    different: dict[str, dict[str, Experiment]] = {"ctx": {}, "gen": {}}
+    for experiment in experiments:
+        if experiment.stage in different and experiment.workload.isl == sweep.workloads[0].isl:
+            group = experiment.deployment.groups[-1]
+            different[experiment.stage].setdefault(repr((group.options, group.unchecked)), experiment)
+    for left in different["ctx"].values():
+        for right in different["gen"].values():
+            ctx, gen = left.deployment.ctx, right.deployment.gen
+            assert ctx is not None and gen is not None
+            deployment = Deployment(
+                ctx=replace(ctx, mtp=gen.mtp), gen=gen, router=sweep.e2e.router, router_args=sweep.e2e.router_args
+            )
+            yield replace(right, stage="e2e", deployment=deployment)
 
 
 def _refusals(sweep: Sweep, experiment: Experiment) -> list[str]:
@@ -46,4 +84,8 @@ def _refusals(sweep: Sweep, experiment: Experiment) -> list[str]:
         placement = place(experiment.deployment, sweep.cluster, nodes, 8000)
     except PlacementError as error:
         return [str(error)]
-    return engine.check_launch(engine.plan_launch(experiment, placement, sweep.cluster, 1.0), experiment)
+    return [
+        *check_placement(placement, sweep.cluster.gpus_per_node),
+        *engine.check_launch(engine.plan_launch(experiment, placement, sweep.cluster, 1.0), experiment, sweep.model),
+        *why_unfit(experiment, sweep.model, sweep.gpu, engine.kv_settings),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -9,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratematch.plan.budget import Estimate
+from ratematch.plan.deployment import STAGES, Stage
 from ratematch.plan.experiment import Experiment, load_to_json
-from ratematch.plan.sweep import Expansion, Sweep
+from ratematch.plan.sweep import Dropped, Expansion, Sweep, combinations
 from ratematch.show.console import table
 
 
@@ -26,7 +28,11 @@ def plan_to_json(sweep: Sweep, expansion: Expansion, cost: Estimate) -> dict[str
         "engine": asdict(sweep.engine),
         "max_gpus": sweep.max_gpus,
         "experiments": [_experiment_to_json(experiment) for experiment in expansion.experiments],
-        "dropped": [asdict(dropped) for dropped in expansion.dropped],
+        "space": [
+            {"stage": stage, "combinations": cells, "run": run, "left_out": cells - run}
+            for stage, cells, run in space(sweep, expansion)
+        ],
+        "dropped": [asdict(dropped) for dropped in by_stage(expansion)],
         "stages": [asdict(stage) for stage in cost.stages],
         "minutes": cost.minutes,
         "gpu_hours": cost.gpu_hours,
@@ -46,6 +52,23 @@ def _experiment_to_json(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def space(sweep: Sweep, expansion: Expansion) -> list[tuple[Stage, int, int]]:
+    """Of each stage: cells of the product of its axes and the workloads, and how many of them run."""
+    named = Counter(
+        each.stage for each in sweep.deployments for _ in ([each.workload] if each.workload else sweep.workloads)
+    )
+    run = Counter(experiment.stage for experiment in expansion.experiments)
+    return [
+        (plan.stage, len(list(combinations(plan))) * len(sweep.workloads), run[plan.stage] - named[plan.stage])
+        for plan in sweep.stages
+    ]
+
+
+def by_stage(expansion: Expansion) -> list[Dropped]:
+    """What is not run, in the order of the stages, and of the file within a stage."""
+    return sorted(expansion.dropped, key=lambda dropped: STAGES.index(dropped.stage))
+
+
 def print_plan(sweep: Sweep, expansion: Expansion, cost: Estimate, console: Console) -> None:
     """Experiments, what was dropped and why, and the cost per stage with its assumptions."""
     emulated = "  [bold yellow]EMULATED[/]" if sweep.cluster.emulated else ""
@@ -57,9 +80,12 @@ def print_plan(sweep: Sweep, expansion: Expansion, cost: Estimate, console: Cons
         (e.stage, e.workload.label, e.deployment.label, e.deployment.gpus, _ladder(e)) for e in expansion.experiments
     ]
     console.print(table("experiments", ["stage", "ISL/OSL", "deployment", "GPUs", "loads"], rows))
+    left = [(stage, cells, run, cells - run) for stage, cells, run in space(sweep, expansion)]
+    if left:
+        console.print(table("space", ["stage", "combinations x workloads", "run", "left out"], left))
     if expansion.dropped:
-        dropped = [(d.stage, d.combination, d.reason) for d in expansion.dropped]
-        console.print(table("not run", ["stage", "combination", "why"], dropped))
+        dropped = [(d.stage, d.combination, d.reason) for d in by_stage(expansion)]
+        console.print(table(f"not run ({len(dropped)})", ["stage", "combination", "why"], dropped))
     stages = [(s.stage, s.experiments, s.loads, s.nodes, s.gpus, s.minutes, s.gpu_hours) for s in cost.stages]
     total = ("all", sum(s[1] for s in stages), sum(s[2] for s in stages), None, None, cost.minutes, cost.gpu_hours)
     columns = ["stage", "experiments", "loads", "nodes", "GPUs", "minutes", "GPU-hours"]

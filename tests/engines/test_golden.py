@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from ratematch.engines import find_engine
-from ratematch.plan.placement import nodes_needed, place
-from tests.engines.golden import CASES, FOLDER, RACK, VERSIONS, experiment_of, render
+from ratematch.engines.trtllm_serve import render as rendering
+from tests.engines.golden import EACH, FOLDER, experiment_of, launch, render
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "version"), EACH)
 def test_rendered_files_are_the_committed_ones(name: str, version: str) -> None:
     """After a change that was meant: python -m tests.engines.golden, and read the diff."""
-    assert render(CASES[name], version) == (FOLDER / f"{name}.{version}.txt").read_text()
+    folder = FOLDER / name / version
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == render(name, version)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "version"), EACH)
 def test_the_contract_takes_every_case(name: str, version: str) -> None:
-    asked, engine = experiment_of(CASES[name], version), find_engine("trtllm-serve")
-    nodes = [f"node{index}" for index in range(nodes_needed(asked.deployment, RACK.gpus_per_node))]
-    placement = place(asked.deployment, RACK, nodes, 8000)
-    assert engine.check_launch(engine.plan_launch(asked, placement, RACK, 600.0), asked) == []
+    assert find_engine("trtllm-serve").check_launch(launch(name, version), experiment_of(name, version)) == []
 
 
 def test_no_file_is_left_over() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {
-        f"{name}.{version}.txt" for name in CASES for version in VERSIONS
-    }
+    assert {(folder.parent.name, folder.name) for folder in FOLDER.glob("*/*")} == set(EACH)
+
+
+@pytest.mark.parametrize(("name", "version"), EACH)
+def test_the_text_is_the_same_without_libyaml(name: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "DUMPER", yaml.SafeDumper)
+    files = {file.path: file.content for file in launch(name, version).files}
+    assert files.items() <= {path.name: path.read_text() for path in (FOLDER / name / version).iterdir()}.items()

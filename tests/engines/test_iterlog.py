@@ -12,8 +12,10 @@ from ratematch.engines.trtllm_serve.iterlog import (
     IterationLine,
     StepTime,
     parse_line,
+    read_span,
     read_step_time,
 )
+from ratematch.plan.serverlog import log_tok_s
 
 STATES = "states = {'num_ctx_requests': 0, 'num_ctx_tokens': 0, 'num_generation_tokens': 256}"
 V10 = (
@@ -89,7 +91,7 @@ def test_only_full_batches_of_rank_0_count() -> None:
     half = steps(5, scheduled=4, tokens=8, device_ms=6.0, first=20)
     other_rank = [IterationLine(k, 1, 64, 0, 0, 128, 99.0, 99.0, None) for k in range(50)]
     found = read_step_time([*steps(6), *half, *other_rank])
-    assert found == StepTime(10.0, 5, 8)
+    assert found == StepTime(10.0, 5, 8, 10.0)
 
 
 def test_long_spans_lose_their_ends() -> None:
@@ -97,6 +99,34 @@ def test_long_spans_lose_their_ends() -> None:
     found = read_step_time([*slow_start, *steps(200, device_ms=10.0, first=51)])
     assert found is not None and found.step_ms == 10.0
     assert found.iterations == 249 - 60, "50 and 10 of 249 steps are left out"
+
+
+def test_the_expected_batch_counts_as_full_when_it_was_seen() -> None:
+    """One uneven batch of 9 must not stand for the 8 that were asked for."""
+    lines = [*steps(20), *steps(5, scheduled=9, tokens=18, device_ms=12.0, first=21)]
+    asked = read_step_time(lines, expected=8)
+    assert asked is not None and (asked.num_scheduled, asked.step_ms) == (8, 10.0)
+    for unseen in (None, 7):
+        found = read_step_time(lines, expected=unseen)
+        assert found is not None and (found.num_scheduled, found.step_ms) == (9, 12.0)
+
+
+def test_under_attention_dp_one_rank_stands_for_all() -> None:
+    text = "\n".join(f"0: [I] {V12.partition('[I] ')[2].replace('812', str(k))}" for k in range(812, 832))
+    span = read_span(text, dp_ranks=4, in_flight=256)
+    assert span is not None and (span.in_flight, span.step_ms) == (256, 20.9)
+    whole = read_span(text, dp_ranks=1)
+    assert whole is not None and whole.in_flight == 64
+    assert read_span("nothing here", 4) is None
+
+
+def test_both_published_formulas() -> None:
+    """Median (saturated lines) and mean step: one slow step in ten moves only the second."""
+    lines = [*steps(11), IterationLine(12, 0, 8, 0, 0, 16, 11.0, 65.0, None)]
+    found = read_step_time(lines)
+    assert found is not None and found.iterations == 11
+    assert found.step_ms == 10.0 and found.mean_ms == pytest.approx((10 * 10 + 65) / 11)
+    assert log_tok_s(8, found.step_ms, 1.8) == pytest.approx(8 * 1.8 / 0.010)
 
 
 def test_no_generation_no_step_time() -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
 from ratematch.engines import find_engine
+from ratematch.engines.trtllm_serve.derive import graph_sizes
+from ratematch.engines.trtllm_serve.reasons import leaves
 from ratematch.errors import CatalogError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.limits import with_limits
+from ratematch.plan.load import Concurrency
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
@@ -32,6 +38,10 @@ def config(plan: LaunchPlan, name: str) -> dict[str, Any]:
     return content
 
 
+def group_of(deployment: Deployment, role: str) -> ServerGroup:
+    return next(group for group in deployment.groups if group.role == role)
+
+
 def test_a_disaggregated_pair() -> None:
     asked = experiment("e2e", PAIR, Workload(1000, 200))
     plan = launch(asked)
@@ -47,10 +57,10 @@ def test_a_disaggregated_pair() -> None:
     assert (gen["tensor_parallel_size"], gen["moe_expert_parallel_size"], gen["enable_attention_dp"]) == (8, 8, False)
     assert ctx["max_seq_len"] > 1000 and gen["max_seq_len"] > 1200
     assert ctx["disable_overlap_scheduler"] is True and gen["disable_overlap_scheduler"] is False
-    assert ctx["cuda_graph_config"] is None and gen["cuda_graph_config"]["max_batch_size"] == 64
+    assert ctx["cuda_graph_config"] is None and gen["cuda_graph_config"]["batch_sizes"][-1] == 64
     assert gen["max_num_tokens"] == 128
     for role in (ctx, gen):
-        assert role["kv_cache_config"] == {"enable_block_reuse": False, "dtype": "fp8"}
+        assert (role["kv_cache_config"]["enable_block_reuse"], role["kv_cache_config"]["dtype"]) == (False, "fp8")
         assert role["speculative_config"] == {"decoding_type": "MTP", "num_nextn_predict_layers": 1}
         assert role["cache_transceiver_config"] == {"backend": "DEFAULT", "max_tokens_in_buffer": 1024}
         assert role["print_iter_log"] and role["enable_iter_perf_stats"] and role["return_perf_metrics"]
@@ -66,7 +76,7 @@ def test_version_decides_spelling() -> None:
     plan = launch(asked)
     gen = config(plan, "gen.yaml")
     assert gen["speculative_config"] == {"decoding_type": "MTP", "max_draft_len": 1}
-    assert gen["cache_transceiver_config"] == {"backend": "DEFAULT"}
+    assert gen["cache_transceiver_config"] == {"backend": "DEFAULT", "kv_transfer_timeout_ms": 600000}
     assert "--config" in plan.processes[0].argv
     old = launch(experiment("e2e", PAIR))
     assert "--extra_llm_api_options" in old.processes[0].argv and "--config" not in old.processes[0].argv
@@ -134,35 +144,132 @@ def test_the_contract_refuses_unknown_options() -> None:
     assert "agg.yaml" in problem and "max_batch_sise" in problem and "max_batch_size" in problem
 
 
-@pytest.mark.parametrize(
-    ("log", "remedy"),
-    [
-        ("RuntimeError: Failed to bind socket to n0:8000: in use", "port"),
-        ("Executor creation failed due to insufficient GPU memory", "free_gpu_memory_fraction"),
-        ("ValueError: Insufficient KV cache for gen-only benchmark mode: 3 request(s)", "free_gpu_memory_fraction"),
-        ("UCX CUDA support was not found", "UCX_TLS"),
-        ("bufferCoverTargetNum:0 < targetNum:1, may use dynamic buffer which will fail", "max_tokens_in_buffer"),
-        ("Assertion failed: status == NIXL_SUCCESS", "RDMA"),
-        ("ValueError: tp_size must equal to moe_tp_size * moe_ep_size * moe_cluster_size", "ep that divides tp"),
-        ("ValueError: Number of hostnames (1) should be equal to the number of instances (2)", "num_instances"),
-        ("ValueError: Unsupported router type: x. Supported types are: []", "router"),
-        ("ValueError: No generation servers available", "worker has gone"),
-        ("Client error to n0:8000: boom - last retry 1 of 1", "worker's log"),
-        ("kv_cache_transceiver is disabled", "cache_transceiver_config.backend"),
-        ("Couldn't find the requested block in the reuse tree", "enable_block_reuse"),
-        ("cuMemImportFromShareableHandle failed: invalid resource handle", "MNNVL"),
-        ("PMIx is detected, but OMPI_COMM_WORLD_RANK is not set", "pmix"),
-        ("All nodes which are allocated for this job are already filled", "trtllm-llmapi-launch"),
-        ("The sum of prompt length (9), query length (1) should not exceed max_num_tokens (8)", "max_num_tokens"),
-        ("slurmstepd: error: *** JOB 7 CANCELLED AT x DUE TO TIME LIMIT ***", "time limit"),
-    ],
-)
-def test_known_log_strings_have_a_remedy(log: str, remedy: str) -> None:
-    told = ENGINE.diagnose(f"noise\n{log}\nmore noise")
-    assert told is not None and remedy in told
-
-
-def test_unknown_logs_and_engines_are_not_guessed_at() -> None:
-    assert ENGINE.diagnose("all is well") is None
+def test_unknown_engines_are_not_guessed_at() -> None:
     with pytest.raises(CatalogError, match="trtllm-serve"):
         find_engine("vllm")
+
+
+@pytest.mark.parametrize(("full", "line"), [("1.2.1", "1.2"), ("v1.2.0", "1.2"), ("1.3.0rc17", "1.3")])
+def test_a_full_version_renders_like_its_release_line(full: str, line: str) -> None:
+    assert launch(experiment("e2e", PAIR, version=full)).files == launch(experiment("e2e", PAIR, version=line)).files
+    assert ENGINE.check_launch(launch(asked := experiment("e2e", PAIR, version=full)), asked) == []
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (16, [1, 2, 4, 8, 16]),
+        (20, [1, 2, 4, 8, 16, 20]),
+        (384, [1, 2, 4, *range(8, 257, 8), 288, 320, 352, 384]),
+    ],
+)
+def test_cuda_graphs_end_at_the_largest_batch(largest: int, sizes: list[int]) -> None:
+    assert graph_sizes(largest) == sizes
+
+
+def test_a_graph_list_or_limit_of_the_user_replaces_the_derived_list() -> None:
+    for graphs in ({"max_batch_size": 64}, {"batch_sizes": [1, 8]}, {"batch_sizes": [1, 8], "max_batch_size": 8}):
+        group = replace(group_of(PAIR, "gen"), options={"cuda_graph_config": graphs})
+        asked = experiment("e2e", replace(PAIR, gen=group))
+        assert config(launch(asked), "gen.yaml")["cuda_graph_config"] == {"enable_padding": True, **graphs}
+        assert ENGINE.check_launch(launch(asked), asked) == []
+
+
+def test_each_server_that_balances_experts_has_a_shared_memory_name_of_its_own() -> None:
+    balanced = {"moe_config": {"load_balancer": {"num_slots": 288}}}
+    deployment = replace(PAIR, ctx=replace(group_of(PAIR, "ctx"), options=balanced))
+    names = [dict(spec.env).get("TRTLLM_EPLB_SHM_NAME") for spec in launch(experiment("e2e", deployment)).processes]
+    assert names[0] and names[1] and names[0] != names[1], "the two ctx servers"
+    assert names[2:] == [None, None], "gen and orchestrator"
+    off = replace(group_of(PAIR, "ctx"), options={"moe_config": {"load_balancer": {"num_slots": 0}}})
+    assert not any(
+        "TRTLLM_EPLB_SHM_NAME" in dict(s.env) for s in launch(experiment("e2e", replace(PAIR, ctx=off))).processes
+    )
+
+
+def test_a_router_with_arguments_stands_in_both_sections() -> None:
+    deployment = replace(PAIR, router="kv_cache_aware", router_args={"use_tokens": True})
+    plan = launch(experiment("e2e", deployment))
+    orchestrator = config(plan, "orchestrator.yaml")
+    for section, batch in (("context_servers", 8), ("generation_servers", 64)):
+        told = {"type": "kv_cache_aware", "max_batch_size": batch, "tokens_per_block": 32, "use_tokens": True}
+        assert orchestrator[section]["router"] == told
+    for name in ("ctx.yaml", "gen.yaml"):
+        kv = config(plan, name)["kv_cache_config"]
+        assert kv["enable_block_reuse"] is True and kv["event_buffer_max_size"] > 0, "what the router looks at"
+
+
+def test_variables_that_choose_the_transfer_are_never_inherited() -> None:
+    for spec in launch(experiment("e2e", PAIR)).processes:
+        assert {"UCX_TLS", "TRTLLM_USE_NIXL_KVCACHE", "TRTLLM_USE_UCX_KVCACHE"} <= set(spec.unset)
+        assert not any(key.startswith("TRTLLM_USE_") for key, _ in spec.env)
+
+
+def test_environment_of_a_server_beats_that_of_its_cluster_and_both_the_defaults() -> None:
+    group = replace(group_of(PAIR, "gen"), environment={"UCX_NET_DEVICES": "mlx5_1:1", "TLLM_LOG_LEVEL": "DEBUG"})
+    plan = launch(experiment("e2e", replace(PAIR, gen=group)))
+    told = {spec.name: dict(spec.env) for spec in plan.processes}
+    assert (told["gen-0"]["UCX_NET_DEVICES"], told["gen-0"]["TLLM_LOG_LEVEL"]) == ("mlx5_1:1", "DEBUG")
+    assert (told["ctx-0"]["UCX_NET_DEVICES"], told["ctx-0"]["TLLM_LOG_LEVEL"]) == ("mlx5_0:1", "INFO")
+
+
+# ---------------------------------------------------------------------------------------------------- !unchecked
+
+
+def test_unchecked_options_go_through_and_only_they() -> None:
+    given = {"moe_config": {"brand_new": 1, "backend": "CUTLASS"}, "newer": {"a": 2}, "max_batch_sise": 4}
+    group = replace(group_of(PAIR, "gen"), options=given, unchecked=("moe_config.brand_new", "newer"))
+    asked = experiment("e2e", replace(PAIR, gen=group, orchestrator={"x": 1}, unchecked=("x",)))
+    plan = launch(asked, replace(REAL, emulated=True))
+    told = config(plan, "gen.yaml")
+    assert (told["moe_config"]["brand_new"], told["newer"]) == (1, {"a": 2}), "verbatim in the file"
+    (problem,) = ENGINE.check_launch(plan, asked)
+    assert "max_batch_sise" in problem, "a typo beside them is still one"
+    assert from_json(json.loads(json.dumps(to_json(asked)))) == asked, "experiment.json remembers them"
+    env = {spec.name: dict(spec.env).get("RATEMATCH_EMULATED_UNCHECKED") for spec in plan.processes}
+    assert env == {"ctx-0": None, "ctx-1": None, "gen-0": "moe_config.brand_new,newer", "orchestrator": "x"}
+
+
+# ---------------------------------------------------------------------------------------------------- reasons
+
+
+@pytest.mark.parametrize("version", ["1.2", "main"])
+@pytest.mark.parametrize("deployment", [AGG, GEN, PAIR])
+def test_every_key_of_a_worker_is_explained_with_its_value(version: str, deployment: Deployment) -> None:
+    options = {"stream_interval": 20, "kv_cache_config": {"dtype": "auto"}, "cuda_graph_config": None}
+    groups = {group.role: replace(group, options=options) for group in deployment.groups}
+    given = replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg"))
+    asked = experiment("e2e", given, version=version)
+    explained = ENGINE.explain_settings(asked)
+    for group in given.groups:
+        told = config(launch(asked), f"{group.role}.yaml")
+        settings = {setting.key: setting for setting in explained[group.role]}
+        assert {key: setting.value for key, setting in settings.items()} == dict(leaves(told))
+        assert all(setting.why for setting in settings.values())
+        assert settings["kv_cache_config.dtype"].given and "derived: fp8" in settings["kv_cache_config.dtype"].why
+        assert settings["stream_interval"].given and not settings["max_seq_len"].given
+    assert ("orchestrator" in explained) == deployment.needs_orchestrator
+
+
+def test_reasons_hold_the_arithmetic() -> None:
+    gen = with_limits(ServerGroup("gen", Mapping(tp=8, ep=8, attention_dp=True), mtp=3), Workload(1000, 200), 100)
+    asked = experiment("gen", Deployment(gen=gen), Workload(1000, 200), (Concurrency(100, 800),))
+    why = {setting.key: setting.why for setting in ENGINE.explain_settings(asked)["gen"]}
+    assert "100 requests in flight on one instance / 8 attention-DP ranks = 13 a rank" in why["max_batch_size"]
+    assert "max_batch_size 16 x (MTP 3 + 1)" in why["max_num_tokens"]
+    assert "ISL 1000 + OSL 200 + MTP 3 + margin 40 = 1243" in why["max_seq_len"]
+    assert "ISL 1000 up to a multiple of 32" in why["cache_transceiver_config.max_tokens_in_buffer"]
+    fixed = ENGINE.explain_settings(replace(asked, deployment=Deployment(gen=replace(gen, max_batch_size=20))))["gen"]
+    batch = next(setting for setting in fixed if setting.key == "max_batch_size")
+    assert (batch.value, batch.why, batch.given) == (20, "given in the sweep file", True)
+
+
+def test_limits_among_the_options_count_like_axes() -> None:
+    group = ServerGroup("gen", Mapping(tp=8), mtp=1, options={"max_batch_size": 12})
+    filled = with_limits(group, Workload(100, 10), 500)
+    assert (filled.max_batch_size, filled.max_num_tokens) == (12, 24)
+    told = config(launch(experiment("gen", Deployment(gen=filled))), "gen.yaml")
+    assert (told["max_batch_size"], told["max_num_tokens"]) == (12, 24)
+    assert told["cuda_graph_config"]["batch_sizes"][-1] == 12

@@ -204,6 +204,58 @@ def test_a_mistake_is_named_with_its_line(change: tuple[str, str], line: int, wh
     assert fix in message
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.2.1", "v1.2.0", "1.2.0rc4.post1"])
+def test_a_version_of_a_known_line_is_known(version: str) -> None:
+    assert (
+        parse(GOOD.replace("workloads:", f'engine: {{version: "{version}"}}\nworkloads:', 1)).engine.version
+        == version
+    )
+
+
+@pytest.mark.parametrize("version", ["1.1.0", "1.20.1", "1.2.x!", "later"])
+def test_other_versions_are_not_guessed_at(version: str) -> None:
+    assert "known: 1.2, main" in only_problem(
+        GOOD.replace("workloads:", f'engine: {{version: "{version}"}}\nworkloads:', 1)
+    )
+
+
+def test_routers_by_name_or_with_arguments() -> None:
+    plain = parse(GOOD.replace("workloads:", "e2e: {router: load_balancing}\nworkloads:", 1)).e2e
+    told = "e2e: {router: {type: kv_cache_aware, args: {use_tokens: true}}}"
+    full = parse(GOOD.replace("workloads:", f"{told}\nworkloads:", 1)).e2e
+    assert plain is not None and (plain.router, plain.router_args) == ("load_balancing", {})
+    assert full is not None and (full.router, full.router_args) == ("kv_cache_aware", {"use_tokens": True})
+
+
+def test_unchecked_leaves_values_plain_and_is_remembered() -> None:
+    text = (
+        GOOD.rstrip("\n")
+        + """
+  options:
+    newer: !unchecked 5
+    quoted: !unchecked "5"
+    moe_config: {fresh: !unchecked {a: [1, 2]}, backend: CUTLASS}
+    lists: !unchecked [true, null]
+"""
+    )
+    plan = parse(text).stages[-1]
+    moe = {"fresh": {"a": [1, 2]}, "backend": "CUTLASS"}
+    assert plan.options == {"newer": 5, "quoted": "5", "moe_config": moe, "lists": [True, None]}
+    assert plan.unchecked == ("newer", "quoted", "moe_config.fresh", "lists")
+    groups = [e.deployment.groups[0] for e in expanded(parse(text)).experiments if e.stage == plan.stage]
+    assert groups and all(group.unchecked == plan.unchecked for group in groups)
+    whole = parse(GOOD.rstrip("\n") + "\n  options: !unchecked {a: 1, b: 2}\n").stages[-1]
+    assert whole.unchecked == ("a", "b")
+
+
+def test_unchecked_on_an_axis_and_in_an_override() -> None:
+    stage = parse(GOOD).stages[-1].stage
+    swept = parse(GOOD, f"{stage}.axes={{mapping: TEP4, options.newer.x: !unchecked [1, 2]}}").stages[-1]
+    assert swept.unchecked == ("newer.x",) and swept.axes["options.newer.x"] == (1, 2)
+    later = parse(GOOD, f"{stage}.options.newer=!unchecked 7").stages[-1]
+    assert later.unchecked == ("newer",) and later.options["newer"] == 7
+
+
 def test_mtp_without_mtp_layers_is_refused_unless_a_draft_model_is_given() -> None:
     dense = GOOD.replace("deepseek-r1", "llama-3.3-70b").replace("mapping: DEP4", "tp: 4")
     dense = dense.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: 4, mtp: 1")

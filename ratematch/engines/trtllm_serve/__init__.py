@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
-from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, check_orchestrator_config, check_worker_config
-from ratematch.engines.trtllm_serve.diagnosis import diagnose
-from ratematch.engines.trtllm_serve.iterlog import read_span
+from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
+from ratematch.engines.trtllm_serve.diagnosis import diagnose, explain
+from ratematch.engines.trtllm_serve.iterlog import parse_lines, read_span
+from ratematch.engines.trtllm_serve.precheck import check_launch
+from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
-from ratematch.plan.serverlog import LogSpan
+from ratematch.plan.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.plan.setting import Setting
 
 VERSIONS = RELEASE_LINES
 """Release lines that can be rendered (contract, section 11)."""
@@ -30,14 +33,11 @@ class TrtllmServe:
     ) -> LaunchPlan:
         return plan_launch(experiment, placement, cluster, ready_s)
 
-    def check_launch(self, plan: LaunchPlan, experiment: Experiment) -> list[str]:
-        version = experiment.engine.version
-        found: list[str] = []
-        for file in plan.files:
-            config = yaml.safe_load(file.content)
-            check = check_orchestrator_config if file.path == "orchestrator.yaml" else check_worker_config
-            found.extend(f"{file.path}: {problem}" for problem in check(config, version))
-        return found
+    def check_launch(self, plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+        return check_launch(plan, experiment, model)
+
+    def explain_settings(self, experiment: Experiment) -> dict[str, tuple[Setting, ...]]:
+        return explain_deployment(experiment)
 
     def kv_settings(self, group: ServerGroup) -> KvSettings:
         return kv_settings(group)
@@ -45,11 +45,17 @@ class TrtllmServe:
     def extra_body(self, experiment: Experiment) -> dict[str, Any]:
         return {}
 
-    def read_log(self, text: str, group: ServerGroup) -> LogSpan | None:
-        return read_span(text, group.mapping.dp_ranks)
+    def read_log(self, text: str, group: ServerGroup, in_flight: int | None) -> LogSpan | None:
+        return read_span(text, group.mapping.dp_ranks, in_flight)
 
-    def diagnose(self, log_tail: str) -> str | None:
-        return diagnose(log_tail)
+    def has_iterations(self, text: str) -> bool:
+        return any(True for _ in parse_lines(text.splitlines()))
+
+    def diagnose(self, texts: Sequence[str]) -> Diagnosis | None:
+        return diagnose(texts)
+
+    def explain(self, symptom: Symptom, experiment: Experiment) -> Diagnosis:
+        return explain(symptom, experiment)
 
 
 ENGINE = TrtllmServe()

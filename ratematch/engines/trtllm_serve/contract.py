@@ -216,7 +216,10 @@ def _check_parallelism(config: dict[str, Any], line: str) -> Iterator[str]:
     cp = config.get("context_parallel_size", 1)
     if ep is not None and tp % ep and (tp * cp) % ep:
         divisors = ", ".join(str(n) for n in range(1, tp + 1) if tp % n == 0)
-        yield f"moe_expert_parallel_size: {ep} does not divide tensor_parallel_size {tp}; valid are {divisors}"
+        yield (
+            f"moe_expert_parallel_size: {ep} does not divide tensor_parallel_size {tp}; valid are {divisors} "
+            "(tp_size must equal to moe_tp_size * moe_ep_size * moe_cluster_size)"
+        )
     elif ep is not None and moe_tp is not None and moe_tp * ep * cluster not in (tp, tp * cp):
         yield (
             f"moe_tensor_parallel_size: tp_size must equal to moe_tp_size * moe_ep_size * moe_cluster_size, but "
@@ -303,12 +306,12 @@ def check_orchestrator_config(config: dict[str, Any], version: str) -> list[str]
     line = release_line(version)
     own, worker = _load("orchestrator"), _load("worker")
     top = {**worker, **{name: rule for name, rule in own.items() if name not in ("server_section", "routers")}}
-    found: list[str] = []
-    for name, value in config.items():
-        if name == "disagg_cluster" and isinstance(value, dict):
-            found += _check_cluster(value, line)
-        else:
-            found += _check_map("", {name: value}, top, line)
+    cluster = config.get("disagg_cluster")
+    rest, found = config, list[str]()
+    if isinstance(cluster, dict):  # unknown keys in it have a message of their own
+        rest = {name: value for name, value in config.items() if name != "disagg_cluster"}
+        found += _check_cluster(cluster, line)
+    found += _check_map("", rest, top, line)
     if found:
         return found
     for section, role, short in _SECTIONS:

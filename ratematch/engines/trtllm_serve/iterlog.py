@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
 from ratematch.plan.serverlog import LogSpan
 
@@ -52,11 +52,15 @@ class IterationLine:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Generation steps of one span of the log. ``step_ms``: median. ``iterations``: how many it is taken from."""
+    """Generation steps of one span of the log. ``step_ms``: median. ``iterations``: how many it is taken from.
+
+    ``num_scheduled``: requests of the rank in each of them.
+    """
 
     step_ms: float
     iterations: int
     num_scheduled: int
+    mean_ms: float
 
 
 def parse_line(line: str) -> IterationLine | None:
@@ -93,17 +97,19 @@ def _count(pattern: re.Pattern[str], line: str) -> int:
     return int(_float(pattern, line) or 0)
 
 
-def read_step_time(lines: Sequence[IterationLine]) -> StepTime | None:
-    """Step time at full batch: iterations of rank 0 that only generate, at the largest batch seen.
+def read_step_time(lines: Sequence[IterationLine], expected: int | None = None) -> StepTime | None:
+    """Step time at full batch: iterations of rank 0 that only generate, at ``expected`` requests of this rank.
 
-    The device time of iteration k stands in the line of k + 1, so a line counts only when the one before it ran the
-    same batch; where no device time is printed (1.0) the host's stands in. The first 50 and last 10 are left out when
-    more than twice as many are there. ``None`` when no generation step is in ``lines``.
+    Without ``expected``, or when no iteration had that many, the largest batch seen counts as full. The device time
+    of iteration k stands in the line of k + 1, so a line counts only when the one before it ran the same batch; where
+    no device time is printed (1.0) the host's stands in. The first 50 and last 10 are left out when more than twice
+    as many are there. ``None`` when no generation step is in ``lines``.
     """
     steps = [line for line in lines if line.rank == 0]
-    full = max((line.num_scheduled for line in steps if _only_generates(line)), default=0)
-    if full == 0:
+    sizes = {line.num_scheduled for line in steps if _only_generates(line)}
+    if not sizes:
         return None
+    full = expected if expected in sizes else max(sizes)
     times: list[float] = []
     for before, line in pairwise(steps):
         at_full = _only_generates(before) and before.num_scheduled == full and line.iteration == before.iteration + 1
@@ -112,14 +118,18 @@ def read_step_time(lines: Sequence[IterationLine]) -> StepTime | None:
             times.append(time_ms)
     if len(times) > 2 * (DROP_FIRST + DROP_LAST):
         times = times[DROP_FIRST:-DROP_LAST]
-    return StepTime(median(times), len(times), full) if times else None
+    return StepTime(median(times), len(times), full, fmean(times)) if times else None
 
 
 def _only_generates(line: IterationLine) -> bool:
     return line.num_ctx_requests == 0 and line.num_ctx_tokens == 0 and line.num_generation_tokens > 0
 
 
-def read_span(text: str, dp_ranks: int) -> LogSpan | None:
-    """What the log of one generating worker says of the span ``text``; ``None`` when it holds no generation step."""
-    step = read_step_time(list(parse_lines(text.splitlines())))
-    return LogSpan(step.step_ms, step.iterations, step.num_scheduled * dp_ranks) if step else None
+def read_span(text: str, dp_ranks: int, in_flight: int | None = None) -> LogSpan | None:
+    """What the log of one generating worker says of the span ``text``; ``None`` when it holds no generation step.
+
+    ``in_flight``: requests the worker was asked to hold, which makes in_flight / dp_ranks of them a full rank.
+    """
+    expected = in_flight // dp_ranks if in_flight and in_flight % dp_ranks == 0 else None
+    step = read_step_time(list(parse_lines(text.splitlines())), expected)
+    return LogSpan(step.step_ms, step.iterations, step.num_scheduled * dp_ranks, step.mean_ms) if step else None

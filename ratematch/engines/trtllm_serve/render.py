@@ -7,10 +7,14 @@ Each setting goes to exactly one place (host and port on the command line, all e
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
+from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker, fold
+from ratematch.engines.trtllm_serve.modes import mode_env
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Role, ServerGroup
@@ -18,14 +22,8 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
 
-SEQ_MARGIN = 40
-"""Tokens beyond ISL + OSL in ``max_seq_len``: the margin most public recipes keep."""
-
 KV_FORMATS = {"fp8": "fp8", "fp8_ds_mla": "fp8", "nvfp4": "nvfp4"}
 """Number format behind a ``kv_cache_config.dtype``; anything else, ``auto`` too, is taken as 16-bit."""
-
-PERF_RECORDS = 10_000
-"""Per-request timing records that servers keep until they are fetched."""
 
 # TLLM_LOG_LEVEL makes iteration lines visible; the garbage collector off keeps step times steady (section 7.5).
 WORKER_ENV = (
@@ -34,17 +32,22 @@ WORKER_ENV = (
     ("TRTLLM_WORKER_DISABLE_GC", "1"),
 )
 
-# A tcp-only UCX_TLS inherited from a login shell breaks the KV transfer without an error (section 9, row 8).
-UNSET = ("UCX_TLS",)
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml where there is one, five times as fast: the plan of a large sweep renders thousands of files."""
 
-GEN_ONLY = ("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "1")
+# A tcp-only UCX_TLS inherited from a login shell breaks the KV transfer without an error (section 9, row 8); the
+# others choose the backend behind DEFAULT, and an inherited one would choose it differently on another node.
+UNSET = ("UCX_TLS", *NAMED_BACKEND_ENV)
+
+EPLB_SHM = "TRTLLM_EPLB_SHM_NAME"
+"""Servers that share a node would share their expert weights' shared memory under one name (section 13)."""
 
 
 def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:
     """Files and processes: every worker first, the orchestrator once all of them are ready.
 
-    The orchestrator does not retry workers that cannot be reached, so it starts last. ``gen`` alone runs in
-    ``gen_only_no_context``: the orchestrator invents the context, so that no GPU is spent on one.
+    The orchestrator does not retry workers that cannot be reached, so it starts last. What the mode of the experiment
+    adds to their environment is told in :mod:`ratematch.engines.trtllm_serve.modes`.
     """
     files = [
         FileSpec(f"{group.role}.yaml", to_yaml(worker_config(experiment, group)))
@@ -61,7 +64,8 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
 
 
 def to_yaml(config: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
+    """The text of a file. Lines are never folded, so that a difference is one line."""
+    text: str = yaml.dump(config, Dumper=DUMPER, sort_keys=False, default_flow_style=False, width=10**6)
     return text
 
 
@@ -69,54 +73,25 @@ def worker_config(experiment: Experiment, group: ServerGroup) -> dict[str, Any]:
     """The worker YAML of one role: derived defaults with the user's options laid over them, key by key."""
     if group.config is not None:
         return group.config
-    mapping, workload = group.mapping, experiment.workload
-    tokens = workload.isl if group.role == "ctx" else workload.isl + workload.osl
-    config: dict[str, Any] = {
-        "backend": "pytorch",
-        "tensor_parallel_size": mapping.tp,
-        "pipeline_parallel_size": mapping.pp,
-        "context_parallel_size": mapping.cp,
-        "moe_expert_parallel_size": mapping.ep,
-        "enable_attention_dp": mapping.attention_dp,
-        "max_batch_size": group.max_batch_size,
-        "max_num_tokens": group.max_num_tokens,
-        "max_seq_len": tokens + group.mtp + SEQ_MARGIN,
-        # Re-used prefix blocks would make prefill look faster than it is.
-        "kv_cache_config": {"enable_block_reuse": False, "dtype": "fp8"},
-        "cuda_graph_config": None
-        if group.role == "ctx"
-        else {"enable_padding": True, "max_batch_size": group.max_batch_size},
-        "disable_overlap_scheduler": group.role == "ctx",
-        "print_iter_log": True,
-        "enable_iter_perf_stats": True,
-        "return_perf_metrics": True,
-        "perf_metrics_max_requests": PERF_RECORDS,
-    }
-    if group.role != "agg":
-        config["cache_transceiver_config"] = _transceiver(experiment)
-    if group.mtp:
-        draft = "num_nextn_predict_layers" if experiment.engine.version.startswith("1.2") else "max_draft_len"
-        config["speculative_config"] = {"decoding_type": "MTP", draft: group.mtp}
-    return lay_over(config, group.options)
+    return lay_over(fold(derive_worker(experiment, group)), group.options)
 
 
 def kv_settings(group: ServerGroup) -> KvSettings:
-    """Fraction and number format of the KV cache: the user's, else what :func:`worker_config` leaves or sets."""
-    given = (
-        group.config if group.config is not None else lay_over({"kv_cache_config": {"dtype": "fp8"}}, group.options)
+    """Share, number format and lengths: the user's, else what :func:`derive_worker` sets or the engine assumes."""
+    if group.config is not None:
+        given, fraction, dtype = group.config, 0.9, "auto"
+    else:
+        given, fraction, dtype = group.options, KV_FRACTION[group.role], "fp8"
+    kv = given.get("kv_cache_config")
+    kv = kv if isinstance(kv, dict) else {}
+    seq_len = given.get("max_seq_len")
+    told = kv.get("free_gpu_memory_fraction", fraction)
+    return KvSettings(
+        fraction if told is None else float(told),
+        KV_FORMATS.get(str(kv.get("dtype", dtype)), "bf16"),
+        bool(given.get("enable_chunked_prefill", False)),
+        seq_len if isinstance(seq_len, int) else None,
     )
-    kv = given.get("kv_cache_config") or {}
-    dtype = str(kv.get("dtype", "auto"))
-    fraction = float(kv.get("free_gpu_memory_fraction", 0.9))
-    return KvSettings(fraction, KV_FORMATS.get(dtype, "bf16"), bool(given.get("enable_chunked_prefill", False)))
-
-
-def _transceiver(experiment: Experiment) -> dict[str, Any]:
-    config: dict[str, Any] = {"backend": "DEFAULT"}
-    if experiment.engine.version.startswith("1.2"):
-        # 1.2 wants a buffer no smaller than the longest prompt, in whole blocks; main wants it unset (section 11).
-        config["max_tokens_in_buffer"] = -(-experiment.workload.isl // 32) * 32
-    return config
 
 
 def lay_over(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -140,9 +115,28 @@ def orchestrator_config(experiment: Experiment, placement: Placement) -> dict[st
     for section, role in roles:
         urls = [f"{instance.host}:{instance.port}" for instance in placement.instances if instance.role == role]
         config[section] = {"num_instances": len(urls), "urls": urls}
-        if urls and experiment.deployment.router != "round_robin":
-            config[section]["router"] = {"type": experiment.deployment.router}
-    return config
+        router = router_config(experiment, role)
+        if urls and router is not None:
+            config[section]["router"] = router
+    return lay_over(config, experiment.deployment.orchestrator)
+
+
+def router_config(experiment: Experiment, role: Role) -> dict[str, Any] | None:
+    """The router of one role's servers; ``None`` for the engine's default, round_robin.
+
+    A cache-aware router weighs cached blocks against load, so it has to know the workers' own block size and batch;
+    the engine copies them only from worker keys in the orchestrator's file, where there are none.
+    """
+    deployment = experiment.deployment
+    group = next((group for group in deployment.groups if group.role == role), None)
+    if group is None or (deployment.router == "round_robin" and not deployment.router_args):
+        return None
+    config: dict[str, Any] = {"type": deployment.router}
+    if deployment.router == "kv_cache_aware":
+        kv = (group.options if group.config is None else group.config).get("kv_cache_config") or {}
+        config["max_batch_size"] = group.max_batch_size
+        config["tokens_per_block"] = kv.get("tokens_per_block", BLOCK)
+    return {**config, **deployment.router_args}
 
 
 def _url(host: str, port: int) -> str:
@@ -150,18 +144,21 @@ def _url(host: str, port: int) -> str:
 
 
 def _config_flag(experiment: Experiment) -> str:
-    return "--extra_llm_api_options" if experiment.engine.version.startswith("1.2") else "--config"
+    return "--extra_llm_api_options" if release_line(experiment.engine.version) == "1.2" else "--config"
 
 
-def _environment(experiment: Experiment, cluster: Cluster) -> tuple[tuple[str, str], ...]:
-    gen_only = experiment.deployment.gen is not None and experiment.deployment.ctx is None
+def _environment(
+    experiment: Experiment, cluster: Cluster, role: Role | Literal["orchestrator"], unchecked: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
     # What the emulator stands for; the real server has no such settings.
-    emulated = (
+    emulated: tuple[tuple[str, str], ...] = (
         (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
         if cluster.emulated
         else ()
     )
-    return (*emulated, *cluster.environment.items(), *((GEN_ONLY,) if gen_only else ()))
+    if cluster.emulated and unchecked:
+        emulated = (*emulated, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked)))
+    return (*emulated, *cluster.environment.items(), *mode_env(experiment, role))
 
 
 def _merge_env(*layers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -184,12 +181,21 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
     group = next(group for group in experiment.deployment.groups if group.role == instance.role)
     # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
     gpus = instance.places[0].gpus
+    eplb = ((EPLB_SHM, f"ratematch_eplb_{instance.port}"),) if has_load_balancer(group) else ()
     visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
     return ProcessSpec(
         name=instance.name,
         role=instance.role,
         argv=argv,
-        env=(*_merge_env(WORKER_ENV, _environment(experiment, cluster), group.environment.items()), *visible),
+        env=(
+            *_merge_env(
+                WORKER_ENV,
+                _environment(experiment, cluster, instance.role, group.unchecked),
+                eplb,
+                group.environment.items(),
+            ),
+            *visible,
+        ),
         unset=UNSET,
         nodes=instance.nodes,
         host=instance.host,
@@ -209,7 +215,10 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         name="orchestrator",
         role="orchestrator",
         argv=argv,
-        env=(("TLLM_LOG_LEVEL", "INFO"), *_environment(experiment, cluster)),
+        env=_merge_env(
+            (("TLLM_LOG_LEVEL", "INFO"),),
+            _environment(experiment, cluster, "orchestrator", experiment.deployment.unchecked),
+        ),
         unset=UNSET,
         nodes=(host,),
         host=host,

@@ -1,0 +1,125 @@
+"""What must agree between the files and processes of one deployment, though each is valid by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.launchplan import ProcessSpec
+from ratematch.plan.model import Model
+
+NAMED_BACKEND_ENV = (
+    "TRTLLM_USE_NIXL_KVCACHE",
+    "TRTLLM_USE_UCX_KVCACHE",
+    "TRTLLM_USE_MOONCAKE_KVCACHE",
+    "TRTLLM_USE_MPI_KVCACHE",
+)
+"""Variables that choose the KV transfer behind ``backend: DEFAULT`` (contract, section 3.6); never set here."""
+
+BLOCK = "cache_transceiver_config.backend"
+
+
+def draft_tokens(config: Mapping[str, Any]) -> int | None:
+    """Draft tokens a step of a worker YAML: 0 without speculation, ``None`` when it names no length."""
+    block = config.get("speculative_config")
+    if not isinstance(block, dict) or not block:
+        return 0
+    length = block.get("max_draft_len")
+    if block.get("decoding_type") == "MTP":
+        length = length or block.get("num_nextn_predict_layers") or 1
+    return length if isinstance(length, int) else None
+
+
+def has_load_balancer(group: ServerGroup) -> bool:
+    """Does a server of this group balance its experts (EPLB)?"""
+    moe = (group.options if group.config is None else group.config).get("moe_config")
+    balancer = moe.get("load_balancer") if isinstance(moe, dict) else None
+    return bool(balancer) and not (isinstance(balancer, dict) and balancer.get("num_slots") == 0)
+
+
+def hand_over(config: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """What both sides of a KV transfer must have alike (contract, sections 3.4, 3.6 and 3.9), by key.
+
+    Nothing negotiates: a pair that differs starts, and its requests fail or give wrong text. The kind of speculation
+    counts because the cache holds the draft layers too; how many tokens they draft is each server's own affair.
+    """
+    kv = config.get("kv_cache_config") or {}
+    transceiver = config.get("cache_transceiver_config") or {}
+    runtime = transceiver.get("transceiver_runtime")
+    if runtime is None:
+        runtime = "auto" if release_line(version) == "main" else "CPP"
+    speculation = config.get("speculative_config") or {}
+    return {
+        "kv_cache_config.dtype": kv.get("dtype", "auto"),
+        "kv_cache_config.tokens_per_block": kv.get("tokens_per_block", 32),
+        "cache_transceiver_config.backend": transceiver.get("backend"),
+        "cache_transceiver_config.transceiver_runtime": runtime,
+        "speculative_config.decoding_type": speculation.get("decoding_type"),
+    }
+
+
+def check_pair(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> list[str]:
+    """Why a ctx and a gen worker YAML cannot hand KV caches over; empty when they can."""
+    left, right = hand_over(ctx, version), hand_over(gen, version)
+    found = [
+        f"{key}: ctx has {_say(left[key])} and gen has {_say(right[key])}: both sides of a KV transfer must agree"
+        for key in left
+        if left[key] != right[key]
+    ]
+    return found or [f"{BLOCK}: is not set on ctx and gen: KV transfer is off without it"] * (left[BLOCK] is None)
+
+
+def _say(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def check_drafts(config: Mapping[str, Any], group: ServerGroup) -> Iterator[str]:
+    """The plan counts tokens, labels and matches by ``mtp``: it must be what the server is told."""
+    drafts = draft_tokens(config)
+    if drafts is not None and drafts != group.mtp:
+        yield (
+            f"speculative_config: drafts {drafts} tokens a step, and the sweep file says mtp: {group.mtp} for "
+            f"{group.role}: write mtp: {drafts}"
+        )
+
+
+def check_environment(processes: Sequence[ProcessSpec], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A variable that chooses the KV transfer beside a backend that is named already: one of them is not meant."""
+    told: set[str] = set()
+    for process in processes:
+        backend = (configs.get(process.role, {}).get("cache_transceiver_config") or {}).get("backend")
+        for name, value in process.env:
+            if (
+                name in NAMED_BACKEND_ENV
+                and backend not in (None, "DEFAULT")
+                and f"{process.role} {name}" not in told
+            ):
+                told.add(f"{process.role} {name}")
+                yield (
+                    f"{process.role} environment: {name}={value} chooses the KV transfer behind backend DEFAULT, and "
+                    f"{BLOCK} is {backend}: keep one of them"
+                )
+
+
+def check_router(deployment: Deployment) -> Iterator[str]:
+    """Arguments that the orchestrator takes at start and that fail every request."""
+    if deployment.router == "load_balancing" and deployment.router_args.get("use_tokens"):
+        yield (
+            "router: load_balancing with use_tokens refuses generation_only requests, and gen servers get no others: "
+            "leave use_tokens out, or set it under orchestrator.context_servers.router"
+        )
+
+
+def check_model(config: Mapping[str, Any], model: Model) -> Iterator[str]:
+    """What the engine finds out only when it loads this model."""
+    pp = config.get("pipeline_parallel_size", 1)
+    if pp > model.layers:
+        yield f"pipeline_parallel_size: {pp} is more than the {model.layers} layers of {model.name}"
+    if (config.get("speculative_config") or {}).get("decoding_type") == "MTP" and not model.mtp_layers:
+        yield f"speculative_config: MTP needs a checkpoint with MTP layers; {model.name} has none"
+    balancer = (config.get("moe_config") or {}).get("load_balancer")
+    slots = balancer.get("num_slots") if isinstance(balancer, dict) else None
+    if slots and model.moe is not None and slots < model.moe.experts:
+        yield f"moe_config.load_balancer.num_slots: {slots} is less than the {model.moe.experts} experts"

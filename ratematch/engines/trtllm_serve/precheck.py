@@ -1,0 +1,78 @@
+"""What the start-up, or the first request, of a rendered deployment would fail at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from ratematch.engines.trtllm_serve.agreement import (
+    check_drafts,
+    check_environment,
+    check_model,
+    check_pair,
+    check_router,
+)
+from ratematch.engines.trtllm_serve.contract import check_orchestrator_config, check_worker_config
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.model import Model
+
+# libyaml where there is one: a large sweep reads thousands of files.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+ORCHESTRATOR = "orchestrator.yaml"
+
+
+def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+    """Problems of the files one by one, and of what must agree between them; empty when there are none.
+
+    ``model``: what loads; ``None`` leaves out what only the model decides.
+    Options marked ``!unchecked`` are left out of the judgement, and so of everything that would follow from them.
+    """
+    version, deployment = experiment.engine.version, experiment.deployment
+    configs = {file.path: read_config(file.content) for file in plan.files}
+    found: list[str] = []
+    for path, config in configs.items():
+        if path == ORCHESTRATOR:
+            check, unchecked = check_orchestrator_config, deployment.unchecked
+        else:
+            group = next(group for group in deployment.groups if path == f"{group.role}.yaml")
+            check, unchecked = check_worker_config, group.unchecked
+        found.extend(f"{path}: {problem}" for problem in check(without(config, unchecked), version))
+    if found:  # what is not valid by itself cannot be compared
+        return found
+    workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
+    for group in deployment.groups:
+        found.extend(f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group))
+        if model is not None:
+            found.extend(f"{group.role}.yaml: {problem}" for problem in check_model(workers[group.role], model))
+    if deployment.ctx is not None and deployment.gen is not None:
+        found.extend(check_pair(workers["ctx"], workers["gen"], version))
+    return [
+        *found,
+        *check_environment(plan.processes, workers),
+        *check_router(deployment),
+    ]
+
+
+@lru_cache(maxsize=256)
+def read_config(content: str) -> dict[str, Any]:
+    """The map in a rendered file; not to be changed, it is shared."""
+    config: dict[str, Any] = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
+    return config
+
+
+def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """``config`` without the keys at dotted ``paths``."""
+    for path in paths:
+        name, _, below = path.partition(".")
+        if name not in config:
+            continue
+        rest = {key: value for key, value in config.items() if key != name}
+        if below and isinstance(config[name], dict):
+            rest[name] = without(config[name], (below,))
+        config = rest
+    return config

@@ -1,0 +1,345 @@
+"""What the plan lets through, the emulator takes: files, memory, and a request of the workload; and the other way
+round, what the emulator refuses was refused by the plan first, with a message that says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from ratematch.catalog import load_gpu, load_model
+from ratematch.emulator.assembly import build
+from ratematch.emulator.environment import read_environment
+from ratematch.emulator.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.scheduler import Sequence
+from ratematch.emulator.settings import SettingsError, worker_settings
+from ratematch.engines import ENGINE_VERSIONS, find_engine
+from ratematch.errors import SweepError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.sweep import Sweep
+from ratematch.plan.sweepfile import parse_sweep
+from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+
+CLUSTERS = {
+    "gb200": Cluster("gb200", "gb200", gpus_per_node=4, nodes=18, emulated=True),
+    "h200": Cluster("h200", "h200", gpus_per_node=8, nodes=8, emulated=True),
+    "h100": Cluster("h100", "h100", gpus_per_node=8, nodes=4, emulated=True),
+}
+ENGINE = find_engine("trtllm-serve")
+
+
+def plan(content: dict[str, Any]) -> tuple[Sweep, tuple[Experiment, ...]]:
+    """What `ratematch plan` does with a sweep file.
+
+    Raises:
+        SweepError: it refuses.
+    """
+    sweep = parse_sweep(
+        yaml.safe_dump(content),
+        "drawn.yaml",
+        find_model=load_model,
+        find_cluster=CLUSTERS.__getitem__,
+        find_gpu=load_gpu,
+        engines=ENGINE_VERSIONS,
+    )
+    experiments = expand_sweep(sweep).experiments
+    refuse_unlaunchable(sweep, experiments, here=False)
+    return sweep, experiments
+
+
+def emulate(experiment: Experiment, cluster: Cluster) -> None:
+    """Start-up of every process of every launch, in this process, and one request of the workload.
+
+    Raises:
+        SettingsError: a process refuses its files, or a server the request.
+    """
+    for part in experiment.launches():
+        nodes = [f"n{index}" for index in range(nodes_needed(part.deployment, cluster.gpus_per_node))]
+        launch = ENGINE.plan_launch(part, place(part.deployment, cluster, nodes, 8000), cluster, 60.0)
+        files = {file.path: file.content for file in launch.files}
+        for process in launch.processes:
+            environment = read_environment(dict(process.env))
+            config = yaml.safe_load(
+                files[process.argv[-1] if process.role != "orchestrator" else "orchestrator.yaml"]
+            )
+            if process.role == "orchestrator":
+                orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+                continue
+            told = worker_settings(
+                experiment.model,
+                {"host": process.host, "port": process.port},
+                ("host", "port"),
+                config,
+                environment.version,
+                environment.unchecked,
+            )
+            scheduler = build(told, environment).scheduler
+            kind = {"ctx": "context_only", "gen": "generation_only", "agg": "full"}[process.role]
+            osl = 1 if process.role == "ctx" else experiment.workload.osl
+            asked = Sequence(1, experiment.workload.isl, osl, kind)  # type: ignore[arg-type]
+            if why := scheduler.refusal(asked):
+                raise SettingsError(why)
+            gate, slots = scheduler.config.fill_gate, scheduler.config.slots * told.mapping.dp_ranks
+            if gate is not None and gate > slots:
+                raise SettingsError(f"a batch of {gate} never fills: {slots} slots")
+
+
+# ---------------------------------------------------------------------------------------------------- drawn sweeps
+
+FRAGMENTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"kv_cache_config": {"free_gpu_memory_fraction": 0.1}},
+    {"kv_cache_config": {"dtype": "auto"}},
+    {"kv_cache_config": {"tokens_per_block": 64}},
+    {"kv_cache_config": {"enable_block_reuse": True, "event_buffer_max_size": 1024}},
+    {"cuda_graph_config": None},
+    {"cuda_graph_config": {"max_batch_size": 64}},
+    {"cuda_graph_config": {"batch_sizes": [1, 2, 4]}},
+    {"cuda_graph_config": {"batch_sizes": [1, 2, 4], "max_batch_size": 8}},
+    {"max_seq_len": 2048},
+    {"max_seq_len": 300_000},
+    {"max_batch_size": 4},
+    {"max_num_tokens": 1024},
+    {"max_num_tokens": 1024, "enable_chunked_prefill": True},
+    {"moe_config": {"backend": "WIDEEP"}},
+    {"moe_config": {"backend": "CUTEDSL", "load_balancer": {"num_slots": 288, "layer_updates_per_iter": 1}}},
+    {"moe_config": {"load_balancer": {"num_slots": 10}}},
+    {"attention_dp_config": {"enable_balance": True, "timeout_iters": 50}},
+    {"attention_dp_config": {"enable_balance": True, "timeout_iters": -1}},
+    {"attention_dp_config": {"kv_cache_routing": True}},
+    {"cache_transceiver_config": {"backend": "NIXL"}},
+    {"cache_transceiver_config": {"backend": "UCX", "transceiver_runtime": "PYTHON"}},
+    {"cache_transceiver_config": {"backend": "nccl"}},
+    {"cache_transceiver_config": {"kv_transfer_poll_interval_ms": 100}},
+    {"num_serve_frontends": 2},
+    {"stream_interval": 20, "num_postprocess_workers": 4},
+    {"stream_interval": 0},
+    {"moe_tensor_parallel_size": 3},
+    {"no_such_key": 1},
+    {"speculative_config": {"decoding_type": "Eagle3", "speculative_model": "/eagle"}},
+    {"speculative_config": {"decoding_type": "NGram", "max_draft_len": 2}},
+    {"cp_config": {"cp_type": "HELIX", "tokens_per_block": 32}},
+)
+
+
+def fragments() -> st.SearchStrategy[dict[str, Any]]:
+    """Options of a stage: mostly none or one of the fragments, each of which is right for some sweeps only."""
+    return st.sampled_from(({},) * (2 * len(FRAGMENTS)) + FRAGMENTS)
+
+
+def axes() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "tp": st.lists(st.sampled_from([1, 2, 3, 4, 8, 16]), min_size=2, max_size=4, unique=True),
+            "ep": st.sampled_from([[1, "tp"], ["tp"], ["tp"], [2], [1]]),
+            "pp": st.sampled_from([1, 1, 1, 2]),
+            "cp": st.sampled_from([1, 1, 1, 2]),
+            "attention_dp": st.sampled_from([[True, False], [True], [False]]),
+            "mtp": st.sampled_from([[0], [0], [0, 1], [0, 3], [2]]),
+        },
+        optional={
+            "max_batch_size": st.integers(1, 64),
+            "max_num_tokens": st.sampled_from([[3, 16384], [16384], [64, 4096]]),
+        },
+    )
+
+
+def stages(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    loads = st.fixed_dictionaries(
+        {"concurrency": st.lists(st.sampled_from([1, 7, 64, 2000]), min_size=1, unique=True)}
+    )
+    return st.fixed_dictionaries({"axes": axes(), "options": fragments(), "loads": loads, **more})
+
+
+@st.composite
+def sweeps(draw: st.DrawFn) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": "drawn",
+        "about": "drawn",
+        "model": draw(st.sampled_from(["deepseek-r1", "qwen3-235b-a22b", "llama-3.3-70b", "gpt-oss-120b"])),
+        "cluster": draw(st.sampled_from(list(CLUSTERS))),
+        "engine": {"version": draw(st.sampled_from(["1.2", "1.2.1", "1.3.0rc17", "main"]))},
+        "workloads": [{"isl": draw(st.sampled_from([64, 1000, 8192, 40_000])), "osl": draw(st.integers(2, 2000))}],
+    }
+    same = draw(fragments())  # both sides of a hand-over alike, more often than chance would have it
+    match draw(st.sampled_from(["ifb", "measured", "fed", "named"])):
+        case "ifb":
+            content["ifb"] = draw(stages())
+        case "named":
+            router = draw(st.sampled_from(["round_robin", "load_balancing", "kv_cache_aware", "conversation"]))
+            given: dict[str, Any] = {"router": router, "loads": {"concurrency": [4, 50]}}
+            mtp = draw(st.integers(0, 3))
+            for role in ("ctx", "gen"):
+                mapping = draw(st.sampled_from(["TP1", "TP4", "TEP4", "DEP4", "TEP8", "DEP8", "DEP16", "TP4PP2"]))
+                options = {**same, **draw(fragments())}
+                given[role] = {
+                    "mapping": mapping,
+                    "mtp": mtp,
+                    "options": options,
+                    "instances": draw(st.integers(1, 3)),
+                }
+            content["deployments"] = [given]
+        case mode:
+            fed = {"mode": st.just("gen_only")} if mode == "fed" else {}
+            content["ctx"], content["gen"] = draw(stages()), draw(stages(**fed))
+            if mode == "measured":
+                content["ctx"]["options"] = content["gen"]["options"] = same
+                content["e2e"] = {"router": draw(st.sampled_from(["round_robin", "conversation"]))}
+    return content
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(content=sweeps())
+def test_what_the_plan_accepts_the_emulator_accepts(content: dict[str, Any]) -> None:
+    try:
+        sweep, experiments = plan(content)
+    except SweepError as refused:
+        event("refused by the plan")
+        assert all("drawn.yaml" in line for line in str(refused).splitlines())
+        return
+    event("accepted" if experiments else "everything dropped")
+    for experiment in experiments:
+        emulate(experiment, sweep.cluster)
+
+
+# ---------------------------------------------------------------------------------------------------- known mistakes
+
+
+def pair(version: str = "1.2", **groups: dict[str, Any]) -> dict[str, Any]:
+    """A sweep with one deployment that is right, and ``groups``' keys laid over ctx and gen."""
+    return {
+        "name": "drawn",
+        "about": "drawn",
+        "model": "deepseek-r1",
+        "cluster": "gb200",
+        "engine": {"version": version},
+        "workloads": [{"isl": 1000, "osl": 100}],
+        "deployments": [
+            {
+                "ctx": {"mapping": "DEP4", "mtp": 1, **groups.get("ctx", {})},
+                "gen": {"mapping": "DEP4", "mtp": 1, **groups.get("gen", {})},
+                "loads": {"concurrency": [8]},
+            }
+        ],
+    }
+
+
+def options(**keys: Any) -> dict[str, Any]:
+    return {"options": keys}
+
+
+def whole(**keys: Any) -> dict[str, Any]:
+    """A worker configuration given as a whole, right but for ``keys``."""
+    return {
+        "config": {
+            "tensor_parallel_size": 4,
+            "moe_expert_parallel_size": 4,
+            "enable_attention_dp": True,
+            "max_batch_size": 8,
+            "max_num_tokens": 8192,
+            "kv_cache_config": {"dtype": "fp8", "enable_block_reuse": False, "free_gpu_memory_fraction": 0.7},
+            "cache_transceiver_config": {"backend": "DEFAULT"},
+            "speculative_config": {"decoding_type": "MTP", "num_nextn_predict_layers": 1},
+        }
+        | keys
+    }
+
+
+def test_the_pair_that_mistakes_are_laid_over_is_right() -> None:
+    for content in (pair(), pair("main"), pair(ctx=whole(), gen=whole())):
+        sweep, experiments = plan(content)
+        for experiment in experiments:
+            emulate(experiment, sweep.cluster)
+        assert len(experiments) == 1
+
+
+MISTAKES = (
+    ("an unknown key", pair(gen=options(max_batch_sise=4)), "max_batch_sise"),
+    ("a key of main in 1.2", pair(gen=options(num_serve_frontends=2)), "exists only in main"),
+    ("a key of 1.2 in main", pair("main", gen=options(kv_cache_config={"onboard_blocks": True})), "only in 1.2"),
+    ("a backend that main gave up", pair("main", gen=options(moe_config={"backend": "WIDEEP"})), "WIDEEP"),
+    (
+        "MTP spelt as in main",
+        pair(gen=whole(speculative_config={"decoding_type": "MTP", "max_draft_len": 1})),
+        "num_nextn_predict_layers in 1.2",
+    ),
+    ("ep that does not divide tp", pair(gen=whole(moe_expert_parallel_size=3)), "does not divide"),
+    ("KV formats that differ", pair(gen=options(kv_cache_config={"dtype": "auto"})), "kv_cache_config.dtype"),
+    (
+        "transceivers that differ",
+        pair(ctx=options(cache_transceiver_config={"backend": "UCX"})),
+        "cache_transceiver_config.backend: ctx has UCX and gen has DEFAULT",
+    ),
+    (
+        "runtimes that differ",
+        pair(ctx=options(cache_transceiver_config={"transceiver_runtime": "PYTHON"})),
+        "transceiver_runtime: ctx has PYTHON and gen has CPP",
+    ),
+    (
+        "no transceiver",
+        pair(ctx=whole(cache_transceiver_config=None), gen=whole(cache_transceiver_config=None)),
+        "off",
+    ),
+    ("drafts on one side", pair(ctx=whole(speculative_config=None) | {"mtp": 0}), "speculative_config"),
+    ("drafts that the plan does not know of", pair(gen=whole() | {"mtp": 0}), "write mtp: 1"),
+    ("a sequence too long", pair(gen=options(max_seq_len=1050)), "ISL 1000 + OSL 100 = 1100 tokens"),
+    ("a prompt too long", pair(ctx=options(max_num_tokens=512)), "max_num_tokens 512"),
+    ("a step too short for drafts", pair(gen=options(max_num_tokens=1)), "MTP 1 + 1 tokens a step"),
+    ("weights that do not fit", pair(gen={"mapping": "TP1"}), "198.0 GB"),
+    ("no memory for one request", pair(gen=options(kv_cache_config={"free_gpu_memory_fraction": 0.0001})), "needed"),
+    (
+        "EPLB slots that ep does not divide",
+        pair(gen=options(moe_config={"load_balancer": {"num_slots": 258}})),
+        "258",
+    ),
+    (
+        "a transceiver chosen twice",
+        pair(
+            ctx=options(cache_transceiver_config={"backend": "UCX"}),
+            gen=options(cache_transceiver_config={"backend": "UCX"})
+            | {"environment": {"TRTLLM_USE_NIXL_KVCACHE": "1"}},
+        ),
+        "TRTLLM_USE_NIXL_KVCACHE=1",
+    ),
+)
+
+
+@pytest.mark.parametrize(("content", "why"), [mistake[1:] for mistake in MISTAKES], ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_refused_before_anything_starts(content: dict[str, Any], why: str) -> None:
+    with pytest.raises(SweepError) as refused:
+        plan(content)
+    assert why in str(refused.value)
+
+
+ROUTERS = (
+    ("1.2", {"type": "conversation"}, "Unsupported router type: conversation"),
+    ("main", {"type": "kv_cache_aware", "args": {"tokens": 1}}, "router.tokens: unknown key"),
+    ("main", {"type": "load_balancing", "args": {"use_tokens": True}}, "generation_only"),
+)
+
+
+@pytest.mark.parametrize(("version", "router", "why"), ROUTERS)
+def test_a_router_the_version_does_not_take(version: str, router: dict[str, Any], why: str) -> None:
+    named = pair(version)
+    named["deployments"][0]["router"] = router
+    chosen = {key: value for key, value in pair(version).items() if key != "deployments"}
+    stage = {"axes": {"mapping": "DEP4"}, "loads": {"concurrency": 1}}
+    for content in (named, {**chosen, "ctx": stage, "gen": stage, "e2e": {"router": router}}):
+        with pytest.raises(SweepError) as refused:
+            plan(content)
+        assert why in str(refused.value), "the router of deployments that matching will choose is judged before, too"
+
+
+def test_a_fill_beyond_the_slots_is_dropped_with_the_sum() -> None:
+    content = {key: value for key, value in pair().items() if key != "deployments"}
+    gen = {"axes": {"mapping": "DEP4", "max_batch_size": 4}, "mode": "gen_only", "supply": {"mapping": "DEP4"}}
+    content["gen"] = {**gen, "loads": {"concurrency": [16, 17]}}
+    sweep, experiments = plan(content)
+    ((left,), dropped) = ([load.label for load in e.loads] for e in experiments), expand_sweep(sweep).dropped
+    assert left[0].startswith("c16-")
+    assert "17" in dropped[0].combination and "max_batch_size 4 x 4 ranks = 16 sequence slots" in dropped[0].reason
