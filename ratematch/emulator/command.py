@@ -142,7 +142,9 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         log.debug(f"option {name} is accepted and changes nothing here")
     try:
         config = read_yaml(options["config"]) if options["config"] else {}
-        settings = worker_settings(options["model"], options, typed, config, environment.version)
+        settings = worker_settings(
+            options["model"], options, typed, config, environment.version, environment.unchecked
+        )
         for warning in settings.warnings:
             log.warning(warning)
         worker = Worker(settings, environment, build(settings, environment), log)

@@ -103,6 +103,7 @@ class Environment:
     no_retry: bool = False
     fill_gate: int | None = None
     forced_acceptance: float | None = None
+    unchecked: tuple[str, ...] = ()
 
 
 def _number(env: Mapping[str, str], name: str) -> float | None:
@@ -134,4 +135,5 @@ def read_environment(env: Mapping[str, str]) -> Environment:
         no_retry=env.get("TRTLLM_DISAGG_NO_RETRY", "").strip() == "1",
         fill_gate=int(gate) if gate else None,
         forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"),
+        unchecked=tuple(filter(None, env.get(f"{PREFIX}UNCHECKED", "").split(","))),
     )

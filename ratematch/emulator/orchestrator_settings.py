@@ -8,6 +8,7 @@ from typing import Any
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.settings import SettingsError
 from ratematch.engines.trtllm_serve.contract import check_orchestrator_config
+from ratematch.engines.trtllm_serve.precheck import without
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def orchestrator_settings(
     Raises:
         SettingsError: everything that is wrong with the file, a line each.
     """
+    config = without(config, environment.unchecked)
     problems = check_orchestrator_config(config, environment.version)
     if problems:
         raise SettingsError("\n".join(problems))

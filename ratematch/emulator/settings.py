@@ -11,7 +11,9 @@ import yaml
 
 from ratematch.catalog import load_model
 from ratematch.emulator.iteration import AttentionDpBalance
+from ratematch.engines.trtllm_serve.agreement import check_model
 from ratematch.engines.trtllm_serve.contract import check_worker_config
+from ratematch.engines.trtllm_serve.precheck import without
 from ratematch.errors import CatalogError
 from ratematch.plan.mapping import Mapping as GpuMapping
 from ratematch.plan.model import Model
@@ -98,19 +100,12 @@ def _merge(
 
 def _check_model(model: Model, config: dict[str, Any]) -> None:
     """What the engine finds out only when it loads this model."""
-    pp = config.get("pipeline_parallel_size", 1)
-    if pp > model.layers:
-        raise SettingsError(f"pipeline_parallel_size: {pp} is more than the {model.layers} layers of {model.name}")
-    if (config.get("speculative_config") or {}).get("decoding_type") == "MTP" and not model.mtp_layers:
-        raise SettingsError(f"speculative_config: MTP needs a checkpoint with MTP layers; {model.name} has none")
+    problems = list(check_model(config, model))
     balancer = (config.get("moe_config") or {}).get("load_balancer")
     if isinstance(balancer, str) and not Path(balancer).is_file():
-        raise SettingsError(f"moe_config.load_balancer: no such file: {balancer}")
-    slots = balancer.get("num_slots") if isinstance(balancer, dict) else None
-    if slots is not None and model.moe is not None and slots < model.moe.experts:
-        raise SettingsError(
-            f"moe_config.load_balancer.num_slots: {slots} is less than the {model.moe.experts} experts"
-        )
+        problems.append(f"moe_config.load_balancer: no such file: {balancer}")
+    if problems:
+        raise SettingsError("\n".join(problems))
 
 
 @dataclass(frozen=True)
@@ -162,13 +157,21 @@ def _draft_tokens(config: dict[str, Any]) -> int:
 
 
 def worker_settings(
-    model_path: str, cli: Mapping[str, Any], typed: Collection[str], config: dict[str, Any], version: str
+    model_path: str,
+    cli: Mapping[str, Any],
+    typed: Collection[str],
+    config: dict[str, Any],
+    version: str,
+    unchecked: Collection[str] = (),
 ) -> WorkerSettings:
     """Settings of ``serve``. ``cli``: every option by parameter name, ``typed``: those the user gave himself.
+
+    ``unchecked``: dotted keys of ``config`` that are taken as if this version knew them; they change nothing.
 
     Raises:
         SettingsError: an unknown key, a value or combination the engine refuses, an unknown model.
     """
+    config = without(config, unchecked)
     problems = check_worker_config(config, version)
     if problems:
         raise SettingsError("\n".join(problems))

@@ -35,6 +35,7 @@ from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve, version_text
 from ratematch.emulator.settings import WorkerSettings
 from ratematch.emulator.sinks import CollectSink, StreamSink
+from ratematch.engines.trtllm_serve.agreement import hand_over
 
 KEEP_ALIVE_S = 5.0
 METRICS_WAIT_S = 2.0
@@ -75,6 +76,7 @@ class Worker:
         self.environment = environment
         self.log = log
         self.emulation = emulation
+        self._layout = hand_over(settings.config, settings.version)
         self.perf = PerfRecorder(settings.perf_metrics_kept, settings.tokens_per_block, settings.mtp)
         self.iterations = IterationRecorder(settings, emulation.scheduler, log)
         self.engine = Engine(emulation.scheduler, self.iterations.record, self._warn_late)
@@ -256,7 +258,13 @@ class Worker:
             return None
         if asked.disagg.get("ctx_request_id") is None:
             raise Refused("Invalid disaggregated params: ctx_request_id is None")
-        return handover.decode_source(str(asked.disagg.get("encoded_opaque_state") or ""))
+        source = handover.decode_source(str(asked.disagg.get("encoded_opaque_state") or ""))
+        try:
+            handover.check_layout(source, self._layout)
+        except TransferError as error:
+            self.log.error(str(error))
+            raise
+        return source
 
     def _sequence(self, asked: GenerationRequest) -> Sequence:
         """The sequence to run.
@@ -357,7 +365,7 @@ class Worker:
             ctx_request_id = asked.disagg.get("disagg_request_id") or sequence.id
             self.holds.hold(ctx_request_id, sequence.id)
             # The address this client used is one that a generation server can reach as well.
-            source = KvSource(request.host, ctx_request_id, len(asked.prompt_ids))
+            source = KvSource(request.host, ctx_request_id, len(asked.prompt_ids), self._layout)
             disagg = handover.disagg_answer(source, output_ids(key, 0, 1, vocab)[0], asked.disagg)
         body = answer(
             asked,
