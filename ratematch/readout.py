@@ -6,21 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ratematch.detail import find_site, measured_in_detail
 from ratematch.errors import ResultsError
 from ratematch.loadgen.recordfile import read_records
 from ratematch.match.analysis import analyze
 from ratematch.match.points import Analysis
+from ratematch.match.servicetime import Routing
+from ratematch.match.serving import say_limits
 from ratematch.measure.measurement import Measurement, measure_load, to_json
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.constraints import Constraints, Percentile
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
+from ratematch.plan.serverlog import log_tok_s
 from ratematch.store import Results, read_json, write_json
 
 LIMITS = "limits.json"
 
 ACCEPTANCE_EDGE = 0.02
 """How near to 1 (nothing accepted) or to MTP + 1 (everything) an acceptance length is not believed."""
+
+LOG_DIFFERS = 0.1
+"""How far tok/s by log and by client may lie apart without a word: known bias is 7.5 % and more (contract, 5.5)."""
 
 EMULATOR_LATE = 0.05
 """Share of its busy time by which the emulator may end steps late before its figures are not believed."""
@@ -32,17 +39,64 @@ def measure_run(
     """The figures of one load: its records, judged together with what ``loadrun.json`` says of the servers.
 
     An emulator that could not keep its own step times makes the load not valid: the figures would be this
-    machine's, not those of the GPU it stands for.
+    machine's, not those of the GPU it stands for. In ``gen_only`` there is no TTFT: the first requests wait for the
+    whole batch, and what later ones wait for is a supply that nobody sized.
     """
-    figures = measure_load(records, load, experiment.workload)
+    figures = _add_servers_account(measure_load(records, load, experiment.workload), experiment, run)
     late = [
         f"the emulator {name} ended its steps {spent['late_s'] + spent['lost_s']:.2f} s late "
         f"in {spent['busy_s']:.2f} s: this machine is too slow for the load"
         for name, spent in run.get("emulator", {}).items()
         if spent["late_s"] + spent["lost_s"] > EMULATOR_LATE * spent["busy_s"]
     ]
-    warnings = (*figures.warnings, *_doubt_acceptance(experiment, figures))
+    warnings = (
+        *figures.warnings,
+        *_doubt_acceptance(experiment, figures),
+        *_doubt_log(experiment, figures),
+        *_doubt_connections(run),
+    )
+    if experiment.mode == "gen_only":
+        figures = replace(figures, ttft_ms=None, e2el_ms=None)
+        warnings = (*warnings, "gen_only: TTFT is not reported, TPOT is")
     return replace(figures, valid=figures.valid and not late, reasons=(*figures.reasons, *late), warnings=warnings)
+
+
+def _add_servers_account(figures: Measurement, experiment: Experiment, run: dict[str, Any]) -> Measurement:
+    """``figures`` with what only the servers know: the acceptance length of drafts, and tok/s by log.
+
+    The length that answers tell counts the iteration of the prompt, which drafts nothing: at short OSL it is too low,
+    so it stands in only where ``/metrics`` has none. Log and client count differently: the log at full batch, the
+    client over everything that happened in the window.
+    """
+    told = run.get("telemetry", {}).get("acceptance_length")
+    figures = replace(figures, acceptance_length=told or figures.acceptance_length)
+    spans = run.get("log", {}).values()
+    # Without MTP a step is a token; with it and without a measured length nothing can be said.
+    tokens = figures.acceptance_length or (None if experiment.deployment.mtp else 1.0)
+    if not spans or tokens is None:
+        return figures
+    return replace(figures, tok_s_log=sum(log_tok_s(span["in_flight"], span["step_ms"], tokens) for span in spans))
+
+
+def _doubt_log(experiment: Experiment, figures: Measurement) -> list[str]:
+    """Where the batch is meant to be full, log and client should agree; the log does not see what lies around it."""
+    if experiment.stage != "gen" or not figures.tok_s_log or not figures.tok_s:
+        return []
+    difference = figures.tok_s_log / figures.tok_s - 1
+    if abs(difference) <= LOG_DIFFERS:
+        return []
+    return [
+        f"the log says {figures.tok_s_log:.0f} tok/s at full batch, the client {figures.tok_s:.0f}: {difference:+.0%}"
+    ]
+
+
+def _doubt_connections(run: dict[str, Any]) -> list[str]:
+    told = run.get("connections")
+    if not told or not told["failed"]:
+        return []
+    return [
+        f"{told['failed']} of {told['requests']} requests to open connections failed: {'; '.join(told['errors'])}"
+    ]
 
 
 def _doubt_acceptance(experiment: Experiment, figures: Measurement) -> list[str]:
@@ -94,24 +148,59 @@ def analyze_results(
     tpot_ms: float | None = None,
     percentile: Percentile | None = None,
     max_gpus: int | None = None,
+    calibrate: bool = False,
+    request_rate: float | None = None,
+    routing: Routing = "round_robin",
 ) -> Analysis:
     """Match and compare all that was measured; limits that are given replace the sweep's.
+
+    ``calibrate``, ``request_rate`` and ``routing``: see :func:`ratematch.match.analysis.analyze`.
 
     Raises:
         ResultsError: no limits.json, nothing measured yet, or emulated and real results in one folder.
     """
+    kept = _read_limits(results)
+    constraints = _constraints(kept, ttft_ms, tpot_ms, percentile)
+    measured = measured_in_detail(results)
+    if not measured:
+        raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
+    return analyze(
+        measured,
+        sweep=kept["name"],
+        constraints=constraints,
+        max_gpus=max_gpus or kept["max_gpus"],
+        calibrate=calibrate,
+        site=find_site(measured),
+        request_rate=request_rate,
+        routing=routing,
+    )
+
+
+def _read_limits(results: Results) -> dict[str, Any]:
     file = results.path / LIMITS
     if not file.exists():
         raise ResultsError(f"{results.path}: no {LIMITS} here; give a folder that `ratematch sweep` made")
-    kept = read_json(file)
-    constraints = Constraints(kept["ttft_ms"], kept["tpot_ms"], kept["percentile"])
-    if ttft_ms is not None:
-        constraints = replace(constraints, ttft_ms=ttft_ms)
-    if tpot_ms is not None:
-        constraints = replace(constraints, tpot_ms=tpot_ms)
-    if percentile is not None:
-        constraints = replace(constraints, percentile=percentile)
-    measured = results.measured()
-    if not measured:
-        raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
-    return analyze(measured, sweep=kept["name"], constraints=constraints, max_gpus=max_gpus or kept["max_gpus"])
+    kept: dict[str, Any] = read_json(file)
+    return kept
+
+
+def _constraints(
+    kept: dict[str, Any], ttft_ms: float | None, tpot_ms: float | None, percentile: Percentile | None
+) -> Constraints:
+    """The sweep's limits, with those that are given in their place."""
+    return Constraints(
+        kept["ttft_ms"] if ttft_ms is None else ttft_ms,
+        kept["tpot_ms"] if tpot_ms is None else tpot_ms,
+        kept["percentile"] if percentile is None else percentile,
+    )
+
+
+def say_limits_of(
+    results: Results,
+    *,
+    ttft_ms: float | None = None,
+    tpot_ms: float | None = None,
+    percentile: Percentile | None = None,
+) -> str:
+    """The limits that :func:`analyze_results` judges by, in words."""
+    return say_limits(_constraints(_read_limits(results), ttft_ms, tpot_ms, percentile))

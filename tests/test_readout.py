@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
+from ratematch.match.figures import collect_figures
+from ratematch.match.points import Measured
+from ratematch.match.predict import read_gen_options
 from ratematch.measure.metrics import acceptance_length
 from ratematch.measure.records import RequestRecord
+from ratematch.plan.constraints import Constraints
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.readout import measure_run
-from tests.invented import GEN, experiment, records
+from tests.invented import GEN, PAIR, experiment, records
 
 ASKED = experiment(stage="gen", deployment=GEN, workload=Workload(64, 5))
 
@@ -62,3 +66,54 @@ def test_an_emulator_that_fell_behind_is_not_believed() -> None:
     figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, late)
     assert not figures.valid
     assert any("gen-0 ended its steps 0.60 s late in 10.00 s" in reason for reason in figures.reasons)
+
+
+def telemetry(acceptance: float | None) -> dict[str, Any]:
+    return {"telemetry": {"acceptance_length": acceptance}}
+
+
+def test_drafts_counted_by_the_servers_come_before_what_answers_tell() -> None:
+    """An answer's count holds the prompt's iteration, which drafts nothing."""
+    figures = measure_run(answers(1.6), Concurrency(1, 40), ASKED, telemetry(1.8))
+    assert figures.acceptance_length == 1.8
+    assert measure_run(answers(1.6), Concurrency(1, 40), ASKED, telemetry(None)).acceptance_length == 1.6
+
+
+def span(in_flight: int, step_ms: float) -> dict[str, float]:
+    return {"in_flight": in_flight, "step_ms": step_ms, "mean_step_ms": step_ms, "iterations": 9}
+
+
+def test_log_and_client_stand_beside_each_other_and_a_difference_is_told() -> None:
+    client = measure_run(answers(None), Concurrency(1, 40), ASKED, telemetry(1.8)).tok_s
+    assert client is not None
+    same = {"gen-0": span(1, 1000 * 1.8 / client)}
+    figures = measure_run(answers(None), Concurrency(1, 40), ASKED, {"log": same, **telemetry(1.8)})
+    assert figures.tok_s_log == pytest.approx(client)
+    assert not any("the log says" in warning for warning in figures.warnings)
+    double = {"log": {"gen-0": same["gen-0"], "gen-1": same["gen-0"]}, **telemetry(1.8)}
+    figures = measure_run(answers(None), Concurrency(1, 40), ASKED, double)
+    assert figures.tok_s_log == pytest.approx(2 * client)
+    assert any(f"the log says {2 * client:.0f} tok/s" in w and "+100%" in w for w in figures.warnings)
+
+
+def test_no_acceptance_no_tok_s_from_the_log() -> None:
+    assert measure_run(answers(None), Concurrency(1, 40), ASKED, {"log": {"gen-0": span(1, 9)}}).tok_s_log is None
+
+
+def test_gen_only_has_tpot_and_no_ttft() -> None:
+    assert PAIR.gen is not None and PAIR.ctx is not None
+    fed = replace(ASKED, deployment=PAIR)
+    assert fed.mode == "gen_only"
+    figures = measure_run(answers(1.8), Concurrency(1, 40), fed, {})
+    assert figures.ttft_ms is None and figures.e2el_ms is None
+    assert figures.tpot_ms is not None and figures.valid
+    assert any("TTFT is not reported" in warning for warning in figures.warnings)
+    rows, left_out = collect_figures([Measured(fed, Concurrency(1, 40), figures)], Constraints(ttft_ms=1.0))
+    assert left_out == []
+    (option,) = read_gen_options(rows)
+    assert option.rates.gpus == PAIR.gen.mapping.gpus, "the context servers that only supply do not count"
+
+
+def test_failed_connection_requests_are_told() -> None:
+    run = {"connections": {"requests": 32, "failed": 2, "errors": ["HTTP 500: boom"], "seconds": 1.0}}
+    assert any("2 of 32 requests to open connections failed: HTTP 500: boom" in w for w in warnings(ASKED, 1.8, run))

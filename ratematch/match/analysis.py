@@ -4,34 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import gcd
 
 from ratematch.errors import ResultsError
-from ratematch.match.figures import Figures, collect_figures, select_stage
-from ratematch.match.pareto import extract_front, find_overlap, linear_at, log_grid, speed_up
-from ratematch.match.points import Analysis, Gap, Kind, Measured, Point, Speedup, WorkloadAnalysis
-from ratematch.match.predict import (
-    Pair,
-    bound_points,
-    one_instance,
-    pair_options,
-    predict_deployment,
-    read_ctx_options,
-    read_gen_options,
-    solve_pair,
-)
+from ratematch.match.calibration import apply_calibration, fit_calibration
+from ratematch.match.compare import compare_fronts, draw_measured_fronts, sum_up
+from ratematch.match.feasibility import Site
+from ratematch.match.figures import OVER_LIMIT, Figures, collect_figures, measured_point, select_stage
+from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier, find_frontier
+from ratematch.match.gaps import find_gaps
+from ratematch.match.pareto import extract_front
+from ratematch.match.points import Analysis, Measured, Point, ServingPlan, WorkloadAnalysis, objectives
+from ratematch.match.predict import Pair, bound_points, pair_options, read_ctx_options, read_gen_options
+from ratematch.match.servicetime import Routing
+from ratematch.match.serving import plan_serving
 from ratematch.plan.constraints import Constraints
-from ratematch.plan.deployment import Deployment
 from ratematch.plan.workload import Workload
 
-SPEEDUP_GRID = 9
-"""Interactivities at which fronts are compared, log-spaced over their overlap."""
+DRAWS = 200
+"""Bootstrap draws: the ends of a 95 % interval then move by a few per cent of its width."""
 
 
-def analyze(measured: Sequence[Measured], *, sweep: str, constraints: Constraints, max_gpus: int) -> Analysis:
+def analyze(
+    measured: Sequence[Measured],
+    *,
+    sweep: str,
+    constraints: Constraints,
+    max_gpus: int,
+    draws: int = DRAWS,
+    calibrate: bool = False,
+    site: Site | None = None,
+    request_rate: float | None = None,
+    routing: Routing = "round_robin",
+) -> Analysis:
     """Fronts, plans, gaps and speed-ups of every workload measured. ``max_gpus``: largest deployment planned.
 
-    What is missing or not valid leaves fronts empty and a note or a ``left_out`` entry behind.
+    What is missing or not valid leaves fronts empty and a note or a ``left_out`` entry behind. ``draws``: bootstrap
+    draws for the intervals, which exist where repeats or batches tell the noise of the rates; 0 leaves them out.
+    ``calibrate``: predict with the factors fitted to the end-to-end runs. ``site``: leave out what the machines
+    cannot carry, count nodes and KV transfer. ``request_rate``: requests/s, Poisson arrivals, to find the smallest
+    deployments for; ``routing``: how they reach ctx instances.
 
     Raises:
         ResultsError: nothing was measured, or emulated and real results (or two models, GPUs or engines) are mixed.
@@ -47,7 +58,17 @@ def analyze(measured: Sequence[Measured], *, sweep: str, constraints: Constraint
         engine=f"{first.engine.name} {first.engine.version}",
         emulated=first.emulated,
         workloads=tuple(
-            analyze_workload(measured, workload, constraints=constraints, max_gpus=max_gpus)
+            analyze_workload(
+                measured,
+                workload,
+                constraints=constraints,
+                max_gpus=max_gpus,
+                draws=draws,
+                calibrate=calibrate,
+                site=site,
+                request_rate=request_rate,
+                routing=routing,
+            )
             for workload in list_workloads(measured)
         ),
     )
@@ -93,37 +114,84 @@ def select_workload(measured: Sequence[Measured], workload: Workload) -> list[Me
 
 
 def analyze_workload(
-    measured: Sequence[Measured], workload: Workload, *, constraints: Constraints, max_gpus: int
+    measured: Sequence[Measured],
+    workload: Workload,
+    *,
+    constraints: Constraints,
+    max_gpus: int,
+    draws: int = 0,
+    calibrate: bool = False,
+    site: Site | None = None,
+    request_rate: float | None = None,
+    routing: Routing = "round_robin",
 ) -> WorkloadAnalysis:
     """One workload's fronts, plans, gaps and speed-ups."""
     rows = select_workload(measured, workload)
     figures, left_out = collect_figures(rows, constraints)
-    pairs = find_pairs(figures, constraints)
+    measured_pairs = find_pairs(figures, constraints)
+    calibration = fit_calibration(select_stage(figures, "e2e"), measured_pairs)
+    used = calibration if calibrate else None
+    pairs = apply_calibration(measured_pairs, used) if used else measured_pairs
     name = workload.label
-    plans = [p for pair in pairs for p in solve_pair(pair, workload=name, constraints=constraints, max_gpus=max_gpus)]
-    rate_matched = _front(plans)
-    bounds = [p for pair in pairs for p in _bounds(pair, rate_matched, name, constraints)]
-    end_to_end = [_measured_point(row, "end_to_end", constraints) for row in select_stage(figures, "e2e")]
-    ifb = [_measured_point(row, "ifb", constraints) for row in select_stage(figures, "ifb")]
-    ifb_front = _front(_allowed(ifb))
-    e2e_front = _front(_allowed(end_to_end))
+    site = replace(site, isl=workload.isl) if site is not None else None
+    frontier = find_frontier(pairs, workload=name, constraints=constraints, max_gpus=max_gpus, site=site, draws=draws)
+    serving: list[ServingPlan] = []
+    if request_rate is not None:
+        # Open loop, the TTFT limit is judged with the queue: a ctx row over it alone is not a reason to leave it out.
+        open_loop = find_pairs(figures, replace(constraints, ttft_ms=None))
+        open_loop = apply_calibration(open_loop, used) if used else open_loop
+        serving = plan_serving(
+            open_loop, request_rate, constraints=constraints, routing=routing, site=site, max_gpus=max_gpus
+        )
+    bounds = [p for pair in pairs for p in _bounds(pair, frontier.front, name, constraints)]
+    end_to_end = [(row, measured_point(row, "end_to_end", constraints)) for row in select_stage(figures, "e2e")]
+    ifb = [(row, measured_point(row, "ifb", constraints)) for row in select_stage(figures, "ifb")]
+    ifb_front = _front(_allowed(point for _, point in ifb))
+    e2e_front = _front(_allowed(point for _, point in end_to_end))
+    ifb_draws = _draw(ifb, draws, seed=1)
+    versus = (
+        ("rate_matched", frontier.front, list(zip(frontier.draws, ifb_draws, strict=False))),
+        ("end_to_end", e2e_front, list(zip(_draw(end_to_end, draws, seed=2), ifb_draws, strict=False))),
+    )
+    own, other = (
+        [[objectives(point) for point in front] for _, front, _ in versus],
+        [objectives(p) for p in ifb_front],
+    )
+    sums = [sum_up(kind, front, other, drawn) for (kind, _, drawn), front in zip(versus, own, strict=True)]  # type: ignore[arg-type]
     return WorkloadAnalysis(
         workload=name,
         emulated=rows[0].experiment.emulated,
         bound=_front(bounds),
-        rate_matched=rate_matched,
+        rate_matched=frontier.front,
         end_to_end=e2e_front,
         ifb=ifb_front,
-        plans=tuple(plans),
-        measured=(*end_to_end, *ifb),
-        gaps=tuple(_gaps(select_stage(figures, "e2e"), pairs, rate_matched, constraints)),
-        speedups=(
-            *_speedups("rate_matched", rate_matched, ifb_front),
-            *_speedups("end_to_end", e2e_front, ifb_front),
+        plans=frontier.plans,
+        measured=tuple(point for _, point in (*end_to_end, *ifb)),
+        gaps=tuple(find_gaps(select_stage(figures, "e2e"), pairs, frontier.front, constraints)),
+        speedups=tuple(
+            row
+            for (kind, _, drawn), front in zip(versus, own, strict=True)
+            for row in compare_fronts(kind, front, other, drawn)  # type: ignore[arg-type]
         ),
         left_out=tuple(left_out),
-        notes=tuple(_notes(figures, pairs, plans, ifb, end_to_end, constraints, max_gpus)),
+        notes=tuple(
+            _notes(figures, pairs, frontier, [p for _, p in ifb], [p for _, p in end_to_end], constraints, max_gpus)
+        ),
+        ties=frontier.ties,
+        comparisons=tuple(each for each in sums if each is not None),
+        calibration=calibration,
+        calibrated=used is not None,
+        serving=tuple(serving),
     )
+
+
+def _draw(rows: Sequence[tuple[Figures, Point]], draws: int, *, seed: int) -> list[list[tuple[float, float]]]:
+    """Fronts of measured rows as they might have been; empty when the noise of none is known."""
+    allowed = [(row, point) for row, point in rows if _allowed([point])]
+    if not draws or not any(row.noise for row, _ in allowed):
+        return []
+    points = [objectives(point) for _, point in allowed]
+    return draw_measured_fronts(points, [row.noise for row, _ in allowed], draws=draws, seed=seed)
 
 
 def find_pairs(figures: Sequence[Figures], constraints: Constraints) -> list[Pair]:
@@ -132,15 +200,10 @@ def find_pairs(figures: Sequence[Figures], constraints: Constraints) -> list[Pai
     return pair_options(ctx, read_gen_options(select_stage(figures, "gen")))
 
 
-def _objectives(point: Point) -> tuple[float, float]:
-    # Twelve digits: the same deployment reached by two sums must not appear twice.
-    return float(f"{point.tok_s_user:.12g}"), float(f"{point.tok_s_gpu:.12g}")
-
-
 def _front(points: Iterable[Point]) -> tuple[Point, ...]:
     """Without dominated or duplicate rows, ascending tok/s/user; of equals the one with fewer GPUs, then TTFT."""
     return extract_front(
-        points, _objectives, prefer=lambda p: (len(p.flags), p.gpus, p.ttft_ms, p.label, p.sources, p.req_s)
+        points, objectives, prefer=lambda p: (len(p.flags), p.gpus, p.ttft_ms, p.label, p.sources, p.req_s)
     )
 
 
@@ -152,132 +215,32 @@ def _bounds(pair: Pair, front: Sequence[Point], workload: str, constraints: Cons
     return bound_points(pair, workload=workload, constraints=constraints, gen_rates=within)
 
 
-OVER_LIMIT = "over the"
-"""How the flag of a measured row begins that breaks a constraint."""
-
-
-def _measured_point(row: Figures, kind: Kind, constraints: Constraints) -> Point:
-    deployment = row.experiment.deployment
-    ctx, gen = deployment.ctx, deployment.gen
-    own = deployment.agg or gen or ctx
-    flags = list(row.warnings)
-    if row.repeats > 1:
-        flags.append(f"mean of {row.repeats} repeats")
-    for what, value, limit in (
-        ("TTFT", row.ttft_limit_ms, constraints.ttft_ms),
-        ("TPOT", row.tpot_limit_ms, constraints.tpot_ms),
-    ):
-        if limit is not None and value > limit:
-            flags.append(f"{OVER_LIMIT} {what} limit: {value:.4g} ms > {limit:g} ms")
-    return Point(
-        kind=kind,
-        workload=row.experiment.workload.label,
-        label=deployment.label,
-        ctx=ctx.instances if ctx else 0,
-        gen=gen.instances if gen else 0,
-        ctx_mapping=ctx.mapping.label if ctx else None,
-        gen_mapping=own.mapping.label if own and own is not ctx else None,
-        mtp=deployment.mtp,
-        gpus=deployment.gpus,
-        concurrency=row.in_flight,
-        req_s=row.req_s,
-        tok_s=row.tok_s,
-        tok_s_user=1000 / row.tpot_ms,
-        tok_s_gpu=row.tok_s / deployment.gpus,
-        ttft_ms=row.ttft_ms,
-        tpot_ms=row.tpot_ms,
-        little=row.little,
-        osl=row.osl,
-        emulated=row.experiment.emulated,
-        sources=(row.experiment.id,),
-        flags=tuple(flags),
-    )
-
-
 def _allowed(points: Iterable[Point]) -> list[Point]:
     return [point for point in points if not any(flag.startswith(OVER_LIMIT) for flag in point.flags)]
-
-
-def _pairs_of(front: Sequence[Point]) -> list[tuple[float, float]]:
-    return [_objectives(point) for point in front]
-
-
-def _speedups(kind: Kind, front: Sequence[Point], ifb: Sequence[Point]) -> list[Speedup]:
-    a, b = _pairs_of(front), _pairs_of(ifb)
-    overlap = find_overlap(a, b)
-    if overlap is None:
-        return []
-    grid = [float(u) for u in log_grid(*overlap, SPEEDUP_GRID)]
-    return [Speedup(kind, u, *speed_up(a, b, u)) for u in grid]
-
-
-def _gaps(
-    rows: Iterable[Figures], pairs: Sequence[Pair], front: Sequence[Point], constraints: Constraints
-) -> list[Gap]:
-    """Each end-to-end row against the prediction of its own deployment and against the whole front."""
-    unlimited = replace(constraints, tpot_ms=None)
-    gaps = []
-    for row in rows:
-        point = _measured_point(row, "end_to_end", constraints)
-        pair = find_pair(pairs, row.experiment.deployment)
-        predicted = None
-        if pair is not None and point.ctx and point.gen:
-            divisor = gcd(point.ctx, point.gen)
-            x, y = point.ctx // divisor, point.gen // divisor
-            curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
-            predicted = predict_at(_pairs_of(_front(curve)), point.tok_s_user)
-        at_front = predict_at(_pairs_of(front), point.tok_s_user)
-        gaps.append(
-            Gap(
-                label=point.label,
-                tok_s_user=point.tok_s_user,
-                end_to_end=point.tok_s_gpu,
-                rate_matched=predicted,
-                ratio=point.tok_s_gpu / predicted if predicted else None,
-                front=at_front,
-                front_ratio=point.tok_s_gpu / at_front if at_front else None,
-            )
-        )
-    return gaps
-
-
-def predict_at(curve: Sequence[tuple[float, float]], u: float) -> float | None:
-    """Predicted tok/s/GPU of one deployment, or of the front, at ``u`` tok/s/user, linear between its rows.
-
-    Below its lowest u it is the highest rate: a deployment whose users get more also keeps ``u``. ``None`` above its
-    highest u, where nothing was measured.
-    """
-    if curve and u < curve[0][0]:
-        return curve[0][1]
-    return linear_at(curve, u)
-
-
-def find_pair(pairs: Sequence[Pair], deployment: Deployment) -> Pair | None:
-    """The measured pair that a disaggregated deployment is made of: the same servers, else the same mappings."""
-    if deployment.ctx is None or deployment.gen is None:
-        return None
-    ctx, gen = one_instance(deployment.ctx), one_instance(deployment.gen)
-    for pair in pairs:
-        if pair.gen.group == gen and replace(pair.ctx.group, mtp=gen.mtp) == ctx:
-            return pair
-    for pair in pairs:
-        own = pair.gen.group
-        if (own.mapping, own.mtp, pair.ctx.group.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
-            return pair
-    return None
 
 
 def _notes(
     figures: Sequence[Figures],
     pairs: Sequence[Pair],
-    plans: Sequence[Point],
+    frontier: Frontier,
     ifb: Sequence[Point],
     end_to_end: Sequence[Point],
     constraints: Constraints,
     max_gpus: int,
 ) -> list[str]:
     """What a reader must know about the fronts, in words."""
-    notes = []
+    notes = list(frontier.notes)
+    plans = frontier.plans
+    if frontier.num_rows > MOST_ROWS:
+        notes.append(
+            f"{len(plans)} of {frontier.num_rows} rate-matched rows are listed: those within {SHOWN_WITHIN:.0%} of "
+            "the front at their tok/s/user"
+        )
+    silent = [stage for stage in ("ctx", "gen") if not any(row.noise for row in select_stage(figures, stage))]
+    if frontier.draws and silent:
+        notes.append(f"the noise of {silent[0]} rates is not known: intervals are without it, too narrow")
+    if plans and not frontier.draws:
+        notes.append("no intervals: no repeats, and no run long enough for batches, tell how noisy the rates are")
     ctx, gen = select_stage(figures, "ctx"), select_stage(figures, "gen")
     if not ctx:
         notes.append("no valid ctx measurement: nothing to rate-match")

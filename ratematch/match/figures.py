@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ratematch.match.points import Measured
+import numpy as np
+
+from ratematch.match.breakdown import Breakdown
+from ratematch.match.noise import Noise, draw, interval, noise_of_mean, pool_noise
+from ratematch.match.points import Kind, Measured, Point
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.constraints import Constraints
-from ratematch.plan.deployment import Stage
+from ratematch.plan.deployment import STAGES, Stage
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
 
 LeftOut = tuple[str, str, tuple[str, ...]]
+
+DRAWS = 2000
+"""Draws for the interval of one rate: its ends are then good to two digits."""
 
 
 @dataclass(frozen=True)
 class Figures:
     """One operating point of one experiment, the mean over its repeats, of the whole deployment.
 
-    ``tpot_ms`` is 0 when OSL is 1 (no token is decoded). ``ttft_limit_ms`` and ``tpot_limit_ms``: at the percentile
-    that constraints are judged at. ``little``: from the averaged figures.
+    ``tpot_ms`` is 0 when OSL is 1 (no token is decoded), ``ttft_ms`` in gen_only, which has none and whose matching
+    needs none. ``ttft_limit_ms`` and ``tpot_limit_ms``: at the percentile that constraints are judged at. ``little``:
+    from the averaged figures. ``noise``: of the mean rates, ``None`` without repeats and within-run batches.
     """
 
     experiment: Experiment
@@ -35,6 +43,8 @@ class Figures:
     osl: float
     repeats: int
     warnings: tuple[str, ...]
+    noise: Noise | None = None
+    breakdown: Breakdown | None = None
 
     @property
     def latency_s(self) -> float:
@@ -56,7 +66,33 @@ def collect_figures(measured: Iterable[Measured], constraints: Constraints) -> t
             left_out.append((row.experiment.label, row.load.label, reasons or ("not valid",)))
             continue
         groups.setdefault((row.experiment.id, _operating_point(row.load)), []).append(figures)
-    return [_average(group) for group in groups.values()], left_out
+    return _add_noise(list(groups.values())), left_out
+
+
+def _add_noise(groups: Sequence[Sequence[Figures]]) -> list[Figures]:
+    """Each group averaged, with the noise of its mean rate: repeats of one stage are pooled, for few show little."""
+    pooled = {
+        stage: pool_noise([[row.req_s for row in group] for group in groups if group[0].experiment.stage == stage])
+        for stage in STAGES
+    }
+    rows = [
+        replace(
+            _average(group),
+            noise=noise_of_mean(len(group), pooled[group[0].experiment.stage], [row.noise for row in group]),
+        )
+        for group in groups
+    ]
+    usual = {stage: _usual_noise([row for row in rows if row.experiment.stage == stage]) for stage in STAGES}
+    return [row if row.noise else replace(row, noise=usual[row.experiment.stage]) for row in rows]
+
+
+def _usual_noise(rows: Sequence[Figures]) -> Noise | None:
+    """For rows too short to tell their own: root mean square of those of the same stage that do."""
+    known = [row.noise for row in rows if row.noise is not None]
+    if not known:
+        return None
+    rel = (sum(noise.rel**2 for noise in known) / len(known)) ** 0.5
+    return Noise(rel, min(noise.dof for noise in known), "other rows of its stage")
 
 
 def _operating_point(load: Load) -> Load:
@@ -66,8 +102,10 @@ def _operating_point(load: Load) -> Load:
 
 def _missing(row: Measured) -> tuple[str, ...]:
     m = row.measurement
-    needed: dict[str, object] = {"requests/s": m.req_s, "tok/s": m.tok_s, "TTFT": m.ttft_ms, "OSL": m.osl_mean}
+    needed: dict[str, object] = {"requests/s": m.req_s, "tok/s": m.tok_s, "OSL": m.osl_mean}
     needed["requests in flight"] = m.in_flight
+    if row.experiment.mode != "gen_only":
+        needed["TTFT"] = m.ttft_ms
     if row.experiment.stage != "ctx":
         needed["TPOT"] = m.tpot_ms
     names = [name for name, value in needed.items() if not value]
@@ -76,20 +114,22 @@ def _missing(row: Measured) -> tuple[str, ...]:
 
 def _read(row: Measured, constraints: Constraints) -> Figures:
     m: Measurement = row.measurement
-    assert m.ttft_ms and m.in_flight and m.req_s and m.tok_s and m.osl_mean  # _missing() saw to it
+    assert m.in_flight and m.req_s and m.tok_s and m.osl_mean  # _missing() saw to it
     return Figures(
         experiment=row.experiment,
         load=row.load,
         in_flight=m.in_flight,
         req_s=m.req_s,
         tok_s=m.tok_s,
-        ttft_ms=m.ttft_ms.mean,
+        ttft_ms=m.ttft_ms.mean if m.ttft_ms else 0.0,
         tpot_ms=m.tpot_ms.mean if m.tpot_ms else 0.0,
-        ttft_limit_ms=m.ttft_ms.at(constraints.percentile),
+        ttft_limit_ms=m.ttft_ms.at(constraints.percentile) if m.ttft_ms else 0.0,
         tpot_limit_ms=m.tpot_ms.at(constraints.percentile) if m.tpot_ms else 0.0,
         osl=m.osl_mean,
         repeats=1,
         warnings=m.warnings,
+        noise=row.noise,
+        breakdown=row.breakdown,
     )
 
 
@@ -115,3 +155,52 @@ def _average(group: Sequence[Figures]) -> Figures:
 
 def select_stage(figures: Iterable[Figures], stage: Stage) -> list[Figures]:
     return [row for row in figures if row.experiment.stage == stage]
+
+
+OVER_LIMIT = "over the"
+"""How the flag of a measured row begins that breaks a constraint."""
+
+
+def measured_point(row: Figures, kind: Kind, constraints: Constraints) -> Point:
+    """A measured row as a point; what it breaks of the constraints is a flag."""
+    deployment = row.experiment.deployment
+    ctx, gen = deployment.ctx, deployment.gen
+    own = deployment.agg or gen or ctx
+    flags = list(row.warnings)
+    if row.repeats > 1:
+        flags.append(f"mean of {row.repeats} repeats")
+    for what, value, limit in (
+        ("TTFT", row.ttft_limit_ms, constraints.ttft_ms),
+        ("TPOT", row.tpot_limit_ms, constraints.tpot_ms),
+    ):
+        if limit is not None and value > limit:
+            flags.append(f"{OVER_LIMIT} {what} limit: {value:.4g} ms > {limit:g} ms")
+    low = high = None
+    if row.noise is not None:
+        factors = interval(draw(row.noise, DRAWS, np.random.default_rng(0)))
+        low, high = (row.tok_s / deployment.gpus * factor for factor in factors)
+    return Point(
+        kind=kind,
+        workload=row.experiment.workload.label,
+        label=deployment.label,
+        ctx=ctx.instances if ctx else 0,
+        gen=gen.instances if gen else 0,
+        ctx_mapping=ctx.mapping.label if ctx else None,
+        gen_mapping=own.mapping.label if own and own is not ctx else None,
+        mtp=deployment.mtp,
+        gpus=deployment.gpus,
+        concurrency=row.in_flight,
+        req_s=row.req_s,
+        tok_s=row.tok_s,
+        tok_s_user=1000 / row.tpot_ms,
+        tok_s_gpu=row.tok_s / deployment.gpus,
+        ttft_ms=row.ttft_ms,
+        tpot_ms=row.tpot_ms,
+        little=row.little,
+        osl=row.osl,
+        emulated=row.experiment.emulated,
+        sources=(row.experiment.id,),
+        flags=tuple(flags),
+        tok_s_gpu_low=low,
+        tok_s_gpu_high=high,
+    )

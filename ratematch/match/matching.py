@@ -15,11 +15,11 @@ All arithmetic works in floats and, for exact cases, in Fractions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from math import gcd, isclose
+from math import isclose
 from typing import Generic, Literal
 
 from ratematch.match.curves import Curve, Number, Reading, throttle
@@ -213,9 +213,8 @@ def plan_curve(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int) -> list[Plan[
 
 
 def _plan(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int, req_s: Number, limit: Limit) -> Plan[Number]:
-    # min() undoes the last-digit rounding of (y * rate) / y in floats.
-    ctx_rate = min(req_s / x, ctx.curve.max_rate)
-    gen_rate = min(req_s * gen.tokens_per_request / y, gen.curve.max_rate)
+    ctx_rate = _snap(req_s / x, ctx.curve)
+    gen_rate = _snap(req_s * gen.tokens_per_request / y, gen.curve)
     return Plan(
         x=x,
         y=y,
@@ -227,13 +226,9 @@ def _plan(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int, req_s: Number, lim
     )
 
 
-def solve_plans(
-    ctx: Ctx[Number], gen: Gen[Number], *, max_gpus: int, packing: Packing | None = None
-) -> Iterator[Plan[Number]]:
-    """The curves of every (x, y) without a common divisor: k copies of a deployment have the same figures per GPU."""
-    for x, y in list_cells(ctx.gpus, gen.gpus, max_gpus, packing):
-        if gcd(x, y) == 1:
-            yield from plan_curve(ctx, gen, x, y)
+def _snap(rate: Number, curve: Curve[Number]) -> Number:
+    """``rate``, or the measured rate it differs from by the last digits of (y * rate) / y in floats."""
+    return next((known for known in curve.rates if _same(known, rate)), rate)
 
 
 def keep_undominated(rows: Sequence[tuple[int, float, float]]) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ratematch.match.breakdown import Breakdown
+from ratematch.match.noise import Noise
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
@@ -16,11 +18,14 @@ measured apart. ``end_to_end`` and ``ifb``: measured."""
 
 @dataclass(frozen=True)
 class Measured:
-    """One load of one experiment, with its figures."""
+    """One load of one experiment, with its figures. ``noise``: of its rates, from batches within the run.
+    ``breakdown``: where its requests' time went, by the servers' own records."""
 
     experiment: Experiment
     load: Load
     measurement: Measurement
+    noise: Noise | None = None
+    breakdown: Breakdown | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Point:
     whose one instance is in ``gpus``). ``ratio``: ideal ctx:gen instance ratio as a fraction, ``"9/2"``. ``limit``:
     which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)). ``clamped``: read at an end of a
     measured curve because the demand lies outside it. ``osl``: mean output length, tokens. ``flags``: assumptions and
-    warnings, in words.
+    warnings, in words. ``*_low`` and ``*_high``: 95 % interval from the noise of the measured rates, and
+    ``nodes`` and ``gpus_allocated``: whole nodes paid for, where the cluster is known;
+    ``front_chance`` the share of bootstrap draws in which the row is on the front (``None``: the noise is not known).
     """
 
     kind: Kind
@@ -59,11 +66,66 @@ class Point:
     emulated: bool = False
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    tok_s_gpu_low: float | None = None
+    tok_s_gpu_high: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    nodes: int | None = None
+    gpus_allocated: int | None = None
+    front_chance: float | None = None
 
     @property
     def mapping(self) -> str | None:
         """Mappings of the servers in one word: ``DEP4+TEP8`` (ctx + gen), or the aggregated server's."""
         return "+".join(name for name in (self.ctx_mapping, self.gen_mapping) if name) or None
+
+
+def objectives(point: Point) -> tuple[float, float]:
+    """(tok/s/user, tok/s/GPU) to twelve digits: a deployment reached by two sums must not appear twice."""
+    return float(f"{point.tok_s_user:.12g}"), float(f"{point.tok_s_gpu:.12g}")
+
+
+@dataclass(frozen=True)
+class GapPart:
+    """One reason why a deployment gives less than its ideal, in tok/s/GPU (negative: it gives more)."""
+
+    name: str
+    tok_s_gpu: float
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One end-to-end run at its concurrency: measured, and predicted before and after calibration."""
+
+    label: str
+    concurrency: float
+    tok_s_gpu: float
+    tok_s_gpu_before: float
+    tok_s_gpu_after: float
+    tpot_ms: float
+    tpot_before_ms: float
+    tpot_after_ms: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Factors on the rates of ctx and gen, fitted to ``num`` end-to-end runs (1: as fast together as apart).
+
+    ``handover_ms``: time before the first token that is neither ctx nor queue. ``gen_spread``: standard deviation of
+    the logarithm over runs; ``ctx_spread``: over fits that leave one run out; ``None`` from too few. ``ctx_alone``:
+    ctx and handover are from the servers' own timings, else told apart by what limits the rates. ``held_out``:
+    each row's ``after`` is predicted from the other runs.
+    """
+
+    ctx: float
+    ctx_spread: float | None
+    gen: float
+    gen_spread: float | None
+    handover_ms: float
+    num: int
+    ctx_alone: bool
+    held_out: bool
+    rows: tuple[CalibrationRow, ...]
 
 
 @dataclass(frozen=True)
@@ -72,6 +134,8 @@ class Gap:
 
     ``ratio`` = measured tok/s/GPU over predicted at the same tok/s/user (1 = no gap); ``None`` where the prediction
     has no such tok/s/user. ``front`` and ``front_ratio``: the same against the whole rate-matched front.
+    ``at_concurrency`` and ``tpot_at_concurrency_ms``: predicted for the same requests in flight. ``ideal``: tok/s/GPU
+    at the fractional ratio of the same servers; ``parts`` add up to ``ideal`` - ``end_to_end``, residual included.
     """
 
     label: str
@@ -81,11 +145,17 @@ class Gap:
     ratio: float | None
     front: float | None = None
     front_ratio: float | None = None
+    concurrency: float | None = None
+    at_concurrency: float | None = None
+    tpot_ms: float | None = None
+    tpot_at_concurrency_ms: float | None = None
+    ideal: float | None = None
+    parts: tuple[GapPart, ...] = ()
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """tok/s/GPU of a front over the IFB front at equal tok/s/user, on the overlap only.
+    """tok/s/GPU of a front over the IFB front at equal tok/s/user, on the overlap only. Low, high: 95 % interval.
 
     ``step``: best point at that interactivity or better, what one configuration achieves under an SLO.
     ``linear``: between neighbouring front points, the convention of plots.
@@ -95,6 +165,56 @@ class Speedup:
     tok_s_user: float
     step: float | None
     linear: float | None
+    step_low: float | None = None
+    step_high: float | None = None
+    linear_low: float | None = None
+    linear_high: float | None = None
+
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A whole front over the whole IFB front. Intervals are 95 %, ``None`` when the noise is not known.
+
+    ``hypervolume_ratio``: areas above (0, 0), linear axes. ``area_ratio``: areas under both, linear between points,
+    on the overlap of tok/s/user. ``interactivity``: (tok/s/GPU, ratio of the highest tok/s/user that still has it).
+    """
+
+    kind: Kind
+    hypervolume_ratio: float | None
+    hypervolume_interval: Interval | None
+    area_ratio: float | None
+    area_interval: Interval | None
+    interactivity: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """One deployment that keeps the limits at ``req_s`` requests/s.
+
+    ``ttft_ms`` and ``tpot_ms``: mean; ``*_limit_ms``: at the percentile of the limits. ``wait_ms``: mean wait in
+    front of ctx. ``ctx_load`` and ``gen_load``: share of the capacity in use. ``within``: no more GPUs than allowed.
+    """
+
+    label: str
+    ctx: int
+    gen: int
+    gpus: int
+    req_s: float
+    ttft_ms: float
+    ttft_limit_ms: float
+    wait_ms: float
+    kv_transfer_ms: float | None
+    tpot_ms: float
+    tpot_limit_ms: float
+    ctx_load: float
+    gen_load: float
+    concurrency: float
+    tok_s_gpu: float
+    within: bool
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +222,9 @@ class WorkloadAnalysis:
     """All that one workload's results say. Fronts hold no dominated or duplicate point, ascending tok_s_user.
 
     ``plans``: every feasible rate-matched row, fronts or not. ``measured``: every end-to-end and IFB row.
+    ``ties``: rate-matched rows that the noise cannot tell from those on the front.
+    ``calibration``: fitted to the end-to-end runs; ``calibrated``: plans and fronts are predicted with it.
+    ``serving``: the smallest deployment of each pair for an open-loop request rate, where one was asked for.
     ``left_out``: (experiment label, load label, reasons) of invalid measurements. ``notes``: in words.
     """
 
@@ -117,6 +240,11 @@ class WorkloadAnalysis:
     speedups: tuple[Speedup, ...]
     left_out: tuple[tuple[str, str, tuple[str, ...]], ...]
     notes: tuple[str, ...]
+    ties: tuple[Point, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    calibration: Calibration | None = None
+    calibrated: bool = False
+    serving: tuple[ServingPlan, ...] = ()
 
 
 @dataclass(frozen=True)

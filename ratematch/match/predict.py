@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import gcd
 
 import numpy as np
 
@@ -18,29 +17,31 @@ from ratematch.match.matching import (
     concurrency,
     gen_tokens_per_request,
     keep_undominated,
-    list_cells,
     plan_curve,
     show_ratio,
     solve_ratio,
 )
+from ratematch.match.noise import Noise
 from ratematch.match.points import Point
+from ratematch.match.solver import Problem, Rows
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, ServerGroup
 
 
 @dataclass(frozen=True)
 class CtxOption:
-    """One measured ctx configuration. ``group``: its servers, one instance."""
+    """One measured ctx configuration. ``group``: its servers, one instance. ``noise``: of each capacity."""
 
     source: str
     group: ServerGroup
     rates: Ctx[float]
     emulated: bool
+    noise: tuple[Noise | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class GenOption:
-    """One measured gen configuration.
+    """One measured gen configuration. ``noise``: of the rate at each load of the curve.
 
     ``loads`` and ``tail``: at each measured load, TPOT at the percentile of the constraints over mean TPOT.
     """
@@ -51,6 +52,7 @@ class GenOption:
     loads: tuple[float, ...]
     tail: tuple[float, ...]
     emulated: bool
+    noise: tuple[Noise | None, ...] = ()
 
     def tpot_limit_ms(self, plan: Plan[float]) -> float:
         """TPOT that a limit is held against, ms; the tail is read between measured loads like the curve."""
@@ -59,15 +61,23 @@ class GenOption:
 
 @dataclass(frozen=True)
 class Pair:
-    """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed."""
+    """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
+
+    ``handover_s``: time before the first token beyond ctx (calibrated; 0 when nothing is known).
+    """
 
     ctx: CtxOption
     gen: GenOption
     flags: tuple[str, ...]
+    handover_s: float = 0.0
 
 
 def one_instance(group: ServerGroup) -> ServerGroup:
     return replace(group, instances=1)
+
+
+Candidate = tuple["CtxOption", list[tuple[float, float]], list[Noise | None]]
+"""A ctx configuration without capacities, its allowed rows (requests/s, TTFT) and the noise of each."""
 
 
 def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> list[CtxOption]:
@@ -77,7 +87,7 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
     the limit (at its percentile) that no other row beats in requests/s and TTFT; a configuration that another one
     with the same MTP beats in GPUs, requests/s and TTFT at once is left out.
     """
-    candidates: list[tuple[CtxOption, list[tuple[float, float]]]] = []
+    candidates: list[Candidate] = []
     for rows in _by_experiment(figures):
         group = rows[0].experiment.deployment.ctx
         if group is None:
@@ -85,29 +95,35 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
         curve = make_curve(
             [(row.req_s * row.ttft_ms / 1000 / group.instances, row.req_s / group.instances) for row in rows]
         )
-        allowed = []
+        allowed: list[tuple[float, float]] = []
+        noises: list[Noise | None] = []
         for row in rows:
             if constraints.ttft_ms is None or row.ttft_limit_ms <= constraints.ttft_ms:
                 load = row.req_s * row.ttft_ms / 1000 / group.instances
                 rate = float(np.interp(load, curve.loads, curve.rates))
                 allowed.append((rate, load / rate))
+                noises.append(row.noise)
         if allowed:
             rates = Ctx(group.mapping.gpus, curve, ())
             experiment = rows[0].experiment
-            candidates.append((CtxOption(experiment.id, one_instance(group), rates, experiment.emulated), allowed))
+            option = CtxOption(experiment.id, one_instance(group), rates, experiment.emulated)
+            candidates.append((option, allowed, noises))
     return _drop_beaten(candidates)
 
 
-def _drop_beaten(candidates: Sequence[tuple[CtxOption, list[tuple[float, float]]]]) -> list[CtxOption]:
+def _drop_beaten(candidates: Sequence[Candidate]) -> list[CtxOption]:
     options = []
-    for mtp in sorted({option.group.mtp for option, _ in candidates}):
+    for mtp in sorted({option.group.mtp for option, _, _ in candidates}):
         same = [candidate for candidate in candidates if candidate[0].group.mtp == mtp]
-        flat = [(k, option.rates.gpus, *row) for k, (option, rows) in enumerate(same) for row in rows]
-        kept = [flat[i] for i in keep_undominated([row[1:] for row in flat])]
-        for k, (option, _) in enumerate(same):
-            capacities = tuple(sorted(rate for owner, _, rate, _ in kept if owner == k))
-            if capacities:
-                options.append(replace(option, rates=replace(option.rates, capacities=capacities)))
+        flat = [
+            (k, n, option.rates.gpus, *row) for k, (option, rows, _) in enumerate(same) for n, row in enumerate(rows)
+        ]
+        kept = [flat[i] for i in keep_undominated([row[2:] for row in flat])]
+        for k, (option, _, noises) in enumerate(same):
+            own = sorted((rate, n) for owner, n, _, rate, _ in kept if owner == k)
+            if own:
+                rates = replace(option.rates, capacities=tuple(rate for rate, _ in own))
+                options.append(replace(option, rates=rates, noise=tuple(noises[n] for _, n in own)))
     return options
 
 
@@ -127,17 +143,18 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
         points = []
         for row in rows:
             tok_s = row.req_s * gen_tokens_per_request(row.osl) / group.instances
-            points.append((tok_s * row.tpot_ms / 1000, tok_s, row.tpot_limit_ms / row.tpot_ms))
-        points.sort()
+            points.append((tok_s * row.tpot_ms / 1000, tok_s, row.tpot_limit_ms / row.tpot_ms, row.noise))
+        points.sort(key=lambda point: point[:3])
         experiment = rows[0].experiment
         options.append(
             GenOption(
                 source=experiment.id,
                 group=one_instance(group),
-                rates=Gen(group.mapping.gpus, make_curve([(load, rate) for load, rate, _ in points]), tokens),
-                loads=tuple(load for load, _, _ in points),
-                tail=tuple(tail for _, _, tail in points),
+                rates=Gen(group.mapping.gpus, make_curve([(load, rate) for load, rate, _, _ in points]), tokens),
+                loads=tuple(load for load, _, _, _ in points),
+                tail=tuple(tail for _, _, tail, _ in points),
                 emulated=experiment.emulated,
+                noise=tuple({load: noise for load, _, _, noise in points}.values()),
             )
         )
     return options
@@ -167,13 +184,17 @@ def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pai
     return pairs
 
 
-def solve_pair(pair: Pair, *, workload: str, constraints: Constraints, max_gpus: int) -> list[Point]:
-    """Every rate-matched row of a pair: each (x, y) without a common divisor over demand, within the TPOT limit."""
-    points = []
-    for x, y in list_cells(pair.ctx.rates.gpus, pair.gen.rates.gpus, max_gpus):
-        if gcd(x, y) == 1:
-            points += predict_deployment(pair, x, y, workload=workload, constraints=constraints)
-    return points
+def pose(pair: Pair) -> Problem:
+    """The pair as the array solver takes it."""
+    return Problem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail)
+
+
+def row_point(pair: Pair, rows: Rows, k: int, workload: str) -> Point:
+    """Row ``k`` of the array solver as a point."""
+    plan = rows.plan(k)
+    point = _point(pair, plan, workload, label_deployment(pair, plan.x, plan.y))
+    nodes = int(rows.nodes[k])
+    return replace(point, nodes=nodes, gpus_allocated=int(rows.gpus_allocated[k])) if nodes else point
 
 
 def predict_deployment(pair: Pair, x: int, y: int, *, workload: str, constraints: Constraints) -> list[Point]:
@@ -197,7 +218,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         flags += ("demand below the smallest gen concurrency measured: TPOT read there",)
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
-    in_flight = concurrency(plan, osl)
+    ttft_s = plan.ttft_s + pair.handover_s
+    in_flight = concurrency(plan, osl) + plan.req_s * pair.handover_s
     return Point(
         kind="rate_matched",
         workload=workload,
@@ -213,9 +235,9 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         tok_s=plan.req_s * osl,
         tok_s_user=1 / plan.tpot_s,
         tok_s_gpu=plan.req_s * osl / max(plan.gpus, 1),
-        ttft_ms=plan.ttft_s * 1000,
+        ttft_ms=ttft_s * 1000,
         tpot_ms=plan.tpot_s * 1000,
-        little=in_flight / (plan.req_s * (plan.ttft_s + (osl - 1) * plan.tpot_s)),
+        little=in_flight / (plan.req_s * (ttft_s + (osl - 1) * plan.tpot_s)),
         osl=osl,
         limit=plan.limit,
         ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),

@@ -27,8 +27,9 @@ class Measurement:
     counted), latencies are of the requests that ended in it; ``*_run`` are over first send to last token, ramp and
     drain included, as ``benchmark_serving`` prints them. ``itl_ms.n`` counts gaps, not requests. ``in_flight``:
     mean requests in flight in the window. ``little``: in_flight / (req_s * (TTFT + (OSL-1) * TPOT)), 1 when
-    consistent. ``acceptance_length``: tokens per iteration of a request, 1 without speculative decoding. ``valid``:
-    may this point stand on a front; ``reasons`` say why not; ``warnings`` do not forbid it.
+    consistent. ``acceptance_length``: tokens per iteration of a request, 1 without speculative decoding.
+    ``tok_s_log``: output tok/s at full batch by the servers' own iteration logs, from the median step. ``valid``: may
+    this point stand on a front; ``reasons`` say why not; ``warnings`` do not forbid it.
     """
 
     num_requests: int
@@ -53,6 +54,7 @@ class Measurement:
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     acceptance_length: float | None = None
+    tok_s_log: float | None = None
 
 
 def measure_load(

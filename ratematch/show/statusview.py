@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from ratematch.show.console import table
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store import ExperimentFolder, GpuHours, Results, StoredLoad
 
 
-def status_to_json(results: Results) -> dict[str, Any]:
-    """State of every experiment and the sums over them."""
-    rows = [_experiment_status(folder) for folder in results.folders()]
+def status_to_json(results: Results, queued: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """State of every experiment and the sums over them.
+
+    ``queued``: what the scheduler says of an experiment's job, by folder name.
+    """
+    folders = results.folders()
+    rows = [_experiment_status(folder, (queued or {}).get(folder.path.name)) for folder in folders]
+    spent = sum((folder.account() for folder in folders), GpuHours())
     states = [row["state"] for row in rows]
     return {
         "results": str(results.path),
@@ -21,20 +27,25 @@ def status_to_json(results: Results) -> dict[str, Any]:
         "states": {state: states.count(state) for state in sorted(set(states))},
         "loads_done": sum(row["loads_done"] for row in rows),
         "loads": sum(row["loads"] for row in rows),
-        "gpu_hours": sum(row["gpu_hours"] for row in rows),
+        "gpu_hours": spent.total,
+        "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
+        "overhead": spent.overhead,
         "experiments": rows,
     }
 
 
-def _experiment_status(folder: ExperimentFolder) -> dict[str, Any]:
+def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str, Any]:
     experiment = folder.read()
     missing = len(folder.missing())
     state = folder.state()
+    if queued and state != "running":
+        state = "queued"
     outcome = folder.outcome() if state in ("failed", "interrupted") else None
     return {
         "experiment": experiment.label,
         "folder": folder.path.name,
         "stage": experiment.stage,
+        "mode": experiment.mode,
         "state": state,
         "loads": len(experiment.loads),
         "loads_done": len(experiment.loads) - missing,
@@ -42,7 +53,26 @@ def _experiment_status(folder: ExperimentFolder) -> dict[str, Any]:
         "gpu_hours": folder.gpu_hours(),
         "emulated": experiment.emulated,
         "error": outcome["error"] if outcome else None,
-        "doing": describe_progress(folder.progress()) if state == "running" else None,
+        "cause": outcome.get("cause") if outcome else None,
+        "remedy": outcome.get("remedy") if outcome else None,
+        "measured": [_load_status(stored) for stored in folder.loads()],
+        "job": queued,
+        "doing": describe_progress(folder.progress()) if state == "running" else queued,
+    }
+
+
+def _load_status(stored: StoredLoad) -> dict[str, Any]:
+    """One finished load: the client's tok/s beside the servers' own, and why its requests failed, if some did."""
+    figures = stored.measurement
+    return {
+        "load": stored.load.label,
+        "valid": figures.valid,
+        "tok_s": figures.tok_s,
+        "tok_s_log": figures.tok_s_log,
+        "acceptance_length": figures.acceptance_length,
+        "failed": figures.num_failed,
+        "cause": stored.run.get("cause"),
+        "remedy": stored.run.get("remedy"),
     }
 
 
@@ -76,6 +106,18 @@ def print_status(content: dict[str, Any], console: Console) -> None:
             console.print(f"{escape(row['experiment'])}: {escape(row['doing'])}")
         if row["error"]:
             console.print(f"{escape(row['experiment'])}: [red]{escape(row['error'].splitlines()[0])}[/]")
+        _print_cause(row, row["experiment"], console)
+        for load in row["measured"]:
+            _print_cause(load, f"{row['experiment']} {load['load']}: {load['failed']} requests failed", console)
     states = ", ".join(f"{count} {state}" for state, count in content["states"].items())
     done = f"{content['loads_done']} of {content['loads']} loads measured"
-    console.print(f"{done} ({states}); {content['gpu_hours']:.2f} GPU-hours")
+    spent = content["gpu_hours_of"]
+    overhead = f", overhead {content['overhead']:.0%}" if content["overhead"] is not None else ""
+    parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
+    console.print(f"{done} ({states}); {content['gpu_hours']:.2f} GPU-hours ({parts}{overhead})")
+
+
+def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:
+    if row["cause"]:
+        console.print(f"{escape(where)}: cause: {escape(row['cause'])}")
+        console.print(f"{escape(where)}: remedy: {escape(row['remedy'])}")

@@ -70,11 +70,12 @@ class SweepView:
 
     def _say_changes(self, campaign: Campaign, done: int, loads: int) -> None:
         for item in campaign.items:
-            told = item.state + (f": {item.error.splitlines()[0]}" if item.error else "")
-            if self._said.get(item.folder.path.name) != told and item.state != "pending":
+            why = item.error.splitlines()[0] if item.error else item.doing
+            told = item.state + (f": {why}" if why else "")
+            if self._said.get(item.folder.path.name) != told and (item.state != "pending" or why):
                 self._said[item.folder.path.name] = told
                 self._console.print(f"{item.experiment.label}: {escape(told)}", highlight=False, soft_wrap=True)
-            if item.state == "running" and time.monotonic() - self._last_line > LINE_S:
+            if item.state == "running" and not why and time.monotonic() - self._last_line > LINE_S:
                 self._last_line = time.monotonic()
                 doing = describe_progress(item.folder.progress())
                 self._console.print(f"  {done}/{loads} loads; {escape(doing)}", highlight=False, soft_wrap=True)
@@ -105,9 +106,9 @@ def _experiments(campaign: Campaign) -> Table:
     for item in items[first : first + SHOWN]:
         detail = ""
         if item.state == "running":
-            detail = describe_progress(item.folder.progress())
-        elif item.error:
-            detail = item.error.splitlines()[0]
+            detail = item.doing or describe_progress(item.folder.progress())
+        elif item.error or item.doing:
+            detail = (item.error or item.doing or "").splitlines()[0]
         rows.add_row(MARKS[item.state], escape(item.experiment.label), f"[dim]{escape(detail)}[/]")
     return rows
 

@@ -81,6 +81,11 @@ def _workload_to_json(workload: WorkloadAnalysis) -> dict[str, Any]:
     content["left_out"] = [
         {"experiment": label, "load": load, "reasons": list(reasons)} for label, load, reasons in workload.left_out
     ]
+    content["ties"] = [_plain(_point_row(point)) for point in workload.ties]
+    content["comparisons"] = [_plain(asdict(comparison)) for comparison in workload.comparisons]
+    content["calibration"] = _plain(asdict(workload.calibration)) if workload.calibration else None
+    content["calibrated"] = workload.calibrated
+    content["serving"] = [_plain(asdict(plan)) for plan in workload.serving]
     content["notes"] = list(workload.notes)
     return content
 
@@ -116,11 +121,12 @@ def point_rows(analysis: Analysis) -> list[Row]:
 
 
 GAP_COLUMNS = tuple(field.name for field in fields(Gap))
-GAP_UNITS = {"end_to_end": "_tok_s_gpu", "rate_matched": "_tok_s_gpu", "front": "_tok_s_gpu"}
+GAP_UNITS = dict.fromkeys(("end_to_end", "rate_matched", "front", "at_concurrency", "ideal", "parts"), "_tok_s_gpu")
 
 
 def _gap_row(gap: Gap) -> Row:
-    return {f"{name}{GAP_UNITS.get(name, '')}": value for name, value in asdict(gap).items()}
+    row = {f"{name}{GAP_UNITS.get(name, '')}": value for name, value in asdict(gap).items()}
+    return row | {"parts_tok_s_gpu": [f"{part.name}: {part.tok_s_gpu:.6g}" for part in gap.parts]}
 
 
 def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from ratematch.errors import ResultsError
-from ratematch.match.analysis import analyze, predict_at
+from ratematch.match.analysis import analyze
+from ratematch.match.gaps import predict_at
 from ratematch.match.points import Measured, Point, WorkloadAnalysis
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment

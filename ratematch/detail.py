@@ -1,0 +1,96 @@
+"""What the records of a load say beyond its figures: how noisy its rates are, and where its requests' time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from ratematch.catalog import load_gpu, load_model
+from ratematch.errors import CatalogError, ResultsError
+from ratematch.loadgen.recordfile import read_records
+from ratematch.match.breakdown import Breakdown, read_breakdown
+from ratematch.match.feasibility import Site
+from ratematch.match.noise import Noise, batch_means
+from ratematch.match.points import Measured
+from ratematch.measure.measurement import Measurement
+from ratematch.plan.load import Concurrency, Load
+from ratematch.store import ExperimentFolder, Results
+
+PERF_METRICS = "perf_metrics.jsonl.zst"
+
+
+def measured_in_detail(results: Results) -> list[Measured]:
+    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
+
+    Raises:
+        ResultsError: records that cannot be read.
+    """
+    found: list[Measured] = []
+    for path in results.folders():
+        folder = ExperimentFolder(path.path)
+        experiment = folder.read()
+        for stored in folder.loads():
+            row = Measured(experiment, stored.load, stored.measurement)
+            records = stored.folder / "records.parquet"
+            if stored.measurement.valid and records.exists():
+                row = replace(row, noise=read_noise(records, stored.measurement))
+            found.append(replace(row, breakdown=read_perf_metrics(stored.folder / PERF_METRICS, stored.load)))
+    return found
+
+
+def find_site(measured: Sequence[Measured]) -> Site | None:
+    """Model and GPU of the results, for KV transfers; ``None`` when the catalog does not know them.
+
+    The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
+    """
+    experiment = measured[0].experiment
+    try:
+        model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
+    except CatalogError:
+        return None
+    told = {
+        str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
+        for row in measured
+        for group in row.experiment.deployment.groups
+    }
+    return Site(model, gpu, "fp8" if told == {"fp8"} else "bf16")
+
+
+def read_noise(records: Path, figures: Measurement) -> Noise | None:
+    """Noise of a load's token rate (requests, where each has one token) by batches of its steady window."""
+    window, latency = figures.window, figures.e2el_ms
+    if window is None or latency is None:
+        return None
+    instants: list[float] = []
+    amounts: list[float] = []
+    for record in read_records(records):
+        if record.outcome != "ok" or not record.osl:
+            continue
+        chunks = record.chunk_ns or ([record.last_token_ns] if record.last_token_ns is not None else [])
+        instants += [(instant - window.start_ns) / 1e9 for instant in chunks]
+        amounts += [record.osl / len(chunks)] * len(chunks) if chunks else []
+    return batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, latency.mean / 1000)
+
+
+def read_perf_metrics(path: Path, load: Load) -> Breakdown | None:
+    """Mean stages of a load's requests without warm-up, first wave and drain; ``None`` where nothing is stored.
+
+    Raises:
+        ResultsError: the file is there and cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        with pa.CompressedInputStream(str(path), "zstd") as file:
+            lines = file.read().splitlines()
+        records: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise ResultsError(f"{path}: not readable ({error}); move it away to do without it") from error
+    wave = load.concurrency if isinstance(load, Concurrency) else 0
+    return read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)

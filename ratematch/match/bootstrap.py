@@ -1,0 +1,266 @@
+"""The solve again and again with rates as they might have been measured: intervals and chances of being on the front.
+
+Each draw multiplies every measured rate by a factor from its own noise (:mod:`ratematch.match.noise`); TPOT follows
+from the identity C / T. A configuration that is part of several pairs has one factor in all of them.
+
+Only the front of a draw is wanted, and for that the cells need not be visited one by one. A gen point k with rate
+R_k can be fed by the cells with y / x <= R_c / R_k; of these only the best y / GPUs counts, a prefix maximum over
+cells sorted by y / x. A deployment limited by ctx reads the gen curve at a rate that depends on x / y alone, so of
+copies of a ratio only the best x / GPUs counts. Both are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ratematch.match.matching import Objective
+from ratematch.match.noise import Noise, draw
+from ratematch.match.packing import Packing
+from ratematch.match.solver import SAME, Cells, Floats, Problem, tabulate_cells
+
+CHUNK = 4_000_000
+"""Candidates held at a time: memory, not results."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """For problem k: ``ctx[k]`` (draws x capacities) and ``gen[k]`` (draws x gen points), rates drawn / measured."""
+
+    ctx: tuple[Floats, ...]
+    gen: tuple[Floats, ...]
+
+    @property
+    def draws(self) -> int:
+        return int(self.gen[0].shape[0]) if self.gen else 0
+
+
+@dataclass(frozen=True)
+class NoisyProblem:
+    """A problem with the noise of each ctx capacity and each gen point (``None``: not known, taken as measured)."""
+
+    problem: Problem
+    ctx: tuple[Noise | None, ...] = field(default=())
+    gen: tuple[Noise | None, ...] = field(default=())
+
+
+def draw_factors(problems: Sequence[NoisyProblem], *, draws: int, seed: int) -> Factors:
+    """Factors for all problems. The same ``Ctx`` or ``Gen`` object gets the same factors wherever it appears."""
+    rng = np.random.default_rng(seed)
+    known: dict[int, Floats] = {}
+
+    def of(side: object, noises: Sequence[Noise | None], size: int) -> Floats:
+        if id(side) not in known:
+            padded = [*noises, *[None] * (size - len(noises))]
+            known[id(side)] = np.stack([draw(noise, draws, rng) for noise in padded], axis=1)
+        return known[id(side)]
+
+    ctx = tuple(of(each.problem.ctx, each.ctx, len(each.problem.ctx.capacities)) for each in problems)
+    gen = tuple(of(each.problem.gen, each.gen, len(each.problem.gen.curve.rates)) for each in problems)
+    return Factors(ctx, gen)
+
+
+def pool_rising(rates: Floats) -> Floats:
+    """Nearest non-falling rates along the last axis (isotonic least squares), for many curves at once.
+
+    Min-max formula: the value at k is the largest over i <= k of the smallest over j >= k of mean(i..j).
+    """
+    if bool(np.all(rates[..., 1:] >= rates[..., :-1])):
+        return rates
+    size = rates.shape[-1]
+    sums = np.concatenate([np.zeros((*rates.shape[:-1], 1)), np.cumsum(rates, axis=-1)], axis=-1)
+    pooled = np.empty_like(rates)
+    for k in range(size):
+        best = np.full(rates.shape[:-1], -np.inf)
+        for i in range(k + 1):
+            means = (sums[..., k + 1 :] - sums[..., i : i + 1]) / np.arange(k + 1 - i, size + 1 - i)
+            np.maximum(best, means.min(axis=-1), out=best)
+        pooled[..., k] = best
+    return pooled
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One problem's rates in every draw: capacities (draws x J), gen tok/s and requests/s (draws x K)."""
+
+    problem: Problem
+    capacities: Floats
+    tok_s: Floats
+    loads: Floats
+
+    @property
+    def req_s(self) -> Floats:
+        return self.tok_s / self.problem.gen.tokens_per_request
+
+
+def _drawn(problem: Problem, ctx: Floats, gen: Floats) -> _Drawn:
+    return _Drawn(
+        problem,
+        np.array(problem.ctx.capacities) * ctx,
+        pool_rising(np.array(problem.gen.curve.rates) * gen),
+        np.array(problem.gen.curve.loads),
+    )
+
+
+def _read_loads(drawn: _Drawn, rate: Floats) -> Floats:
+    """Load at which each draw's gen curve gives ``rate`` (draws x anything, not above the draw's highest rate)."""
+    loads, tok_s = drawn.loads, drawn.tok_s
+    at = np.where(rate < tok_s[:, :1], rate * (loads[0] / tok_s[:, :1]), loads[0])
+    for k in range(1, loads.size):
+        low, high = tok_s[:, k - 1 : k], tok_s[:, k : k + 1]
+        inside = (rate > low * (1 + SAME)) & (rate <= high * (1 + SAME))
+        span = np.where(high > low, high - low, 1.0)
+        at = np.where(inside, loads[k - 1] + (loads[k] - loads[k - 1]) * (rate - low) / span, at)
+    return np.asarray(at)
+
+
+@dataclass(frozen=True)
+class _CellTable:
+    """What the front needs of the cells of one pair of sizes, denominators (GPUs that count) divided out."""
+
+    feed_ratio: Floats  # y / x, ascending
+    feed_best: Floats  # the largest y / denominator among cells with this y / x or less
+    ctx_ratio: Floats  # x / y, each once
+    ctx_best: Floats  # the largest x / denominator among cells of this ratio
+
+
+def _tabulate(cells: Cells, objective: Objective) -> _CellTable:
+    count: Floats = {
+        "per_used_gpu": cells.gpus,
+        "per_allocated_gpu": cells.gpus_allocated,
+        "tok_s_in_budget": np.ones_like(cells.gpus),
+    }[objective].astype(np.float64)
+    order = np.argsort(cells.y / cells.x, kind="stable")
+    ratio = (cells.y / cells.x)[order]
+    best = np.maximum.accumulate((cells.y / count)[order])
+    ctx_ratio, owner = np.unique(cells.x / cells.y, return_inverse=True)
+    ctx_best = np.zeros(ctx_ratio.size)
+    np.maximum.at(ctx_best, owner, cells.x / count)
+    return _CellTable(ratio, best, ctx_ratio, ctx_best)
+
+
+def draw_fronts(
+    problems: Sequence[Problem],
+    factors: Factors,
+    *,
+    max_gpus: int,
+    osl: float | Sequence[float],
+    objective: Objective = "per_used_gpu",
+    packing: Packing | None = None,
+    tpot_limit_s: float | None = None,
+) -> list[tuple[Floats, Floats]]:
+    """The front of each draw, as (u, p): u strictly ascending, p strictly falling. ``osl``: one, or one a problem."""
+    osls = [float(osl)] * len(problems) if isinstance(osl, int | float) else [float(value) for value in osl]
+    tables = [
+        _tabulate(cells, objective) if cells.size else None
+        for problem in problems
+        for cells in [tabulate_cells(problem.ctx.gpus, problem.gen.gpus, max_gpus, packing)]
+    ]
+    width = sum(
+        len(problem.gen.curve.rates) + len(problem.ctx.capacities) * table.ctx_ratio.size
+        for problem, table in zip(problems, tables, strict=True)
+        if table is not None
+    )
+    step = max(1, CHUNK // max(1, width))
+    fronts: list[tuple[Floats, Floats]] = []
+    for first in range(0, factors.draws, step):
+        part = slice(first, first + step)
+        points = [
+            _candidates(_drawn(problem, ctx[part], gen[part]), table, each_osl, tpot_limit_s)
+            for problem, table, ctx, gen, each_osl in zip(
+                problems, tables, factors.ctx, factors.gen, osls, strict=True
+            )
+            if table is not None
+        ]
+        if not points:
+            fronts += [(np.zeros(0), np.zeros(0))] * len(range(*part.indices(factors.draws)))
+            continue
+        u = np.concatenate([each[0] for each in points], axis=1)
+        p = np.concatenate([each[1] for each in points], axis=1)
+        fronts += [_front(u[k], p[k]) for k in range(u.shape[0])]
+    return fronts
+
+
+def _candidates(drawn: _Drawn, table: _CellTable, osl: float, tpot_limit_s: float | None) -> tuple[Floats, Floats]:
+    """(u, p), draws x candidates each; p is 0 where a candidate does not exist in a draw."""
+    problem = drawn.problem
+    most = drawn.capacities[:, -1:] / drawn.req_s
+    found = np.searchsorted(table.feed_ratio, most * (1 + SAME), side="right") - 1
+    fed = np.where(found >= 0, table.feed_best[np.maximum(found, 0)], 0.0) * drawn.req_s * osl
+    loads = np.broadcast_to(drawn.loads, drawn.tok_s.shape)
+    us, ps = [drawn.tok_s / loads], [_within(problem, loads, drawn.tok_s, fed, tpot_limit_s)]
+    for j in range(drawn.capacities.shape[1]):
+        capacity = drawn.capacities[:, j : j + 1]
+        rate = capacity * table.ctx_ratio * problem.gen.tokens_per_request
+        highest = drawn.tok_s[:, -1:]
+        exists = rate <= highest * (1 + SAME)
+        rate = np.minimum(rate, highest)
+        load = _read_loads(drawn, rate)
+        us.append(rate / load)
+        p = np.where(exists, capacity * table.ctx_best * osl, 0.0)
+        ps.append(_within(problem, load, rate, p, tpot_limit_s))
+    return np.concatenate(us, axis=1), np.concatenate(ps, axis=1)
+
+
+def _within(problem: Problem, load: Floats, rate: Floats, p: Floats, tpot_limit_s: float | None) -> Floats:
+    if tpot_limit_s is None:
+        return p
+    tail = np.interp(load, problem.loads, problem.tail) if problem.loads else 1.0
+    return np.where(load / rate * tail <= tpot_limit_s, p, 0.0)
+
+
+def _front(u: Floats, p: Floats) -> tuple[Floats, Floats]:
+    u, p = u[p > 0], p[p > 0]
+    order = np.lexsort((-p, -u)) if u.size < 2000 else np.argsort(-u)
+    u, p = u[order], p[order]
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(p)[:-1]]) if p.size else p
+    u, p = u[p > before], p[p > before]
+    order = np.lexsort((-p, -u))  # equal u: only the best stays
+    u, p = u[order], p[order]
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(p)[:-1]]) if p.size else p
+    return u[p > before][::-1], p[p > before][::-1]
+
+
+@dataclass(frozen=True)
+class RowDraws:
+    """One row of the solver in every draw. ``ratio``: ideal ctx:gen ratio. ``on_front``: share of draws."""
+
+    req_s: Floats
+    tok_s_user: Floats
+    score: Floats
+    ratio: Floats
+    on_front: float
+
+
+def draw_row(
+    problem: Problem,
+    factors: tuple[Floats, Floats],
+    *,
+    x: int,
+    y: int,
+    ctx_index: int,
+    gen_index: int,
+    osl: float,
+    denominator: float,
+    fronts: Sequence[tuple[Floats, Floats]],
+) -> RowDraws:
+    """What a row would have been in each draw: demand min(x capacity, y gen point), gen read there.
+
+    ``score`` = demand x OSL / ``denominator``. On the front: no point of the draw's front with as much u has more.
+    """
+    drawn = _drawn(problem, *factors)
+    req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])
+    rate = np.minimum(req_s * problem.gen.tokens_per_request / y, drawn.tok_s[:, -1])
+    u = rate / _read_loads(drawn, rate[:, None])[:, 0]
+    score = req_s * osl / denominator
+    on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, score, strict=True)]
+    ratio = drawn.req_s[:, gen_index] / drawn.capacities[:, -1]
+    return RowDraws(req_s, u, score, ratio, float(np.mean(on)) if on else 0.0)
+
+
+def _best_at(front: tuple[Floats, Floats], u: float) -> float:
+    """Most p with ``u`` or more; 0 above the front."""
+    index = int(np.searchsorted(front[0], u * (1 - SAME), side="left"))
+    return float(front[1][index]) if index < front[1].size else 0.0

@@ -1,0 +1,101 @@
+"""One front over another, with intervals from fronts drawn again (:mod:`ratematch.match.bootstrap`).
+
+Comparisons hold on the overlap of interactivity only; hypervolume counts all of both fronts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ratematch.match.noise import Floats, Noise, draw, interval
+from ratematch.match.pareto import (
+    Front,
+    extract_front,
+    find_overlap,
+    hypervolume,
+    interactivity_at,
+    log_grid,
+    overlap_area_ratio,
+    speed_up,
+)
+from ratematch.match.points import Comparison, Kind, Speedup
+
+GRID = 9
+"""Interactivities (and throughputs) at which fronts are compared, log-spaced over their overlap."""
+
+ENOUGH = 0.9
+"""Share of draws in which a comparison must exist for an interval: from fewer it would be one of those draws only."""
+
+Drawn = Sequence[tuple[Front, Front]]
+
+
+def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Speedup]:
+    """tok/s/GPU of ``a`` over ``b`` at equal tok/s/user, step and linear; empty without an overlap."""
+    overlap = find_overlap(a, b)
+    if overlap is None:
+        return []
+    rows = []
+    for u in (float(value) for value in log_grid(*overlap, GRID)):
+        pairs = [speed_up(x, y, u) for x, y in drawn]
+        steps, lines = _span([step for step, _ in pairs]), _span([linear for _, linear in pairs])
+        rows.append(Speedup(kind, u, *speed_up(a, b, u), *steps, *lines))
+    return rows
+
+
+def sum_up(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> Comparison | None:
+    """The whole of ``a`` over the whole of ``b``: hypervolume and overlap area, and interactivity at equal tok/s/GPU.
+
+    ``None`` when a front is empty. Hypervolume is against (0, 0) on linear axes: its ratio depends on both.
+    """
+    if not a or not b:
+        return None
+
+    def volume(x: Front, y: Front) -> float | None:
+        return hypervolume(x) / hypervolume(y) if x and y else None
+
+    low, high = max(a[-1][1], b[-1][1]), min(a[0][1], b[0][1])
+    levels = [float(p) for p in log_grid(low, high, GRID)] if low <= high else []
+    return Comparison(
+        kind=kind,
+        hypervolume_ratio=volume(a, b),
+        hypervolume_interval=_ends(volume, drawn),
+        area_ratio=overlap_area_ratio(a, b),
+        area_interval=_ends(overlap_area_ratio, drawn),
+        interactivity=tuple((p, ratio) for p in levels if (ratio := _interactivity(a, b, p)) is not None),
+    )
+
+
+def _interactivity(a: Front, b: Front, p: float) -> float | None:
+    first, second = interactivity_at(a, p), interactivity_at(b, p)
+    return first / second if first and second else None
+
+
+def _ends(of: Callable[[Front, Front], float | None], drawn: Drawn) -> tuple[float, float] | None:
+    low, high = _span([of(a, b) for a, b in drawn])
+    return None if low is None or high is None else (low, high)
+
+
+def _span(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < ENOUGH * len(values):
+        return None, None
+    return interval(np.array(known))
+
+
+def draw_measured_fronts(
+    points: Sequence[tuple[float, float]], noises: Sequence[Noise | None], *, draws: int, seed: int
+) -> list[list[tuple[float, float]]]:
+    """Fronts of measured (u, p) points as they might have been: both move with the rate, at the same concurrency."""
+    rng = np.random.default_rng(seed)
+    factors: list[Floats] = [draw(noise, draws, rng) for noise in noises]
+    return [
+        list(
+            extract_front(
+                [(u * float(f[k]), p * float(f[k])) for (u, p), f in zip(points, factors, strict=True)],
+                lambda point: point,
+            )
+        )
+        for k in range(draws)
+    ]

@@ -1,0 +1,158 @@
+"""Pairs of measured configurations to the rate-matched rows that are shown, with how sure each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_row
+from ratematch.match.feasibility import Site, feasible_rows
+from ratematch.match.noise import interval
+from ratematch.match.points import Point
+from ratematch.match.predict import Pair, pose, row_point
+from ratematch.match.solver import Floats, Ints, Rows, front_indices, near_front, solve_rows
+from ratematch.plan.constraints import Constraints
+
+MOST_ROWS = 5000
+"""More rows than this are not turned into points: the rest is neither drawn nor chosen."""
+
+SHOWN_WITHIN = 0.2
+"""Which rows are kept of more: those within this share of the front at their tok/s/user."""
+
+TIE_CHANCE = 0.05
+"""A row off the front that is on it in this share of draws or more cannot be told from it."""
+
+MOST_TIES = 200
+"""Rows nearest to the front that are tried for a tie."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """``plans``: rows shown, of ``num_rows`` solved. ``front``: ascending tok/s/user. ``draws``: the front of each
+    bootstrap draw; empty when no noise is known. ``notes``: what the site cannot carry."""
+
+    plans: tuple[Point, ...]
+    num_rows: int
+    front: tuple[Point, ...]
+    ties: tuple[Point, ...]
+    notes: tuple[str, ...]
+    draws: tuple[tuple[tuple[float, float], ...], ...]
+
+
+def find_frontier(
+    pairs: Sequence[Pair],
+    *,
+    workload: str,
+    constraints: Constraints,
+    max_gpus: int,
+    site: Site | None = None,
+    draws: int = 0,
+    seed: int = 0,
+) -> Frontier:
+    """Every row of every pair, its front, and with ``draws`` > 0 the intervals of the front and what ties with it.
+
+    ``site``: rows that it cannot carry are left out; nodes are counted on it. Rows are of deployments without a
+    common divisor: k copies have the same figures per GPU.
+    """
+    limit_s = None if constraints.tpot_ms is None else constraints.tpot_ms / 1000
+    problems = [pose(pair) for pair in pairs]
+    packing = site.packing if site is not None else None
+    rows = solve_rows(problems, max_gpus=max_gpus, packing=packing, coprime=True, tpot_limit_s=limit_s)
+    notes: list[str] = []
+    if site is not None:
+        feasible, notes = feasible_rows(rows, pairs, site)
+        rows = rows.take(feasible)
+    osl = np.array([pair.gen.rates.tokens_per_request + 1 for pair in pairs])
+    score = rows.score(osl[rows.pair], "per_used_gpu") if rows.size else np.zeros(0)
+    flagged = np.array([len(pair.flags) for pair in pairs], dtype=np.int64)
+    front = front_indices(
+        rows.tok_s_user,
+        score,
+        (flagged[rows.pair], rows.gen_clamped, rows.gpus, rows.ctx_load / rows.ctx_rate, rows.pair, rows.x),
+    )
+    kept = np.arange(rows.size)
+    if rows.size > MOST_ROWS:
+        kept = np.flatnonzero(near_front(rows.tok_s_user, score, SHOWN_WITHIN))
+    # Points are compared by value: the front's own must be among the plans.
+    points = {int(k): row_point(pairs[int(rows.pair[k])], rows, int(k), workload) for k in {*kept, *front}}
+    drawn_fronts: list[tuple[Floats, Floats]] = []
+    ties: list[Point] = []
+    if draws and rows.size and any(_noise_known(pair) for pair in pairs):
+        noisy = [NoisyProblem(p, pair.ctx.noise, pair.gen.noise) for p, pair in zip(problems, pairs, strict=True)]
+        factors = draw_factors(noisy, draws=draws, seed=seed)
+        drawn_fronts = draw_fronts(
+            problems, factors, max_gpus=max_gpus, osl=list(osl), packing=packing, tpot_limit_s=limit_s
+        )
+        for k in (int(k) for k in front):
+            points[k] = _add_intervals(points[k], _draw(rows, k, pairs, factors, drawn_fronts))
+        ties = _find_ties(rows, score, front, pairs, factors, drawn_fronts, workload)
+    return Frontier(
+        plans=tuple(points[k] for k in sorted(points)),
+        num_rows=rows.size,
+        front=tuple(points[int(k)] for k in front),
+        ties=tuple(ties),
+        notes=tuple(notes),
+        draws=tuple(tuple((float(a), float(b)) for a, b in zip(u, p, strict=True)) for u, p in drawn_fronts),
+    )
+
+
+def _noise_known(pair: Pair) -> bool:
+    return any(noise is not None for noise in (*pair.ctx.noise, *pair.gen.noise))
+
+
+def _draw(
+    rows: Rows, k: int, pairs: Sequence[Pair], factors: Factors, fronts: Sequence[tuple[Floats, Floats]]
+) -> RowDraws:
+    number = int(rows.pair[k])
+    pair = pairs[number]
+    return draw_row(
+        pose(pair),
+        (factors.ctx[number], factors.gen[number]),
+        x=int(rows.x[k]),
+        y=int(rows.y[k]),
+        ctx_index=int(rows.ctx_index[k]),
+        gen_index=int(rows.gen_index[k]),
+        osl=pair.gen.rates.tokens_per_request + 1,
+        denominator=float(rows.gpus[k]),
+        fronts=fronts,
+    )
+
+
+def _add_intervals(point: Point, drawn: RowDraws) -> Point:
+    low, high = interval(drawn.score)
+    ratio_low, ratio_high = interval(drawn.ratio)
+    return replace(
+        point,
+        tok_s_gpu_low=low,
+        tok_s_gpu_high=high,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
+        front_chance=drawn.on_front,
+    )
+
+
+def _find_ties(
+    rows: Rows,
+    score: Floats,
+    front: Ints,
+    pairs: Sequence[Pair],
+    factors: Factors,
+    fronts: Sequence[tuple[Floats, Floats]],
+    workload: str,
+) -> list[Point]:
+    """Rows off the front that are on it in at least ``TIE_CHANCE`` of the draws, likeliest first."""
+    known = [noise.rel for pair in pairs for noise in (*pair.ctx.noise, *pair.gen.noise) if noise is not None]
+    near = np.flatnonzero(near_front(rows.tok_s_user, score, min(0.5, 4 * max(known))))
+    near = np.setdiff1d(near, front)
+    if near.size > MOST_TIES:
+        us, ps = rows.tok_s_user[front], score[front]
+        best = ps[np.minimum(np.searchsorted(us, rows.tok_s_user[near]), ps.size - 1)]
+        near = near[np.argsort(-(score[near] / best), kind="stable")[:MOST_TIES]]
+    ties = []
+    for k in (int(k) for k in near):
+        drawn = _draw(rows, k, pairs, factors, fronts)
+        if drawn.on_front >= TIE_CHANCE:
+            ties.append(_add_intervals(row_point(pairs[int(rows.pair[k])], rows, k, workload), drawn))
+    return sorted(ties, key=lambda point: (-(point.front_chance or 0), point.label, point.req_s))

@@ -1,0 +1,140 @@
+"""End-to-end runs against what rate matching predicted for them: the gap, and what it is made of.
+
+At N requests in flight output is P = N x OSL / (GPUs x E), E the life of a request (Little's law). So
+
+    P_plan - P_measured = N x OSL / GPUs x (E_measured - E_plan) / (E_measured x E_plan)
+
+is proportional to the time a request takes longer than predicted, and every part of that time has its exact share of
+the gap, in whatever order parts are taken. Before it stands what whole instances lose to the ideal ratio; after it
+what the measured figures break Little's law by. The parts add up to ideal minus measured; what no part explains is
+the last one, the residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import gcd
+
+from ratematch.match.breakdown import Breakdown
+from ratematch.match.closedloop import Operating, operate
+from ratematch.match.curves import throttle
+from ratematch.match.figures import Figures, measured_point
+from ratematch.match.matching import bound_tok_s_gpu
+from ratematch.match.pareto import Front, extract_front, linear_at
+from ratematch.match.points import Gap, GapPart, Point, objectives
+from ratematch.match.predict import Pair, one_instance, predict_deployment
+from ratematch.plan.constraints import Constraints
+from ratematch.plan.deployment import Deployment
+
+
+def find_gaps(
+    rows: Iterable[Figures], pairs: Sequence[Pair], front: Sequence[Point], constraints: Constraints
+) -> list[Gap]:
+    """Each end-to-end row against the prediction of its own deployment and against the whole front."""
+    unlimited = replace(constraints, tpot_ms=None)
+    whole = [objectives(point) for point in front]
+    gaps = []
+    for row in rows:
+        point = measured_point(row, "end_to_end", constraints)
+        pair = find_pair(pairs, row.experiment.deployment)
+        predicted = operating = None
+        parts: tuple[GapPart, ...] = ()
+        if pair is not None and point.ctx and point.gen:
+            divisor = gcd(point.ctx, point.gen)
+            x, y = point.ctx // divisor, point.gen // divisor
+            curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
+            predicted = predict_at([objectives(p) for p in extract_front(curve, objectives)], point.tok_s_user)
+            operating = operate(pair, point.ctx, point.gen, point.concurrency)
+            parts = attribute(point, operating, pair, row.breakdown)
+        at_front = predict_at(whole, point.tok_s_user)
+        gaps.append(
+            Gap(
+                label=point.label,
+                tok_s_user=point.tok_s_user,
+                end_to_end=point.tok_s_gpu,
+                rate_matched=predicted,
+                ratio=point.tok_s_gpu / predicted if predicted else None,
+                front=at_front,
+                front_ratio=point.tok_s_gpu / at_front if at_front else None,
+                concurrency=point.concurrency,
+                at_concurrency=operating.req_s * point.tok_s / point.req_s / point.gpus if operating else None,
+                tpot_ms=point.tpot_ms,
+                tpot_at_concurrency_ms=operating.tpot_s * 1000 if operating else None,
+                ideal=sum(part.tok_s_gpu for part in parts) + point.tok_s_gpu if parts else None,
+                parts=parts,
+            )
+        )
+    return gaps
+
+
+def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdown | None) -> tuple[GapPart, ...]:
+    """The parts of (ideal minus measured) tok/s/GPU of one end-to-end row; they add up exactly.
+
+    ``predicted``: the deployment at the same concurrency. The ideal is the fractional ratio of the same servers at
+    the TPOT predicted there. Without a ``breakdown`` all that happens before decoding is one part.
+    """
+    osl = point.tok_s / point.req_s
+    gen, tokens = pair.gen.rates, pair.gen.rates.tokens_per_request
+    n = point.concurrency
+    gen_req_s = min(predicted.req_s / point.gen, gen.req_s(gen.curve.max_rate))
+    ideal = bound_tok_s_gpu(osl, pair.ctx.rates.gpus, pair.ctx.rates.capacities[-1], gen.gpus, gen_req_s)
+    plan = predicted.req_s * osl / point.gpus
+
+    decode_s = tokens * predicted.tpot_s
+    life_plan = n / predicted.req_s
+    ttft_s, decode_measured_s = point.ttft_ms / 1000, tokens * point.tpot_ms / 1000
+    life = ttft_s + decode_measured_s
+    share = n * osl / point.gpus / (life * life_plan)
+
+    longer: list[tuple[str, float]]
+    if breakdown is None:
+        longer = [
+            ("ctx slow-down, KV transfer, queues and router", ttft_s - predicted.ttft_s),
+            ("gen slow-down", decode_measured_s - decode_s),
+        ]
+    else:
+        # A lone prompt's time is what prefill takes without a queue; the rest of the predicted TTFT is waiting.
+        alone = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
+        alone = min(alone, predicted.ttft_s)
+        longer = [
+            ("ctx slow-down", breakdown.prefill_s - alone),
+            ("ctx queue", breakdown.ctx_queue_s - (predicted.ttft_s - alone)),
+            ("KV transfer", breakdown.kv_transfer_s),
+            ("gen queue", breakdown.gen_queue_s),
+            ("gen slow-down", breakdown.decode_s - decode_s),
+            ("router", breakdown.dispatch_s),
+            ("client and network", life - breakdown.total_s),
+        ]
+    parts = [GapPart("integer rounding and load", ideal - plan)]
+    parts += [GapPart(name, seconds * share) for name, seconds in longer]
+    told = sum(part.tok_s_gpu for part in parts)
+    parts.append(GapPart("residual", ideal - point.tok_s_gpu - told))
+    # What is only the last digits of a float is nothing.
+    return tuple(part if abs(part.tok_s_gpu) > 1e-9 * ideal else GapPart(part.name, 0.0) for part in parts)
+
+
+def predict_at(curve: Front, u: float) -> float | None:
+    """Predicted tok/s/GPU of one deployment, or of the front, at ``u`` tok/s/user, linear between its rows.
+
+    Below its lowest u it is the highest rate: a deployment whose users get more also keeps ``u``. ``None`` above its
+    highest u, where nothing was measured.
+    """
+    if curve and u < curve[0][0]:
+        return curve[0][1]
+    return linear_at(curve, u)
+
+
+def find_pair(pairs: Sequence[Pair], deployment: Deployment) -> Pair | None:
+    """The measured pair that a disaggregated deployment is made of: the same servers, else the same mappings."""
+    if deployment.ctx is None or deployment.gen is None:
+        return None
+    ctx, gen = one_instance(deployment.ctx), one_instance(deployment.gen)
+    for pair in pairs:
+        if pair.gen.group == gen and replace(pair.ctx.group, mtp=gen.mtp) == ctx:
+            return pair
+    for pair in pairs:
+        own = pair.gen.group
+        if (own.mapping, own.mtp, pair.ctx.group.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
+            return pair
+    return None

@@ -1,0 +1,271 @@
+"""All whole deployments of all measured pairs at once: the arithmetic of :mod:`ratematch.match.matching` on arrays.
+
+A row is a pair (one ctx and one gen configuration), x ctx and y gen instances, and a demand. Demands are those of
+:func:`ratematch.match.matching.plan_curve`: every measured gen point and ctx capacity that the deployment reaches,
+and its limit min(x R_c, y R_g). Nothing is rounded or left out; tests hold every row against the scalar solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from math import gcd
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ratematch.match.curves import Reading
+from ratematch.match.matching import Ctx, Gen, Limit, Objective, Plan, list_cells
+from ratematch.match.packing import Packing, count_nodes
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Column = NDArray[Any]
+
+LIMITS: tuple[Limit, ...] = ("ctx", "gen", "both")
+SAME = 1e-9
+"""Rates that differ by less are one demand: the last digits of a float."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One ctx and one gen configuration. ``loads`` and ``tail``: TPOT at the percentile of the limit over mean TPOT,
+    at each measured load of gen (empty: judged at the mean)."""
+
+    ctx: Ctx[float]
+    gen: Gen[float]
+    loads: tuple[float, ...] = ()
+    tail: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Every (x, y) of two instance sizes, ordered by y then x; whole nodes and the GPUs on them are paid for."""
+
+    x: Ints
+    y: Ints
+    gpus: Ints
+    nodes: Ints
+    gpus_allocated: Ints
+
+    @property
+    def size(self) -> int:
+        return int(self.x.size)
+
+
+@lru_cache(maxsize=256)
+def tabulate_cells(
+    ctx_gpus: int, gen_gpus: int, max_gpus: int, packing: Packing | None = None, coprime: bool = False
+) -> Cells:
+    """The cells of a pair. ``coprime``: without those that are copies of a smaller one. ``nodes`` is 0 and
+    ``gpus_allocated`` the used GPUs without ``packing``."""
+    pairs = [(x, y) for x, y in list_cells(ctx_gpus, gen_gpus, max_gpus, packing) if not coprime or gcd(x, y) == 1]
+    x, y = (np.array(values, dtype=np.int64) for values in (zip(*pairs, strict=True) if pairs else ((), ())))
+    gpus = x * ctx_gpus + y * gen_gpus
+    nodes = np.zeros_like(gpus)
+    if packing is not None:
+        nodes = np.array([count_nodes(ctx_gpus, a, gen_gpus, b, packing) for a, b in pairs], dtype=np.int64)
+    return Cells(x, y, gpus, nodes, nodes * packing.gpus_per_node if packing is not None else gpus)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of equal length, one entry a row.
+
+    ``pair``: index of the problem. ``limit``: index into ``LIMITS``. ``ctx_*`` and ``gen_*``: operating point of one
+    instance (load in flight, rate per second). ``ctx_index`` and ``gen_index``: the demand is the smaller of what the
+    ctx capacity and the gen point of these numbers allow.
+    """
+
+    pair: Ints
+    x: Ints
+    y: Ints
+    gpus: Ints
+    nodes: Ints
+    gpus_allocated: Ints
+    req_s: Floats
+    limit: Ints
+    ctx_load: Floats
+    ctx_rate: Floats
+    ctx_clamped: Bools
+    gen_load: Floats
+    gen_rate: Floats
+    gen_clamped: Bools
+    ctx_index: Ints
+    gen_index: Ints
+
+    @property
+    def size(self) -> int:
+        return int(self.pair.size)
+
+    @property
+    def tpot_s(self) -> Floats:
+        return self.gen_load / self.gen_rate
+
+    @property
+    def tok_s_user(self) -> Floats:
+        return self.gen_rate / self.gen_load
+
+    def take(self, which: Column) -> Rows:
+        """The rows at these indices, or where a mask is true."""
+        return Rows(**{field.name: getattr(self, field.name)[which] for field in fields(Rows)})
+
+    def plan(self, k: int) -> Plan[float]:
+        """Row ``k`` as the scalar solver returns it."""
+        ctx_load, ctx_rate = float(self.ctx_load[k]), float(self.ctx_rate[k])
+        gen_load, gen_rate = float(self.gen_load[k]), float(self.gen_rate[k])
+        return Plan(
+            x=int(self.x[k]),
+            y=int(self.y[k]),
+            gpus=int(self.gpus[k]),
+            req_s=float(self.req_s[k]),
+            limit=LIMITS[int(self.limit[k])],
+            ctx=Reading(ctx_load, ctx_rate, ctx_load / ctx_rate, bool(self.ctx_clamped[k])),
+            gen=Reading(gen_load, gen_rate, gen_load / gen_rate, bool(self.gen_clamped[k])),
+        )
+
+    def score(self, osl: float | Floats, objective: Objective) -> Floats:
+        """Output tok/s, or tok/s/GPU, that ``objective`` asks for. ``osl``: one, or one a row."""
+        tok_s = self.req_s * osl
+        match objective:
+            case "per_used_gpu":
+                return np.asarray(tok_s / self.gpus)
+            case "per_allocated_gpu":
+                return np.asarray(tok_s / self.gpus_allocated)
+            case "tok_s_in_budget":
+                return np.asarray(tok_s)
+
+
+def solve_rows(
+    problems: Sequence[Problem],
+    *,
+    max_gpus: int,
+    packing: Packing | None = None,
+    coprime: bool = False,
+    tpot_limit_s: float | None = None,
+) -> Rows:
+    """Every row of every problem: problem by problem, cells by y then x, demands ascending.
+
+    ``tpot_limit_s`` filters last, after matching and throttling.
+    """
+    parts = []
+    for k, problem in enumerate(problems):
+        cells = tabulate_cells(problem.ctx.gpus, problem.gen.gpus, max_gpus, packing, coprime)
+        if cells.size:
+            parts.append(_solve(k, problem, cells, tpot_limit_s))
+    return Rows(**{field.name: _join(parts, field.name) for field in fields(Rows)})
+
+
+def _join(parts: Sequence[Rows], name: str) -> Column:
+    if not parts:
+        kind = Rows.__annotations__[name]
+        return np.zeros(0, dtype={"Ints": np.int64, "Bools": np.bool_}.get(kind, np.float64))
+    return np.concatenate([getattr(part, name) for part in parts])
+
+
+def _solve(number: int, problem: Problem, cells: Cells, tpot_limit_s: float | None) -> Rows:
+    ctx, gen = problem.ctx, problem.gen
+    capacities = np.array(ctx.capacities)
+    gen_req_s = np.array([gen.req_s(rate) for rate in gen.curve.rates])
+    last_ctx, last_gen = capacities.size - 1, gen_req_s.size - 1
+    x, y = cells.x[:, None], cells.y[:, None]
+
+    most_ctx, most_gen = x * capacities[-1], y * gen_req_s[-1]
+    top = np.minimum(most_ctx, most_gen)
+    both = _same(most_ctx, most_gen)
+    top_limit = np.where(both, 2, np.where(most_ctx < most_gen, 0, 1))
+
+    # Columns: the lower ctx capacities, the gen points, the limit of the deployment.
+    demand = np.concatenate([x * capacities[:-1], y * gen_req_s, top], axis=1)
+    ctx_index = np.concatenate([np.arange(last_ctx), np.full(gen_req_s.size + 1, last_ctx)])
+    gen_index = np.concatenate([np.full(last_ctx, last_gen), np.arange(gen_req_s.size), [last_gen]])
+    side = np.concatenate([np.zeros(last_ctx, dtype=np.int64), np.ones(gen_req_s.size + 1, dtype=np.int64)])
+    limit = np.broadcast_to(side, demand.shape).copy()
+    limit[:, -1:] = top_limit
+    kept = (demand < top) & ~_same(demand, top)
+    kept[:, -1] = True
+
+    order = np.argsort(np.where(kept, demand, np.inf), axis=1, kind="stable")
+    demand, kept, limit = (np.take_along_axis(values, order, axis=1) for values in (demand, kept, limit))
+    kept[:, 1:] &= ~_same(demand[:, 1:], demand[:, :-1])
+
+    cell, _ = np.nonzero(kept)
+    req_s = demand[kept]
+    xs, ys = cells.x[cell], cells.y[cell]
+    # The minimum undoes the last-digit rounding of (y * rate) / y.
+    ctx_rate = np.minimum(req_s / xs, ctx.curve.max_rate)
+    gen_rate = np.minimum(req_s * gen.tokens_per_request / ys, gen.curve.max_rate)
+    ctx_load, ctx_clamped = throttle_all(np.array(ctx.curve.loads), np.array(ctx.curve.rates), ctx_rate)
+    gen_load, gen_clamped = throttle_all(np.array(gen.curve.loads), np.array(gen.curve.rates), gen_rate)
+    rows = Rows(
+        pair=np.full(req_s.size, number, dtype=np.int64),
+        x=xs,
+        y=ys,
+        gpus=cells.gpus[cell],
+        nodes=cells.nodes[cell],
+        gpus_allocated=cells.gpus_allocated[cell],
+        req_s=req_s,
+        limit=limit[kept],
+        ctx_load=ctx_load,
+        ctx_rate=ctx_rate,
+        ctx_clamped=ctx_clamped,
+        gen_load=gen_load,
+        gen_rate=gen_rate,
+        gen_clamped=gen_clamped,
+        ctx_index=ctx_index[order[kept]],
+        gen_index=gen_index[order[kept]],
+    )
+    if tpot_limit_s is None:
+        return rows
+    tail = np.interp(gen_load, problem.loads, problem.tail) if problem.loads else 1.0
+    return rows.take(rows.tpot_s * tail <= tpot_limit_s)
+
+
+def _same(a: Floats, b: Floats) -> Bools:
+    return np.asarray(np.abs(a - b) <= SAME * np.maximum(np.abs(a), np.abs(b)))
+
+
+def throttle_all(loads: Floats, rates: Floats, rate: Floats) -> tuple[Floats, Bools]:
+    """:func:`ratematch.match.curves.throttle` for many rates at once: (loads, clamped). ``rate`` <= the highest."""
+    # A rate a last digit above a measured one is that one: on a flat stretch the smallest load counts.
+    index = np.searchsorted(rates, rate * (1 - SAME), side="left")
+    below, above = np.maximum(index - 1, 0), np.minimum(index, rates.size - 1)
+    span = rates[above] - rates[below]
+    part = np.divide(rate - rates[below], span, out=np.zeros_like(rate), where=span > 0)
+    load = np.where(index == 0, loads[0], loads[below] + (loads[above] - loads[below]) * part)
+    clamped = rate < rates[0] * (1 - SAME)
+    return np.where(clamped, rate * (loads[0] / rates[0]), load), clamped
+
+
+def near_front(u: Floats, p: Floats, margin: float = SAME) -> Bools:
+    """Which points no other beats by more than the share ``margin`` in ``p`` at equal or better ``u``."""
+    if u.size == 0:
+        return np.zeros(0, dtype=np.bool_)
+    order = np.argsort(-u, kind="stable")
+    us, best = u[order], np.maximum.accumulate(p[order])
+    # The best of all points with this u or more: look at the last of those whose u is equal within the last digits.
+    reach = np.searchsorted(-us, -us * (1 - SAME), side="right") - 1
+    near = np.zeros(u.size, dtype=np.bool_)
+    near[order] = p[order] >= best[reach] * (1 - margin)
+    return near
+
+
+def front_indices(u: Floats, p: Floats, prefer: Iterable[Column] = ()) -> Ints:
+    """Indices of the front of (u, p), ascending in u, without dominated or duplicate points.
+
+    ``prefer``: columns that decide between points equal in both to twelve digits, smallest first, most important
+    first.
+    """
+    candidates = np.flatnonzero(near_front(u, p))
+    if candidates.size == 0:
+        return candidates
+    rounded_u = np.array([float(f"{value:.12g}") for value in u[candidates]])
+    rounded_p = np.array([float(f"{value:.12g}") for value in p[candidates]])
+    keys = [column[candidates] for column in prefer][::-1]
+    order = np.lexsort([*keys, -rounded_p, -rounded_u])
+    values = rounded_p[order]
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+    return candidates[order[values > before]][::-1]

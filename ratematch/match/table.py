@@ -1,0 +1,302 @@
+"""A table of measured rates that somebody already has, as CSV text: read whole, with every problem of it named.
+
+Columns: ``role`` (ctx, gen, ifb), ``label``, ``gpus``, ``isl``, ``osl``, ``concurrency``, ``req_s``, ``tok_s``,
+``tpot_ms``, ``ttft_ms``, ``mtp``; further ones are kept. ctx rows: ``req_s`` of one instance. gen and ifb rows:
+``tok_s`` of one instance at ``concurrency``. An empty cell is an unknown value. Rows are numbered as in
+spreadsheets: the header is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ratematch.errors import Problem, TableError
+
+TableRole = Literal["ctx", "gen", "ifb"]
+ROLES: dict[str, TableRole] = {
+    "ctx": "ctx",
+    "context": "ctx",
+    "prefill": "ctx",
+    "gen": "gen",
+    "generation": "gen",
+    "decode": "gen",
+    "ifb": "ifb",
+    "agg": "ifb",
+    "aggregated": "ifb",
+}
+NUMBERS = ("gpus", "isl", "osl", "concurrency", "req_s", "tok_s", "tpot_ms", "ttft_ms", "mtp")
+COLUMNS = ("role", "label", *NUMBERS)
+NEEDED: dict[TableRole, tuple[str, ...]] = {
+    "ctx": ("gpus", "req_s"),
+    "gen": ("gpus", "concurrency", "tok_s"),
+    "ifb": ("gpus", "concurrency", "tok_s"),
+}
+WHOLE = ("gpus", "isl", "osl", "mtp")
+UNLIKE = 0.05
+"""Columns of one row that say the same thing (tok_s and req_s x OSL, say) may differ by this share without a word."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row. ``row``: its number in the file. ``mtp``: ``None`` when not told. ``rows``: all that were averaged,
+    ``spread``: their rates (empty for one)."""
+
+    row: int
+    role: TableRole
+    label: str
+    gpus: int
+    isl: int | None = None
+    osl: int | None = None
+    concurrency: float | None = None
+    req_s: float | None = None
+    tok_s: float | None = None
+    tpot_ms: float | None = None
+    ttft_ms: float | None = None
+    mtp: int | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    rows: tuple[int, ...] = ()
+    spread: tuple[float, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """What the row is about: requests/s of a ctx row, tok/s of the others."""
+        value = self.req_s if self.role == "ctx" else self.tok_s
+        assert value is not None  # read_table() saw to it
+        return value
+
+
+def read_table(text: str, name: str) -> list[TableRow]:
+    """The rows of a table. ``name``: what to call it in messages.
+
+    Raises:
+        TableError: with every problem found, each with its row number.
+    """
+    reader = csv.reader(io.StringIO(text.lstrip("\ufeff")))
+    lines = [(number, cells) for number, cells in enumerate(reader, 1) if any(cell.strip() for cell in cells)]
+    if not lines:
+        raise TableError([Problem(name, "the table is empty", f"columns: {','.join(COLUMNS)}")])
+    header = [cell.strip().lower() for cell in lines[0][1]]
+    missing = [column for column in ("role", "label", "gpus") if column not in header]
+    if missing:
+        raise TableError([_missing_column(name, column, header) for column in missing])
+    twice = sorted({column for column in header if column and header.count(column) > 1})
+    if twice:
+        raise TableError([Problem(name, f"row 1: the column {', '.join(twice)} is there twice", "keep one")])
+    problems: list[Problem] = []
+    rows = [row for number, cells in lines[1:] if (row := _read_row(name, number, header, cells, problems))]
+    if not lines[1:]:
+        problems.append(Problem(name, "no row below the header", "one row a measurement"))
+    problems += [_missing_column(name, column, header) for column in _absent(rows, header)]
+    if problems:
+        raise TableError(_once(problems))
+    _refuse_mixture(name, rows)
+    return rows
+
+
+def _once(problems: Iterable[Problem]) -> list[Problem]:
+    return list({str(problem): problem for problem in problems}.values())
+
+
+def _missing_column(name: str, column: str, header: Sequence[str]) -> Problem:
+    return Problem(name, f"row 1: no column {column!r}", f"columns here: {', '.join(header)}")
+
+
+def _absent(rows: Sequence[TableRow], header: Sequence[str]) -> list[str]:
+    return sorted({column for row in rows for column in NEEDED[row.role] if column not in header})
+
+
+def _read_row(
+    name: str, number: int, header: Sequence[str], cells: Sequence[str], problems: list[Problem]
+) -> TableRow | None:
+    where = f"{name}: row {number}"
+    if len(cells) > len(header):
+        problems.append(Problem(where, f"{len(cells)} cells under {len(header)} columns", "quote text with commas"))
+        return None
+    found = {column: cell.strip() for column, cell in zip(header, cells, strict=False)}
+    role = ROLES.get(found.get("role", "").lower())
+    if role is None:
+        problems.append(Problem(where, f"role {found.get('role', '')!r} is not known", "write ctx, gen or ifb"))
+        return None
+    label = found.get("label", "")
+    if not label:
+        problems.append(Problem(where, "no label", "name the configuration, e.g. DEP8"))
+    before = len(problems)
+    numbers = {column: _number(where, column, found.get(column, ""), problems) for column in NUMBERS}
+    for column in NEEDED[role]:
+        if column in header and not found.get(column, ""):
+            problems.append(Problem(where, f"no {column}", f"a {role} row needs {' and '.join(NEEDED[role])}"))
+    if len(problems) > before or not label:
+        return None
+    return TableRow(
+        row=number,
+        role=role,
+        label=label,
+        gpus=_whole(numbers["gpus"]) or 0,
+        isl=_whole(numbers["isl"]),
+        osl=_whole(numbers["osl"]),
+        concurrency=numbers["concurrency"],
+        req_s=numbers["req_s"],
+        tok_s=numbers["tok_s"],
+        tpot_ms=numbers["tpot_ms"],
+        ttft_ms=numbers["ttft_ms"],
+        mtp=_whole(numbers["mtp"]),
+        extra={column: value for column, value in found.items() if column and column not in COLUMNS},
+        rows=(number,),
+        spread=(),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _number(where: str, column: str, text: str, problems: list[Problem]) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        problems.append(Problem(where, f"{column} {text!r} is not a number", "leave unknown values empty"))
+        return None
+    if not math.isfinite(value):
+        problems.append(Problem(where, f"{column} is {text}", "leave unknown values empty"))
+    elif value < 0 or (value == 0 and column != "mtp"):
+        problems.append(Problem(where, f"{column} is {text}", "it must be above 0"))
+    elif column in WHOLE and value != int(value):
+        problems.append(Problem(where, f"{column} is {text}", "it must be a whole number"))
+    else:
+        return value
+    return None
+
+
+def _refuse_mixture(name: str, rows: Sequence[TableRow]) -> None:
+    """Emulated and real rates never share a front, nor do two models, GPUs or precisions."""
+    for column in ("emulated", "model", "gpu", "hardware", "precision"):
+        by_value: dict[str, list[int]] = {}
+        for row in rows:
+            if column in row.extra:
+                by_value.setdefault(row.extra[column].lower(), []).append(row.row)
+        if len(by_value) > 1:
+            told = "; ".join(f"{value or 'nothing'} in {say_rows(numbers)}" for value, numbers in by_value.items())
+            what = "emulated and real rates" if column == "emulated" else f"rates of different {column}"
+            raise TableError([Problem(name, f"{what} never share a front: {told}", "one table for each")])
+
+
+def say_rows(numbers: Iterable[int]) -> str:
+    """``row 4``, ``rows 2-5, 9``."""
+    spans: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    told = ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
+    return f"row{'s' if sum(map(len, spans)) > 1 else ''} {told}"
+
+
+def select_workload(rows: Sequence[TableRow], osl: int | None, name: str) -> tuple[list[TableRow], int, list[str]]:
+    """The rows of one ISL and OSL, the OSL, and notes. Without ``osl`` the output length that most gen rows have.
+
+    ctx rows serve every OSL. A row without ``osl`` is taken to be of the one asked for.
+
+    Raises:
+        TableError: no row has that OSL, no row says any, or the rows left are of several ISLs.
+    """
+    notes: list[str] = []
+    by_osl: dict[int, list[int]] = {}
+    deciding = [row for row in rows if row.role == "gen"] or [row for row in rows if row.role == "ifb"]
+    for row in rows:
+        if row.role != "ctx" and row.osl is not None:
+            by_osl.setdefault(row.osl, []).append(row.row)
+    if osl is None:
+        counts = {value: sum(row.osl == value for row in deciding) for value in by_osl}
+        if not counts:
+            raise TableError([Problem(name, "no gen or ifb row has an osl", "fill the column or give --osl")])
+        osl = max(counts, key=lambda value: (counts[value], -value))
+        if len(by_osl) > 1:
+            told = "; ".join(f"OSL {value} in {say_rows(numbers)}" for value, numbers in sorted(by_osl.items()))
+            notes.append(f"mixed output lengths ({told}): OSL {osl} is taken; --osl chooses")
+    elif by_osl and osl not in by_osl and all(row.osl is not None for row in deciding):
+        told = "; ".join(f"OSL {value} in {say_rows(numbers)}" for value, numbers in sorted(by_osl.items()))
+        raise TableError([Problem(name, f"no gen or ifb row has OSL {osl}", told)])
+    elif len(by_osl) > 1:
+        others = sorted(number for value, numbers in by_osl.items() if value != osl for number in numbers)
+        notes.append(f"OSL {osl} as asked for; {say_rows(others)} of other output lengths left out")
+    chosen = [row for row in rows if row.role == "ctx" or row.osl in (None, osl)]
+    by_isl: dict[int, list[int]] = {}
+    for row in chosen:
+        if row.isl is not None:
+            by_isl.setdefault(row.isl, []).append(row.row)
+    if len(by_isl) > 1:
+        told = "; ".join(f"ISL {value} in {say_rows(numbers)}" for value, numbers in sorted(by_isl.items()))
+        raise TableError([Problem(name, f"rates of different prompt lengths cannot be matched: {told}", "split it")])
+    return chosen, osl, notes
+
+
+def merge_repeats(rows: Sequence[TableRow]) -> tuple[list[TableRow], list[str]]:
+    """One row for each operating point: rows that say it again are repeats, averaged and said.
+
+    ctx rows without concurrency are told apart by their TTFT.
+    """
+    groups: dict[tuple[object, ...], list[TableRow]] = {}
+    for row in rows:
+        pressure = row.concurrency if row.role != "ctx" or row.concurrency is not None else (None, row.ttft_ms)
+        groups.setdefault((row.role, row.label, row.gpus, row.mtp, pressure), []).append(row)
+    merged, notes = [], []
+    for group in groups.values():
+        first = group[0]
+        if len(group) == 1:
+            merged.append(first)
+            continue
+        rates = tuple(row.rate for row in group)
+        numbers = tuple(row.row for row in group)
+        mean = sum(rates) / len(rates)
+        at = f" at concurrency {first.concurrency:g}" if first.concurrency is not None else ""
+        apart = (max(rates) - min(rates)) / mean
+        what = f"{apart:.1%} apart, averaged" if apart else "equal, counted once"
+        notes.append(f"{say_rows(numbers)}: {first.role} {first.label}{at} is there {len(group)} times, {what}")
+        merged.append(
+            replace(
+                first,
+                req_s=_mean_of(group, "req_s"),
+                tok_s=_mean_of(group, "tok_s"),
+                tpot_ms=_mean_of(group, "tpot_ms"),
+                ttft_ms=_mean_of(group, "ttft_ms"),
+                rows=numbers,
+                spread=rates,
+            )
+        )
+    return merged, notes
+
+
+def _mean_of(group: Sequence[TableRow], column: str) -> float | None:
+    known = [value for row in group if (value := getattr(row, column)) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def check_identities(rows: Sequence[TableRow], osl: int) -> list[str]:
+    """Notes on rows that contradict themselves: tok/s against requests/s x OSL, TPOT against C / T, Little's law."""
+    notes = []
+    for row in rows:
+        where, c = f"{say_rows(row.rows)} ({row.role} {row.label})", row.concurrency
+        if row.role == "ctx" or row.tok_s is None or c is None:
+            continue
+        if row.req_s is not None and abs(row.tok_s / (row.req_s * osl) - 1) > UNLIKE:
+            notes.append(f"{where}: {row.tok_s:g} tok/s is not {row.req_s:g} requests/s x {osl}; tok/s is used")
+        if row.tpot_ms is None:
+            continue
+        if row.role == "gen" and abs(row.tpot_ms * row.tok_s / (1000 * c) - 1) > UNLIKE:
+            identity = 1000 * c / row.tok_s
+            notes.append(
+                f"{where}: tpot_ms {row.tpot_ms:g} is not concurrency / tok_s = {identity:.4g} ms; the latter is used"
+            )
+        if row.role == "ifb" and row.ttft_ms is not None:
+            held = row.tok_s / osl * (row.ttft_ms + (osl - 1) * row.tpot_ms) / 1000
+            if abs(held / c - 1) > 2 * UNLIKE:
+                notes.append(f"{where}: rate x latency = {held:.4g} requests in flight, not {c:g} (Little's law)")
+    return notes

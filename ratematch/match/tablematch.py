@@ -1,0 +1,410 @@
+"""Rates from a table to the plans and fronts they predict: what ``ratematch match`` shows.
+
+``tok_s`` of a table is output tokens/s, and a request asks OSL of them: R_g = T / OSL (published tables count so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from ratematch.errors import Problem as TableProblem
+from ratematch.errors import TableError
+from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
+from ratematch.match.compare import compare_fronts, draw_measured_fronts
+from ratematch.match.curves import make_curve
+from ratematch.match.matching import Ctx, Gen, Limit, Objective, bound_tok_s_gpu, show_ratio, solve_ratio
+from ratematch.match.noise import Noise, noise_of_mean, pool_noise
+from ratematch.match.packing import Packing
+from ratematch.match.pareto import extract_front
+from ratematch.match.points import Speedup
+from ratematch.match.solver import LIMITS, Floats, Problem, Rows, front_indices, solve_rows
+from ratematch.match.table import TableRow, check_identities, merge_repeats, say_rows, select_workload
+
+DRAWS = 200
+"""Bootstrap draws: the ends of a 95 % interval then move by a few per cent of its width."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of ``ratematch match``. ``osl``: ``None`` takes the table's. Limits in ms, judged at the table's
+    own (mean) figures."""
+
+    max_gpus: int
+    osl: int | None = None
+    packing: Packing | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    objective: Objective = "per_used_gpu"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A gen row at its ideal, fractional share of the ctx configuration with most requests/s per GPU."""
+
+    ctx_label: str
+    gen_label: str
+    mtp: int | None
+    concurrency: float
+    ratio: str
+    req_s_gen: float
+    req_s_ctx: float
+    tpot_ms: float
+    tok_s_user: float
+    tok_s_gpu: float
+    on_front: bool
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One whole deployment at one demand. ``concurrency``: requests decoding in all gen instances.
+
+    ``nodes`` is ``None`` and ``gpus_allocated`` the used GPUs when nobody said how many GPUs a node has.
+    """
+
+    ctx_label: str
+    gen_label: str
+    x: int
+    y: int
+    gpus: int
+    gpus_allocated: int
+    nodes: int | None
+    req_s: float
+    limit: Limit
+    concurrency: float
+    concurrency_per_gen: float
+    tpot_ms: float
+    tok_s_user: float
+    tok_s: float
+    tok_s_gpu: float
+    tok_s_gpu_allocated: float
+    ratio: str
+    clamped: bool
+
+
+@dataclass(frozen=True)
+class IfbRow:
+    """A measured aggregated server."""
+
+    label: str
+    mtp: int | None
+    gpus: int
+    concurrency: float
+    tpot_ms: float
+    ttft_ms: float | None
+    tok_s_user: float
+    tok_s: float
+    tok_s_gpu: float
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableMatch:
+    """``plans``: the best of every ctx and gen pair (or all of them), best first by the objective. ``front``:
+    ascending tok/s/user."""
+
+    osl: int
+    rate_matched: tuple[Bound, ...]
+    plans: tuple[TablePlan, ...]
+    front: tuple[TablePlan, ...]
+    ifb_front: tuple[IfbRow, ...]
+    speedup: tuple[Speedup, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Ctx:
+    row: TableRow
+    rates: Ctx[float]
+
+
+@dataclass(frozen=True)
+class _Gen:
+    label: str
+    mtp: int | None
+    rows: tuple[TableRow, ...]
+    rates: Gen[float]
+
+
+def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans: bool = False) -> TableMatch:
+    """Solve a table. ``all_plans``: every feasible (x, y) at every demand instead of the best of each pair.
+
+    Raises:
+        TableError: nothing can be matched; the message says what is missing.
+    """
+    rows, osl, notes = select_workload(rows, asked.osl, name)
+    rows, repeated = merge_repeats(rows)
+    notes += [*repeated, *check_identities(rows, osl)]
+    ctx = _read_ctx([row for row in rows if row.role == "ctx"], asked, name, notes)
+    gen = _read_gen([row for row in rows if row.role == "gen"], osl, notes)
+    ifb = _read_ifb([row for row in rows if row.role == "ifb"], asked, name, notes)
+    if not (ctx and gen) and not ifb:
+        raise TableError([TableProblem(name, "nothing to match", "give ctx and gen rows, or ifb rows")])
+    for role, there in (("ctx", ctx), ("gen", gen)):
+        if not there:
+            notes.append(f"no {role} row: nothing is rate-matched, only the ifb front is shown")
+    pairs = _pair(ctx, gen, notes)
+    problems = [Problem(c.rates, g.rates) for c, g in pairs]
+    limit_s = None if asked.tpot_ms is None else asked.tpot_ms / 1000
+    solved = solve_rows(problems, max_gpus=asked.max_gpus, packing=asked.packing, tpot_limit_s=limit_s)
+    if pairs and not solved.size:
+        notes.append(_say_none(asked))
+    score = solved.score(osl, asked.objective)
+    front = front_indices(solved.tok_s_user, score, (solved.gpus_allocated, solved.gpus, solved.pair, solved.x))
+    best = _sort(solved, score) if all_plans else _best_of_pairs(solved, score)
+    plans = [_plan(solved, int(k), pairs, osl, asked.packing) for k in best]
+    front_plans = [_plan(solved, int(k), pairs, osl, asked.packing) for k in front]
+    ifb_front = extract_front(
+        ifb, lambda row: (row.tok_s_user, _ifb_score(row, asked)), prefer=lambda row: (row.gpus, row.label)
+    )
+    clamped = [plan for plan in front_plans if plan.clamped]
+    if clamped:
+        notes.append(
+            f"{len(clamped)} of {len(front_plans)} front plans are clamped: their demand lies below the smallest gen "
+            "concurrency measured, TPOT is read there"
+        )
+    speedup = compare_fronts(
+        "rate_matched",
+        [(plan.tok_s_user, float(score[k])) for k, plan in zip(front, front_plans, strict=True)],
+        [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb_front],
+        _draw(rows, pairs, problems, ifb, asked, osl),
+    )
+    bounds = _bounds(pairs, osl, asked)
+    return TableMatch(osl, bounds, tuple(plans), tuple(front_plans), ifb_front, tuple(speedup), tuple(notes))
+
+
+def _say_none(asked: Asked) -> str:
+    limits = [f"{asked.max_gpus} GPUs"]
+    if asked.packing is not None and asked.packing.nodes is not None:
+        limits.append(f"{asked.packing.nodes} nodes of {asked.packing.gpus_per_node}")
+    if asked.tpot_ms is not None:
+        limits.append(f"TPOT {asked.tpot_ms:g} ms")
+    return f"no plan within {', '.join(limits)}"
+
+
+def _read_ctx(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str]) -> list[_Ctx]:
+    """Of each ctx configuration the row with most requests/s within the TTFT limit."""
+    if asked.ttft_ms is not None:
+        unknown = [row.row for row in rows if row.ttft_ms is None]
+        if unknown:
+            where = f"{name}: {say_rows(unknown)}"
+            raise TableError([TableProblem(where, "no ttft_ms, so --ttft-ms cannot be judged", "fill it in")])
+    allowed = [row for row in rows if asked.ttft_ms is None or (row.ttft_ms or 0) <= asked.ttft_ms]
+    if rows and not allowed:
+        notes.append(f"no ctx row is within TTFT {asked.ttft_ms:g} ms")
+    best: dict[tuple[str, int, int | None], TableRow] = {}
+    for row in allowed:
+        key = (row.label, row.gpus, row.mtp)
+        if key not in best or row.rate > best[key].rate:
+            best[key] = row
+    return [_Ctx(row, Ctx(row.gpus, make_curve([(1.0, row.rate)]), (row.rate,))) for row in best.values()]
+
+
+def _read_gen(rows: Sequence[TableRow], osl: int, notes: list[str]) -> list[_Gen]:
+    groups: dict[tuple[str, int, int | None], list[TableRow]] = {}
+    for row in rows:
+        groups.setdefault((row.label, row.gpus, row.mtp), []).append(row)
+    found = []
+    for (label, gpus, mtp), group in groups.items():
+        group.sort(key=lambda row: row.concurrency or 0)
+        curve = make_curve([(row.concurrency or 0.0, row.rate) for row in group])
+        falling = [b.row for a, b in pairwise(group) if b.rate < a.rate]
+        if falling:
+            notes.append(f"{say_rows(falling)}: tok/s of gen {label} falls as concurrency grows; pooled to level")
+        if len(group) == 1:
+            notes.append(
+                f"{say_rows(group[0].rows)}: one point only of gen {label}; what ctx limits cannot be read below it"
+            )
+        found.append(_Gen(label, mtp, tuple(group), Gen(gpus, curve, float(osl))))
+    return found
+
+
+def _read_ifb(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str]) -> list[IfbRow]:
+    found: list[IfbRow] = []
+    derived: list[int] = []
+    unjudged: list[int] = []
+    over: list[int] = []
+    for row in rows:
+        assert row.concurrency is not None
+        if row.tpot_ms is None:
+            derived += row.rows
+        tpot_ms = row.tpot_ms or 1000 * row.concurrency / row.rate
+        if asked.ttft_ms is not None and row.ttft_ms is None:
+            unjudged += row.rows
+            continue
+        if (asked.ttft_ms is not None and (row.ttft_ms or 0) > asked.ttft_ms) or (
+            asked.tpot_ms is not None and tpot_ms > asked.tpot_ms
+        ):
+            over += row.rows
+            continue
+        found.append(
+            IfbRow(
+                label=row.label,
+                mtp=row.mtp,
+                gpus=row.gpus,
+                concurrency=row.concurrency,
+                tpot_ms=tpot_ms,
+                ttft_ms=row.ttft_ms,
+                tok_s_user=1000 / tpot_ms,
+                tok_s=row.rate,
+                tok_s_gpu=row.rate / row.gpus,
+                extra=row.extra,
+            )
+        )
+    if derived:
+        notes.append(f"{say_rows(derived)}: no tpot_ms, read as concurrency / tok_s, which counts TTFT into it")
+    if unjudged:
+        notes.append(f"{say_rows(unjudged)}: no ttft_ms, so not judged by --ttft-ms and left out")
+    if over:
+        notes.append(f"{say_rows(over)}: ifb over a limit, not on the front")
+    return found
+
+
+def _pair(ctx: Sequence[_Ctx], gen: Sequence[_Gen], notes: list[str]) -> list[tuple[_Ctx, _Gen]]:
+    """Gen configurations with the ctx rows of their MTP; where there is none, with those of the nearest, and said."""
+    pairs: list[tuple[_Ctx, _Gen]] = []
+    assumed: dict[tuple[int, int], list[int]] = {}
+    for g in gen:
+        same = [c for c in ctx if c.row.mtp is None or g.mtp is None or c.row.mtp == g.mtp]
+        if not same and ctx:
+            nearest = min((abs((c.row.mtp or 0) - (g.mtp or 0)), c.row.mtp or 0) for c in ctx)[1]
+            same = [c for c in ctx if (c.row.mtp or 0) == nearest]
+            assumed.setdefault((nearest, g.mtp or 0), []).extend(number for row in g.rows for number in row.rows)
+        pairs += [(c, g) for c in same]
+    for (nearest, mtp), numbers in assumed.items():
+        notes.append(f"{say_rows(numbers)}: no ctx row with mtp={mtp}; matched with mtp={nearest}, which is faster")
+    return pairs
+
+
+def _bounds(pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, asked: Asked) -> tuple[Bound, ...]:
+    rows: list[tuple[_Ctx, _Gen, TableRow, float]] = []
+    for g in dict.fromkeys(id(g) for _, g in pairs):
+        fed = [(c, gen) for c, gen in pairs if id(gen) == g]
+        c, gen = max(fed, key=lambda pair: (pair[0].row.rate / pair[0].row.gpus, -pair[0].row.gpus))
+        for row in gen.rows:
+            tpot_ms = 1000 * (row.concurrency or 0) / row.rate
+            if asked.tpot_ms is None or tpot_ms <= asked.tpot_ms:
+                rows.append((c, gen, row, bound_tok_s_gpu(osl, c.row.gpus, c.row.rate, row.gpus, row.rate / osl)))
+    points = [(row.rate / (row.concurrency or 1), value) for _, _, row, value in rows]
+    front = set(extract_front(range(len(points)), lambda k: points[k], prefer=lambda k: (rows[k][2].row,)))
+    return tuple(
+        Bound(
+            ctx_label=c.row.label,
+            gen_label=gen.label,
+            mtp=gen.mtp,
+            concurrency=row.concurrency or 0.0,
+            ratio=show_ratio(solve_ratio(c.row.rate, row.rate / osl)),
+            req_s_gen=row.rate / osl,
+            req_s_ctx=c.row.rate,
+            tpot_ms=1000 * (row.concurrency or 0.0) / row.rate,
+            tok_s_user=points[k][0],
+            tok_s_gpu=value,
+            on_front=k in front,
+            extra=row.extra,
+        )
+        for k, (c, gen, row, value) in enumerate(rows)
+    )
+
+
+def _sort(rows: Rows, score: Floats) -> list[int]:
+    order = np.lexsort((rows.pair, -rows.tok_s_user, rows.gpus, rows.gpus_allocated, -_rounded(score)))
+    return [int(k) for k in order]
+
+
+def _rounded(score: Floats) -> Floats:
+    # Equal plans reached by different sums must tie.
+    return np.array([float(f"{value:.12g}") for value in score])
+
+
+def _best_of_pairs(rows: Rows, score: Floats) -> list[int]:
+    best: dict[int, int] = {}
+    for k in _sort(rows, score):
+        best.setdefault(int(rows.pair[k]), k)
+    return list(best.values())
+
+
+def _plan(rows: Rows, k: int, pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, packing: Packing | None) -> TablePlan:
+    ctx, gen = pairs[int(rows.pair[k])]
+    plan = rows.plan(k)
+    allocated = int(rows.gpus_allocated[k])
+    tok_s = plan.req_s * osl
+    gen_rate = gen.rates.curve.max_rate if plan.limit == "ctx" else plan.gen.rate
+    return TablePlan(
+        ctx_label=ctx.row.label,
+        gen_label=gen.label,
+        x=plan.x,
+        y=plan.y,
+        gpus=plan.gpus,
+        gpus_allocated=allocated,
+        nodes=int(rows.nodes[k]) if packing is not None else None,
+        req_s=plan.req_s,
+        limit=LIMITS[int(rows.limit[k])],
+        concurrency=plan.gen.load * plan.y,
+        concurrency_per_gen=plan.gen.load,
+        tpot_ms=plan.tpot_s * 1000,
+        tok_s_user=1 / plan.tpot_s,
+        tok_s=tok_s,
+        tok_s_gpu=tok_s / plan.gpus,
+        tok_s_gpu_allocated=tok_s / allocated,
+        ratio=show_ratio(solve_ratio(ctx.row.rate, gen_rate / osl)),
+        clamped=plan.clamped,
+    )
+
+
+def _ifb_score(row: IfbRow, asked: Asked) -> float:
+    """An aggregated server in the objective's unit: whole copies of it, in the budget or on whole nodes."""
+    if asked.objective == "tok_s_in_budget":
+        return row.tok_s * (asked.max_gpus // row.gpus)
+    if (
+        asked.objective == "per_allocated_gpu"
+        and asked.packing is not None
+        and row.gpus > asked.packing.gpus_per_node
+    ):
+        size = asked.packing.gpus_per_node
+        return row.tok_s / (-(-row.gpus // size) * size)
+    return row.tok_s_gpu
+
+
+Pairs = list[tuple[float, float]]
+
+
+def _draw(
+    rows: Sequence[TableRow],
+    pairs: Sequence[tuple[_Ctx, _Gen]],
+    problems: Sequence[Problem],
+    ifb: Sequence[IfbRow],
+    asked: Asked,
+    osl: int,
+) -> list[tuple[Pairs, Pairs]]:
+    """Both fronts as they might have been measured, by the spread of the table's repeats; empty without repeats."""
+    pooled = pool_noise([row.spread for row in rows if row.spread])
+    if pooled is None or pooled.rel == 0 or not problems or not ifb:
+        return []
+
+    def noise(row: TableRow) -> Noise | None:
+        return noise_of_mean(len(row.rows), pooled, [None])
+
+    noisy = [
+        NoisyProblem(problem, (noise(c.row),), tuple(noise(row) for row in g.rows))
+        for problem, (c, g) in zip(problems, pairs, strict=True)
+    ]
+    fronts = draw_fronts(
+        problems,
+        draw_factors(noisy, draws=DRAWS, seed=0),
+        max_gpus=asked.max_gpus,
+        osl=osl,
+        objective=asked.objective,
+        packing=asked.packing,
+        tpot_limit_s=None if asked.tpot_ms is None else asked.tpot_ms / 1000,
+    )
+    measured = draw_measured_fronts(
+        [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb], [pooled] * len(ifb), draws=DRAWS, seed=1
+    )
+    return [
+        ([(float(a), float(b)) for a, b in zip(u, p, strict=True)], other)
+        for (u, p), other in zip(fronts, measured, strict=True)
+    ]

@@ -1,0 +1,149 @@
+"""How sure an analysis is, what its gaps are made of, and how many GPUs a request rate needs: for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.text import Text
+
+from ratematch.match.points import Analysis, Calibration, Gap, Interval, Point, WorkloadAnalysis
+from ratematch.show import style
+from ratematch.show.console import show_value, table
+from ratematch.show.files import one_line
+
+MOST_SERVING = 5
+"""Smallest deployments listed for a request rate; the JSON has all."""
+
+
+def print_details(analysis: Analysis, console: Console, *, request_rate: float | None, limits: str) -> None:
+    """Intervals and ties, comparison with IFB, gap parts, calibration, and the answer for ``request_rate``."""
+    for workload in analysis.workloads:
+        console.print()
+        _print_sure(workload, console)
+        for line in _comparison_lines(workload):
+            _say(console, f"{workload.workload}: {line}")
+        _print_gap_parts(workload.gaps, console)
+        if workload.calibration is not None:
+            _print_calibration(workload.calibration, workload.calibrated, console)
+        if request_rate is not None:
+            _print_serving(workload, request_rate, limits, console)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(one_line(line)))
+
+
+def _print_sure(workload: WorkloadAnalysis, console: Console) -> None:
+    known = [point for point in workload.rate_matched if point.front_chance is not None]
+    if not known:
+        return
+    rows = [_sure_row(point, "front") for point in known] + [_sure_row(point, "tied") for point in workload.ties]
+    columns = ("deployment", "tok/s/user", "tok/s/GPU", "95 %: low", "high", "", "chance")
+    console.print(
+        table(f"{workload.workload}: rate-matched front, and what the noise cannot tell from it", columns, rows)
+    )
+    console.print()
+
+
+def _sure_row(point: Point, place: str) -> tuple[str | float | None, ...]:
+    chance = f"{point.front_chance or 0:.0%}"
+    return (
+        point.label,
+        point.tok_s_user,
+        point.tok_s_gpu,
+        point.tok_s_gpu_low,
+        point.tok_s_gpu_high,
+        place,
+        chance,
+    )
+
+
+def _span(ends: tuple[float | None, float | None] | Interval | None) -> str:
+    if ends is None or ends[0] is None or ends[1] is None:
+        return "interval not known"
+    return f"95 %: {show_value(ends[0])} to {show_value(ends[1])}"
+
+
+def _comparison_lines(workload: WorkloadAnalysis) -> Iterable[str]:
+    for row in workload.comparisons:
+        name = style.KINDS[row.kind].name
+        yield (
+            f"{name} over IFB: hypervolume {show_value(row.hypervolume_ratio)} ({_span(row.hypervolume_interval)}), "
+            f"area on the overlap {show_value(row.area_ratio)} ({_span(row.area_interval)})"
+        )
+        if row.interactivity:
+            p, best = max(row.interactivity, key=lambda pair: pair[1])
+            yield f"{name} over IFB at equal tok/s/GPU: up to {best:.2f}x tok/s/user, at {show_value(p)} tok/s/GPU"
+
+
+def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
+    rows = []
+    for gap in gaps:
+        if not gap.parts or gap.ideal is None:
+            continue
+        rows.append((gap.label, gap.concurrency, "ideal ratio", gap.ideal))
+        rows += [("", None, f"  - {part.name}", part.tok_s_gpu) for part in gap.parts]
+        rows.append(("", None, "  = measured", gap.end_to_end))
+    if rows:
+        console.print(table("what the gap is made of, tok/s/GPU", ("deployment", "conc.", "part", "tok/s/GPU"), rows))
+        console.print()
+
+
+def _print_calibration(found: Calibration, applied: bool, console: Console) -> None:
+    def factor(value: float, spread: float | None) -> str:
+        return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else " (one run)")
+
+    how = "by the servers' timings" if found.ctx_alone else "told apart by what limits the rates"
+    state = "applied to the predictions above" if applied else "not applied; --calibrate does"
+    _say(
+        console,
+        f"together against apart, {found.num} end-to-end runs: ctx {factor(found.ctx, found.ctx_spread)}, "
+        f"gen {factor(found.gen, found.gen_spread)}, handover {found.handover_ms:.3g} ms ({how}); {state}",
+    )
+    held_out = " (each from the other runs)" if found.held_out else ""
+    columns = ("deployment", "conc.", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
+    rows = [
+        (
+            row.label,
+            row.concurrency,
+            row.tok_s_gpu,
+            row.tok_s_gpu_before,
+            row.tok_s_gpu_after,
+            row.tpot_ms,
+            row.tpot_before_ms,
+            row.tpot_after_ms,
+        )
+        for row in found.rows
+    ]
+    console.print(table(f"measured, and predicted before and after calibration{held_out}", columns, rows))
+
+
+def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, console: Console) -> None:
+    console.print()
+    if not workload.serving:
+        _say(console, f"{workload.workload}: no measured pair serves {req_s:g} requests/s within {limits}")
+        return
+    best = workload.serving[0]
+    over = "" if best.within else " (more than the budget's)"
+    _say(
+        console,
+        f"{workload.workload}: {req_s:g} requests/s within {limits} need {best.gpus} GPUs{over}: {best.label}",
+    )
+    columns = ("deployment", "GPUs", "TTFT ms", "at limit", "TPOT ms", "at limit", "ctx load", "gen load")
+    rows = [
+        (
+            plan.label,
+            plan.gpus,
+            plan.ttft_ms,
+            plan.ttft_limit_ms,
+            plan.tpot_ms,
+            plan.tpot_limit_ms,
+            f"{plan.ctx_load:.0%}",
+            f"{plan.gen_load:.0%}",
+        )
+        for plan in workload.serving[:MOST_SERVING]
+    ]
+    console.print(table("", columns, rows))
+    for flag in sorted({flag for plan in workload.serving[:MOST_SERVING] for flag in plan.flags}):
+        _say(console, f"note: {flag}")

@@ -1,0 +1,253 @@
+"""``ratematch match``: golden cases as tables, measured rates of real GPUs, and tables that are wrong."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction as F
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ratematch.cli import main
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES: dict[str, Any] = json.loads((GOLDEN / "rate_matching.json").read_text())
+HEADER = "role,label,gpus,isl,osl,concurrency,req_s,tok_s,tpot_ms,ttft_ms,mtp\n"
+PLAN_KEYS = [
+    *("ctx_label", "gen_label", "x", "y", "gpus", "gpus_allocated", "nodes", "req_s", "limit", "concurrency"),
+    *("concurrency_per_gen", "tpot_ms", "tok_s_user", "tok_s", "tok_s_gpu", "tok_s_gpu_allocated", "ratio"),
+    "clamped",
+]
+
+
+def match(folder: Path, text: str, *options: str) -> tuple[dict[str, Any], str]:
+    file = folder / "rates.csv"
+    file.write_text(text)
+    done = CliRunner().invoke(main, ["match", str(file), "--json", *options])
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def refuse(folder: Path, text: str, *options: str) -> str:
+    file = folder / "rates.csv"
+    file.write_text(text)
+    done = CliRunner().invoke(main, ["match", str(file), *options])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    return done.stderr
+
+
+G1 = HEADER + "ctx,DEP4,4,,,,4,,,,\ngen,DEP4,4,,256,128,,4608,,,\n"
+
+
+@pytest.mark.parametrize("budget", ["20", "24", "44", "72"])
+def test_g1_best_plan_and_number_of_plans(tmp_path: Path, budget: str) -> None:
+    expect = CASES["G1"]["expect"]
+    want = expect["best_per_used_gpu"][budget]
+    found, _ = match(tmp_path, G1, "--max-gpus", budget)
+    assert list(found) == ["rate_matched", "plans", "front", "ifb_front", "speedup"]
+    best = found["plans"][0]
+    assert list(best) == PLAN_KEYS
+    assert (best["x"], best["y"], best["gpus"], best["limit"]) == (want["x"], want["y"], want["gpus"], want["limit"])
+    assert best["req_s"] == pytest.approx(float(F(want["lambda"])), rel=1e-9)
+    assert best["tok_s_gpu"] == pytest.approx(float(F(want["P"])), rel=1e-9)
+    assert best["ratio"] == expect["ratio"]
+    assert found["rate_matched"][0]["tok_s_gpu"] == pytest.approx(float(F(expect["P_sol"])), rel=1e-9)
+    every, _ = match(tmp_path, G1, "--max-gpus", budget, "--all-plans")
+    assert len(every["plans"]) == expect["cells"][budget]
+
+
+def test_g1_most_tokens_in_a_budget(tmp_path: Path) -> None:
+    want = CASES["G1"]["expect"]["best_tokens_per_s_with_24_gpus"]
+    best = match(tmp_path, G1, "--max-gpus", "24", "--objective", "tok_s_in_budget")[0]["plans"][0]
+    assert (best["x"], best["y"]) == (want["x"], want["y"])
+    assert best["tok_s"] == pytest.approx(float(want["tok_s"]))
+
+
+def test_g2_the_throttled_point(tmp_path: Path) -> None:
+    rows = "".join(f"gen,g,8,,200,{row['C']},,{row['T']},,,\n" for row in CASES["G2"]["gen"]["curve"])
+    expect = CASES["G2"]["expect"]
+    found, _ = match(tmp_path, HEADER + "ctx,c,4,,,,12,,,,\n" + rows, "--max-gpus", "20", "--all-plans")
+    (plan,) = [p for p in found["plans"] if (p["x"], p["y"]) == (3, 1) and p["limit"] == "ctx"]
+    for key, value in (
+        ("req_s", expect["lambda"]),
+        ("tok_s_gpu", expect["P"]),
+        ("concurrency_per_gen", expect["C_throttled"]),
+        ("tpot_ms", expect["tpot_ms"]),
+        ("tok_s_user", expect["u_throttled"]),
+    ):
+        assert plan[key] == pytest.approx(float(F(value)), rel=1e-9)
+    assert not plan["clamped"]
+    # The TPOT limit lies between the throttled (13.3 ms) and the full-batch point (16 ms): it filters last.
+    kept, _ = match(
+        tmp_path, HEADER + "ctx,c,4,,,,12,,,,\n" + rows, "--max-gpus", "20", "--all-plans", "--tpot-ms", "14"
+    )
+    assert plan in kept["plans"]
+
+
+def test_g3_packing(tmp_path: Path) -> None:
+    expect = CASES["G3"]["expect"]
+    text = HEADER + "ctx,c,4,,,,5,,,,\ngen,g,8,,500,64,,6000,,,\n"
+    options = ("--gpus-per-node", "8", "--nodes", "4", "--no-share-nodes")
+    found, _ = match(tmp_path, text, *options, "--all-plans")
+    by_xy = {(plan["x"], plan["y"]): plan for plan in found["plans"]}
+    assert len(by_xy) == expect["feasible_cells"]
+    for row in expect["rows"]:
+        plan = by_xy[row["x"], row["y"]]
+        assert (plan["nodes"], plan["limit"]) == (row["nodes"], row["limit"])
+        assert plan["gpus_allocated"] == 8 * row["nodes"]
+        assert plan["tok_s_gpu"] == pytest.approx(float(F(row["P_used"])), rel=1e-9)
+        assert plan["tok_s_gpu_allocated"] == pytest.approx(float(F(row["P_allocated"])), rel=1e-9)
+    most = match(tmp_path, text, *options, "--objective", "tok_s_in_budget")[0]["plans"][0]
+    assert (most["x"], most["y"]) == (expect["max_tok_s"]["x"], expect["max_tok_s"]["y"])
+    shared = match(tmp_path, text, "--gpus-per-node", "8", "--nodes", "4", "--share-nodes", "--all-plans")[0]
+    assert len(shared["plans"]) == 12  # 8-GPU gen instances leave nothing of a node to share
+
+
+@pytest.mark.parametrize("limit", ["0.5", "1.0", "3.0"])
+def test_g4_the_ttft_limit(tmp_path: Path, limit: str) -> None:
+    case = CASES["G4"]
+    text = HEADER
+    for row in case["ctx"]:
+        text += f"ctx,{row['label']},{row['G']},,,,{row['R']},,,{1000 * row['ttft_s']},\n"
+    for k, row in enumerate(case["gen"]):
+        text += f"gen,{row['label']},{row['G']},,1000,{row['C']},,{float(row['C'] * F(case['expect']['u'][k]))},,,\n"
+    found, _ = match(tmp_path, text, "--ttft-ms", str(1000 * float(limit)))
+    want = case["expect"][f"ttft_{limit}"]
+    rows = found["rate_matched"]
+    assert {row["ctx_label"] for row in rows} == {want["ctx"]}
+    assert [row["tok_s_gpu"] for row in rows] == pytest.approx([float(F(p)) for p in want["P"]], rel=1e-9)
+    assert [row["ratio"] for row in rows] == want.get("ratio", [row["ratio"] for row in rows])
+    front = sorted((row for row in rows if row["on_front"]), key=lambda row: row["tok_s_user"])
+    assert [row["gen_label"] for row in front] == want["front"]
+
+
+def test_measured_on_real_gpus(tmp_path: Path) -> None:
+    text = (GOLDEN / "real_2xh200_vllm.csv").read_text()
+    found, said = match(tmp_path, text, "--max-gpus", "2")
+    assert "OSL 256 in rows 6-12, 15-19; OSL 1024 in rows 13-14, 20-22" in said
+    assert "OSL 256 is taken" in said
+    top = found["plans"][0]
+    # ctx is the limit at 20.633 requests/s; gen then decodes 48 requests at 9.08 ms, not 128 at 15.8 ms.
+    assert (top["limit"], top["req_s"], top["gpus"]) == ("ctx", 20.633, 2)
+    assert top["concurrency_per_gen"] == pytest.approx(32 + 32 * (20.633 * 256 - 4255.32) / (6311.64 - 4255.32))
+    assert top["tpot_ms"] == pytest.approx(1000 * top["concurrency_per_gen"] / (20.633 * 256))
+    other, _ = match(tmp_path, text, "--max-gpus", "2", "--osl", "1024")
+    assert (other["plans"][0]["limit"], other["plans"][0]["tpot_ms"]) == ("gen", pytest.approx(17.55, rel=1e-3))
+    assert [row["concurrency"] for row in other["ifb_front"]] == [128, 64, 16]
+
+
+def test_fronts_have_no_dominated_point_and_do_not_depend_on_row_order(tmp_path: Path) -> None:
+    text = (GOLDEN / "real_2xh200_vllm.csv").read_text()
+    header, *rows = text.splitlines(keepends=True)
+    found, _ = match(tmp_path, text)
+    back, _ = match(tmp_path, header + "".join(reversed(rows)))
+    assert found["front"] == back["front"]
+    assert found["ifb_front"] == back["ifb_front"]
+    for front in (found["front"], found["ifb_front"]):
+        us, ps = [row["tok_s_user"] for row in front], [row["tok_s_gpu"] for row in front]
+        assert us == sorted(set(us))
+        assert ps == sorted(set(ps), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("", (), "the table is empty"),
+        ("role,gpus\nctx,4\n", (), "row 1: no column 'label'"),
+        ("role,label,gpus\nctx,a,4\n", (), "row 1: no column 'req_s'"),
+        (HEADER, (), "no row below the header"),
+        (G1 + "gen,DEP4,4,,256,64,,0,,,\n", (), "row 4: tok_s is 0"),
+        (G1 + "gen,DEP4,4,,256,64,,-3,,,\n", (), "row 4: tok_s is -3"),
+        (G1 + "gen,DEP4,4,,256,64,,nan,,,\n", (), "row 4: tok_s is nan"),
+        (G1 + "gen,DEP4,4,,256,64,,fast,,,\n", (), "row 4: tok_s 'fast' is not a number"),
+        (G1 + "gen,DEP4,4,,256,,,9,,,\n", (), "row 4: no concurrency"),
+        (G1 + "gen,DEP4,4.5,,256,2,,9,,,\n", (), "row 4: gpus is 4.5"),
+        (G1 + "both,DEP4,4,,256,2,,9,,,\n", (), "row 4: role 'both' is not known"),
+        (G1 + "gen,DEP4,4,,256,2,,9,,,,8\n", (), "row 4: 12 cells under 11 columns"),
+        (G1, ("--ttft-ms", "100"), "row 2: no ttft_ms"),
+        (G1, ("--osl", "100"), "no gen or ifb row has OSL 100"),
+        (G1, ("--nodes", "2"), "--nodes needs --gpus-per-node"),
+        (HEADER + "ctx,a,4,1024,,,4,,,,\n", (), "no gen or ifb row has an osl"),
+        (
+            HEADER + "ctx,a,4,1024,,,4,,,,\ngen,b,4,2048,256,8,,90,,,\n",
+            (),
+            "ISL 1024 in row 2; ISL 2048 in row 3",
+        ),
+        (
+            "role,label,gpus,osl,concurrency,req_s,tok_s,emulated\nctx,a,4,,,4,,true\ngen,b,4,256,8,,90,false\n",
+            (),
+            "emulated and real rates never share a front: true in row 2; false in row 3",
+        ),
+    ],
+)
+def test_a_wrong_table_gets_one_message_with_its_row(
+    tmp_path: Path, text: str, options: tuple[str, ...], said: str
+) -> None:
+    message = refuse(tmp_path, text, *options)
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_every_problem_of_a_table_is_named_at_once(tmp_path: Path) -> None:
+    message = refuse(tmp_path, G1 + "gen,a,4,,256,2,,-1,,,\nctx,a,0,,,,3,,,,\n")
+    assert "row 4: tok_s is -1" in message
+    assert "row 5: gpus is 0" in message
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["match", str(tmp_path / "none.csv")])
+    assert done.exit_code == 1
+    assert "cannot be read" in done.stderr
+
+
+CURVE = "gen,g,4,,256,{},,{},,,\n"
+
+
+def test_repeats_with_other_values_are_averaged_and_said(tmp_path: Path) -> None:
+    rows = "".join(CURVE.format(c, t * f) for c, t in ((8, 100), (16, 150)) for f in (0.99, 1, 1.01))
+    ifb = "ifb,i,4,,256,4,,60,40,100,\nifb,i,4,,256,32,,160,150,900,\n"
+    found, said = match(tmp_path, HEADER + "ctx,c,4,,,,4,,,,\n" + rows + ifb)
+    assert "rows 3-5: gen g at concurrency 8 is there 3 times, 2.0% apart, averaged" in said
+    assert next(row for row in found["rate_matched"] if row["concurrency"] == 8)["tok_s_user"] == pytest.approx(12.5)
+    known = [row for row in found["speedup"] if row["linear_low"] is not None]
+    assert known
+    for row in known:
+        assert row["linear_low"] < row["linear"] < row["linear_high"]
+
+
+def test_a_falling_curve_and_a_single_point_are_flagged(tmp_path: Path) -> None:
+    ctx = HEADER + "ctx,c,4,,,,4,,,,\n"
+    _, said = match(tmp_path, ctx + CURVE.format(8, 100) + CURVE.format(16, 90))
+    assert "row 4: tok/s of gen g falls as concurrency grows" in said
+    found, said = match(tmp_path, ctx + CURVE.format(8, 10000), "--all-plans")
+    assert "row 3: one point only of gen g" in said
+    assert [plan["clamped"] for plan in found["plans"] if plan["limit"] == "ctx"].count(False) == 0
+
+
+def test_a_row_that_contradicts_itself_is_said(tmp_path: Path) -> None:
+    rows = "gen,g,4,,256,8,,100,50,,\nifb,i,4,,256,8,3,100,40,100,\n"
+    _, said = match(tmp_path, HEADER + "ctx,c,4,,,,4,,,,\n" + rows)
+    assert "row 3 (gen g): tpot_ms 50 is not concurrency / tok_s = 80 ms" in said
+    assert "row 4 (ifb i): 100 tok/s is not 3 requests/s x 256" in said
+    assert "Little's law" in said
+
+
+def test_the_ctx_of_another_mtp_is_an_assumption(tmp_path: Path) -> None:
+    rows = "ctx,c,4,,,,4,,,,0\nctx,d,4,,,,3,,,,1\ngen,g,4,,256,8,,100,,,1\ngen,h,4,,256,8,,140,,,3\n"
+    found, said = match(tmp_path, HEADER + rows)
+    assert {(plan["ctx_label"], plan["gen_label"]) for plan in found["plans"]} == {("d", "g"), ("d", "h")}
+    assert "row 5: no ctx row with mtp=3; matched with mtp=1" in said
+
+
+def test_extra_columns_are_kept(tmp_path: Path) -> None:
+    text = HEADER.replace("mtp\n", "mtp,date\n") + "ctx,c,4,,,,4,,,,0,mon\ngen,g,4,,256,8,,100,,,0,tue\n"
+    assert match(tmp_path, text)[0]["rate_matched"][0]["extra"] == {"date": "tue"}
+
+
+def test_nothing_within_the_limits_is_said(tmp_path: Path) -> None:
+    found, said = match(tmp_path, G1, "--max-gpus", "4")
+    assert found["plans"] == []
+    assert "no plan within 4 GPUs" in said
