@@ -1,16 +1,27 @@
 # Two commands do everything on a fresh Debian or Ubuntu machine with Python >= 3.10:
 #   make demo    install, run the quickstart sweep on the emulator, draw its fronts
 #   make test    install, lint, type-check, test
+# And as root, on a real Slurm of four nodes that slurm/testcluster.py starts here:
+#   make demo-slurm
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo demo-slurm test test-fast lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
 	$(BIN)/ratematch pareto results/quickstart
+
+demo-slurm: $(VENV)/.installed
+	$(BIN)/python slurm/testcluster.py start
+	@eval "$$($(BIN)/python slurm/testcluster.py env)"; status=0; \
+	$(BIN)/ratematch sweep sweeps/quickstart.yaml --executor slurm --max-jobs 2 \
+	  --set cluster=testcluster -o results/quickstart-slurm \
+	&& $(BIN)/ratematch status results/quickstart-slurm \
+	&& $(BIN)/ratematch pareto results/quickstart-slurm || status=$$?; \
+	$(BIN)/python slurm/testcluster.py stop; exit $$status
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/pytest

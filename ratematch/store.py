@@ -22,16 +22,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import time
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratematch.errors import DiskFull, ResultsError, RunError
+from ratematch import filelock
+from ratematch.errors import DiskFull, ResultsError
 from ratematch.match.points import Measured
 from ratematch.measure import measurement as measurements
 from ratematch.measure.measurement import Measurement
@@ -171,9 +171,28 @@ class ExperimentFolder:
         return [read_json(file) for file in sorted(self.path.glob("launch/*/outcome.json"))]
 
     def gpu_hours(self) -> float:
-        """GPU-hours of every launch that has ended, server start included."""
-        seconds = sum(float(outcome["seconds"]) for outcome in self.outcomes())
-        return self.read().deployment.gpus * seconds / 3600
+        """GPU-hours of every launch, start-up and idle time included; of one that runs or was killed, as far as it
+        got."""
+        return self.account().total
+
+    def account(self) -> GpuHours:
+        """Where the GPU-hours went. All that a killed launch did is counted as start-up."""
+        gpus = self.read().deployment.gpus
+        starting = measuring = total = 0.0
+        for launch in self.path.glob("launch/*"):
+            file = launch / "outcome.json"
+            if file.exists():
+                outcome = read_json(file)
+                held = float(outcome.get("held_s", outcome["seconds"])) * outcome.get("gpus", gpus)
+                measured = float(outcome.get("measuring_s", 0.0)) * gpus
+                starting += float(outcome.get("starting_s", 0.0)) * gpus
+                measuring += measured
+                total += held
+            else:
+                held = _life_s(launch) * gpus
+                starting += held
+                total += held
+        return GpuHours(starting / 3600, measuring / 3600, total / 3600)
 
     def outcome(self) -> dict[str, Any] | None:
         """How the last launch ended, ``{"ok": bool, "error": ...}``; ``None`` while it runs or when none did."""
@@ -190,40 +209,25 @@ class ExperimentFolder:
         Raises:
             RunError: another process is measuring here.
         """
-        with (self.path / "run.lock").open("a+") as file:
-            # A look at the state holds the lock for an instant, so one refusal is no proof of a second process.
-            for attempt in range(20):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if attempt == 19:
-                        message = f"{self.path}: another process (pid {self.holder()}) is measuring this"
-                        raise RunError(message) from error
-                    time.sleep(0.05)
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+        with filelock.hold(self.path / "run.lock", f"{self.path}: another process ({{}}) is measuring this"):
             yield
 
     def held(self) -> bool:
         """Is a process measuring here now?"""
-        try:
-            with (self.path / "run.lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return False
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
+        return filelock.is_held(self.path / "run.lock")
 
     def holder(self) -> int | None:
-        """Process id that last held the lock."""
-        try:
-            return int((self.path / "run.lock").read_text())
-        except (OSError, ValueError):
-            return None
+        """Process id that last held the lock, if it was one of this machine."""
+        holder = filelock.read_holder(self.path / "run.lock")
+        return holder.pid if holder and holder.host == socket.gethostname() else None
+
+    def job(self) -> dict[str, Any] | None:
+        """The job that was sent to a scheduler for this last; ``None`` when none was."""
+        file = self.path / "job.json"
+        return read_json(file) if file.exists() else None
+
+    def write_job(self, content: dict[str, Any]) -> None:
+        write_json(self.path / "job.json", content)
 
     def mark_done(self) -> None:
         write_json(self.path / "DONE", {"loads": [load.label for load in self.read().loads]})
@@ -251,6 +255,34 @@ class ExperimentFolder:
         if outcome is None:
             return "interrupted" if self.last_launch() else "pending"
         return "interrupted" if outcome.get("interrupted") else "failed"
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """GPU-hours by what they were spent on. ``total`` counts every GPU held, used by the deployment or not."""
+
+    starting: float = 0.0
+    measuring: float = 0.0
+    total: float = 0.0
+
+    @property
+    def idle(self) -> float:
+        """Neither starting servers nor measuring: the driver's own start and end, and GPUs nobody used."""
+        return max(0.0, self.total - self.starting - self.measuring)
+
+    @property
+    def overhead(self) -> float | None:
+        """Share that was idle; ``None`` before anything was spent."""
+        return self.idle / self.total if self.total else None
+
+    def __add__(self, other: GpuHours) -> GpuHours:
+        return GpuHours(self.starting + other.starting, self.measuring + other.measuring, self.total + other.total)
+
+
+def _life_s(folder: Path) -> float:
+    """From the first to the last sign of life of a launch that wrote no outcome."""
+    times = [file.stat().st_mtime for file in folder.iterdir()]
+    return max(times) - min(times) if times else 0.0
 
 
 class Results:

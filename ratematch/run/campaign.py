@@ -8,39 +8,65 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ratematch import filelock
+from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.match.choose import choose_end_to_end
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, experiment_of
 from ratematch.readout import write_limits
-from ratematch.run.jobs import ExecutorName, Job, submit
+from ratematch.run.jobs import Executor, Job
+from ratematch.run.nodes import excluded_nodes, remember_nodes
 from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+from ratematch.run.queue import SLOWEST_S
+from ratematch.run.retry import Failure, tries_left
 from ratematch.store import ExperimentFolder, Results, write_json, write_text
 
 POLL_S = 0.25
+COUNT_S = 2.0
+"""How often GPU-hours are added up while jobs run."""
 
 
 @dataclass
 class Item:
-    """One experiment in the controller's eyes. ``state``: pending, running, done, failed or skipped."""
+    """One experiment in the controller's eyes. ``state``: pending, running, done, failed or skipped.
+
+    ``note``: why it waits, or what it is tried again after. ``failures``: of its jobs in this run of the controller.
+    ``tried``: a job was sent for all that this sweep wants of it.
+    """
 
     folder: ExperimentFolder
     experiment: Experiment
     state: str = "pending"
     error: str | None = None
     job: Job | None = None
+    note: str | None = None
+    failures: list[Failure] = field(default_factory=list)
+    tried: bool = False
+
+    @property
+    def doing(self) -> str | None:
+        """What is in the way, if anything."""
+        return self.note or (self.job.doing if self.job and self.state == "running" else None)
 
 
 @dataclass
 class Campaign:
-    """All experiments of one run of the controller, in order. ``stage``: what is being done, for a view."""
+    """All experiments of one run of the controller, in order. ``stage``: what is being done, for a view.
+
+    ``quiet_until``: the scheduler did not answer, so nothing is asked of it before that instant (monotonic clock);
+    ``count_at``: when to add up GPU-hours next.
+    """
 
     sweep: Sweep
     results: Results
     items: list[Item] = field(default_factory=list)
     stage: str = "measuring"
+    quiet_s: float = POLL_S
+    quiet_until: float = 0.0
+    count_at: float = 0.0
 
     @property
     def failed(self) -> list[Item]:
@@ -62,21 +88,34 @@ OnUpdate = Callable[[Campaign], None]
 
 
 def run_campaign(
-    sweep: Sweep, text: str, results: Results, executor: ExecutorName, on_update: OnUpdate, *, again: bool = False
+    sweep: Sweep, text: str, results: Results, executor: Executor, on_update: OnUpdate, *, again: bool = False
 ) -> Campaign:
     """Run the whole method for ``sweep`` into ``results``; a failed experiment is an item, not an exception.
 
     ``again``: measure every load anew; earlier figures are moved aside, never deleted.
 
     Raises:
-        SweepError: the engine would refuse what the sweep asks for.
+        SweepError: the engine would refuse what the sweep asks for. UserError: the scheduler would.
+        RunError: another controller is running this sweep, or the scheduler does not answer.
         DiskFull, ResultsError: the results folder cannot be written.
         KeyboardInterrupt: after every job was told to stop and has.
     """
     campaign = Campaign(sweep, results)
     asked = expand_sweep(sweep).experiments
     refuse_unlaunchable(sweep, asked, here=True)
+    executor.refuse_unsendable(sweep.cluster, asked)
     results.path.mkdir(parents=True, exist_ok=True)
+    with filelock.hold(
+        results.path / "controller.lock", f"{results.path}: another `ratematch sweep` ({{}}) runs this"
+    ):
+        _run_stages(campaign, asked, text, executor, on_update, again)
+    return campaign
+
+
+def _run_stages(
+    campaign: Campaign, asked: Sequence[Experiment], text: str, executor: Executor, on_update: OnUpdate, again: bool
+) -> None:
+    sweep, results = campaign.sweep, campaign.results
     write_text(results.path / "sweep.yaml", text)
     write_limits(results, sweep.name, sweep.constraints, sweep.max_gpus)
     _run_all(campaign, asked, executor, on_update, again)
@@ -88,7 +127,6 @@ def run_campaign(
         _run_all(campaign, chosen, executor, on_update, again)
     campaign.stage = "finished"
     on_update(campaign)
-    return campaign
 
 
 def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
@@ -114,7 +152,8 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
         for choice in choices:
             concurrencies = plan.loads.concurrency or choice.concurrencies
             loads = tuple(load for number in concurrencies for load in plan.loads.at_concurrency(number))
-            experiments.append(experiment_of(sweep, "e2e", choice.deployment, workload, loads))
+            deployment = replace(choice.deployment, router_args=plan.router_args)
+            experiments.append(experiment_of(sweep, "e2e", deployment, workload, loads))
             told.append(
                 {
                     "workload": workload.label,
@@ -131,7 +170,7 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
 
 
 def _run_all(
-    campaign: Campaign, experiments: Sequence[Experiment], executor: ExecutorName, on_update: OnUpdate, again: bool
+    campaign: Campaign, experiments: Sequence[Experiment], executor: Executor, on_update: OnUpdate, again: bool
 ) -> None:
     items = []
     for experiment in experiments:
@@ -142,43 +181,97 @@ def _run_all(
         items.append(Item(folder, experiment, "done" if folder.done() else "pending"))
     campaign.items.extend(items)
     on_update(campaign)
+    waiting = [item for item in items if item.state == "pending"]
+    active: list[Item] = []
     try:
-        for item in items:
-            if item.state == "pending":
-                _run_one(campaign, item, executor, on_update)
+        while waiting or active:
+            while waiting and len(active) < executor.max_jobs and _start(campaign, waiting[0], executor):
+                item = waiting.pop(0)
+                if item.state == "running":
+                    active.append(item)
+            for item in [item for item in active if item.job and not item.job.running()]:
+                active.remove(item)
+                if _settle(campaign, item, executor):
+                    waiting.append(item)
+            on_update(campaign)
+            if active and time.monotonic() > campaign.count_at and (reason := _over_budget(campaign)):
+                _stop_all(active)
+                for item in active:
+                    item.state, item.error = "skipped", f"stopped: {reason}"
+                active.clear()
+            if active or waiting:
+                time.sleep(POLL_S)
     except BaseException:
         # Ctrl-C, a full disk, anything: no job may go on behind the person's back.
-        for item in items:
-            if item.job is not None and item.job.running():
-                item.job.cancel()
+        _stop_all([item for item in active if item.job is not None and item.job.running()])
         raise
 
 
-def _run_one(campaign: Campaign, item: Item, executor: ExecutorName, on_update: OnUpdate) -> None:
-    if reason := _over_budget(campaign, item):
-        item.state, item.error = "skipped", reason
-        return
-    # An adopted job may have been asked for fewer loads than this sweep wants: look again when it has ended.
-    for _ in range(2):
-        item.job = submit(item.folder, executor)
-        item.state = "running"
-        while item.job.running():
-            on_update(campaign)
-            time.sleep(POLL_S)
-        item.error = item.job.error()
-        if not item.job.adopted or item.error is None:
-            break
-    if item.error is None:
+def _start(campaign: Campaign, item: Item, executor: Executor) -> bool:
+    """Send the item's job; false while the scheduler does not answer, or asks us to wait."""
+    if reason := _over_budget(campaign):
+        item.state, item.error = "skipped", f"not started: {reason}"
+        return True
+    if time.monotonic() < campaign.quiet_until:
+        return False
+    try:
+        item.job = executor.submit(item.folder, exclude=excluded_nodes(campaign.results))
+    except DiskFull:
+        raise
+    except RunError as error:
+        campaign.quiet_s = min(SLOWEST_S, 2 * campaign.quiet_s)
+        campaign.quiet_until = time.monotonic() + campaign.quiet_s
+        item.note = f"{error}; asked again in {campaign.quiet_s:.0f} s"
+        return False
+    except UserError as error:
+        item.state, item.error = "failed", str(error)
+        return True
+    campaign.quiet_s = POLL_S
+    item.state, item.note = "running", None
+    return True
+
+
+def _settle(campaign: Campaign, item: Item, executor: Executor) -> bool:
+    """Take down how the item's job ended; true when the experiment is to be tried again."""
+    job = item.job
+    assert job is not None
+    remember_nodes(campaign.results, job.broken_nodes, item.experiment.label)
+    failure = job.failure()
+    if failure is None:
         item.folder.mark_done()
-    item.state = "failed" if item.error else "done"
-    on_update(campaign)
+        item.state, item.error = "done", None
+        return False
+    # An adopted job may have been asked for fewer loads than this sweep wants: that is no failure of ours.
+    stale = job.adopted and not item.tried and failure.kind != "cancelled"
+    left = tries_left(failure, item.failures) if executor.retries else 0
+    item.failures.append(failure)
+    item.tried = item.tried or not job.adopted
+    if stale or left:
+        item.state = "pending"
+        item.note = f"{failure.kind}, tried again ({left} left after it): {failure}".splitlines()[0]
+        item.tried = True
+        return True
+    item.state, item.error = "failed", str(failure)
+    return False
 
 
-def _over_budget(campaign: Campaign, item: Item) -> str | None:
+def _stop_all(items: Sequence[Item]) -> None:
+    """Tell every job to stop, then wait for each: they stop at the same time."""
+    for item in items:
+        if item.job is not None:
+            item.job.cancel(wait=False)
+    for item in items:
+        if item.job is not None:
+            item.job.cancel()
+
+
+def _over_budget(campaign: Campaign) -> str | None:
+    """Why no more may be spent, running jobs included; ``None`` while more may be."""
+    campaign.count_at = time.monotonic() + COUNT_S
     limit = campaign.sweep.budget.gpu_hours
     if limit is None:
         return None
     spent = sum(folder.gpu_hours() for folder in campaign.results.folders())
     if spent < limit:
         return None
-    return f"not started: {spent:.2f} GPU-hours are spent and the budget is {limit:g}"
+    return f"{spent:.2f} GPU-hours are spent and the budget is {limit:g}"

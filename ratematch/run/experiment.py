@@ -7,122 +7,172 @@ its ``loadrun.json`` is there, and the next run measures only what is missing.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ratematch.catalog import load_model
-from ratematch.engines import Engine, find_engine
-from ratematch.errors import DiskFull, LoadAborted, PortInUse, RatematchError, RunError, ServerDied, UserError
-from ratematch.loadgen.client import Target
-from ratematch.loadgen.drive import drive
-from ratematch.loadgen.loadresult import LoadResult, Progress
-from ratematch.loadgen.recordfile import write_records
+from ratematch.engines import find_engine
+from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, UserError
 from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import Placement, count_ports, nodes_needed, place
-from ratematch.plan.workload import make_requests
-from ratematch.readout import measure_run
-from ratematch.run import provenance
-from ratematch.run.launch import Interrupted, Servers, Waiting, port_is_free, running
-from ratematch.run.serverlogs import mark_logs, read_logs
-from ratematch.run.timeliness import read_account, spent_between
-from ratematch.store import ExperimentFolder, read_json, reserve, write_json
+from ratematch.run import allocation, provenance
+from ratematch.run.allocation import Allocation
+from ratematch.run.connections import warm_connections
+from ratematch.run.launch import Interrupted, Waiting, port_is_free, running
+from ratematch.run.measureload import Live, measure_load, seed_of
+from ratematch.run.postmortem import explain_failure
+from ratematch.run.stopping import Stop, stop_on_signal
+from ratematch.run.telemetry import Telemetry
+from ratematch.store import ExperimentFolder, read_json, write_json
 
-WATCH_S = 0.2
+JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
+"""In the environment of a driver: when its allocation began, in seconds since 1970."""
+
 READY_FLOOR_S = 600.0
 READ_B_S = 0.5e9
 """Weights read per second that a start-up deadline allows for: a busy shared file system, not a good one."""
 
-RECORD_B = 512
-TOKEN_B = 10
-"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+
+@dataclass
+class _Spent:
+    """What a launch came to: loads measured, seconds until its servers were ready, seconds of loads."""
+
+    measured: list[str] = field(default_factory=list)
+    starting_s: float = 0.0
+    measuring_s: float = 0.0
 
 
-def run_experiment(path: str | Path) -> dict[str, Any]:
+def run_experiment(path: str | Path, *, allocated: bool = False) -> dict[str, Any]:
     """Measure every missing load of the experiment in ``path``; returns what became of it, as in ``outcome.json``.
+
+    ``allocated``: on the nodes of the Slurm allocation this runs in, else all on this machine.
 
     Raises:
         ResultsError: no experiment there. RunError: another process is measuring it.
     """
     folder = ExperimentFolder(Path(path))
-    folder.read()
-    with folder.lock(), _stop_on_signal() as stop:
-        if not folder.missing():
-            folder.mark_done()
-            return {"ok": True, "measured": 0}
-        launch = folder.new_launch()
-        began = time.time()
-        measured: list[str] = []
-        outcome: dict[str, Any] = {"ok": True, "error": None, "interrupted": False}
-        try:
-            _measure(folder, launch, stop, measured)
-            folder.mark_done()
-        except Interrupted as error:
-            outcome = {"ok": False, "error": str(error), "interrupted": True}
-        except RatematchError as error:
-            outcome = {"ok": False, "error": str(error), "kind": type(error).__name__, "interrupted": False}
-        outcome |= {"measured": len(measured), "seconds": time.time() - began, "began": began}
-        # With a full disk the outcome cannot be kept either; the job's own result still carries it.
-        with contextlib.suppress(DiskFull):
-            write_json(launch / "outcome.json", outcome)
-        return outcome
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM, SIGINT and SIGHUP set, so that servers are always stopped in order.
-
-    submitit's own SIGTERM handler only logs; a terminal's Ctrl-C would raise in the middle of an event loop.
-    """
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _measure(folder: ExperimentFolder, launch: Path, stop: threading.Event, measured: list[str]) -> None:
     experiment = folder.read()
-    cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
+    outcome: dict[str, Any] = {"ok": True}
+    measured = 0
+    # An allocation costs from its first second, not from ours.
+    since = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
+    # In this order: whoever reads in the lock whom to stop finds a process that hears it.
+    with stop_on_signal() as stop, folder.lock():
+        for part in experiment.launches():
+            missing = tuple(load for load in part.loads if not folder.finished(load))
+            if missing:
+                outcome = _launch(folder, part, missing, stop, allocated, since or time.time())
+                since = time.time()
+                measured += outcome["measured"]
+                if not outcome["ok"]:
+                    break
+        else:
+            folder.mark_done()
+        return outcome | {"measured": measured}
+
+
+def _launch(
+    folder: ExperimentFolder,
+    experiment: Experiment,
+    loads: Sequence[Load],
+    stop: Stop,
+    allocated: bool,
+    since: float,
+) -> dict[str, Any]:
+    """Start the servers once, measure ``loads``, stop them; what became of it, as kept in ``outcome.json``.
+
+    ``since``: from when on the GPUs are held for this launch.
+    """
+    launch = folder.new_launch()
+    began = time.time()
+    spent = _Spent()
+    gpus = experiment.deployment.gpus
+    outcome: dict[str, Any] = {"ok": True, "error": None, "interrupted": False}
+    plan: LaunchPlan | None = None
+    try:
+        cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
+        where = allocation.current(emulated=cluster.emulated) if allocated else None
+        gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
+        plan = _plan(experiment, cluster, launch, where)
+        _measure(folder, experiment, cluster, plan, launch, loads, stop, spent, where)
+    except Interrupted as error:
+        outcome = {"ok": False, "error": str(error), "interrupted": True, "signal": stop.signal}
+    except RatematchError as error:
+        known = plan and explain_failure(find_engine(experiment.engine.name), experiment, plan, launch, error)
+        outcome = {
+            "ok": False,
+            "error": str(error),
+            "kind": type(error).__name__,
+            "interrupted": False,
+            "cause": known.cause if known else None,
+            "remedy": known.remedy if known else None,
+            "reference": known.reference if known else None,
+        }
+    now = time.time()
+    outcome |= {"measured": len(spent.measured), "seconds": now - began, "began": began}
+    outcome |= {"starting_s": spent.starting_s, "measuring_s": spent.measuring_s, "held_s": now - since, "gpus": gpus}
+    outcome |= {"job": os.environ.get("SLURM_JOB_ID") if allocated else None}
+    # With a full disk the outcome cannot be kept either; the job's own result still carries it.
+    with contextlib.suppress(DiskFull):
+        write_json(launch / "outcome.json", outcome)
+    return outcome
+
+
+def _plan(experiment: Experiment, cluster: Cluster, launch: Path, where: Allocation | None) -> LaunchPlan:
     engine = find_engine(experiment.engine.name)
-    placement = place_locally(experiment, cluster)
+    placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
     write_json(launch / "placement.json", placement_to_json(placement))
+    return plan
+
+
+def _measure(
+    folder: ExperimentFolder,
+    experiment: Experiment,
+    cluster: Cluster,
+    plan: LaunchPlan,
+    launch: Path,
+    loads: Sequence[Load],
+    stop: threading.Event,
+    spent: _Spent,
+    where: Allocation | None,
+) -> None:
+    engine = find_engine(experiment.engine.name)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
         servers = [{"name": w.name, "why": w.why, "seconds": w.seconds, "last_line": w.last_line} for w in waiting]
         folder.write_progress({"phase": "starting", "waiting": servers, "time": time.time()})
 
     folder.write_progress({"phase": "starting", "waiting": [], "time": time.time()})
-    with running(plan, launch, engine.diagnose, stop, show_waiting) as servers:
+    begin = time.monotonic()
+    with running(plan, launch, engine.diagnose, stop, show_waiting, where) as servers, Telemetry(plan) as telemetry:
         found = provenance.collect(plan)
         write_json(launch / "provenance.json", found)
         _refuse_mixture(found, cluster)
-        for number, load in enumerate(missing := folder.missing()):
-            _run_load(folder, launch, servers, engine, experiment, load, stop, (number, len(missing)))
-            measured.append(load.label)
+        stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
+        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s)
+        vocab = load_model(experiment.model).vocab
+        told = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
+        live = replace(live, connections=told)
+        spent.starting_s = time.monotonic() - begin
+        for number, load in enumerate(loads):
+            begin = time.monotonic()
+            measure_load(live, load, number, len(loads))
+            spent.measuring_s += time.monotonic() - begin
+            spent.measured.append(load.label)
 
 
 def _refuse_mixture(found: dict[str, Any], cluster: Cluster) -> None:
@@ -148,6 +198,18 @@ def place_locally(experiment: Experiment, cluster: Cluster) -> Placement:
     return place(deployment, cluster, nodes, _port_base(cluster, count_ports(deployment)), addresses)
 
 
+def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation) -> Placement:
+    """Put the deployment on the nodes of an allocation, which are reached by their names.
+
+    Ports differ from job to job, so that a server that an earlier job could not end is never taken for ours.
+
+    Raises:
+        PlacementError: it does not fit.
+    """
+    spread = count_ports(experiment.deployment) * (int(where.job_id) % 500)
+    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or 18000 + spread % 14000)
+
+
 def _port_base(cluster: Cluster, count: int) -> int:
     if cluster.port_base is not None:
         return cluster.port_base
@@ -164,124 +226,6 @@ def ready_s(experiment: Experiment, cluster: Cluster) -> float:
     if cluster.ready_minutes is not None:
         return cluster.ready_minutes * 60
     return READY_FLOOR_S + total_params(load_model(experiment.model)) * format_bytes("fp8") / READ_B_S
-
-
-def _run_load(
-    folder: ExperimentFolder,
-    launch: Path,
-    servers: Servers,
-    engine: Engine,
-    experiment: Experiment,
-    load: Load,
-    stop: threading.Event,
-    place_in_ladder: tuple[int, int],
-) -> None:
-    number, total = place_in_ladder
-    requests, warmup = requests_of(experiment, load)
-    target = Target(servers.plan.endpoint, experiment.model_path, extra_body=engine.extra_body(experiment))
-
-    def show(progress: Progress) -> None:
-        folder.write_progress(
-            {
-                "phase": "measuring",
-                "load": load.label,
-                "load_number": number + 1,
-                "loads": total,
-                "time": time.time(),
-                "part": progress.phase,
-                "total": progress.total,
-                "done": progress.done,
-                "failed": progress.failed,
-                "in_flight": progress.in_flight,
-                "tok_s": progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
-                "ttft_ms": progress.ttft_ms,
-            }
-        )
-
-    at = folder.load_folder(load)
-    size = sum(RECORD_B + TOKEN_B * request.osl for request in (*requests, *warmup))
-    before = read_account(servers.plan) if experiment.emulated else {}
-    marks = mark_logs(servers.plan, launch)
-    with _watch(servers, stop) as (halt, died), reserve(at, size):
-        result = drive(target, load, requests, warmup, seed=seed_of(experiment, load), stop=halt, on_progress=show)
-    run = _describe_run(result, launch, experiment)
-    if experiment.emulated:
-        run["emulator"] = spent_between(before, read_account(servers.plan))
-    run["log"] = read_logs(servers.plan, launch, marks, engine, experiment)
-    if result.aborted is not None:
-        _keep_partial(at, result, run)
-        if died:
-            raise ServerDied(f"during {load.label}: {died[0]}")
-        if stop.is_set():
-            raise Interrupted(f"stopped during {load.label}; loads before it are kept")
-        raise LoadAborted(f"{load.label}: {result.aborted}")
-    write_records(at / "warmup.parquet", result.warmup)
-    write_records(at / "records.parquet", result.records)
-    folder.finish_load(load, run, measure_run(result.records, load, experiment, run))
-
-
-def requests_of(experiment: Experiment, load: Load) -> tuple[list[Any], list[Any]]:
-    """The requests of ``load`` and its warm-up: reproducible, and no prompt shared between any two of them."""
-    model = load_model(experiment.model)
-    seed = seed_of(experiment, load)
-    requests = make_requests(experiment.workload, load.num_requests, model.vocab, seed)
-    warmup = make_requests(experiment.workload, load.warmup, model.vocab, seed + 1, first_seq=load.num_requests)
-    return requests, warmup
-
-
-def seed_of(experiment: Experiment, load: Load) -> int:
-    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
-@contextlib.contextmanager
-def _watch(servers: Servers, stop: threading.Event) -> Iterator[tuple[threading.Event, list[str]]]:
-    """An event that ends the load when ``stop`` is set or a server dies, and the obituary if one did."""
-    halt, over = threading.Event(), threading.Event()
-    died: list[str] = []
-
-    def look() -> None:
-        while not over.wait(WATCH_S):
-            try:
-                servers.check()
-            except ServerDied as error:
-                died.append(str(error))
-            if died or stop.is_set():
-                halt.set()
-                return
-
-    thread = threading.Thread(target=look, name="watch servers", daemon=True)
-    thread.start()
-    try:
-        yield halt, died
-    finally:
-        over.set()
-        thread.join()
-
-
-def _describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> dict[str, Any]:
-    health = result.health
-    return {
-        "launch": launch.name,
-        "emulated": experiment.emulated,
-        "start_ns": result.start_ns,
-        "end_ns": result.end_ns,
-        "wall_start_ns": result.wall_start_ns,
-        "sent": sum(record.sent_ns is not None for record in result.records),
-        "failed": sum(record.outcome != "ok" for record in result.records),
-        "aborted": result.aborted,
-        "client": {name: getattr(health, name) for name in health.__dataclass_fields__},
-    }
-
-
-def _keep_partial(at: Path, result: LoadResult, run: dict[str, Any]) -> None:
-    """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
-    number = 1
-    while (aside := at / f"partial-{number}").exists():
-        number += 1
-    aside.mkdir(parents=True)
-    write_records(aside / "records.parquet", result.records)
-    write_json(aside / "loadrun.json", run)
 
 
 def placement_to_json(placement: Placement) -> dict[str, Any]:

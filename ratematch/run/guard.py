@@ -5,7 +5,8 @@ returns, and the guard ends every process that carries the driver's mark in its 
 SIGKILL. Servers are found by the mark, not by process id, so that children of servers in sessions of their own are
 found too. It imports nothing of ratematch, to start fast and to survive anything that breaks the driver.
 
-Usage: ``python -I guard.py MARK GRACE_S < pipe``
+Usage: ``python -I guard.py MARK GRACE_S < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end them now: how a
+driver cleans the other nodes of its allocation.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ def _send(mark: str, number: signal.Signals) -> None:
 
 
 def main() -> None:
+    if sys.argv[1] == "end":
+        end(sys.argv[2], float(sys.argv[3]))
+        return
     mark, grace_s = sys.argv[1], float(sys.argv[2])
     # A terminal's Ctrl-C goes to the driver, which then stops its servers itself; the guard is for when it cannot.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

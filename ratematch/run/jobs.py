@@ -2,6 +2,7 @@
 
 submitit starts the jobs and keeps their logs; whether an experiment is finished is read from its results folder,
 never from a job's state, so that a controller that comes back after a crash sees the same as one that never left.
+Jobs on this machine are here, jobs in Slurm's queue in :mod:`ratematch.run.slurmjob`.
 """
 
 from __future__ import annotations
@@ -11,72 +12,143 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import submitit
 
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.run import allocation, slurmjob
 from ratematch.run.experiment import run_experiment
+from ratematch.run.queue import Queue
+from ratematch.run.retry import OF_ERROR, Failure
 from ratematch.store import ExperimentFolder
 
-ExecutorName = Literal["local", "debug"]
+ExecutorName = Literal["local", "debug", "slurm", "allocation"]
+
+SLURM_JOBS = 16
+"""Jobs of one sweep in Slurm's queue at once, unless said otherwise: enough to keep it busy, and still polite."""
 
 DAY_MIN = 24 * 60
 CANCEL_WAIT_S = 30.0
 
 
-class Job:
+class Job(Protocol):
     """One experiment under way, in a job of ours or in one that an earlier controller left running."""
+
+    folder: ExperimentFolder
+    adopted: bool
+
+    @property
+    def doing(self) -> str | None:
+        """What it waits for; ``None`` when it runs."""
+
+    def running(self) -> bool: ...
+
+    def failure(self) -> Failure | None:
+        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
+
+    @property
+    def broken_nodes(self) -> dict[str, str]:
+        """Nodes that were lost under it, with the scheduler's reason."""
+
+    def cancel(self, *, wait: bool = True) -> None:
+        """Ask the measuring process to stop its servers and end; ``wait`` until it has."""
+
+
+class Executor:
+    """Sends jobs: to this machine, to Slurm's queue, or (``allocation``) to the nodes that we already hold, on which
+    experiments run one after another.
+
+    ``max_jobs``: how many may be under way at once, ``None`` = one here, SLURM_JOBS in a queue. ``retries``: whether
+    failures are tried again in the same run of the controller.
+    """
+
+    def __init__(self, name: ExecutorName, max_jobs: int | None = None):
+        self.name = name
+        self.retries = name == "slurm"
+        self.max_jobs = max_jobs or (SLURM_JOBS if name == "slurm" else 1)
+        self.queue = Queue()
+
+    def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
+        """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
+        if self.name == "slurm":
+            slurmjob.refuse_unsendable(cluster, experiments)
+        if self.name == "allocation":
+            allocation.refuse_too_large(cluster, experiments)
+
+    def submit(self, folder: ExperimentFolder, exclude: Sequence[str] = ()) -> Job:
+        """Start (or adopt) the job that measures what is missing in ``folder``, not on the nodes ``exclude``.
+
+        Raises:
+            UserError: the scheduler refuses it. RunError: the scheduler does not answer.
+        """
+        if self.name == "slurm":
+            return slurmjob.send(folder, self.queue, exclude)
+        return LocalJob(folder, None if folder.held() else _start_here(folder, self.name))
+
+
+class LocalJob:
+    """A job on this machine; ``job`` is ``None`` for one that an earlier controller started."""
+
+    doing = None
+    broken_nodes: dict[str, str] = {}  # noqa: RUF012 - nothing is ever added
 
     def __init__(self, folder: ExperimentFolder, job: submitit.Job[Any] | None):
         self.folder = folder
+        self.adopted = job is None
         self._job = job
-
-    @property
-    def adopted(self) -> bool:
-        return self._job is None
 
     def running(self) -> bool:
         return self.folder.held() if self._job is None else not self._job.done()
 
-    def error(self) -> str | None:
-        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
+    def failure(self) -> Failure | None:
         if self.folder.done():
             return None
+        outcome = self._result() or self.folder.outcome()
+        if outcome and outcome["error"]:
+            return Failure(OF_ERROR.get(outcome.get("kind", ""), "failed"), str(outcome["error"]))
+        logs = self.folder.path / "job"
+        return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
+
+    def _result(self) -> dict[str, Any] | None:
         if self._job is not None:
             with contextlib.suppress(Exception):  # a job that was killed has no result to tell
-                outcome = self._job.result()
-                if outcome["error"]:
-                    return str(outcome["error"])
-        outcome = self.folder.outcome()
-        if outcome and outcome["error"]:
-            return str(outcome["error"])
-        return f"the job ended without a word (killed?); its log is in {self.folder.path / 'job'}"
+                result: dict[str, Any] = self._job.result()
+                return result if result["error"] else None
+        return None
 
-    def cancel(self) -> None:
-        """Ask the measuring process to stop its servers and end; wait until it has."""
-        holder = self.folder.holder()
-        if self.folder.held() and holder:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(holder, signal.SIGTERM)
+    def cancel(self, *, wait: bool = True) -> None:
+        told: set[int] = set()
+        self._tell_to_stop(told)
+        if not wait:
+            return
         deadline = time.monotonic() + CANCEL_WAIT_S
         while self.running() and time.monotonic() < deadline:
+            # A job that was only just sent has nobody to tell until it has imported all it needs.
+            self._tell_to_stop(told)
             time.sleep(0.1)
         if self._job is not None and self.running():
             self._job.cancel()
 
+    def _tell_to_stop(self, told: set[int]) -> None:
+        """SIGTERM, once, to the process that measures in the folder."""
+        holder = self.folder.holder()
+        if holder and holder not in told and self.folder.held():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(holder, signal.SIGTERM)
+            told.add(holder)
 
-def submit(folder: ExperimentFolder, executor: ExecutorName) -> Job:
-    """Start (or adopt) the job that measures what is missing in ``folder``."""
-    if folder.held():
-        return Job(folder, None)
-    logs = folder.path / "job"
-    runner = submitit.AutoExecutor(folder=logs / "%j", cluster=executor)
+
+def _start_here(folder: ExperimentFolder, executor: ExecutorName) -> submitit.Job[Any]:
+    allocated = executor == "allocation"
+    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster="local" if allocated else executor)
     runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
     with _ctrl_c_kept_from_children(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Job(folder, runner.submit(run_experiment, str(Path(folder.path).absolute())))
+        return runner.submit(run_experiment, str(Path(folder.path).absolute()), allocated=allocated)
 
 
 @contextlib.contextmanager

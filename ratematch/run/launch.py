@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
@@ -28,7 +29,10 @@ STOP_GRACE_S = 10.0
 
 POLL_S = 0.05
 TAIL_LINES = 15
-DIAGNOSED_LINES = 2000
+
+
+Diagnose = Callable[[Sequence[str]], object]
+"""Whole logs, most telling first, to a cause (``str()`` of it is shown); ``None`` when it is not known."""
 
 
 class Interrupted(RunError):
@@ -45,6 +49,26 @@ class Waiting:
     last_line: str
 
 
+class Machine(Protocol):
+    """Where servers run: how a process of the plan is started, and how all that it left behind is ended."""
+
+    def argv(self, spec: ProcessSpec) -> Sequence[str]:
+        """Command that runs ``spec`` where it belongs."""
+
+    def end(self, mark: str, grace_s: float) -> None:
+        """End every process that carries ``mark`` (see :mod:`ratematch.run.guard`), on every node."""
+
+
+class ThisMachine:
+    """Every "node" of the plan is this host."""
+
+    def argv(self, spec: ProcessSpec) -> Sequence[str]:
+        return spec.argv
+
+    def end(self, mark: str, grace_s: float) -> None:
+        guard.end(mark, grace_s)
+
+
 @dataclass
 class _Child:
     spec: ProcessSpec
@@ -56,8 +80,9 @@ class _Child:
 class Servers:
     """The running processes of a plan. Use :func:`running`, which always ends them."""
 
-    def __init__(self, plan: LaunchPlan, folder: Path, diagnose: Callable[[str], str | None]):
+    def __init__(self, plan: LaunchPlan, folder: Path, diagnose: Diagnose, machine: Machine):
         self.plan = plan
+        self._machine = machine
         self.folder = folder
         self._diagnose = diagnose
         self._children: list[_Child] = []
@@ -99,7 +124,7 @@ class Servers:
             except subprocess.TimeoutExpired:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
-        guard.end(self._mark, 0.0)
+        self._machine.end(self._mark, 0.0)
         self._children.clear()
         if self._guard and self._guard.stdin:
             with contextlib.suppress(OSError):
@@ -126,7 +151,7 @@ class Servers:
         try:
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    spec.argv,
+                    self._machine.argv(spec),
                     cwd=self.folder,
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -181,7 +206,7 @@ class Servers:
         tail = log_tail(child.log)
         # A worker's trouble is often told by another one, and rarely in the last lines: its own log goes first.
         logs = [child.log, *(other.log for other in self._children if other is not child)]
-        known = next(filter(None, (self._diagnose(log_tail(log, DIAGNOSED_LINES)) for log in logs)), None)
+        known = self._diagnose([whole_log(log) for log in logs])
         cause = f": {known}" if known else ""
         return f"{cause} [log: {child.log}]\n" + "\n".join(f"    {line}" for line in tail.splitlines())
 
@@ -190,12 +215,13 @@ class Servers:
 def running(
     plan: LaunchPlan,
     folder: Path,
-    diagnose: Callable[[str], str | None],
+    diagnose: Diagnose,
     stop: threading.Event,
     on_wait: Callable[[Sequence[Waiting]], None],
+    machine: Machine | None = None,
 ) -> Iterator[Servers]:
     """The servers of ``plan``, ready; ended on leaving, whatever happened. Errors as in :meth:`Servers.start`."""
-    servers = Servers(plan, folder, diagnose)
+    servers = Servers(plan, folder, diagnose, machine or ThisMachine())
     try:
         servers.start(stop, on_wait)
         yield servers
@@ -244,6 +270,14 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 65536))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def whole_log(path: Path) -> str:
+    """All of a log; empty when there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

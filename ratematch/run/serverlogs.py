@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,30 +10,45 @@ from typing import Any
 from ratematch.engines import Engine
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.load import Concurrency, Load
 
 Marks = dict[str, int]
 
 
 def mark_logs(plan: LaunchPlan, folder: Path) -> Marks:
-    """How long each generating worker's log is now, in bytes."""
-    return {spec.name: _size(folder / spec.log) for spec in plan.processes if spec.role in ("gen", "agg")}
+    """How long each server's log is now, in bytes."""
+    return {spec.name: _size(folder / spec.log) for spec in plan.processes}
+
+
+def read_since(plan: LaunchPlan, folder: Path, marks: Mapping[str, int]) -> Iterator[str]:
+    """What each server has logged since ``marks`` (all of it where there is no mark), server after server."""
+    for spec in plan.processes:
+        yield _read(folder / spec.log, marks.get(spec.name, 0))
 
 
 def read_logs(
-    plan: LaunchPlan, folder: Path, marks: Mapping[str, int], engine: Engine, experiment: Experiment
+    plan: LaunchPlan, folder: Path, marks: Mapping[str, int], engine: Engine, experiment: Experiment, load: Load
 ) -> dict[str, Any]:
-    """What each worker's log says of the time since ``marks``; workers without a generation step are left out."""
+    """What each generating worker's log says of ``load``, which ran since ``marks``; without a step, nothing."""
     workers: dict[str, Any] = {}
     for spec in plan.processes:
-        if spec.name not in marks:
+        if spec.role not in ("gen", "agg"):
             continue
         group = next(group for group in experiment.deployment.groups if group.role == spec.role)
-        with (folder / spec.log).open("rb") as file:
-            file.seek(marks[spec.name])
-            span = engine.read_log(file.read().decode(errors="replace"), group)
+        in_flight = load.concurrency // group.instances if isinstance(load, Concurrency) else None
+        span = engine.read_log(_read(folder / spec.log, marks[spec.name]), group, in_flight)
         if span is not None:
             workers[spec.name] = asdict(span)
     return workers
+
+
+def _read(path: Path, offset: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _size(path: Path) -> int:

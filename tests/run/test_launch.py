@@ -62,7 +62,7 @@ def plan(*specs: ProcessSpec) -> LaunchPlan:
 def ignore(waiting: Sequence[Waiting]) -> None: ...
 
 
-def no_cause(log: str) -> None: ...
+def no_cause(logs: Sequence[str]) -> None: ...
 
 
 def start(wanted: LaunchPlan, folder: Path, stop: threading.Event | None = None, on_wait=ignore, diagnose=no_cause):  # type: ignore[no-untyped-def]
@@ -107,7 +107,7 @@ def test_a_server_that_dies_in_start_up_ends_the_wait_at_once(tmp_path: Path) ->
     wanted = plan(spec("good", free_port(), deadline_s=600), spec("bad", free_port(), argv=dying, deadline_s=600))
     with (
         pytest.raises(ServerDied, match=r"bad ended with exit code 3 .*: buy a GPU[^$]*CUDA out of memory"),
-        start(wanted, tmp_path, diagnose=lambda log: "buy a GPU" if "CUDA out of memory" in log else None),
+        start(wanted, tmp_path, diagnose=lambda logs: "buy a GPU" if "CUDA out of memory" in logs[0] else None),
     ):
         pass
     assert left_in(tmp_path) == []
@@ -123,7 +123,7 @@ def test_a_cause_told_by_another_server_is_found(tmp_path: Path) -> None:
         start(
             plan(teller, dying),
             tmp_path,
-            diagnose=lambda log: "check the cables" if "NIXL went wrong" in log else None,
+            diagnose=lambda logs: "check the cables" if any("NIXL went wrong" in log for log in logs) else None,
         ),
     ):
         pass

@@ -1,0 +1,117 @@
+"""The Slurm allocation that a driver runs in: its nodes, and steps on them.
+
+The driver is one process: a task of its own step, which ``srun --overlap`` starts from the batch script. Servers are
+steps beside it, each told its nodes. What makes each flag needed:
+
+========================  ==========================================================================================
+``--overlap``             the driver's step already owns the allocation; without it a server waits for ever
+``--mem=0``               so it does the memory: a step that asks for some is refused
+``--nodelist``            GPUs were given out by :mod:`ratematch.plan.placement`; Slurm must not choose again
+``--kill-on-bad-exit=1``  an instance over several nodes is over when one of its ranks is
+``env CUDA_...``          inside the step, where Slurm has already written its own list of GPUs over the environment
+========================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ratematch.errors import RunError, UserError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import ProcessSpec
+from ratematch.plan.placement import nodes_needed
+from ratematch.run import guard
+from ratematch.run.queue import ask_slurm, read_fields
+
+SWEEP_S = 60.0
+"""How long the clean-up on all nodes may take; a node that is down answers never."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Nodes that a job holds. ``restarts``: how often Slurm had to start this job anew. ``emulated``: what runs here
+    is the emulator, whose stand-in for ``trtllm-llmapi-launch`` holds the other nodes of a large instance."""
+
+    job_id: str
+    nodes: tuple[str, ...]
+    restarts: int = 0
+    emulated: bool = False
+
+    def argv(self, spec: ProcessSpec) -> Sequence[str]:
+        """The step that runs ``spec`` on its nodes, one task on each."""
+        count = str(len(spec.nodes))
+        visible = [f"{name}={value}" for name, value in spec.env if name == "CUDA_VISIBLE_DEVICES"]
+        return (
+            *("srun", "--overlap", "--mem=0", f"--nodes={count}", f"--ntasks={count}"),
+            *("--nodelist=" + ",".join(spec.nodes), f"--job-name={spec.name}", "--kill-on-bad-exit=1"),
+            *(("env", *visible) if visible else ()),
+            *((sys.executable, "-m", "ratematch.emulator.llmapi_launch") if self.emulated and count != "1" else ()),
+            *spec.argv,
+        )
+
+    def end(self, mark: str, grace_s: float) -> None:
+        """End what carries ``mark`` on every node, whatever became of the steps that started it."""
+        guard.end(mark, grace_s)
+        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
+        count = str(len(self.nodes))
+        step = ["srun", "--overlap", "--mem=0", f"--nodes={count}", f"--ntasks={count}", "--job-name=clean-up"]
+        command = [sys.executable, "-I", guard.__file__, "end", mark, str(grace_s)]
+        # A node that has just died cannot be cleaned, and need not be.
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            subprocess.run(
+                [*step, *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SWEEP_S,
+                check=False,
+            )
+
+
+def current(*, emulated: bool) -> Allocation:
+    """The allocation this process runs in.
+
+    Raises:
+        RunError: it runs in none, or its node list cannot be read.
+    """
+    job_id, nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NODELIST")
+    if not job_id or not nodes:
+        raise RunError("this is not inside a Slurm allocation (SLURM_JOB_ID is not set); use salloc or sbatch")
+    told = ask_slurm(["scontrol", "show", "hostnames", nodes])
+    if not told:
+        raise RunError(f"job {job_id}: scontrol cannot read the node list {nodes!r}")
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return Allocation(job_id, tuple(told.split()), restarts, emulated)
+
+
+def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
+    """Raises UserError when we hold no allocation, or one with fewer nodes than an experiment needs."""
+    try:
+        held = current(emulated=cluster.emulated)
+    except RunError as error:
+        raise UserError(str(error)) from error
+    for experiment in experiments:
+        if (needed := nodes_needed(experiment.deployment, cluster.gpus_per_node)) > len(held.nodes):
+            raise UserError(
+                f"{experiment.label} needs {needed} nodes and job {held.job_id} holds {len(held.nodes)}; "
+                "ask for more with salloc or sbatch, or lower budget.max_gpus"
+            )
+
+
+def failed_nodes(nodes: str) -> dict[str, str]:
+    """Those of a node list that Slurm holds for broken, with its reason; empty when it does not answer."""
+    told = ask_slurm(["scontrol", "show", "node", "--oneliner", nodes]) if nodes else None
+    found = {}
+    for line in (told or "").splitlines():
+        fields = read_fields(line)
+        state = fields.get("State", "")
+        if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")) or state.endswith("*"):
+            reason = line.partition("Reason=")[2].partition(" [")[0]
+            found[fields["NodeName"]] = f"{state} {reason}".strip()
+    return found

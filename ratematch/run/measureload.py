@@ -1,0 +1,213 @@
+"""One load against servers that are up: send it, watch them meanwhile, keep what both sides tell."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ratematch.catalog import load_model
+from ratematch.engines import Engine
+from ratematch.errors import LoadAborted, RunError, ServerDied
+from ratematch.loadgen.client import Target
+from ratematch.loadgen.drive import drive
+from ratematch.loadgen.loadresult import LoadResult, Progress
+from ratematch.loadgen.recordfile import write_records
+from ratematch.measure.records import RequestRecord
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Load
+from ratematch.plan.workload import make_requests
+from ratematch.readout import measure_run
+from ratematch.run.launch import Interrupted, Servers, probe
+from ratematch.run.postmortem import find_cause
+from ratematch.run.serverlogs import mark_logs, read_logs, read_since
+from ratematch.run.telemetry import (
+    Telemetry,
+    acceptance_length,
+    read_perf_metrics,
+    write_iterations,
+    write_lines,
+)
+from ratematch.run.timeliness import read_account, spent_between
+from ratematch.run.watch import Stalled, watch
+from ratematch.store import ExperimentFolder, reserve, write_json
+
+RECORD_B = 512
+TOKEN_B = 10
+"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A deployment that is up. ``connections``: what opening its connections said, if that was done."""
+
+    folder: ExperimentFolder
+    launch: Path
+    servers: Servers
+    engine: Engine
+    experiment: Experiment
+    telemetry: Telemetry
+    stop: threading.Event
+    stall_s: float | None
+    connections: dict[str, Any] | None = None
+
+    @property
+    def target(self) -> Target:
+        body = self.engine.extra_body(self.experiment)
+        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body)
+
+
+def measure_load(live: Live, load: Load, number: int, total: int) -> None:
+    """Run ``load``, the ``number``-th (from 0) of ``total``, and commit its records and figures.
+
+    Raises:
+        ServerDied, Stalled, Interrupted, LoadAborted: it ended early; what there is of it is kept aside.
+        DiskFull: no room for its records.
+    """
+    experiment, plan, at = live.experiment, live.servers.plan, live.folder.load_folder(load)
+    requests, warmup = requests_of(experiment, load)
+    size = sum(RECORD_B + TOKEN_B * request.osl for request in (*requests, *warmup))
+    before = read_account(plan) if experiment.emulated else {}
+    live.telemetry.take()
+    read_perf_metrics(plan)
+    marks = mark_logs(plan, live.launch)
+    with watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched, reserve(at, size):
+
+        def show(progress: Progress) -> None:
+            watched.in_flight = progress.in_flight
+            live.folder.write_progress(_describe_progress(progress, load, number, total))
+
+        seed = seed_of(experiment, load)
+        result = drive(live.target, load, requests, warmup, seed=seed, stop=watched.halt, on_progress=show)
+    run = _describe_run(result, live.launch, experiment)
+    if experiment.emulated:
+        run["emulator"] = spent_between(before, read_account(plan))
+    if live.connections is not None:
+        run["connections"] = live.connections
+    run["log"] = read_logs(plan, live.launch, marks, live.engine, experiment, load)
+    rows = live.telemetry.take()
+    perf, problems = read_perf_metrics(plan) if result.aborted is None else ([], {})
+    run["telemetry"] = {
+        "iterations": len(rows),
+        "perf_records": len(perf),
+        "acceptance_length": acceptance_length(rows),
+        "problems": live.telemetry.problems() | problems,
+    }
+    if errors := _errors(result.records):
+        found = find_cause(live.engine, plan, live.launch, errors, marks)
+        if found is None and run["failed"] == run["sent"]:
+            found = live.engine.explain("all_failed", experiment)
+        if found is not None:
+            run["cause"], run["remedy"] = found.cause, found.remedy
+    if result.aborted is not None:
+        _keep_partial(at, result, run, rows)
+        if watched.died:
+            raise ServerDied(f"during {load.label}: {watched.died}")
+        if watched.stalled:
+            raise Stalled(f"{load.label}: {watched.stalled}", started=_have_started(live))
+        if live.stop.is_set():
+            raise Interrupted(f"stopped during {load.label}; loads before it are kept")
+        raise LoadAborted(f"{load.label}: {result.aborted}")
+    if run["failed"] and (why := _ruined(live)):
+        _keep_partial(at, result, run, rows)
+        raise why
+    write_records(at / "warmup.parquet", result.warmup)
+    write_records(at / "records.parquet", result.records)
+    write_iterations(at / "iterations.parquet", rows)
+    write_lines(at / "perf_metrics.jsonl.zst", perf)
+    live.folder.finish_load(load, run, measure_run(result.records, load, experiment, run))
+
+
+def _ruined(live: Live) -> RunError | None:
+    """Did requests fail because servers were going away? Then the load says nothing of them and is not kept.
+
+    Servers that are ended together with us (scancel, a preemption) or by themselves refuse the rest of a load within
+    milliseconds: it is over before anybody has noticed that they are gone.
+    """
+    if live.stop.is_set():
+        return Interrupted("stopped while its servers were going away; loads before it are kept")
+    try:
+        live.servers.check()
+    except ServerDied as error:
+        return error
+    for spec in live.servers.plan.processes:
+        if why := probe(spec.ready.url):
+            return ServerDied(f"{spec.name} no longer answers ({why})")
+    return None
+
+
+def requests_of(experiment: Experiment, load: Load) -> tuple[list[Any], list[Any]]:
+    """The requests of ``load`` and its warm-up: reproducible, and no prompt shared between any two of them."""
+    model = load_model(experiment.model)
+    seed = seed_of(experiment, load)
+    requests = make_requests(experiment.workload, load.num_requests, model.vocab, seed)
+    warmup = make_requests(experiment.workload, load.warmup, model.vocab, seed + 1, first_seq=load.num_requests)
+    return requests, warmup
+
+
+def seed_of(experiment: Experiment, load: Load) -> int:
+    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _have_started(live: Live) -> bool:
+    """Has a server that generates ever run an iteration? In gen_only the context servers have, whatever gen does."""
+    plan = live.servers.plan
+    names = [spec.name for spec in plan.processes if spec.role in ("gen", "agg")]
+    names = names or [spec.name for spec in plan.processes]
+    logs = zip((spec.name for spec in plan.processes), read_since(plan, live.launch, {}), strict=True)
+    iterating = live.telemetry.told | {name for name, text in logs if live.engine.has_iterations(text)}
+    return not iterating.isdisjoint(names)
+
+
+def _errors(records: Sequence[RequestRecord]) -> list[str]:
+    """What failed requests were told, each text once; the client's own giving up tells nothing about the servers."""
+    return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
+
+
+def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> dict[str, Any]:
+    return {
+        "phase": "measuring",
+        "load": load.label,
+        "load_number": number + 1,
+        "loads": total,
+        "time": time.time(),
+        "part": progress.phase,
+        "total": progress.total,
+        "done": progress.done,
+        "failed": progress.failed,
+        "in_flight": progress.in_flight,
+        "tok_s": progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
+        "ttft_ms": progress.ttft_ms,
+    }
+
+
+def _describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> dict[str, Any]:
+    health = result.health
+    return {
+        "launch": launch.name,
+        "mode": experiment.mode,
+        "emulated": experiment.emulated,
+        "start_ns": result.start_ns,
+        "end_ns": result.end_ns,
+        "wall_start_ns": result.wall_start_ns,
+        "sent": sum(record.sent_ns is not None for record in result.records),
+        "failed": sum(record.outcome != "ok" for record in result.records),
+        "aborted": result.aborted,
+        "client": {name: getattr(health, name) for name in health.__dataclass_fields__},
+    }
+
+
+def _keep_partial(at: Path, result: LoadResult, run: dict[str, Any], rows: Sequence[tuple[Any, ...]]) -> None:
+    """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
+    number = 1
+    while (aside := at / f"partial-{number}").exists():
+        number += 1
+    aside.mkdir(parents=True)
+    write_records(aside / "records.parquet", result.records)
+    write_iterations(aside / "iterations.parquet", rows)
+    write_json(aside / "loadrun.json", run)

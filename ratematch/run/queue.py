@@ -1,0 +1,175 @@
+"""What Slurm says of our jobs, asked gently: one ``squeue`` for all of them, seldom, and never again at once.
+
+A cluster's controller serves a thousand people. Queries are batched, spaced out while nothing changes, and spaced out
+further when it does not answer. That it does not answer says nothing about a job: an answer of ``None`` means "not
+known now", never "gone". ``sacct`` is used where there is accounting and missed nowhere else.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+FASTEST_S = 1.0
+SLOWEST_S = 30.0
+ANSWER_S = 30.0
+"""How long one answer may take; busy controllers take seconds."""
+
+OVER = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+)
+
+Ask = Callable[[Sequence[str]], str | None]
+"""Runs a command; its output, or ``None`` when it failed."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One line of the queue. ``state`` as Slurm spells it (``PENDING``); ``reason``: why it waits; ``nodes``: its
+    own, as a node list, empty while it waits."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    nodes: str
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason and self.reason != "None" else ""
+        on = f" on {self.nodes}" if self.nodes else ""
+        return f"job {self.id} {self.state.lower()}{why}{on}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: its last ``state`` (``None``: nobody knows any more), exit code as Slurm writes it (``0:9``),
+    how often Slurm had started it anew, its nodes, and the seconds that its last start held them."""
+
+    state: str | None
+    exit_code: str = ""
+    restarts: int = 0
+    nodes: str = ""
+    seconds: float | None = None
+    failed_node: str | None = None
+
+
+def ask_slurm(argv: Sequence[str]) -> str | None:
+    """Output of a Slurm command, ``None`` when it failed or took too long."""
+    try:
+        told = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout if told.returncode == 0 else None
+
+
+@dataclass
+class Queue:
+    """Our jobs in Slurm's queue, remembered between looks."""
+
+    ask: Ask = ask_slurm
+    clock: Callable[[], float] = time.monotonic
+    queries: int = 0
+    _known: dict[str, QueuedJob] | None = None
+    _looked: float | None = None
+    _pause: float = FASTEST_S
+    _silent: bool = field(default=False)
+
+    @property
+    def silent(self) -> bool:
+        """Did Slurm not answer the last question?"""
+        return self._silent
+
+    def look(self, *, now: bool = False) -> dict[str, QueuedJob] | None:
+        """Our jobs by id; ``None`` while Slurm does not answer. Asks only when the last answer is old enough.
+
+        ``now``: ask anyway, for a decision that must not rest on an old answer.
+        """
+        if now or self._looked is None or self.clock() - self._looked >= self._pause:
+            self._refresh()
+        return None if self._silent else self._known
+
+    def nudge(self) -> None:
+        """Something of ours changed (a job was sent or ended): the next look may come soon."""
+        self._pause = FASTEST_S
+
+    def _refresh(self) -> None:
+        self.queries += 1
+        told = self.ask(["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N|%j"])
+        self._looked = self.clock()
+        self._silent = told is None
+        before = self._known
+        if told is not None:
+            self._known = {job.id: job for job in map(_parse_line, told.splitlines()) if job is not None}
+        changed = told is not None and self._known != before
+        self._pause = FASTEST_S if changed else min(SLOWEST_S, self._pause * 1.5)
+
+    def ending(self, job_id: str, name: str) -> Ending | None:
+        """How a job that has left the queue ended; ``None`` while it has not, or Slurm does not answer.
+
+        ``name`` guards against another job with the same id, on a cluster whose numbers began anew.
+        """
+        self.queries += 1
+        told = self.ask(["scontrol", "show", "job", "--oneliner", job_id])
+        if told is not None:
+            found = read_fields(told)
+            if found.get("JobName") != name:
+                return Ending(None)
+            if found.get("JobState") not in OVER:
+                return None
+            return Ending(
+                found["JobState"],
+                found.get("ExitCode", ""),
+                int(found.get("Restarts", "0")),
+                _list(found.get("NodeList", "")),
+                _seconds(found.get("RunTime", "")),
+                _list(found.get("FailedNode", "")) or None,
+            )
+        if self.look(now=True) is None:
+            return None
+        # Slurm answers and does not know the job any more: the account may.
+        told = self.ask(
+            ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,NodeList,ElapsedRaw,JobName%200"]
+        )
+        for line in reversed((told or "").splitlines()):
+            state, code, nodes, seconds, called = line.split("|", 4)
+            if called == name and state.split()[0] in OVER:
+                return Ending(state.split()[0], code, 0, _list(nodes), float(seconds or 0))
+        return Ending(None)
+
+
+def _parse_line(line: str) -> QueuedJob | None:
+    parts = line.split("|", 4)
+    if len(parts) != 5:
+        return None
+    number, state, reason, nodes, name = parts
+    return QueuedJob(number, name, state, "" if reason == "None" else reason, nodes)
+
+
+def read_fields(text: str) -> dict[str, str]:
+    """``Key=value`` words of one line of ``scontrol show ... --oneliner``."""
+    return dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", text))
+
+
+def _list(text: str) -> str:
+    return "" if text in ("(null)", "None assigned", "None") else text
+
+
+def _seconds(text: str) -> float | None:
+    """Of Slurm's ``[days-]hours:minutes:seconds``."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not match:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

@@ -1,0 +1,54 @@
+"""How a driver hears that it is to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Stop(threading.Event):
+    """Asked to stop; ``signal``: by which signal."""
+
+    signal: str | None = None
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """An event that SIGTERM, SIGINT, SIGHUP and SIGUSR2 set, so that servers are always stopped in order.
+
+    submitit's own SIGTERM handler only logs, and on SIGUSR2, Slurm's word that the time limit is near, it would raise
+    in the middle of an event loop, as a terminal's Ctrl-C would.
+
+    The handler only writes to a pipe, and a thread that reads it sets the event: an event's lock is not reentrant, so
+    a handler that came while the main thread was inside ``set`` or ``wait`` (two signals in a row) waited for itself.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    heard, told = os.pipe()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.signal = stop.signal or signal.Signals(number).name
+        os.write(told, b"!")
+
+    def listen() -> None:
+        while os.read(heard, 1):
+            stop.set()
+
+    listener = threading.Thread(target=listen, name="stop signals", daemon=True)
+    listener.start()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(told)
+        listener.join()
+        os.close(heard)

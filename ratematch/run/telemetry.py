@@ -1,0 +1,262 @@
+"""What the servers tell about themselves while loads run: iterations from ``/metrics``, request timings at the end.
+
+One thread a worker drains ``/metrics`` about once a second for as long as the servers live (the route hands every
+iteration out once, so there must be one reader). A server without the route costs nothing but a note in the load's
+``loadrun.json``; nothing here can fail a load.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+
+PERIOD_S = 1.0
+
+ANSWER_S = 10.0
+"""Longest wait for an answer of ``/metrics``; an idle server holds it back for up to 2 s by itself."""
+
+PERF_S = 60.0
+"""Longest wait for the request timings of a whole load."""
+
+IDLE_S = 0.05
+"""A reader that waits this long for an answer has read everything: the route answers at once when it has news."""
+
+GIVE_UP = 3
+"""Answers in a row that are no statistics after which a server is not asked again."""
+
+
+class _Blocks(msgspec.Struct, rename="camel"):
+    used_num_blocks: float | None = None
+    max_num_blocks: float | None = None
+    cache_hit_rate: float | None = None
+
+
+class _Batch(msgspec.Struct, rename="camel"):
+    num_scheduled_requests: float | None = None
+    num_context_requests: float | None = None
+    num_gen_requests: float | None = None
+    num_ctx_tokens: float | None = None
+
+
+class _Drafts(msgspec.Struct, rename="camel"):
+    num_draft_tokens: float | None = None
+    num_accepted_tokens: float | None = None
+    num_requests_with_draft_tokens: float | None = None
+
+
+class _Iteration(msgspec.Struct):
+    iter: int
+    step_ms: float | None = msgspec.field(name="iterLatencyMS", default=None)
+    rank: int | None = msgspec.field(name="attentionDpRank", default=None)
+    active: float | None = msgspec.field(name="numActiveRequests", default=None)
+    queued: float | None = msgspec.field(name="numQueuedRequests", default=None)
+    blocks: _Blocks | None = msgspec.field(name="kvCacheStats", default=None)
+    batch: _Batch | None = msgspec.field(name="inflightBatchingStats", default=None)
+    drafts: _Drafts | None = msgspec.field(name="specDecodingStats", default=None)
+
+
+_DECODER = msgspec.json.Decoder(list[_Iteration])
+_NO_BLOCKS, _NO_BATCH, _NO_DRAFTS = _Blocks(), _Batch(), _Drafts()
+
+COLUMNS = (
+    ("server", pa.dictionary(pa.int32(), pa.string())),
+    ("read_ns", pa.int64()),
+    ("iter", pa.int64()),
+    ("rank", pa.int32()),
+    ("step_ms", pa.float64()),
+    ("active", pa.float32()),
+    ("queued", pa.float32()),
+    ("scheduled", pa.float32()),
+    ("ctx_requests", pa.float32()),
+    ("gen_requests", pa.float32()),
+    ("ctx_tokens", pa.float32()),
+    ("kv_used_blocks", pa.float32()),
+    ("kv_max_blocks", pa.float32()),
+    ("cache_hit_rate", pa.float32()),
+    ("draft_tokens", pa.float32()),
+    ("accepted_tokens", pa.float32()),
+    ("drafted_requests", pa.float32()),
+)
+"""Columns of ``iterations.parquet``. ``read_ns``: the records' clock, when the answer with the iteration came."""
+
+
+@dataclass
+class _Reader:
+    """One worker's statistics. Written by its own thread; ``rows`` only ever grow between two takes."""
+
+    spec: ProcessSpec
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    asked_s: float | None = None
+    answers: int = 0
+    failures: int = 0
+    problem: str | None = None
+
+    @property
+    def gone(self) -> bool:
+        return self.failures >= GIVE_UP
+
+
+class Telemetry:
+    """Readers of every worker of a launch; used as a context around all of its loads.
+
+    ``last_step_s``: when (monotonic) one last told of an iteration. ``told``: names of those that ever did.
+    """
+
+    def __init__(self, plan: LaunchPlan, period_s: float = PERIOD_S):
+        self._plan = plan
+        self._period_s = period_s
+        self._readers = [_Reader(spec) for spec in plan.processes if spec.role != "orchestrator"]
+        self._over = threading.Event()
+        self._wake = threading.Condition()
+        self._flushes = 0
+        self.last_step_s = time.monotonic()
+        self.told: set[str] = set()
+
+    def __enter__(self) -> Telemetry:
+        for reader in self._readers:
+            threading.Thread(
+                target=self._read, args=(reader,), name=f"metrics {reader.spec.name}", daemon=True
+            ).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # Not joined: a reader may wait two more seconds in an idle server's route, and the servers end now anyway.
+        self._over.set()
+        with self._wake:
+            self._wake.notify_all()
+
+    def take(self) -> list[tuple[Any, ...]]:
+        """Every iteration told since the last take, as rows of :data:`COLUMNS`; reads what is still to come first."""
+        with self._wake:
+            self._flushes += 1
+            self._wake.notify_all()
+        begin = time.monotonic()
+        before = [reader.answers for reader in self._readers]
+        while time.monotonic() < begin + self._period_s and not all(
+            reader.gone or reader.answers > count or self._is_idle(reader)
+            for reader, count in zip(self._readers, before, strict=True)
+        ):
+            time.sleep(0.01)
+        taken: list[tuple[Any, ...]] = []
+        for reader in self._readers:
+            count = len(reader.rows)
+            taken += reader.rows[:count]
+            del reader.rows[:count]
+        return taken
+
+    @property
+    def blind(self) -> bool:
+        """No server tells its iterations here."""
+        return all(reader.gone for reader in self._readers)
+
+    def problems(self) -> dict[str, str]:
+        """Servers that do not tell their iterations, and why."""
+        return {reader.spec.name: reader.problem for reader in self._readers if reader.problem}
+
+    def _is_idle(self, reader: _Reader) -> bool:
+        asked_s = reader.asked_s
+        return asked_s is not None and time.monotonic() - asked_s > IDLE_S
+
+    def _read(self, reader: _Reader) -> None:
+        url = f"http://{reader.spec.host}:{reader.spec.port}/metrics"
+        while not self._over.is_set() and not reader.gone:
+            flushes = self._flushes
+            reader.asked_s = time.monotonic()
+            try:
+                with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
+                    told = _DECODER.decode(answer.read())
+            except (OSError, ValueError, msgspec.DecodeError) as error:
+                reader.failures += 1
+                reader.problem = f"/metrics: {error}"
+                told = []
+            else:
+                reader.failures, reader.problem = 0, None
+            reader.asked_s = None
+            now_ns = time.monotonic_ns()
+            reader.rows += [_row(reader.spec.name, now_ns, step) for step in told]
+            reader.answers += 1
+            if told:
+                self.last_step_s = time.monotonic()
+                self.told.add(reader.spec.name)
+            with self._wake:
+                self._wake.wait_for(lambda seen=flushes: self._over.is_set() or self._flushes != seen, self._period_s)  # type: ignore[misc]
+
+
+def _row(server: str, now_ns: int, step: _Iteration) -> tuple[Any, ...]:
+    blocks, batch, drafts = step.blocks or _NO_BLOCKS, step.batch or _NO_BATCH, step.drafts or _NO_DRAFTS
+    return (
+        server,
+        now_ns,
+        step.iter,
+        step.rank,
+        step.step_ms,
+        step.active,
+        step.queued,
+        batch.num_scheduled_requests,
+        batch.num_context_requests,
+        batch.num_gen_requests,
+        batch.num_ctx_tokens,
+        blocks.used_num_blocks,
+        blocks.max_num_blocks,
+        blocks.cache_hit_rate,
+        drafts.num_draft_tokens,
+        drafts.num_accepted_tokens,
+        drafts.num_requests_with_draft_tokens,
+    )
+
+
+def acceptance_length(rows: Sequence[tuple[Any, ...]]) -> float | None:
+    """Tokens an iteration yields for a request that drafts: 1 + accepted tokens / requests with drafts, all rows.
+
+    ``None`` when no row tells of drafts.
+    """
+    accepted = drafted = 0.0
+    for row in rows:
+        if row[-1]:
+            accepted += row[-2] or 0.0
+            drafted += row[-1]
+    return 1 + accepted / drafted if drafted else None
+
+
+def write_iterations(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]
+    pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), path, compression="zstd")
+
+
+def read_perf_metrics(plan: LaunchPlan) -> tuple[list[bytes], dict[str, str]]:
+    """Timings of the requests that ended since the last call, one JSON object each; and servers that tell none.
+
+    From the orchestrator where there is one (it joins its workers' records), else from each worker.
+    """
+    asked = [spec for spec in plan.processes if spec.role == "orchestrator"] or list(plan.processes)
+    lines: list[bytes] = []
+    problems: dict[str, str] = {}
+    for spec in asked:
+        try:
+            with urllib.request.urlopen(f"http://{spec.host}:{spec.port}/perf_metrics", timeout=PERF_S) as answer:
+                records = msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            problems[spec.name] = f"/perf_metrics: {error}"
+            continue
+        lines += [msgspec.json.encode({"server": spec.name, **record}) for record in records]
+    return lines, problems
+
+
+def write_lines(path: Path, lines: Sequence[bytes]) -> None:
+    """One line each, zstd-compressed."""
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        for line in lines:
+            file.write(line + b"\n")

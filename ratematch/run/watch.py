@@ -1,0 +1,100 @@
+"""Looks after the servers while a load runs: has one died, do they still iterate?"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ratematch.engines import Engine
+from ratematch.errors import LoadAborted, ServerDied
+from ratematch.run.launch import Servers
+from ratematch.run.serverlogs import Marks, mark_logs, read_since
+from ratematch.run.telemetry import Telemetry
+
+WATCH_S = 0.2
+
+
+class Stalled(LoadAborted):
+    """No server ran an iteration while requests were in flight.
+
+    ``started``: had one that generates (or, where none does, any) ever run one in this launch?
+    """
+
+    def __init__(self, message: str, started: bool):
+        super().__init__(message)
+        self.started = started
+
+
+@dataclass
+class Watched:
+    """``halt`` ends the load; ``died`` or ``stalled`` say why, unless it was asked for. ``in_flight``: the client's,
+    written while the load runs."""
+
+    halt: threading.Event = field(default_factory=threading.Event)
+    in_flight: int = 0
+    died: str | None = None
+    stalled: str | None = None
+
+
+@contextlib.contextmanager
+def watch(
+    servers: Servers, telemetry: Telemetry, engine: Engine, stop: threading.Event, stall_s: float | None
+) -> Iterator[Watched]:
+    """Ends the load when ``stop`` is set, a server dies, or for ``stall_s`` none iterates with requests in flight.
+
+    Iterations are taken from ``/metrics``, and before giving up from the logs too. Servers that tell of iterations in
+    neither are not held to it: silence would prove nothing.
+    """
+    watched, over = Watched(), threading.Event()
+    silence = _Silence(servers, telemetry, engine)
+
+    def look() -> None:
+        while not over.wait(WATCH_S):
+            try:
+                servers.check()
+            except ServerDied as error:
+                watched.died = str(error)
+            if stall_s is not None and watched.in_flight and silence.is_longer_than(stall_s):
+                waiting = f"{watched.in_flight} requests are in flight"
+                watched.stalled = f"no server has run an iteration for {stall_s:g} s while {waiting}"
+            elif not watched.in_flight:
+                silence.restart()
+            if watched.died or watched.stalled or stop.is_set():
+                watched.halt.set()
+                return
+
+    thread = threading.Thread(target=look, name="watch servers", daemon=True)
+    thread.start()
+    try:
+        yield watched
+    finally:
+        over.set()
+        thread.join()
+
+
+class _Silence:
+    """How long no server has told of an iteration."""
+
+    def __init__(self, servers: Servers, telemetry: Telemetry, engine: Engine):
+        self._plan, self._folder, self._telemetry, self._engine = servers.plan, servers.folder, telemetry, engine
+        self.restart()
+
+    def restart(self) -> None:
+        self._since_s = time.monotonic()
+        self._marks: Marks = mark_logs(self._plan, self._folder)
+
+    def is_longer_than(self, limit_s: float) -> bool:
+        if self._telemetry.last_step_s > self._since_s:
+            self.restart()
+        if time.monotonic() - self._since_s <= limit_s:
+            return False
+        if self._log_tells(self._marks) or (self._telemetry.blind and not self._log_tells({})):
+            self.restart()
+            return False
+        return True
+
+    def _log_tells(self, marks: Marks) -> bool:
+        return any(self._engine.has_iterations(text) for text in read_since(self._plan, self._folder, marks))

@@ -1,0 +1,151 @@
+"""What servers tell while a load runs, read from small servers that say what a test wants them to say."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.run.telemetry import (
+    COLUMNS,
+    Telemetry,
+    acceptance_length,
+    read_perf_metrics,
+    write_iterations,
+)
+from tests.run.processes import wait_until
+
+Answers = dict[str, list[Any]]
+
+
+@contextmanager
+def server(answers: Answers) -> Iterator[int]:
+    """Answers each GET of a path with the next of its bodies (bytes as they are, else JSON), 404 when it has none."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            bodies = answers.get(self.path)
+            if bodies is None:
+                self.send_error(404)
+                return
+            body = bodies.pop(0) if bodies else []
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        yield made.server_address[1]
+        made.shutdown()
+        thread.join()
+
+
+def plan(*servers: tuple[str, str, int]) -> LaunchPlan:
+    return LaunchPlan(
+        (),
+        tuple(
+            ProcessSpec(name, role, (), (), (), (), "127.0.0.1", port, f"{name}.log", ReadyProbe("", 1.0))  # type: ignore[arg-type]
+            for name, role, port in servers
+        ),
+        "",
+    )
+
+
+def iteration(number: int, accepted: int = 3, drafted: int = 4) -> dict[str, Any]:
+    return {
+        "iter": number,
+        "iterLatencyMS": 12.5,
+        "numActiveRequests": 4,
+        "kvCacheStats": {"usedNumBlocks": 7, "unknown": {"to": "us"}},
+        "specDecodingStats": {
+            "numDraftTokens": 8,
+            "numAcceptedTokens": accepted,
+            "numRequestsWithDraftTokens": drafted,
+        },
+        "requestStats": [],
+    }
+
+
+def test_iterations_are_drained_once_and_kept_compactly(tmp_path: Path) -> None:
+    told = {"/metrics": [[iteration(1), iteration(2, 1)], [iteration(3, 0, 0)]]}
+    with server(told) as port, Telemetry(plan(("gen-0", "gen", port)), period_s=0.05) as telemetry:
+        wait_until(lambda: not told["/metrics"], "both answers to be read", 10)
+        rows = telemetry.take()
+        assert [row[2] for row in rows] == [1, 2, 3]
+        assert telemetry.take() == []
+        assert telemetry.told == {"gen-0"} and not telemetry.blind and telemetry.problems() == {}
+    assert acceptance_length(rows) == pytest.approx(1 + (3 + 1) / (4 + 4)), "steps without drafts do not count"
+    write_iterations(tmp_path / "iterations.parquet", rows)
+    table = pq.read_table(tmp_path / "iterations.parquet")
+    assert table.column_names == [name for name, _ in COLUMNS]
+    assert table["server"].to_pylist() == ["gen-0"] * 3
+    assert table["kv_used_blocks"].to_pylist() == [7.0] * 3 and table["step_ms"].to_pylist() == [12.5] * 3
+    assert table["scheduled"].to_pylist() == [None] * 3, "what a server does not tell is not 0"
+
+
+def test_nothing_told_makes_an_empty_table_and_no_acceptance(tmp_path: Path) -> None:
+    write_iterations(tmp_path / "iterations.parquet", [])
+    assert pq.read_table(tmp_path / "iterations.parquet").num_rows == 0
+    assert acceptance_length([]) is None
+
+
+@pytest.mark.parametrize("answers", [{}, {"/metrics": [b"<html>"] * 9}], ids=["no route", "garbage"])
+def test_a_server_that_tells_nothing_is_noted_and_left_alone(answers: Answers) -> None:
+    with server(answers) as port, Telemetry(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
+        wait_until(lambda: telemetry.blind, "the server to be given up", 10)
+        assert telemetry.take() == []
+        assert "gen-0" in telemetry.problems()
+
+
+def test_one_bad_answer_does_not_blind_the_reader() -> None:
+    told = {"/metrics": [b"nonsense", [iteration(1)]]}
+    with server(told) as port, Telemetry(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
+        wait_until(lambda: telemetry.told, "the good answer", 10)
+        assert [row[2] for row in telemetry.take()] == [1]
+        assert telemetry.problems() == {}
+
+
+def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
+    gate = threading.Event()
+
+    class Slow(list[Any]):
+        def pop(self, index: Any = -1) -> Any:
+            gate.wait(30)
+            return []
+
+        def __bool__(self) -> bool:
+            return True
+
+    with server({"/metrics": Slow()}) as port:
+        began = time.monotonic()
+        with Telemetry(plan(("gen-0", "gen", port))) as telemetry:
+            assert telemetry.take() == []
+        ended = time.monotonic()
+        gate.set()
+    assert ended - began < 10, "an idle server holds its answer back; nobody waits for it"
+
+
+def test_request_timings_come_from_the_orchestrator_where_there_is_one() -> None:
+    worker, front = {"/perf_metrics": [[{"request_id": 1}]]}, {"/perf_metrics": [[{"gen_server": "x"}]]}
+    with server(worker) as one, server(front) as two, server({}) as silent:
+        assert [json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)))[0]] == [
+            {"server": "gen-0", "request_id": 1}
+        ]
+        both = plan(("gen-0", "gen", one), ("orchestrator", "orchestrator", two))
+        assert [json.loads(line)["server"] for line in read_perf_metrics(both)[0]] == ["orchestrator"]
+        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)))
+        assert lines == [] and "404" in problems["agg-0"]

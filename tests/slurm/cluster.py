@@ -1,0 +1,149 @@
+"""The test cluster and sweeps on it, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ratematch.store import ExperimentFolder, Results
+from tests.run.processes import processes_with, wait_until
+
+CANNOT = 77
+SCRIPT = Path(__file__).parents[2] / "slurm" / "testcluster.py"
+
+MATRIX: list[tuple[str, float, str]] = []
+"""Fault, seconds until the controller told of it, outcome: printed when the tests are over."""
+
+PROFILE = """\
+name: four
+gpu: gb200
+gpus_per_node: 4
+nodes: 4
+emulated: true
+start_minutes: 0.1
+load_minutes: 0.1
+"""
+
+SWEEP = """\
+name: mini
+about: One instance over two nodes, four short loads.
+model: deepseek-r1
+cluster: four
+workloads:
+  - {isl: 64, osl: 16}
+budget: {max_gpus: 8}
+ifb:
+  axes: {mapping: DEP8}
+  loads: {concurrency: [1, 2, 3, 4], min_requests: 16, requests_per_slot: 4}
+"""
+
+
+LONG = SWEEP.replace("osl: 16", "osl: 64")
+"""The same with loads that take longer than Slurm needs to find a node dead."""
+
+
+class TestCluster:
+    """``slurm/testcluster.py`` on one state folder."""
+
+    __test__ = False
+
+    def __init__(self, state: Path):
+        self.state = state
+
+    def verb(self, *argv: str) -> tuple[int, str]:
+        command = [sys.executable, str(SCRIPT), "--state", str(self.state), *argv]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "SLURM_CONF": str(self.state / "etc" / "slurm.conf")}
+
+    def tell(self, *argv: str) -> str:
+        """Output of one of Slurm's commands."""
+        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def jobs(self) -> list[str]:
+        return self.tell("squeue", "--noheader", "--format=%i").split()
+
+    def wait_idle(self) -> None:
+        """No job, and every node ready for one."""
+        count = ["sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N"]
+        wait_until(lambda: not self.jobs() and len(self.tell(*count).split()) == 4, "an idle cluster", 60)
+
+    def left_over(self) -> list[str]:
+        """Processes of a cluster that was stopped."""
+        return [command for _, command in processes_with(f"={self.state}:")]
+
+
+class Site:
+    """A working directory with one sweep, and the controllers started in it."""
+
+    def __init__(self, path: Path, cluster: TestCluster, sweep: str = SWEEP, profile: str = PROFILE):
+        self.path, self.cluster = path, cluster
+        (path / "slurm" / "clusters").mkdir(parents=True)
+        (path / "sweeps").mkdir()
+        self.set_profile(profile)
+        self.set_sweep(sweep)
+        self._started = 0
+
+    def set_sweep(self, text: str) -> None:
+        (self.path / "sweeps" / "mini.yaml").write_text(text)
+
+    def set_profile(self, text: str) -> None:
+        (self.path / "slurm" / "clusters" / "four.yaml").write_text(text)
+
+    def sweep(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        """A controller; what it says is in :meth:`said`."""
+        self._started += 1
+        command = [sys.executable, "-m", "ratematch", "sweep", "mini.yaml", "--executor", "slurm", *options]
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                command, cwd=self.path, stdout=log, stderr=log, env=self._environment | environment
+            )
+
+    def run(self, *argv: str, **environment: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "ratematch", *argv]
+        environment = self._environment | environment
+        done = subprocess.run(
+            command, cwd=self.path, capture_output=True, text=True, timeout=240, env=environment, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**self.cluster.environment, "RATEMATCH_TEST_SITE": str(self.path)}
+
+    @property
+    def _log(self) -> Path:
+        return self.path / f"controller-{self._started}.log"
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def folders(self) -> list[ExperimentFolder]:
+        return Results(self.path / "results" / "mini").folders()
+
+    def measured(self) -> dict[str, int]:
+        """Every finished load, with the instant its clock started: the same instant, the same measurement."""
+        files = (self.path / "results" / "mini").glob("*/loads/*/loadrun.json")
+        return {str(file.relative_to(self.path)): json.loads(file.read_text())["wall_start_ns"] for file in files}
+
+    def processes(self, *words: str) -> list[int]:
+        """Live processes that this site's jobs started, on any node, with ``words`` in their command line."""
+        found = processes_with(f"RATEMATCH_TEST_SITE={self.path}")
+        own = "ratematch sweep"
+        return [
+            pid for pid, line in found if all(word in line for word in words) and own not in line and line.strip()
+        ]
+
+    def check_whole(self) -> None:
+        """Every load that was asked for is there, and nothing of ours runs on any node."""
+        assert all(folder.done() for folder in self.folders()), self.said()
+        assert len(self.measured()) == 4, self.said()
+        wait_until(lambda: not self.cluster.jobs() and not self.processes(), "all processes to end", 30)

@@ -1,0 +1,245 @@
+"""What goes wrong on a cluster, done to a sweep on a real Slurm.
+
+Whatever the fault: every load that was measured stays as it was, nothing is measured twice, no process is left on any
+node, and the sweep is whole after at most one re-run of the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.run.processes import wait_until
+from tests.slurm.cluster import LONG, MATRIX, PROFILE, Site, TestCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+
+@pytest.fixture
+def site(tmp_path: Path, cluster: TestCluster) -> Iterator[Site]:
+    """On a cluster with nothing else on it; what a failed test leaves is cancelled."""
+    cluster.wait_idle()
+    yield Site(tmp_path, cluster)
+    cluster.tell("scancel", "--user=root")
+    cluster.wait_idle()
+
+
+class Fault:
+    """A sweep with at least one load measured, then a fault."""
+
+    def __init__(self, name: str, site: Site, *options: str, **environment: str):
+        self.name, self.site, self.options = name, site, options
+        self.controller = site.sweep(*options, **environment)
+        wait_until(lambda: len(site.measured()) >= 1 or self.controller.poll() is not None, "a first load", 60)
+        assert self.controller.poll() is None, site.said()
+        self.kept = site.measured()
+        self.noticed_s = 0.0
+        self._mark = len(site.said())
+        self.began = time.monotonic()
+
+    def job(self) -> str:
+        return self.site.cluster.jobs()[0]
+
+    def said_since(self) -> str:
+        return self.site.said()[self._mark :]
+
+    def wait_for_word(self, word: str, seconds: float = 60) -> None:
+        """Until the controller tells of it."""
+        wait_until(lambda: word in self.said_since() or self.controller.poll() is not None, f"{word!r}", seconds)
+        self.noticed_s = time.monotonic() - self.began
+        assert word in self.said_since(), self.site.said()
+
+    def finish(self, outcome: str, code: int, seconds: float = 120) -> None:
+        """The controller ends with ``code``; one re-run completes the sweep unless it is complete already."""
+        self.controller.wait(seconds)
+        assert self.controller.returncode == code, self.site.said()
+        self.rerun(outcome, needed=code != 0)
+
+    def rerun(self, outcome: str, *, needed: bool) -> None:
+        site = self.site
+        if needed:
+            controller = site.sweep(*self.options)
+            assert controller.wait(120) == 0, site.said()
+        site.check_whole()
+        assert site.measured().items() >= self.kept.items(), "what was measured is not measured again"
+        MATRIX.append((self.name, self.noticed_s, outcome))
+
+
+def test_kill_9_of_the_controller(site: Site) -> None:
+    fault = Fault("kill -9 of the controller", site)
+    job = fault.job()
+    fault.controller.kill()
+    fault.controller.wait()
+    fault.rerun("its job went on, the next controller adopted it", needed=True)
+    sent = [json.loads((folder.path / "job.json").read_text())["id"] for folder in site.folders()]
+    assert sent == [job], "adopted, not sent again"
+
+
+def test_kill_9_of_the_driver(site: Site) -> None:
+    fault = Fault("kill -9 of the job's driver", site)
+    for pid in site.processes("submitit.core._submit"):
+        os.kill(pid, signal.SIGKILL)
+    fault.wait_for_word("driver ended, tried again")
+    fault.finish("job sent again, measured the rest", 0)
+
+
+def test_kill_9_of_one_rank(site: Site) -> None:
+    fault = Fault("kill -9 of one server rank", site)
+    (rank,) = [pid for pid in site.processes("llmapi_launch") if "srun" not in _name(pid)]
+    os.kill(rank, signal.SIGKILL)
+    fault.wait_for_word("server died, tried again")
+    fault.finish("job sent again, measured the rest", 0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
+    site.set_sweep(LONG)
+    fault = Fault(f"crash of {['the driver', 'another server'][index]}'s node", site)
+    (folder,) = site.folders()
+    launch = folder.last_launch()
+    assert launch is not None
+    placement = json.loads((launch / "placement.json").read_text())
+    lost = placement["instances"][0]["places"][index]["node"]
+    code, told = cluster.verb("kill-node", lost.removeprefix("node"))
+    assert code == 0, told
+    try:
+        fault.wait_for_word("pending", 120)
+        fault.finish("Slurm started the job on other nodes, which measured the rest", 0)
+        if index == 0:  # else the driver may have been through before Slurm had found the node dead
+            placements = [file.read_text() for file in folder.path.glob("launch/*/placement.json")]
+            assert any(lost not in placement for placement in placements)
+        nodes = json.loads((site.path / "results" / "mini" / "nodes.json").read_text())
+        assert list(nodes) == [lost], "remembered"
+    finally:
+        code, told = cluster.verb("start-node", lost.removeprefix("node"))
+        assert code == 0, told
+
+
+def test_requeue(site: Site, cluster: TestCluster) -> None:
+    fault = Fault("scontrol requeue", site)
+    job = fault.job()
+    cluster.tell("scontrol", "requeue", job)
+    fault.wait_for_word("pending")
+    fault.finish("Slurm started the job again, which measured the rest", 0)
+    assert [folder.job()["id"] for folder in site.folders() if folder.job()] == [job]  # type: ignore[index]
+
+
+def test_preemption(site: Site, cluster: TestCluster) -> None:
+    fault = Fault("preemption", site, SBATCH_PARTITION="low")
+    fault.began = time.monotonic()
+    cluster.tell("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+    fault.wait_for_word("pending")
+    fault.finish("Slurm started the job again, which measured the rest", 0)
+
+
+def test_time_limit(site: Site) -> None:
+    # Slurm's shortest limit is a minute; its warning comes up to a minute early, which here is at once.
+    site.set_sweep(LONG)
+    fault = Fault("time limit", site, SBATCH_TIMELIMIT="1", SBATCH_SIGNAL="USR2@50")
+    fault.wait_for_word("time limit, tried again", 90)
+    fault.controller.send_signal(signal.SIGTERM)
+    fault.controller.wait(60)
+    fault.rerun("stopped in order, the rest sent again", needed=True)
+
+
+def test_scancel(site: Site, cluster: TestCluster) -> None:
+    fault = Fault("scancel by the user", site)
+    cluster.tell("scancel", fault.job())
+    fault.wait_for_word("was cancelled")
+    fault.finish("not sent again until the command is re-run", 2)
+
+
+def test_restart_of_slurmctld(site: Site, cluster: TestCluster) -> None:
+    fault = Fault("slurmctld down, then restarted", site, "--max-jobs", "1")
+    code, told = cluster.verb("stop-slurmctld")
+    assert code == 0, told
+    try:
+        fault.wait_for_word("Slurm does not answer", 90)
+    finally:
+        code, told = cluster.verb("start-slurmctld")
+        assert code == 0, told
+    fault.finish("waited, nothing lost", 0)
+
+
+def test_ctrl_c_of_the_controller(site: Site) -> None:
+    fault = Fault("Ctrl-C", site)
+    fault.controller.send_signal(signal.SIGINT)
+    fault.wait_for_word("run the same command again")
+    wait_until(lambda: not site.processes(), "everything to end", 30)
+    fault.finish("job cancelled in order", 130)
+
+
+def test_a_server_that_is_never_ready(site: Site) -> None:
+    site.set_profile(PROFILE + "ready_minutes: 0.1\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
+    began = time.monotonic()
+    controller = site.sweep()
+    assert controller.wait(90) == 2, site.said()
+    assert "was not ready after" in site.said() and "tried again" not in site.said()
+    noticed_s = time.monotonic() - began
+    site.set_profile(PROFILE)
+    assert site.sweep().wait(90) == 0, site.said()
+    site.check_whole()
+    MATRIX.append(("server never ready", noticed_s, "given up with its log, not tried again by itself"))
+
+
+def test_a_server_that_hangs(site: Site) -> None:
+    site.set_profile(PROFILE + "stall_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: stall=300s@4}\n")
+    began = time.monotonic()
+    controller = site.sweep()
+    wait_until(lambda: "server hung" in site.said() or controller.poll() is not None, "the hang to be told", 90)
+    noticed_s = time.monotonic() - began
+    assert "server hung, tried again" in site.said(), site.said()
+    controller.wait(90)
+    kept = site.measured()
+    site.set_profile(PROFILE)
+    assert site.sweep().wait(90) == 0, site.said()
+    site.check_whole()
+    assert site.measured().items() >= kept.items()
+    MATRIX.append(("server hangs mid-load", noticed_s, "load ended, job sent again once"))
+
+
+def test_a_full_disk(cluster: TestCluster) -> None:
+    cluster.wait_idle()
+    site = Site(cluster.state / "shared" / "site", cluster)
+    results = site.path / "results"
+    results.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(results)], check=True)
+    try:
+        fault = Fault("full disk in results", site)
+        filler = results / "filler"
+        with filler.open("wb") as file:
+            size = os.statvfs(results).f_bavail * os.statvfs(results).f_frsize
+            os.posix_fallocate(file.fileno(), 0, size)
+        fault.wait_for_word("the disk is full")
+        fault.controller.wait(60)
+        assert fault.controller.returncode == 2, site.said()
+        wait_until(lambda: not site.processes(), "everything to end", 30)
+        filler.unlink()
+        fault.rerun("stopped in order; whole once there was room", needed=True)
+    finally:
+        wait_until(lambda: not site.processes(), "everything to end", 30)
+        subprocess.run(["umount", str(results)], check=True)
+
+
+def test_without_accounting(tmp_path: Path, cluster_without_accounting: TestCluster) -> None:
+    site = Site(tmp_path / "site", cluster_without_accounting)
+    fault = Fault("accounting off, kill -9 of the driver", site)
+    told = subprocess.run(
+        ["sacct"], env=site.cluster.environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert told.returncode != 0, "sacct knows nothing here"
+    for pid in site.processes("submitit.core._submit"):
+        os.kill(pid, signal.SIGKILL)
+    fault.wait_for_word("driver ended, tried again")
+    fault.finish("told from scontrol; job sent again", 0)
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text()

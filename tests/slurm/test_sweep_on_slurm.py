@@ -1,0 +1,147 @@
+"""A whole sweep on a real Slurm, and what a person does to it meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.run.processes import wait_until
+from tests.slurm.cluster import Site, TestCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+WHOLE = """\
+name: mini
+about: Every stage, with generation instances over two nodes.
+model: deepseek-r1
+cluster: four
+workloads:
+  - {isl: 256, osl: 12}
+budget: {max_gpus: 16}
+ctx:
+  axes: {mapping: DEP4}
+  loads: {concurrency: [1, 4], min_requests: 12, requests_per_slot: 3}
+gen:
+  axes: {mapping: DEP8, mtp: [0]}
+  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
+ifb:
+  axes: {mapping: TEP4}
+  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
+e2e:
+  deployments: 1
+  loads: {around: [0.5, 1.0], min_requests: 12, requests_per_slot: 4}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, cluster: TestCluster) -> Site:
+    cluster.wait_idle()
+    return Site(tmp_path, cluster, WHOLE)
+
+
+def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, cluster: TestCluster) -> None:
+    controller = site.sweep()
+    wait_until(lambda: len(cluster.jobs()) == 3 or controller.poll() is not None, "three jobs at once")
+    assert controller.wait(180) == 0, site.said()
+    code, out, err = site.run("pareto", "results/mini", "--json")
+    assert code == 0, err
+    fronts = json.loads(out)["workloads"]["256/12"]
+    assert fronts["rate_matched"] and fronts["end_to_end"] and fronts["ifb"]
+
+    placements = [json.loads(file.read_text()) for file in (site.path / "results").glob("**/placement.json")]
+    instances = [instance for placement in placements for instance in placement["instances"]]
+    assert any(len(instance["places"]) == 2 for instance in instances), "an instance over two nodes"
+    assert {instance["host"] for instance in instances} <= {"node1", "node2", "node3", "node4"}
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "all processes to end", 30)
+
+    before = site.measured()
+    again = site.sweep()
+    assert again.wait(60) == 0, site.said()
+    assert site.measured() == before, "a finished sweep sends no job"
+
+    code, out, err = site.run("status", "results/mini", "--json")
+    status = json.loads(out)
+    assert status["states"] == {"done": 4}
+    spent = status["gpu_hours_of"]
+    assert spent["measuring"] > 0 and spent["starting"] > 0
+    assert sum(spent.values()) == pytest.approx(status["gpu_hours"])
+    assert 0 < status["overhead"] < 1
+
+
+def test_detached_watched_and_cancelled(site: Site, cluster: TestCluster) -> None:
+    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", "--detach", "--max-jobs", "1")
+    assert code == 0, err
+    assert "ratematch cancel" in out
+    wait_until(lambda: len(site.measured()) >= 1, "a first load")
+    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+    assert code == 2 and "another `ratematch sweep`" in err
+    code, out, err = site.run("logs", "ctx1xDEP4", "--role", "ctx", "--index", "0")
+    assert code == 0 and "[TRT-LLM]" in out, out + err
+    code, out, err = site.run("cancel", "results/mini")
+    assert code == 0 and "controller" in out
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30)
+    code, out, err = site.run("cancel", "results/mini")
+    assert out == "nothing runs there\n"
+
+
+def test_a_waiting_job_says_why(site: Site, cluster: TestCluster) -> None:
+    blocker = cluster.tell(
+        "sbatch", "--parsable", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 60"
+    )
+    try:
+        controller = site.sweep()
+        wait_until(lambda: "(Resources)" in site.said() or "(Priority)" in site.said(), "the reason", 30)
+        code, out, _ = site.run("status", "results/mini", "--json")
+        rows = json.loads(out)["experiments"]
+        assert code == 0 and any(row["state"] == "queued" and "pending" in row["job"] for row in rows)
+        controller.terminate()
+        assert controller.wait(60) == 130, site.said()
+    finally:
+        cluster.tell("scancel", blocker.strip())
+    wait_until(lambda: not cluster.jobs(), "an empty queue", 30)
+
+
+def test_no_more_than_the_gpu_hours_that_were_given(site: Site, cluster: TestCluster) -> None:
+    controller = site.sweep("--max-jobs", "1", "--max-gpu-hours", "0.006")
+    assert controller.wait(120) == 2, site.said()
+    assert "GPU-hours are spent and the budget is 0.006" in site.said()
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30)
+
+
+def test_an_unknown_partition_is_one_line_before_anything_is_sent(site: Site, cluster: TestCluster) -> None:
+    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", SBATCH_PARTITION="nowhere")
+    assert code == 1
+    assert err.startswith("ratematch: Slurm refuses the job: ") and "partition" in err and err.count("\n") == 1
+    assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
+
+
+def test_no_slurm_here_is_one_line(site: Site) -> None:
+    here = os.environ["PATH"].split(":")
+    path = ":".join(folder for folder in here if not (Path(folder) / "sbatch").exists())
+    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", PATH=path)
+    assert code == 1
+    assert err.startswith("ratematch: sbatch is not on PATH") and err.count("\n") == 1
+    assert out == "" and not (site.path / "results").exists()
+
+
+def test_in_an_allocation_that_we_already_hold(site: Site, cluster: TestCluster) -> None:
+    site.set_sweep(WHOLE[: WHOLE.index("e2e:")].replace("max_gpus: 16", "max_gpus: 8"))
+    code, _, err = site.run("sweep", "mini.yaml", "--executor", "allocation")
+    assert code == 1 and "not inside a Slurm allocation" in err
+
+    command = [sys.executable, "-m", "ratematch", "sweep", "mini.yaml", "--executor", "allocation"]
+    output = site.path / "batch.log"
+    environment = f"--export=ALL,RATEMATCH_TEST_SITE={site.path}"
+    asked = ["--nodes=2", "--gpus-per-node=4", "--exclusive", f"--output={output}", f"--chdir={site.path}"]
+    cluster.tell("sbatch", *asked, environment, f"--wrap={shlex.join(command)}")
+    wait_until(lambda: not cluster.jobs(), "the batch job to end", 120)
+    said = output.read_text()
+    assert "experiments done" in said and "failed" not in said, said
+    placements = [json.loads(file.read_text()) for file in (site.path / "results").glob("**/placement.json")]
+    assert any(len(instance["places"]) == 2 for placement in placements for instance in placement["instances"])
+    assert not site.processes()
