@@ -1,0 +1,134 @@
+"""Verbs that turn figures into fronts and plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ratematch.cli.group import json_option, main, print_json
+from ratematch.errors import Untrustworthy
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder for tables and plots [default: RESULTS/report]."
+)
+@click.option("--ttft-ms", type=float, help="TTFT limit instead of the sweep's.")
+@click.option("--tpot-ms", type=float, help="TPOT limit instead of the sweep's.")
+@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@click.option("--max-gpus", type=int, help="Largest deployment to plan, instead of the sweep's.")
+@click.option("--calibrate", is_flag=True, help="Predict with derate factors fitted to the end-to-end runs.")
+@click.option(
+    "--request-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Open loop, requests/s: how many GPUs keep the limits?",
+)
+@click.option(
+    "--routing",
+    type=click.Choice(["round_robin", "random", "shared"]),
+    default="round_robin",
+    show_default=True,
+    help="How open-loop requests reach ctx instances.",
+)
+@click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
+@json_option
+def pareto(
+    results: Path,
+    output: Path | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    percentile: str | None,
+    max_gpus: int | None,
+    calibrate: bool,
+    request_rate: float | None,
+    routing: Any,
+    remeasure: bool,
+    as_json: bool,
+) -> None:
+    """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg).
+
+    \b
+    Example:
+        ratematch pareto results/quickstart --ttft-ms 500
+        ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
+    """
+    from ratematch import readout
+    from ratematch.show.analysisdetail import print_details
+    from ratematch.show.console import print_analysis
+    from ratematch.show.plots import write_plots
+    from ratematch.show.tables import analysis_to_json, write_tables
+    from ratematch.store import Results
+
+    opened = Results.open(results)
+    if remeasure:
+        readout.remeasure(opened)
+    at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
+    analysis = readout.analyze_results(
+        opened,
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        percentile=at,
+        max_gpus=max_gpus,
+        calibrate=calibrate,
+        request_rate=request_rate,
+        routing=routing,
+    )
+    folder = output or results / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    # The picture people came for stands last, where the eye ends.
+    written = [*write_tables(analysis, folder), *reversed(write_plots(analysis, folder))]
+    if as_json:
+        print_json(analysis_to_json(analysis))
+    else:
+        print_analysis(analysis, Console())
+        limits = readout.say_limits_of(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at)
+        print_details(analysis, Console(), request_rate=request_rate, limits=limits)
+        for path in written:
+            click.echo(str(path))
+    if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
+        raise Untrustworthy(f"{results}: no valid point is left; the table above says why for each load")
+
+
+@main.command()
+@click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.csv")
+@click.option("--osl", type=click.IntRange(1), help="Output length to match [default: that of most gen rows].")
+@click.option("--max-gpus", type=click.IntRange(2), help="Largest deployment [default: that of --nodes, else 72].")
+@click.option("--gpus-per-node", type=click.IntRange(1), help="Pack instances on nodes of this size.")
+@click.option("--nodes", type=click.IntRange(1), help="Most nodes; needs --gpus-per-node.")
+@click.option("--share-nodes/--no-share-nodes", default=False, help="May ctx and gen stand on one node?")
+@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="Most TTFT of a ctx or ifb row.")
+@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="Most TPOT of a plan, after throttling.")
+@click.option(
+    "--objective",
+    type=click.Choice(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]),
+    default="per_used_gpu",
+    show_default=True,
+)
+@click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
+@json_option
+def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
+    """Match rates that are already measured: TABLE.csv to plans, fronts and the speed-up over IFB.
+
+    Columns: role (ctx, gen, ifb), label, gpus, isl, osl, concurrency, req_s, tok_s, tpot_ms, ttft_ms, mtp.
+    docs/rate-matching.md has the definitions and a worked example.
+
+    \b
+    Example:
+        ratematch match rates.csv --max-gpus 72 --gpus-per-node 4 --ttft-ms 1000
+    """
+    from ratematch.match.tablematch import match_table
+    from ratematch.rates import read_rates
+    from ratematch.show.matchview import match_to_json, print_match
+
+    rows, asked = read_rates(table, **options)
+    found = match_table(rows, asked, name=str(table), all_plans=all_plans)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    if as_json:
+        print_json(match_to_json(found))
+    else:
+        print_match(found, asked.objective, Console())

@@ -1,0 +1,196 @@
+"""Verbs that plan, run and watch a sweep."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ratematch.cli.group import RESULTS, json_option, main, print_json, set_option, stderr_console
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@click.option("--explain", is_flag=True, help="Every key that servers are told, with the reason for its value.")
+@json_option
+def plan(sweep: str, overrides: tuple[str, ...], explain: bool, as_json: bool) -> None:
+    """Show what SWEEP would run and cost, and what it drops and why. Nothing is started.
+
+    \b
+    Example:
+        ratematch plan sweeps/quickstart.yaml --set budget.max_gpus=8
+    """
+    from ratematch.inputs import read_sweep
+    from ratematch.plan.budget import estimate
+    from ratematch.run.precheck import expand_sweep, explain_settings, refuse_unlaunchable
+    from ratematch.show.explainview import explained_to_json, print_explained
+    from ratematch.show.planview import plan_to_json, print_plan
+
+    asked, _ = read_sweep(sweep, overrides)
+    expansion = expand_sweep(asked)
+    refuse_unlaunchable(asked, expansion.experiments, here=False)
+    cost = estimate(asked, expansion.experiments)
+    explained = explain_settings(expansion.experiments) if explain else ()
+    if as_json:
+        told = {"settings": explained_to_json(explained)} if explain else {}
+        print_json(plan_to_json(asked, expansion, cost) | told)
+    else:
+        print_plan(asked, expansion, cost, Console())
+        print_explained(explained, Console())
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Results folder [default: results/NAME].")
+@click.option(
+    "--executor", type=click.Choice(["local", "debug", "slurm", "allocation"]), default="local", show_default=True
+)
+@click.option(
+    "--max-jobs", type=click.IntRange(1), help="Jobs under way at once [default: 1 here, 16 in Slurm's queue]."
+)
+@click.option(
+    "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
+)
+@click.option("--detach", is_flag=True, help="Run in the background; `status`, `logs` and `cancel` reach it.")
+@click.option("--again", is_flag=True, help="Measure everything anew; earlier figures are moved aside.")
+@json_option
+def sweep(
+    sweep: str,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    executor: Any,
+    again: bool,
+    as_json: bool,
+    max_jobs: int | None,
+    max_gpu_hours: float | None,
+    detach: bool,
+) -> None:
+    """Run the whole method for SWEEP. Run it again to resume: only what is missing is measured.
+
+    \b
+    Example:
+        ratematch sweep quickstart.yaml
+    """
+    from ratematch.inputs import read_sweep
+    from ratematch.run.campaign import run_campaign
+    from ratematch.run.jobs import Executor
+    from ratematch.show.sweepview import SweepView, outcome_to_json
+    from ratematch.store import Results
+
+    # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked, text = read_sweep(sweep, overrides)
+    results = Results(output or RESULTS / asked.name)
+    if detach:
+        from ratematch.run.control import detach as start_detached
+
+        pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
+        click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
+        click.echo(f"next: ratematch status {results.path}, or ratematch cancel {results.path}")
+        return
+    if max_gpu_hours is not None:
+        asked = replace(asked, budget=replace(asked.budget, gpu_hours=max_gpu_hours))
+    with SweepView(stderr_console()) as view:
+        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs), view.update, again=again)
+    if as_json:
+        print_json(outcome_to_json(campaign))
+    else:
+        view.print_outcome(campaign)
+    if campaign.failed:
+        sys.exit(2)
+    sys.exit(3 if campaign.nothing_valid else 0)
+
+
+@main.command()
+@click.argument("experiment", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def run(experiment: Path) -> None:
+    """Measure what is missing of one EXPERIMENT folder, here and now: what each job of a sweep does.
+
+    \b
+    Example:
+        ratematch run results/quickstart/gen-1024-64-gen1xDEP4-mtp1-6b1f2c90aa
+    """
+    from ratematch.errors import RunError
+    from ratematch.run.experiment import run_experiment
+
+    outcome = run_experiment(experiment)
+    if outcome.get("error"):
+        raise RunError(outcome["error"])
+    click.echo(f"{experiment}: {outcome['measured']} loads measured, all done")
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path), default=RESULTS)
+@json_option
+def status(results: Path, as_json: bool) -> None:
+    """Show how far the sweep in RESULTS is: state, loads, GPU-hours, and why something failed or waits.
+
+    \b
+    Example:
+        ratematch status results/quickstart
+    """
+    from ratematch.run.control import queued
+    from ratematch.show.statusview import print_status, status_to_json
+    from ratematch.store import Results
+
+    opened = Results.open(results)
+    content = status_to_json(opened, {name: str(job) for name, job in queued(opened).items()})
+    if as_json:
+        print_json(content)
+    else:
+        print_status(content, Console())
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("experiment", required=False)
+def cancel(results: Path, experiment: str | None) -> None:
+    """Stop the sweep in RESULTS, or one EXPERIMENT of it, in order. The same `sweep` command resumes it.
+
+    \b
+    Example:
+        ratematch cancel results/quickstart
+    """
+    from ratematch.run.control import cancel as stop
+    from ratematch.store import Results
+
+    stopped = stop(Results.open(results), experiment)
+    for line in stopped or ["nothing runs there"]:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("experiment")
+@click.option(
+    "--role", type=click.Choice(["ctx", "gen", "agg", "orchestrator", "driver"]), help="Only these servers."
+)
+@click.option("--index", type=click.IntRange(0), help="Only this server of the role.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Last lines of each log.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with new lines until the experiment ends.")
+def logs(experiment: str, role: str | None, index: int | None, lines: int, following: bool) -> None:
+    """Show the logs of an EXPERIMENT: its folder, or a part of its name below results/.
+
+    \b
+    Example:
+        ratematch logs gen1xDEP4-mtp1 --role gen --index 0 -f
+    """
+    from ratematch.run.control import find_experiment, follow
+    from ratematch.run.control import logs as find_logs
+    from ratematch.run.launch import log_tail
+
+    folder = find_experiment(RESULTS, experiment)
+    found = find_logs(folder, role, index)
+    for log in found:
+        click.echo(f"==> {log.path}", err=True)
+        if tail := log_tail(log.path, lines) if lines else "":
+            click.echo(tail)
+    if following:
+        for log, line in follow(folder, found):
+            click.echo(line if len(found) == 1 else f"{log.name}: {line}")
