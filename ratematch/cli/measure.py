@@ -56,6 +56,18 @@ def plan(sweep: str, overrides: tuple[str, ...], explain: bool, as_json: bool) -
     "--max-jobs", type=click.IntRange(1), help="Jobs under way at once [default: 1 here, 16 in Slurm's queue]."
 )
 @click.option(
+    "--pack",
+    "pack_nodes",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=0,
+    metavar="[NODES]",
+    help="Put several deployments into each Slurm job, of so many nodes [default: those of budget.max_gpus].",
+)
+@click.option(
+    "--pack-hours", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Length of such a job."
+)
+@click.option(
     "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
 )
 @click.option("--detach", is_flag=True, help="Run in the background; `status`, `logs` and `cancel` reach it.")
@@ -69,6 +81,8 @@ def sweep(
     again: bool,
     as_json: bool,
     max_jobs: int | None,
+    pack_nodes: int | None,
+    pack_hours: float,
     max_gpu_hours: float | None,
     detach: bool,
 ) -> None:
@@ -80,7 +94,7 @@ def sweep(
     """
     from ratematch.inputs import read_sweep
     from ratematch.run.campaign import run_campaign
-    from ratematch.run.jobs import Executor
+    from ratematch.run.jobs import Executor, choose_packing
     from ratematch.show.sweepview import SweepView, outcome_to_json
     from ratematch.store import Results
 
@@ -97,8 +111,9 @@ def sweep(
         return
     if max_gpu_hours is not None:
         asked = replace(asked, budget=replace(asked.budget, gpu_hours=max_gpu_hours))
+    packing = choose_packing(asked, executor, pack_nodes, pack_hours)
     with SweepView(stderr_console()) as view:
-        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs), view.update, again=again)
+        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:

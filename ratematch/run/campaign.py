@@ -185,10 +185,7 @@ def _run_all(
     active: list[Item] = []
     try:
         while waiting or active:
-            while waiting and len(active) < executor.max_jobs and _start(campaign, waiting[0], executor):
-                item = waiting.pop(0)
-                if item.state == "running":
-                    active.append(item)
+            _start_some(campaign, waiting, active, executor)
             for item in [item for item in active if item.job and not item.job.running()]:
                 active.remove(item)
                 if _settle(campaign, item, executor):
@@ -207,28 +204,39 @@ def _run_all(
         raise
 
 
-def _start(campaign: Campaign, item: Item, executor: Executor) -> bool:
-    """Send the item's job; false while the scheduler does not answer, or asks us to wait."""
-    if reason := _over_budget(campaign):
-        item.state, item.error = "skipped", f"not started: {reason}"
-        return True
-    if time.monotonic() < campaign.quiet_until:
-        return False
-    try:
-        item.job = executor.submit(item.folder, exclude=excluded_nodes(campaign.results))
-    except DiskFull:
-        raise
-    except RunError as error:
-        campaign.quiet_s = min(SLOWEST_S, 2 * campaign.quiet_s)
-        campaign.quiet_until = time.monotonic() + campaign.quiet_s
-        item.note = f"{error}; asked again in {campaign.quiet_s:.0f} s"
-        return False
-    except UserError as error:
-        item.state, item.error = "failed", str(error)
-        return True
-    campaign.quiet_s = POLL_S
-    item.state, item.note = "running", None
-    return True
+def _start_some(campaign: Campaign, waiting: list[Item], active: list[Item], executor: Executor) -> None:
+    """Move items from ``waiting`` to ``active`` as long as the executor starts their jobs; none while the scheduler
+    does not answer, or asks us to wait."""
+    while waiting and time.monotonic() >= campaign.quiet_until:
+        if reason := _over_budget(campaign):
+            for item in waiting:
+                item.state, item.error = "skipped", f"not started: {reason}"
+            waiting.clear()
+            return
+        exclude = excluded_nodes(campaign.results)
+        try:
+            begun = executor.start(
+                [item.folder for item in waiting], [item.job for item in active if item.job], exclude
+            )
+        except DiskFull:
+            raise
+        except RunError as error:
+            campaign.quiet_s = min(SLOWEST_S, 2 * campaign.quiet_s)
+            campaign.quiet_until = time.monotonic() + campaign.quiet_s
+            waiting[0].note = f"{error}; asked again in {campaign.quiet_s:.0f} s"
+            return
+        if not begun:
+            return
+        campaign.quiet_s = POLL_S
+        of_folder = {item.folder.path: item for item in waiting}
+        for folder, job in begun:
+            item = of_folder[folder.path]
+            waiting.remove(item)
+            if isinstance(job, UserError):
+                item.state, item.error = "failed", str(job)
+                continue
+            item.job, item.state, item.note = job, "running", None
+            active.append(item)
 
 
 def _settle(campaign: Campaign, item: Item, executor: Executor) -> bool:
@@ -271,7 +279,7 @@ def _over_budget(campaign: Campaign) -> str | None:
     limit = campaign.sweep.budget.gpu_hours
     if limit is None:
         return None
-    spent = sum(folder.gpu_hours() for folder in campaign.results.folders())
+    spent = campaign.results.account().total
     if spent < limit:
         return None
     return f"{spent:.2f} GPU-hours are spent and the budget is {limit:g}"

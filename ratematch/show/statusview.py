@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratematch.show.console import table
-from ratematch.store import ExperimentFolder, GpuHours, Results, StoredLoad
+from ratematch.store import ExperimentFolder, Results, StoredLoad
 
 
 def status_to_json(results: Results, queued: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def status_to_json(results: Results, queued: Mapping[str, str] | None = None) ->
     """
     folders = results.folders()
     rows = [_experiment_status(folder, (queued or {}).get(folder.path.name)) for folder in folders]
-    spent = sum((folder.account() for folder in folders), GpuHours())
+    spent = results.account()
     states = [row["state"] for row in rows]
     return {
         "results": str(results.path),
