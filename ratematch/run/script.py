@@ -17,8 +17,9 @@ from ratematch.catalog import load_model
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
-from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.step import HERE, Step, local_step, slurm_step
+from ratematch.plan.workload import Workload
 from ratematch.run import connections
 from ratematch.run.batch import batch_options, prologue, spell
 
@@ -222,12 +223,12 @@ def _warm_up(experiment: Experiment) -> str:
 
 
 def _load(experiment: Experiment, load: Load) -> str:
+    """The load as options of ``ratematch load``, or a line that says that it has none."""
     workload = experiment.workload
-    how = (
-        ("--concurrency", str(load.concurrency))
-        if isinstance(load, Concurrency)
-        else ("--request-rate", f"{load.req_s:g}", "--arrival", load.arrival)
-    )
+    how = _options(load)
+    if how is None or workload != Workload(workload.isl, workload.osl, workload.osl_ratio):
+        told = f"run.sh: {load.label} cannot be said in options of `ratematch load`; `ratematch run` sends it"
+        return f"echo {shlex.quote(told)} >&2\n"
     words = [
         *("--model", experiment.model_path, *how),
         *("--num-requests", str(load.num_requests), "--warmup", str(load.warmup)),
@@ -236,3 +237,14 @@ def _load(experiment: Experiment, load: Load) -> str:
         *("--seed", str(load.repeat), "-o", "loads"),
     ]
     return f'"$RATEMATCH" load "$ENDPOINT" {_lines(words)}\n'
+
+
+def _options(load: Load) -> tuple[str, ...] | None:
+    counts = (load.num_requests, load.warmup, load.repeat)
+    match load:
+        case Concurrency() if load == Concurrency(load.concurrency, *counts):
+            return ("--concurrency", str(load.concurrency))
+        case Rate(arrival="poisson" | "constant") if load == Rate(load.req_s, counts[0], load.arrival, *counts[1:]):
+            return ("--request-rate", f"{load.req_s:g}", "--arrival", load.arrival)
+        case _:
+            return None

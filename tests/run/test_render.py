@@ -158,6 +158,14 @@ def test_placeholders_stand_only_where_nodes_are_not_known() -> None:
         assert text == known[name]
 
 
+def test_a_load_that_has_no_options_says_so() -> None:
+    loads = (Concurrency(4, 8), Concurrency(4, 8, stagger_s=1.0), Rate(2.0, 8, "gamma", burstiness=0.5))
+    script = files_of(experiment(loads=loads), LAPTOP, allocated=False)["run.sh"]
+    assert script.count('"$RATEMATCH" load') == 1
+    for load in loads[1:]:
+        assert f"run.sh: {load.label} cannot be said in options" in script
+
+
 def test_each_start_of_the_servers_is_a_folder() -> None:
     asked = experiment("gen", PAIR, loads=(Concurrency(8, 16), Concurrency(16, 32)))
     found = render.render(asked, LAPTOP, allocated=False)
