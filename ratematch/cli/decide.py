@@ -11,6 +11,8 @@ from rich.console import Console
 from ratematch.cli.group import json_option, main, print_json
 from ratematch.errors import Untrustworthy
 
+OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
+
 
 @main.command()
 @click.argument("results", type=click.Path(path_type=Path))
@@ -34,6 +36,21 @@ from ratematch.errors import Untrustworthy
     show_default=True,
     help="How open-loop requests reach ctx instances.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="per_used_gpu",
+    show_default=True,
+    help="What tok/s/GPU is over: GPUs in use, all GPUs of the nodes taken, or all of --max-gpus.",
+)
+@click.option("--gpus-per-node", type=click.IntRange(1), help="Size of a node [default: the cluster's].")
+@click.option("--nodes", type=click.IntRange(1), help="Most nodes of a plan.")
+@click.option(
+    "--share-nodes/--no-share-nodes", default=True, show_default=True, help="May ctx and gen stand on one node?"
+)
+@click.option(
+    "--segment-gpus", type=click.IntRange(1), help="Most GPUs of one instance: NVLink domain, rack, Slurm segment."
+)
 @click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @json_option
 def pareto(
@@ -46,6 +63,11 @@ def pareto(
     calibrate: bool,
     request_rate: float | None,
     routing: Any,
+    objective: Any,
+    gpus_per_node: int | None,
+    nodes: int | None,
+    share_nodes: bool,
+    segment_gpus: int | None,
     remeasure: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +77,7 @@ def pareto(
     Example:
         ratematch pareto results/quickstart --ttft-ms 500
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
+        ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
     from ratematch import readout
     from ratematch.show.analysisdetail import print_details
@@ -76,6 +99,11 @@ def pareto(
         calibrate=calibrate,
         request_rate=request_rate,
         routing=routing,
+        objective=objective,
+        gpus_per_node=gpus_per_node,
+        nodes=nodes,
+        share_nodes=share_nodes,
+        segment_gpus=segment_gpus,
     )
     folder = output or results / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +132,7 @@ def pareto(
 @click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",
-    type=click.Choice(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]),
+    type=click.Choice(OBJECTIVES),
     default="per_used_gpu",
     show_default=True,
 )

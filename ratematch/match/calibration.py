@@ -145,7 +145,7 @@ def _fit(runs: Sequence[Run], which: Sequence[int], grid: _Grid | None) -> Fit:
 
 def calibrated(pair: Pair, fit: Fit) -> Pair:
     """The pair with the factors applied."""
-    return replace(derate(pair, fit.ctx, fit.gen), handover_s=fit.handover_s)
+    return replace(derate(pair, fit.ctx, fit.gen), handover_s=fit.handover_s, fitted=True)
 
 
 def _spread(factors: Sequence[float]) -> float | None:

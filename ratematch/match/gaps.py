@@ -45,6 +45,8 @@ def find_gaps(
             x, y = point.ctx // divisor, point.gen // divisor
             curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
             predicted = predict_at([objectives(p) for p in extract_front(curve, objectives)], point.tok_s_user)
+            # What KV transfer costs is a part of the gap, so a prediction that was not fitted leaves it out.
+            pair = pair if pair.fitted else replace(pair, handover_s=0.0)
             operating = operate(pair, point.ctx, point.gen, point.concurrency)
             parts = attribute(point, operating, pair, row.breakdown)
         at_front = predict_at(whole, point.tok_s_user)
@@ -94,16 +96,20 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
             ("gen slow-down", decode_measured_s - decode_s),
         ]
     else:
-        # A lone prompt's time is what prefill takes without a queue; the rest of the predicted TTFT is waiting.
+        # A lone prompt's time is what prefill takes without a queue; the rest of the predicted TTFT is waiting. What
+        # was predicted between the two is the KV transfer first, then admission to gen, then the way.
         alone = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
-        alone = min(alone, predicted.ttft_s)
+        handover = min(pair.handover_s, predicted.ttft_s)
+        alone = min(alone, predicted.ttft_s - handover)
+        kv = min(handover, breakdown.kv_transfer_s)
+        gen_queue = min(handover - kv, breakdown.gen_queue_s)
         longer = [
             ("ctx slow-down", breakdown.prefill_s - alone),
-            ("ctx queue", breakdown.ctx_queue_s - (predicted.ttft_s - alone)),
-            ("KV transfer", breakdown.kv_transfer_s),
-            ("gen queue", breakdown.gen_queue_s),
+            ("ctx queue", breakdown.ctx_queue_s - (predicted.ttft_s - handover - alone)),
+            ("KV transfer", breakdown.kv_transfer_s - kv),
+            ("gen queue", breakdown.gen_queue_s - gen_queue),
             ("gen slow-down", breakdown.decode_s - decode_s),
-            ("router", breakdown.dispatch_s),
+            ("router", breakdown.dispatch_s - (handover - kv - gen_queue)),
             ("client and network", life - breakdown.total_s),
         ]
     parts = [GapPart("integer rounding and load", ideal - plan)]

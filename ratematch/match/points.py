@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ratematch.match.breakdown import Breakdown
+from ratematch.match.matching import Objective
 from ratematch.match.noise import Noise
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
@@ -32,7 +33,8 @@ class Measured:
 class Point:
     """One row of a table, one dot on a plot.
 
-    ``tok_s_user`` = 1000 / TPOT in ms. ``tok_s_gpu``: output tok/s over all used GPUs (ctx + gen, or aggregated).
+    ``tok_s_user`` = 1000 / TPOT in ms. ``tok_s_gpu``: output tok/s over all used GPUs (ctx + gen, or aggregated),
+    or over those that another objective of the analysis counts.
     ``concurrency``: requests in flight N of the whole deployment. ``ctx`` and ``gen``: instances (both 0 for ifb,
     whose one instance is in ``gpus``). ``ratio``: ideal ctx:gen instance ratio as a fraction, ``"9/2"``. ``limit``:
     which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)). ``clamped``: read at an end of a
@@ -249,7 +251,7 @@ class WorkloadAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Every workload of one results folder."""
+    """Every workload of one results folder. ``objective``: which GPUs ``tok_s_gpu`` of its points is over."""
 
     sweep: str
     model: str
@@ -257,3 +259,4 @@ class Analysis:
     engine: str
     emulated: bool
     workloads: tuple[WorkloadAnalysis, ...]
+    objective: Objective = "per_used_gpu"

@@ -14,6 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from ratematch.match.counting import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line
@@ -28,6 +29,9 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         console.print(Panel(Text(style.STAMP_TEXT, style="bold", justify="center"), border_style="yellow"))
     about = f"{analysis.sweep}: {analysis.model} on {analysis.gpu}, {analysis.engine}"
     console.print(Text(one_line(about), style="bold"))
+    console.print(
+        Text(f"tok/s/user = 1000 / mean TPOT [ms]; tok/s/GPU = output tok/s over {COUNTED[analysis.objective]}")
+    )
     for workload in analysis.workloads:
         _print_workload(workload, console)
     if not analysis.workloads:

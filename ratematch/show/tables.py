@@ -17,7 +17,7 @@ from typing import Any
 from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show.files import write_aside
 
-SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine")
+SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")
 POINT_COLUMNS = (*(field.name for field in fields(Point)), "mapping")
 LIST_SEPARATOR = "; "
 
@@ -63,6 +63,7 @@ def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
         "gpu": analysis.gpu,
         "engine": analysis.engine,
         "emulated": analysis.emulated,
+        "objective": analysis.objective,
         "workloads": {workload.workload: _workload_to_json(workload) for workload in analysis.workloads},
     }
 

@@ -116,6 +116,7 @@ def test_an_empty_workload_gives_headers_only(tmp_path: Path) -> None:
         "model",
         "gpu",
         "engine",
+        "objective",
         *(field.name for field in fields(Point)),
         "mapping",
     ]
