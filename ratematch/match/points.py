@@ -113,19 +113,19 @@ class CalibrationRow:
 class Calibration:
     """Factors on the rates of ctx and gen, fitted to ``num`` end-to-end runs (1: as fast together as apart).
 
-    ``handover_ms``: time before the first token that is neither ctx nor queue. ``gen_spread``: standard deviation of
-    the logarithm over runs; ``ctx_spread``: over fits that leave one run out; ``None`` from too few. ``ctx_alone``:
-    ctx and handover are from the servers' own timings, else told apart by what limits the rates. ``held_out``:
-    each row's ``after`` is predicted from the other runs.
+    ``bunching``: share of the requests in flight that reach ctx together. ``handover_ms``: time before the first
+    token that is neither ctx nor its queue, by the servers' own timings; ``None``: they told nothing, the predicted
+    KV transfer stays. ``gen_spread``: standard deviation of the logarithm over runs; ``ctx_spread``: over fits that
+    leave runs out; ``None`` from too few. ``held_out``: each row's ``after`` is predicted from other runs.
     """
 
     ctx: float
     ctx_spread: float | None
     gen: float
     gen_spread: float | None
-    handover_ms: float
+    bunching: float
+    handover_ms: float | None
     num: int
-    ctx_alone: bool
     held_out: bool
     rows: tuple[CalibrationRow, ...]
 

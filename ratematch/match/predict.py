@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.curves import make_curve, throttle
+from ratematch.match.curves import latency_at, make_curve, throttle
 from ratematch.match.figures import Figures
 from ratematch.match.matching import (
     Ctx,
     Gen,
     Plan,
     bound_tok_s_gpu,
-    concurrency,
     gen_tokens_per_request,
     keep_undominated,
     plan_curve,
@@ -26,6 +25,9 @@ from ratematch.match.points import Point
 from ratematch.match.solver import Problem, Rows
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, ServerGroup
+
+MOST_TURNS = 100
+"""Of the search for what is in flight with bunches; it stops earlier where nothing changes any more."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Pair:
     """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
 
     ``handover_s``: time before the first token beyond ctx: the KV transfer of one request alone, or what end-to-end
-    runs say (``fitted``); 0 when nothing is known.
+    runs say (``fitted``); 0 when nothing is known. ``bunching``: see :mod:`ratematch.match.closedloop`.
     """
 
     ctx: CtxOption
@@ -76,6 +78,7 @@ class Pair:
     flags: tuple[str, ...]
     handover_s: float = 0.0
     fitted: bool = False
+    bunching: float = 0.0
 
 
 def one_instance(group: ServerGroup) -> ServerGroup:
@@ -226,8 +229,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         flags += ("demand below the smallest gen concurrency measured: TPOT read there",)
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
-    ttft_s = plan.ttft_s + pair.handover_s
-    in_flight = concurrency(plan, osl) + plan.req_s * pair.handover_s
+    ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
+    in_flight = plan.req_s * (ttft_s + (osl - 1) * plan.tpot_s)
     return Point(
         kind="rate_matched",
         workload=workload,
@@ -254,6 +257,23 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         sources=(ctx.source, gen.source),
         flags=flags,
     )
+
+
+def bunched_ttft_s(pair: Pair, plan: Plan[float]) -> float:
+    """TTFT of ctx when prompts arrive in bunches of ``bunching`` x N / x, with N what is then in flight, s.
+
+    Each prompt more in a bunch holds up the others by no more than 1 / rate, so the search for N ends.
+    """
+    if not pair.bunching or not plan.x:
+        return plan.ttft_s
+    curve, ttft_s = pair.ctx.rates.curve, plan.ttft_s
+    for _ in range(MOST_TURNS):
+        in_flight = plan.req_s * (ttft_s + pair.handover_s + pair.gen.rates.tokens_per_request * plan.tpot_s)
+        longer = max(plan.ttft_s, latency_at(curve, pair.bunching * in_flight / plan.x))
+        if longer <= ttft_s * (1 + 1e-9):
+            break
+        ttft_s = longer
+    return ttft_s
 
 
 def label_deployment(pair: Pair, x: int, y: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ from ratematch.show import style
 from ratematch.show.files import one_line
 
 FRONT_COLUMNS = ("deployment", "GPUs", "conc.", "tok/s/user", "tok/s/GPU", "TTFT ms", "limit")
+NUMBER = re.compile(r"\d+(\.\d+)?")
 COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 
 
@@ -119,9 +121,20 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         console.print(table("left out", ("experiment", "load", "reasons"), rows))
     if any(point.clamped for _, front in fronts for point in front):
         console.print(_text("* read at an end of a measured curve: the demand lies outside it"))
-    flags = sorted({flag for _, front in fronts for point in front for flag in point.flags})
-    for note in [*workload.notes, *(f"some front points: {flag}" for flag in flags)]:
+    flags = {flag for _, front in fronts for point in front for flag in point.flags}
+    for note in [*workload.notes, *(f"some front points: {flag}" for flag in merge_alike(flags))]:
         console.print(_text(f"note: {note}"))
+
+
+def merge_alike(flags: Iterable[str]) -> list[str]:
+    """Texts that differ only in their numbers once, the first of each kind, with how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for flag in sorted(flags):
+        kinds.setdefault(NUMBER.sub("#", flag), []).append(flag)
+    return [
+        alike[0] + (f" ({len(alike) - 1} more differ in the number only)" if len(alike) > 1 else "")
+        for alike in kinds.values()
+    ]
 
 
 def _front_row(point: Point) -> tuple[Any, ...]:
