@@ -11,6 +11,17 @@ from rich.console import Console
 from ratematch.cli.group import json_option, main, print_json
 from ratematch.errors import Untrustworthy
 
+
+def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise click.BadParameter(f"{value!r}: whole numbers above 0 with commas between, such as 16,64")
+    return numbers
+
+
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
@@ -135,6 +146,12 @@ def pareto(
     type=click.Choice(OBJECTIVES),
     default="per_used_gpu",
     show_default=True,
+)
+@click.option(
+    "--concurrency",
+    callback=_read_concurrencies,
+    metavar="N,N,...",
+    help="Predict the plans also with so many requests in flight, as a benchmark holds them.",
 )
 @click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
 @json_option

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.curves import Curve, latency_at, throttle
-from ratematch.match.matching import Limit, match_rates
+from ratematch.match.curves import Curve, Reading, latency_at, throttle
+from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
 from ratematch.match.predict import Pair
 from ratematch.match.solver import throttle_all
@@ -41,36 +41,55 @@ class Operating:
 
 
 def operate(pair: Pair, x: int, y: int, concurrency: float) -> Operating:
-    """Where the deployment settles.
+    """Where ``x`` ctx and ``y`` gen instances of ``pair`` settle.
+
+    Raises:
+        ValueError: ``concurrency`` is not positive.
+    """
+    return settle(
+        pair.ctx.rates.curve, pair.gen.rates, x, y, concurrency, handover_s=pair.handover_s, bunching=pair.bunching
+    )
+
+
+def settle(
+    ctx: Curve[float],
+    gen: Gen[float],
+    x: int,
+    y: int,
+    concurrency: float,
+    *,
+    handover_s: float = 0.0,
+    bunching: float = 0.0,
+) -> Operating:
+    """Where ``concurrency`` requests in flight settle; ``handover_s``: between ctx and gen.
 
     Raises:
         ValueError: ``concurrency`` is not positive.
     """
     if concurrency <= 0:
         raise ValueError(f"{concurrency} requests in flight is not positive")
-    gen = pair.gen.rates
-    top, limit = match_rates(x * pair.ctx.rates.curve.max_rate, y * gen.req_s(gen.curve.max_rate))
-    bunch_s = latency_at(pair.ctx.rates.curve, pair.bunching * concurrency / x)
-    if _held(pair, x, y, top, bunch_s) <= concurrency:
+    tokens = gen.tokens_per_request
+    bunch_s = latency_at(ctx, bunching * concurrency / x)
+
+    def decoding(req_s: float) -> Reading[float]:
+        return throttle(gen.curve, min(req_s * tokens / y, gen.curve.max_rate))
+
+    def held(req_s: float) -> float:
+        in_ctx_s = max(bunch_s, throttle(ctx, min(req_s / x, ctx.max_rate)).latency_s)
+        return req_s * (handover_s + in_ctx_s) + y * decoding(req_s).load
+
+    top, limit = match_rates(x * ctx.max_rate, y * gen.req_s(gen.curve.max_rate))
+    if held(top) <= concurrency:
         req_s, side = top, limit
     else:
         low, high = 0.0, top
         for _ in range(STEPS):
             middle = (low + high) / 2
-            low, high = (middle, high) if _held(pair, x, y, middle, bunch_s) < concurrency else (low, middle)
+            low, high = (middle, high) if held(middle) < concurrency else (low, middle)
         req_s, side = high, None
-    tokens = gen.tokens_per_request
-    point = throttle(gen.curve, min(req_s * tokens / y, gen.curve.max_rate))
+    point = decoding(req_s)
     ttft_s = concurrency / req_s - tokens * point.latency_s
     return Operating(concurrency, req_s, ttft_s, point.latency_s, side, point.clamped)
-
-
-def _held(pair: Pair, x: int, y: int, req_s: float, bunch_s: float) -> float:
-    """Requests in flight in all instances, and between them, at ``req_s``."""
-    ctx, gen = pair.ctx.rates.curve, pair.gen.rates
-    rate = min(req_s * gen.tokens_per_request / y, gen.curve.max_rate)
-    in_ctx_s = max(bunch_s, throttle(ctx, min(req_s / x, ctx.max_rate)).latency_s)
-    return req_s * (pair.handover_s + in_ctx_s) + y * throttle(gen.curve, rate).load
 
 
 def settle_all(

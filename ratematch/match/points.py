@@ -177,11 +177,21 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class EqualThroughput:
+    """``ratio``: highest tok/s/user of a front that still has ``tok_s_gpu``, over that of the IFB front."""
+
+    tok_s_gpu: float
+    ratio: float
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A whole front over the whole IFB front. Intervals are 95 %, ``None`` when the noise is not known.
 
     ``hypervolume_ratio``: areas above (0, 0), linear axes. ``area_ratio``: areas under both, linear between points,
-    on the overlap of tok/s/user. ``interactivity``: (tok/s/GPU, ratio of the highest tok/s/user that still has it).
+    on the overlap of tok/s/user. ``interactivity``: at equal tok/s/GPU.
     """
 
     kind: Kind
@@ -189,7 +199,7 @@ class Comparison:
     hypervolume_interval: Interval | None
     area_ratio: float | None
     area_interval: Interval | None
-    interactivity: tuple[tuple[float, float], ...]
+    interactivity: tuple[EqualThroughput, ...]
 
 
 @dataclass(frozen=True)

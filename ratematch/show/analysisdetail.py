@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.text import Text
 
 from ratematch.match.points import Analysis, Calibration, Gap, Interval, Point, WorkloadAnalysis
 from ratematch.show import style
-from ratematch.show.console import show_value, table
+from ratematch.show.console import print_table, show_value
 from ratematch.show.files import one_line
 
 MOST_SERVING = 5
@@ -37,22 +37,13 @@ def _say(console: Console, line: str) -> None:
     console.print(Text(one_line(line)))
 
 
-def _print_table(
-    title: str, columns: tuple[str, ...], rows: Sequence[Sequence[str | float | None]], console: Console
-) -> None:
-    """The title on a line of its own: rich would fold it to the width of the table."""
-    if title:
-        console.print(Text(one_line(title), style="bold"))
-    console.print(table("", columns, rows))
-
-
 def _print_sure(workload: WorkloadAnalysis, console: Console) -> None:
     known = [point for point in workload.rate_matched if point.front_chance is not None]
     if not known:
         return
     rows = [_sure_row(point, "front") for point in known] + [_sure_row(point, "tied") for point in workload.ties]
     columns = ("deployment", "tok/s/user", "tok/s/GPU", "95 %: low", "high", "", "chance")
-    _print_table(
+    print_table(
         f"{workload.workload}: rate-matched front, and what the noise cannot tell from it", columns, rows, console
     )
     console.print()
@@ -85,8 +76,11 @@ def _comparison_lines(workload: WorkloadAnalysis) -> Iterable[str]:
             f"area on the overlap {show_value(row.area_ratio)} ({_span(row.area_interval)})"
         )
         if row.interactivity:
-            p, best = max(row.interactivity, key=lambda pair: pair[1])
-            yield f"{name} over IFB at equal tok/s/GPU: up to {best:.2f}x tok/s/user, at {show_value(p)} tok/s/GPU"
+            best = max(row.interactivity, key=lambda each: each.ratio)
+            yield (
+                f"{name} over IFB at equal tok/s/GPU: up to {best.ratio:.2f}x tok/s/user "
+                f"({_span((best.ratio_low, best.ratio_high))}), at {show_value(best.tok_s_gpu)} tok/s/GPU"
+            )
 
 
 def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
@@ -104,7 +98,7 @@ def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
             rows += [(f"- {name}", *(each.get(name) for each in parts)) for name in names]
             rows.append(("= measured", *(gap.end_to_end for gap in shown)))
             columns = ("in flight", *(f"{gap.concurrency:.0f}" for gap in shown))
-            _print_table(f"{label}: what the gap to the ideal is made of, tok/s/GPU", columns, rows, console)
+            print_table(f"{label}: what the gap to the ideal is made of, tok/s/GPU", columns, rows, console)
             console.print()
 
 
@@ -136,7 +130,7 @@ def _print_calibration(found: Calibration, applied: bool, console: Console) -> N
         for row in found.rows
     ]
     title = f"measured, and how far off predictions are, before and after calibration{held_out}"
-    _print_table(title, columns, rows, console)
+    print_table(title, columns, rows, console)
 
 
 def _off(predicted: float, measured: float) -> str:
@@ -168,6 +162,6 @@ def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, consol
         )
         for plan in workload.serving[:MOST_SERVING]
     ]
-    _print_table("", columns, rows, console)
+    print_table("", columns, rows, console)
     for flag in sorted({flag for plan in workload.serving[:MOST_SERVING] for flag in plan.flags}):
         _say(console, f"note: {flag}")

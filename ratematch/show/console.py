@@ -72,6 +72,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     return view
 
 
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], console: Console) -> None:
+    """A :func:`table` with its title on lines of its own: as a title rich would fold it to the width of the table."""
+    view = table("", columns, rows)
+    if title:
+        console.print(_text(title), style="bold")
+    console.print(view)
+
+
 def show_value(value: Any) -> str:
     """A value as people read it: ``None`` and undefined as ``-``, floats with three digits and no exponent."""
     match value:
@@ -108,7 +116,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         if workload.emulated:
             origin += ", emulated"
         if front:
-            console.print(table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front]))
+            print_table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front], console)
             console.print()
         else:
             console.print(_text(f"{name}: no valid point"), style="yellow")
@@ -118,7 +126,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
     if workload.left_out:
         rows = [(label, load, ", ".join(reasons)) for label, load, reasons in workload.left_out]
         console.print()
-        console.print(table("left out", ("experiment", "load", "reasons"), rows))
+        print_table("left out", ("experiment", "load", "reasons"), rows, console)
     if any(point.clamped for _, front in fronts for point in front):
         console.print(_text("* read at an end of a measured curve: the demand lies outside it"))
     flags = {flag for _, front in fronts for point in front for flag in point.flags}
