@@ -120,9 +120,9 @@ async def _run_load(
         if warming.aborted is None:
             await pool.open_ahead(len(part.slot_offsets_ns))
             with _collector_off():
-                wall_offset_ns = time.time_ns() - time.monotonic_ns()
+                offset_ns = time.time_ns() - time.monotonic_ns()
                 await measured.run(part, start_ns)
-                wall_start_ns = measured.start_ns + wall_offset_ns
+                wall_start_ns = measured.start_ns + offset_ns
         return LoadResult(
             warmup=await warming.records(),
             records=await measured.records(),

@@ -83,7 +83,7 @@ class Phase:
     async def run(self, part: Part, start_ns: int | None = None) -> None:
         """Send every request of ``part``, from ``start_ns`` on (now), and wait for the last answer, or end early."""
         self._total = part.total
-        self.start_ns = max(start_ns or 0, monotonic_ns())
+        self.start_ns = monotonic_ns() if start_ns is None else start_ns
         watch = asyncio.create_task(self._watch())
         decoder = asyncio.create_task(self._decode_when_full())
         cpu_s = time.process_time()

@@ -4,7 +4,7 @@ Everybody meets in a folder that all can see (a shared file system when the proc
 
     job.json            what to send; never a header, which may hold a key (see HEADERS_ENV)
     ready-<i>           sender i is through with its warm-up
-    start               wall-clock instant (ns) at which all begin, written when everybody is ready
+    start               the instant at which all begin, written when everybody is ready
     progress-<i>.jsonl  how sender i is doing
     drain, stop         begin no further request; end at once
     result-<i>.json     and records-<i>.parquet, warmup-<i>.parquet: what sender i leaves; or
@@ -216,7 +216,7 @@ def run_shard(folder: Path, index: int) -> None:
         "aborted": result.aborted,
         "health": asdict(result.health),
         "boot": _boot_id(),
-        "clock_ns": time.time_ns() - time.monotonic_ns(),
+        "clock_ns": wall_offset_ns(),
     }
     _write(folder / f"result-{index}.json", content)
 
@@ -250,7 +250,7 @@ def collect(
         if not (folder / "start").exists():
             _raise_failed(folder, count)
             if all((folder / f"ready-{k}").exists() or k in done for k in everybody):
-                _write_text(folder / "start", str(time.time_ns() + _LEAD_NS))
+                _write_start(folder)
         lost = {k for k in ended - done if not (folder / f"result-{k}.json").exists()}
         if (lost or (stop is not None and stop.is_set())) and not (folder / "stop").exists():
             _write_text(folder / "stop", "")
@@ -315,7 +315,7 @@ class _Watched:
 def _merge(folder: Path, job: LoadJob, present: Sequence[int], lost: Sequence[int]) -> LoadResult:
     if not present:
         raise UserError(f"every sender of {job.load.label} ended without a result")
-    here, clock_ns = _boot_id(), time.time_ns() - time.monotonic_ns()
+    here, clock_ns = _boot_id(), wall_offset_ns()
     records: list[RequestRecord] = []
     warmup: list[RequestRecord] = []
     results: list[dict[str, Any]] = []
@@ -336,7 +336,7 @@ def _merge(folder: Path, job: LoadJob, present: Sequence[int], lost: Sequence[in
     aborted = [result["aborted"] for result in results if result["aborted"]]
     aborted = [f"{len(lost)} of {len(present) + len(lost)} senders ended without a result"] if lost else aborted
     first = min(results, key=lambda result: int(result["start_ns"]))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if other_hosts:
         notes = (
             f"senders on {len(other_hosts)} other machines: their instants are as exact as the wall clocks agree",
@@ -384,9 +384,28 @@ def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
     _write_text(folder / f"ready-{index}", "")
     while not stop.is_set():
         with contextlib.suppress(OSError, ValueError):
-            return int((folder / "start").read_text()) - (time.time_ns() - time.monotonic_ns())
+            start = json.loads((folder / "start").read_text())
+            if start["boot"] == _boot_id():
+                return int(start["start_ns"])
+            return int(start["wall_ns"]) - wall_offset_ns()
         time.sleep(_POLL_S / 4)
     return time.monotonic_ns()
+
+
+def _write_start(folder: Path) -> None:
+    start_ns = time.monotonic_ns() + _LEAD_NS
+    content = {"start_ns": start_ns, "wall_ns": start_ns + wall_offset_ns(), "boot": _boot_id()}
+    _write(folder / "start", content)
+
+
+def wall_offset_ns() -> int:
+    """Wall clock minus monotonic clock of this machine: of a few readings the one that was interrupted least."""
+    best_ns, offset_ns = 1 << 62, 0
+    for _ in range(8):
+        before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after_ns - before_ns < best_ns:
+            best_ns, offset_ns = after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2
+    return offset_ns
 
 
 def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, over: threading.Event) -> None:
