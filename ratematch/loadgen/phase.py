@@ -7,20 +7,21 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic_ns
 
-import aiohttp
 import numpy as np
-from yarl import URL
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
+from ratematch.loadgen.connection import ConnectionPool
 from ratematch.loadgen.finish import finish_record, redact
-from ratematch.loadgen.loadresult import ClientHealth, Progress
+from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
+from ratematch.loadgen.schedule import Chain, Part
 from ratematch.loadgen.turnstile import Turnstile
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.load import Concurrency, Load, Rate, due_times_s
+from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec
 
 _TICK_S = 0.05
@@ -29,6 +30,8 @@ _TICK_S = 0.05
 _SENDS_AT_ONCE = 8
 """Sends begun between two looks at the sockets. Closed-loop requests of equal length end together; hundreds of sends
 in one go would hold up, by tens of milliseconds, the arrivals that are to be stamped."""
+
+_NEVER_NS = 1 << 62
 
 _RECENT = 64
 """Answers behind the TTFT shown while a load runs."""
@@ -39,8 +42,8 @@ class Limits:
     """The arguments of ``drive`` that hold for every phase."""
 
     stop: threading.Event | None
+    drain: threading.Event | None
     on_progress: Callable[[Progress], None] | None
-    stagger_s: float
     give_up_after: int
     late_ms: float
     progress_s: float
@@ -54,14 +57,13 @@ class Phase:
         self,
         name: str,
         target: Target,
-        url: URL,
-        session: aiohttp.ClientSession,
+        pool: ConnectionPool,
         limits: Limits,
         aborted: str | None = None,
     ) -> None:
         self.name, self.aborted = name, aborted
         self.start_ns = self.end_ns = monotonic_ns()
-        self._target, self._url, self._session, self._limits = target, url, session, limits
+        self._target, self._pool, self._limits = target, pool, limits
         self._in_flight: dict[Exchange, None] = {}
         self._order: list[Exchange] = []
         self._records: dict[Exchange, RequestRecord] = {}
@@ -71,24 +73,22 @@ class Phase:
         self._turnstile = Turnstile(_SENDS_AT_ONCE)
         self._lags_ms = array("d")
         self._recent_ttft_ms: deque[float] = deque(maxlen=_RECENT)
+        self._recent_tpot_ms: deque[float] = deque(maxlen=_RECENT)
         self._done = self._failed = self._tokens = self._refused_in_a_row = self._max_in_flight = 0
+        self._ended: list[Ended] = []
         self._total = 0
+        self._last_send_ns = _NEVER_NS
         self._cpu_s = 0.0
 
-    async def run(self, load: Load, specs: Sequence[RequestSpec], bodies: list[bytes], seed: int) -> None:
-        """Send every request and wait for the last answer, or end early."""
-        if not specs:
-            return
-        self._total = len(specs)
+    async def run(self, part: Part, start_ns: int | None = None) -> None:
+        """Send every request of ``part``, from ``start_ns`` on (now), and wait for the last answer, or end early."""
+        self._total = part.total
+        self.start_ns = monotonic_ns() if start_ns is None else start_ns
         watch = asyncio.create_task(self._watch())
         decoder = asyncio.create_task(self._decode_when_full())
         cpu_s = time.process_time()
-        self.start_ns = monotonic_ns()
-        sending = asyncio.create_task(
-            self._closed_loop(load, specs, bodies)
-            if isinstance(load, Concurrency)
-            else self._open_loop(load, specs, bodies, seed)
-        )
+        closed = isinstance(part.load, Concurrency)
+        sending = asyncio.create_task(self._closed_loop(part) if closed else self._open_loop(part))
         try:
             # The watch ends first only when it fails: what `on_progress` raises must not be lost.
             await asyncio.wait((sending, watch, decoder), return_when=asyncio.FIRST_COMPLETED)
@@ -107,31 +107,54 @@ class Phase:
         if self._limits.on_progress is not None:
             self._limits.on_progress(self._progress())
 
-    async def _closed_loop(self, load: Concurrency, specs: Sequence[RequestSpec], bodies: list[bytes]) -> None:
-        queue = iter(zip(specs, bodies, strict=True))
-        slots = min(load.concurrency, len(specs))
-        gap_ns = round(self._limits.stagger_s * 1e9 / load.concurrency)
-        await asyncio.gather(*(self._slot(queue, self.start_ns + k * gap_ns) for k in range(slots)))
+    async def _closed_loop(self, part: Part) -> None:
+        if isinstance(part.load, Concurrency) and part.load.seconds:
+            self._last_send_ns = self.start_ns + round(part.load.seconds * 1e9)
+        starts_ns = [self.start_ns + offset_ns for offset_ns in part.slot_offsets_ns]
+        await asyncio.gather(*(self._slot(part.chains, free_ns) for free_ns in starts_ns))
 
-    async def _slot(self, queue: Iterator[tuple[RequestSpec, bytes]], free_ns: int) -> None:
+    async def _slot(self, chains: Iterator[Chain], free_ns: int) -> None:
         await _sleep_until(free_ns)
-        for spec, body in queue:
-            if self.aborted is not None:
+        while not self._over():
+            chain = next(chains, None)
+            if chain is None:
                 return
-            free_ns = await self._send(spec, body, free_ns)
+            free_ns = await self._run_chain(chain, free_ns)
 
-    async def _open_loop(self, load: Rate, specs: Sequence[RequestSpec], bodies: list[bytes], seed: int) -> None:
-        due_ns = self.start_ns + np.round(due_times_s(load, seed) * 1e9).astype(np.int64)
+    async def _open_loop(self, part: Part) -> None:
         sends: set[asyncio.Task[int]] = set()
-        for spec, body, intended_ns in zip(specs, bodies, due_ns.tolist(), strict=True):
-            await _sleep_until(intended_ns, lambda: self.aborted is not None)
-            if self.aborted is not None:
+        most = part.max_in_flight
+        gate = asyncio.Semaphore(most) if most else None
+        for chain, due_ns in zip(part.chains, part.due_ns, strict=True):
+            intended_ns = self.start_ns + due_ns
+            await _sleep_until(intended_ns, self._over)
+            if self._over():
                 break
-            send = asyncio.create_task(self._send(spec, body, intended_ns))
+            send = asyncio.create_task(self._run_chain(chain, intended_ns, gate))
             sends.add(send)
             send.add_done_callback(sends.discard)
         if sends:
             await asyncio.gather(*sends)
+
+    async def _run_chain(self, chain: Chain, intended_ns: int, gate: asyncio.Semaphore | None = None) -> int:
+        """Send one request, or the turns of one conversation, each when the one before has ended; return the end."""
+        for spec, body in chain:
+            if spec.turn:
+                intended_ns += round(spec.delay_s * 1e9)
+                await _sleep_until(intended_ns, self._over)
+                if self._over():
+                    break
+            async with gate or nullcontext():
+                if self.aborted is not None:
+                    break
+                intended_ns = await self._send(spec, body, intended_ns)
+        return intended_ns
+
+    def _over(self) -> bool:
+        """Is no further request to be begun?"""
+        if self.aborted is not None or monotonic_ns() >= self._last_send_ns:
+            return True
+        return self._limits.drain is not None and self._limits.drain.is_set()
 
     async def _send(self, spec: RequestSpec, body: bytes, intended_ns: int) -> int:
         """Send one request, wait for its end and return the instant of it."""
@@ -140,7 +163,7 @@ class Phase:
         self._in_flight[exchange] = None
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
         try:
-            await exchange_bytes(self._session, self._url, body, exchange, self._turnstile)
+            await exchange_bytes(self._pool, body, exchange, self._turnstile)
         finally:
             del self._in_flight[exchange]
         self._note_end(exchange)
@@ -151,15 +174,21 @@ class Phase:
         tokens, complete = exchange.first_look()
         self._tokens += tokens
         self._failed += not complete
-        if exchange.stamps and exchange.sent_ns is not None:
-            self._recent_ttft_ms.append((exchange.stamps[0] - exchange.sent_ns) / 1e6)
+        first_ns = exchange.first_body_ns
+        if first_ns is not None and exchange.sent_ns is not None:
+            last_ns = exchange.stamps[-1]
+            self._recent_ttft_ms.append((first_ns - exchange.sent_ns) / 1e6)
+            if tokens > 1:
+                self._recent_tpot_ms.append((last_ns - first_ns) / 1e6 / (tokens - 1))
+            if complete and self._limits.on_progress is not None:
+                self._ended.append(Ended(exchange.intended_ns, exchange.sent_ns, first_ns, last_ns, tokens))
         refused = exchange.failure is not None and exchange.failure[0] == "connect_error"
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         if self._refused_in_a_row >= self._limits.give_up_after and exchange.failure is not None:
             last = redact(exchange.failure[1], self._target)
             self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {last}")
         self._backlog.append(exchange)
-        self._backlog_bytes += len(exchange.body)
+        self._backlog_bytes += len(exchange.wire)
         if self._backlog_bytes > self._limits.backlog_bytes:
             self._backlog_grew.set()
 
@@ -194,7 +223,11 @@ class Phase:
             begun_ns = exchange.sent_ns or exchange.begun_ns
             if now - begun_ns > timeout_s * 1e9:
                 exchange.cut("timeout", f"no end after {timeout_s:g} s")
-            elif stall_s is not None and exchange.stamps and now - exchange.stamps[-1] > stall_s * 1e9:
+            elif (
+                stall_s is not None
+                and exchange.first_body_ns is not None
+                and now - exchange.stamps[-1] > stall_s * 1e9
+            ):
                 exchange.cut("timeout", f"stalled: no bytes for {stall_s:g} s after {len(exchange.stamps)} reads")
         shortest_s = timeout_s if stall_s is None else min(timeout_s, stall_s)
         return min(1.0, shortest_s / 20)
@@ -209,7 +242,7 @@ class Phase:
         while self._backlog:
             # Left in the queue until it is done: a cancellation in between must not lose it.
             exchange = self._backlog[0]
-            size = len(exchange.body)
+            size = len(exchange.wire)
             steps = finish_record(exchange, self._target)
             while True:
                 try:
@@ -228,6 +261,7 @@ class Phase:
         return [self._records[exchange] for exchange in self._order]
 
     def _progress(self) -> Progress:
+        ended, self._ended = tuple(self._ended), []
         return Progress(
             phase=self.name,
             total=self._total,
@@ -238,6 +272,8 @@ class Phase:
             tokens=self._tokens,
             elapsed_s=(monotonic_ns() - self.start_ns) / 1e9,
             ttft_ms=float(np.median(self._recent_ttft_ms)) if self._recent_ttft_ms else None,
+            tpot_ms=float(np.median(self._recent_tpot_ms)) if self._recent_tpot_ms else None,
+            ended=ended,
         )
 
     def health(self, event_loop: str) -> ClientHealth:
@@ -255,7 +291,7 @@ class Phase:
             late_sends=int((lags_ms > self._limits.late_ms).sum()),
             late_ms=self._limits.late_ms,
             send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if sent else None,
-            at_transport=all(exchange.tapped for exchange in sent),
+            at_transport=True,
             event_loop=event_loop,
         )
 

@@ -1,15 +1,7 @@
 """The Slurm allocation that a driver runs in: its nodes, and steps on them.
 
 The driver is one process: a task of its own step, which ``srun --overlap`` starts from the batch script. Servers are
-steps beside it, each told its nodes. What makes each flag needed:
-
-========================  ==========================================================================================
-``--overlap``             the driver's step already owns the allocation; without it a server waits for ever
-``--mem=0``               so it does the memory: a step that asks for some is refused
-``--nodelist``            GPUs were given out by :mod:`ratematch.plan.placement`; Slurm must not choose again
-``--kill-on-bad-exit=1``  an instance over several nodes is over when one of its ranks is
-``env CUDA_...``          inside the step, where Slurm has already written its own list of GPUs over the environment
-========================  ==========================================================================================
+steps beside it, each told its nodes (:func:`ratematch.plan.step.slurm_step`).
 """
 
 from __future__ import annotations
@@ -27,6 +19,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.placement import nodes_needed
+from ratematch.plan.step import Step, slurm_step
 from ratematch.run import guard
 from ratematch.run.queue import ask_slurm, read_fields
 
@@ -36,24 +29,15 @@ SWEEP_S = 60.0
 
 @dataclass(frozen=True)
 class Allocation:
-    """Nodes that a job holds. ``emulated``: what runs here is the emulator, whose stand-in for
-    ``trtllm-llmapi-launch`` holds the other nodes of a large instance."""
+    """Nodes that a job holds, or a part of them. ``cluster``: what a step on them must say."""
 
     job_id: str
     nodes: tuple[str, ...]
-    emulated: bool = False
+    cluster: Cluster
 
-    def argv(self, spec: ProcessSpec) -> Sequence[str]:
-        """The step that runs ``spec`` on its nodes, one task on each."""
-        count = str(len(spec.nodes))
-        visible = [f"{name}={value}" for name, value in spec.env if name == "CUDA_VISIBLE_DEVICES"]
-        return (
-            *("srun", "--overlap", "--mem=0", f"--nodes={count}", f"--ntasks={count}"),
-            *("--nodelist=" + ",".join(spec.nodes), f"--job-name={spec.name}", "--kill-on-bad-exit=1"),
-            *(("env", *visible) if visible else ()),
-            *((sys.executable, "-m", "ratematch.emulator.llmapi_launch") if self.emulated and count != "1" else ()),
-            *spec.argv,
-        )
+    def step(self, spec: ProcessSpec) -> Step:
+        """The step that runs ``spec`` on its nodes."""
+        return slurm_step(spec, self.cluster)
 
     def end(self, mark: str, grace_s: float) -> None:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""
@@ -75,7 +59,7 @@ class Allocation:
 def srun(nodes: Sequence[str], name: str) -> tuple[str, ...]:
     """How a step with one task on each of ``nodes`` begins."""
     count = len(nodes)
-    shape = (f"--nodes={count}", f"--ntasks={count}", "--nodelist=" + ",".join(nodes))
+    shape = (f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--nodelist=" + ",".join(nodes))
     return ("srun", "--overlap", "--mem=0", *shape, f"--job-name={name}")
 
 
@@ -88,7 +72,7 @@ def current(cluster: Cluster, only: Sequence[str] = ()) -> Allocation:
     job_id = filelock.own_job()
     if not job_id or not os.environ.get("SLURM_JOB_NODELIST"):
         raise RunError("this is not inside a Slurm allocation (SLURM_JOB_ID is not set); use salloc or sbatch")
-    return Allocation(job_id, tuple(only) or own_nodes(), cluster.emulated)
+    return Allocation(job_id, tuple(only) or own_nodes(), cluster)
 
 
 def own_nodes() -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import Pack, Piece, pack
 from ratematch.plan.placement import nodes_needed
+from ratematch.run.batch import batch_options, prologue, spell
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.pack import run_pack
 from ratematch.run.queue import Queue, QueuedJob
@@ -49,11 +50,8 @@ from ratematch.store import ExperimentFolder, read_json, write_json
 WARN_S = 90
 """How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
 
-TIME_FACTOR = 2.0
-TIME_FLOOR_MIN = 10.0
 TIME_STEP_MIN = 5
-"""A job asks for the estimate times the factor plus the floor, rounded up: a limit that is met costs a start of the
-servers, and jobs that are nearly alike can be one array."""
+"""Time limits are rounded up to it."""
 
 Begun = list[tuple[ExperimentFolder, Any]]
 """Experiments that have a job now (a :class:`ratematch.run.jobs.Job`), or were refused one (UserError)."""
@@ -227,32 +225,22 @@ def _shape(folder: ExperimentFolder, exclude: Sequence[str]) -> dict[str, Any]:
 
 def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str]) -> dict[str, Any]:
     """A job of ``nodes`` nodes for what takes about ``estimate_min`` minutes."""
-    raw: dict[str, Any] = {
-        "nodes": nodes,
-        "ntasks-per-node": 1,
-        "gpus-per-node": cluster.gpus_per_node,
-        # Whole nodes: a neighbour on the same host would be measured with us.
-        "exclusive": True,
-        "mem": 0,
-        "requeue": True,
-    }
-    if exclude:
-        raw["exclude"] = ",".join(exclude)
+    raw = batch_options(cluster, nodes, estimate_min, exclude)
     return {
-        "time": limit_min(estimate_min),
+        "time": _rounded_up(int(raw.pop("time")), cluster.slurm.time.max_minutes),
         "signal_delay_s": WARN_S,
         "stderr_to_stdout": True,
-        "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)"],
+        "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)", *prologue(cluster)],
         # A job that Slurm starts anew must not wipe out the log of its first start.
         "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--open-mode=append"],
         "additional_parameters": raw,
     }
 
 
-def limit_min(estimate_min: float) -> int:
-    """Time limit of a job that takes about ``estimate_min`` minutes, in whole minutes."""
-    asked = TIME_FACTOR * estimate_min + TIME_FLOOR_MIN
-    return int(-(-asked // TIME_STEP_MIN) * TIME_STEP_MIN)
+def _rounded_up(minutes: int, most: float | None) -> int:
+    """Jobs that are nearly alike ask for the same, so that they can be one array."""
+    rounded = -(-minutes // TIME_STEP_MIN) * TIME_STEP_MIN
+    return minutes if most is not None and rounded > most else rounded
 
 
 def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: Packing | None = None) -> None:
@@ -269,10 +257,8 @@ def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packi
         return
     nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
     estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
-    parameters = _parameters(cluster, packing.nodes if packing else nodes, estimate_min, ())
-    raw = parameters["additional_parameters"] | {"time": parameters["time"]}
-    options = [f"--{key}" if value is True else f"--{key}={value}" for key, value in raw.items()]
-    argv = ["sbatch", "--test-only", *options, "--wrap=true"]
+    options = batch_options(cluster, packing.nodes if packing else nodes, estimate_min)
+    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
     try:
         told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired as error:
