@@ -236,11 +236,13 @@ def status(results: Path, as_json: bool) -> None:
         ratematch status results/quickstart
     """
     from ratematch.run.control import queued
+    from ratematch.run.nodes import excluded_nodes
     from ratematch.show.statusview import print_status, status_to_json
     from ratematch.store import Results
 
     opened = Results.open(results)
-    content = status_to_json(opened, {name: str(job) for name, job in queued(opened).items()})
+    jobs = {name: str(job) for name, job in queued(opened).items()}
+    content = status_to_json(opened, jobs, excluded_nodes(opened))
     if as_json:
         print_json(content)
     else:

@@ -24,6 +24,7 @@ from ratematch.plan.workload import make_requests
 from ratematch.readout import measure_run
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.postmortem import find_cause
+from ratematch.run.progress import telling
 from ratematch.run.serverlogs import mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
     Telemetry,
@@ -75,11 +76,15 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     live.telemetry.take()
     read_perf_metrics(plan)
     marks = mark_logs(plan, live.launch)
-    with watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched, reserve(at, size):
+    with (
+        watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
+        reserve(at, size),
+        telling(live.folder) as tell,
+    ):
 
         def show(progress: Progress) -> None:
             watched.in_flight = progress.in_flight
-            live.folder.write_progress(_describe_progress(progress, load, number, total))
+            tell(_describe_progress(progress, load, number, total))
 
         seed = seed_of(experiment, load)
         result = drive(live.target, load, requests, warmup, seed=seed, stop=watched.halt, on_progress=show)
