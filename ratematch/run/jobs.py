@@ -84,6 +84,7 @@ class Executor:
         self.max_jobs = max_jobs or {"slurm": SLURM_JOBS, "allocation": sys.maxsize}.get(name, 1)
         self.queue = Queue()
         self._nodes: tuple[str, ...] = ()
+        self._seen: tuple[list[str], list[Path]] | None = None
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
@@ -120,9 +121,13 @@ class Executor:
         running = [job for job in active if isinstance(job, StepJob)]
         taken = {node for job in running for node in job.nodes}
         free = [node for node in self._nodes if node not in taken]
+        seen = (free, [folder.path for folder in waiting])
+        if not free or seen == self._seen:
+            return []
         now = time.monotonic() / 60
         pieces = [piece_of(folder) for folder in waiting]
         index = next_to_start(pieces, len(free), [(job.until, len(job.nodes)) for job in running], now)
+        self._seen = seen if index is None else None
         if index is None:
             return []
         folder, piece = waiting[index], pieces[index]
@@ -132,8 +137,8 @@ class Executor:
 
 
 def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hours: float) -> Packing | None:
-    """How experiments are packed; ``nodes``: of a pack, 0 = enough for the largest deployment of the sweep, ``None``
-    = one job for each experiment.
+    """How experiments are packed, within the time limit that the profile allows; ``nodes``: of a pack, 0 = enough for
+    the largest deployment of the sweep, ``None`` = one job for each experiment.
 
     Raises:
         UserError: only jobs in Slurm's queue can be packed.
@@ -143,7 +148,9 @@ def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hour
     if executor != "slurm":
         raise UserError("--pack makes larger Slurm jobs, so it needs --executor slurm")
     largest = min(sweep.cluster.nodes, -(-sweep.max_gpus // sweep.cluster.gpus_per_node))
-    return Packing(nodes or largest, hours * 60)
+    time = sweep.cluster.slurm.time
+    most = float("inf") if time.max_minutes is None else (time.max_minutes - time.floor_minutes) / time.factor
+    return Packing(nodes or largest, min(hours * 60, most))
 
 
 class LocalJob:

@@ -91,7 +91,7 @@ def send_packs(
     """The same with several experiments in each job, of different size too: at most ``room`` jobs.
 
     Raises:
-        RunError: Slurm does not answer; nothing was sent. UserError: an experiment is larger than a pack may be.
+        RunError: Slurm does not answer; nothing was sent.
     """
     jobs = _look(queue)
     if adopted := _adopt(folders, queue, jobs):
@@ -114,15 +114,9 @@ def send_packs(
 
 
 def plan_packs(folders: Sequence[ExperimentFolder], packing: Packing) -> tuple[Pack, ...]:
-    """Which of ``folders`` run together, and about when.
-
-    Raises:
-        UserError: one is larger than a pack may be.
-    """
-    try:
-        return pack([piece_of(folder) for folder in folders], packing.nodes, packing.minutes)
-    except ValueError as error:
-        raise UserError(f"--pack {packing.nodes}: {error}") from error
+    """Which of ``folders`` run together, and about when. One that is wider than a pack widens all of them."""
+    pieces = [piece_of(folder) for folder in folders]
+    return pack(pieces, max(packing.nodes, *(piece.nodes for piece in pieces)), packing.minutes)
 
 
 def _submit(
@@ -257,7 +251,7 @@ def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packi
         return
     nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
     estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
-    options = batch_options(cluster, packing.nodes if packing else nodes, estimate_min)
+    options = batch_options(cluster, max(nodes, packing.nodes) if packing else nodes, estimate_min)
     argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
     try:
         told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)

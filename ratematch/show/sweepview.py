@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # `show` draws what `run` hands it and starts nothing
 
 MARKS = {
     "pending": "[dim]·[/]",
+    "queued": "[yellow]~[/]",
     "running": "[cyan]>[/]",
     "done": "[green]✓[/]",
     "failed": "[red]✗[/]",
@@ -41,6 +42,21 @@ class SweepView:
         self._last_line = 0.0
         self._shown = 0.0
         self._states: list[str] = []
+        self._expected = False
+
+    def _say_what_is_expected(self, campaign: Campaign) -> None:
+        """Once: that the plan is larger than the budget, before any of it is spent."""
+        expected, budget = campaign.expected, campaign.sweep.budget.gpu_hours
+        if self._expected or expected is None or budget is None:
+            return
+        self._expected = True
+        if expected.gpu_hours > budget:
+            self._console.print(
+                f"[yellow]the plan is estimated at {expected.gpu_hours:.2f} GPU-hours and the budget is {budget:g}: "
+                "it stops in order when they are spent, and what is measured stays[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def __enter__(self) -> SweepView:
         if self._console.is_terminal:
@@ -54,6 +70,7 @@ class SweepView:
 
     def update(self, campaign: Campaign) -> None:
         """Show where the campaign is."""
+        self._say_what_is_expected(campaign)
         states = [item.state for item in campaign.items]
         # Progress is read from a shared file system, which has more to do than to feed a view.
         if states == self._states and time.monotonic() - self._shown < SHOW_S:
@@ -147,8 +164,9 @@ def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
         if measuring:
             ttft = "" if measuring["ttft_ms"] is None else f"{measuring['ttft_ms']:.0f}"
             figures = (f"{measuring['tok_s']:.0f}", ttft, str(measuring["in_flight"]))
+        mark = MARKS["queued" if item.state == "running" and item.doing else item.state]
         label, detail = escape(item.experiment.label), f"[dim]{escape(doing.splitlines()[0] if doing else '')}[/]"
-        rows.add_row(MARKS[item.state], label, f"{loads - missing}/{loads}", *figures, detail)
+        rows.add_row(mark, label, f"{loads - missing}/{loads}", *figures, detail)
     return rows
 
 
