@@ -13,9 +13,15 @@ the job has N nodes, which submitit must not know (it would wait for N results),
 No checkpoint is pickled: the results folder is the checkpoint. A job that Slurm starts again, under the same id after
 a preemption, a requeue or a dead node, goes on at the first load that is missing.
 
+Experiments that ask Slurm for the same are one array. Slurm names a task ``123_4``, and that, with the array's unique
+name, is its identity here: a task is adopted, cancelled, requeued and preempted alone, and one that failed is sent
+again as a job of its own. Arrays are as long as the queue may hold (``--max-jobs``), so none needs a throttle.
+Several experiments of different size in one job are a pack (:mod:`ratematch.run.pack`).
+
 Before a job is sent, its unique name is written to ``job.json``; its id after. A controller that comes back finds its
 jobs by both, so an id that a cluster gives out again after a reset never passes for ours, and a controller that died
-between the two steps finds the job by its name.
+between the two steps finds the job by its name. A job that was sent in spite of all that (a controller killed with its
+``sbatch`` still on the way) finds another name in ``job.json`` when it starts, and measures nothing.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ def test_faults_in_a_pack(site: Site) -> None:
     fault.controller.wait()
     controller = site.sweep("--pack", "4")
     victim = next(folder for folder in site.folders() if folder.held())
-    (server,) = [pid for pid in site.processes("ratematch.emulator", "serve", victim.path.name) if _alone(pid)][:1]
+    servers = [pid for pid in site.processes("ratematch.emulator", "serve") if "srun" not in _name(pid)]
+    server = next(pid for pid in servers if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(victim.path))
     os.kill(server, signal.SIGKILL)
     fault.began = time.monotonic()
     wait_until(lambda: "server died, tried again" in site.said() or controller.poll() is not None, "its death")
@@ -331,11 +332,6 @@ def test_without_accounting(tmp_path: Path, cluster_without_accounting: TestClus
         os.kill(pid, signal.SIGKILL)
     fault.wait_for_word("driver ended, tried again")
     fault.finish("told from scontrol; job sent again", 0)
-
-
-def _alone(pid: int) -> bool:
-    """Is it the server itself, not the srun that started it?"""
-    return "srun" not in _name(pid)
 
 
 def _name(pid: int) -> str:
