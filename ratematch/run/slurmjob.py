@@ -20,8 +20,8 @@ Several experiments of different size in one job are a pack (:mod:`ratematch.run
 
 Before a job is sent, its unique name is written to ``job.json``; its id after. A controller that comes back finds its
 jobs by both, so an id that a cluster gives out again after a reset never passes for ours, and a controller that died
-between the two steps finds the job by its name. A job that was sent in spite of all that (a controller killed with its
-``sbatch`` still on the way) finds another name in ``job.json`` when it starts, and measures nothing.
+between the two steps finds the job by its name. A job that was sent in spite of all that (a controller killed with
+its ``sbatch`` still on the way) finds another name in ``job.json`` when it starts, and measures nothing.
 """
 
 from __future__ import annotations
