@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ratematch.detail import find_site, measured_in_detail
 from ratematch.errors import ResultsError
 from ratematch.loadgen.recordfile import read_records
 from ratematch.match.analysis import analyze
-from ratematch.match.points import Analysis
+from ratematch.match.points import Analysis, Measured
 from ratematch.match.servicetime import Routing
 from ratematch.match.serving import say_limits
 from ratematch.measure.measurement import Measurement, measure_load, to_json
@@ -159,18 +159,60 @@ def analyze_results(
     Raises:
         ResultsError: no limits.json, nothing measured yet, or emulated and real results in one folder.
     """
+    inputs = read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile, max_gpus=max_gpus)
+    return analyze_inputs(inputs, calibrate=calibrate, request_rate=request_rate, routing=routing)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an analysis is made from. ``max_gpus``: largest deployment planned."""
+
+    sweep: str
+    measured: tuple[Measured, ...]
+    constraints: Constraints
+    max_gpus: int
+
+
+def read_inputs(
+    results: Results,
+    *,
+    ttft_ms: float | None = None,
+    tpot_ms: float | None = None,
+    percentile: Percentile | None = None,
+    max_gpus: int | None = None,
+) -> Inputs:
+    """Everything measured, with the sweep's limits and those that are given in their place.
+
+    Raises:
+        ResultsError: no limits.json, or nothing measured yet.
+    """
     kept = _read_limits(results)
     constraints = _constraints(kept, ttft_ms, tpot_ms, percentile)
     measured = measured_in_detail(results)
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
+    return Inputs(kept["name"], tuple(measured), constraints, max_gpus or kept["max_gpus"])
+
+
+def analyze_inputs(
+    inputs: Inputs,
+    *,
+    calibrate: bool = False,
+    request_rate: float | None = None,
+    routing: Routing = "round_robin",
+) -> Analysis:
+    """Match and compare ``inputs``.
+
+    Raises:
+        ResultsError: emulated and real results in one folder.
+    """
     return analyze(
-        measured,
-        sweep=kept["name"],
-        constraints=constraints,
-        max_gpus=max_gpus or kept["max_gpus"],
+        inputs.measured,
+        sweep=inputs.sweep,
+        constraints=inputs.constraints,
+        max_gpus=inputs.max_gpus,
         calibrate=calibrate,
-        site=find_site(measured),
+        site=find_site(inputs.measured),
         request_rate=request_rate,
         routing=routing,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,11 @@ from ratematch.errors import Untrustworthy
     show_default=True,
     help="How open-loop requests reach ctx instances.",
 )
+@click.option(
+    "--figure",
+    type=click.Choice([str(number) for number in range(9, 16)]),
+    help="Only the layout of this figure of the TensorRT-LLM study, from these results.",
+)
 @click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @json_option
 def pareto(
@@ -46,20 +53,21 @@ def pareto(
     calibrate: bool,
     request_rate: float | None,
     routing: Any,
+    figure: str | None,
     remeasure: bool,
     as_json: bool,
 ) -> None:
-    """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg).
+    """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg, csv).
 
     \b
     Example:
         ratematch pareto results/quickstart --ttft-ms 500
+        ratematch pareto results/sample --figure 11
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
     """
-    from ratematch import readout
+    from ratematch import gallery, readout
     from ratematch.show.analysisdetail import print_details
     from ratematch.show.console import print_analysis
-    from ratematch.show.plots import write_plots
     from ratematch.show.tables import analysis_to_json, write_tables
     from ratematch.store import Results
 
@@ -67,20 +75,16 @@ def pareto(
     if remeasure:
         readout.remeasure(opened)
     at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    analysis = readout.analyze_results(
-        opened,
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
-        percentile=at,
-        max_gpus=max_gpus,
-        calibrate=calibrate,
-        request_rate=request_rate,
-        routing=routing,
-    )
+    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at, max_gpus=max_gpus)
     folder = output or results / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    if figure is not None:
+        for path in gallery.draw_figure(inputs, int(figure)).save(folder):
+            click.echo(str(path))
+        return
+    analysis = readout.analyze_inputs(inputs, calibrate=calibrate, request_rate=request_rate, routing=routing)
     # The picture people came for stands last, where the eye ends.
-    written = [*write_tables(analysis, folder), *reversed(write_plots(analysis, folder))]
+    pictures = [path for picture in gallery.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
+    written = [*write_tables(analysis, folder), *reversed(pictures)]
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
@@ -91,6 +95,49 @@ def pareto(
             click.echo(str(path))
     if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
         raise Untrustworthy(f"{results}: no valid point is left; the table above says why for each load")
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The page [default: RESULTS/report/report.html]."
+)
+@click.option(
+    "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
+)
+@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
+@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
+@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+def report(
+    results: Path,
+    output: Path | None,
+    at: str | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    percentile: str | None,
+) -> None:
+    """Write RESULTS as one page, report.html: what to run, how sure that is, every front, table and plot.
+
+    \b
+    Example:
+        ratematch report results/sample --at 30,60
+    """
+    from ratematch import readout, reporting
+    from ratematch.store import Results
+
+    opened = Results.open(results)
+    where: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
+    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
+    targets = reporting.parse_targets(at) if at else None
+    page = reporting.write_report(
+        opened,
+        inputs,
+        readout.analyze_inputs(inputs),
+        output or results / "report" / "report.html",
+        command=shlex.join(["ratematch", *sys.argv[1:]]),
+        targets=targets,
+    )
+    click.echo(str(page))
 
 
 @main.command()
