@@ -284,7 +284,7 @@ def _load_row(row: Measured) -> dict[str, Any]:
 
 def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:
     records = read_records(path)
-    since: metrics.Since = "intended" if isinstance(row.load, Rate) else "sent"
+    since: metrics.Since = "sent" if isinstance(row.load, Concurrency) else "intended"
     window = row.measurement.window
     columns = {
         "ttft_ms": metrics.ttft_ms(records, since),

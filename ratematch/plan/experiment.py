@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
-from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.mapping import Mapping
-from ratematch.plan.workload import Workload
+from ratematch.plan.workload import Workload, workload_from_json, workload_to_json
 
 Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "e2e", "aggregated"]
 """What servers do while they are measured (contract, section 6).
@@ -84,6 +84,7 @@ class Experiment:
     def id(self) -> str:
         content = asdict(self)
         del content["loads"], content["model_path"]
+        content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
         for key in ("orchestrator", "router_args", "unchecked"):  # nothing added: the id from before the key existed
             if not deployment[key]:
@@ -108,6 +109,7 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
     """Plain JSON values, loads tagged by kind."""
     content = asdict(experiment)
     content["loads"] = [load_to_json(load) for load in experiment.loads]
+    content["workload"] = workload_to_json(experiment.workload)
     return content
 
 
@@ -136,16 +138,29 @@ def from_json(content: dict[str, Any]) -> Experiment:
                 router_args=deployment.get("router_args", {}),
                 unchecked=tuple(deployment.get("unchecked", ())),
             ),
-            "workload": Workload(**content["workload"]),
+            "workload": workload_from_json(content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),
         }
     )
 
 
 def load_to_json(load: Load) -> dict[str, Any]:
-    return {"kind": "concurrency" if isinstance(load, Concurrency) else "rate", **asdict(load)}
+    match load:
+        case Concurrency():
+            kind = "concurrency"
+        case Rate():
+            kind = "rate"
+        case Trace():
+            kind = "trace"
+    return {"kind": kind, **asdict(load)}
 
 
 def load_from_json(content: dict[str, Any]) -> Load:
     fields = {key: value for key, value in content.items() if key != "kind"}
-    return Concurrency(**fields) if content["kind"] == "concurrency" else Rate(**fields)
+    match content["kind"]:
+        case "concurrency":
+            return Concurrency(**fields)
+        case "trace":
+            return Trace(**fields)
+        case _:
+            return Rate(**fields)

@@ -14,7 +14,7 @@ from ratematch.match.points import Analysis, Kind, Measured
 from ratematch.measure import metrics
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.deployment import Stage
-from ratematch.plan.load import Rate
+from ratematch.plan.load import Concurrency
 from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture
@@ -56,7 +56,7 @@ def keep_counted(row: Measured, records: Sequence[RequestRecord], kind: Kind) ->
         if metrics.is_complete(record)
         and (window is None or (record.end_ns is not None and window.start_ns < record.end_ns <= window.end_ns))
     )
-    since: metrics.Since = "intended" if isinstance(row.load, Rate) else "sent"
+    since: metrics.Since = "sent" if isinstance(row.load, Concurrency) else "intended"
     return LoadRecords(kind, row.experiment.deployment.label, row.load.label.split("-n")[0], counted, since)
 
 
