@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from ratematch.cli.group import json_option, main, print_json
-from ratematch.errors import Untrustworthy
+from ratematch.errors import Regression, Untrustworthy, UserError
 
 
 @main.command()
@@ -138,6 +138,78 @@ def report(
         targets=targets,
     )
     click.echo(str(page))
+
+
+@main.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option(
+    "--max-regression", default="3%", show_default=True, help="Exit 4 when AFTER is worse by more, beyond the noise."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for pictures of both fronts.")
+@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweeps'.")
+@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweeps'.")
+@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@json_option
+def compare(
+    before: Path,
+    after: Path,
+    max_regression: str,
+    output: Path | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    percentile: str | None,
+    as_json: bool,
+) -> None:
+    """Compare two sweeps: what differs in versions and settings, and AFTER's fronts over BEFORE's with intervals.
+
+    Exit code 4, for CI, when AFTER is worse than --max-regression allows and the noise cannot explain it.
+
+    \b
+    Example:
+        ratematch compare results/main results/my-branch --max-regression 3%
+    """
+    from dataclasses import asdict, astuple
+
+    from ratematch import comparing
+    from ratematch.show.changeview import change_to_json, picture_change, print_change
+
+    at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
+    found = comparing.compare_results(
+        before,
+        after,
+        max_regression=parse_share(max_regression),
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        percentile=at,
+    )
+    if as_json:
+        print_json(change_to_json(found.change) | {"drift": [asdict(drift) for drift in found.drift]})
+    else:
+        print_change(found.change, [astuple(drift) for drift in found.drift], str(before), str(after), Console())
+    if output is not None:
+        for workload in dict.fromkeys(front.workload for front in found.change.fronts):
+            picture = picture_change(found.change, found.before, found.after, workload)
+            for path in picture.save(output) if picture else ():
+                click.echo(str(path), err=as_json)
+    if found.change.regressions:
+        raise Regression(f"{after} is worse than {before}: {found.change.regressions[0]}")
+
+
+def parse_share(text: str) -> float:
+    """``3%`` or ``0.03``.
+
+    Raises:
+        UserError: not a share from 0 to 1.
+    """
+    word = text.strip()
+    try:
+        share = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UserError(f"--max-regression {text}: write a share such as 3% or 0.03")
+    return share
 
 
 @main.command()

@@ -9,7 +9,8 @@ from ratematch.measure.records import RequestRecord
 
 
 class Ended(NamedTuple):
-    """A full answer at first look; instants in ns, of first and last bytes and not yet of tokens; ``tokens``: usage."""
+    """A full answer at first look; instants in ns, of first and last bytes and not yet of tokens; ``tokens``:
+    usage."""
 
     intended_ns: int
     sent_ns: int
