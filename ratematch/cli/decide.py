@@ -14,6 +14,19 @@ from ratematch.cli.group import json_option, main, print_json
 from ratematch.errors import Regression, Untrustworthy, UserError
 
 
+def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise click.BadParameter(f"{value!r}: whole numbers above 0 with commas between, such as 16,64")
+    return numbers
+
+
+OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
+
+
 @main.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option(
@@ -41,6 +54,21 @@ from ratematch.errors import Regression, Untrustworthy, UserError
     type=click.Choice([str(number) for number in range(9, 16)]),
     help="Only the layout of this figure of the TensorRT-LLM study, from these results.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="per_used_gpu",
+    show_default=True,
+    help="What tok/s/GPU is over: GPUs in use, all GPUs of the nodes taken, or all of --max-gpus.",
+)
+@click.option("--gpus-per-node", type=click.IntRange(1), help="Size of a node [default: the cluster's].")
+@click.option("--nodes", type=click.IntRange(1), help="Most nodes of a plan.")
+@click.option(
+    "--share-nodes/--no-share-nodes", default=True, show_default=True, help="May ctx and gen stand on one node?"
+)
+@click.option(
+    "--segment-gpus", type=click.IntRange(1), help="Most GPUs of one instance: NVLink domain, rack, Slurm segment."
+)
 @click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @json_option
 def pareto(
@@ -54,6 +82,11 @@ def pareto(
     request_rate: float | None,
     routing: Any,
     figure: str | None,
+    objective: Any,
+    gpus_per_node: int | None,
+    nodes: int | None,
+    share_nodes: bool,
+    segment_gpus: int | None,
     remeasure: bool,
     as_json: bool,
 ) -> None:
@@ -64,6 +97,7 @@ def pareto(
         ratematch pareto results/quickstart --ttft-ms 500
         ratematch pareto results/sample --figure 11
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
+        ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
     from ratematch import gallery, readout
     from ratematch.show.analysisdetail import print_details
@@ -81,7 +115,17 @@ def pareto(
         for path in gallery.draw_figure(inputs, int(figure)).save(folder):
             click.echo(str(path))
         return
-    analysis = readout.analyze_inputs(inputs, calibrate=calibrate, request_rate=request_rate, routing=routing)
+    analysis = readout.analyze_inputs(
+        inputs,
+        calibrate=calibrate,
+        request_rate=request_rate,
+        routing=routing,
+        objective=objective,
+        gpus_per_node=gpus_per_node,
+        nodes=nodes,
+        share_nodes=share_nodes,
+        segment_gpus=segment_gpus,
+    )
     # The picture people came for stands last, where the eye ends.
     pictures = [path for picture in gallery.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
     written = [*write_tables(analysis, folder), *reversed(pictures)]
@@ -223,9 +267,15 @@ def parse_share(text: str) -> float:
 @click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",
-    type=click.Choice(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]),
+    type=click.Choice(OBJECTIVES),
     default="per_used_gpu",
     show_default=True,
+)
+@click.option(
+    "--concurrency",
+    callback=_read_concurrencies,
+    metavar="N,N,...",
+    help="Predict the plans also with so many requests in flight, as a benchmark holds them.",
 )
 @click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
 @json_option

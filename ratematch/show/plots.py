@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from ratematch.match.counting import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line
@@ -31,10 +32,6 @@ FRONT_KINDS: tuple[Kind, ...] = ("bound", "ifb", "rate_matched", "end_to_end")
 SPEEDUP_KINDS: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 FEW_SPEEDUPS = 15
 """Up to this many rows each gets a marker."""
-DEFINITIONS = (
-    "x = 1000 / TPOT [ms].  y = output tok/s over all GPUs in use (ctx + gen, or aggregated).  "
-    "Only the markers are deployments; lines join them."
-)
 SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
 NUM_CAUSES, NAMED_SHARE = 2, 0.1
 """Causes of the gap named in the legend, at most, and the share of the gap below which one is not named."""
@@ -57,7 +54,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         entries = _draw_data(axes, workload)
         _set_limits(axes, _all_points(workload), log_y)
         title = f"{analysis.model} on {analysis.gpu}: ISL/OSL {workload.workload}"
-        footer = [f"Sweep {analysis.sweep}, engine {analysis.engine}.", DEFINITIONS]
+        footer = [f"Sweep {analysis.sweep}, engine {analysis.engine}.", _define(analysis)]
         if "~" in workload.workload:
             footer.append(SPREAD)
         missing = _missing(workload)
@@ -71,6 +68,14 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         else:
             draw_labels(axes, {kind: _front(workload, kind) for kind in FRONT_KINDS})
     return figure
+
+
+def _define(analysis: Analysis) -> str:
+    counted = COUNTED[analysis.objective]
+    counted = counted if counted.startswith("all") else f"all {counted}"
+    return (
+        f"x = 1000 / TPOT [ms].  y = output tok/s over {counted}.  Only the markers are deployments; lines join them."
+    )
 
 
 def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
