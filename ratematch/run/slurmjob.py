@@ -27,8 +27,6 @@ its ``sbatch`` still on the way) finds another name in ``job.json`` when it star
 from __future__ import annotations
 
 import functools
-import shutil
-import subprocess
 import time
 import uuid
 import warnings
@@ -39,18 +37,19 @@ from typing import Any
 import submitit
 
 from ratematch import filelock
-from ratematch.errors import RunError, UserError
+from ratematch.errors import RunError
 from ratematch.plan import cluster as clusters
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import Pack, Piece, pack
 from ratematch.plan.placement import nodes_needed
-from ratematch.run.batch import batch_options, prologue, spell
+from ratematch.run.batch import batch_options, judge, prologue, refusal
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.pack import run_pack
 from ratematch.run.queue import Queue, QueuedJob
 from ratematch.run.sentjob import Sent, SlurmJob
+from ratematch.run.site import refuse_missing
 from ratematch.store import ExperimentFolder, read_json, write_json
 
 WARN_S = 90
@@ -147,10 +146,10 @@ def _submit(
             with runner.batch():
                 jobs = [runner.submit(call) for call in calls]
         except submitit.core.utils.FailedJobError as error:
-            refusal = _refusal(str(error))
-            if isinstance(refusal, RunError):
-                raise refusal from error
-            return [(folder, refusal) for folder in folders]
+            why = refusal(str(error))
+            if isinstance(why, RunError):
+                raise why from error
+            return [(folder, why) for folder in folders]
     queue.nudge()
     begun: Begun = []
     for number, (folder, task) in enumerate(of_folder):
@@ -244,35 +243,15 @@ def _rounded_up(minutes: int, most: float | None) -> int:
 
 
 def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: Packing | None = None) -> None:
-    """Let Slurm judge the largest job before any is sent.
+    """Look for what servers need, and let Slurm judge the largest job, before any is sent.
 
     Raises:
-        UserError: no Slurm here, or it would refuse the job. RunError: it does not answer.
+        UserError: no Slurm here, no such image or mount, or Slurm would refuse the job. RunError: it does not answer.
     """
-    if missing := [program for program in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(program) is None]:
-        raise UserError(
-            f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use --executor local"
-        )
+    refuse_missing(cluster)
     if not experiments:
         return
     nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
     estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
     options = batch_options(cluster, max(nodes, packing.nodes) if packing else nodes, estimate_min)
-    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
-    try:
-        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
-    if told.returncode:
-        raise _refusal(told.stderr)
-
-
-def _refusal(text: str) -> UserError | RunError:
-    """One line from what sbatch said."""
-    lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
-    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
-    if "fetch_config" in text or "slurm.conf" in text:
-        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
-    if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
-        return RunError(f"Slurm does not answer: {said}")
-    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")
+    judge(options)
