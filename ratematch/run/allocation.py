@@ -56,11 +56,14 @@ class Allocation:
             )
 
 
-def srun(nodes: Sequence[str], name: str) -> tuple[str, ...]:
-    """How a step with one task on each of ``nodes`` begins."""
-    count = len(nodes)
-    shape = (f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--nodelist=" + ",".join(nodes))
-    return ("srun", "--overlap", "--mem=0", *shape, f"--job-name={name}")
+def srun(nodes: Sequence[str], name: str, tasks: int | None = None) -> tuple[str, ...]:
+    """How a step of ours on ``nodes`` begins: one task on each, or ``tasks`` spread over them.
+
+    Not bound: Slurm would give each task one core.
+    """
+    count, tasks = len(nodes), tasks or len(nodes)
+    shape = (f"--nodes={count}", f"--ntasks={tasks}", f"--ntasks-per-node={-(-tasks // count)}", "--cpu-bind=none")
+    return ("srun", "--overlap", "--mem=0", *shape, "--nodelist=" + ",".join(nodes), f"--job-name={name}")
 
 
 def current(cluster: Cluster, only: Sequence[str] = ()) -> Allocation:

@@ -35,6 +35,7 @@ from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free
 from ratematch.run.measureload import Live, measure_load, seed_of
 from ratematch.run.postmortem import explain_failure
 from ratematch.run.script import run_script
+from ratematch.run.senders import NodeSenders
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
 from ratematch.store import ExperimentFolder, read_json, write_json, write_text
@@ -189,7 +190,8 @@ def _measure(
         write_json(launch / "provenance.json", found)
         _refuse_mixture(found, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s)
+        senders = NodeSenders(where, launch) if where else None
+        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
         told = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=told)

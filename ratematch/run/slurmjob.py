@@ -231,7 +231,7 @@ def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequ
         "stderr_to_stdout": True,
         "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)", *prologue(cluster)],
         # A job that Slurm starts anew must not wipe out the log of its first start.
-        "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--open-mode=append"],
+        "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--open-mode=append"],
         "additional_parameters": raw,
     }
 

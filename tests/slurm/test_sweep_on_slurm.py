@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.loadgen.recordfile import read_records
 from tests.run.processes import wait_until
-from tests.slurm.cluster import Site, TestCluster
+from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -189,6 +191,32 @@ def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
     status = json.loads(site.run("status", "results/mini", "--json")[1])
     idle_gpu_s = sum(start["idle_gpu_s"] for pack in packs for start in pack)
     assert idle_gpu_s > 0 and status["gpu_hours_of"]["idle"] >= idle_gpu_s / 3600, "who pays is told"
+
+
+def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) -> None:
+    site.set_profile(PROFILE + "slurm: {senders: 1}\n")
+    wide = SWEEP.replace("osl: 16", "osl: 4").replace("[1, 2, 3, 4], min_requests: 8", "[1100], min_requests: 1100")
+    site.set_sweep(wide.replace("requests_per_slot: 4", "requests_per_slot: 1"))
+    controller = site.sweep()
+    seen: set[Path] = set()
+
+    def look() -> bool:
+        for pid in site.processes("ratematch.loadgen.shards"):
+            with contextlib.suppress(OSError):
+                if "srun" not in Path(f"/proc/{pid}/comm").read_text():
+                    seen.add(Path(f"/proc/{pid}/ns/net").readlink())
+        return controller.poll() is not None
+
+    wait_until(look, "the sweep", 120)
+    assert controller.returncode == 0, site.said()
+    assert len(seen) == 2, "each on a node of its own"
+    (folder,) = site.folders()
+    (load,) = folder.loads()
+    assert load.run["client"]["processes"] == 2
+    records = read_records(load.folder / "records.parquet")
+    assert sorted(record.seq for record in records) == list(range(1100))
+    assert {record.outcome for record in records} == {"ok"}
+    assert not list(folder.path.glob("launch/*/senders")), "their scratch files are gone"
 
 
 def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: TestCluster) -> None:
