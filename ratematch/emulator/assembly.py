@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from ratematch.catalog import load_gpu
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.handover import TRANSFER_LATENCY_S
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
 from ratematch.emulator.settings import SettingsError, WorkerSettings
 from ratematch.emulator.steptime import RooflineStepTime
+from ratematch.emulator.transfer import TRANSFER_LATENCY_S
 from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
 from ratematch.plan.memory import (

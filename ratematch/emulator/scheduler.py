@@ -214,8 +214,7 @@ class Scheduler:
             if k == 0:
                 return first_s
             batch = tuple(
-                load._replace(kv_read_tokens=read)
-                for load, read in zip(loads, reads[:, k - 1].tolist(), strict=True)
+                load._replace(kv_read_tokens=read) for load, read in zip(loads, reads[:, k - 1].tolist(), strict=True)
             )
             return self._step_time.seconds(StepBatch(batch), self.config.overlap)
 
@@ -226,6 +225,8 @@ class Scheduler:
         if step.ends_s is None:
             return step
         left = step.ends_s[: int(np.searchsorted(step.ends_s, now_s)) + 1]
+        if left.size == step.count:
+            return step
         step = replace(step, ends_s=left, duration_s=float(left[-1]) - step.start_s)
         self._in_flight = step
         return step

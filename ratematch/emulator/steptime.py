@@ -228,8 +228,7 @@ class RooflineStepTime:
         if drafts > 1:
             later = [load._replace(ctx_tokens=load.ctx_requests, ctx_attended=0.0, query_tokens=1) for load in loads]
             rows = sum(
-                (load.ctx_requests + load.gen_requests) * ranks
-                for load, (_, ranks) in zip(loads, kinds, strict=True)
+                (load.ctx_requests + load.gen_requests) * ranks for load, (_, ranks) in zip(loads, kinds, strict=True)
             )
             device += (drafts - 1) * self._draft(later, rows)
         if mapping.pp > 1:

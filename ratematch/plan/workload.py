@@ -44,6 +44,13 @@ class RequestSpec:
     osl: int
 
 
+def draw_lengths(workload: Workload, num_requests: int, seed: int) -> list[int]:
+    """Output lengths of ``num_requests`` requests, reproducible from ``seed``."""
+    rng = np.random.default_rng((seed, 1))
+    lengths: list[int] = rng.integers(workload.osl_min, workload.osl, size=num_requests, endpoint=True).tolist()
+    return lengths
+
+
 def make_requests(
     workload: Workload, num_requests: int, vocab_size: int, seed: int, first_seq: int = 0
 ) -> list[RequestSpec]:
@@ -56,10 +63,10 @@ def make_requests(
     low = min(100, vocab_size // 2)
     rng = np.random.default_rng(seed)
     prompts = rng.integers(low, vocab_size, size=(num_requests, workload.isl), dtype=np.int32)
-    lengths = rng.integers(workload.osl_min, workload.osl, size=num_requests, endpoint=True)
+    lengths = draw_lengths(workload, num_requests, seed)
     span = vocab_size - low
     numbers = np.arange(first_seq, first_seq + num_requests)
     salt = min(workload.isl, 3)
     for place in range(salt):
         prompts[:, place] = low + (numbers // span**place) % span
-    return [RequestSpec(first_seq + k, prompts[k], int(lengths[k])) for k in range(num_requests)]
+    return [RequestSpec(first_seq + k, prompts[k], lengths[k]) for k in range(num_requests)]
