@@ -157,7 +157,7 @@ def analyze_results(
     ``calibrate``, ``request_rate`` and ``routing``: see :func:`ratematch.match.analysis.analyze`.
 
     Raises:
-        ResultsError: no limits.json, nothing measured yet, or emulated and real results in one folder.
+        ResultsError: no limits.json, nothing measured yet, or results of different origins in one folder.
     """
     kept = _read_limits(results)
     constraints = _constraints(kept, ttft_ms, tpot_ms, percentile)

@@ -48,12 +48,23 @@ def plan(sweep: str, overrides: tuple[str, ...], explain: bool, as_json: bool) -
 @main.command()
 @click.argument("sweep")
 @set_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Results folder [default: results/NAME].")
 @click.option(
-    "--executor", type=click.Choice(["local", "debug", "slurm", "allocation"]), default="local", show_default=True
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Results folder [default: results/NAME, simulated: results/NAME-simulated].",
 )
 @click.option(
-    "--max-jobs", type=click.IntRange(1), help="Jobs under way at once [default: 1 here, 16 in Slurm's queue]."
+    "--executor",
+    type=click.Choice(["local", "debug", "slurm", "allocation", "simulate"]),
+    default="local",
+    show_default=True,
+    help="Where servers run; `simulate`: nowhere, the emulator's scheduler runs in virtual time.",
+)
+@click.option(
+    "--max-jobs",
+    type=click.IntRange(1),
+    help="Jobs under way at once [default: 1 here, 16 in Slurm's queue, one a processor simulated].",
 )
 @click.option(
     "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
@@ -87,7 +98,8 @@ def sweep(
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked, text = read_sweep(sweep, overrides)
-    results = Results(output or RESULTS / asked.name)
+    asked = replace(asked, simulated=executor == "simulate")
+    results = Results(output or RESULTS / (f"{asked.name}-simulated" if asked.simulated else asked.name))
     if detach:
         from ratematch.run.control import detach as start_detached
 

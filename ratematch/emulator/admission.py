@@ -1,4 +1,4 @@
-"""What a server does around its scheduler, whatever its clock: tell who was admitted, see that the fill gate opens."""
+"""What a server does around its scheduler, whatever its clock: tell who is admitted, see that the fill gate opens."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ class Sequence:
     starts only when there is room for it. ``prompt_hash``: one hash per full prompt block, chained, for block reuse.
 
     How it decodes is drawn when it begins to: it gains ``gains[k]`` tokens in iteration ``first_iter + k``, the last
-    in ``last_iter``, where ``surplus`` more were accepted than it may have. Until it is done ``generated`` and ``kv_len`` stay what they were before the first of these.
+    in ``last_iter``, where ``surplus`` more were accepted than it may have. Until it is done ``generated`` and
+    ``kv_len`` stay what they were before the first of these.
     """
 
     id: int

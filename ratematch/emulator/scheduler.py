@@ -17,7 +17,6 @@ from collections import deque
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.iteration import (
@@ -28,8 +27,9 @@ from ratematch.emulator.iteration import (
     Sequence,
     Step,
 )
+from ratematch.emulator.lookahead import look_ahead
 from ratematch.emulator.rank import Rank
-from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime, fill_between
+from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
 __all__ = ["AttentionDpBalance", "Emission", "RankCounts", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
 
@@ -174,7 +174,8 @@ class Scheduler:
         if ahead > 1 and not unsettled and not any(rank.prefill for rank in self._ranks):
             count = min(ahead, self._next_end() - self.iter + 1)
             if count > 1:
-                ends_s = now_s + np.cumsum(self._look_ahead(loads, duration, count))
+                seconds = look_ahead(self._ranks, loads, self.iter, count, self._step_time, self.config.overlap)
+                ends_s = now_s + np.cumsum(seconds)
                 if self._transfers:
                     ends_s = ends_s[: int(np.searchsorted(ends_s, self._transfers[0][0])) + 1]
                 duration = float(ends_s[-1]) - now_s
@@ -204,21 +205,6 @@ class Scheduler:
         while self._ends[0] not in self._ending:
             heapq.heappop(self._ends)
         return self._ends[0]
-
-    def _look_ahead(self, loads: tuple[RankLoad, ...], first_s: float, count: int) -> NDArray[np.float64]:
-        """Seconds of ``count`` iterations of the same sequences, whose cached tokens alone grow."""
-        grown = np.stack([rank.outlook.read(self.iter, count - 1)[0] for rank in self._ranks])
-        reads = np.cumsum(grown, axis=1) + np.array([[load.kv_read_tokens] for load in loads])
-
-        def seconds(k: int) -> float:
-            if k == 0:
-                return first_s
-            batch = tuple(
-                load._replace(kv_read_tokens=read) for load, read in zip(loads, reads[:, k - 1].tolist(), strict=True)
-            )
-            return self._step_time.seconds(StepBatch(batch), self.config.overlap)
-
-        return fill_between(seconds, count)
 
     def cut(self, step: Step, now_s: float) -> Step:
         """The step in flight up to the first of its iterations that ends at or after ``now_s``."""
@@ -449,7 +435,7 @@ class Scheduler:
         emissions.append(Emission(seq, 1, True, finished))
 
     def _emit_all(self, rank: Rank, now_s: float, emissions: list[Emission]) -> None:
-        """Every token of the iteration. The one loop that runs per token; the rest costs next to nothing beside it."""
+        """Every token of the iteration: the one loop per token, beside which the rest costs next to nothing."""
         emit, make, now = emissions.append, Emission._make, self.iter
         plain = not self.config.mtp
         for seq in rank.gen:

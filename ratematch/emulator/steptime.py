@@ -9,12 +9,8 @@ for a GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import attention_params, expert_params, format_bytes, kv_elements_per_layer
@@ -52,35 +48,6 @@ class StepTime(Protocol):
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration. ``overlap``: the host prepares the next step while the device works."""
         ...
-
-
-STRAIGHT = 1e-4
-"""How far, relatively, a step may lie off the line between two others for the line to be taken between them."""
-
-
-def fill_between(seconds: Callable[[int], float], count: int) -> NDArray[np.float64]:
-    """``seconds(0)`` ... ``seconds(count - 1)`` of steps that differ by the tokens their caches hold.
-
-    Step times are piecewise linear in those, so few of them are asked for: where the middle of a stretch lies on the
-    line between its ends, to ``STRAIGHT``, so does all of it. Shape (count,).
-    """
-    filled = np.empty(count)
-    filled[0] = seconds(0)
-    filled[-1] = seconds(count - 1)
-    stretches = [(0, count - 1)]
-    while stretches:
-        low, high = stretches.pop()
-        if high - low < 2:
-            continue
-        middle = (low + high) // 2
-        filled[middle] = between = seconds(middle)
-        line = filled[low] + (filled[high] - filled[low]) * (middle - low) / (high - low)
-        if abs(between - line) <= STRAIGHT * between:
-            filled[low : middle + 1] = np.linspace(filled[low], between, middle - low + 1)
-            filled[middle : high + 1] = np.linspace(between, filled[high], high - middle + 1)
-        else:
-            stretches += [(low, middle), (middle, high)]
-    return filled
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Point:
     ratio: str | None = None
     clamped: bool = False
     emulated: bool = False
+    simulated: bool = False
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     tok_s_gpu_low: float | None = None
@@ -245,6 +246,7 @@ class WorkloadAnalysis:
     calibration: Calibration | None = None
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,3 +259,4 @@ class Analysis:
     engine: str
     emulated: bool
     workloads: tuple[WorkloadAnalysis, ...]
+    simulated: bool = False

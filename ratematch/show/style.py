@@ -35,6 +35,7 @@ HEADROOM_X, HEADROOM_Y = 0.15, 0.10
 """Part of the axes left free right of and above the data, for labels."""
 
 STAMP_TEXT = "EMULATED — not measured on GPUs"
+SIMULATED_TEXT = "SIMULATED — computed in virtual time, not measured on GPUs"
 STAMP_FACE, STAMP_INK = YELLOW, BLACK
 
 
@@ -96,3 +97,8 @@ def house_style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
         yield
+
+
+def find_stamp(*, emulated: bool, simulated: bool) -> str | None:
+    """What stands over everything that was not measured on GPUs; ``None`` for what was."""
+    return SIMULATED_TEXT if simulated else STAMP_TEXT if emulated else None

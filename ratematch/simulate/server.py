@@ -63,7 +63,7 @@ class Server:
         return np.array(self._ends[sequence.first_iter : sequence.last_iter + 1])
 
     def _changed(self) -> None:
-        """Something came or went: a step that stands for many ends at the next of them; an idle server looks again."""
+        """Something came or went: a step that stands for many ends at its next one; an idle server looks again."""
         if self._step is not None:
             if self._step.count > 1:
                 shorter = self.scheduler.cut(self._step, self._timeline.now_s)

@@ -32,12 +32,17 @@ from ratematch.simulate.timeline import Timeline
 
 @dataclass(frozen=True)
 class Delays:
-    """What stands for HTTP. ``hop_s``: one way of one request or event between two processes, parsing included.
+    """What stands for HTTP. ``hop_s``: one way between two processes. ``request_s`` and ``token_s``: what a request,
+    and each token of its prompt, takes a server or the orchestrator to read, one request after another.
 
-    The default is what a hop of the emulator takes on an unloaded machine with prompts of a few thousand tokens.
+    That requests are read one after another matters more than how long it takes: of several sent together the first
+    starts a step alone, and the others wait for its end. The defaults are near what the emulator takes on an
+    unloaded machine.
     """
 
-    hop_s: float = 0.5e-3
+    hop_s: float = 0.3e-3
+    request_s: float = 0.3e-3
+    token_s: float = 0.1e-6
 
 
 @dataclass(slots=True)
@@ -58,6 +63,13 @@ class Reply:
 OnReply = Callable[[Reply], None]
 
 
+@dataclass(slots=True)
+class Door:
+    """Where the requests to one process are read, one after another. ``free_s``: when the last one is."""
+
+    free_s: float = 0.0
+
+
 class _Worker:
     """A server with what its settings say of requests."""
 
@@ -67,6 +79,7 @@ class _Worker:
         self.emulation = emulation
         self.server = Server(name, emulation.scheduler, timeline)
         self.layout = hand_over(settings.config, settings.version)
+        self.door = Door()
         self._ids = itertools.count(1)
 
     def sequence(self, isl: int, osl: int, kind: Kind) -> Sequence:
@@ -97,10 +110,14 @@ class Service:
             except (SettingsError, ValueError) as error:
                 raise RunError(f"{spec.name} would not start: {error}") from error
         orchestrator = self._orchestrator
-        roles = (orchestrator.ctx, orchestrator.gen) if orchestrator else ()
-        self._routers: dict[str, Router] = {role.role: build_router(role) for role in roles if role.urls}
+        self._routers: dict[str, Router] = (
+            {role.role: build_router(role) for role in (orchestrator.ctx, orchestrator.gen) if role.urls}
+            if orchestrator
+            else {}
+        )
         self._held: set[tuple[_Worker, int]] = set()
         self._by_tokens: dict[int, Routed] = {}
+        self._door = Door()
 
     def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
         environment = read_environment({**os.environ, **dict(spec.env)})
@@ -135,9 +152,16 @@ class Service:
         """Send a request now; ``tell`` gets its reply when the client has all of it."""
         if self._orchestrator is None:
             worker = next(iter(self._workers.values()))
-            self._after(1, lambda: self._generate(worker, isl, osl, "full", None, 1, tell))
+            self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, tell))
         else:
-            self._after(1, lambda: self._forward(isl, osl, tell))
+            self._enter(self._door, isl, lambda: self._forward(isl, osl, tell))
+
+    def _enter(self, door: Door, isl: int, event: Callable[[], None]) -> None:
+        """Send a request of ``isl`` prompt tokens to a process; ``event`` when it has been read there."""
+        delays = self.delays
+        begin_s = max(self.timeline.now_s + delays.hop_s, door.free_s)
+        door.free_s = begin_s + delays.request_s + isl * delays.token_s
+        self.timeline.at(door.free_s, event)
 
     def _after(self, hops: int, event: Callable[[], None]) -> None:
         self.timeline.at(self.timeline.now_s + hops * self.delays.hop_s, event)
@@ -179,7 +203,7 @@ class Service:
             done()
             self._to_generation(isl, osl, "generation_only", key, tell)
 
-        self._after(1, compute)
+        self._enter(worker.door, isl, compute)
 
     def _to_generation(
         self, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, tell: OnReply
@@ -191,7 +215,7 @@ class Service:
             done()
             tell(reply)
 
-        self._after(1, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
+        self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
 
     def _pick(self, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
         router = self._routers[role.role]
@@ -264,11 +288,9 @@ class Service:
         the request, and with the last. The prompt's is its first iteration, here or on a context server."""
         times = worker.server.token_times(sequence)
         interval = worker.settings.stream_interval
-        start = -2 % interval
-        due = times[start::interval]
-        size = times.size
-        head = [first_s] if sequence.kind == "full" else [] if start == 0 else [times[0]]
-        tail = [] if not size or (size - 1 - start) % interval == 0 and size > start else [times[-1]]
-        if size == 1 and head and sequence.kind != "full":
-            tail = []
-        return np.concatenate([head, due, tail])
+        due = list(range(-2 % interval, times.size, interval))
+        if sequence.kind != "full" and due[:1] != [0]:
+            due.insert(0, 0)
+        if times.size and due[-1:] != [times.size - 1]:
+            due.append(times.size - 1)
+        return np.concatenate([[first_s], times[due]]) if sequence.kind == "full" else times[due]

@@ -19,7 +19,7 @@ class Timeline:
         self._numbers = itertools.count()
 
     def at(self, when_s: float, event: Callable[[], None], order: int = 0) -> None:
-        """Call ``event`` at ``when_s``, at once when that has passed; of one instant by ``order``, then as entered."""
+        """Call ``event`` at ``when_s``, or now when that has passed; of one instant by ``order``, then as entered."""
         heapq.heappush(self._events, (max(when_s, self.now_s), order, next(self._numbers), event))
 
     def run(self, until: Callable[[], bool]) -> bool:
