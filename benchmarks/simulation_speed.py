@@ -1,8 +1,8 @@
 """How much faster than real time a deployment is simulated, on one core.
 
-DeepSeek-R1 8192/256 on 72 GPUs of a GB200 rack (10 context servers of 4 GPUs, one generation server of 32), one closed
-loop of 2,048 streams, without and with three drafts. Exit code 1 when the load without drafts runs at less than 100
-times real time.
+DeepSeek-R1 8192/256 on 72 GPUs of a GB200 rack (10 context servers of 4 GPUs, one generation server of 32), one
+closed loop of 2,048 streams, without and with three drafts. Exit code 1 when the load without drafts runs at less
+than 100 times real time.
 
     python benchmarks/simulation_speed.py [--streams 2048]
 """

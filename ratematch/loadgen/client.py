@@ -22,7 +22,7 @@ import asyncio
 import functools
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Any, Literal
@@ -56,7 +56,7 @@ class Target:
     records, errors and ``repr``. ``timeout_s``: longest time of one request. ``stall_s``: longest silence once an
     answer has begun (``None``: no limit; before the first byte only ``timeout_s`` holds, because waiting in the
     server's queue is no stall). ``extra_body`` is merged last into every body; a value of ``None`` takes the field
-    out, for servers that refuse it.
+    out, for servers that refuse it. ``spell``: token ids to words for chat, from a tokenizer.
     """
 
     base_url: str
@@ -67,6 +67,7 @@ class Target:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     stall_s: float | None = 300.0
     connect_timeout_s: float = 30.0
+    spell: Callable[[NDArray[Any]], str] | None = field(default=None, repr=False, compare=False)
 
 
 def request_url(target: Target) -> str:
@@ -93,9 +94,10 @@ def encode_body(target: Target, spec: RequestSpec) -> bytes:
     """
     body: dict[str, Any] = {"model": target.model}
     if target.api == "completions":
-        body["prompt"] = spec.prompt.tolist()
+        body["prompt"] = spec.prompt.tolist() if spec.text is None else spec.text
     else:
-        body["messages"] = [{"role": "user", "content": _spell(spec.prompt)}]
+        words = spec.text if spec.text is not None else (target.spell or _spell)(spec.prompt)
+        body["messages"] = [{"role": "user", "content": words}]
     body |= {
         "max_tokens": spec.osl,
         "temperature": 0,
@@ -266,7 +268,8 @@ async def exchange_bytes(
     response: aiohttp.ClientResponse | None = None
     try:
         await turnstile.turn()
-        async with session.post(url, data=_Body(body, exchange), allow_redirects=False) as response:
+        headers = {"X-Session-ID": str(exchange.spec.session)} if exchange.spec.session is not None else None
+        async with session.post(url, data=_Body(body, exchange), headers=headers, allow_redirects=False) as response:
             exchange.status = response.status
             exchange.json = response.content_type == "application/json"
             await exchange.read(response.content)

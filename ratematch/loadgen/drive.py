@@ -10,19 +10,20 @@ when more than ``backlog_bytes`` have piled up.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from yarl import URL
 
 from ratematch.loadgen.client import Target, encode_body, open_session, request_url
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
 from ratematch.loadgen.phase import Limits, Phase
+from ratematch.loadgen.schedule import WHOLE, Part, Shard, take_part
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import RequestSpec
 
@@ -42,13 +43,15 @@ __all__ = ["ClientHealth", "LoadResult", "Progress", "drive"]
 def drive(
     target: Target,
     load: Load,
-    requests: Sequence[RequestSpec],
+    requests: Iterable[RequestSpec],
     warmup: Sequence[RequestSpec] = (),
     *,
     seed: int = 0,
     stop: threading.Event | None = None,
+    drain: threading.Event | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    stagger_s: float = 0.0,
+    shard: Shard = WHOLE,
+    wait_start: Callable[[], int] | None = None,
     give_up_after: int = 32,
     late_ms: float = 10.0,
     progress_s: float = 0.5,
@@ -57,26 +60,31 @@ def drive(
     """Run ``load`` against ``target``: ``warmup`` first, to its end, then ``requests``, in their order.
 
     Closed loop: ``load.concurrency`` in flight, the next sent when one ends; a request's intended instant is when its
-    slot became free. Slots start together, or spread evenly over ``stagger_s``. Open loop: request k is due at
-    ``due_times_s(load, seed)[k]`` after the start, whatever the server does; a late one is sent late, never skipped.
+    slot became free. Slots start together, or spread evenly over ``load.stagger_s``. Open loop: request k is due at
+    ``due_times_s(load, seed)[k]`` after the start (a trace: when it says), whatever the server does; a late one is
+    sent late, never skipped. The turns of a conversation are sent one after another in one slot.
+
+    A list of ``requests`` decides how many are sent, not ``load.num_requests``, and is encoded before the clock
+    starts; an iterator (for loads with ``seconds``) is asked for a request when one is needed. ``shard``: send only
+    this share of the schedule, among processes that were given the same arguments. ``wait_start`` is called when the
+    warm-up is through and gives the instant to start at (ns, this machine's monotonic clock).
 
     Failures are records. The load ends early (``aborted`` says why) when ``stop`` is set, with the requests in flight
-    recorded as ``cancelled``, or after ``give_up_after`` connect errors in a row. ``on_progress`` is called about
-    every ``progress_s`` seconds in the loop's thread and must be quick; what it raises ends the load. ``requests``
-    decides how many are sent, not ``load.num_requests``.
+    recorded as ``cancelled``, or after ``give_up_after`` connect errors in a row. When ``drain`` is set no further
+    request is begun and those in flight are waited for. ``on_progress`` is called about every ``progress_s`` seconds
+    in the loop's thread and must be quick; what it raises ends the load.
 
     Raises:
         UserError: the target's base URL is unusable.
-        ValueError: concurrency or rate is not positive.
+        ValueError: concurrency, rate or speed is not positive.
     """
-    limits = Limits(stop, on_progress, stagger_s, give_up_after, late_ms, progress_s, backlog_bytes)
-    if (load.concurrency if isinstance(load, Concurrency) else load.req_s) <= 0:
-        raise ValueError(f"{load.label}: concurrency and rate must be positive")
+    limits = Limits(stop, drain, on_progress, give_up_after, late_ms, progress_s, backlog_bytes)
     url = URL(request_url(target))
-    _allow_sockets(load.concurrency if isinstance(load, Concurrency) else len(requests))
+    warm, measured = _parts(target, load, requests, warmup, seed, shard)
+    _allow_sockets(measured.most_sockets)
     loop = new_event_loop()
     try:
-        return loop.run_until_complete(_run_load(target, url, load, requests, warmup, seed, limits))
+        return loop.run_until_complete(_run_load(target, url, warm, measured, wait_start, limits))
     finally:
         # After Ctrl-C the main task still stands in the middle of the load: let it put the collector back on.
         left = asyncio.all_tasks(loop)
@@ -88,28 +96,39 @@ def drive(
         loop.close()
 
 
-async def _run_load(
+def _parts(
     target: Target,
-    url: URL,
     load: Load,
-    requests: Sequence[RequestSpec],
+    requests: Iterable[RequestSpec],
     warmup: Sequence[RequestSpec],
     seed: int,
-    limits: Limits,
+    shard: Shard,
+) -> tuple[Part, Part]:
+    def encode(spec: RequestSpec) -> bytes:
+        return encode_body(target, spec)
+
+    warm_load = replace(load, seconds=0.0, stagger_s=0.0) if isinstance(load, Concurrency) else load
+    warm = take_part(warm_load, warmup, encode, seed + 1, shard)
+    return warm, take_part(load, requests, encode, seed, shard)
+
+
+async def _run_load(
+    target: Target, url: URL, warm: Part, part: Part, wait_start: Callable[[], int] | None, limits: Limits
 ) -> LoadResult:
-    warm_bodies = [encode_body(target, spec) for spec in warmup]
-    bodies = [encode_body(target, spec) for spec in requests]
     async with open_session(target) as session:
-        warm = Phase("warm-up", target, url, session, limits)
-        await warm.run(dataclasses.replace(load, num_requests=len(warmup)), warmup, warm_bodies, seed + 1)
-        measured = Phase("load", target, url, session, limits, aborted=warm.aborted)
+        warming = Phase("warm-up", target, url, session, limits)
+        if warm.total:
+            await warming.run(warm)
+        measured = Phase("load", target, url, session, limits, aborted=warming.aborted)
+        start_ns = await asyncio.to_thread(wait_start) if wait_start is not None else None
         wall_start_ns = time.time_ns()
-        if warm.aborted is None:
+        if warming.aborted is None:
             with _collector_off():
-                wall_start_ns = time.time_ns()
-                await measured.run(dataclasses.replace(load, num_requests=len(requests)), requests, bodies, seed)
+                wall_offset_ns = time.time_ns() - time.monotonic_ns()
+                await measured.run(part, start_ns)
+                wall_start_ns = measured.start_ns + wall_offset_ns
         return LoadResult(
-            warmup=await warm.records(),
+            warmup=await warming.records(),
             records=await measured.records(),
             start_ns=measured.start_ns,
             end_ns=measured.end_ns,

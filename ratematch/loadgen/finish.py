@@ -23,9 +23,11 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
         intended_ns=exchange.intended_ns,
         sent_ns=exchange.sent_ns,
         end_ns=exchange.end_ns,
-        isl=len(exchange.spec.prompt),
+        isl=exchange.spec.isl,
         osl_requested=exchange.spec.osl,
         status=exchange.status,
+        session=exchange.spec.session,
+        turn=exchange.spec.turn if exchange.spec.session is not None else None,
     )
     if exchange.status is not None and exchange.status != 200:
         body = " ".join(exchange.body.decode("utf-8", "replace").split())

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ratematch.measure.records import RequestRecord
 
 
+class Ended(NamedTuple):
+    """A full answer at first look; instants in ns, of first and last bytes and not yet of tokens; ``tokens``: usage."""
+
+    intended_ns: int
+    sent_ns: int
+    first_ns: int
+    last_ns: int
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Progress:
-    """A load under way. ``tokens``: usage of ended requests; ``ttft_ms``: median of the last answers' first bytes.
+    """A load under way. ``tokens``: usage of ended requests; ``ttft_ms``, ``tpot_ms``: medians of the last answers.
 
-    ``failed`` is a first look (status, connection, ``[DONE]``); the records decide.
+    ``failed`` is a first look (status, connection, ``[DONE]``); the records decide. ``ended``: the answers since the
+    progress before.
     """
 
     phase: str
@@ -23,6 +35,8 @@ class Progress:
     tokens: int
     elapsed_s: float
     ttft_ms: float | None
+    tpot_ms: float | None = None
+    ended: tuple[Ended, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class ClientHealth:
     ``loop_lag_max_ms``: lateness of a timer every 50 ms; about 1 ms is the timer's own grain. ``late_sends``:
     requests sent more than ``late_ms`` after their intended instant. ``mean_in_flight``: from the socket write to the
     end, over the whole measured part, its tail included. ``at_transport``: were bytes stamped when they arrived
-    (else: when the task woke up)?
+    (else: when the task woke up)? ``processes``: how many sent; shares and counts are sums over them, lags the worst.
     """
 
     cpu_share: float
@@ -46,6 +60,7 @@ class ClientHealth:
     send_lag_p99_ms: float | None
     at_transport: bool
     event_loop: str
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,8 @@ class LoadResult:
     """Everything one load left behind. Instants are ns of the records' monotonic clock.
 
     ``wall_start_ns``: the wall clock (Unix epoch) at ``start_ns``. ``aborted``: why the load ended before its last
-    request, or ``None``; requests that were never sent have no record.
+    request, or ``None``; requests that were never sent have no record. ``ended_early``: why no further request was
+    begun, by a rule that leaves the load whole.
     """
 
     warmup: list[RequestRecord]
@@ -63,3 +79,4 @@ class LoadResult:
     wall_start_ns: int
     health: ClientHealth
     aborted: str | None = None
+    ended_early: str | None = None

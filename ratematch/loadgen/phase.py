@@ -7,7 +7,8 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic_ns
 
@@ -17,10 +18,11 @@ from yarl import URL
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
 from ratematch.loadgen.finish import finish_record, redact
-from ratematch.loadgen.loadresult import ClientHealth, Progress
+from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
+from ratematch.loadgen.schedule import Chain, Part
 from ratematch.loadgen.turnstile import Turnstile
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.load import Concurrency, Load, Rate, due_times_s
+from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec
 
 _TICK_S = 0.05
@@ -29,6 +31,8 @@ _TICK_S = 0.05
 _SENDS_AT_ONCE = 8
 """Sends begun between two looks at the sockets. Closed-loop requests of equal length end together; hundreds of sends
 in one go would hold up, by tens of milliseconds, the arrivals that are to be stamped."""
+
+_NEVER_NS = 1 << 62
 
 _RECENT = 64
 """Answers behind the TTFT shown while a load runs."""
@@ -39,8 +43,8 @@ class Limits:
     """The arguments of ``drive`` that hold for every phase."""
 
     stop: threading.Event | None
+    drain: threading.Event | None
     on_progress: Callable[[Progress], None] | None
-    stagger_s: float
     give_up_after: int
     late_ms: float
     progress_s: float
@@ -71,24 +75,22 @@ class Phase:
         self._turnstile = Turnstile(_SENDS_AT_ONCE)
         self._lags_ms = array("d")
         self._recent_ttft_ms: deque[float] = deque(maxlen=_RECENT)
+        self._recent_tpot_ms: deque[float] = deque(maxlen=_RECENT)
         self._done = self._failed = self._tokens = self._refused_in_a_row = self._max_in_flight = 0
+        self._ended: list[Ended] = []
         self._total = 0
+        self._last_send_ns = _NEVER_NS
         self._cpu_s = 0.0
 
-    async def run(self, load: Load, specs: Sequence[RequestSpec], bodies: list[bytes], seed: int) -> None:
-        """Send every request and wait for the last answer, or end early."""
-        if not specs:
-            return
-        self._total = len(specs)
+    async def run(self, part: Part, start_ns: int | None = None) -> None:
+        """Send every request of ``part``, from ``start_ns`` on (now), and wait for the last answer, or end early."""
+        self._total = part.total
+        self.start_ns = max(start_ns or 0, monotonic_ns())
         watch = asyncio.create_task(self._watch())
         decoder = asyncio.create_task(self._decode_when_full())
         cpu_s = time.process_time()
-        self.start_ns = monotonic_ns()
-        sending = asyncio.create_task(
-            self._closed_loop(load, specs, bodies)
-            if isinstance(load, Concurrency)
-            else self._open_loop(load, specs, bodies, seed)
-        )
+        closed = isinstance(part.load, Concurrency)
+        sending = asyncio.create_task(self._closed_loop(part) if closed else self._open_loop(part))
         try:
             # The watch ends first only when it fails: what `on_progress` raises must not be lost.
             await asyncio.wait((sending, watch, decoder), return_when=asyncio.FIRST_COMPLETED)
@@ -107,31 +109,54 @@ class Phase:
         if self._limits.on_progress is not None:
             self._limits.on_progress(self._progress())
 
-    async def _closed_loop(self, load: Concurrency, specs: Sequence[RequestSpec], bodies: list[bytes]) -> None:
-        queue = iter(zip(specs, bodies, strict=True))
-        slots = min(load.concurrency, len(specs))
-        gap_ns = round(self._limits.stagger_s * 1e9 / load.concurrency)
-        await asyncio.gather(*(self._slot(queue, self.start_ns + k * gap_ns) for k in range(slots)))
+    async def _closed_loop(self, part: Part) -> None:
+        if isinstance(part.load, Concurrency) and part.load.seconds:
+            self._last_send_ns = self.start_ns + round(part.load.seconds * 1e9)
+        starts_ns = [self.start_ns + offset_ns for offset_ns in part.slot_offsets_ns]
+        await asyncio.gather(*(self._slot(part.chains, free_ns) for free_ns in starts_ns))
 
-    async def _slot(self, queue: Iterator[tuple[RequestSpec, bytes]], free_ns: int) -> None:
+    async def _slot(self, chains: Iterator[Chain], free_ns: int) -> None:
         await _sleep_until(free_ns)
-        for spec, body in queue:
-            if self.aborted is not None:
+        while not self._over():
+            chain = next(chains, None)
+            if chain is None:
                 return
-            free_ns = await self._send(spec, body, free_ns)
+            free_ns = await self._run_chain(chain, free_ns)
 
-    async def _open_loop(self, load: Rate, specs: Sequence[RequestSpec], bodies: list[bytes], seed: int) -> None:
-        due_ns = self.start_ns + np.round(due_times_s(load, seed) * 1e9).astype(np.int64)
+    async def _open_loop(self, part: Part) -> None:
         sends: set[asyncio.Task[int]] = set()
-        for spec, body, intended_ns in zip(specs, bodies, due_ns.tolist(), strict=True):
-            await _sleep_until(intended_ns, lambda: self.aborted is not None)
-            if self.aborted is not None:
+        most = part.max_in_flight
+        gate = asyncio.Semaphore(most) if most else None
+        for chain, due_ns in zip(part.chains, part.due_ns, strict=True):
+            intended_ns = self.start_ns + due_ns
+            await _sleep_until(intended_ns, self._over)
+            if self._over():
                 break
-            send = asyncio.create_task(self._send(spec, body, intended_ns))
+            send = asyncio.create_task(self._run_chain(chain, intended_ns, gate))
             sends.add(send)
             send.add_done_callback(sends.discard)
         if sends:
             await asyncio.gather(*sends)
+
+    async def _run_chain(self, chain: Chain, intended_ns: int, gate: asyncio.Semaphore | None = None) -> int:
+        """Send one request, or the turns of one conversation, each when the one before has ended; return the end."""
+        for spec, body in chain:
+            if spec.turn:
+                intended_ns += round(spec.delay_s * 1e9)
+                await _sleep_until(intended_ns, self._over)
+                if self._over():
+                    break
+            async with gate or nullcontext():
+                if self.aborted is not None:
+                    break
+                intended_ns = await self._send(spec, body, intended_ns)
+        return intended_ns
+
+    def _over(self) -> bool:
+        """Is no further request to be begun?"""
+        if self.aborted is not None or monotonic_ns() >= self._last_send_ns:
+            return True
+        return self._limits.drain is not None and self._limits.drain.is_set()
 
     async def _send(self, spec: RequestSpec, body: bytes, intended_ns: int) -> int:
         """Send one request, wait for its end and return the instant of it."""
@@ -152,7 +177,12 @@ class Phase:
         self._tokens += tokens
         self._failed += not complete
         if exchange.stamps and exchange.sent_ns is not None:
-            self._recent_ttft_ms.append((exchange.stamps[0] - exchange.sent_ns) / 1e6)
+            first_ns, last_ns = exchange.stamps[0], exchange.stamps[-1]
+            self._recent_ttft_ms.append((first_ns - exchange.sent_ns) / 1e6)
+            if tokens > 1:
+                self._recent_tpot_ms.append((last_ns - first_ns) / 1e6 / (tokens - 1))
+            if complete and self._limits.on_progress is not None:
+                self._ended.append(Ended(exchange.intended_ns, exchange.sent_ns, first_ns, last_ns, tokens))
         refused = exchange.failure is not None and exchange.failure[0] == "connect_error"
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         if self._refused_in_a_row >= self._limits.give_up_after and exchange.failure is not None:
@@ -228,6 +258,7 @@ class Phase:
         return [self._records[exchange] for exchange in self._order]
 
     def _progress(self) -> Progress:
+        ended, self._ended = tuple(self._ended), []
         return Progress(
             phase=self.name,
             total=self._total,
@@ -238,6 +269,8 @@ class Phase:
             tokens=self._tokens,
             elapsed_s=(monotonic_ns() - self.start_ns) / 1e9,
             ttft_ms=float(np.median(self._recent_ttft_ms)) if self._recent_ttft_ms else None,
+            tpot_ms=float(np.median(self._recent_tpot_ms)) if self._recent_tpot_ms else None,
+            ended=ended,
         )
 
     def health(self, event_loop: str) -> ClientHealth:

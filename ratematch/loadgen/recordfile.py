@@ -36,6 +36,8 @@ RECORDS_SCHEMA = pa.schema(
         pa.field("status", pa.int64()),
         pa.field("error", pa.string()),
         pa.field("decoded_per_iter", pa.float64()),
+        pa.field("session", pa.int64()),
+        pa.field("turn", pa.int64()),
     ],
     metadata={_VERSION_KEY: str(RECORDS_VERSION).encode()},
 )

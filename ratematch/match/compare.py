@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ratematch.match.noise import Floats, Noise, draw, interval
+from ratematch.match.noise import Floats, Noise, draw, interval_about
 from ratematch.match.pareto import (
     Front,
     extract_front,
@@ -39,8 +39,9 @@ def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Sp
     rows = []
     for u in (float(value) for value in log_grid(*overlap, GRID)):
         pairs = [speed_up(x, y, u) for x, y in drawn]
-        steps, lines = _span([step for step, _ in pairs]), _span([linear for _, linear in pairs])
-        rows.append(Speedup(kind, u, *speed_up(a, b, u), *steps, *lines))
+        step, linear = speed_up(a, b, u)
+        steps, lines = _span(step, [each for each, _ in pairs]), _span(linear, [each for _, each in pairs])
+        rows.append(Speedup(kind, u, step, linear, *steps, *lines))
     return rows
 
 
@@ -60,9 +61,9 @@ def sum_up(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> Comparison | No
     return Comparison(
         kind=kind,
         hypervolume_ratio=volume(a, b),
-        hypervolume_interval=_ends(volume, drawn),
+        hypervolume_interval=_ends(volume, a, b, drawn),
         area_ratio=overlap_area_ratio(a, b),
-        area_interval=_ends(overlap_area_ratio, drawn),
+        area_interval=_ends(overlap_area_ratio, a, b, drawn),
         interactivity=tuple((p, ratio) for p in levels if (ratio := _interactivity(a, b, p)) is not None),
     )
 
@@ -72,16 +73,16 @@ def _interactivity(a: Front, b: Front, p: float) -> float | None:
     return first / second if first and second else None
 
 
-def _ends(of: Callable[[Front, Front], float | None], drawn: Drawn) -> tuple[float, float] | None:
-    low, high = _span([of(a, b) for a, b in drawn])
+def _ends(of: Callable[[Front, Front], float | None], a: Front, b: Front, drawn: Drawn) -> tuple[float, float] | None:
+    low, high = _span(of(a, b), [of(x, y) for x, y in drawn])
     return None if low is None or high is None else (low, high)
 
 
-def _span(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def _span(estimate: float | None, values: Sequence[float | None]) -> tuple[float | None, float | None]:
     known = [value for value in values if value is not None]
-    if not known or len(known) < ENOUGH * len(values):
+    if not estimate or not known or len(known) < ENOUGH * len(values):
         return None, None
-    return interval(np.array(known))
+    return interval_about(estimate, np.array(known))
 
 
 def draw_measured_fronts(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_row
 from ratematch.match.feasibility import Site, feasible_rows
-from ratematch.match.noise import interval
+from ratematch.match.noise import interval, interval_about
 from ratematch.match.points import Point
 from ratematch.match.predict import Pair, pose, row_point
 from ratematch.match.solver import Floats, Ints, Rows, front_indices, near_front, solve_rows
@@ -121,7 +121,7 @@ def _draw(
 
 
 def _add_intervals(point: Point, drawn: RowDraws) -> Point:
-    low, high = interval(drawn.score)
+    low, high = interval_about(point.tok_s_gpu, drawn.score)
     ratio_low, ratio_high = interval(drawn.ratio)
     return replace(
         point,

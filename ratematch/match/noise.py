@@ -100,3 +100,17 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
     """The central ``level`` share of draws, as (low, high). NaN among them are left out."""
     low, high = np.nanpercentile(values, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
+
+
+def interval_about(estimate: float, values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Interval for what is a best or a smallest of noisy rates: a front, lambda = min(x R_c, y R_g). All > 0.
+
+    The least of two noisy rates is measured too low as a rule and the best of many too high, and drawing them again
+    around the measured figures moves the draws off once more, to the same side: the central share of the draws alone
+    covers the truth in 88 % of the cases at a balanced ratio, where it claims 95 %. Draws show how far off, not on
+    which side of ``estimate`` the truth lies. So both are taken: the draws and, in logarithm, their mirror image
+    about the estimate (the percentile and the basic bootstrap interval, Davison and Hinkley 1997, chapter 5). Where
+    the draws lie evenly about the estimate that is the percentile interval itself.
+    """
+    low, high = interval(values, level)
+    return min(low, estimate * estimate / high), max(high, estimate * estimate / low)

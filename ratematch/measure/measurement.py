@@ -13,7 +13,7 @@ from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats, describe
 from ratematch.measure.validity import DEFAULT_LIMITS, Limits, judge
 from ratematch.measure.window import Window, choose_window
-from ratematch.plan.load import Load, Rate
+from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
 
 __all__ = ["Measurement", "Stats", "Window", "from_json", "measure_load", "to_json"]
@@ -65,7 +65,7 @@ def measure_load(
     Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
     """
     records = sorted(records, key=lambda record: record.seq)  # sums in floats depend on the order
-    since: metrics.Since = "intended" if isinstance(load, Rate) else "sent"
+    since: metrics.Since = "sent" if isinstance(load, Concurrency) else "intended"
     starts, ends = metrics.start_ns(records, since), metrics.end_ns(records)
     window = choose_window(starts, ends, load)
     complete = np.array([metrics.is_complete(record) for record in records], dtype=bool)

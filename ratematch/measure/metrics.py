@@ -69,6 +69,25 @@ def tpot_ms(records: Sequence[RequestRecord]) -> Floats:
     return np.asarray(decode / steps / NS_PER_MS)
 
 
+def ttst_ms(records: Sequence[RequestRecord]) -> Floats:
+    """Time to second token = second chunk - first chunk, ms: AIPerf's time_to_second_token.
+
+    In disaggregated serving the first token comes from the context server, so the KV transfer and the wait for a
+    generation slot may show here instead of in TTFT. Undefined for fewer than two chunks.
+    """
+    return np.array(
+        [(r.chunk_ns[1] - r.chunk_ns[0]) / NS_PER_MS if len(r.chunk_ns) > 1 else np.nan for r in records],
+        dtype=np.float64,
+    )
+
+
+def tokens_per_chunk(records: Sequence[RequestRecord]) -> float | None:
+    """Mean output tokens a chunk = sum(OSL) / sum(chunks), over records that have both. 1 without stream_interval or
+    speculative decoding. Undefined (``None``) when no record has chunks and usage."""
+    told = [(record.osl, len(record.chunk_ns)) for record in records if record.osl and record.chunk_ns]
+    return sum(osl for osl, _ in told) / sum(chunks for _, chunks in told) if told else None
+
+
 def chunk_gap_ms(records: Sequence[RequestRecord]) -> Floats:
     """Gaps between neighbouring token-carrying chunks, ms, of all records after one another.
 

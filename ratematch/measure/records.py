@@ -27,6 +27,8 @@ class RequestRecord:
     arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk. ``isl``: prompt tokens sent.
     ``isl_reported`` and ``osl``: the server's usage (``None`` without usage). ``osl_requested``: max_tokens.
     ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: it does not say).
+    ``session``, ``turn``: which conversation, and which of its requests, from 0; ``None`` for single requests.
+    ``isl`` is 0 for a text that was sent without being counted.
     """
 
     seq: int
@@ -46,3 +48,5 @@ class RequestRecord:
     status: int | None = None
     error: str | None = None
     decoded_per_iter: float | None = None
+    session: int | None = None
+    turn: int | None = None

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Stats:
-    """Distribution of a metric over requests; percentiles are numpy's linear ones."""
+    """Distribution of a metric over requests; percentiles are numpy's linear ones. ``p999``: the 99.9th.
+
+    Percentiles with a default are ``None`` in files from before they were kept.
+    """
 
     n: int
     mean: float
@@ -21,14 +24,20 @@ class Stats:
     p95: float
     p99: float
     max: float
+    p1: float | None = None
+    p5: float | None = None
+    p10: float | None = None
+    p25: float | None = None
+    p75: float | None = None
+    p999: float | None = None
 
     def at(self, percentile: float | str) -> float:
-        """The mean (``"mean"``) or a stored percentile: 50, 90, 95, 99.
+        """The mean (``"mean"``) or a stored percentile: 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9.
 
         Raises:
             KeyError: a percentile that is not stored.
         """
-        name = "mean" if percentile == "mean" else f"p{percentile:g}"
+        name = "mean" if percentile == "mean" else f"p{percentile:g}".replace(".", "")
         stored: dict[str, float] = asdict(self)
         return stored[name]
 
@@ -38,7 +47,8 @@ def describe(values: NDArray[np.float64]) -> Stats | None:
     known = values[~np.isnan(values)]
     if known.size == 0:
         return None
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(known, [50, 90, 95, 99]))
+    kept = [float(value) for value in np.percentile(known, [1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9])]
+    p1, p5, p10, p25, p50, p75, p90, p95, p99, p999 = kept
     return Stats(
         n=int(known.size),
         mean=float(known.mean()),
@@ -49,4 +59,10 @@ def describe(values: NDArray[np.float64]) -> Stats | None:
         p95=p95,
         p99=p99,
         max=float(known.max()),
+        p1=p1,
+        p5=p5,
+        p10=p10,
+        p25=p25,
+        p75=p75,
+        p999=p999,
     )

@@ -111,10 +111,10 @@ def _judge_answers(
         text = f"{wrong} of {num} answers have another output length than asked for (is ignore_eos on?)"
         yield wrong / num > limits.wrong_osl, text
     yield from _judge_prompts(answers, workload, limits)
-    cached = sum(record.cached_tokens or 0 for record in answers)
-    if cached:
-        share = cached / max(1, sum(record.isl for record in answers))
-        text = f"{share:.1%} of the prompt tokens came from the prefix cache: prefill looks faster than it is"
+    cached = 0 if workload.turns > 1 or workload.file else sum(record.cached_tokens or 0 for record in answers)
+    if cached and (share := cached / max(1, sum(record.isl for record in answers)) - workload.prefix_share) > 0:
+        more = " more than wanted" if workload.prefix_share else ""
+        text = f"{share:.1%} of the prompt tokens{more} came from the prefix cache: prefill looks faster than it is"
         yield share > limits.cached, text
 
 
@@ -122,17 +122,22 @@ def _judge_prompts(
     answers: Sequence[RequestRecord], workload: Workload, limits: Limits
 ) -> Iterator[tuple[bool, str]]:
     sent = float(np.mean([record.isl for record in answers]))
-    if abs(sent - workload.isl) > limits.isl_drift * workload.isl:
+    fixed = workload.isl_ratio == 1 and workload.isl_spread is None and workload.mean_isl is not None
+    if fixed and abs(sent - workload.isl) > limits.isl_drift * workload.isl:
         yield True, f"prompts have {sent:.0f} tokens, the workload says {workload.isl}"
-    reported = [(record.isl, record.isl_reported) for record in answers if record.isl_reported is not None]
-    if not reported:
+    if not all(record.isl for record in answers):
+        yield False, "prompts were sent as text that nobody counted: ISL is what the server says"
+    reported = [(r.isl, r.isl_reported) for r in answers if r.isl and r.isl_reported is not None]
+    if not reported and any(record.isl for record in answers):
         yield False, "the server reports no prompt length: ISL is not checked"
+        return
+    if not reported:
         return
     drift = float(np.mean([counted - isl for isl, counted in reported]))
     if abs(drift) > 0:
         # One token more is the beginning-of-sequence token that some servers add.
         text = f"the server counts {drift:+.1f} prompt tokens against what was sent (a chat template or tokenizer?)"
-        yield abs(drift) > max(1.0, limits.isl_drift * workload.isl), text
+        yield abs(drift) > max(1.0, limits.isl_drift * sent), text
 
 
 def _judge_load(

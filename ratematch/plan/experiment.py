@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
-from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.mapping import Mapping
-from ratematch.plan.workload import Workload
+from ratematch.plan.workload import Workload, workload_from_json, workload_to_json
 
 Origin = Literal["real", "emulated", "simulated"]
 """Where figures come from. Those of different origins never share a front."""
@@ -97,6 +97,7 @@ class Experiment:
         del content["loads"], content["model_path"]
         if not self.simulated:
             del content["simulated"]
+        content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
         for key in ("orchestrator", "router_args", "unchecked"):  # nothing added: the id from before the key existed
             if not deployment[key]:
@@ -121,6 +122,7 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
     """Plain JSON values, loads tagged by kind."""
     content = asdict(experiment)
     content["loads"] = [load_to_json(load) for load in experiment.loads]
+    content["workload"] = workload_to_json(experiment.workload)
     return content
 
 
@@ -149,16 +151,29 @@ def from_json(content: dict[str, Any]) -> Experiment:
                 router_args=deployment.get("router_args", {}),
                 unchecked=tuple(deployment.get("unchecked", ())),
             ),
-            "workload": Workload(**content["workload"]),
+            "workload": workload_from_json(content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),
         }
     )
 
 
 def load_to_json(load: Load) -> dict[str, Any]:
-    return {"kind": "concurrency" if isinstance(load, Concurrency) else "rate", **asdict(load)}
+    match load:
+        case Concurrency():
+            kind = "concurrency"
+        case Rate():
+            kind = "rate"
+        case Trace():
+            kind = "trace"
+    return {"kind": kind, **asdict(load)}
 
 
 def load_from_json(content: dict[str, Any]) -> Load:
     fields = {key: value for key, value in content.items() if key != "kind"}
-    return Concurrency(**fields) if content["kind"] == "concurrency" else Rate(**fields)
+    match content["kind"]:
+        case "concurrency":
+            return Concurrency(**fields)
+        case "trace":
+            return Trace(**fields)
+        case _:
+            return Rate(**fields)

@@ -1,4 +1,4 @@
-"""How hard the servers are pushed: closed loop at a concurrency, or open loop at a rate."""
+"""How hard the servers are pushed: closed loop at a concurrency, open loop at a rate, or a trace replayed."""
 
 from __future__ import annotations
 
@@ -8,43 +8,78 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Arrival = Literal["poisson", "constant", "gamma"]
+
 
 @dataclass(frozen=True, order=True)
 class Concurrency:
     """Closed loop: ``concurrency`` requests in flight, the next is sent when one ends.
 
-    ``warmup`` requests are sent before, at the same concurrency, and kept apart.
+    ``warmup`` requests are sent before, at the same concurrency, and kept apart. ``seconds``: no request is begun
+    later than this after the start (0: ``num_requests`` alone decides). ``stagger_s``: the slots start spread evenly
+    over this time, not all at once, so that requests of equal length do not end in step.
     """
 
     concurrency: int
     num_requests: int
     warmup: int = 0
     repeat: int = 0
+    seconds: float = 0.0
+    stagger_s: float = 0.0
 
     @property
     def label(self) -> str:
-        return f"c{self.concurrency}-n{self.num_requests}" + _tail(self.warmup, self.repeat)
+        spread = f"-stagger{self.stagger_s:g}s" if self.stagger_s else ""
+        number = f"-t{self.seconds:g}s" if self.seconds else f"-n{self.num_requests}"
+        return f"c{self.concurrency}{number}{spread}" + _tail(self.warmup, self.repeat)
 
 
 @dataclass(frozen=True, order=True)
 class Rate:
     """Open loop: requests are due at instants of a process with ``req_s`` requests/s, whatever the servers do.
 
-    Latency counts from the due instant, so a server (or client) that falls behind shows it.
+    Latency counts from the due instant, so a server (or client) that falls behind shows it. ``burstiness``: shape of
+    the gamma distribution of gaps, 1 = Poisson, smaller = burstier; only with arrival ``gamma``. ``end_req_s``: the
+    rate grows (or falls) linearly to this (0: it does not). ``max_in_flight``: a request that is due while so many
+    are in flight waits, and its wait counts (0: no limit).
     """
 
     req_s: float
     num_requests: int
-    arrival: Literal["poisson", "constant"] = "poisson"
+    arrival: Arrival = "poisson"
     warmup: int = 0
     repeat: int = 0
+    burstiness: float = 1.0
+    end_req_s: float = 0.0
+    max_in_flight: int = 0
 
     @property
     def label(self) -> str:
-        return f"{self.arrival}{self.req_s:g}-n{self.num_requests}" + _tail(self.warmup, self.repeat)
+        process = f"{self.arrival}{self.req_s:g}"
+        if self.arrival == "gamma":
+            process = f"gamma{self.burstiness:g}-{self.req_s:g}"
+        ramp = f"to{self.end_req_s:g}" if self.end_req_s else ""
+        most = f"-m{self.max_in_flight}" if self.max_in_flight else ""
+        return f"{process}{ramp}-n{self.num_requests}{most}" + _tail(self.warmup, self.repeat)
 
 
-Load = Concurrency | Rate
+@dataclass(frozen=True, order=True)
+class Trace:
+    """Open loop: requests are due when the workload's file says, ``speed`` times as fast."""
+
+    num_requests: int
+    speed: float = 1.0
+    warmup: int = 0
+    repeat: int = 0
+    max_in_flight: int = 0
+
+    @property
+    def label(self) -> str:
+        most = f"-m{self.max_in_flight}" if self.max_in_flight else ""
+        return f"trace{self.speed:g}x-n{self.num_requests}{most}" + _tail(self.warmup, self.repeat)
+
+
+Load = Concurrency | Rate | Trace
 
 
 def most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
@@ -61,14 +96,39 @@ def _tail(warmup: int, repeat: int) -> str:
 
 
 def due_times_s(load: Rate, seed: int) -> NDArray[np.float64]:
-    """When each of the requests is due, in seconds from the start of the load, ascending.
+    """When each of the requests is due, in seconds from the start of the load, ascending; the first at 0.
 
-    Poisson: cumulative sum of exponential gaps with mean 1/req_s. Constant: k / req_s.
+    Poisson: cumulative sum of exponential gaps with mean 1/req_s. Gamma: the same with gaps of shape ``burstiness``.
+    Constant: k / req_s. On a ramp the same process runs on a clock that goes with the rate: request k is due when the
+    integral of the rate, r0 t + (r1 - r0) t^2 / 2T, reaches the k-th arrival of the process at rate 1, with
+    T = 2 n / (r0 + r1). The same seed gives the same instants, bit for bit.
     """
+    if load.end_req_s:
+        return _ramp(_arrivals(load, seed, 1.0), load.req_s, load.end_req_s)
+    return _arrivals(load, seed, load.req_s)
+
+
+def _arrivals(load: Rate, seed: int, req_s: float) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
     match load.arrival:
         case "constant":
-            return np.arange(load.num_requests) / load.req_s
+            return np.arange(load.num_requests) / req_s
         case "poisson":
-            gaps = np.random.default_rng(seed).exponential(1.0 / load.req_s, size=load.num_requests)
-            times: NDArray[np.float64] = np.cumsum(gaps) - gaps[0]
-            return times
+            gaps = rng.exponential(1.0 / req_s, size=load.num_requests)
+        case "gamma":
+            gaps = rng.gamma(load.burstiness, 1.0 / (load.burstiness * req_s), size=load.num_requests)
+    times: NDArray[np.float64] = np.cumsum(gaps) - gaps[0]
+    return times
+
+
+def _ramp(unit: NDArray[np.float64], first: float, last: float) -> NDArray[np.float64]:
+    """Instants at which the integral of a rate from ``first`` to ``last`` passes the values of ``unit``.
+
+    A process at random may need longer than T: the rate stays at ``last`` then.
+    """
+    seconds = 2 * unit.size / (first + last)
+    slope = (last - first) / seconds
+    inside = np.minimum(unit, float(unit.size))
+    root = np.sqrt(np.maximum(first**2 + 2 * slope * inside, 0.0))
+    times = 2 * inside / (first + root)  # the root of the quadratic, in the form that is exact at slope 0
+    return np.asarray(times + (unit - inside) / last)

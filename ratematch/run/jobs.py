@@ -24,7 +24,7 @@ from ratematch.run import allocation, slurmjob
 from ratematch.run.experiment import run_experiment
 from ratematch.run.queue import Queue
 from ratematch.run.retry import OF_ERROR, Failure
-from ratematch.run.simulatedjob import SimulatedJob, most_jobs
+from ratematch.run.simulatedjob import SimulatedJob, most_jobs, refuse_unsimulated
 from ratematch.store import ExperimentFolder
 
 ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
@@ -78,6 +78,8 @@ class Executor:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
         if self.name == "slurm":
             slurmjob.refuse_unsendable(cluster, experiments)
+        if self.name == "simulate":
+            refuse_unsimulated(experiments)
         if self.name == "allocation":
             allocation.refuse_too_large(cluster, experiments)
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
+from ratematch.errors import UserError
+from ratematch.plan.experiment import Experiment
 from ratematch.run.retry import OF_ERROR, Failure
+from ratematch.simulate.load import why_not_simulated
 from ratematch.store import ExperimentFolder
 
 JOIN_S = 5.0
@@ -28,6 +32,14 @@ def simulate_in(path: str) -> None:
 def most_jobs() -> int:
     """One more than there are processors: the next is at hand while the controller looks."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+def refuse_unsimulated(experiments: Sequence[Experiment]) -> None:
+    """Raises UserError when virtual time cannot stand for a load of one of them."""
+    for experiment in experiments:
+        for load in experiment.loads:
+            if why := why_not_simulated(experiment.workload, load):
+                raise UserError(f"{experiment.label}, {load.label}: {why}")
 
 
 class SimulatedJob:

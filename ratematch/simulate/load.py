@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
-from ratematch.errors import RunError
+from ratematch.errors import RunError, UserError
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.load import Concurrency, Load, due_times_s
+from ratematch.plan.load import Concurrency, Load, Rate, Trace, due_times_s
 from ratematch.plan.workload import Workload, draw_lengths
 from ratematch.simulate.service import Reply, Service
 
 LATE_MS = 10.0
+BLOCK = 256
+"""Requests drawn at once for a load that lasts for a time."""
+
+
+def why_not_simulated(workload: Workload, load: Load) -> str | None:
+    """What of a load virtual time cannot stand for; ``None`` when it can."""
+    if workload.reuses:
+        return "shared prefixes, conversations and data sets are not simulated: prefix caches are left out"
+    if isinstance(load, Trace):
+        return "traces are not simulated"
+    return None
 
 
 def simulate_load(service: Service, workload: Workload, load: Load, seed: int) -> LoadResult:
     """Run ``load`` against ``service``: its warm-up to the end, then its requests.
 
-    The same requests, lengths and instants as :func:`ratematch.loadgen.drive.drive` sends for this seed. Instants are
-    ns of virtual time.
+    The same number of requests, lengths and instants as :func:`ratematch.loadgen.drive.drive` sends (where lengths
+    vary: of the same distribution). Instants are ns of virtual time.
 
     Raises:
-        RunError: the servers can never answer.
+        UserError: see :func:`why_not_simulated`. RunError: the servers can never answer.
     """
-    requests = draw_lengths(workload, load.num_requests, seed)
-    warmup = draw_lengths(workload, load.warmup, seed + 1)
-    warm = _Phase(service, workload.isl, warmup, load.num_requests)
-    warm.run(load, seed + 1)
-    measured = _Phase(service, workload.isl, requests, 0)
+    if why := why_not_simulated(workload, load):
+        raise UserError(f"{load.label}: {why}")
+    warm_load = replace(load, seconds=0.0, stagger_s=0.0) if isinstance(load, Concurrency) else load
+    warm = _Phase(service, draw_lengths(workload, load.warmup, seed + 1), load.num_requests)
+    if load.warmup:
+        warm.run(replace(warm_load, num_requests=load.warmup), seed + 1)
+    measured = _Phase(service, _lengths(workload, load, seed), 0)
     start_s = service.timeline.now_s
     measured.run(load, seed)
     start_ns, end_ns = round(start_s * 1e9), round(service.timeline.now_s * 1e9)
@@ -44,59 +61,90 @@ def simulate_load(service: Service, workload: Workload, load: Load, seed: int) -
     )
 
 
+def _lengths(workload: Workload, load: Load, seed: int) -> Iterable[tuple[int, int]]:
+    if isinstance(load, Concurrency) and load.seconds:
+        return (pair for block in itertools.count() for pair in draw_lengths(workload, BLOCK, seed + block))
+    return draw_lengths(workload, load.num_requests, seed)
+
+
 class _Phase:
     """Warm-up or measured part: sends, and makes records of the replies."""
 
-    def __init__(self, service: Service, isl: int, lengths: Sequence[int], first_seq: int):
+    def __init__(self, service: Service, lengths: Iterable[tuple[int, int]], first_seq: int):
         self.records: list[RequestRecord] = []
         self._service = service
-        self._isl = isl
-        self._lengths = lengths
+        self._timeline = service.timeline
+        self._lengths = iter(lengths)
         self._first_seq = first_seq
         self._sent = self._done = self._most = 0
+        self._slots = 0  # closed loop: that may still send
+        self._due = 0  # open loop: requests that are not due yet
+        self._last_send_s = math.inf
+        self._waiting: deque[float] = deque()  # open loop: due, and too many are in flight
+        self._most_allowed = 0
 
     def run(self, load: Load, seed: int) -> None:
-        if not self._lengths:
-            return
-        timeline = self._service.timeline
-        closed = isinstance(load, Concurrency)
+        start_s = self._timeline.now_s
         if isinstance(load, Concurrency):
-            for _ in range(min(load.concurrency, len(self._lengths))):
-                self._send(timeline.now_s, again=True)
-        else:
-            start_s = timeline.now_s
-            for due_s in due_times_s(load, seed)[: len(self._lengths)].tolist():
-                when_s = start_s + due_s
-                timeline.at(when_s, lambda when_s=when_s: self._send(when_s, again=False))  # type: ignore[misc]
-        total = len(self._lengths)
-        if not timeline.run(lambda: self._done >= total):
-            waiting = total - self._done
-            raise RunError(
-                f"{load.label}: {waiting} of {total} requests would never be answered"
-                + ("; more in flight than the servers hold?" if closed else "")
-            )
+            if load.seconds:
+                self._last_send_s = start_s + load.seconds
+            self._slots = load.concurrency if load.seconds else min(load.concurrency, load.num_requests)
+            for slot in range(self._slots):
+                when_s = start_s + slot * load.stagger_s / self._slots
+                self._timeline.at(when_s, lambda when_s=when_s: self._next(when_s))  # type: ignore[misc]
+        elif isinstance(load, Rate):
+            self._most_allowed = load.max_in_flight
+            due_s = due_times_s(load, seed).tolist()
+            self._due = len(due_s)
+            for offset_s in due_s:
+                when_s = start_s + offset_s
+                self._timeline.at(when_s, lambda when_s=when_s: self._arrive(when_s))  # type: ignore[misc]
+        if not self._timeline.run(self._is_over):
+            raise RunError(f"{load.label}: {self._sent - self._done} requests would never be answered")
 
-    def _send(self, intended_s: float, again: bool) -> None:
-        number = self._sent
-        self._sent += 1
-        self._most = max(self._most, self._sent - self._done)
-        instant_ns = round(intended_s * 1e9)
+    def _is_over(self) -> bool:
+        return self._done == self._sent and not (self._slots or self._due or self._waiting)
+
+    def _next(self, free_s: float) -> None:
+        """A slot of the closed loop is free."""
+        if free_s >= self._last_send_s or not self._send(free_s, self._next):
+            self._slots -= 1
+
+    def _arrive(self, due_s: float) -> None:
+        self._due -= 1
+        if self._most_allowed and self._sent - self._done >= self._most_allowed:
+            self._waiting.append(due_s)
+        else:
+            self._send(due_s, self._let_in)
+
+    def _let_in(self, now_s: float) -> None:
+        if self._waiting:
+            self._send(self._waiting.popleft(), self._let_in)
+
+    def _send(self, intended_s: float, then: Callable[[float], None]) -> bool:
+        """Send the next request, if there is one; ``then`` is called at its end."""
+        lengths = next(self._lengths, None)
+        if lengths is None:
+            return False
+        isl, osl = lengths
         record = RequestRecord(
-            seq=self._first_seq + number,
-            intended_ns=instant_ns,
-            sent_ns=instant_ns,
-            isl=self._isl,
-            osl_requested=self._lengths[number],
+            seq=self._first_seq + self._sent,
+            intended_ns=round(intended_s * 1e9),
+            sent_ns=round(self._timeline.now_s * 1e9),
+            isl=isl,
+            osl_requested=osl,
         )
         self.records.append(record)
+        self._sent += 1
+        self._most = max(self._most, self._sent - self._done)
 
         def ended(reply: Reply) -> None:
             self._done += 1
             _fill(record, reply)
-            if again and self._sent < len(self._lengths):
-                self._send(self._service.timeline.now_s, again=True)
+            then(self._timeline.now_s)
 
-        self._service.ask(self._isl, self._lengths[number], ended)
+        self._service.ask(isl, osl, ended)
+        return True
 
     def health(self, wall_ns: int) -> ClientHealth:
         """A client in virtual time is never late and takes no time of its own."""

@@ -332,7 +332,7 @@ def test_staggered_slots() -> None:
         await answer_normally(reply, gap_s=0.1)
 
     with serve(slow) as (url, _):
-        result = closed(url, 4, 4, stagger_s=0.2)
+        result = drive(Target(url, "m"), Concurrency(4, 4, stagger_s=0.2), specs(4))
     assert [record.intended_ns - result.start_ns for record in result.records] == [
         0,
         50_000_000,

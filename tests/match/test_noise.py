@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
 from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen
-from ratematch.match.noise import Noise, batch_means, draw, interval, noise_of_mean, pool_noise
+from ratematch.match.noise import Noise, batch_means, draw, interval, interval_about, noise_of_mean, pool_noise
 from ratematch.match.solver import Problem
 
 
@@ -41,34 +42,44 @@ def test_batches_that_hang_together_make_wide_intervals() -> None:
     assert 0.88 <= covered / 300 <= 0.99
 
 
-def test_repeats_cover_the_true_rate_through_the_whole_solve() -> None:
+@pytest.mark.parametrize(
+    ("ctx_rate", "max_gpus"),
+    [
+        pytest.param(10.0, 20, id="balanced"),  # 4 x 10 = 1 x 40: the smaller of two equal noisy rates counts
+        pytest.param(9.0, 20, id="ctx-limited"),
+        pytest.param(13.0, 72, id="many-cells"),  # several (x, y) within the noise: the luckiest is taken
+    ],
+)
+def test_repeats_cover_the_true_rate_through_the_whole_solve(ctx_rate: float, max_gpus: int) -> None:
     """ctx and gen rates with 3 % noise, three repeats each: the interval of tok/s/GPU holds the truth about 95 %."""
     rng = np.random.default_rng(7)
-    loads, truth, ctx_rate, osl = (16.0, 64.0), (1600.0, 4000.0), 10.0, 101.0
+    loads, truth, osl = (16.0, 64.0), (1600.0, 4000.0), 101.0
 
-    def best(ctx: float, gen: tuple[float, ...]) -> float:
-        problem = Problem(
+    def pose(ctx: float, *gen: float) -> Problem:
+        return Problem(
             Ctx(4, make_curve([(1.0, ctx)]), (ctx,)), Gen(4, make_curve(zip(loads, gen, strict=True)), osl - 1)
         )
-        ((_, p),) = draw_fronts(
-            [problem], draw_factors([NoisyProblem(problem)], draws=1, seed=0), max_gpus=20, osl=osl
-        )
-        return float(p[0])
 
-    want, covered, runs = best(ctx_rate, truth), 0, 300
+    def draw_best(problem: Problem, noise: Noise | None, draws: int, seed: int) -> NDArray[np.float64]:
+        factors = draw_factors([NoisyProblem(problem, (noise,), (noise, noise))], draws=draws, seed=seed)
+        return np.array([p[0] for _, p in draw_fronts([problem], factors, max_gpus=max_gpus, osl=osl)])
+
+    want, covered, runs = draw_best(pose(ctx_rate, *truth), None, 1, 0)[0], 0, 300
     for k in range(runs):
         measured = [[rate * rng.normal(1, 0.03) for _ in range(3)] for rate in (ctx_rate, *truth)]
-        pooled = pool_noise(measured)
-        noise = noise_of_mean(3, pooled, [None] * 3)
-        ctx, *gen = (float(np.mean(rates)) for rates in measured)
-        problem = Problem(
-            Ctx(4, make_curve([(1.0, ctx)]), (ctx,)), Gen(4, make_curve(zip(loads, gen, strict=True)), osl - 1)
-        )
-        factors = draw_factors([NoisyProblem(problem, (noise,), (noise, noise))], draws=200, seed=k)
-        fronts = draw_fronts([problem], factors, max_gpus=20, osl=osl)
-        low, high = interval(np.array([p[0] for _, p in fronts]))
+        noise = noise_of_mean(3, pool_noise(measured), [None] * 3)
+        problem = pose(*(float(np.mean(rates)) for rates in measured))
+        low, high = interval_about(draw_best(problem, None, 1, 0)[0], draw_best(problem, noise, 200, k))
         covered += low <= want <= high
     assert 0.90 <= covered / runs <= 0.99
+
+
+def test_where_draws_lie_evenly_the_interval_is_that_of_the_draws() -> None:
+    values = 100 * np.exp(np.random.default_rng(8).normal(0, 0.02, 20_000))
+    assert interval_about(100.0, values) == pytest.approx(interval(values), rel=1e-3)
+    # All draws on one side (the luckiest of many): the truth may be as far on the other.
+    low, high = interval_about(100.0, values * 1.1)
+    assert low < 88 < 112 < high
 
 
 def test_short_runs_tell_nothing() -> None:

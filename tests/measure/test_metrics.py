@@ -113,7 +113,7 @@ def test_stats_are_numpys(values: list[float]) -> None:
     assert stats is not None
     assert stats.n == len(values)
     assert stats.at("mean") == pytest.approx(np.mean(values))
-    for percentile in (50, 90, 95, 99):
+    for percentile in (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9):
         assert stats.at(percentile) == pytest.approx(np.percentile(values, percentile))
     with pytest.raises(KeyError):
-        stats.at(75)
+        stats.at(80)
