@@ -137,6 +137,11 @@ class Service:
         return tuple(worker.server for worker in self._workers.values())
 
     @property
+    def emulations(self) -> dict[str, Emulation]:
+        """The inside of one server of each role: ``ctx``, ``gen``, ``agg``."""
+        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self._workers.values()}
+
+    @property
     def acceptance(self) -> tuple[int, int]:
         """Drafts accepted so far, and how often a sequence drafted."""
         accepted = drafted = 0
