@@ -1,4 +1,4 @@
-"""A sweep's figures before it runs: forecasts of every load, corrected by what results teach, matched like measured ones.
+"""A sweep's figures before it runs: forecasts of every load, corrected by what results teach, then matched.
 
 Predicted figures are only ever put together with predicted ones: what comes out is an analysis of its own.
 """
@@ -54,9 +54,7 @@ def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, 
         return {}
     emulations = Service(plan_simulation(experiment, cluster), Timeline()).emulations
     emulation = emulations[experiment.deployment.groups[-1].role]
-    return {
-        load: forecast(emulation, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)
-    }
+    return {load: forecast(emulation, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
 
 
 def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:

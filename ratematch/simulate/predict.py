@@ -1,8 +1,8 @@
-"""What a load will measure, from the mean step of its steady state: a formula's answer, in a fraction of a millisecond.
+"""What a load will measure, from the mean step of its steady state: a formula's answer, in under a millisecond.
 
 The step-time model is the emulator's; what is approximated is everything around it. Prompts meet in steps as requests
-sent together do (the first starts alone), sequences are spread evenly over ranks and are in the middle of their output
-on average. ``docs/simulation.md`` says how far that is from the simulation.
+sent together do (the first starts alone), sequences are spread evenly over ranks and are in the middle of their
+output on average. ``docs/simulation.md`` says how far that is from the simulation.
 """
 
 from __future__ import annotations
