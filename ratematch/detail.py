@@ -15,12 +15,13 @@ from ratematch.catalog import load_gpu, load_model
 from ratematch.errors import CatalogError, ResultsError
 from ratematch.loadgen.recordfile import read_records
 from ratematch.match.breakdown import Breakdown, read_breakdown
-from ratematch.match.feasibility import Site
+from ratematch.match.feasibility import Links, Site
 from ratematch.match.noise import Noise, batch_means
+from ratematch.match.packing import Packing
 from ratematch.match.points import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.load import Concurrency, Load
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store import ExperimentFolder, Results, read_json
 
 PERF_METRICS = "perf_metrics.jsonl.zst"
 
@@ -44,8 +45,15 @@ def measured_in_detail(results: Results) -> list[Measured]:
     return found
 
 
-def find_site(measured: Sequence[Measured]) -> Site | None:
-    """Model and GPU of the results, for KV transfers; ``None`` when the catalog does not know them.
+def find_gpus_per_node(results: Results) -> int | None:
+    """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is told."""
+    files = [folder.path / "cluster.json" for folder in results.folders()]
+    sizes = {int(read_json(file)["gpus_per_node"]) for file in files if file.exists()}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def find_site(measured: Sequence[Measured], packing: Packing | None = None, segment_gpus: int | None = None) -> Site:
+    """What a plan must fit: nodes, segment, and, where the catalog knows model and GPU, links for KV transfers.
 
     The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
     """
@@ -53,13 +61,13 @@ def find_site(measured: Sequence[Measured]) -> Site | None:
     try:
         model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
     except CatalogError:
-        return None
+        return Site(None, packing, segment_gpus)
     told = {
         str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
         for row in measured
         for group in row.experiment.deployment.groups
     }
-    return Site(model, gpu, "fp8" if told == {"fp8"} else "bf16")
+    return Site(Links(model, gpu, "fp8" if told == {"fp8"} else "bf16"), packing, segment_gpus)
 
 
 def read_noise(records: Path, figures: Measurement) -> Noise | None:

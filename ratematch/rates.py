@@ -25,6 +25,7 @@ def read_rates(
     ttft_ms: float | None = None,
     tpot_ms: float | None = None,
     objective: Objective = "per_used_gpu",
+    concurrency: tuple[int, ...] = (),
 ) -> tuple[list[TableRow], Asked]:
     """The rows of the table at ``path`` and what is asked of them.
 
@@ -45,5 +46,11 @@ def read_rates(
     if max_gpus is None:
         max_gpus = nodes * gpus_per_node if nodes and gpus_per_node else RACK_GPUS
     return read_table(text, str(path)), Asked(
-        max_gpus=max_gpus, osl=osl, packing=packing, ttft_ms=ttft_ms, tpot_ms=tpot_ms, objective=objective
+        max_gpus=max_gpus,
+        osl=osl,
+        packing=packing,
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        objective=objective,
+        concurrencies=concurrency,
     )

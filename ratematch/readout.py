@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ratematch.detail import find_site, measured_in_detail
+from ratematch.detail import find_gpus_per_node, find_site, measured_in_detail
 from ratematch.errors import ResultsError
 from ratematch.loadgen.recordfile import read_records
 from ratematch.match.analysis import analyze
+from ratematch.match.matching import Objective
+from ratematch.match.packing import Packing
 from ratematch.match.points import Analysis
 from ratematch.match.servicetime import Routing
 from ratematch.match.serving import say_limits
@@ -151,10 +153,17 @@ def analyze_results(
     calibrate: bool = False,
     request_rate: float | None = None,
     routing: Routing = "round_robin",
+    objective: Objective = "per_used_gpu",
+    gpus_per_node: int | None = None,
+    nodes: int | None = None,
+    share_nodes: bool = True,
+    segment_gpus: int | None = None,
 ) -> Analysis:
     """Match and compare all that was measured; limits that are given replace the sweep's.
 
-    ``calibrate``, ``request_rate`` and ``routing``: see :func:`ratematch.match.analysis.analyze`.
+    ``calibrate``, ``request_rate``, ``routing`` and ``objective``: see :func:`ratematch.match.analysis.analyze`.
+    ``gpus_per_node``: the cluster's own unless given; ``nodes``: most of them; ``share_nodes``: may ctx and gen stand
+    on one node (they do where ratematch places them); ``segment_gpus``: most GPUs of one instance.
 
     Raises:
         ResultsError: no limits.json, nothing measured yet, or results of different origins in one folder.
@@ -164,15 +173,22 @@ def analyze_results(
     measured = measured_in_detail(results)
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
+    size = gpus_per_node or find_gpus_per_node(results)
+    if size is None and (nodes is not None or objective == "per_allocated_gpu"):
+        raise ResultsError(f"{results.path}: nodes of several sizes were used; give --gpus-per-node")
+    packing = None if size is None else Packing(size, nodes, share_nodes)
+    if max_gpus is None:
+        max_gpus = nodes * size if nodes and size else kept["max_gpus"]
     return analyze(
         measured,
         sweep=kept["name"],
         constraints=constraints,
-        max_gpus=max_gpus or kept["max_gpus"],
+        max_gpus=max_gpus,
         calibrate=calibrate,
-        site=find_site(measured),
+        site=find_site(measured, packing, segment_gpus),
         request_rate=request_rate,
         routing=routing,
+        objective=objective,
     )
 
 

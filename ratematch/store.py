@@ -71,8 +71,13 @@ def disk_full_message(path: Path) -> str:
     )
 
 
+def to_text(content: Any) -> str:
+    """JSON as it is written here: one spelling for one content."""
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, to_text(content))
 
 
 def read_json(path: Path) -> Any:

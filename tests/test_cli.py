@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ratematch.cli import main
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("plan", "sweep", "run", "status", "load", "pareto", "doctor")
+VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "doctor")
 
 
 def call(*argv: str) -> Result:

@@ -12,6 +12,19 @@ from ratematch.cli.group import json_option, main, print_json
 from ratematch.errors import Untrustworthy
 
 
+def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise click.BadParameter(f"{value!r}: whole numbers above 0 with commas between, such as 16,64")
+    return numbers
+
+
+OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
+
+
 @main.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option(
@@ -34,6 +47,21 @@ from ratematch.errors import Untrustworthy
     show_default=True,
     help="How open-loop requests reach ctx instances.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="per_used_gpu",
+    show_default=True,
+    help="What tok/s/GPU is over: GPUs in use, all GPUs of the nodes taken, or all of --max-gpus.",
+)
+@click.option("--gpus-per-node", type=click.IntRange(1), help="Size of a node [default: the cluster's].")
+@click.option("--nodes", type=click.IntRange(1), help="Most nodes of a plan.")
+@click.option(
+    "--share-nodes/--no-share-nodes", default=True, show_default=True, help="May ctx and gen stand on one node?"
+)
+@click.option(
+    "--segment-gpus", type=click.IntRange(1), help="Most GPUs of one instance: NVLink domain, rack, Slurm segment."
+)
 @click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @json_option
 def pareto(
@@ -46,6 +74,11 @@ def pareto(
     calibrate: bool,
     request_rate: float | None,
     routing: Any,
+    objective: Any,
+    gpus_per_node: int | None,
+    nodes: int | None,
+    share_nodes: bool,
+    segment_gpus: int | None,
     remeasure: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +88,7 @@ def pareto(
     Example:
         ratematch pareto results/quickstart --ttft-ms 500
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
+        ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
     from ratematch import readout
     from ratematch.show.analysisdetail import print_details
@@ -76,6 +110,11 @@ def pareto(
         calibrate=calibrate,
         request_rate=request_rate,
         routing=routing,
+        objective=objective,
+        gpus_per_node=gpus_per_node,
+        nodes=nodes,
+        share_nodes=share_nodes,
+        segment_gpus=segment_gpus,
     )
     folder = output or results / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,9 +143,15 @@ def pareto(
 @click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",
-    type=click.Choice(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]),
+    type=click.Choice(OBJECTIVES),
     default="per_used_gpu",
     show_default=True,
+)
+@click.option(
+    "--concurrency",
+    callback=_read_concurrencies,
+    metavar="N,N,...",
+    help="Predict the plans also with so many requests in flight, as a benchmark holds them.",
 )
 @click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
 @json_option

@@ -11,12 +11,21 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ratematch.cli.group import RESULTS, json_option, main, print_json, set_option, stderr_console
+from ratematch.cli.group import (
+    RESULTS,
+    cluster_option,
+    json_option,
+    main,
+    print_json,
+    set_option,
+    stderr_console,
+)
 
 
 @main.command()
 @click.argument("sweep")
 @set_option
+@cluster_option
 @click.option("--explain", is_flag=True, help="Every key that servers are told, with the reason for its value.")
 @click.option("--predict", is_flag=True, help="Predict ctx rates, gen curves, ratios and fronts with a model.")
 @click.option(
@@ -29,6 +38,7 @@ from ratematch.cli.group import RESULTS, json_option, main, print_json, set_opti
 def plan(
     sweep: str,
     overrides: tuple[str, ...],
+    cluster: str | None,
     explain: bool,
     predict: bool,
     learn_from: Path | None,
@@ -49,7 +59,7 @@ def plan(
     from ratematch.show.explainview import explained_to_json, print_explained
     from ratematch.show.planview import plan_to_json, print_plan
 
-    asked, _ = read_sweep(sweep, overrides)
+    asked, _ = read_sweep(sweep, overrides, cluster)
     expansion = expand_sweep(asked)
     refuse_unlaunchable(asked, expansion.experiments, here=False)
     cost = estimate(asked, expansion.experiments)
@@ -86,6 +96,80 @@ def plan(
 @main.command()
 @click.argument("sweep")
 @set_option
+@cluster_option
+@click.option("--experiment", metavar="ID", help="Only this one: its id, or a part of its folder's name.")
+@click.option(
+    "--executor",
+    type=click.Choice(["slurm", "local"]),
+    help="Steps of a Slurm job, or processes of this machine [default: slurm, local for an emulated cluster].",
+)
+@click.option("--nodes", metavar="A,B,...", default="", help="Names of the nodes, instead of placeholders.")
+@click.option("--port-base", type=click.IntRange(1024, 65000), help="First port of the servers [default: 18000].")
+@click.option("--results", type=click.Path(path_type=Path), help="Also the end-to-end experiments chosen in there.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for a folder of each experiment."
+)
+@click.option("--force", is_flag=True, help="Overwrite files that say something else.")
+@json_option
+def render(
+    sweep: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    experiment: str | None,
+    executor: str | None,
+    nodes: str,
+    port_base: int | None,
+    results: Path | None,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the files and commands that the jobs of SWEEP would use, and start nothing.
+
+    Each experiment gets its YAML files, run.sh (by hand: start, load, stop) and job.sbatch around it.
+
+    \b
+    Example:
+        ratematch render deepseek-r1 --experiment gen-8192-256-gen1xDEP8-mtp3 -o rendered
+    """
+    from ratematch.inputs import read_sweep
+    from ratematch.run import render as rendering
+    from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+    from ratematch.store import Results
+
+    asked, _ = read_sweep(sweep, overrides, cluster)
+    known = expand_sweep(asked).experiments
+    refuse_unlaunchable(asked, known, here=False)
+    if results is not None:
+        chosen = [folder.read() for folder in Results.open(results).folders()]
+        known = (*known, *(each for each in chosen if each.stage == "e2e"))
+    allocated = executor == "slurm" if executor else not asked.cluster.emulated
+    rendered = [
+        each
+        for found in rendering.choose(known, experiment)
+        for each in rendering.render(
+            found,
+            asked.cluster,
+            allocated=allocated,
+            nodes=[node for node in nodes.split(",") if node],
+            port_base=port_base,
+        )
+    ]
+    rendering.write(rendered, output, force=force)
+    if as_json:
+        folders = [{"path": str(output / each.path), "files": sorted(each.files)} for each in rendered]
+        print_json({"sweep": asked.name, "cluster": asked.cluster.name, "rendered": folders})
+        return
+    for each in rendered:
+        click.echo(str(output / each.path))
+    how = "sbatch job.sbatch in a folder" if allocated else "bash run.sh in a folder"
+    click.echo(f"{len(rendered)} folders for cluster profile {asked.cluster.name}; by hand: {how}", err=True)
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@cluster_option
 @click.option(
     "-o",
     "--output",
@@ -120,6 +204,7 @@ def sweep(
     max_jobs: int | None,
     max_gpu_hours: float | None,
     detach: bool,
+    cluster: str | None,
 ) -> None:
     """Run the whole method for SWEEP. Run it again to resume: only what is missing is measured.
 
@@ -135,7 +220,7 @@ def sweep(
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    asked, text = read_sweep(sweep, overrides)
+    asked, text = read_sweep(sweep, overrides, cluster)
     asked = replace(asked, simulated=executor == "simulate")
     results = Results(output or RESULTS / (f"{asked.name}-simulated" if asked.simulated else asked.name))
     if detach:

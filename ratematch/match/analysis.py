@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import gcd
 
 from ratematch.errors import ResultsError
 from ratematch.match.calibration import apply_calibration, fit_calibration
 from ratematch.match.compare import compare_fronts, draw_measured_fronts, sum_up
-from ratematch.match.feasibility import Site
+from ratematch.match.counting import OVER_BUDGET, Counting
+from ratematch.match.feasibility import Site, add_transfer
 from ratematch.match.figures import OVER_LIMIT, Figures, collect_figures, measured_point, select_stage
 from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier, find_frontier
 from ratematch.match.gaps import find_gaps
+from ratematch.match.matching import Objective
 from ratematch.match.pareto import extract_front
-from ratematch.match.points import Analysis, Measured, Point, ServingPlan, WorkloadAnalysis, objectives
+from ratematch.match.points import Analysis, Kind, Measured, Point, ServingPlan, WorkloadAnalysis, objectives
 from ratematch.match.predict import Pair, bound_points, pair_options, read_ctx_options, read_gen_options
 from ratematch.match.servicetime import Routing
 from ratematch.match.serving import plan_serving
 from ratematch.plan.constraints import Constraints
+from ratematch.plan.deployment import Stage
 from ratematch.plan.workload import Workload
+
+MEASURED_KINDS: tuple[tuple[Kind, Stage], ...] = (("end_to_end", "e2e"), ("ifb", "ifb"))
 
 DRAWS = 200
 """Bootstrap draws: the ends of a 95 % interval then move by a few per cent of its width."""
@@ -35,6 +41,7 @@ def analyze(
     site: Site | None = None,
     request_rate: float | None = None,
     routing: Routing = "round_robin",
+    objective: Objective = "per_used_gpu",
 ) -> Analysis:
     """Fronts, plans, gaps and speed-ups of every workload measured. ``max_gpus``: largest deployment planned.
 
@@ -42,7 +49,7 @@ def analyze(
     draws for the intervals, which exist where repeats or batches tell the noise of the rates; 0 leaves them out.
     ``calibrate``: predict with the factors fitted to the end-to-end runs. ``site``: leave out what the machines
     cannot carry, count nodes and KV transfer. ``request_rate``: requests/s, Poisson arrivals, to find the smallest
-    deployments for; ``routing``: how they reach ctx instances.
+    deployments for; ``routing``: how they reach ctx instances. ``objective``: which GPUs tok/s/GPU is over.
 
     Raises:
         ResultsError: nothing was measured, or results of different origins, models, GPUs or engines are mixed.
@@ -58,6 +65,7 @@ def analyze(
         engine=f"{first.engine.name} {first.engine.version}",
         emulated=first.emulated,
         simulated=first.simulated,
+        objective=objective,
         workloads=tuple(
             analyze_workload(
                 measured,
@@ -69,6 +77,7 @@ def analyze(
                 site=site,
                 request_rate=request_rate,
                 routing=routing,
+                objective=objective,
             )
             for workload in list_workloads(measured)
         ),
@@ -119,28 +128,46 @@ def analyze_workload(
     site: Site | None = None,
     request_rate: float | None = None,
     routing: Routing = "round_robin",
+    objective: Objective = "per_used_gpu",
 ) -> WorkloadAnalysis:
     """One workload's fronts, plans, gaps and speed-ups."""
     rows = select_workload(measured, workload)
     figures, left_out = collect_figures(rows, constraints)
+    name = workload.label
+    site = (site or Site()).at_isl(workload.isl)
     measured_pairs = find_pairs(figures, constraints)
+    too_slow: list[str] = []
+    if site.links is not None:
+        measured_pairs, too_slow = add_transfer(measured_pairs, site.links, max_gpus, constraints.ttft_ms)
     calibration = fit_calibration(select_stage(figures, "e2e"), measured_pairs)
     used = calibration if calibrate else None
     pairs = apply_calibration(measured_pairs, used) if used else measured_pairs
-    name = workload.label
-    site = replace(site, isl=workload.isl) if site is not None else None
-    frontier = find_frontier(pairs, workload=name, constraints=constraints, max_gpus=max_gpus, site=site, draws=draws)
+    counting = Counting(objective, max_gpus, site.packing)
+    frontier = find_frontier(
+        pairs,
+        workload=name,
+        constraints=constraints,
+        max_gpus=max_gpus,
+        site=site,
+        draws=draws,
+        counting=counting,
+    )
     serving: list[ServingPlan] = []
     if request_rate is not None:
         # Open loop, the TTFT limit is judged with the queue: a ctx row over it alone is not a reason to leave it out.
         open_loop = find_pairs(figures, replace(constraints, ttft_ms=None))
         open_loop = apply_calibration(open_loop, used) if used else open_loop
         serving = plan_serving(
-            open_loop, request_rate, constraints=constraints, routing=routing, site=site, max_gpus=max_gpus
+            open_loop, request_rate, constraints=constraints, routing=routing, links=site.links, max_gpus=max_gpus
         )
     bounds = [p for pair in pairs for p in _bounds(pair, frontier.front, name, constraints)]
-    end_to_end = [(row, measured_point(row, "end_to_end", constraints)) for row in select_stage(figures, "e2e")]
-    ifb = [(row, measured_point(row, "ifb", constraints)) for row in select_stage(figures, "ifb")]
+    end_to_end, ifb = (
+        [
+            (row, counting.recount(measured_point(row, kind, constraints), row.experiment.deployment))
+            for row in select_stage(figures, stage)
+        ]
+        for kind, stage in MEASURED_KINDS
+    )
     ifb_front = _front(_allowed(point for _, point in ifb))
     e2e_front = _front(_allowed(point for _, point in end_to_end))
     ifb_draws = _draw(ifb, draws, seed=1)
@@ -163,15 +190,24 @@ def analyze_workload(
         ifb=ifb_front,
         plans=frontier.plans,
         measured=tuple(point for _, point in (*end_to_end, *ifb)),
-        gaps=tuple(find_gaps(select_stage(figures, "e2e"), pairs, frontier.front, constraints)),
+        # Gaps are over used GPUs, whatever fronts are over.
+        gaps=tuple(
+            find_gaps(
+                select_stage(figures, "e2e"),
+                pairs,
+                frontier.front if objective == "per_used_gpu" else (),
+                constraints,
+            )
+        ),
         speedups=tuple(
             row
             for (kind, _, drawn), front in zip(versus, own, strict=True)
             for row in compare_fronts(kind, front, other, drawn)  # type: ignore[arg-type]
         ),
         left_out=tuple(left_out),
-        notes=tuple(
-            _notes(figures, pairs, frontier, [p for _, p in ifb], [p for _, p in end_to_end], constraints, max_gpus)
+        notes=(
+            *too_slow,
+            *_notes(figures, pairs, frontier, [p for _, p in ifb], [p for _, p in end_to_end], constraints, max_gpus),
         ),
         ties=frontier.ties,
         comparisons=tuple(each for each in sums if each is not None),
@@ -212,7 +248,22 @@ def _bounds(pair: Pair, front: Sequence[Point], workload: str, constraints: Cons
 
 
 def _allowed(points: Iterable[Point]) -> list[Point]:
-    return [point for point in points if not any(flag.startswith(OVER_LIMIT) for flag in point.flags)]
+    over = (OVER_LIMIT, OVER_BUDGET)
+    return [point for point in points if not any(flag.startswith(over) for flag in point.flags)]
+
+
+def _say_ttft(pairs: Sequence[Pair]) -> str:
+    handovers = [pair.handover_s * 1000 for pair in pairs]
+    if not any(handovers):
+        return "rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and queueing are not in it"
+    low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
+    span = low if low == high else f"{low} to {high}"
+    if any(pair.fitted for pair in pairs):
+        return f"rate-matched TTFT is the ctx server's own and {span} ms of handover, fitted; queueing is not in it"
+    return (
+        f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
+        "over link; orchestrator and queueing are not in it"
+    )
 
 
 def _notes(
@@ -250,10 +301,9 @@ def _notes(
         limit = f" within TPOT {constraints.tpot_ms:g} ms" if constraints.tpot_ms is not None else ""
         notes.append(f"no deployment of up to {max_gpus} GPUs{limit}")
     if plans:
-        notes.append(
-            "rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and queueing are not in it; "
-            "deployments are listed without common divisor (k copies have the same figures per GPU)"
-        )
+        notes.append(_say_ttft(pairs))
+        if all(gcd(point.ctx, point.gen) == 1 for point in plans):
+            notes.append("deployments are listed without common divisor: k copies have the same figures per GPU")
     if any(pair.gen.rates.curve.smoothed or pair.ctx.rates.curve.smoothed for pair in pairs):
         notes.append("some measured rates fell with load and were pooled to non-falling ones")
     if not ifb:

@@ -1,13 +1,15 @@
 """How much slower ctx and gen run together than apart, fitted to end-to-end runs already measured.
 
-Three numbers. ``gen``: rate over that of the gen curve at the same requests decoding, C = lambda (OSL-1) TPOT / y;
-the geometric mean over runs. ``ctx``: the same for the prompts in a ctx server, and ``handover_s``: what a request
-spends before its first token outside of ctx and queue (orchestrator, KV transfer, admission to gen).
+``gen``: rate over that of the gen curve at the same requests decoding, C = lambda (OSL-1) TPOT / y; the geometric
+mean over runs. ``handover_s``: what a request spends before its first token outside of ctx and its queue
+(orchestrator, KV transfer, admission to gen): the median over runs by the servers' own timings, else the transfer
+time that was predicted.
 
-With the servers' own timings (a breakdown) both are read off. From the client's side only their sum is seen, TTFT;
-what tells them apart is that a slower ctx lowers the limit of a deployment and a longer handover does not. Both are
-tried on a grid, and those that predict the rates best (least squares of logarithms, each run at its own concurrency)
-are taken.
+``ctx`` and ``bunching`` come from the rates, each run at its own concurrency. A slower ctx lowers the limit of a
+deployment; prompts that arrive in bunches (:mod:`ratematch.match.closedloop`) lower the rate below the limit and not
+the limit. Both are tried on a grid, and what predicts the rates best is taken: least squares of logarithms. Few runs
+say little about two numbers, so the ctx factor pays for being away from 1: a ctx server is believed to be within 10 %
+of what it does alone (``CTX_BELIEVED``) and runs to repeat to 5 % (``REPEATS``), one standard deviation each.
 """
 
 from __future__ import annotations
@@ -15,25 +17,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ratematch.match.closedloop import derate, operate
-from ratematch.match.curves import Curve
+from ratematch.match.closedloop import derate, operate, settle_all
+from ratematch.match.curves import Curve, latency_at
 from ratematch.match.figures import Figures
 from ratematch.match.gaps import find_pair
+from ratematch.match.noise import Floats
 from ratematch.match.points import Calibration, CalibrationRow
 from ratematch.match.predict import Pair
 
-TRIED = tuple(float(value) for value in np.linspace(0.6, 1.2, 31))
+TRIED = np.round(np.arange(0.6, 1.201, 0.02), 2)
 """Ctx factors tried, two per cent apart: about what rates repeat to."""
 
-HANDOVERS = 16
-"""Handover times tried, from none to the shortest mean TTFT measured."""
+BUNCHINGS = np.round(np.arange(0.0, 1.001, 0.05), 2)
 
-ENOUGH_TO_LEAVE_ONE_OUT = 3
+CTX_BELIEVED = 0.1
+REPEATS = 0.05
+
+FEWEST_TO_HOLD_OUT = 3
+
+FOLDS = 6
+"""Runs are predicted from fits without them, in so many groups at most: a fit for each run would take too long."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +60,22 @@ class Run:
         decoding = self.row.req_s * self.tokens * self.row.tpot_ms / 1000 / self.y
         return self.row.req_s * self.tokens / self.y / _read(self.pair.gen.rates.curve, decoding)
 
-    def ctx_factor(self, in_ctx_s: float) -> float:
-        """Rate over that of the curve with the prompts that spend ``in_ctx_s`` in a ctx server."""
-        rate = self.row.req_s / self.x
-        return rate / _read(self.pair.ctx.rates.curve, rate * in_ctx_s)
-
 
 @dataclass(frozen=True)
 class Fit:
-    """What the factors are, and their spread over runs (standard deviation of logarithms; of handover: seconds)."""
+    """What the numbers are. ``handover_s``: ``None`` keeps the pair's own."""
 
     ctx: float
     gen: float
-    handover_s: float
+    bunching: float
+    handover_s: float | None
 
 
 def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibration | None:
-    """The factors that all end-to-end rows of servers measured apart agree on best; ``None`` without any.
+    """The numbers that all end-to-end rows of servers measured apart agree on best; ``None`` without any.
 
-    Each row of the table is predicted at its own concurrency, before, and after with the factors fitted to the
-    *other* rows where there are enough of them (``held_out``): a fit says little about what it was fitted to.
+    Each row of the table is predicted at its own concurrency, before, and after with the numbers fitted to *other*
+    rows where there are enough of them (``held_out``): a fit says little about what it was fitted to.
     """
     runs = [
         Run(row, pair, row.experiment.deployment.ctx.instances, row.experiment.deployment.gen.instances)
@@ -82,70 +85,52 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
     ]
     if not runs:
         return None
-    grid = None if all(run.row.breakdown is not None for run in runs) else _try_all(runs)
-    everyone = list(range(len(runs)))
-    fit = _fit(runs, everyone, grid)
-    held_out = len(runs) >= ENOUGH_TO_LEAVE_ONE_OUT
-    others = [_fit(runs, [k for k in everyone if k != out], grid) if held_out else fit for out in everyone]
+    fit = _fit(runs)
+    held_out = len(runs) >= FEWEST_TO_HOLD_OUT
+    folds = min(FOLDS, len(runs))
+    others = (
+        [_fit([run for k, run in enumerate(runs) if k % folds != fold]) for fold in range(folds)]
+        if held_out
+        else [fit]
+    )
     return Calibration(
         ctx=fit.ctx,
         ctx_spread=_spread([each.ctx for each in others]) if held_out else None,
         gen=fit.gen,
         gen_spread=_spread([run.gen_factor() for run in runs]),
-        handover_ms=fit.handover_s * 1000,
+        bunching=fit.bunching,
+        handover_ms=None if fit.handover_s is None else fit.handover_s * 1000,
         num=len(runs),
-        ctx_alone=all(run.row.breakdown is not None for run in runs),
         held_out=held_out,
-        rows=tuple(_row(run, other) for run, other in zip(runs, others, strict=True)),
+        rows=tuple(_row(run, others[k % len(others)]) for k, run in enumerate(runs)),
     )
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """``errors[i, j, k]``: log of predicted over measured rate of run k at ctx factor i and handover j."""
-
-    handovers_s: tuple[float, ...]
-    errors: NDArray[np.float64]
-
-
-def _try_all(runs: Sequence[Run]) -> _Grid:
+def _fit(runs: Sequence[Run]) -> Fit:
     gen = math.exp(fmean(math.log(run.gen_factor()) for run in runs))
-    longest = min(run.row.ttft_ms for run in runs) / 1000
-    handovers = tuple(float(value) for value in np.linspace(0.0, longest, HANDOVERS))
-    errors = [
-        [
-            [
-                math.log(operate(calibrated(run.pair, fit), run.x, run.y, run.row.in_flight).req_s / run.row.req_s)
-                for run in runs
-            ]
-            for fit in (Fit(ctx, gen, handover) for handover in handovers)
-        ]
-        for ctx in TRIED
-    ]
-    return _Grid(handovers, np.array(errors))
-
-
-def _fit(runs: Sequence[Run], which: Sequence[int], grid: _Grid | None) -> Fit:
-    """The three numbers from the runs ``which``."""
-    chosen = [runs[k] for k in which]
-    gen = math.exp(fmean(math.log(run.gen_factor()) for run in chosen))
-    if grid is None:
-        told = [(run, run.row.breakdown) for run in chosen if run.row.breakdown is not None]
-        ctx = math.exp(fmean(math.log(run.ctx_factor(b.ctx_queue_s + b.prefill_s)) for run, b in told))
-        handover_s = fmean(run.row.ttft_ms / 1000 - b.ctx_queue_s - b.prefill_s for run, b in told)
-        return Fit(ctx, gen, max(0.0, handover_s))
-    misfit = np.round((grid.errors[:, :, list(which)] ** 2).sum(axis=2), 12)
+    handover_s = _read_handover(runs)
+    ctx, bunching = (values.ravel() for values in np.meshgrid(TRIED, BUNCHINGS, indexing="ij"))
+    misfit: Floats = (REPEATS / CTX_BELIEVED * np.log(ctx)) ** 2
+    for run in runs:
+        pair = run.pair if handover_s is None else replace(run.pair, handover_s=handover_s)
+        rates = settle_all(pair, run.x, run.y, run.row.in_flight, ctx=ctx, gen=gen, bunching=bunching)
+        misfit = misfit + np.log(rates / run.row.req_s) ** 2
     # Where a number changes nothing the one nearest to "no difference" is taken.
-    best = min(
-        ((i, j) for i in range(misfit.shape[0]) for j in range(misfit.shape[1])),
-        key=lambda at: (misfit[at], abs(math.log(TRIED[at[0]])), at[1]),
-    )
-    return Fit(TRIED[best[0]], gen, grid.handovers_s[best[1]])
+    best = np.lexsort((bunching, np.abs(np.log(ctx)), np.round(misfit, 12)))[0]
+    return Fit(float(ctx[best]), gen, float(bunching[best]), handover_s)
+
+
+def _read_handover(runs: Sequence[Run]) -> float | None:
+    told = [(run.row.ttft_ms / 1000, run.row.breakdown) for run in runs if run.row.breakdown is not None]
+    if not told:
+        return None
+    return max(0.0, median(ttft_s - b.ctx_queue_s - b.prefill_s for ttft_s, b in told))
 
 
 def calibrated(pair: Pair, fit: Fit) -> Pair:
-    """The pair with the factors applied."""
-    return replace(derate(pair, fit.ctx, fit.gen), handover_s=fit.handover_s)
+    """The pair with the numbers applied."""
+    handover_s = pair.handover_s if fit.handover_s is None else fit.handover_s
+    return replace(derate(pair, fit.ctx, fit.gen), handover_s=handover_s, bunching=fit.bunching, fitted=True)
 
 
 def _spread(factors: Sequence[float]) -> float | None:
@@ -154,9 +139,7 @@ def _spread(factors: Sequence[float]) -> float | None:
 
 def _read(curve: Curve[float], load: float) -> float:
     """The curve's rate; below the first load at that load's latency, above the last the highest rate measured."""
-    if load < curve.loads[0]:
-        return load * curve.rates[0] / curve.loads[0]
-    return float(np.interp(load, curve.loads, curve.rates))
+    return load / latency_at(curve, load)
 
 
 def _row(run: Run, fit: Fit) -> CalibrationRow:
@@ -176,7 +159,9 @@ def _row(run: Run, fit: Fit) -> CalibrationRow:
 
 
 def apply_calibration(pairs: Iterable[Pair], found: Calibration) -> list[Pair]:
-    """Pairs with the factors applied, and a flag that says so."""
-    flag = f"calibrated: ctx x {found.ctx:.3f}, gen x {found.gen:.3f}, handover {found.handover_ms:.3g} ms"
-    fit = Fit(found.ctx, found.gen, found.handover_ms / 1000)
+    """Pairs with the numbers applied, and a flag that says so."""
+    flag = f"calibrated: ctx x {found.ctx:.3f}, gen x {found.gen:.3f}, bunching {found.bunching:.2f}"
+    if found.handover_ms is not None:
+        flag += f", handover {found.handover_ms:.3g} ms"
+    fit = Fit(found.ctx, found.gen, found.bunching, None if found.handover_ms is None else found.handover_ms / 1000)
     return [replace(calibrated(pair, fit), flags=(*pair.flags, flag)) for pair in pairs]

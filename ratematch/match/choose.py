@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
 from ratematch.match.figures import collect_figures
+from ratematch.match.gain import DIFFERS, Candidate, Picked, pick
 from ratematch.match.pareto import step_at
-from ratematch.match.points import Measured, Point
+from ratematch.match.points import Measured, Point, objectives
 from ratematch.match.predict import Pair, deploy
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.workload import Workload
+
+NEAR = 0.8
+"""Neighbours below this share of the front at their tok/s/user are not worth a thought: twice the usual gap."""
+
+MOST_CANDIDATES = 200
+"""More deployments than this on the front, or beside it, are thinned out evenly before gains are estimated."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class Choice:
     """One deployment to run end to end.
 
     ``deployment``: the measured ctx and gen servers (mapping, options, batch limits), x and y of them.
-    ``predicted``: the row it was chosen for. ``concurrencies``: ascending, of the whole deployment.
+    ``predicted``: the row it was chosen for. ``concurrencies``: ascending, of the whole deployment. ``gain``: what it
+    is expected to add to the dominated area, over the choices before it. ``gpu_hours``: its estimated cost.
     """
 
     workload: Workload
@@ -29,6 +37,8 @@ class Choice:
     predicted: Point
     concurrencies: tuple[int, ...]
     why: str
+    gain: float
+    gpu_hours: float
 
     @property
     def x(self) -> int:
@@ -40,6 +50,13 @@ class Choice:
 
 
 Key = tuple[tuple[str, ...], int, int]
+Cost = Callable[[Deployment, Sequence[int]], float]
+"""GPU-hours of running a deployment at these concurrencies."""
+
+
+def count_gpu_hours(deployment: Deployment, concurrencies: Sequence[int]) -> float:
+    """When nobody knows what starts and loads take: in units of one GPU for one load, a start being four loads."""
+    return deployment.gpus * (4 + len(concurrencies))
 
 
 def choose_end_to_end(
@@ -50,35 +67,66 @@ def choose_end_to_end(
     max_gpus: int,
     deployments: int,
     around: Sequence[float] = (0.5, 1.0, 1.25),
+    concurrencies: Sequence[int] = (),
     router: str = "round_robin",
+    cost: Cost = count_gpu_hours,
+    gpu_hours: float | None = None,
+    differs: float = DIFFERS,
 ) -> list[Choice]:
-    """Up to ``deployments`` deployments spread along the rate-matched front of ``workload``, best guesses first.
+    """Up to ``deployments`` deployments that together are expected to add most to the area above the IFB front.
 
-    First the front's own deployments, spread evenly in log(tok/s/user) from end to end. What is left of the budget
-    goes to neighbours of these, one instance more or less on a side, nearest to the front first: the ratio ignores
-    KV transfer and queueing, so the best real ratio may be the one beside it. Empty when nothing can be matched.
+    Candidates are the deployments on the rate-matched front of ``workload`` and their neighbours, one instance more
+    or less on a side: matching knows nothing of queues and KV transfer, so the best real ratio may be the one beside
+    it. See :mod:`ratematch.match.gain`. End-to-end rows among ``measured`` are not looked at, so that a sweep that is
+    run again chooses as it did the first time. Empty when nothing can be matched.
 
-    ``around``: multiples of the predicted concurrency to run at.
+    ``around``: multiples of the predicted concurrency to run at, unless ``concurrencies`` says which. ``cost`` and
+    ``gpu_hours``: what a run takes, and what all of them may. ``differs``: how far a deployment may be off its
+    prediction (standard deviation of the logarithm).
     """
+    measured = [row for row in measured if row.experiment.stage != "e2e"]
     if not select_workload(measured, workload):
         return []
     analysis = analyze_workload(measured, workload, constraints=constraints, max_gpus=max_gpus)
     if not analysis.rate_matched or deployments < 1:
         return []
-    by_deployment: dict[Key, list[Point]] = {}
-    for point in analysis.plans:
-        by_deployment.setdefault(_key(point), []).append(point)
-    chosen = [
-        (point, "on the rate-matched front") for point in spread_along(_one_each(analysis.rate_matched), deployments)
-    ]
-    taken = {_key(point) for point, _ in chosen}
-    front = [(point.tok_s_user, point.tok_s_gpu) for point in analysis.rate_matched]
-    beside = sorted(_neighbours(taken, by_deployment), key=lambda point: (-_nearness(point, front), point.label))
-    chosen += [(point, "beside the solved ratio") for point in beside[: deployments - len(chosen)]]
-
     figures, _ = collect_figures(select_workload(measured, workload), constraints)
     pairs = {(pair.ctx.source, pair.gen.source): pair for pair in find_pairs(figures, constraints)}
-    return [_choice(workload, pairs, point, why, around, router) for point, why in chosen]
+
+    def candidate(point: Point) -> Candidate:
+        pair = pairs[point.sources[0], point.sources[1]]
+        runs = tuple(concurrencies) or choose_concurrencies(point, around)
+        return Candidate(point, pair, runs, cost(_deploy(pair, point, router), runs))
+
+    on_front = spread_along(_one_each(analysis.rate_matched), MOST_CANDIDATES)
+    front = [objectives(point) for point in analysis.rate_matched]
+    beside = spread_along(
+        sorted(
+            (point for point in _neighbours(on_front, analysis.plans) if _nearness(point, front) >= NEAR),
+            key=lambda point: (point.tok_s_user, point.label),
+        ),
+        MOST_CANDIDATES,
+    )
+    picked = pick(
+        [candidate(point) for point in (*on_front, *beside)],
+        [objectives(point) for point in analysis.ifb],
+        most=deployments,
+        gpu_hours=gpu_hours,
+        constraints=constraints,
+        differs=differs,
+    )
+    return [
+        _choice(workload, each, "on the rate-matched front" if each.candidate.point in on_front else BESIDE, router)
+        for each in picked
+    ]
+
+
+BESIDE = "beside a ratio on the rate-matched front"
+
+
+def _deploy(pair: Pair, point: Point, router: str) -> Deployment:
+    ctx, gen = deploy(pair, point.ctx, point.gen)
+    return Deployment(ctx=ctx, gen=gen, router=router)
 
 
 def _key(point: Point) -> Key:
@@ -112,14 +160,18 @@ def spread_along(front: Sequence[Point], num: int) -> list[Point]:
     return sorted(chosen, key=lambda point: point.tok_s_user)
 
 
-def _neighbours(taken: Iterable[Key], by_deployment: dict[Key, list[Point]]) -> list[Point]:
+def _neighbours(chosen: Sequence[Point], plans: Sequence[Point]) -> list[Point]:
     """The fullest row of every planned deployment one instance away from a chosen one."""
-    taken = set(taken)
+    by_deployment: dict[Key, Point] = {}
+    for point in plans:
+        if _key(point) not in by_deployment or point.tok_s_gpu > by_deployment[_key(point)].tok_s_gpu:
+            by_deployment[_key(point)] = point
+    taken = {_key(point) for point in chosen}
     found: dict[Key, Point] = {}
-    for sources, x, y in taken:
+    for sources, x, y in sorted(taken):
         for key in ((sources, x + 1, y), (sources, x - 1, y), (sources, x, y + 1), (sources, x, y - 1)):
             if key in by_deployment and key not in taken:
-                found[key] = max(by_deployment[key], key=lambda point: point.tok_s_gpu)
+                found[key] = by_deployment[key]
     return list(found.values())
 
 
@@ -128,22 +180,16 @@ def _nearness(point: Point, front: Sequence[tuple[float, float]]) -> float:
     return point.tok_s_gpu / (step_at(front, point.tok_s_user) or point.tok_s_gpu)
 
 
-def _choice(
-    workload: Workload,
-    pairs: dict[tuple[str, str], Pair],
-    point: Point,
-    why: str,
-    around: Sequence[float],
-    router: str,
-) -> Choice:
-    ctx_source, gen_source = point.sources
-    ctx, gen = deploy(pairs[ctx_source, gen_source], point.ctx, point.gen)
+def _choice(workload: Workload, picked: Picked, where: str, router: str) -> Choice:
+    each = picked.candidate
     return Choice(
         workload=workload,
-        deployment=Deployment(ctx=ctx, gen=gen, router=router),
-        predicted=point,
-        concurrencies=choose_concurrencies(point, around),
-        why="; ".join((why, *point.flags)),
+        deployment=_deploy(each.pair, each.point, router),
+        predicted=each.point,
+        concurrencies=each.concurrencies,
+        why="; ".join((f"{where}, expected to add {picked.gain:.1%} of area", *each.point.flags)),
+        gain=picked.gain,
+        gpu_hours=each.gpu_hours,
     )
 
 

@@ -2,15 +2,24 @@
 
 N = lambda x (TTFT(lambda) + (OSL-1) x TPOT(lambda)), both latencies from the measured curves, has one solution while
 N is below what the deployment holds at its limit. Above it the rate stays and the surplus waits: TTFT grows 1:1.
+
+Requests that start together end together when they are equally long, and so arrive together again. ``bunching`` is
+the share of all requests in flight that such a bunch is: a ctx server then works on ``bunching`` x N / x prompts at
+once, however low the mean rate, and TTFT is what its curve says for so many. 0: arrivals as even as when ctx was
+measured. It is fitted to end-to-end runs, never assumed (:mod:`ratematch.match.calibration`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ratematch.match.curves import Curve, throttle
-from ratematch.match.matching import Limit, match_rates
+import numpy as np
+
+from ratematch.match.curves import Curve, Reading, latency_at, throttle
+from ratematch.match.matching import Gen, Limit, match_rates
+from ratematch.match.noise import Floats
 from ratematch.match.predict import Pair
+from ratematch.match.solver import throttle_all
 
 STEPS = 40
 """Bisections: the rate is then good to 1e-12 of the limit."""
@@ -32,35 +41,82 @@ class Operating:
 
 
 def operate(pair: Pair, x: int, y: int, concurrency: float) -> Operating:
-    """Where the deployment settles.
+    """Where ``x`` ctx and ``y`` gen instances of ``pair`` settle.
+
+    Raises:
+        ValueError: ``concurrency`` is not positive.
+    """
+    return settle(
+        pair.ctx.rates.curve, pair.gen.rates, x, y, concurrency, handover_s=pair.handover_s, bunching=pair.bunching
+    )
+
+
+def settle(
+    ctx: Curve[float],
+    gen: Gen[float],
+    x: int,
+    y: int,
+    concurrency: float,
+    *,
+    handover_s: float = 0.0,
+    bunching: float = 0.0,
+) -> Operating:
+    """Where ``concurrency`` requests in flight settle; ``handover_s``: between ctx and gen.
 
     Raises:
         ValueError: ``concurrency`` is not positive.
     """
     if concurrency <= 0:
         raise ValueError(f"{concurrency} requests in flight is not positive")
-    gen = pair.gen.rates
-    top, limit = match_rates(x * pair.ctx.rates.curve.max_rate, y * gen.req_s(gen.curve.max_rate))
-    if _held(pair, x, y, top) <= concurrency:
+    tokens = gen.tokens_per_request
+    bunch_s = latency_at(ctx, bunching * concurrency / x)
+
+    def decoding(req_s: float) -> Reading[float]:
+        return throttle(gen.curve, min(req_s * tokens / y, gen.curve.max_rate))
+
+    def held(req_s: float) -> float:
+        in_ctx_s = max(bunch_s, throttle(ctx, min(req_s / x, ctx.max_rate)).latency_s)
+        return req_s * (handover_s + in_ctx_s) + y * decoding(req_s).load
+
+    top, limit = match_rates(x * ctx.max_rate, y * gen.req_s(gen.curve.max_rate))
+    if held(top) <= concurrency:
         req_s, side = top, limit
     else:
         low, high = 0.0, top
         for _ in range(STEPS):
             middle = (low + high) / 2
-            low, high = (middle, high) if _held(pair, x, y, middle) < concurrency else (low, middle)
+            low, high = (middle, high) if held(middle) < concurrency else (low, middle)
         req_s, side = high, None
-    tokens = gen.tokens_per_request
-    point = throttle(gen.curve, min(req_s * tokens / y, gen.curve.max_rate))
+    point = decoding(req_s)
     ttft_s = concurrency / req_s - tokens * point.latency_s
     return Operating(concurrency, req_s, ttft_s, point.latency_s, side, point.clamped)
 
 
-def _held(pair: Pair, x: int, y: int, req_s: float) -> float:
-    """Requests in flight in all instances, and between them, at ``req_s``."""
-    ctx, gen = pair.ctx.rates.curve, pair.gen.rates
-    rate = min(req_s * gen.tokens_per_request / y, gen.curve.max_rate)
-    on_the_way = req_s * pair.handover_s
-    return on_the_way + x * throttle(ctx, min(req_s / x, ctx.max_rate)).load + y * throttle(gen.curve, rate).load
+def settle_all(
+    pair: Pair, x: int, y: int, concurrency: float, *, ctx: Floats, gen: float, bunching: Floats
+) -> Floats:
+    """The rates of :func:`operate` for many ctx factors and bunchings at once (:func:`derate`), requests/s."""
+    own, decode = pair.ctx.rates.curve, pair.gen.rates
+    ctx_loads, ctx_rates = np.array(own.loads), np.array(own.rates)
+    gen_loads, gen_rates = np.array(decode.curve.loads), np.array(decode.curve.rates)
+    tokens = decode.tokens_per_request
+    bunch_s = np.array([latency_at(own, float(each) * concurrency / x) for each in bunching]) / ctx
+    top = np.minimum(x * own.max_rate * ctx, y * decode.req_s(decode.curve.max_rate) * gen)
+
+    def held(req_s: Floats) -> Floats:
+        at_ctx = np.minimum(req_s / x / ctx, own.max_rate)
+        ctx_load, _ = throttle_all(ctx_loads, ctx_rates, at_ctx)
+        at_gen = np.minimum(req_s * tokens / y / gen, decode.curve.max_rate)
+        gen_load, _ = throttle_all(gen_loads, gen_rates, at_gen)
+        in_ctx_s = np.maximum(bunch_s, ctx_load / (at_ctx * ctx))
+        return np.asarray(req_s * (pair.handover_s + in_ctx_s) + y * gen_load)
+
+    low, high = np.full_like(top, 1e-12), top.copy()
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        below = held(middle) < concurrency
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(held(top) <= concurrency, top, high)
 
 
 def derate(pair: Pair, ctx: float, gen: float) -> Pair:

@@ -20,7 +20,7 @@ from ratematch.match.pareto import (
     overlap_area_ratio,
     speed_up,
 )
-from ratematch.match.points import Comparison, Kind, Speedup
+from ratematch.match.points import Comparison, EqualThroughput, Kind, Speedup
 
 GRID = 9
 """Interactivities (and throughputs) at which fronts are compared, log-spaced over their overlap."""
@@ -64,8 +64,15 @@ def sum_up(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> Comparison | No
         hypervolume_interval=_ends(volume, a, b, drawn),
         area_ratio=overlap_area_ratio(a, b),
         area_interval=_ends(overlap_area_ratio, a, b, drawn),
-        interactivity=tuple((p, ratio) for p in levels if (ratio := _interactivity(a, b, p)) is not None),
+        interactivity=tuple(row for p in levels if (row := _at_equal_throughput(a, b, p, drawn)) is not None),
     )
+
+
+def _at_equal_throughput(a: Front, b: Front, p: float, drawn: Drawn) -> EqualThroughput | None:
+    ratio = _interactivity(a, b, p)
+    if ratio is None:
+        return None
+    return EqualThroughput(p, ratio, *_span(ratio, [_interactivity(x, y, p) for x, y in drawn]))
 
 
 def _interactivity(a: Front, b: Front, p: float) -> float | None:

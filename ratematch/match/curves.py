@@ -120,3 +120,11 @@ def throttle(curve: Curve[Number], rate: Number) -> Reading[Number]:
             load = curve.loads[k - 1] + (curve.loads[k] - curve.loads[k - 1]) * (rate - low) / (high - low)
             return Reading(load, rate, load / rate, clamped=False)
     return Reading(curve.loads[0], rate, curve.loads[0] / rate, clamped=False)
+
+
+def latency_at(curve: Curve[float], load: float) -> float:
+    """Seconds that ``load`` requests at once take: load / rate. Below the smallest load measured its latency, beyond
+    the largest the highest rate measured, where more only wait."""
+    if load <= curve.loads[0]:
+        return curve.loads[0] / curve.rates[0]
+    return load / read_rate_at(curve, min(load, curve.loads[-1]))

@@ -3,62 +3,77 @@
 Bandwidths are averages over time at the planned rate; a single transfer's time is :func:`kv_transfer_s`. Formulas:
 egress per ctx GPU = R_c x ISL x b / G_c, ingress per gen GPU = d x R_g x ISL x b / G_g, with b the KV bytes of a
 token and d how often each is stored in a gen instance (replicated under tensor parallelism).
+
+KV memory needs no rule here: a plan never holds more requests in an instance than were held when it was measured, at
+the same ISL and OSL. What cannot be held is dropped before it is measured (:mod:`ratematch.plan.capacity`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ratematch.match.packing import Packing
 from ratematch.match.predict import Pair
-from ratematch.match.solver import Bools, Rows
+from ratematch.match.solver import Bools, Floats, Rows
 from ratematch.plan.mapping import Mapping
-from ratematch.plan.memory import kv_bytes_held, transfer_bytes, transfer_bytes_received
+from ratematch.plan.memory import transfer_bytes, transfer_bytes_received
 from ratematch.plan.model import Gpu, Model
 
 
 @dataclass(frozen=True)
-class Site:
-    """The machines and the model, as far as a plan must fit them.
-
-    ``packing``: nodes. ``segment_gpus``: most GPUs of one instance (NVLink domain, Slurm segment; ``None``: any).
-    ``kv_dtype``: format of the KV cache. ``isl``: prompt tokens, set workload by workload.
-    """
+class Links:
+    """What KV transfers carry, and over what. ``kv_dtype``: format of the KV cache. ``isl``: prompt tokens, set
+    workload by workload."""
 
     model: Model
     gpu: Gpu
     kv_dtype: str
     isl: int = 0
-    packing: Packing | None = None
-    segment_gpus: int | None = None
 
-    def link_b_s(self, gpus: int) -> float:
+    def b_s(self, gpus: int) -> float:
         """Bytes/s of one GPU towards another instance: NVLink while the whole deployment is in one domain."""
         return self.gpu.nvlink_b_s if gpus <= self.gpu.nvlink_domain else self.gpu.network_b_s
 
 
-def egress_b_s(site: Site, req_s: float, ctx: Mapping, mtp: int) -> float:
+@dataclass(frozen=True)
+class Site:
+    """The machines, as far as a plan must fit them.
+
+    ``links``: ``None`` when model or GPU are not known; transfers are then not judged. ``packing``: nodes.
+    ``segment_gpus``: most GPUs of one instance (NVLink domain, rack, Slurm segment; ``None``: any).
+    """
+
+    links: Links | None = None
+    packing: Packing | None = None
+    segment_gpus: int | None = None
+
+    def at_isl(self, isl: int) -> Site:
+        """The site for prompts of ``isl`` tokens."""
+        return self if self.links is None else replace(self, links=replace(self.links, isl=isl))
+
+
+def egress_b_s(links: Links, req_s: float, ctx: Mapping, mtp: int) -> float:
     """Bytes/s that each GPU of a ctx instance sends at ``req_s`` requests/s of that instance."""
-    return req_s * transfer_bytes(site.model, site.isl, site.kv_dtype, mtp) / ctx.gpus
+    return req_s * transfer_bytes(links.model, links.isl, links.kv_dtype, mtp) / ctx.gpus
 
 
-def ingress_b_s(site: Site, req_s: float, gen: Mapping, mtp: int) -> float:
+def ingress_b_s(links: Links, req_s: float, gen: Mapping, mtp: int) -> float:
     """Bytes/s that each GPU of a gen instance receives at ``req_s`` requests/s of that instance."""
-    return req_s * transfer_bytes_received(site.model, gen, site.isl, site.kv_dtype, mtp) / gen.gpus
+    return req_s * transfer_bytes_received(links.model, gen, links.isl, links.kv_dtype, mtp) / gen.gpus
 
 
-def kv_transfer_s(site: Site, ctx: Mapping, gen: Mapping, mtp: int, gpus: int) -> float:
+def kv_transfer_s(links: Links, ctx: Mapping, gen: Mapping, mtp: int, gpus: int) -> float:
     """Shortest time of one request's KV transfer: its bytes over the links that carry it, s. Latency is not in it.
 
     Links: of the side with fewer senders or receivers. Attention DP keeps a request on one GPU.
     """
-    sent = transfer_bytes(site.model, site.isl, site.kv_dtype, mtp)
-    received = transfer_bytes_received(site.model, gen, site.isl, site.kv_dtype, mtp)
+    sent = transfer_bytes(links.model, links.isl, links.kv_dtype, mtp)
+    received = transfer_bytes_received(links.model, gen, links.isl, links.kv_dtype, mtp)
     senders, receivers = (1 if side.attention_dp else side.tp * side.pp for side in (ctx, gen))
-    return max(sent / senders, received / receivers) / site.link_b_s(gpus)
+    return max(sent / senders, received / receivers) / links.b_s(gpus)
 
 
 def feasible_rows(rows: Rows, pairs: Sequence[Pair], site: Site) -> tuple[Bools, list[str]]:
@@ -70,15 +85,13 @@ def feasible_rows(rows: Rows, pairs: Sequence[Pair], site: Site) -> tuple[Bools,
         if not own.any():
             continue
         name = f"{pair.ctx.group.mapping.label} + {pair.gen.group.mapping.label}"
-        mtp = pair.gen.group.mtp
         for role, option in (("ctx", pair.ctx.group), ("gen", pair.gen.group)):
             if site.segment_gpus is not None and option.mapping.gpus > site.segment_gpus:
                 kept &= ~own
                 notes.append(f"{name}: a {role} instance of {option.mapping.gpus} GPUs exceeds one segment")
-        links = np.where(rows.gpus <= site.gpu.nvlink_domain, site.gpu.nvlink_b_s, site.gpu.network_b_s)
-        out = egress_b_s(site, 1.0, pair.ctx.group.mapping, mtp) * rows.req_s / rows.x
-        into = ingress_b_s(site, 1.0, pair.gen.group.mapping, mtp) * rows.req_s / rows.y
-        for what, needed in (("egress of a ctx GPU", out), ("ingress of a gen GPU", into)):
+        if site.links is None:
+            continue
+        for what, needed, links in _needed_b_s(rows, pair, site.links):
             over = own & kept & (needed > links)
             if over.any():
                 kept &= ~over
@@ -89,7 +102,43 @@ def feasible_rows(rows: Rows, pairs: Sequence[Pair], site: Site) -> tuple[Bools,
     return kept, list(dict.fromkeys(notes))
 
 
-def gen_kv_bytes(site: Site, pair: Pair, load: float, osl: float) -> float:
-    """KV bytes on each GPU of a gen instance that holds ``load`` requests until their last token."""
-    group = pair.gen.group
-    return kv_bytes_held(site.model, group.mapping, site.kv_dtype, load, site.isl + osl + group.mtp, group.mtp)
+def _needed_b_s(rows: Rows, pair: Pair, links: Links) -> list[tuple[str, Floats, Floats]]:
+    """(what, bytes/s needed of one GPU, bytes/s that it has) for every row, were it of this pair."""
+    mtp, gpu = pair.gen.group.mtp, links.gpu
+    has = np.where(rows.gpus <= gpu.nvlink_domain, gpu.nvlink_b_s, gpu.network_b_s)
+    out = egress_b_s(links, 1.0, pair.ctx.group.mapping, mtp) * rows.req_s / rows.x
+    into = ingress_b_s(links, 1.0, pair.gen.group.mapping, mtp) * rows.req_s / rows.y
+    return [("egress of a ctx GPU", out, has), ("ingress of a gen GPU", into, has)]
+
+
+def add_transfer(
+    pairs: Iterable[Pair], links: Links, max_gpus: int, ttft_limit_ms: float | None
+) -> tuple[list[Pair], list[str]]:
+    """Pairs with the KV transfer as their handover, so that it is inside TTFT; and notes on what no longer fits.
+
+    It is the time of one request alone on its links, those of the largest deployment allowed. ctx capacities whose
+    TTFT with it is over the limit are left out, and pairs without any.
+    """
+    found: list[Pair] = []
+    notes: list[str] = []
+    for pair in pairs:
+        ctx, gen = pair.ctx, pair.gen.group
+        seconds = kv_transfer_s(links, ctx.group.mapping, gen.mapping, gen.mtp, max_gpus)
+        kept = [
+            k
+            for k, ttft_s in enumerate(ctx.ttft_limit_s)
+            if ttft_limit_ms is None or (ttft_s + seconds) * 1000 <= ttft_limit_ms
+        ]
+        if not kept:
+            name = f"{ctx.group.mapping.label} + {gen.mapping.label}"
+            notes.append(f"{name}: over the TTFT limit with {seconds * 1000:.3g} ms of KV transfer")
+            continue
+        rates = replace(ctx.rates, capacities=tuple(ctx.rates.capacities[k] for k in kept))
+        option = replace(
+            ctx,
+            rates=rates,
+            noise=tuple(ctx.noise[k] for k in kept),
+            ttft_limit_s=tuple(ctx.ttft_limit_s[k] for k in kept),
+        )
+        found.append(replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=seconds))
+    return found, notes

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_row
+from ratematch.match.counting import Counting
 from ratematch.match.feasibility import Site, feasible_rows
 from ratematch.match.noise import interval, interval_about
 from ratematch.match.points import Point
@@ -50,22 +51,26 @@ def find_frontier(
     site: Site | None = None,
     draws: int = 0,
     seed: int = 0,
+    counting: Counting | None = None,
 ) -> Frontier:
     """Every row of every pair, its front, and with ``draws`` > 0 the intervals of the front and what ties with it.
 
     ``site``: rows that it cannot carry are left out; nodes are counted on it. Rows are of deployments without a
-    common divisor: k copies have the same figures per GPU.
+    common divisor: k copies have the same figures per used GPU. ``counting``: which GPUs tok/s/GPU is over, those in
+    use unless told; over others copies differ, and none is left out.
     """
+    counting = counting or Counting()
     limit_s = None if constraints.tpot_ms is None else constraints.tpot_ms / 1000
     problems = [pose(pair) for pair in pairs]
     packing = site.packing if site is not None else None
-    rows = solve_rows(problems, max_gpus=max_gpus, packing=packing, coprime=True, tpot_limit_s=limit_s)
+    coprime = counting.objective == "per_used_gpu"
+    rows = solve_rows(problems, max_gpus=max_gpus, packing=packing, coprime=coprime, tpot_limit_s=limit_s)
     notes: list[str] = []
     if site is not None:
         feasible, notes = feasible_rows(rows, pairs, site)
         rows = rows.take(feasible)
     osl = np.array([pair.gen.rates.tokens_per_request + 1 for pair in pairs])
-    score = rows.score(osl[rows.pair], "per_used_gpu") if rows.size else np.zeros(0)
+    score = rows.score(osl[rows.pair], counting.objective) / counting.unit if rows.size else np.zeros(0)
     flagged = np.array([len(pair.flags) for pair in pairs], dtype=np.int64)
     front = front_indices(
         rows.tok_s_user,
@@ -76,17 +81,29 @@ def find_frontier(
     if rows.size > MOST_ROWS:
         kept = np.flatnonzero(near_front(rows.tok_s_user, score, SHOWN_WITHIN))
     # Points are compared by value: the front's own must be among the plans.
-    points = {int(k): row_point(pairs[int(rows.pair[k])], rows, int(k), workload) for k in {*kept, *front}}
+    points = {
+        int(k): replace(row_point(pairs[int(rows.pair[k])], rows, int(k), workload), tok_s_gpu=float(score[k]))
+        for k in {*kept, *front}
+    }
     drawn_fronts: list[tuple[Floats, Floats]] = []
     ties: list[Point] = []
     if draws and rows.size and any(_noise_known(pair) for pair in pairs):
         noisy = [NoisyProblem(p, pair.ctx.noise, pair.gen.noise) for p, pair in zip(problems, pairs, strict=True)]
         factors = draw_factors(noisy, draws=draws, seed=seed)
-        drawn_fronts = draw_fronts(
-            problems, factors, max_gpus=max_gpus, osl=list(osl), packing=packing, tpot_limit_s=limit_s
-        )
+        drawn_fronts = [
+            (u, p / counting.unit)
+            for u, p in draw_fronts(
+                problems,
+                factors,
+                max_gpus=max_gpus,
+                osl=list(osl),
+                objective=counting.objective,
+                packing=packing,
+                tpot_limit_s=limit_s,
+            )
+        ]
         for k in (int(k) for k in front):
-            points[k] = _add_intervals(points[k], _draw(rows, k, pairs, factors, drawn_fronts))
+            points[k] = _add_intervals(points[k], _draw(rows, k, score, pairs, factors, drawn_fronts))
         ties = _find_ties(rows, score, front, pairs, factors, drawn_fronts, workload)
     return Frontier(
         plans=tuple(points[k] for k in sorted(points)),
@@ -103,10 +120,16 @@ def _noise_known(pair: Pair) -> bool:
 
 
 def _draw(
-    rows: Rows, k: int, pairs: Sequence[Pair], factors: Factors, fronts: Sequence[tuple[Floats, Floats]]
+    rows: Rows,
+    k: int,
+    score: Floats,
+    pairs: Sequence[Pair],
+    factors: Factors,
+    fronts: Sequence[tuple[Floats, Floats]],
 ) -> RowDraws:
     number = int(rows.pair[k])
     pair = pairs[number]
+    osl = pair.gen.rates.tokens_per_request + 1
     return draw_row(
         pose(pair),
         (factors.ctx[number], factors.gen[number]),
@@ -114,8 +137,8 @@ def _draw(
         y=int(rows.y[k]),
         ctx_index=int(rows.ctx_index[k]),
         gen_index=int(rows.gen_index[k]),
-        osl=pair.gen.rates.tokens_per_request + 1,
-        denominator=float(rows.gpus[k]),
+        osl=osl,
+        denominator=float(rows.req_s[k] * osl / score[k]),
         fronts=fronts,
     )
 
@@ -152,7 +175,8 @@ def _find_ties(
         near = near[np.argsort(-(score[near] / best), kind="stable")[:MOST_TIES]]
     ties = []
     for k in (int(k) for k in near):
-        drawn = _draw(rows, k, pairs, factors, fronts)
+        drawn = _draw(rows, k, score, pairs, factors, fronts)
         if drawn.on_front >= TIE_CHANCE:
-            ties.append(_add_intervals(row_point(pairs[int(rows.pair[k])], rows, k, workload), drawn))
+            point = row_point(pairs[int(rows.pair[k])], rows, k, workload)
+            ties.append(_add_intervals(replace(point, tok_s_gpu=float(score[k])), drawn))
     return sorted(ties, key=lambda point: (-(point.front_chance or 0), point.label, point.req_s))

@@ -5,13 +5,15 @@ At N requests in flight output is P = N x OSL / (GPUs x E), E the life of a requ
     P_plan - P_measured = N x OSL / GPUs x (E_measured - E_plan) / (E_measured x E_plan)
 
 is proportional to the time a request takes longer than predicted, and every part of that time has its exact share of
-the gap, in whatever order parts are taken. Before it stands what whole instances lose to the ideal ratio; after it
+the gap, in whatever order parts are taken. Before it stands what whole instances lose to the ideal ratio: a fraction
+of a ctx instance that is idle, and whole ones when fewer would carry the load at this concurrency; after it
 what the measured figures break Little's law by. The parts add up to ideal minus measured; what no part explains is
 the last one, the residual.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import gcd
@@ -45,6 +47,8 @@ def find_gaps(
             x, y = point.ctx // divisor, point.gen // divisor
             curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
             predicted = predict_at([objectives(p) for p in extract_front(curve, objectives)], point.tok_s_user)
+            # What KV transfer costs is a part of the gap, so a prediction that was not fitted leaves it out.
+            pair = pair if pair.fitted else replace(pair, handover_s=0.0)
             operating = operate(pair, point.ctx, point.gen, point.concurrency)
             parts = attribute(point, operating, pair, row.breakdown)
         at_front = predict_at(whole, point.tok_s_user)
@@ -94,19 +98,30 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
             ("gen slow-down", decode_measured_s - decode_s),
         ]
     else:
-        # A lone prompt's time is what prefill takes without a queue; the rest of the predicted TTFT is waiting.
+        # A lone prompt's time is what prefill takes without others. The rest of the predicted TTFT is sharing: being
+        # one of several in a step, or waiting. The ctx curve does not say which, so it is set against the queue that
+        # was measured first, and what is left of it against prefill. What was predicted between ctx and gen is the
+        # KV transfer first, then admission to gen, then the way.
         alone = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
-        alone = min(alone, predicted.ttft_s)
+        handover = min(pair.handover_s, predicted.ttft_s)
+        alone = min(alone, predicted.ttft_s - handover)
+        shared = max(0.0, predicted.ttft_s - handover - alone)
+        queue = min(shared, breakdown.ctx_queue_s)
+        kv = min(handover, breakdown.kv_transfer_s)
+        gen_queue = min(handover - kv, breakdown.gen_queue_s)
         longer = [
-            ("ctx slow-down", breakdown.prefill_s - alone),
-            ("ctx queue", breakdown.ctx_queue_s - (predicted.ttft_s - alone)),
-            ("KV transfer", breakdown.kv_transfer_s),
-            ("gen queue", breakdown.gen_queue_s),
+            ("ctx slow-down", breakdown.prefill_s - alone - (shared - queue)),
+            ("ctx queue", breakdown.ctx_queue_s - queue),
+            ("KV transfer", breakdown.kv_transfer_s - kv),
+            ("gen queue", breakdown.gen_queue_s - gen_queue),
             ("gen slow-down", breakdown.decode_s - decode_s),
-            ("router", breakdown.dispatch_s),
+            ("router", breakdown.dispatch_s - (handover - kv - gen_queue)),
             ("client and network", life - breakdown.total_s),
         ]
-    parts = [GapPart("integer rounding and load", ideal - plan)]
+    # ctx instances that would have carried this load; more of them are spare, fewer are a fraction of one.
+    enough = min(point.ctx, math.ceil(predicted.req_s / pair.ctx.rates.capacities[-1] * (1 - 1e-9)))
+    whole = predicted.req_s * osl / (enough * pair.ctx.rates.gpus + point.gen * gen.gpus)
+    parts = [GapPart("integer rounding", ideal - whole), GapPart("spare ctx at this load", whole - plan)]
     parts += [GapPart(name, seconds * share) for name, seconds in longer]
     told = sum(part.tok_s_gpu for part in parts)
     parts.append(GapPart("residual", ideal - point.tok_s_gpu - told))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ratematch.match.breakdown import Breakdown
+from ratematch.match.matching import Objective
 from ratematch.match.noise import Noise
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
@@ -32,7 +33,8 @@ class Measured:
 class Point:
     """One row of a table, one dot on a plot.
 
-    ``tok_s_user`` = 1000 / TPOT in ms. ``tok_s_gpu``: output tok/s over all used GPUs (ctx + gen, or aggregated).
+    ``tok_s_user`` = 1000 / TPOT in ms. ``tok_s_gpu``: output tok/s over all used GPUs (ctx + gen, or aggregated),
+    or over those that another objective of the analysis counts.
     ``concurrency``: requests in flight N of the whole deployment. ``ctx`` and ``gen``: instances (both 0 for ifb,
     whose one instance is in ``gpus``). ``ratio``: ideal ctx:gen instance ratio as a fraction, ``"9/2"``. ``limit``:
     which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)). ``clamped``: read at an end of a
@@ -112,19 +114,19 @@ class CalibrationRow:
 class Calibration:
     """Factors on the rates of ctx and gen, fitted to ``num`` end-to-end runs (1: as fast together as apart).
 
-    ``handover_ms``: time before the first token that is neither ctx nor queue. ``gen_spread``: standard deviation of
-    the logarithm over runs; ``ctx_spread``: over fits that leave one run out; ``None`` from too few. ``ctx_alone``:
-    ctx and handover are from the servers' own timings, else told apart by what limits the rates. ``held_out``:
-    each row's ``after`` is predicted from the other runs.
+    ``bunching``: share of the requests in flight that reach ctx together. ``handover_ms``: time before the first
+    token that is neither ctx nor its queue, by the servers' own timings; ``None``: they told nothing, the predicted
+    KV transfer stays. ``gen_spread``: standard deviation of the logarithm over runs; ``ctx_spread``: over fits that
+    leave runs out; ``None`` from too few. ``held_out``: each row's ``after`` is predicted from other runs.
     """
 
     ctx: float
     ctx_spread: float | None
     gen: float
     gen_spread: float | None
-    handover_ms: float
+    bunching: float
+    handover_ms: float | None
     num: int
-    ctx_alone: bool
     held_out: bool
     rows: tuple[CalibrationRow, ...]
 
@@ -176,11 +178,21 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class EqualThroughput:
+    """``ratio``: highest tok/s/user of a front that still has ``tok_s_gpu``, over that of the IFB front."""
+
+    tok_s_gpu: float
+    ratio: float
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A whole front over the whole IFB front. Intervals are 95 %, ``None`` when the noise is not known.
 
     ``hypervolume_ratio``: areas above (0, 0), linear axes. ``area_ratio``: areas under both, linear between points,
-    on the overlap of tok/s/user. ``interactivity``: (tok/s/GPU, ratio of the highest tok/s/user that still has it).
+    on the overlap of tok/s/user. ``interactivity``: at equal tok/s/GPU.
     """
 
     kind: Kind
@@ -188,7 +200,7 @@ class Comparison:
     hypervolume_interval: Interval | None
     area_ratio: float | None
     area_interval: Interval | None
-    interactivity: tuple[tuple[float, float], ...]
+    interactivity: tuple[EqualThroughput, ...]
 
 
 @dataclass(frozen=True)
@@ -251,7 +263,7 @@ class WorkloadAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Every workload of one results folder."""
+    """Every workload of one results folder. ``objective``: which GPUs ``tok_s_gpu`` of its points is over."""
 
     sweep: str
     model: str
@@ -260,3 +272,4 @@ class Analysis:
     emulated: bool
     workloads: tuple[WorkloadAnalysis, ...]
     simulated: bool = False
+    objective: Objective = "per_used_gpu"

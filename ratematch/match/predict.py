@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.curves import make_curve, throttle
+from ratematch.match.curves import latency_at, make_curve, throttle
 from ratematch.match.figures import Figures
 from ratematch.match.matching import (
     Ctx,
     Gen,
     Plan,
     bound_tok_s_gpu,
-    concurrency,
     gen_tokens_per_request,
     keep_undominated,
     plan_curve,
@@ -27,10 +26,16 @@ from ratematch.match.solver import Problem, Rows
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, ServerGroup
 
+MOST_TURNS = 100
+"""Of the search for what is in flight with bunches; it stops earlier where nothing changes any more."""
+
 
 @dataclass(frozen=True)
 class CtxOption:
-    """One measured ctx configuration. ``group``: its servers, one instance. ``noise``: of each capacity."""
+    """One measured ctx configuration. ``group``: its servers, one instance. ``noise``: of each capacity.
+
+    ``ttft_limit_s``: TTFT measured at each capacity, at the percentile of the constraints.
+    """
 
     source: str
     group: ServerGroup
@@ -38,6 +43,7 @@ class CtxOption:
     emulated: bool
     noise: tuple[Noise | None, ...] = ()
     simulated: bool = False
+    ttft_limit_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,21 +71,25 @@ class GenOption:
 class Pair:
     """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
 
-    ``handover_s``: time before the first token beyond ctx (calibrated; 0 when nothing is known).
+    ``handover_s``: time before the first token beyond ctx: the KV transfer of one request alone, or what end-to-end
+    runs say (``fitted``); 0 when nothing is known. ``bunching``: see :mod:`ratematch.match.closedloop`.
     """
 
     ctx: CtxOption
     gen: GenOption
     flags: tuple[str, ...]
     handover_s: float = 0.0
+    fitted: bool = False
+    bunching: float = 0.0
 
 
 def one_instance(group: ServerGroup) -> ServerGroup:
     return replace(group, instances=1)
 
 
-Candidate = tuple["CtxOption", list[tuple[float, float]], list[Noise | None]]
-"""A ctx configuration without capacities, its allowed rows (requests/s, TTFT) and the noise of each."""
+Candidate = tuple["CtxOption", list[tuple[float, float]], list[tuple[Noise | None, float]]]
+"""A ctx configuration without capacities, its allowed rows (requests/s, TTFT), and of each the noise and the TTFT
+that a limit is held against."""
 
 
 def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> list[CtxOption]:
@@ -98,20 +108,20 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
             [(row.req_s * row.ttft_ms / 1000 / group.instances, row.req_s / group.instances) for row in rows]
         )
         allowed: list[tuple[float, float]] = []
-        noises: list[Noise | None] = []
+        beside: list[tuple[Noise | None, float]] = []
         for row in rows:
             if constraints.ttft_ms is None or row.ttft_limit_ms <= constraints.ttft_ms:
                 load = row.req_s * row.ttft_ms / 1000 / group.instances
                 rate = float(np.interp(load, curve.loads, curve.rates))
                 allowed.append((rate, load / rate))
-                noises.append(row.noise)
+                beside.append((row.noise, row.ttft_limit_ms / 1000))
         if allowed:
             rates = Ctx(group.mapping.gpus, curve, ())
             experiment = rows[0].experiment
             option = CtxOption(
                 experiment.id, one_instance(group), rates, experiment.emulated, simulated=experiment.simulated
             )
-            candidates.append((option, allowed, noises))
+            candidates.append((option, allowed, beside))
     return _drop_beaten(candidates)
 
 
@@ -123,11 +133,12 @@ def _drop_beaten(candidates: Sequence[Candidate]) -> list[CtxOption]:
             (k, n, option.rates.gpus, *row) for k, (option, rows, _) in enumerate(same) for n, row in enumerate(rows)
         ]
         kept = [flat[i] for i in keep_undominated([row[2:] for row in flat])]
-        for k, (option, _, noises) in enumerate(same):
+        for k, (option, _, beside) in enumerate(same):
             own = sorted((rate, n) for owner, n, _, rate, _ in kept if owner == k)
             if own:
                 rates = replace(option.rates, capacities=tuple(rate for rate, _ in own))
-                options.append(replace(option, rates=rates, noise=tuple(noises[n] for _, n in own)))
+                noise, ttft_s = zip(*(beside[n] for _, n in own), strict=True)
+                options.append(replace(option, rates=rates, noise=noise, ttft_limit_s=ttft_s))
     return options
 
 
@@ -223,8 +234,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         flags += ("demand below the smallest gen concurrency measured: TPOT read there",)
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
-    ttft_s = plan.ttft_s + pair.handover_s
-    in_flight = concurrency(plan, osl) + plan.req_s * pair.handover_s
+    ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
+    in_flight = plan.req_s * (ttft_s + (osl - 1) * plan.tpot_s)
     return Point(
         kind="rate_matched",
         workload=workload,
@@ -252,6 +263,23 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         sources=(ctx.source, gen.source),
         flags=flags,
     )
+
+
+def bunched_ttft_s(pair: Pair, plan: Plan[float]) -> float:
+    """TTFT of ctx when prompts arrive in bunches of ``bunching`` x N / x, with N what is then in flight, s.
+
+    Each prompt more in a bunch holds up the others by no more than 1 / rate, so the search for N ends.
+    """
+    if not pair.bunching or not plan.x:
+        return plan.ttft_s
+    curve, ttft_s = pair.ctx.rates.curve, plan.ttft_s
+    for _ in range(MOST_TURNS):
+        in_flight = plan.req_s * (ttft_s + pair.handover_s + pair.gen.rates.tokens_per_request * plan.tpot_s)
+        longer = max(plan.ttft_s, latency_at(curve, pair.bunching * in_flight / plan.x))
+        if longer <= ttft_s * (1 + 1e-9):
+            break
+        ttft_s = longer
+    return ttft_s
 
 
 def label_deployment(pair: Pair, x: int, y: int) -> str:

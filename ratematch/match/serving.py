@@ -17,7 +17,7 @@ from dataclasses import replace
 from statistics import NormalDist
 
 from ratematch.match.curves import read_rate_at, throttle
-from ratematch.match.feasibility import Site, kv_transfer_s
+from ratematch.match.feasibility import Links, kv_transfer_s
 from ratematch.match.points import ServingPlan
 from ratematch.match.predict import Pair, label_deployment
 from ratematch.match.servicetime import Routing, open_loop_wait
@@ -32,20 +32,20 @@ def plan_serving(
     *,
     constraints: Constraints,
     routing: Routing = "round_robin",
-    site: Site | None = None,
+    links: Links | None = None,
     max_gpus: int | None = None,
 ) -> list[ServingPlan]:
     """The smallest deployment of each pair, fewest GPUs first; pairs that cannot keep the limits are left out."""
     plans = []
     for pair in pairs:
-        plan = _plan(pair, req_s, constraints, routing, site)
+        plan = _plan(pair, req_s, constraints, routing, links)
         if plan is not None:
             plans.append(replace(plan, within=max_gpus is None or plan.gpus <= max_gpus))
     return sorted(plans, key=lambda plan: (plan.gpus, plan.tpot_ms, plan.label))
 
 
 def _plan(
-    pair: Pair, req_s: float, constraints: Constraints, routing: Routing, site: Site | None
+    pair: Pair, req_s: float, constraints: Constraints, routing: Routing, links: Links | None
 ) -> ServingPlan | None:
     found = _fewest_gen(pair, req_s, constraints)
     if found is None:
@@ -57,7 +57,7 @@ def _plan(
     x = max(1, math.ceil(req_s * service_s / MOST_INSTANCES))
     while x <= MOST_INSTANCES:
         gpus = x * ctx.gpus + y * gen.gpus
-        kv_s = kv_transfer_s(site, ctx, gen, pair.gen.group.mtp, gpus) if site is not None else None
+        kv_s = kv_transfer_s(links, ctx, gen, pair.gen.group.mtp, gpus) if links is not None else None
         # A calibrated handover holds the KV transfer already.
         fixed_s = alone_s + max(kv_s or 0.0, pair.handover_s)
         wait = open_loop_wait(req_s, service_s, x, routing)

@@ -14,8 +14,9 @@ import numpy as np
 from ratematch.errors import Problem as TableProblem
 from ratematch.errors import TableError
 from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
+from ratematch.match.closedloop import settle
 from ratematch.match.compare import compare_fronts, draw_measured_fronts
-from ratematch.match.curves import make_curve
+from ratematch.match.curves import Curve, make_curve
 from ratematch.match.matching import Ctx, Gen, Limit, Objective, bound_tok_s_gpu, show_ratio, solve_ratio
 from ratematch.match.noise import Noise, noise_of_mean, pool_noise
 from ratematch.match.packing import Packing
@@ -31,7 +32,7 @@ DRAWS = 200
 @dataclass(frozen=True)
 class Asked:
     """The options of ``ratematch match``. ``osl``: ``None`` takes the table's. Limits in ms, judged at the table's
-    own (mean) figures."""
+    own (mean) figures. ``concurrencies``: requests in flight to predict the plans shown at."""
 
     max_gpus: int
     osl: int | None = None
@@ -39,6 +40,7 @@ class Asked:
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     objective: Objective = "per_used_gpu"
+    concurrencies: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,34 @@ class IfbRow:
 
 
 @dataclass(frozen=True)
+class ClosedLoopRow:
+    """A plan's deployment with ``concurrency`` requests in flight, as a benchmark holds them.
+
+    ``limit``: what bounds the rate, ``None`` while the deployment could do more. ``ttft_ms``: ctx as its row was
+    measured, and what waits beyond the limit; KV transfer, router and uneven arrivals are not in it.
+    """
+
+    ctx_label: str
+    gen_label: str
+    x: int
+    y: int
+    gpus: int
+    concurrency: int
+    req_s: float
+    limit: Limit | None
+    concurrency_per_gen: float
+    ttft_ms: float
+    tpot_ms: float
+    tok_s_user: float
+    tok_s: float
+    tok_s_gpu: float
+    clamped: bool
+
+
+@dataclass(frozen=True)
 class TableMatch:
     """``plans``: the best of every ctx and gen pair (or all of them), best first by the objective. ``front``:
-    ascending tok/s/user."""
+    ascending tok/s/user. ``closed_loop``: each deployment among ``plans`` at the concurrencies asked for."""
 
     osl: int
     rate_matched: tuple[Bound, ...]
@@ -114,12 +141,16 @@ class TableMatch:
     ifb_front: tuple[IfbRow, ...]
     speedup: tuple[Speedup, ...]
     notes: tuple[str, ...]
+    closed_loop: tuple[ClosedLoopRow, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Ctx:
+    """``loaded``: requests/s over the prompts in flight, ``None`` when the table does not say how many were."""
+
     row: TableRow
     rates: Ctx[float]
+    loaded: Curve[float] | None
 
 
 @dataclass(frozen=True)
@@ -174,7 +205,10 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
         _draw(rows, pairs, problems, ifb, asked, osl),
     )
     bounds = _bounds(pairs, osl, asked)
-    return TableMatch(osl, bounds, tuple(plans), tuple(front_plans), ifb_front, tuple(speedup), tuple(notes))
+    closed = _close_loop(solved, best, pairs, osl, asked, notes) if asked.concurrencies else []
+    return TableMatch(
+        osl, bounds, tuple(plans), tuple(front_plans), ifb_front, tuple(speedup), tuple(notes), tuple(closed)
+    )
 
 
 def _say_none(asked: Asked) -> str:
@@ -201,7 +235,23 @@ def _read_ctx(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str
         key = (row.label, row.gpus, row.mtp)
         if key not in best or row.rate > best[key].rate:
             best[key] = row
-    return [_Ctx(row, Ctx(row.gpus, make_curve([(1.0, row.rate)]), (row.rate,))) for row in best.values()]
+    return [
+        _Ctx(row, Ctx(row.gpus, make_curve([(1.0, row.rate)]), (row.rate,)), _read_loaded(rows, row))
+        for row in best.values()
+    ]
+
+
+def _read_loaded(rows: Sequence[TableRow], best: TableRow) -> Curve[float] | None:
+    """The curve of a ctx configuration up to its best row. In flight: the concurrency, else requests/s x TTFT."""
+    points = [
+        (row.concurrency or row.rate * (row.ttft_ms or 0) / 1000, row.rate)
+        for row in rows
+        if (row.label, row.gpus, row.mtp) == (best.label, best.gpus, best.mtp)
+    ]
+    highest = next(load for load, rate in points if rate == best.rate)
+    if not all(load for load, _ in points):
+        return None
+    return make_curve([(load, rate) for load, rate in points if load <= highest])
 
 
 def _read_gen(rows: Sequence[TableRow], osl: int, notes: list[str]) -> list[_Gen]:
@@ -308,6 +358,44 @@ def _bounds(pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, asked: Asked) -> tuple
         )
         for k, (c, gen, row, value) in enumerate(rows)
     )
+
+
+def _close_loop(
+    rows: Rows, best: Sequence[int], pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, asked: Asked, notes: list[str]
+) -> list[ClosedLoopRow]:
+    """Each deployment among the plans, once, at every concurrency asked for."""
+    found: list[ClosedLoopRow] = []
+    unknown: list[int] = []
+    for number, x, y in dict.fromkeys((int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])) for k in best):
+        ctx, gen = pairs[number]
+        if ctx.loaded is None:
+            unknown += ctx.row.rows
+            continue
+        gpus = x * ctx.row.gpus + y * gen.rates.gpus
+        for concurrency in asked.concurrencies:
+            at = settle(ctx.loaded, gen.rates, x, y, concurrency)
+            found.append(
+                ClosedLoopRow(
+                    ctx_label=ctx.row.label,
+                    gen_label=gen.label,
+                    x=x,
+                    y=y,
+                    gpus=gpus,
+                    concurrency=concurrency,
+                    req_s=at.req_s,
+                    limit=at.limit,
+                    concurrency_per_gen=at.req_s * osl * at.tpot_s / y,
+                    ttft_ms=at.ttft_s * 1000,
+                    tpot_ms=at.tpot_s * 1000,
+                    tok_s_user=1 / at.tpot_s,
+                    tok_s=at.req_s * osl,
+                    tok_s_gpu=at.req_s * osl / gpus,
+                    clamped=at.clamped,
+                )
+            )
+    if unknown:
+        notes.append(f"{say_rows(unknown)}: no concurrency and no ttft_ms, so nothing is predicted at a concurrency")
+    return found
 
 
 def _sort(rows: Rows, score: Floats) -> list[int]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratematch import filelock
+from ratematch.detail import measured_in_detail
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.match.choose import choose_end_to_end
+from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, experiment_of
 from ratematch.readout import write_limits
@@ -57,7 +59,7 @@ class Campaign:
     """All experiments of one run of the controller, in order. ``stage``: what is being done, for a view.
 
     ``quiet_until``: the scheduler did not answer, so nothing is asked of it before that instant (monotonic clock);
-    ``count_at``: when to add up GPU-hours next.
+    ``count_at``: when to add up GPU-hours next. ``notes``: what a person must know at the end.
     """
 
     sweep: Sweep
@@ -67,6 +69,7 @@ class Campaign:
     quiet_s: float = POLL_S
     quiet_until: float = 0.0
     count_at: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Item]:
@@ -124,6 +127,8 @@ def _run_stages(
         campaign.stage = "matching"
         on_update(campaign)
         chosen = end_to_end_experiments(sweep, results)
+        if not chosen:
+            campaign.notes.append(_say_nothing_chosen(sweep, results))
         campaign.stage = "measuring end to end"
         _run_all(campaign, chosen, executor, on_update, again)
     campaign.stage = "finished"
@@ -135,12 +140,18 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
 
     What is chosen, and why, is written to ``choice.json``. Empty when nothing could be matched.
     """
-    plan = sweep.e2e
+    plan, cluster = sweep.e2e, sweep.cluster
     assert plan is not None
-    measured = results.measured()
+    measured = measured_in_detail(results)
+    left = _left_for_end_to_end(sweep, results)
+
+    def cost(deployment: Deployment, concurrencies: Sequence[int]) -> float:
+        minutes = cluster.start_minutes + len(concurrencies) * plan.loads.repeats * cluster.load_minutes
+        return deployment.gpus * minutes / 60
+
     experiments: list[Experiment] = []
     told: list[dict[str, Any]] = []
-    for workload in sweep.workloads:
+    for number, workload in enumerate(sweep.workloads):
         choices = choose_end_to_end(
             measured,
             workload,
@@ -148,11 +159,15 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
             max_gpus=sweep.max_gpus,
             deployments=plan.deployments,
             around=plan.around,
+            concurrencies=plan.loads.concurrency,
             router=plan.router,
+            cost=cost,
+            gpu_hours=None if left is None else left / (len(sweep.workloads) - number),
         )
         for choice in choices:
-            concurrencies = plan.loads.concurrency or choice.concurrencies
-            loads = tuple(load for number in concurrencies for load in plan.loads.at_concurrency(number))
+            if left is not None:
+                left -= choice.gpu_hours
+            loads = tuple(load for each in choice.concurrencies for load in plan.loads.at_concurrency(each))
             deployment = replace(choice.deployment, router_args=plan.router_args)
             experiments.append(experiment_of(sweep, "e2e", deployment, workload, loads))
             told.append(
@@ -163,11 +178,32 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
                     "predicted_tok_s_user": choice.predicted.tok_s_user,
                     "predicted_tok_s_gpu": choice.predicted.tok_s_gpu,
                     "predicted_concurrency": choice.predicted.concurrency,
-                    "concurrencies": list(concurrencies),
+                    "expected_gain": choice.gain,
+                    "estimated_gpu_hours": choice.gpu_hours,
+                    "concurrencies": list(choice.concurrencies),
                 }
             )
     write_json(results.path / "choice.json", told)
     return experiments
+
+
+def _say_nothing_chosen(sweep: Sweep, results: Results) -> str:
+    left = _left_for_end_to_end(sweep, results)
+    if left is None:
+        return "nothing is run end to end: no valid ctx and gen measurements match"
+    return (
+        "nothing is run end to end: no valid ctx and gen measurements match, or no deployment is within the "
+        f"{left:.2f} of {sweep.budget.gpu_hours:g} GPU-hours that are left"
+    )
+
+
+def _left_for_end_to_end(sweep: Sweep, results: Results) -> float | None:
+    """GPU-hours of the budget that the other stages left; what end-to-end runs have spent is not taken off, so that a
+    sweep that is resumed chooses as it did before."""
+    if sweep.budget.gpu_hours is None:
+        return None
+    spent = sum(folder.gpu_hours() for folder in results.folders() if folder.read().stage != "e2e")
+    return max(0.0, sweep.budget.gpu_hours - spent)
 
 
 def _run_all(

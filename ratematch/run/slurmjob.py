@@ -38,6 +38,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed
 from ratematch.run.allocation import failed_nodes
+from ratematch.run.batch import batch_options, prologue, spell
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
 from ratematch.run.retry import OF_ERROR, Failure
@@ -45,10 +46,6 @@ from ratematch.store import ExperimentFolder, read_json
 
 WARN_S = 90
 """How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
-
-TIME_FACTOR = 2.0
-TIME_FLOOR_MIN = 10.0
-"""A job asks for the estimate times the factor plus the floor: a limit that is met costs a start of the servers."""
 
 CANCEL_WAIT_S = 60.0
 CLOCKS_S = 60.0
@@ -205,31 +202,16 @@ def _find_sent(folder: ExperimentFolder, queue: Queue, jobs: dict[str, QueuedJob
 
 
 def _parameters(experiment: Experiment, cluster: Cluster, loads: int, exclude: Sequence[str]) -> dict[str, Any]:
-    raw: dict[str, Any] = {
-        "nodes": nodes_needed(experiment.deployment, cluster.gpus_per_node),
-        "ntasks-per-node": 1,
-        "gpus-per-node": cluster.gpus_per_node,
-        # Whole nodes: a neighbour on the same host would be measured with us.
-        "exclusive": True,
-        "mem": 0,
-        "requeue": True,
-    }
-    if exclude:
-        raw["exclude"] = ",".join(exclude)
+    raw = batch_options(experiment, cluster, loads, exclude)
     return {
-        "time": limit_min(cluster, loads),
+        "time": raw.pop("time"),
         "signal_delay_s": WARN_S,
         "stderr_to_stdout": True,
-        "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)"],
+        "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)", *prologue(cluster)],
         # A job that Slurm starts anew must not wipe out the log of its first start.
         "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--open-mode=append"],
         "additional_parameters": raw,
     }
-
-
-def limit_min(cluster: Cluster, loads: int) -> int:
-    """Time limit of a job that starts servers and measures ``loads`` loads, in whole minutes."""
-    return int(TIME_FACTOR * (cluster.start_minutes + loads * cluster.load_minutes) + TIME_FLOOR_MIN + 0.999)
 
 
 def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
@@ -245,10 +227,8 @@ def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment]) -> No
     if not experiments:
         return
     largest = max(experiments, key=lambda experiment: nodes_needed(experiment.deployment, cluster.gpus_per_node))
-    parameters = _parameters(largest, cluster, len(largest.loads), ())
-    raw = parameters["additional_parameters"] | {"time": parameters["time"]}
-    options = [f"--{key}" if value is True else f"--{key}={value}" for key, value in raw.items()]
-    argv = ["sbatch", "--test-only", *options, "--wrap=true"]
+    options = batch_options(largest, cluster, len(largest.loads))
+    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
     try:
         told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired as error:

@@ -9,11 +9,14 @@ from rich.text import Text
 
 from ratematch.match.points import Analysis, Calibration, Gap, Interval, Point, WorkloadAnalysis
 from ratematch.show import style
-from ratematch.show.console import show_value, table
+from ratematch.show.console import print_table, show_value
 from ratematch.show.files import one_line
 
 MOST_SERVING = 5
 """Smallest deployments listed for a request rate; the JSON has all."""
+
+
+MOST_COLUMNS = 6
 
 
 def print_details(analysis: Analysis, console: Console, *, request_rate: float | None, limits: str) -> None:
@@ -40,8 +43,8 @@ def _print_sure(workload: WorkloadAnalysis, console: Console) -> None:
         return
     rows = [_sure_row(point, "front") for point in known] + [_sure_row(point, "tied") for point in workload.ties]
     columns = ("deployment", "tok/s/user", "tok/s/GPU", "95 %: low", "high", "", "chance")
-    console.print(
-        table(f"{workload.workload}: rate-matched front, and what the noise cannot tell from it", columns, rows)
+    print_table(
+        f"{workload.workload}: rate-matched front, and what the noise cannot tell from it", columns, rows, console
     )
     console.print()
 
@@ -73,50 +76,65 @@ def _comparison_lines(workload: WorkloadAnalysis) -> Iterable[str]:
             f"area on the overlap {show_value(row.area_ratio)} ({_span(row.area_interval)})"
         )
         if row.interactivity:
-            p, best = max(row.interactivity, key=lambda pair: pair[1])
-            yield f"{name} over IFB at equal tok/s/GPU: up to {best:.2f}x tok/s/user, at {show_value(p)} tok/s/GPU"
+            best = max(row.interactivity, key=lambda each: each.ratio)
+            yield (
+                f"{name} over IFB at equal tok/s/GPU: up to {best.ratio:.2f}x tok/s/user "
+                f"({_span((best.ratio_low, best.ratio_high))}), at {show_value(best.tok_s_gpu)} tok/s/GPU"
+            )
 
 
 def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
-    rows = []
+    """A table for each deployment, a column for each concurrency: parts that most columns share stand once."""
+    by_label: dict[str, list[Gap]] = {}
     for gap in gaps:
-        if not gap.parts or gap.ideal is None:
-            continue
-        rows.append((gap.label, gap.concurrency, "ideal ratio", gap.ideal))
-        rows += [("", None, f"  - {part.name}", part.tok_s_gpu) for part in gap.parts]
-        rows.append(("", None, "  = measured", gap.end_to_end))
-    if rows:
-        console.print(table("what the gap is made of, tok/s/GPU", ("deployment", "conc.", "part", "tok/s/GPU"), rows))
-        console.print()
+        if gap.parts and gap.ideal is not None:
+            by_label.setdefault(gap.label, []).append(gap)
+    for label, found in by_label.items():
+        for first in range(0, len(found), MOST_COLUMNS):
+            shown = sorted(found, key=lambda gap: gap.concurrency or 0)[first : first + MOST_COLUMNS]
+            names = list(dict.fromkeys(part.name for gap in shown for part in gap.parts))
+            parts = [{part.name: part.tok_s_gpu for part in gap.parts} for gap in shown]
+            rows: list[tuple[str | float | None, ...]] = [("ideal ratio", *(gap.ideal for gap in shown))]
+            rows += [(f"- {name}", *(each.get(name) for each in parts)) for name in names]
+            rows.append(("= measured", *(gap.end_to_end for gap in shown)))
+            columns = ("in flight", *(f"{gap.concurrency:.0f}" for gap in shown))
+            print_table(f"{label}: what the gap to the ideal is made of, tok/s/GPU", columns, rows, console)
+            console.print()
 
 
 def _print_calibration(found: Calibration, applied: bool, console: Console) -> None:
     def factor(value: float, spread: float | None) -> str:
         return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else " (one run)")
 
-    how = "by the servers' timings" if found.ctx_alone else "told apart by what limits the rates"
+    handover = "" if found.handover_ms is None else f", handover {found.handover_ms:.3g} ms (the servers' timings)"
     state = "applied to the predictions above" if applied else "not applied; --calibrate does"
     _say(
         console,
         f"together against apart, {found.num} end-to-end runs: ctx {factor(found.ctx, found.ctx_spread)}, "
-        f"gen {factor(found.gen, found.gen_spread)}, handover {found.handover_ms:.3g} ms ({how}); {state}",
+        f"gen {factor(found.gen, found.gen_spread)}, prompts in bunches of {found.bunching:.0%} of all in flight"
+        f"{handover}; {state}",
     )
-    held_out = " (each from the other runs)" if found.held_out else ""
-    columns = ("deployment", "conc.", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
+    held_out = " (from other runs)" if found.held_out else ""
+    columns = ("deployment", "N", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
     rows = [
         (
             row.label,
-            row.concurrency,
+            round(row.concurrency),
             row.tok_s_gpu,
-            row.tok_s_gpu_before,
-            row.tok_s_gpu_after,
+            _off(row.tok_s_gpu_before, row.tok_s_gpu),
+            _off(row.tok_s_gpu_after, row.tok_s_gpu),
             row.tpot_ms,
-            row.tpot_before_ms,
-            row.tpot_after_ms,
+            _off(row.tpot_before_ms, row.tpot_ms),
+            _off(row.tpot_after_ms, row.tpot_ms),
         )
         for row in found.rows
     ]
-    console.print(table(f"measured, and predicted before and after calibration{held_out}", columns, rows))
+    title = f"measured, and how far off predictions are, before and after calibration{held_out}"
+    print_table(title, columns, rows, console)
+
+
+def _off(predicted: float, measured: float) -> str:
+    return f"{predicted / measured - 1:+.1%}"
 
 
 def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, console: Console) -> None:
@@ -144,6 +162,6 @@ def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, consol
         )
         for plan in workload.serving[:MOST_SERVING]
     ]
-    console.print(table("", columns, rows))
+    print_table("", columns, rows, console)
     for flag in sorted({flag for plan in workload.serving[:MOST_SERVING] for flag in plan.flags}):
         _say(console, f"note: {flag}")

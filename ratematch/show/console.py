@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
@@ -14,11 +15,13 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from ratematch.match.counting import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line
 
 FRONT_COLUMNS = ("deployment", "GPUs", "conc.", "tok/s/user", "tok/s/GPU", "TTFT ms", "limit")
+NUMBER = re.compile(r"\d+(\.\d+)?")
 COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 
 
@@ -32,6 +35,9 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         console.print(Panel(Text(stamp, style="bold", justify="center"), border_style="yellow"))
     about = f"{analysis.sweep}: {analysis.model} on {analysis.gpu}, {analysis.engine}"
     console.print(Text(one_line(about), style="bold"))
+    console.print(
+        Text(f"tok/s/user = 1000 / mean TPOT [ms]; tok/s/GPU = output tok/s over {COUNTED[analysis.objective]}")
+    )
     for workload in analysis.workloads:
         _print_workload(workload, console)
     if not analysis.workloads:
@@ -70,6 +76,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     return view
 
 
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], console: Console) -> None:
+    """A :func:`table` with its title on lines of its own: as a title rich would fold it to the width of the table."""
+    view = table("", columns, rows)
+    if title:
+        console.print(_text(title), style="bold")
+    console.print(view)
+
+
 def show_value(value: Any) -> str:
     """A value as people read it: ``None`` and undefined as ``-``, floats with three digits and no exponent."""
     match value:
@@ -106,7 +120,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         if workload.emulated:
             origin += ", simulated" if workload.simulated else ", emulated"
         if front:
-            console.print(table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front]))
+            print_table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front], console)
             console.print()
         else:
             console.print(_text(f"{name}: no valid point"), style="yellow")
@@ -116,12 +130,23 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
     if workload.left_out:
         rows = [(label, load, ", ".join(reasons)) for label, load, reasons in workload.left_out]
         console.print()
-        console.print(table("left out", ("experiment", "load", "reasons"), rows))
+        print_table("left out", ("experiment", "load", "reasons"), rows, console)
     if any(point.clamped for _, front in fronts for point in front):
         console.print(_text("* read at an end of a measured curve: the demand lies outside it"))
-    flags = sorted({flag for _, front in fronts for point in front for flag in point.flags})
-    for note in [*workload.notes, *(f"some front points: {flag}" for flag in flags)]:
+    flags = {flag for _, front in fronts for point in front for flag in point.flags}
+    for note in [*workload.notes, *(f"some front points: {flag}" for flag in merge_alike(flags))]:
         console.print(_text(f"note: {note}"))
+
+
+def merge_alike(flags: Iterable[str]) -> list[str]:
+    """Texts that differ only in their numbers once, the first of each kind, with how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for flag in sorted(flags):
+        kinds.setdefault(NUMBER.sub("#", flag), []).append(flag)
+    return [
+        alike[0] + (f" ({len(alike) - 1} more differ in the number only)" if len(alike) > 1 else "")
+        for alike in kinds.values()
+    ]
 
 
 def _front_row(point: Point) -> tuple[Any, ...]:

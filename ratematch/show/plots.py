@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from ratematch.match.counting import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import name_part, one_line, write_aside
@@ -31,10 +32,6 @@ FEW_SPEEDUPS = 15
 """Up to this many rows each gets a marker."""
 X_LABEL = "Interactivity [tok/s/user]"
 Y_LABEL = "Throughput [output tok/s/GPU]"
-DEFINITIONS = (
-    "x = 1000 / TPOT [ms].  y = output tok/s over all GPUs in use (ctx + gen, or aggregated).  "
-    "Only the markers are deployments; lines join them."
-)
 SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
 MANY_CURVES = 40
 """More thin curves than this are drawn fainter."""
@@ -57,7 +54,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         entries = _draw_data(axes, workload)
         _set_limits(axes, _all_points(workload), log_y)
         title = f"{analysis.model} on {analysis.gpu}: ISL/OSL {workload.workload}"
-        footer = [f"Sweep {analysis.sweep}, engine {analysis.engine}.", DEFINITIONS]
+        footer = [f"Sweep {analysis.sweep}, engine {analysis.engine}.", _define(analysis)]
         if "~" in workload.workload:
             footer.append(SPREAD)
         missing = _missing(workload)
@@ -71,6 +68,14 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         else:
             draw_labels(axes, {kind: _front(workload, kind) for kind in FRONT_KINDS})
     return figure
+
+
+def _define(analysis: Analysis) -> str:
+    counted = COUNTED[analysis.objective]
+    counted = counted if counted.startswith("all") else f"all {counted}"
+    return (
+        f"x = 1000 / TPOT [ms].  y = output tok/s over {counted}.  Only the markers are deployments; lines join them."
+    )
 
 
 def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:

@@ -93,6 +93,8 @@ class SweepView:
         if invalid:
             told = f"{invalid} of {measured} loads are not valid; `ratematch pareto` says why for each"
             self._console.print(f"[yellow]{told}[/]", highlight=False)
+        for note in campaign.notes:
+            self._console.print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         if campaign.failed:
             self._console.print("run the same command again to measure what is missing", highlight=False)
         self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
@@ -123,6 +125,7 @@ def outcome_to_json(campaign: Campaign) -> dict[str, Any]:
         "failed": len(campaign.failed),
         "loads": campaign.invalid[1],
         "loads_not_valid": campaign.invalid[0],
+        "notes": list(campaign.notes),
         "experiments": [
             {
                 "experiment": item.experiment.label,

@@ -14,11 +14,22 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
+from ratematch.match.points import (
+    Analysis,
+    Calibration,
+    CalibrationRow,
+    Comparison,
+    Gap,
+    Kind,
+    Point,
+    ServingPlan,
+    Speedup,
+    WorkloadAnalysis,
+)
 from ratematch.show.files import write_aside
 
 ORIGIN_COLUMNS = ("emulated", "simulated")
-SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine")
+SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")
 POINT_COLUMNS = (*(field.name for field in fields(Point)), "mapping")
 LIST_SEPARATOR = "; "
 
@@ -26,7 +37,8 @@ Row = dict[str, Any]
 
 
 def write_tables(analysis: Analysis, folder: Path) -> list[Path]:
-    """Write ``points.csv``, ``fronts.csv``, ``speedup.csv``, ``gaps.csv``, ``left_out.csv`` and ``analysis.json``.
+    """Write a CSV file for each kind of row (``points``, ``fronts``, ``speedup``, ``comparisons``, ``gaps``,
+    ``calibration``, ``serving``, ``left_out``) and ``analysis.json`` with all of them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -46,6 +58,20 @@ def write_tables(analysis: Analysis, folder: Path) -> list[Path]:
                 *(f"{name}{GAP_UNITS.get(name, '')}" for name in GAP_COLUMNS),
             ),
             _rows_of(analysis, lambda workload: [_gap_row(gap) for gap in workload.gaps]),
+        ),
+        "comparisons.csv": (
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *COMPARISON_COLUMNS),
+            _rows_of(
+                analysis, lambda workload: [row for each in workload.comparisons for row in _compare_rows(each)]
+            ),
+        ),
+        "calibration.csv": (
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *CALIBRATION_COLUMNS),
+            _rows_of(analysis, lambda workload: _calibration_rows(workload.calibration)),
+        ),
+        "serving.csv": (
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *(field.name for field in fields(ServingPlan))),
+            _rows_of(analysis, lambda workload: [asdict(plan) for plan in workload.serving]),
         ),
         "left_out.csv": (
             (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, "experiment", "load", "reasons"),
@@ -70,6 +96,7 @@ def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
         "engine": analysis.engine,
         "emulated": analysis.emulated,
         "simulated": analysis.simulated,
+        "objective": analysis.objective,
         "workloads": {workload.workload: _workload_to_json(workload) for workload in analysis.workloads},
     }
 
@@ -134,6 +161,35 @@ GAP_UNITS = dict.fromkeys(("end_to_end", "rate_matched", "front", "at_concurrenc
 def _gap_row(gap: Gap) -> Row:
     row = {f"{name}{GAP_UNITS.get(name, '')}": value for name, value in asdict(gap).items()}
     return row | {"parts_tok_s_gpu": [f"{part.name}: {part.tok_s_gpu:.6g}" for part in gap.parts]}
+
+
+COMPARISON_COLUMNS = ("kind", "what", "at_tok_s_gpu", "ratio", "ratio_low", "ratio_high")
+
+
+def _compare_rows(row: Comparison) -> list[Row]:
+    """One row a ratio: hypervolume, area on the overlap, and tok/s/user at each equal tok/s/GPU."""
+    whole = (
+        ("hypervolume", None, row.hypervolume_ratio, row.hypervolume_interval),
+        ("area_on_overlap", None, row.area_ratio, row.area_interval),
+    )
+    equal = (
+        ("tok_s_user", each.tok_s_gpu, each.ratio, (each.ratio_low, each.ratio_high)) for each in row.interactivity
+    )
+    return [
+        dict(zip(COMPARISON_COLUMNS, (row.kind, what, at, ratio, *(ends or (None, None))), strict=True))
+        for what, at, ratio, ends in (*whole, *equal)
+    ]
+
+
+FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "handover_ms", "num", "held_out")
+CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow)), *FACTORS)
+
+
+def _calibration_rows(found: Calibration | None) -> list[Row]:
+    """A row an end-to-end run, each with the factors that all runs agree on."""
+    if found is None:
+        return []
+    return [asdict(row) | {name: getattr(found, name) for name in FACTORS} for row in found.rows]
 
 
 def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
-from ratematch.match.analysis import analyze_workload
+import math
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratematch.match.analysis import analyze_workload, find_pairs
 from ratematch.match.choose import choose_end_to_end
+from ratematch.match.figures import collect_figures
+from ratematch.match.gain import DRAWS, Candidate, take
+from ratematch.match.pareto import extract_front, hypervolume
 from ratematch.match.points import Measured
 from ratematch.plan.constraints import Constraints
+from ratematch.plan.deployment import Deployment
 
-from .invented import WORKLOAD, ctx_rows, gen_rows
+from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 OPTIONS = {"kv_cache_config": {"free_gpu_memory_fraction": 0.8}}
 ROWS: list[Measured] = [
@@ -38,16 +50,72 @@ def test_ctx_servers_take_the_mtp_of_gen() -> None:
     assert "ctx measured with mtp=0, not 1" in choice.why
 
 
-def test_choices_spread_over_the_front_then_go_beside_it() -> None:
+def test_choices_cover_the_front_and_its_neighbours_by_what_they_are_expected_to_add() -> None:
     front = analyze_workload(ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32).rate_matched
-    on_front = {point.label for point in front}
-    two = choose(2)
-    assert {choice.predicted.label for choice in two} == {front[0].label, front[-1].label}
-    many = choose(len(on_front) + 3)
+    many = choose(30)
     labels = [choice.deployment.label for choice in many]
-    assert len(labels) == len(set(labels)) == len(on_front) + 3
-    assert [choice.why for choice in many[-3:]] == [choice.why for choice in many if choice.why[:6] == "beside"]
-    assert on_front == set(labels[: len(on_front)])
+    assert len(labels) == len(set(labels))
+    assert [choice.gain for choice in many] == sorted((choice.gain for choice in many), reverse=True)
+    assert all(choice.gain > 0 for choice in many)
+    # The first is on the front; a configuration of each kind is among the first, for both ends of it count.
+    assert many[0].predicted.label in {point.label for point in front}
+    assert {choice.predicted.gen_mapping for choice in many[:4]} == {"DEP8", "TEP8"}
+    assert any(choice.why.startswith("beside") for choice in many)
+    assert [choice.deployment.label for choice in choose(3)] == labels[:3]
+
+
+def test_the_budget_of_gpu_hours_holds_and_buys_more_than_the_dearest() -> None:
+    def hours(deployment: Deployment, concurrencies: Sequence[int]) -> float:
+        return deployment.gpus * 0.1
+
+    for budget in (0.5, 1.7, 4.0, 9.0):
+        chosen = choose(30, cost=hours, gpu_hours=budget)
+        assert sum(choice.gpu_hours for choice in chosen) <= budget
+        assert [choice.gpu_hours for choice in chosen] == [0.1 * choice.predicted.gpus for choice in chosen]
+        worth = [sum(choice.gain for choice in choose(k, cost=hours)) for k in range(4)]
+        reached = max(k for k in range(4) if sum(choice.gpu_hours for choice in choose(k, cost=hours)) <= budget)
+        assert sum(choice.gain for choice in chosen) >= worth[reached] * (1 - 1e-9)
+    assert choose(30, cost=hours, gpu_hours=0.5) == []
+
+
+def test_end_to_end_runs_do_not_change_the_choice() -> None:
+    again = [*ROWS, *e2e_rows(group("ctx", "TEP4", 2), group("gen", "DEP8"), {32: (20.0, 900.0)})]
+    chosen = choose_end_to_end(again, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=5)
+    assert chosen == choose(5)
+
+
+def test_a_known_ifb_front_that_is_better_leaves_nothing_to_gain() -> None:
+    better = ifb_rows("TEP8", {1: (1.0, 1.0), 4096: (2.0, 5.0)})
+    measured = [*ROWS, *better]
+    assert choose_end_to_end(measured, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=5) == []
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), min_size=1, max_size=3), min_size=1, max_size=6
+    ),
+    st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=40)
+def test_taking_the_best_first_is_close_to_the_best_set(outcomes: list[list[tuple[float, float]]], most: int) -> None:
+    """1 - 1/e of the best set, as for every submodular gain; and what bounds spare is never taken wrongly."""
+    pair = find_pairs(collect_figures(ROWS, Constraints())[0], Constraints())[0]
+    point = choose(1)[0].predicted
+    candidates = [Candidate(point, pair, (1,), 1.0) for _ in outcomes]
+    drawn = [[points] * DRAWS for points in outcomes]
+    taken = take(candidates, drawn, [], (0.0, 0.0), most=most, gpu_hours=None, per_cost=False)
+
+    def area(chosen: Iterable[int]) -> float:
+        return hypervolume(extract_front([p for k in chosen for p in outcomes[k]], lambda p: p))
+
+    assert sum(gain for _, gain in taken) == pytest.approx(area(k for k, _ in taken))
+    best = max(area(chosen) for chosen in combinations(range(len(outcomes)), min(most, len(outcomes))))
+    assert area(k for k, _ in taken) >= (1 - 1 / math.e) * best
+    so_far: list[int] = []
+    for k, gain in taken:
+        gains = {j: area([*so_far, j]) - area(so_far) for j in range(len(outcomes)) if j not in so_far}
+        assert gain == pytest.approx(max(gains.values()))
+        so_far.append(k)
 
 
 def test_concurrencies_are_around_that_of_littles_law() -> None:

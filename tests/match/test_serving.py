@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ratematch.match.analysis import analyze
-from ratematch.match.feasibility import Site, egress_b_s, ingress_b_s, kv_transfer_s
+from ratematch.match.feasibility import Links, Site, egress_b_s, ingress_b_s, kv_transfer_s
 from ratematch.match.points import ServingPlan
 from ratematch.match.servicetime import open_loop_wait, wait_share
 from ratematch.plan.constraints import Constraints
@@ -107,14 +107,14 @@ H200 = Gpu("h200", 141e9, 4.8e12, {"fp8": 1e15}, nvlink_b_s=450e9, network_b_s=5
 
 
 def test_g7_transfer_bandwidth() -> None:
-    site = Site(MLA, H200, "fp8", isl=8192)
+    links = Links(MLA, H200, "fp8", isl=8192)
     dep4, tep4 = parse_mapping("DEP4"), Mapping(tp=4)
-    assert egress_b_s(site, 4.0, dep4, 0) == pytest.approx(0.287834112e9)
-    assert ingress_b_s(site, 18.0, dep4, 0) == pytest.approx(1.295253504e9)
-    assert ingress_b_s(site, 18.0, tep4, 0) == pytest.approx(5.181014016e9)
+    assert egress_b_s(links, 4.0, dep4, 0) == pytest.approx(0.287834112e9)
+    assert ingress_b_s(links, 18.0, dep4, 0) == pytest.approx(1.295253504e9)
+    assert ingress_b_s(links, 18.0, tep4, 0) == pytest.approx(5.181014016e9)
     # One request sits on one GPU under attention DP; the network carries it beyond the NVLink domain.
-    assert kv_transfer_s(site, dep4, dep4, 0, 16) == pytest.approx(0.287834112e9 / 50e9)
-    assert kv_transfer_s(site, dep4, dep4, 0, 8) == pytest.approx(0.287834112e9 / 450e9)
+    assert kv_transfer_s(links, dep4, dep4, 0, 16) == pytest.approx(0.287834112e9 / 50e9)
+    assert kv_transfer_s(links, dep4, dep4, 0, 8) == pytest.approx(0.287834112e9 / 450e9)
 
 
 def test_what_the_links_cannot_carry_is_left_out_and_said() -> None:
@@ -123,9 +123,9 @@ def test_what_the_links_cannot_carry_is_left_out_and_said() -> None:
     )
     kwargs = {"sweep": "s", "constraints": Constraints(), "max_gpus": 32}
     free = analyze([*CTX, *GEN], **kwargs).workloads[0]  # type: ignore[arg-type]
-    tight = analyze([*CTX, *GEN], site=Site(MLA, slow, "fp8"), **kwargs).workloads[0]  # type: ignore[arg-type]
+    tight = analyze([*CTX, *GEN], site=Site(Links(MLA, slow, "fp8")), **kwargs).workloads[0]  # type: ignore[arg-type]
     assert 0 < len(tight.plans) < len(free.plans)
     assert any("GB/s egress of a ctx GPU" in note or "GB/s ingress of a gen GPU" in note for note in tight.notes)
-    narrow = analyze([*CTX, *GEN], site=Site(MLA, H200, "fp8", segment_gpus=4), **kwargs).workloads[0]  # type: ignore[arg-type]
+    narrow = analyze([*CTX, *GEN], site=Site(Links(MLA, H200, "fp8"), segment_gpus=4), **kwargs).workloads[0]  # type: ignore[arg-type]
     assert not narrow.plans
     assert any("exceeds one segment" in note for note in narrow.notes)

@@ -251,3 +251,40 @@ def test_nothing_within_the_limits_is_said(tmp_path: Path) -> None:
     found, said = match(tmp_path, G1, "--max-gpus", "4")
     assert found["plans"] == []
     assert "no plan within 4 GPUs" in said
+
+
+def test_a_concurrency_is_predicted_in_closed_loop(tmp_path: Path) -> None:
+    text = (GOLDEN / "real_2xh200_vllm.csv").read_text()
+    found, _ = match(tmp_path, text, "--max-gpus", "2", "--concurrency", "16,64,128")
+    rows = found["closed_loop"]
+    assert [row["concurrency"] for row in rows] == [16, 64, 128]
+    for row in rows:
+        held = row["req_s"] * (row["ttft_ms"] + 256 * row["tpot_ms"]) / 1000
+        assert held == pytest.approx(row["concurrency"])
+    # Below the limit one prompt at a time is in ctx: its TTFT is that of the lone prompt. Beyond it only TTFT grows.
+    assert rows[0]["limit"] is None
+    assert rows[0]["ttft_ms"] == pytest.approx(1000 / 17.977, rel=1e-6)
+    assert [(row["limit"], row["req_s"]) for row in rows[1:]] == [("ctx", 20.633), ("ctx", 20.633)]
+    assert rows[1]["tpot_ms"] == rows[2]["tpot_ms"] == found["plans"][0]["tpot_ms"]
+    assert rows[2]["ttft_ms"] - rows[1]["ttft_ms"] == pytest.approx(64 / 20.633 * 1000)
+
+
+def test_a_concurrency_without_known_prompts_in_flight_is_said(tmp_path: Path) -> None:
+    found, said = match(tmp_path, G1, "--concurrency", "4")
+    assert "closed_loop" not in found
+    assert "row 2: no concurrency and no ttft_ms" in said
+    done = CliRunner().invoke(main, ["match", "x.csv", "--concurrency", "4,x"])
+    assert done.exit_code == 1
+    assert "'4,x': whole numbers above 0" in done.stderr
+
+
+@pytest.mark.parametrize(("objective", "shown"), [("per_allocated_gpu", "240"), ("tok_s_in_budget", "7680")])
+def test_the_terminal_shows_what_plans_are_ordered_by(tmp_path: Path, objective: str, shown: str) -> None:
+    """3 ctx and 1 gen fill four nodes: 15 requests/s of 512 tokens on 32 GPUs."""
+    file = tmp_path / "rates.csv"
+    file.write_text(HEADER + "ctx,c,8,,,,5,,,,\ngen,g,8,,512,64,,7680,,,\n")
+    options = ("--gpus-per-node", "8", "--nodes", "4", "--objective", objective)
+    done = CliRunner(env={"COLUMNS": "100"}).invoke(main, ["match", str(file), *options])
+    assert done.exit_code == 0
+    line = next(line for line in done.stdout.splitlines() if line.startswith("3xc+1xg"))
+    assert line.split()[-2:] == [shown, "3/1"]

@@ -14,7 +14,10 @@ from ratematch.show.tables import analysis_to_json, to_csv, write_tables
 
 from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
 
-NAMES = ["points.csv", "fronts.csv", "speedup.csv", "gaps.csv", "left_out.csv", "analysis.json"]
+NAMES = [
+    *("points.csv", "fronts.csv", "speedup.csv", "gaps.csv", "comparisons.csv", "calibration.csv", "serving.csv"),
+    *("left_out.csv", "analysis.json"),
+]
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -116,6 +119,7 @@ def test_an_empty_workload_gives_headers_only(tmp_path: Path) -> None:
         "model",
         "gpu",
         "engine",
+        "objective",
         *(field.name for field in fields(Point)),
         "mapping",
     ]

@@ -203,6 +203,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         log=f"{instance.name}.log",
         ready=ReadyProbe(_url(instance.host, instance.port) + "/health", ready_s),
         wave=0,
+        ranks=group.mapping.gpus,
     )
 
 

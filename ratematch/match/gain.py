@@ -1,0 +1,169 @@
+"""What end-to-end runs of a deployment are expected to add to the fronts that are known, before they are run.
+
+A run is predicted at its own concurrency (:mod:`ratematch.match.closedloop`). How far off that may be is drawn: the
+noise of the ctx and gen rates it rests on (common to all deployments of the same servers), and what a deployment
+loses or gains for reasons that measuring apart does not show, each deployment its own. Rate and tok/s/user move
+together, for at a given concurrency both are inverse to the life of a request.
+
+The value of a set of runs is the mean over draws of the area that the front of its points dominates. Its gain never
+grows as others are added to the set (it is submodular), so taking the best first is within 1 - 1/e of the best set,
+and a bound from an earlier round holds for a later one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ratematch.match.closedloop import operate
+from ratematch.match.noise import Floats, Noise
+from ratematch.match.pareto import Front, extract_front, hypervolume
+from ratematch.match.points import Point
+from ratematch.match.predict import Pair
+from ratematch.plan.constraints import Constraints
+
+DIFFERS = 0.07
+"""Standard deviation of what one deployment reaches over what is predicted for it, when no end-to-end run has told
+it: published end-to-end results lie 0 to 25 % below the rate-matched ones, and a uniform spread of 25 % has 7 %."""
+
+DRAWS = 64
+"""Common to all candidates, so differences between them are far less noisy than the gains themselves."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A deployment that may be run. ``concurrencies``: of the whole deployment. ``gpu_hours``: what the run costs."""
+
+    point: Point
+    pair: Pair
+    concurrencies: tuple[int, ...]
+    gpu_hours: float
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A candidate with what it adds, over the ones picked before it, to the area: a share of the area without any
+    run (or of the area of all that was picked, when there was none)."""
+
+    candidate: Candidate
+    gain: float
+
+
+Outcomes = list[list[tuple[float, float]]]
+"""For each draw the points (tok/s/user, tok/s/GPU) that a candidate's runs might give."""
+
+
+def pick(
+    candidates: Sequence[Candidate],
+    known: Front,
+    *,
+    most: int,
+    gpu_hours: float | None,
+    constraints: Constraints,
+    differs: float = DIFFERS,
+    seed: int = 0,
+) -> list[Picked]:
+    """Up to ``most`` candidates that together are expected to add most to the area dominated by ``known``.
+
+    ``gpu_hours``: what all of them may cost (``None``: anything). Taking the largest gain first and taking the
+    largest gain per GPU-hour first are both tried; the better set is returned, in the order in which it was taken.
+    """
+    affordable = [each for each in candidates if gpu_hours is None or each.gpu_hours <= gpu_hours]
+    outcomes = draw_outcomes(affordable, constraints, differs=differs, seed=seed)
+    floor = (1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0)
+    start = hypervolume(known, floor)
+    tries = [
+        take(affordable, outcomes, known, floor, most=most, gpu_hours=gpu_hours, per_cost=per_cost)
+        for per_cost in ((False, True) if gpu_hours is not None else (False,))
+    ]
+    best = max(tries, key=lambda taken: sum(gain for _, gain in taken))
+    whole = start or sum(gain for _, gain in best) or 1.0
+    return [Picked(affordable[k], gain / whole) for k, gain in best]
+
+
+def draw_outcomes(
+    candidates: Sequence[Candidate], constraints: Constraints, *, differs: float, seed: int
+) -> list[Outcomes]:
+    """What each candidate might be measured at. A point beyond the TTFT limit is none: it would be on no front."""
+    rng = np.random.default_rng(seed)
+    common: dict[str, Floats] = {}
+
+    def of(source: str) -> Floats:
+        if source not in common:
+            common[source] = rng.standard_normal(DRAWS)
+        return common[source]
+
+    found = []
+    for each in candidates:
+        pair, point = each.pair, each.point
+        ctx, gen = of("ctx " + pair.ctx.source), of("gen " + pair.gen.source)
+        own = differs * rng.standard_normal(DRAWS)
+        drawn: Outcomes = [[] for _ in range(DRAWS)]
+        for number in each.concurrencies:
+            at = operate(pair, point.ctx, point.gen, number)
+            if constraints.ttft_ms is not None and at.ttft_s * 1000 > constraints.ttft_ms:
+                continue
+            decode = at.tpot_s * pair.gen.rates.tokens_per_request
+            share = {"ctx": 1.0, "gen": 0.0}.get(at.limit or "", at.ttft_s / (at.ttft_s + decode))
+            factors = np.exp(share * _rel(pair.ctx.noise) * ctx + (1 - share) * _rel(pair.gen.noise) * gen + own)
+            u, p = 1 / at.tpot_s, at.req_s * (pair.gen.rates.tokens_per_request + 1) / point.gpus
+            for k, factor in enumerate(factors):
+                drawn[k].append((u * float(factor), p * float(factor)))
+        found.append(drawn)
+    return found
+
+
+def _rel(noises: Sequence[Noise | None]) -> float:
+    known = [noise.rel for noise in noises if noise is not None]
+    return math.sqrt(sum(rel * rel for rel in known) / len(known)) if known else 0.0
+
+
+def take(
+    candidates: Sequence[Candidate],
+    outcomes: Sequence[Outcomes],
+    known: Front,
+    floor: tuple[float, float],
+    *,
+    most: int,
+    gpu_hours: float | None,
+    per_cost: bool,
+) -> list[tuple[int, float]]:
+    """(candidate, gain), best first by gain or by gain per GPU-hour."""
+    fronts: list[Front] = [known] * DRAWS
+    areas = [hypervolume(known, floor)] * DRAWS
+    bounds = dict.fromkeys(range(len(candidates)), math.inf)
+    left = gpu_hours
+    taken: list[tuple[int, float]] = []
+
+    def worth(k: int, gain: float) -> float:
+        return gain / candidates[k].gpu_hours if per_cost and candidates[k].gpu_hours > 0 else gain
+
+    while len(taken) < most:
+        bounds = {k: gain for k, gain in bounds.items() if left is None or candidates[k].gpu_hours <= left}
+        best, best_gain = None, 0.0
+        for k in sorted(bounds, key=lambda k: (-worth(k, bounds[k]), k)):
+            if best is not None and worth(k, bounds[k]) <= worth(best, best_gain):
+                break  # what is left cannot add more than it could have before
+            gain = sum(
+                hypervolume(_join(front, points), floor) - area
+                for front, points, area in zip(fronts, outcomes[k], areas, strict=True)
+            )
+            bounds[k] = gain / DRAWS
+            if bounds[k] > 0 and (best is None or worth(k, bounds[k]) > worth(best, best_gain)):
+                best, best_gain = k, bounds[k]
+        if best is None:
+            break
+        taken.append((best, best_gain))
+        fronts = [_join(front, points) for front, points in zip(fronts, outcomes[best], strict=True)]
+        areas = [hypervolume(front, floor) for front in fronts]
+        del bounds[best]
+        if left is not None:
+            left -= candidates[best].gpu_hours
+    return taken
+
+
+def _join(front: Front, points: Sequence[tuple[float, float]]) -> Front:
+    return extract_front([*front, *points], lambda point: point)

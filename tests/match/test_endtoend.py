@@ -1,0 +1,211 @@
+"""End-to-end runs beside what was predicted: the closed loop, the calibration, and what a gap is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratematch.match.analysis import analyze, find_pairs
+from ratematch.match.breakdown import Breakdown
+from ratematch.match.calibration import Fit, apply_calibration, calibrated
+from ratematch.match.closedloop import derate, operate, settle_all
+from ratematch.match.figures import collect_figures, measured_point
+from ratematch.match.gaps import attribute
+from ratematch.match.matching import bound_tok_s_gpu
+from ratematch.match.points import Calibration, Measured
+from ratematch.match.predict import predict_deployment
+from ratematch.plan.constraints import Constraints
+
+from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
+
+CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
+GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})
+FREE = Constraints()
+TOKENS = WORKLOAD.osl - 1
+
+(PAIR,) = find_pairs(collect_figures([*CTX, *GEN], FREE)[0], FREE)
+sizes = st.integers(1, 5)
+shares = st.floats(0.0, 0.9)
+
+
+@given(sizes, sizes, st.floats(0.5, 2000.0), shares, st.floats(0, 0.5))
+@settings(deadline=None)
+def test_the_closed_loop_obeys_littles_law_and_its_limit(
+    x: int, y: int, concurrency: float, bunching: float, handover_s: float
+) -> None:
+    pair = replace(PAIR, bunching=bunching, handover_s=handover_s)
+    at = operate(pair, x, y, concurrency)
+    assert at.req_s * (at.ttft_s + TOKENS * at.tpot_s) == pytest.approx(concurrency)
+    assert at.req_s <= min(12.0 * x, 8000 / TOKENS * y) * (1 + 1e-9)
+    assert at.ttft_s >= handover_s + 0.125 * (1 - 1e-6)
+    more = operate(pair, x, y, concurrency * 1.5)
+    assert more.req_s >= at.req_s * (1 - 1e-9) or bunching > 0
+    assert operate(PAIR, x, y, concurrency).req_s >= at.req_s * (1 - 1e-9)
+
+
+def test_beyond_the_limit_surplus_requests_only_wait() -> None:
+    at, more = operate(PAIR, 3, 1, 200.0), operate(PAIR, 3, 1, 236.0)
+    assert (at.limit, more.limit) == ("ctx", "ctx")
+    assert (at.req_s, at.tpot_s) == (more.req_s, more.tpot_s) == (pytest.approx(36), pytest.approx(96 / 7200))
+    assert more.ttft_s - at.ttft_s == pytest.approx(1.0)  # 36 more at 36 requests/s
+
+
+@given(st.floats(1.0, 400.0), st.floats(0.7, 1.2), shares, st.floats(0.8, 1.1))
+@settings(deadline=None)
+def test_many_settle_as_each_alone(concurrency: float, ctx: float, bunching: float, gen: float) -> None:
+    (got,) = settle_all(PAIR, 2, 1, concurrency, ctx=np.array([ctx]), gen=gen, bunching=np.array([bunching]))
+    alone = operate(replace(derate(PAIR, ctx, gen), bunching=bunching), 2, 1, concurrency)
+    assert got == pytest.approx(alone.req_s, rel=1e-6)
+
+
+TRUTHS = [(1, 1), (2, 1), (3, 1), (1, 2)]
+
+
+def run_together(truth: Fit, noise: float = 0.0, seed: int = 0) -> list[Measured]:
+    """End-to-end runs of deployments whose real ctx and gen are ``truth`` times what they were apart."""
+    rng = np.random.default_rng(seed)
+    pair = calibrated(PAIR, truth)
+    rows: list[Measured] = []
+    for x, y in TRUTHS:
+        points = {}
+        for concurrency in (20, 60, 160):
+            at = operate(pair, x, y, concurrency)
+            factor = float(np.exp(rng.normal(0, noise)))
+            points[concurrency] = (at.tpot_s * 1000 * factor, at.ttft_s * 1000 * factor)
+        rows += e2e_rows(group("ctx", "TEP4", x), group("gen", "DEP8", y), points)
+    return rows
+
+
+def fitted(rows: list[Measured]) -> Calibration:
+    found = analyze([*CTX, *GEN, *rows], sweep="s", constraints=FREE, max_gpus=32, draws=0)
+    calibration = found.workloads[0].calibration
+    assert calibration is not None
+    return calibration
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        Fit(ctx=0.8, gen=0.9, bunching=0.0, handover_s=None),
+        Fit(ctx=1.0, gen=0.95, bunching=0.4, handover_s=None),
+        Fit(ctx=0.9, gen=1.0, bunching=0.25, handover_s=None),
+    ],
+)
+def test_the_fit_finds_the_truth_and_predicts_runs_it_has_not_seen(truth: Fit) -> None:
+    found = fitted(run_together(truth))
+    assert found.gen == pytest.approx(truth.gen, abs=0.01)
+    assert found.ctx == pytest.approx(truth.ctx, abs=0.03)  # drawn a little towards 1
+    assert found.bunching == pytest.approx(truth.bunching, abs=0.1)
+    assert found.held_out
+    for row in found.rows:
+        assert row.tok_s_gpu_after == pytest.approx(row.tok_s_gpu, rel=0.05)
+        assert row.tpot_after_ms == pytest.approx(row.tpot_ms, rel=0.03)
+    assert any(abs(row.tok_s_gpu_before / row.tok_s_gpu - 1) > 0.08 for row in found.rows)
+
+
+def test_noise_alone_is_not_taken_for_a_slow_ctx() -> None:
+    for seed in range(5):
+        found = fitted(run_together(Fit(1.0, 1.0, 0.0, None), noise=0.03, seed=seed))
+        assert found.ctx == pytest.approx(1, abs=0.06)
+        assert found.gen == pytest.approx(1, abs=0.03)
+
+
+def test_one_run_tells_little_and_says_so() -> None:
+    found = fitted(run_together(Fit(0.8, 0.9, 0.0, None))[:1])
+    assert (found.ctx_spread, found.gen_spread, found.held_out, found.num) == (None, None, False, 1)
+
+
+def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
+    rows = run_together(Fit(0.85, 0.9, 0.3, None))
+    kwargs = {"sweep": "s", "constraints": FREE, "max_gpus": 32, "draws": 0}
+    plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
+    found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]
+    assert found.calibrated
+    assert not plain.calibrated
+    assert max(p.tok_s_gpu for p in found.rate_matched) < max(p.tok_s_gpu for p in plain.rate_matched)
+    for point in found.plans:
+        assert point.little == pytest.approx(1)
+        assert any("calibrated: ctx x" in flag for flag in point.flags)
+    # What is planned at a concurrency is what the closed loop predicts there.
+    assert found.calibration is not None
+    (pair,) = apply_calibration([PAIR], found.calibration)
+    for point in predict_deployment(pair, 2, 1, workload="w", constraints=FREE):
+        at = operate(pair, 2, 1, point.concurrency)
+        assert at.req_s == pytest.approx(point.req_s, rel=1e-6)
+        assert at.ttft_s * 1000 == pytest.approx(point.ttft_ms, rel=1e-6)
+
+
+seconds = st.floats(0.0, 3.0)
+
+
+@given(
+    *[seconds] * 6,
+    st.floats(0.01, 2.0),
+    st.floats(1.0, 30.0),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.floats(0, 0.2),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_the_parts_of_a_gap_add_up_whatever_was_measured(
+    dispatch: float,
+    queue: float,
+    prefill: float,
+    transfer: float,
+    gen_queue: float,
+    decode: float,
+    ttft_s: float,
+    tpot_ms: float,
+    x: int,
+    y: int,
+    handover_s: float,
+    told: bool,
+) -> None:
+    (row,) = collect_figures(
+        e2e_rows(group("ctx", "TEP4", x), group("gen", "DEP8", y), {48: (tpot_ms, ttft_s * 1000)}), FREE
+    )[0]
+    point = measured_point(row, "end_to_end", FREE)
+    pair = replace(PAIR, handover_s=handover_s)
+    at = operate(pair, x, y, point.concurrency)
+    breakdown = Breakdown(40, dispatch, queue, prefill, transfer, gen_queue, decode) if told else None
+    parts = attribute(point, at, pair, breakdown)
+    ideal = bound_tok_s_gpu(WORKLOAD.osl, 4, 12.0, 8, min(at.req_s / y, 40.0))
+    assert sum(part.tok_s_gpu for part in parts) == pytest.approx(ideal - point.tok_s_gpu, abs=1e-6)
+    # The figures obey Little's law, so whole instances and time explain all of the gap.
+    assert parts[-1].name == "residual"
+    assert abs(parts[-1].tok_s_gpu) <= 1e-6 * ideal
+    assert parts[0].tok_s_gpu >= -1e-9 * ideal
+    assert parts[1].tok_s_gpu >= -1e-9 * ideal
+
+
+def test_each_part_is_what_alone_went_wrong() -> None:
+    """Measured as predicted but for 100 ms of KV transfer: that is the whole gap to the plan."""
+    at = operate(PAIR, 2, 1, 30.0)
+    assert at.limit is None
+    rows = e2e_rows(group("ctx", "TEP4", 2), group("gen", "DEP8"), {30: (at.tpot_s * 1000, at.ttft_s * 1000 + 100)})
+    point = measured_point(collect_figures(rows, FREE)[0][0], "end_to_end", FREE)
+    told = Breakdown(40, 0.0, at.ttft_s - 0.125, 0.125, 0.1, 0.0, at.tpot_s * TOKENS)
+    parts = {part.name: part.tok_s_gpu for part in attribute(point, at, PAIR, told)}
+    plan = at.req_s * WORKLOAD.osl / point.gpus
+    assert parts.pop("KV transfer") == pytest.approx(plan - point.tok_s_gpu)
+    # Two ctx instances, of which one and a fraction would do at this load.
+    needed = at.req_s / 12.0
+    assert 1 < needed < 2
+    ideal = at.req_s * WORKLOAD.osl / (4 * needed + 8)
+    assert parts.pop("integer rounding") == pytest.approx(ideal - plan)
+    assert all(abs(value) < 1e-6 for value in parts.values())
+
+
+def test_spare_ctx_instances_are_told_from_rounding() -> None:
+    at = operate(PAIR, 4, 1, 30.0)
+    rows = e2e_rows(group("ctx", "TEP4", 4), group("gen", "DEP8"), {30: (at.tpot_s * 1000, at.ttft_s * 1000)})
+    point = measured_point(collect_figures(rows, FREE)[0][0], "end_to_end", FREE)
+    parts = {part.name: part.tok_s_gpu for part in attribute(point, at, PAIR, None)}
+    tok_s = at.req_s * WORKLOAD.osl
+    assert parts["spare ctx at this load"] == pytest.approx(tok_s / 16 - tok_s / 24)  # two of the four would do
+    assert parts["integer rounding"] == pytest.approx(tok_s / (4 * at.req_s / 12 + 8) - tok_s / 16)
