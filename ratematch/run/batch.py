@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster, Slurm
 
+TIME_STEP_MIN = 5
+"""Time limits are rounded up to it."""
+
 Options = dict[str, str | int | bool]
 """sbatch's long options without dashes; ``True`` for those that take no value."""
 
@@ -23,7 +26,7 @@ def batch_options(cluster: Cluster, nodes: int, estimate_min: float, exclude: Se
         **site_options(cluster),
         "nodes": nodes,
         "ntasks-per-node": cluster.gpus_per_node if slurm.tasks == "gpu" else 1,
-        "time": slurm.time.minutes(estimate_min),
+        "time": _rounded_up(slurm.time.minutes(estimate_min), slurm.time.max_minutes),
         "requeue": True,
     }
     if slurm.segment is not None:
@@ -31,6 +34,12 @@ def batch_options(cluster: Cluster, nodes: int, estimate_min: float, exclude: Se
     if off := dict.fromkeys((*slurm.exclude, *exclude)):
         options["exclude"] = ",".join(off)
     return options | extra_options(slurm)
+
+
+def _rounded_up(minutes: int, most: float | None) -> int:
+    """Jobs that are nearly alike ask for the same, so that they can be one array."""
+    rounded = -(-minutes // TIME_STEP_MIN) * TIME_STEP_MIN
+    return minutes if most is not None and rounded > most else rounded
 
 
 def site_options(cluster: Cluster) -> Options:

@@ -28,11 +28,12 @@ from ratematch.run import allocation, slurmjob
 from ratematch.run.experiment import run_experiment
 from ratematch.run.queue import Queue
 from ratematch.run.retry import OF_ERROR, Failure
+from ratematch.run.simulatedjob import SimulatedJob, most_jobs, refuse_unsimulated
 from ratematch.run.slurmjob import Begun, Packing, piece_of
 from ratematch.run.stepjob import StepJob
 from ratematch.store import ExperimentFolder
 
-ExecutorName = Literal["local", "debug", "slurm", "allocation"]
+ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
 
 SLURM_JOBS = 16
 """Jobs of one sweep in Slurm's queue at once, unless said otherwise: enough to keep it busy, and still polite."""
@@ -70,7 +71,7 @@ class Job(Protocol):
 
 class Executor:
     """Sends jobs: to this machine, to Slurm's queue, or (``allocation``) to the nodes that we already hold, on which
-    experiments run beside each other where they fit.
+    experiments run beside each other where they fit. ``simulate``: to virtual time, in processes of this machine.
 
     ``max_jobs``: how many may be under way at once, ``None`` = one here, SLURM_JOBS in a queue, what fits in an
     allocation. ``packing``: put several experiments into one job of the queue. ``retries``: whether failures are
@@ -81,7 +82,8 @@ class Executor:
         self.name = name
         self.packing = packing
         self.retries = name in ("slurm", "allocation")
-        self.max_jobs = max_jobs or {"slurm": SLURM_JOBS, "allocation": sys.maxsize}.get(name, 1)
+        usual = {"slurm": SLURM_JOBS, "simulate": most_jobs(), "allocation": sys.maxsize}
+        self.max_jobs = max_jobs or usual.get(name, 1)
         self.queue = Queue()
         self._nodes: tuple[str, ...] = ()
         self._seen: tuple[list[str], list[Path]] | None = None
@@ -90,6 +92,8 @@ class Executor:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
         if self.name == "slurm":
             slurmjob.refuse_unsendable(cluster, experiments, self.packing)
+        if self.name == "simulate":
+            refuse_unsimulated(experiments)
         if self.name == "allocation":
             allocation.refuse_too_large(cluster, experiments)
 
@@ -113,6 +117,8 @@ class Executor:
             case "allocation":
                 return self._start_beside(waiting, active)
         folder = waiting[0]
+        if self.name == "simulate":
+            return [(folder, SimulatedJob(folder))]
         return [(folder, LocalJob(folder, None if folder.held() else _start_here(folder, self.name)))]
 
     def _start_beside(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Begun:

@@ -55,9 +55,6 @@ from ratematch.store import ExperimentFolder, read_json, write_json
 WARN_S = 90
 """How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
 
-TIME_STEP_MIN = 5
-"""Time limits are rounded up to it."""
-
 Begun = list[tuple[ExperimentFolder, Any]]
 """Experiments that have a job now (a :class:`ratematch.run.jobs.Job`), or were refused one (UserError)."""
 
@@ -226,7 +223,7 @@ def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequ
     """A job of ``nodes`` nodes for what takes about ``estimate_min`` minutes."""
     raw = batch_options(cluster, nodes, estimate_min, exclude)
     return {
-        "time": _rounded_up(int(raw.pop("time")), cluster.slurm.time.max_minutes),
+        "time": raw.pop("time"),
         "signal_delay_s": WARN_S,
         "stderr_to_stdout": True,
         "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)", *prologue(cluster)],
@@ -234,12 +231,6 @@ def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequ
         "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--open-mode=append"],
         "additional_parameters": raw,
     }
-
-
-def _rounded_up(minutes: int, most: float | None) -> int:
-    """Jobs that are nearly alike ask for the same, so that they can be one array."""
-    rounded = -(-minutes // TIME_STEP_MIN) * TIME_STEP_MIN
-    return minutes if most is not None and rounded > most else rounded
 
 
 def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: Packing | None = None) -> None:

@@ -137,7 +137,7 @@ def test_kill_9_of_one_rank(site: Site) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
-    site.set_sweep(LONG)
+    site.set_sweep([LONG, LONGEST][index])
     fault = Fault(f"crash of {['the driver', 'another server'][index]}'s node", site)
     (folder,) = site.folders()
     launch = folder.last_launch()
