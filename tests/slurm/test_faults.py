@@ -119,6 +119,24 @@ def test_faults_in_a_pack(site: Site) -> None:
     assert {job["id"] for job in neighbours if job} == {pack}
 
 
+def test_a_pack_is_requeued_and_then_loses_its_driver(site: Site, cluster: TestCluster) -> None:
+    site.set_sweep(MIXED)
+    fault = Fault("requeue, then kill -9 of the driver of a pack", site, "--pack", "4")
+    (pack,) = cluster.jobs()
+    cluster.tell("scontrol", "requeue", pack)
+    fault.wait_for_word("pending")
+    measured = len(site.measured())
+    wait_until(lambda: len(site.measured()) > measured or fault.controller.poll() is not None, "it to go on", 60)
+    assert cluster.jobs() == [pack], "Slurm's own second start of it"
+    fault.began = time.monotonic()
+    for pid in site.processes("submitit.core._submit"):
+        os.kill(pid, signal.SIGKILL)
+    fault.wait_for_word("tried again")
+    fault.controller.wait(120)
+    assert fault.controller.returncode == 0, site.said()
+    fault.rerun("every member went on, then was sent again; neighbours' loads kept", needed=False, loads=16)
+
+
 def test_kill_9_of_the_driver(site: Site) -> None:
     fault = Fault("kill -9 of the job's driver", site)
     for pid in site.processes("submitit.core._submit"):
