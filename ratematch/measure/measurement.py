@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -197,8 +198,16 @@ def _rates_of_run(answers: Sequence[RequestRecord], since: metrics.Since) -> tup
     return len(answers) / seconds, float(metrics.output_tokens(answers).sum()) / seconds
 
 
+DISTRIBUTIONS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms", "send_lag_ms", "ttst_ms")
+
+
 def to_json(measurement: Measurement) -> dict[str, Any]:
-    return asdict(measurement)
+    """Plain JSON values. A part of a distribution that an imported file does not hold (NaN) is ``None``."""
+    content = asdict(measurement)
+    for name in DISTRIBUTIONS:
+        if content[name]:
+            content[name] = {key: None if value != value else value for key, value in content[name].items()}
+    return content
 
 
 def from_json(content: dict[str, Any]) -> Measurement:
@@ -208,8 +217,16 @@ def from_json(content: dict[str, Any]) -> Measurement:
         TypeError: the content is not that of a measurement.
     """
     fields = dict(content)
-    for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms", "send_lag_ms", "ttst_ms"):
-        fields[name] = Stats(**fields[name]) if fields.get(name) else None
+    for name in DISTRIBUTIONS:
+        fields[name] = _stats_from_json(fields[name]) if fields.get(name) else None
     fields["window"] = Window(**fields["window"]) if fields["window"] else None
     fields["reasons"], fields["warnings"] = tuple(fields["reasons"]), tuple(fields["warnings"])
     return Measurement(**fields)
+
+
+def _stats_from_json(content: dict[str, Any]) -> Stats:
+    always = ("std", "min", "p50", "p90", "p95", "p99", "max")
+    known: dict[str, Any] = {
+        key: math.nan if value is None and key in always else value for key, value in content.items()
+    }
+    return Stats(**known)

@@ -92,7 +92,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
 
         rules = EarlyRules(target_ci=getattr(load, "target_ci", 0.0) or None)
         result = send_load(job, source, rules=rules, stop=watched.halt, on_progress=show)
-    run = _describe_run(result, live.launch, experiment)
+    run = describe_run(result, live.launch, experiment)
     if experiment.emulated:
         run["emulator"] = spent_between(before, read_account(plan))
     if live.connections is not None:
@@ -199,12 +199,13 @@ def _describe_progress(progress: Progress, load: Load, number: int, total: int) 
     }
 
 
-def _describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> dict[str, Any]:
+def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> dict[str, Any]:
     health = result.health
     return {
         "launch": launch.name,
         "mode": experiment.mode,
         "emulated": experiment.emulated,
+        "simulated": experiment.simulated,
         "start_ns": result.start_ns,
         "end_ns": result.end_ns,
         "wall_start_ns": result.wall_start_ns,
