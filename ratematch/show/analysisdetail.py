@@ -106,13 +106,12 @@ def _print_calibration(found: Calibration, applied: bool, console: Console) -> N
     def factor(value: float, spread: float | None) -> str:
         return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else " (one run)")
 
-    handover = "" if found.handover_ms is None else f", handover {found.handover_ms:.3g} ms (the servers' timings)"
     state = "applied to the predictions above" if applied else "not applied; --calibrate does"
     _say(
         console,
         f"together against apart, {found.num} end-to-end runs: ctx {factor(found.ctx, found.ctx_spread)}, "
-        f"gen {factor(found.gen, found.gen_spread)}, prompts in bunches of {found.bunching:.0%} of all in flight"
-        f"{handover}; {state}",
+        f"gen {factor(found.gen, found.gen_spread)}, prompts in bunches of {found.bunching:.0%} of all in flight; "
+        f"{state}",
     )
     held_out = " (from other runs)" if found.held_out else ""
     columns = ("deployment", "N", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
