@@ -25,7 +25,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,22 @@ def disk_full_message(path: Path) -> str:
     )
 
 
+def to_text(content: Any) -> str:
+    """JSON as it is written here: one spelling for one content."""
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, to_text(content))
+
+
+def write_lines(path: Path, contents: Iterable[Any]) -> None:
+    """One JSON value a line, written aside and renamed.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
 
 
 def read_json(path: Path) -> Any:

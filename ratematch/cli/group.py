@@ -27,6 +27,10 @@ set_option = click.option(
     help="Override a key of the sweep file, e.g. workloads.0.isl=4096.",
 )
 
+cluster_option = click.option(
+    "--cluster", metavar="NAME|FILE", help="Cluster profile, instead of the one that the sweep file names."
+)
+
 
 class _WrongCall(click.UsageError):
     """A wrong option or argument; click's own exit code 2 would read as "some experiments failed"."""

@@ -1,10 +1,9 @@
 """Sends the requests of a load on schedule and makes one record of each.
 
-:func:`drive` owns its event loop (uvloop where there is one), one session and the clock. Before the clock starts:
-bodies encoded, warm-up requests run at the same load, garbage collected and the collector switched off. The warm-up
-also opens and warms the connections; without one the first requests connect, which shows in their send lag. While
-the load runs, answers are kept as raw bytes; they are decoded after the last one, or in small steps between arrivals
-when more than ``backlog_bytes`` have piled up.
+:func:`drive` owns its event loop (uvloop where there is one), its connections and the clock. Before the clock starts:
+requests encoded, warm-up requests run at the same load, a connection opened for each slot of a closed loop, garbage
+collected and the collector switched off. While the load runs, answers are kept as raw bytes; they are decoded after
+the last one, or in small steps between arrivals when more than ``backlog_bytes`` have piled up.
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from yarl import URL
-
-from ratematch.loadgen.client import Target, encode_body, open_session, request_url
+from ratematch.loadgen.client import Target, open_pool, request_encoder
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
 from ratematch.loadgen.phase import Limits, Phase
 from ratematch.loadgen.schedule import WHOLE, Part, Shard, take_part
@@ -79,12 +76,11 @@ def drive(
         ValueError: concurrency, rate or speed is not positive.
     """
     limits = Limits(stop, drain, on_progress, give_up_after, late_ms, progress_s, backlog_bytes)
-    url = URL(request_url(target))
     warm, measured = _parts(target, load, requests, warmup, seed, shard)
     _allow_sockets(measured.most_sockets)
     loop = new_event_loop()
     try:
-        return loop.run_until_complete(_run_load(target, url, warm, measured, wait_start, limits))
+        return loop.run_until_complete(_run_load(target, warm, measured, wait_start, limits))
     finally:
         # After Ctrl-C the main task still stands in the middle of the load: let it put the collector back on.
         left = asyncio.all_tasks(loop)
@@ -104,29 +100,29 @@ def _parts(
     seed: int,
     shard: Shard,
 ) -> tuple[Part, Part]:
-    def encode(spec: RequestSpec) -> bytes:
-        return encode_body(target, spec)
-
+    encode = request_encoder(target)
     warm_load = replace(load, seconds=0.0, stagger_s=0.0) if isinstance(load, Concurrency) else load
     warm = take_part(warm_load, warmup, encode, seed + 1, shard)
     return warm, take_part(load, requests, encode, seed, shard)
 
 
 async def _run_load(
-    target: Target, url: URL, warm: Part, part: Part, wait_start: Callable[[], int] | None, limits: Limits
+    target: Target, warm: Part, part: Part, wait_start: Callable[[], int] | None, limits: Limits
 ) -> LoadResult:
-    async with open_session(target) as session:
-        warming = Phase("warm-up", target, url, session, limits)
-        if warm.total:
+    pool = open_pool(target)
+    try:
+        warming = Phase("warm-up", target, pool, limits)
+        if warm.total:  # an empty warm-up has nothing to wait for
             await warming.run(warm)
-        measured = Phase("load", target, url, session, limits, aborted=warming.aborted)
+        measured = Phase("load", target, pool, limits, aborted=warming.aborted)
         start_ns = await asyncio.to_thread(wait_start) if wait_start is not None else None
         wall_start_ns = time.time_ns()
         if warming.aborted is None:
+            await pool.open_ahead(len(part.slot_offsets_ns))
             with _collector_off():
-                wall_offset_ns = time.time_ns() - time.monotonic_ns()
+                offset_ns = time.time_ns() - time.monotonic_ns()
                 await measured.run(part, start_ns)
-                wall_start_ns = measured.start_ns + wall_offset_ns
+                wall_start_ns = measured.start_ns + offset_ns
         return LoadResult(
             warmup=await warming.records(),
             records=await measured.records(),
@@ -136,6 +132,8 @@ async def _run_load(
             health=measured.health(type(asyncio.get_running_loop()).__module__.partition(".")[0]),
             aborted=measured.aborted,
         )
+    finally:
+        pool.close()
 
 
 def _allow_sockets(number: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
+from ratematch.loadgen.wire import WireError
 from ratematch.measure.records import RequestRecord
 
 _BODY_SHOWN = 300
@@ -29,15 +30,20 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
         session=exchange.spec.session,
         turn=exchange.spec.turn if exchange.spec.session is not None else None,
     )
+    try:
+        body, ends = exchange.body()
+    except WireError as problem:
+        body, ends = b"", []
+        exchange.failure = ("bad_stream", str(problem))
     if exchange.status is not None and exchange.status != 200:
-        body = " ".join(exchange.body.decode("utf-8", "replace").split())
+        said = " ".join(body.decode("utf-8", "replace").split())
         record.outcome = "http_error"
-        record.error = f"HTTP {exchange.status}: {redact(body, target)[:_BODY_SHOWN]}"
+        record.error = f"HTTP {exchange.status}: {redact(said, target)[:_BODY_SHOWN]}"
     elif exchange.json:
-        _take(record, read_whole(exchange.body))
+        _take(record, read_whole(body))
         record.last_token_ns = exchange.stamps[-1] if exchange.stamps and record.outcome == "ok" else None
     else:
-        answer = yield from read_stream_steps(exchange.body, exchange.ends, exchange.stamps)
+        answer = yield from read_stream_steps(body, ends, exchange.stamps)
         _take(record, answer)
         if record.chunk_ns:
             record.first_token_ns, record.last_token_ns = record.chunk_ns[0], record.chunk_ns[-1]
@@ -46,7 +52,7 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
         record.outcome, record.error = exchange.failure
     if record.error is not None:
         record.error = redact(record.error, target)
-    exchange.body, exchange.ends, exchange.stamps, exchange.task = b"", array("q"), array("q"), None
+    exchange.wire, exchange.ends, exchange.stamps, exchange.task = bytearray(), array("q"), array("q"), None
     return record
 
 

@@ -9,7 +9,7 @@ from ratematch.measure.records import RequestRecord
 
 
 class Ended(NamedTuple):
-    """A full answer at first look; instants in ns, of first and last bytes and not yet of tokens; ``tokens``: usage."""
+    """A full answer at first look, ns: arrival of its first and last bytes, not yet of tokens; ``tokens``: usage."""
 
     intended_ns: int
     sent_ns: int
@@ -80,3 +80,4 @@ class LoadResult:
     health: ClientHealth
     aborted: str | None = None
     ended_early: str | None = None
+    notes: tuple[str, ...] = ()

@@ -12,11 +12,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic_ns
 
-import aiohttp
 import numpy as np
-from yarl import URL
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
+from ratematch.loadgen.connection import ConnectionPool
 from ratematch.loadgen.finish import finish_record, redact
 from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
 from ratematch.loadgen.schedule import Chain, Part
@@ -58,14 +57,13 @@ class Phase:
         self,
         name: str,
         target: Target,
-        url: URL,
-        session: aiohttp.ClientSession,
+        pool: ConnectionPool,
         limits: Limits,
         aborted: str | None = None,
     ) -> None:
         self.name, self.aborted = name, aborted
         self.start_ns = self.end_ns = monotonic_ns()
-        self._target, self._url, self._session, self._limits = target, url, session, limits
+        self._target, self._pool, self._limits = target, pool, limits
         self._in_flight: dict[Exchange, None] = {}
         self._order: list[Exchange] = []
         self._records: dict[Exchange, RequestRecord] = {}
@@ -85,7 +83,7 @@ class Phase:
     async def run(self, part: Part, start_ns: int | None = None) -> None:
         """Send every request of ``part``, from ``start_ns`` on (now), and wait for the last answer, or end early."""
         self._total = part.total
-        self.start_ns = max(start_ns or 0, monotonic_ns())
+        self.start_ns = monotonic_ns() if start_ns is None else start_ns
         watch = asyncio.create_task(self._watch())
         decoder = asyncio.create_task(self._decode_when_full())
         cpu_s = time.process_time()
@@ -165,7 +163,7 @@ class Phase:
         self._in_flight[exchange] = None
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
         try:
-            await exchange_bytes(self._session, self._url, body, exchange, self._turnstile)
+            await exchange_bytes(self._pool, body, exchange, self._turnstile)
         finally:
             del self._in_flight[exchange]
         self._note_end(exchange)
@@ -176,8 +174,9 @@ class Phase:
         tokens, complete = exchange.first_look()
         self._tokens += tokens
         self._failed += not complete
-        if exchange.stamps and exchange.sent_ns is not None:
-            first_ns, last_ns = exchange.stamps[0], exchange.stamps[-1]
+        first_ns = exchange.first_body_ns
+        if first_ns is not None and exchange.sent_ns is not None:
+            last_ns = exchange.stamps[-1]
             self._recent_ttft_ms.append((first_ns - exchange.sent_ns) / 1e6)
             if tokens > 1:
                 self._recent_tpot_ms.append((last_ns - first_ns) / 1e6 / (tokens - 1))
@@ -189,7 +188,7 @@ class Phase:
             last = redact(exchange.failure[1], self._target)
             self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {last}")
         self._backlog.append(exchange)
-        self._backlog_bytes += len(exchange.body)
+        self._backlog_bytes += len(exchange.wire)
         if self._backlog_bytes > self._limits.backlog_bytes:
             self._backlog_grew.set()
 
@@ -224,7 +223,11 @@ class Phase:
             begun_ns = exchange.sent_ns or exchange.begun_ns
             if now - begun_ns > timeout_s * 1e9:
                 exchange.cut("timeout", f"no end after {timeout_s:g} s")
-            elif stall_s is not None and exchange.stamps and now - exchange.stamps[-1] > stall_s * 1e9:
+            elif (
+                stall_s is not None
+                and exchange.first_body_ns is not None
+                and now - exchange.stamps[-1] > stall_s * 1e9
+            ):
                 exchange.cut("timeout", f"stalled: no bytes for {stall_s:g} s after {len(exchange.stamps)} reads")
         shortest_s = timeout_s if stall_s is None else min(timeout_s, stall_s)
         return min(1.0, shortest_s / 20)
@@ -239,7 +242,7 @@ class Phase:
         while self._backlog:
             # Left in the queue until it is done: a cancellation in between must not lose it.
             exchange = self._backlog[0]
-            size = len(exchange.body)
+            size = len(exchange.wire)
             steps = finish_record(exchange, self._target)
             while True:
                 try:
@@ -288,7 +291,7 @@ class Phase:
             late_sends=int((lags_ms > self._limits.late_ms).sum()),
             late_ms=self._limits.late_ms,
             send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if sent else None,
-            at_transport=all(exchange.tapped for exchange in sent),
+            at_transport=True,
             event_loop=event_loop,
         )
 

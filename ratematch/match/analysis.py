@@ -52,7 +52,7 @@ def analyze(
     deployments for; ``routing``: how they reach ctx instances. ``objective``: which GPUs tok/s/GPU is over.
 
     Raises:
-        ResultsError: nothing was measured, or emulated and real results (or two models, GPUs or engines) are mixed.
+        ResultsError: nothing was measured, or results of different origins, models, GPUs or engines are mixed.
     """
     if not measured:
         raise ResultsError(f"{sweep}: nothing is measured yet")
@@ -64,6 +64,7 @@ def analyze(
         gpu=first.gpu,
         engine=f"{first.engine.name} {first.engine.version}",
         emulated=first.emulated,
+        simulated=first.simulated,
         objective=objective,
         workloads=tuple(
             analyze_workload(
@@ -88,22 +89,16 @@ def _refuse_mixture(measured: Sequence[Measured], sweep: str) -> None:
     for row in measured:
         other = row.experiment
         for what, a, b in (
-            ("emulated and real results", first.emulated, other.emulated),
+            (" and ".join(sorted({first.origin, other.origin})) + " results", first.origin, other.origin),
             ("models", first.model, other.model),
             ("GPUs", first.gpu, other.gpu),
             ("engines", first.engine, other.engine),
         ):
             if a != b:
                 raise ResultsError(
-                    f"{sweep}: {what} never share a front, but {first.folder} ({_say(a)}) and "
-                    f"{other.folder} ({_say(b)}) are both here: analyse them as separate sweeps"
+                    f"{sweep}: {what} never share a front, but {first.folder} ({a}) and "
+                    f"{other.folder} ({b}) are both here: analyse them as separate sweeps"
                 )
-
-
-def _say(value: object) -> str:
-    if isinstance(value, bool):
-        return "emulated" if value else "real"
-    return str(value)
 
 
 def list_workloads(measured: Iterable[Measured]) -> list[Workload]:
@@ -175,10 +170,10 @@ def analyze_workload(
     )
     ifb_front = _front(_allowed(point for _, point in ifb))
     e2e_front = _front(_allowed(point for _, point in end_to_end))
-    ifb_draws = _draw(ifb, draws, seed=1)
+    ifb_draws, e2e_draws = _draw(ifb, draws, seed=1), _draw(end_to_end, draws, seed=2)
     versus = (
         ("rate_matched", frontier.front, list(zip(frontier.draws, ifb_draws, strict=False))),
-        ("end_to_end", e2e_front, list(zip(_draw(end_to_end, draws, seed=2), ifb_draws, strict=False))),
+        ("end_to_end", e2e_front, list(zip(e2e_draws, ifb_draws, strict=False))),
     )
     own, other = (
         [[objectives(point) for point in front] for _, front, _ in versus],
@@ -188,6 +183,7 @@ def analyze_workload(
     return WorkloadAnalysis(
         workload=name,
         emulated=rows[0].experiment.emulated,
+        simulated=rows[0].experiment.simulated,
         bound=_front(bounds),
         rate_matched=frontier.front,
         end_to_end=e2e_front,
@@ -218,6 +214,11 @@ def analyze_workload(
         calibration=calibration,
         calibrated=used is not None,
         serving=tuple(serving),
+        drawn=(
+            ("rate_matched", frontier.draws),
+            ("end_to_end", tuple(tuple(front) for front in e2e_draws)),
+            ("ifb", tuple(tuple(front) for front in ifb_draws)),
+        ),
     )
 
 

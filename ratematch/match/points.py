@@ -66,6 +66,7 @@ class Point:
     ratio: str | None = None
     clamped: bool = False
     emulated: bool = False
+    simulated: bool = False
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     tok_s_gpu_low: float | None = None
@@ -236,6 +237,8 @@ class WorkloadAnalysis:
     ``calibration``: fitted to the end-to-end runs; ``calibrated``: plans and fronts are predicted with it.
     ``serving``: the smallest deployment of each pair for an open-loop request rate, where one was asked for.
     ``left_out``: (experiment label, load label, reasons) of invalid measurements. ``notes``: in words.
+    ``drawn``: by kind, the front as it might have been, (tok/s/user, tok/s/GPU) a bootstrap draw; empty when the
+    noise of none of its rates is known.
     """
 
     workload: str
@@ -255,6 +258,8 @@ class WorkloadAnalysis:
     calibration: Calibration | None = None
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
+    drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,4 +272,5 @@ class Analysis:
     engine: str
     emulated: bool
     workloads: tuple[WorkloadAnalysis, ...]
+    simulated: bool = False
     objective: Objective = "per_used_gpu"

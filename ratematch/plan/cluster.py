@@ -3,7 +3,76 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+GpuStyle = Literal["gpus-per-node", "gres", "none"]
+StepTasks = Literal["gpu", "node"]
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """How the time limit of a job follows from the minutes it is estimated to take: ``factor`` x estimate +
+    ``floor_minutes``, ``max_minutes`` at most (what the partition or QOS allows; ``None`` = no bound).
+
+    A limit that is met costs a start of the servers, so it is generous; what did not fit is sent again.
+    """
+
+    factor: float = 2.0
+    floor_minutes: float = 10.0
+    max_minutes: float | None = None
+
+    def minutes(self, estimate: float) -> int:
+        """Whole minutes to ask for."""
+        asked = int(self.factor * estimate + self.floor_minutes + 0.999)
+        return asked if self.max_minutes is None else min(asked, int(self.max_minutes))
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What a site wants of every job and step.
+
+    ``partition``, ``account``, ``qos``, ``reservation``, ``exclude`` (nodes): sbatch's options of these names.
+    ``gpus``: how GPUs are asked for, ``--gpus-per-node=N``, ``--gres=<gres>:N`` or not at all (whole nodes are given
+    anyway). ``exclusive``: no neighbours on the nodes, which would be measured too.
+    ``segment``: nodes in one NVLink domain. A job asks for ``--segment``, the largest divisor of its nodes not above
+    this, so that no server reaches over two domains; ``None`` = not asked for.
+    ``mpi``: ``srun --mpi`` of server steps, ``None`` = Slurm's default. ``tasks``: of a server's step, one for each
+    GPU (the engine's ranks) or one a node (the emulator, which needs no ranks).
+    ``sbatch``, ``srun``: further options, as typed. ``prologue``: a script that the batch job sources first.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    reservation: str | None = None
+    time: TimeLimit = field(default_factory=TimeLimit)
+    segment: int | None = None
+    gpus: GpuStyle = "gpus-per-node"
+    gres: str = "gpu"
+    exclusive: bool = True
+    mpi: str | None = "pmix"
+    tasks: StepTasks = "gpu"
+    exclude: tuple[str, ...] = ()
+    sbatch: tuple[str, ...] = ()
+    srun: tuple[str, ...] = ()
+    prologue: str | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    """The image that servers run in, by pyxis: a ``.sqsh`` file or a registry's ``[user@][registry#]image[:tag]``.
+
+    ``mounts``: ``HOST:INSIDE[:flags]``. The folder of the launch files is mounted too, at its own path.
+    """
+
+    image: str
+    mounts: tuple[str, ...] = ()
+    mount_home: bool = False
+
+    @property
+    def file(self) -> str | None:
+        """The image when it is a file; ``None`` when it comes from a registry."""
+        return self.image if self.image.startswith(("/", "./", "../")) else None
 
 
 @dataclass(frozen=True)
@@ -12,10 +81,13 @@ class Cluster:
 
     ``nodes``: how many nodes a deployment may use. ``emulated``: servers are the emulator; everything measured
     here carries ``emulated: true`` to the last plot. ``command``: argv that starts the engine's CLI on a node.
+    ``launcher``: put before it where Slurm starts the ranks of a server. ``numactl``: put before both, for workers.
     ``port_base``: first port that servers take, ``None`` = any free ones. ``start_minutes`` and ``load_minutes``:
     what starting one deployment and running one load take, for the estimate before a sweep. ``ready_minutes``: how
     long servers may take to answer, ``None`` = scaled to the size of the weights. ``stall_minutes``: a load is
     ended when for so long no server runs an iteration with requests in flight (``None``: never).
+    ``environment``: of every server. ``check_paths``: the login node sees the image, the mounts and the weights, so
+    they are looked for before anything is sent.
     """
 
     name: str
@@ -25,6 +97,8 @@ class Cluster:
     emulated: bool = False
     about: str = ""
     command: tuple[str, ...] = ("trtllm-serve",)
+    launcher: tuple[str, ...] = ("trtllm-llmapi-launch",)
+    numactl: tuple[str, ...] = ()
     port_base: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     model_paths: dict[str, str] = field(default_factory=dict)
@@ -32,6 +106,9 @@ class Cluster:
     load_minutes: float = 5.0
     ready_minutes: float | None = None
     stall_minutes: float | None = 10.0
+    slurm: Slurm = field(default_factory=Slurm)
+    container: Container | None = None
+    check_paths: bool = True
 
     @property
     def gpus(self) -> int:
@@ -40,13 +117,33 @@ class Cluster:
 
 def to_json(cluster: Cluster) -> dict[str, Any]:
     """Plain JSON values."""
-    return asdict(cluster) | {"command": list(cluster.command)}
+    content: dict[str, Any] = _plain(asdict(cluster))
+    return content
 
 
 def from_json(content: dict[str, Any]) -> Cluster:
-    """The inverse of :func:`to_json`.
+    """The inverse of :func:`to_json`; what an older file does not name is as it was then.
 
     Raises:
         KeyError, TypeError: the content is not that of a cluster.
     """
-    return Cluster(**{**content, "command": tuple(content["command"])})
+    given = _tuples(content)
+    if "slurm" in given:
+        given["slurm"] = Slurm(**given["slurm"] | {"time": TimeLimit(**given["slurm"]["time"])})
+    else:  # from before profiles said it: one task a node, Slurm's own choice of MPI
+        given["slurm"] = Slurm(mpi=None, tasks="node")
+    if given.get("container") is not None:
+        given["container"] = Container(**given["container"])
+    return Cluster(**given)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(below) for key, below in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(below) for key, below in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -26,7 +26,8 @@ class ReadyProbe:
 class ProcessSpec:
     """One server process.
 
-    ``name``: ``ctx-0``, ``gen-1``, ``agg-0``, ``orchestrator``. ``argv`` may hold paths relative to the launch
+    ``name``: ``ctx-0``, ``gen-1``, ``agg-0``, ``orchestrator``. ``ranks``: processes of the engine, over all nodes.
+    ``argv`` may hold paths relative to the launch
     folder, which is the working directory. ``env`` is added to the inherited environment; ``unset`` is removed
     from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
     process of earlier waves is ready.
@@ -43,6 +44,7 @@ class ProcessSpec:
     log: str
     ready: ReadyProbe
     wave: int = 0
+    ranks: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,7 @@
 """The Slurm allocation that a driver runs in: its nodes, and steps on them.
 
 The driver is one process: a task of its own step, which ``srun --overlap`` starts from the batch script. Servers are
-steps beside it, each told its nodes. What makes each flag needed:
-
-========================  ==========================================================================================
-``--overlap``             the driver's step already owns the allocation; without it a server waits for ever
-``--mem=0``               so it does the memory: a step that asks for some is refused
-``--nodelist``            GPUs were given out by :mod:`ratematch.plan.placement`; Slurm must not choose again
-``--kill-on-bad-exit=1``  an instance over several nodes is over when one of its ranks is
-``env CUDA_...``          inside the step, where Slurm has already written its own list of GPUs over the environment
-========================  ==========================================================================================
+steps beside it, each told its nodes (:func:`ratematch.plan.step.slurm_step`).
 """
 
 from __future__ import annotations
@@ -26,6 +18,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.placement import nodes_needed
+from ratematch.plan.step import Step, slurm_step
 from ratematch.run import guard
 from ratematch.run.queue import ask_slurm, read_fields
 
@@ -35,25 +28,17 @@ SWEEP_S = 60.0
 
 @dataclass(frozen=True)
 class Allocation:
-    """Nodes that a job holds. ``restarts``: how often Slurm had to start this job anew. ``emulated``: what runs here
-    is the emulator, whose stand-in for ``trtllm-llmapi-launch`` holds the other nodes of a large instance."""
+    """Nodes that a job holds. ``restarts``: how often Slurm had to start this job anew. ``cluster``: what a step on
+    them must say."""
 
     job_id: str
     nodes: tuple[str, ...]
+    cluster: Cluster
     restarts: int = 0
-    emulated: bool = False
 
-    def argv(self, spec: ProcessSpec) -> Sequence[str]:
-        """The step that runs ``spec`` on its nodes, one task on each."""
-        count = str(len(spec.nodes))
-        visible = [f"{name}={value}" for name, value in spec.env if name == "CUDA_VISIBLE_DEVICES"]
-        return (
-            *("srun", "--overlap", "--mem=0", f"--nodes={count}", f"--ntasks={count}"),
-            *("--nodelist=" + ",".join(spec.nodes), f"--job-name={spec.name}", "--kill-on-bad-exit=1"),
-            *(("env", *visible) if visible else ()),
-            *((sys.executable, "-m", "ratematch.emulator.llmapi_launch") if self.emulated and count != "1" else ()),
-            *spec.argv,
-        )
+    def step(self, spec: ProcessSpec) -> Step:
+        """The step that runs ``spec`` on its nodes."""
+        return slurm_step(spec, self.cluster)
 
     def end(self, mark: str, grace_s: float) -> None:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""
@@ -74,7 +59,7 @@ class Allocation:
             )
 
 
-def current(*, emulated: bool) -> Allocation:
+def current(cluster: Cluster) -> Allocation:
     """The allocation this process runs in.
 
     Raises:
@@ -87,13 +72,13 @@ def current(*, emulated: bool) -> Allocation:
     if not told:
         raise RunError(f"job {job_id}: scontrol cannot read the node list {nodes!r}")
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    return Allocation(job_id, tuple(told.split()), restarts, emulated)
+    return Allocation(job_id, tuple(told.split()), cluster, restarts)
 
 
 def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
     """Raises UserError when we hold no allocation, or one with fewer nodes than an experiment needs."""
     try:
-        held = current(emulated=cluster.emulated)
+        held = current(cluster)
     except RunError as error:
         raise UserError(str(error)) from error
     for experiment in experiments:

@@ -29,12 +29,13 @@ from ratematch.plan.placement import Placement, count_ports, nodes_needed, place
 from ratematch.run import allocation, provenance
 from ratematch.run.allocation import Allocation
 from ratematch.run.connections import warm_connections
-from ratematch.run.launch import Interrupted, Waiting, port_is_free, running
+from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
 from ratematch.run.measureload import Live, measure_load, seed_of
 from ratematch.run.postmortem import explain_failure
+from ratematch.run.script import run_script
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
-from ratematch.store import ExperimentFolder, read_json, write_json
+from ratematch.store import ExperimentFolder, read_json, write_json, write_text
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -102,7 +103,7 @@ def _launch(
     plan: LaunchPlan | None = None
     try:
         cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
-        where = allocation.current(emulated=cluster.emulated) if allocated else None
+        where = allocation.current(cluster) if allocated else None
         gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
         plan = _plan(experiment, cluster, launch, where)
         _measure(folder, experiment, cluster, plan, launch, loads, stop, spent, where)
@@ -136,6 +137,7 @@ def _plan(experiment: Experiment, cluster: Cluster, launch: Path, where: Allocat
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
     write_json(launch / "placement.json", placement_to_json(placement))
+    write_text(launch / "run.sh", run_script(experiment, plan, cluster, allocated=where is not None))
     return plan
 
 
@@ -158,7 +160,8 @@ def _measure(
 
     folder.write_progress({"phase": "starting", "waiting": [], "time": time.time()})
     begin = time.monotonic()
-    with running(plan, launch, engine.diagnose, stop, show_waiting, where) as servers, Telemetry(plan) as telemetry:
+    machine = where or ThisMachine(cluster)
+    with running(plan, launch, engine.diagnose, stop, show_waiting, machine) as servers, Telemetry(plan) as telemetry:
         found = provenance.collect(plan)
         write_json(launch / "provenance.json", found)
         _refuse_mixture(found, cluster)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
+from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.step import HERE, Step, local_step
 from ratematch.run import guard
 from ratematch.store import write_text
 
@@ -52,8 +54,8 @@ class Waiting:
 class Machine(Protocol):
     """Where servers run: how a process of the plan is started, and how all that it left behind is ended."""
 
-    def argv(self, spec: ProcessSpec) -> Sequence[str]:
-        """Command that runs ``spec`` where it belongs."""
+    def step(self, spec: ProcessSpec) -> Step:
+        """What starts ``spec`` where it belongs."""
 
     def end(self, mark: str, grace_s: float) -> None:
         """End every process that carries ``mark`` (see :mod:`ratematch.run.guard`), on every node."""
@@ -62,8 +64,11 @@ class Machine(Protocol):
 class ThisMachine:
     """Every "node" of the plan is this host."""
 
-    def argv(self, spec: ProcessSpec) -> Sequence[str]:
-        return spec.argv
+    def __init__(self, cluster: Cluster | None = None):
+        self._cluster = cluster
+
+    def step(self, spec: ProcessSpec) -> Step:
+        return local_step(spec, self._cluster)
 
     def end(self, mark: str, grace_s: float) -> None:
         guard.end(mark, grace_s)
@@ -144,14 +149,15 @@ class Servers:
         )
 
     def _spawn(self, spec: ProcessSpec) -> _Child:
-        environment = {key: value for key, value in os.environ.items() if key not in spec.unset}
-        environment.update(spec.env)
+        step = self._machine.step(spec)
+        environment = {key: value for key, value in os.environ.items() if key not in step.unset}
+        environment.update(step.env)
         environment[guard.VARIABLE] = self._mark
         log = self.folder / spec.log
         try:
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    self._machine.argv(spec),
+                    step.filled({HERE: str(self.folder.absolute())}),
                     cwd=self.folder,
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -161,7 +167,7 @@ class Servers:
                 )
         except FileNotFoundError as error:
             raise RunError(
-                f"{spec.name}: there is no command {spec.argv[0]!r} here; "
+                f"{spec.name}: there is no command {step.argv[0]!r} here; "
                 "set `command` in the cluster profile, or use an emulated cluster"
             ) from error
         child = _Child(spec, process, log, time.monotonic())

@@ -1,19 +1,19 @@
 """Launch files and commands of named cases, as committed text that a person can diff against their own.
 
-``tests/golden/launch/CASE/VERSION/`` holds the YAML files as rendered, and ``commands.txt`` with where each process
-runs, its environment and its argv. ``python -m tests.engines.golden`` writes them anew after a change that was meant.
+``tests/golden/launch/CASE/VERSION/`` holds the YAML files as rendered, and ``commands.txt`` with the Slurm step of
+each process in the order of their starts: nodes, container, environment, wrappers and argv.
+``python -m tests.engines.golden`` writes them anew after a change that was meant.
 """
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ratematch.engines import find_engine
-from ratematch.plan.cluster import Cluster
+from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
@@ -21,14 +21,25 @@ from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
 from ratematch.plan.mapping import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.step import slurm_step
 from ratematch.plan.workload import Workload
+from ratematch.run.script import start_line
 from tests.invented import experiment
 
 FOLDER = Path(__file__).parents[1] / "golden" / "launch"
-RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, environment={"TRTLLM_ENABLE_PDL": "1"})
+RACK = Cluster(
+    "rack",
+    "gb200",
+    gpus_per_node=4,
+    nodes=18,
+    numactl=("-m", "0,1"),
+    environment={"TRTLLM_ENABLE_PDL": "1", "ENROOT_ALLOW_DEV": "yes"},
+    slurm=Slurm(partition="batch", account="llm", segment=18),
+    container=Container("/images/trtllm.sqsh", ("/models:/models:ro", "/scratch:/scratch")),
+)
 WORKLOAD = Workload(8192, 1024)
 IN_FLIGHT = 128
-VERSIONS = ("1.2", "main")
+VERSIONS = ("1.2", "1.3", "main")
 BACKENDS = ("DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI")
 ROUTERS: dict[str, dict[str, Any]] = {
     "round_robin": {},
@@ -36,7 +47,7 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "kv_cache_aware": {"use_tokens": True},
     "conversation": {"match_threshold": 0.5},
 }
-LATER = {"conversation": ("main",)}
+LATER = {"conversation": ("1.3", "main")}
 """Cases that 1.2 does not know."""
 
 
@@ -106,16 +117,7 @@ def launch(name: str, version: str) -> LaunchPlan:
 def render(name: str, version: str) -> dict[str, str]:
     """Text of each file of a case by name; ``commands.txt`` tells the processes in order."""
     plan = launch(name, version)
-    parts = []
-    for spec in plan.processes:
-        env = " ".join(f"{key}={shlex.quote(value)}" for key, value in spec.env)
-        lines = [
-            f"# {spec.name} on {' '.join(spec.nodes)}, wave {spec.wave}",
-            f"unset {' '.join(spec.unset)}",
-            f"{env} \\",
-            f"  {shlex.join(spec.argv)}",
-        ]
-        parts.append("\n".join(lines) + "\n")
+    parts = [f"# wave {spec.wave}\n{start_line(spec, slurm_step(spec, RACK))}" for spec in plan.processes]
     parts.append(f"# load goes to {plan.endpoint}\n")
     return {**{file.path: file.content for file in plan.files}, "commands.txt": "\n".join(parts)}
 

@@ -275,17 +275,6 @@ def test_compressed_answers_and_interim_responses() -> None:
     assert [(record.outcome, record.osl, len(record.chunk_ns)) for record in result.records] == [("ok", 4, 4)] * 2
 
 
-def test_without_the_tap_the_records_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratematch.loadgen.client.can_tap", lambda connector: False)
-    with serve() as (url, _):
-        result = closed(url, 8, 2)
-    assert outcomes(result) == {"ok": 8}
-    assert not result.health.at_transport
-    for record in result.records:
-        assert len(record.chunk_ns) == 4 == record.osl
-        assert (record.sent_ns or 0) <= record.chunk_ns[0] <= (record.end_ns or 0)
-
-
 def test_on_the_standard_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[drive.__module__], "new_event_loop", asyncio.new_event_loop)
     with serve() as (url, _):

@@ -1,0 +1,438 @@
+"""One load sent by several processes, on one machine or on several: one schedule, one clock, one set of records.
+
+Everybody meets in a folder that all can see (a shared file system when the processes are Slurm tasks)::
+
+    job.json            what to send; never a header, which may hold a key (see HEADERS_ENV)
+    ready-<i>           sender i is through with its warm-up
+    start               the instant at which all begin, written when everybody is ready
+    progress-<i>.jsonl  how sender i is doing
+    drain, stop         begin no further request; end at once
+    result-<i>.json     and records-<i>.parquet, warmup-<i>.parquet: what sender i leaves; or
+    failed-<i>          why it could not
+
+Locally :func:`drive_in_processes` does all of it. In Slurm: :func:`prepare`, then
+``srun -n <senders> python -m ratematch.loadgen.shards FOLDER``, and :func:`collect` meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratematch.errors import RatematchError, UserError
+from ratematch.loadgen.client import Target
+from ratematch.loadgen.drive import drive
+from ratematch.loadgen.loadresult import ClientHealth, Ended, LoadResult, Progress
+from ratematch.loadgen.prompts import PromptSource
+from ratematch.loadgen.recordfile import read_records, write_records
+from ratematch.loadgen.schedule import Shard
+from ratematch.measure.records import RequestRecord
+from ratematch.plan.experiment import load_from_json, load_to_json
+from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
+
+HEADERS_ENV = "RATEMATCH_LOAD_HEADERS"
+"""JSON list of [name, value]: headers reach the senders through their environment and no file."""
+
+STREAMS_EACH = 1024
+"""Requests in flight up to which one process keeps its clock (docs/load-generator.md)."""
+
+TOK_S_EACH = 40_000
+"""Output tokens a second, likewise."""
+
+_LEAD_NS = 200_000_000
+_POLL_S = 0.02
+_INSTANTS = ("intended_ns", "sent_ns", "first_token_ns", "last_token_ns", "end_ns")
+
+
+@dataclass(frozen=True)
+class LoadJob:
+    """A load and all that its requests are made from; the same job gives every sender the same schedule."""
+
+    target: Target
+    load: Load
+    workload: Workload
+    vocab_size: int
+    seed: int = 0
+    first_seq: int = 0
+
+    def source(self) -> PromptSource:
+        """Reads the workload's files.
+
+        Raises:
+            UserError: a file or tokenizer that cannot be read.
+        """
+        return PromptSource(self.workload, self.vocab_size, self.seed)
+
+    def make_requests(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
+        """The measured requests and those of the warm-up; no prompt is shared between any two of them."""
+        load = self.load
+        after = self.first_seq + load.num_requests
+        warmup = source.warmup(load.warmup, after, self.seed + 1)
+        if isinstance(load, Concurrency) and load.seconds:
+            return source.endless(after + load.warmup), warmup
+        return source.requests(load.num_requests, self.first_seq), warmup
+
+
+def count_processes(load: Load, workload: Workload, cores: int | None = None) -> int:
+    """How many senders a load needs so that none is the bottleneck: one for each 1,024 requests in flight or 40,000
+    tok/s, as many as there are cores at most."""
+    cores = cores or len(os.sched_getaffinity(0))
+    match load:
+        case Concurrency():
+            needed = load.concurrency / STREAMS_EACH
+        case Rate():
+            needed = max(load.req_s, load.end_req_s) * workload.mean_osl / TOK_S_EACH
+        case _:
+            needed = 1
+    return max(1, min(cores, math.ceil(needed)))
+
+
+def drive_in_processes(
+    job: LoadJob,
+    count: int,
+    *,
+    stop: threading.Event | None = None,
+    drain: threading.Event | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> LoadResult:
+    """:func:`ratematch.loadgen.drive` with ``count`` processes of this machine.
+
+    Raises:
+        UserError: a sender could not begin.
+    """
+    with tempfile.TemporaryDirectory(prefix="ratematch-load-") as name:
+        folder = Path(name)
+        prepare(folder, job, count)
+        environment = os.environ | {
+            HEADERS_ENV: json.dumps(job.target.headers),
+            "RATEMATCH_LOAD_PARENT": str(os.getpid()),
+        }
+        senders = [
+            subprocess.Popen(
+                [sys.executable, "-m", "ratematch.loadgen.shards", name, str(index)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+            )
+            for index in range(count)
+        ]
+        try:
+            return collect(
+                folder,
+                job,
+                count,
+                gone=lambda: [k for k, sender in enumerate(senders) if sender.poll() is not None],
+                stop=stop,
+                drain=drain,
+                on_progress=on_progress,
+            )
+        finally:
+            for sender in senders:
+                sender.terminate()
+            for sender in senders:
+                sender.wait()
+
+
+def prepare(folder: Path, job: LoadJob, count: int) -> None:
+    """Write ``job.json`` for ``count`` senders into ``folder``, which must be empty."""
+    target = {each.name: getattr(job.target, each.name) for each in fields(Target)}
+    del target["headers"], target["spell"]
+    content = {
+        "count": count,
+        "target": {**target, "extra_body": dict(job.target.extra_body)},
+        "load": load_to_json(job.load),
+        "workload": workload_to_json(job.workload),
+        **{name: getattr(job, name) for name in ("vocab_size", "seed", "first_seq")},
+    }
+    _write(folder / "job.json", content)
+
+
+def read_job(folder: Path) -> tuple[LoadJob, int]:
+    """What :func:`prepare` wrote, with the headers from the environment."""
+    content = json.loads((folder / "job.json").read_text())
+    headers = tuple((name, value) for name, value in json.loads(os.environ.get(HEADERS_ENV, "[]")))
+    job = LoadJob(
+        target=Target(**content["target"], headers=headers),
+        load=load_from_json(content["load"]),
+        workload=workload_from_json(content["workload"]),
+        **{name: content[name] for name in ("vocab_size", "seed", "first_seq")},
+    )
+    return job, int(content["count"])
+
+
+def run_shard(folder: Path, index: int) -> None:
+    """Send the ``index``-th share of the job in ``folder`` and leave its records there."""
+    job, count = read_job(folder)
+    stop, drain, over = threading.Event(), threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's: it tells us in the folder
+    watcher = threading.Thread(target=_watch_folder, args=(folder, stop, drain, over), daemon=True)
+    watcher.start()
+    try:
+        requests, warmup = job.make_requests(job.source())
+        with (folder / f"progress-{index}.jsonl").open("w") as told:
+
+            def tell(progress: Progress) -> None:
+                told.write(json.dumps(asdict(progress)) + "\n")
+                told.flush()
+
+            result = drive(
+                job.target,
+                job.load,
+                requests,
+                warmup,
+                seed=job.seed,
+                stop=stop,
+                drain=drain,
+                on_progress=tell,
+                shard=Shard(index, count),
+                wait_start=lambda: _wait_start(folder, index, stop),
+            )
+    except RatematchError as problem:
+        _write_text(folder / f"failed-{index}", str(problem))
+        return
+    finally:
+        over.set()
+    write_records(folder / f"records-{index}.parquet", result.records)
+    write_records(folder / f"warmup-{index}.parquet", result.warmup)
+    content = {
+        "start_ns": result.start_ns,
+        "end_ns": result.end_ns,
+        "wall_start_ns": result.wall_start_ns,
+        "aborted": result.aborted,
+        "health": asdict(result.health),
+        "boot": _boot_id(),
+        "clock_ns": wall_offset_ns(),
+    }
+    _write(folder / f"result-{index}.json", content)
+
+
+def collect(
+    folder: Path,
+    job: LoadJob,
+    count: int,
+    *,
+    gone: Callable[[], Sequence[int]],
+    stop: threading.Event | None = None,
+    drain: threading.Event | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    progress_s: float = 0.5,
+) -> LoadResult:
+    """Let the senders begin together, watch them, and put together what they leave.
+
+    ``gone``: indices of senders whose process has ended. One that ends without a result ends the load; the records of
+    the others are kept, and ``aborted`` says why.
+
+    Raises:
+        UserError: a sender could not begin.
+    """
+    watched = _Watched(count)
+    everybody = set(range(count))
+    next_progress = time.monotonic() + progress_s
+    lost: set[int] = set()
+    while True:
+        ended = set(gone())
+        done = {k for k in everybody if (folder / f"result-{k}.json").exists()}
+        if not (folder / "start").exists():
+            _raise_failed(folder, count)
+            if all((folder / f"ready-{k}").exists() or k in done for k in everybody):
+                _write_start(folder)
+        lost = {k for k in ended - done if not (folder / f"result-{k}.json").exists()}
+        if (lost or (stop is not None and stop.is_set())) and not (folder / "stop").exists():
+            _write_text(folder / "stop", "")
+        if drain is not None and drain.is_set() and not (folder / "drain").exists():
+            _write_text(folder / "drain", "")
+        if done | lost == everybody:
+            break
+        if on_progress is not None and time.monotonic() >= next_progress:
+            next_progress = time.monotonic() + progress_s
+            on_progress(watched.read(folder))
+        time.sleep(_POLL_S)
+    if on_progress is not None:
+        on_progress(watched.read(folder))
+    return _merge(folder, job, sorted(everybody - lost), sorted(lost))
+
+
+def _raise_failed(folder: Path, count: int) -> None:
+    for index in range(count):
+        if (failed := folder / f"failed-{index}").exists():
+            _write_text(folder / "stop", "")
+            raise UserError(failed.read_text())
+
+
+class _Watched:
+    """The progress of all senders as one."""
+
+    def __init__(self, count: int) -> None:
+        self._places = [0] * count
+        self._last: dict[int, Progress] = {}
+
+    def read(self, folder: Path) -> Progress:
+        ended: list[Ended] = []
+        for index, place in enumerate(self._places):
+            file = folder / f"progress-{index}.jsonl"
+            if not file.exists():
+                continue
+            with file.open() as lines:
+                lines.seek(place)
+                while (line := lines.readline()).endswith("\n"):
+                    self._places[index] = lines.tell()
+                    content = json.loads(line)
+                    if content["phase"] == "load":
+                        ended += [Ended(*each) for each in content["ended"]]
+                    self._last[index] = Progress(**{**content, "ended": ()})
+        told = list(self._last.values())
+        ttft, tpot = ([p.ttft_ms for p in told if p.ttft_ms], [p.tpot_ms for p in told if p.tpot_ms])
+        return Progress(
+            phase=min((p.phase for p in told), key=lambda phase: phase == "load", default="warm-up"),
+            total=sum(p.total for p in told),
+            sent=sum(p.sent for p in told),
+            done=sum(p.done for p in told),
+            failed=sum(p.failed for p in told),
+            in_flight=sum(p.in_flight for p in told),
+            tokens=sum(p.tokens for p in told),
+            elapsed_s=max((p.elapsed_s for p in told), default=0.0),
+            ttft_ms=float(np.median(ttft)) if ttft else None,
+            tpot_ms=float(np.median(tpot)) if tpot else None,
+            ended=tuple(ended),
+        )
+
+
+def _merge(folder: Path, job: LoadJob, present: Sequence[int], lost: Sequence[int]) -> LoadResult:
+    if not present:
+        raise UserError(f"every sender of {job.load.label} ended without a result")
+    here, clock_ns = _boot_id(), wall_offset_ns()
+    records: list[RequestRecord] = []
+    warmup: list[RequestRecord] = []
+    results: list[dict[str, Any]] = []
+    other_hosts = set()
+    for index in present:
+        result = json.loads((folder / f"result-{index}.json").read_text())
+        shift_ns = 0
+        if result["boot"] != here:  # another machine: its monotonic clock counts from another instant
+            other_hosts.add(result["boot"])
+            shift_ns = result["clock_ns"] - clock_ns
+        for name in ("start_ns", "end_ns"):
+            result[name] += shift_ns
+        results.append(result)
+        for into, kind in ((records, "records"), (warmup, "warmup")):
+            into += [_shift(each, shift_ns) for each in read_records(folder / f"{kind}-{index}.parquet")]
+    for some in (records, warmup):
+        some.sort(key=lambda record: record.seq)
+    aborted = [result["aborted"] for result in results if result["aborted"]]
+    aborted = [f"{len(lost)} of {len(present) + len(lost)} senders ended without a result"] if lost else aborted
+    first = min(results, key=lambda result: int(result["start_ns"]))
+    notes: tuple[str, ...] = ()
+    if other_hosts:
+        notes = (
+            f"senders on {len(other_hosts)} other machines: their instants are as exact as the wall clocks agree",
+        )
+    return LoadResult(
+        warmup=warmup,
+        records=records,
+        start_ns=first["start_ns"],
+        end_ns=max(result["end_ns"] for result in results),
+        wall_start_ns=first["wall_start_ns"],
+        health=_merge_health(results, records),
+        aborted=aborted[0] if aborted else None,
+        notes=notes,
+    )
+
+
+def _merge_health(results: Sequence[dict[str, Any]], records: Sequence[RequestRecord]) -> ClientHealth:
+    each = [ClientHealth(**result["health"]) for result in results]
+    seconds = [max(1, result["end_ns"] - result["start_ns"]) / 1e9 for result in results]
+    lags_ms = [(r.sent_ns - r.intended_ns) / 1e6 for r in records if r.sent_ns is not None]
+    longest = max(seconds)
+    return ClientHealth(
+        cpu_share=sum(health.cpu_share * own for health, own in zip(each, seconds, strict=True)) / longest,
+        loop_lag_p99_ms=max(health.loop_lag_p99_ms for health in each),
+        loop_lag_max_ms=max(health.loop_lag_max_ms for health in each),
+        max_in_flight=sum(health.max_in_flight for health in each),
+        mean_in_flight=sum(h.mean_in_flight * own for h, own in zip(each, seconds, strict=True)) / longest,
+        late_sends=sum(health.late_sends for health in each),
+        late_ms=each[0].late_ms,
+        send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if lags_ms else None,
+        at_transport=all(health.at_transport for health in each),
+        event_loop=each[0].event_loop,
+        processes=len(each),
+    )
+
+
+def _shift(record: RequestRecord, shift_ns: int) -> RequestRecord:
+    if not shift_ns:
+        return record
+    moved = {name: value + shift_ns for name in _INSTANTS if (value := getattr(record, name)) is not None}
+    return replace(record, **moved, chunk_ns=[instant + shift_ns for instant in record.chunk_ns])
+
+
+def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
+    _write_text(folder / f"ready-{index}", "")
+    while not stop.is_set():
+        with contextlib.suppress(OSError, ValueError):
+            start = json.loads((folder / "start").read_text())
+            if start["boot"] == _boot_id():
+                return int(start["start_ns"])
+            return int(start["wall_ns"]) - wall_offset_ns()
+        time.sleep(_POLL_S / 4)
+    return time.monotonic_ns()
+
+
+def _write_start(folder: Path) -> None:
+    start_ns = time.monotonic_ns() + _LEAD_NS
+    content = {"start_ns": start_ns, "wall_ns": start_ns + wall_offset_ns(), "boot": _boot_id()}
+    _write(folder / "start", content)
+
+
+def wall_offset_ns() -> int:
+    """Wall clock minus monotonic clock of this machine: of a few readings the one that was interrupted least."""
+    best_ns, offset_ns = 1 << 62, 0
+    for _ in range(8):
+        before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after_ns - before_ns < best_ns:
+            best_ns, offset_ns = after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2
+    return offset_ns
+
+
+def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, over: threading.Event) -> None:
+    parent = os.environ.get("RATEMATCH_LOAD_PARENT")
+    while not over.wait(0.1):
+        if (folder / "drain").exists():
+            drain.set()
+        if (folder / "stop").exists() or (parent is not None and os.getppid() != int(parent)):
+            stop.set()
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return os.uname().nodename
+
+
+def _write(path: Path, content: Any) -> None:
+    _write_text(path, json.dumps(content))
+
+
+def _write_text(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+if __name__ == "__main__":
+    run_shard(Path(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_PROCID"]))

@@ -1,0 +1,195 @@
+"""HTTP/1.1 answers on the wire: where one ends, and its body without the framing. Pure: bytes in, values out.
+
+While a load runs only :func:`parse_head` and :class:`ChunkWalk` look at the bytes, the latter when a read ends as
+the last one of an answer would. :func:`unwrap` takes the body out afterwards. What is read follows RFC 9112: interim
+(1xx) answers, chunk extensions and trailers are skipped; bodies are chunked, of a known length, or end with the
+connection.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LAST_BYTES = b"\r\n\r\n"
+"""A chunked body ends like this, trailers or not; few reads before its end do."""
+
+_LONGEST_HEAD = 1 << 18
+_LONGEST_SIZE_LINE = 4096
+_BODILESS = (204, 304)
+
+
+class WireError(ValueError):
+    """Bytes that are not HTTP/1.1, or not of a kind that is read here."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Status line and headers. ``size``: bytes up to the body, interim answers before it included. ``length``: bytes
+    of the body, ``None`` when it is chunked or ends with the connection."""
+
+    status: int
+    size: int
+    chunked: bool
+    length: int | None
+    encoding: str
+    content_type: str
+    keep_alive: bool
+
+
+def parse_head(wire: bytes | bytearray) -> Head | None:
+    """The head of the answer that ``wire`` begins with; ``None`` when it is not whole yet.
+
+    Raises:
+        WireError: no HTTP answer, or a transfer coding that is not read here.
+    """
+    start = 0
+    while True:
+        if not (wire.startswith(b"HTTP/1.", start) or b"HTTP/1.".startswith(bytes(wire[start : start + 7]))):
+            raise WireError(f"no HTTP answer: it begins with {bytes(wire[start : start + 20])!r}")
+        end = wire.find(b"\r\n\r\n", start)
+        if end < 0:
+            if len(wire) - start > _LONGEST_HEAD:
+                raise WireError(f"no end of the headers within {_LONGEST_HEAD} bytes")
+            return None
+        first, *lines = bytes(wire[start:end]).split(b"\r\n")
+        start = end + 4
+        parts = first.split(None, 2)
+        if len(parts) < 2 or not parts[1].isdigit() or len(parts[1]) != 3:
+            raise WireError(f"no HTTP status in {first[:60]!r}")
+        status = int(parts[1])
+        if status < 200 and status != 101:
+            continue
+        return _read_headers(status, start, parts[0] == b"HTTP/1.1", lines)
+
+
+def _read_headers(status: int, size: int, keep_alive: bool, lines: Sequence[bytes]) -> Head:
+    chunked, length = False, None
+    encoding = content_type = ""
+    for line in lines:
+        name, _, value = line.partition(b":")
+        text = value.strip().decode("latin-1").lower()
+        match name.strip().lower():
+            case b"transfer-encoding":
+                if text not in ("chunked", "identity"):
+                    raise WireError(f"transfer coding {text[:60]!r} is not read here")
+                chunked = text == "chunked"
+            case b"content-length":
+                if not text.isdigit():
+                    raise WireError(f"content length {text[:60]!r}")
+                length = int(text)
+            case b"content-encoding":
+                encoding = "" if text == "identity" else text
+            case b"content-type":
+                content_type = text.partition(";")[0].strip()
+            case b"connection":
+                keep_alive = "close" not in text and (keep_alive or "keep-alive" in text)
+    if status in _BODILESS:
+        length = 0
+    length = None if chunked else length
+    keep_alive = keep_alive and (chunked or length is not None)
+    return Head(status, size, chunked, length, encoding, content_type, keep_alive)
+
+
+class ChunkWalk:
+    """Walks over the chunks of a growing body, never twice over the same."""
+
+    def __init__(self, start: int) -> None:
+        self._at = start
+
+    def ended(self, wire: bytearray) -> bool:
+        """Is the last chunk, with its trailers, there?
+
+        Raises:
+            WireError: a chunk whose size is no number, or that does not end where it says.
+        """
+        while True:
+            line_end = wire.find(b"\r\n", self._at)
+            if line_end < 0:
+                if len(wire) - self._at > _LONGEST_SIZE_LINE:
+                    raise WireError("a chunk without a size")
+                return False
+            size = _chunk_size(wire[self._at : line_end])
+            if size == 0:
+                return wire.startswith(b"\r\n", line_end + 2) or wire.find(LAST_BYTES, line_end) >= 0
+            following = line_end + 2 + size + 2
+            if following > len(wire):
+                return False
+            if wire[following - 2 : following] != b"\r\n":
+                raise WireError("a chunk is longer than its size says")
+            self._at = following
+
+
+def _chunk_size(line: bytes | bytearray) -> int:
+    try:
+        return int(line.partition(b";")[0], 16)
+    except ValueError:
+        raise WireError(f"chunk size {bytes(line[:30])!r}") from None
+
+
+def unwrap(head: Head, wire: bytes | bytearray, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    """``(body, body_ends)``: the body without framing and compression, and how much of it had come with each read.
+
+    ``wire``: everything that came, head included; ``ends``: how much of it after each read. A body that was cut short
+    gives what is there of it.
+
+    Raises:
+        WireError: a content coding that is not read here.
+    """
+    if head.chunked:
+        body, body_ends = _join_chunks(wire, head.size, ends)
+    else:
+        stop = len(wire) if head.length is None else head.size + head.length
+        body = bytes(wire[head.size : stop])
+        body_ends = [max(0, min(end, stop) - head.size) for end in ends]
+    return _decompress(head.encoding, body, body_ends) if head.encoding else (body, body_ends)
+
+
+def _join_chunks(wire: bytes | bytearray, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    wire = bytes(wire)
+    pieces: list[bytes] = []
+    body_ends: list[int] = []
+    total, read = 0, 0
+    at = start
+    while True:
+        line_end = wire.find(b"\r\n", at)
+        if line_end < 0:
+            break
+        try:
+            size = _chunk_size(wire[at:line_end])
+        except WireError:
+            break
+        begin = line_end + 2
+        # Reads that ended before this chunk's bytes begin, or within them.
+        while read < len(ends) and ends[read] < begin + size:
+            body_ends.append(total + max(0, ends[read] - begin))
+            read += 1
+        if size == 0:
+            break
+        pieces.append(wire[begin : begin + size])
+        total += len(pieces[-1])
+        at = begin + size + 2
+    body_ends += [total] * (len(ends) - read)
+    return b"".join(pieces), body_ends
+
+
+def _decompress(encoding: str, body: bytes, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise WireError(f"content coding {encoding[:60]!r} is not read here")
+    # 32: a gzip or zlib head, whichever is there; some servers send deflate without one.
+    decoder = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    if encoding == "deflate" and body[:1] and body[0] & 0x0F != 8:
+        decoder = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    pieces: list[bytes] = []
+    plain_ends: list[int] = []
+    total = before = 0
+    try:
+        for end in ends:
+            pieces.append(decoder.decompress(body[before:end]))
+            total += len(pieces[-1])
+            before = max(before, end)
+            plain_ends.append(total)
+    except zlib.error as problem:
+        raise WireError(f"broken compression: {problem}") from None
+    return b"".join(pieces), plain_ends

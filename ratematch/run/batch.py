@@ -1,0 +1,111 @@
+"""What sbatch is told about a job: resources, limits and the site's own options, from the cluster profile."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+
+from ratematch.errors import RunError, UserError
+from ratematch.plan.cluster import Cluster, Slurm
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.placement import nodes_needed
+
+Options = dict[str, str | int | bool]
+"""sbatch's long options without dashes; ``True`` for those that take no value."""
+
+
+def batch_options(experiment: Experiment, cluster: Cluster, loads: int, exclude: Sequence[str] = ()) -> Options:
+    """Options of the job that starts the experiment's servers and measures ``loads`` loads.
+
+    ``exclude``: nodes to stay off beside those of the profile.
+    """
+    slurm, nodes = cluster.slurm, nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    options: Options = {
+        **site_options(cluster),
+        "nodes": nodes,
+        "ntasks-per-node": cluster.gpus_per_node if slurm.tasks == "gpu" else 1,
+        "time": limit_min(cluster, loads),
+        "requeue": True,
+    }
+    if slurm.segment is not None:
+        options["segment"] = segment_size(nodes, slurm.segment)
+    if off := dict.fromkeys((*slurm.exclude, *exclude)):
+        options["exclude"] = ",".join(off)
+    return options | extra_options(slurm)
+
+
+def site_options(cluster: Cluster) -> Options:
+    """What every job says, however large: where it is charged, where it runs, whole nodes with all their GPUs."""
+    slurm = cluster.slurm
+    options: Options = {}
+    for name in ("partition", "account", "qos", "reservation"):
+        if value := getattr(slurm, name):
+            options[name] = value
+    match slurm.gpus:
+        case "gpus-per-node":
+            options["gpus-per-node"] = cluster.gpus_per_node
+        case "gres":
+            options["gres"] = f"{slurm.gres}:{cluster.gpus_per_node}"
+        case "none":
+            pass
+    if slurm.exclusive:
+        # Whole nodes: a neighbour on the same host would be measured with us.
+        options["exclusive"] = True
+    options["mem"] = 0
+    return options
+
+
+def segment_size(nodes: int, domain: int) -> int:
+    """Nodes of a ``--segment``: Slurm wants a divisor of the job's nodes; the largest that fits ``domain`` nodes."""
+    return max(size for size in range(1, min(nodes, domain) + 1) if nodes % size == 0)
+
+
+def limit_min(cluster: Cluster, loads: int) -> int:
+    """Time limit of a job that starts servers and measures ``loads`` loads, in whole minutes."""
+    return cluster.slurm.time.minutes(cluster.start_minutes + loads * cluster.load_minutes)
+
+
+def extra_options(slurm: Slurm) -> Options:
+    """The profile's own sbatch options, typed as on a command line (``--constraint=gb200``)."""
+    options: Options = {}
+    for word in slurm.sbatch:
+        name, given, value = word.removeprefix("--").partition("=")
+        options[name] = value if given else True
+    return options
+
+
+def prologue(cluster: Cluster) -> list[str]:
+    """Lines of shell that a batch script runs before anything else of ours."""
+    return [f". {shlex.quote(cluster.slurm.prologue)}"] if cluster.slurm.prologue else []
+
+
+def spell(options: Mapping[str, str | int | bool], quote: Callable[[str], str] = str) -> list[str]:
+    """The options as words of a command line, values passed through ``quote``."""
+    return [f"--{name}" if value is True else f"--{name}={quote(str(value))}" for name, value in options.items()]
+
+
+def judge(options: Options) -> None:
+    """Let Slurm look at a job of these options, and send nothing.
+
+    Raises:
+        UserError: it would refuse the job. RunError: it does not answer.
+    """
+    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
+    try:
+        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
+    if told.returncode:
+        raise refusal(told.stderr)
+
+
+def refusal(text: str) -> UserError | RunError:
+    """One line from what sbatch said."""
+    lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
+    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
+    if "fetch_config" in text or "slurm.conf" in text:
+        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
+    if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
+        return RunError(f"Slurm does not answer: {said}")
+    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")

@@ -1,0 +1,107 @@
+"""Experiments written down instead of run: the files and commands of their jobs, with no other effect.
+
+A rendered folder holds what a launch folder in ``results/`` holds before its servers write to it, made by the same
+functions, and ``job.sbatch`` around it. Nodes that only an allocation decides are placeholders, unless given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratematch.engines import find_engine
+from ratematch.errors import UserError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.placement import nodes_needed, place
+from ratematch.run.experiment import placement_to_json, ready_s
+from ratematch.run.script import batch_script, run_script
+from ratematch.store import to_text
+
+PORT_BASE = 18000
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """The files of one start of an experiment's servers, by name, for the folder ``path`` below the output."""
+
+    path: Path
+    experiment: Experiment
+    files: dict[str, str]
+
+
+def render(
+    experiment: Experiment,
+    cluster: Cluster,
+    *,
+    allocated: bool,
+    nodes: Sequence[str] = (),
+    port_base: int | None = None,
+) -> list[Rendering]:
+    """One rendering for each start of the servers. ``allocated``: for a Slurm job, else for this machine.
+
+    Raises:
+        PlacementError: it does not fit ``nodes``. UserError: the engine would refuse the files.
+    """
+    parts = experiment.launches()
+    found = []
+    for number, part in enumerate(parts, start=1):
+        path = Path(experiment.folder) / str(number) if len(parts) > 1 else Path(experiment.folder)
+        found.append(Rendering(path, part, _files(part, cluster, allocated, nodes, port_base)))
+    return found
+
+
+def _files(
+    experiment: Experiment, cluster: Cluster, allocated: bool, nodes: Sequence[str], port_base: int | None
+) -> dict[str, str]:
+    count = nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    names = [f"local{index}" for index in range(count)]
+    if allocated:
+        names = list(nodes) or [f"__NODE{index}__" for index in range(count)]
+    addresses = None if allocated else dict.fromkeys(names, "127.0.0.1")
+    first = port_base or cluster.port_base or PORT_BASE
+    placement = place(experiment.deployment, cluster, names, first, addresses)
+    engine = find_engine(experiment.engine.name)
+    plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
+    if refused := engine.check_launch(plan, experiment):
+        raise UserError(f"{experiment.label}: the engine would refuse its files: " + "; ".join(refused))
+    return {
+        **{file.path: file.content for file in plan.files},
+        "placement.json": to_text(placement_to_json(placement)),
+        "run.sh": run_script(experiment, plan, cluster, allocated=allocated),
+        **({"job.sbatch": batch_script(experiment, cluster)} if allocated else {}),
+    }
+
+
+def choose(experiments: Sequence[Experiment], named: str | None) -> list[Experiment]:
+    """Those whose id, or a part of whose folder name, is ``named``; all when nothing is.
+
+    Raises:
+        UserError: there is none.
+    """
+    if named is None:
+        return list(experiments)
+    found = [experiment for experiment in experiments if experiment.id == named or named in experiment.folder]
+    if not found:
+        some = ", ".join(experiment.folder for experiment in experiments[:3])
+        raise UserError(f"no experiment of this sweep is called {named!r}; there are {len(experiments)}: {some}, ...")
+    return found
+
+
+def write(renderings: Sequence[Rendering], output: Path, *, force: bool = False) -> None:
+    """Write every file below ``output``.
+
+    Raises:
+        UserError: a file of that name says something else, and ``force`` is not given; nothing is written then.
+    """
+    files = {output / each.path / name: text for each in renderings for name, text in each.files.items()}
+    for path, text in files.items():
+        if not force and path.exists() and path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path} is there already and says something else; take another folder, or --force")
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error

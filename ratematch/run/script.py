@@ -1,0 +1,250 @@
+"""A launch as a script: what a job does with one start of its servers, for a person to read, change and run.
+
+``run.sh`` starts the very steps that :mod:`ratematch.run.launch` starts, wave after wave, waits until each server
+answers, sends the loads (with ``ratematch load``, where there is one) and ends everything. It works in a fresh folder
+beside itself each time. Where nodes are not known yet, placeholders stand for them, which it fills from the
+allocation it finds itself in.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from ratematch import __version__
+from ratematch.catalog import load_model
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.step import HERE, Step, local_step, slurm_step
+from ratematch.plan.workload import Workload
+from ratematch.run import connections
+from ratematch.run.batch import batch_options, prologue, spell
+
+NODE = re.compile(r"__NODE(\d+)__")
+
+PLACES = re.compile(rf"__NODE\d+__|{HERE}")
+
+STOP_GRACE_S = 10
+WIDTH = 100
+
+HEAD = """\
+#!/bin/bash
+# {title}
+# Rendered by ratematch {version} for cluster profile {cluster}: what a job of `ratematch sweep` starts.
+#
+#   bash run.sh          start the servers, send the loads, end the servers
+#   bash run.sh serve    start the servers and leave them up until Ctrl-C
+#
+# Everything it writes is in a fresh folder beside it. Loads need `ratematch` on PATH (or RATEMATCH=/path/to/it).
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
+NAMES=() PIDS=()
+
+die() {{ echo "run.sh: $*" >&2; exit 1; }}
+
+# start NAME COMMAND...: in the background, its output in NAME.log
+start() {{
+  local name=$1
+  shift
+  "$@" >"$name.log" 2>&1 </dev/null &
+  NAMES+=("$name") PIDS+=($!)
+  echo "$name started, log: $WORK/$name.log"
+}}
+
+alive() {{
+  local index
+  for index in "${{!PIDS[@]}}"; do
+    if ! kill -0 "${{PIDS[$index]}}" 2>/dev/null; then
+      tail -n 15 "${{NAMES[$index]}}.log" >&2
+      die "${{NAMES[$index]}} has ended; its whole log: $WORK/${{NAMES[$index]}}.log"
+    fi
+  done
+}}
+
+# ready NAME URL SECONDS: wait until URL answers
+ready() {{
+  local deadline=$((SECONDS + $3))
+  until curl --fail --silent --max-time 5 --output /dev/null "$2"; do
+    alive
+    ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 does not answer); its log: $WORK/$1.log"
+    sleep 1
+  done
+  echo "$1 is ready"
+}}
+
+# The last started is ended first; what stays longer than {grace} s is killed.
+stop() {{
+  trap - EXIT INT TERM
+  local index
+  for ((index = ${{#PIDS[@]}} - 1; index >= 0; index--)); do kill "${{PIDS[$index]}}" 2>/dev/null || true; done
+  for ((second = 0; second < {grace} * 10; second++)); do
+    kill -0 "${{PIDS[@]}}" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -9 "${{PIDS[@]}}" 2>/dev/null || true
+  wait
+}}
+"""
+
+MAIN = """
+WORK="$HERE/run-${{SLURM_JOB_ID:-$(date +%Y%m%dT%H%M%S)}}-$$"
+mkdir "$WORK"
+cd "$WORK"
+{files}
+trap 'stop' EXIT
+trap 'exit 130' INT TERM
+"""
+
+TAIL = """
+ENDPOINT={endpoint}
+echo "all servers are ready: $ENDPOINT"
+if [[ ${{1:-}} == serve ]]; then
+  while alive; do sleep 2; done
+fi
+RATEMATCH=${{RATEMATCH:-ratematch}}
+command -v "$RATEMATCH" >/dev/null || die "$RATEMATCH is not on PATH: no load is sent (\\`run.sh serve\\` needs none)"
+"""
+
+
+def run_script(experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, allocated: bool) -> str:
+    """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine."""
+    steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
+    title = f"{experiment.label}, experiment {experiment.id}, TensorRT-LLM {experiment.engine.version}"
+    nodes = _placeholders(plan, steps)
+    parts = [
+        HEAD.format(title=title, version=__version__, cluster=cluster.name, grace=STOP_GRACE_S),
+        _find_nodes(nodes) if nodes else "",
+        MAIN.format(files=_copy_files(plan, nodes)),
+    ]
+    for wave in sorted({spec.wave for spec in plan.processes}):
+        both = [(spec, step) for spec, step in zip(plan.processes, steps, strict=True) if spec.wave == wave]
+        parts += ["\n" + start_line(spec, step) for spec, step in both]
+        parts += [
+            f"ready {spec.name} {quote(spec.ready.url)} {int(spec.ready.deadline_s + 0.999)}\n" for spec, _ in both
+        ]
+    parts.append(TAIL.format(endpoint=quote(plan.endpoint)))
+    parts += [_warm_up(experiment)] if experiment.mode == "e2e" else []
+    parts += [_load(experiment, load) for load in experiment.loads]
+    return "".join(parts)
+
+
+def batch_script(experiment: Experiment, cluster: Cluster) -> str:
+    """The text of ``job.sbatch``: the options of a job that ``ratematch sweep`` sends, around ``run.sh``."""
+    options = batch_options(experiment, cluster, len(experiment.loads))
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name=ratematch-{experiment.id}",
+        *(f"#SBATCH {word}" for word in spell(options, quote=shlex.quote)),
+        "#SBATCH --output=slurm-%j.out",
+        "#SBATCH --open-mode=append",
+        "",
+        "# sbatch job.sbatch, from the folder that holds it and run.sh.",
+        *prologue(cluster),
+        'exec bash "$SLURM_SUBMIT_DIR/run.sh" "$@"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def quote(word: str) -> str:
+    """``word`` for the shell: plain text quoted, each placeholder as the variable that holds its value."""
+    parts, at = [], 0
+    for place in PLACES.finditer(word):
+        parts.append(word[at : place.start()])
+        parts.append(place.group())
+        at = place.end()
+    parts.append(word[at:])
+    quoted = [_variable(part) or (shlex.quote(part) if part else "") for part in parts]
+    return "".join(quoted) or "''"
+
+
+def _variable(part: str) -> str | None:
+    if part == HERE:
+        return '"$WORK"'
+    node = NODE.fullmatch(part)
+    return f'"${{NODES[{node.group(1)}]}}"' if node else None
+
+
+def _placeholders(plan: LaunchPlan, steps: Sequence[Step]) -> int:
+    """How many nodes have to be filled in."""
+    texts = [*(file.content for file in plan.files), *(word for step in steps for word in step.argv)]
+    return max((int(found) + 1 for text in texts for found in NODE.findall(text)), default=0)
+
+
+def _find_nodes(count: int) -> str:
+    return f"""
+[[ -n ${{SLURM_JOB_NODELIST:-}} ]] || die "needs {count} nodes: sbatch job.sbatch, or salloc --nodes={count} first"
+mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+((${{#NODES[@]}} >= {count})) || die "needs {count} nodes, and job $SLURM_JOB_ID holds ${{#NODES[@]}}"
+"""
+
+
+def _copy_files(plan: LaunchPlan, nodes: int) -> str:
+    names = " ".join(shlex.quote(file.path) for file in plan.files)
+    if not nodes:
+        return f'for file in {names}; do cp "$HERE/$file" .; done'
+    fill = " ".join(f'-e "s/__NODE{index}__/${{NODES[{index}]}}/g"' for index in range(nodes))
+    return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone'
+
+
+def start_line(spec: ProcessSpec, step: Step) -> str:
+    """The command of ``run.sh`` that starts one process."""
+    words = [
+        *(("env",) if step.env or step.unset else ()),
+        *(f"--unset={name}" for name in step.unset),
+        *(f"{name}={value}" for name, value in step.env),
+        *step.argv,
+    ]
+    return f"start {spec.name} {_lines(words)}\n"
+
+
+def _lines(words: Sequence[str]) -> str:
+    """Words on lines that a person can read; an option and its value stay on one."""
+    text, width, option = "", 0, False
+    for word in map(quote, words):
+        if width + len(word) > WIDTH and not option:
+            text, width = text + "\\\n  ", 0
+        text, width, option = f"{text}{word} ", width + len(word) + 1, word.startswith("-") and "=" not in word
+    return "\\\n  " + text.rstrip()
+
+
+def _warm_up(experiment: Experiment) -> str:
+    """Opens the connections between context and generation servers (:mod:`ratematch.run.connections`)."""
+    count = connections.count_requests(experiment.deployment)
+    words = [
+        *("--model", experiment.model_path, "--concurrency", str(min(connections.AT_ONCE, count))),
+        *("--num-requests", str(count), "--isl", str(connections.ISL), "--osl", str(connections.OSL)),
+        *("--vocab-size", str(load_model(experiment.model).vocab), "-o", "connections"),
+    ]
+    return f'"$RATEMATCH" load "$ENDPOINT" {_lines(words)}\n'
+
+
+def _load(experiment: Experiment, load: Load) -> str:
+    """The load as options of ``ratematch load``, or a line that says that it has none."""
+    workload = experiment.workload
+    how = _options(load)
+    if how is None or workload != Workload(workload.isl, workload.osl, workload.osl_ratio):
+        told = f"run.sh: {load.label} cannot be said in options of `ratematch load`; `ratematch run` sends it"
+        return f"echo {shlex.quote(told)} >&2\n"
+    words = [
+        *("--model", experiment.model_path, *how),
+        *("--num-requests", str(load.num_requests), "--warmup", str(load.warmup)),
+        *("--isl", str(workload.isl), "--osl", str(workload.osl), "--osl-ratio", f"{workload.osl_ratio:g}"),
+        *("--vocab-size", str(load_model(experiment.model).vocab)),
+        *("--seed", str(load.repeat), "-o", "loads"),
+    ]
+    return f'"$RATEMATCH" load "$ENDPOINT" {_lines(words)}\n'
+
+
+def _options(load: Load) -> tuple[str, ...] | None:
+    counts = (load.num_requests, load.warmup, load.repeat)
+    match load:
+        case Concurrency() if load == Concurrency(load.concurrency, *counts):
+            return ("--concurrency", str(load.concurrency))
+        case Rate(arrival="poisson" | "constant") if load == Rate(load.req_s, counts[0], load.arrival, *counts[1:]):
+            return ("--request-rate", f"{load.req_s:g}", "--arrival", load.arrival)
+        case _:
+            return None

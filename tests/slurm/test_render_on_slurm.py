@@ -1,0 +1,105 @@
+"""Rendered files on a real Slurm: run by hand, and compared with what a job launched and was sent with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ratematch.inputs import read_cluster
+from ratematch.run import render
+from ratematch.store import read_json
+from tests.run.processes import wait_until
+from tests.run.test_render import RATEMATCH, starts
+from tests.slurm.cluster import PROFILE, Site, TestCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+RANKS = PROFILE + "slurm: {tasks: gpu, partition: main, sbatch: [--comment=by-hand]}\n"
+"""A step with a task for each GPU, as the real engine has it; the emulator's wrapper holds all but the first."""
+
+
+@pytest.fixture
+def site(tmp_path: Path, cluster: TestCluster) -> Site:
+    cluster.wait_idle()
+    return Site(tmp_path, cluster, profile=RANKS)
+
+
+def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestCluster) -> None:
+    code, out, err = site.run("render", "mini", "--executor", "slurm", "-o", "rendered")
+    assert code == 0, err
+    folder = site.path / out.strip()
+    submit = ["sbatch", "--parsable", f"--chdir={folder}", f"--export=ALL,RATEMATCH={RATEMATCH}", "job.sbatch"]
+    job = cluster.tell("env", "-C", str(folder), *submit).strip()
+    log = folder / f"slurm-{job}.out"
+    wait_until(lambda: not cluster.jobs(), "the job to end", 90)
+    (work,) = folder.glob(f"run-{job}-*")
+    told = log.read_text()
+    assert len(list(work.glob("loads/*/measurement.json"))) == 4, told
+    # Eight ranks over two nodes, each line with its task; the first one serves.
+    lines = (work / "agg-0.log").read_text().splitlines()
+    labels = {line.partition(":")[0].strip() for line in lines if not line.startswith("srun:")}
+    assert labels == {str(rank) for rank in range(8)}
+    wait_until(lambda: not site.processes("emulator"), "servers to end", 30)
+
+
+def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster) -> None:
+    controller = site.sweep()
+    assert controller.wait(120) == 0, site.said()
+    (folder,) = site.folders()
+    launch = folder.path / "launch" / "1"
+    placed = read_json(launch / "placement.json")
+    (instance,) = placed["instances"]
+    profile = read_cluster(str(site.path / "slurm" / "clusters" / "four.yaml"))
+    (expected,) = render.render(
+        folder.read(),
+        profile,
+        allocated=True,
+        nodes=[place["node"] for place in instance["places"]],
+        port_base=instance["port"],
+    )
+    batch = expected.files.pop("job.sbatch").splitlines()
+    for name, text in expected.files.items():
+        assert (launch / name).read_text() == text, name
+    assert "--ntasks=8" in starts(expected.files["run.sh"])["agg-0"]
+    (script,) = folder.path.glob("job/*/*submission.sh")
+    sent = script.read_text().splitlines()
+    own = ("--job-name", "--output", "--open-mode")
+    asked = [line for line in batch if line.startswith("#SBATCH") and not line.split()[1].startswith(own)]
+    assert "#SBATCH --comment=by-hand" in asked and set(asked) <= set(sent)
+
+
+def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:
+    code, out, err = site.run("doctor", "--cluster", "four", "--probe", "--json")
+    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 0, out + err
+    assert found["Slurm"]["found"].startswith("slurm") and found["partition"]["found"].startswith("main: UP, 4 nodes")
+    assert found["node"]["found"].startswith("node") and found["results folder"]["found"] == "seen"
+    assert found["version"]["found"].startswith("1.2.0+emulated") and "known options" in found["serve"]["found"]
+
+    wrong = "slurm: {partition: nowhere, account: nobody, segment: 4, mpi: pmi9, exclude: [node99]}\n"
+    site.set_profile(PROFILE + wrong)
+    code, out, err = site.run("doctor", "--cluster", "four", "--json")
+    bad = {check["name"]: check["found"] for check in json.loads(out)["checks"] if not check["ok"]}
+    assert code == 1
+    assert {"partition", "account", "segment", "MPI", "excluded node", "a job of one node"} <= set(bad)
+    assert not [line for line in bad.values() if "\n" in line]
+
+
+@pytest.mark.parametrize(
+    ("slurm", "said"),
+    [
+        ("{partition: nowhere}", "Slurm refuses the job: "),
+        ("{sbatch: [--no-such-option]}", "Slurm refuses the job: "),
+        ("{segment: 4}", "Slurm refuses the job: "),
+        ("{reservation: nobody}", "Slurm refuses the job: "),
+    ],
+)
+def test_what_slurm_would_refuse_is_one_line_before_anything_is_sent(
+    site: Site, cluster: TestCluster, slurm: str, said: str
+) -> None:
+    site.set_profile(PROFILE + f"slurm: {slurm}\n")
+    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+    assert code == 1 and err.startswith(f"ratematch: {said}") and err.count("\n") == 1
+    assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
