@@ -9,6 +9,7 @@ from typing import Any
 from ratematch.detail import find_gpus_per_node, find_site, measured_in_detail
 from ratematch.errors import ResultsError
 from ratematch.loadgen.recordfile import read_records
+from ratematch.loadgen.servermetrics import doubt_iterations
 from ratematch.match.analysis import analyze
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing
@@ -44,7 +45,8 @@ def measure_run(
     machine's, not those of the GPU it stands for. In ``gen_only`` there is no TTFT: the first requests wait for the
     whole batch, and what later ones wait for is a supply that nobody sized.
     """
-    figures = _add_servers_account(measure_load(records, load, experiment.workload), experiment, run)
+    measured = measure_load(records, load, experiment.workload, client=run.get("client"))
+    figures = _add_servers_account(measured, experiment, run)
     late = [
         f"the emulator {name} ended its steps {spent['late_s'] + spent['lost_s']:.2f} s late "
         f"in {spent['busy_s']:.2f} s: this machine is too slow for the load"
@@ -56,6 +58,7 @@ def measure_run(
         *_doubt_acceptance(experiment, figures),
         *_doubt_log(experiment, figures),
         *_doubt_connections(run),
+        *_doubt_servers(experiment, run),
     )
     if experiment.mode == "gen_only":
         figures = replace(figures, ttft_ms=None, e2el_ms=None)
@@ -98,6 +101,17 @@ def _doubt_connections(run: dict[str, Any]) -> list[str]:
         return []
     return [
         f"{told['failed']} of {told['requests']} requests to open connections failed: {'; '.join(told['errors'])}"
+    ]
+
+
+def _doubt_servers(experiment: Experiment, run: dict[str, Any]) -> list[str]:
+    """Queueing and a full KV cache where requests are generated; a context server's queue is a part of its TTFT."""
+    told = run.get("telemetry", {}).get("window", {})
+    if experiment.stage == "ctx":
+        return []
+    servers = {name: figures for name, figures in told.items() if not name.startswith("ctx")}
+    return [
+        text for name, figures in servers.items() for text in doubt_iterations(name, figures, experiment.workload)
     ]
 
 
@@ -168,7 +182,7 @@ def analyze_results(
     on one node (they do where ratematch places them); ``segment_gpus``: most GPUs of one instance.
 
     Raises:
-        ResultsError: no limits.json, nothing measured yet, or emulated and real results in one folder.
+        ResultsError: no limits.json, nothing measured yet, or results of different origins in one folder.
     """
     inputs = read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile, max_gpus=max_gpus)
     return analyze_inputs(

@@ -257,3 +257,47 @@ def export_deployment(
     click.echo(f"{told['deployment']} for {targets[0]:g} tok/s/user ({emulated}{told['origin']})", err=True)
     for path in written:
         click.echo(str(path))
+
+
+@import_.command("cluster")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Profile to write [default: stdout].")
+@click.option("--gpu", help="GPU type, when the file names none.")
+@click.option("--nodes", type=click.IntRange(1), help="Nodes a deployment may use.")
+@click.option("--container", help="Which container of the file, or the path of an image.")
+@click.option("--name", help="Name of the profile [default: the file's cluster].")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@json_option
+def import_site(
+    file: Path,
+    output: Path | None,
+    gpu: str | None,
+    nodes: int | None,
+    container: str | None,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn srt-slurm's srtslurm.yaml into a cluster profile; what has no counterpart is listed on stderr.
+
+    \b
+    Example:
+        ratematch import cluster srtslurm.yaml --gpu gb200 -o slurm/clusters/rack.yaml
+        ratematch doctor --cluster rack
+    """
+    from ratematch.errors import Problem, RecipeError
+    from ratematch.exchange.srtcluster import SiteChoices, import_cluster
+
+    found = import_cluster(file, SiteChoices(gpu=gpu, nodes=nodes, container=container, name=name))
+    if output is not None:
+        if output.exists() and not force:
+            raise RecipeError([Problem(str(output), "is there already", "--force overwrites it")])
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(found.text, encoding="utf-8")
+    if as_json:
+        left = [{"where": each.where, "value": each.value, "why": each.why} for each in found.left]
+        print_json({"name": found.name, "profile": found.text, "notes": list(found.notes), "left": left})
+        return
+    click.echo(found.text if output is None else str(output), nl=output is not None)
+    for line in found.messages():
+        click.echo(line, err=True)

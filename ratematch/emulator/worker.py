@@ -18,7 +18,7 @@ from ratematch.emulator import handover
 from ratematch.emulator.assembly import Emulation
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch, KvSource, TransferError
+from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch
 from ratematch.emulator.itermetrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.logs import Log
 from ratematch.emulator.protocol import (
@@ -35,6 +35,7 @@ from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve, version_text
 from ratematch.emulator.settings import WorkerSettings
 from ratematch.emulator.sinks import CollectSink, StreamSink
+from ratematch.emulator.transfer import KvSource, TransferError, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
 
 KEEP_ALIVE_S = 5.0
@@ -260,7 +261,7 @@ class Worker:
             raise Refused("Invalid disaggregated params: ctx_request_id is None")
         source = handover.decode_source(str(asked.disagg.get("encoded_opaque_state") or ""))
         try:
-            handover.check_layout(source, self._layout)
+            check_layout(source, self._layout)
         except TransferError as error:
             self.log.error(str(error))
             raise

@@ -66,6 +66,7 @@ class Point:
     ratio: str | None = None
     clamped: bool = False
     emulated: bool = False
+    simulated: bool = False
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     tok_s_gpu_low: float | None = None
@@ -260,6 +261,7 @@ class WorkloadAnalysis:
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
     drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,4 +274,5 @@ class Analysis:
     engine: str
     emulated: bool
     workloads: tuple[WorkloadAnalysis, ...]
+    simulated: bool = False
     objective: Objective = "per_used_gpu"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
+from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed
@@ -81,3 +83,29 @@ def prologue(cluster: Cluster) -> list[str]:
 def spell(options: Mapping[str, str | int | bool], quote: Callable[[str], str] = str) -> list[str]:
     """The options as words of a command line, values passed through ``quote``."""
     return [f"--{name}" if value is True else f"--{name}={quote(str(value))}" for name, value in options.items()]
+
+
+def judge(options: Options) -> None:
+    """Let Slurm look at a job of these options, and send nothing.
+
+    Raises:
+        UserError: it would refuse the job. RunError: it does not answer.
+    """
+    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
+    try:
+        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
+    if told.returncode:
+        raise refusal(told.stderr)
+
+
+def refusal(text: str) -> UserError | RunError:
+    """One line from what sbatch said."""
+    lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
+    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
+    if "fetch_config" in text or "slurm.conf" in text:
+        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
+    if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
+        return RunError(f"Slurm does not answer: {said}")
+    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")

@@ -21,7 +21,7 @@ from ratematch.plan.sweep import Sweep, experiment_of
 from ratematch.readout import write_limits
 from ratematch.run.jobs import Executor, Job
 from ratematch.run.nodes import excluded_nodes, remember_nodes
-from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+from ratematch.run.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.run.queue import SLOWEST_S
 from ratematch.run.retry import Failure, tries_left
 from ratematch.store import ExperimentFolder, Results, write_json, write_text
@@ -105,7 +105,8 @@ def run_campaign(
     """
     campaign = Campaign(sweep, results)
     asked = expand_sweep(sweep).experiments
-    refuse_unlaunchable(sweep, asked, here=True)
+    refuse_unlaunchable(sweep, asked, here=not sweep.simulated)
+    refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, asked)
     results.path.mkdir(parents=True, exist_ok=True)
     with filelock.hold(

@@ -24,9 +24,10 @@ from ratematch.run import allocation, slurmjob
 from ratematch.run.experiment import run_experiment
 from ratematch.run.queue import Queue
 from ratematch.run.retry import OF_ERROR, Failure
+from ratematch.run.simulatedjob import SimulatedJob, most_jobs, refuse_unsimulated
 from ratematch.store import ExperimentFolder
 
-ExecutorName = Literal["local", "debug", "slurm", "allocation"]
+ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
 
 SLURM_JOBS = 16
 """Jobs of one sweep in Slurm's queue at once, unless said otherwise: enough to keep it busy, and still polite."""
@@ -60,7 +61,7 @@ class Job(Protocol):
 
 class Executor:
     """Sends jobs: to this machine, to Slurm's queue, or (``allocation``) to the nodes that we already hold, on which
-    experiments run one after another.
+    experiments run one after another. ``simulate``: to virtual time, in processes of this machine.
 
     ``max_jobs``: how many may be under way at once, ``None`` = one here, SLURM_JOBS in a queue. ``retries``: whether
     failures are tried again in the same run of the controller.
@@ -69,13 +70,16 @@ class Executor:
     def __init__(self, name: ExecutorName, max_jobs: int | None = None):
         self.name = name
         self.retries = name == "slurm"
-        self.max_jobs = max_jobs or (SLURM_JOBS if name == "slurm" else 1)
+        usual = {"slurm": SLURM_JOBS, "simulate": most_jobs()}
+        self.max_jobs = max_jobs or usual.get(name, 1)
         self.queue = Queue()
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
         if self.name == "slurm":
             slurmjob.refuse_unsendable(cluster, experiments)
+        if self.name == "simulate":
+            refuse_unsimulated(experiments)
         if self.name == "allocation":
             allocation.refuse_too_large(cluster, experiments)
 
@@ -87,6 +91,8 @@ class Executor:
         """
         if self.name == "slurm":
             return slurmjob.send(folder, self.queue, exclude)
+        if self.name == "simulate":
+            return SimulatedJob(folder)
         return LocalJob(folder, None if folder.held() else _start_here(folder, self.name))
 
 

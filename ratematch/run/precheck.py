@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ratematch.engines import find_engine
-from ratematch.errors import PlacementError, Problem, SweepError
+from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.fit import why_unfit
@@ -15,6 +14,8 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.rules import check_placement
 from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.run.site import why_no_weights
+from ratematch.store import Results
 
 
 def expand_sweep(sweep: Sweep) -> Expansion:
@@ -45,10 +46,9 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
         SweepError: with every different problem once, and the first experiment that has it.
     """
     problems: dict[str, Problem] = {}
-    if here and "/" in sweep.model_path and not Path(sweep.model_path).exists():
-        where = f"{sweep.source}: model"
+    if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
-        problems["path"] = Problem(where, f"{sweep.model_path} does not exist", fix)
+        problems["path"] = Problem(f"{sweep.source}: model", why, fix)
     for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
         for what in _refusals(sweep, experiment):
             problems.setdefault(
@@ -56,6 +56,20 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
             )
     if problems:
         raise SweepError(list(problems.values()))
+
+
+def refuse_mixture(results: Results, sweep: Sweep) -> None:
+    """Simulated figures and others do not go into one folder: no analysis could ever use them together.
+
+    Raises:
+        ResultsError: ``results`` holds figures of the other kind.
+    """
+    for folder in results.folders():
+        if folder.read().simulated != sweep.simulated:
+            there, asked = ("simulated", "measured") if not sweep.simulated else ("measured", "simulated")
+            raise ResultsError(
+                f"{results.path}: holds {there} figures, and {asked} ones are asked for: give another folder with -o"
+            )
 
 
 def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[Experiment]:

@@ -20,8 +20,6 @@ between the two steps finds the job by its name.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 import uuid
 import warnings
@@ -32,16 +30,17 @@ from typing import Any
 import submitit
 
 from ratematch import filelock
-from ratematch.errors import RunError, UserError
+from ratematch.errors import RunError
 from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed
 from ratematch.run.allocation import failed_nodes
-from ratematch.run.batch import batch_options, prologue, spell
+from ratematch.run.batch import batch_options, judge, prologue, refusal
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
 from ratematch.run.retry import OF_ERROR, Failure
+from ratematch.run.site import refuse_missing
 from ratematch.store import ExperimentFolder, read_json
 
 WARN_S = 90
@@ -180,7 +179,7 @@ def send(folder: ExperimentFolder, queue: Queue, exclude: Sequence[str] = ()) ->
         try:
             job = runner.submit(run_experiment, str(folder.path.absolute()), allocated=True)
         except submitit.core.utils.FailedJobError as error:
-            raise _refusal(str(error)) from error
+            raise refusal(str(error)) from error
     sent["id"] = job.job_id
     folder.write_job(sent)
     queue.nudge()
@@ -215,34 +214,14 @@ def _parameters(experiment: Experiment, cluster: Cluster, loads: int, exclude: S
 
 
 def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
-    """Let Slurm judge the largest job before any is sent.
+    """Look for what servers need, and let Slurm judge the largest job, before any is sent.
 
     Raises:
-        UserError: no Slurm here, or it would refuse the job. RunError: it does not answer.
+        UserError: no Slurm here, no such image or mount, or Slurm would refuse the job. RunError: it does not answer.
     """
-    if missing := [program for program in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(program) is None]:
-        raise UserError(
-            f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use --executor local"
-        )
+    refuse_missing(cluster)
     if not experiments:
         return
     largest = max(experiments, key=lambda experiment: nodes_needed(experiment.deployment, cluster.gpus_per_node))
     options = batch_options(largest, cluster, len(largest.loads))
-    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
-    try:
-        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
-    if told.returncode:
-        raise _refusal(told.stderr)
-
-
-def _refusal(text: str) -> UserError | RunError:
-    """One line from what sbatch said."""
-    lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
-    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
-    if "fetch_config" in text or "slurm.conf" in text:
-        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
-    if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
-        return RunError(f"Slurm does not answer: {said}")
-    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")
+    judge(options)

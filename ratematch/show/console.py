@@ -27,8 +27,9 @@ COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
     """Fronts, best speed-up over IFB, gap, what was left out and why, notes: workload by workload."""
-    if analysis.emulated or any(workload.emulated for workload in analysis.workloads):
-        console.print(Panel(Text(style.STAMP_TEXT, style="bold", justify="center"), border_style="yellow"))
+    stamp = style.find_stamp(analysis, *analysis.workloads)
+    if stamp:
+        console.print(Panel(Text(stamp, style="bold", justify="center"), border_style="yellow"))
     about = f"{analysis.sweep}: {analysis.model} on {analysis.gpu}, {analysis.engine}"
     console.print(Text(one_line(about), style="bold"))
     console.print(
@@ -114,7 +115,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         name = style.KINDS[kind].name
         origin = "predicted from ctx and gen measured apart" if kind == "rate_matched" else "measured"
         if workload.emulated:
-            origin += ", emulated"
+            origin += ", simulated" if workload.simulated else ", emulated"
         if front:
             print_table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front], console)
             console.print()

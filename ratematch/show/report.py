@@ -98,12 +98,11 @@ def render_report(report: Report) -> str:
 
 def _page(report: Report) -> dict[str, Any]:
     analysis = report.analysis
-    emulated = analysis.emulated or any(workload.emulated for workload in analysis.workloads)
+    stamp = style.find_stamp(analysis, *analysis.workloads)
     bundles = {bundle.anchor: bundle for section in report.sections for bundle in section.bundles.values()}
     return {
         "title": one_line(f"{analysis.sweep}: disaggregated against aggregated serving"),
-        "emulated": emulated,
-        "stamp": style.STAMP_TEXT,
+        "stamp": stamp,
         "model": one_line(analysis.model),
         "gpu": one_line(analysis.gpu),
         "engine": one_line(analysis.engine),
@@ -112,7 +111,7 @@ def _page(report: Report) -> dict[str, Any]:
         "origin": report.origin,
         "warnings": [one_line(text) for text in report.warnings],
         "provenance": [(name, one_line(value)) for name, value in report.provenance],
-        "sections": [_section(section, emulated) for section in report.sections],
+        "sections": [_section(section) for section in report.sections],
         "files": list(bundles.values()),
         "definitions": DEFINITIONS,
         "data": {
@@ -123,10 +122,10 @@ def _page(report: Report) -> dict[str, Any]:
     }
 
 
-def _section(section: Section, emulated: bool) -> dict[str, Any]:
+def _section(section: Section) -> dict[str, Any]:
     return {
         "workload": one_line(section.workload.workload),
-        "verdict": give_verdict(section.workload, emulated=emulated),
+        "verdict": give_verdict(section.workload),
         "cards": [_card(found, section.bundles.get(found.at)) for found in section.recommendations],
         "tables": _tables(section),
         "pictures": [
@@ -140,7 +139,7 @@ def _section(section: Section, emulated: bool) -> dict[str, Any]:
     }
 
 
-def give_verdict(workload: WorkloadAnalysis, *, emulated: bool = False) -> str:
+def give_verdict(workload: WorkloadAnalysis) -> str:
     """One sentence: how much better than IFB, where, and how sure; or why nothing can be said."""
     kind: Kind = "end_to_end" if any(row.kind == "end_to_end" for row in workload.speedups) else "rate_matched"
     rows = [row for row in workload.speedups if row.kind == kind and row.step is not None]
@@ -154,8 +153,7 @@ def give_verdict(workload: WorkloadAnalysis, *, emulated: bool = False) -> str:
     if best.step_low is not None and best.step_high is not None:
         sure = f" (95 %: {best.step_low:.2f} to {best.step_high:.2f})"
     origin = {"end_to_end": "measured end to end", "rate_matched": "predicted, not measured end to end"}.get(kind, "")
-    if emulated:
-        origin += ", emulated"
+    origin += _mark(workload)
     low, high = min(ratios), max(ratios)
     span = f"{low:.2f} to {high:.2f} times" if high - low > 0.005 else f"{high:.2f} times"
     return (
@@ -254,12 +252,16 @@ def _kind_look(kind: Kind) -> dict[str, Any]:
     }
 
 
+def _mark(shown: style.Marked) -> str:
+    return f", {origin}" if (origin := style.say_origin(shown)) else ""
+
+
 def _dot(point: Point, *, front: bool) -> dict[str, Any]:
     return {
         "kind": point.kind,
         "front": front,
         "label": one_line(point.label),
-        "what": KIND_NAMES[point.kind] + (", emulated" if point.emulated else ""),
+        "what": KIND_NAMES[point.kind] + _mark(point),
         "x": point.tok_s_user,
         "y": point.tok_s_gpu,
         "low": _known(point.tok_s_gpu_low),
@@ -282,7 +284,7 @@ def _invalid_dot(row: Measured) -> dict[str, Any] | None:
         "kind": INVALID,
         "front": False,
         "label": one_line(f"{deployment.label}, {row.load.label}"),
-        "what": f"{row.experiment.stage}: measured" + (", emulated" if row.experiment.emulated else ""),
+        "what": f"{row.experiment.stage}: measured" + _mark(row.experiment),
         "x": figures.tok_s_user,
         "y": figures.tok_s / deployment.gpus,
         "low": None,

@@ -24,6 +24,7 @@ def status_to_json(results: Results, queued: Mapping[str, str] | None = None) ->
     return {
         "results": str(results.path),
         "emulated": any(row["emulated"] for row in rows),
+        "simulated": any(row["simulated"] for row in rows),
         "states": {state: states.count(state) for state in sorted(set(states))},
         "loads_done": sum(row["loads_done"] for row in rows),
         "loads": sum(row["loads"] for row in rows),
@@ -52,6 +53,7 @@ def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str
         "gpus": experiment.deployment.gpus,
         "gpu_hours": folder.gpu_hours(),
         "emulated": experiment.emulated,
+        "simulated": experiment.simulated,
         "error": outcome["error"] if outcome else None,
         "cause": outcome.get("cause") if outcome else None,
         "remedy": outcome.get("remedy") if outcome else None,
@@ -99,7 +101,9 @@ def print_status(content: dict[str, Any], console: Console) -> None:
         (row["experiment"], row["state"], f"{row['loads_done']}/{row['loads']}", row["gpus"], row["gpu_hours"])
         for row in content["experiments"]
     ]
-    title = content["results"] + ("  (emulated)" if content["emulated"] else "")
+    title = content["results"] + (
+        "  (simulated)" if content["simulated"] else "  (emulated)" if content["emulated"] else ""
+    )
     console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours"], rows))
     for row in content["experiments"]:
         if row["doing"]:

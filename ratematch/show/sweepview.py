@@ -120,7 +120,8 @@ def outcome_to_json(campaign: Campaign) -> dict[str, Any]:
     return {
         "sweep": campaign.sweep.name,
         "results": str(campaign.results.path),
-        "emulated": campaign.sweep.cluster.emulated,
+        "emulated": campaign.sweep.cluster.emulated or campaign.sweep.simulated,
+        "simulated": campaign.sweep.simulated,
         "failed": len(campaign.failed),
         "loads": campaign.invalid[1],
         "loads_not_valid": campaign.invalid[0],
