@@ -25,7 +25,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,15 @@ def to_text(content: Any) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     write_text(path, to_text(content))
+
+
+def write_lines(path: Path, contents: Iterable[Any]) -> None:
+    """One JSON value a line, written aside and renamed.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
 
 
 def read_json(path: Path) -> Any:

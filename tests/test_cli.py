@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ratematch.cli import main
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "doctor")
+VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor")
 
 
 def call(*argv: str) -> Result:
@@ -73,6 +73,9 @@ def test_set_lies_over_the_file(root: Path) -> None:
         (["status", "results/nowhere"], "no such results folder"),
         (["pareto", "results/nowhere"], "no such results folder"),
         (["pareto"], "Missing argument"),
+        (["pareto", "results/sample", "--figure", "8"], "'8' is not one of"),
+        (["report", "results/nowhere"], "no such results folder"),
+        (["report", "results/sample", "--at", "fast"], "write tok/s/user"),
         (["load", "http://localhost:1", "--model", "m"], "no load: give --concurrency"),
         (["load", "http://localhost:1", "--model", "m", "--concurrency", "a"], "write numbers with commas"),
         (["load", "http://localhost:1", "--model", "m", "--concurrency", "0"], "greater than 0"),
@@ -117,3 +120,20 @@ def test_doctor_looks_at_the_machine_and_the_cluster(root: Path) -> None:
     bad = call("doctor", "--cluster", "nowhere")
     assert bad.exit_code == 1
     assert "no cluster profile" in bad.stdout
+
+
+def test_figures_of_the_study_come_from_the_sample_right_after_a_clone(root: Path, tmp_path: Path) -> None:
+    result = call("pareto", "results/sample", "--figure", "9", "-o", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert [Path(line).name for line in result.stdout.split()] == ["figure-9.png", "figure-9.svg", "figure-9.csv"]
+    rows = (tmp_path / "figure-9.csv").read_text("utf-8").splitlines()[1:]
+    assert rows and all(row.split(",")[5] == "0" for row in rows), "without MTP"
+
+
+def test_report_says_in_the_page_how_it_was_made(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["report", "results/sample", "--at", "30", "-o", str(tmp_path / "page.html")]
+    monkeypatch.setattr("sys.argv", ["ratematch", *argv])
+    result = call(*argv)
+    assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "ratematch report results/sample --at 30" in page and "for 30 tok/s/user" in page

@@ -112,7 +112,7 @@ async def _run_load(
     pool = open_pool(target)
     try:
         warming = Phase("warm-up", target, pool, limits)
-        if warm.total:
+        if warm.total:  # an empty warm-up has nothing to wait for
             await warming.run(warm)
         measured = Phase("load", target, pool, limits, aborted=warming.aborted)
         start_ns = await asyncio.to_thread(wait_start) if wait_start is not None else None

@@ -82,7 +82,7 @@ class LoadJob:
         """The measured requests and those of the warm-up; no prompt is shared between any two of them."""
         load = self.load
         after = self.first_seq + load.num_requests
-        warmup = source.requests(load.warmup, after, self.seed + 1)
+        warmup = source.warmup(load.warmup, after, self.seed + 1)
         if isinstance(load, Concurrency) and load.seconds:
             return source.endless(after + load.warmup), warmup
         return source.requests(load.num_requests, self.first_seq), warmup

@@ -175,10 +175,10 @@ def analyze_workload(
     )
     ifb_front = _front(_allowed(point for _, point in ifb))
     e2e_front = _front(_allowed(point for _, point in end_to_end))
-    ifb_draws = _draw(ifb, draws, seed=1)
+    ifb_draws, e2e_draws = _draw(ifb, draws, seed=1), _draw(end_to_end, draws, seed=2)
     versus = (
         ("rate_matched", frontier.front, list(zip(frontier.draws, ifb_draws, strict=False))),
-        ("end_to_end", e2e_front, list(zip(_draw(end_to_end, draws, seed=2), ifb_draws, strict=False))),
+        ("end_to_end", e2e_front, list(zip(e2e_draws, ifb_draws, strict=False))),
     )
     own, other = (
         [[objectives(point) for point in front] for _, front, _ in versus],
@@ -218,6 +218,11 @@ def analyze_workload(
         calibration=calibration,
         calibrated=used is not None,
         serving=tuple(serving),
+        drawn=(
+            ("rate_matched", frontier.draws),
+            ("end_to_end", tuple(tuple(front) for front in e2e_draws)),
+            ("ifb", tuple(tuple(front) for front in ifb_draws)),
+        ),
     )
 
 

@@ -238,6 +238,8 @@ class WorkloadAnalysis:
     ``calibration``: fitted to the end-to-end runs; ``calibrated``: plans and fronts are predicted with it.
     ``serving``: the smallest deployment of each pair for an open-loop request rate, where one was asked for.
     ``left_out``: (experiment label, load label, reasons) of invalid measurements. ``notes``: in words.
+    ``drawn``: by kind, the front as it might have been, (tok/s/user, tok/s/GPU) a bootstrap draw; empty when the
+    noise of none of its rates is known.
     """
 
     workload: str
@@ -257,6 +259,7 @@ class WorkloadAnalysis:
     calibration: Calibration | None = None
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
+    drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
 
 
 @dataclass(frozen=True)

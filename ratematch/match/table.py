@@ -176,14 +176,16 @@ def _number(where: str, column: str, text: str, problems: list[Problem]) -> floa
 
 def _refuse_mixture(name: str, rows: Sequence[TableRow]) -> None:
     """Emulated and real rates never share a front, nor do two models, GPUs or precisions."""
-    for column in ("emulated", "model", "gpu", "hardware", "precision"):
+    for column in ("emulated", "predicted", "model", "gpu", "hardware", "precision"):
         by_value: dict[str, list[int]] = {}
         for row in rows:
             if column in row.extra:
                 by_value.setdefault(row.extra[column].lower(), []).append(row.row)
         if len(by_value) > 1:
             told = "; ".join(f"{value or 'nothing'} in {say_rows(numbers)}" for value, numbers in by_value.items())
-            what = "emulated and real rates" if column == "emulated" else f"rates of different {column}"
+            what = {"emulated": "emulated and real rates", "predicted": "predicted and measured rates"}.get(
+                column, f"rates of different {column}"
+            )
             raise TableError([Problem(name, f"{what} never share a front: {told}", "one table for each")])
 
 
