@@ -90,6 +90,11 @@ class Executor:
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
+        if self.name in ("local", "debug") and cluster.container is not None:
+            raise UserError(
+                f"cluster profile {cluster.name} runs servers in a container, which only Slurm starts: "
+                "use --executor slurm (or allocation, inside salloc)"
+            )
         if self.name == "slurm":
             slurmjob.refuse_unsendable(cluster, experiments, self.packing)
         if self.name == "simulate":
