@@ -247,7 +247,7 @@ def test_a_server_that_is_never_ready(site: Site) -> None:
 
 
 def test_a_server_that_hangs(site: Site) -> None:
-    site.set_profile(PROFILE + "stall_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: stall=300s@4}\n")
+    site.set_profile(PROFILE + "stall_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: stall=300s@2}\n")
     began = time.monotonic()
     controller = site.sweep()
     wait_until(lambda: "server hung" in site.said() or controller.poll() is not None, "the hang to be told", 90)
@@ -275,9 +275,7 @@ def test_a_start_that_fails_for_a_known_cause(site: Site) -> None:
         assert code == 0 and cause in row["cause"] and row["remedy"], row
         assert ("tried again" in site.said()) == (fault == "ucx"), site.said()
         MATRIX.append((f"{fault} at start", noticed_s, f"told: {row['cause']}"[:72]))
-    site.set_profile(PROFILE)
-    assert site.sweep().wait(90) == 0, site.said()
-    site.check_whole()
+    wait_until(lambda: not site.cluster.jobs() and not site.processes(), "all processes to end", 30)
 
 
 def test_a_node_that_failed_twice_is_left_out(site: Site) -> None:
@@ -308,16 +306,16 @@ def mounted(site: Site, *options: str) -> Iterator[Path]:
 
 def test_a_shared_file_system_that_hangs_for_a_while(cluster: TestCluster, tmp_path: Path) -> None:
     cluster.wait_idle()
-    site = Site(cluster.state / "shared" / "slow", cluster, LONG)
+    site = Site(cluster.state / "shared" / "slow", cluster)
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(96 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
     with mounted(site, "-o", "loop", str(image)) as results:
-        fault = Fault("results hang for 8 s", site)
+        fault = Fault("results hang for 5 s", site)
         subprocess.run(["fsfreeze", "--freeze", str(results)], check=True)
         try:
-            time.sleep(8)
+            time.sleep(5)
         finally:
             subprocess.run(["fsfreeze", "--unfreeze", str(results)], check=True)
         fault.finish("everybody waited, nothing lost, nothing sent again", 0)
