@@ -2,4 +2,5 @@
 
 from ratematch.cli import main
 
-main()
+if __name__ == "__main__":  # imported again, under another name, by processes that simulate
+    main()

@@ -61,6 +61,7 @@ class _Slurm(_Part):
     mpi: Word | None = None
     tasks: StepTasks = "gpu"
     exclude: list[Word] = []
+    senders: Whole = 8
     sbatch: list[str] = []
     srun: list[str] = []
     prologue: str | None = None

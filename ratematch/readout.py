@@ -182,7 +182,7 @@ def analyze_results(
     on one node (they do where ratematch places them); ``segment_gpus``: most GPUs of one instance.
 
     Raises:
-        ResultsError: no limits.json, nothing measured yet, or emulated and real results in one folder.
+        ResultsError: no limits.json, nothing measured yet, or results of different origins in one folder.
     """
     inputs = read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile, max_gpus=max_gpus)
     return analyze_inputs(

@@ -27,14 +27,32 @@ from ratematch.cli.group import (
 @set_option
 @cluster_option
 @click.option("--explain", is_flag=True, help="Every key that servers are told, with the reason for its value.")
+@click.option("--predict", is_flag=True, help="Predict ctx rates, gen curves, ratios and fronts with a model.")
+@click.option(
+    "--learn-from",
+    type=click.Path(path_type=Path),
+    help="With --predict: a results folder that corrects the model, drawn solid beside the prediction.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="With --predict: a folder for plots.")
 @json_option
-def plan(sweep: str, overrides: tuple[str, ...], cluster: str | None, explain: bool, as_json: bool) -> None:
+def plan(
+    sweep: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    explain: bool,
+    predict: bool,
+    learn_from: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Show what SWEEP would run and cost, and what it drops and why. Nothing is started.
 
     \b
     Example:
         ratematch plan sweeps/quickstart.yaml --set budget.max_gpus=8
+        ratematch plan sweeps/deepseek-r1.yaml --predict -o /tmp/predicted
     """
+    from ratematch.errors import UserError
     from ratematch.inputs import read_sweep
     from ratematch.plan.budget import estimate
     from ratematch.run.precheck import expand_sweep, explain_settings, refuse_unlaunchable
@@ -46,12 +64,33 @@ def plan(sweep: str, overrides: tuple[str, ...], cluster: str | None, explain: b
     refuse_unlaunchable(asked, expansion.experiments, here=False)
     cost = estimate(asked, expansion.experiments)
     explained = explain_settings(expansion.experiments) if explain else ()
+    if not predict and (learn_from or output):
+        raise UserError("--learn-from and -o belong to --predict")
+    prediction = written = None
+    if predict:
+        from ratematch import readout
+        from ratematch.prediction import predict_sweep
+        from ratematch.show.predictview import prediction_to_json, print_prediction, write_prediction_plots
+        from ratematch.store import Results
+
+        results = Results.open(learn_from) if learn_from else None
+        prediction = predict_sweep(asked, expansion.experiments, results)
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            measured = readout.analyze_results(results) if results else None
+            title = f"{asked.model.name} on {asked.cluster.gpu}"
+            written = write_prediction_plots(prediction, title, output, measured)
     if as_json:
-        told = {"settings": explained_to_json(explained)} if explain else {}
+        told: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
+        told |= {"prediction": prediction_to_json(prediction)} if prediction else {}
         print_json(plan_to_json(asked, expansion, cost) | told)
     else:
         print_plan(asked, expansion, cost, Console())
         print_explained(explained, Console())
+        if prediction:
+            print_prediction(prediction, Console())
+        for path in written or ():
+            click.echo(str(path))
 
 
 @main.command()
@@ -131,12 +170,35 @@ def render(
 @click.argument("sweep")
 @set_option
 @cluster_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Results folder [default: results/NAME].")
 @click.option(
-    "--executor", type=click.Choice(["local", "debug", "slurm", "allocation"]), default="local", show_default=True
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Results folder [default: results/NAME, simulated: results/NAME-simulated].",
 )
 @click.option(
-    "--max-jobs", type=click.IntRange(1), help="Jobs under way at once [default: 1 here, 16 in Slurm's queue]."
+    "--executor",
+    type=click.Choice(["local", "debug", "slurm", "allocation", "simulate"]),
+    default="local",
+    show_default=True,
+    help="Where servers run; `simulate`: nowhere, the emulator's scheduler runs in virtual time.",
+)
+@click.option(
+    "--max-jobs",
+    type=click.IntRange(1),
+    help="Jobs under way at once [default: 1 here, 16 in Slurm's queue, one a processor simulated].",
+)
+@click.option(
+    "--pack",
+    "pack_nodes",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=0,
+    metavar="[NODES]",
+    help="Put several deployments into each Slurm job, of so many nodes [default: those of budget.max_gpus].",
+)
+@click.option(
+    "--pack-hours", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Length of such a job."
 )
 @click.option(
     "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
@@ -152,6 +214,8 @@ def sweep(
     again: bool,
     as_json: bool,
     max_jobs: int | None,
+    pack_nodes: int | None,
+    pack_hours: float,
     max_gpu_hours: float | None,
     detach: bool,
     cluster: str | None,
@@ -164,14 +228,15 @@ def sweep(
     """
     from ratematch.inputs import read_sweep
     from ratematch.run.campaign import run_campaign
-    from ratematch.run.jobs import Executor
+    from ratematch.run.jobs import Executor, choose_packing
     from ratematch.show.sweepview import SweepView, outcome_to_json
     from ratematch.store import Results
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked, text = read_sweep(sweep, overrides, cluster)
-    results = Results(output or RESULTS / asked.name)
+    asked = replace(asked, simulated=executor == "simulate")
+    results = Results(output or RESULTS / (f"{asked.name}-simulated" if asked.simulated else asked.name))
     if detach:
         from ratematch.run.control import detach as start_detached
 
@@ -181,8 +246,9 @@ def sweep(
         return
     if max_gpu_hours is not None:
         asked = replace(asked, budget=replace(asked.budget, gpu_hours=max_gpu_hours))
+    packing = choose_packing(asked, executor, pack_nodes, pack_hours)
     with SweepView(stderr_console()) as view:
-        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs), view.update, again=again)
+        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:
@@ -221,11 +287,13 @@ def status(results: Path, as_json: bool) -> None:
         ratematch status results/quickstart
     """
     from ratematch.run.control import queued
+    from ratematch.run.nodes import excluded_nodes
     from ratematch.show.statusview import print_status, status_to_json
     from ratematch.store import Results
 
     opened = Results.open(results)
-    content = status_to_json(opened, {name: str(job) for name, job in queued(opened).items()})
+    jobs = {name: str(job) for name, job in queued(opened).items()}
+    content = status_to_json(opened, jobs, excluded_nodes(opened))
     if as_json:
         print_json(content)
     else:

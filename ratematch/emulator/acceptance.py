@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class DraftAcceptance:
@@ -22,24 +23,30 @@ class DraftAcceptance:
             raise ValueError(f"mtp={mtp} needs {mtp} acceptance rates, got {len(rates)}")
         if not all(0 <= rate <= 1 for rate in rates) or (forced is not None and forced < 0):
             raise ValueError(f"acceptance rates {rates} (forced: {forced}) are not probabilities")
-        self.drafted = 0
-        self.accepted = 0
         self._mtp = mtp
         self._forced = None if forced is None else min(forced, float(mtp))
         self._at_least = np.cumprod(np.asarray(rates, dtype=float))  # P(at least k accepted), falling in k
+        self._mean = 1 + (float(self._at_least.sum()) if self._forced is None else self._forced)
         self._rng = np.random.default_rng(seed)
 
-    def draw(self, count: int) -> list[int]:
-        """Tokens that each of ``count`` sequences gains in a step: 1 + accepted drafts. Shape (count,)."""
+    def draw(self, count: int) -> NDArray[np.int64]:
+        """Tokens that a sequence gains in each of ``count`` steps: 1 + accepted drafts. Shape (count,)."""
         if not self._mtp:
-            return [1] * count
+            return np.ones(count, dtype=np.int64)
         luck = self._rng.random(count)
         if self._forced is not None:
             whole = int(self._forced)
             accepted = whole + (luck < self._forced - whole)
         else:
             accepted = (luck[:, None] < self._at_least).sum(axis=1)
-        self.drafted += self._mtp * count
-        self.accepted += int(accepted.sum())
-        tokens: list[int] = (accepted + 1).tolist()
-        return tokens
+        return np.asarray(accepted + 1, dtype=np.int64)
+
+    def draw_until(self, tokens: int) -> NDArray[np.int64]:
+        """Gains of as many steps as it takes to reach ``tokens``; the last one may pass it. Shape (steps,)."""
+        if not self._mtp:
+            return np.ones(tokens, dtype=np.int64)
+        gains = self.draw(1 + int(1.1 * tokens / self._mean))
+        while (reached := int(gains.sum())) < tokens:
+            gains = np.concatenate([gains, self.draw(1 + int((tokens - reached) / self._mean))])
+        steps = int(np.searchsorted(np.cumsum(gains), tokens)) + 1
+        return gains[:steps]

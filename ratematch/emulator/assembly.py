@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from ratematch.catalog import load_gpu
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.handover import TRANSFER_LATENCY_S
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
 from ratematch.emulator.settings import SettingsError, WorkerSettings
-from ratematch.emulator.steptime import RooflineStepTime
+from ratematch.emulator.steptime import RooflineStepTime, StepTime
+from ratematch.emulator.transfer import TRANSFER_LATENCY_S
 from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
 from ratematch.plan.memory import (
@@ -27,6 +27,7 @@ class Emulation:
     """The inside of one worker. ``kv_bytes(tokens)``, ``transfer_s(tokens)``: of one KV transfer to it."""
 
     scheduler: Scheduler
+    step_time: StepTime
     kv_bytes: Callable[[int], float]
     transfer_s: Callable[[int], float]
 
@@ -83,6 +84,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
     link_b_s = gpu.nvlink_b_s if gpu.nvlink_domain > 8 else gpu.network_b_s
     return Emulation(
         Scheduler(config, step_time, environment.seed),
+        step_time,
         kv_bytes=lambda tokens: tokens * token_b,
         transfer_s=lambda tokens: TRANSFER_LATENCY_S + tokens * token_b / link_b_s,
     )

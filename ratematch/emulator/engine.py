@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ratematch.emulator.admission import Admissions, check_gate
 from ratematch.emulator.scheduler import Scheduler, Sequence, Step
 
 MAX_CATCH_UP_S = 1.0
@@ -22,10 +22,6 @@ MAX_CATCH_UP_S = 1.0
 
 TOLERATED_LATE_SHARE = 0.02
 """Share of the busy time; less than repeated loads differ from each other."""
-
-
-class EngineFailure(RuntimeError):
-    """The executor cannot go on; the server ends."""
 
 
 class Sink(Protocol):
@@ -77,7 +73,7 @@ class Engine:
         self._on_step = on_step
         self._on_late = on_late
         self._sinks: dict[int, Sink] = {}
-        self._admissions: deque[tuple[Sequence, Callable[[], None]]] = deque()
+        self._admissions = Admissions()
         self._excess_s = 0.0
         self._wake = asyncio.Event()
 
@@ -94,7 +90,7 @@ class Engine:
         self.scheduler.add(sequence, time.monotonic())
         self._sinks[sequence.id] = sink
         if on_admitted is not None:
-            self._admissions.append((sequence, on_admitted))
+            self._admissions.expect(sequence, on_admitted)
         self._wake.set()
 
     def fail(self, sequence_id: int, message: str) -> None:
@@ -131,9 +127,9 @@ class Engine:
                 start_s = clock()
                 continue
             step = self.scheduler.begin(start_s)
-            self._tell_admitted()
+            self._admissions.tell()
             if step is None:
-                self._check_gate()
+                check_gate(self.scheduler)
                 await self._sleep(self.scheduler.wake_s())
                 start_s = clock()
                 continue
@@ -141,23 +137,6 @@ class Engine:
             await asyncio.sleep(max(0.0, end_s - clock()))
             self._finish(step, start_s, end_s)
             start_s = self._next_start(clock(), end_s, step.duration_s)
-
-    def _tell_admitted(self) -> None:
-        """Admission is first come, first served, so only the oldest can be next."""
-        waiting = self._admissions
-        while waiting and (waiting[0][0].admitted_s is not None or waiting[0][0].state == "cancelled"):
-            sequence, tell = waiting.popleft()
-            if sequence.state != "cancelled":
-                tell()
-
-    def _check_gate(self) -> None:
-        """A fill gate beyond the slots waits for ever without a word, as the engine does; one that KV memory alone
-        keeps from opening is an error."""
-        config = self.scheduler.config
-        if config.fill_gate is None or config.fill_gate > config.slots * config.mapping.dp_ranks:
-            return
-        if problem := self.scheduler.gate_problem():
-            raise EngineFailure(problem)
 
     async def _sleep(self, until_s: float | None) -> None:
         """Until something changes or the monotonic clock shows ``until_s``."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ratematch.emulator.steptime import RankLoad
 from ratematch.plan.mapping import Mapping
 
 Kind = Literal["full", "context_only", "generation_only"]
@@ -71,6 +75,10 @@ class Sequence:
     ``max_tokens``: tokens the client is to get in all; a generation-only sequence is handed over with the first of
     them known. ``ready_s``: when its KV has arrived; ``transfer_s`` instead counts from admission, as the transfer
     starts only when there is room for it. ``prompt_hash``: one hash per full prompt block, chained, for block reuse.
+
+    How it decodes is drawn when it begins to: it gains ``gains[k]`` tokens in iteration ``first_iter + k``, the last
+    in ``last_iter``, where ``surplus`` more were accepted than it may have. Until it is done ``generated`` and
+    ``kv_len`` stay what they were before the first of these.
     """
 
     id: int
@@ -89,7 +97,10 @@ class Sequence:
     reused: int = 0
     kv_len: int = 0
     blocks: int = 0
-    block_room: int = 0
+    first_iter: int = 0
+    last_iter: int = 0
+    gains: NDArray[np.int64] | None = None
+    surplus: int = 0
     admitted_s: float | None = None
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
@@ -120,17 +131,38 @@ class RankCounts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One iteration in flight: what runs on each rank and for how long."""
+    """An iteration in flight: what runs on each rank and for how long.
+
+    Or several in a row that nothing changes between (``count``): then ``iter`` is the first of them, ``loads`` are
+    its own, ``ends_s`` says when each ends and ``duration_s`` is that of all.
+    """
 
     iter: int
     start_s: float
     duration_s: float
     chunks: tuple[list[tuple[Sequence, int]], ...]
-    gens: tuple[list[Sequence], ...]
-    ranks: tuple[RankCounts, ...]
+    loads: tuple[RankLoad, ...]
     num_active: int
     num_queued: int
+    ends_s: NDArray[np.float64] | None = None
+
+    @property
+    def count(self) -> int:
+        return 1 if self.ends_s is None else self.ends_s.size
 
     @property
     def end_s(self) -> float:
         return self.start_s + self.duration_s
+
+    @property
+    def ranks(self) -> tuple[RankCounts, ...]:
+        """The (first) iteration as its log shows it."""
+        return tuple(
+            RankCounts(
+                int(load.ctx_requests),
+                int(load.ctx_tokens),
+                int(load.gen_requests),
+                int(load.gen_requests) * load.query_tokens,
+            )
+            for load in self.loads
+        )

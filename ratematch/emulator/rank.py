@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from ratematch.emulator.iteration import SchedulerConfig, Sequence
+from ratematch.emulator.outlook import Outlook
 
 
 class Rank:
@@ -12,7 +13,7 @@ class Rank:
 
     ``active``: sequences with a slot. ``reserved``: KV blocks promised; ``used``: blocks that hold tokens.
     ``kv_read``: cached tokens of all generating sequences. ``blocked``: its first prompt found no room in the
-    last step.
+    last step. ``gen``: the generating sequences, an ordered set. ``outlook``: what they will add to come.
     """
 
     def __init__(self, config: SchedulerConfig):
@@ -23,7 +24,8 @@ class Rank:
         self.kv_read = 0
         self.blocked = False
         self.prefill: deque[Sequence] = deque()
-        self.gen: list[Sequence] = []
+        self.gen: dict[Sequence, None] = {}
+        self.outlook = Outlook()
         self._cache: OrderedDict[int, None] = OrderedDict()
 
     def blocks(self, tokens: int) -> int:
@@ -65,9 +67,11 @@ class Rank:
         """Prompt pieces of the rank's next step, first come first served, within what generation leaves of the
         token budget. A prompt that generation leaves no room for blocks admissions to its rank until it has run: else
         sequences that arrive with their KV could keep it out for ever."""
+        self.blocked = False
+        if not self.prefill:
+            return []
         config = self.config
         budget = config.token_budget - len(self.gen) * (1 + config.mtp)
-        self.blocked = False
         taken: list[tuple[Sequence, int]] = []
         for seq in self.prefill:
             left = seq.prompt_len - seq.prefilled

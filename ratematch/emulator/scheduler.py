@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from dataclasses import replace
+
+import numpy as np
 
 from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.iteration import (
@@ -24,6 +27,7 @@ from ratematch.emulator.iteration import (
     Sequence,
     Step,
 )
+from ratematch.emulator.lookahead import look_ahead
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
@@ -45,12 +49,16 @@ class Scheduler:
         self.num_admitted = 0
         self.reused_blocks = 0
         self.missed_blocks = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
         self._step_time = step_time
         self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
         self._ranks = tuple(Rank(config) for _ in range(config.mapping.dp_ranks))
         self._queue: deque[Sequence] = deque()
         self._transfers: list[tuple[float, int, Sequence]] = []
         self._fresh: list[Sequence] = []  # began to generate since the last step
+        self._ending: dict[int, list[Sequence]] = {}  # generating sequences by their last iteration
+        self._ends: list[int] = []  # heap of these iterations; those that nothing ends in any more stay until met
         self._live: dict[int, Sequence] = {}
         self._held: dict[int, Sequence] = {}
         self._uneven_iters = 0
@@ -112,8 +120,7 @@ class Scheduler:
             if seq.state == "prefill" and seq in rank.prefill:
                 rank.prefill.remove(seq)
             elif seq.state == "decode":
-                rank.gen.remove(seq)
-                rank.kv_read -= seq.kv_len
+                self._stop_decode(rank, seq)
             elif seq.state == "transfer":
                 self._transfers = [entry for entry in self._transfers if entry[2] is not seq]
                 heapq.heapify(self._transfers)
@@ -134,14 +141,19 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------------ iterations
 
-    def begin(self, now_s: float) -> Step | None:
+    def begin(self, now_s: float, ahead: int = 1) -> Step | None:
         """Choose the batch of the next iteration, or ``None`` when nothing can run now.
+
+        ``ahead``: how many iterations the step may stand for. It stands for more than one only where all of them run
+        the same sequences, up to the one in which the first of these ends or a KV transfer is over. Who adds, cancels
+        or releases a sequence meanwhile has to :meth:`cut` the step first.
 
         Raises:
             RuntimeError: the previous step was not finished.
         """
         if self._in_flight is not None:
             raise RuntimeError(f"iteration {self._in_flight.iter} was not finished")
+        unsettled = any(rank.blocked for rank in self._ranks)
         self._admit(now_s)
         while self._transfers and self._transfers[0][0] <= now_s:
             self._start_decode(heapq.heappop(self._transfers)[2])
@@ -152,26 +164,22 @@ class Scheduler:
         chunks = tuple(rank.take_chunks() for rank in self._ranks)
         if self._hold_prompts(chunks):
             chunks = tuple([] for _ in self._ranks)
-        if not any(chunks) and not any(rank.gen for rank in self._ranks):
+        prompts = any(chunks)
+        if not prompts and not any(rank.gen for rank in self._ranks):
             return None
-
-        query = 1 + self.config.mtp
-        loads, counts = [], []
-        for rank, taken in zip(self._ranks, chunks, strict=True):
-            ctx = attended = pieces = 0
-            for seq, n in taken:
-                if seq.first_scheduled_s is None:
-                    seq.first_scheduled_s = now_s
-                ctx += n
-                pieces += -(-n // self.config.max_num_tokens)
-                attended += n * seq.prefilled + n * (n + 1) // 2
-            gen = len(rank.gen)
-            loads.append(RankLoad(len(taken), ctx, attended, gen, query, rank.kv_read, pieces))
-            counts.append(RankCounts(len(taken), ctx, gen, gen * query))
+        loads = tuple(self._load(rank, taken, now_s) for rank, taken in zip(self._ranks, chunks, strict=True))
         self.iter += 1
-        duration = self._step_time.seconds(StepBatch(tuple(loads)), self.config.overlap)
-        gens = tuple(rank.gen.copy() for rank in self._ranks)
-        step = Step(self.iter, now_s, duration, chunks, gens, tuple(counts), self.num_active, self.num_queued)
+        ends_s = None
+        duration = self._step_time.seconds(StepBatch(loads), self.config.overlap)
+        if ahead > 1 and not unsettled and not any(rank.prefill for rank in self._ranks):
+            count = min(ahead, self._next_end() - self.iter + 1)
+            if count > 1:
+                seconds = look_ahead(self._ranks, loads, self.iter, count, self._step_time, self.config.overlap)
+                ends_s = now_s + np.cumsum(seconds)
+                if self._transfers:
+                    ends_s = ends_s[: int(np.searchsorted(ends_s, self._transfers[0][0])) + 1]
+                duration = float(ends_s[-1]) - now_s
+        step = Step(self.iter, now_s, duration, chunks, loads, self.num_active, self.num_queued, ends_s)
         for seq in self._fresh:
             if seq.first_scheduled_s is None:
                 seq.first_scheduled_s = now_s
@@ -179,22 +187,80 @@ class Scheduler:
         self._in_flight = step
         return step
 
-    def finish(self, step: Step, now_s: float) -> list[Emission]:
-        """Hand out the tokens of ``step``, in rank order, prompts before generation.
+    def _load(self, rank: Rank, taken: list[tuple[Sequence, int]], now_s: float) -> RankLoad:
+        gen, query = len(rank.gen), 1 + self.config.mtp
+        if not taken:
+            return RankLoad(0, 0, 0.0, gen, query, rank.kv_read, 0)
+        ctx = attended = pieces = 0
+        for seq, n in taken:
+            if seq.first_scheduled_s is None:
+                seq.first_scheduled_s = now_s
+            ctx += n
+            pieces += -(-n // self.config.max_num_tokens)
+            attended += n * seq.prefilled + n * (n + 1) // 2
+        return RankLoad(len(taken), ctx, attended, gen, query, rank.kv_read, pieces)
+
+    def _next_end(self) -> int:
+        """Iteration in which the first of the generating sequences ends."""
+        while self._ends[0] not in self._ending:
+            heapq.heappop(self._ends)
+        return self._ends[0]
+
+    def cut(self, step: Step, now_s: float) -> Step:
+        """The step in flight up to the first of its iterations that ends at or after ``now_s``."""
+        if step.ends_s is None:
+            return step
+        left = step.ends_s[: int(np.searchsorted(step.ends_s, now_s)) + 1]
+        if left.size == step.count:
+            return step
+        step = replace(step, ends_s=left, duration_s=float(left[-1]) - step.start_s)
+        self._in_flight = step
+        return step
+
+    def finish(self, step: Step, now_s: float, *, all_tokens: bool = True) -> list[Emission]:
+        """Hand out the tokens of ``step``, in rank order, generation before prompts.
+
+        Without ``all_tokens`` only what begins or ends is told: a finished sequence with all tokens since it began
+        to decode. When each of them came is in its ``first_iter`` and ``gains``.
 
         Raises:
             RuntimeError: ``step`` is not the one in flight.
         """
         if step is not self._in_flight:
             raise RuntimeError(f"iteration {step.iter} is not in flight")
+        if all_tokens and step.count > 1:
+            raise ValueError("a step of several iterations tells only what begins or ends in it")
         self._in_flight = None
+        count = step.count
         emissions: list[Emission] = []
-        for rank, chunks, gens in zip(self._ranks, step.chunks, step.gens, strict=True):
-            if gens:
-                self._advance_generation(rank, gens, now_s, emissions)
+        generating = 0
+        ending = self._ending.pop(step.iter + count - 1, [])
+        done_by_rank: dict[int, list[Sequence]] = {}
+        for seq in ending:
+            if seq.state == "decode":  # else cancelled
+                done_by_rank.setdefault(seq.rank, []).append(seq)
+        first_iter = step.iter
+        self.iter = step.iter + count - 1
+        for index, (rank, chunks) in enumerate(zip(self._ranks, step.chunks, strict=True)):
+            if rank.gen:
+                generating += len(rank.gen)
+                grown, used = rank.outlook.read(first_iter, count)
+                gained = int(grown[0]) if count == 1 else int(grown.sum())
+                rank.kv_read += gained
+                rank.used += int(used[0]) if count == 1 else int(used.sum())
+                self.accepted_tokens += gained - len(rank.gen) * count
+                if all_tokens:
+                    self._emit_all(rank, now_s, emissions)
+                for seq in done_by_rank.get(index, ()):
+                    self._end_decode(rank, seq, now_s)
+                    if not all_tokens:
+                        brought = seq.kind == "generation_only"
+                        assert seq.gains is not None
+                        emissions.append(Emission(seq, int(seq.gains.sum()) + brought, brought, True))
             for seq, n in chunks:
                 if seq.state == "prefill":
                     self._advance_prompt(rank, seq, n, now_s, emissions)
+        self.draft_tokens += generating * self.config.mtp * count
         return emissions
 
     def wake_s(self) -> float | None:
@@ -212,16 +278,6 @@ class Scheduler:
     def num_active(self) -> int:
         """Sequences that hold a slot (held context-only sequences do not)."""
         return sum(rank.active for rank in self._ranks)
-
-    @property
-    def draft_tokens(self) -> int:
-        """Drafts offered so far."""
-        return self._acceptance.drafted
-
-    @property
-    def accepted_tokens(self) -> int:
-        """Drafts accepted so far."""
-        return self._acceptance.accepted
 
     @property
     def num_held(self) -> int:
@@ -325,12 +381,41 @@ class Scheduler:
         return False
 
     def _start_decode(self, seq: Sequence) -> None:
+        """Draw how ``seq`` decodes, from the next iteration on."""
         rank = self._ranks[seq.rank]
-        seq.state = "decode"
-        rank.gen.append(seq)
-        seq.block_room = -seq.kv_len % self.config.tokens_per_block
-        self._fresh.append(seq)
+        left = seq.max_tokens - seq.generated
+        gains = self._acceptance.draw_until(max(1, left))
+        seq.surplus = int(gains.sum()) - left
+        gains[-1] -= seq.surplus
+        seq.state, seq.gains = "decode", gains
+        seq.first_iter = self.iter + 1
+        seq.last_iter = self.iter + gains.size
+        rank.gen[seq] = None
         rank.kv_read += seq.kv_len
+        rank.outlook.enter(seq.first_iter, gains, seq.kv_len, self.config.tokens_per_block)
+        ending = self._ending.get(seq.last_iter)
+        if ending is None:
+            self._ending[seq.last_iter] = [seq]
+            heapq.heappush(self._ends, seq.last_iter)
+        else:
+            ending.append(seq)
+        self._fresh.append(seq)
+
+    def _stop_decode(self, rank: Rank, seq: Sequence) -> None:
+        """Take a sequence out in the middle; what it would have gained in a step in flight is lost."""
+        assert seq.gains is not None
+        next_iter = self.iter if self._in_flight is not None else self.iter + 1
+        gone = max(0, next_iter - seq.first_iter)
+        had = int(seq.gains[:gone].sum())
+        del rank.gen[seq]
+        seq.kv_len += had
+        seq.generated += had
+        rank.kv_read -= seq.kv_len
+        rank.outlook.enter(seq.first_iter + gone, seq.gains[gone:], seq.kv_len, self.config.tokens_per_block, sign=-1)
+        ending = self._ending[seq.last_iter]
+        ending.remove(seq)
+        if not ending:
+            del self._ending[seq.last_iter]
 
     def _advance_prompt(self, rank: Rank, seq: Sequence, n: int, now_s: float, emissions: list[Emission]) -> None:
         rank.store(seq, n)
@@ -349,41 +434,29 @@ class Scheduler:
             self._start_decode(seq)
         emissions.append(Emission(seq, 1, True, finished))
 
-    def _advance_generation(self, rank: Rank, gens: list[Sequence], now_s: float, emissions: list[Emission]) -> None:
-        # The one loop that runs per token; the rest of a step costs next to nothing beside it.
-        per_block = self.config.tokens_per_block
-        emit, make = emissions.append, Emission._make
-        any_done = False
-        grown = used = 0
-        for seq, n in zip(gens, self._acceptance.draw(len(gens)), strict=True):
-            if seq.state != "decode":
-                continue  # cancelled while the step ran
-            left = seq.max_tokens - seq.generated - n
-            if left <= 0:
-                n += left
-                seq.state = "done"
-                any_done = True
-            seq.generated += n
-            seq.kv_len += n
-            grown += n
-            room = seq.block_room - n
-            if room < 0:
-                used -= room // per_block
-                room %= per_block
-            seq.block_room = room
+    def _emit_all(self, rank: Rank, now_s: float, emissions: list[Emission]) -> None:
+        """Every token of the iteration: the one loop per token, beside which the rest costs next to nothing."""
+        emit, make, now = emissions.append, Emission._make, self.iter
+        plain = not self.config.mtp
+        for seq in rank.gen:
+            if seq.first_iter > now:
+                continue
+            n = 1 - seq.surplus if plain else int(seq.gains[now - seq.first_iter])  # type: ignore[index]
             if seq.first_token_s is None:  # generation-only: the token that came with the KV counts as its first
                 seq.first_token_s = now_s
-                emit(Emission(seq, n + 1, True, left <= 0))
+                emit(Emission(seq, n + 1, True, seq.last_iter == now))
             else:
-                emit(make((seq, n, False, left <= 0)))
-        rank.kv_read += grown
-        rank.used += used
-        if any_done:
-            for seq in gens:
-                if seq.state == "done":
-                    rank.kv_read -= seq.kv_len
-                    self._complete(rank, seq, now_s)
-            rank.gen = [seq for seq in rank.gen if seq.state == "decode"]
+                emit(make((seq, n, False, seq.last_iter == now)))
+
+    def _end_decode(self, rank: Rank, seq: Sequence, now_s: float) -> None:
+        assert seq.gains is not None
+        gained = seq.max_tokens - seq.generated
+        seq.generated += gained
+        seq.kv_len += gained
+        rank.kv_read -= seq.kv_len
+        self.accepted_tokens += seq.surplus
+        del rank.gen[seq]
+        self._complete(rank, seq, now_s)
 
     def _complete(self, rank: Rank, seq: Sequence, now_s: float) -> None:
         seq.finished_s = now_s

@@ -178,22 +178,31 @@ class RooflineStepTime:
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
-        loads = [self._micro_batch(load) for load in batch.ranks]
+        kinds = _merge_alike(batch.ranks)
+        loads = [self._micro_batch(load) for load, _ in kinds]
         tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
-        all_tokens, most_tokens = sum(tokens), max(tokens)
+        most_tokens = max(tokens)
+        all_tokens = sum(each * ranks for each, (_, ranks) in zip(tokens, kinds, strict=True))
 
         attention = max(map(self._attention, loads, tokens))
         device = model.layers * (attention + self._exchange(most_tokens) + eff.layer_s)
         device += self._dense_layers * self._gemm(self._dense_params, self._dense_weights_b, most_tokens)
         device += (model.layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
         device += self._head(max(load.gen_requests * load.query_tokens + load.ctx_requests for load in loads))
-        for draft in range(max(load.query_tokens for load in loads) - 1):
-            device += self._draft(loads, first=draft == 0)
+        drafts = max(load.query_tokens for load in loads) - 1
+        if drafts:
+            device += self._draft(loads, all_tokens)
+        if drafts > 1:
+            later = [load._replace(ctx_tokens=load.ctx_requests, ctx_attended=0.0, query_tokens=1) for load in loads]
+            rows = sum(
+                (load.ctx_requests + load.gen_requests) * ranks for load, (_, ranks) in zip(loads, kinds, strict=True)
+            )
+            device += (drafts - 1) * self._draft(later, rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
         host = eff.host_step_s
-        host += eff.host_request_s * max(load.gen_requests + load.ctx_requests for load in batch.ranks)
+        host += eff.host_request_s * max(load.gen_requests + load.ctx_requests for load, _ in kinds)
         return max(device, host) if overlap else device + host
 
     # ------------------------------------------------------------------------------------------------ parts
@@ -276,16 +285,29 @@ class RooflineStepTime:
             self._gemm(self._head_params, self._head_params * 2.0, rows, self._head_rate) + logits_b / self._bandwidth
         )
 
-    def _draft(self, loads: list[RankLoad], first: bool) -> float:
+    def _draft(self, loads: list[RankLoad], all_tokens: float) -> float:
         """One draft pass: a layer and an output projection. The first sees all tokens, later ones one per sequence
         and prompt."""
-        if not first:
-            loads = [load._replace(ctx_tokens=load.ctx_requests, ctx_attended=0.0, query_tokens=1) for load in loads]
         tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
         most = max(tokens)
         seconds = max(map(self._attention, loads, tokens)) + self._exchange(most) + self.efficiency.layer_s
         if self.model.moe:
-            seconds += self._moe(sum(tokens), most)
+            seconds += self._moe(all_tokens, most)
         else:
             seconds += self._gemm(self._dense_params, self._dense_weights_b, most)
         return seconds + self._head(max(load.gen_requests + load.ctx_requests for load in loads))
+
+
+def _merge_alike(ranks: tuple[RankLoad, ...]) -> list[tuple[RankLoad, int]]:
+    """One load of each kind, and how many ranks have it: of those that differ in cached tokens alone, the slowest."""
+    if len(ranks) == 1:
+        return [(ranks[0], 1)]
+    kinds: dict[tuple[float, ...], tuple[RankLoad, int]] = {}
+    for load in ranks:
+        kind = load[:5]
+        known = kinds.get(kind)
+        if known is None:
+            kinds[kind] = (load, 1)
+        else:
+            kinds[kind] = (load if load.kv_read_tokens > known[0].kv_read_tokens else known[0], known[1] + 1)
+    return list(kinds.values())

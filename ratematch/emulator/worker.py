@@ -17,8 +17,8 @@ from aiohttp import web
 from ratematch.emulator import handover
 from ratematch.emulator.assembly import Emulation
 from ratematch.emulator.engine import Engine
-from ratematch.emulator.environment import Environment
-from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch, KvSource, TransferError
+from ratematch.emulator.environment import START_FAILURES, Environment
+from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch
 from ratematch.emulator.itermetrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.logs import Log
 from ratematch.emulator.protocol import (
@@ -35,23 +35,12 @@ from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve, version_text
 from ratematch.emulator.settings import WorkerSettings
 from ratematch.emulator.sinks import CollectSink, StreamSink
+from ratematch.emulator.transfer import KvSource, TransferError, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
 
 KEEP_ALIVE_S = 5.0
 METRICS_WAIT_S = 2.0
 LATE_WARNING_EVERY_S = 5.0
-OOM_LOG = """torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 12.00 GiB.
-RuntimeError: Executor creation failed due to insufficient GPU memory.
-
-The following component could not be created: Additional executor resources (temporary for KV cache size estimation)
-
----
-Component                                          Memory Usage (GB)
----
-Model weights                                                 171.20
-KV cache                                                       12.00
----
-Please refer to the TensorRT LLM documentation for information on how to control the memory usage."""
 
 
 class LoadFailure(Exception):
@@ -104,8 +93,8 @@ class Worker:
     async def _load(self) -> None:
         faults = self.environment.faults
         await asyncio.sleep(self.environment.load_s)
-        if faults.die_at_start:
-            raise LoadFailure(OOM_LOG)
+        if faults.die_at_start is not None:
+            raise LoadFailure(START_FAILURES[faults.die_at_start])
         if faults.never_ready:
             await asyncio.Event().wait()
 
@@ -260,7 +249,7 @@ class Worker:
             raise Refused("Invalid disaggregated params: ctx_request_id is None")
         source = handover.decode_source(str(asked.disagg.get("encoded_opaque_state") or ""))
         try:
-            handover.check_layout(source, self._layout)
+            check_layout(source, self._layout)
         except TransferError as error:
             self.log.error(str(error))
             raise

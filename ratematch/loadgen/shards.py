@@ -370,6 +370,7 @@ def _merge_health(results: Sequence[dict[str, Any]], records: Sequence[RequestRe
         at_transport=all(health.at_transport for health in each),
         event_loop=each[0].event_loop,
         processes=len(each),
+        decode_cpu_s=sum(health.decode_cpu_s for health in each),
     )
 
 

@@ -52,7 +52,7 @@ def analyze(
     deployments for; ``routing``: how they reach ctx instances. ``objective``: which GPUs tok/s/GPU is over.
 
     Raises:
-        ResultsError: nothing was measured, or emulated and real results (or two models, GPUs or engines) are mixed.
+        ResultsError: nothing was measured, or results of different origins, models, GPUs or engines are mixed.
     """
     if not measured:
         raise ResultsError(f"{sweep}: nothing is measured yet")
@@ -64,6 +64,7 @@ def analyze(
         gpu=first.gpu,
         engine=f"{first.engine.name} {first.engine.version}",
         emulated=first.emulated,
+        simulated=first.simulated,
         objective=objective,
         workloads=tuple(
             analyze_workload(
@@ -88,22 +89,16 @@ def _refuse_mixture(measured: Sequence[Measured], sweep: str) -> None:
     for row in measured:
         other = row.experiment
         for what, a, b in (
-            ("emulated and real results", first.emulated, other.emulated),
+            (" and ".join(sorted({first.origin, other.origin})) + " results", first.origin, other.origin),
             ("models", first.model, other.model),
             ("GPUs", first.gpu, other.gpu),
             ("engines", first.engine, other.engine),
         ):
             if a != b:
                 raise ResultsError(
-                    f"{sweep}: {what} never share a front, but {first.folder} ({_say(a)}) and "
-                    f"{other.folder} ({_say(b)}) are both here: analyse them as separate sweeps"
+                    f"{sweep}: {what} never share a front, but {first.folder} ({a}) and "
+                    f"{other.folder} ({b}) are both here: analyse them as separate sweeps"
                 )
-
-
-def _say(value: object) -> str:
-    if isinstance(value, bool):
-        return "emulated" if value else "real"
-    return str(value)
 
 
 def list_workloads(measured: Iterable[Measured]) -> list[Workload]:
@@ -188,6 +183,7 @@ def analyze_workload(
     return WorkloadAnalysis(
         workload=name,
         emulated=rows[0].experiment.emulated,
+        simulated=rows[0].experiment.simulated,
         bound=_front(bounds),
         rate_matched=frontier.front,
         end_to_end=e2e_front,
@@ -267,8 +263,6 @@ def _say_ttft(pairs: Sequence[Pair]) -> str:
         return "rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and queueing are not in it"
     low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
     span = low if low == high else f"{low} to {high}"
-    if any(pair.fitted for pair in pairs):
-        return f"rate-matched TTFT is the ctx server's own and {span} ms of handover, fitted; queueing is not in it"
     return (
         f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
         "over link; orchestrator and queueing are not in it"

@@ -206,6 +206,7 @@ def measured_point(row: Figures, kind: Kind, constraints: Constraints) -> Point:
         little=row.little,
         osl=row.osl,
         emulated=row.experiment.emulated,
+        simulated=row.experiment.simulated,
         sources=(row.experiment.id,),
         flags=tuple(flags),
         tok_s_gpu_low=low,

@@ -42,6 +42,7 @@ class CtxOption:
     rates: Ctx[float]
     emulated: bool
     noise: tuple[Noise | None, ...] = ()
+    simulated: bool = False
     ttft_limit_s: tuple[float, ...] = ()
 
 
@@ -59,6 +60,7 @@ class GenOption:
     tail: tuple[float, ...]
     emulated: bool
     noise: tuple[Noise | None, ...] = ()
+    simulated: bool = False
 
     def tpot_limit_ms(self, plan: Plan[float]) -> float:
         """TPOT that a limit is held against, ms; the tail is read between measured loads like the curve."""
@@ -69,15 +71,14 @@ class GenOption:
 class Pair:
     """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
 
-    ``handover_s``: time before the first token beyond ctx: the KV transfer of one request alone, or what end-to-end
-    runs say (``fitted``); 0 when nothing is known. ``bunching``: see :mod:`ratematch.match.closedloop`.
+    ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
+    known. ``bunching``: see :mod:`ratematch.match.closedloop`.
     """
 
     ctx: CtxOption
     gen: GenOption
     flags: tuple[str, ...]
     handover_s: float = 0.0
-    fitted: bool = False
     bunching: float = 0.0
 
 
@@ -116,7 +117,9 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
         if allowed:
             rates = Ctx(group.mapping.gpus, curve, ())
             experiment = rows[0].experiment
-            option = CtxOption(experiment.id, one_instance(group), rates, experiment.emulated)
+            option = CtxOption(
+                experiment.id, one_instance(group), rates, experiment.emulated, simulated=experiment.simulated
+            )
             candidates.append((option, allowed, beside))
     return _drop_beaten(candidates)
 
@@ -165,6 +168,7 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
                 loads=tuple(load for load, _, _, _ in points),
                 tail=tuple(tail for _, _, tail, _ in points),
                 emulated=experiment.emulated,
+                simulated=experiment.simulated,
                 noise=tuple({load: noise for load, _, _, noise in points}.values()),
             )
         )
@@ -254,6 +258,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),
         clamped=plan.clamped,
         emulated=ctx.emulated or gen.emulated,
+        simulated=ctx.simulated or gen.simulated,
         sources=(ctx.source, gen.source),
         flags=flags,
     )

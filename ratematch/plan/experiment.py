@@ -12,6 +12,9 @@ from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.workload import Workload, workload_from_json, workload_to_json
 
+Origin = Literal["real", "emulated", "simulated"]
+"""Where figures come from. Those of different origins never share a front."""
+
 Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "e2e", "aggregated"]
 """What servers do while they are measured (contract, section 6).
 
@@ -36,6 +39,9 @@ class Experiment:
 
     ``id`` is a hash of all that decides a figure, so neither of the loads (a longer ladder adds loads to the same
     experiment, and nothing that was measured is measured again) nor of where the weights lie.
+
+    ``emulated``: no GPU was there, the figures are those of the emulator's model. ``simulated``: besides, there were
+    no servers either; the emulator's scheduler ran in virtual time.
     """
 
     stage: Stage
@@ -48,6 +54,11 @@ class Experiment:
     deployment: Deployment
     workload: Workload
     loads: tuple[Load, ...]
+    simulated: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        return "simulated" if self.simulated else "emulated" if self.emulated else "real"
 
     @property
     def mode(self) -> Mode:
@@ -84,6 +95,8 @@ class Experiment:
     def id(self) -> str:
         content = asdict(self)
         del content["loads"], content["model_path"]
+        if not self.simulated:
+            del content["simulated"]
         content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
         for key in ("orchestrator", "router_args", "unchecked"):  # nothing added: the id from before the key existed

@@ -151,7 +151,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep file, checked: every name in it is known and every axis value can be run."""
+    """One sweep file, checked: every name in it is known and every axis value can be run.
+
+    ``simulated``: its experiments are to run in virtual time (said by who runs it, not by the file).
+    """
 
     name: str
     about: str
@@ -168,6 +171,7 @@ class Sweep:
     deployments: tuple[NamedDeployment, ...]
     seed: int
     source: str
+    simulated: bool = False
 
     @property
     def max_gpus(self) -> int:
@@ -348,7 +352,8 @@ def experiment_of(
         engine=sweep.engine,
         gpu=sweep.cluster.gpu,
         cluster=sweep.cluster.name,
-        emulated=sweep.cluster.emulated,
+        emulated=sweep.cluster.emulated or sweep.simulated,
+        simulated=sweep.simulated,
         deployment=replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg")),
         workload=workload,
         loads=loads,

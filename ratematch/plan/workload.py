@@ -187,6 +187,17 @@ class RequestSpec:
         return len(self.prompt)
 
 
+def draw_lengths(workload: Workload, num_requests: int, seed: int) -> list[tuple[int, int]]:
+    """(ISL, OSL) of ``num_requests`` requests of the lengths that :func:`make_requests` gives them, without the ids.
+
+    Where lengths vary they are of the same distributions, and other draws. Workloads of one turn only.
+    """
+    rng = np.random.default_rng((seed, 1))
+    prompts = _prompt_lengths(workload, rng, num_requests)
+    outputs = _output_lengths(workload, rng, num_requests)
+    return list(zip(prompts.tolist(), outputs.tolist(), strict=True))
+
+
 def make_requests(
     workload: Workload,
     num_requests: int,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ratematch.engines import find_engine
-from ratematch.errors import PlacementError, Problem, SweepError
+from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.fit import why_unfit
@@ -15,6 +15,7 @@ from ratematch.plan.rules import check_placement
 from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Expansion, Sweep, expand
 from ratematch.run.site import why_no_weights
+from ratematch.store import Results
 
 
 def expand_sweep(sweep: Sweep) -> Expansion:
@@ -55,6 +56,20 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
             )
     if problems:
         raise SweepError(list(problems.values()))
+
+
+def refuse_mixture(results: Results, sweep: Sweep) -> None:
+    """Simulated figures and others do not go into one folder: no analysis could ever use them together.
+
+    Raises:
+        ResultsError: ``results`` holds figures of the other kind.
+    """
+    for folder in results.folders():
+        if folder.read().simulated != sweep.simulated:
+            there, asked = ("simulated", "measured") if not sweep.simulated else ("measured", "simulated")
+            raise ResultsError(
+                f"{results.path}: holds {there} figures, and {asked} ones are asked for: give another folder with -o"
+            )
 
 
 def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[Experiment]:

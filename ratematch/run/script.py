@@ -15,10 +15,12 @@ from pathlib import Path
 
 from ratematch import __version__
 from ratematch.catalog import load_model
+from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
+from ratematch.plan.placement import nodes_needed
 from ratematch.plan.step import HERE, Step, local_step, slurm_step
 from ratematch.plan.workload import Workload
 from ratematch.run import connections
@@ -141,7 +143,8 @@ def run_script(experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, al
 
 def batch_script(experiment: Experiment, cluster: Cluster) -> str:
     """The text of ``job.sbatch``: the options of a job that ``ratematch sweep`` sends, around ``run.sh``."""
-    options = batch_options(experiment, cluster, len(experiment.loads))
+    nodes = nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    options = batch_options(cluster, nodes, minutes_on(cluster, experiment))
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name=ratematch-{experiment.id}",

@@ -99,7 +99,7 @@ def picture_cdf(loads: Sequence[LoadRecords], analysis: Analysis, workload: str,
         ]
         bottom = draw_footer(figure, footer)
         title = f"{analysis.model} on {analysis.gpu}: latencies, ISL/OSL {workload}"
-        top = draw_header(figure, title, entries, style.STAMP_TEXT if analysis.emulated else None, columns=2)
+        top = draw_header(figure, title, entries, style.find_stamp(analysis), columns=2)
         fit_axes(figure, panels, bottom, top)
     return make_picture(name, figure, CDF_COLUMNS, rows)
 
@@ -183,6 +183,6 @@ def picture_slip(measured: Sequence[Measured], analysis: Analysis, workload: str
         ]
         bottom = draw_footer(figure, footer)
         title = f"Send-time slip of the client, ISL/OSL {workload}"
-        top = draw_header(figure, title, entries, style.STAMP_TEXT if analysis.emulated else None)
+        top = draw_header(figure, title, entries, style.find_stamp(analysis))
         fit_axes(figure, [axes], bottom, top)
     return make_picture(name, figure, SLIP_COLUMNS, rows)

@@ -145,7 +145,7 @@ def picture_change(change: Change, before: Analysis, after: Analysis, workload: 
             figure, [*(f"Regression: {text}." for text in worse[:1]), *footer], bold_first=bool(worse)
         )
         title = f"{after.model} on {after.gpu}: before and after, ISL/OSL {workload}"
-        stamp = style.STAMP_TEXT if before.emulated or after.emulated else None
+        stamp = style.find_stamp(before, after)
         top = draw_header(figure, title, entries, stamp, columns=2)
         fit_axes(figure, [axes], bottom, top)
     return make_picture(f"compare-{name_part(workload)}", figure, COLUMNS, rows)

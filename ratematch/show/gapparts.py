@@ -55,7 +55,7 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
             "left of the bar's end are gains. What no part explains is the residual.",
         ]
         bottom = draw_footer(figure, footer)
-        stamp = style.STAMP_TEXT if workload.emulated or analysis.emulated else None
+        stamp = style.find_stamp(workload, analysis)
         top = draw_header(figure, title, entries, stamp, columns=3)
         fit_axes(figure, [axes], bottom, top)
     rows = [

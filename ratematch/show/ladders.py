@@ -117,7 +117,7 @@ def _finish(
 ) -> None:
     bottom = draw_footer(figure, footer)
     title = f"{analysis.model} on {analysis.gpu}: {what}, ISL/OSL {workload}"
-    top = draw_header(figure, title, entries, style.STAMP_TEXT if analysis.emulated else None)
+    top = draw_header(figure, title, entries, style.find_stamp(analysis))
     fit_axes(figure, panels, bottom, top)
 
 

@@ -45,7 +45,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
     A front of one point is a marker, one of none is named as missing; neither is an error. Line artists carry a
     ``gid``: ``front:<kind>``, ``curve:<kind>:<n>``; labels ``label:<kind>:<n>``; the stamp ``emulated``.
     """
-    emulated = workload.emulated or analysis.emulated
+    stamp = style.find_stamp(workload, analysis)
     with style.house_style():
         figure = new_figure(style.FIGURE_INCHES)
         axes = figure.add_subplot()
@@ -61,7 +61,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         if missing:
             footer.insert(0, "Incomplete: " + "; ".join(missing) + ".")
         bottom = draw_footer(figure, footer, bold_first=bool(missing))
-        top = draw_header(figure, title, entries, style.STAMP_TEXT if emulated else None)
+        top = draw_header(figure, title, entries, stamp)
         fit_axes(figure, [axes], bottom, top)
         if not _all_points(workload):
             _say_empty(axes, workload)
@@ -80,7 +80,7 @@ def _define(analysis: Analysis) -> str:
 
 def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
     """tok/s/GPU over IFB at equal tok/s/user: stepped and linear, for each front that has it."""
-    emulated = workload.emulated or analysis.emulated
+    stamp = style.find_stamp(workload, analysis)
     with style.house_style():
         figure = new_figure(style.SPEEDUP_INCHES)
         axes = figure.add_subplot()
@@ -106,7 +106,7 @@ def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
             + ("." if _has_band(workload) else ", which is not known here."),
         ]
         bottom = draw_footer(figure, footer)
-        top = draw_header(figure, title, entries, style.STAMP_TEXT if emulated else None)
+        top = draw_header(figure, title, entries, stamp)
         fit_axes(figure, [axes], bottom, top)
     return figure
 

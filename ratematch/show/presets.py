@@ -101,7 +101,6 @@ def picture_preset(preset: Preset, analyses: Mapping[int | None, Analysis], work
         for mtp, analysis in sorted(analyses.items(), key=lambda pair: pair[0] or 0)
         for found in _find_series(preset, analysis, workload, mtp)
     ]
-    emulated = any(analysis.emulated for analysis in analyses.values())
     with style.house_style():
         figure = new_figure(style.FIGURE_INCHES)
         axes = figure.add_subplot()
@@ -123,7 +122,7 @@ def picture_preset(preset: Preset, analyses: Mapping[int | None, Analysis], work
             + ("  SOL: ideal fractional ctx:gen ratio, no deployment." if "bound" in preset.kinds else ""),
         ]
         bottom = draw_footer(figure, footer)
-        top = draw_header(figure, title, entries, style.STAMP_TEXT if emulated else None, columns=3)
+        top = draw_header(figure, title, entries, style.find_stamp(*analyses.values()), columns=3)
         fit_axes(figure, [axes], bottom, top)
         label_points(axes, [Labelled(each.name, each.look, _rename(preset.naming, each.points)) for each in series])
     rows = [_row(preset, each, point, name_point(preset.naming, point)) for each in series for point in each.points]

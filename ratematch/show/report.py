@@ -98,12 +98,11 @@ def render_report(report: Report) -> str:
 
 def _page(report: Report) -> dict[str, Any]:
     analysis = report.analysis
-    emulated = analysis.emulated or any(workload.emulated for workload in analysis.workloads)
+    stamp = style.find_stamp(analysis, *analysis.workloads)
     bundles = {bundle.anchor: bundle for section in report.sections for bundle in section.bundles.values()}
     return {
         "title": one_line(f"{analysis.sweep}: disaggregated against aggregated serving"),
-        "emulated": emulated,
-        "stamp": style.STAMP_TEXT,
+        "stamp": stamp,
         "model": one_line(analysis.model),
         "gpu": one_line(analysis.gpu),
         "engine": one_line(analysis.engine),
@@ -112,7 +111,7 @@ def _page(report: Report) -> dict[str, Any]:
         "origin": report.origin,
         "warnings": [one_line(text) for text in report.warnings],
         "provenance": [(name, one_line(value)) for name, value in report.provenance],
-        "sections": [_section(section, emulated) for section in report.sections],
+        "sections": [_section(section) for section in report.sections],
         "files": list(bundles.values()),
         "definitions": DEFINITIONS,
         "data": {
@@ -123,10 +122,10 @@ def _page(report: Report) -> dict[str, Any]:
     }
 
 
-def _section(section: Section, emulated: bool) -> dict[str, Any]:
+def _section(section: Section) -> dict[str, Any]:
     return {
         "workload": one_line(section.workload.workload),
-        "verdict": give_verdict(section.workload, emulated=emulated),
+        "verdict": give_verdict(section.workload),
         "cards": [_card(found, section.bundles.get(found.at)) for found in section.recommendations],
         "tables": _tables(section),
         "pictures": [
@@ -140,7 +139,7 @@ def _section(section: Section, emulated: bool) -> dict[str, Any]:
     }
 
 
-def give_verdict(workload: WorkloadAnalysis, *, emulated: bool = False) -> str:
+def give_verdict(workload: WorkloadAnalysis) -> str:
     """One sentence: how much better than IFB, where, and how sure; or why nothing can be said."""
     kind: Kind = "end_to_end" if any(row.kind == "end_to_end" for row in workload.speedups) else "rate_matched"
     rows = [row for row in workload.speedups if row.kind == kind and row.step is not None]
@@ -154,8 +153,7 @@ def give_verdict(workload: WorkloadAnalysis, *, emulated: bool = False) -> str:
     if best.step_low is not None and best.step_high is not None:
         sure = f" (95 %: {best.step_low:.2f} to {best.step_high:.2f})"
     origin = {"end_to_end": "measured end to end", "rate_matched": "predicted, not measured end to end"}.get(kind, "")
-    if emulated:
-        origin += ", emulated"
+    origin += _mark(workload)
     low, high = min(ratios), max(ratios)
     span = f"{low:.2f} to {high:.2f} times" if high - low > 0.005 else f"{high:.2f} times"
     return (
@@ -207,7 +205,7 @@ def _card(found: Recommendation, bundle: Bundle | None) -> dict[str, Any]:
 
 def say_deployment(point: Point) -> str:
     """``2 × DEP4 ctx + 1 × TEP8 gen, MTP 3``; the label where the mappings are not known."""
-    mtp = f", MTP {point.mtp}" if point.mtp else ", no MTP"
+    mtp = f", MTP\N{NO-BREAK SPACE}{point.mtp}" if point.mtp else ", no\N{NO-BREAK SPACE}MTP"
     if point.ctx and point.gen and point.ctx_mapping and point.gen_mapping:
         return f"{point.ctx} × {point.ctx_mapping} ctx + {point.gen} × {point.gen_mapping} gen{mtp}"
     return point.label
@@ -254,12 +252,16 @@ def _kind_look(kind: Kind) -> dict[str, Any]:
     }
 
 
+def _mark(shown: style.Marked) -> str:
+    return f", {origin}" if (origin := style.say_origin(shown)) else ""
+
+
 def _dot(point: Point, *, front: bool) -> dict[str, Any]:
     return {
         "kind": point.kind,
         "front": front,
         "label": one_line(point.label),
-        "what": KIND_NAMES[point.kind] + (", emulated" if point.emulated else ""),
+        "what": KIND_NAMES[point.kind] + _mark(point),
         "x": point.tok_s_user,
         "y": point.tok_s_gpu,
         "low": _known(point.tok_s_gpu_low),
@@ -282,7 +284,7 @@ def _invalid_dot(row: Measured) -> dict[str, Any] | None:
         "kind": INVALID,
         "front": False,
         "label": one_line(f"{deployment.label}, {row.load.label}"),
-        "what": f"{row.experiment.stage}: measured" + (", emulated" if row.experiment.emulated else ""),
+        "what": f"{row.experiment.stage}: measured" + _mark(row.experiment),
         "x": figures.tok_s_user,
         "y": figures.tok_s / deployment.gpus,
         "low": None,
@@ -376,11 +378,13 @@ def _point_cells(point: Point) -> tuple[Any, ...]:
 def _table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, open_: bool = False
 ) -> dict[str, Any]:
+    """Columns in which no row has anything are left out."""
+    kept = [k for k in range(len(columns)) if any(row[k] is not None for row in rows)]
     return {
         "title": title,
-        "columns": columns,
+        "columns": [columns[k] for k in kept],
         "open": open_,
-        "rows": [[_cell(value) for value in row] for row in rows[:MOST_ROWS]],
+        "rows": [[_cell(row[k]) for k in kept] for row in rows[:MOST_ROWS]],
     }
 
 

@@ -64,8 +64,7 @@ def picture_split(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> 
         ]
         bottom = draw_footer(figure, footer)
         title = f"{analysis.model} on {analysis.gpu}: split of the GPUs, ISL/OSL {workload.workload}"
-        emulated = workload.emulated or analysis.emulated
-        top = draw_header(figure, title, entries, style.STAMP_TEXT if emulated else None)
+        top = draw_header(figure, title, entries, style.find_stamp(workload, analysis))
         fit_axes(figure, [axes], bottom, top)
     return make_picture(name, figure, COLUMNS, rows)
 

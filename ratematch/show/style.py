@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 
@@ -40,6 +40,7 @@ HEADROOM_X, HEADROOM_Y = 0.15, 0.10
 """Part of the axes left free right of and above the data, for labels."""
 
 STAMP_TEXT = "EMULATED — not measured on GPUs"
+SIMULATED_TEXT = "SIMULATED — computed in virtual time, not measured on GPUs"
 STAMP_FACE, STAMP_INK = YELLOW, BLACK
 
 
@@ -138,3 +139,25 @@ def house_style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
         yield
+
+
+class Marked(Protocol):
+    """Something that says where its figures come from."""
+
+    @property
+    def emulated(self) -> bool: ...
+
+    @property
+    def simulated(self) -> bool: ...
+
+
+def find_stamp(*shown: Marked) -> str | None:
+    """What stands over everything that was not measured on GPUs; ``None`` when all of ``shown`` was."""
+    if any(each.simulated for each in shown):
+        return SIMULATED_TEXT
+    return STAMP_TEXT if any(each.emulated for each in shown) else None
+
+
+def say_origin(shown: Marked) -> str:
+    """``simulated`` or ``emulated``; empty for what was measured on GPUs."""
+    return "simulated" if shown.simulated else "emulated" if shown.emulated else ""

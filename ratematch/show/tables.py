@@ -28,6 +28,7 @@ from ratematch.match.points import (
 )
 from ratematch.show.files import write_aside
 
+ORIGIN_COLUMNS = ("emulated", "simulated")
 SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")
 POINT_COLUMNS = (*(field.name for field in fields(Point)), "mapping")
 LIST_SEPARATOR = "; "
@@ -46,29 +47,34 @@ def write_tables(analysis: Analysis, folder: Path) -> list[Path]:
         "points.csv": ((*SWEEP_COLUMNS, *POINT_COLUMNS, "on_front"), point_rows(analysis)),
         "fronts.csv": ((*SWEEP_COLUMNS, *POINT_COLUMNS), front_rows(analysis)),
         "speedup.csv": (
-            (*SWEEP_COLUMNS, "workload", "emulated", *(field.name for field in fields(Speedup))),
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *(field.name for field in fields(Speedup))),
             _rows_of(analysis, lambda workload: [asdict(row) for row in workload.speedups]),
         ),
         "gaps.csv": (
-            (*SWEEP_COLUMNS, "workload", "emulated", *(f"{name}{GAP_UNITS.get(name, '')}" for name in GAP_COLUMNS)),
+            (
+                *SWEEP_COLUMNS,
+                "workload",
+                *ORIGIN_COLUMNS,
+                *(f"{name}{GAP_UNITS.get(name, '')}" for name in GAP_COLUMNS),
+            ),
             _rows_of(analysis, lambda workload: [_gap_row(gap) for gap in workload.gaps]),
         ),
         "comparisons.csv": (
-            (*SWEEP_COLUMNS, "workload", "emulated", *COMPARISON_COLUMNS),
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *COMPARISON_COLUMNS),
             _rows_of(
                 analysis, lambda workload: [row for each in workload.comparisons for row in _compare_rows(each)]
             ),
         ),
         "calibration.csv": (
-            (*SWEEP_COLUMNS, "workload", "emulated", *CALIBRATION_COLUMNS),
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *CALIBRATION_COLUMNS),
             _rows_of(analysis, lambda workload: _calibration_rows(workload.calibration)),
         ),
         "serving.csv": (
-            (*SWEEP_COLUMNS, "workload", "emulated", *(field.name for field in fields(ServingPlan))),
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *(field.name for field in fields(ServingPlan))),
             _rows_of(analysis, lambda workload: [asdict(plan) for plan in workload.serving]),
         ),
         "left_out.csv": (
-            (*SWEEP_COLUMNS, "workload", "emulated", "experiment", "load", "reasons"),
+            (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, "experiment", "load", "reasons"),
             _rows_of(analysis, lambda workload: [_left_out_row(entry) for entry in workload.left_out]),
         ),
     }
@@ -89,6 +95,7 @@ def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
         "gpu": analysis.gpu,
         "engine": analysis.engine,
         "emulated": analysis.emulated,
+        "simulated": analysis.simulated,
         "objective": analysis.objective,
         "workloads": {workload.workload: _workload_to_json(workload) for workload in analysis.workloads},
     }
@@ -101,7 +108,7 @@ def _workload_to_json(workload: WorkloadAnalysis) -> dict[str, Any]:
         "ifb": workload.ifb,
         "bound": workload.bound,
     }
-    content: dict[str, Any] = {"emulated": workload.emulated}
+    content: dict[str, Any] = {"emulated": workload.emulated, "simulated": workload.simulated}
     content |= {name: [_plain(_point_row(point)) for point in front] for name, front in fronts.items()}
     content["gaps"] = [_plain(asdict(gap)) for gap in workload.gaps]
     content["speedups"] = [_plain(asdict(speedup)) for speedup in workload.speedups]
@@ -174,7 +181,7 @@ def _compare_rows(row: Comparison) -> list[Row]:
     ]
 
 
-FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "handover_ms", "num", "held_out")
+FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "num", "held_out")
 CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow)), *FACTORS)
 
 
@@ -192,7 +199,9 @@ def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:
 
 def _rows_of(analysis: Analysis, rows: Any) -> list[Row]:
     return [
-        _sweep_row(analysis) | {"workload": workload.workload, "emulated": workload.emulated} | row
+        _sweep_row(analysis)
+        | {"workload": workload.workload, "emulated": workload.emulated, "simulated": workload.simulated}
+        | row
         for workload in analysis.workloads
         for row in rows(workload)
     ]

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ratematch.emulator.engine import EngineFailure, Timeliness
+from ratematch.emulator.admission import EngineFailure
+from ratematch.emulator.engine import Timeliness
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.sinks import CollectSink
 

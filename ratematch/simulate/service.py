@@ -1,0 +1,301 @@
+"""A whole deployment in virtual time: orchestrator, routers, context and generation servers, KV hand-over.
+
+What the servers are told is what a launch would tell them: the same files, read by the emulator's own settings, make
+the same schedulers. In place of HTTP stands one fixed delay a hop (:class:`Delays`). Left out: that parsing a request
+takes the orchestrator's processor, prefix reuse (a benchmark's prompts share nothing), and injected faults.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import yaml
+
+from ratematch.emulator.assembly import Emulation, build
+from ratematch.emulator.environment import read_environment
+from ratematch.emulator.iteration import Kind, Sequence
+from ratematch.emulator.orchestrator_settings import OrchestratorSettings, RoleSettings, orchestrator_settings
+from ratematch.emulator.routers import Routed, Router, build_router
+from ratematch.emulator.scheduler import Emission
+from ratematch.emulator.settings import SettingsError, WorkerSettings, worker_settings
+from ratematch.emulator.transfer import KvSource, TransferError, check_layout
+from ratematch.engines.trtllm_serve.agreement import hand_over
+from ratematch.errors import RunError
+from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.simulate.server import Server
+from ratematch.simulate.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class Delays:
+    """What stands for HTTP. ``hop_s``: one way between two processes. ``request_s`` and ``token_s``: what a request,
+    and each token of its prompt, takes a server or the orchestrator to read, one request after another.
+
+    That requests are read one after another matters more than how long it takes: of several sent together the first
+    starts a step alone, and the others wait for its end. The defaults are near what the emulator takes on an
+    unloaded machine.
+    """
+
+    hop_s: float = 0.3e-3
+    request_s: float = 0.3e-3
+    token_s: float = 0.1e-6
+
+
+@dataclass(slots=True)
+class Reply:
+    """How a request ended. ``chunks_s``: when each token-carrying chunk reached the client. ``iterations``: it took.
+
+    ``error``: what it was told instead of a whole answer, with ``status``.
+    """
+
+    end_s: float
+    chunks_s: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+    tokens: int = 0
+    iterations: int = 0
+    status: int = 200
+    error: str | None = None
+
+
+OnReply = Callable[[Reply], None]
+
+
+@dataclass(slots=True)
+class Door:
+    """Where the requests to one process are read, one after another. ``free_s``: when the last one is."""
+
+    free_s: float = 0.0
+
+
+class _Worker:
+    """A server with what its settings say of requests."""
+
+    def __init__(self, name: str, settings: WorkerSettings, emulation: Emulation, gen_only: bool, timeline: Timeline):
+        self.settings = settings
+        self.gen_only = gen_only
+        self.emulation = emulation
+        self.server = Server(name, emulation.scheduler, timeline)
+        self.layout = hand_over(settings.config, settings.version)
+        self.door = Door()
+        self._ids = itertools.count(1)
+
+    def sequence(self, isl: int, osl: int, kind: Kind) -> Sequence:
+        """Raises ValueError when it can never run here."""
+        wanted = min(self.settings.max_seq_len - isl, osl)
+        sequence = Sequence(next(self._ids), isl, 1 if kind == "context_only" else wanted, kind)
+        if why := self.server.scheduler.refusal(sequence):
+            raise ValueError(why)
+        return sequence
+
+
+class Service:
+    """Answers requests as the processes of ``plan`` would.
+
+    Raises:
+        RunError: a server would not start.
+    """
+
+    def __init__(self, plan: LaunchPlan, timeline: Timeline, delays: Delays | None = None):
+        self.timeline = timeline
+        self.delays = delays or Delays()
+        files = {file.path: file.content for file in plan.files}
+        self._workers: dict[str, _Worker] = {}
+        self._orchestrator: OrchestratorSettings | None = None
+        for spec in plan.processes:
+            try:
+                self._add(spec, files)
+            except (SettingsError, ValueError) as error:
+                raise RunError(f"{spec.name} would not start: {error}") from error
+        orchestrator = self._orchestrator
+        self._routers: dict[str, Router] = (
+            {role.role: build_router(role) for role in (orchestrator.ctx, orchestrator.gen) if role.urls}
+            if orchestrator
+            else {}
+        )
+        self._held: set[tuple[_Worker, int]] = set()
+        self._by_tokens: dict[int, Routed] = {}
+        self._door = Door()
+
+    def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
+        environment = read_environment({**os.environ, **dict(spec.env)})
+        if spec.role == "orchestrator":
+            config = yaml.safe_load(files["orchestrator.yaml"])
+            self._orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+            return
+        config = yaml.safe_load(files[f"{spec.role}.yaml"])
+        path = spec.argv[spec.argv.index("serve") + 1]
+        settings = worker_settings(path, {}, (), config, environment.version, environment.unchecked)
+        address = f"{spec.host}:{spec.port}"
+        emulation = build(settings, environment)
+        self._workers[address] = _Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        return tuple(worker.server for worker in self._workers.values())
+
+    @property
+    def emulations(self) -> dict[str, Emulation]:
+        """The inside of one server of each role: ``ctx``, ``gen``, ``agg``."""
+        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self._workers.values()}
+
+    @property
+    def acceptance(self) -> tuple[int, int]:
+        """Drafts accepted so far, and how often a sequence drafted."""
+        accepted = drafted = 0
+        for worker in self._workers.values():
+            if worker.settings.mtp:
+                accepted += worker.server.scheduler.accepted_tokens
+                drafted += worker.server.scheduler.draft_tokens // worker.settings.mtp
+        return accepted, drafted
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def ask(self, isl: int, osl: int, tell: OnReply) -> None:
+        """Send a request now; ``tell`` gets its reply when the client has all of it."""
+        if self._orchestrator is None:
+            worker = next(iter(self._workers.values()))
+            self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, tell))
+        else:
+            self._enter(self._door, isl, lambda: self._forward(isl, osl, tell))
+
+    def _enter(self, door: Door, isl: int, event: Callable[[], None]) -> None:
+        """Send a request of ``isl`` prompt tokens to a process; ``event`` when it has been read there."""
+        delays = self.delays
+        begin_s = max(self.timeline.now_s + delays.hop_s, door.free_s)
+        door.free_s = begin_s + delays.request_s + isl * delays.token_s
+        self.timeline.at(door.free_s, event)
+
+    def _after(self, hops: int, event: Callable[[], None]) -> None:
+        self.timeline.at(self.timeline.now_s + hops * self.delays.hop_s, event)
+
+    def _fail(self, hops: int, status: int, error: str, tell: OnReply) -> None:
+        end_s = self.timeline.now_s + hops * self.delays.hop_s
+        self._after(hops, lambda: tell(Reply(end_s, status=status, error=error)))
+
+    def _forward(self, isl: int, osl: int, tell: OnReply) -> None:
+        """The orchestrator's way: context first."""
+        settings = self._orchestrator
+        assert settings is not None
+        if not settings.ctx.urls:  # the context is invented
+            self._to_generation(isl, osl, "generation_only", None, tell)
+            return
+        if settings.max_local_prefill is not None and isl <= settings.max_local_prefill:
+            self._to_generation(isl, osl, "full", None, tell)
+            return
+        worker, done = self._pick(settings.ctx, isl)
+
+        def compute() -> None:
+            try:
+                sequence = worker.sequence(isl, osl, "context_only")
+            except ValueError as error:
+                done()
+                self._fail(2, 500, f"Internal server error {error}", tell)
+                return
+            worker.server.submit(sequence, lambda emission: finished(emission))
+
+        def finished(emission: Emission) -> None:
+            key = (worker, emission.seq.id)
+            self._held.add(key)
+            timeout_s = worker.settings.transfer_timeout_s
+            if timeout_s is not None:
+                self.timeline.at(self.timeline.now_s + timeout_s, lambda: self._release(key))
+            self._after(1, lambda: answered(key))
+
+        def answered(key: tuple[_Worker, int]) -> None:
+            done()
+            self._to_generation(isl, osl, "generation_only", key, tell)
+
+        self._enter(worker.door, isl, compute)
+
+    def _to_generation(
+        self, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, tell: OnReply
+    ) -> None:
+        assert self._orchestrator is not None
+        worker, done = self._pick(self._orchestrator.gen, isl)
+
+        def answered(reply: Reply) -> None:
+            done()
+            tell(reply)
+
+        self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
+
+    def _pick(self, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
+        router = self._routers[role.role]
+        asked = self._routed(role, isl)
+        index = router.choose(asked)
+        return self._workers[role.urls[index]], lambda: router.finish(index, asked)
+
+    def _routed(self, role: RoleSettings, isl: int) -> Routed:
+        """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""
+        if role.router != "load_balancing":
+            return Routed()
+        return self._by_tokens.setdefault(isl, Routed(prompt_ids=(0,) * isl))
+
+    def _generate(
+        self,
+        worker: _Worker,
+        isl: int,
+        osl: int,
+        kind: Kind,
+        source: tuple[_Worker, int] | None,
+        hops: int,
+        tell: OnReply,
+    ) -> None:
+        """A request at the server that streams its tokens back over ``hops``."""
+        try:
+            if source is not None:
+                tokens = KvSource(source[0].server.name, source[1], isl, source[0].layout)
+                check_layout(tokens, worker.layout)
+            sequence = worker.sequence(isl, osl, kind)
+        except (ValueError, TransferError) as error:
+            self._fail(hops, 400 if hops == 1 else 500, str(error), tell)
+            return
+        first_s = 0.0
+
+        def progress(emission: Emission) -> None:
+            nonlocal first_s
+            now_s = self.timeline.now_s
+            if emission.first:
+                first_s = now_s
+            if not emission.finished:
+                return
+            chunks_s = self._chunks(worker, sequence, first_s) + hops * self.delays.hop_s
+            steps = 0 if sequence.gains is None else sequence.gains.size
+            reply = Reply(now_s + hops * self.delays.hop_s, chunks_s, sequence.max_tokens, 1 + steps)
+            self._after(hops, lambda: tell(reply))
+
+        def admitted() -> None:
+            assert source is not None
+            if source not in self._held:
+                worker.server.cancel(sequence.id)
+                self._fail(hops, 200, f"KV cache of request {source[1]} is no longer held", tell)
+                return
+            self._held.discard(source)
+            ctx = source[0].server
+            self.timeline.at(self.timeline.now_s + sequence.transfer_s, lambda: ctx.release(source[1]))
+
+        if source is not None:
+            sequence.transfer_s = worker.emulation.transfer_s(isl)
+        worker.server.submit(sequence, progress, admitted if source is not None else None)
+
+    def _release(self, key: tuple[_Worker, int]) -> None:
+        if key in self._held:
+            self._held.discard(key)
+            key[0].server.release(key[1])
+
+    def _chunks(
+        self, worker: _Worker, sequence: Sequence, first_s: float
+    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """When the events of a stream are sent: with the first token, at every ``stream_interval``-th iteration of
+        the request, and with the last. The prompt's is its first iteration, here or on a context server."""
+        times = worker.server.token_times(sequence)
+        interval = worker.settings.stream_interval
+        due = list(range(-2 % interval, times.size, interval))
+        if sequence.kind != "full" and due[:1] != [0]:
+            due.insert(0, 0)
+        if times.size and due[-1:] != [times.size - 1]:
+            due.append(times.size - 1)
+        return np.concatenate([[first_s], times[due]]) if sequence.kind == "full" else times[due]

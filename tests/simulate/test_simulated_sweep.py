@@ -1,0 +1,158 @@
+"""Whole sweeps in virtual time: the same files as any sweep, labelled; and they agree with the emulator over HTTP."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratematch.store import Results
+from tests.run.processes import wait_until
+from tests.run.test_sweep import IFB_ONLY, LAPTOP, MINI, ratematch, run
+
+pytestmark = pytest.mark.slow
+
+AGREEMENT = """\
+name: agreement
+about: The same small sweep emulated and simulated.
+model: deepseek-r1
+cluster: laptop
+workloads:
+  - {isl: 512, osl: 48}
+budget: {max_gpus: 12}
+ctx:
+  axes: {mapping: DEP4}
+  loads: {concurrency: [1, 4], min_requests: 48, requests_per_slot: 12}
+gen:
+  axes: {mapping: TEP4, mtp: [1]}
+  options: {stream_interval: 4}
+  loads: {concurrency: [1, 8, 24], min_requests: 16, requests_per_slot: 6}
+ifb:
+  axes: {mapping: TEP4}
+  options: {stream_interval: 4}
+  loads: {concurrency: [1, 8, 24], min_requests: 16, requests_per_slot: 6}
+deployments:
+  - ctx: {mapping: DEP4, instances: 1}
+    gen: {mapping: TEP4, instances: 2}
+    loads: {concurrency: [8], min_requests: 48, requests_per_slot: 6}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    (tmp_path / "slurm" / "clusters").mkdir(parents=True)
+    (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mini.yaml").write_text(MINI)
+    (tmp_path / "sweeps" / "agreement.yaml").write_text(AGREEMENT)
+    return tmp_path
+
+
+def figures(results: Path) -> dict[tuple[str, str], Any]:
+    return {
+        (folder.read().label, stored.load.label): stored.measurement
+        for folder in Results(results).folders()
+        for stored in folder.loads()
+    }
+
+
+def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: Path) -> None:
+    code, out, err = run(site, "sweep", "mini.yaml", "--executor", "simulate", "--json")
+    assert code == 0, err
+    outcome = json.loads(out)
+    assert outcome["simulated"] is True
+    assert outcome["loads_not_valid"] == 0
+    folder = site / "results" / "mini-simulated"
+    assert outcome["results"] == str(folder.relative_to(site))
+    for experiment in Results(folder).folders():
+        assert experiment.done()
+        assert experiment.read().origin == "simulated"
+        assert (experiment.path / "launch" / "1" / "placement.json").exists()
+        assert experiment.gpu_hours() > 0
+        for load in experiment.loads():
+            assert load.run["simulated"] is True
+            assert (load.folder / "records.parquet").exists()
+    code, out, err = run(site, "pareto", str(folder))
+    assert code == 0, err
+    assert "SIMULATED" in out
+    assert "EMULATED" not in out
+    code, out, err = run(site, "pareto", str(folder), "--remeasure", "--json")
+    assert code == 0, err
+    analysis = json.loads(out)
+    assert analysis["simulated"] is True
+    assert analysis["workloads"]["256/12"]["end_to_end"]
+
+
+def test_simulated_figures_never_meet_others(site: Path) -> None:
+    (site / "sweeps" / "ifb.yaml").write_text(IFB_ONLY.replace("name: mini", "name: ifb"))
+    assert run(site, "sweep", "ifb.yaml", "--executor", "simulate")[0] == 0
+    code, _, err = run(site, "sweep", "ifb.yaml", "-o", "results/ifb-simulated")
+    assert code != 0
+    assert "holds simulated figures" in err
+    assert err.count("\n") == 1
+    # Whoever copies folders together is told as well.
+    one = Results(site / "results" / "ifb-simulated").folders()[0]
+    other = one.path.with_name("copied")
+    other.mkdir()
+    for name in ("cluster.json", "loads"):
+        (other / name).symlink_to(one.path / name)
+    content = json.loads((one.path / "experiment.json").read_text())
+    (other / "experiment.json").write_text(json.dumps({**content, "simulated": False}))
+    code, _, err = run(site, "pareto", "results/ifb-simulated")
+    assert code != 0
+    assert "emulated and simulated results never share a front" in err
+
+
+def test_the_same_seed_gives_the_same_figures(site: Path) -> None:
+    for name in ("one", "two"):
+        assert run(site, "sweep", "mini.yaml", "--executor", "simulate", "-o", name)[0] == 0
+    assert figures(site / "one") == figures(site / "two")
+
+
+def test_a_killed_simulation_goes_on_where_it_stopped(site: Path) -> None:
+    process = ratematch(site, "sweep", "mini.yaml", "--executor", "simulate", "--max-jobs", "1")
+    results = site / "results" / "mini-simulated"
+    wait_until(lambda: any(results.glob("*/loads/*/loadrun.json")), 60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not any(folder.held() for folder in Results(results).folders()), 30)
+    before = {file: file.stat().st_mtime_ns for file in results.glob("*/loads/*/loadrun.json")}
+    code, _, err = run(site, "sweep", "mini.yaml", "--executor", "simulate")
+    assert code == 0, err
+    assert all(file.stat().st_mtime_ns == when for file, when in before.items())
+    assert len(list(results.glob("*/loads/*/loadrun.json"))) == 10
+
+
+def differences(emulated: dict[tuple[str, str], Any], simulated: dict[tuple[str, str], Any]) -> list[str]:
+    """Loads whose figures differ by more than a few per cent, or, of TTFT, the few ms that HTTP takes here."""
+    found = []
+    for key, real in emulated.items():
+        virtual = simulated[key]
+        pairs = [("requests/s", virtual.req_s, real.req_s, 0.06 * real.req_s)]
+        pairs.append(("TTFT", virtual.ttft_ms.mean, real.ttft_ms.mean, 6 + 0.06 * real.ttft_ms.mean))
+        if real.tpot_ms:
+            pairs.append(("TPOT", virtual.tpot_ms.mean, real.tpot_ms.mean, 0.04 * real.tpot_ms.mean))
+        found += [
+            f"{' '.join(key)}: {name} simulated {ours:.4g}, emulated {theirs:.4g}"
+            for name, ours, theirs, allowed in pairs
+            if abs(ours - theirs) > allowed
+        ]
+    return found
+
+
+def test_simulated_and_emulated_figures_agree(site: Path) -> None:
+    """The emulator needs a machine that keeps its times; what disturbs it comes and goes, so it may try again."""
+    code, _, err = run(site, "sweep", "agreement.yaml", "-o", "simulated", "--executor", "simulate")
+    assert code == 0, err
+    simulated = figures(site / "simulated")
+    for attempt in range(3):
+        code, _, err = run(site, "sweep", "agreement.yaml", "-o", "emulated", *(["--again"] if attempt else []))
+        assert code in (0, 3), err
+        emulated = figures(site / "emulated")
+        assert emulated.keys() == simulated.keys()
+        if not (found := differences(emulated, simulated)):
+            return
+    pytest.fail("\n".join(found))
