@@ -71,7 +71,7 @@ alive() {{
 # ready NAME URL SECONDS: wait until URL answers
 ready() {{
   local deadline=$((SECONDS + $3))
-  until curl --fail --silent --max-time 5 --output /dev/null "$2"; do
+  until curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null "$2"; do
     alive
     ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 does not answer); its log: $WORK/$1.log"
     sleep 1
