@@ -227,7 +227,16 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
     x, upper, lower = gap_band(workload.rate_matched, workload.end_to_end)
     if x.size:
         axes.fill_between(
-            x, lower, upper, color=style.VERMILION, alpha=style.GAP_ALPHA, linewidth=0, gid="gap", zorder=1
+            x,
+            lower,
+            upper,
+            where=list(upper >= lower),  # where the runs are better than predicted there is no gap
+            interpolate=True,
+            color=style.VERMILION,
+            alpha=style.GAP_ALPHA,
+            linewidth=0,
+            gid="gap",
+            zorder=1,
         )
     mixed = _mixes_mtp(workload)
     fronts = {kind: _draw_front(axes, kind, _front(workload, kind), mixed) for kind in FRONT_KINDS}
