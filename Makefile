@@ -46,6 +46,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/emulator_peaks.py
 	$(BIN)/python benchmarks/loadgen --quick
+	$(BIN)/python benchmarks/solve_speed.py
 
 # ensurepip is missing where Debian's python3-venv is not installed: get it if we may, else say what to type.
 $(VENV)/bin/python:

@@ -40,11 +40,17 @@ __version__ = "0.1.0"
 
 _FROM_FRAMES = (
     "LoadedResults",
+    "changes",
+    "compare",
+    "drift",
     "fronts",
     "gaps",
     "load_results",
     "match_results",
+    "plot_compare",
     "plot_ctx",
+    "plot_figure",
+    "plot_gap",
     "plot_gen",
     "plot_pareto",
     "plot_speedup",

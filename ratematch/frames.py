@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ratematch import gallery, readout
+from ratematch.comparing import SweepComparison, compare_results
 from ratematch.errors import UserError
 from ratematch.loadgen.recordfile import read_records
 from ratematch.match.analysis import select_workload
@@ -25,9 +26,12 @@ from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.measure import metrics
 from ratematch.plan.constraints import Constraints, Percentile
 from ratematch.plan.load import Concurrency, Rate
+from ratematch.show.changeview import picture_change
+from ratematch.show.gapparts import picture_gap
 from ratematch.show.ladders import picture_ctx, picture_gen
 from ratematch.show.picture import Picture
 from ratematch.show.plots import picture_pareto, picture_speedup
+from ratematch.show.presets import PRESETS
 from ratematch.show.splits import picture_split
 from ratematch.show.tables import front_rows, point_rows
 from ratematch.store import Results
@@ -206,6 +210,59 @@ def plot_split(analysis: Analysis, workload: str | None = None) -> Picture:
         UserError: no such workload, or no front has a point.
     """
     return _there(picture_split(pick_workload(analysis, workload), analysis, "split"), "no front has a point")
+
+
+def plot_figure(results: LoadedResults, number: int, workload: str | None = None) -> Picture:
+    """The layout of figure ``number`` (9 to 15) of TensorRT-LLM's disaggregated-serving study, from ``results``.
+
+    Raises:
+        UserError: there is no such figure or workload, or nothing measured counts for it.
+    """
+    if number not in PRESETS:
+        raise UserError(f"no figure {number}; there are: {', '.join(map(str, PRESETS))}")
+    return gallery.draw_figure(results.inputs, number, workload)
+
+
+def compare(before: Path | str, after: Path | str, *, max_regression: float = 0.03) -> SweepComparison:
+    """Two results folders: what is not the same in both, and the fronts of ``after`` over those of ``before``.
+
+    Raises:
+        UserError: one is emulated and the other is not, or they are of different models.
+    """
+    return compare_results(Path(before), Path(after), max_regression=max_regression)
+
+
+def drift(comparison: SweepComparison) -> pd.DataFrame:
+    """What is not the same in both folders: versions, limits, settings, deployments of one side only."""
+    return pd.DataFrame([asdict(row) for row in comparison.drift], columns=["what", "before", "after"])
+
+
+def changes(comparison: SweepComparison) -> pd.DataFrame:
+    """tok/s/GPU of after over before at equal tok/s/user, one row a front and speed, with 95 % intervals."""
+    return pd.DataFrame(
+        [{"workload": front.workload, **asdict(row)} for front in comparison.change.fronts for row in front.speedups]
+    )
+
+
+def plot_compare(comparison: SweepComparison, workload: str | None = None) -> Picture:
+    """The fronts of both sweeps in one picture.
+
+    Raises:
+        UserError: there is no such workload, or it has no front in either.
+    """
+    label = pick_workload(comparison.after, workload).workload
+    picture = picture_change(comparison.change, comparison.before, comparison.after, label)
+    return _there(picture, f"{label}: no front in both sweeps")
+
+
+def plot_gap(analysis: Analysis, workload: str | None = None) -> Picture:
+    """What keeps each end-to-end run below its ideal, part by part.
+
+    Raises:
+        UserError: no such workload, or no end-to-end run that could be explained.
+    """
+    picture = picture_gap(pick_workload(analysis, workload), analysis, "gap")
+    return _there(picture, "no end-to-end run is explained")
 
 
 def plot_ctx(results: LoadedResults, analysis: Analysis, workload: str | None = None) -> Picture:

@@ -7,14 +7,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ratematch import gallery, readout
-from ratematch.errors import UserError
+from ratematch import gallery, handover, readout
+from ratematch.errors import PlacementError, UserError
 from ratematch.match.analysis import select_workload
-from ratematch.match.points import Analysis, Measured
-from ratematch.match.recommend import TARGETS, recommend_all
+from ratematch.match.points import Analysis, Measured, WorkloadAnalysis
+from ratematch.match.recommend import TARGETS, Recommendation, recommend_all
 from ratematch.match.serving import say_limits
 from ratematch.show.files import write_aside
-from ratematch.show.report import Report, Section, render_report
+from ratematch.show.report import Bundle, Report, RunFile, Section, render_report
 from ratematch.store import ExperimentFolder, GpuHours, Results, read_json
 
 MOST_SAID = 3
@@ -79,16 +79,18 @@ def make_report(
     """The page as text."""
     wanted = choose_targets(inputs, targets)
     folders = results.folders()
-    sections = []
+    sections: list[Section] = []
     for workload in analysis.workloads:
         asked = gallery.find_workload(inputs.measured, workload.workload)
         rows = select_workload(inputs.measured, asked)
+        found = recommend_all(workload, wanted)
         sections.append(
             Section(
                 workload,
-                tuple(recommend_all(workload, wanted)),
+                tuple(found),
                 tuple(gallery.draw_workload(results, inputs, analysis, workload, asked)),
                 tuple(row for row in rows if row.experiment.stage in ("ifb", "e2e") and not row.measurement.valid),
+                make_bundles(results, inputs, workload, found, len(sections)),
             )
         )
     facts = collect_provenance(results, folders)
@@ -102,6 +104,44 @@ def make_report(
         warnings=tuple(collect_warnings(analysis, inputs.measured, folders)),
     )
     return render_report(report)
+
+
+def make_bundles(
+    results: Results,
+    inputs: readout.Inputs,
+    workload: WorkloadAnalysis,
+    found: Sequence[Recommendation],
+    number: int,
+) -> dict[float, Bundle]:
+    """The ready-to-run files of each recommendation, one bundle a deployment and load; none where they cannot be
+    made (an imported load has no engine of ours)."""
+    bundles: dict[float, Bundle] = {}
+    made: dict[tuple[str, float], Bundle] = {}
+    for each in found:
+        if each.point is None:
+            continue
+        key = (each.point.label, each.point.concurrency)
+        if key not in made:
+            try:
+                handed = handover.hand_over(results, inputs.measured, workload, each.at)
+            except (UserError, PlacementError):
+                continue
+            made[key] = _bundle(handed, results, f"files-{number}-{each.at:g}")
+        bundles[each.at] = made[key]
+    return bundles
+
+
+def _bundle(handed: handover.Handover, results: Results, anchor: str) -> Bundle:
+    point = handed.found.point
+    assert point is not None
+    start = "sbatch job.sbatch" if "job.sbatch" in handed.files else "bash run.sh"
+    again = f"ratematch export deployment {results.path.name} --at {handed.found.at:g} -o deploy"
+    return Bundle(
+        anchor,
+        f"{point.label}, for {handed.found.at:g} tok/s/user, on {handed.cluster.name}",
+        f"{start} runs it. To write these files, also for another cluster (--cluster): {again}",
+        tuple(RunFile(name, text) for name, text in handed.files.items()),
+    )
 
 
 def collect_warnings(

@@ -4,6 +4,8 @@
 
     results/<sweep>/
         sweep.yaml                          the sweep file as it was last run
+        packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
+        jobs/<name>/                        logs of Slurm job arrays
         <experiment>/
             experiment.json                 what is measured: deployment, workload, loads
             cluster.json                    the cluster profile it runs on
@@ -321,6 +323,13 @@ class Results:
 
     def folders(self) -> list[ExperimentFolder]:
         return [ExperimentFolder(file.parent) for file in sorted(self.path.glob("*/experiment.json"))]
+
+    def account(self) -> GpuHours:
+        """Where the GPU-hours of all experiments went, and those of nodes in packs that had nothing to do."""
+        idle = sum(
+            float(start["idle_gpu_s"]) for file in self.path.glob("packs/*/idle.json") for start in read_json(file)
+        )
+        return sum((folder.account() for folder in self.folders()), GpuHours(total=idle / 3600))
 
     def measured(self) -> list[Measured]:
         """Every finished load of every experiment, with its figures."""

@@ -9,6 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ratematch.cli import main
+from ratematch.inputs import read_cluster
+from ratematch.store import Results
+from tests.invented import GEN, PAIR, experiment
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor")
@@ -137,3 +140,29 @@ def test_report_says_in_the_page_how_it_was_made(root: Path, tmp_path: Path, mon
     assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "ratematch report results/sample --at 30" in page and "for 30 tok/s/user" in page
+
+
+def test_render_writes_one_folder_an_experiment(root: Path, tmp_path: Path) -> None:
+    done = call("render", "quickstart", "--experiment", "gen-1024-48-gen1xDEP4-mtp1", "-o", str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    assert done.exit_code == 0 and done.stdout == f"{folder}\n"
+    assert {path.name for path in folder.iterdir()} == {"gen.yaml", "orchestrator.yaml", "placement.json", "run.sh"}
+    unknown = call("render", "quickstart", "--experiment", "TEP99", "-o", str(tmp_path))
+    assert unknown.exit_code == 1 and unknown.stderr.count("\n") == 1
+    told = call("render", "quickstart", "--cluster", "gb200-nvl72", "-o", str(tmp_path), "--json")
+    folders = json.loads(told.stdout)["rendered"]
+    assert len(folders) == 7 and all("job.sbatch" in each["files"] for each in folders)
+
+
+def test_render_knows_the_end_to_end_experiments_that_were_chosen(root: Path, tmp_path: Path) -> None:
+    laptop = read_cluster("laptop")
+    results = Results(tmp_path / "results")
+    for asked in (experiment("e2e", PAIR), experiment("gen", GEN)):
+        results.add(asked, laptop)
+    output = ("-o", str(tmp_path / "out"), "--experiment", "e2e")
+    without = call("render", "quickstart", *output)
+    assert without.exit_code == 1 and "no experiment of this sweep is called 'e2e'" in without.stderr
+    done = call("render", "quickstart", "--results", str(results.path), *output)
+    assert done.exit_code == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name == experiment("e2e", PAIR).folder and (folder / "ctx.yaml").exists()

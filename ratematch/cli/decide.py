@@ -152,6 +152,7 @@ def pareto(
 @click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
 @click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
 @click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
 def report(
     results: Path,
     output: Path | None,
@@ -159,6 +160,7 @@ def report(
     ttft_ms: float | None,
     tpot_ms: float | None,
     percentile: str | None,
+    notebook: bool,
 ) -> None:
     """Write RESULTS as one page, report.html: what to run, how sure that is, every front, table and plot.
 
@@ -167,20 +169,25 @@ def report(
         ratematch report results/sample --at 30,60
     """
     from ratematch import readout, reporting
+    from ratematch.notebooks import write_executed
     from ratematch.store import Results
 
     opened = Results.open(results)
     where: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
     inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
     targets = reporting.parse_targets(at) if at else None
-    page = reporting.write_report(
+    page = output or results / "report" / "report.html"
+    reporting.write_report(
         opened,
         inputs,
         readout.analyze_inputs(inputs),
-        output or results / "report" / "report.html",
+        page,
         command=shlex.join(["ratematch", *sys.argv[1:]]),
         targets=targets,
     )
+    if notebook:
+        for path in write_executed(results, page.parent):
+            click.echo(str(path))
     click.echo(str(page))
 
 

@@ -201,6 +201,64 @@ def export_results(results: Path, form: Any, output: Path) -> None:
         click.echo(f"note: {note}", err=True)
 
 
+@export.command("deployment")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--at", required=True, metavar="TOK/S/USER", help='What each user shall get, e.g. "50 tok/s/user".')
+@click.option("--workload", metavar="ISL/OSL", help="Which one, when RESULTS have several.")
+@click.option("--cluster", metavar="NAME|FILE", help="Cluster profile [default: what it was measured on].")
+@click.option("--executor", type=click.Choice(["slurm", "local"]), help="[default: slurm; local where emulated]")
+@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
+@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder, made when it is new.")
+@click.option("--force", is_flag=True, help="Overwrite files that say something else.")
+@json_option
+def export_deployment(
+    results: Path,
+    at: str,
+    workload: str | None,
+    cluster: str | None,
+    executor: str | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the deployment that RESULTS recommend, ready to run: worker and orchestrator YAML, run.sh, job.sbatch.
+
+    deployment.json says what is known of it, and whether it was measured or predicted.
+
+    \b
+    Example:
+        ratematch export deployment results/sample --at "50 tok/s/user" --cluster gb200-nvl72 -o deploy
+    """
+    from ratematch import handover, reporting
+    from ratematch.errors import UserError
+    from ratematch.inputs import read_cluster
+
+    targets = reporting.parse_targets(at)
+    if len(targets) != 1:
+        raise UserError(f"--at {at}: one speed, for one deployment")
+    found = handover.export_deployment(
+        results,
+        targets[0],
+        workload=workload,
+        cluster=read_cluster(cluster) if cluster else None,
+        allocated=None if executor is None else executor == "slurm",
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+    )
+    written = handover.write_handover(found, output, force=force)
+    told = handover.describe(found.workload, found.found, found.experiment, found.cluster)
+    if as_json:
+        print_json(told | {"files": [str(path) for path in written]})
+        return
+    emulated = "emulated, " if told["emulated"] else ""
+    click.echo(f"{told['deployment']} for {targets[0]:g} tok/s/user ({emulated}{told['origin']})", err=True)
+    for path in written:
+        click.echo(str(path))
+
+
 @import_.command("cluster")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Profile to write [default: stdout].")

@@ -263,8 +263,6 @@ def _say_ttft(pairs: Sequence[Pair]) -> str:
         return "rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and queueing are not in it"
     low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
     span = low if low == high else f"{low} to {high}"
-    if any(pair.fitted for pair in pairs):
-        return f"rate-matched TTFT is the ctx server's own and {span} ms of handover, fitted; queueing is not in it"
     return (
         f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
         "over link; orchestrator and queueing are not in it"

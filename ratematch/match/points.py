@@ -114,10 +114,9 @@ class CalibrationRow:
 class Calibration:
     """Factors on the rates of ctx and gen, fitted to ``num`` end-to-end runs (1: as fast together as apart).
 
-    ``bunching``: share of the requests in flight that reach ctx together. ``handover_ms``: time before the first
-    token that is neither ctx nor its queue, by the servers' own timings; ``None``: they told nothing, the predicted
-    KV transfer stays. ``gen_spread``: standard deviation of the logarithm over runs; ``ctx_spread``: over fits that
-    leave runs out; ``None`` from too few. ``held_out``: each row's ``after`` is predicted from other runs.
+    ``bunching``: share of the requests in flight that reach ctx together. ``gen_spread``: standard deviation of the
+    logarithm over runs; ``ctx_spread``: over fits that leave runs out; ``None`` from too few. ``held_out``: each
+    row's ``after`` is predicted from other runs.
     """
 
     ctx: float
@@ -125,7 +124,6 @@ class Calibration:
     gen: float
     gen_spread: float | None
     bunching: float
-    handover_ms: float | None
     num: int
     held_out: bool
     rows: tuple[CalibrationRow, ...]

@@ -37,6 +37,10 @@ NEEDED: dict[TableRole, tuple[str, ...]] = {
     "ifb": ("gpus", "concurrency", "tok_s"),
 }
 WHOLE = ("gpus", "isl", "osl", "mtp")
+LEAST, MOST_OF_ALL = 1e-6, 1e9
+MOST = {"gpus": 100_000, "mtp": 100}
+"""A figure outside these is a slip of the keyboard or of a unit, whatever was measured."""
+
 UNLIKE = 0.05
 """Columns of one row that say the same thing (tok_s and req_s x OSL, say) may differ by this share without a word."""
 
@@ -167,6 +171,9 @@ def _number(where: str, column: str, text: str, problems: list[Problem]) -> floa
         problems.append(Problem(where, f"{column} is {text}", "leave unknown values empty"))
     elif value < 0 or (value == 0 and column != "mtp"):
         problems.append(Problem(where, f"{column} is {text}", "it must be above 0"))
+    elif value > MOST.get(column, MOST_OF_ALL) or 0 < value < LEAST:
+        limit = MOST.get(column, MOST_OF_ALL)
+        problems.append(Problem(where, f"{column} is {value:g}", f"it must be between {LEAST:g} and {limit:g}"))
     elif column in WHOLE and value != int(value):
         problems.append(Problem(where, f"{column} is {text}", "it must be a whole number"))
     else:

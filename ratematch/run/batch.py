@@ -8,24 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster, Slurm
-from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed
+
+TIME_STEP_MIN = 5
+"""Time limits are rounded up to it."""
 
 Options = dict[str, str | int | bool]
 """sbatch's long options without dashes; ``True`` for those that take no value."""
 
 
-def batch_options(experiment: Experiment, cluster: Cluster, loads: int, exclude: Sequence[str] = ()) -> Options:
-    """Options of the job that starts the experiment's servers and measures ``loads`` loads.
+def batch_options(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str] = ()) -> Options:
+    """Options of a job of ``nodes`` nodes for what takes about ``estimate_min`` minutes.
 
     ``exclude``: nodes to stay off beside those of the profile.
     """
-    slurm, nodes = cluster.slurm, nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    slurm = cluster.slurm
     options: Options = {
         **site_options(cluster),
         "nodes": nodes,
         "ntasks-per-node": cluster.gpus_per_node if slurm.tasks == "gpu" else 1,
-        "time": limit_min(cluster, loads),
+        "time": _rounded_up(slurm.time.minutes(estimate_min), slurm.time.max_minutes),
         "requeue": True,
     }
     if slurm.segment is not None:
@@ -33,6 +34,12 @@ def batch_options(experiment: Experiment, cluster: Cluster, loads: int, exclude:
     if off := dict.fromkeys((*slurm.exclude, *exclude)):
         options["exclude"] = ",".join(off)
     return options | extra_options(slurm)
+
+
+def _rounded_up(minutes: int, most: float | None) -> int:
+    """Jobs that are nearly alike ask for the same, so that they can be one array."""
+    rounded = -(-minutes // TIME_STEP_MIN) * TIME_STEP_MIN
+    return minutes if most is not None and rounded > most else rounded
 
 
 def site_options(cluster: Cluster) -> Options:
@@ -59,11 +66,6 @@ def site_options(cluster: Cluster) -> Options:
 def segment_size(nodes: int, domain: int) -> int:
     """Nodes of a ``--segment``: Slurm wants a divisor of the job's nodes; the largest that fits ``domain`` nodes."""
     return max(size for size in range(1, min(nodes, domain) + 1) if nodes % size == 0)
-
-
-def limit_min(cluster: Cluster, loads: int) -> int:
-    """Time limit of a job that starts servers and measures ``loads`` loads, in whole minutes."""
-    return cluster.slurm.time.minutes(cluster.start_minutes + loads * cluster.load_minutes)
 
 
 def extra_options(slurm: Slurm) -> Options:

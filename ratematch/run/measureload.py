@@ -18,7 +18,7 @@ from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.send import send_load
-from ratematch.loadgen.shards import LoadJob
+from ratematch.loadgen.shards import LoadJob, drive_in_processes
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
@@ -26,6 +26,8 @@ from ratematch.plan.load import Load
 from ratematch.readout import measure_run
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.postmortem import find_cause
+from ratematch.run.progress import telling
+from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
     Telemetry,
@@ -46,7 +48,8 @@ TOKEN_B = 10
 
 @dataclass(frozen=True)
 class Live:
-    """A deployment that is up. ``connections``: what opening its connections said, if that was done."""
+    """A deployment that is up. ``connections``: what opening its connections said, if that was done. ``senders``: on
+    the nodes of its allocation, if it is in one."""
 
     folder: ExperimentFolder
     launch: Path
@@ -57,6 +60,7 @@ class Live:
     stop: threading.Event
     stall_s: float | None
     connections: dict[str, Any] | None = None
+    senders: NodeSenders | None = None
 
     @property
     def target(self) -> Target:
@@ -83,15 +87,24 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(at, size),
+        telling(live.folder) as tell,
         gpus,
     ):
 
         def show(progress: Progress) -> None:
             watched.in_flight = progress.in_flight
-            live.folder.write_progress(_describe_progress(progress, load, number, total))
+            tell(_describe_progress(progress, load, number, total))
 
         rules = EarlyRules(target_ci=getattr(load, "target_ci", 0.0) or None)
-        result = send_load(job, source, rules=rules, stop=watched.halt, on_progress=show)
+        result = send_load(
+            job,
+            source,
+            rules=rules,
+            most=live.senders.most if live.senders else None,
+            drive_many=live.senders.drive if live.senders else drive_in_processes,
+            stop=watched.halt,
+            on_progress=show,
+        )
     run = describe_run(result, live.launch, experiment)
     if experiment.emulated:
         run["emulator"] = spent_between(before, read_account(plan))

@@ -205,7 +205,7 @@ def _card(found: Recommendation, bundle: Bundle | None) -> dict[str, Any]:
 
 def say_deployment(point: Point) -> str:
     """``2 × DEP4 ctx + 1 × TEP8 gen, MTP 3``; the label where the mappings are not known."""
-    mtp = f", MTP {point.mtp}" if point.mtp else ", no MTP"
+    mtp = f", MTP\N{NO-BREAK SPACE}{point.mtp}" if point.mtp else ", no\N{NO-BREAK SPACE}MTP"
     if point.ctx and point.gen and point.ctx_mapping and point.gen_mapping:
         return f"{point.ctx} × {point.ctx_mapping} ctx + {point.gen} × {point.gen_mapping} gen{mtp}"
     return point.label
@@ -378,11 +378,13 @@ def _point_cells(point: Point) -> tuple[Any, ...]:
 def _table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, open_: bool = False
 ) -> dict[str, Any]:
+    """Columns in which no row has anything are left out."""
+    kept = [k for k in range(len(columns)) if any(row[k] is not None for row in rows)]
     return {
         "title": title,
-        "columns": columns,
+        "columns": [columns[k] for k in kept],
         "open": open_,
-        "rows": [[_cell(value) for value in row] for row in rows[:MOST_ROWS]],
+        "rows": [[_cell(row[k]) for k in kept] for row in rows[:MOST_ROWS]],
     }
 
 

@@ -180,6 +180,15 @@ def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert done.stderr.startswith("ratematch: sbatch is not on PATH: this is no Slurm login node")
 
 
+def test_a_container_is_not_left_out_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini.yaml").write_text(SWEEP)
+    (tmp_path / "rack.yaml").write_text(PROFILE + "container: {image: a#b}\n")
+    done = CliRunner().invoke(main, ["sweep", "mini.yaml"], catch_exceptions=False)
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1
+    assert "runs servers in a container, which only Slurm starts: use --executor slurm" in done.stderr
+
+
 def test_a_container_without_pyxis_is_one_line(
     tmp_path: Path, bin_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

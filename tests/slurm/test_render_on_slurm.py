@@ -63,6 +63,8 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     for name, text in expected.files.items():
         assert (launch / name).read_text() == text, name
     assert "--ntasks=8" in starts(expected.files["run.sh"])["agg-0"]
+    # The label of the rank before each line hides nothing from the parser of the iteration log.
+    assert all(stored.measurement.tok_s_log for stored in folder.loads())
     (script,) = folder.path.glob("job/*/*submission.sh")
     sent = script.read_text().splitlines()
     own = ("--job-name", "--output", "--open-mode")
