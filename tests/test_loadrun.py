@@ -25,6 +25,10 @@ def options(**given: Any) -> LoadOptions:
     return LoadOptions("http://h:8000", "m", **given)
 
 
+async def in_service(reply: Reply) -> None:
+    await answer_normally(reply, gap_s=0.01)  # long enough that Little's law holds on a busy machine
+
+
 async def at_once(reply: Reply) -> None:
     await reply.head()
     await reply.chunk(full_stream(reply.body))
@@ -32,7 +36,7 @@ async def at_once(reply: Reply) -> None:
 
 
 def test_a_ladder_leaves_records_figures_and_the_files_of_others(tmp_path: Path) -> None:
-    with serve(answer_normally) as (url, seen):
+    with serve(in_service) as (url, seen):
         out = tmp_path / "out"
         size = ("--num-requests", "20", "--isl", "16", "--osl", "4", "--goodput", "ttft<=10000")
         result = call(url, "--model", "m", "--concurrency", "1,2", *size, "-o", str(out), "--json")

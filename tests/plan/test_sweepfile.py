@@ -352,7 +352,8 @@ def test_loads_of_every_kind_and_workloads_of_every_shape() -> None:
     ).replace(
         "  loads: {concurrency: [1, 64]}\n",
         "  loads: {concurrency: 4, duration_s: 30, stagger_s: 2, target_ci: 0.02,\n"
-        "          req_s: 2, ramp_to: 6, seconds: 10, arrival: gamma, burstiness: 0.5, max_in_flight: 64, replay: [1, 2], num_requests: 100}\n",
+        "          req_s: 2, ramp_to: 6, seconds: 10, arrival: gamma, burstiness: 0.5,\n"
+        "          max_in_flight: 64, replay: [1, 2], num_requests: 100}\n",
     )
     sweep = parse(text)
     workload = sweep.workloads[0]
