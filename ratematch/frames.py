@@ -2,7 +2,7 @@
 rm``.
 
 A frame has one row a thing and one column a figure, units in the names; an undefined figure is NaN or ``None``. Every
-frame has an ``emulated`` column where its rows are figures.
+frame of figures has an ``emulated`` column, frames of loads and requests an ``origin``: real, emulated or simulated.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LoadedResults:
         return match_results(self, **limits)
 
     def __repr__(self) -> str:
-        origin = "emulated" if self.measured[0].experiment.emulated else "measured"
+        origin = self.measured[0].experiment.origin
         valid = sum(row.measurement.valid for row in self.measured)
         return f"<{self.inputs.sweep}: {len(self.measured)} loads ({valid} valid), {origin}, from {self.path}>"
 
@@ -227,7 +227,7 @@ def compare(before: Path | str, after: Path | str, *, max_regression: float = 0.
     """Two results folders: what is not the same in both, and the fronts of ``after`` over those of ``before``.
 
     Raises:
-        UserError: one is emulated and the other is not, or they are of different models.
+        UserError: they are of different origin (real, emulated, simulated), or of different models.
     """
     return compare_results(Path(before), Path(after), max_regression=max_regression)
 
@@ -336,7 +336,7 @@ def _load_row(row: Measured) -> dict[str, Any]:
         stats = getattr(figures, name)
         for which in ("mean", "p50", "p99"):
             found[f"{name.removesuffix('_ms')}_{which}_ms"] = getattr(stats, which) if stats else None
-    return found | {"emulated": experiment.emulated, "experiment": experiment.id}
+    return found | {"emulated": experiment.emulated, "origin": experiment.origin, "experiment": experiment.id}
 
 
 def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:
@@ -364,6 +364,7 @@ def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:
             and record.end_ns is not None
             and window.start_ns < record.end_ns <= window.end_ns,
             "emulated": row.experiment.emulated,
+            "origin": row.experiment.origin,
         }
         for k, record in enumerate(records)
     ]
