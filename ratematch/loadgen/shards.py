@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,8 @@ def run_shard(folder: Path, index: int) -> None:
     watcher = threading.Thread(target=_watch_folder, args=(folder, stop, drain, over), daemon=True)
     watcher.start()
     try:
-        requests, warmup = job.make_requests(job.source())
+        source = job.source()
+        requests, warmup = job.make_requests(source)
         with (folder / f"progress-{index}.jsonl").open("w") as told:
 
             def tell(progress: Progress) -> None:
@@ -190,7 +191,7 @@ def run_shard(folder: Path, index: int) -> None:
                 told.flush()
 
             result = drive(
-                job.target,
+                replace(job.target, spell=source.spell),
                 job.load,
                 requests,
                 warmup,

@@ -97,10 +97,11 @@ def test_texts_are_sent_and_counted_by_the_server(tmp_path: Path) -> None:
         assert [record.osl for record in result.records] == [3, 2]
 
 
-def test_chat_prompts_are_spelled_by_the_tokenizer(tokenizer: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_chat_prompts_are_spelled_by_the_tokenizer(tokenizer: Path, processes: int) -> None:
     source = PromptSource(Workload(12, 4, tokenizer=str(tokenizer)), 300)
     with serve() as (url, seen):
         job = LoadJob(Target(url, "m", "chat", spell=source.spell), Concurrency(1, 1), source.workload, 300)
-        send_load(job, source)
+        send_load(job, source, processes=processes)
     assert source.spell is not None
     assert seen.bodies[0]["messages"][0]["content"] == source.spell(source.requests(1)[0].prompt)
