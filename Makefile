@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-slurm test test-fast lint bench clean
+.PHONY: demo demo-slurm test test-fast lint bench browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -23,8 +23,16 @@ demo-slurm: $(VENV)/.installed
 	&& $(BIN)/ratematch pareto results/quickstart-slurm || status=$$?; \
 	$(BIN)/python slurm/testcluster.py stop; exit $$status
 
-test: $(VENV)/.installed-dev lint
+test: $(VENV)/.installed-dev lint browser
 	$(BIN)/pytest
+
+# report.html is tested in a real browser: get one if we may, else its tests are skipped and say so.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      chromium chromium-driver >/dev/null || echo "no chromium here: the tests of report.html in a browser are skipped"; \
+	  else echo "the tests of report.html in a browser are skipped; sudo apt-get install chromium chromium-driver"; fi; }
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow"
@@ -38,6 +46,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/emulator_peaks.py
 	$(BIN)/python benchmarks/loadgen --quick
+	$(BIN)/python benchmarks/solve_speed.py
 
 # ensurepip is missing where Debian's python3-venv is not installed: get it if we may, else say what to type.
 $(VENV)/bin/python:

@@ -61,7 +61,7 @@ def _find(folder: str, noun: str, name: str) -> dict[str, Any]:
     spellings = {alias: key for key, entry in entries.items() for alias in (key, *entry.get("aliases", ()))}
     close = difflib.get_close_matches(wanted, list(spellings), n=1)
     hint = f"; did you mean {spellings[close[0]]}?" if close else ""
-    raise CatalogError(f"{noun} {name!r} is not known{hint} Known: {', '.join(sorted(entries))}")
+    raise CatalogError(f"{noun} {name!r} is not known{hint}; known: {', '.join(sorted(entries))}")
 
 
 @cache

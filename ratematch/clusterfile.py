@@ -29,7 +29,7 @@ OWN_SBATCH = (
 )
 OWN_SRUN = (
     *("overlap", "mem", "nodes", "ntasks", "ntasks-per-node", "nodelist", "job-name", "kill-on-bad-exit", "mpi"),
-    *("label", "container-image", "container-mounts", "container-workdir", "chdir"),
+    *("label", "export", "container-image", "container-mounts", "container-workdir", "chdir"),
 )
 """Options that follow from the deployment or have a key of their own."""
 
@@ -61,6 +61,7 @@ class _Slurm(_Part):
     mpi: Word | None = None
     tasks: StepTasks = "gpu"
     exclude: list[Word] = []
+    senders: Whole = 8
     sbatch: list[str] = []
     srun: list[str] = []
     prologue: str | None = None

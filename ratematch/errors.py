@@ -15,7 +15,8 @@ RatematchError                      (exit 1)
 │   ├── NotReady                    a server did not become ready in time
 │   ├── LoadAborted                 a load could not be finished
 │   └── DiskFull                    results cannot be written; nothing measured so far is lost
-└── Untrustworthy                   numbers exist but none may be shown (exit 3)
+├── Untrustworthy                   numbers exist but none may be shown (exit 3)
+└── Regression                      `ratematch compare`: the second sweep is worse than allowed (exit 4)
 """
 
 from __future__ import annotations
@@ -112,3 +113,9 @@ class Untrustworthy(RatematchError):
     """There are results, but no valid point is left to show."""
 
     exit_code = 3
+
+
+class Regression(RatematchError):
+    """A sweep is worse than the one before it by more than was allowed."""
+
+    exit_code = 4

@@ -53,7 +53,7 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
             raise RunError(refusal.format(holder))
         file.seek(0)
         file.truncate()
-        file.write(f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}")
+        file.write(f"{socket.gethostname()} {os.getpid()} {own_job() or '-'}")
         file.flush()
         over = threading.Event()
         thread = threading.Thread(target=_keep_touching, args=(path, over), name=f"hold {path.name}", daemon=True)
@@ -88,6 +88,12 @@ def read_holder(path: Path) -> Holder | None:
         return None
 
 
+def own_job() -> str | None:
+    """The Slurm job that this process runs in, as the queue names it: ``123``, or ``123_4`` for an array's task."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
 def _take(descriptor: int, path: Path, refusal: str) -> None:
     # A look at the state holds the lock for an instant, so one refusal is no proof of a second process.
     for attempt in range(20):
@@ -104,7 +110,7 @@ def _lives_elsewhere(path: Path, holder: Holder) -> bool:
     """With the kernel's lock in hand: is there still somebody, on a machine whose locks this kernel does not see?"""
     if holder.host == socket.gethostname():
         return False
-    if holder.job is not None and holder.job == os.environ.get("SLURM_JOB_ID"):
+    if holder.job is not None and holder.job == own_job():
         return False  # our own job, started anew by Slurm, which ended the earlier start first
     with contextlib.suppress(OSError):
         return time.time() - path.stat().st_mtime < FRESH_S

@@ -2,128 +2,144 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
+from urllib.parse import urlsplit
 
 from ratematch.errors import UserError
-from ratematch.loadgen.client import Target
-from ratematch.loadgen.drive import drive
+from ratematch.loadgen.client import Target, request_url
+from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
+from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.recordfile import write_records
+from ratematch.loadgen.send import send_load
+from ratematch.loadgen.servermetrics import MetricsPoller
+from ratematch.loadgen.shards import LoadJob
+from ratematch.loadoptions import DEFAULT_VOCAB, LoadOptions
+from ratematch.measure.goodput import Goodput
 from ratematch.measure.measurement import Measurement, measure_load, to_json
 from ratematch.plan.experiment import load_to_json
-from ratematch.plan.load import Concurrency, Load, Rate
-from ratematch.plan.workload import Workload, make_requests
+from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.workload import Workload
+from ratematch.run.provenance import server_version
 from ratematch.store import write_json
 
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What was asked on the command line; ladders as the text a person typed."""
-
-    url: str
-    model: str
-    concurrency: str = ""
-    request_rate: str = ""
-    arrival: Literal["poisson", "constant"] = "poisson"
-    num_requests: int | None = None
-    warmup: int | None = None
-    isl: int = 1024
-    osl: int = 128
-    osl_ratio: float = 1.0
-    vocab_size: int = 32000
-    api: Literal["completions", "chat"] = "completions"
-    api_key_env: str | None = None
-    timeout_s: float = 3600.0
-    seed: int = 0
+__all__ = ["LoadOptions", "LoadRow", "run_ladder"]
 
 
 @dataclass(frozen=True)
 class LoadRow:
-    """One rung of the ladder. ``result`` holds the records and the client's health."""
+    """One rung of the ladder. ``result`` holds the records and the client's health; ``notes``: what else to know;
+    ``servers``, ``gpus``: what these told meanwhile, by name."""
 
     load: Load
     result: LoadResult
     measurement: Measurement
+    workload: Workload
+    target: Target
+    emulated: bool = False
+    notes: tuple[str, ...] = ()
+    servers: dict[str, Any] | None = None
+    gpus: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the records."""
+        return {
+            "load": load_to_json(self.load),
+            "emulated": self.emulated,
+            "aborted": self.result.aborted,
+            "ended_early": self.result.ended_early,
+            "notes": list(self.notes),
+            "start_ns": self.result.start_ns,
+            "wall_start_ns": self.result.wall_start_ns,
+            "client": asdict(self.result.health),
+            "servers": self.servers,
+            "gpus": self.gpus,
+            **to_json(self.measurement),
+        }
 
 
 def run_ladder(
-    options: LoadOptions, output: Path | None, on_progress: Callable[[Load, Progress], None]
+    options: LoadOptions,
+    output: Path | None,
+    on_progress: Callable[[Load, Progress], None],
+    on_row: Callable[[LoadRow, Path | None], None] = lambda row, folder: None,
 ) -> list[LoadRow]:
     """Run every load in turn; with ``output`` each gets a folder with its records and figures.
 
+    ``on_row`` hears of each load when it is measured, with its folder. With ``give_up`` the ladder ends at the load
+    that was given up.
+
     Raises:
-        UserError: a ladder that is not numbers, none at all, a URL or key that is not there, or a folder in use.
+        UserError: a ladder that is not numbers, none at all, a URL, key or file that is not there, a folder in use.
     """
-    workload = Workload(options.isl, options.osl, options.osl_ratio)
-    loads = list(_loads(options))
-    target = Target(options.url, options.model, options.api, _headers(options), options.timeout_s)
+    workload, target, goal = options.workload(), options.target(), options.goal()
+    request_url(target)
+    source = PromptSource(workload, options.vocab_size or DEFAULT_VOCAB, options.seed)
+    if source.tokenizer_size is not None and options.vocab_size is None:
+        source.vocab_size = source.tokenizer_size
+    target = replace(target, spell=source.spell)
+    emulated = _is_emulated(target)
     rows: list[LoadRow] = []
     first = 0
-    for load in loads:
+    for load in options.loads(source.num_entries, source.timed):
         # Prompts go on being numbered across the ladder: no load may find another one's prefix in the cache.
-        requests = make_requests(workload, load.num_requests, options.vocab_size, options.seed, first)
-        first += load.num_requests
-        warmup = make_requests(workload, load.warmup, options.vocab_size, options.seed + 1, first)
-        first += load.warmup
+        job = LoadJob(target, load, workload, source.vocab_size, options.seed, first)
+        first += load.num_requests + load.warmup
         folder = _new_folder(output, load)
-        with _stop_on_ctrl_c() as stop:
-            result = drive(
-                target,
-                load,
-                requests,
-                warmup,
-                seed=options.seed,
-                stop=stop,
-                on_progress=lambda progress, load=load: on_progress(load, progress),  # type: ignore[misc]
-            )
-        row = LoadRow(load, result, measure_load(result.records, load, workload))
+        row = _run_load(options, job, source, goal, emulated, on_progress)
         rows.append(row)
         if folder:
             _write(folder, row)
-        if stop.is_set():
+        on_row(row, folder)
+        if row.result.aborted == "stopped on request":
             raise KeyboardInterrupt
-        if result.aborted:
+        if row.result.aborted or (row.result.ended_early or "").startswith("given up"):
             break
+        if isinstance(load, Concurrency) and load.seconds:
+            first = max(first, max((record.seq for record in row.result.records), default=0) + 1)
     return rows
 
 
-def _loads(options: LoadOptions) -> Iterator[Load]:
-    if not options.concurrency and not options.request_rate:
-        raise UserError("no load: give --concurrency 1,4,16 or --request-rate 0.5,1")
-    for number in _numbers("--concurrency", options.concurrency, int):
-        slots = int(number)
-        requests = options.num_requests or max(16, 8 * slots)
-        warmup = options.warmup if options.warmup is not None else max(1, slots // 4)
-        yield Concurrency(slots, requests, warmup)
-    for rate in _numbers("--request-rate", options.request_rate, float):
-        requests = options.num_requests or max(16, round(60 * rate))
-        yield Rate(rate, requests, options.arrival, options.warmup if options.warmup is not None else 1)
+def _run_load(
+    options: LoadOptions,
+    job: LoadJob,
+    source: PromptSource,
+    goal: Goodput | None,
+    emulated: bool,
+    on_progress: Callable[[Load, Progress], None],
+) -> LoadRow:
+    load = job.load
+    with _stop_on_ctrl_c() as stop, MetricsPoller(options.server_metrics) as servers, GpuSampler() as gpus:
+        result = send_load(
+            job,
+            source,
+            rules=options.early(),
+            processes=options.processes,
+            stop=stop,
+            on_progress=lambda progress: on_progress(load, progress),
+        )
+    client = asdict(result.health)
+    measured = measure_load(result.records, load, job.workload, goodput=goal, client=client)
+    window = measured.window
+    span = (window.start_ns, window.end_ns) if window else (result.start_ns, result.end_ns)
+    told, watts = servers.summarise(*span), gpus.summarise(*span, measured.tok_s)
+    notes = (*result.notes, *servers.notes, *gpus.notes)
+    warnings = (*measured.warnings, *servers.doubts(told, job.workload))
+    measured = replace(measured, warnings=warnings)
+    return LoadRow(load, result, measured, job.workload, job.target, emulated, tuple(notes), told, watts)
 
 
-def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[float]:
-    try:
-        numbers = [kind(part) for part in text.replace("x", ",").split(",") if part.strip()]
-    except ValueError as error:
-        raise UserError(f"{option} {text}: write numbers with commas between, such as 1,4,16") from error
-    if any(number <= 0 for number in numbers):
-        raise UserError(f"{option} {text}: every number must be greater than 0")
-    return list(numbers)
-
-
-def _headers(options: LoadOptions) -> tuple[tuple[str, str], ...]:
-    if options.api_key_env is None:
-        return ()
-    key = os.environ.get(options.api_key_env)
-    if not key:
-        raise UserError(f"--api-key-env {options.api_key_env}: that environment variable is not set")
-    return (("Authorization", f"Bearer {key}"),)
+def _is_emulated(target: Target) -> bool:
+    url = urlsplit(request_url(target))
+    if url.scheme != "http" or url.hostname is None:
+        return False
+    return bool(server_version(url.hostname, url.port or 80)["emulated"])
 
 
 def _new_folder(output: Path | None, load: Load) -> Path | None:
@@ -139,7 +155,7 @@ def _new_folder(output: Path | None, load: Load) -> Path | None:
 def _write(folder: Path, row: LoadRow) -> None:
     write_records(folder / "warmup.parquet", row.result.warmup)
     write_records(folder / "records.parquet", row.result.records)
-    write_json(folder / "measurement.json", {"load": load_to_json(row.load), **to_json(row.measurement)})
+    write_json(folder / "measurement.json", row.to_json())
 
 
 @contextmanager

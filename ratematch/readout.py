@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ratematch.detail import find_gpus_per_node, find_site, measured_in_detail
 from ratematch.errors import ResultsError
 from ratematch.loadgen.recordfile import read_records
+from ratematch.loadgen.servermetrics import doubt_iterations
 from ratematch.match.analysis import analyze
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing
-from ratematch.match.points import Analysis
+from ratematch.match.points import Analysis, Measured
 from ratematch.match.servicetime import Routing
 from ratematch.match.serving import say_limits
 from ratematch.measure.measurement import Measurement, measure_load, to_json
@@ -44,7 +45,8 @@ def measure_run(
     machine's, not those of the GPU it stands for. In ``gen_only`` there is no TTFT: the first requests wait for the
     whole batch, and what later ones wait for is a supply that nobody sized.
     """
-    figures = _add_servers_account(measure_load(records, load, experiment.workload), experiment, run)
+    measured = measure_load(records, load, experiment.workload, client=run.get("client"))
+    figures = _add_servers_account(measured, experiment, run)
     late = [
         f"the emulator {name} ended its steps {spent['late_s'] + spent['lost_s']:.2f} s late "
         f"in {spent['busy_s']:.2f} s: this machine is too slow for the load"
@@ -56,6 +58,7 @@ def measure_run(
         *_doubt_acceptance(experiment, figures),
         *_doubt_log(experiment, figures),
         *_doubt_connections(run),
+        *_doubt_servers(experiment, run),
     )
     if experiment.mode == "gen_only":
         figures = replace(figures, ttft_ms=None, e2el_ms=None)
@@ -101,6 +104,17 @@ def _doubt_connections(run: dict[str, Any]) -> list[str]:
     ]
 
 
+def _doubt_servers(experiment: Experiment, run: dict[str, Any]) -> list[str]:
+    """Queueing and a full KV cache where requests are generated; a context server's queue is a part of its TTFT."""
+    told = run.get("telemetry", {}).get("window", {})
+    if experiment.stage == "ctx":
+        return []
+    servers = {name: figures for name, figures in told.items() if not name.startswith("ctx")}
+    return [
+        text for name, figures in servers.items() for text in doubt_iterations(name, figures, experiment.workload)
+    ]
+
+
 def _doubt_acceptance(experiment: Experiment, figures: Measurement) -> list[str]:
     """Known trouble: MTP that accepts nothing, or everything, which no real text does (contract, section 9)."""
     mtp, measured = experiment.deployment.mtp, figures.acceptance_length
@@ -115,7 +129,7 @@ def _doubt_acceptance(experiment: Experiment, figures: Measurement) -> list[str]
 
 
 def remeasure(results: Results) -> int:
-    """Compute every finished load's figures anew from its records; returns how many loads that were.
+    """Compute the figures of every load measured here anew from its records; returns how many loads that were.
 
     Raises:
         ResultsError: records that cannot be read. DiskFull: no room for the new figures (the old ones stay).
@@ -124,6 +138,8 @@ def remeasure(results: Results) -> int:
     for folder in results.folders():
         experiment = folder.read()
         for stored in folder.loads():
+            if stored.run.get("origin"):  # of another tool: its figures are what they were, records or not
+                continue
             records = read_records(stored.folder / "records.parquet")
             figures = measure_run(records, stored.load, experiment, stored.run)
             write_json(stored.folder / "measurement.json", to_json(figures))
@@ -168,28 +184,120 @@ def analyze_results(
     Raises:
         ResultsError: no limits.json, nothing measured yet, or results of different origins in one folder.
     """
+    inputs = read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile, max_gpus=max_gpus)
+    return analyze_inputs(
+        inputs,
+        calibrate=calibrate,
+        request_rate=request_rate,
+        routing=routing,
+        objective=objective,
+        gpus_per_node=gpus_per_node,
+        nodes=nodes,
+        share_nodes=share_nodes,
+        segment_gpus=segment_gpus,
+    )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an analysis is made from. ``max_gpus``: largest deployment planned, ``None`` = the sweep's, in ``limits``.
+
+    ``gpus_per_node``: of the cluster it was measured on, ``None`` when there were several sizes. ``imported``: what
+    was measured by other tools, in words.
+    """
+
+    sweep: str
+    measured: tuple[Measured, ...]
+    constraints: Constraints
+    max_gpus: int | None
+    sweep_max_gpus: int
+    gpus_per_node: int | None = None
+    imported: tuple[str, ...] = ()
+
+
+def read_inputs(
+    results: Results,
+    *,
+    ttft_ms: float | None = None,
+    tpot_ms: float | None = None,
+    percentile: Percentile | None = None,
+    max_gpus: int | None = None,
+) -> Inputs:
+    """Everything measured, with the sweep's limits and those that are given in their place.
+
+    Raises:
+        ResultsError: no limits.json, or nothing measured yet.
+    """
     kept = _read_limits(results)
     constraints = _constraints(kept, ttft_ms, tpot_ms, percentile)
     measured = measured_in_detail(results)
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
-    size = gpus_per_node or find_gpus_per_node(results)
+    return Inputs(
+        kept["name"],
+        tuple(measured),
+        constraints,
+        max_gpus,
+        kept["max_gpus"],
+        find_gpus_per_node(results),
+        tuple(_count_imported(results)),
+    )
+
+
+def analyze_inputs(
+    inputs: Inputs,
+    *,
+    calibrate: bool = False,
+    request_rate: float | None = None,
+    routing: Routing = "round_robin",
+    objective: Objective = "per_used_gpu",
+    gpus_per_node: int | None = None,
+    nodes: int | None = None,
+    share_nodes: bool = True,
+    segment_gpus: int | None = None,
+) -> Analysis:
+    """Match and compare ``inputs``; options as in :func:`analyze_results`.
+
+    Raises:
+        ResultsError: emulated and real results in one folder, or nodes of several sizes where their size matters.
+    """
+    size = gpus_per_node or inputs.gpus_per_node
     if size is None and (nodes is not None or objective == "per_allocated_gpu"):
-        raise ResultsError(f"{results.path}: nodes of several sizes were used; give --gpus-per-node")
+        raise ResultsError(f"{inputs.sweep}: nodes of several sizes were used; give --gpus-per-node")
     packing = None if size is None else Packing(size, nodes, share_nodes)
+    max_gpus = inputs.max_gpus
     if max_gpus is None:
-        max_gpus = nodes * size if nodes and size else kept["max_gpus"]
-    return analyze(
-        measured,
-        sweep=kept["name"],
-        constraints=constraints,
+        max_gpus = nodes * size if nodes and size else inputs.sweep_max_gpus
+    analysis = analyze(
+        inputs.measured,
+        sweep=inputs.sweep,
+        constraints=inputs.constraints,
         max_gpus=max_gpus,
         calibrate=calibrate,
-        site=find_site(measured, packing, segment_gpus),
+        site=find_site(inputs.measured, packing, segment_gpus),
         request_rate=request_rate,
         routing=routing,
         objective=objective,
     )
+    if not inputs.imported:
+        return analysis
+    return replace(
+        analysis,
+        workloads=tuple(replace(each, notes=(*inputs.imported, *each.notes)) for each in analysis.workloads),
+    )
+
+
+def _count_imported(results: Results) -> list[str]:
+    """Loads that other tools measured, tool by tool: figures of two clients are never mixed in silence."""
+    tools: dict[str, int] = {}
+    every = [stored for folder in results.folders() for stored in folder.loads()]
+    for stored in every:
+        if origin := stored.run.get("origin"):
+            tools[origin["tool"]] = tools.get(origin["tool"], 0) + 1
+    return [
+        f"{count} of {len(every)} loads are imported from {tool}, not measured by ratematch: definitions differ"
+        for tool, count in sorted(tools.items())
+    ]
 
 
 def _read_limits(results: Results) -> dict[str, Any]:

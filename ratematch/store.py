@@ -4,6 +4,8 @@
 
     results/<sweep>/
         sweep.yaml                          the sweep file as it was last run
+        packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
+        jobs/<name>/                        logs of Slurm job arrays
         <experiment>/
             experiment.json                 what is measured: deployment, workload, loads
             cluster.json                    the cluster profile it runs on
@@ -25,7 +27,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,15 @@ def to_text(content: Any) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     write_text(path, to_text(content))
+
+
+def write_lines(path: Path, contents: Iterable[Any]) -> None:
+    """One JSON value a line, written aside and renamed.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
 
 
 def read_json(path: Path) -> Any:
@@ -312,6 +323,13 @@ class Results:
 
     def folders(self) -> list[ExperimentFolder]:
         return [ExperimentFolder(file.parent) for file in sorted(self.path.glob("*/experiment.json"))]
+
+    def account(self) -> GpuHours:
+        """Where the GPU-hours of all experiments went, and those of nodes in packs that had nothing to do."""
+        idle = sum(
+            float(start["idle_gpu_s"]) for file in self.path.glob("packs/*/idle.json") for start in read_json(file)
+        )
+        return sum((folder.account() for folder in self.folders()), GpuHours(total=idle / 3600))
 
     def measured(self) -> list[Measured]:
         """Every finished load of every experiment, with its figures."""

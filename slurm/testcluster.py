@@ -235,7 +235,8 @@ class Cluster:
         name = self.node(number)
         socket.sethostname(name)
         subprocess.run(["mount", "--bind", str(self.state / "etc" / "hosts"), "/etc/hosts"], check=True)
-        wait_for(lambda: Path("/sys/class/net/eth0").exists() or _device_there("eth0"), 10, "its network cable")
+        # Not in /sys, which is still this machine's: its own eth0 is there before the node's.
+        wait_for(lambda: _device_there("eth0"), 10, "its network cable")
         ip("addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         ip("link", "set", "lo", "up")
         ip("link", "set", "eth0", "up")

@@ -9,9 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ratematch.cli import main
+from ratematch.inputs import read_cluster
+from ratematch.store import Results
+from tests.invented import GEN, PAIR, experiment
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "doctor")
+VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor")
 
 
 def call(*argv: str) -> Result:
@@ -73,6 +76,9 @@ def test_set_lies_over_the_file(root: Path) -> None:
         (["status", "results/nowhere"], "no such results folder"),
         (["pareto", "results/nowhere"], "no such results folder"),
         (["pareto"], "Missing argument"),
+        (["pareto", "results/sample", "--figure", "8"], "'8' is not one of"),
+        (["report", "results/nowhere"], "no such results folder"),
+        (["report", "results/sample", "--at", "fast"], "write tok/s/user"),
         (["load", "http://localhost:1", "--model", "m"], "no load: give --concurrency"),
         (["load", "http://localhost:1", "--model", "m", "--concurrency", "a"], "write numbers with commas"),
         (["load", "http://localhost:1", "--model", "m", "--concurrency", "0"], "greater than 0"),
@@ -117,3 +123,46 @@ def test_doctor_looks_at_the_machine_and_the_cluster(root: Path) -> None:
     bad = call("doctor", "--cluster", "nowhere")
     assert bad.exit_code == 1
     assert "no cluster profile" in bad.stdout
+
+
+def test_figures_of_the_study_come_from_the_sample_right_after_a_clone(root: Path, tmp_path: Path) -> None:
+    result = call("pareto", "results/sample", "--figure", "9", "-o", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert [Path(line).name for line in result.stdout.split()] == ["figure-9.png", "figure-9.svg", "figure-9.csv"]
+    rows = (tmp_path / "figure-9.csv").read_text("utf-8").splitlines()[1:]
+    assert rows and all(row.split(",")[5] == "0" for row in rows), "without MTP"
+
+
+def test_report_says_in_the_page_how_it_was_made(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["report", "results/sample", "--at", "30", "-o", str(tmp_path / "page.html")]
+    monkeypatch.setattr("sys.argv", ["ratematch", *argv])
+    result = call(*argv)
+    assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "ratematch report results/sample --at 30" in page and "for 30 tok/s/user" in page
+
+
+def test_render_writes_one_folder_an_experiment(root: Path, tmp_path: Path) -> None:
+    done = call("render", "quickstart", "--experiment", "gen-1024-48-gen1xDEP4-mtp1", "-o", str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    assert done.exit_code == 0 and done.stdout == f"{folder}\n"
+    assert {path.name for path in folder.iterdir()} == {"gen.yaml", "orchestrator.yaml", "placement.json", "run.sh"}
+    unknown = call("render", "quickstart", "--experiment", "TEP99", "-o", str(tmp_path))
+    assert unknown.exit_code == 1 and unknown.stderr.count("\n") == 1
+    told = call("render", "quickstart", "--cluster", "gb200-nvl72", "-o", str(tmp_path), "--json")
+    folders = json.loads(told.stdout)["rendered"]
+    assert len(folders) == 7 and all("job.sbatch" in each["files"] for each in folders)
+
+
+def test_render_knows_the_end_to_end_experiments_that_were_chosen(root: Path, tmp_path: Path) -> None:
+    laptop = read_cluster("laptop")
+    results = Results(tmp_path / "results")
+    for asked in (experiment("e2e", PAIR), experiment("gen", GEN)):
+        results.add(asked, laptop)
+    output = ("-o", str(tmp_path / "out"), "--experiment", "e2e")
+    without = call("render", "quickstart", *output)
+    assert without.exit_code == 1 and "no experiment of this sweep is called 'e2e'" in without.stderr
+    done = call("render", "quickstart", "--results", str(results.path), *output)
+    assert done.exit_code == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name == experiment("e2e", PAIR).folder and (folder / "ctx.yaml").exists()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ratematch.inputs import read_cluster, read_sweep
 from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+from ratematch.run.render import render
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(path.name for path in (ROOT / "sweeps").glob("*.yaml"))
@@ -20,8 +22,29 @@ def test_every_sweep_file_renders(name: str, overrides: tuple[str, ...], monkeyp
     sweep, _ = read_sweep(name, overrides)
     expansion = expand_sweep(sweep)
     assert len(sweep.about) > 100, "a sweep says why it exists and what a right answer looks like"
-    assert {e.stage for e in expansion.experiments} == {"ctx", "gen", "ifb"}
+    written_out = {"e2e"} if sweep.deployments else set()
+    assert {e.stage for e in expansion.experiments} == {"ctx", "gen", "ifb"} | written_out
     refuse_unlaunchable(sweep, expansion.experiments, here=False)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("allocated", [True, False], ids=["slurm", "local"])
+def test_every_sweep_file_is_written_down(
+    name: str, allocated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every experiment, each script one that bash can parse."""
+    monkeypatch.chdir(ROOT)
+    sweep, _ = read_sweep(name)
+    scripts = {}
+    for experiment in expand_sweep(sweep).experiments:
+        for each in render(experiment, sweep.cluster, allocated=allocated):
+            kind = (each.experiment.stage, each.experiment.deployment.gpus)
+            scripts[kind] = each.files["run.sh"]
+            assert ("job.sbatch" in each.files) is allocated
+    path = tmp_path / "run.sh"
+    for script in scripts.values():
+        path.write_text(script)
+        subprocess.run(["bash", "-n", str(path)], check=True, timeout=20)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "clusters").glob("*.yaml")), ids=lambda path: path.stem)

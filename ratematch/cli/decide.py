@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import click
 from rich.console import Console
 
 from ratematch.cli.group import json_option, main, print_json
-from ratematch.errors import Untrustworthy
+from ratematch.errors import Regression, Untrustworthy, UserError
 
 
 def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -48,6 +50,11 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
     help="How open-loop requests reach ctx instances.",
 )
 @click.option(
+    "--figure",
+    type=click.Choice([str(number) for number in range(9, 16)]),
+    help="Only the layout of this figure of the TensorRT-LLM study, from these results.",
+)
+@click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
     default="per_used_gpu",
@@ -74,6 +81,7 @@ def pareto(
     calibrate: bool,
     request_rate: float | None,
     routing: Any,
+    figure: str | None,
     objective: Any,
     gpus_per_node: int | None,
     nodes: int | None,
@@ -82,18 +90,18 @@ def pareto(
     remeasure: bool,
     as_json: bool,
 ) -> None:
-    """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg).
+    """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg, csv).
 
     \b
     Example:
         ratematch pareto results/quickstart --ttft-ms 500
+        ratematch pareto results/sample --figure 11
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
         ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
-    from ratematch import readout
+    from ratematch import gallery, readout
     from ratematch.show.analysisdetail import print_details
     from ratematch.show.console import print_analysis
-    from ratematch.show.plots import write_plots
     from ratematch.show.tables import analysis_to_json, write_tables
     from ratematch.store import Results
 
@@ -101,12 +109,14 @@ def pareto(
     if remeasure:
         readout.remeasure(opened)
     at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    analysis = readout.analyze_results(
-        opened,
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
-        percentile=at,
-        max_gpus=max_gpus,
+    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at, max_gpus=max_gpus)
+    folder = output or results / "report"
+    if figure is not None:
+        for path in gallery.draw_figure(inputs, int(figure)).save(folder):
+            click.echo(str(path))
+        return
+    analysis = readout.analyze_inputs(
+        inputs,
         calibrate=calibrate,
         request_rate=request_rate,
         routing=routing,
@@ -116,10 +126,9 @@ def pareto(
         share_nodes=share_nodes,
         segment_gpus=segment_gpus,
     )
-    folder = output or results / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     # The picture people came for stands last, where the eye ends.
-    written = [*write_tables(analysis, folder), *reversed(write_plots(analysis, folder))]
+    pictures = [path for picture in gallery.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
+    written = [*write_tables(analysis, folder), *reversed(pictures)]
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
@@ -130,6 +139,128 @@ def pareto(
             click.echo(str(path))
     if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
         raise Untrustworthy(f"{results}: no valid point is left; the table above says why for each load")
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The page [default: RESULTS/report/report.html]."
+)
+@click.option(
+    "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
+)
+@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
+@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
+@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
+def report(
+    results: Path,
+    output: Path | None,
+    at: str | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    percentile: str | None,
+    notebook: bool,
+) -> None:
+    """Write RESULTS as one page, report.html: what to run, how sure that is, every front, table and plot.
+
+    \b
+    Example:
+        ratematch report results/sample --at 30,60
+    """
+    from ratematch import readout, reporting
+    from ratematch.notebooks import write_executed
+    from ratematch.store import Results
+
+    opened = Results.open(results)
+    where: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
+    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
+    targets = reporting.parse_targets(at) if at else None
+    page = output or results / "report" / "report.html"
+    reporting.write_report(
+        opened,
+        inputs,
+        readout.analyze_inputs(inputs),
+        page,
+        command=shlex.join(["ratematch", *sys.argv[1:]]),
+        targets=targets,
+    )
+    if notebook:
+        for path in write_executed(results, page.parent):
+            click.echo(str(path))
+    click.echo(str(page))
+
+
+@main.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option(
+    "--max-regression", default="3%", show_default=True, help="Exit 4 when AFTER is worse by more, beyond the noise."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for pictures of both fronts.")
+@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweeps'.")
+@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweeps'.")
+@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@json_option
+def compare(
+    before: Path,
+    after: Path,
+    max_regression: str,
+    output: Path | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    percentile: str | None,
+    as_json: bool,
+) -> None:
+    """Compare two sweeps: what differs in versions and settings, and AFTER's fronts over BEFORE's with intervals.
+
+    Exit code 4, for CI, when AFTER is worse than --max-regression allows and the noise cannot explain it.
+
+    \b
+    Example:
+        ratematch compare results/main results/my-branch --max-regression 3%
+    """
+    from dataclasses import asdict, astuple
+
+    from ratematch import comparing
+    from ratematch.show.changeview import change_to_json, picture_change, print_change
+
+    at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
+    found = comparing.compare_results(
+        before,
+        after,
+        max_regression=parse_share(max_regression),
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        percentile=at,
+    )
+    if as_json:
+        print_json(change_to_json(found.change) | {"drift": [asdict(drift) for drift in found.drift]})
+    else:
+        print_change(found.change, [astuple(drift) for drift in found.drift], str(before), str(after), Console())
+    if output is not None:
+        for workload in dict.fromkeys(front.workload for front in found.change.fronts):
+            picture = picture_change(found.change, found.before, found.after, workload)
+            for path in picture.save(output) if picture else ():
+                click.echo(str(path), err=as_json)
+    if found.change.regressions:
+        raise Regression(f"{after} is worse than {before}: {found.change.regressions[0]}")
+
+
+def parse_share(text: str) -> float:
+    """``3%`` or ``0.03``.
+
+    Raises:
+        UserError: not a share from 0 to 1.
+    """
+    word = text.strip()
+    try:
+        share = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UserError(f"--max-regression {text}: write a share such as 3% or 0.03")
+    return share
 
 
 @main.command()

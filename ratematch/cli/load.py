@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -11,56 +12,145 @@ from rich.console import Console
 from ratematch.cli.group import json_option, main, print_json, stderr_console
 from ratematch.errors import Untrustworthy
 
+if TYPE_CHECKING:
+    from ratematch.loadrun import LoadRow
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_how_hard = _options(
+    click.option("--concurrency", default="", help="Closed loop: requests in flight, a ladder: 1,2,4,8."),
+    click.option("--request-rate", default="", help="Open loop: requests/s, a ladder: 0.5,1,2."),
+    click.option("--replay", default="", help="Open loop: the instants of --dataset, at these speeds: 1,2."),
+    click.option(
+        "--arrival", type=click.Choice(["poisson", "constant", "gamma"]), default="poisson", show_default=True
+    ),
+    click.option(
+        "--burstiness",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        help="Gamma: 1 = Poisson, less = burstier.",
+    ),
+    click.option("--ramp-to", type=click.FloatRange(0, min_open=True), help="The rate changes linearly to this."),
+    click.option("--max-in-flight", type=click.IntRange(0), default=0, help="Open loop: more wait, and it counts."),
+    click.option(
+        "--num-requests", type=click.IntRange(1), help="Of each load [default: 8 x concurrency, 16 at least]."
+    ),
+    click.option(
+        "--duration", type=click.FloatRange(0, min_open=True), help="Seconds of each load, instead of a number."
+    ),
+    click.option(
+        "--warmup",
+        type=click.IntRange(0),
+        help="Requests before, kept apart [default: a quarter of the concurrency].",
+    ),
+    click.option(
+        "--stagger", "stagger_s", type=click.FloatRange(0), default=0.0, help="Seconds to start all slots in."
+    ),
+)
+_what = _options(
+    click.option("--isl", type=click.IntRange(1), default=1024, show_default=True, help="Prompt tokens, exact."),
+    click.option("--osl", type=click.IntRange(1), default=128, show_default=True, help="Output tokens."),
+    click.option(
+        "--isl-ratio", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Uniform from RATIO*ISL to ISL."
+    ),
+    click.option(
+        "--osl-ratio", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Uniform from RATIO*OSL to OSL."
+    ),
+    click.option(
+        "--isl-spread", default="", metavar="SHAPE", help="normal:MEAN,STD or lognormal:MEAN,STD, up to ISL."
+    ),
+    click.option("--osl-spread", default="", metavar="SHAPE", help="The same for outputs, up to OSL."),
+    click.option(
+        "--prefix-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Share of each prompt."
+    ),
+    click.option("--prefix-groups", type=click.IntRange(1), default=1, help="How many different shared prefixes."),
+    click.option("--turns", type=click.IntRange(1), default=1, help="Requests of one conversation."),
+    click.option("--think-time", "think_s", type=click.FloatRange(0), default=0.0, help="Seconds between turns."),
+    click.option("--dataset", default="", metavar="FILE", help="Mooncake trace, trtllm_custom, ShareGPT, JSONL."),
+    click.option("--text", default="", metavar="FILE", help="Prompts are cut from this text; needs --tokenizer."),
+    click.option("--tokenizer", default="", metavar="PATH", help="A model's folder or tokenizer.json. Optional."),
+    click.option("--vocab-size", type=click.IntRange(1000), help="Random ids are below this [default: 32000]."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same requests and instants."),
+)
+_to_whom = _options(
+    click.option("--model", required=True, help="Model name in the request body."),
+    click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
+    click.option("--stream/--no-stream", default=True, help="Without streaming there is no TTFT and no TPOT."),
+    click.option("--extra-body", default="", metavar="JSON", help="Merged into each body; null takes a field out."),
+    click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
+    click.option("--timeout", "timeout_s", type=float, default=3600.0, show_default=True, help="Seconds a request."),
+    click.option("--processes", type=click.IntRange(1), help="Sending processes [default: as many as are needed]."),
+)
+_judged = _options(
+    click.option(
+        "--goodput", default="", metavar="LIMITS", help="ttft<=1000,tpot<=50 in ms: requests/s that keep them."
+    ),
+    click.option("--target-ci", default="", metavar="2%", help="End a load when its 95 % intervals are this narrow."),
+    click.option("--give-up", is_flag=True, help="End load and ladder when --goodput or the rate is hopeless."),
+    click.option(
+        "--server-metrics", multiple=True, metavar="URL", help="Read meanwhile: Prometheus or TensorRT-LLM /metrics."
+    ),
+)
+
 
 @main.command()
 @click.argument("url")
-@click.option("--model", required=True, help="Model name in the request body.")
-@click.option("--concurrency", default="", help="Requests in flight, a ladder: 1,2,4,8.")
-@click.option("--request-rate", default="", help="Open loop: requests/s, a ladder: 0.5,1,2.")
-@click.option("--arrival", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True)
-@click.option(
-    "--num-requests", type=click.IntRange(1), help="Requests of each load [default: 8 x concurrency, 16 at least]."
-)
-@click.option(
-    "--warmup", type=click.IntRange(0), help="Warm-up requests, kept apart [default: a quarter of the concurrency]."
-)
-@click.option("--isl", type=click.IntRange(1), default=1024, show_default=True, help="Prompt tokens, exact.")
-@click.option("--osl", type=click.IntRange(1), default=128, show_default=True, help="Output tokens.")
-@click.option(
-    "--osl-ratio",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    help="Output lengths from RATIO*OSL to OSL.",
-)
-@click.option(
-    "--vocab-size",
-    type=click.IntRange(1000),
-    default=32000,
-    show_default=True,
-    help="Token ids are drawn below this.",
-)
-@click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True)
-@click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key.")
-@click.option("--timeout", "timeout_s", type=float, default=3600.0, show_default=True, help="Seconds per request.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep records and figures in this folder.")
+@_to_whom
+@_how_hard
+@_what
+@_judged
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep records, figures and exports here.")
 @json_option
 def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Load any OpenAI-compatible server at URL and print TTFT, TPOT and throughput.
 
+    Latencies count from the send in closed loop and from the intended instant in open loop. With -o each load gets a
+    folder with records.parquet, measurement.json and the files of AIPerf and benchmark_serving.
+
     \b
     Example:
         ratematch load http://localhost:8000 --model m --concurrency 1,4,16 --isl 1024 --osl 128
+        ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
+        ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
     from ratematch.loadrun import LoadOptions, run_ladder
     from ratematch.show.loadview import LoadView, ladder_to_json
 
     asked = LoadOptions(url=url, **options)
     with LoadView(stderr_console()) as view:
-        rows = run_ladder(asked, output, view.update)
+        rows = run_ladder(asked, output, view.update, lambda row, folder: _export(row, folder, asked))
     if as_json:
         print_json(ladder_to_json(rows))
     else:
         view.print_rows(rows, Console())
-    if all(row.measurement.num_ok == 0 for row in rows):
-        raise Untrustworthy(f"{url}: no request was answered; the reasons stand above")
+    if not any(row.measurement.valid for row in rows):
+        answered = any(row.measurement.num_ok for row in rows)
+        what = "no load gave figures that may be trusted" if answered else "no request was answered"
+        raise Untrustworthy(f"{url}: {what}; the reasons stand above")
+
+
+def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
+    if folder is None:
+        return
+    from ratematch.exchange.aiperf import RECORDS_FILE, SUMMARY_FILE, profile_export_aiperf, profile_export_lines
+    from ratematch.exchange.benchmark_serving import benchmark_serving_result
+    from ratematch.exchange.runabout import RunAbout
+    from ratematch.store import write_json, write_lines
+
+    result, goal = row.result, asked.goal()
+    about = RunAbout(
+        asked.model, asked.url, row.load, asked.api, result.wall_start_ns - result.start_ns, row.emulated
+    )
+    write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, about, result.warmup))
+    write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, about, goal))
+    write_json(folder / "benchmark_serving.json", benchmark_serving_result(result.records, about, goal))

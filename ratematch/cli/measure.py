@@ -189,6 +189,18 @@ def render(
     help="Jobs under way at once [default: 1 here, 16 in Slurm's queue, one a processor simulated].",
 )
 @click.option(
+    "--pack",
+    "pack_nodes",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=0,
+    metavar="[NODES]",
+    help="Put several deployments into each Slurm job, of so many nodes [default: those of budget.max_gpus].",
+)
+@click.option(
+    "--pack-hours", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Length of such a job."
+)
+@click.option(
     "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
 )
 @click.option("--detach", is_flag=True, help="Run in the background; `status`, `logs` and `cancel` reach it.")
@@ -202,6 +214,8 @@ def sweep(
     again: bool,
     as_json: bool,
     max_jobs: int | None,
+    pack_nodes: int | None,
+    pack_hours: float,
     max_gpu_hours: float | None,
     detach: bool,
     cluster: str | None,
@@ -214,7 +228,7 @@ def sweep(
     """
     from ratematch.inputs import read_sweep
     from ratematch.run.campaign import run_campaign
-    from ratematch.run.jobs import Executor
+    from ratematch.run.jobs import Executor, choose_packing
     from ratematch.show.sweepview import SweepView, outcome_to_json
     from ratematch.store import Results
 
@@ -232,8 +246,9 @@ def sweep(
         return
     if max_gpu_hours is not None:
         asked = replace(asked, budget=replace(asked.budget, gpu_hours=max_gpu_hours))
+    packing = choose_packing(asked, executor, pack_nodes, pack_hours)
     with SweepView(stderr_console()) as view:
-        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs), view.update, again=again)
+        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:
@@ -272,11 +287,13 @@ def status(results: Path, as_json: bool) -> None:
         ratematch status results/quickstart
     """
     from ratematch.run.control import queued
+    from ratematch.run.nodes import excluded_nodes
     from ratematch.show.statusview import print_status, status_to_json
     from ratematch.store import Results
 
     opened = Results.open(results)
-    content = status_to_json(opened, {name: str(job) for name, job in queued(opened).items()})
+    jobs = {name: str(job) for name, job in queued(opened).items()}
+    content = status_to_json(opened, jobs, excluded_nodes(opened))
     if as_json:
         print_json(content)
     else:

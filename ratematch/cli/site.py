@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -25,26 +26,32 @@ def emulate(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--cluster", help="Check this cluster profile too.")
+@click.option("--cluster", metavar="NAME|FILE", help="Check this cluster profile too, and the Slurm it names.")
+@click.option("--probe", is_flag=True, help="Also send a job of one node, and look at what it finds there.")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="Where results will go.",
+    show_default="here",
+)
 @json_option
-def doctor(cluster: str | None, as_json: bool) -> None:
-    """Check this machine: versions, free disk, ports, the cluster profile.
+def doctor(cluster: str | None, probe: bool, folder: Path, as_json: bool) -> None:
+    """Check this machine, and with --cluster what can be seen of that site from here.
 
     \b
     Example:
-        ratematch doctor --cluster laptop
+        ratematch doctor --cluster gb200-nvl72 --probe
     """
     from ratematch.run.doctor import examine
     from ratematch.show.console import table
 
-    found = examine(cluster)
+    if probe and cluster is None:
+        raise click.UsageError("--probe sends a job to a cluster: name its profile with --cluster")
+    found = examine(cluster, probing=probe, folder=folder)
     if as_json:
         print_json({"ok": all(check.ok for check in found), "checks": [check.__dict__ for check in found]})
     else:
-        console = Console()
-        console.print(
-            table(
-                "ratematch doctor", ["check", "", "found"], [(c.name, "ok" if c.ok else "NO", c.found) for c in found]
-            )
-        )
+        rows = [(check.name, "ok" if check.ok else "NO", check.found) for check in found]
+        Console().print(table("ratematch doctor", ["check", "", "found"], rows))
     sys.exit(0 if all(check.ok for check in found) else 1)

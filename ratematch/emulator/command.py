@@ -19,15 +19,10 @@ from ratematch.emulator.environment import Environment, read_environment
 from ratematch.emulator.logs import LEVELS, Log
 from ratematch.emulator.orchestrator import Orchestrator
 from ratematch.emulator.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.serving import version_text
 from ratematch.emulator.settings import SettingsError, read_yaml, worker_settings
 from ratematch.emulator.worker import LoadFailure, Worker
-
-MAIN_ONLY = {
-    "enable_attention_dp", "kv_cache_dtype", "num_serve_frontends", "num_input_processor_workers",
-    "num_media_load_workers", "generation_config", "report_addr", "post_processor_hook", "media_io_kwargs",
-    "video_pruning_rate", "telemetry", "grpc", "enable_visual_gen", "visual_gen_args", "schedule_style",
-}  # fmt: skip
-"""Options that the 1.2 command does not know."""
+from ratematch.engines.trtllm_serve.commandline import BANNER, command_options
 
 ACTED_ON = {
     "host", "port", "tp_size", "pp_size", "cp_size", "ep_size", "cluster_size", "gpus_per_node",
@@ -50,6 +45,28 @@ class DefaultGroup(click.Group):
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+
+class VersionedCommand(click.Command):
+    """A subcommand that knows the options of the emulated version only; those of others have their defaults."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        known = {
+            spelling
+            for spellings in command_options(str(self.name), _environment().version).values()
+            for spelling in spellings
+        }
+        return [
+            parameter
+            for parameter in super().get_params(ctx)
+            if isinstance(parameter, click.Argument) or (known | {"--help"}) & {*parameter.opts}
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for parameter in self.params:
+            if parameter.name is not None:
+                ctx.params.setdefault(parameter.name, parameter.get_default(ctx))
+        return super().invoke(ctx)
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -128,7 +145,7 @@ SERVE_OPTIONS = _options(
 )  # fmt: skip
 
 
-@cli.command()
+@cli.command(cls=VersionedCommand)
 @click.argument("model", type=str)
 @SERVE_OPTIONS
 @click.pass_context
@@ -136,7 +153,6 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     """One worker that serves MODEL (a path or a name)."""
     environment = _environment()
     typed = _typed(ctx)
-    _refuse_later_options(ctx, environment, typed)
     log = Log(options["log_level"])
     for name in sorted(typed - ACTED_ON):
         log.debug(f"option {name} is accepted and changes nothing here")
@@ -154,7 +170,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     _end_by(number)
 
 
-@cli.command()
+@cli.command(cls=VersionedCommand)
 @click.option("-c", "--config_file", "--config", "config_file", type=_PATH, required=True)
 @click.option("-m", "--metadata_server_config_file", type=_PATH, default=None)
 @click.option("-t", "--server_start_timeout", type=int, default=180, help="Seconds to wait for the workers.")
@@ -163,11 +179,9 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--metrics-log-interval", type=int, default=0)
 @click.option("-s", "--schedule_style", type=click.Choice(["context_first", "generation_first"]), default=None)
 @click.option("--report_addr", type=str, default=None)
-@click.pass_context
-def disaggregated(ctx: click.Context, /, **options: Any) -> None:
+def disaggregated(**options: Any) -> None:
     """The orchestrator in front of context and generation workers."""
     environment = _environment()
-    _refuse_later_options(ctx, environment, _typed(ctx))
     log = Log(options["log_level"])
     try:
         config = read_yaml(options["config_file"])
@@ -197,12 +211,6 @@ def _typed(ctx: click.Context) -> set[str]:
     return {name for name in ctx.params if ctx.get_parameter_source(name) is given}
 
 
-def _refuse_later_options(ctx: click.Context, environment: Environment, typed: set[str]) -> None:
-    if environment.version == "1.2" and (later := sorted(typed & MAIN_ONLY)):
-        flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-        raise click.UsageError(f"No such option: {flags[later[0]]} (in trtllm-serve 1.2)", ctx)
-
-
 def _die(log: Log, error: Exception) -> NoReturn:
     name = "ValueError" if isinstance(error, SettingsError) else "RuntimeError"
     if isinstance(error, TimeoutError):
@@ -224,5 +232,13 @@ def _end_by(number: int) -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; always ends by ``SystemExit`` or a signal."""
+    """Run the command; always ends by ``SystemExit`` or a signal.
+
+    Importing TensorRT-LLM prints a line with its version, whatever the command goes on to do.
+    """
+    try:
+        click.echo(f"{BANNER}{version_text(_environment().version)}")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     cli.main(args=None if argv is None else list(argv), prog_name="trtllm-serve")

@@ -30,18 +30,46 @@ def parse_duration(text: str) -> float:
     return float(match["number"]) * _UNIT_S[match["unit"]]
 
 
+START_FAILURES = {
+    "oom": """\
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 12.00 GiB.
+RuntimeError: Executor creation failed due to insufficient GPU memory.
+
+The following component could not be created: Additional executor resources (temporary for KV cache size estimation)
+
+---
+Component                                          Memory Usage (GB)
+---
+Model weights                                                 171.20
+KV cache                                                       12.00
+---
+Please refer to the TensorRT LLM documentation for information on how to control the memory usage.""",
+    "nccl": """\
+node1:4242:4242 [1] init.cc:943 NCCL WARN Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000
+RuntimeError: [TensorRT-LLM][ERROR] NCCL error: invalid usage
+MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD
+""",
+    "ucx": """\
+ucp_context.c:1969 UCX  WARN  UCX CUDA support was not found
+[TensorRT-LLM][ERROR] registerMem: registration failed for the specified or all potential backends
+RuntimeError: Assertion failed: status == NIXL_SUCCESS
+""",
+}
+"""What a worker that dies while loading writes, by the name of its failure."""
+
+
 @dataclass(frozen=True)
 class Faults:
     """Faults to inject; the default injects none.
 
-    ``never_ready``: load for ever. ``die_at_start``: end during loading with an out-of-memory report.
-    ``die_after_s``: be killed so long after becoming ready. ``truncate_stream``: share of streams that end without
-    ``[DONE]``. ``http_500``: share of completion requests answered with status 500. ``stall_s`` at ``stall_at_s``
-    after ready: no step runs for that long. ``hang``: healthy, accepts requests, never answers one.
+    ``never_ready``: load for ever. ``die_at_start``: end during loading, with the log of this failure (``oom``,
+    ``nccl``, ``ucx``). ``die_after_s``: be killed so long after becoming ready. ``truncate_stream``: share of streams
+    that end without ``[DONE]``. ``http_500``: share of completion requests answered with status 500. ``stall_s`` at
+    ``stall_at_s`` after ready: no step runs for that long. ``hang``: healthy, accepts requests, never answers one.
     """
 
     never_ready: bool = False
-    die_at_start: bool = False
+    die_at_start: str | None = None
     die_after_s: float | None = None
     truncate_stream: float = 0.0
     http_500: float = 0.0
@@ -60,18 +88,26 @@ def _share(name: str, text: str) -> float:
     return share
 
 
+def _failure(name: str) -> str:
+    if name not in START_FAILURES:
+        raise ValueError(f"{PREFIX}FAULT: die_at_start={name}: known are {', '.join(START_FAILURES)}")
+    return name
+
+
 def parse_faults(text: str) -> Faults:
     """Faults written as ``die_after=5s,http_500=0.1``.
 
     Raises:
         ValueError: an unknown fault or a value of the wrong form; the message lists the known faults.
     """
-    found: dict[str, float | bool] = {}
+    found: dict[str, float | bool | str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")
         match name:
-            case "never_ready" | "die_at_start" | "hang":
+            case "never_ready" | "hang":
                 found[name] = True
+            case "die_at_start":
+                found[name] = _failure(value or "oom")
             case "die_after":
                 found["die_after_s"] = parse_duration(value)
             case "truncate_stream" | "http_500":
@@ -83,7 +119,7 @@ def parse_faults(text: str) -> Faults:
                 found["stall_s"], found["stall_at_s"] = parse_duration(length), parse_duration(when)
             case _:
                 raise ValueError(
-                    f"{PREFIX}FAULT: unknown fault {name!r}: known are never_ready, die_at_start, die_after=5s, "
+                    f"{PREFIX}FAULT: unknown fault {name!r}: known are never_ready, die_at_start=oom, die_after=5s, "
                     "truncate_stream=0.1, http_500=0.1, stall=3s@10, hang"
                 )
     return Faults(**found)  # type: ignore[arg-type]

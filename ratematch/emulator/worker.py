@@ -17,7 +17,7 @@ from aiohttp import web
 from ratematch.emulator import handover
 from ratematch.emulator.assembly import Emulation
 from ratematch.emulator.engine import Engine
-from ratematch.emulator.environment import Environment
+from ratematch.emulator.environment import START_FAILURES, Environment
 from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch
 from ratematch.emulator.itermetrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.logs import Log
@@ -41,18 +41,6 @@ from ratematch.engines.trtllm_serve.agreement import hand_over
 KEEP_ALIVE_S = 5.0
 METRICS_WAIT_S = 2.0
 LATE_WARNING_EVERY_S = 5.0
-OOM_LOG = """torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 12.00 GiB.
-RuntimeError: Executor creation failed due to insufficient GPU memory.
-
-The following component could not be created: Additional executor resources (temporary for KV cache size estimation)
-
----
-Component                                          Memory Usage (GB)
----
-Model weights                                                 171.20
-KV cache                                                       12.00
----
-Please refer to the TensorRT LLM documentation for information on how to control the memory usage."""
 
 
 class LoadFailure(Exception):
@@ -105,8 +93,8 @@ class Worker:
     async def _load(self) -> None:
         faults = self.environment.faults
         await asyncio.sleep(self.environment.load_s)
-        if faults.die_at_start:
-            raise LoadFailure(OOM_LOG)
+        if faults.die_at_start is not None:
+            raise LoadFailure(START_FAILURES[faults.die_at_start])
         if faults.never_ready:
             await asyncio.Event().wait()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ratematch.engines import trtllm_serve
@@ -11,6 +11,7 @@ from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
@@ -64,6 +65,14 @@ class Engine(Protocol):
 
     def explain(self, symptom: Symptom, experiment: Experiment) -> Diagnosis:
         """What is known of trouble that leaves no line in a log."""
+        ...
+
+    def probe_commands(self, command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Commands, by name, that tell what is installed on a node; ``command`` starts the engine's CLI."""
+        ...
+
+    def judge_probe(self, answers: Mapping[str, str]) -> list[Finding]:
+        """What the answers say, against what is known of the version that answered."""
         ...
 
 

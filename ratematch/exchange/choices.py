@@ -11,7 +11,7 @@ from ratematch.catalog import load_gpu, load_model, model_names
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipe import Recipe
-from ratematch.inputs import CLUSTERS, read_cluster
+from ratematch.inputs import CLUSTERS, cluster_folders, read_cluster
 
 DEFAULT_VERSION = "1.2"
 
@@ -127,7 +127,7 @@ def choose_cluster(recipes: Sequence[Recipe], given: str | None) -> tuple[str, s
         wanted = load_gpu(first.gpu).name
     except CatalogError as error:
         raise RecipeError([Problem(origin, str(error), fix)]) from error
-    for path in sorted(CLUSTERS.glob("*.yaml")):
+    for path in (path for folder in cluster_folders() for path in sorted(folder.glob("*.yaml"))):
         try:
             cluster = read_cluster(str(path))
         except ClusterError:

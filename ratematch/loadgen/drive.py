@@ -112,7 +112,7 @@ async def _run_load(
     pool = open_pool(target)
     try:
         warming = Phase("warm-up", target, pool, limits)
-        if warm.total:
+        if warm.total:  # an empty warm-up has nothing to wait for
             await warming.run(warm)
         measured = Phase("load", target, pool, limits, aborted=warming.aborted)
         start_ns = await asyncio.to_thread(wait_start) if wait_start is not None else None
@@ -123,13 +123,17 @@ async def _run_load(
                 offset_ns = time.time_ns() - time.monotonic_ns()
                 await measured.run(part, start_ns)
                 wall_start_ns = measured.start_ns + offset_ns
+        began_s = time.process_time()
+        records = await measured.records()
+        decode_s = time.process_time() - began_s
+        event_loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
         return LoadResult(
             warmup=await warming.records(),
-            records=await measured.records(),
+            records=records,
             start_ns=measured.start_ns,
             end_ns=measured.end_ns,
             wall_start_ns=wall_start_ns,
-            health=measured.health(type(asyncio.get_running_loop()).__module__.partition(".")[0]),
+            health=replace(measured.health(event_loop), decode_cpu_s=decode_s),
             aborted=measured.aborted,
         )
     finally:

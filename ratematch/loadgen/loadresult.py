@@ -48,6 +48,7 @@ class ClientHealth:
     requests sent more than ``late_ms`` after their intended instant. ``mean_in_flight``: from the socket write to the
     end, over the whole measured part, its tail included. ``at_transport``: were bytes stamped when they arrived
     (else: when the task woke up)? ``processes``: how many sent; shares and counts are sums over them, lags the worst.
+    ``decode_cpu_s``: CPU seconds spent on decoding the answers after the load.
     """
 
     cpu_share: float
@@ -61,6 +62,7 @@ class ClientHealth:
     at_transport: bool
     event_loop: str
     processes: int = 1
+    decode_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)

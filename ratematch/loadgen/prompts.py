@@ -26,8 +26,9 @@ SHORTEST_CORPUS = 64
 class PromptSource:
     """Makes the requests of one workload; files are read once.
 
-    ``vocab_size``: random ids are drawn below it. ``notes``: what a reader should know, such as requests of a file
-    that were too long.
+    ``vocab_size``: random ids are drawn below it. ``spell``, ``tokenizer_size``: ids to text, and how many there are,
+    special ones left out; ``None`` without a tokenizer. ``notes``: what a reader should know, such as requests of a
+    file that were too long.
     """
 
     workload: Workload
@@ -37,11 +38,15 @@ class PromptSource:
     _corpus: NDArray[np.int32] | None = field(default=None, repr=False)
     _entries: list[Entry] | None = field(default=None, repr=False)
     _encode: Callable[[str], list[int]] | None = field(default=None, repr=False)
+    spell: Callable[[NDArray[Any]], str] | None = field(default=None, repr=False)
+    tokenizer_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.workload.tokenizer:
             tokenizer = load_tokenizer(self.workload.tokenizer)
             self._encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+            self.spell = lambda ids: str(tokenizer.decode(ids.tolist()))
+            self.tokenizer_size = int(tokenizer.get_vocab_size(with_added_tokens=False))
         if self.workload.text:
             self._corpus = self._read_corpus()
         if self.workload.file:
@@ -62,6 +67,14 @@ class PromptSource:
             raise UserError(f"{self.workload.file}: no request fits into {limits}; raise them")
         self._note(picked.too_long, number, len(picked.requests))
         return picked.requests
+
+    def warmup(self, number: int, first_seq: int, seed: int) -> list[RequestSpec]:
+        """Requests that share nothing with the measured ones: of a file's lengths, but with random ids."""
+        if self._entries is None:
+            return self.requests(number, first_seq, seed)
+        told = [entry.isl for entry in self._entries if entry.isl] or [self.workload.isl]
+        typical = Workload(min(self.workload.isl, int(np.median(told))), min(self.workload.osl, 64))
+        return make_requests(typical, number, self.vocab_size, seed, first_seq)
 
     def endless(self, first_seq: int = 0) -> Iterator[RequestSpec]:
         """Requests for a load that lasts for a time; those of a file end with it."""

@@ -36,7 +36,7 @@ class Part:
     """One sender's share of a load. Offsets count from the start, in ns.
 
     ``slot_offsets_ns``: closed loop, when each slot begins. ``due_ns``: open loop, when each chain is due. ``total``:
-    requests to be sent, as far as they are known before.
+    requests to be sent, 0 where only their end tells.
     """
 
     load: Load
@@ -91,7 +91,7 @@ def _closed(load: Load, chains: Iterator[Chain], total: int, shard: Shard) -> Pa
     slots = min(most, total) if total else most
     gap_ns = load.stagger_s * 1e9 / load.concurrency
     offsets = [round((k * shard.count + shard.index) * gap_ns) for k in range(slots)]
-    return Part(load, chains, total or load.num_requests, slot_offsets_ns=offsets, most_sockets=most)
+    return Part(load, chains, total, slot_offsets_ns=offsets, most_sockets=most)
 
 
 def _share(number: int, shard: Shard) -> int:

@@ -82,7 +82,7 @@ class LoadJob:
         """The measured requests and those of the warm-up; no prompt is shared between any two of them."""
         load = self.load
         after = self.first_seq + load.num_requests
-        warmup = source.requests(load.warmup, after, self.seed + 1)
+        warmup = source.warmup(load.warmup, after, self.seed + 1)
         if isinstance(load, Concurrency) and load.seconds:
             return source.endless(after + load.warmup), warmup
         return source.requests(load.num_requests, self.first_seq), warmup
@@ -370,6 +370,7 @@ def _merge_health(results: Sequence[dict[str, Any]], records: Sequence[RequestRe
         at_transport=all(health.at_transport for health in each),
         event_loop=each[0].event_loop,
         processes=len(each),
+        decode_cpu_s=sum(health.decode_cpu_s for health in each),
     )
 
 

@@ -170,10 +170,10 @@ def analyze_workload(
     )
     ifb_front = _front(_allowed(point for _, point in ifb))
     e2e_front = _front(_allowed(point for _, point in end_to_end))
-    ifb_draws = _draw(ifb, draws, seed=1)
+    ifb_draws, e2e_draws = _draw(ifb, draws, seed=1), _draw(end_to_end, draws, seed=2)
     versus = (
         ("rate_matched", frontier.front, list(zip(frontier.draws, ifb_draws, strict=False))),
-        ("end_to_end", e2e_front, list(zip(_draw(end_to_end, draws, seed=2), ifb_draws, strict=False))),
+        ("end_to_end", e2e_front, list(zip(e2e_draws, ifb_draws, strict=False))),
     )
     own, other = (
         [[objectives(point) for point in front] for _, front, _ in versus],
@@ -214,6 +214,11 @@ def analyze_workload(
         calibration=calibration,
         calibrated=used is not None,
         serving=tuple(serving),
+        drawn=(
+            ("rate_matched", frontier.draws),
+            ("end_to_end", tuple(tuple(front) for front in e2e_draws)),
+            ("ifb", tuple(tuple(front) for front in ifb_draws)),
+        ),
     )
 
 
@@ -258,8 +263,6 @@ def _say_ttft(pairs: Sequence[Pair]) -> str:
         return "rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and queueing are not in it"
     low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
     span = low if low == high else f"{low} to {high}"
-    if any(pair.fitted for pair in pairs):
-        return f"rate-matched TTFT is the ctx server's own and {span} ms of handover, fitted; queueing is not in it"
     return (
         f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
         "over link; orchestrator and queueing are not in it"

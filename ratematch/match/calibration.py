@@ -1,9 +1,7 @@
 """How much slower ctx and gen run together than apart, fitted to end-to-end runs already measured.
 
 ``gen``: rate over that of the gen curve at the same requests decoding, C = lambda (OSL-1) TPOT / y; the geometric
-mean over runs. ``handover_s``: what a request spends before its first token outside of ctx and its queue
-(orchestrator, KV transfer, admission to gen): the median over runs by the servers' own timings, else the transfer
-time that was predicted.
+mean over runs.
 
 ``ctx`` and ``bunching`` come from the rates, each run at its own concurrency. A slower ctx lowers the limit of a
 deployment; prompts that arrive in bunches (:mod:`ratematch.match.closedloop`) lower the rate below the limit and not
@@ -17,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -63,12 +61,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the numbers are. ``handover_s``: ``None`` keeps the pair's own."""
+    """What the numbers are: 1, 1 and 0 change nothing."""
 
     ctx: float
     gen: float
     bunching: float
-    handover_s: float | None
 
 
 def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibration | None:
@@ -99,7 +96,6 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
         gen=fit.gen,
         gen_spread=_spread([run.gen_factor() for run in runs]),
         bunching=fit.bunching,
-        handover_ms=None if fit.handover_s is None else fit.handover_s * 1000,
         num=len(runs),
         held_out=held_out,
         rows=tuple(_row(run, others[k % len(others)]) for k, run in enumerate(runs)),
@@ -108,29 +104,19 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
 
 def _fit(runs: Sequence[Run]) -> Fit:
     gen = math.exp(fmean(math.log(run.gen_factor()) for run in runs))
-    handover_s = _read_handover(runs)
     ctx, bunching = (values.ravel() for values in np.meshgrid(TRIED, BUNCHINGS, indexing="ij"))
     misfit: Floats = (REPEATS / CTX_BELIEVED * np.log(ctx)) ** 2
     for run in runs:
-        pair = run.pair if handover_s is None else replace(run.pair, handover_s=handover_s)
-        rates = settle_all(pair, run.x, run.y, run.row.in_flight, ctx=ctx, gen=gen, bunching=bunching)
+        rates = settle_all(run.pair, run.x, run.y, run.row.in_flight, ctx=ctx, gen=gen, bunching=bunching)
         misfit = misfit + np.log(rates / run.row.req_s) ** 2
     # Where a number changes nothing the one nearest to "no difference" is taken.
     best = np.lexsort((bunching, np.abs(np.log(ctx)), np.round(misfit, 12)))[0]
-    return Fit(float(ctx[best]), gen, float(bunching[best]), handover_s)
-
-
-def _read_handover(runs: Sequence[Run]) -> float | None:
-    told = [(run.row.ttft_ms / 1000, run.row.breakdown) for run in runs if run.row.breakdown is not None]
-    if not told:
-        return None
-    return max(0.0, median(ttft_s - b.ctx_queue_s - b.prefill_s for ttft_s, b in told))
+    return Fit(float(ctx[best]), gen, float(bunching[best]))
 
 
 def calibrated(pair: Pair, fit: Fit) -> Pair:
     """The pair with the numbers applied."""
-    handover_s = pair.handover_s if fit.handover_s is None else fit.handover_s
-    return replace(derate(pair, fit.ctx, fit.gen), handover_s=handover_s, bunching=fit.bunching, fitted=True)
+    return replace(derate(pair, fit.ctx, fit.gen), bunching=fit.bunching)
 
 
 def _spread(factors: Sequence[float]) -> float | None:
@@ -161,7 +147,5 @@ def _row(run: Run, fit: Fit) -> CalibrationRow:
 def apply_calibration(pairs: Iterable[Pair], found: Calibration) -> list[Pair]:
     """Pairs with the numbers applied, and a flag that says so."""
     flag = f"calibrated: ctx x {found.ctx:.3f}, gen x {found.gen:.3f}, bunching {found.bunching:.2f}"
-    if found.handover_ms is not None:
-        flag += f", handover {found.handover_ms:.3g} ms"
-    fit = Fit(found.ctx, found.gen, found.bunching, None if found.handover_ms is None else found.handover_ms / 1000)
+    fit = Fit(found.ctx, found.gen, found.bunching)
     return [replace(calibrated(pair, fit), flags=(*pair.flags, flag)) for pair in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,7 +61,7 @@ def collect_figures(measured: Iterable[Measured], constraints: Constraints) -> t
     groups: dict[tuple[str, Load], list[Figures]] = {}
     left_out: list[LeftOut] = []
     for row in measured:
-        reasons = row.measurement.reasons if not row.measurement.valid else _missing(row)
+        reasons = row.measurement.reasons if not row.measurement.valid else _missing(row, constraints)
         figures = None if reasons or not row.measurement.valid else _read(row, constraints)
         if figures is None:
             left_out.append((row.experiment.label, row.load.label, reasons or ("not valid",)))
@@ -100,7 +101,7 @@ def _operating_point(load: Load) -> Load:
     return replace(load, num_requests=0, warmup=0, repeat=0)
 
 
-def _missing(row: Measured) -> tuple[str, ...]:
+def _missing(row: Measured, constraints: Constraints) -> tuple[str, ...]:
     m = row.measurement
     needed: dict[str, object] = {"requests/s": m.req_s, "tok/s": m.tok_s, "OSL": m.osl_mean}
     needed["requests in flight"] = m.in_flight
@@ -109,6 +110,12 @@ def _missing(row: Measured) -> tuple[str, ...]:
     if row.experiment.stage != "ctx":
         needed["TPOT"] = m.tpot_ms
     names = [name for name, value in needed.items() if not value]
+    # Imported figures may hold a mean and no such percentile; a limit cannot be judged by what is not known.
+    names += [
+        f"{what} at percentile {constraints.percentile}"
+        for what, stats in (("TTFT", m.ttft_ms), ("TPOT", m.tpot_ms))
+        if stats is not None and math.isnan(stats.at(constraints.percentile))
+    ]
     return (f"no {', '.join(names)} measured",) if names else ()
 
 

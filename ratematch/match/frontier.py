@@ -156,6 +156,11 @@ def _add_intervals(point: Point, drawn: RowDraws) -> Point:
     )
 
 
+def _in_digits(rows: Rows, score: Floats, k: int) -> tuple[str, str]:
+    """The objectives of row ``k`` to twelve digits."""
+    return f"{rows.tok_s_user[k]:.11e}", f"{score[k]:.11e}"
+
+
 def _find_ties(
     rows: Rows,
     score: Floats,
@@ -169,6 +174,13 @@ def _find_ties(
     known = [noise.rel for pair in pairs for noise in (*pair.ctx.noise, *pair.gen.noise) if noise is not None]
     near = np.flatnonzero(near_front(rows.tok_s_user, score, min(0.5, 4 * max(known))))
     near = np.setdiff1d(near, front)
+    # Copies of a deployment have the same figures and are no news: only the smallest is tried.
+    near = near[np.argsort(rows.gpus[near], kind="stable")]
+    seen = {_in_digits(rows, score, int(k)) for k in front}
+    fresh: dict[tuple[str, str], int] = {}
+    for k in (int(k) for k in near):
+        fresh.setdefault(_in_digits(rows, score, k), k)
+    near = np.array([k for digits, k in fresh.items() if digits not in seen], dtype=np.int64)
     if near.size > MOST_TIES:
         us, ps = rows.tok_s_user[front], score[front]
         best = ps[np.minimum(np.searchsorted(us, rows.tok_s_user[near]), ps.size - 1)]

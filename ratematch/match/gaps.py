@@ -47,8 +47,8 @@ def find_gaps(
             x, y = point.ctx // divisor, point.gen // divisor
             curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
             predicted = predict_at([objectives(p) for p in extract_front(curve, objectives)], point.tok_s_user)
-            # What KV transfer costs is a part of the gap, so a prediction that was not fitted leaves it out.
-            pair = pair if pair.fitted else replace(pair, handover_s=0.0)
+            # What KV transfer costs is a part of the gap, so the prediction leaves it out.
+            pair = replace(pair, handover_s=0.0)
             operating = operate(pair, point.ctx, point.gen, point.concurrency)
             parts = attribute(point, operating, pair, row.breakdown)
         at_front = predict_at(whole, point.tok_s_user)

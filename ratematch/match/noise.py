@@ -7,55 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.measure.batches import FEWEST_BATCHES, Noise, batch_means
+
+__all__ = ["FEWEST_BATCHES", "Noise", "batch_means", "draw", "interval", "noise_of_mean", "pool_noise"]
+
 Floats = NDArray[np.float64]
 
 TENFOLD = math.log(10)
-
-FEWEST_BATCHES, MOST_BATCHES = 4, 20
-"""Fewer batches say nothing about the spread; more make batches shorter than a request lives."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """``rel``: relative standard error of a mean rate. ``dof``: its degrees of freedom. ``source``: in words."""
-
-    rel: float
-    dof: float
-    source: str = ""
-
-
-def batch_means(instants_s: Floats, amounts: Floats, start_s: float, end_s: float, latency_s: float) -> Noise | None:
-    """Noise of the rate sum(amounts) / seconds inside (start, end], from batches of equal time (batch means).
-
-    ``instants_s``: when each of ``amounts`` (tokens, or 1 a request) came, any order. ``latency_s``: mean life of a
-    request; batches are not shorter, for what happens within a life is not independent. ``None`` when fewer than
-    ``FEWEST_BATCHES`` fit or nothing came. Neighbouring batches that still agree with one another widen the error:
-    lag-1 correlation r > 0 multiplies the variance by (1 + r) / (1 - r).
-    """
-    inside = (instants_s > start_s) & (instants_s <= end_s)
-    seconds = end_s - start_s
-    if seconds <= 0 or not inside.any():
-        return None
-    num = min(MOST_BATCHES, int(seconds / latency_s) if latency_s > 0 else MOST_BATCHES, int(inside.sum()) // 2)
-    if num < FEWEST_BATCHES:
-        return None
-    edges = np.linspace(start_s, end_s, num + 1)
-    sums, _ = np.histogram(instants_s[inside], bins=edges, weights=amounts[inside])
-    mean = float(sums.mean())
-    if mean <= 0:
-        return None
-    off = sums - mean
-    variance = float(off @ off) / (num - 1)
-    together = float(off[1:] @ off[:-1]) / float(off @ off) if variance > 0 else 0.0
-    # A correlation is believed from two standard deviations of chance on; more than 0.8 cannot be told from a trend.
-    r = min(together, 0.8) if together > 2 / math.sqrt(num) else 0.0
-    variance *= (1 + r) / (1 - r)
-    return Noise(math.sqrt(variance / num) / mean, num - 1, f"{num} batches of one run")
 
 
 def pool_noise(groups: Iterable[Sequence[float]]) -> Noise | None:

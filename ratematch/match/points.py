@@ -114,10 +114,9 @@ class CalibrationRow:
 class Calibration:
     """Factors on the rates of ctx and gen, fitted to ``num`` end-to-end runs (1: as fast together as apart).
 
-    ``bunching``: share of the requests in flight that reach ctx together. ``handover_ms``: time before the first
-    token that is neither ctx nor its queue, by the servers' own timings; ``None``: they told nothing, the predicted
-    KV transfer stays. ``gen_spread``: standard deviation of the logarithm over runs; ``ctx_spread``: over fits that
-    leave runs out; ``None`` from too few. ``held_out``: each row's ``after`` is predicted from other runs.
+    ``bunching``: share of the requests in flight that reach ctx together. ``gen_spread``: standard deviation of the
+    logarithm over runs; ``ctx_spread``: over fits that leave runs out; ``None`` from too few. ``held_out``: each
+    row's ``after`` is predicted from other runs.
     """
 
     ctx: float
@@ -125,7 +124,6 @@ class Calibration:
     gen: float
     gen_spread: float | None
     bunching: float
-    handover_ms: float | None
     num: int
     held_out: bool
     rows: tuple[CalibrationRow, ...]
@@ -239,6 +237,8 @@ class WorkloadAnalysis:
     ``calibration``: fitted to the end-to-end runs; ``calibrated``: plans and fronts are predicted with it.
     ``serving``: the smallest deployment of each pair for an open-loop request rate, where one was asked for.
     ``left_out``: (experiment label, load label, reasons) of invalid measurements. ``notes``: in words.
+    ``drawn``: by kind, the front as it might have been, (tok/s/user, tok/s/GPU) a bootstrap draw; empty when the
+    noise of none of its rates is known.
     """
 
     workload: str
@@ -258,6 +258,7 @@ class WorkloadAnalysis:
     calibration: Calibration | None = None
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
+    drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
     simulated: bool = False
 
 

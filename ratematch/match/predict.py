@@ -71,15 +71,14 @@ class GenOption:
 class Pair:
     """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
 
-    ``handover_s``: time before the first token beyond ctx: the KV transfer of one request alone, or what end-to-end
-    runs say (``fitted``); 0 when nothing is known. ``bunching``: see :mod:`ratematch.match.closedloop`.
+    ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
+    known. ``bunching``: see :mod:`ratematch.match.closedloop`.
     """
 
     ctx: CtxOption
     gen: GenOption
     flags: tuple[str, ...]
     handover_s: float = 0.0
-    fitted: bool = False
     bunching: float = 0.0
 
 

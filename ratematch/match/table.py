@@ -37,6 +37,10 @@ NEEDED: dict[TableRole, tuple[str, ...]] = {
     "ifb": ("gpus", "concurrency", "tok_s"),
 }
 WHOLE = ("gpus", "isl", "osl", "mtp")
+LEAST, MOST_OF_ALL = 1e-6, 1e9
+MOST = {"gpus": 100_000, "mtp": 100}
+"""A figure outside these is a slip of the keyboard or of a unit, whatever was measured."""
+
 UNLIKE = 0.05
 """Columns of one row that say the same thing (tok_s and req_s x OSL, say) may differ by this share without a word."""
 
@@ -167,6 +171,9 @@ def _number(where: str, column: str, text: str, problems: list[Problem]) -> floa
         problems.append(Problem(where, f"{column} is {text}", "leave unknown values empty"))
     elif value < 0 or (value == 0 and column != "mtp"):
         problems.append(Problem(where, f"{column} is {text}", "it must be above 0"))
+    elif value > MOST.get(column, MOST_OF_ALL) or 0 < value < LEAST:
+        limit = MOST.get(column, MOST_OF_ALL)
+        problems.append(Problem(where, f"{column} is {value:g}", f"it must be between {LEAST:g} and {limit:g}"))
     elif column in WHOLE and value != int(value):
         problems.append(Problem(where, f"{column} is {text}", "it must be a whole number"))
     else:
@@ -176,14 +183,16 @@ def _number(where: str, column: str, text: str, problems: list[Problem]) -> floa
 
 def _refuse_mixture(name: str, rows: Sequence[TableRow]) -> None:
     """Emulated and real rates never share a front, nor do two models, GPUs or precisions."""
-    for column in ("emulated", "model", "gpu", "hardware", "precision"):
+    for column in ("emulated", "predicted", "model", "gpu", "hardware", "precision"):
         by_value: dict[str, list[int]] = {}
         for row in rows:
             if column in row.extra:
                 by_value.setdefault(row.extra[column].lower(), []).append(row.row)
         if len(by_value) > 1:
             told = "; ".join(f"{value or 'nothing'} in {say_rows(numbers)}" for value, numbers in by_value.items())
-            what = "emulated and real rates" if column == "emulated" else f"rates of different {column}"
+            what = {"emulated": "emulated and real rates", "predicted": "predicted and measured rates"}.get(
+                column, f"rates of different {column}"
+            )
             raise TableError([Problem(name, f"{what} never share a front: {told}", "one table for each")])
 
 

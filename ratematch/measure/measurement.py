@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ratematch.measure import metrics
+from ratematch.measure.batches import batch_means, batch_series, drift, half_width
+from ratematch.measure.goodput import Goodput, good
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats, describe
 from ratematch.measure.validity import DEFAULT_LIMITS, Limits, judge
@@ -29,7 +32,10 @@ class Measurement:
     mean requests in flight in the window. ``little``: in_flight / (req_s * (TTFT + (OSL-1) * TPOT)), 1 when
     consistent. ``acceptance_length``: tokens per iteration of a request, 1 without speculative decoding.
     ``tok_s_log``: output tok/s at full batch by the servers' own iteration logs, from the median step. ``valid``: may
-    this point stand on a front; ``reasons`` say why not; ``warnings`` do not forbid it.
+    this point stand on a front; ``reasons`` say why not; ``warnings`` do not forbid it. ``tokens_per_chunk``: above 1
+    with stream_interval or drafts: single tokens inside a chunk have no instant then. ``*_ci``: half width of the
+    95 % confidence interval as a share of the figure, from batch means inside the window. ``goodput``: the limits;
+    ``goodput_req_s``: requests/s that kept them, ``good_share``: their share of the full answers in the window.
     """
 
     num_requests: int
@@ -55,14 +61,29 @@ class Measurement:
     warnings: tuple[str, ...] = ()
     acceptance_length: float | None = None
     tok_s_log: float | None = None
+    ttst_ms: Stats | None = None
+    tokens_per_chunk: float | None = None
+    tok_s_ci: float | None = None
+    ttft_ci: float | None = None
+    tpot_ci: float | None = None
+    goodput: str | None = None
+    goodput_req_s: float | None = None
+    good_share: float | None = None
 
 
 def measure_load(
-    records: Sequence[RequestRecord], load: Load, workload: Workload, *, limits: Limits = DEFAULT_LIMITS
+    records: Sequence[RequestRecord],
+    load: Load,
+    workload: Workload,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    goodput: Goodput | None = None,
+    client: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """The figures of one load from its request records (warm-up not among them), with the verdict.
 
     Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
+    ``client``: the client's health (:class:`ratematch.loadgen.ClientHealth`, or its fields), judged too.
     """
     records = sorted(records, key=lambda record: record.seq)  # sums in floats depend on the order
     since: metrics.Since = "sent" if isinstance(load, Concurrency) else "intended"
@@ -74,7 +95,7 @@ def measure_load(
 
     inside: list[RequestRecord] = []
     in_flight = req_s = tok_s = arrived_req_s = None
-    ttft = tpot = None
+    ttft = tpot = good_share = goodput_req_s = None
     if window is not None and window.seconds > 0:
         first_ns, last_ns = window.start_ns, window.end_ns
         ended = ends[complete]
@@ -91,7 +112,13 @@ def measure_load(
         arrived = (starts >= first_ns) & (starts < last_ns)
         arrived_req_s = float(arrived.sum()) / window.seconds
         in_flight = metrics.mean_in_flight(starts, ends, first_ns, last_ns)
+        if goodput is not None and answers:
+            kept = good(answers, goodput, since)
+            goodput_req_s = float(shares[kept].sum()) / window.seconds
+            good_share = float(kept[chosen].mean()) if chosen.any() else None
     osl = describe(metrics.output_tokens(inside))
+    in_order = sorted(inside, key=lambda record: record.end_ns or 0)
+    wave = load.concurrency if isinstance(load, Concurrency) else 1
     little = metrics.littles_ratio(
         in_flight, req_s, ttft.mean if ttft else None, tpot.mean if tpot else None, osl.mean if osl else None
     )
@@ -106,6 +133,8 @@ def measure_load(
         req_s=req_s,
         arrived_req_s=arrived_req_s,
         send_lag_ms=lag,
+        client=client or {},
+        latency_drift=drift(metrics.e2el_ms(in_order, since), wave),
         limits=limits,
     )
     return Measurement(
@@ -131,7 +160,30 @@ def measure_load(
         reasons=verdict.reasons,
         warnings=verdict.warnings,
         acceptance_length=metrics.acceptance_length(answers),
+        ttst_ms=describe(metrics.ttst_ms(inside)),
+        tokens_per_chunk=metrics.tokens_per_chunk(inside),
+        **_intervals(in_order, wave, window, since),
+        goodput=str(goodput) if goodput is not None else None,
+        goodput_req_s=goodput_req_s,
+        good_share=good_share,
     )
+
+
+def _intervals(
+    ordered: Sequence[RequestRecord], wave: int, window: Window | None, since: metrics.Since
+) -> dict[str, float | None]:
+    """Half widths of 95 % intervals, as shares of the figures, from the requests that ended in the window, in that
+    order."""
+    if window is None or not ordered:
+        return {}
+    instants = [(instant - window.start_ns) / 1e9 for record in ordered for instant in record.chunk_ns]
+    amounts = [(record.osl or 0) / len(record.chunk_ns) for record in ordered for _ in record.chunk_ns]
+    life_s = float(np.mean(metrics.e2el_ms(ordered, since))) / 1e3
+    return {
+        "tok_s_ci": half_width(batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, life_s)),
+        "ttft_ci": half_width(batch_series(metrics.ttft_ms(ordered, since), wave)),
+        "tpot_ci": half_width(batch_series(metrics.tpot_ms(ordered), wave)),
+    }
 
 
 def _rates_of_run(answers: Sequence[RequestRecord], since: metrics.Since) -> tuple[float | None, float | None]:
@@ -146,8 +198,16 @@ def _rates_of_run(answers: Sequence[RequestRecord], since: metrics.Since) -> tup
     return len(answers) / seconds, float(metrics.output_tokens(answers).sum()) / seconds
 
 
+DISTRIBUTIONS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms", "send_lag_ms", "ttst_ms")
+
+
 def to_json(measurement: Measurement) -> dict[str, Any]:
-    return asdict(measurement)
+    """Plain JSON values. A part of a distribution that an imported file does not hold (NaN) is ``None``."""
+    content = asdict(measurement)
+    for name in DISTRIBUTIONS:
+        if content[name]:
+            content[name] = {key: None if value != value else value for key, value in content[name].items()}
+    return content
 
 
 def from_json(content: dict[str, Any]) -> Measurement:
@@ -157,8 +217,16 @@ def from_json(content: dict[str, Any]) -> Measurement:
         TypeError: the content is not that of a measurement.
     """
     fields = dict(content)
-    for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms", "send_lag_ms"):
-        fields[name] = Stats(**fields[name]) if fields[name] else None
+    for name in DISTRIBUTIONS:
+        fields[name] = _stats_from_json(fields[name]) if fields.get(name) else None
     fields["window"] = Window(**fields["window"]) if fields["window"] else None
     fields["reasons"], fields["warnings"] = tuple(fields["reasons"]), tuple(fields["warnings"])
     return Measurement(**fields)
+
+
+def _stats_from_json(content: dict[str, Any]) -> Stats:
+    always = ("std", "min", "p50", "p90", "p95", "p99", "max")
+    known: dict[str, Any] = {
+        key: math.nan if value is None and key in always else value for key, value in content.items()
+    }
+    return Stats(**known)

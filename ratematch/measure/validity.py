@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ratematch.measure.metrics import is_complete
+from ratematch.measure.metrics import is_complete, tokens_per_chunk
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
 from ratematch.measure.window import Window
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
+
+SEVERAL_PER_CHUNK = 1.05
+"""Tokens a chunk from which on it is said: a last chunk without a token alone makes a few per cent at short OSL."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Limits:
     ``requests``: fewest requests in the window without a warning. ``slots``: how far the mean in flight may stay
     below the concurrency asked for. ``behind``: in open loop, by which share the requests/s served may stay below
     those that arrived. ``send_lag_ms``: how late the client may send at the 99th percentile.
+    ``cpu_share``: CPU of one sending process, of a core, from which on it is taken for the bottleneck.
+    ``loop_lag_ms``: lateness of its timers at the 99th percentile. ``late_sends``: share of requests sent late; with
+    full CPU or a late loop they are a reason, alone a warning (in open loop latency counts the lateness). ``drift``:
+    how far mean latencies of the window's halves may lie apart.
     """
 
     failed: float = 0.01
@@ -36,6 +44,10 @@ class Limits:
     slots: float = 0.05
     behind: float = 0.1
     send_lag_ms: float = 10.0
+    cpu_share: float = 0.9
+    loop_lag_ms: float = 20.0
+    late_sends: float = 0.05
+    drift: float = 0.05
 
 
 DEFAULT_LIMITS = Limits()
@@ -64,6 +76,8 @@ def judge(
     req_s: float | None,
     arrived_req_s: float | None,
     send_lag_ms: Stats | None,
+    client: Mapping[str, Any],
+    latency_drift: float | None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
     """Everything that is wrong with a load, in words with the figures that show it.
@@ -77,6 +91,9 @@ def judge(
         *_judge_answers(records, answers, workload, limits),
         *_judge_load(load, window, in_flight, little, send_lag_ms, limits),
         *_judge_overload(load, req_s, arrived_req_s, limits),
+        *_judge_client(client, len(records), limits),
+        *_judge_chunks(answers),
+        *_judge_drift(latency_drift, load, limits),
     ]
     return Verdict(
         reasons=tuple(text for severe, text in found if severe),
@@ -177,3 +194,35 @@ def _judge_overload(
         return
     if req_s < (1 - limits.behind) * arrived_req_s:
         yield True, f"overloaded: {arrived_req_s:.3g} requests/s arrived, {req_s:.3g} were served; the queue grew"
+
+
+def _judge_client(client: Mapping[str, Any], total: int, limits: Limits) -> Iterator[tuple[bool, str]]:
+    """Was the client itself the bottleneck? Nothing is said where its health is not known."""
+    if not client:
+        return
+    share = client["cpu_share"] / client.get("processes", 1)
+    lag_ms = client["loop_lag_p99_ms"]
+    late = client["late_sends"] / max(1, total)
+    signs = []
+    if share > limits.cpu_share:
+        signs.append(f"{share:.0%} of a core in each sending process")
+    if lag_ms > limits.loop_lag_ms:
+        signs.append(f"its timers {lag_ms:.0f} ms late at the 99th percentile")
+    if not signs:
+        return
+    if late > limits.late_sends:
+        signs.append(f"{late:.0%} of requests sent more than {client['late_ms']:g} ms late")
+    yield len(signs) > 1, f"the client is saturated: {', '.join(signs)}; use more processes or another machine"
+
+
+def _judge_drift(latency_drift: float | None, load: Load, limits: Limits) -> Iterator[tuple[bool, str]]:
+    if latency_drift is not None and abs(latency_drift) > limits.drift and isinstance(load, Concurrency):
+        text = f"not settled: latencies of the window's second half are {latency_drift:+.0%} against its first"
+        yield False, f"{text}; send more requests"
+
+
+def _judge_chunks(answers: Sequence[RequestRecord]) -> Iterator[tuple[bool, str]]:
+    per_chunk = tokens_per_chunk(answers)
+    if per_chunk is not None and per_chunk > SEVERAL_PER_CHUNK:
+        text = f"{per_chunk:.1f} tokens a chunk (stream_interval or drafts): ITL is the chunk gap shared out evenly"
+        yield False, text

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.measure.batches import settled_from
 from ratematch.plan.load import Concurrency, Load
 
 Floats = NDArray[np.float64]
@@ -37,9 +38,10 @@ def choose_window(starts: Floats, ends: Floats, load: Load) -> Window | None:
 
     Closed loop: from the end of the first wave (the last of the requests that first filled all slots has ended: the
     burst of prompts at the start is over) to the first slot left empty. A request that ends inside has then lived
-    under the full load from its first to its last instant. When fewer than ``concurrency`` requests end inside, the
-    window starts when all slots are first full, and is not steady; when that is too short too (fewer than twice
-    ``concurrency`` requests), it is the whole run.
+    under the full load from its first to its last instant. Where the latencies of what ends inside change after that,
+    by a change-point test (:func:`ratematch.measure.batches.settled_from`), it starts behind the change. When fewer
+    than ``concurrency`` requests end inside, the window starts when all slots are first full, and is not steady; when
+    that is too short too (fewer than twice ``concurrency`` requests), it is the whole run.
 
     Open loop: from the first arrival plus one 90th percentile of latency (the number in flight has built up) to the
     last arrival; when less than half of the arrivals are left, from the first to the last arrival, not steady.
@@ -62,12 +64,26 @@ def _closed_loop(starts: Floats, ends: Floats, concurrency: int) -> Window:
         first_wave_over = float(ends[starts <= all_full].max())
         if _ended_inside(ends, first_wave_over, first_empty) >= concurrency:
             rule = "from the end of the first wave to the first slot left empty"
-            return _window(ends, first_wave_over, first_empty, True, rule)
+            settled, left_out = _settled(starts, ends, first_wave_over, first_empty, concurrency)
+            if left_out:
+                rule += f", and {left_out} answers later: their latency had not settled (MSER-5)"
+            return _window(ends, settled, first_empty, True, rule)
         if _ended_inside(ends, all_full, first_empty) >= concurrency:
             rule = "from all slots full to the first slot left empty; too short to leave the first wave out"
             return _window(ends, all_full, first_empty, False, rule)
     rule = f"whole run, ramp and drain included: fewer than 2 x {concurrency} requests"
     return _window(ends, float(starts.min()), float(ends.max()), False, rule)
+
+
+def _settled(starts: Floats, ends: Floats, begin: float, end: float, concurrency: int) -> tuple[float, int]:
+    """Where latencies have settled inside (begin, end], and how many answers that leaves out."""
+    inside = (ends > begin) & (ends <= end)
+    order = np.argsort(ends[inside], kind="stable")
+    ordered = ends[inside][order]
+    cut = settled_from((ordered - starts[inside][order]), concurrency)
+    if not cut or ordered.size - cut < concurrency:
+        return begin, 0
+    return float(ordered[cut - 1]), cut
 
 
 def _open_loop(starts: Floats, ends: Floats) -> Window:

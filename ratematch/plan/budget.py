@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Stage
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed
@@ -72,8 +73,12 @@ def estimate(sweep: Sweep, experiments: Sequence[Experiment]) -> Estimate:
 
 
 def minutes_of(sweep: Sweep, experiment: Experiment) -> float:
-    starts = len(experiment.launches())
-    return starts * sweep.cluster.start_minutes + len(experiment.loads) * sweep.cluster.load_minutes
+    return minutes_on(sweep.cluster, experiment)
+
+
+def minutes_on(cluster: Cluster, experiment: Experiment) -> float:
+    """Of one job: a start for each launch, and its loads."""
+    return len(experiment.launches()) * cluster.start_minutes + len(experiment.loads) * cluster.load_minutes
 
 
 def _stage(sweep: Sweep, stage: Stage, experiments: Sequence[Experiment]) -> StageEstimate:

@@ -38,7 +38,8 @@ class Slurm:
     this, so that no server reaches over two domains; ``None`` = not asked for.
     ``mpi``: ``srun --mpi`` of server steps, ``None`` = Slurm's default. ``tasks``: of a server's step, one for each
     GPU (the engine's ranks) or one a node (the emulator, which needs no ranks).
-    ``sbatch``, ``srun``: further options, as typed. ``prologue``: a script that the batch job sources first.
+    ``senders``: most processes of the load generator on one node. ``sbatch``, ``srun``: further options, as typed.
+    ``prologue``: a script that the batch job sources first.
     """
 
     partition: str | None = None
@@ -53,6 +54,7 @@ class Slurm:
     mpi: str | None = "pmix"
     tasks: StepTasks = "gpu"
     exclude: tuple[str, ...] = ()
+    senders: int = 8
     sbatch: tuple[str, ...] = ()
     srun: tuple[str, ...] = ()
     prologue: str | None = None

@@ -136,7 +136,8 @@ def pick_requests(
     With ``encode`` (a tokenizer) texts become ids, else they are sent as text and their prompt length is left to the
     server. Lengths without content become random ids; ``hash_ids`` become equal blocks where they are equal, and an
     entry without them is salted, so that nothing is reused by accident. An entry without an output length asks for
-    ``workload.osl``. A file that is too short gives fewer requests: none is sent twice.
+    ``workload.osl``; where that is 1 (context servers), all do. A file that is too short gives fewer requests:
+    none is sent twice.
     """
     rng = np.random.default_rng(seed)
     low = min(100, vocab_size // 2)
@@ -155,7 +156,7 @@ def pick_requests(
             prompt, text = np.array(encode(text), dtype=np.int32), None
         elif text is None:
             prompt = _invent(entry, seq, rng, blocks, seed, low, vocab_size)
-        osl = entry.osl or workload.osl
+        osl = 1 if workload.osl == 1 else entry.osl or workload.osl
         if max(len(prompt), entry.isl or 0) > workload.isl or osl > workload.osl:
             too_long += 1
             continue

@@ -26,6 +26,7 @@ class Concurrency:
     repeat: int = 0
     seconds: float = 0.0
     stagger_s: float = 0.0
+    target_ci: float = 0.0
 
     @property
     def label(self) -> str:
@@ -52,6 +53,7 @@ class Rate:
     burstiness: float = 1.0
     end_req_s: float = 0.0
     max_in_flight: int = 0
+    target_ci: float = 0.0
 
     @property
     def label(self) -> str:

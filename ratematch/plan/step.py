@@ -12,6 +12,7 @@ What makes each flag of a server's step needed:
 ``--ntasks[-per-node]``     the ranks of the engine: tensor x pipeline x context parallel size (contract, section 3.1)
 ``--mpi=pmix``              importing TensorRT-LLM initialises MPI, even in the orchestrator (section 13)
 ``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share
+``--export=ALL``            a job sent with ``sbatch --export=...`` would pass that choice on to its steps
 ``--label``                 lines of several ranks in one log
 ``--kill-on-bad-exit=1``    an instance over several nodes is over when one of its ranks is
 ``--container-...``         pyxis: the image, its mounts, and the folder of the files at its own path
@@ -70,7 +71,7 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
         (
             *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
             *(f"--ntasks-per-node={-(-tasks // nodes)}", "--nodelist=" + ",".join(spec.nodes)),
-            *(f"--job-name={spec.name}", "--kill-on-bad-exit=1", "--cpu-bind=none"),
+            *(f"--job-name={spec.name}", "--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
             *(("--label",) if tasks > 1 else ()),
             *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
             *container_options(cluster, HERE),

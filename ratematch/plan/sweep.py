@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
@@ -18,7 +18,7 @@ from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.limits import with_limits
-from ratematch.plan.load import Concurrency, Load, Rate, most_in_flight
+from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace, most_in_flight
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
@@ -34,32 +34,58 @@ ROLE_OF_STAGE: dict[Stage, Role] = {"ctx": "ctx", "gen": "gen", "ifb": "agg"}
 class LoadPlan:
     """Which loads a stage runs. Requests of a load: ``requests_per_slot`` x concurrency, ``min_requests`` at least.
 
-    ``warmup_per_slot``: warm-up requests per slot, one at least. For rates, ``seconds`` of arrivals.
+    ``warmup_per_slot``: warm-up requests per slot, one at least. For rates, ``seconds`` of arrivals. ``duration_s``:
+    closed loads last so long instead. ``replay``: speeds at which the workload's trace is replayed, its first
+    ``num_requests`` requests. The others as in :mod:`ratematch.plan.load`.
     """
 
     concurrency: tuple[int, ...] = ()
     req_s: tuple[float, ...] = ()
-    arrival: Literal["poisson", "constant"] = "poisson"
+    arrival: Arrival = "poisson"
     requests_per_slot: float = 8
     min_requests: int = 16
     warmup_per_slot: float = 0.25
     seconds: float = 120
     repeats: int = 1
+    burstiness: float = 1.0
+    ramp_to: float = 0.0
+    max_in_flight: int = 0
+    duration_s: float = 0.0
+    stagger_s: float = 0.0
+    target_ci: float = 0.0
+    replay: tuple[float, ...] = ()
+    num_requests: int = 0
 
     def at_concurrency(self, concurrency: int) -> tuple[Load, ...]:
         """The loads (one per repeat) that hold ``concurrency`` requests in flight."""
         requests = max(self.min_requests, round(self.requests_per_slot * concurrency))
         warmup = max(1, round(self.warmup_per_slot * concurrency)) if self.warmup_per_slot else 0
-        return tuple(Concurrency(concurrency, requests, warmup, repeat) for repeat in range(self.repeats))
+        more = (self.duration_s, self.stagger_s, self.target_ci)
+        return tuple(Concurrency(concurrency, requests, warmup, repeat, *more) for repeat in range(self.repeats))
 
     def loads(self) -> tuple[Load, ...]:
         closed = [load for concurrency in self.concurrency for load in self.at_concurrency(concurrency)]
         opened = [
-            Rate(req_s, max(self.min_requests, round(req_s * self.seconds)), self.arrival, 1, repeat)
+            Rate(
+                req_s,
+                max(self.min_requests, round((req_s + (self.ramp_to or req_s)) / 2 * self.seconds)),
+                self.arrival,
+                1,
+                repeat,
+                self.burstiness if self.arrival == "gamma" else 1.0,
+                self.ramp_to,
+                self.max_in_flight,
+                self.target_ci,
+            )
             for req_s in self.req_s
             for repeat in range(self.repeats)
         ]
-        return (*closed, *opened)
+        replayed = [
+            Trace(self.num_requests, speed, 1, repeat, self.max_in_flight)
+            for speed in self.replay
+            for repeat in range(self.repeats)
+        ]
+        return (*closed, *opened, *replayed)
 
 
 @dataclass(frozen=True)
@@ -303,7 +329,8 @@ def _experiment(
         unchecked=plan.unchecked,
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
-    asked = Workload(workload.isl, 1) if plan.stage == "ctx" else workload
+    one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
+    asked = one_token if plan.stage == "ctx" else workload
     deployment = _deployment(group)
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))

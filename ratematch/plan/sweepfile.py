@@ -35,18 +35,17 @@ from ratematch.plan.sweep import (
     combinations,
     why_impossible,
 )
+from ratematch.plan.sweeploads import check_loads, read_loads
 from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
     E2eIn,
     EngineIn,
     GroupIn,
-    LoadsIn,
     StageIn,
     SweepIn,
     as_list,
 )
-from ratematch.plan.workload import Workload
 
 ALIASES = {
     "prefill": "ctx",
@@ -56,7 +55,6 @@ ALIASES = {
     "agg": "ifb",
     "aggregated": "ifb",
 }
-NO_LOAD, LOAD_FIX = "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]"
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
 
 
@@ -100,6 +98,7 @@ def parse_sweep(
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     _check_engine(located, parsed.engine, engines)
     _check_whole(located, parsed)
+    check_loads(located, parsed)
     if model and cluster and not located.problems:
         for plan in stages:
             _check_axes(located, plan, model, cluster)
@@ -116,7 +115,7 @@ def parse_sweep(
         cluster=cluster,
         gpu=find_gpu(cluster.gpu),
         engine=EngineRef(parsed.engine.name, parsed.engine.version),
-        workloads=tuple(Workload(w.isl, w.osl, w.osl_ratio) for w in parsed.workloads),
+        workloads=tuple(given.workload() for given in parsed.workloads),
         constraints=Constraints(**parsed.constraints.model_dump()),
         budget=Budget(**parsed.budget.model_dump()),
         stages=stages,
@@ -214,19 +213,6 @@ def _model_path(parsed: SweepIn, model: Model, cluster: Cluster) -> str:
     return given or cluster.model_paths.get(model.name) or model.name
 
 
-def _load_plan(given: LoadsIn) -> LoadPlan:
-    return LoadPlan(
-        concurrency=tuple(given.concurrency or ()),
-        req_s=tuple(given.req_s or ()),
-        arrival=given.arrival,
-        requests_per_slot=given.requests_per_slot,
-        min_requests=given.min_requests,
-        warmup_per_slot=given.warmup_per_slot,
-        seconds=given.seconds,
-        repeats=given.repeats,
-    )
-
-
 def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
     if given is None:
         return None
@@ -234,13 +220,7 @@ def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
     return E2ePlan(
         deployments=given.deployments,
         around=tuple(counts.around),
-        loads=LoadPlan(
-            concurrency=tuple(counts.concurrency or ()),
-            requests_per_slot=counts.requests_per_slot,
-            min_requests=counts.min_requests,
-            warmup_per_slot=counts.warmup_per_slot,
-            repeats=counts.repeats,
-        ),
+        loads=LoadPlan(concurrency=tuple(counts.concurrency or ()), **counts.counts()),
         router=given.router.type,
         router_args=given.router.args,
     )
@@ -263,8 +243,6 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
     if set(groups) not in ({"ctx", "gen"}, {"agg"}):
         what = f"has {' and '.join(groups) or 'no servers'}"
         located.add(("deployments", index), what, "give ctx and gen, or agg alone")
-    if not given.loads.concurrency and not given.loads.req_s:
-        located.add(("deployments", index, "loads"), NO_LOAD, LOAD_FIX)
     own = given.workload
     return NamedDeployment(
         Deployment(
@@ -274,8 +252,8 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
             orchestrator=given.orchestrator,
             unchecked=located.unchecked_below("deployments", index, "orchestrator"),
         ),
-        _load_plan(given.loads),
-        Workload(own.isl, own.osl, own.osl_ratio) if own else None,
+        read_loads(given.loads),
+        own.workload() if own else None,
     )
 
 
@@ -310,8 +288,6 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
         located.add(
             (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
         )
-    if not given.loads.concurrency and not given.loads.req_s:
-        located.add((stage, "loads"), NO_LOAD, LOAD_FIX)
     for place in ("exclude", "only"):
         for index, rule in enumerate(getattr(given, place)):
             for key in rule:
@@ -324,7 +300,7 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
     return StagePlan(
         stage=stage,
         axes=axes,
-        loads=_load_plan(given.loads),
+        loads=read_loads(given.loads),
         options=given.options,
         environment=given.environment,
         exclude=tuple(given.exclude),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
 
 from ratematch.plan.constraints import Percentile
+from ratematch.plan.load import Arrival
+from ratematch.plan.workload import Spread, Workload, parse_spread
 
 
 def as_list(value: Any) -> Any:
@@ -18,6 +20,13 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 OneOrMore = Annotated[list[Positive], BeforeValidator(as_list), Field(min_length=1)]
 
 
+def as_spread(value: Any) -> Any:
+    return parse_spread(value) if isinstance(value, str) else value
+
+
+SpreadIn = Annotated[InstanceOf[Spread], BeforeValidator(as_spread)]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +35,20 @@ class WorkloadIn(Strict):
     isl: Positive
     osl: Annotated[int, Field(gt=1, strict=True)]
     osl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    isl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    isl_spread: SpreadIn | None = None
+    osl_spread: SpreadIn | None = None
+    prefix_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    prefix_groups: Positive = 1
+    turns: Positive = 1
+    think_s: Annotated[float, Field(ge=0)] = 0.0
+    text: str = ""
+    tokenizer: str = ""
+    file: str = ""
+
+    def workload(self) -> Workload:
+        spreads = {name: getattr(self, name) for name in ("isl_spread", "osl_spread")}
+        return Workload(**{**self.model_dump(exclude=set(spreads)), **spreads})
 
 
 class ModelIn(Strict):
@@ -54,13 +77,27 @@ class RequestCountsIn(Strict):
     min_requests: Positive = 16
     warmup_per_slot: Annotated[float, Field(ge=0)] = 0.25
     repeats: Positive = 1
+    duration_s: PositiveFloat | None = None
+    stagger_s: Annotated[float, Field(ge=0)] = 0.0
+    target_ci: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def counts(self) -> dict[str, Any]:
+        """The values of :class:`ratematch.plan.sweep.LoadPlan` that closed loads have."""
+        names = ("requests_per_slot", "min_requests", "warmup_per_slot", "repeats", "stagger_s")
+        given = {name: getattr(self, name) for name in names}
+        return {**given, "duration_s": self.duration_s or 0.0, "target_ci": self.target_ci or 0.0}
 
 
 class LoadsIn(RequestCountsIn):
     concurrency: OneOrMore | None = None
     req_s: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] | None = None
-    arrival: Literal["poisson", "constant"] = "poisson"
+    arrival: Arrival = "poisson"
+    burstiness: PositiveFloat = 1.0
+    ramp_to: PositiveFloat | None = None
+    max_in_flight: Annotated[int, Field(ge=0, strict=True)] = 0
     seconds: PositiveFloat = 120
+    replay: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] | None = None
+    num_requests: Positive | None = None
 
 
 class E2eLoadsIn(RequestCountsIn):

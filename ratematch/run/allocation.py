@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ratematch import filelock
 from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -28,13 +29,11 @@ SWEEP_S = 60.0
 
 @dataclass(frozen=True)
 class Allocation:
-    """Nodes that a job holds. ``restarts``: how often Slurm had to start this job anew. ``cluster``: what a step on
-    them must say."""
+    """Nodes that a job holds, or a part of them. ``cluster``: what a step on them must say."""
 
     job_id: str
     nodes: tuple[str, ...]
     cluster: Cluster
-    restarts: int = 0
 
     def step(self, spec: ProcessSpec) -> Step:
         """The step that runs ``spec`` on its nodes."""
@@ -44,13 +43,11 @@ class Allocation:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""
         guard.end(mark, grace_s)
         environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
-        count = str(len(self.nodes))
-        step = ["srun", "--overlap", "--mem=0", f"--nodes={count}", f"--ntasks={count}", "--job-name=clean-up"]
         command = [sys.executable, "-I", guard.__file__, "end", mark, str(grace_s)]
         # A node that has just died cannot be cleaned, and need not be.
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
-                [*step, *command],
+                [*srun(self.nodes, "clean-up"), *command],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -59,20 +56,39 @@ class Allocation:
             )
 
 
-def current(cluster: Cluster) -> Allocation:
-    """The allocation this process runs in.
+def srun(nodes: Sequence[str], name: str, tasks: int | None = None) -> tuple[str, ...]:
+    """How a step of ours on ``nodes`` begins: one task on each, or ``tasks`` spread over them.
+
+    Not bound: Slurm would give each task one core.
+    """
+    count, tasks = len(nodes), tasks or len(nodes)
+    shape = (f"--nodes={count}", f"--ntasks={tasks}", f"--ntasks-per-node={-(-tasks // count)}", "--cpu-bind=none")
+    return ("srun", "--overlap", "--mem=0", *shape, "--nodelist=" + ",".join(nodes), f"--job-name={name}")
+
+
+def current(cluster: Cluster, only: Sequence[str] = ()) -> Allocation:
+    """The allocation this process runs in, or, with ``only``, the part of it that these nodes are.
 
     Raises:
         RunError: it runs in none, or its node list cannot be read.
     """
-    job_id, nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NODELIST")
-    if not job_id or not nodes:
+    job_id = filelock.own_job()
+    if not job_id or not os.environ.get("SLURM_JOB_NODELIST"):
         raise RunError("this is not inside a Slurm allocation (SLURM_JOB_ID is not set); use salloc or sbatch")
+    return Allocation(job_id, tuple(only) or own_nodes(), cluster)
+
+
+def own_nodes() -> tuple[str, ...]:
+    """Names of the nodes of the job that this process runs in.
+
+    Raises:
+        RunError: their list cannot be read.
+    """
+    nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     told = ask_slurm(["scontrol", "show", "hostnames", nodes])
     if not told:
-        raise RunError(f"job {job_id}: scontrol cannot read the node list {nodes!r}")
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    return Allocation(job_id, tuple(told.split()), cluster, restarts)
+        raise RunError(f"job {filelock.own_job()}: scontrol cannot read the node list {nodes!r}")
+    return tuple(told.split())
 
 
 def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> None:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
+from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster, Slurm
-from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed
+
+TIME_STEP_MIN = 5
+"""Time limits are rounded up to it."""
 
 Options = dict[str, str | int | bool]
 """sbatch's long options without dashes; ``True`` for those that take no value."""
 
 
-def batch_options(experiment: Experiment, cluster: Cluster, loads: int, exclude: Sequence[str] = ()) -> Options:
-    """Options of the job that starts the experiment's servers and measures ``loads`` loads.
+def batch_options(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str] = ()) -> Options:
+    """Options of a job of ``nodes`` nodes for what takes about ``estimate_min`` minutes.
 
     ``exclude``: nodes to stay off beside those of the profile.
     """
-    slurm, nodes = cluster.slurm, nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    slurm = cluster.slurm
     options: Options = {
         **site_options(cluster),
         "nodes": nodes,
         "ntasks-per-node": cluster.gpus_per_node if slurm.tasks == "gpu" else 1,
-        "time": limit_min(cluster, loads),
+        "time": _rounded_up(slurm.time.minutes(estimate_min), slurm.time.max_minutes),
         "requeue": True,
     }
     if slurm.segment is not None:
@@ -31,6 +34,12 @@ def batch_options(experiment: Experiment, cluster: Cluster, loads: int, exclude:
     if off := dict.fromkeys((*slurm.exclude, *exclude)):
         options["exclude"] = ",".join(off)
     return options | extra_options(slurm)
+
+
+def _rounded_up(minutes: int, most: float | None) -> int:
+    """Jobs that are nearly alike ask for the same, so that they can be one array."""
+    rounded = -(-minutes // TIME_STEP_MIN) * TIME_STEP_MIN
+    return minutes if most is not None and rounded > most else rounded
 
 
 def site_options(cluster: Cluster) -> Options:
@@ -59,11 +68,6 @@ def segment_size(nodes: int, domain: int) -> int:
     return max(size for size in range(1, min(nodes, domain) + 1) if nodes % size == 0)
 
 
-def limit_min(cluster: Cluster, loads: int) -> int:
-    """Time limit of a job that starts servers and measures ``loads`` loads, in whole minutes."""
-    return cluster.slurm.time.minutes(cluster.start_minutes + loads * cluster.load_minutes)
-
-
 def extra_options(slurm: Slurm) -> Options:
     """The profile's own sbatch options, typed as on a command line (``--constraint=gb200``)."""
     options: Options = {}
@@ -81,3 +85,29 @@ def prologue(cluster: Cluster) -> list[str]:
 def spell(options: Mapping[str, str | int | bool], quote: Callable[[str], str] = str) -> list[str]:
     """The options as words of a command line, values passed through ``quote``."""
     return [f"--{name}" if value is True else f"--{name}={quote(str(value))}" for name, value in options.items()]
+
+
+def judge(options: Options) -> None:
+    """Let Slurm look at a job of these options, and send nothing.
+
+    Raises:
+        UserError: it would refuse the job. RunError: it does not answer.
+    """
+    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
+    try:
+        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
+    if told.returncode:
+        raise refusal(told.stderr)
+
+
+def refusal(text: str) -> UserError | RunError:
+    """One line from what sbatch said."""
+    lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
+    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
+    if "fetch_config" in text or "slurm.conf" in text:
+        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
+    if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
+        return RunError(f"Slurm does not answer: {said}")
+    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")

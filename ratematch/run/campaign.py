@@ -15,6 +15,7 @@ from ratematch import filelock
 from ratematch.detail import measured_in_detail
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.match.choose import choose_end_to_end
+from ratematch.plan.budget import Estimate, estimate
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, experiment_of
@@ -24,7 +25,7 @@ from ratematch.run.nodes import excluded_nodes, remember_nodes
 from ratematch.run.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.run.queue import SLOWEST_S
 from ratematch.run.retry import Failure, tries_left
-from ratematch.store import ExperimentFolder, Results, write_json, write_text
+from ratematch.store import ExperimentFolder, GpuHours, Results, write_json, write_text
 
 POLL_S = 0.25
 COUNT_S = 2.0
@@ -58,7 +59,9 @@ class Item:
 class Campaign:
     """All experiments of one run of the controller, in order. ``stage``: what is being done, for a view.
 
-    ``quiet_until``: the scheduler did not answer, so nothing is asked of it before that instant (monotonic clock);
+    ``began``: when (monotonic clock), with ``measured_before`` loads there already. ``expected``: what the plan was
+    estimated at. ``spent``: added up now and then, next at ``count_at``.
+    ``quiet_until``: the scheduler did not answer, so nothing is asked of it before that instant.
     ``count_at``: when to add up GPU-hours next. ``notes``: what a person must know at the end.
     """
 
@@ -66,6 +69,10 @@ class Campaign:
     results: Results
     items: list[Item] = field(default_factory=list)
     stage: str = "measuring"
+    began: float = field(default_factory=time.monotonic)
+    measured_before: int = 0
+    expected: Estimate | None = None
+    spent: GpuHours = field(default_factory=GpuHours)
     quiet_s: float = POLL_S
     quiet_until: float = 0.0
     count_at: float = 0.0
@@ -105,6 +112,7 @@ def run_campaign(
     """
     campaign = Campaign(sweep, results)
     asked = expand_sweep(sweep).experiments
+    campaign.expected = estimate(sweep, asked)
     refuse_unlaunchable(sweep, asked, here=not sweep.simulated)
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, asked)
@@ -122,6 +130,17 @@ def _run_stages(
     sweep, results = campaign.sweep, campaign.results
     write_text(results.path / "sweep.yaml", text)
     write_limits(results, sweep.name, sweep.constraints, sweep.max_gpus)
+    expected = campaign.expected
+    write_json(
+        results.path / "controller.json",
+        {
+            "began": time.time(),
+            "executor": executor.name,
+            "budget_gpu_hours": sweep.budget.gpu_hours,
+            "expected_gpu_hours": expected.gpu_hours if expected else None,
+            "expected_minutes": expected.minutes if expected else None,
+        },
+    )
     _run_all(campaign, asked, executor, on_update, again)
     if sweep.e2e:
         campaign.stage = "matching"
@@ -217,21 +236,19 @@ def _run_all(
                 folder.set_aside(load)
         items.append(Item(folder, experiment, "done" if folder.done() else "pending"))
     campaign.items.extend(items)
+    campaign.measured_before += sum(len(item.experiment.loads) - len(item.folder.missing()) for item in items)
     on_update(campaign)
     waiting = [item for item in items if item.state == "pending"]
     active: list[Item] = []
     try:
         while waiting or active:
-            while waiting and len(active) < executor.max_jobs and _start(campaign, waiting[0], executor):
-                item = waiting.pop(0)
-                if item.state == "running":
-                    active.append(item)
+            _start_some(campaign, waiting, active, executor)
             for item in [item for item in active if item.job and not item.job.running()]:
                 active.remove(item)
                 if _settle(campaign, item, executor):
                     waiting.append(item)
             on_update(campaign)
-            if active and time.monotonic() > campaign.count_at and (reason := _over_budget(campaign)):
+            if time.monotonic() > campaign.count_at and (reason := _over_budget(campaign)) and active:
                 _stop_all(active)
                 for item in active:
                     item.state, item.error = "skipped", f"stopped: {reason}"
@@ -244,28 +261,39 @@ def _run_all(
         raise
 
 
-def _start(campaign: Campaign, item: Item, executor: Executor) -> bool:
-    """Send the item's job; false while the scheduler does not answer, or asks us to wait."""
-    if reason := _over_budget(campaign):
-        item.state, item.error = "skipped", f"not started: {reason}"
-        return True
-    if time.monotonic() < campaign.quiet_until:
-        return False
-    try:
-        item.job = executor.submit(item.folder, exclude=excluded_nodes(campaign.results))
-    except DiskFull:
-        raise
-    except RunError as error:
-        campaign.quiet_s = min(SLOWEST_S, 2 * campaign.quiet_s)
-        campaign.quiet_until = time.monotonic() + campaign.quiet_s
-        item.note = f"{error}; asked again in {campaign.quiet_s:.0f} s"
-        return False
-    except UserError as error:
-        item.state, item.error = "failed", str(error)
-        return True
-    campaign.quiet_s = POLL_S
-    item.state, item.note = "running", None
-    return True
+def _start_some(campaign: Campaign, waiting: list[Item], active: list[Item], executor: Executor) -> None:
+    """Move items from ``waiting`` to ``active`` as long as the executor starts their jobs; none while the scheduler
+    does not answer, or asks us to wait."""
+    while waiting and time.monotonic() >= campaign.quiet_until:
+        if reason := _over_budget(campaign):
+            for item in waiting:
+                item.state, item.error = "skipped", f"not started: {reason}"
+            waiting.clear()
+            return
+        exclude = list(excluded_nodes(campaign.results))
+        try:
+            begun = executor.start(
+                [item.folder for item in waiting], [item.job for item in active if item.job], exclude
+            )
+        except DiskFull:
+            raise
+        except RunError as error:
+            campaign.quiet_s = min(SLOWEST_S, 2 * campaign.quiet_s)
+            campaign.quiet_until = time.monotonic() + campaign.quiet_s
+            waiting[0].note = f"{error}; asked again in {campaign.quiet_s:.0f} s"
+            return
+        if not begun:
+            return
+        campaign.quiet_s = POLL_S
+        of_folder = {item.folder.path: item for item in waiting}
+        for folder, job in begun:
+            item = of_folder[folder.path]
+            waiting.remove(item)
+            if isinstance(job, UserError):
+                item.state, item.error = "failed", str(job)
+                continue
+            item.job, item.state, item.note = job, "running", None
+            active.append(item)
 
 
 def _settle(campaign: Campaign, item: Item, executor: Executor) -> bool:
@@ -305,10 +333,8 @@ def _stop_all(items: Sequence[Item]) -> None:
 def _over_budget(campaign: Campaign) -> str | None:
     """Why no more may be spent, running jobs included; ``None`` while more may be."""
     campaign.count_at = time.monotonic() + COUNT_S
-    limit = campaign.sweep.budget.gpu_hours
-    if limit is None:
-        return None
-    spent = sum(folder.gpu_hours() for folder in campaign.results.folders())
-    if spent < limit:
+    campaign.spent = campaign.results.account()
+    limit, spent = campaign.sweep.budget.gpu_hours, campaign.spent.total
+    if limit is None or spent < limit:
         return None
     return f"{spent:.2f} GPU-hours are spent and the budget is {limit:g}"

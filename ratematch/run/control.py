@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ratematch import filelock
 from ratematch.errors import CatalogError, ResultsError, RunError
-from ratematch.run.queue import OVER, Queue, QueuedJob, ask_slurm
+from ratematch.run.queue import Queue, QueuedJob, ask_slurm
+from ratematch.run.sentjob import Sent
 from ratematch.store import ExperimentFolder, Results
 
 EARLY_S = 3.0
@@ -51,12 +52,15 @@ def queued(results: Results) -> dict[str, QueuedJob]:
     """Slurm's line for each experiment that has a job there now, by folder name; one query for all of them."""
     sent = {}
     for folder in results.folders():
-        job = folder.job()
-        if job and job.get("executor") == "slurm" and not folder.done():
-            sent[folder.path.name] = job["name"]
-    jobs = Queue().look() if sent else None
-    by_name = {job.name: job for job in (jobs or {}).values() if job.state not in OVER}
-    return {folder: by_name[name] for folder, name in sent.items() if name in by_name}
+        job = Sent.read(folder)
+        if job is None or folder.done():
+            continue
+        member = job.membership(folder)
+        if member is None or member.verdict() is None:
+            sent[folder.path.name] = job
+    jobs = list(((Queue().look() if sent else None) or {}).values())
+    found = {folder: job.line(jobs) for folder, job in sent.items()}
+    return {folder: line for folder, line in found.items() if line is not None}
 
 
 def cancel(results: Results, experiment: str | None) -> list[str]:
@@ -71,9 +75,11 @@ def cancel(results: Results, experiment: str | None) -> list[str]:
         stopped.append(told)
     lines = queued(results)
     for folder in folders:
-        line = lines.get(folder.path.name)
-        if line is not None:
-            ask_slurm(["scancel", line.id])
+        line, sent = lines.get(folder.path.name), Sent.read(folder)
+        if line is not None and sent is not None:
+            member = sent.membership(folder)
+            if member is None or member.cancel():
+                ask_slurm(["scancel", line.id])
             stopped.append(f"{folder.path.name}: job {line.id}")
         elif folder.held() and (pid := folder.holder()) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -130,14 +136,20 @@ def logs(folder: ExperimentFolder, role: str | None = None, index: int | None = 
     """
     launch = folder.last_launch()
     found = [LogFile(path.stem, path) for path in sorted(launch.glob("*.log"))] if launch else []
-    drivers = sorted(folder.path.glob("job/**/*_log.out"), key=lambda path: path.stat().st_mtime)
-    found += [LogFile("driver", path) for path in drivers[-1:]]
+    sent = Sent.read(folder)
+    drivers = {*folder.path.glob("job/**/*_log.out")}
+    drivers |= {*sent.logs(folder).glob(f"{sent.id}_*_log.out")} if sent else set()
+    found += [LogFile("driver", path) for path in sorted(drivers, key=_age)[-1:]]
     if role is not None:
         wanted = role if index is None or role in ("driver", "orchestrator") else f"{role}-{index}"
         found = [log for log in found if log.name == wanted or log.name.rpartition("-")[0] == wanted]
     if not found:
         raise ResultsError(f"{folder.path}: there is no such log (yet); `ratematch status` says how far it is")
     return found
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def follow(folder: ExperimentFolder, files: Sequence[LogFile]) -> Iterator[tuple[LogFile, str]]:

@@ -5,80 +5,83 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import ratematch
-from ratematch.errors import RatematchError
+from ratematch.errors import ClusterError
 from ratematch.inputs import read_cluster
-from ratematch.plan.cluster import Cluster
+from ratematch.plan.cluster import Cluster, Slurm
+from ratematch.plan.finding import Finding
 from ratematch.run.launch import port_is_free
+from ratematch.run.probe import probe
+from ratematch.run.site import look_at_slurm, look_for_files, look_for_weights
 
 FREE_GB = 1.0
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at."""
+def examine(cluster_name: str | None, *, probing: bool = False, folder: Path = Path()) -> list[Finding]:
+    """All checks; those of a cluster profile only when one is named. ``probing``: send a job of one node too.
 
-    name: str
-    ok: bool
-    found: str
-
-
-def examine(cluster_name: str | None) -> list[Check]:
-    """All checks; those of a cluster profile only when one is named."""
-    checks = [_python(), _disk(Path()), _ports(), _guard()]
+    ``folder``: where results will go.
+    """
+    checks = [_python(), _disk(folder), _ports(), _guard()]
     if cluster_name is None:
         return checks
     try:
         cluster = read_cluster(cluster_name)
-    except RatematchError as error:
-        return [*checks, Check(f"cluster {cluster_name}", False, str(error))]
-    return [*checks, *_cluster(cluster)]
+    except ClusterError as error:
+        return [*checks, *(Finding(f"cluster {cluster_name}", False, str(problem)) for problem in error.problems)]
+    checks += _cluster(cluster)
+    if runs_on_slurm(cluster):
+        checks += [*look_at_slurm(cluster), *look_for_files(cluster)]
+    checks += look_for_weights(cluster)
+    if probing:
+        checks += probe(cluster, "trtllm-serve", folder)
+    return checks
 
 
-def _python() -> Check:
+def runs_on_slurm(cluster: Cluster) -> bool:
+    """Emulated profiles run here as well, so only those that say something of Slurm are asked about it."""
+    return not cluster.emulated or cluster.slurm != Slurm(mpi=None, tasks="node")
+
+
+def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("software", True, f"ratematch {ratematch.__version__}, Python {version}, {os.cpu_count()} CPUs")
+    return Finding("software", True, f"ratematch {ratematch.__version__}, Python {version}, {os.cpu_count()} CPUs")
 
 
-def _disk(folder: Path) -> Check:
+def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     enough = free >= FREE_GB and os.access(folder, os.W_OK)
-    return Check(
+    return Finding(
         "results disk", enough, f"{free:.1f} GB free here" + ("" if enough else f"; {FREE_GB:g} GB are wanted")
     )
 
 
-def _ports() -> Check:
+def _ports() -> Finding:
     free = port_is_free("127.0.0.1", 18000)
-    return Check("loopback", True, "ports can be bound" if free else "port 18000 is taken; others will be used")
+    return Finding("loopback", True, "ports can be bound" if free else "port 18000 is taken; others will be used")
 
 
-def _guard() -> Check:
+def _guard() -> Finding:
     there = Path("/proc/self/environ").exists()
     found = "servers of a killed run are found and ended" if there else "no /proc: servers of a killed run may stay"
-    return Check("clean-up after kill -9", there, found)
+    return Finding("clean-up after kill -9", there, found)
 
 
-def _cluster(cluster: Cluster) -> list[Check]:
+def _cluster(cluster: Cluster) -> list[Finding]:
     program = cluster.command[0]
     where = shutil.which(program)
     kind = "emulated" if cluster.emulated else "real servers"
     checks = [
-        Check(
+        Finding(
             f"cluster {cluster.name}",
             True,
             f"{cluster.nodes} nodes x {cluster.gpus_per_node} {cluster.gpu}, {kind}",
-        ),
-        Check(
-            "engine command", where is not None, where or f"{program} is not on PATH; set `command` in the profile"
-        ),
-    ]
-    for model, path in cluster.model_paths.items():
-        there = Path(path).exists()
-        checks.append(
-            Check(f"weights of {model}", there, path if there else f"{path} does not exist on this machine")
         )
+    ]
+    # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.
+    if cluster.emulated:
+        missing = f"{program} is not on PATH; set `command` in the profile"
+        checks.append(Finding("engine command", where is not None, where or missing))
     return checks

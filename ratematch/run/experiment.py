@@ -11,14 +11,16 @@ import os
 import random
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ratematch import filelock
 from ratematch.catalog import load_model
 from ratematch.engines import find_engine
-from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, UserError
+from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
 from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -33,12 +35,16 @@ from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free
 from ratematch.run.measureload import Live, measure_load, seed_of
 from ratematch.run.postmortem import explain_failure
 from ratematch.run.script import run_script
+from ratematch.run.senders import NodeSenders
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
 from ratematch.store import ExperimentFolder, read_json, write_json, write_text
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
+
+TOLD_S = 1.0
+"""Between a server's death by a signal that went to the whole job and the same signal here, at most."""
 
 READY_FLOOR_S = 600.0
 READ_B_S = 0.5e9
@@ -54,10 +60,14 @@ class _Spent:
     measuring_s: float = 0.0
 
 
-def run_experiment(path: str | Path, *, allocated: bool = False) -> dict[str, Any]:
+def run_experiment(
+    path: str | Path, *, allocated: bool = False, nodes: Sequence[str] = (), sent: str | None = None
+) -> dict[str, Any]:
     """Measure every missing load of the experiment in ``path``; returns what became of it, as in ``outcome.json``.
 
-    ``allocated``: on the nodes of the Slurm allocation this runs in, else all on this machine.
+    ``allocated``: on the nodes of the Slurm allocation this runs in, or those of them in ``nodes``, else all on this
+    machine. ``sent``: the name that this job was sent under. When ``job.json`` holds another by now, because two
+    controllers had lost sight of each other, that one is to measure, and this does nothing.
 
     Raises:
         ResultsError: no experiment there. RunError: another process is measuring it.
@@ -70,10 +80,12 @@ def run_experiment(path: str | Path, *, allocated: bool = False) -> dict[str, An
     since = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
+        if sent is not None and (folder.job() or {}).get("name") != sent:
+            return {"ok": False, "error": "another job was sent for this since", "interrupted": True, "measured": 0}
         for part in experiment.launches():
             missing = tuple(load for load in part.loads if not folder.finished(load))
             if missing:
-                outcome = _launch(folder, part, missing, stop, allocated, since or time.time())
+                outcome = _launch(folder, part, missing, stop, nodes if allocated else None, since or time.time())
                 since = time.time()
                 measured += outcome["measured"]
                 if not outcome["ok"]:
@@ -88,12 +100,13 @@ def _launch(
     experiment: Experiment,
     loads: Sequence[Load],
     stop: Stop,
-    allocated: bool,
+    nodes: Sequence[str] | None,
     since: float,
 ) -> dict[str, Any]:
     """Start the servers once, measure ``loads``, stop them; what became of it, as kept in ``outcome.json``.
 
-    ``since``: from when on the GPUs are held for this launch.
+    ``nodes``: of the allocation that it may use, none named = all; ``None`` = there is no allocation. ``since``: from
+    when on the GPUs are held for this launch.
     """
     launch = folder.new_launch()
     began = time.time()
@@ -103,31 +116,42 @@ def _launch(
     plan: LaunchPlan | None = None
     try:
         cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
-        where = allocation.current(cluster) if allocated else None
+        where = None if nodes is None else allocation.current(cluster, nodes)
         gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
         plan = _plan(experiment, cluster, launch, where)
         _measure(folder, experiment, cluster, plan, launch, loads, stop, spent, where)
-    except Interrupted as error:
-        outcome = {"ok": False, "error": str(error), "interrupted": True, "signal": stop.signal}
     except RatematchError as error:
-        known = plan and explain_failure(find_engine(experiment.engine.name), experiment, plan, launch, error)
-        outcome = {
-            "ok": False,
-            "error": str(error),
-            "kind": type(error).__name__,
-            "interrupted": False,
-            "cause": known.cause if known else None,
-            "remedy": known.remedy if known else None,
-            "reference": known.reference if known else None,
-        }
+        outcome = _describe_end(error, stop, experiment, plan, launch)
     now = time.time()
+    if not spent.measured and not spent.starting_s:
+        spent.starting_s = now - began
     outcome |= {"measured": len(spent.measured), "seconds": now - began, "began": began}
     outcome |= {"starting_s": spent.starting_s, "measuring_s": spent.measuring_s, "held_s": now - since, "gpus": gpus}
-    outcome |= {"job": os.environ.get("SLURM_JOB_ID") if allocated else None}
+    outcome |= {"job": None if nodes is None else filelock.own_job()}
     # With a full disk the outcome cannot be kept either; the job's own result still carries it.
     with contextlib.suppress(DiskFull):
         write_json(launch / "outcome.json", outcome)
     return outcome
+
+
+def _describe_end(
+    error: RatematchError, stop: Stop, experiment: Experiment, plan: LaunchPlan | None, launch: Path
+) -> dict[str, Any]:
+    """What ended a launch, for ``outcome.json``."""
+    # Slurm's signals go to the servers too, which may be gone before we are told.
+    told = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(TOLD_S))
+    if told:
+        return {"ok": False, "error": str(error), "interrupted": True, "signal": stop.signal}
+    known = plan and explain_failure(find_engine(experiment.engine.name), experiment, plan, launch, error)
+    return {
+        "ok": False,
+        "error": str(error),
+        "kind": type(error).__name__,
+        "interrupted": False,
+        "cause": known.cause if known else None,
+        "remedy": known.remedy if known else None,
+        "reference": known.reference if known else None,
+    }
 
 
 def _plan(experiment: Experiment, cluster: Cluster, launch: Path, where: Allocation | None) -> LaunchPlan:
@@ -166,7 +190,8 @@ def _measure(
         write_json(launch / "provenance.json", found)
         _refuse_mixture(found, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s)
+        senders = NodeSenders(where, launch) if where else None
+        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
         told = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=told)
@@ -204,13 +229,14 @@ def place_locally(experiment: Experiment, cluster: Cluster) -> Placement:
 def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation) -> Placement:
     """Put the deployment on the nodes of an allocation, which are reached by their names.
 
-    Ports differ from job to job, so that a server that an earlier job could not end is never taken for ours.
+    Ports differ from job to job and from experiment to experiment, so that a server that an earlier one could not end
+    is never taken for ours.
 
     Raises:
         PlacementError: it does not fit.
     """
-    spread = count_ports(experiment.deployment) * (int(where.job_id) % 500)
-    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or 18000 + spread % 14000)
+    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (14000 - count_ports(experiment.deployment))
+    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or 18000 + spread)
 
 
 def _port_base(cluster: Cluster, count: int) -> int:

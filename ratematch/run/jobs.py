@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,18 @@ from typing import Any, Literal, Protocol
 
 import submitit
 
+from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.packs import next_to_start
+from ratematch.plan.sweep import Sweep
 from ratematch.run import allocation, slurmjob
 from ratematch.run.experiment import run_experiment
 from ratematch.run.queue import Queue
 from ratematch.run.retry import OF_ERROR, Failure
 from ratematch.run.simulatedjob import SimulatedJob, most_jobs, refuse_unsimulated
+from ratematch.run.slurmjob import Begun, Packing, piece_of
+from ratematch.run.stepjob import StepJob
 from ratematch.store import ExperimentFolder
 
 ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
@@ -41,6 +47,10 @@ class Job(Protocol):
 
     folder: ExperimentFolder
     adopted: bool
+
+    @property
+    def slot(self) -> str:
+        """The same for experiments that share one job of the scheduler."""
 
     @property
     def doing(self) -> str | None:
@@ -61,39 +71,97 @@ class Job(Protocol):
 
 class Executor:
     """Sends jobs: to this machine, to Slurm's queue, or (``allocation``) to the nodes that we already hold, on which
-    experiments run one after another. ``simulate``: to virtual time, in processes of this machine.
+    experiments run beside each other where they fit. ``simulate``: to virtual time, in processes of this machine.
 
-    ``max_jobs``: how many may be under way at once, ``None`` = one here, SLURM_JOBS in a queue. ``retries``: whether
-    failures are tried again in the same run of the controller.
+    ``max_jobs``: how many may be under way at once, ``None`` = one here, SLURM_JOBS in a queue, what fits in an
+    allocation. ``packing``: put several experiments into one job of the queue. ``retries``: whether failures are
+    tried again in the same run of the controller.
     """
 
-    def __init__(self, name: ExecutorName, max_jobs: int | None = None):
+    def __init__(self, name: ExecutorName, max_jobs: int | None = None, packing: Packing | None = None):
         self.name = name
-        self.retries = name == "slurm"
-        usual = {"slurm": SLURM_JOBS, "simulate": most_jobs()}
+        self.packing = packing
+        self.retries = name in ("slurm", "allocation")
+        usual = {"slurm": SLURM_JOBS, "simulate": most_jobs(), "allocation": sys.maxsize}
         self.max_jobs = max_jobs or usual.get(name, 1)
         self.queue = Queue()
+        self._nodes: tuple[str, ...] = ()
+        self._seen: tuple[list[str], list[Path]] | None = None
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
+        if self.name in ("local", "debug") and cluster.container is not None:
+            raise UserError(
+                f"cluster profile {cluster.name} runs servers in a container, which only Slurm starts: "
+                "use --executor slurm (or allocation, inside salloc)"
+            )
         if self.name == "slurm":
-            slurmjob.refuse_unsendable(cluster, experiments)
+            slurmjob.refuse_unsendable(cluster, experiments, self.packing)
         if self.name == "simulate":
             refuse_unsimulated(experiments)
         if self.name == "allocation":
             allocation.refuse_too_large(cluster, experiments)
 
-    def submit(self, folder: ExperimentFolder, exclude: Sequence[str] = ()) -> Job:
-        """Start (or adopt) the job that measures what is missing in ``folder``, not on the nodes ``exclude``.
+    def start(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], exclude: Sequence[str] = ()) -> Begun:
+        """Start (or adopt) jobs that measure what is missing in some of ``waiting``, as many as may start now beside
+        ``active``, not on the nodes ``exclude``. Empty: nothing may; ask again later, or when something has ended.
+
+        An experiment that the scheduler refuses comes back with the refusal.
 
         Raises:
-            UserError: the scheduler refuses it. RunError: the scheduler does not answer.
+            RunError: the scheduler does not answer; nothing was started. UserError: it cannot be started at all.
         """
-        if self.name == "slurm":
-            return slurmjob.send(folder, self.queue, exclude)
+        room = self.max_jobs - len({job.slot for job in active})
+        if room < 1:
+            return []
+        match self.name:
+            case "slurm" if self.packing:
+                return slurmjob.send_packs(waiting, self.queue, room, self.packing, exclude)
+            case "slurm":
+                return slurmjob.send(waiting, self.queue, room, exclude)
+            case "allocation":
+                return self._start_beside(waiting, active)
+        folder = waiting[0]
         if self.name == "simulate":
-            return SimulatedJob(folder)
-        return LocalJob(folder, None if folder.held() else _start_here(folder, self.name))
+            return [(folder, SimulatedJob(folder))]
+        return [(folder, LocalJob(folder, None if folder.held() else _start_here(folder, self.name)))]
+
+    def _start_beside(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Begun:
+        """The next that fits on nodes of our allocation which nobody uses."""
+        self._nodes = self._nodes or allocation.own_nodes()
+        running = [job for job in active if isinstance(job, StepJob)]
+        taken = {node for job in running for node in job.nodes}
+        free = [node for node in self._nodes if node not in taken]
+        seen = (free, [folder.path for folder in waiting])
+        if not free or seen == self._seen:
+            return []
+        now = time.monotonic() / 60
+        pieces = [piece_of(folder) for folder in waiting]
+        index = next_to_start(pieces, len(free), [(job.until, len(job.nodes)) for job in running], now)
+        self._seen = seen if index is None else None
+        if index is None:
+            return []
+        folder, piece = waiting[index], pieces[index]
+        number = 1 + len(list(folder.path.glob("job/step-*")))
+        log = folder.path / "job" / f"step-{number}" / "driver_log.out"
+        return [(folder, StepJob(folder, free[: piece.nodes], log, until=now + piece.minutes))]
+
+
+def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hours: float) -> Packing | None:
+    """How experiments are packed, within the time limit that the profile allows; ``nodes``: of a pack, 0 = enough for
+    the largest deployment of the sweep, ``None`` = one job for each experiment.
+
+    Raises:
+        UserError: only jobs in Slurm's queue can be packed.
+    """
+    if nodes is None:
+        return None
+    if executor != "slurm":
+        raise UserError("--pack makes larger Slurm jobs, so it needs --executor slurm")
+    largest = min(sweep.cluster.nodes, -(-sweep.max_gpus // sweep.cluster.gpus_per_node))
+    time = sweep.cluster.slurm.time
+    most = float("inf") if time.max_minutes is None else (time.max_minutes - time.floor_minutes) / time.factor
+    return Packing(nodes or largest, min(hours * 60, most))
 
 
 class LocalJob:
@@ -104,6 +172,7 @@ class LocalJob:
 
     def __init__(self, folder: ExperimentFolder, job: submitit.Job[Any] | None):
         self.folder = folder
+        self.slot = str(folder.path)
         self.adopted = job is None
         self._job = job
 
@@ -149,12 +218,11 @@ class LocalJob:
 
 
 def _start_here(folder: ExperimentFolder, executor: ExecutorName) -> submitit.Job[Any]:
-    allocated = executor == "allocation"
-    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster="local" if allocated else executor)
+    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster=executor)
     runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
     with _ctrl_c_kept_from_children(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return runner.submit(run_experiment, str(Path(folder.path).absolute()), allocated=allocated)
+        return runner.submit(run_experiment, str(Path(folder.path).absolute()))
 
 
 @contextlib.contextmanager

@@ -14,21 +14,26 @@ from ratematch.catalog import load_model
 from ratematch.engines import Engine
 from ratematch.errors import LoadAborted, RunError, ServerDied
 from ratematch.loadgen.client import Target
-from ratematch.loadgen.drive import drive
+from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.recordfile import write_records
+from ratematch.loadgen.send import send_load
+from ratematch.loadgen.shards import LoadJob, drive_in_processes
+from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
-from ratematch.plan.workload import make_requests
 from ratematch.readout import measure_run
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.postmortem import find_cause
+from ratematch.run.progress import telling
+from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
     Telemetry,
     acceptance_length,
     read_perf_metrics,
+    summarise,
     write_iterations,
     write_lines,
 )
@@ -43,7 +48,8 @@ TOKEN_B = 10
 
 @dataclass(frozen=True)
 class Live:
-    """A deployment that is up. ``connections``: what opening its connections said, if that was done."""
+    """A deployment that is up. ``connections``: what opening its connections said, if that was done. ``senders``: on
+    the nodes of its allocation, if it is in one."""
 
     folder: ExperimentFolder
     launch: Path
@@ -54,6 +60,7 @@ class Live:
     stop: threading.Event
     stall_s: float | None
     connections: dict[str, Any] | None = None
+    senders: NodeSenders | None = None
 
     @property
     def target(self) -> Target:
@@ -69,20 +76,35 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         DiskFull: no room for its records.
     """
     experiment, plan, at = live.experiment, live.servers.plan, live.folder.load_folder(load)
-    requests, warmup = requests_of(experiment, load)
-    size = sum(RECORD_B + TOKEN_B * request.osl for request in (*requests, *warmup))
+    job = job_of(live, load)
+    source = job.source()
+    size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_account(plan) if experiment.emulated else {}
     live.telemetry.take()
     read_perf_metrics(plan)
     marks = mark_logs(plan, live.launch)
-    with watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched, reserve(at, size):
+    gpus = GpuSampler()
+    with (
+        watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
+        reserve(at, size),
+        telling(live.folder) as tell,
+        gpus,
+    ):
 
         def show(progress: Progress) -> None:
             watched.in_flight = progress.in_flight
-            live.folder.write_progress(_describe_progress(progress, load, number, total))
+            tell(_describe_progress(progress, load, number, total))
 
-        seed = seed_of(experiment, load)
-        result = drive(live.target, load, requests, warmup, seed=seed, stop=watched.halt, on_progress=show)
+        rules = EarlyRules(target_ci=getattr(load, "target_ci", 0.0) or None)
+        result = send_load(
+            job,
+            source,
+            rules=rules,
+            most=live.senders.most if live.senders else None,
+            drive_many=live.senders.drive if live.senders else drive_in_processes,
+            stop=watched.halt,
+            on_progress=show,
+        )
     run = describe_run(result, live.launch, experiment)
     if experiment.emulated:
         run["emulator"] = spent_between(before, read_account(plan))
@@ -119,7 +141,13 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / "records.parquet", result.records)
     write_iterations(at / "iterations.parquet", rows)
     write_lines(at / "perf_metrics.jsonl.zst", perf)
-    live.folder.finish_load(load, run, measure_run(result.records, load, experiment, run))
+    figures = measure_run(result.records, load, experiment, run)
+    if figures.window is not None:
+        span = (figures.window.start_ns, figures.window.end_ns)
+        run["telemetry"]["window"] = summarise(rows, *span)
+        run["gpus"] = gpus.summarise(*span, figures.tok_s)
+        figures = measure_run(result.records, load, experiment, run)
+    live.folder.finish_load(load, run, figures)
 
 
 def _ruined(live: Live) -> RunError | None:
@@ -140,13 +168,11 @@ def _ruined(live: Live) -> RunError | None:
     return None
 
 
-def requests_of(experiment: Experiment, load: Load) -> tuple[list[Any], list[Any]]:
-    """The requests of ``load`` and its warm-up: reproducible, and no prompt shared between any two of them."""
-    model = load_model(experiment.model)
-    seed = seed_of(experiment, load)
-    requests = make_requests(experiment.workload, load.num_requests, model.vocab, seed)
-    warmup = make_requests(experiment.workload, load.warmup, model.vocab, seed + 1, first_seq=load.num_requests)
-    return requests, warmup
+def job_of(live: Live, load: Load) -> LoadJob:
+    """What is to be sent: reproducible, and no prompt shared by any two requests unless the workload wants it."""
+    experiment = live.experiment
+    vocab = load_model(experiment.model).vocab
+    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load))
 
 
 def seed_of(experiment: Experiment, load: Load) -> int:
@@ -199,6 +225,8 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> di
         "sent": sum(record.sent_ns is not None for record in result.records),
         "failed": sum(record.outcome != "ok" for record in result.records),
         "aborted": result.aborted,
+        "ended_early": result.ended_early,
+        "notes": list(result.notes),
         "client": {name: getattr(health, name) for name in health.__dataclass_fields__},
     }
 

@@ -28,6 +28,10 @@ def read_nodes(results: Results) -> dict[str, list[dict[str, Any]]]:
     return dict(read_json(file)) if file.exists() else {}
 
 
-def excluded_nodes(results: Results) -> list[str]:
-    """Nodes that failed too often. Delete ``nodes.json`` once they are repaired."""
-    return sorted(node for node, failures in read_nodes(results).items() if len(failures) >= TOO_OFTEN)
+def excluded_nodes(results: Results) -> dict[str, str]:
+    """Nodes that failed too often, with the reason. Delete ``nodes.json`` once they are repaired."""
+    return {
+        node: f"failed {len(failures)} times, last {failures[-1]['reason']}"
+        for node, failures in sorted(read_nodes(results).items())
+        if len(failures) >= TOO_OFTEN
+    }

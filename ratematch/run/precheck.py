@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ratematch.engines import find_engine
 from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
@@ -15,6 +14,7 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.rules import check_placement
 from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.run.site import why_no_weights
 from ratematch.store import Results
 
 
@@ -46,10 +46,9 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
         SweepError: with every different problem once, and the first experiment that has it.
     """
     problems: dict[str, Problem] = {}
-    if here and "/" in sweep.model_path and not Path(sweep.model_path).exists():
-        where = f"{sweep.source}: model"
+    if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
-        problems["path"] = Problem(where, f"{sweep.model_path} does not exist", fix)
+        problems["path"] = Problem(f"{sweep.source}: model", why, fix)
     for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
         for what in _refusals(sweep, experiment):
             problems.setdefault(

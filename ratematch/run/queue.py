@@ -37,14 +37,20 @@ Ask = Callable[[Sequence[str]], str | None]
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """One line of the queue. ``state`` as Slurm spells it (``PENDING``); ``reason``: why it waits; ``nodes``: its
-    own, as a node list, empty while it waits."""
+    """One line of the queue. ``id``: ``123``, or ``123_4`` for a task of an array; ``state`` as Slurm spells it
+    (``PENDING``); ``reason``: why it waits; ``nodes``: its own, as a node list, empty while it waits."""
 
     id: str
     name: str
     state: str
     reason: str
     nodes: str
+
+    @property
+    def task(self) -> int | None:
+        """Its number in the array; ``None`` for a job of its own."""
+        _, _, task = self.id.partition("_")
+        return int(task) if task.isdigit() else None
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason and self.reason != "None" else ""
@@ -106,7 +112,8 @@ class Queue:
 
     def _refresh(self) -> None:
         self.queries += 1
-        told = self.ask(["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N|%j"])
+        # --array: a line for each task of an array, waiting ones too, which Slurm would put together.
+        told = self.ask(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N|%j"])
         self._looked = self.clock()
         self._silent = told is None
         before = self._known

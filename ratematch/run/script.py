@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ratematch import __version__
 from ratematch.catalog import load_model
+from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
-from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.load import Concurrency, Load, Rate, Trace
+from ratematch.plan.placement import nodes_needed
 from ratematch.plan.step import HERE, Step, local_step, slurm_step
 from ratematch.plan.workload import Workload
 from ratematch.run import connections
@@ -42,7 +45,7 @@ HEAD = """\
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
-NAMES=() PIDS=()
+NAMES=() PIDS=() CODE=0
 
 die() {{ echo "run.sh: $*" >&2; exit 1; }}
 
@@ -76,6 +79,12 @@ ready() {{
   echo "$1 is ready"
 }}
 
+# send OPTION...: one load; the others go on when its figures cannot be trusted, and the exit code tells
+send() {{
+  alive
+  "$RATEMATCH" load "$ENDPOINT" --model "$MODEL" "$@" || CODE=$?
+}}
+
 # The last started is ended first; what stays longer than {grace} s is killed.
 stop() {{
   trap - EXIT INT TERM
@@ -100,7 +109,7 @@ trap 'exit 130' INT TERM
 """
 
 TAIL = """
-ENDPOINT={endpoint}
+ENDPOINT={endpoint} MODEL={model}
 echo "all servers are ready: $ENDPOINT"
 if [[ ${{1:-}} == serve ]]; then
   while alive; do sleep 2; done
@@ -126,15 +135,16 @@ def run_script(experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, al
         parts += [
             f"ready {spec.name} {quote(spec.ready.url)} {int(spec.ready.deadline_s + 0.999)}\n" for spec, _ in both
         ]
-    parts.append(TAIL.format(endpoint=quote(plan.endpoint)))
+    parts.append(TAIL.format(endpoint=quote(plan.endpoint), model=quote(experiment.model_path)))
     parts += [_warm_up(experiment)] if experiment.mode == "e2e" else []
-    parts += [_load(experiment, load) for load in experiment.loads]
-    return "".join(parts)
+    parts += [_send(experiment, load) for load in experiment.loads]
+    return "".join([*parts, 'exit "$CODE"\n'])
 
 
 def batch_script(experiment: Experiment, cluster: Cluster) -> str:
     """The text of ``job.sbatch``: the options of a job that ``ratematch sweep`` sends, around ``run.sh``."""
-    options = batch_options(experiment, cluster, len(experiment.loads))
+    nodes = nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    options = batch_options(cluster, nodes, minutes_on(cluster, experiment))
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name=ratematch-{experiment.id}",
@@ -214,37 +224,53 @@ def _lines(words: Sequence[str]) -> str:
 def _warm_up(experiment: Experiment) -> str:
     """Opens the connections between context and generation servers (:mod:`ratematch.run.connections`)."""
     count = connections.count_requests(experiment.deployment)
-    words = [
-        *("--model", experiment.model_path, "--concurrency", str(min(connections.AT_ONCE, count))),
-        *("--num-requests", str(count), "--isl", str(connections.ISL), "--osl", str(connections.OSL)),
-        *("--vocab-size", str(load_model(experiment.model).vocab), "-o", "connections"),
-    ]
-    return f'"$RATEMATCH" load "$ENDPOINT" {_lines(words)}\n'
+    workload = Workload(min(connections.ISL, experiment.workload.isl), min(connections.OSL, experiment.workload.osl))
+    load = Concurrency(min(connections.AT_ONCE, count), count)
+    words = [*_load_options(load), *_workload_options(workload, experiment.model), "-o", "connections"]
+    return f"send {_lines(words)}\n"
 
 
-def _load(experiment: Experiment, load: Load) -> str:
-    """The load as options of ``ratematch load``, or a line that says that it has none."""
-    workload = experiment.workload
-    how = _options(load)
-    if how is None or workload != Workload(workload.isl, workload.osl, workload.osl_ratio):
-        told = f"run.sh: {load.label} cannot be said in options of `ratematch load`; `ratematch run` sends it"
-        return f"echo {shlex.quote(told)} >&2\n"
-    words = [
-        *("--model", experiment.model_path, *how),
-        *("--num-requests", str(load.num_requests), "--warmup", str(load.warmup)),
-        *("--isl", str(workload.isl), "--osl", str(workload.osl), "--osl-ratio", f"{workload.osl_ratio:g}"),
-        *("--vocab-size", str(load_model(experiment.model).vocab)),
-        *("--seed", str(load.repeat), "-o", "loads"),
-    ]
-    return f'"$RATEMATCH" load "$ENDPOINT" {_lines(words)}\n'
+def _send(experiment: Experiment, load: Load) -> str:
+    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), "-o", "loads"]
+    return f"send {_lines(words)}\n"
 
 
-def _options(load: Load) -> tuple[str, ...] | None:
-    counts = (load.num_requests, load.warmup, load.repeat)
+def _load_options(load: Load) -> Iterator[str]:
+    """The load as options of ``ratematch load``; a repeat is another seed."""
     match load:
-        case Concurrency() if load == Concurrency(load.concurrency, *counts):
-            return ("--concurrency", str(load.concurrency))
-        case Rate(arrival="poisson" | "constant") if load == Rate(load.req_s, counts[0], load.arrival, *counts[1:]):
-            return ("--request-rate", f"{load.req_s:g}", "--arrival", load.arrival)
-        case _:
-            return None
+        case Concurrency():
+            yield from ("--concurrency", str(load.concurrency))
+            if load.seconds:
+                yield from ("--duration", f"{load.seconds:g}")
+            if load.stagger_s:
+                yield from ("--stagger", f"{load.stagger_s:g}")
+        case Rate():
+            yield from ("--request-rate", f"{load.req_s:g}", "--arrival", load.arrival)
+            if load.arrival == "gamma":
+                yield from ("--burstiness", f"{load.burstiness:g}")
+            if load.end_req_s:
+                yield from ("--ramp-to", f"{load.end_req_s:g}")
+        case Trace():
+            yield from ("--replay", f"{load.speed:g}")
+    if not isinstance(load, Concurrency) and load.max_in_flight:
+        yield from ("--max-in-flight", str(load.max_in_flight))
+    yield from ("--num-requests", str(load.num_requests), "--warmup", str(load.warmup), "--seed", str(load.repeat))
+
+
+def _workload_options(workload: Workload, model: str) -> Iterator[str]:
+    yield from ("--isl", str(workload.isl), "--osl", str(workload.osl))
+    for name, share in (("isl", workload.isl_ratio), ("osl", workload.osl_ratio)):
+        if share != 1:
+            yield from (f"--{name}-ratio", f"{share:g}")
+    for name, spread in (("isl", workload.isl_spread), ("osl", workload.osl_spread)):
+        if spread:
+            yield from (f"--{name}-spread", str(spread))
+    if workload.prefix_share:
+        yield from ("--prefix-share", f"{workload.prefix_share:g}", "--prefix-groups", str(workload.prefix_groups))
+    if workload.turns > 1:
+        yield from ("--turns", str(workload.turns), "--think-time", f"{workload.think_s:g}")
+    # The script works in a folder of its own.
+    for name, path in (("dataset", workload.file), ("text", workload.text), ("tokenizer", workload.tokenizer)):
+        if path:
+            yield from (f"--{name}", str(Path(path).absolute()))
+    yield from ("--vocab-size", str(load_model(model).vocab))

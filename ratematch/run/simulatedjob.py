@@ -51,6 +51,7 @@ class SimulatedJob:
 
     def __init__(self, folder: ExperimentFolder):
         self.folder = folder
+        self.slot = str(folder.path)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ratematch.run.simulated"])
         self._process = context.Process(target=simulate_in, args=(str(Path(folder.path).absolute()),), daemon=True)

@@ -13,236 +13,236 @@ the job has N nodes, which submitit must not know (it would wait for N results),
 No checkpoint is pickled: the results folder is the checkpoint. A job that Slurm starts again, under the same id after
 a preemption, a requeue or a dead node, goes on at the first load that is missing.
 
+Experiments that ask Slurm for the same are one array. Slurm names a task ``123_4``, and that, with the array's unique
+name, is its identity here: a task is adopted, cancelled, requeued and preempted alone, and one that failed is sent
+again as a job of its own. Arrays are as long as the queue may hold (``--max-jobs``), so none needs a throttle.
+Several experiments of different size in one job are a pack (:mod:`ratematch.run.pack`).
+
 Before a job is sent, its unique name is written to ``job.json``; its id after. A controller that comes back finds its
 jobs by both, so an id that a cluster gives out again after a reset never passes for ours, and a controller that died
-between the two steps finds the job by its name.
+between the two steps finds the job by its name. A job that was sent in spite of all that (a controller killed with
+its ``sbatch`` still on the way) finds another name in ``job.json`` when it starts, and measures nothing.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import functools
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import submitit
 
 from ratematch import filelock
-from ratematch.errors import RunError, UserError
+from ratematch.errors import RunError
 from ratematch.plan import cluster as clusters
+from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.packs import Pack, Piece, pack
 from ratematch.plan.placement import nodes_needed
-from ratematch.run.allocation import failed_nodes
-from ratematch.run.batch import batch_options, prologue, spell
+from ratematch.run.batch import batch_options, judge, prologue, refusal
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
-from ratematch.run.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
-from ratematch.run.retry import OF_ERROR, Failure
-from ratematch.store import ExperimentFolder, read_json
+from ratematch.run.pack import run_pack
+from ratematch.run.queue import Queue, QueuedJob
+from ratematch.run.sentjob import Sent, SlurmJob
+from ratematch.run.site import refuse_missing
+from ratematch.store import ExperimentFolder, read_json, write_json
 
 WARN_S = 90
 """How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
 
-CANCEL_WAIT_S = 60.0
-CLOCKS_S = 60.0
-"""How far the clocks of nodes may be apart; only tells launches of an earlier cluster's job with the same id."""
+Begun = list[tuple[ExperimentFolder, Any]]
+"""Experiments that have a job now (a :class:`ratematch.run.jobs.Job`), or were refused one (UserError)."""
 
 
-class SlurmJob:
-    """One experiment in a job of ours, sent now (``adopted`` false) or by an earlier controller."""
+@dataclass(frozen=True)
+class Packing:
+    """Several experiments go into one job of at most ``nodes`` nodes, for about ``minutes``."""
 
-    def __init__(self, folder: ExperimentFolder, queue: Queue, sent: dict[str, Any], *, adopted: bool):
-        self.folder = folder
-        self.adopted = adopted
-        self.id: str = sent["id"]
-        self.name: str = sent["name"]
-        self.sent_at: float = sent["sent"]
-        self._queue = queue
-        self._line: QueuedJob | None = None
-        self._fresh = adopted
-        self._ending: Ending | None = None
-        self._nodes = ""
-        self.broken_nodes: dict[str, str] = {}
-
-    @property
-    def doing(self) -> str | None:
-        """Why it waits or what Slurm does with it; ``None`` when it runs."""
-        if self._queue.silent:
-            return "Slurm does not answer; asking again"
-        if self._line is None:
-            return f"job {self.id} sent"
-        if self._line.state == "RUNNING":
-            return None
-        return f"job {self.id} {self._line.state.lower()}" + (f" ({self._line.reason})" if self._line.reason else "")
-
-    def running(self) -> bool:
-        if self._ending is not None or (self.folder.done() and not self.folder.held()):
-            return False
-        # The first answer must be younger than the job, or it would seem to be over already.
-        jobs = self._queue.look(now=not self._fresh)
-        if jobs is None:
-            return True
-        self._fresh = True
-        self._line = jobs.get(self.id)
-        if self._line and self._line.name == self.name and self._line.state not in OVER:
-            if self._nodes and self._line.nodes != self._nodes:
-                # Slurm took its nodes away to start it elsewhere: because one of them broke?
-                self.broken_nodes |= failed_nodes(self._nodes)
-            self._nodes = self._line.nodes
-            return True
-        self._ending = self._queue.ending(self.id, self.name)
-        if self._ending is None:
-            return True
-        if self._ending.state == "NODE_FAIL":
-            self.broken_nodes |= failed_nodes(self._ending.nodes)
-        filelock.forget(self.folder.path / "run.lock", self.id)
-        return False
-
-    def failure(self) -> Failure | None:
-        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
-        if self.folder.done():
-            return None
-        return explain(self.id, self._ending or Ending(None), self._outcomes(), self.folder.path / "job")
-
-    def _outcomes(self) -> list[dict[str, Any]]:
-        """What the launches of this job said, last first."""
-        ours = (found for found in self.folder.outcomes() if found.get("job") == self.id)
-        recent = (found for found in ours if found["began"] >= self.sent_at - CLOCKS_S)
-        return sorted(recent, key=lambda found: float(found["began"]), reverse=True)
-
-    def cancel(self, *, wait: bool = True) -> None:
-        """End the job; its driver stops its servers in order. ``wait`` until it has, for a while."""
-        ask_slurm(["scancel", self.id])
-        self._queue.nudge()
-        if not wait:
-            return
-        deadline = time.monotonic() + CANCEL_WAIT_S
-        while self.folder.held() and time.monotonic() < deadline:
-            time.sleep(0.2)
+    nodes: int
+    minutes: float
 
 
-def explain(job_id: str, ending: Ending, outcomes: Sequence[dict[str, Any]], logs: Path) -> Failure:
-    """Why a job that has ended did not finish; ``outcomes``: of its launches, last first."""
-    last = outcomes[0] if outcomes else None
-    progress = sum(outcome["measured"] for outcome in outcomes)
-    interrupted = bool(last and last.get("interrupted"))
-    match ending.state:
-        case "CANCELLED":
-            return Failure(
-                "cancelled", f"job {job_id} was cancelled (scancel); run the same command to go on", progress
-            )
-        case "TIMEOUT" | "DEADLINE":
-            return Failure("time limit", f"job {job_id} met its time limit", progress)
-        case "NODE_FAIL" | "BOOT_FAIL":
-            return Failure("node failure", f"job {job_id}: a node of {ending.nodes} failed", progress)
-        case "PREEMPTED":
-            return Failure("preempted", f"job {job_id} was preempted", progress)
-        case "OUT_OF_MEMORY":
-            return Failure("failed", f"job {job_id} ran out of host memory", progress)
-    if last and interrupted and last.get("signal") == "SIGUSR2":
-        return Failure("time limit", f"job {job_id} was stopped just before its time limit", progress)
-    if last and interrupted:
-        return Failure("preempted", f"job {job_id} was told to stop ({last.get('signal')})", progress)
-    if last and last["error"]:
-        return Failure(OF_ERROR.get(last.get("kind", ""), "failed"), str(last["error"]), progress)
-    how = f"{ending.state.lower()}, exit code {ending.exit_code}" if ending.state else "nobody knows how"
-    return Failure(
-        "driver ended", f"job {job_id} ended without a word ({how}; killed?); its log is in {logs}", progress
-    )
+def send(folders: Sequence[ExperimentFolder], queue: Queue, room: int, exclude: Sequence[str] = ()) -> Begun:
+    """Adopt the jobs that are there already for ``folders``, at most ``room``; if there is none, send the next.
 
-
-def send(folder: ExperimentFolder, queue: Queue, exclude: Sequence[str] = ()) -> SlurmJob:
-    """Send the job that measures what is missing in ``folder``, or adopt the one that is already there.
+    What is sent at once is the first experiment and those that ask Slurm for the same: one job, or one array.
 
     Raises:
-        UserError: Slurm refuses what is asked for. RunError: it does not answer.
+        RunError: Slurm does not answer; nothing was sent.
     """
-    jobs = queue.look(now=True)
-    if jobs is None:
-        raise RunError("Slurm does not answer (squeue failed); nothing was sent")
-    if adopted := _find_sent(folder, queue, jobs):
-        return adopted
-    experiment, cluster = folder.read(), clusters.from_json(read_json(folder.path / "cluster.json"))
+    jobs = _look(queue)
+    if adopted := _adopt(folders, queue, jobs):
+        return adopted[:room]
+    shape = _shape(folders[0], exclude)
+    alike = [folder for folder in folders[:room] if _shape(folder, exclude) == shape]
     token = uuid.uuid4().hex[:12]
-    sent = {"id": None, "name": f"ratematch-{experiment.id}-{token}", "sent": time.time(), "executor": "slurm"}
-    folder.write_job(sent)
+    name = f"ratematch-{folders[0].read().id}-{token}" if len(alike) == 1 else f"ratematch-{token}"
+    calls = [functools.partial(run_experiment, str(f.path.absolute()), allocated=True, sent=name) for f in alike]
+    tasks = list(range(len(alike))) if len(alike) > 1 else [None]
+    return _submit(alike, tasks, queue, Sent(name, None, time.time()), calls, shape)
+
+
+def send_packs(
+    folders: Sequence[ExperimentFolder], queue: Queue, room: int, packing: Packing, exclude: Sequence[str] = ()
+) -> Begun:
+    """The same with several experiments in each job, of different size too: at most ``room`` jobs.
+
+    Raises:
+        RunError: Slurm does not answer; nothing was sent.
+    """
+    jobs = _look(queue)
+    if adopted := _adopt(folders, queue, jobs):
+        return adopted
+    by_name = {folder.path.name: folder for folder in folders}
+    begun: Begun = []
+    for each in plan_packs(folders, packing)[:room]:
+        members = [by_name[slot.piece.name] for slot in each.slots]
+        token = uuid.uuid4().hex[:12]
+        name = f"ratematch-pack-{token}"
+        at = members[0].path.parent / "packs" / token
+        at.mkdir(parents=True)
+        cluster = _cluster(members[0])
+        told = [{"folder": s.piece.name, "nodes": s.piece.nodes, "minutes": s.piece.minutes} for s in each.slots]
+        write_json(at / "pack.json", {"name": name, "gpus_per_node": cluster.gpus_per_node, "members": told})
+        shape = _parameters(cluster, each.nodes, each.minutes, exclude)
+        call = functools.partial(run_pack, str(at.absolute()))
+        begun += _submit(members, [None], queue, Sent(name, None, time.time(), pack=token), [call], shape)
+    return begun
+
+
+def plan_packs(folders: Sequence[ExperimentFolder], packing: Packing) -> tuple[Pack, ...]:
+    """Which of ``folders`` run together, and about when. One that is wider than a pack widens all of them."""
+    pieces = [piece_of(folder) for folder in folders]
+    return pack(pieces, max(packing.nodes, *(piece.nodes for piece in pieces)), packing.minutes)
+
+
+def _submit(
+    folders: Sequence[ExperimentFolder],
+    tasks: Sequence[int | None],
+    queue: Queue,
+    sent: Sent,
+    calls: Sequence[Callable[[], Any]],
+    shape: dict[str, Any],
+) -> Begun:
+    """Send ``calls`` for ``folders`` as one job or one array; ``tasks``: which task each is, one for a whole pack."""
     # A folder of its own: submitit names files by job id, and ids begin anew when a cluster does.
-    runner = submitit.SlurmExecutor(folder=folder.path / "job" / token)
-    runner.update_parameters(
-        **_parameters(experiment, cluster, len(folder.missing()), exclude), job_name=sent["name"]
-    )
+    home = folders[0].path / "job" if len(folders) == 1 else folders[0].path.parent / "jobs"
+    runner = submitit.SlurmExecutor(folder=home / sent.name.rpartition("-")[2])
+    runner.update_parameters(**shape, job_name=sent.name)
+    of_folder = list(zip(folders, tasks if len(tasks) > 1 else [None] * len(folders), strict=True))
+    for folder, task in of_folder:
+        replace(sent, task=task).write(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            job = runner.submit(run_experiment, str(folder.path.absolute()), allocated=True)
+            with runner.batch():
+                jobs = [runner.submit(call) for call in calls]
         except submitit.core.utils.FailedJobError as error:
-            raise _refusal(str(error)) from error
-    sent["id"] = job.job_id
-    folder.write_job(sent)
+            why = refusal(str(error))
+            if isinstance(why, RunError):
+                raise why from error
+            return [(folder, why) for folder in folders]
     queue.nudge()
-    return SlurmJob(folder, queue, sent, adopted=False)
+    begun: Begun = []
+    for number, (folder, task) in enumerate(of_folder):
+        known = replace(sent, task=task, id=jobs[number if len(jobs) > 1 else 0].job_id)
+        known.write(folder)
+        begun.append((folder, SlurmJob(folder, queue, known, adopted=False)))
+    return begun
 
 
-def _find_sent(folder: ExperimentFolder, queue: Queue, jobs: dict[str, QueuedJob]) -> SlurmJob | None:
-    sent = folder.job()
-    if sent is None or sent.get("executor") != "slurm":
-        return None
-    line = next((job for job in jobs.values() if job.name == sent["name"] and job.state not in OVER), None)
-    if line is None:
-        if sent["id"]:
-            filelock.forget(folder.path / "run.lock", sent["id"])
-        return None
-    if sent["id"] != line.id:
-        folder.write_job(sent := {**sent, "id": line.id})
-    return SlurmJob(folder, queue, sent, adopted=True)
+def _look(queue: Queue) -> dict[str, QueuedJob]:
+    jobs = queue.look(now=True)
+    if jobs is None:
+        raise RunError("Slurm does not answer (squeue failed); nothing was sent")
+    return jobs
 
 
-def _parameters(experiment: Experiment, cluster: Cluster, loads: int, exclude: Sequence[str]) -> dict[str, Any]:
-    raw = batch_options(experiment, cluster, loads, exclude)
+def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, QueuedJob]) -> Begun:
+    """Those that have a job in the queue."""
+    found: Begun = []
+    for folder in folders:
+        sent = Sent.read(folder)
+        if sent is None:
+            continue
+        line = sent.line(list(jobs.values()))
+        member = sent.membership(folder)
+        if line is None or (member and (member.verdict() or member.is_cancelled())):
+            if line is None and sent.id:
+                filelock.forget(folder.path / "run.lock", sent.id)
+            continue
+        if sent.id != line.id:
+            sent = replace(sent, id=line.id)
+            sent.write(folder)
+        found.append((folder, SlurmJob(folder, queue, sent, adopted=True)))
+    return found
+
+
+def _cluster(folder: ExperimentFolder) -> Cluster:
+    return clusters.from_json(read_json(folder.path / "cluster.json"))
+
+
+def minutes(folder: ExperimentFolder) -> float:
+    """How long a job for what is missing in ``folder`` takes: as the profile says, or as it took so far if that was
+    longer.
+
+    A launch that measured nothing before it was stopped shows only that a start takes longer than that: twice its
+    time is allowed for, so that a time limit that was met once is not met for the same reason again.
+    """
+    experiment, cluster = folder.read(), _cluster(folder)
+    start, load = cluster.start_minutes, cluster.load_minutes
+    for outcome in folder.outcomes():
+        measured, starting_s = outcome["measured"], outcome.get("starting_s", 0.0)
+        if measured:
+            start = max(start, starting_s / 60)
+            load = max(load, outcome.get("measuring_s", 0.0) / measured / 60)
+        elif outcome.get("interrupted") and outcome.get("signal") == "SIGUSR2":
+            start = max(start, 2 * outcome["seconds"] / 60)
+    missing = [[each for each in part.loads if not folder.finished(each)] for part in experiment.launches()]
+    return sum(start + len(loads) * load for loads in missing if loads)
+
+
+def piece_of(folder: ExperimentFolder) -> Piece:
+    """Nodes and minutes that what is missing in ``folder`` takes."""
+    nodes = nodes_needed(folder.read().deployment, _cluster(folder).gpus_per_node)
+    return Piece(folder.path.name, nodes, minutes(folder))
+
+
+def _shape(folder: ExperimentFolder, exclude: Sequence[str]) -> dict[str, Any]:
+    """What the job for ``folder`` asks Slurm for."""
+    piece = piece_of(folder)
+    return _parameters(_cluster(folder), piece.nodes, piece.minutes, exclude)
+
+
+def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str]) -> dict[str, Any]:
+    """A job of ``nodes`` nodes for what takes about ``estimate_min`` minutes."""
+    raw = batch_options(cluster, nodes, estimate_min, exclude)
     return {
         "time": raw.pop("time"),
         "signal_delay_s": WARN_S,
         "stderr_to_stdout": True,
         "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)", *prologue(cluster)],
         # A job that Slurm starts anew must not wipe out the log of its first start.
-        "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--open-mode=append"],
+        "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--open-mode=append"],
         "additional_parameters": raw,
     }
 
 
-def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
-    """Let Slurm judge the largest job before any is sent.
+def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: Packing | None = None) -> None:
+    """Look for what servers need, and let Slurm judge the largest job, before any is sent.
 
     Raises:
-        UserError: no Slurm here, or it would refuse the job. RunError: it does not answer.
+        UserError: no Slurm here, no such image or mount, or Slurm would refuse the job. RunError: it does not answer.
     """
-    if missing := [program for program in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(program) is None]:
-        raise UserError(
-            f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use --executor local"
-        )
+    refuse_missing(cluster)
     if not experiments:
         return
-    largest = max(experiments, key=lambda experiment: nodes_needed(experiment.deployment, cluster.gpus_per_node))
-    options = batch_options(largest, cluster, len(largest.loads))
-    argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
-    try:
-        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
-    if told.returncode:
-        raise _refusal(told.stderr)
-
-
-def _refusal(text: str) -> UserError | RunError:
-    """One line from what sbatch said."""
-    lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
-    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
-    if "fetch_config" in text or "slurm.conf" in text:
-        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
-    if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
-        return RunError(f"Slurm does not answer: {said}")
-    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")
+    nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
+    estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
+    options = batch_options(cluster, max(nodes, packing.nodes) if packing else nodes, estimate_min)
+    judge(options)

@@ -230,6 +230,38 @@ def acceptance_length(rows: Sequence[tuple[Any, ...]]) -> float | None:
     return 1 + accepted / drafted if drafted else None
 
 
+_MEANS = {
+    "step_ms": "step_ms",
+    "active": "active",
+    "queued": "queued",
+    "kv_used": "kv_used_blocks",
+    "kv_max": "kv_max_blocks",
+    "cache_hit_rate": "cache_hit_rate",
+}
+"""Figures of a summary and the columns that they are means of."""
+
+
+def summarise(rows: Sequence[tuple[Any, ...]], start_ns: int, end_ns: int) -> dict[str, dict[str, float]]:
+    """By server: means over its iterations that were read inside a span, and how many (``iterations``).
+
+    Rows carry the instant of reading, up to a second after the iteration.
+    """
+    places = {name: index for index, (name, _) in enumerate(COLUMNS)}
+    by_server: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        if start_ns <= row[places["read_ns"]] <= end_ns:
+            by_server.setdefault(row[places["server"]], []).append(row)
+    summary = {}
+    for server, own in by_server.items():
+        figures = {"iterations": float(len(own))}
+        for name, column in _MEANS.items():
+            told = [row[places[column]] for row in own if row[places[column]] is not None]
+            if told:
+                figures[name] = sum(told) / len(told)
+        summary[server] = figures
+    return summary
+
+
 def write_iterations(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]

@@ -9,13 +9,14 @@ from rich.text import Text
 
 from ratematch.match.points import Analysis, Calibration, Gap, Interval, Point, WorkloadAnalysis
 from ratematch.show import style
-from ratematch.show.console import print_table, show_value
+from ratematch.show.console import print_table, show_value, thin_front
 from ratematch.show.files import one_line
 
 MOST_SERVING = 5
 """Smallest deployments listed for a request rate; the JSON has all."""
 
 
+MOST_TIES = 10
 MOST_COLUMNS = 6
 
 
@@ -38,14 +39,17 @@ def _say(console: Console, line: str) -> None:
 
 
 def _print_sure(workload: WorkloadAnalysis, console: Console) -> None:
-    known = [point for point in workload.rate_matched if point.front_chance is not None]
+    known = [point for point in thin_front(workload.rate_matched) if point.front_chance is not None]
     if not known:
         return
-    rows = [_sure_row(point, "front") for point in known] + [_sure_row(point, "tied") for point in workload.ties]
+    rows = [_sure_row(point, "front") for point in known]
+    rows += [_sure_row(point, "tied") for point in workload.ties[:MOST_TIES]]
     columns = ("deployment", "tok/s/user", "tok/s/GPU", "95 %: low", "high", "", "chance")
     print_table(
         f"{workload.workload}: rate-matched front, and what the noise cannot tell from it", columns, rows, console
     )
+    if len(workload.ties) > MOST_TIES:
+        _say(console, f"{len(workload.ties) - MOST_TIES} more ties, less likely ones, in analysis.json")
     console.print()
 
 
@@ -92,7 +96,7 @@ def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
     for label, found in by_label.items():
         for first in range(0, len(found), MOST_COLUMNS):
             shown = sorted(found, key=lambda gap: gap.concurrency or 0)[first : first + MOST_COLUMNS]
-            names = list(dict.fromkeys(part.name for gap in shown for part in gap.parts))
+            names = list(dict.fromkeys(part.name for gap in shown for part in gap.parts if part.tok_s_gpu))
             parts = [{part.name: part.tok_s_gpu for part in gap.parts} for gap in shown]
             rows: list[tuple[str | float | None, ...]] = [("ideal ratio", *(gap.ideal for gap in shown))]
             rows += [(f"- {name}", *(each.get(name) for each in parts)) for name in names]
@@ -106,13 +110,12 @@ def _print_calibration(found: Calibration, applied: bool, console: Console) -> N
     def factor(value: float, spread: float | None) -> str:
         return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else " (one run)")
 
-    handover = "" if found.handover_ms is None else f", handover {found.handover_ms:.3g} ms (the servers' timings)"
     state = "applied to the predictions above" if applied else "not applied; --calibrate does"
     _say(
         console,
         f"together against apart, {found.num} end-to-end runs: ctx {factor(found.ctx, found.ctx_spread)}, "
-        f"gen {factor(found.gen, found.gen_spread)}, prompts in bunches of {found.bunching:.0%} of all in flight"
-        f"{handover}; {state}",
+        f"gen {factor(found.gen, found.gen_spread)}, prompts in bunches of {found.bunching:.0%} of all in flight; "
+        f"{state}",
     )
     held_out = " (from other runs)" if found.held_out else ""
     columns = ("deployment", "N", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
@@ -143,12 +146,13 @@ def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, consol
         _say(console, f"{workload.workload}: no measured pair serves {req_s:g} requests/s within {limits}")
         return
     best = workload.serving[0]
+    at = limits.split(" ", 1)[0] if limits.startswith(("p", "mean")) else "mean"
     over = "" if best.within else " (more than the budget's)"
     _say(
         console,
         f"{workload.workload}: {req_s:g} requests/s within {limits} need {best.gpus} GPUs{over}: {best.label}",
     )
-    columns = ("deployment", "GPUs", "TTFT ms", "at limit", "TPOT ms", "at limit", "ctx load", "gen load")
+    columns = ("deployment", "GPUs", "TTFT ms", at, "TPOT ms", at, "ctx load", "gen load")
     rows = [
         (
             plan.label,

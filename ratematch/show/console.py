@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -21,16 +21,30 @@ from ratematch.show import style
 from ratematch.show.files import one_line
 
 FRONT_COLUMNS = ("deployment", "GPUs", "conc.", "tok/s/user", "tok/s/GPU", "TTFT ms", "limit")
+MOST_FRONT = 15
+"""Rows of a front shown in a terminal."""
+
 NUMBER = re.compile(r"\d+(\.\d+)?")
 COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 
 
+class OnFront(Protocol):
+    """What a row of any front has."""
+
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def tok_s_user(self) -> float: ...
+    @property
+    def tok_s_gpu(self) -> float: ...
+
+
+Row = TypeVar("Row", bound=OnFront)
+
+
 def print_analysis(analysis: Analysis, console: Console) -> None:
     """Fronts, best speed-up over IFB, gap, what was left out and why, notes: workload by workload."""
-    stamp = style.find_stamp(
-        emulated=analysis.emulated or any(workload.emulated for workload in analysis.workloads),
-        simulated=analysis.simulated or any(workload.simulated for workload in analysis.workloads),
-    )
+    stamp = style.find_stamp(analysis, *analysis.workloads)
     if stamp:
         console.print(Panel(Text(stamp, style="bold", justify="center"), border_style="yellow"))
     about = f"{analysis.sweep}: {analysis.model} on {analysis.gpu}, {analysis.engine}"
@@ -120,7 +134,10 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         if workload.emulated:
             origin += ", simulated" if workload.simulated else ", emulated"
         if front:
-            print_table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in front], console)
+            shown = thin_front(front)
+            if len(shown) < len(front):
+                origin += f"; {len(shown)} of {len(front)} rows, all in fronts.csv"
+            print_table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in shown], console)
             console.print()
         else:
             console.print(_text(f"{name}: no valid point"), style="yellow")
@@ -136,6 +153,21 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
     flags = {flag for _, front in fronts for point in front for flag in point.flags}
     for note in [*workload.notes, *(f"some front points: {flag}" for flag in merge_alike(flags))]:
         console.print(_text(f"note: {note}"))
+
+
+def thin_front(front: Sequence[Row]) -> list[Row]:
+    """At most ``MOST_FRONT`` rows of a front (ascending tok/s/user): both ends, and in each even step of
+    log(tok/s/user) between them the one with fewest GPUs. A large budget has a ratio for every digit of tok/s/user,
+    and the differences are far below what rates repeat to."""
+    if len(front) <= MOST_FRONT:
+        return list(front)
+    low, high = math.log(front[0].tok_s_user), math.log(front[-1].tok_s_user)
+    steps: dict[int, Row] = {}
+    for point in front[1:-1]:
+        step = int((math.log(point.tok_s_user) - low) / (high - low) * (MOST_FRONT - 2))
+        if step not in steps or (point.gpus, -point.tok_s_gpu) < (steps[step].gpus, -steps[step].tok_s_gpu):
+            steps[step] = point
+    return [front[0], *(steps[step] for step in sorted(steps)), front[-1]]
 
 
 def merge_alike(flags: Iterable[str]) -> list[str]:

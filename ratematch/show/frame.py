@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -93,6 +94,25 @@ def renderer_of(figure: Figure) -> RendererAgg:
     assert isinstance(canvas, FigureCanvasAgg)
     renderer: RendererAgg = canvas.get_renderer()  # type: ignore[no-untyped-call]
     return renderer
+
+
+def fit_axes(figure: Figure, panels: Sequence[Axes], bottom_in: float, top_in: float) -> None:
+    """Axes side by side between footer and header (heights in inches); margins grow with the tick labels."""
+    width, height = figure.get_size_inches()
+    lefts = [style.MARGIN_LEFT] * len(panels)
+    for _ in range(2):  # first to learn how wide the tick labels are
+        room = (width - sum(lefts) - style.MARGIN_RIGHT) / len(panels)
+        edge, wanted = 0.0, list(lefts)
+        for number, axes in enumerate(panels):
+            left = edge + lefts[number]
+            axes.set_position(
+                (left / width, bottom_in / height, room / width, (height - bottom_in - top_in) / height)
+            )
+            extent = axes.yaxis.get_tightbbox(renderer_of(figure))
+            if extent is not None:
+                wanted[number] += max(0.0, EDGE_IN + edge - extent.x0 / figure.dpi)
+            edge = left + room
+        lefts = wanted
 
 
 def _draw_legend(

@@ -37,7 +37,7 @@ NUM_INSISTING = 2
 """So many labels of a front may send their leader across a line rather than be left out: its two ends."""
 SPACING_PT = 15.0
 """Points of one front closer than this share one label."""
-LABELLED: tuple[Kind, ...] = ("rate_matched", "end_to_end", "ifb")
+LABELLED: tuple[str, ...] = ("rate_matched", "end_to_end", "ifb")
 LONGEST = 60
 """Characters of a label on a plot; tables hold all of it."""
 NUM_PASSES = 3
@@ -220,8 +220,26 @@ def choose_points(
     return chosen
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Points of one line with their labels. ``name``: in the artists' gids. ``look``: colour, marker, how many labels
+    (none for a line that is only to be kept clear of)."""
+
+    name: str
+    look: style.KindStyle
+    points: tuple[Point, ...]
+
+
 def draw_labels(axes: Axes, fronts: dict[Kind, tuple[Point, ...]]) -> None:
     """Labels and leaders on chosen points of the fronts. The axes must have their final place and limits."""
+    label_points(axes, [Labelled(kind, style.KINDS[kind], front) for kind, front in fronts.items()])
+
+
+def label_points(axes: Axes, series: Sequence[Labelled]) -> None:
+    """Labels and leaders on chosen points of every line. The axes must have their final place and limits.
+
+    Lines with labels choose in the order of :data:`LABELLED`, others after them.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.canvas.draw()  # positions settle; what follows is measured on them
@@ -235,27 +253,26 @@ def draw_labels(axes: Axes, fronts: dict[Kind, tuple[Point, ...]]) -> None:
     lines: list[Segment] = []
     faint: list[Segment] = []
     markers: list[Box] = []
-    for kind, front in fronts.items():
-        look, at = style.KINDS[kind], [pixel(point) for point in front]
+    for each in series:
+        look, at = each.look, [pixel(point) for point in each.points]
         (lines if look.marker else faint).extend(pairwise(at))
         markers += [Box(x, y, x, y).grown(look.marker_pt / 2 * pt) for x, y in at if look.marker]
     chosen = [
-        (kind, point, rank < NUM_INSISTING)
-        for kind in LABELLED
-        for rank, point in enumerate(
-            choose_points(fronts[kind], style.KINDS[kind].max_labels, pixel, SPACING_PT * pt)
-        )
+        (each, point, rank < NUM_INSISTING)
+        for each in sorted(series, key=lambda each: LABELLED.index(each.name) if each.name in LABELLED else 9)
+        for rank, point in enumerate(choose_points(each.points, each.look.max_labels, pixel, SPACING_PT * pt))
     ]
     texts = [
-        _draw_text(axes, kind, point, f"label:{kind}:{number}") for number, (kind, point, _) in enumerate(chosen)
+        _draw_text(axes, each.look, point, f"label:{each.name}:{number}")
+        for number, (each, point, _) in enumerate(chosen)
     ]
     wanted = []
-    for (kind, point, insists), text in zip(chosen, texts, strict=True):
+    for (each, point, insists), text in zip(chosen, texts, strict=True):
         extent = text.get_window_extent(renderer)
-        wanted.append(Wanted(pixel(point), extent.width, extent.height, style.KINDS[kind].side, insists))
+        wanted.append(Wanted(pixel(point), extent.width, extent.height, each.look.side, insists))
     frame = axes.get_window_extent(renderer)
     spots = place_labels(wanted, markers, lines, faint, Box(frame.x0, frame.y0, frame.x1, frame.y1), pt)
-    for number, ((kind, point, _), text, spot) in enumerate(zip(chosen, texts, spots, strict=True)):
+    for number, ((each, point, _), text, spot) in enumerate(zip(chosen, texts, spots, strict=True)):
         if spot is None:
             text.remove()
             continue
@@ -265,10 +282,10 @@ def draw_labels(axes: Axes, fronts: dict[Kind, tuple[Point, ...]]) -> None:
         )
         if spot.leader is not None:
             (x0, y0), (x1, y1) = spot.leader
-            _draw_leader(axes, kind, point, ((x1 - x0) / pt, (y1 - y0) / pt), f"leader:{number}")
+            _draw_leader(axes, each.look, point, ((x1 - x0) / pt, (y1 - y0) / pt), f"leader:{number}")
 
 
-def _draw_text(axes: Axes, kind: Kind, point: Point, gid: str) -> Annotation:
+def _draw_text(axes: Axes, look: style.KindStyle, point: Point, gid: str) -> Annotation:
     return axes.annotate(
         textwrap.shorten(one_line(point.label), LONGEST, placeholder=" …"),
         xy=(point.tok_s_user, point.tok_s_gpu),
@@ -277,14 +294,14 @@ def _draw_text(axes: Axes, kind: Kind, point: Point, gid: str) -> Annotation:
         ha="center",
         va="center",
         fontsize=style.LABEL_PT,
-        color=style.KINDS[kind].colour,
+        color=look.colour,
         gid=gid,
         zorder=3.5,
         bbox={"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
     )
 
 
-def _draw_leader(axes: Axes, kind: Kind, point: Point, offset_pt: XY, gid: str) -> None:
+def _draw_leader(axes: Axes, look: style.KindStyle, point: Point, offset_pt: XY, gid: str) -> None:
     axes.annotate(
         "",
         xy=(point.tok_s_user, point.tok_s_gpu),
@@ -293,7 +310,7 @@ def _draw_leader(axes: Axes, kind: Kind, point: Point, offset_pt: XY, gid: str) 
         arrowprops={
             "arrowstyle": "-",
             "linewidth": style.LEADER_WIDTH_PT,
-            "color": style.KINDS[kind].colour,
+            "color": look.colour,
             "shrinkA": 0,
             "shrinkB": 0,
         },

@@ -12,28 +12,16 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from ratematch.measure.measurement import Stats, to_json
-from ratematch.plan.experiment import load_to_json
-from ratematch.plan.load import Concurrency, Load
+from ratematch.measure.measurement import Stats
+from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.show.console import table
 
 if TYPE_CHECKING:
     from ratematch.loadgen.loadresult import Progress
     from ratematch.loadrun import LoadRow
 
-COLUMNS = [
-    "load",
-    "ok",
-    "failed",
-    "in flight",
-    "TTFT ms",
-    "p99",
-    "TPOT ms",
-    "p99",
-    "tok/s/user",
-    "tok/s",
-    "req/s",
-]
+COLUMNS = ["load", "ok", "held", "TTFT", "p99", "lag", "TPOT", "p99", "/user", "tok/s", "req/s"]
+TITLE = "steady window; mean ms unless named; lag: intended to sent; held: in flight; /user: tok/s/user"
 
 
 class LoadView:
@@ -56,10 +44,13 @@ class LoadView:
 
     def update(self, load: Load, progress: Progress) -> None:
         ttft = f", TTFT {progress.ttft_ms:.0f} ms" if progress.ttft_ms is not None else ""
+        tpot = f", TPOT {progress.tpot_ms:.1f} ms" if progress.tpot_ms is not None else ""
+        tok_s = progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0
         rate = progress.done / progress.elapsed_s if progress.elapsed_s > 0 else 0.0
+        of = f"/{progress.total}" if progress.total else ""
         line = (
-            f"{load.label} {progress.phase}: {progress.done}/{progress.total} done, {progress.in_flight} in flight, "
-            f"{rate:.1f} req/s{ttft}, {progress.failed} failed"
+            f"{load.label} {progress.phase}: {progress.done}{of} done, {progress.in_flight} in flight, "
+            f"{rate:.1f} req/s, {tok_s:.0f} tok/s{ttft}{tpot}, {progress.failed} failed"
         )
         if self._console.is_terminal:
             self._live.update(Text(line))
@@ -69,12 +60,18 @@ class LoadView:
 
     def print_rows(self, rows: Sequence[LoadRow], console: Console) -> None:
         """The table of figures, then what is wrong with any of them, and whether the client held what was asked."""
-        console.print(table("steady window; latencies are means unless named", COLUMNS, [_row(row) for row in rows]))
+        if any(row.emulated for row in rows):
+            console.print("[bold yellow]EMULATED[/]: no GPU stands behind these figures", highlight=False)
+        console.print(table(TITLE, COLUMNS, [_row(row) for row in rows]))
         for row in rows:
             m = row.measurement
-            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", m.warnings)):
+            _print_sureness(row, console)
+            said = (*m.warnings, *row.notes)
+            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", said)):
                 for line in lines:
                     console.print(f"[{style}]{word}[/] {row.load.label}: {escape(line)}", highlight=False)
+            if row.result.ended_early:
+                console.print(f"ended early {row.load.label}: {escape(row.result.ended_early)}", highlight=False)
             if row.result.aborted:
                 console.print(f"[red]stopped[/] {row.load.label}: {escape(row.result.aborted)}", highlight=False)
             if isinstance(row.load, Concurrency) and m.in_flight and m.in_flight < 0.95 * row.load.concurrency:
@@ -82,15 +79,33 @@ class LoadView:
                 console.print(f"[bold red]{held}[/] ({row.load.label})", highlight=False)
 
 
+def _print_sureness(row: LoadRow, console: Console) -> None:
+    m = row.measurement
+    told = [
+        f"{name} ±{width:.1%}"
+        for name, width in (("tok/s", m.tok_s_ci), ("TTFT", m.ttft_ci), ("TPOT", m.tpot_ci))
+        if width is not None
+    ]
+    parts = [f"95 % intervals {', '.join(told)}"] if told else []
+    if m.goodput is not None and m.goodput_req_s is not None and m.good_share is not None:
+        parts.append(f"goodput {m.goodput_req_s:.3g} req/s ({m.good_share:.0%} keep {m.goodput})")
+    if row.gpus is not None and row.gpus["power_w"] is not None:
+        parts.append(
+            f"{row.gpus['power_w']:.0f} W, {row.gpus['joules_per_output_token'] or 0:.3g} J per output token"
+        )
+    if parts:
+        console.print(f"{row.load.label}: {escape('; '.join(parts))}", highlight=False)
+
+
 def _row(row: LoadRow) -> tuple[Any, ...]:
     m = row.measurement
     return (
-        row.load.label,
-        m.num_ok,
-        m.num_failed,
+        _short(row.load),
+        f"{m.num_ok}+{m.num_failed}" if m.num_failed else str(m.num_ok),
         m.in_flight,
         _of(m.ttft_ms, "mean"),
         _of(m.ttft_ms, 99),
+        _of(m.send_lag_ms, "mean"),
         _of(m.tpot_ms, "mean"),
         _of(m.tpot_ms, 99),
         m.tok_s_user,
@@ -99,20 +114,20 @@ def _row(row: LoadRow) -> tuple[Any, ...]:
     )
 
 
+def _short(load: Load) -> str:
+    match load:
+        case Concurrency():
+            return f"c{load.concurrency}"
+        case Rate():
+            return f"{load.req_s:g}/s"
+        case Trace():
+            return f"x{load.speed:g}"
+
+
 def _of(stats: Stats | None, percentile: float | str) -> float | None:
     return stats.at(percentile) if stats else None
 
 
 def ladder_to_json(rows: Sequence[LoadRow]) -> dict[str, Any]:
     """Every load with all its figures and the client's health."""
-    return {
-        "loads": [
-            {
-                "load": load_to_json(row.load),
-                "aborted": row.result.aborted,
-                "client": {name: getattr(row.result.health, name) for name in row.result.health.__dataclass_fields__},
-                **to_json(row.measurement),
-            }
-            for row in rows
-        ]
-    }
+    return {"emulated": any(row.emulated for row in rows), "loads": [row.to_json() for row in rows]}

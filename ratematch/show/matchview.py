@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ratematch.match.points import Speedup
 from ratematch.match.tablematch import ClosedLoopRow, TableMatch, TablePlan
-from ratematch.show.console import print_table
+from ratematch.show.console import print_table, thin_front
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")
 SCORES: dict[str, tuple[str, str]] = {
@@ -48,7 +48,9 @@ def print_match(found: TableMatch, objective: str, console: Console) -> None:
         columns = (*PLAN_COLUMNS, column, "ideal")
         print_table(f"plans, best first by {words}", columns, _plan_rows(found.plans, objective), console)
         console.print()
-        print_table("front of the plans", columns, _plan_rows(found.front, objective), console)
+        shown = thin_front(found.front)
+        few = f" ({len(shown)} of {len(found.front)} rows, all with --json)" if len(shown) < len(found.front) else ""
+        print_table(f"front of the plans{few}", columns, _plan_rows(shown, objective), console)
         console.print(Text("C/gen: requests decoding in one gen instance; ideal: ctx:gen ratio of the rates"))
         console.print()
     if found.closed_loop:

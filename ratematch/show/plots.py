@@ -1,4 +1,4 @@
-"""Pareto and speed-up plots as PNG and SVG.
+"""Pareto and speed-up plots.
 
 Axes are fixed for every plot: x tok/s/user, y tok/s/GPU, better is up and right. Figures are plain objects on an Agg
 canvas: no pyplot, no window, no state left behind.
@@ -6,10 +6,9 @@ canvas: no pyplot, no window, no state left behind.
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,17 +21,20 @@ from numpy.typing import NDArray
 from ratematch.match.counting import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show import style
-from ratematch.show.files import name_part, one_line, write_aside
-from ratematch.show.frame import EDGE_IN, draw_footer, draw_header, new_figure, renderer_of
+from ratematch.show.files import one_line
+from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
+from ratematch.show.gapparts import sum_up_causes
 from ratematch.show.labels import draw_labels
+from ratematch.show.picture import Picture, make_picture
+from ratematch.show.tables import POINT_COLUMNS, point_rows
 
 FRONT_KINDS: tuple[Kind, ...] = ("bound", "ifb", "rate_matched", "end_to_end")
 SPEEDUP_KINDS: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 FEW_SPEEDUPS = 15
 """Up to this many rows each gets a marker."""
-X_LABEL = "Interactivity [tok/s/user]"
-Y_LABEL = "Throughput [output tok/s/GPU]"
 SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
+NUM_CAUSES, NAMED_SHARE = 2, 0.1
+"""Causes of the gap named in the legend, at most, and the share of the gap below which one is not named."""
 MANY_CURVES = 40
 """More thin curves than this are drawn fainter."""
 
@@ -43,14 +45,12 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
     A front of one point is a marker, one of none is named as missing; neither is an error. Line artists carry a
     ``gid``: ``front:<kind>``, ``curve:<kind>:<n>``; labels ``label:<kind>:<n>``; the stamp ``emulated``.
     """
-    stamp = style.find_stamp(
-        emulated=workload.emulated or analysis.emulated, simulated=workload.simulated or analysis.simulated
-    )
+    stamp = style.find_stamp(workload, analysis)
     with style.house_style():
         figure = new_figure(style.FIGURE_INCHES)
         axes = figure.add_subplot()
-        axes.set_xlabel(X_LABEL)
-        axes.set_ylabel(Y_LABEL)
+        axes.set_xlabel(style.X_LABEL)
+        axes.set_ylabel(style.Y_LABEL)
         entries = _draw_data(axes, workload)
         _set_limits(axes, _all_points(workload), log_y)
         title = f"{analysis.model} on {analysis.gpu}: ISL/OSL {workload.workload}"
@@ -62,7 +62,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
             footer.insert(0, "Incomplete: " + "; ".join(missing) + ".")
         bottom = draw_footer(figure, footer, bold_first=bool(missing))
         top = draw_header(figure, title, entries, stamp)
-        _fit_axes(figure, axes, bottom, top)
+        fit_axes(figure, [axes], bottom, top)
         if not _all_points(workload):
             _say_empty(axes, workload)
         else:
@@ -80,56 +80,49 @@ def _define(analysis: Analysis) -> str:
 
 def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
     """tok/s/GPU over IFB at equal tok/s/user: stepped and linear, for each front that has it."""
-    stamp = style.find_stamp(
-        emulated=workload.emulated or analysis.emulated, simulated=workload.simulated or analysis.simulated
-    )
+    stamp = style.find_stamp(workload, analysis)
     with style.house_style():
         figure = new_figure(style.SPEEDUP_INCHES)
         axes = figure.add_subplot()
-        axes.set_xlabel(X_LABEL)
+        axes.set_xlabel(style.X_LABEL)
         axes.set_ylabel("Throughput over IFB [×]")
         entries = [line for kind in SPEEDUP_KINDS for line in _draw_speedup(axes, kind, workload.speedups)]
         axes.axhline(1, color=style.GREY, linewidth=1, linestyle=(0, (1, 1)), zorder=1)
-        tops = [value for row in workload.speedups for value in (row.step, row.linear) if value is not None]
+        tops = [
+            value
+            for row in workload.speedups
+            for value in (row.step, row.linear, row.linear_high)
+            if value is not None
+        ]
         axes.set_ylim(0, max([1.0, *tops]) * (1 + style.HEADROOM_Y))
         axes.margins(x=0.03)
         title = f"{analysis.model} on {analysis.gpu}: speed-up over IFB, ISL/OSL {workload.workload}"
         footer = [
             f"Sweep {analysis.sweep}, engine {analysis.engine}.",
             "Ratio of output tok/s/GPU at equal tok/s/user, only where both fronts have points.  "
-            "linear: fronts read between neighbouring points.  step: best single deployment at that speed or faster.",
+            "linear: fronts read between neighbouring points.  step: best single deployment at that speed or "
+            "faster.  "
+            "Band: 95 % interval of linear from the noise of the measured rates"
+            + ("." if _has_band(workload) else ", which is not known here."),
         ]
         bottom = draw_footer(figure, footer)
         top = draw_header(figure, title, entries, stamp)
-        _fit_axes(figure, axes, bottom, top)
+        fit_axes(figure, [axes], bottom, top)
     return figure
 
 
-def write_plots(analysis: Analysis, folder: Path) -> list[Path]:
-    """``pareto-<isl>-<osl>.png`` and ``.svg`` for each workload, ``speedup-...`` where a speed-up is defined.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    written: list[Path] = []
-    for workload in analysis.workloads:
-        part = name_part(workload.workload)
-        written += save_figure(plot_pareto(workload, analysis), folder / f"pareto-{part}")
-        if any(row.step is not None or row.linear is not None for row in workload.speedups):
-            written += save_figure(plot_speedup(workload, analysis), folder / f"speedup-{part}")
-    return written
+def picture_pareto(workload: WorkloadAnalysis, analysis: Analysis, name: str, log_y: bool = False) -> Picture:
+    """:func:`plot_pareto` with every point behind it, on a front or not."""
+    rows = point_rows(replace(analysis, workloads=(workload,)))
+    return make_picture(name, plot_pareto(workload, analysis, log_y), (*POINT_COLUMNS, "on_front"), rows)
 
 
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """``<stem>.png`` and ``<stem>.svg``, each written aside and renamed; the same figure gives the same bytes."""
-    metadata = {"png": {"Software": "ratematch"}, "svg": {"Date": None, "Creator": "ratematch"}}
-    written = []
-    with style.house_style():
-        for suffix, fields in metadata.items():
-            picture = io.BytesIO()
-            figure.savefig(picture, format=suffix, dpi=style.PNG_DPI if suffix == "png" else 72, metadata=fields)
-            written.append(write_aside(stem.with_name(f"{stem.name}.{suffix}"), picture.getvalue()))
-    return written
+def picture_speedup(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Picture | None:
+    """:func:`plot_speedup` with its rows; ``None`` where no speed-up is defined."""
+    if not any(row.step is not None or row.linear is not None for row in workload.speedups):
+        return None
+    columns = [field.name for field in fields(Speedup)]
+    return make_picture(name, plot_speedup(workload, analysis), columns, [asdict(row) for row in workload.speedups])
 
 
 def gap_band(
@@ -152,10 +145,31 @@ def gap_band(
     return x, np.interp(x, ux, uy), np.interp(x, lx, ly)
 
 
+def _has_band(workload: WorkloadAnalysis) -> bool:
+    return any(row.linear_low is not None for row in workload.speedups)
+
+
 def _draw_speedup(axes: Axes, kind: Kind, speedups: Sequence[Speedup]) -> list[Line2D]:
     look = style.KINDS[kind]
     rows = sorted((row for row in speedups if row.kind == kind), key=lambda row: row.tok_s_user)
     linear = [(row.tok_s_user, row.linear) for row in rows if row.linear is not None]
+    band = [
+        (row.tok_s_user, row.linear_low, row.linear_high)
+        for row in rows
+        if row.linear_low is not None and row.linear_high is not None
+    ]
+    if band:
+        axes.fill_between(
+            [x for x, _, _ in band],
+            [low for _, low, _ in band],
+            [high for _, _, high in band],
+            color=look.colour,
+            alpha=style.BAND_ALPHA,
+            linewidth=0,
+            hatch=look.hatch,
+            zorder=look.zorder - 1,
+            gid=f"speedup:{kind}:interval",
+        )
     step = [(row.tok_s_user, row.step) for row in rows if row.step is not None]
     lines: list[Line2D] = []
     if linear:
@@ -220,7 +234,7 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
     entries: list[Line2D | Patch] = [line for kind in order if (line := fronts[kind]) is not None]
     if x.size:
         entries.append(
-            Patch(color=style.VERMILION, alpha=2 * style.GAP_ALPHA, linewidth=0, label="gap between the two")
+            Patch(color=style.VERMILION, alpha=2 * style.GAP_ALPHA, linewidth=0, label=_name_gap(workload))
         )
     if curves:
         entries.append(
@@ -231,6 +245,12 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
         entries.append(Line2D([], [], label="MTP on (filled)", **blank))  # type: ignore[arg-type]
         entries.append(Line2D([], [], markerfacecolor="white", label="MTP off (hollow)", **blank))  # type: ignore[arg-type]
     return entries
+
+
+def _name_gap(workload: WorkloadAnalysis) -> str:
+    """The shaded band with what it is mostly made of, over all end-to-end runs that are explained."""
+    causes = [f"{share:.0%} {name}" for name, share in sum_up_causes(workload.gaps) if share >= NAMED_SHARE]
+    return "gap between the two" + (f": {', '.join(causes[:NUM_CAUSES])}" if causes else "")
 
 
 def _mixes_mtp(workload: WorkloadAnalysis) -> bool:
@@ -279,6 +299,21 @@ def _draw_front(axes: Axes, kind: Kind, front: Sequence[Point], mixed_mtp: bool)
         label=look.name,
         gid=f"front:{kind}",
     )
+    sure = [
+        (point.tok_s_user, point.tok_s_gpu_low, point.tok_s_gpu_high)
+        for point in front
+        if look.marker and point.tok_s_gpu_low is not None and point.tok_s_gpu_high is not None
+    ]
+    if sure:
+        axes.vlines(
+            [x for x, _, _ in sure],
+            [low for _, low, _ in sure],
+            [high for _, _, high in sure],
+            colors=look.colour,
+            linewidth=style.LEADER_WIDTH_PT * 1.6,
+            zorder=look.zorder - 0.1,
+            gid=f"interval:{kind}",
+        )
     plain = [point for point in front if point.mtp == 0]
     if look.marker and plain and mixed_mtp:
         axes.plot(
@@ -341,21 +376,3 @@ def _say_empty(axes: Axes, workload: WorkloadAnalysis) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, gid="empty", linespacing=1.7)
-
-
-def _fit_axes(figure: Figure, axes: Axes, bottom_in: float, top_in: float) -> None:
-    """Axes between footer and header (heights in inches); the left margin grows with the tick labels."""
-    width, height = figure.get_size_inches()
-    left = style.MARGIN_LEFT
-    for _ in range(2):  # first to learn how wide the tick labels are
-        axes.set_position(
-            (
-                left / width,
-                bottom_in / height,
-                (width - left - style.MARGIN_RIGHT) / width,
-                (height - bottom_in - top_in) / height,
-            )
-        )
-        extent = axes.yaxis.get_tightbbox(renderer_of(figure))
-        if extent is not None:
-            left += max(0.0, EDGE_IN - extent.x0 / figure.dpi)

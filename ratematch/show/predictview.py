@@ -19,7 +19,7 @@ from ratematch.show import style
 from ratematch.show.console import table
 from ratematch.show.files import name_part
 from ratematch.show.frame import EDGE_IN, draw_footer, draw_header, new_figure
-from ratematch.show.plots import X_LABEL, Y_LABEL, save_figure
+from ratematch.show.picture import save_figure
 
 if TYPE_CHECKING:  # `show` draws what it is handed
     from ratematch.prediction import Prediction
@@ -130,8 +130,8 @@ def write_prediction_plots(
         with style.house_style():
             figure = new_figure(style.FIGURE_INCHES)
             axes = figure.add_subplot()
-            axes.set_xlabel(X_LABEL)
-            axes.set_ylabel(Y_LABEL)
+            axes.set_xlabel(style.X_LABEL)
+            axes.set_ylabel(style.Y_LABEL)
             entries = [*_draw_predicted(axes, each, spread), *(_draw_measured(axes, beside) if beside else [])]
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)

@@ -9,17 +9,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratematch.show.console import table
-from ratematch.store import ExperimentFolder, GpuHours, Results, StoredLoad
+from ratematch.store import ExperimentFolder, Results, StoredLoad, read_json
 
 
-def status_to_json(results: Results, queued: Mapping[str, str] | None = None) -> dict[str, Any]:
+def status_to_json(
+    results: Results, queued: Mapping[str, str] | None = None, left_out: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """State of every experiment and the sums over them.
 
-    ``queued``: what the scheduler says of an experiment's job, by folder name.
+    ``queued``: what the scheduler says of an experiment's job, by folder name. ``left_out``: nodes that jobs are kept
+    off, and why.
     """
     folders = results.folders()
     rows = [_experiment_status(folder, (queued or {}).get(folder.path.name)) for folder in folders]
-    spent = sum((folder.account() for folder in folders), GpuHours())
+    spent = results.account()
     states = [row["state"] for row in rows]
     return {
         "results": str(results.path),
@@ -31,8 +34,17 @@ def status_to_json(results: Results, queued: Mapping[str, str] | None = None) ->
         "gpu_hours": spent.total,
         "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
         "overhead": spent.overhead,
+        "budget_gpu_hours": _budget(results),
+        "nodes_left_out": dict(left_out or {}),
         "experiments": rows,
     }
+
+
+def _budget(results: Results) -> float | None:
+    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or nobody said."""
+    file = results.path / "controller.json"
+    budget: float | None = read_json(file)["budget_gpu_hours"] if file.exists() else None
+    return budget
 
 
 def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str, Any]:
@@ -89,10 +101,16 @@ def describe_progress(progress: dict[str, Any] | None) -> str:
         first = waiting[0]
         return f"waiting for {', '.join(w['name'] for w in waiting)}: {first['why']} ({first['seconds']:.0f} s)"
     ttft = f", TTFT {progress['ttft_ms']:.0f} ms" if progress["ttft_ms"] is not None else ""
+    return f"{describe_load(progress)}, {progress['in_flight']} in flight, {progress['tok_s']:.0f} tok/s{ttft}" + (
+        f", {progress['failed']} failed" if progress["failed"] else ""
+    )
+
+
+def describe_load(progress: dict[str, Any]) -> str:
+    """Which load is under way, and how far."""
     return (
         f"{progress['load']} ({progress['load_number']}/{progress['loads']}) {progress['part']} "
-        f"{progress['done']}/{progress['total']}, {progress['in_flight']} in flight, "
-        f"{progress['tok_s']:.0f} tok/s{ttft}" + (f", {progress['failed']} failed" if progress["failed"] else "")
+        f"{progress['done']}/{progress['total']}"
     )
 
 
@@ -117,8 +135,11 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     done = f"{content['loads_done']} of {content['loads']} loads measured"
     spent = content["gpu_hours_of"]
     overhead = f", overhead {content['overhead']:.0%}" if content["overhead"] is not None else ""
+    for node, why in content["nodes_left_out"].items():
+        console.print(f"{escape(node)} is left out: {escape(why)}", highlight=False, soft_wrap=True)
+    of = f" of {content['budget_gpu_hours']:g}" if content["budget_gpu_hours"] is not None else ""
     parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
-    console.print(f"{done} ({states}); {content['gpu_hours']:.2f} GPU-hours ({parts}{overhead})")
+    console.print(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})")
 
 
 def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 
@@ -22,6 +22,10 @@ GREY, LIGHT_GREY, INK = "#6B6B6B", "#BDBDBD", "#222222"
 
 FIGURE_INCHES = (7.6, 5.7)
 SPEEDUP_INCHES = (7.6, 4.2)
+PANELS_INCHES = (8.6, 4.3)
+X_LABEL = "Interactivity [tok/s/user]"
+Y_LABEL = "Throughput [output tok/s/GPU]"
+"""Axes that every plot of fronts has."""
 PNG_DPI = 200
 MARGIN_LEFT, MARGIN_RIGHT = 0.72, 0.18
 """Inches between the figure's edge and the axes."""
@@ -31,6 +35,7 @@ LEADER_WIDTH_PT, THIN_WIDTH_PT = 0.5, 0.7
 CURVE_MARKER_PT = 1.9
 CURVE_ALPHA = 0.45
 GAP_ALPHA = 0.13
+BAND_ALPHA = 0.16
 HEADROOM_X, HEADROOM_Y = 0.15, 0.10
 """Part of the axes left free right of and above the data, for labels."""
 
@@ -41,7 +46,8 @@ STAMP_FACE, STAMP_INK = YELLOW, BLACK
 
 @dataclass(frozen=True)
 class KindStyle:
-    """How a front is drawn. ``max_labels``: labelled points at most. ``side``: where labels prefer to stand."""
+    """How a front is drawn. ``max_labels``: labelled points at most. ``side``: where labels prefer to stand.
+    ``hatch``: of its intervals."""
 
     name: str
     colour: str
@@ -52,14 +58,50 @@ class KindStyle:
     zorder: float
     max_labels: int
     side: tuple[float, float]
+    hatch: str = ""
 
 
 KINDS: dict[Kind, KindStyle] = {
     "bound": KindStyle("bound (fractional ctx:gen ratio)", SKY, (0, (4, 2)), 1.0, "", 0, 3.0, 0, (1, 1)),
-    "rate_matched": KindStyle("rate-matched front", BLUE, "-", 2.3, "o", 5.6, 5.0, 8, (1, 1)),
-    "end_to_end": KindStyle("end-to-end front", VERMILION, (0, (6, 1.6)), 2.1, "s", 5.4, 6.0, 6, (-1, -1)),
+    "rate_matched": KindStyle("rate-matched front", BLUE, "-", 2.3, "o", 5.6, 5.0, 8, (1, 1), "////"),
+    "end_to_end": KindStyle("end-to-end front", VERMILION, (0, (6, 1.6)), 2.1, "s", 5.4, 6.0, 6, (-1, -1), "\\\\"),
     "ifb": KindStyle("IFB front", GREY, (0, (1, 1)), 2.0, "^", 5.8, 4.0, 4, (-1, -1)),
 }
+
+
+@dataclass(frozen=True)
+class SeriesStyle:
+    """How one of many like curves is drawn: colour and marker tell it apart, each on its own."""
+
+    colour: str
+    marker: str
+
+
+SERIES: tuple[SeriesStyle, ...] = tuple(
+    SeriesStyle(colour, marker)
+    for colour, marker in (
+        (BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (BLACK, "P"), (SKY, "X"),
+        (GREY, "*"),
+    )
+)  # fmt: skip
+MTP_LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (3, 1.2, 1, 1.2)),
+    (0, (1, 1.1)),
+)
+"""Line style by MTP draft tokens: solid without, more broken with more."""
+HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "||||", "oo", "--", "++")
+
+
+def series_style(number: int) -> SeriesStyle:
+    """Colour and marker of the ``number``-th curve; they repeat after eight."""
+    return SERIES[number % len(SERIES)]
+
+
+def mtp_line(mtp: int) -> Any:
+    return MTP_LINES[min(mtp, len(MTP_LINES) - 1)]
+
 
 RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same picture on every machine
@@ -99,6 +141,23 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def find_stamp(*, emulated: bool, simulated: bool) -> str | None:
-    """What stands over everything that was not measured on GPUs; ``None`` for what was."""
-    return SIMULATED_TEXT if simulated else STAMP_TEXT if emulated else None
+class Marked(Protocol):
+    """Something that says where its figures come from."""
+
+    @property
+    def emulated(self) -> bool: ...
+
+    @property
+    def simulated(self) -> bool: ...
+
+
+def find_stamp(*shown: Marked) -> str | None:
+    """What stands over everything that was not measured on GPUs; ``None`` when all of ``shown`` was."""
+    if any(each.simulated for each in shown):
+        return SIMULATED_TEXT
+    return STAMP_TEXT if any(each.emulated for each in shown) else None
+
+
+def say_origin(shown: Marked) -> str:
+    """``simulated`` or ``emulated``; empty for what was measured on GPUs."""
+    return "simulated" if shown.simulated else "emulated" if shown.emulated else ""

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from ratematch.show.statusview import describe_progress
+from ratematch.show.statusview import describe_load, describe_progress
 
 if TYPE_CHECKING:  # `show` draws what `run` hands it and starts nothing
     from ratematch.run.campaign import Campaign
 
 MARKS = {
     "pending": "[dim]·[/]",
+    "queued": "[yellow]~[/]",
     "running": "[cyan]>[/]",
     "done": "[green]✓[/]",
     "failed": "[red]✗[/]",
     "skipped": "[yellow]-[/]",
 }
 LINE_S = 10.0
+SHOW_S = 0.5
 SHOWN = 16
 
 
 class SweepView:
-    """On a terminal: a bar and the experiments around the running one. Elsewhere: a line now and then."""
+    """On a terminal: a bar, what is spent, and the experiments around the running ones. Elsewhere: a line now and
+    then."""
 
     def __init__(self, console: Console):
         self._console = console
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loads"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self._task = self._bar.add_task("starting", total=None)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._said: dict[str, str] = {}
         self._last_line = 0.0
+        self._shown = 0.0
+        self._states: list[str] = []
+        self._expected = False
+
+    def _say_what_is_expected(self, campaign: Campaign) -> None:
+        """Once: that the plan is larger than the budget, before any of it is spent."""
+        expected, budget = campaign.expected, campaign.sweep.budget.gpu_hours
+        if self._expected or expected is None or budget is None:
+            return
+        self._expected = True
+        if expected.gpu_hours > budget:
+            self._console.print(
+                f"[yellow]the plan is estimated at {expected.gpu_hours:.2f} GPU-hours and the budget is {budget:g}: "
+                "it stops in order when they are spent, and what is measured stays[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def __enter__(self) -> SweepView:
         if self._console.is_terminal:
@@ -58,15 +70,20 @@ class SweepView:
 
     def update(self, campaign: Campaign) -> None:
         """Show where the campaign is."""
+        self._say_what_is_expected(campaign)
+        states = [item.state for item in campaign.items]
+        # Progress is read from a shared file system, which has more to do than to feed a view.
+        if states == self._states and time.monotonic() - self._shown < SHOW_S:
+            return
+        self._states, self._shown = states, time.monotonic()
+        left = [len(item.folder.missing()) if item.state != "done" else 0 for item in campaign.items]
         loads = sum(len(item.experiment.loads) for item in campaign.items)
-        done = loads - sum(len(item.folder.missing()) for item in campaign.items)
         if self._console.is_terminal:
-            self._bar.update(
-                self._task, description=f"{campaign.sweep.name}: {campaign.stage}", total=loads, completed=done
+            self._live.update(
+                Group(*head_lines(campaign, loads - sum(left), loads), experiment_table(campaign, left))
             )
-            self._live.update(Group(self._bar, _experiments(campaign)))
         else:
-            self._say_changes(campaign, done, loads)
+            self._say_changes(campaign, loads - sum(left), loads)
 
     def _say_changes(self, campaign: Campaign, done: int, loads: int) -> None:
         for item in campaign.items:
@@ -100,19 +117,62 @@ class SweepView:
         self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
 
 
-def _experiments(campaign: Campaign) -> Table:
-    rows = Table.grid(padding=(0, 1))
+def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[RenderableType]:
+    """What the campaign does and how far it is; what it has spent of what it may."""
+    elapsed = time.monotonic() - campaign.began
+    here = done - campaign.measured_before
+    rest = f", about {_clock(elapsed / here * (loads - done))} left" if here > 1 and loads > done else ""
+    head = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(loads, 1), completed=done, width=40)
+    head.add_row(
+        f"[bold]{escape(campaign.sweep.name)}: {escape(campaign.stage)}[/]",
+        bar,
+        f"{done}/{loads} loads",
+        _clock(elapsed) + rest,
+    )
+    yield head
+    spent, budget, expected = campaign.spent, campaign.sweep.budget.gpu_hours, campaign.expected
+    of = f" of {budget:g}, {max(0.0, budget - spent.total):.2f} left" if budget is not None else ""
+    plan = f"; the plan was estimated at {expected.gpu_hours:.2f}" if expected else ""
+    states = [item.state for item in campaign.items]
+    waiting = sum(item.state == "running" and item.doing is not None for item in campaign.items)
+    counts = {"running": states.count("running") - waiting, "in the queue": waiting, "to do": states.count("pending")}
+    counts |= {state: states.count(state) for state in ("done", "failed", "skipped")}
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    yield f"[dim]{told}; GPU-hours {spent.total:.2f}{of}{plan}[/]"
+
+
+def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
+    """The experiments around those under way; ``left``: loads that each has still to do."""
+    rows = Table(box=None, pad_edge=False, header_style="dim")
+    rows.add_column("")
+    rows.add_column("experiment", no_wrap=True)
+    for heading in ("loads", "tok/s", "TTFT ms", "in flight"):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    rows.add_column("", ratio=1, overflow="ellipsis", no_wrap=True)
     items = campaign.items
     current = next((index for index, item in enumerate(items) if item.state in ("running", "pending")), len(items))
     first = max(0, min(current - SHOWN // 2, len(items) - SHOWN))
-    for item in items[first : first + SHOWN]:
-        detail = ""
-        if item.state == "running":
-            detail = item.doing or describe_progress(item.folder.progress())
-        elif item.error or item.doing:
-            detail = (item.error or item.doing or "").splitlines()[0]
-        rows.add_row(MARKS[item.state], escape(item.experiment.label), f"[dim]{escape(detail)}[/]")
+    for item, missing in list(zip(items, left, strict=True))[first : first + SHOWN]:
+        progress = item.folder.progress() if item.state == "running" and not item.doing else None
+        measuring = progress if progress and progress["phase"] == "measuring" else None
+        doing = item.error or item.doing or ""
+        if item.state == "running" and not item.doing:
+            doing = describe_progress(progress) if measuring is None else describe_load(measuring)
+        loads = len(item.experiment.loads)
+        figures = ("", "", "")
+        if measuring:
+            ttft = "" if measuring["ttft_ms"] is None else f"{measuring['ttft_ms']:.0f}"
+            figures = (f"{measuring['tok_s']:.0f}", ttft, str(measuring["in_flight"]))
+        mark = MARKS["queued" if item.state == "running" and item.doing else item.state]
+        label, detail = escape(item.experiment.label), f"[dim]{escape(doing.splitlines()[0] if doing else '')}[/]"
+        rows.add_row(mark, label, f"{loads - missing}/{loads}", *figures, detail)
     return rows
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def outcome_to_json(campaign: Campaign) -> dict[str, Any]:

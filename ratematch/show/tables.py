@@ -181,7 +181,7 @@ def _compare_rows(row: Comparison) -> list[Row]:
     ]
 
 
-FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "handover_ms", "num", "held_out")
+FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "num", "held_out")
 CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow)), *FACTORS)
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.emulator.iteration import RankCounts, Step
+from ratematch.emulator.iteration import Step
 from ratematch.emulator.itermetrics import iteration_line
+from ratematch.emulator.steptime import RankLoad
 from ratematch.engines.trtllm_serve.iterlog import (
     IterationLine,
     StepTime,
@@ -136,7 +137,8 @@ def test_no_generation_no_step_time() -> None:
 
 @pytest.mark.parametrize("version", ["1.2", "main"])
 def test_what_the_emulator_writes_is_read(version: str) -> None:
-    step = Step(7, 0.0, 0.01, ((),), ((),), (RankCounts(1, 1024, 3, 6),), 4, 0)  # type: ignore[arg-type]
+    load = RankLoad(ctx_requests=1, ctx_tokens=1024, gen_requests=3, query_tokens=2)
+    step = Step(7, 0.0, 0.01, ([],), (load,), 4, 0)
     line = iteration_line(version, step, step_s=0.0123, previous_s=0.011, kv_util=0.25, fetched=(1, 4))
     found = parse_line(f"[01/15/2026-10:00:00] [TRT-LLM] [RANK 0] [I] {line}")
     assert found == IterationLine(7, 0, 4, 1, 1024, 6, 12.3, 11.0, 0.25 if version == "main" else None)

@@ -90,9 +90,9 @@ def fitted(rows: list[Measured]) -> Calibration:
 @pytest.mark.parametrize(
     "truth",
     [
-        Fit(ctx=0.8, gen=0.9, bunching=0.0, handover_s=None),
-        Fit(ctx=1.0, gen=0.95, bunching=0.4, handover_s=None),
-        Fit(ctx=0.9, gen=1.0, bunching=0.25, handover_s=None),
+        Fit(ctx=0.8, gen=0.9, bunching=0.0),
+        Fit(ctx=1.0, gen=0.95, bunching=0.4),
+        Fit(ctx=0.9, gen=1.0, bunching=0.25),
     ],
 )
 def test_the_fit_finds_the_truth_and_predicts_runs_it_has_not_seen(truth: Fit) -> None:
@@ -109,18 +109,18 @@ def test_the_fit_finds_the_truth_and_predicts_runs_it_has_not_seen(truth: Fit) -
 
 def test_noise_alone_is_not_taken_for_a_slow_ctx() -> None:
     for seed in range(5):
-        found = fitted(run_together(Fit(1.0, 1.0, 0.0, None), noise=0.03, seed=seed))
+        found = fitted(run_together(Fit(1.0, 1.0, 0.0), noise=0.03, seed=seed))
         assert found.ctx == pytest.approx(1, abs=0.06)
         assert found.gen == pytest.approx(1, abs=0.03)
 
 
 def test_one_run_tells_little_and_says_so() -> None:
-    found = fitted(run_together(Fit(0.8, 0.9, 0.0, None))[:1])
+    found = fitted(run_together(Fit(0.8, 0.9, 0.0))[:1])
     assert (found.ctx_spread, found.gen_spread, found.held_out, found.num) == (None, None, False, 1)
 
 
 def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
-    rows = run_together(Fit(0.85, 0.9, 0.3, None))
+    rows = run_together(Fit(0.85, 0.9, 0.3))
     kwargs = {"sweep": "s", "constraints": FREE, "max_gpus": 32, "draws": 0}
     plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
     found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]

@@ -163,6 +163,8 @@ def test_fronts_have_no_dominated_point_and_do_not_depend_on_row_order(tmp_path:
         (G1 + "gen,DEP4,4,,256,64,,-3,,,\n", (), "row 4: tok_s is -3"),
         (G1 + "gen,DEP4,4,,256,64,,nan,,,\n", (), "row 4: tok_s is nan"),
         (G1 + "gen,DEP4,4,,256,64,,fast,,,\n", (), "row 4: tok_s 'fast' is not a number"),
+        (G1 + "gen,DEP4,4,,256,64,,1e308,,,\n", (), "row 4: tok_s is 1e+308"),
+        (G1 + "gen,DEP4,400000,,256,64,,90,,,\n", (), "row 4: gpus is 400000"),
         (G1 + "gen,DEP4,4,,256,,,9,,,\n", (), "row 4: no concurrency"),
         (G1 + "gen,DEP4,4.5,,256,2,,9,,,\n", (), "row 4: gpus is 4.5"),
         (G1 + "both,DEP4,4,,256,2,,9,,,\n", (), "row 4: role 'both' is not known"),

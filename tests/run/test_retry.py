@@ -9,7 +9,7 @@ import pytest
 
 from ratematch.run.queue import Ending
 from ratematch.run.retry import RETRIES, Failure, tries_left
-from ratematch.run.slurmjob import explain
+from ratematch.run.sentjob import explain
 
 LOGS = Path("job")
 

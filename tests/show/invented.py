@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
-from ratematch.show.plots import plot_pareto
+from ratematch.show.files import name_part
+from ratematch.show.plots import picture_pareto, picture_speedup, plot_pareto
 
 
 def make_point(
@@ -185,3 +187,14 @@ def draw(make: Callable[[], WorkloadAnalysis]) -> Figure:
     """The emulated Pareto plot of an invented workload, drawn once for all tests that only look at it."""
     workload = make()
     return plot_pareto(workload, make_analysis(workload))
+
+
+def write_plots(analysis: Analysis, folder: Path) -> list[Path]:
+    """Fronts and speed-ups of every workload, saved."""
+    written = []
+    for workload in analysis.workloads:
+        part = name_part(workload.workload)
+        pictures = [picture_pareto(workload, analysis, f"pareto-{part}")]
+        speedup = picture_speedup(workload, analysis, f"speedup-{part}")
+        written += [path for picture in [*pictures, *([speedup] if speedup else [])] for path in picture.save(folder)]
+    return written

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from ratematch.match.points import Analysis
-from ratematch.show.console import print_analysis, show_value, table
+from ratematch.show.console import MOST_FRONT, print_analysis, show_value, table, thin_front
 
-from .invented import make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many
+from .invented import make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many, make_point
 
 
 def _printed(analysis: Analysis, width: int = 100) -> str:
@@ -113,3 +113,21 @@ def test_table_refuses_a_row_of_the_wrong_length() -> None:
 )
 def test_values_read_plainly(value: object, text: str) -> None:
     assert show_value(value) == text
+
+
+def test_a_long_front_is_shown_in_few_rows_from_end_to_end() -> None:
+    point = make_point("rate_matched", 50.0, 100.0, "ctx1xTEP4-gen1xDEP8-mtp0")
+    front = [
+        replace(point, tok_s_user=20.0 * 1.02**k, tok_s_gpu=900.0 - k, gpus=8 + (7 * k) % 64, label=f"row {k}")
+        for k in range(120)
+    ]
+    shown = thin_front(front)
+    assert len(shown) == MOST_FRONT
+    assert (shown[0], shown[-1]) == (front[0], front[-1])
+    assert [front.index(row) for row in shown] == sorted(front.index(row) for row in shown)
+    # Between the ends the smallest deployment of each stretch.
+    assert sum(row.gpus for row in shown[1:-1]) / 13 < sum(row.gpus for row in front) / 120 / 2
+    assert thin_front(front[:MOST_FRONT]) == front[:MOST_FRONT]
+    few = make_few()
+    text = _printed(make_analysis(replace(few, rate_matched=tuple(front), plans=tuple(front))))
+    assert f"{MOST_FRONT} of 120 rows, all in fronts.csv" in " ".join(text.split())

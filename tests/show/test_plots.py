@@ -14,9 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ratematch.show import style
-from ratematch.show.plots import FRONT_KINDS, gap_band, plot_pareto, plot_speedup, save_figure, write_plots
+from ratematch.show.picture import save_figure
+from ratematch.show.plots import FRONT_KINDS, gap_band, plot_pareto, plot_speedup
 
-from .invented import draw, make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many, make_point
+from .invented import (
+    draw,
+    make_analysis,
+    make_crowded,
+    make_empty,
+    make_few,
+    make_hostile,
+    make_many,
+    make_point,
+    write_plots,
+)
 
 
 def _line(figure: Figure, gid: str) -> Line2D:
@@ -121,7 +132,7 @@ def test_empty_and_lone_fronts_say_what_is_missing(tmp_path: Path) -> None:
     assert "No valid point for 128/128" in words and "1 of 64 requests failed" in words and "1 more" in words
     assert "rate-matched front has no point" in words
     only_bound = replace(few, rate_matched=(), end_to_end=(), ifb=(), plans=(), measured=())
-    assert len(write_plots(make_analysis(few, empty, only_bound), tmp_path)) == 6
+    assert len(write_plots(make_analysis(few, empty, only_bound), tmp_path)) == 9
 
 
 def test_speedup_plot_holds_the_rows_and_is_written_only_where_defined(tmp_path: Path) -> None:
@@ -133,8 +144,9 @@ def test_speedup_plot_holds_the_rows_and_is_written_only_where_defined(tmp_path:
     undefined = replace(make_few(), speedups=tuple(replace(row, step=None, linear=None) for row in many.speedups))
     names = [path.name for path in write_plots(make_analysis(many, undefined), tmp_path)]
     assert names == [
-        *("pareto-1024-64.png", "pareto-1024-64.svg", "speedup-1024-64.png", "speedup-1024-64.svg"),
-        *("pareto-8192-1024.png", "pareto-8192-1024.svg"),
+        *("pareto-1024-64.png", "pareto-1024-64.svg", "pareto-1024-64.csv"),
+        *("speedup-1024-64.png", "speedup-1024-64.svg", "speedup-1024-64.csv"),
+        *("pareto-8192-1024.png", "pareto-8192-1024.svg", "pareto-8192-1024.csv"),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
@@ -169,10 +181,10 @@ def test_the_same_analysis_gives_the_same_bytes_and_no_date(tmp_path: Path) -> N
 
 
 def test_the_users_matplotlib_settings_neither_matter_nor_change(tmp_path: Path) -> None:
-    (before, _) = write_plots(make_analysis(make_few()), tmp_path / "one")
+    (before, _, _) = write_plots(make_analysis(make_few()), tmp_path / "one")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "lines.linewidth": 9}):
         settings = dict(matplotlib.rcParams)
-        (after, _) = write_plots(make_analysis(make_few()), tmp_path / "two")
+        (after, _, _) = write_plots(make_analysis(make_few()), tmp_path / "two")
         assert dict(matplotlib.rcParams) == settings
     assert before.read_bytes() == after.read_bytes()
 

@@ -37,12 +37,20 @@ workloads:
 budget: {max_gpus: 8}
 ifb:
   axes: {mapping: DEP8}
-  loads: {concurrency: [1, 2, 3, 4], min_requests: 16, requests_per_slot: 4}
+  loads: {concurrency: [1, 2, 3, 4], min_requests: 8, requests_per_slot: 4}
 """
 
-
-LONG = SWEEP.replace("osl: 16", "osl: 64")
+LONG = SWEEP.replace("osl: 16", "osl: 48").replace("min_requests: 8", "min_requests: 16")
 """The same with loads that take longer than Slurm needs to find a node dead."""
+
+LONGEST = LONG.replace("osl: 48", "osl: 96")
+"""Longer than the half minute between two of Slurm's looks at time limits."""
+
+ALIKE = SWEEP.replace("mapping: DEP8", "mapping: TEP4, mtp: [0, 1]").replace("max_gpus: 8", "max_gpus: 4")
+"""Two deployments that ask for the same: one array."""
+
+MIXED = SWEEP.replace("mapping: DEP8", "mapping: [TEP4, DEP8], mtp: [0, 1]")
+"""Four deployments of one and of two nodes: what a pack is for."""
 
 
 class TestCluster:
@@ -69,7 +77,7 @@ class TestCluster:
         return done.stdout
 
     def jobs(self) -> list[str]:
-        return self.tell("squeue", "--noheader", "--format=%i").split()
+        return self.tell("squeue", "--noheader", "--array", "--format=%i").split()
 
     def wait_idle(self) -> None:
         """No job, and every node ready for one."""
@@ -142,8 +150,8 @@ class Site:
             pid for pid, line in found if all(word in line for word in words) and own not in line and line.strip()
         ]
 
-    def check_whole(self) -> None:
+    def check_whole(self, loads: int = 4) -> None:
         """Every load that was asked for is there, and nothing of ours runs on any node."""
         assert all(folder.done() for folder in self.folders()), self.said()
-        assert len(self.measured()) == 4, self.said()
+        assert len(self.measured()) == loads, self.said()
         wait_until(lambda: not self.cluster.jobs() and not self.processes(), "all processes to end", 30)

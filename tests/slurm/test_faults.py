@@ -6,6 +6,7 @@ node, and the sweep is whole after at most one re-run of the same command.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.processes import wait_until
-from tests.slurm.cluster import LONG, MATRIX, PROFILE, Site, TestCluster
+from tests.slurm.cluster import ALIKE, LONG, LONGEST, MATRIX, MIXED, PROFILE, Site, TestCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -62,12 +63,12 @@ class Fault:
         assert self.controller.returncode == code, self.site.said()
         self.rerun(outcome, needed=code != 0)
 
-    def rerun(self, outcome: str, *, needed: bool) -> None:
+    def rerun(self, outcome: str, *, needed: bool, loads: int = 4) -> None:
         site = self.site
         if needed:
             controller = site.sweep(*self.options)
             assert controller.wait(120) == 0, site.said()
-        site.check_whole()
+        site.check_whole(loads)
         assert site.measured().items() >= self.kept.items(), "what was measured is not measured again"
         MATRIX.append((self.name, self.noticed_s, outcome))
 
@@ -80,6 +81,42 @@ def test_kill_9_of_the_controller(site: Site) -> None:
     fault.rerun("its job went on, the next controller adopted it", needed=True)
     sent = [json.loads((folder.path / "job.json").read_text())["id"] for folder in site.folders()]
     assert sent == [job], "adopted, not sent again"
+
+
+def test_kill_9_of_the_controller_of_an_array(site: Site) -> None:
+    site.set_sweep(ALIKE)
+    fault = Fault("kill -9 of the controller, array", site)
+    tasks = fault.site.cluster.jobs()
+    fault.controller.kill()
+    fault.controller.wait()
+    assert len(tasks) == 2 and {task.partition("_")[2] for task in tasks} == {"0", "1"}, tasks
+    fault.rerun("each task adopted for its own experiment", needed=True, loads=8)
+    sent = [folder.job() for folder in site.folders()]
+    assert sorted(job["id"] for job in sent if job) == sorted(tasks), "adopted, not sent again"
+    assert all(len(list(folder.path.glob("launch/*"))) == 1 for folder in site.folders())
+
+
+def test_faults_in_a_pack(site: Site) -> None:
+    """A controller and then a server are killed: the pack is adopted, and the neighbours of the server go on."""
+    site.set_sweep(MIXED)
+    fault = Fault("kill -9 of the controller, then of a packed server", site, "--pack", "4")
+    (pack,) = site.cluster.jobs()
+    fault.controller.kill()
+    fault.controller.wait()
+    controller = site.sweep("--pack", "4")
+    victim = next(folder for folder in site.folders() if folder.held())
+    servers = [pid for pid in site.processes("ratematch.emulator", "serve") if "srun" not in _name(pid)]
+    server = next(pid for pid in servers if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(victim.path))
+    os.kill(server, signal.SIGKILL)
+    fault.began = time.monotonic()
+    wait_until(lambda: "server died, tried again" in site.said() or controller.poll() is not None, "its death")
+    fault.noticed_s = time.monotonic() - fault.began
+    assert controller.wait(120) == 0, site.said()
+    fault.rerun("pack adopted; the server's experiment sent again, its neighbours went on", needed=False, loads=16)
+    launches = {folder.path.name: len(list(folder.path.glob("launch/*"))) for folder in site.folders()}
+    assert launches.pop(victim.path.name) == 2 and set(launches.values()) == {1}
+    neighbours = [folder.job() for folder in site.folders() if folder.path != victim.path]
+    assert {job["id"] for job in neighbours if job} == {pack}
 
 
 def test_kill_9_of_the_driver(site: Site) -> None:
@@ -100,7 +137,7 @@ def test_kill_9_of_one_rank(site: Site) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
-    site.set_sweep(LONG)
+    site.set_sweep([LONG, LONGEST][index])
     fault = Fault(f"crash of {['the driver', 'another server'][index]}'s node", site)
     (folder,) = site.folders()
     launch = folder.last_launch()
@@ -140,8 +177,8 @@ def test_preemption(site: Site, cluster: TestCluster) -> None:
 
 
 def test_time_limit(site: Site) -> None:
-    # Slurm's shortest limit is a minute; its warning comes up to a minute early, which here is at once.
-    site.set_sweep(LONG)
+    # Slurm's shortest limit is a minute; its warning comes at one of its looks, half a minute apart.
+    site.set_sweep(LONGEST)
     fault = Fault("time limit", site, SBATCH_TIMELIMIT="1", SBATCH_SIGNAL="USR2@50")
     fault.wait_for_word("time limit, tried again", 90)
     fault.controller.send_signal(signal.SIGTERM)
@@ -205,13 +242,72 @@ def test_a_server_that_hangs(site: Site) -> None:
     MATRIX.append(("server hangs mid-load", noticed_s, "load ended, job sent again once"))
 
 
+def test_a_start_that_fails_for_a_known_cause(site: Site) -> None:
+    """Told with cause and remedy, and not met a second time by itself where a new start cannot help."""
+    causes = {"oom": "GPU memory", "nccl": "two ranks see the same GPU", "ucx": "UCX has no CUDA transport"}
+    for fault, cause in causes.items():
+        site.set_profile(PROFILE + f"environment: {{RATEMATCH_EMULATED_FAULT: die_at_start={fault}}}\n")
+        began = time.monotonic()
+        assert site.sweep().wait(90) == 2, site.said()
+        noticed_s = time.monotonic() - began
+        code, out, _ = site.run("status", "results/mini", "--json")
+        (row,) = json.loads(out)["experiments"]
+        assert code == 0 and cause in row["cause"] and row["remedy"], row
+        assert ("tried again" in site.said()) == (fault == "ucx"), site.said()
+        MATRIX.append((f"{fault} at start", noticed_s, f"told: {row['cause']}"[:72]))
+    site.set_profile(PROFILE)
+    assert site.sweep().wait(90) == 0, site.said()
+    site.check_whole()
+
+
+def test_a_node_that_failed_twice_is_left_out(site: Site) -> None:
+    failures = [{"time": 0.0, "reason": "DOWN* Not responding", "experiment": "ifb"}] * 2
+    (site.path / "results" / "mini").mkdir(parents=True)
+    (site.path / "results" / "mini" / "nodes.json").write_text(json.dumps({"node1": failures}))
+    assert site.sweep().wait(90) == 0, site.said()
+    site.check_whole()
+    for file in (site.path / "results").glob("**/placement.json"):
+        assert '"node1"' not in file.read_text()
+    code, out, _ = site.run("status", "results/mini")
+    assert code == 0 and "node1 is left out: failed 2 times, last DOWN* Not responding" in out, out
+
+
+@contextlib.contextmanager
+def mounted(site: Site, *options: str) -> Iterator[Path]:
+    """The site's results are a file system of their own, on all nodes."""
+    results = site.path / "results"
+    results.mkdir()
+    subprocess.run(["mount", *options, str(results)], check=True)
+    try:
+        yield results
+    finally:
+        site.cluster.tell("scancel", "--user=root")
+        wait_until(lambda: not site.processes(), "everything to end", 30)
+        subprocess.run(["umount", str(results)], check=True)
+
+
+def test_a_shared_file_system_that_hangs_for_a_while(cluster: TestCluster, tmp_path: Path) -> None:
+    cluster.wait_idle()
+    site = Site(cluster.state / "shared" / "slow", cluster, LONG)
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(96 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    with mounted(site, "-o", "loop", str(image)) as results:
+        fault = Fault("results hang for 8 s", site)
+        subprocess.run(["fsfreeze", "--freeze", str(results)], check=True)
+        try:
+            time.sleep(8)
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", str(results)], check=True)
+        fault.finish("everybody waited, nothing lost, nothing sent again", 0)
+        assert all(len(list(folder.path.glob("launch/*"))) == 1 for folder in site.folders())
+
+
 def test_a_full_disk(cluster: TestCluster) -> None:
     cluster.wait_idle()
     site = Site(cluster.state / "shared" / "site", cluster)
-    results = site.path / "results"
-    results.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(results)], check=True)
-    try:
+    with mounted(site, "-t", "tmpfs", "-o", "size=64m", "tmpfs") as results:
         fault = Fault("full disk in results", site)
         filler = results / "filler"
         with filler.open("wb") as file:
@@ -223,9 +319,6 @@ def test_a_full_disk(cluster: TestCluster) -> None:
         wait_until(lambda: not site.processes(), "everything to end", 30)
         filler.unlink()
         fault.rerun("stopped in order; whole once there was room", needed=True)
-    finally:
-        wait_until(lambda: not site.processes(), "everything to end", 30)
-        subprocess.run(["umount", str(results)], check=True)
 
 
 def test_without_accounting(tmp_path: Path, cluster_without_accounting: TestCluster) -> None:

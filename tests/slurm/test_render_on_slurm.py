@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,45 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     for name, text in expected.files.items():
         assert (launch / name).read_text() == text, name
     assert "--ntasks=8" in starts(expected.files["run.sh"])["agg-0"]
+    # The label of the rank before each line hides nothing from the parser of the iteration log.
+    assert all(stored.measurement.tok_s_log for stored in folder.loads())
     (script,) = folder.path.glob("job/*/*submission.sh")
     sent = script.read_text().splitlines()
     own = ("--job-name", "--output", "--open-mode")
     asked = [line for line in batch if line.startswith("#SBATCH") and not line.split()[1].startswith(own)]
     assert "#SBATCH --comment=by-hand" in asked and set(asked) <= set(sent)
+
+
+def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:
+    code, out, err = site.run("doctor", "--cluster", "four", "--probe", "--json")
+    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 0, out + err
+    assert found["Slurm"]["found"].startswith("slurm") and found["partition"]["found"].startswith("main: UP, 4 nodes")
+    assert found["node"]["found"].startswith("node") and found["results folder"]["found"] == "seen"
+    assert found["version"]["found"].startswith("1.2.0+emulated") and "known options" in found["serve"]["found"]
+
+    wrong = "slurm: {partition: nowhere, account: nobody, segment: 4, mpi: pmi9, exclude: [node99]}\n"
+    site.set_profile(PROFILE + wrong)
+    code, out, err = site.run("doctor", "--cluster", "four", "--json")
+    bad = {check["name"]: check["found"] for check in json.loads(out)["checks"] if not check["ok"]}
+    assert code == 1
+    assert {"partition", "account", "segment", "MPI", "excluded node", "a job of one node"} <= set(bad)
+    assert not [line for line in bad.values() if "\n" in line]
+
+
+@pytest.mark.parametrize(
+    ("slurm", "said"),
+    [
+        ("{partition: nowhere}", "Slurm refuses the job: "),
+        ("{sbatch: [--no-such-option]}", "Slurm refuses the job: "),
+        ("{segment: 4}", "Slurm refuses the job: "),
+        ("{reservation: nobody}", "Slurm refuses the job: "),
+    ],
+)
+def test_what_slurm_would_refuse_is_one_line_before_anything_is_sent(
+    site: Site, cluster: TestCluster, slurm: str, said: str
+) -> None:
+    site.set_profile(PROFILE + f"slurm: {slurm}\n")
+    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+    assert code == 1 and err.startswith(f"ratematch: {said}") and err.count("\n") == 1
+    assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()

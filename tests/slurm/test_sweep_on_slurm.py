@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.loadgen.recordfile import read_records
 from tests.run.processes import wait_until
-from tests.slurm.cluster import Site, TestCluster
+from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -58,6 +61,15 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     assert any(len(instance["places"]) == 2 for instance in instances), "an instance over two nodes"
     assert {instance["host"] for instance in instances} <= {"node1", "node2", "node3", "node4"}
     wait_until(lambda: not cluster.jobs() and not site.processes(), "all processes to end", 30)
+
+    here = Site(site.path / "here", cluster, WHOLE)
+    code, _, err = here.run("sweep", "mini.yaml", "--executor", "local")
+    assert code == 0, err
+    code, out, err = here.run("pareto", "results/mini", "--json")
+    local = json.loads(out)["workloads"]["256/12"]
+    for front in ("rate_matched", "end_to_end", "ifb"):
+        best = [max(point["tok_s_gpu"] for point in found[front]) for found in (fronts, local)]
+        assert 0.5 < best[0] / best[1] < 2, (front, best)
 
     before = site.measured()
     again = site.sweep()
@@ -137,11 +149,85 @@ def test_in_an_allocation_that_we_already_hold(site: Site, cluster: TestCluster)
     command = [sys.executable, "-m", "ratematch", "sweep", "mini.yaml", "--executor", "allocation"]
     output = site.path / "batch.log"
     environment = f"--export=ALL,RATEMATCH_TEST_SITE={site.path}"
-    asked = ["--nodes=2", "--gpus-per-node=4", "--exclusive", f"--output={output}", f"--chdir={site.path}"]
+    asked = ["--nodes=3", "--gpus-per-node=4", "--exclusive", f"--output={output}", f"--chdir={site.path}"]
     cluster.tell("sbatch", *asked, environment, f"--wrap={shlex.join(command)}")
     wait_until(lambda: not cluster.jobs(), "the batch job to end", 120)
     said = output.read_text()
     assert "experiments done" in said and "failed" not in said, said
     placements = [json.loads(file.read_text()) for file in (site.path / "results").glob("**/placement.json")]
     assert any(len(instance["places"]) == 2 for placement in placements for instance in placement["instances"])
+    assert beside_each_other(site), "what fits runs at the same time"
     assert not site.processes()
+
+
+def beside_each_other(site: Site) -> bool:
+    """Did launches of different experiments overlap in time? Each time they did, they were on different nodes."""
+    spans = []
+    for file in (site.path / "results").glob("**/launch/*/outcome.json"):
+        outcome, placement = json.loads(file.read_text()), json.loads((file.parent / "placement.json").read_text())
+        nodes = {place["node"] for instance in placement["instances"] for place in instance["places"]}
+        spans.append((outcome["began"], outcome["began"] + outcome["seconds"], nodes))
+    pairs = [(a, b) for a, b in itertools.combinations(spans, 2) if a[0] < b[1] and b[0] < a[1]]
+    assert all(not a[2] & b[2] for a, b in pairs), "no node is shared"
+    return bool(pairs)
+
+
+def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
+    controller = site.sweep("--pack", "4")
+    wait_until(lambda: cluster.jobs() or controller.poll() is not None, "a job")
+    assert len(cluster.jobs()) == 1, "three experiments, one job"
+    assert controller.wait(180) == 0, site.said()
+    assert all(folder.done() for folder in site.folders()) and len(site.folders()) == 4
+    assert beside_each_other(site)
+    ports = [
+        instance["port"]
+        for file in (site.path / "results").glob("**/placement.json")
+        for instance in json.loads(file.read_text())["instances"]
+    ]
+    assert len(ports) == len(set(ports)), "no port is anybody else's"
+    code, out, err = site.run("logs", "ctx1xDEP4-mtp0-", "--role", "driver")
+    assert code == 0 and "driver_log.out" in err, out + err
+    packs = [json.loads(file.read_text()) for file in (site.path / "results").glob("mini/packs/*/idle.json")]
+    status = json.loads(site.run("status", "results/mini", "--json")[1])
+    idle_gpu_s = sum(start["idle_gpu_s"] for pack in packs for start in pack)
+    assert idle_gpu_s > 0 and status["gpu_hours_of"]["idle"] >= idle_gpu_s / 3600, "who pays is told"
+
+
+def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) -> None:
+    site.set_profile(PROFILE + "slurm: {senders: 1}\n")
+    wide = SWEEP.replace("osl: 16", "osl: 4").replace("[1, 2, 3, 4], min_requests: 8", "[1100], min_requests: 1100")
+    site.set_sweep(wide.replace("requests_per_slot: 4", "requests_per_slot: 1"))
+    controller = site.sweep()
+    seen: set[Path] = set()
+
+    def look() -> bool:
+        for pid in site.processes("ratematch.loadgen.shards"):
+            with contextlib.suppress(OSError):
+                if "srun" not in Path(f"/proc/{pid}/comm").read_text():
+                    seen.add(Path(f"/proc/{pid}/ns/net").readlink())
+        return controller.poll() is not None
+
+    wait_until(look, "the sweep", 120)
+    assert controller.returncode == 0, site.said()
+    assert len(seen) == 2, "each on a node of its own"
+    (folder,) = site.folders()
+    (load,) = folder.loads()
+    assert load.run["client"]["processes"] == 2
+    records = read_records(load.folder / "records.parquet")
+    assert sorted(record.seq for record in records) == list(range(1100))
+    assert {record.outcome for record in records} == {"ok"}
+    assert not list(folder.path.glob("launch/*/senders")), "their scratch files are gone"
+
+
+def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: TestCluster) -> None:
+    site.set_sweep(WHOLE[: WHOLE.index("e2e:")])
+    controller = site.sweep("--pack", "4")
+    wait_until(lambda: any(folder.held() for folder in site.folders()), "a pack under way", 60)
+    code, out, err = site.run("cancel", "results/mini", "gen1xDEP8")
+    assert code == 0 and "job" in out, out + err
+    assert controller.wait(120) == 2, site.said()
+    assert "was cancelled" in site.said()
+    states = {folder.read().stage: folder.done() for folder in site.folders()}
+    assert states == {"ctx": True, "gen": False, "ifb": True}
+    assert site.sweep("--pack", "4").wait(120) == 0, site.said()
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ratematch.engines.trtllm_serve.commandline import judge_probe, probe_commands
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
 from ratematch.engines.trtllm_serve.diagnosis import diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import parse_lines, read_span
@@ -15,6 +16,7 @@ from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
@@ -56,6 +58,12 @@ class TrtllmServe:
 
     def explain(self, symptom: Symptom, experiment: Experiment) -> Diagnosis:
         return explain(symptom, experiment)
+
+    def probe_commands(self, command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        return probe_commands(command)
+
+    def judge_probe(self, answers: Mapping[str, str]) -> list[Finding]:
+        return judge_probe(answers)
 
 
 ENGINE = TrtllmServe()

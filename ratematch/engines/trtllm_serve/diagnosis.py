@@ -1,8 +1,9 @@
 """Known failures of a ``trtllm-serve`` deployment: what its logs say, what that means, what to do.
 
-A table. ``reference`` names the row of the contract's section 9 (or ``list``: its strings to grep), so that a new row
-can be checked against what is known. Specific rows win over general ones wherever they stand: a ``Traceback`` or an
-``MPI_ABORT`` follows almost every failure and explains none.
+A table. ``reference`` names the row of the contract's section 9, so that a new row can be checked against what is
+known; ``list``: its strings to grep; ``step``: what srun, pyxis and env say when a step does not start. Specific rows
+win over general ones wherever they stand: a ``Traceback`` or an ``MPI_ABORT`` follows almost every failure and
+explains none.
 """
 
 from __future__ import annotations
@@ -210,6 +211,31 @@ KNOWN: tuple[KnownFailure, ...] = (
         "see the pyxis lines; check the image and its mounts",
     ),
     _row(
+        "step",
+        r"Couldn't find the specified plugin name for mpi/|can not load PMIx library|Invalid MPI type",
+        "this Slurm does not have the MPI flavour that steps are started with",
+        "set slurm.mpi in the cluster profile to one that `srun --mpi=list` names",
+    ),
+    _row(
+        "step",
+        r"(?:unrecognized|invalid|unknown) option.{0,10}--(?:no-)?container-",
+        "this Slurm cannot start containers: pyxis is not installed",
+        "install it, or remove `container` from the cluster profile",
+    ),
+    _row(
+        "step",
+        r"numactl.{0,60}(?:No such file|not found)|libnuma: .{0,80}out of range|numactl: .{0,60}invalid",
+        "numactl is not there, or the node has no such NUMA nodes",
+        'set numactl in the cluster profile, "" for none',
+    ),
+    _row(
+        "step",
+        r"trtllm-(?:llmapi-launch|serve).{0,60}(?:No such file|not found)",
+        "the image (or the node) has no TensorRT-LLM commands",
+        "check container.image, or `command` and `launcher` in the cluster profile; `doctor --probe` shows what is "
+        "there",
+    ),
+    _row(
         "list",
         r"NCCL error",
         "NCCL failed",
@@ -228,6 +254,13 @@ KNOWN: tuple[KnownFailure, ...] = (
         r"Client error to|- last retry",
         "the orchestrator could not reach a worker, or the worker refused a request",
         "see that worker's log",
+        general=True,
+    ),
+    _row(
+        "step",
+        r"Unable to create step|More processors requested than permitted|Requested node configuration",
+        "Slurm could not start the server's step",
+        "see the srun line; slurm.gpus, slurm.tasks and slurm.srun of the cluster profile decide what is asked for",
         general=True,
     ),
     _row("list", r"Segmentation fault", "the server crashed (segmentation fault)", "see its log", general=True),

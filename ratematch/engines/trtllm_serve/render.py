@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
-from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.commandline import config_flag
 from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker, fold
 from ratematch.engines.trtllm_serve.modes import mode_env
 from ratematch.plan.capacity import KvSettings
@@ -143,10 +143,6 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-def _config_flag(experiment: Experiment) -> str:
-    return "--extra_llm_api_options" if release_line(experiment.engine.version) == "1.2" else "--config"
-
-
 def _environment(
     experiment: Experiment, cluster: Cluster, role: Role | Literal["orchestrator"], unchecked: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
@@ -175,7 +171,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         instance.host,
         "--port",
         str(instance.port),
-        _config_flag(experiment),
+        config_flag(experiment.engine.version),
         f"{instance.role}.yaml",
     )
     group = next(group for group in experiment.deployment.groups if group.role == instance.role)

@@ -1,0 +1,91 @@
+"""The command line of ``trtllm-serve`` as data, and what a given installation's own ``--help`` says about it.
+
+Importing TensorRT-LLM prints a line with its version, so every command of it tells which version answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.plan.finding import Finding
+
+BANNER = "[TensorRT-LLM] TensorRT-LLM version: "
+
+# A usage text names other commands' options in its prose; options stand at the beginning of a line or after a comma.
+_OPTION = re.compile(r"(?:^\s+|, |/ ?)(--?[A-Za-z][\w-]*)", re.MULTILINE)
+
+
+@cache
+def _data() -> dict[str, dict[str, dict[str, Any]]]:
+    text = resources.files(__package__).joinpath("contract-command.yaml").read_text(encoding="utf-8")
+    content: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    return content
+
+
+def command_options(subcommand: str, version: str) -> dict[str, tuple[str, ...]]:
+    """Options of a subcommand in a version, by their main spelling, with all spellings.
+
+    Raises:
+        ValueError: the version is not known.
+    """
+    line = release_line(version)
+    return {
+        flag: (flag, *rule.get("also", ()))
+        for flag, rule in _data()[subcommand].items()
+        if "only" not in rule or line in rule["only"] or (line == "1.3" and "main" in rule["only"])
+    }
+
+
+def config_flag(version: str) -> str:
+    """The option that names the YAML file: both spellings are known to most versions, this one to all of its line."""
+    return "--extra_llm_api_options" if release_line(version) == "1.2" else "--config"
+
+
+def probe_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What to run on a node to learn what is installed there; ``command`` starts ``trtllm-serve``."""
+    return {name: (*command, name, "--help") for name in ("serve", "disaggregated")}
+
+
+def judge_probe(answers: Mapping[str, str]) -> list[Finding]:
+    """What the answers to :func:`probe_commands` say, against the contract of the version that answered."""
+    told = next((text for text in answers.values() if BANNER in text), None)
+    if told is None:
+        last = " ".join(next(iter(answers.values()), "").split())[-200:]
+        return [Finding("version", False, f"no command told a version; it said: {last or 'nothing'}")]
+    version = told.partition(BANNER)[2].split()[0]
+    try:
+        line = release_line(version)
+    except ValueError as error:
+        return [Finding("version", False, str(error))]
+    found = [Finding("version", True, f"{version}: set engine.version: {_quoted(line)} in the sweep")]
+    return [*found, *(_judge(name, text, line) for name, text in answers.items())]
+
+
+def _judge(subcommand: str, text: str, line: str) -> Finding:
+    there = set(_OPTION.findall(text))
+    known = command_options(subcommand, line)
+    spelled = {spelling for spellings in known.values() for spelling in spellings}
+    if lost := sorted(needed(subcommand, line) - there):
+        return Finding(subcommand, False, f"--help does not name {', '.join(lost)}, which servers are started with")
+    missing = sorted(flag for flag, spellings in known.items() if there.isdisjoint(spellings))
+    new = sorted(there - spelled - {"--help", "-h"})
+    parts = [f"{len(known) - len(missing)} of {len(known)} known options"]
+    parts += [f"not there: {', '.join(missing)}"] if missing else []
+    parts += [f"not known here: {', '.join(new)}"] if new else []
+    return Finding(subcommand, True, "; ".join(parts))
+
+
+def needed(subcommand: str, version: str) -> set[str]:
+    """Options that rendered commands use."""
+    return {"--host", "--port", config_flag(version)} if subcommand == "serve" else {"-c", "-t", "-r"}
+
+
+def _quoted(line: str) -> str:
+    return f'"{line}"' if line[0].isdigit() else line

@@ -1,0 +1,106 @@
+"""Power, clocks and utilisation of this machine's GPUs while a load runs, through NVML (``ratematch[gpu]``).
+
+Without the package, a driver or a GPU nothing is sampled and a note says so only when somebody could have expected
+it (the package is there). GPUs of other machines are seen through their DCGM exporter:
+``--server-metrics http://node:9400/metrics`` (:mod:`ratematch.loadgen.servermetrics`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+PERIOD_S = 0.1
+
+Sample = tuple[int, int, float, float, float]
+"""Instant (ns), GPU, power (W), SM clock (MHz), utilisation (%)."""
+
+
+def open_nvml() -> Any:
+    """The NVML module, initialised; ``None`` when the package is missing.
+
+    Raises:
+        RuntimeError: the package is there, and no driver or GPU.
+    """
+    try:
+        import pynvml  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as problem:
+        raise RuntimeError(f"no GPU is sampled: {problem}") from problem
+    return pynvml
+
+
+@dataclass
+class GpuSampler:
+    """A thread that samples every GPU ten times a second; used as a context around a load.
+
+    ``nvml``: the module to ask, found when ``None``; ``notes``: why nothing is sampled, where that may surprise.
+    """
+
+    nvml: Any = None
+    notes: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> GpuSampler:
+        if self.nvml is None:
+            try:
+                self.nvml = open_nvml()
+            except RuntimeError as problem:
+                self.notes.append(str(problem))
+        if self.nvml is not None:
+            handles = [self.nvml.nvmlDeviceGetHandleByIndex(k) for k in range(self.nvml.nvmlDeviceGetCount())]
+            self._thread = threading.Thread(target=self._sample, args=(handles,), name="gpu sampler", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _sample(self, handles: list[Any]) -> None:
+        nvml = self.nvml
+        while not self._over.wait(PERIOD_S):
+            for index, handle in enumerate(handles):
+                values = []
+                for ask in (
+                    lambda h=handle: nvml.nvmlDeviceGetPowerUsage(h) / 1e3,
+                    lambda h=handle: float(nvml.nvmlDeviceGetClockInfo(h, nvml.NVML_CLOCK_SM)),
+                    lambda h=handle: float(nvml.nvmlDeviceGetUtilizationRates(h).gpu),
+                ):
+                    value = float("nan")
+                    with contextlib.suppress(Exception):  # a value that this GPU does not tell
+                        value = ask()
+                    values.append(value)
+                self.samples.append((monotonic_ns(), index, *values))  # type: ignore[arg-type]
+
+    def summarise(self, start_ns: int, end_ns: int, tok_s: float | None) -> dict[str, Any] | None:
+        """Means inside a span, and energy per output token = mean power of all GPUs / tok/s. ``None``: no samples."""
+        inside = [sample for sample in self.samples if start_ns <= sample[0] <= end_ns]
+        if not inside:
+            return None
+        gpus = {}
+        for index in sorted({sample[1] for sample in inside}):
+            columns = np.array([sample[2:] for sample in inside if sample[1] == index])
+            means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in columns.T]
+            gpus[str(index)] = dict(zip(("power_w", "sm_mhz", "utilisation"), means, strict=True))
+        told = [gpu["power_w"] for gpu in gpus.values() if gpu["power_w"] is not None]
+        power = sum(told) if told else None
+        return {
+            "gpus": gpus,
+            "power_w": power,
+            "joules_per_output_token": power / tok_s if power is not None and tok_s else None,
+        }

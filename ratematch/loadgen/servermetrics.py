@@ -1,0 +1,160 @@
+"""What servers tell of themselves while a load runs from outside a sweep: Prometheus text or TensorRT-LLM iterations.
+
+One thread an address. TensorRT-LLM's ``/metrics`` and ``/perf_metrics`` hand every entry out once, so nobody else may
+read them meanwhile. Nothing here can fail a load: an address that does not answer becomes a note.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ratematch.plan.workload import Workload
+
+PERIOD_S = 1.0
+ANSWER_S = 5.0
+
+_LINE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(\{[^}]*\})?\s+([0-9.eE+-]+|NaN|[+-]Inf)")
+
+ITERATION = {
+    "queued": "numQueuedRequests",
+    "active": "numActiveRequests",
+    "step_ms": "iterLatencyMS",
+    "kv_used": "kvCacheStats.usedNumBlocks",
+    "kv_max": "kvCacheStats.maxNumBlocks",
+    "cache_hit_rate": "kvCacheStats.cacheHitRate",
+    "paused": "inflightBatchingStats.numPausedRequests",
+    "acceptance_length": "specDecodingStats.acceptanceLength",
+}
+"""What is kept of an iteration, by its path."""
+
+FULL = 0.98
+"""Share of the KV blocks in use from which on the cache counts as full."""
+
+QUEUED = 0.05
+"""Waiting requests, as a share of the active ones, from which on they are told."""
+
+
+def parse_prometheus(text: str) -> dict[str, float]:
+    """Samples by name and labels, as written. Buckets of histograms are left out: their sum and count say enough."""
+    samples = {}
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found and not found[1].endswith("_bucket"):
+            value = float(found[3])
+            if np.isfinite(value):
+                samples[found[1] + (found[2] or "")] = value
+    return samples
+
+
+def parse_iterations(body: bytes) -> list[dict[str, float]]:
+    """The iterations of TensorRT-LLM's ``/metrics``, each as far as it tells.
+
+    Raises:
+        msgspec.DecodeError: no JSON list.
+    """
+    return [
+        {name: value for name, path in ITERATION.items() if (value := _at(step, path)) is not None}
+        for step in msgspec.json.decode(body, type=list[dict[str, Any]])
+    ]
+
+
+def _at(step: Mapping[str, Any], path: str) -> float | None:
+    value: Any = step
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+@dataclass
+class MetricsPoller:
+    """Reads every address once a second; used as a context around a load. ``rows``: (instant ns, address, values)."""
+
+    urls: Sequence[str]
+    period_s: float = PERIOD_S
+    notes: list[str] = field(default_factory=list)
+    rows: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> MetricsPoller:
+        for url in self.urls:
+            thread = threading.Thread(target=self._poll, args=(url,), name=f"metrics {url}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(ANSWER_S)
+
+    def _poll(self, url: str) -> None:
+        failures = 0
+        while True:
+            last = self._over.is_set()  # one more look, for the end of the load
+            try:
+                with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
+                    body = answer.read()
+                now_ns = monotonic_ns()
+                if body.lstrip()[:1] == b"[":
+                    self.rows += [(now_ns, url, step) for step in parse_iterations(body)]
+                else:
+                    self.rows.append((now_ns, url, parse_prometheus(body.decode("utf-8", "replace"))))
+            except (OSError, ValueError, msgspec.DecodeError) as problem:
+                failures += 1
+                if failures == 1:
+                    self.notes.append(f"{url}: {problem}")
+            if last:
+                return
+            self._over.wait(self.period_s)
+
+    def summarise(self, start_ns: int, end_ns: int) -> dict[str, Any] | None:
+        """By address: means inside a span, and for counters (``_total``, ``_sum``, ``_count``) their growth in it."""
+        told: dict[str, Any] = {}
+        for url in self.urls:
+            rows = [values for at_ns, of, values in self.rows if of == url and start_ns <= at_ns <= end_ns]
+            names = sorted({name for row in rows for name in row})
+            figures = {}
+            for name in names:
+                values = [row[name] for row in rows if name in row]
+                counter = name.partition("{")[0].endswith(("_total", "_sum", "_count"))
+                figures[name] = values[-1] - values[0] if counter else float(np.mean(values))
+            if figures:
+                told[url] = {"samples": len(rows), **figures}
+        return told or None
+
+    def doubts(self, told: dict[str, Any] | None, workload: Workload) -> list[str]:
+        """What the servers' own figures throw doubt on, in words."""
+        found = []
+        for url, figures in (told or {}).items():
+            found += doubt_iterations(url, figures, workload)
+        return found
+
+
+def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
+    """Queueing, a full KV cache, paused requests and cache hits, from the means of a server's iterations."""
+    found = []
+    queued, active = figures.get("queued"), figures.get("active")
+    if queued and queued > QUEUED * (active or 1.0):
+        found.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
+    used, most = figures.get("kv_used"), figures.get("kv_max")
+    if used is not None and most and used / most > FULL:
+        found.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
+    if figures.get("paused"):
+        found.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
+    rate = figures.get("cache_hit_rate")
+    if rate and not workload.reuses:
+        found.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
+    return found

@@ -1,0 +1,153 @@
+"""srt-slurm's srtslurm.yaml comes back as a cluster profile; what has no place is listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratematch.cli import main
+from ratematch.clusterfile import parse_cluster
+from ratematch.errors import RecipeError
+from ratematch.exchange.srtcluster import SiteChoices, import_cluster, read_minutes
+from ratematch.plan.cluster import Container, TimeLimit
+
+FULL = """\
+cluster: oak
+default_account: llm
+default_partition: batch
+default_time_limit: "4:00:00"
+gpus_per_node: 4
+default_gpu_type: gb200
+network_interface: enp1
+use_gpus_per_node_directive: true
+use_segment_sbatch_directive: true
+use_exclusive_sbatch_directive: true
+preflight: false
+default_sbatch_directives:
+  exclude: [oak07, oak11]
+  qos: high
+  constraint: nvl
+  nodes: 4
+default_health_check: {max_attempts: 180, interval_seconds: 10}
+srtctl_root: /opt/srt
+output_dir: /scratch/out
+model_paths:
+  dsr1: /models/DeepSeek-R1-0528-NVFP4
+  homemade: /models/homemade
+containers:
+  trtllm-1.2: /images/trtllm.sqsh
+  nginx: nginx
+default_mounts:
+  /models: /models
+  /scratch/x: /work
+cloud: {endpoint_url: x}
+surprise: 1
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "srtslurm.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_key_arrives_or_is_listed(tmp_path: Path) -> None:
+    found = import_cluster(write(tmp_path, FULL), SiteChoices())
+    cluster = parse_cluster(found.text, "oak.yaml")
+    assert (cluster.name, cluster.gpu, cluster.gpus_per_node, cluster.nodes) == ("oak", "gb200", 4, 18)
+    slurm = cluster.slurm
+    assert (slurm.partition, slurm.account, slurm.qos) == ("batch", "llm", "high")
+    assert slurm.time == TimeLimit(max_minutes=240)
+    assert (slurm.segment, slurm.gpus, slurm.exclusive) == (18, "gpus-per-node", True)
+    assert (slurm.exclude, slurm.sbatch) == (("oak07", "oak11"), ("--constraint=nvl",))
+    assert cluster.container == Container("/images/trtllm.sqsh", ("/models:/models", "/scratch/x:/work"))
+    assert cluster.model_paths == {"deepseek-r1": "/models/DeepSeek-R1-0528-NVFP4"}
+    assert (cluster.ready_minutes, cluster.check_paths) == (30.0, False)
+    assert {left.where.partition(": ")[2] for left in found.left} == {
+        *("network_interface", "srtctl_root", "output_dir", "cloud", "surprise"),
+        *("default_sbatch_directives.nodes", "model_paths.homemade", "containers.nginx"),
+    }
+
+
+def test_what_the_file_leaves_out_is_assumed_and_said(tmp_path: Path) -> None:
+    found = import_cluster(write(tmp_path, "default_partition: gpu\n"), SiteChoices(gpu="H200", nodes=6, name="hop"))
+    cluster = parse_cluster(found.text, "hop.yaml")
+    assert (cluster.gpu, cluster.gpus_per_node, cluster.nodes, cluster.container) == ("h200", 8, 6, None)
+    # srt-slurm's own defaults: one segment with all nodes of a job, no exclusive nodes.
+    assert (cluster.slurm.segment, cluster.slurm.exclusive) == (6, False)
+    assert any("gpus_per_node is not in the file" in note for note in found.notes)
+
+
+def test_values_that_a_launcher_fills_in_are_left_to_the_reader(tmp_path: Path) -> None:
+    text = "cluster: x\ndefault_account: ${ACCOUNT}\ndefault_partition: batch\ncontainers: {trt: '${IMAGE}'}\n"
+    found = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
+    assert parse_cluster(found.text, "x.yaml").slurm.account is None
+    assert [left.value for left in found.left] == ["${ACCOUNT}", {"trt": "${IMAGE}"}]
+    assert any("default_account is filled in" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("directives", "gpus", "segment"),
+    [
+        ("use_gpus_per_node_directive: false\n", "none", 18),
+        ("gpu_sbatch_directive: gres\n", "gres", 18),
+        ("use_segment_sbatch_directive: false\n", "gpus-per-node", None),
+    ],
+)
+def test_directives(tmp_path: Path, directives: str, gpus: str, segment: int | None) -> None:
+    found = import_cluster(write(tmp_path, directives), SiteChoices(gpu="gb300"))
+    slurm = parse_cluster(found.text, "x.yaml").slurm
+    assert (slurm.gpus, slurm.segment) == (gpus, segment)
+
+
+def test_a_registry_is_spelled_as_pyxis_wants_it(tmp_path: Path) -> None:
+    text = "containers: {release: 'nvcr.io/nvidia/tensorrt-llm/release:1.2.0'}\n"
+    found = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
+    container = parse_cluster(found.text, "x.yaml").container
+    assert container is not None and container.image == "nvcr.io#nvidia/tensorrt-llm/release:1.2.0"
+    assert container.file is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("default_partition: batch\n", "names no GPU type (give --gpu, one of b200"),
+        ("default_gpu_type: tpu\n", "srtslurm.yaml:1: default_gpu_type: GPU 'tpu' is not known"),
+        ("default_gpu_type: b200\ngpus_per_node: many\n", "srtslurm.yaml:2: gpus_per_node: must be a whole number"),
+        (
+            "default_gpu_type: b200\ndefault_time_limit: soon\n",
+            "srtslurm.yaml:2: default_time_limit: 'soon' is no time",
+        ),
+        ("default_gpu_type: b200\ncontainers: x\n", "srtslurm.yaml:2: containers: must be a map"),
+        ("- a\n", "srtslurm.yaml:1: is no map of keys"),
+        ("default_gpu_type: b200\ncontainers: {trt: /a.sqsh}\ndefault_mounts: {rel: /x}\n", "'rel:/x' is no mount"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        import_cluster(write(tmp_path, text), SiteChoices())
+    assert said in str(caught.value)
+
+
+@given(st.integers(0, 9), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_times_are_read_as_slurm_does(days: int, hours: int, minutes: int, seconds: int) -> None:
+    assert read_minutes(f"{minutes}") == minutes
+    assert read_minutes(f"{minutes}:{seconds:02}") == minutes
+    assert read_minutes(f"{hours}:{minutes:02}:{seconds:02}") == hours * 60 + minutes
+    assert read_minutes(f"{days}-{hours}") == (days * 24 + hours) * 60
+    assert read_minutes(f"{days}-{hours}:{minutes:02}") == (days * 24 + hours) * 60 + minutes
+    assert read_minutes(f"{days}-{hours}:{minutes:02}:{seconds:02}") == (days * 24 + hours) * 60 + minutes
+
+
+def test_by_the_command_a_person_types(tmp_path: Path) -> None:
+    file, output = write(tmp_path, FULL), tmp_path / "oak.yaml"
+    done = CliRunner().invoke(main, ["import", "cluster", str(file), "-o", str(output)], catch_exceptions=False)
+    assert done.exit_code == 0 and done.stdout == f"{output}\n"
+    assert "no counterpart: " in done.stderr and "surprise" in done.stderr
+    assert parse_cluster(output.read_text(), "oak.yaml").name == "oak"
+    again = CliRunner().invoke(main, ["import", "cluster", str(file), "-o", str(output)], catch_exceptions=False)
+    assert again.exit_code == 1 and "is there already" in again.stderr

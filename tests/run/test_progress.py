@@ -1,0 +1,46 @@
+"""Progress of a load is written beside the load, not by it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from ratematch.run.progress import telling
+from ratematch.store import ExperimentFolder
+
+
+class SlowFolder(ExperimentFolder):
+    """On a file system that takes until it is let go."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self.go = threading.Event()
+        self.began = threading.Event()
+        self.written: list[Any] = []
+
+    def write_progress(self, content: dict[str, Any]) -> None:
+        self.began.set()
+        assert self.go.wait(10)
+        self.written.append(content["done"])
+
+
+def test_telling_does_not_wait_for_the_file_system_and_the_newest_word_is_the_last(tmp_path: Path) -> None:
+    folder = SlowFolder(tmp_path)
+    with telling(folder) as tell:
+        tell({"done": 1})
+        assert folder.began.wait(10)
+        for done in range(2, 50):
+            tell({"done": done})  # would wait for ever if it wrote
+        assert folder.written == []
+        folder.go.set()
+    assert folder.written[0] == 1 and folder.written[-1] == 49
+    assert len(folder.written) <= 3, "what is no longer news is not written"
+
+
+def test_the_end_of_a_load_does_not_wait_for_ever_either(tmp_path: Path) -> None:
+    folder = SlowFolder(tmp_path)
+    with telling(folder) as tell:
+        tell({"done": 1})
+    assert folder.written == []
+    folder.go.set()

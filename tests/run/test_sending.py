@@ -1,0 +1,173 @@
+"""What is sent to Slurm for whom, and how a job is known again: without a Slurm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratematch import filelock
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import Deployment
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Concurrency
+from ratematch.run.membership import Membership
+from ratematch.run.queue import Queue, QueuedJob
+from ratematch.run.sentjob import Sent, SlurmJob
+from ratematch.run.slurmjob import minutes, piece_of
+from ratematch.store import ExperimentFolder, GpuHours, Results, write_json
+from tests.invented import AGG, LAPTOP, PAIR, experiment
+
+SLOW: Cluster = replace(LAPTOP, start_minutes=10.0, load_minutes=2.0)
+
+
+def add(at: Path, asked: Experiment | None = None) -> ExperimentFolder:
+    return Results(at).add(asked or experiment(), SLOW)
+
+
+def launch(folder: ExperimentFolder, **outcome: Any) -> None:
+    told = {"ok": False, "error": "x", "interrupted": False, "measured": 0, "seconds": 0.0, "began": 0.0, **outcome}
+    write_json(folder.new_launch() / "outcome.json", told)
+
+
+def finish(folder: ExperimentFolder, load: Concurrency) -> None:
+    folder.load_folder(load).mkdir(parents=True)
+    write_json(folder.load_folder(load) / "loadrun.json", {})
+
+
+def test_a_job_asks_for_time_for_what_is_missing(tmp_path: Path) -> None:
+    folder = add(tmp_path)
+    assert minutes(folder) == 10 + 2 * 2
+    finish(folder, Concurrency(2, 6, 1))
+    assert minutes(folder) == 10 + 2
+
+
+def test_in_gen_only_each_concurrency_has_its_own_start(tmp_path: Path) -> None:
+    gen_only = Deployment(ctx=PAIR.ctx, gen=PAIR.gen)
+    folder = add(tmp_path, experiment("gen", gen_only))
+    assert minutes(folder) == 2 * (10 + 2)
+    finish(folder, Concurrency(2, 6, 1))
+    assert minutes(folder) == 10 + 2
+
+
+def test_what_took_longer_than_the_profile_says_is_allowed_for(tmp_path: Path) -> None:
+    folder = add(tmp_path)
+    launch(folder, measured=2, starting_s=1200.0, measuring_s=2 * 300.0)
+    assert minutes(folder) == 20 + 2 * 5
+    launch(folder, measured=1, starting_s=60.0, measuring_s=6.0)
+    assert minutes(folder) == 20 + 2 * 5, "never less than was seen"
+
+
+def test_a_time_limit_that_was_met_while_starting_is_not_met_for_the_same_reason_again(tmp_path: Path) -> None:
+    folder = add(tmp_path)
+    launch(folder, interrupted=True, signal="SIGUSR2", seconds=1800.0)
+    assert minutes(folder) == 60 + 2 * 2
+
+
+def test_a_piece_of_a_pack_is_whole_nodes(tmp_path: Path) -> None:
+    piece = piece_of(add(tmp_path, experiment("e2e", PAIR)))
+    assert piece.nodes == 4 and piece.minutes == 14
+
+
+QUEUE = [
+    QueuedJob("7_0", "ratematch-abc", "RUNNING", "", "node1"),
+    QueuedJob("7_1", "ratematch-abc", "PENDING", "Priority", ""),
+    QueuedJob("8", "ratematch-abc-old", "RUNNING", "", "node2"),
+    QueuedJob("9", "ratematch-over", "CANCELLED", "", ""),
+]
+
+
+def test_a_task_of_an_array_is_known_by_the_arrays_name_and_its_number(tmp_path: Path) -> None:
+    folder = add(tmp_path)
+    assert Sent.read(folder) is None
+    Sent("ratematch-abc", None, 0.0, task=1).write(folder)
+    sent = Sent.read(folder)
+    assert sent is not None
+    line = sent.line(QUEUE)
+    assert line is not None and line.id == "7_1" and line.task == 1
+    assert Sent("ratematch-abc", "7_0", 0.0, task=2).line(QUEUE) is None
+    assert Sent("ratematch-over", "9", 0.0).line(QUEUE) is None
+    assert QUEUE[2].task is None
+
+
+def test_a_job_calls_itself_what_the_queue_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert filelock.own_job() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert filelock.own_job() == "8"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert filelock.own_job() == "7_1"
+
+
+class Members:
+    """Two experiments in one pack."""
+
+    def __init__(self, at: Path):
+        self.folders = [add(at), add(at, experiment(deployment=replace(AGG, unchecked=("other",))))]
+        for folder in self.folders:
+            Sent("ratematch-pack-1", "7", 0.0, pack="1").write(folder)
+        self.all = [Membership(folder, "ratematch-pack-1") for folder in self.folders]
+
+    def job(self, index: int) -> SlurmJob:
+        line = "7|RUNNING|None|node[1-2]|ratematch-pack-1\n"
+        queue = Queue(lambda argv: line if argv[0] == "squeue" else "")
+        sent = Sent.read(self.folders[index])
+        assert sent is not None
+        return SlurmJob(self.folders[index], queue, sent, adopted=True)
+
+
+def test_a_member_is_over_when_its_pack_says_so_while_the_pack_runs_on(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    first, second = members.job(0), members.job(1)
+    assert first.running() and second.running() and first.slot == second.slot
+    launch(members.folders[0], kind="ServerDied", job="7", began=1.0)
+    members.all[0].end(2)
+    assert not first.running() and second.running()
+    failure = first.failure()
+    assert failure is not None and failure.kind == "server died"
+
+
+def test_who_was_never_started_is_sent_again_and_not_taken_for_a_crash(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    job = members.job(0)
+    ended = "JobId=7 JobName=ratematch-pack-1 JobState=TIMEOUT ExitCode=0:0 RunTime=00:01:00 NodeList=node1"
+    job._queue.ask = lambda argv: ended if argv[0] == "scontrol" else ""
+    assert not job.running()
+    failure = job.failure()
+    assert failure is not None and failure.kind == "not started"
+
+
+def test_cancelling_all_members_ends_the_pack_and_cancelling_one_does_not(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    assert not members.all[0].cancel(), "the other one still wants it"
+    assert members.all[1].cancel(), "nobody is left"
+    assert all(member.is_cancelled() for member in members.all)
+    members.all[0].end(None)
+    verdict = members.all[0].verdict()
+    assert verdict is not None and verdict["cancelled"]
+    job = members.job(0)
+    assert not job.running()
+    failure = job.failure()
+    assert failure is not None and failure.kind == "cancelled"
+
+
+def test_a_pack_that_slurm_starts_again_forgets_what_it_said(tmp_path: Path) -> None:
+    (member, other) = Members(tmp_path).all
+    member.end(2)
+    member.begin_anew()
+    assert member.verdict() is None
+    Sent("ratematch-xyz", "9", 1.0).write(other.folder)
+    assert member.is_current() and not other.is_current(), "somebody else measures it now"
+
+
+def test_gpu_time_of_nodes_that_wait_in_a_pack_is_accounted(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    launch(add(tmp_path), measured=1, starting_s=900.0, measuring_s=900.0, seconds=1800.0, held_s=1800.0, gpus=4)
+    at = tmp_path / "packs" / "1"
+    at.mkdir(parents=True)
+    write_json(at / "idle.json", [{"idle_gpu_s": 1800.0}, {"idle_gpu_s": 1800.0}])
+    assert results.account() == GpuHours(starting=1.0, measuring=1.0, total=3.0)
