@@ -21,8 +21,8 @@ from ratematch.search.fronts import Floats, Side, empty_front, front_of, gain, h
 DRAWS = 16
 """Draws that an expected gain is the mean of."""
 AT_ONCE = 0.2
-"""What a gain is worth where the server would be beaten by others later, as a share of one that lasts: the front should
-be good early, and cheap servers that end up beaten are no way to make it so."""
+"""What a gain is worth where the server would be beaten by others later, as a share of one that lasts: the front
+should be good early, and cheap servers that end up beaten are no way to make it so."""
 CLOSE = 0.3
 """How far behind the best a server may be and still count in part: a server half as large that is nearly as good is
 the better buy."""
@@ -231,7 +231,7 @@ def decide(
         if isinstance(choice, Skip):
             skips.append(choice)
         elif hours_left is not None and choice.gpu_hours > hours_left:
-            left = f"it costs {choice.gpu_hours:.1f} GPU-hours and {max(0.0, hours_left):.1f} are left"
+            left = f"it costs {choice.gpu_hours:.3g} GPU-hours and {max(0.0, hours_left):.3g} are left"
             skips.append(Skip(each.id, each.label, left))
         else:
             found.append(choice)
@@ -321,7 +321,7 @@ def _look_at(view: _View, each: Candidate, front: Floats, size: float, weights: 
         told = f"adds {expected:.2%} to the front on average, {max(gains) / size:.2%} at best"
         return Skip(each.id, each.label, f"not worth its hours: {told}")
     at = ", ".join(map(str, loads))
-    why = f"at C = {at}: {expected:.1%} more front expected for {hours:.1f} GPU-hours"
+    why = f"at C = {at}: {expected:.1%} more front expected for {hours:.3g} GPU-hours"
     return Choice(each.id, each.label, loads, expected, hours, why)
 
 

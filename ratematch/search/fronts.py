@@ -1,4 +1,4 @@
-"""Fronts as arrays, quickly: what pairs of ctx and gen servers give in whole instances, on a fixed grid of tok/s/user.
+"""Fronts as arrays, quickly: what ctx and gen servers give in whole instances, on a fixed grid of tok/s/user.
 
 The exact solver of :mod:`ratematch.match` decides what is reported; this one is asked thousands of times for a single
 decision. It differs in reading generation curves at a few points between measured loads, not everywhere.
@@ -22,7 +22,7 @@ BETWEEN = 4
 
 @dataclass(frozen=True)
 class Side:
-    """Rates of one instance. ctx: ``req_s`` of shape (1,), its capacity. gen: by load, ascending, with ``tok_s_user``."""
+    """Rates of one instance. ctx: ``req_s`` of shape (1,), its capacity. gen: by load, with ``tok_s_user``."""
 
     gpus: int
     req_s: Floats

@@ -77,7 +77,7 @@ def _concurrency(load: Load) -> int:
 
 
 def read_known(rows: Iterable[Measured]) -> dict[str, dict[int, Rate]]:
-    """Measured rates by experiment and concurrency; what is not valid, or open loop, is not known. Repeats: the last."""
+    """Measured rates by experiment and concurrency; without what is not valid, or open loop. Of repeats the last."""
     known: dict[str, dict[int, Rate]] = {}
     for row in rows:
         figures = row.measurement
