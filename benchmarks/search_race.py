@@ -255,9 +255,8 @@ def report(traces: dict[str, list[tuple[Trace, float]]], shares: list[float], se
     tenth = [trace.at(0.1 * total) for trace, total in traces["adaptive"]]
     speeds = ", ".join(f"{speed:g}" for speed in SPEEDS)
     near = float(np.mean(np.array(shares) >= 0.98))
-    print(
-        f"adaptive at 10 % of the grid's GPU-hours: median {np.median(tenth):.1%}, worst {min(tenth):.1%} of the front"
-    )
+    told = f"median {np.median(tenth):.1%}, worst {min(tenth):.1%} of the front"
+    print(f"adaptive at 10 % of the grid's GPU-hours: {told}")
     print(
         f"final choice at {speeds} tok/s/user: median {np.median(shares):.1%} of the best tok/s/GPU, worst "
         f"{min(shares):.1%}; {near:.0%} of choices within 2 %"
