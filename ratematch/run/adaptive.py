@@ -48,9 +48,8 @@ class Search:
             (workload.label, make_space(self.sweep, workload, self.asked, self._forecasts))
             for workload in self.sweep.workloads
         ]
-        file = self.results.path / SEARCH
-        if file.exists():
-            self.decisions = list(read_json(file)["decisions"])
+        if before := read_search(self.results):
+            self.decisions = list(before["decisions"])
 
     def next(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         """The experiment to send now, with the loads to measure; ``None`` when there is none for now.
@@ -130,6 +129,12 @@ class Search:
     def _write(self, skips: Sequence[dict[str, Any]]) -> None:
         content = {"decisions": self.decisions, "skips": list(skips), "ended": self.ended}
         write_json(self.results.path / SEARCH, content)
+
+
+def read_search(results: Results) -> dict[str, Any] | None:
+    """What the adaptive search in ``results`` decided so far; ``None`` where there was none."""
+    file = results.path / SEARCH
+    return read_json(file) if file.exists() else None
 
 
 def shorten(load: Concurrency) -> Concurrency:
