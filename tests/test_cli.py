@@ -166,3 +166,9 @@ def test_render_knows_the_end_to_end_experiments_that_were_chosen(root: Path, tm
     assert done.exit_code == 0
     (folder,) = (tmp_path / "out").iterdir()
     assert folder.name == experiment("e2e", PAIR).folder and (folder / "ctx.yaml").exists()
+
+
+def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_path: Path) -> None:
+    result = call("report", "results/sample", "--ttft-ms", "1", "-o", str(tmp_path / "page.html"))
+    assert result.exit_code == 3 and "no valid point is left" in result.stderr
+    assert "No speed-up over IFB can be stated" in (tmp_path / "page.html").read_text("utf-8")
