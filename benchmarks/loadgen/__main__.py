@@ -6,9 +6,8 @@
 
 The server is compiled here (needs a C compiler); each peer is installed from PyPI into an environment of its own
 below ``--folder``. A peer that cannot be installed or does not finish is a line of the table too. Figures of one
-scenario
-are of one run of this program, clients one after another. Nothing is asserted: the last table says which targets the
-run meets.
+scenario are of one run of this program, clients one after another. Nothing is asserted: the last table says which
+targets the run meets.
 """
 
 from __future__ import annotations
