@@ -141,6 +141,8 @@ def test_inferencex_rows_are_in_seconds_and_per_gpu(tmp_path: Path) -> None:
     assert figures.tok_s_user == pytest.approx(50.0)
     assert figures.tok_s == pytest.approx(12.8 * 921.6), "output tokens are over decode GPUs only"
     assert figures.req_s == pytest.approx(12.8), "256 in flight / 20 s"
+    assert figures.valid and figures.num_requests == 0
+    assert any("how many requests there were" in warning for warning in figures.warnings)
     assert (figures.isl_mean, figures.osl_mean) == (pytest.approx(7372.8), pytest.approx(921.6))
 
 
