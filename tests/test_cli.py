@@ -179,3 +179,9 @@ def test_diagnose_reads_the_logs_of_a_launch(tmp_path: Path) -> None:
     (tmp_path / "calm.log").write_text("all is well\n")
     calm = call("diagnose", str(tmp_path / "calm.log"))
     assert calm.exit_code == 1 and calm.stdout == "no known cause in 1 logs\n"
+
+
+def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_path: Path) -> None:
+    result = call("report", "results/sample", "--ttft-ms", "1", "-o", str(tmp_path / "page.html"))
+    assert result.exit_code == 3 and "no valid point is left" in result.stderr
+    assert "No speed-up over IFB can be stated" in (tmp_path / "page.html").read_text("utf-8")

@@ -92,7 +92,11 @@ def _refuse_mixture(measured: Sequence[Measured], sweep: str) -> None:
             (" and ".join(sorted({first.origin, other.origin})) + " results", first.origin, other.origin),
             ("models", first.model, other.model),
             ("GPUs", first.gpu, other.gpu),
-            ("engines", first.engine, other.engine),
+            (
+                "engines",
+                f"{first.engine.name} {first.engine.version}",
+                f"{other.engine.name} {other.engine.version}",
+            ),
         ):
             if a != b:
                 raise ResultsError(
