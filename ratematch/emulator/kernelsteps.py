@@ -57,6 +57,8 @@ class KernelStepTime:
         attention = model.attention_precision.get(precision, precision)
         gemm = GEMM[attention]
         experts = EXPERTS[precision]
+        if precision == "mxfp4" and "nvfp4" in gpu.flops:  # Blackwell multiplies MXFP4 with FP8 activations
+            experts = "w4a8_mxfp4_mxfp8"
         if model.mla and precision == "fp8":  # DeepSeek's FP8 checkpoint has a scale for each block of weights
             gemm = experts = "fp8_block"
         self._engine = _compile(
