@@ -44,7 +44,7 @@ def compare_results(
     """``after`` against ``before``; limits that are given replace those of both sweeps.
 
     Raises:
-        UserError: one is emulated and the other is not, or they are of different models.
+        UserError: they are of different origin (real, emulated, simulated), or of different models.
         ResultsError: a folder that cannot be read.
     """
     opened = [Results.open(before), Results.open(after)]
@@ -52,9 +52,9 @@ def compare_results(
         readout.read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile) for results in opened
     ]
     first, second = (readout.analyze_inputs(each) for each in inputs)
-    if first.emulated != second.emulated:
-        told = ("emulated", "real") if first.emulated else ("real", "emulated")
-        raise UserError(f"{before} is {told[0]} and {after} is {told[1]}: such figures are never compared")
+    origins = [each.measured[0].experiment.origin for each in inputs]
+    if origins[0] != origins[1]:
+        raise UserError(f"{before} is {origins[0]} and {after} is {origins[1]}: such figures are never compared")
     if first.model != second.model:
         raise UserError(f"{before} is {first.model} and {after} is {second.model}: compare sweeps of one model")
     change = find_changes(first, second, max_regression=max_regression)

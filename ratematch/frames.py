@@ -2,7 +2,7 @@
 rm``.
 
 A frame has one row a thing and one column a figure, units in the names; an undefined figure is NaN or ``None``. Every
-frame has an ``emulated`` column where its rows are figures.
+frame of figures has an ``emulated`` column, frames of loads and requests an ``origin``: real, emulated or simulated.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.measure import metrics
 from ratematch.plan.constraints import Constraints, Percentile
 from ratematch.plan.load import Concurrency, Rate
+from ratematch.show.cdfs import picture_cdf, picture_slip
 from ratematch.show.changeview import picture_change
 from ratematch.show.gapparts import picture_gap
 from ratematch.show.ladders import picture_ctx, picture_gen
@@ -82,7 +83,7 @@ class LoadedResults:
         return match_results(self, **limits)
 
     def __repr__(self) -> str:
-        origin = "emulated" if self.measured[0].experiment.emulated else "measured"
+        origin = self.measured[0].experiment.origin
         valid = sum(row.measurement.valid for row in self.measured)
         return f"<{self.inputs.sweep}: {len(self.measured)} loads ({valid} valid), {origin}, from {self.path}>"
 
@@ -227,7 +228,7 @@ def compare(before: Path | str, after: Path | str, *, max_regression: float = 0.
     """Two results folders: what is not the same in both, and the fronts of ``after`` over those of ``before``.
 
     Raises:
-        UserError: one is emulated and the other is not, or they are of different models.
+        UserError: they are of different origin (real, emulated, simulated), or of different models.
     """
     return compare_results(Path(before), Path(after), max_regression=max_regression)
 
@@ -288,6 +289,29 @@ def plot_gen(results: LoadedResults, analysis: Analysis, workload: str | None = 
     return _there(picture_gen(figures, analysis, label, "gen"), "no generation server was measured")
 
 
+def plot_latency(results: LoadedResults, analysis: Analysis, workload: str | None = None) -> Picture:
+    """How TTFT, TPOT and end-to-end latency are spread over requests, of loads along both measured fronts.
+
+    Raises:
+        UserError: no such workload, or no load on a measured front has records.
+    """
+    chosen = pick_workload(analysis, workload)
+    found = gallery.read_front_records(Results(results.path), results.inputs, chosen)
+    picture = picture_cdf(found, analysis, chosen.workload, "latency")
+    return _there(picture, "no load on a measured front has request records")
+
+
+def plot_slip(results: LoadedResults, analysis: Analysis, workload: str | None = None) -> Picture:
+    """How late the client sent its requests, every load at its rate.
+
+    Raises:
+        UserError: no such workload, or no load tells it.
+    """
+    label = pick_workload(analysis, workload).workload
+    rows = select_workload(results.measured, gallery.find_workload(results.measured, label))
+    return _there(picture_slip(rows, analysis, label, "slip"), "no load tells when its requests were due")
+
+
 def pick_workload(analysis: Analysis, label: str | None) -> WorkloadAnalysis:
     """The workload called ``label``; the first when it is ``None``.
 
@@ -336,7 +360,7 @@ def _load_row(row: Measured) -> dict[str, Any]:
         stats = getattr(figures, name)
         for which in ("mean", "p50", "p99"):
             found[f"{name.removesuffix('_ms')}_{which}_ms"] = getattr(stats, which) if stats else None
-    return found | {"emulated": experiment.emulated, "experiment": experiment.id}
+    return found | {"emulated": experiment.emulated, "origin": experiment.origin, "experiment": experiment.id}
 
 
 def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:
@@ -364,6 +388,7 @@ def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:
             and record.end_ns is not None
             and window.start_ns < record.end_ns <= window.end_ns,
             "emulated": row.experiment.emulated,
+            "origin": row.experiment.origin,
         }
         for k, record in enumerate(records)
     ]

@@ -119,6 +119,7 @@ def describe(workload: str, found: Recommendation, experiment: Experiment, clust
         if found.measured
         else "predicted from ctx and gen measured apart; not measured together",
         "emulated": point.emulated,
+        "figures_are": experiment.origin,
         "over_ifb": found.over_ifb,
         "model": experiment.model,
         "engine": f"{experiment.engine.name} {experiment.engine.version}",

@@ -8,7 +8,7 @@ from ratematch.errors import Problem, TableError, UserError
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing
 from ratematch.match.table import TableRow, read_table
-from ratematch.match.tablematch import Asked
+from ratematch.match.tablepoints import Asked
 
 RACK_GPUS = 72
 """Largest deployment planned when nobody says: one NVL72 rack."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -159,14 +160,18 @@ def collect_warnings(
         for label, load, reasons in workload.left_out:
             found.append(f"left out: {label} {load}: {', '.join(reasons)}")
         found += [f"{workload.workload}: {note}" for note in workload.notes]
+    return found + _group_doubts(measured)
+
+
+def _group_doubts(measured: Sequence[Measured]) -> list[str]:
+    """Warnings of loads, those that differ only in their numbers together, the most common first."""
     doubts: dict[str, list[str]] = {}
     for row in measured:
         for warning in row.measurement.warnings:
-            doubts.setdefault(warning, []).append(f"{row.experiment.label} {row.load.label}")
-    for warning, where in doubts.items():
-        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
-        found.append(f"{where[0]}{more}: {warning}")
-    return found
+            told = f"{row.experiment.label} {row.load.label}: {warning}"
+            doubts.setdefault(re.sub(r"[-+]?\d[\d.,]*", "#", warning), []).append(told)
+    ordered = sorted(doubts.values(), key=len, reverse=True)
+    return [told[0] if len(told) == 1 else f"{len(told)} loads, such as {told[0]}" for told in ordered]
 
 
 def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) -> dict[str, str]:
@@ -189,7 +194,7 @@ def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) ->
         "GPU, cluster": _say({f"{e.gpu}, {e.cluster}" for e in experiments}),
         "engine asked for": _say({f"{e.engine.name} {e.engine.version}" for e in experiments}),
         "servers said": _say({str(server.get("version")) for server in servers}),
-        "emulated": _say({"yes" if e.emulated else "no" for e in experiments}),
+        "figures are": _say({e.origin for e in experiments}),
         "imported from": _say(origins),
         "ratematch": _say({f"{f.get('ratematch')} ({f.get('git') or 'no git'})" for f in launches}),
         "Python, platform": _say({f"{f.get('python')}, {f.get('platform')}" for f in launches}),

@@ -253,8 +253,8 @@ def export_deployment(
     if as_json:
         print_json(told | {"files": [str(path) for path in written]})
         return
-    emulated = "emulated, " if told["emulated"] else ""
-    click.echo(f"{told['deployment']} for {targets[0]:g} tok/s/user ({emulated}{told['origin']})", err=True)
+    about = f"{told['figures_are']} figures, {told['origin']}"
+    click.echo(f"{told['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
     for path in written:
         click.echo(str(path))
 

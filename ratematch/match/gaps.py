@@ -29,6 +29,9 @@ from ratematch.match.predict import Pair, one_instance, predict_deployment
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
 
+WHOLE_INSTANCES = ("integer rounding", "spare ctx at this load")
+"""Parts that lie between the ideal ratio and the plan: a rate-matched front has lost them already."""
+
 
 def find_gaps(
     rows: Iterable[Figures], pairs: Sequence[Pair], front: Sequence[Point], constraints: Constraints
@@ -121,7 +124,7 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
     # ctx instances that would have carried this load; more of them are spare, fewer are a fraction of one.
     enough = min(point.ctx, math.ceil(predicted.req_s / pair.ctx.rates.capacities[-1] * (1 - 1e-9)))
     whole = predicted.req_s * osl / (enough * pair.ctx.rates.gpus + point.gen * gen.gpus)
-    parts = [GapPart("integer rounding", ideal - whole), GapPart("spare ctx at this load", whole - plan)]
+    parts = [GapPart(WHOLE_INSTANCES[0], ideal - whole), GapPart(WHOLE_INSTANCES[1], whole - plan)]
     parts += [GapPart(name, seconds * share) for name, seconds in longer]
     told = sum(part.tok_s_gpu for part in parts)
     parts.append(GapPart("residual", ideal - point.tok_s_gpu - told))

@@ -6,142 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from ratematch.errors import Problem as TableProblem
 from ratematch.errors import TableError
-from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
 from ratematch.match.closedloop import settle
-from ratematch.match.compare import compare_fronts, draw_measured_fronts
+from ratematch.match.compare import compare_fronts
 from ratematch.match.curves import Curve, make_curve
-from ratematch.match.matching import Ctx, Gen, Limit, Objective, bound_tok_s_gpu, show_ratio, solve_ratio
-from ratematch.match.noise import Noise, noise_of_mean, pool_noise
+from ratematch.match.matching import Ctx, Gen, bound_tok_s_gpu, show_ratio, solve_ratio
 from ratematch.match.packing import Packing
 from ratematch.match.pareto import extract_front
-from ratematch.match.points import Speedup
 from ratematch.match.solver import LIMITS, Floats, Problem, Rows, front_indices, solve_rows
 from ratematch.match.table import TableRow, check_identities, merge_repeats, say_rows, select_workload
+from ratematch.match.tablenoise import draw_table, judge_row, pair_fronts
+from ratematch.match.tablepoints import Asked, Bound, ClosedLoopRow, IfbRow, TableMatch, TablePlan
 
-DRAWS = 200
-"""Bootstrap draws: the ends of a 95 % interval then move by a few per cent of its width."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The options of ``ratematch match``. ``osl``: ``None`` takes the table's. Limits in ms, judged at the table's
-    own (mean) figures. ``concurrencies``: requests in flight to predict the plans shown at."""
-
-    max_gpus: int
-    osl: int | None = None
-    packing: Packing | None = None
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    objective: Objective = "per_used_gpu"
-    concurrencies: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A gen row at its ideal, fractional share of the ctx configuration with most requests/s per GPU."""
-
-    ctx_label: str
-    gen_label: str
-    mtp: int | None
-    concurrency: float
-    ratio: str
-    req_s_gen: float
-    req_s_ctx: float
-    tpot_ms: float
-    tok_s_user: float
-    tok_s_gpu: float
-    on_front: bool
-    extra: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """One whole deployment at one demand. ``concurrency``: requests decoding in all gen instances.
-
-    ``nodes`` is ``None`` and ``gpus_allocated`` the used GPUs when nobody said how many GPUs a node has.
-    """
-
-    ctx_label: str
-    gen_label: str
-    x: int
-    y: int
-    gpus: int
-    gpus_allocated: int
-    nodes: int | None
-    req_s: float
-    limit: Limit
-    concurrency: float
-    concurrency_per_gen: float
-    tpot_ms: float
-    tok_s_user: float
-    tok_s: float
-    tok_s_gpu: float
-    tok_s_gpu_allocated: float
-    ratio: str
-    clamped: bool
-
-
-@dataclass(frozen=True)
-class IfbRow:
-    """A measured aggregated server."""
-
-    label: str
-    mtp: int | None
-    gpus: int
-    concurrency: float
-    tpot_ms: float
-    ttft_ms: float | None
-    tok_s_user: float
-    tok_s: float
-    tok_s_gpu: float
-    extra: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ClosedLoopRow:
-    """A plan's deployment with ``concurrency`` requests in flight, as a benchmark holds them.
-
-    ``limit``: what bounds the rate, ``None`` while the deployment could do more. ``ttft_ms``: ctx as its row was
-    measured, and what waits beyond the limit; KV transfer, router and uneven arrivals are not in it.
-    """
-
-    ctx_label: str
-    gen_label: str
-    x: int
-    y: int
-    gpus: int
-    concurrency: int
-    req_s: float
-    limit: Limit | None
-    concurrency_per_gen: float
-    ttft_ms: float
-    tpot_ms: float
-    tok_s_user: float
-    tok_s: float
-    tok_s_gpu: float
-    clamped: bool
-
-
-@dataclass(frozen=True)
-class TableMatch:
-    """``plans``: the best of every ctx and gen pair (or all of them), best first by the objective. ``front``:
-    ascending tok/s/user. ``closed_loop``: each deployment among ``plans`` at the concurrencies asked for."""
-
-    osl: int
-    rate_matched: tuple[Bound, ...]
-    plans: tuple[TablePlan, ...]
-    front: tuple[TablePlan, ...]
-    ifb_front: tuple[IfbRow, ...]
-    speedup: tuple[Speedup, ...]
-    notes: tuple[str, ...]
-    closed_loop: tuple[ClosedLoopRow, ...] = ()
+NO_CTX = "no ctx row is within"
 
 
 @dataclass(frozen=True)
@@ -174,7 +57,9 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     gen = _read_gen([row for row in rows if row.role == "gen"], osl, notes)
     ifb = _read_ifb([row for row in rows if row.role == "ifb"], asked, name, notes)
     if not (ctx and gen) and not ifb:
-        raise TableError([TableProblem(name, "nothing to match", "give ctx and gen rows, or ifb rows")])
+        why = [note for note in notes if note.startswith(NO_CTX) or "over a limit" in note]
+        fix = "raise the limit" if why else "give ctx and gen rows, or ifb rows"
+        raise TableError([TableProblem(name, "; ".join(["nothing to match", *why]), fix)])
     for role, there in (("ctx", ctx), ("gen", gen)):
         if not there:
             notes.append(f"no {role} row: nothing is rate-matched, only the ifb front is shown")
@@ -198,16 +83,25 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
             f"{len(clamped)} of {len(front_plans)} front plans are clamped: their demand lies below the smallest gen "
             "concurrency measured, TPOT is read there"
         )
+    drawn = draw_table(rows, problems, [(c.row, g.rows) for c, g in pairs], asked, osl)
     speedup = compare_fronts(
         "rate_matched",
         [(plan.tok_s_user, float(score[k])) for k, plan in zip(front, front_plans, strict=True)],
         [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb_front],
-        _draw(rows, pairs, problems, ifb, asked, osl),
+        pair_fronts(drawn, [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb]),
     )
     bounds = _bounds(pairs, osl, asked)
     closed = _close_loop(solved, best, pairs, osl, asked, notes) if asked.concurrencies else []
     return TableMatch(
-        osl, bounds, tuple(plans), tuple(front_plans), ifb_front, tuple(speedup), tuple(notes), tuple(closed)
+        osl=osl,
+        rate_matched=bounds,
+        plans=tuple(plans),
+        front=tuple(front_plans),
+        ifb_front=ifb_front,
+        speedup=tuple(speedup),
+        notes=tuple(notes),
+        closed_loop=tuple(closed),
+        sure=tuple(judge_row(drawn, solved, int(k), score, osl) for k in front) if drawn is not None else (),
     )
 
 
@@ -229,7 +123,7 @@ def _read_ctx(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str
             raise TableError([TableProblem(where, "no ttft_ms, so --ttft-ms cannot be judged", "fill it in")])
     allowed = [row for row in rows if asked.ttft_ms is None or (row.ttft_ms or 0) <= asked.ttft_ms]
     if rows and not allowed:
-        notes.append(f"no ctx row is within TTFT {asked.ttft_ms:g} ms")
+        notes.append(f"{NO_CTX} TTFT {asked.ttft_ms:g} ms")
     best: dict[tuple[str, int, int | None], TableRow] = {}
     for row in allowed:
         key = (row.label, row.gpus, row.mtp)
@@ -455,44 +349,3 @@ def _ifb_score(row: IfbRow, asked: Asked) -> float:
         size = asked.packing.gpus_per_node
         return row.tok_s / (-(-row.gpus // size) * size)
     return row.tok_s_gpu
-
-
-Pairs = list[tuple[float, float]]
-
-
-def _draw(
-    rows: Sequence[TableRow],
-    pairs: Sequence[tuple[_Ctx, _Gen]],
-    problems: Sequence[Problem],
-    ifb: Sequence[IfbRow],
-    asked: Asked,
-    osl: int,
-) -> list[tuple[Pairs, Pairs]]:
-    """Both fronts as they might have been measured, by the spread of the table's repeats; empty without repeats."""
-    pooled = pool_noise([row.spread for row in rows if row.spread])
-    if pooled is None or pooled.rel == 0 or not problems or not ifb:
-        return []
-
-    def noise(row: TableRow) -> Noise | None:
-        return noise_of_mean(len(row.rows), pooled, [None])
-
-    noisy = [
-        NoisyProblem(problem, (noise(c.row),), tuple(noise(row) for row in g.rows))
-        for problem, (c, g) in zip(problems, pairs, strict=True)
-    ]
-    fronts = draw_fronts(
-        problems,
-        draw_factors(noisy, draws=DRAWS, seed=0),
-        max_gpus=asked.max_gpus,
-        osl=osl,
-        objective=asked.objective,
-        packing=asked.packing,
-        tpot_limit_s=None if asked.tpot_ms is None else asked.tpot_ms / 1000,
-    )
-    measured = draw_measured_fronts(
-        [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb], [pooled] * len(ifb), draws=DRAWS, seed=1
-    )
-    return [
-        ([(float(a), float(b)) for a, b in zip(u, p, strict=True)], other)
-        for (u, p), other in zip(fronts, measured, strict=True)
-    ]

@@ -151,7 +151,7 @@ def _run_stages(
         on_update(campaign)
         chosen = end_to_end_experiments(sweep, results)
         if not chosen:
-            campaign.notes.append(_say_nothing_chosen(sweep, results))
+            campaign.notes.append(say_nothing_chosen(sweep, results))
         campaign.stage = "measuring end to end"
         _run_all(campaign, chosen, executor, on_update, again)
     campaign.stage = "finished"
@@ -249,7 +249,8 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     return experiments
 
 
-def _say_nothing_chosen(sweep: Sweep, results: Results) -> str:
+def say_nothing_chosen(sweep: Sweep, results: Results) -> str:
+    """Why nothing is run end to end, for a person."""
     left = _left_for_end_to_end(sweep, results)
     if left is None:
         return "nothing is run end to end: no valid ctx and gen measurements match"

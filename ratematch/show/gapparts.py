@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ratematch.match.points import Analysis, Gap, WorkloadAnalysis
@@ -45,8 +47,11 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
         figure = new_figure((style.SPEEDUP_INCHES[0], 2.3 + ROW_IN * len(gaps)))
         axes = figure.add_subplot()
         _draw_bars(axes, gaps, names)
-        entries = [Patch(facecolor=style.LIGHT_GREY, edgecolor=style.INK, linewidth=0.5, label="measured end to end")]
+        entries: list[Patch | Line2D] = [
+            Patch(facecolor=style.LIGHT_GREY, edgecolor=style.INK, linewidth=0.5, label="measured end to end")
+        ]
         entries += [_patch(number, part) for number, part in enumerate(names)]
+        entries.append(Line2D([], [], color=style.INK, linewidth=1.4, label="ideal (upright line)"))
         title = f"{analysis.model} on {analysis.gpu}: what the gap is made of, ISL/OSL {workload.workload}"
         footer = [
             f"Sweep {analysis.sweep}, engine {analysis.engine}.",
@@ -80,7 +85,7 @@ def _patch(number: int, label: str) -> Patch:
     return Patch(facecolor=look.colour, edgecolor="white", hatch=hatch, linewidth=0.5, label=label)
 
 
-def _draw_bars(axes, gaps: Sequence[Gap], names: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
+def _draw_bars(axes: Axes, gaps: Sequence[Gap], names: Sequence[str]) -> None:
     for place, gap in enumerate(gaps):
         axes.barh(
             place,

@@ -3,6 +3,7 @@ curve."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture
 
+MANY_CURVES = 10
+"""More are told apart by mapping and MTP in the legend, and carry no numbers."""
 CTX_COLUMNS = ("label", "mapping", "mtp", "gpus", "load", "req_s_gpu", "ttft_ms", "ttft_limit_ms", "within")
 GEN_COLUMNS = ("label", "mapping", "mtp", "gpus", "load", "tok_s_user", "tok_s_gpu", "tpot_ms")
 
@@ -63,7 +66,7 @@ def picture_ctx(
             axes.set_ylim(bottom=0)
         rate.set_ylabel("Context rate [requests/s/GPU]")
         ttft.set_ylabel(f"TTFT ({_percentile(constraints)}) [ms]")
-        entries: list[Line2D] = [_entry(curve) for curve in curves]
+        entries = _entries(curves)
         if constraints.ttft_ms is not None:
             ttft.axhline(constraints.ttft_ms, color=style.INK, linewidth=1.1, linestyle=(0, (6, 2)), gid="limit")
             ttft.set_ylim(0, max(ttft.get_ylim()[1], constraints.ttft_ms * 1.12))
@@ -91,16 +94,18 @@ def picture_gen(figures: Sequence[Figures], analysis: Analysis, workload: str, n
         axes = figure.add_subplot()
         for number, curve in enumerate(curves):
             _draw_curve(axes, curve, number, "tok_s_gpu", over="tok_s_user")
-        _label_ends(axes, curves)
+        if len(curves) <= MANY_CURVES:
+            _label_ends(axes, curves)
         axes.set_xlabel(style.X_LABEL)
         axes.set_ylabel("Throughput of the generation servers alone [output tok/s/GPU]")
         axes.set_xlim(0, 1.1 * max(row["tok_s_user"] for row in rows))
         axes.set_ylim(0, 1.1 * max(row["tok_s_gpu"] for row in rows))
-        entries = [_entry(curve) for curve in curves]
+        entries = _entries(curves)
         footer = [
             f"Sweep {analysis.sweep}, engine {analysis.engine}. Generation servers alone: no context GPU is counted.",
-            "x = 1000 / TPOT [ms].  Numbers: requests in flight in all instances measured.  "
-            "Colour and marker: mapping.  Line: MTP draft tokens, solid without.",
+            "x = 1000 / TPOT [ms].  "
+            + ("Numbers: requests in flight in all instances measured.  " if len(curves) <= MANY_CURVES else "")
+            + "Colour and marker: mapping.  Line: MTP draft tokens, solid without.",
         ]
         _finish(figure, [axes], "generation servers", workload, analysis, entries, footer)
     return make_picture(name, figure, GEN_COLUMNS, [row for curve in curves for row in curve.rows])
@@ -162,10 +167,12 @@ def _group(rows: Iterable[dict[str, Any]]) -> list[_Curve]:
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["mapping"], row["mtp"], row["label"]), []).append(row)
-    places = {mapping: place for place, mapping in enumerate(sorted({mapping for mapping, _, _ in groups}))}
+    places = {
+        mapping: place for place, mapping in enumerate(sorted({mapping for mapping, _, _ in groups}, key=natural))
+    }
     return [
         _Curve(mapping, mtp, style.series_style(places[mapping]), tuple(sorted(members, key=lambda row: row["load"])))
-        for (mapping, mtp, _), members in sorted(groups.items())
+        for (mapping, mtp, _), members in sorted(groups.items(), key=lambda item: (natural(item[0][0]), item[0][1:]))
     ]
 
 
@@ -196,6 +203,26 @@ def _draw_curve(axes: Axes, curve: _Curve, number: int, column: str, over: str =
             markeredgewidth=1.1,
             gid=f"over:{number}:{column}",
         )
+
+
+def _entries(curves: Sequence[_Curve]) -> list[Line2D]:
+    """A curve an entry; of many, one a mapping and one a number of draft tokens."""
+    if len(curves) <= MANY_CURVES:
+        return [_entry(curve) for curve in curves]
+    looks = {curve.mapping: curve.look for curve in curves}
+    entries = [
+        Line2D([], [], linestyle="none", color=look.colour, marker=look.marker, markersize=5, label=mapping)
+        for mapping, look in sorted(looks.items(), key=lambda pair: natural(pair[0]))
+    ]
+    for mtp in sorted({curve.mtp for curve in curves}):
+        label = f"MTP {mtp}" if mtp else "no MTP"
+        entries.append(Line2D([], [], color=style.INK, linewidth=1.5, linestyle=style.mtp_line(mtp), label=label))
+    return entries
+
+
+def natural(text: str) -> list[str | int]:
+    """A key that sorts ``DEP4`` before ``DEP16``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
 def _entry(curve: _Curve) -> Line2D:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ratematch.match.points import Speedup
-from ratematch.match.tablematch import ClosedLoopRow, TableMatch, TablePlan
-from ratematch.show.console import print_table, thin_front
+from ratematch.match.tablepoints import ClosedLoopRow, Sure, TableMatch, TablePlan
+from ratematch.show.console import print_table, show_value, thin_front
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")
 SCORES: dict[str, tuple[str, str]] = {
@@ -51,6 +51,15 @@ def print_match(found: TableMatch, objective: str, console: Console) -> None:
         shown = thin_front(found.front)
         few = f" ({len(shown)} of {len(found.front)} rows, all with --json)" if len(shown) < len(found.front) else ""
         print_table(f"front of the plans{few}", columns, _plan_rows(shown, objective), console)
+        if found.sure:
+            console.print()
+            known = {id(plan): sure for plan, sure in zip(found.front, found.sure, strict=True)}
+            print_table(
+                "how sure the front is, by the table's repeats",
+                ("ctx + gen", column, "95 %", "ideal", "95 %", "on front"),
+                [_sure_row(plan, known[id(plan)], objective) for plan in shown],
+                console,
+            )
         console.print(Text("C/gen: requests decoding in one gen instance; ideal: ctx:gen ratio of the rates"))
         console.print()
     if found.closed_loop:
@@ -127,19 +136,30 @@ def _plan_rows(plans: Sequence[TablePlan], objective: str) -> list[tuple[Any, ..
     ]
 
 
+def _sure_row(plan: TablePlan, sure: Sure, objective: str) -> tuple[Any, ...]:
+    ends = f"{show_value(sure.low)} to {show_value(sure.high)}"
+    ratio = f"{show_value(sure.ratio_low)} to {show_value(sure.ratio_high)}"
+    return (_name(plan), _score(plan, objective), ends, plan.ratio, ratio, f"{sure.chance:.0%}")
+
+
+def _name(plan: TablePlan) -> str:
+    return f"{plan.x}x{plan.ctx_label}+{plan.y}x{plan.gen_label}"
+
+
+def _score(plan: TablePlan, objective: str) -> float:
+    found = {"per_allocated_gpu": plan.tok_s_gpu_allocated, "tok_s_in_budget": plan.tok_s}
+    return found.get(objective, plan.tok_s_gpu)
+
+
 def _plan_row(plan: TablePlan, gpus: int | str, objective: str) -> tuple[Any, ...]:
-    score = {"per_allocated_gpu": plan.tok_s_gpu_allocated, "tok_s_in_budget": plan.tok_s}.get(
-        objective, plan.tok_s_gpu
-    )
-    name = f"{plan.x}x{plan.ctx_label}+{plan.y}x{plan.gen_label}"
     return (
-        name,
+        _name(plan),
         gpus,
         plan.req_s,
         plan.limit + (" *" if plan.clamped else ""),
         plan.concurrency_per_gen,
         plan.tpot_ms,
         plan.tok_s_user,
-        score,
+        _score(plan, objective),
         plan.ratio,
     )

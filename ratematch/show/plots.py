@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from ratematch.match.counting import COUNTED
+from ratematch.match.gaps import WHOLE_INSTANCES
 from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line
@@ -226,7 +227,16 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
     x, upper, lower = gap_band(workload.rate_matched, workload.end_to_end)
     if x.size:
         axes.fill_between(
-            x, lower, upper, color=style.VERMILION, alpha=style.GAP_ALPHA, linewidth=0, gid="gap", zorder=1
+            x,
+            lower,
+            upper,
+            where=list(upper >= lower),  # where the runs are better than predicted there is no gap
+            interpolate=True,
+            color=style.VERMILION,
+            alpha=style.GAP_ALPHA,
+            linewidth=0,
+            gid="gap",
+            zorder=1,
         )
     mixed = _mixes_mtp(workload)
     fronts = {kind: _draw_front(axes, kind, _front(workload, kind), mixed) for kind in FRONT_KINDS}
@@ -248,9 +258,20 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
 
 
 def _name_gap(workload: WorkloadAnalysis) -> str:
-    """The shaded band with what it is mostly made of, over all end-to-end runs that are explained."""
-    causes = [f"{share:.0%} {name}" for name, share in sum_up_causes(workload.gaps) if share >= NAMED_SHARE]
-    return "gap between the two" + (f": {', '.join(causes[:NUM_CAUSES])}" if causes else "")
+    """The shaded band with what it is mostly made of, over all end-to-end runs that are explained.
+
+    Both its fronts are of whole instances, so what these lose is not in it. Where gains (negative parts) make a loss
+    more than the whole, shares would only puzzle, and names stand alone.
+    """
+    explained = [
+        replace(gap, parts=tuple(part for part in gap.parts if part.name not in WHOLE_INSTANCES))
+        for gap in workload.gaps
+    ]
+    causes = [(name, share) for name, share in sum_up_causes(explained) if share >= NAMED_SHARE][:NUM_CAUSES]
+    if not causes:
+        return "gap between the two"
+    odd = any(share > 1 for _, share in causes)
+    return "gap between the two: " + ", ".join(name if odd else f"{share:.0%} {name}" for name, share in causes)
 
 
 def _mixes_mtp(workload: WorkloadAnalysis) -> bool:

@@ -158,6 +158,9 @@ def test_fronts_have_no_dominated_point_and_do_not_depend_on_row_order(tmp_path:
         ("", (), "the table is empty"),
         ("role,gpus\nctx,4\n", (), "row 1: no column 'label'"),
         ("role,label,gpus\nctx,a,4\n", (), "row 1: no column 'req_s'"),
+        ("label,isl\na,4\n", (), "row 1: no column 'role' and no column 'gpus'"),
+        (G1.replace(",", ";"), (), "row 1: columns are separated by semicolons"),
+        (G1.replace("4,,,,\n", "4,,,900,\n"), ("--ttft-ms", "100"), "no ctx row is within TTFT 100 ms"),
         (HEADER, (), "no row below the header"),
         (G1 + "gen,DEP4,4,,256,64,,0,,,\n", (), "row 4: tok_s is 0"),
         (G1 + "gen,DEP4,4,,256,64,,-3,,,\n", (), "row 4: tok_s is -3"),
@@ -214,6 +217,15 @@ def test_repeats_with_other_values_are_averaged_and_said(tmp_path: Path) -> None
     found, said = match(tmp_path, HEADER + "ctx,c,4,,,,4,,,,\n" + rows + ifb)
     assert "rows 3-5: gen g at concurrency 8 is there 3 times, 2.0% apart, averaged" in said
     assert next(row for row in found["rate_matched"] if row["concurrency"] == 8)["tok_s_user"] == pytest.approx(12.5)
+    assert list(found) == ["rate_matched", "plans", "front", "ifb_front", "speedup"]
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["match", str(tmp_path / "rates.csv")]).stdout
+    sure = shown[shown.index("how sure the front is") :].splitlines()[3]
+    # What is told: the row, its score, "low to high", the ideal ratio, its "low to high", the chance.
+    name, score, low, _, high, ratio, ratio_low, _, ratio_high, chance = sure.split()
+    assert name == "{x}x{ctx_label}+{y}x{gen_label}".format(**found["front"][0])
+    assert float(low) < float(score) < float(high)
+    assert float(ratio_low) < float(F(ratio)) < float(ratio_high)
+    assert chance.endswith("%")
     known = [row for row in found["speedup"] if row["linear_low"] is not None]
     assert known
     for row in known:

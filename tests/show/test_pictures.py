@@ -211,3 +211,28 @@ def test_points_are_called_as_in_the_study() -> None:
     assert name_point("plain", point) == "ctx1tep4-gen2dep8-mtp3"
     assert name_point("counts", replace(point, kind="bound", ratio="9/2")) == "ctx/gen=4.5"
     assert name_point("counts", make_point("ifb", 40, 300, "agg1xTEP8-mtp0")) == "tep8"
+
+
+def test_a_legend_of_many_curves_is_by_mapping_and_by_mtp() -> None:
+    rows = [
+        row
+        for mapping in ("DEP16", "DEP4", "TEP8", "TEP4")
+        for mtp in range(4)
+        for row in _ladder("gen", mapping, mtp, [(1, 0.5 + mtp, 0.0, 10.0), (8, 2.0 + mtp, 0.0, 20.0)])
+    ]
+    figures, _ = collect_figures(rows, Constraints())
+    picture = picture_gen(figures, make_analysis(MANY), "1024/201", "gen")
+    assert picture is not None and len(picture.figure.axes[0].lines) == 16
+    words = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+    assert words == ["DEP4", "DEP16", "TEP4", "TEP8", "no MTP", "MTP 1", "MTP 2", "MTP 3"]
+    assert not [text for text in picture.figure.axes[0].texts if text.get_gid() == "in-flight"]
+
+
+def test_the_gap_is_shaded_only_where_the_runs_stay_below_the_prediction() -> None:
+    below, above = ([replace(p, tok_s_gpu=p.tok_s_gpu * f) for p in MANY.rate_matched] for f in (0.8, 1.2))
+    half = len(MANY.rate_matched) // 2
+    mixed = tuple(replace(p, kind="end_to_end") for p in (*above[:half], *below[half:]))
+    figure = picture_pareto(replace(MANY, end_to_end=mixed), make_analysis(MANY), "pareto").figure
+    (band,) = [c for c in figure.axes[0].collections if c.get_gid() == "gap"]
+    shaded = np.concatenate([path.vertices for path in band.get_paths()])
+    assert shaded[:, 0].min() > MANY.rate_matched[half - 1].tok_s_user
