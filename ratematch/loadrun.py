@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
 from ratematch.run.provenance import server_version
-from ratematch.store import write_json
+from ratematch.store import write_json, write_lines
 
 __all__ = ["LoadOptions", "LoadRow", "run_ladder"]
 
@@ -35,7 +35,7 @@ __all__ = ["LoadOptions", "LoadRow", "run_ladder"]
 @dataclass(frozen=True)
 class LoadRow:
     """One rung of the ladder. ``result`` holds the records and the client's health; ``notes``: what else to know;
-    ``servers``, ``gpus``: what these told meanwhile, by name."""
+    ``servers``, ``gpus``: what these told meanwhile, summed over the window; ``samples``: all of it, by file name."""
 
     load: Load
     result: LoadResult
@@ -46,6 +46,7 @@ class LoadRow:
     notes: tuple[str, ...] = ()
     servers: dict[str, Any] | None = None
     gpus: dict[str, Any] | None = None
+    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records."""
@@ -132,7 +133,8 @@ def _run_load(
     notes = (*result.notes, *servers.notes, *gpus.notes)
     warnings = (*measured.warnings, *servers.doubts(told, job.workload))
     measured = replace(measured, warnings=warnings)
-    return LoadRow(load, result, measured, job.workload, job.target, emulated, tuple(notes), told, watts)
+    samples = {"server_metrics.jsonl": list(servers.lines()), "gpus.jsonl": list(gpus.lines())}
+    return LoadRow(load, result, measured, job.workload, job.target, emulated, tuple(notes), told, watts, samples)
 
 
 def _is_emulated(target: Target) -> bool:
@@ -155,6 +157,9 @@ def _new_folder(output: Path | None, load: Load) -> Path | None:
 def _write(folder: Path, row: LoadRow) -> None:
     write_records(folder / "warmup.parquet", row.result.warmup)
     write_records(folder / "records.parquet", row.result.records)
+    for name, lines in row.samples.items():
+        if lines:
+            write_lines(folder / name, lines)
     write_json(folder / "measurement.json", row.to_json())
 
 

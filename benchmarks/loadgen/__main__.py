@@ -5,9 +5,9 @@
     python benchmarks/loadgen --scenarios b --clients ratematch,AIPerf
 
 The server is compiled here (needs a C compiler); each peer is installed from PyPI into an environment of its own
-below ``--folder``. A peer that cannot be installed or does not finish is a line of the table too. Figures of one scenario
-are of one run of this program, clients one after another. Nothing is asserted: the last table says which targets the
-run meets.
+below ``--folder``. A peer that cannot be installed or does not finish is a line of the table too. Figures of one
+scenario are of one run of this program, clients one after another. Nothing is asserted: the last table says which
+targets the run meets.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def measure(client: Client, scenario: Scenario, folder: Path, server: Path, toke
         at = Path(name)
         with serve(server, scenario, at / "truth") as running:
             argv = client.command(home, scenario, running.url, tokenizer, at)
-            ran = run_client(argv, at, client.environment, LIMIT_S)
+            try:
+                ran = run_client(argv, at, client.environment, LIMIT_S)
+            except OSError as problem:
+                return Row(client.name, scenario.name, trouble=f"does not start: {problem}")
         if ran.status != 0:
             how = f"exit {ran.status}" if ran.status is not None else f"cut after {LIMIT_S:.0f} s"
             said = ran.output.strip().splitlines()[-1:] if ran.status is not None else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from types import TracebackType
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 PERIOD_S = 0.1
+
+_FIGURES = ("power_w", "sm_mhz", "utilisation")
 
 Sample = tuple[int, int, float, float, float]
 """Instant (ns), GPU, power (W), SM clock (MHz), utilisation (%)."""
@@ -87,6 +90,12 @@ class GpuSampler:
                     values.append(value)
                 self.samples.append((monotonic_ns(), index, *values))  # type: ignore[arg-type]
 
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Everything that was sampled, for a file of one JSON object a line; ``None`` where a GPU does not tell."""
+        for at_ns, gpu, *values in self.samples:
+            told = [None if np.isnan(value) else value for value in values]
+            yield {"at_ns": at_ns, "gpu": gpu, **dict(zip(_FIGURES, told, strict=True))}
+
     def summarise(self, start_ns: int, end_ns: int, tok_s: float | None) -> dict[str, Any] | None:
         """Means inside a span, and energy per output token = mean power of all GPUs / tok/s. ``None``: no samples."""
         inside = [sample for sample in self.samples if start_ns <= sample[0] <= end_ns]
@@ -96,7 +105,7 @@ class GpuSampler:
         for index in sorted({sample[1] for sample in inside}):
             columns = np.array([sample[2:] for sample in inside if sample[1] == index])
             means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in columns.T]
-            gpus[str(index)] = dict(zip(("power_w", "sm_mhz", "utilisation"), means, strict=True))
+            gpus[str(index)] = dict(zip(_FIGURES, means, strict=True))
         told = [gpu["power_w"] for gpu in gpus.values() if gpu["power_w"] is not None]
         power = sum(told) if told else None
         return {

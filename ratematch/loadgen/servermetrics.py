@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from types import TracebackType
@@ -39,6 +39,9 @@ ITERATION = {
 
 FULL = 0.98
 """Share of the KV blocks in use from which on the cache counts as full."""
+
+GIVE_UP = 3
+"""Failures in a row after which an address is not asked again."""
 
 QUEUED = 0.05
 """Waiting requests, as a share of the active ones, from which on they are told."""
@@ -116,9 +119,16 @@ class MetricsPoller:
                 failures += 1
                 if failures == 1:
                     self.notes.append(f"{url}: {problem}")
-            if last:
+            else:
+                failures = 0
+            if last or failures == GIVE_UP:
                 return
             self._over.wait(self.period_s)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Everything that was read, for a file of one JSON object a line."""
+        for at_ns, url, values in self.rows:
+            yield {"read_ns": at_ns, "url": url, **values}
 
     def summarise(self, start_ns: int, end_ns: int) -> dict[str, Any] | None:
         """By address: means inside a span, and for counters (``_total``, ``_sum``, ``_count``) their growth in it."""

@@ -36,11 +36,11 @@ import numpy as np
 from ratematch.errors import RatematchError, UserError
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.drive import drive
-from ratematch.loadgen.loadresult import ClientHealth, Ended, LoadResult, Progress
+from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
+from ratematch.loadgen.merge import boot_id, merge_results, wall_offset_ns
 from ratematch.loadgen.prompts import PromptSource
-from ratematch.loadgen.recordfile import read_records, write_records
+from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.schedule import Shard
-from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
@@ -56,7 +56,6 @@ TOK_S_EACH = 40_000
 
 _LEAD_NS = 200_000_000
 _POLL_S = 0.02
-_INSTANTS = ("intended_ns", "sent_ns", "first_token_ns", "last_token_ns", "end_ns")
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,8 @@ def run_shard(folder: Path, index: int) -> None:
     watcher = threading.Thread(target=_watch_folder, args=(folder, stop, drain, over), daemon=True)
     watcher.start()
     try:
-        requests, warmup = job.make_requests(job.source())
+        source = job.source()
+        requests, warmup = job.make_requests(source)
         with (folder / f"progress-{index}.jsonl").open("w") as told:
 
             def tell(progress: Progress) -> None:
@@ -191,7 +191,7 @@ def run_shard(folder: Path, index: int) -> None:
                 told.flush()
 
             result = drive(
-                job.target,
+                replace(job.target, spell=source.spell),
                 job.load,
                 requests,
                 warmup,
@@ -215,7 +215,7 @@ def run_shard(folder: Path, index: int) -> None:
         "wall_start_ns": result.wall_start_ns,
         "aborted": result.aborted,
         "health": asdict(result.health),
-        "boot": _boot_id(),
+        "boot": boot_id(),
         "clock_ns": wall_offset_ns(),
     }
     _write(folder / f"result-{index}.json", content)
@@ -264,7 +264,7 @@ def collect(
         time.sleep(_POLL_S)
     if on_progress is not None:
         on_progress(watched.read(folder))
-    return _merge(folder, job, sorted(everybody - lost), sorted(lost))
+    return merge_results(folder, job.load.label, sorted(everybody - lost), sorted(lost))
 
 
 def _raise_failed(folder: Path, count: int) -> None:
@@ -312,81 +312,12 @@ class _Watched:
         )
 
 
-def _merge(folder: Path, job: LoadJob, present: Sequence[int], lost: Sequence[int]) -> LoadResult:
-    if not present:
-        raise UserError(f"every sender of {job.load.label} ended without a result")
-    here, clock_ns = _boot_id(), wall_offset_ns()
-    records: list[RequestRecord] = []
-    warmup: list[RequestRecord] = []
-    results: list[dict[str, Any]] = []
-    other_hosts = set()
-    for index in present:
-        result = json.loads((folder / f"result-{index}.json").read_text())
-        shift_ns = 0
-        if result["boot"] != here:  # another machine: its monotonic clock counts from another instant
-            other_hosts.add(result["boot"])
-            shift_ns = result["clock_ns"] - clock_ns
-        for name in ("start_ns", "end_ns"):
-            result[name] += shift_ns
-        results.append(result)
-        for into, kind in ((records, "records"), (warmup, "warmup")):
-            into += [_shift(each, shift_ns) for each in read_records(folder / f"{kind}-{index}.parquet")]
-    for some in (records, warmup):
-        some.sort(key=lambda record: record.seq)
-    aborted = [result["aborted"] for result in results if result["aborted"]]
-    aborted = [f"{len(lost)} of {len(present) + len(lost)} senders ended without a result"] if lost else aborted
-    first = min(results, key=lambda result: int(result["start_ns"]))
-    notes: tuple[str, ...] = ()
-    if other_hosts:
-        notes = (
-            f"senders on {len(other_hosts)} other machines: their instants are as exact as the wall clocks agree",
-        )
-    return LoadResult(
-        warmup=warmup,
-        records=records,
-        start_ns=first["start_ns"],
-        end_ns=max(result["end_ns"] for result in results),
-        wall_start_ns=first["wall_start_ns"],
-        health=_merge_health(results, records),
-        aborted=aborted[0] if aborted else None,
-        notes=notes,
-    )
-
-
-def _merge_health(results: Sequence[dict[str, Any]], records: Sequence[RequestRecord]) -> ClientHealth:
-    each = [ClientHealth(**result["health"]) for result in results]
-    seconds = [max(1, result["end_ns"] - result["start_ns"]) / 1e9 for result in results]
-    lags_ms = [(r.sent_ns - r.intended_ns) / 1e6 for r in records if r.sent_ns is not None]
-    longest = max(seconds)
-    return ClientHealth(
-        cpu_share=sum(health.cpu_share * own for health, own in zip(each, seconds, strict=True)) / longest,
-        loop_lag_p99_ms=max(health.loop_lag_p99_ms for health in each),
-        loop_lag_max_ms=max(health.loop_lag_max_ms for health in each),
-        max_in_flight=sum(health.max_in_flight for health in each),
-        mean_in_flight=sum(h.mean_in_flight * own for h, own in zip(each, seconds, strict=True)) / longest,
-        late_sends=sum(health.late_sends for health in each),
-        late_ms=each[0].late_ms,
-        send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if lags_ms else None,
-        at_transport=all(health.at_transport for health in each),
-        event_loop=each[0].event_loop,
-        processes=len(each),
-        decode_cpu_s=sum(health.decode_cpu_s for health in each),
-    )
-
-
-def _shift(record: RequestRecord, shift_ns: int) -> RequestRecord:
-    if not shift_ns:
-        return record
-    moved = {name: value + shift_ns for name in _INSTANTS if (value := getattr(record, name)) is not None}
-    return replace(record, **moved, chunk_ns=[instant + shift_ns for instant in record.chunk_ns])
-
-
 def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
     _write_text(folder / f"ready-{index}", "")
     while not stop.is_set():
         with contextlib.suppress(OSError, ValueError):
             start = json.loads((folder / "start").read_text())
-            if start["boot"] == _boot_id():
+            if start["boot"] == boot_id():
                 return int(start["start_ns"])
             return int(start["wall_ns"]) - wall_offset_ns()
         time.sleep(_POLL_S / 4)
@@ -395,18 +326,8 @@ def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
 
 def _write_start(folder: Path) -> None:
     start_ns = time.monotonic_ns() + _LEAD_NS
-    content = {"start_ns": start_ns, "wall_ns": start_ns + wall_offset_ns(), "boot": _boot_id()}
+    content = {"start_ns": start_ns, "wall_ns": start_ns + wall_offset_ns(), "boot": boot_id()}
     _write(folder / "start", content)
-
-
-def wall_offset_ns() -> int:
-    """Wall clock minus monotonic clock of this machine: of a few readings the one that was interrupted least."""
-    best_ns, offset_ns = 1 << 62, 0
-    for _ in range(8):
-        before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-        if after_ns - before_ns < best_ns:
-            best_ns, offset_ns = after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2
-    return offset_ns
 
 
 def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, over: threading.Event) -> None:
@@ -416,13 +337,6 @@ def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, o
             drain.set()
         if (folder / "stop").exists() or (parent is not None and os.getppid() != int(parent)):
             stop.set()
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return os.uname().nodename
 
 
 def _write(path: Path, content: Any) -> None:

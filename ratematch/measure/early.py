@@ -25,6 +25,9 @@ WAVES = 4
 HOPELESS = 0.95
 """Share of answers over a limit from which on a load is given up."""
 
+_POINTS = 16
+"""Instants that stand for the tokens of an answer."""
+
 BEHIND = 0.7
 """Open loop: share of the arrivals served, over the latter half, below which the queue grows without end."""
 
@@ -123,11 +126,17 @@ class EarlyStop:
         if target is None or len(answers) < WAVES * wave:
             return None
         latencies = self._latencies(answers)
+        # Tokens are taken to come evenly between an answer's first and last byte: counted at its end, requests of
+        # equal length would make bursts of them. The end of what is seen lacks the answers still under way.
         ends = np.array([answer.last_ns for answer in answers]) / 1e9
-        tokens = np.array([float(answer.tokens) for answer in answers])
+        begins = np.array([answer.first_ns for answer in answers]) / 1e9
+        steps = np.linspace(0, 1, _POINTS)
+        instants = (begins[:, None] + (ends - begins)[:, None] * steps).ravel()
+        tokens = np.repeat([answer.tokens / _POINTS for answer in answers], _POINTS)
         life_s = float(latencies["e2el"].mean()) / 1e3
+        until_s = float(ends[-1]) - life_s
         widths = {
-            "tok/s": half_width(batch_means(ends, tokens, float(ends[0]), float(ends[-1]), life_s)),
+            "tok/s": half_width(batch_means(instants, tokens, float(ends[0]), until_s, life_s)),
             "TTFT": half_width(batch_series(latencies["ttft"], wave)),
         }
         if not np.isnan(latencies["tpot"]).all():

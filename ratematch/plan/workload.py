@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-_SPREAD = re.compile(r"(normal|lognormal):([0-9.eE+]+),([0-9.eE+]+)")
+_NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
+_SPREAD = re.compile(rf"(normal|lognormal):{_NUMBER},{_NUMBER}")
 _STEPS = 2000
 """Points of the sum that gives the mean of a clipped distribution."""
 
@@ -30,7 +31,7 @@ class Spread:
     std: float
 
     def __str__(self) -> str:
-        return f"{self.shape}:{self.mean:g},{self.std:g}"
+        return f"{self.shape}:{_exact(self.mean)},{_exact(self.std)}"
 
     def draw(self, rng: np.random.Generator, longest: int, size: int) -> NDArray[np.int64]:
         """``size`` lengths of at most ``longest``, tokens."""
@@ -56,6 +57,11 @@ class Spread:
     def _log_moments(self) -> tuple[float, float]:
         variance = math.log1p((self.std / self.mean) ** 2)
         return math.log(self.mean) - variance / 2, math.sqrt(variance)
+
+
+def _exact(number: float) -> str:
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))
 
 
 def parse_spread(text: str) -> Spread:

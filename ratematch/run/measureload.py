@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ratematch.catalog import load_model
 from ratematch.engines import Engine
 from ratematch.errors import LoadAborted, RunError, ServerDied
@@ -18,6 +20,7 @@ from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.send import send_load
+from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob, drive_in_processes
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
@@ -43,6 +46,7 @@ from ratematch.store import ExperimentFolder, reserve, write_json
 
 RECORD_B = 512
 TOKEN_B = 10
+PROMETHEUS_S = 5.0
 """Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
 
 
@@ -84,11 +88,13 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     read_perf_metrics(plan)
     marks = mark_logs(plan, live.launch)
     gpus = GpuSampler()
+    urls = [f"http://{spec.host}:{spec.port}/prometheus/metrics" for spec in plan.processes]
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(at, size),
         telling(live.folder) as tell,
         gpus,
+        MetricsPoller(urls, PROMETHEUS_S) as prometheus,
     ):
 
         def show(progress: Progress) -> None:
@@ -141,11 +147,13 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / "records.parquet", result.records)
     write_iterations(at / "iterations.parquet", rows)
     write_lines(at / "perf_metrics.jsonl.zst", perf)
+    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in prometheus.lines()])
     figures = measure_run(result.records, load, experiment, run)
     if figures.window is not None:
         span = (figures.window.start_ns, figures.window.end_ns)
         run["telemetry"]["window"] = summarise(rows, *span)
         run["gpus"] = gpus.summarise(*span, figures.tok_s)
+        run["prometheus"] = prometheus.summarise(*span)
         figures = measure_run(result.records, load, experiment, run)
     live.folder.finish_load(load, run, figures)
 

@@ -120,6 +120,9 @@ def serve(behaviour: Behaviour = answer_normally) -> Iterator[tuple[str, Seen]]:
                     name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)
                 }
                 body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
+                if head[0].startswith("GET"):  # a look at what this server is: it does not say
+                    writer.write(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+                    continue
                 number = len(seen.bodies)
                 seen.first_byte_ns[number] = time.monotonic_ns()
                 seen.bodies.append(body)

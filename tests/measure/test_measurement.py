@@ -221,6 +221,44 @@ def test_what_only_warns(records: list[RequestRecord], warning: str) -> None:
     assert any(text.startswith(warning) for text in result.warnings), result.warnings
 
 
+HEALTHY = {"cpu_share": 0.3, "loop_lag_p99_ms": 1.5, "late_sends": 0, "late_ms": 10.0, "processes": 1}
+
+
+@pytest.mark.parametrize(
+    ("told", "reason", "warning"),
+    [
+        ({}, False, False),
+        ({"cpu_share": 0.97}, False, True),
+        ({"cpu_share": 1.8, "processes": 2}, False, False),
+        ({"cpu_share": 0.97, "late_sends": 20}, True, False),
+        ({"loop_lag_p99_ms": 80.0, "cpu_share": 0.95}, True, False),
+        ({"late_sends": 20}, False, False),
+    ],
+)
+def test_a_saturated_client_is_told(told: dict[str, float], reason: bool, warning: bool) -> None:
+    records = closed_loop(4, [101] * 40)
+    result = measure_load(records, Concurrency(4, 40), Workload(100, 101), client=HEALTHY | told)
+    assert any("the client is saturated" in text for text in result.reasons) is reason
+    assert any("the client is saturated" in text for text in result.warnings) is warning
+
+
+def test_several_tokens_a_chunk_are_said() -> None:
+    records = [record(k, sent_ms=k * 600.0, osl=101, tokens_per_chunk=4) for k in range(20)]
+    result = measure_load(records, Concurrency(1, 20), Workload(100, 101))
+    assert result.tokens_per_chunk == pytest.approx(3.9, abs=0.1)
+    assert any("tokens a chunk" in text for text in result.warnings)
+
+
+def test_a_prefix_that_is_meant_to_be_reused_is_no_contamination() -> None:
+    records = closed_loop(4, [101] * 40)
+    for each in records:
+        each.cached_tokens = 50
+    assert measure_load(records, Concurrency(4, 40), Workload(100, 101)).reasons
+    assert not measure_load(records, Concurrency(4, 40), Workload(100, 101, prefix_share=0.5)).reasons
+    more = measure_load(records, Concurrency(4, 40), Workload(100, 101, prefix_share=0.3))
+    assert any("20.0% of the prompt tokens more than wanted" in text for text in more.reasons)
+
+
 def test_a_broken_littles_law_is_a_reason() -> None:
     # Slots that stay taken long after the last token: rate and latencies do not belong together.
     slow_end = [replace(r, end_ns=(r.end_ns or 0) + 300 * MS) for r in closed_loop(4, [101] * 40)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ratematch.catalog import load_gpu, load_model
 from ratematch.errors import ClusterError, Problem, SweepError
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.load import Concurrency, Rate
+from ratematch.plan.experiment import from_json, to_json
+from ratematch.plan.load import Concurrency, Rate, Trace
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.sweep import Expansion, Sweep, expand
 from ratematch.plan.sweepfile import parse_sweep
+from ratematch.plan.workload import Spread
 
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, emulated=True)
 
@@ -338,3 +342,55 @@ def test_mistakes_in_a_written_deployment_are_named(change: tuple[str, str], lin
     message = problems(NAMED.replace(*change, 1))[0]
     assert message.startswith(f"demo.yaml:{line}: "), message
     assert what in message
+
+
+def test_loads_of_every_kind_and_workloads_of_every_shape() -> None:
+    text = GOOD.replace(
+        "  - {isl: 1024, osl: 64}\n",
+        '  - {isl: 4096, osl: 64, isl_spread: "lognormal:1000,800", osl_ratio: 0.5,\n'
+        "     prefix_share: 0.25, file: t.jsonl}\n",
+    ).replace(
+        "  loads: {concurrency: [1, 64]}\n",
+        "  loads: {concurrency: 4, duration_s: 30, stagger_s: 2, target_ci: 0.02,\n"
+        "          req_s: 2, ramp_to: 6, seconds: 10, arrival: gamma, burstiness: 0.5,\n"
+        "          max_in_flight: 64, replay: [1, 2], num_requests: 100}\n",
+    )
+    sweep = parse(text)
+    workload = sweep.workloads[0]
+    assert (workload.isl_spread, workload.file) == (Spread("lognormal", 1000, 800), "t.jsonl")
+    gen = next(e for e in expanded(sweep).experiments if e.stage == "gen")
+    assert gen.loads == (
+        Concurrency(4, 32, 1, seconds=30, stagger_s=2, target_ci=0.02),
+        Rate(2, 40, "gamma", 1, burstiness=0.5, end_req_s=6, max_in_flight=64, target_ci=0.02),
+        Trace(100, 1, 1, max_in_flight=64),
+        Trace(100, 2, 1, max_in_flight=64),
+    )
+    assert from_json(to_json(gen)) == gen
+    ctx = next(e for e in expanded(sweep).experiments if e.stage == "ctx")
+    assert (ctx.workload.osl, ctx.workload.osl_ratio, ctx.workload.isl_spread) == (1, 1.0, workload.isl_spread)
+
+
+def test_an_experiment_of_a_plain_workload_keeps_the_id_it_had() -> None:
+    """Ids are written into results folders: new keys of workloads and loads must not change those of old sweeps."""
+    gen = next(e for e in expanded(parse(GOOD)).experiments if e.stage == "gen")
+    assert gen.id == "9549713a84"
+    assert replace(gen, workload=replace(gen.workload, prefix_share=0.5)).id != gen.id
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("replay: 1", "says no number of requests"),
+        ("replay: 1, num_requests: 4", "names no file"),
+        ("req_s: 1, arrival: uniform", "arrival"),
+        ("concurrency: 1, target_ci: 2", "target_ci"),
+    ],
+)
+def test_loads_that_cannot_be(key: str, says: str) -> None:
+    told = problems(GOOD.replace("loads: {concurrency: [1, 64]}", f"loads: {{{key}}}"))
+    assert any(says in problem and "demo.yaml:1" in problem for problem in told), told
+
+
+def test_a_spread_of_another_form_is_told_with_its_line() -> None:
+    told = problems(GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, isl_spread: flat}"))
+    assert any("demo.yaml:6" in problem and "normal:MEAN,STD" in problem for problem in told), told

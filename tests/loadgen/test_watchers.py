@@ -1,0 +1,146 @@
+"""What servers and GPUs tell meanwhile: read in step, summed over the window, silent where there is nothing."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ratematch.loadgen.gpu import GpuSampler
+from ratematch.loadgen.servermetrics import MetricsPoller, doubt_iterations, parse_iterations, parse_prometheus
+from ratematch.plan.workload import Workload
+
+PROMETHEUS = """
+# HELP total_requests requests
+total_requests_total{role="gen"} %d
+DCGM_FI_DEV_POWER_USAGE{gpu="0"} 412.5
+latency_bucket{le="1"} 4
+latency_sum 2.5e1
+odd NaN
+"""
+
+
+def iteration(queued: int = 0, active: int = 8, used: int = 50, hit: float = 0.0) -> dict[str, Any]:
+    return {
+        "iter": 1,
+        "iterLatencyMS": 20.0,
+        "numQueuedRequests": queued,
+        "numActiveRequests": active,
+        "kvCacheStats": {"usedNumBlocks": used, "maxNumBlocks": 100, "cacheHitRate": hit},
+    }
+
+
+@contextmanager
+def metrics_server(bodies: Any) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = next(bodies)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_prometheus_text() -> None:
+    assert parse_prometheus(PROMETHEUS % 7) == {
+        'total_requests_total{role="gen"}': 7.0,
+        'DCGM_FI_DEV_POWER_USAGE{gpu="0"}': 412.5,
+        "latency_sum": 25.0,
+    }
+
+
+def test_iterations_give_what_they_tell() -> None:
+    told = parse_iterations(json.dumps([iteration(queued=3), {"iter": 2}]).encode())
+    assert told[0]["queued"] == 3 and told[0]["kv_used"] == 50 and told[1] == {}
+
+
+def counted() -> Iterator[bytes]:
+    number = 0
+    while True:
+        number += 1
+        yield (PROMETHEUS % number).encode()
+
+
+def test_gauges_are_averaged_and_counters_are_their_growth() -> None:
+    begin = time.monotonic_ns()
+    with metrics_server(counted()) as url, MetricsPoller([url], period_s=0.02) as poller:
+        while len(poller.rows) < 5:
+            time.sleep(0.01)
+    told = poller.summarise(begin, time.monotonic_ns())
+    assert told is not None and poller.notes == []
+    assert told[url]['DCGM_FI_DEV_POWER_USAGE{gpu="0"}'] == 412.5
+    assert told[url]['total_requests_total{role="gen"}'] == told[url]["samples"] - 1
+    assert poller.summarise(0, begin - 1) is None
+
+
+def test_an_address_that_does_not_answer_is_one_note() -> None:
+    with MetricsPoller(["http://127.0.0.1:9/metrics"], period_s=0.01) as poller:
+        time.sleep(0.1)
+    assert len(poller.notes) == 1 and "127.0.0.1:9" in poller.notes[0]
+    assert poller.summarise(0, time.monotonic_ns()) is None
+
+
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ({"queued": 4.0, "active": 8.0}, "4.0 requests waited"),
+        ({"kv_used": 99.0, "kv_max": 100.0}, "KV cache was full"),
+        ({"paused": 2.0}, "paused"),
+        ({"cache_hit_rate": 0.3}, "prefix cache answered 30.0%"),
+    ],
+)
+def test_what_servers_throw_doubt_on(figures: dict[str, float], says: str) -> None:
+    assert any(says in text for text in doubt_iterations("gen0", figures, Workload(8, 8)))
+    assert (
+        doubt_iterations("gen0", {"queued": 0.1, "active": 8.0, "kv_used": 5.0, "kv_max": 9.0}, Workload(8, 8)) == []
+    )
+
+
+def test_cache_hits_that_are_wanted_are_not_doubted() -> None:
+    assert doubt_iterations("gen0", {"cache_hit_rate": 0.3}, Workload(8, 8, prefix_share=0.5)) == []
+
+
+def invented_nvml(count: int = 2) -> Any:
+    return SimpleNamespace(
+        NVML_CLOCK_SM=1,
+        nvmlDeviceGetCount=lambda: count,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetPowerUsage=lambda handle: 300_000 + 100_000 * handle,
+        nvmlDeviceGetClockInfo=lambda handle, kind: 1980,
+        nvmlDeviceGetUtilizationRates=lambda handle: (_ for _ in ()).throw(RuntimeError("not told")),
+    )
+
+
+def test_energy_per_token_is_the_power_of_all_gpus_over_the_rate() -> None:
+    begin = time.monotonic_ns()
+    with GpuSampler(invented_nvml()) as sampler:
+        while len(sampler.samples) < 6:
+            time.sleep(0.02)
+    told = sampler.summarise(begin, time.monotonic_ns(), tok_s=1400.0)
+    assert told is not None
+    assert told["power_w"] == 700.0 and told["joules_per_output_token"] == 0.5
+    assert told["gpus"]["1"] == {"power_w": 400.0, "sm_mhz": 1980.0, "utilisation": None}
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_without_gpus_nothing_is_sampled() -> None:
+    with GpuSampler() as sampler:
+        time.sleep(0.15)
+    assert sampler.samples == [] and sampler.summarise(0, time.monotonic_ns(), 1.0) is None
+    assert all(note.startswith("no GPU is sampled") for note in sampler.notes)
