@@ -6,10 +6,12 @@ Predicted figures are only ever put together with predicted ones: what comes out
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ratematch.emulator.environment import read_environment
 from ratematch.match.analysis import analyze_workload
 from ratematch.match.points import Measured, WorkloadAnalysis
 from ratematch.measure.measurement import Measurement
@@ -24,9 +26,6 @@ from ratematch.simulate.predict import Forecast, forecast
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 from ratematch.store import Results
-
-MODEL = "roofline"
-"""The step-time model behind predictions."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,9 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         for workload in sweep.workloads
         if rows
     )
+    model = read_environment(os.environ).steps
     return Prediction(
-        MODEL, analyses, tuple(beliefs[name] for name in sorted(beliefs)), sum(map(len, taught.values())), rows
+        model, analyses, tuple(beliefs[name] for name in sorted(beliefs)), sum(map(len, taught.values())), rows
     )
 
 

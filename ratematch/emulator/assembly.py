@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ratematch.catalog import load_gpu
 from ratematch.emulator.environment import Environment
+from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
 from ratematch.emulator.settings import SettingsError, WorkerSettings
 from ratematch.emulator.steptime import RooflineStepTime, StepTime
@@ -50,7 +51,11 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         fit = memory_fit(
             model, gpu, mapping, precision, kv_format, settings.kv_fraction, reserve_b, mtp_layers=mtp_layers
         )
-        step_time = RooflineStepTime(model, gpu, mapping, precision, kv_format)
+        step_time: StepTime
+        if environment.steps == "kernels":
+            step_time = KernelStepTime(model, gpu, mapping, precision, kv_format, settings.mtp)
+        else:
+            step_time = RooflineStepTime(model, gpu, mapping, precision, kv_format)
     except (CatalogError, ValueError) as error:
         raise SettingsError(str(error)) from None
     if not fit.fits:

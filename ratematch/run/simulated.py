@@ -111,18 +111,19 @@ def _simulate(
     loads: tuple[Load, ...],
     spent: _Spent,
 ) -> None:
+    service = Service(plan, Timeline())
     write_json(
         launch / "provenance.json",
         {
             "ratematch": ratematch.__version__,
             "python": platform.python_version(),
             "simulated": True,
+            "step_time": service.steps,
             "servers": {
                 spec.name: {"version": experiment.engine.version, "emulated": True} for spec in plan.processes
             },
         },
     )
-    service = Service(plan, Timeline())
     for number, load in enumerate(loads):
         folder.write_progress(_progress(load, number, len(loads)))
         before_s = service.timeline.now_s

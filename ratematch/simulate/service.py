@@ -101,6 +101,7 @@ class Service:
     def __init__(self, plan: LaunchPlan, timeline: Timeline, delays: Delays | None = None):
         self.timeline = timeline
         self.delays = delays or Delays()
+        self.steps = "roofline"
         files = {file.path: file.content for file in plan.files}
         self._workers: dict[str, _Worker] = {}
         self._orchestrator: OrchestratorSettings | None = None
@@ -128,6 +129,7 @@ class Service:
         config = yaml.safe_load(files[f"{spec.role}.yaml"])
         path = spec.argv[spec.argv.index("serve") + 1]
         settings = worker_settings(path, {}, (), config, environment.version, environment.unchecked)
+        self.steps = environment.steps
         address = f"{spec.host}:{spec.port}"
         emulation = build(settings, environment)
         self._workers[address] = _Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
