@@ -13,7 +13,9 @@ from ratematch.frames import plot_ctx as plot_ctx
 from ratematch.frames import plot_figure as plot_figure
 from ratematch.frames import plot_gap as plot_gap
 from ratematch.frames import plot_gen as plot_gen
+from ratematch.frames import plot_latency as plot_latency
 from ratematch.frames import plot_pareto as plot_pareto
+from ratematch.frames import plot_slip as plot_slip
 from ratematch.frames import plot_speedup as plot_speedup
 from ratematch.frames import plot_split as plot_split
 from ratematch.frames import points as points

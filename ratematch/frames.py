@@ -26,6 +26,7 @@ from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.measure import metrics
 from ratematch.plan.constraints import Constraints, Percentile
 from ratematch.plan.load import Concurrency, Rate
+from ratematch.show.cdfs import picture_cdf, picture_slip
 from ratematch.show.changeview import picture_change
 from ratematch.show.gapparts import picture_gap
 from ratematch.show.ladders import picture_ctx, picture_gen
@@ -286,6 +287,29 @@ def plot_gen(results: LoadedResults, analysis: Analysis, workload: str | None = 
     label = pick_workload(analysis, workload).workload
     figures = select_stage(_figures(results, label), "gen")
     return _there(picture_gen(figures, analysis, label, "gen"), "no generation server was measured")
+
+
+def plot_latency(results: LoadedResults, analysis: Analysis, workload: str | None = None) -> Picture:
+    """How TTFT, TPOT and end-to-end latency are spread over requests, of loads along both measured fronts.
+
+    Raises:
+        UserError: no such workload, or no load on a measured front has records.
+    """
+    chosen = pick_workload(analysis, workload)
+    found = gallery.read_front_records(Results(results.path), results.inputs, chosen)
+    picture = picture_cdf(found, analysis, chosen.workload, "latency")
+    return _there(picture, "no load on a measured front has request records")
+
+
+def plot_slip(results: LoadedResults, analysis: Analysis, workload: str | None = None) -> Picture:
+    """How late the client sent its requests, every load at its rate.
+
+    Raises:
+        UserError: no such workload, or no load tells it.
+    """
+    label = pick_workload(analysis, workload).workload
+    rows = select_workload(results.measured, gallery.find_workload(results.measured, label))
+    return _there(picture_slip(rows, analysis, label, "slip"), "no load tells when its requests were due")
 
 
 def pick_workload(analysis: Analysis, label: str | None) -> WorkloadAnalysis:

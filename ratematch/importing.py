@@ -131,6 +131,7 @@ def import_results(
         if problems := _lacks(hints, stage):
             skipped.append(Skipped(load.where, f"not known: {'; '.join(problems)}"))
             continue
+        _refuse_misfit(results, _experiment(hints, stage), load.where)
         imported.append(_store(results, path, load, hints, stage))
     if imported and not (into / LIMITS).exists():
         write_limits(results, into.name, Constraints(), MOST_GPUS)
@@ -146,6 +147,20 @@ def _refuse_silent_mixture(results: Results, tools: set[str], mix: bool) -> None
             f"{results.path}: holds loads of {', '.join(others)}; import into another folder, or say --mix to have "
             f"those of {', '.join(sorted(tools))} beside them"
         )
+
+
+def _refuse_misfit(results: Results, experiment: Experiment, where: str) -> None:
+    """What no analysis could read together is not put together."""
+    for folder in results.folders()[:1]:
+        there = folder.read()
+        for what, a, b in (
+            ("figures", there.origin, experiment.origin),
+            ("model", there.model, experiment.model),
+            ("GPU", there.gpu, experiment.gpu),
+            ("engine", *(f"{each.engine.name} {each.engine.version}" for each in (there, experiment))),
+        ):
+            if a != b:
+                raise UserError(f"{where}: {what} {b}, and {results.path} holds {a}: import it into another folder")
 
 
 def origin_of(run: dict[str, Any]) -> str:

@@ -331,6 +331,10 @@ class Results:
         )
         return sum((folder.account() for folder in self.folders()), GpuHours(total=idle / 3600))
 
+    def folder_of(self, experiment: Experiment) -> ExperimentFolder:
+        """Where an experiment is kept, or would be."""
+        return ExperimentFolder(self.path / experiment.folder)
+
     def measured(self) -> list[Measured]:
         """Every finished load of every experiment, with its figures."""
         found: list[Measured] = []

@@ -14,7 +14,7 @@ from ratematch.store import Results
 from tests.invented import GEN, PAIR, experiment
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor")
+VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor", "diagnose")
 
 
 def call(*argv: str) -> Result:
@@ -166,3 +166,22 @@ def test_render_knows_the_end_to_end_experiments_that_were_chosen(root: Path, tm
     assert done.exit_code == 0
     (folder,) = (tmp_path / "out").iterdir()
     assert folder.name == experiment("e2e", PAIR).folder and (folder / "ctx.yaml").exists()
+
+
+def test_diagnose_reads_the_logs_of_a_launch(tmp_path: Path) -> None:
+    (tmp_path / "orchestrator.log").write_text("Client error to n0:8000: boom - last retry 1 of 1\n")
+    (tmp_path / "gen-0.log").write_text("3: UCX CUDA support was not found\nTraceback (most recent call last):\n")
+    done = call("diagnose", str(tmp_path))
+    assert done.exit_code == 0 and done.stdout.startswith("cause: ")
+    assert "UCX_TLS" in done.stdout and "row 8" in done.stdout
+    one = json.loads(call("diagnose", str(tmp_path / "orchestrator.log"), "--json").stdout)
+    assert one["known"] and one["reference"] == "list"
+    (tmp_path / "calm.log").write_text("all is well\n")
+    calm = call("diagnose", str(tmp_path / "calm.log"))
+    assert calm.exit_code == 1 and calm.stdout == "no known cause in 1 logs\n"
+
+
+def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_path: Path) -> None:
+    result = call("report", "results/sample", "--ttft-ms", "1", "-o", str(tmp_path / "page.html"))
+    assert result.exit_code == 3 and "no valid point is left" in result.stderr
+    assert "No speed-up over IFB can be stated" in (tmp_path / "page.html").read_text("utf-8")

@@ -138,6 +138,12 @@ def test_the_reference_names_every_key() -> None:
             assert key in ("slurm", "container", "about") or any(form in told for form in spelled), name
 
 
+def test_the_example_of_the_reference_is_a_profile() -> None:
+    text = (ROOT / "slurm" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    cluster = parse_cluster(text, "README.md")
+    assert cluster.container is not None and cluster.slurm.segment == 18
+
+
 def test_where_profiles_are_found_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, home, site = tmp_path / "here", tmp_path / "home", tmp_path / "site"
     places = {

@@ -79,11 +79,23 @@ def test_pictures_show_themselves_and_bring_their_data(results: rm.LoadedResults
         rm.plot_split(analysis),
         rm.plot_ctx(results, analysis),
         rm.plot_gen(results, analysis, "1024/64"),
+        rm.plot_latency(results, analysis),
+        rm.plot_slip(results, analysis),
+        rm.plot_gap(analysis),
+        rm.plot_figure(results, 11),
     ]
     for picture in pictures:
         assert picture._repr_png_().startswith(b"\x89PNG") and len(picture.data)
     with pytest.raises(UserError, match="no workload '1/1' in sample; there are: 1024/64"):
         rm.plot_pareto(analysis, "1/1")
+
+
+def test_two_sweeps_side_by_side() -> None:
+    found = rm.compare(SAMPLE, SAMPLE)
+    assert rm.drift(found).empty and set(rm.changes(found)["kind"]) == {"end_to_end", "rate_matched", "ifb"}
+    assert len(rm.plot_compare(found).data)
+    with pytest.raises(UserError, match="no figure 8; there are: 9, 10"):
+        rm.plot_figure(rm.load_results(SAMPLE), 8)
 
 
 def test_unknown_names_are_attribute_errors_and_dir_lists_the_api() -> None:

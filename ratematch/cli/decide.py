@@ -177,10 +177,11 @@ def report(
     inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
     targets = reporting.parse_targets(at) if at else None
     page = output or results / "report" / "report.html"
+    analysis = readout.analyze_inputs(inputs)
     reporting.write_report(
         opened,
         inputs,
-        readout.analyze_inputs(inputs),
+        analysis,
         page,
         command=shlex.join(["ratematch", *sys.argv[1:]]),
         targets=targets,
@@ -189,6 +190,8 @@ def report(
         for path in write_executed(results, page.parent):
             click.echo(str(path))
     click.echo(str(page))
+    if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
+        raise Untrustworthy(f"{results}: no valid point is left; the page says why for each load")
 
 
 @main.command()

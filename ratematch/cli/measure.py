@@ -286,18 +286,23 @@ def status(results: Path, as_json: bool) -> None:
     Example:
         ratematch status results/quickstart
     """
+    from ratematch.run.adaptive import read_search
     from ratematch.run.control import queued
     from ratematch.run.nodes import excluded_nodes
+    from ratematch.show.searchview import print_search
     from ratematch.show.statusview import print_status, status_to_json
     from ratematch.store import Results
 
     opened = Results.open(results)
     jobs = {name: str(job) for name, job in queued(opened).items()}
     content = status_to_json(opened, jobs, excluded_nodes(opened))
+    searched = read_search(opened)
     if as_json:
-        print_json(content)
+        print_json(content | ({"search": searched} if searched else {}))
     else:
         print_status(content, Console())
+        if searched:
+            print_search(searched, Console())
 
 
 @main.command()

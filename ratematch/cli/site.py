@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -48,6 +49,8 @@ def doctor(cluster: str | None, probe: bool, folder: Path, as_json: bool) -> Non
 
     if probe and cluster is None:
         raise click.UsageError("--probe sends a job to a cluster: name its profile with --cluster")
+    if probe:
+        click.echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
     found = examine(cluster, probing=probe, folder=folder)
     if as_json:
         print_json({"ok": all(check.ok for check in found), "checks": [check.__dict__ for check in found]})
@@ -55,3 +58,33 @@ def doctor(cluster: str | None, probe: bool, folder: Path, as_json: bool) -> Non
         rows = [(check.name, "ok" if check.ok else "NO", check.found) for check in found]
         Console().print(table("ratematch doctor", ["check", "", "found"], rows))
     sys.exit(0 if all(check.ok for check in found) else 1)
+
+
+@main.command()
+@click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@json_option
+def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
+    """Name the cause of a failure from server LOGS (files, or folders with *.log), whoever started the servers.
+
+    \b
+    Example:
+        ratematch diagnose results/deepseek-r1/gen-8192-256-gen1xDEP8-mtp3-1f0c/launch/1
+    """
+    from ratematch.engines import find_engine
+    from ratematch.run.launch import whole_log
+
+    files = [file for path in logs for file in (sorted(path.glob("*.log")) if path.is_dir() else [path])]
+    # Workers first: the orchestrator mostly tells that one of them failed, and not why.
+    files.sort(key=lambda file: file.name.startswith("orchestrator"))
+    known = find_engine("trtllm-serve").diagnose([whole_log(file) for file in files])
+    if as_json:
+        print_json(
+            {"logs": [str(file) for file in files], "known": known is not None, **(asdict(known) if known else {})}
+        )
+    elif known:
+        click.echo(
+            f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: contract, section 9, {known.reference}"
+        )
+    else:
+        click.echo(f"no known cause in {len(files)} logs")
+    sys.exit(0 if known else 1)

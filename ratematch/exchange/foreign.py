@@ -104,7 +104,7 @@ class ForeignRate:
 
 def whole_run(
     *,
-    num_requests: int,
+    num_requests: int | None,
     num_failed: int | None,
     stats: Mapping[str, Stats | None],
     req_s: float | None,
@@ -116,25 +116,29 @@ def whole_run(
 ) -> Measurement:
     """Figures of a whole run as a measurement: ramp and drain are in its rates, and it says so.
 
-    ``in_flight`` is what Little's law makes of rate and latency, for no such file tells it.
+    ``in_flight`` is what Little's law makes of rate and latency, for no such file tells it. ``num_requests``:
+    ``None``
+    when the file does not tell it either; it is 0 in the measurement then, and said.
     """
     ttft, tpot = stats.get("ttft_ms"), stats.get("tpot_ms")
     in_flight = None
     if req_s and ttft is not None and osl:
         decode = (osl - 1) * tpot.mean if tpot is not None else 0.0
         in_flight = req_s * (ttft.mean + decode) / 1000
-    failed = num_failed or 0
+    failed, asked = num_failed or 0, num_requests or 0
     reasons = []
-    if not num_requests - failed:
+    if num_requests is not None and not num_requests - failed:
         reasons.append("no request was answered")
-    elif failed > DEFAULT_LIMITS.failed * num_requests:
-        reasons.append(f"{failed} of {num_requests} requests failed")
+    elif failed > DEFAULT_LIMITS.failed * asked:
+        reasons.append(f"{failed} of {asked} requests failed")
     warnings = [f"imported from {tool}: rates are of the whole run, ramp and drain included"]
+    if num_requests is None:
+        warnings.append("the file does not tell how many requests there were")
     if num_failed is None:
         warnings.append("the file does not tell how many requests failed")
     return Measurement(
-        num_requests=num_requests,
-        num_ok=num_requests - failed,
+        num_requests=asked,
+        num_ok=asked - failed,
         num_failed=failed,
         window=None,
         ttft_ms=ttft,

@@ -92,7 +92,11 @@ def _refuse_mixture(measured: Sequence[Measured], sweep: str) -> None:
             (" and ".join(sorted({first.origin, other.origin})) + " results", first.origin, other.origin),
             ("models", first.model, other.model),
             ("GPUs", first.gpu, other.gpu),
-            ("engines", first.engine, other.engine),
+            (
+                "engines",
+                f"{first.engine.name} {first.engine.version}",
+                f"{other.engine.name} {other.engine.version}",
+            ),
         ):
             if a != b:
                 raise ResultsError(
@@ -259,13 +263,15 @@ def _allowed(points: Iterable[Point]) -> list[Point]:
 
 def _say_ttft(pairs: Sequence[Pair]) -> str:
     handovers = [pair.handover_s * 1000 for pair in pairs]
+    bunching = max(pair.bunching for pair in pairs)
+    queues = "queueing" if not bunching else f"queueing beyond bunches of {bunching:.0%} of all in flight"
     if not any(handovers):
-        return "rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and queueing are not in it"
+        return f"rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and {queues} are not in it"
     low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
     span = low if low == high else f"{low} to {high}"
     return (
         f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
-        "over link; orchestrator and queueing are not in it"
+        f"over link; orchestrator and {queues} are not in it"
     )
 
 

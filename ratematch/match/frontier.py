@@ -85,6 +85,9 @@ def find_frontier(
         int(k): replace(row_point(pairs[int(rows.pair[k])], rows, int(k), workload), tok_s_gpu=float(score[k]))
         for k in {*kept, *front}
     }
+    if constraints.ttft_ms is not None:
+        bunched = {k for k in points if pairs[int(rows.pair[k])].bunching}
+        points |= {k: _flag_ttft(points[k], constraints.ttft_ms) for k in bunched}
     drawn_fronts: list[tuple[Floats, Floats]] = []
     ties: list[Point] = []
     if draws and rows.size and any(_noise_known(pair) for pair in pairs):
@@ -113,6 +116,13 @@ def find_frontier(
         notes=tuple(notes),
         draws=tuple(tuple((float(a), float(b)) for a, b in zip(u, p, strict=True)) for u, p in drawn_fronts),
     )
+
+
+def _flag_ttft(point: Point, limit_ms: float) -> Point:
+    """ctx rows are within the limit as measured; in bunches, which calibration adds, a plan may not be."""
+    if point.ttft_ms <= limit_ms:
+        return point
+    return replace(point, flags=(*point.flags, f"TTFT over the limit of {limit_ms:g} ms with prompts in bunches"))
 
 
 def _noise_known(pair: Pair) -> bool:

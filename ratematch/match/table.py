@@ -87,7 +87,7 @@ def read_table(text: str, name: str) -> list[TableRow]:
     header = [cell.strip().lower() for cell in lines[0][1]]
     missing = [column for column in ("role", "label", "gpus") if column not in header]
     if missing:
-        raise TableError([_missing_column(name, column, header) for column in missing])
+        raise TableError([_say_missing(name, missing, header)])
     twice = sorted({column for column in header if column and header.count(column) > 1})
     if twice:
         raise TableError([Problem(name, f"row 1: the column {', '.join(twice)} is there twice", "keep one")])
@@ -95,7 +95,8 @@ def read_table(text: str, name: str) -> list[TableRow]:
     rows = [row for number, cells in lines[1:] if (row := _read_row(name, number, header, cells, problems))]
     if not lines[1:]:
         problems.append(Problem(name, "no row below the header", "one row a measurement"))
-    problems += [_missing_column(name, column, header) for column in _absent(rows, header)]
+    if absent := _absent(rows, header):
+        problems.append(_say_missing(name, absent, header))
     if problems:
         raise TableError(_once(problems))
     _refuse_mixture(name, rows)
@@ -106,8 +107,12 @@ def _once(problems: Iterable[Problem]) -> list[Problem]:
     return list({str(problem): problem for problem in problems}.values())
 
 
-def _missing_column(name: str, column: str, header: Sequence[str]) -> Problem:
-    return Problem(name, f"row 1: no column {column!r}", f"columns here: {', '.join(header)}")
+def _say_missing(name: str, missing: Sequence[str], header: Sequence[str]) -> Problem:
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            return Problem(name, f"row 1: columns are separated by {called}", "save it with commas")
+    columns = " and no ".join(f"column {column!r}" for column in missing)
+    return Problem(name, f"row 1: no {columns}", f"columns here: {', '.join(header)}")
 
 
 def _absent(rows: Sequence[TableRow], header: Sequence[str]) -> list[str]:

@@ -24,6 +24,8 @@ from ratematch.match.table import TableRow, check_identities, merge_repeats, say
 from ratematch.match.tablenoise import draw_table, judge_row, pair_fronts
 from ratematch.match.tablepoints import Asked, Bound, ClosedLoopRow, IfbRow, TableMatch, TablePlan
 
+NO_CTX = "no ctx row is within"
+
 
 @dataclass(frozen=True)
 class _Ctx:
@@ -55,7 +57,9 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     gen = _read_gen([row for row in rows if row.role == "gen"], osl, notes)
     ifb = _read_ifb([row for row in rows if row.role == "ifb"], asked, name, notes)
     if not (ctx and gen) and not ifb:
-        raise TableError([TableProblem(name, "nothing to match", "give ctx and gen rows, or ifb rows")])
+        why = [note for note in notes if note.startswith(NO_CTX) or "over a limit" in note]
+        fix = "raise the limit" if why else "give ctx and gen rows, or ifb rows"
+        raise TableError([TableProblem(name, "; ".join(["nothing to match", *why]), fix)])
     for role, there in (("ctx", ctx), ("gen", gen)):
         if not there:
             notes.append(f"no {role} row: nothing is rate-matched, only the ifb front is shown")
@@ -119,7 +123,7 @@ def _read_ctx(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str
             raise TableError([TableProblem(where, "no ttft_ms, so --ttft-ms cannot be judged", "fill it in")])
     allowed = [row for row in rows if asked.ttft_ms is None or (row.ttft_ms or 0) <= asked.ttft_ms]
     if rows and not allowed:
-        notes.append(f"no ctx row is within TTFT {asked.ttft_ms:g} ms")
+        notes.append(f"{NO_CTX} TTFT {asked.ttft_ms:g} ms")
     best: dict[tuple[str, int, int | None], TableRow] = {}
     for row in allowed:
         key = (row.label, row.gpus, row.mtp)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
@@ -153,7 +153,8 @@ class Budget:
 class Sweep:
     """One sweep file, checked: every name in it is known and every axis value can be run.
 
-    ``simulated``: its experiments are to run in virtual time (said by who runs it, not by the file).
+    ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
+    experiments are to run in virtual time (said by who runs it, not by the file).
     """
 
     name: str
@@ -172,6 +173,7 @@ class Sweep:
     seed: int
     source: str
     simulated: bool = False
+    search: Literal["grid", "adaptive"] = "grid"
 
     @property
     def max_gpus(self) -> int:

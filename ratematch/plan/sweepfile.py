@@ -121,6 +121,7 @@ def parse_sweep(
         stages=stages,
         e2e=_e2e_plan(parsed.e2e),
         deployments=named,
+        search=parsed.search,
         seed=parsed.seed,
         source=source,
     )

@@ -177,6 +177,7 @@ class SweepIn(Strict):
     ifb: StageIn | None = None
     e2e: E2eIn | None = None
     deployments: list[DeploymentIn] = []
+    search: Literal["grid", "adaptive"] = "grid"
     seed: int = 0
 
 

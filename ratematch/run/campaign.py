@@ -15,11 +15,12 @@ from ratematch import filelock
 from ratematch.detail import measured_in_detail
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.match.choose import choose_end_to_end
-from ratematch.plan.budget import Estimate, estimate
+from ratematch.plan.budget import Estimate, estimate, minutes_of
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, experiment_of
 from ratematch.readout import write_limits
+from ratematch.run.adaptive import END_TO_END_SHARE, Search, choose_ifb
 from ratematch.run.jobs import Executor, Job
 from ratematch.run.nodes import excluded_nodes, remember_nodes
 from ratematch.run.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
@@ -141,7 +142,10 @@ def _run_stages(
             "expected_minutes": expected.minutes if expected else None,
         },
     )
-    _run_all(campaign, asked, executor, on_update, again)
+    if sweep.search == "adaptive":
+        _run_search(campaign, asked, executor, on_update, again)
+    else:
+        _run_all(campaign, asked, executor, on_update, again)
     if sweep.e2e:
         campaign.stage = "matching"
         on_update(campaign)
@@ -152,6 +156,45 @@ def _run_stages(
         _run_all(campaign, chosen, executor, on_update, again)
     campaign.stage = "finished"
     on_update(campaign)
+
+
+def _run_search(
+    campaign: Campaign, asked: Sequence[Experiment], executor: Executor, on_update: OnUpdate, again: bool
+) -> None:
+    """Ctx and gen as :class:`ratematch.run.adaptive.Search` decides; before them what the file spells out, after them
+    the aggregated servers worth comparing with."""
+    if again:
+        raise UserError("search: adaptive goes on from what is measured: --again does not go with it")
+    sweep, results = campaign.sweep, campaign.results
+    spelt_out = {id(each) for each in asked[len(asked) - _num_named(sweep) :]} if sweep.deployments else set()
+    parts = [each for each in asked if each.stage in ("ctx", "gen") and id(each) not in spelt_out]
+    ifb, left_out = choose_ifb(sweep, [each for each in asked if each.stage == "ifb" and id(each) not in spelt_out])
+    _run_all(campaign, [each for each in asked if id(each) in spelt_out], executor, on_update, again)
+    search = Search(sweep, results, parts)
+    kept = sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in ifb)
+    if sweep.e2e and sweep.budget.gpu_hours is not None:
+        kept += END_TO_END_SHARE * sweep.budget.gpu_hours
+
+    def supply(busy: Sequence[Item]) -> Experiment | None:
+        hours = None
+        if sweep.budget.gpu_hours is not None:
+            under_way = sum(
+                minutes_of(sweep, item.experiment) * item.experiment.deployment.gpus / 60 for item in busy
+            )
+            hours = sweep.budget.gpu_hours - kept - results.account().total - under_way
+        failed = {item.experiment.id for item in campaign.items if item.state == "failed"}
+        return search.next({item.experiment.id for item in busy}, failed, hours)
+
+    campaign.stage = "searching"
+    _run_all(campaign, (), executor, on_update, again, supply)
+    write_json(results.path / "ifb_choice.json", {"measured": [each.label for each in ifb], "skips": left_out})
+    campaign.stage = "measuring IFB"
+    _run_all(campaign, ifb, executor, on_update, again)
+
+
+def _num_named(sweep: Sweep) -> int:
+    """How many experiments the deployments written out in the file stand for; they are the last ones asked for."""
+    return sum(1 if each.workload else len(sweep.workloads) for each in sweep.deployments)
 
 
 def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
@@ -227,8 +270,14 @@ def _left_for_end_to_end(sweep: Sweep, results: Results) -> float | None:
 
 
 def _run_all(
-    campaign: Campaign, experiments: Sequence[Experiment], executor: Executor, on_update: OnUpdate, again: bool
+    campaign: Campaign,
+    experiments: Sequence[Experiment],
+    executor: Executor,
+    on_update: OnUpdate,
+    again: bool,
+    supply: Callable[[Sequence[Item]], Experiment | None] | None = None,
 ) -> None:
+    """Run ``experiments``; and, as long as there is room, what ``supply`` gives when it is told what is under way."""
     items = []
     for experiment in experiments:
         folder = campaign.results.add(experiment, campaign.sweep.cluster)
@@ -242,7 +291,7 @@ def _run_all(
     waiting = [item for item in items if item.state == "pending"]
     active: list[Item] = []
     try:
-        while waiting or active:
+        while _take_from(supply, campaign, waiting, active, executor) or waiting or active:
             _start_some(campaign, waiting, active, executor)
             for item in [item for item in active if item.job and not item.job.running()]:
                 active.remove(item)
@@ -260,6 +309,26 @@ def _run_all(
         # Ctrl-C, a full disk, anything: no job may go on behind the person's back.
         _stop_all([item for item in active if item.job is not None and item.job.running()])
         raise
+
+
+def _take_from(
+    supply: Callable[[Sequence[Item]], Experiment | None] | None,
+    campaign: Campaign,
+    waiting: list[Item],
+    active: Sequence[Item],
+    executor: Executor,
+) -> bool:
+    """Let ``supply`` fill the room that there is; true when it gave something. Its experiments may come again, with
+    further loads."""
+    given = False
+    while supply is not None and len(waiting) + len(active) < (executor.max_jobs or 1):
+        if _over_budget(campaign) or (experiment := supply([*waiting, *active])) is None:
+            break
+        item = Item(campaign.results.add(experiment, campaign.sweep.cluster), experiment)
+        campaign.items.append(item)
+        waiting.append(item)
+        given = True
+    return given
 
 
 def _start_some(campaign: Campaign, waiting: list[Item], active: list[Item], executor: Executor) -> None:

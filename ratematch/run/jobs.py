@@ -137,6 +137,10 @@ class Executor:
             return []
         now = time.monotonic() / 60
         pieces = [piece_of(folder) for folder in waiting]
+        for folder, piece in zip(waiting, pieces, strict=True):
+            if piece.nodes > len(self._nodes):  # chosen after matching
+                held = f"the allocation has {len(self._nodes)}"
+                return [(folder, UserError(f"{piece.name} needs {piece.nodes} nodes, {held}"))]
         index = next_to_start(pieces, len(free), [(job.until, len(job.nodes)) for job in running], now)
         self._seen = seen if index is None else None
         if index is None:

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
+from ratematch.fetch import fetch
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.plan.step import HERE, Step, local_step
@@ -238,7 +238,7 @@ def running(
 def probe(url: str, timeout_s: float = 2.0) -> str | None:
     """``None`` when GET ``url`` answers 200, else why not, in words."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        with fetch(url, timeout_s) as answer:
             return None if answer.status == 200 else f"answers {answer.status}"
     except urllib.error.HTTPError as error:
         return f"answers {error.code}"

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 from ratematch.plan.step import RUNTIME, container_options
 from ratematch.run.batch import extra_options, refusal, site_options, spell
+from ratematch.run.queue import ask_slurm
 
 MINUTES = 15
 """Time limit of the job: importing the engine from a cold container takes minutes."""
@@ -44,28 +45,43 @@ def probe(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S) -
     except OSError as error:
         return [Finding("results folder", False, f"{folder} cannot be written ({error.strerror})")]
     try:
-        commands = _commands(cluster, engine, written)
-        argv = probe_argv(cluster, str(folder.absolute()), commands)
-        told = subprocess.run(
-            argv, capture_output=True, text=True, timeout=wait_s, check=False, stdin=subprocess.DEVNULL
-        )
+        argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
+        said, complaints = _run(argv, written.name, wait_s)
     except subprocess.TimeoutExpired:
         return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")]
     except OSError as error:
         return [Finding("probe", False, f"srun cannot be started ({error.strerror})")]
     finally:
         written.unlink(missing_ok=True)
-    answers = read_answers(told.stdout)
+    answers = read_answers(said)
     if not answers:
-        known = find_engine(engine).diagnose([told.stderr])
-        return [Finding("probe", False, str(known or refusal(told.stderr or "srun said nothing")))]
+        known = find_engine(engine).diagnose([complaints])
+        return [Finding("probe", False, str(known or refusal(complaints or "srun said nothing")))]
     return list(_judge(cluster, engine, answers))
 
 
-def probe_argv(cluster: Cluster, folder: str, commands: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _run(argv: Sequence[str], name: str, wait_s: float) -> tuple[str, str]:
+    """stdout and stderr of the job; when we stop waiting, for whatever reason, it is cancelled."""
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as step:
+        try:
+            return step.communicate(timeout=wait_s)
+        except BaseException:
+            step.terminate()
+            ask_slurm(["scancel", f"--name={name}"])
+            raise
+
+
+def probe_argv(cluster: Cluster, folder: str, commands: Mapping[str, tuple[str, ...]], name: str) -> list[str]:
     """The srun of the job, with the options of any job and any step of this profile."""
     slurm = cluster.slurm
-    options = {**site_options(cluster), "nodes": 1, "ntasks": 1, "time": MINUTES, "job-name": "ratematch-probe"}
+    options = {**site_options(cluster), "nodes": 1, "ntasks": 1, "time": MINUTES, "job-name": name}
     outside = [f"{key}={value}" for key, value in cluster.environment.items() if key.startswith(RUNTIME)]
     inside = [f"{key}={value}" for key, value in cluster.environment.items()]
     return [

@@ -9,12 +9,12 @@ import platform
 import socket
 import subprocess
 import sys
-import urllib.request
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import ratematch
+from ratematch.fetch import fetch
 from ratematch.plan.launchplan import LaunchPlan
 
 PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
@@ -41,7 +41,7 @@ def server_version(host: str, port: int) -> dict[str, Any]:
     found: dict[str, Any] = {"version": None, "emulated": False}
     with (
         contextlib.suppress(OSError, ValueError),
-        urllib.request.urlopen(f"http://{host}:{port}/version", timeout=5) as answer,
+        fetch(f"http://{host}:{port}/version", 5) as answer,
     ):
         found["emulated"] = answer.headers.get(EMULATED_HEADER) is not None
         found["version"] = json.load(answer).get("version")

@@ -71,7 +71,7 @@ alive() {{
 # ready NAME URL SECONDS: wait until URL answers
 ready() {{
   local deadline=$((SECONDS + $3))
-  until curl --fail --silent --max-time 5 --output /dev/null "$2"; do
+  until curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null "$2"; do
     alive
     ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 does not answer); its log: $WORK/$1.log"
     sleep 1
@@ -100,6 +100,11 @@ stop() {{
 """
 
 MAIN = """
+RATEMATCH=${{RATEMATCH:-ratematch}}
+if [[ ${{1:-}} != serve ]]; then
+  # Before any GPU is taken for minutes.
+  command -v "$RATEMATCH" >/dev/null || die "$RATEMATCH is not on PATH, loads need it (\\`run.sh serve\\` does not)"
+fi
 WORK="$HERE/run-${{SLURM_JOB_ID:-$(date +%Y%m%dT%H%M%S)}}-$$"
 mkdir "$WORK"
 cd "$WORK"
@@ -114,8 +119,6 @@ echo "all servers are ready: $ENDPOINT"
 if [[ ${{1:-}} == serve ]]; then
   while alive; do sleep 2; done
 fi
-RATEMATCH=${{RATEMATCH:-ratematch}}
-command -v "$RATEMATCH" >/dev/null || die "$RATEMATCH is not on PATH: no load is sent (\\`run.sh serve\\` needs none)"
 """
 
 
@@ -227,7 +230,8 @@ def _warm_up(experiment: Experiment) -> str:
     workload = Workload(min(connections.ISL, experiment.workload.isl), min(connections.OSL, experiment.workload.osl))
     load = Concurrency(min(connections.AT_ONCE, count), count)
     words = [*_load_options(load), *_workload_options(workload, experiment.model), "-o", "connections"]
-    return f"send {_lines(words)}\n"
+    # So few tokens give no figures, and none are wanted.
+    return f"send {_lines(words)}\nCODE=0\n"
 
 
 def _send(experiment: Experiment, load: Load) -> str:

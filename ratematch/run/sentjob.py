@@ -93,7 +93,7 @@ class SlurmJob:
             return f"job {self.id} sent"
         if self._line.state == "RUNNING":
             waits = self._member is not None and not self.folder.held()
-            return f"in job {self.id}, waiting for free nodes of it" if waits else None
+            return f"in job {self.id}, waiting for its turn" if waits else None
         return f"job {self.id} {self._line.state.lower()}" + (f" ({self._line.reason})" if self._line.reason else "")
 
     def running(self) -> bool:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ratematch.fetch import fetch
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 
 PERIOD_S = 1.0
@@ -175,7 +174,7 @@ class Telemetry:
             flushes = self._flushes
             reader.asked_s = time.monotonic()
             try:
-                with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
+                with fetch(url, ANSWER_S) as answer:
                     told = _DECODER.decode(answer.read())
             except (OSError, ValueError, msgspec.DecodeError) as error:
                 reader.failures += 1
@@ -278,7 +277,7 @@ def read_perf_metrics(plan: LaunchPlan) -> tuple[list[bytes], dict[str, str]]:
     problems: dict[str, str] = {}
     for spec in asked:
         try:
-            with urllib.request.urlopen(f"http://{spec.host}:{spec.port}/perf_metrics", timeout=PERF_S) as answer:
+            with fetch(f"http://{spec.host}:{spec.port}/perf_metrics", PERF_S) as answer:
                 records = msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
         except (OSError, ValueError, msgspec.DecodeError) as error:
             problems[spec.name] = f"/perf_metrics: {error}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import urllib.request
 from typing import Any
 
+from ratematch.fetch import fetch
 from ratematch.plan.launchplan import LaunchPlan
 
 Account = dict[str, dict[str, float]]
@@ -22,7 +22,7 @@ def read_account(plan: LaunchPlan) -> Account:
             continue
         with (
             contextlib.suppress(OSError, ValueError, KeyError, TypeError),
-            urllib.request.urlopen(f"http://{spec.host}:{spec.port}/server_info", timeout=5) as answer,
+            fetch(f"http://{spec.host}:{spec.port}/server_info", 5) as answer,
         ):
             told: dict[str, Any] = json.load(answer)["emulated"]
             account[spec.name] = {name: float(told[name]) for name in FIELDS}

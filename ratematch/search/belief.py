@@ -16,7 +16,7 @@ from ratematch.plan.experiment import Experiment
 
 FAMILY_SD = 0.2
 """Of the family effect before anything of the family is measured: half of all models within +-14 %."""
-OWN_SD = 0.05
+OWN_SD = 0.04
 """Of a server about its family, before there are enough of them to tell."""
 OWN_WEIGHT = 4.0
 """Servers that ``OWN_SD`` counts as when the deviation is learnt."""

@@ -100,6 +100,8 @@ def describe_progress(progress: dict[str, Any] | None) -> str:
             return "starting servers"
         first = waiting[0]
         return f"waiting for {', '.join(w['name'] for w in waiting)}: {first['why']} ({first['seconds']:.0f} s)"
+    if progress["part"] == "virtual time":
+        return f"{progress['load']} ({progress['load_number']}/{progress['loads']}) in virtual time"
     ttft = f", TTFT {progress['ttft_ms']:.0f} ms" if progress["ttft_ms"] is not None else ""
     return f"{describe_load(progress)}, {progress['in_flight']} in flight, {progress['tok_s']:.0f} tok/s{ttft}" + (
         f", {progress['failed']} failed" if progress["failed"] else ""

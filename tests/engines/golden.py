@@ -1,7 +1,7 @@
 """Launch files and commands of named cases, as committed text that a person can diff against their own.
 
 ``tests/golden/launch/CASE/VERSION/`` holds the YAML files as rendered, and ``commands.txt`` with the Slurm step of
-each process in the order of their starts: nodes, container, environment, wrappers and argv.
+each process in the order of their starts (nodes, container, environment, wrappers, argv); ``job.sbatch`` the job.
 ``python -m tests.engines.golden`` writes them anew after a change that was meant.
 """
 
@@ -23,7 +23,7 @@ from ratematch.plan.mapping import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.step import slurm_step
 from ratematch.plan.workload import Workload
-from ratematch.run.script import start_line
+from ratematch.run.script import batch_script, start_line
 from tests.invented import experiment
 
 FOLDER = Path(__file__).parents[1] / "golden" / "launch"
@@ -119,7 +119,8 @@ def render(name: str, version: str) -> dict[str, str]:
     plan = launch(name, version)
     parts = [f"# wave {spec.wave}\n{start_line(spec, slurm_step(spec, RACK))}" for spec in plan.processes]
     parts.append(f"# load goes to {plan.endpoint}\n")
-    return {**{file.path: file.content for file in plan.files}, "commands.txt": "\n".join(parts)}
+    files = {file.path: file.content for file in plan.files}
+    return {**files, "commands.txt": "\n".join(parts), "job.sbatch": batch_script(experiment_of(name, version), RACK)}
 
 
 def main() -> None:

@@ -141,6 +141,8 @@ def test_inferencex_rows_are_in_seconds_and_per_gpu(tmp_path: Path) -> None:
     assert figures.tok_s_user == pytest.approx(50.0)
     assert figures.tok_s == pytest.approx(12.8 * 921.6), "output tokens are over decode GPUs only"
     assert figures.req_s == pytest.approx(12.8), "256 in flight / 20 s"
+    assert figures.valid and figures.num_requests == 0
+    assert any("how many requests there were" in warning for warning in figures.warnings)
     assert (figures.isl_mean, figures.osl_mean) == (pytest.approx(7372.8), pytest.approx(921.6))
 
 
@@ -176,6 +178,18 @@ def test_origin_stays_and_tools_are_mixed_only_on_demand(tmp_path: Path) -> None
     notes = [n for w in analyze_inputs(read_inputs(Results(tmp_path / "in"))).workloads for n in w.notes]
     assert any("1 of 2 loads are imported from AIPerf" in note for note in notes)
     assert any("1 of 2 loads are imported from benchmark_serving" in note for note in notes)
+
+
+def test_what_no_analysis_could_read_together_is_not_put_together(tmp_path: Path) -> None:
+    put(tmp_path, write(tmp_path / "result.json", TRTLLM_SERVING))
+    for said, told in (
+        ({"emulated": True}, "figures emulated, and .* holds real"),
+        ({"gpu": "h200"}, "GPU h200, and .* holds gb200"),
+        ({"engine": "vllm/0.24"}, "engine vllm 0.24, and .* holds trtllm-serve 1.2"),
+        ({"model": "qwen3-235b-a22b"}, "model qwen3-235b-a22b, and .* holds deepseek-r1"),
+    ):
+        with pytest.raises(UserError, match=told):
+            import_results([tmp_path / "result.json"], Hints(**{**SAID.__dict__, **said}), tmp_path / "in")
 
 
 def test_importing_again_changes_nothing_and_another_file_of_the_same_load_is_a_repeat(tmp_path: Path) -> None:

@@ -139,6 +139,19 @@ def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
         assert at.ttft_s * 1000 == pytest.approx(point.ttft_ms, rel=1e-6)
 
 
+def test_a_limit_that_only_bunches_break_is_flagged() -> None:
+    rows = run_together(Fit(1.0, 1.0, 0.5))
+    limits = Constraints(ttft_ms=400.0)  # 4 prompts in flight take 333 ms
+    kwargs = {"sweep": "s", "constraints": limits, "max_gpus": 32, "draws": 0}
+    plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
+    found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]
+    assert not any("bunches" in flag for point in plain.plans for flag in point.flags)
+    for point in found.plans:
+        assert (point.ttft_ms > 400) == any("over the limit of 400 ms" in flag for flag in point.flags)
+    assert any(point.ttft_ms > 400 for point in found.plans)
+    assert any("beyond bunches of" in note for note in found.notes)
+
+
 seconds = st.floats(0.0, 3.0)
 
 

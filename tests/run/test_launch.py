@@ -15,7 +15,7 @@ import pytest
 
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
-from ratematch.run.launch import Interrupted, Waiting, running
+from ratematch.run.launch import Interrupted, Waiting, probe, running
 from tests.run.processes import processes_with, wait_until
 
 SERVE = """
@@ -216,3 +216,11 @@ with start(plan(spec("a", {port})), Path({str(tmp_path)!r})):
         assert left_in(tmp_path)
         process.kill()
     wait_until(lambda: not left_in(tmp_path), "the server of the killed driver to end", 20)
+
+
+def test_servers_are_reached_around_a_sites_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    port = free_port()
+    with start(plan(spec("agg-0", port)), tmp_path):
+        assert probe(f"http://127.0.0.1:{port}/health") is None

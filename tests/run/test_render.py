@@ -206,6 +206,15 @@ def test_loads_go_on_after_one_that_cannot_be_trusted(tmp_path: Path) -> None:
     assert not [line for _, line in processes_with(str(tmp_path)) if "sleep" in line]
 
 
+def test_no_server_is_started_for_loads_that_cannot_be_sent(tmp_path: Path) -> None:
+    found = render.render(experiment(), LAPTOP, allocated=False)
+    render.write(found, tmp_path)
+    code, told = run_script(tmp_path / found[0].path, RATEMATCH="/no/such/ratematch")
+    assert code == 1
+    assert told == "run.sh: /no/such/ratematch is not on PATH, loads need it (`run.sh serve` does not)\n"
+    assert not list((tmp_path / found[0].path).glob("run-*"))
+
+
 def test_each_start_of_the_servers_is_a_folder() -> None:
     asked = experiment("gen", PAIR, loads=(Concurrency(8, 16), Concurrency(16, 32)))
     found = render.render(asked, LAPTOP, allocated=False)

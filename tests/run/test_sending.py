@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from ratematch import filelock
-from ratematch.plan.cluster import Cluster
+from ratematch.errors import UserError
+from ratematch.inputs import read_sweep
+from ratematch.plan.cluster import Cluster, Slurm, TimeLimit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
+from ratematch.run.jobs import Executor, choose_packing
 from ratematch.run.membership import Membership
 from ratematch.run.queue import Queue, QueuedJob
 from ratematch.run.sentjob import Sent, SlurmJob
-from ratematch.run.slurmjob import minutes, piece_of
+from ratematch.run.slurmjob import Packing, minutes, piece_of
 from ratematch.store import ExperimentFolder, GpuHours, Results, write_json
 from tests.invented import AGG, LAPTOP, PAIR, experiment
 
@@ -101,6 +104,24 @@ def test_a_job_calls_itself_what_the_queue_calls_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert filelock.own_job() == "7_1"
+
+
+def test_what_an_allocation_is_too_small_for_is_refused_and_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratematch.run.allocation.own_nodes", lambda: ("node1", "node2"))
+    ((_, refusal),) = Executor("allocation").start([add(tmp_path, experiment("e2e", PAIR))], [])
+    assert isinstance(refusal, UserError) and "needs 4 nodes, the allocation has 2" in str(refusal)
+
+
+def test_only_slurm_jobs_can_be_packed_and_a_pack_is_no_longer_than_the_partition_allows() -> None:
+    sweep, _ = read_sweep("quickstart")
+    assert choose_packing(sweep, "local", None, 4.0) is None
+    with pytest.raises(UserError, match="needs --executor slurm"):
+        choose_packing(sweep, "local", 0, 4.0)
+    assert choose_packing(sweep, "slurm", 0, 4.0) == Packing(4, 240.0), "16 GPUs of 4 a node"
+    short = replace(sweep.cluster, slurm=Slurm(time=TimeLimit(factor=2, floor_minutes=10, max_minutes=70)))
+    assert choose_packing(replace(sweep, cluster=short), "slurm", 6, 4.0) == Packing(6, 30.0)
 
 
 class Members:

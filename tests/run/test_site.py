@@ -43,7 +43,7 @@ def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name, body in SLURM.items():
         stand_in(folder, name, body)
-    for name in ("env", "bash", "cat", "hostname", "ls", "printenv"):
+    for name in ("env", "bash", "cat", "hostname", "ls", "sleep"):
         (folder / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(folder))
     return folder
@@ -241,6 +241,15 @@ def test_a_probe_that_slurm_refuses_is_one_line(tmp_path: Path, bin_folder: Path
     stand_in(bin_folder, "srun", 'echo "srun: error: Unable to allocate resources: Invalid account" >&2; exit 1')
     (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path)
     assert not found.ok and "Invalid account" in found.found and "\n" not in found.found
+
+
+def test_a_probe_that_nobody_waits_for_is_cancelled(tmp_path: Path, bin_folder: Path) -> None:
+    stand_in(bin_folder, "srun", f"echo $$ >{tmp_path}/pid; exec sleep 60")
+    stand_in(bin_folder, "scancel", f'echo "$@" >{tmp_path}/cancelled')
+    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path, wait_s=1.0)
+    assert found == Finding("probe", False, "the job did not end within 1 s")
+    assert (tmp_path / "cancelled").read_text().startswith("--name=.ratematch-probe-")
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def test_a_container_that_does_not_start_is_diagnosed(tmp_path: Path, bin_folder: Path) -> None:

@@ -1,0 +1,129 @@
+"""The disaggregated-serving study's figures as the simulation gives them: plots, and a table for docs/figures.md.
+
+    ratematch sweep sweeps/deepseek-r1.yaml --executor simulate
+    ratematch sweep sweeps/qwen3-235b.yaml --executor simulate
+    python benchmarks/study_figures.py results/deepseek-r1-simulated results/qwen3-235b-simulated -o docs/figures
+
+Each row is an analysis of its own, of the simulated servers that the study's figure is about. Ratios are of tok/s/GPU
+over in-flight batching at equal tok/s/user, read along the fronts as in the study's plots.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratematch.match.analysis import analyze
+from ratematch.match.points import Analysis, Measured, WorkloadAnalysis
+from ratematch.plan.constraints import Constraints
+from ratematch.show.picture import save_figure
+from ratematch.show.plots import plot_pareto
+from ratematch.store import Results, read_json
+
+Keep = Callable[[Measured], bool]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the study: which servers, and what it reports, in words."""
+
+    name: str
+    title: str
+    workload: str
+    reported: str
+    keep: Keep
+    results: int = 0
+
+
+def _mtp(row: Measured) -> int:
+    return row.experiment.deployment.mtp
+
+
+def _gen_gpus(row: Measured) -> int | None:
+    gen = row.experiment.deployment.gen
+    return gen.mapping.gpus if gen else None
+
+
+FIGURES = (
+    Figure("r1-4400-no-mtp", "DeepSeek-R1 4400/1200, no MTP", "4400/1200", "1.4 to 1.8", lambda r: _mtp(r) == 0),
+    Figure("r1-4400-mtp", "DeepSeek-R1 4400/1200, MTP", "4400/1200", "1.6 to 2.5", lambda r: _mtp(r) > 0),
+    Figure(
+        "r1-8192-gen4", "DeepSeek-R1 8192/256, gen of 4 GPUs", "8192/256", "up to 1.73",
+        lambda r: _gen_gpus(r) in (None, 4) and _mtp(r) == 0,
+    ),
+    Figure(
+        "r1-8192-gen8", "DeepSeek-R1 8192/256, gen of 8 GPUs", "8192/256", "up to 2",
+        lambda r: _gen_gpus(r) in (None, 8) and _mtp(r) == 0,
+    ),
+    Figure("r1-4096-mtp", "DeepSeek-R1 4096/1024, MTP", "4096/1024", "1.7 at 50", lambda r: _mtp(r) > 0),
+    Figure("r1-4096-all", "DeepSeek-R1 4096/1024, everything", "4096/1024", "-", lambda r: True),
+    Figure("qwen3-8192", "Qwen3-235B-A22B 8192/1024", "8192/1024", "1.7 to 6.11", lambda r: True, 1),
+)  # fmt: skip
+AT = (20.0, 50.0, 100.0)
+
+
+def analyse(figure: Figure, results: Results) -> Analysis:
+    """The servers of the figure alone; end-to-end runs made of them count."""
+    limits = read_json(results.path / "limits.json")
+    isl = int(figure.workload.split("/")[0])
+    rows = [
+        row
+        for row in results.measured()
+        if figure.keep(row) and (row.experiment.workload.label == figure.workload or _is_ctx_of(row, isl))
+    ]
+    constraints = Constraints(limits["ttft_ms"], limits["tpot_ms"], limits["percentile"])
+    return analyze(rows, sweep=limits["name"], constraints=constraints, max_gpus=limits["max_gpus"], draws=0)
+
+
+def _is_ctx_of(row: Measured, isl: int) -> bool:
+    return row.experiment.stage == "ctx" and row.experiment.workload.isl == isl
+
+
+def ratios(each: WorkloadAnalysis, kind: str) -> list[tuple[float, float]]:
+    """(tok/s/user, ratio over IFB), linear between points, where both fronts have points."""
+    return [(row.tok_s_user, row.linear) for row in each.speedups if row.kind == kind and row.linear is not None]
+
+
+def say_ratios(found: Sequence[tuple[float, float]]) -> str:
+    if not found:
+        return "-"
+    values = [value for _, value in found]
+    best = max(found, key=lambda pair: pair[1])
+    near = [f"{min(found, key=lambda pair: abs(pair[0] - u))[1]:.2f} at {u:g}" for u in AT if _covers(found, u)]
+    return f"{min(values):.2f} to {max(values):.2f} (best at {best[0]:.0f})" + (
+        f"; {', '.join(near)}" if near else ""
+    )
+
+
+def _covers(found: Sequence[tuple[float, float]], speed: float) -> bool:
+    return min(u for u, _ in found) <= speed <= max(u for u, _ in found)
+
+
+def say_gap(each: WorkloadAnalysis) -> str:
+    gaps = sorted(1 - gap.ratio for gap in each.gaps if gap.ratio is not None)
+    return f"{gaps[0]:.0%} to {gaps[-1]:.0%}, median {gaps[len(gaps) // 2]:.0%}" if gaps else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the study's figures in simulation")
+    parser.add_argument("results", type=Path, nargs=2, help="deepseek-r1 and qwen3-235b, simulated")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    folders = [Results.open(path) for path in options.results]
+    print("| figure | the study | rate-matched over IFB | end to end over IFB | end to end below rate-matched |")
+    print("|---|---|---|---|---|")
+    for figure in FIGURES:
+        analysis = analyse(figure, folders[figure.results])
+        each = next(w for w in analysis.workloads if w.workload == figure.workload)
+        for path in save_figure(plot_pareto(each, analysis), options.output / figure.name):
+            if path.suffix == ".svg":  # the page shows PNGs
+                path.unlink()
+        cells = [say_ratios(ratios(each, kind)) for kind in ("rate_matched", "end_to_end")]
+        print(f"| {figure.title} | {figure.reported} | {cells[0]} | {cells[1]} | {say_gap(each)} |")
+
+
+if __name__ == "__main__":
+    main()

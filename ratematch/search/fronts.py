@@ -1,0 +1,83 @@
+"""Fronts as arrays, quickly: what ctx and gen servers give in whole instances, on a fixed grid of tok/s/user.
+
+The exact solver of :mod:`ratematch.match` decides what is reported; this one is asked thousands of times for a single
+decision. It differs in reading generation curves at a few points between measured loads, not everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+GRID = np.geomspace(4.0, 2000.0, 240)
+"""tok/s/user at which fronts are kept."""
+_WIDTHS = np.diff(GRID, prepend=0.0)
+BETWEEN = 4
+"""Steps that the stretch between two loads of a generation curve is read in."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rates of one instance. ctx: ``req_s`` of shape (1,), its capacity. gen: by load, with ``tok_s_user``."""
+
+    gpus: int
+    req_s: Floats
+    tok_s_user: Floats
+
+
+def empty_front() -> Floats:
+    return np.zeros_like(GRID)
+
+
+def hypervolume(front: Floats) -> float:
+    """Area under a front, tok/s/user x tok/s/GPU, from (0, 0)."""
+    return float(front @ _WIDTHS)
+
+
+def gain(front: Floats, other: Floats, weights: Floats | None = None) -> float:
+    """Hypervolume that ``other`` adds to ``front``, each tok/s/user weighted."""
+    added = np.maximum(other - front, 0.0)
+    return float(added @ (_WIDTHS if weights is None else _WIDTHS * weights))
+
+
+def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool = False) -> Floats:
+    """tok/s/GPU of the best deployment that gives at least ``GRID`` tok/s/user. Shape of ``GRID``.
+
+    Every number of gen instances, fed by the fewest ctx instances that keep up, or by all that there is room for,
+    with generation throttled to what they supply. ``ceil_only``: one gen instance and the ratio rounded up, as some
+    tools do.
+    """
+    best = empty_front()
+    if not gen.req_s.size or ctx.req_s[0] <= 0:
+        return best
+    req_s, speed = _read_between(gen)
+    y = np.arange(1, 2 if ceil_only else max_gpus // gen.gpus + 1)[:, None]
+    room = (max_gpus - y * gen.gpus) // ctx.gpus
+    wanted = np.ceil(y * req_s / ctx.req_s[0] - 1e-9)
+    x = np.maximum(1, wanted if ceil_only else np.minimum(wanted, room))
+    fits = (room >= 1) & (x * ctx.gpus + y * gen.gpus <= max_gpus)
+    served = np.minimum(x * ctx.req_s[0], y * req_s)
+    # A ctx-limited deployment runs its gen instances at a lower load, which is another point of the same curve: here
+    # it is kept at the slower speed of the fuller one, and met again at that point.
+    value = np.where(fits, served * osl / (x * ctx.gpus + y * gen.gpus), 0.0)
+    at_load = value.max(axis=0)
+    place = np.searchsorted(GRID, speed * (1 + 1e-12), side="right") - 1
+    np.maximum.at(best, np.maximum(place, 0), np.where(place >= 0, at_load, 0.0))
+    return np.asarray(np.maximum.accumulate(best[::-1])[::-1])
+
+
+def _read_between(gen: Side) -> tuple[Floats, Floats]:
+    """Rates and speeds at the loads and between them, geometrically."""
+    size = gen.req_s.size
+    if size == 1:
+        return gen.req_s, gen.tok_s_user
+    at = np.linspace(0, size - 1, BETWEEN * (size - 1) + 1)
+    known = np.arange(size)
+    return (
+        np.exp(np.interp(at, known, np.log(gen.req_s))),
+        np.exp(np.interp(at, known, np.log(gen.tok_s_user))),
+    )

@@ -1,0 +1,89 @@
+"""From the experiments of a sweep and their forecasts to what can be measured for one workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from ratematch.match.points import Measured
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.sweep import Sweep
+from ratematch.plan.workload import Workload
+from ratematch.search.adaptive import Candidate, Rate, Space
+from ratematch.search.belief import family_of
+
+SHORT = 0.6
+"""Share of a load's requests that the search sends: a choice needs less than a report. Three waves stay, which the
+steady window needs."""
+
+
+class Forecast(Protocol):
+    """Predicted figures at one load, of a whole deployment."""
+
+    @property
+    def req_s(self) -> float: ...
+    @property
+    def ttft_s(self) -> float: ...
+    @property
+    def tpot_s(self) -> float: ...
+
+
+def make_space(
+    sweep: Sweep,
+    workload: Workload,
+    experiments: Iterable[Experiment],
+    forecasts: Mapping[str, Mapping[Load, Forecast]],
+) -> Space:
+    """The ctx and gen servers that speak about ``workload``. ``forecasts``: by experiment id."""
+    candidates = []
+    for experiment in experiments:
+        same = experiment.workload == workload or (
+            experiment.stage == "ctx" and experiment.workload.isl == workload.isl
+        )
+        if experiment.stage not in ("ctx", "gen") or not same or not forecasts.get(experiment.id):
+            continue
+        rates = {
+            load.concurrency: Rate(each.req_s, each.ttft_s, each.tpot_s)
+            for load, each in sorted(forecasts[experiment.id].items(), key=lambda pair: _concurrency(pair[0]))
+            if isinstance(load, Concurrency)
+        }
+        group = experiment.deployment.groups[-1]
+        candidates.append(
+            Candidate(
+                experiment.id,
+                experiment.label,
+                experiment.stage,
+                family_of(experiment),
+                experiment.deployment.gpus,
+                group.mtp,
+                rates,
+            )
+        )
+    constraints = sweep.constraints
+    return Space(
+        candidates=tuple(candidates),
+        osl=workload.mean_osl,
+        max_gpus=sweep.max_gpus,
+        start_h=sweep.cluster.start_minutes / 60,
+        load_h=SHORT * sweep.cluster.load_minutes / 60,
+        ttft_s=None if constraints.ttft_ms is None else constraints.ttft_ms / 1000,
+        tpot_s=None if constraints.tpot_ms is None else constraints.tpot_ms / 1000,
+    )
+
+
+def _concurrency(load: Load) -> int:
+    return load.concurrency if isinstance(load, Concurrency) else 0
+
+
+def read_known(rows: Iterable[Measured]) -> dict[str, dict[int, Rate]]:
+    """Measured rates by experiment and concurrency; without what is not valid, or open loop. Of repeats the last."""
+    known: dict[str, dict[int, Rate]] = {}
+    for row in rows:
+        figures = row.measurement
+        if not figures.valid or not figures.req_s or not isinstance(row.load, Concurrency):
+            continue
+        ttft_s = figures.ttft_ms.mean / 1000 if figures.ttft_ms else 0.0
+        tpot_s = figures.tpot_ms.mean / 1000 if figures.tpot_ms else 0.0
+        known.setdefault(row.experiment.id, {})[row.load.concurrency] = Rate(figures.req_s, ttft_s, tpot_s)
+    return known
