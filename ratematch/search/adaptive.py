@@ -23,7 +23,7 @@ DRAWS = 16
 AT_ONCE = 0.2
 """What a gain is worth where the server would be beaten by others later, as a share of one that lasts: the front
 should be good early, and cheap servers that end up beaten are no way to make it so."""
-CLOSE = 0.3
+CLOSE = 0.2
 """How far behind the best a server may be and still count in part: a server half as large that is nearly as good is
 the better buy."""
 OTHER_MTP = 0.97
@@ -75,7 +75,7 @@ class Space:
     load_h: float
     ttft_s: float | None = None
     tpot_s: float | None = None
-    least_gain: float = 0.0005
+    least_gain: float = 0.0002
 
     def find(self, candidate_id: str) -> Candidate:
         return next(each for each in self.candidates if each.id == candidate_id)
