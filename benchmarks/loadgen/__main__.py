@@ -169,14 +169,18 @@ def main() -> None:
             for client in chosen:
                 print(f"... {scenario.name} {client.name}", file=sys.stderr, flush=True)
                 rows.append(measure(client, scenario, folder, server, tokenizer))
+                _keep(kept, rows)
         print_table(scenario, [row for row in rows if row.scenario == scenario.name])
-    if not asked.show:
-        earlier = []
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            done = {row.scenario for row in rows}
-            earlier = [Row(**row) for row in json.loads(kept.read_text()) if row["scenario"] not in done]
-        kept.write_text(json.dumps([asdict(row) for row in (*earlier, *rows)], indent=1))
     print_targets([asdict(row) for row in rows])
+
+
+def _keep(file: Path, rows: list[Row]) -> None:
+    """After each client: those of ``rows``, and of earlier runs what they have not measured again."""
+    earlier: list[Row] = []
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        done = {row.scenario for row in rows}
+        earlier = [Row(**row) for row in json.loads(file.read_text()) if row["scenario"] not in done]
+    file.write_text(json.dumps([asdict(row) for row in (*earlier, *rows)], indent=1))
 
 
 def _read_arguments() -> argparse.Namespace:

@@ -112,11 +112,13 @@ def read_stream_steps(body: bytes, ends: Sequence[int], stamps: Sequence[int]) -
             what = chunk.error if chunk.error is not None else chunk.message
             answer.outcome, answer.error = "bad_stream", f"the server reports in its stream: {_words(what)}"
             return answer
-        if chunk.choices:
+        choices = chunk.choices
+        if choices:
             carries = False
-            for choice in chunk.choices:
-                _take_end(answer, choice)
-                carries = carries or _carries_tokens(choice)
+            for choice in choices:
+                if choice.finish_reason is not None or choice.avg_decoded_tokens_per_iter is not None:
+                    _take_end(answer, choice)
+                carries = carries or choice.text is not None or _carries_tokens(choice)
             if carries:
                 while ends[read] < end:
                     read += 1

@@ -139,10 +139,6 @@ class Exchange:
         """When the first bytes of the body came."""
         return self.stamps[self.first_read] if self.head and self.first_read < len(self.stamps) else None
 
-    def arrived(self, end: int, now_ns: int) -> None:
-        self.ends.append(end)
-        self.stamps.append(now_ns)
-
     def headed(self, head: Head) -> None:
         self.head = head
         self.first_read = len(self.ends) - (self.ends[-1] > head.size)
@@ -161,10 +157,12 @@ class Exchange:
 
     def first_look(self) -> tuple[int, bool]:
         """``(tokens, complete)`` from the last bytes alone: cheap enough for a live view, not for a record."""
-        tail = bytes(self.wire[-_TAIL_BYTES:])
-        found = _COMPLETION_TOKENS.findall(tail)
-        complete = self.status == 200 and self.failure is None and (self.json or b"[DONE]" in tail)
-        return int(found[-1]) if found else 0, complete
+        wire = self.wire
+        begin = max(0, len(wire) - _TAIL_BYTES)
+        at = wire.rfind(b'"completion_tokens"', begin)
+        found = _COMPLETION_TOKENS.match(wire, at) if at >= 0 else None
+        complete = self.status == 200 and self.failure is None and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
+        return int(found[1]) if found else 0, complete
 
     def cut(self, outcome: Outcome, why: str) -> None:
         """End the request from outside; its record says why."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from array import array
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Protocol, cast
@@ -21,13 +22,11 @@ KEEP_IDLE_NS = 4_000_000_000
 
 
 class Receiver(Protocol):
-    """What a connection fills while an answer comes in."""
+    """What a connection fills while an answer comes in: since ``stamps[i]`` (ns) ``wire`` has ``ends[i]`` bytes."""
 
     wire: bytearray
-
-    def arrived(self, end: int, now_ns: int) -> None:
-        """``wire`` has ``end`` bytes since ``now_ns``."""
-        ...
+    ends: array[int]
+    stamps: array[int]
 
     def headed(self, head: Head) -> None: ...
 
@@ -68,7 +67,8 @@ class Connection(asyncio.Protocol):
         # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.
         wire = receiver.wire
         wire += data
-        receiver.arrived(len(wire), now_ns)
+        receiver.ends.append(len(wire))
+        receiver.stamps.append(now_ns)
         head = self._head
         try:
             if head is None:

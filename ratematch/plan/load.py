@@ -133,4 +133,5 @@ def _ramp(unit: NDArray[np.float64], first: float, last: float) -> NDArray[np.fl
     inside = np.minimum(unit, float(unit.size))
     root = np.sqrt(np.maximum(first**2 + 2 * slope * inside, 0.0))
     times = 2 * inside / (first + root)  # the root of the quadratic, in the form that is exact at slope 0
-    return np.asarray(times + (unit - inside) / last)
+    # Arrivals next to one another may change places in the last bit of the root.
+    return np.asarray(np.maximum.accumulate(times + (unit - inside) / last))

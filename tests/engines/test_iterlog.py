@@ -118,6 +118,8 @@ def test_under_attention_dp_one_rank_stands_for_all() -> None:
     assert span is not None and (span.in_flight, span.step_ms) == (256, 20.9)
     whole = read_span(text, dp_ranks=1)
     assert whole is not None and whole.in_flight == 64
+    few = read_span(text.replace("num_scheduled_requests: 64", "num_scheduled_requests: 1"), dp_ranks=4, in_flight=2)
+    assert few is not None and few.in_flight == 2, "two requests are on two ranks, not on all four"
     assert read_span("nothing here", 4) is None
 
 

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import zlib
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -22,12 +23,10 @@ class Listener:
 
     def __init__(self) -> None:
         self.wire = bytearray()
-        self.ends: list[int] = []
+        self.ends = array("q")
+        self.stamps = array("q")
         self.head: Head | None = None
         self.outcomes: list[Exception | None] = []
-
-    def arrived(self, end: int, now_ns: int) -> None:
-        self.ends.append(end)
 
     def headed(self, head: Head) -> None:
         self.head = head

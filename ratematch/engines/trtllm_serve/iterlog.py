@@ -132,4 +132,8 @@ def read_span(text: str, dp_ranks: int, in_flight: int | None = None) -> LogSpan
     """
     expected = in_flight // dp_ranks if in_flight and in_flight % dp_ranks == 0 else None
     step = read_step_time(list(parse_lines(text.splitlines())), expected)
-    return LogSpan(step.step_ms, step.iterations, step.num_scheduled * dp_ranks, step.mean_ms) if step else None
+    if step is None:
+        return None
+    held = step.num_scheduled * dp_ranks
+    # One rank's log stands for all of them, but fewer requests than ranks leave some empty.
+    return LogSpan(step.step_ms, step.iterations, min(held, in_flight) if in_flight else held, step.mean_ms)
