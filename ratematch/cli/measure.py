@@ -50,7 +50,7 @@ def plan(
     \b
     Example:
         ratematch plan sweeps/quickstart.yaml --set budget.max_gpus=8
-        ratematch plan sweeps/deepseek-r1.yaml --predict -o /tmp/predicted
+        ratematch plan sweeps/deepseek-r1.yaml --predict -o predicted
     """
     from ratematch.errors import UserError
     from ratematch.inputs import read_sweep
