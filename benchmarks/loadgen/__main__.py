@@ -71,7 +71,7 @@ def measure(client: Client, scenario: Scenario, folder: Path, server: Path, toke
                 ran = run_client(argv, at, client.environment, LIMIT_S)
             except OSError as problem:
                 return Row(client.name, scenario.name, trouble=f"does not start: {problem}")
-        if ran.status != 0:
+        if ran.status not in client.exits:
             how = f"exit {ran.status}" if ran.status is not None else f"cut after {LIMIT_S:.0f} s"
             said = ran.output.strip().splitlines()[-1:] if ran.status is not None else []
             return Row(client.name, scenario.name, trouble=": ".join([how, *said])[:100])
@@ -178,8 +178,9 @@ def _keep(file: Path, rows: list[Row]) -> None:
     """After each client: those of ``rows``, and of earlier runs what they have not measured again."""
     earlier: list[Row] = []
     with contextlib.suppress(OSError, ValueError, TypeError):
-        done = {row.scenario for row in rows}
-        earlier = [Row(**row) for row in json.loads(file.read_text()) if row["scenario"] not in done]
+        done = {(row.scenario, row.client) for row in rows}
+        kept = [Row(**row) for row in json.loads(file.read_text())]
+        earlier = [row for row in kept if (row.scenario, row.client) not in done]
     file.write_text(json.dumps([asdict(row) for row in (*earlier, *rows)], indent=1))
 
 

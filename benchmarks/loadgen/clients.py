@@ -41,7 +41,8 @@ Command = Callable[[Path, Scenario, str, Path, Path], list[str]]
 
 @dataclass(frozen=True)
 class Client:
-    """``requirement``: what pip installs, empty for ours. ``python``: oldest that it takes."""
+    """``requirement``: what pip installs, empty for ours. ``python``: oldest that it takes.
+    ``exits``: codes with which it leaves figures."""
 
     name: str
     requirement: str
@@ -49,6 +50,7 @@ class Client:
     read: Callable[[Path, Scenario], Reported]
     python: tuple[int, int] = (3, 10)
     environment: dict[str, str] = field(default_factory=dict)
+    exits: tuple[int, ...] = (0,)
 
 
 def _ratematch(bin: Path, scenario: Scenario, url: str, tokenizer: Path, at: Path) -> list[str]:
@@ -195,7 +197,7 @@ def _read_guidellm(at: Path, scenario: Scenario) -> Reported:
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 CLIENTS = (
-    Client("ratematch", "", _ratematch, _read_ratematch),
+    Client("ratematch", "", _ratematch, _read_ratematch, exits=(0, 3)),  # 3: measured, and judged not valid
     Client("AIPerf", "aiperf==0.13.0", _aiperf, _read_aiperf),
     Client("inference-perf", "inference-perf==0.7.0", _inference_perf, _read_inference_perf, (3, 12), OFFLINE),
     Client("EvalScope", "evalscope[perf]==1.14.1", _evalscope, _read_evalscope, environment=OFFLINE),
