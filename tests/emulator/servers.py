@@ -119,16 +119,6 @@ def with_faults(**faults: Any) -> Environment:
 # ------------------------------------------------------------------------------------------------ real processes
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 def write_yaml(path: Path, content: Any) -> str:
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return str(path)

@@ -16,8 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ratematch.emulator.command import cli
+from tests.ports import free_ports
 
-from .servers import DISAGG, free_ports, process, refuses, wait_bound, wait_healthy, write_yaml
+from .servers import DISAGG, process, refuses, wait_bound, wait_healthy, write_yaml
 
 SMALL = "qwen3-30b-a3b"
 

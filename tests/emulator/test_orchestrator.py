@@ -224,8 +224,7 @@ def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
 def test_missing_workers_time_out() -> None:
     from ratematch.emulator.logs import Log
     from ratematch.emulator.orchestrator import Orchestrator
-
-    from .servers import free_ports
+    from tests.ports import free_ports
 
     config = {"context_servers": {"urls": [f"127.0.0.1:{free_ports(1)[0]}"]}}
     settings = orchestrator_settings(config, QUICK, start_timeout_s=0, request_timeout_s=5)

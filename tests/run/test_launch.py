@@ -16,6 +16,7 @@ import pytest
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.launch import Interrupted, Waiting, probe, running
+from tests.ports import free_port
 from tests.run.processes import processes_with, wait_until
 
 SERVE = """
@@ -28,13 +29,6 @@ class Answer(http.server.BaseHTTPRequestHandler):
 print("listening", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def spec(

@@ -15,6 +15,7 @@ import pytest
 
 from ratematch.run.launch import probe
 from ratematch.store import ExperimentFolder, Results
+from tests.ports import free_port
 from tests.run.processes import processes_with, wait_until
 
 pytestmark = pytest.mark.slow
@@ -264,9 +265,7 @@ def test_weights_that_are_not_there_are_told_before_anything_starts(site: Path) 
 
 
 def test_load_alone_measures_any_server_and_overwrites_nothing(site: Path) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     server = ratematch(site, "emulate", "serve", "qwen3-30b-a3b", "--port", str(port))
     try:
         url = f"http://127.0.0.1:{port}"
@@ -294,6 +293,9 @@ def test_load_alone_measures_any_server_and_overwrites_nothing(site: Path) -> No
             "records.parquet",
             "warmup.parquet",
             "measurement.json",
+            "benchmark_serving.json",
+            "profile_export.jsonl",
+            "profile_export_aiperf.json",
         }
         code, _, err = run(site, *argv, "-o", "mine")
         assert code == 1
