@@ -28,10 +28,6 @@ class Router(Protocol):
     def finish(self, index: int, asked: Routed) -> None: ...
 
 
-class NoServers(ValueError):
-    """The role has no server."""
-
-
 @dataclass
 class RoundRobin:
     """Each server in turn."""

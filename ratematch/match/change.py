@@ -80,16 +80,6 @@ def find_changes(before: Analysis, after: Analysis, *, max_regression: float = 0
     )
 
 
-def front_of(workload: WorkloadAnalysis, kind: Kind) -> tuple[Point, ...]:
-    fronts: dict[Kind, tuple[Point, ...]] = {
-        "bound": workload.bound,
-        "rate_matched": workload.rate_matched,
-        "end_to_end": workload.end_to_end,
-        "ifb": workload.ifb,
-    }
-    return fronts[kind]
-
-
 def pair_draws(before: WorkloadAnalysis, after: WorkloadAnalysis, kind: Kind) -> list[tuple[Front, Front]]:
     """(after, before) fronts drawn independently of one another.
 
@@ -104,7 +94,7 @@ def pair_draws(before: WorkloadAnalysis, after: WorkloadAnalysis, kind: Kind) ->
 def _compare(
     name: str, kind: Kind, first: WorkloadAnalysis, second: WorkloadAnalysis, allowed: float
 ) -> FrontChange | None:
-    old, new = front_of(first, kind), front_of(second, kind)
+    old, new = first.front(kind), second.front(kind)
     if not old and not new:
         return None
     drawn = pair_draws(first, second, kind)

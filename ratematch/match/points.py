@@ -261,6 +261,16 @@ class WorkloadAnalysis:
     drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
     simulated: bool = False
 
+    def front(self, kind: Kind) -> tuple[Point, ...]:
+        """The front of ``kind``, ascending tok/s/user."""
+        fronts: dict[Kind, tuple[Point, ...]] = {
+            "bound": self.bound,
+            "rate_matched": self.rate_matched,
+            "end_to_end": self.end_to_end,
+            "ifb": self.ifb,
+        }
+        return fronts[kind]
+
 
 @dataclass(frozen=True)
 class Analysis:

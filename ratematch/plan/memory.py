@@ -255,11 +255,3 @@ def kv_tokens_per_rank(
     """KV tokens that one attention-DP rank (or the whole instance without attention DP) can hold; 0 if weights do
     not fit."""
     return memory_fit(model, gpu, mapping, precision, kv_dtype, fraction, reserve_b, mtp_layers).kv_tokens
-
-
-def kv_bytes_held(
-    model: Model, mapping: Mapping, dtype: str, requests: float, tokens: float, mtp_layers: int = 0
-) -> float:
-    """KV bytes on each GPU of an instance that holds ``requests`` sequences of ``tokens`` each, evenly over its
-    attention-DP ranks."""
-    return requests / mapping.dp_ranks * tokens * kv_bytes_per_token_per_rank(model, mapping, dtype, mtp_layers)

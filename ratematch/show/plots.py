@@ -67,7 +67,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         if not _all_points(workload):
             _say_empty(axes, workload)
         else:
-            draw_labels(axes, {kind: _front(workload, kind) for kind in FRONT_KINDS})
+            draw_labels(axes, {kind: workload.front(kind) for kind in FRONT_KINDS})
     return figure
 
 
@@ -206,18 +206,8 @@ def _arrays(front: Sequence[Point]) -> tuple[NDArray[np.float64], NDArray[np.flo
     return np.array([p.tok_s_user for p in front]), np.array([p.tok_s_gpu for p in front])
 
 
-def _front(workload: WorkloadAnalysis, kind: Kind) -> tuple[Point, ...]:
-    fronts: dict[Kind, tuple[Point, ...]] = {
-        "bound": workload.bound,
-        "rate_matched": workload.rate_matched,
-        "end_to_end": workload.end_to_end,
-        "ifb": workload.ifb,
-    }
-    return fronts[kind]
-
-
 def _all_points(workload: WorkloadAnalysis) -> list[Point]:
-    fronts = [point for kind in FRONT_KINDS for point in _front(workload, kind)]
+    fronts = [point for kind in FRONT_KINDS for point in workload.front(kind)]
     return [*fronts, *workload.plans, *workload.measured]
 
 
@@ -239,7 +229,7 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
             zorder=1,
         )
     mixed = _mixes_mtp(workload)
-    fronts = {kind: _draw_front(axes, kind, _front(workload, kind), mixed) for kind in FRONT_KINDS}
+    fronts = {kind: _draw_front(axes, kind, workload.front(kind), mixed) for kind in FRONT_KINDS}
     order: tuple[Kind, ...] = ("rate_matched", "end_to_end", "ifb", "bound")
     entries: list[Line2D | Patch] = [line for kind in order if (line := fronts[kind]) is not None]
     if x.size:
@@ -275,7 +265,7 @@ def _name_gap(workload: WorkloadAnalysis) -> str:
 
 
 def _mixes_mtp(workload: WorkloadAnalysis) -> bool:
-    shown = [point for kind in FRONT_KINDS if kind != "bound" for point in _front(workload, kind)]
+    shown = [point for kind in FRONT_KINDS if kind != "bound" for point in workload.front(kind)]
     return len({point.mtp > 0 for point in shown}) == 2
 
 
@@ -380,7 +370,7 @@ def _missing(workload: WorkloadAnalysis) -> list[str]:
     """What a reader would look for and not find."""
     told = []
     for kind in ("rate_matched", "end_to_end", "ifb"):
-        front = _front(workload, kind)
+        front = workload.front(kind)
         if len(front) < 2:
             told.append(f"{style.KINDS[kind].name} has {'one point only' if front else 'no point'}")
     if told and workload.left_out:
