@@ -19,7 +19,7 @@ import numpy as np
 from ratematch.match.matching import Objective
 from ratematch.match.noise import Noise, draw
 from ratematch.match.packing import Packing
-from ratematch.match.solver import SAME, Cells, Floats, Problem, tabulate_cells
+from ratematch.match.solver import SAME, Cells, Floats, Problem, Rows, tabulate_cells
 
 CHUNK = 4_000_000
 """Candidates held at a time: memory, not results."""
@@ -258,6 +258,32 @@ def draw_row(
     on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, score, strict=True)]
     ratio = drawn.req_s[:, gen_index] / drawn.capacities[:, -1]
     return RowDraws(req_s, u, score, ratio, float(np.mean(on)) if on else 0.0)
+
+
+def draw_solved(
+    problem: Problem,
+    factors: Factors,
+    rows: Rows,
+    k: int,
+    *,
+    score: float,
+    osl: float,
+    fronts: Sequence[tuple[Floats, Floats]],
+) -> RowDraws:
+    """:func:`draw_row` of row ``k`` of the solver, which is of ``problem``. ``score``: what its front is ordered by,
+    which tells the denominator: demand x OSL / ``score``."""
+    number = int(rows.pair[k])
+    return draw_row(
+        problem,
+        (factors.ctx[number], factors.gen[number]),
+        x=int(rows.x[k]),
+        y=int(rows.y[k]),
+        ctx_index=int(rows.ctx_index[k]),
+        gen_index=int(rows.gen_index[k]),
+        osl=osl,
+        denominator=float(rows.req_s[k] * osl / score),
+        fronts=fronts,
+    )
 
 
 def _best_at(front: tuple[Floats, Floats], u: float) -> float:

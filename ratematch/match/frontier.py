@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_row
+from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_solved
 from ratematch.match.counting import Counting
 from ratematch.match.feasibility import Site, feasible_rows
 from ratematch.match.noise import interval, interval_about
@@ -137,20 +137,9 @@ def _draw(
     factors: Factors,
     fronts: Sequence[tuple[Floats, Floats]],
 ) -> RowDraws:
-    number = int(rows.pair[k])
-    pair = pairs[number]
+    pair = pairs[int(rows.pair[k])]
     osl = pair.gen.rates.tokens_per_request + 1
-    return draw_row(
-        pose(pair),
-        (factors.ctx[number], factors.gen[number]),
-        x=int(rows.x[k]),
-        y=int(rows.y[k]),
-        ctx_index=int(rows.ctx_index[k]),
-        gen_index=int(rows.gen_index[k]),
-        osl=osl,
-        denominator=float(rows.req_s[k] * osl / score[k]),
-        fronts=fronts,
-    )
+    return draw_solved(pose(pair), factors, rows, k, score=float(score[k]), osl=osl, fronts=fronts)
 
 
 def _add_intervals(point: Point, drawn: RowDraws) -> Point:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ratematch.match.bootstrap import Factors, NoisyProblem, draw_factors, draw_fronts, draw_row
+from ratematch.match.bootstrap import Factors, NoisyProblem, draw_factors, draw_fronts, draw_solved
 from ratematch.match.compare import draw_measured_fronts
 from ratematch.match.noise import Floats, Noise, interval, interval_about, noise_of_mean, pool_noise
 from ratematch.match.solver import Problem, Rows
@@ -63,18 +63,8 @@ def draw_table(
 
 def judge_row(drawn: DrawnTable, rows: Rows, k: int, score: Floats, osl: int) -> Sure:
     """How sure row ``k`` is, a row of the front; ``score``: what the front is ordered by."""
-    number = int(rows.pair[k])
-    found = draw_row(
-        drawn.problems[number],
-        (drawn.factors.ctx[number], drawn.factors.gen[number]),
-        x=int(rows.x[k]),
-        y=int(rows.y[k]),
-        ctx_index=int(rows.ctx_index[k]),
-        gen_index=int(rows.gen_index[k]),
-        osl=osl,
-        denominator=float(rows.req_s[k] * osl / score[k]),
-        fronts=drawn.fronts,
-    )
+    problem = drawn.problems[int(rows.pair[k])]
+    found = draw_solved(problem, drawn.factors, rows, k, score=float(score[k]), osl=osl, fronts=drawn.fronts)
     return Sure(*interval_about(float(score[k]), found.score), *interval(found.ratio), found.on_front)
 
 
