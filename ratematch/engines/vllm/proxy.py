@@ -127,7 +127,10 @@ class Proxy:
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """One request, in two steps."""
-        headers = {"Content-Type": "application/json", "X-Request-Id": request.headers.get("X-Request-Id") or _new_id()}
+        headers = {
+            "Content-Type": "application/json",
+            "X-Request-Id": request.headers.get("X-Request-Id") or _new_id(),
+        }
         if "Authorization" in request.headers:
             headers["Authorization"] = request.headers["Authorization"]
         prefill, decode = next(self._next_prefill), next(self._next_decode)
@@ -148,9 +151,7 @@ class Proxy:
             _log(str(error))
             return _bad_gateway(str(error))
 
-    async def _ask_prefill(
-        self, url: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> tuple[int, bytes, str]:
+    async def _ask_prefill(self, url: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str]:
         try:
             async with self._http.post(f"{url}{path}", data=body, headers=headers) as answer:
                 return answer.status, await answer.read(), answer.headers.get("Content-Type", "application/json")
@@ -187,10 +188,6 @@ class Proxy:
         return response
 
 
-def _new_id() -> str:
-    return uuid.uuid4().hex
-
-
 def _words(role: str, url: str, error: BaseException) -> str:
     return f"{role} server {url}: {error or type(error).__name__}"
 
@@ -211,11 +208,16 @@ def _log(text: str) -> None:
 
 
 async def serve(proxy: Proxy, host: str, port: int, ready_timeout_s: float) -> int:
-    """Serve until a stop signal; the exit status. Answers from the start, ``/health`` with 503 until all are ready."""
+    """Serve until a stop signal; the exit status. ``/health`` answers from the start, with 503 until all are ready."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if not stopped.done():
+            stopped.set_result(None)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: stopped.done() or stopped.set_result(None))
+        loop.add_signal_handler(number, stop)
     await proxy.start()
     runner = web.AppRunner(
         proxy.app(), access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
@@ -248,16 +250,24 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--prefill", action="append", required=True, metavar="URL", help="http://host:port; repeatable")
-    parser.add_argument("--decode", action="append", required=True, metavar="URL", help="http://host:port; repeatable")
     parser.add_argument(
-        "--ready-timeout", type=float, default=1800.0, metavar="S", help="seconds to wait for all servers; default 1800"
+        "--prefill", action="append", required=True, metavar="URL", help="http://host:port; repeatable"
+    )
+    parser.add_argument(
+        "--decode", action="append", required=True, metavar="URL", help="http://host:port; repeatable"
+    )
+    parser.add_argument(
+        "--ready-timeout",
+        type=float,
+        default=1800.0,
+        metavar="S",
+        help="seconds to wait for all servers; default 1800",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; ends with status 0 by a stop signal, with 1 when it cannot listen or a server never answers."""
+    """Run the command: status 0 after a stop signal, 1 when it cannot listen or a server never answers."""
     given = _arguments(argv)
     proxy = Proxy([url.rstrip("/") for url in given.prefill], [url.rstrip("/") for url in given.decode])
     sys.exit(uvloop.run(serve(proxy, given.host, given.port, given.ready_timeout)))
