@@ -129,7 +129,7 @@ class Proxy:
         """One request, in two steps."""
         headers = {
             "Content-Type": "application/json",
-            "X-Request-Id": request.headers.get("X-Request-Id") or _new_id(),
+            "X-Request-Id": request.headers.get("X-Request-Id") or uuid.uuid4().hex,
         }
         if "Authorization" in request.headers:
             headers["Authorization"] = request.headers["Authorization"]
@@ -208,7 +208,7 @@ def _log(text: str) -> None:
 
 
 async def serve(proxy: Proxy, host: str, port: int, ready_timeout_s: float) -> int:
-    """Serve until a stop signal; the exit status. ``/health`` answers from the start, with 503 until all are ready."""
+    """Serve until a stop signal; the exit status. ``/health`` answers at once, with 503 until all are ready."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[None] = loop.create_future()
 
