@@ -1,5 +1,7 @@
 """A prompt whose KV blocks are fetched from another server: what it costs, whom it delays, what it gives."""
 
+import itertools
+
 import pytest
 
 from ratematch.catalog import load_gpu, load_model
@@ -80,7 +82,7 @@ def test_pulls_share_the_link_one_after_the_other():
     scheduler.begin(0.0)
     ready = [seq.ready_s for seq in seqs]
     assert ready[0] == pytest.approx(0.001 + 10 * 0.005)
-    assert [b - a for a, b in zip(ready, ready[1:], strict=False)] == pytest.approx([10 * 0.003] * 2)
+    assert [b - a for a, b in itertools.pairwise(ready)] == pytest.approx([10 * 0.003] * 2)
 
 
 def test_a_cancelled_pull_leaves_nothing():

@@ -15,6 +15,7 @@ from ratematch.emulator.settings import SettingsError
 from ratematch.emulator.vllm.assembly import build
 from ratematch.emulator.vllm.settings import serve_settings
 
+from ..ports import free_port
 from .servers import get, post
 from .vllm_servers import DECODE, KEEP, MODEL, PREFILL, QUICK, make_server, serving
 
@@ -186,12 +187,27 @@ def test_blocks_that_nobody_fetches_are_freed_after_the_lease() -> None:
             assert samples((await get(prefill, "/metrics"))[1])["nixl_num_kv_expired_reqs_total"] == 1
             assert "Releasing expired KV blocks" in left.log.stream.getvalue()  # type: ignore[attr-defined]
 
+            # Whoever fetches them all the same is not told, but the prefill server notices.
             where = json.loads(kept)["kv_transfer_params"]
+            assert (await post(decode, {**ASK, "kv_transfer_params": where}))[0] == 200
+            assert samples((await get(prefill, "/metrics"))[1])["nixl_num_notifications_after_expiry_total"] == 1
+
+    asyncio.run(go())
+
+
+def test_a_transfer_that_fails_ends_the_request_with_an_error() -> None:
+    async def go() -> None:
+        left, right = make_server({"kv-transfer-config": PREFILL}), make_server({"kv-transfer-config": DECODE})
+        async with serving(left, right) as (prefill, decode):
+            _, kept = await post(prefill, {**ASK, "max_tokens": 1, "kv_transfer_params": KEEP})
+            where = {**json.loads(kept)["kv_transfer_params"], "remote_port": free_port()}
             status, answer = await post(decode, {**ASK, "kv_transfer_params": where})
             assert status == 500 and json.loads(answer)["error"]["message"] == "Internal server error"
-            assert samples((await get(decode, "/metrics"))[1])["nixl_num_failed_transfers_total"] == 1
             status, stream = await post(decode, {**STREAM, "kv_transfer_params": where})
             assert status == 200 and events(stream)[-1]["error"]["code"] == 500, "an error inside a stream"
+            told = samples((await get(decode, "/metrics"))[1])
+            assert told["nixl_num_failed_transfers_total"] == 2
+            assert "due to KV load failure" in right.log.stream.getvalue()  # type: ignore[attr-defined]
 
     asyncio.run(go())
 

@@ -51,8 +51,7 @@ async def serving(*servers: Server) -> AsyncIterator[list[str]]:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             addresses.append(f"127.0.0.1:{runner.addresses[0][1]}")
-            if server.channel is not None:
-                await server.channel.start()
+            await server.connector.start()
             engines.append(asyncio.ensure_future(server.engine.run()))
         yield addresses
     finally:
@@ -60,6 +59,6 @@ async def serving(*servers: Server) -> AsyncIterator[list[str]]:
             engine.cancel()
         await asyncio.gather(*engines, return_exceptions=True)
         for server in servers:
-            await server.close()
+            await server.connector.close()
         for runner in runners:
             await runner.cleanup()

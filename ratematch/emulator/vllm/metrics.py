@@ -24,7 +24,10 @@ _TIMES = (
     *("request_time_per_output_token_seconds", "request_prompt_tokens", "request_generation_tokens"),
 )
 _TRANSFERS = ("nixl_xfer_time_seconds", "nixl_post_time_seconds", "nixl_bytes_transferred", "nixl_num_descriptors")
-_FAILURES = ("nixl_num_failed_transfers", "nixl_num_failed_notifications", "nixl_num_kv_expired_reqs")
+_FAILURES = (
+    *("nixl_num_failed_transfers", "nixl_num_failed_notifications", "nixl_num_kv_expired_reqs"),
+    "nixl_num_notifications_after_expiry",
+)
 _COUNTERS = (
     *("prompt_tokens", "generation_tokens", "num_preemptions", "prefix_cache_queries", "prefix_cache_hits"),
     *("external_prefix_cache_queries", "external_prefix_cache_hits"),
@@ -87,11 +90,13 @@ class Metrics:
         counts = self._ranks[max(0, rank)].counts
         counts[name] = counts.get(name, 0.0) + 1
 
-    def finished(self, sequence: Sequence, tokens: int, reason: str) -> None:
-        """A request ended: with its last token (``length``), its client's leave (``abort``) or an ``error``."""
+    def finished(self, sequence: Sequence, tokens: int, reason: str | None) -> None:
+        """A request ended: with its last token (``length``), with an ``error``, or (``None``) its client left, which
+        the engine counts nowhere."""
         rank = self._ranks[max(0, sequence.rank)]
-        rank.finished[reason] += 1
         rank.counts["generation_tokens"] += tokens
+        if reason is not None:
+            rank.finished[reason] += 1
         if sequence.first_token_s is None or sequence.finished_s is None or reason != "length":
             return
         first_s, end_s = sequence.first_token_s, sequence.finished_s

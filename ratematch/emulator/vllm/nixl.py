@@ -8,7 +8,7 @@ POST here, to the same address: ``VLLM_NIXL_SIDE_CHANNEL_HOST`` and ``_PORT``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class Remote:
     request_id: str
 
 
-def read_remote(transfer: dict[str, Any]) -> Remote | None:
+def read_remote(transfer: Mapping[str, Any]) -> Remote | None:
     """The remote blocks that ``kv_transfer_params`` name; ``None`` when something is missing, as then none are
     fetched."""
     if not transfer.get("remote_block_ids") or any(transfer.get(key) is None for key in PULL_KEYS):
@@ -46,11 +46,14 @@ def read_remote(transfer: dict[str, Any]) -> Remote | None:
 
 
 class SideChannel:
-    """The address at which a server's peers reach it. ``layout``: what both sides of a transfer must agree in."""
+    """The address at which a server's peers reach it. ``layout``: what both sides of a transfer must agree in.
 
-    def __init__(self, host: str, port: int, holds: CtxHolds, layout: dict[str, Any]):
+    ``stale`` is told the request whose blocks are fetched when they are held no more.
+    """
+
+    def __init__(self, host: str, port: int, holds: CtxHolds, layout: dict[str, Any], stale: Callable[[str], None]):
         self.host, self.port = host, port
-        self._holds, self._layout = holds, layout
+        self._holds, self._layout, self._stale = holds, layout, stale
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -76,7 +79,8 @@ class SideChannel:
             told = ", ".join(f"{key} {self._layout[key]} and {theirs.get(key)}" for key in differing)
             return json_answer({"error": f"NIXL compatibility hash mismatch: {told}"}, 409)
         if not self._holds.fetched(body["request_id"], float(body["duration_s"])):
-            return json_answer({"error": f"no blocks are held for request {body['request_id']}"}, 404)
+            # Memory is read whoever owns it by now: the decode server cannot know that the lease was over.
+            self._stale(body["request_id"])
         return json_answer({})
 
     async def _lease(self, request: web.Request) -> web.Response:
@@ -111,7 +115,7 @@ class Puller:
         """Tell the prefill server that its blocks are fetched for ``duration_s`` seconds from now, and free then.
 
         Raises:
-            TransferError: it cannot be reached, holds them no longer, or keeps its KV cache otherwise.
+            TransferError: it cannot be reached, or keeps its KV cache otherwise.
         """
         body = {"request_id": remote.request_id, "duration_s": duration_s, "layout": self._layout}
         status, answer = await self._post(remote.endpoint, FETCH_ROUTE, body)

@@ -84,7 +84,10 @@ def error_body(message: str, kind: str, code: int, param: str | None = None) -> 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-FAILED_STREAM = b"data: " + encode(error_body("Internal server error", "InternalServerError", 500)) + b"\n\n"
+FAILED_STREAM = (
+    b'data: {"error": {"message": "Internal server error", "type": "InternalServerError", '
+    b'"param": null, "code": 500}}\n\n'
+)
 """Event of a stream whose request failed after the answer had begun; ``[DONE]`` follows all the same."""
 
 

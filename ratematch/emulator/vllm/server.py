@@ -10,26 +10,23 @@ import signal
 import time
 import uuid
 from dataclasses import asdict
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.handover import CtxHolds
 from ratematch.emulator.protocol import DONE, BadRequest, block_hashes, output_key
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve
 from ratematch.emulator.sinks import CollectSink, StreamSink
-from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.assembly import Emulation
+from ratematch.emulator.vllm.connector import Connector
 from ratematch.emulator.vllm.logs import START_FAILURES, Log
-from ratematch.emulator.vllm.metrics import LOG_PERIOD_S, Metrics, Transfer
-from ratematch.emulator.vllm.nixl import Puller, Remote, SideChannel, read_remote
+from ratematch.emulator.vllm.metrics import LOG_PERIOD_S, Metrics
+from ratematch.emulator.vllm.nixl import Remote
 from ratematch.emulator.vllm.protocol import FAILED_STREAM, Asked, StreamEncoder, answer, error_body, parse_request
 from ratematch.emulator.vllm.settings import ServeSettings
-from ratematch.emulator.vllm.transfer import is_local
 
 KEEP_ALIVE_S = 5.0
 LATE_WARNING_EVERY_S = 5.0
@@ -65,14 +62,8 @@ class Server:
         self.emulation = emulation
         self.metrics = Metrics(settings, emulation.scheduler, log)
         self.engine = Engine(emulation.scheduler, self.metrics.step, self._warn_late)
-        lease_s = settings.transfer.lease_s if settings.transfer else None
-        agreed = {"model": settings.model.name, "cache_dtype": settings.kv_dtype}
-        self.holds = CtxHolds(self.engine.release, lease_s, self._tell_expired)
-        self.channel = SideChannel(*side, self.holds, agreed) if settings.transfer else None
-        self.puller = Puller(lease_s or 0.0, agreed, log.warning)
-        self.engine_id = str(uuid.uuid4())
-        self._fingerprint = f"vllm-{settings.version}-{self.engine_id[:8]}"
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.connector = Connector(settings, emulation.layout, self.engine, self.metrics, side, log)
+        self._fingerprint = f"vllm-{settings.version}-{self.connector.engine_id[:8]}"
         self._dice = random.Random(environment.seed)
         self._ids = itertools.count(1)
         self._late_warned_s = 0.0
@@ -98,8 +89,7 @@ class Server:
             raise LoadFailure(START_FAILURES[faults.die_at_start])
         if faults.never_ready:
             await asyncio.Event().wait()
-        if self.channel is not None:
-            await self.channel.start()
+        await self.connector.start()
         config = self.emulation.scheduler.config
         self.log.core(
             f"GPU KV cache size: {config.kv_tokens:,} tokens, Maximum concurrency for {config.max_seq_len:,} tokens "
@@ -119,25 +109,12 @@ class Server:
             await self.engine.run()
         finally:
             telling.cancel()
-            await self.close()
-
-    async def close(self) -> None:
-        """Let go of what reaches other servers."""
-        await self.puller.close()
-        if self.channel is not None:
-            await self.channel.close()
+            await self.connector.close()
 
     async def _tell(self) -> None:
         while self.settings.log_stats:
             await asyncio.sleep(LOG_PERIOD_S)
             self.metrics.log_lines()
-
-    def _tell_expired(self, request_id: int | str) -> None:
-        self.metrics.failed("nixl_num_kv_expired_reqs")
-        self.log.warning(
-            f"Releasing expired KV blocks for request {request_id} which were retrieved by 0 remote worker(s) before "
-            "lease expired."
-        )
 
     def _warn_late(self, late_s: float) -> None:
         now = time.monotonic()
@@ -193,7 +170,7 @@ class Server:
             "mapping": settings.mapping.label,
             "gpus": settings.mapping.gpus,
             "kv_tokens_per_rank": self.engine.scheduler.config.kv_tokens,
-            "held_for_gen": len(self.holds),
+            "held_for_gen": len(self.connector.holds),
         }
         return json_answer({"emulated": emulated})
 
@@ -233,7 +210,7 @@ class Server:
             self.settings.model.vocab,
             sink.tokens,
             self._fingerprint,
-            self._hold(request_id, asked, sequence),
+            self.connector.hold(request_id, sequence),
         )
         return web.Response(body=body_out, content_type="application/json")
 
@@ -263,7 +240,7 @@ class Server:
                 f"tokens and your prompt contains {prompt} input tokens, for a total of {prompt + wanted} tokens. "
                 "Please reduce the length of the input prompt or the number of requested output tokens."
             )
-        keeps, remote = self._transfer(asked)
+        keeps, remote = self.connector.read(asked.transfer)
         if keeps and wanted != 1:
             raise Refused("the emulator hands a KV cache over after one token: max_tokens must be 1")
         sequence = Sequence(
@@ -272,106 +249,26 @@ class Server:
         if settings.prefix_caching:
             # The last token is always computed, and so is all of its block: only the blocks before it can be found.
             sequence.prompt_hash = block_hashes(asked.prompt_ids[:-1], settings.block_size)
-        if remote is not None:
-            sequence.pull = self.emulation.layout.pull(settings.gpu, is_local(remote.host))
         if why := self.emulation.scheduler.refusal(sequence):
             raise Refused(why)
         return sequence, remote
-
-    def _transfer(self, asked: Asked) -> tuple[bool, Remote | None]:
-        """Is its KV cache to be kept for another server, and where is it to be fetched from?"""
-        given = asked.transfer
-        if not given:
-            return False, None
-        if self.settings.transfer is None:
-            self.log.core(
-                "Got kv_transfer_params, but no KVConnector found. Disabling KVTransfer for this request.", "WARNING"
-            )
-            return False, None
-        if not given.get("do_remote_prefill"):
-            return bool(given.get("do_remote_decode")), None
-        remote = read_remote(given)
-        if remote is None:
-            self.log.core(
-                f"Got invalid KVTransferParams: {given}. This request will not utilize KVTransfer", "WARNING"
-            )
-        return False, remote
-
-    def _hold(self, request_id: str, asked: Asked, sequence: Sequence) -> dict[str, Any] | None:
-        """Keep the blocks of a finished prompt; what the decode server is to be told."""
-        if sequence.kind != "context_only" or self.channel is None:
-            return None
-        name = f"{request_id}-0-{uuid.uuid4().hex[:8]}"
-        self.holds.hold(name, sequence.id)
-        blocks = -(-sequence.prompt_len // self.settings.block_size)
-        return {
-            "do_remote_prefill": True,
-            "do_remote_decode": False,
-            "remote_block_ids": [list(range(1, blocks + 1))],
-            "remote_engine_id": self.engine_id,
-            "remote_request_id": name,
-            "remote_host": self.channel.host,
-            "remote_port": self.channel.port,
-            "tp_size": 1 if self.settings.mapping.attention_dp else self.settings.mapping.tp,
-            "dcp_size": 1,
-            "pp_size": self.settings.mapping.pp,
-            "remote_num_tokens": sequence.prompt_len,
-            "remote_blocks_expiry_time": None,
-            "transfer_mode": "pull",
-        }
 
     async def _run(self, sequence: Sequence, sink: StreamSink | CollectSink, remote: Remote | None) -> None:
         """Run a sequence to its end; it is cancelled when the client goes away.
 
         A KV transfer begins when the scheduler has room for the sequence.
         """
-        begin = None
-        if remote is not None:
-            self.puller.expect(remote)
-
-            def begin() -> None:
-                self._later(self._pull(remote, sequence))
-
+        begin = None if remote is None else self.connector.expect(remote, sequence)
         self.engine.submit(sequence, sink, begin)
-        reason = "abort"
+        reason = None
         try:
             await sink.done
             reason = "error" if sink.error else "length"
         finally:
             self.engine.cancel(sequence.id)
             self.metrics.finished(sequence, sink.tokens, reason)
-            if remote is not None and self.puller.forget(remote):
-                self._later(self._give_back(remote))
-
-    def _later(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _pull(self, remote: Remote, sequence: Sequence) -> None:
-        pull, layout = sequence.pull, self.emulation.layout
-        assert pull is not None and sequence.admitted_s is not None
-        self.puller.forget(remote)
-        seconds = sequence.ready_s - sequence.admitted_s
-        try:
-            await self.puller.fetch(remote, seconds)
-        except TransferError as error:
-            self.metrics.failed("nixl_num_failed_transfers", sequence.rank)
-            self.log.error(f"NIXL transfer failure: {error} | request {remote.request_id} at {remote.endpoint}")
-            self.engine.fail(sequence.id, str(error))
-            return
-        blocks = sequence.pulled
-        self.metrics.transferred(
-            sequence,
-            Transfer(seconds, blocks * pull.post_block_s, blocks * layout.block_b, blocks * layout.descriptors),
-        )
-
-    async def _give_back(self, remote: Remote) -> None:
-        """The request ended before its turn: its blocks are wanted no more."""
-        try:
-            await self.puller.fetch(remote, 0.0)
-        except TransferError as error:
-            self.log.warning(f"NIXL notification failure: {error}")
+            if remote is not None:
+                self.connector.give_back(remote)
 
     async def _stream(
         self, request: web.Request, request_id: str, asked: Asked, sequence: Sequence, remote: Remote | None

@@ -31,12 +31,10 @@ _TRANSFER_ROLES = ("kv_producer", "kv_consumer", "kv_both")
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """``--kv-transfer-config``. ``lease_s``: of blocks that wait to be fetched. ``recompute``: what a decode server
-    does when a transfer fails: compute the prompt itself instead of failing the request."""
+    """``--kv-transfer-config``. ``lease_s``: of blocks that wait to be fetched."""
 
     role: str
     lease_s: float
-    recompute: bool
 
 
 @dataclass(frozen=True)
@@ -178,9 +176,10 @@ def _transfer(config: Any) -> TransferSettings | None:
         raise SettingsError(f"Unsupported kv_role: {role}. Supported roles are {_TRANSFER_ROLES}")
     if config["kv_connector"] != "NixlConnector":
         raise SettingsError(f"KV connector {config['kv_connector']!r} is not emulated; emulated: NixlConnector")
+    if config.get("kv_load_failure_policy", "fail") != "fail":
+        raise SettingsError("kv_load_failure_policy other than fail is not emulated")
     extra = config.get("kv_connector_extra_config") or {}
     return TransferSettings(
         role=role,
         lease_s=float(extra.get("kv_lease_duration", LEASE_S)),
-        recompute=config.get("kv_load_failure_policy", "fail") == "recompute",
     )

@@ -189,6 +189,8 @@ class Proxy:
 
 
 def _words(role: str, url: str, error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{role} server {url}: nobody listens there ({error.os_error.strerror or error.os_error})"
     return f"{role} server {url}: {error or type(error).__name__}"
 
 
