@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ratematch.engines.settings import without as without
+from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.agreement import (
     check_drafts,
     check_environment,
