@@ -94,6 +94,14 @@ class Engine(Protocol):
         """Does a part of a server's log tell of any iteration?"""
         ...
 
+    def wrote(self, text: str) -> bool:
+        """Is a log one of its servers'?"""
+        ...
+
+    def has_given_up(self, text: str) -> bool:
+        """Does a server's log say that it will never be ready, though its process may live on?"""
+        ...
+
     def diagnose(self, texts: Sequence[str]) -> Diagnosis | None:
         """The first known cause in logs and error answers, most telling text first; ``None`` when none is known."""
         ...

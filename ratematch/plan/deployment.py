@@ -21,7 +21,8 @@ class ServerGroup:
     ``options`` go to the engine verbatim, over its derived defaults (a nested dict of plain YAML values).
     ``config``: the engine's whole configuration as given, to which nothing is added (a recipe somebody else wrote).
     ``environment``: set for these servers only. ``unchecked``: dotted paths of options marked ``!unchecked`` in the
-    sweep file, which are passed on though the contract of the version may not know them.
+    sweep file, which are passed on though the contract of the version may not know them. ``tag``: option axes that
+    tell servers of one sweep apart, for labels only.
     """
 
     role: Role
@@ -34,6 +35,7 @@ class ServerGroup:
     config: dict[str, Any] | None = None
     environment: dict[str, str] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
+    tag: str = field(default="", compare=False)
 
     @property
     def gpus(self) -> int:
@@ -79,6 +81,14 @@ class Deployment:
 
     @property
     def label(self) -> str:
-        """For people: ``ctx2xTEP4-gen1xDEP8-mtp1``."""
-        parts = [f"{group.role}{group.instances}x{group.mapping.label}" for group in self.groups]
+        """For people: ``ctx2xTEP4-gen1xDEP8-mtp1``, ``gen1xTP1+block_size=128-mtp0``."""
+        return self._spell({group.role: f"+{group.tag}" for group in self.groups if group.tag})
+
+    @property
+    def short_label(self) -> str:
+        """Servers without what tells them apart otherwise."""
+        return self._spell({})
+
+    def _spell(self, tags: dict[Role, str]) -> str:
+        parts = [f"{g.role}{g.instances}x{g.mapping.label}{tags.get(g.role, '')}" for g in self.groups]
         return "-".join([*parts, f"mtp{self.mtp}"])

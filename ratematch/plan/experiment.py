@@ -110,19 +110,24 @@ class Experiment:
             if not deployment[key]:
                 del deployment[key]
         for role in ("ctx", "gen", "agg"):
-            if deployment[role] is not None and not deployment[role]["unchecked"]:
-                del deployment[role]["unchecked"]
+            if deployment[role] is not None:
+                del deployment[role]["tag"]
+                if not deployment[role]["unchecked"]:
+                    del deployment[role]["unchecked"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
     def label(self) -> str:
+        return self._label(self.deployment.label)
+
+    def _label(self, servers: str) -> str:
         workload = self.workload.label.replace("/", "-")
-        return f"{self.stage}-{workload}-{self.deployment.label}"
+        return f"{self.stage}-{workload}-{servers}"
 
     @property
     def folder(self) -> str:
         """Name of the results folder: readable first, unique by the id."""
-        return f"{self.label}-{self.id}"
+        return f"{self._label(self.deployment.short_label)}-{self.id}"
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:

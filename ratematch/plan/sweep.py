@@ -8,6 +8,7 @@ load takes seconds.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -331,6 +332,7 @@ def _experiment(
         options=_merge_options(plan.options, combination.axes),
         environment=plan.environment,
         unchecked=plan.unchecked,
+        tag=_tag(plan, combination),
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
@@ -339,6 +341,16 @@ def _experiment(
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
     return experiment_of(sweep, plan.stage, deployment, asked, loads)
+
+
+def _tag(plan: StagePlan, combination: Combination) -> str:
+    """Engine options that differ between the servers of a stage: ``block_size=128``."""
+    told = [
+        f"{key.rpartition('.')[2]}={value}"
+        for key, value in combination.axes.items()
+        if key.startswith(OPTION_PREFIX) and len(plan.axes[key]) > 1
+    ]
+    return "+".join(re.sub(r"[^\w.=-]+", "_", each) for each in told)
 
 
 def experiment_of(

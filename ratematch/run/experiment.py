@@ -188,7 +188,8 @@ def _measure(
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     machine = where or ThisMachine(cluster)
     listener = Telemetry(plan, engine.routes.iterations, engine.iteration_reader)
-    with running(plan, launch, engine.diagnose, stop, show_waiting, machine) as servers, listener as telemetry:
+    starting = running(plan, launch, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
+    with starting as servers, listener as telemetry:
         found = provenance.collect(plan)
         write_json(launch / "provenance.json", found)
         _refuse_mixture(found, cluster)

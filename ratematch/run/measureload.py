@@ -22,6 +22,7 @@ from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.send import send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob, drive_in_processes
+from ratematch.loadgen.warming import count_distinct, expected_hits, warm_prompts
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
@@ -42,7 +43,6 @@ from ratematch.run.telemetry import (
     write_lines,
 )
 from ratematch.run.timeliness import read_account, spent_between
-from ratematch.run.warming import count_distinct, expected_hits, warm_prompts
 from ratematch.run.watch import Stalled, watch
 from ratematch.store import ExperimentFolder, reserve, write_json
 

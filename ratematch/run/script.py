@@ -237,7 +237,8 @@ def _warm_up(experiment: Experiment) -> str:
 
 
 def _send(experiment: Experiment, load: Load) -> str:
-    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), "-o", "loads"]
+    warmed = ["--warm-prompts"] if experiment.mode == "gen_only_warmed" else []
+    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
     return f"send {_lines(words)}\n"
 
 

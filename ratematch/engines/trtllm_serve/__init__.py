@@ -82,6 +82,12 @@ class TrtllmServe:
     def has_iterations(self, text: str) -> bool:
         return any(True for _ in parse_lines(text.splitlines()))
 
+    def wrote(self, text: str) -> bool:
+        return "TensorRT-LLM" in text or "tensorrt_llm" in text
+
+    def has_given_up(self, text: str) -> bool:
+        return False  # its process ends
+
     def diagnose(self, texts: Sequence[str]) -> Diagnosis | None:
         return diagnose(texts)
 

@@ -31,6 +31,15 @@ from ratematch.plan.setting import Setting
 FACTS = EngineFacts(versions=RELEASE_LINES, gen_modes=("gen_only_warmed",), routers=("round_robin", "command"))
 """Release lines that can be rendered, and what stands in front of its servers."""
 
+_GIVEN_UP = re.compile(r"EngineCore failed to start|Engine core initialization failed")
+"""After this the API server may wait for ever for an engine process that has ended."""
+
+_LINE = re.compile(
+    r"\[\w+\.py:\d+\].{0,80}vLLM|\((?:APIServer|EngineCore|Worker)\w* pid=\d+\)|^(?:usage: )?vllm(?: serve)?:", re.M
+)
+    r"\[\w+\.py:\d+\].{0,80}vLLM|\((?:APIServer|EngineCore|Worker)\w* pid=\d+\)|^(?:usage: )?vllm(?: serve)?:", re.M
+)
+
 _GENERATES = re.compile(r"Avg (?:prompt|generation) throughput: (?!0\.0 )\d")
 
 
@@ -89,6 +98,12 @@ class Vllm:
 
     def has_iterations(self, text: str) -> bool:
         return _GENERATES.search(text) is not None
+
+    def wrote(self, text: str) -> bool:
+        return _LINE.search(text) is not None
+
+    def has_given_up(self, text: str) -> bool:
+        return _GIVEN_UP.search(text) is not None
 
     def diagnose(self, texts: Sequence[str]) -> Diagnosis | None:
         return diagnose(texts)

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ratematch.errors import RunError
+from ratematch.errors import UserError
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Progress
 from ratematch.loadgen.prompts import PromptSource
@@ -30,10 +30,10 @@ def count_distinct(load: Load) -> int:
     """Different prompts of a load: as many as are in flight.
 
     Raises:
-        RunError: a load of arrivals, which holds no number of requests in flight.
+        UserError: a load of arrivals, which holds no number of requests in flight.
     """
     if not isinstance(load, Concurrency):
-        raise RunError(f"{load.label}: gen_only_warmed measures closed loads only; give concurrency")
+        raise UserError(f"{load.label}: prompts are warmed for closed loads only; give concurrency")
     return load.concurrency
 
 
