@@ -269,7 +269,8 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
                 for workload in sweep.workloads:
                     experiment, too_much = _fitting(sweep, plan, combination, workload, kv_of)
                     dropped.extend(too_much)
-                    if experiment is not None:
+                    # Workloads that differ in OSL only are one to a ctx server.
+                    if experiment is not None and experiment not in experiments:
                         experiments.append(experiment)
     experiments.extend(
         experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())

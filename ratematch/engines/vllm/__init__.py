@@ -37,8 +37,6 @@ _GIVEN_UP = re.compile(r"EngineCore failed to start|Engine core initialization f
 _LINE = re.compile(
     r"\[\w+\.py:\d+\].{0,80}vLLM|\((?:APIServer|EngineCore|Worker)\w* pid=\d+\)|^(?:usage: )?vllm(?: serve)?:", re.M
 )
-    r"\[\w+\.py:\d+\].{0,80}vLLM|\((?:APIServer|EngineCore|Worker)\w* pid=\d+\)|^(?:usage: )?vllm(?: serve)?:", re.M
-)
 
 _GENERATES = re.compile(r"Avg (?:prompt|generation) throughput: (?!0\.0 )\d")
 

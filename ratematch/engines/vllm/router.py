@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ratematch.plan.deployment import Deployment, Role
@@ -25,9 +25,11 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 def router_argv(deployment: Deployment, placement: Placement, ready_s: float) -> tuple[str, ...]:
-    """The command that listens on the orchestrator's host and port."""
+    """The command that listens on the orchestrator's host and port. What :func:`check_router` refuses stays as it
+    is."""
     if deployment.router == "command":
-        return tuple(_filled(deployment.router_args["argv"], placement))
+        argv = deployment.router_args.get("argv")
+        return tuple(_filled(argv if isinstance(argv, list) else [], placement))
     words = [*PROXY, "--host", str(placement.orchestrator_host), "--port", str(placement.orchestrator_port)]
     for side, role in SIDES.items():
         for instance in _of(placement, role):
@@ -82,12 +84,16 @@ def _filled(argv: Sequence[Any], placement: Placement) -> Iterator[str]:
         words = each if isinstance(each, list) else [each]
         for values in _repeats(words, placement):
             for word in words:
-                yield _FIELD.sub(lambda found, known=values: {**own, **known}[found[1]], word)  # type: ignore[misc]
+                yield _fill(str(word), {**own, **values})
+
+
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    return _FIELD.sub(lambda found: values.get(found[1], found[0]), word)
 
 
 def _repeats(words: Sequence[str], placement: Placement) -> list[dict[str, str]]:
     """The values of each time that ``words`` stand: once, or once for each server of the side that they name."""
-    named = {name for word in words for name in _FIELD.findall(word)}
+    named = {name for word in words for name in _FIELD.findall(str(word))}
     for side, role in SIDES.items():
         if any(name.startswith(f"{side}_") for name in named):
             return [
