@@ -11,7 +11,6 @@ import pytest
 
 from ratematch.catalog import load_gpu, load_model
 from ratematch.engines import find_engine
-from ratematch.engines.failures import SITE
 from ratematch.engines.vllm.contract import KNOWN_LINES, RELEASE_LINES, check_options, serve_flags, to_argv
 from ratematch.engines.vllm.diagnosis import KNOWN
 from ratematch.plan.capacity import find_capacity
