@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,8 +140,8 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         gpus_per_node=given.gpus_per_node,
         nodes=given.nodes,
         emulated=given.emulated,
-        command=tuple(given.command or _command(given.emulated)),
-        launcher=tuple(_launcher(given.emulated) if given.launcher is None else given.launcher),
+        command=tuple(given.command or ()),
+        launcher=None if given.launcher is None else tuple(given.launcher),
         numactl=numactl,
         port_base=given.port_base,
         environment=given.environment,
@@ -155,14 +154,6 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
     )
-
-
-def _command(emulated: bool) -> tuple[str, ...]:
-    return (sys.executable, "-m", "ratematch.emulator") if emulated else ("trtllm-serve",)
-
-
-def _launcher(emulated: bool) -> tuple[str, ...]:
-    return (sys.executable, "-m", "ratematch.emulator.llmapi_launch") if emulated else ("trtllm-llmapi-launch",)
 
 
 def _slurm(given: _Cluster, prologue: str | None) -> Slurm:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ratematch.catalog import load_gpu, load_model
 from ratematch.clusterfile import parse_cluster
-from ratematch.engines import ENGINE_VERSIONS
+from ratematch.engines import ENGINES
 from ratematch.errors import CatalogError, ClusterError, Problem
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.sweep import Sweep
@@ -48,7 +48,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
         path.name,
         find_model=load_model,
         find_gpu=load_gpu,
-        engines=ENGINE_VERSIONS,
+        engines=ENGINES,
         find_cluster=lambda profile: read_cluster(profile, beside=path.parent),
         overrides=overrides if cluster is None else (*overrides, f"cluster={json.dumps(cluster)}"),
     )

@@ -46,7 +46,8 @@ class Deployment:
     """Servers that answer together.
 
     ``ctx`` and ``gen`` together need an orchestrator; ``gen`` alone is measured behind one that invents the context
-    (:data:`ratematch.plan.experiment.Mode`); ``ctx`` alone and ``agg`` answer directly.
+    (:data:`ratematch.plan.experiment.Mode`) or, ``warmed``, directly with prompts whose KV cache it holds already;
+    ``ctx`` alone and ``agg`` answer directly.
     ``router``: how the orchestrator spreads requests over the servers of a role, with its ``router_args``.
     ``orchestrator``: keys laid over its configuration, verbatim. ``unchecked``: as in :class:`ServerGroup`, of these.
     """
@@ -58,6 +59,7 @@ class Deployment:
     orchestrator: dict[str, Any] = field(default_factory=dict)
     router_args: dict[str, Any] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
+    warmed: bool = False
 
     @property
     def groups(self) -> tuple[ServerGroup, ...]:
@@ -73,7 +75,7 @@ class Deployment:
 
     @property
     def needs_orchestrator(self) -> bool:
-        return self.gen is not None
+        return self.gen is not None and not (self.warmed and self.ctx is None)
 
     @property
     def label(self) -> str:

@@ -15,12 +15,14 @@ from ratematch.plan.workload import Workload, workload_from_json, workload_to_js
 Origin = Literal["real", "emulated", "simulated"]
 """Where figures come from. Those of different origins never share a front."""
 
-Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "e2e", "aggregated"]
+Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "gen_only_warmed", "e2e", "aggregated"]
 """What servers do while they are measured (contract, section 6).
 
 ``ctx_only``: output length 1, straight to a context server. ``gen_only``: real context servers supply the KV cache,
 and no token is decoded before a whole batch is there. ``gen_only_no_context``: the orchestrator invents the context;
 no GPU is spent on it, but the KV cache is garbage, so MTP acceptance and expert routing are not those of real text.
+``gen_only_warmed``: the generation server answers each prompt once before the clock and finds it in its prefix cache
+afterwards; the cache is that of real text, a last block of each prompt is computed again, and only TPOT is measured.
 ``e2e``: everything as in service. ``aggregated``: one kind of server, in-flight batching.
 """
 
@@ -69,7 +71,7 @@ class Experiment:
         if deployment.gen is None:
             return "ctx_only"
         if deployment.ctx is None:
-            return "gen_only_no_context"
+            return "gen_only_warmed" if deployment.warmed else "gen_only_no_context"
         return "gen_only" if self.stage == "gen" else "e2e"
 
     def launches(self) -> tuple[Experiment, ...]:
@@ -99,7 +101,12 @@ class Experiment:
             del content["simulated"]
         content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
-        for key in ("orchestrator", "router_args", "unchecked"):  # nothing added: the id from before the key existed
+        for key in (
+            "orchestrator",
+            "router_args",
+            "unchecked",
+            "warmed",
+        ):  # nothing added: the id from before the key existed
             if not deployment[key]:
                 del deployment[key]
         for role in ("ctx", "gen", "agg"):
@@ -150,6 +157,7 @@ def from_json(content: dict[str, Any]) -> Experiment:
                 orchestrator=deployment.get("orchestrator", {}),
                 router_args=deployment.get("router_args", {}),
                 unchecked=tuple(deployment.get("unchecked", ())),
+                warmed=deployment.get("warmed", False),
             ),
             "workload": workload_from_json(content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),

@@ -96,6 +96,7 @@ class StagePlan:
     engine option by its dotted path, ``options.kv_cache_config.dtype``. ``exclude``: a combination that matches any
     of these is left out; ``only``: when given, a combination must match one. ``supply``: gen only, the context
     servers that feed it (mode gen_only; each takes the MTP of what it feeds); ``None`` = the context is invented.
+    ``warmed``: gen only, its prompts are in its prefix cache before the clock starts (mode gen_only_warmed).
     ``unchecked``: dotted paths of options, among the axes too, that are marked ``!unchecked``.
     """
 
@@ -108,6 +109,7 @@ class StagePlan:
     only: tuple[dict[str, Any], ...] = ()
 
     supply: ServerGroup | None = None
+    warmed: bool = False
     unchecked: tuple[str, ...] = ()
 
 
@@ -333,7 +335,7 @@ def _experiment(
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
     asked = one_token if plan.stage == "ctx" else workload
-    deployment = _deployment(group)
+    deployment = replace(_deployment(group), warmed=plan.warmed)
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
     return experiment_of(sweep, plan.stage, deployment, asked, loads)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,22 @@ from ratematch.run.serverlogs import mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
     Telemetry,
     acceptance_length,
+    hit_rate,
     read_perf_metrics,
     summarise,
     write_iterations,
     write_lines,
 )
 from ratematch.run.timeliness import read_account, spent_between
+from ratematch.run.warming import count_distinct, expected_hits, warm_prompts
 from ratematch.run.watch import Stalled, watch
 from ratematch.store import ExperimentFolder, reserve, write_json
 
 RECORD_B = 512
 TOKEN_B = 10
-PROMETHEUS_S = 5.0
 """Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+
+PROMETHEUS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,23 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         DiskFull: no room for its records.
     """
     experiment, plan, at = live.experiment, live.servers.plan, live.folder.load_folder(load)
+    routes = live.engine.routes
     job = job_of(live, load)
     source = job.source()
+    warmed = warm_prompts(job, source, live.stop) if experiment.mode == "gen_only_warmed" else None
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_account(plan) if experiment.emulated else {}
     live.telemetry.take()
-    read_perf_metrics(plan)
+    read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
     gpus = GpuSampler()
-    urls = [f"http://{spec.host}:{spec.port}/prometheus/metrics" for spec in plan.processes]
+    urls = {spec.name: f"http://{spec.host}:{spec.port}{routes.prometheus}" for spec in plan.processes}
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(at, size),
         telling(live.folder) as tell,
         gpus,
-        MetricsPoller(urls, PROMETHEUS_S) as prometheus,
+        MetricsPoller(list(urls.values()), PROMETHEUS_S) as prometheus,
     ):
 
         def show(progress: Progress) -> None:
@@ -118,13 +123,15 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         run["connections"] = live.connections
     run["log"] = read_logs(plan, live.launch, marks, live.engine, experiment, load)
     rows = live.telemetry.take()
-    perf, problems = read_perf_metrics(plan) if result.aborted is None else ([], {})
+    perf, problems = read_perf_metrics(plan, routes.request_times) if result.aborted is None else ([], {})
     run["telemetry"] = {
         "iterations": len(rows),
         "perf_records": len(perf),
         "acceptance_length": acceptance_length(rows),
         "problems": live.telemetry.problems() | problems,
     }
+    if warmed is not None:
+        run["warmed"] = warmed | {"hit_rate": hit_rate(rows), "expected": _expected_hits(live)}
     if errors := _errors(result.records):
         found = find_cause(live.engine, plan, live.launch, errors, marks)
         if found is None and run["failed"] == run["sent"]:
@@ -154,6 +161,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         run["telemetry"]["window"] = summarise(rows, *span)
         run["gpus"] = gpus.summarise(*span, figures.tok_s)
         run["prometheus"] = prometheus.summarise(*span)
+        run["stages"] = _read_stages(live, prometheus, urls, span)
         figures = measure_run(result.records, load, experiment, run)
     live.folder.finish_load(load, run, figures)
 
@@ -177,10 +185,34 @@ def _ruined(live: Live) -> RunError | None:
 
 
 def job_of(live: Live, load: Load) -> LoadJob:
-    """What is to be sent: reproducible, and no prompt shared by any two requests unless the workload wants it."""
+    """What is to be sent: reproducible; two requests share a prompt only where the workload or the mode wants it."""
     experiment = live.experiment
     vocab = load_model(experiment.model).vocab
-    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load))
+    distinct = count_distinct(load) if experiment.mode == "gen_only_warmed" else 0
+    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load), distinct=distinct)
+
+
+def _expected_hits(live: Live) -> float:
+    gen = live.experiment.deployment.gen
+    assert gen is not None
+    return expected_hits(live.experiment.workload.isl, live.engine.kv_settings(gen).block)
+
+
+def _read_stages(
+    live: Live, prometheus: MetricsPoller, urls: Mapping[str, str], span: tuple[int, int]
+) -> dict[str, Any] | None:
+    """Mean times of the stages of this load's requests, where the servers' counters tell them."""
+    if live.experiment.mode != "e2e":
+        return None
+    grown: dict[str, list[dict[str, float]]] = {"ctx": [], "gen": []}
+    seconds: list[float] = []
+    for spec in live.servers.plan.processes:
+        if spec.role in grown:
+            growth, elapsed_s = prometheus.growth(urls[spec.name], *span)
+            grown[spec.role].append(growth)
+            seconds.append(elapsed_s)
+    stages = live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
+    return None if stages is None else asdict(stages)
 
 
 def seed_of(experiment: Experiment, load: Load) -> int:
