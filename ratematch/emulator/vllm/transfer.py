@@ -14,10 +14,10 @@ from ratematch.plan.model import Gpu, Model
 
 POST_IPC_S = 2.5e-6
 """Posting one descriptor between GPUs of one node (cuda_ipc): a round figure from the middle of what is public, good
-to a factor of two. UCX takes 4.0 us an operation for its own model of this transport (openucx/ucx, pull request 8760);
-blocks of 64 instead of 16 tokens saved 58 ms of a transfer of tens of thousands of descriptors, which is 1.3 to 3.5 us
-each for 36 to 94 layers (vllm-project/vllm, issue 50913); posting some 112,000 took 57 % of a transfer of 4.9 GB that
-moves at the rate of a 400 Gb/s network, 1.2 us each (issue 55434)."""
+to a factor of two. UCX takes 4.0 us an operation for its own model of this transport (openucx/ucx, pull request
+8760); blocks of 64 instead of 16 tokens saved 58 ms of a transfer of tens of thousands of descriptors, which is 1.3
+to 3.5 us each for 36 to 94 layers (vllm-project/vllm, issue 50913); posting some 112,000 took 57 % of a transfer of
+4.9 GB that moves at the rate of a 400 Gb/s network, 1.2 us each (issue 55434)."""
 
 POST_RDMA_S = POST_IPC_S / 20
 """The same over the network: cuda_ipc costs about 20 times as much a descriptor (vllm-project/vllm, issue 55434)."""
