@@ -12,14 +12,15 @@ from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import kv_bytes_per_token_per_rank
 from ratematch.plan.model import Gpu, Model
 
-POST_IPC_S = 4e-6
-"""Posting one descriptor between GPUs of one node (cuda_ipc). UCX takes 4.0 us of overhead an operation for its own
-model of this transport (openucx/ucx, pull request 8760); 1,785 descriptors were seen to be posted in 6.7 ms, 3.8 us
-each (vllm-project/vllm, issue 50913)."""
+POST_IPC_S = 2.5e-6
+"""Posting one descriptor between GPUs of one node (cuda_ipc): a round figure from the middle of what is public, good
+to a factor of two. UCX takes 4.0 us an operation for its own model of this transport (openucx/ucx, pull request
+8760); blocks of 64 instead of 16 tokens saved 58 ms of a transfer of tens of thousands of descriptors, which is 1.3
+to 3.5 us each for 36 to 94 layers (vllm-project/vllm, issue 50913); posting some 112,000 took 57 % of a transfer of
+4.9 GB that moves at the rate of a 400 Gb/s network, 1.2 us each (issue 55434)."""
 
-POST_RDMA_S = 0.2e-6
-"""The same over the network: cuda_ipc costs about 20 times as much a descriptor as RDMA (vllm-project/vllm, issue
-55434)."""
+POST_RDMA_S = POST_IPC_S / 20
+"""The same over the network: cuda_ipc costs about 20 times as much a descriptor (vllm-project/vllm, issue 55434)."""
 
 LATENCY_S = 1e-3
 """Fixed part of a transfer: metadata, the notification, the poll that finds it done."""
