@@ -17,6 +17,7 @@ from ratematch.run.launch import probe
 from ratematch.store import ExperimentFolder, Results
 from tests.ports import free_port
 from tests.run.processes import processes_with, wait_until
+from tests.run.verdicts import check_fronts
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +106,7 @@ def check_whole(site: Path) -> dict[str, Any]:
     assert code == 0, err
     analysis: dict[str, Any] = json.loads(out)
     fronts = analysis["workloads"]["256/12"]
-    assert fronts["rate_matched"] and fronts["end_to_end"] and fronts["ifb"]
+    check_fronts(fronts, site / "results" / "mini")
     assert all(folder.done() for folder in folders(site))
     return analysis
 
