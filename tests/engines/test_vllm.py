@@ -319,7 +319,8 @@ max_model_len (736). This may lead to unexpected behavior.
 (EngineCore pid=9) INFO 11-26 08:03:20 [kv_cache_utils.py:2327] GPU KV cache size: 784,512 tokens
 INFO:     Application startup complete.
 (APIServer pid=7) INFO 11-26 08:04:09 [loggers.py:335] Engine 000: Avg prompt throughput: 2.5 tokens/s, \
-Avg generation throughput: 1.8 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%, Prefix cache hit rate: 0.0%
+Avg generation throughput: 1.8 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%, \
+Prefix cache hit rate: 0.0%
 """
 
 
