@@ -280,6 +280,23 @@ def test_counters_add_up_and_a_warm_prompt_hits_all_blocks_but_the_last() -> Non
     asyncio.run(go())
 
 
+def test_tokens_count_while_a_request_still_runs() -> None:
+    async def go() -> None:
+        async with serving(make_server(step_s=0.01)) as (address,):
+            asking = asyncio.ensure_future(post(address, {**ASK, "max_tokens": 2000}))
+            told: dict[str, float] = {}
+            while told.get("generation_tokens_total", 0.0) < 3:
+                await asyncio.sleep(0.02)
+                told = samples((await get(address, "/metrics"))[1])
+            assert told["prompt_tokens_total"] == 4 and told["num_requests_running"] == 1
+            asking.cancel()
+            while samples((await get(address, "/metrics"))[1])["num_requests_running"]:
+                await asyncio.sleep(0.02)
+            assert samples((await get(address, "/metrics"))[1])["request_success_total"] == 0
+
+    asyncio.run(go())
+
+
 def test_each_data_parallel_rank_counts_for_itself() -> None:
     async def go() -> None:
         server = make_server({"data-parallel-size": 2, "enable-expert-parallel": True})

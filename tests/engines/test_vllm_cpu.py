@@ -127,14 +127,17 @@ def site(tmp_path: Path, vllm: Path) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What servers need beside what ratematch tells them: memory for KV, no network, and metadata under the name
-    ``vllm``, which the command of the CPU build asks for and its wheel does not have."""
+    """What servers need beside what ratematch tells them. Memory for KV; no network; metadata under the name
+    ``vllm``, which the command of the CPU build asks for and its wheel does not have; and one thread that is bound to
+    no core, else NIXL's own threads spin on the core that computes, and a token takes 60 times as long."""
     about = folder / "metadata" / f"vllm-{VERSION}.0+cpu.dist-info" / "METADATA"
     about.parent.mkdir(parents=True, exist_ok=True)
     about.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}.0+cpu\n")
     return {
         "PYTHONPATH": str(folder / "metadata"),
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "RATEMATCH_TEST_SITE": str(folder),
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -48,6 +49,13 @@ class _Rank:
         self.numbers[name] = self.numbers.get(name, 0) + 1
 
 
+class Output(Protocol):
+    """Where the tokens of a request go. ``tokens``: how many it has had."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Transfer:
     """One KV transfer: ``post_s`` of the engine's own thread, ``seconds`` in all."""
@@ -64,6 +72,7 @@ class Metrics:
     def __init__(self, settings: ServeSettings, scheduler: Scheduler, log: Log):
         self._settings, self._scheduler, self._log = settings, scheduler, log
         self._ranks = [_Rank() for _ in range(settings.mapping.dp_ranks)]
+        self._running: dict[int, tuple[Sequence, Output]] = {}
         self._recent: list[Transfer] = []
         self._logged = [(0.0, 0.0)] * len(self._ranks)
         self._drafts = 0.0
@@ -90,9 +99,15 @@ class Metrics:
         counts = self._ranks[max(0, rank)].counts
         counts[name] = counts.get(name, 0.0) + 1
 
-    def finished(self, sequence: Sequence, tokens: int, reason: str | None) -> None:
+    def started(self, sequence: Sequence, output: Output) -> None:
+        """A request came; its tokens count as they come."""
+        self._running[sequence.id] = (sequence, output)
+
+    def finished(self, sequence: Sequence, reason: str | None) -> None:
         """A request ended: with its last token (``length``), with an ``error``, or (``None``) its client left, which
         the engine counts nowhere."""
+        _, output = self._running.pop(sequence.id)
+        tokens = output.tokens
         rank = self._ranks[max(0, sequence.rank)]
         rank.counts["generation_tokens"] += tokens
         if reason is not None:
@@ -111,6 +126,15 @@ class Metrics:
         for name, value in zip(_TIMES, values, strict=True):
             rank.observe(name, value)
         self._count_prompt(rank, sequence)
+
+    def _tokens(self, index: int) -> tuple[float, float]:
+        """Prompt and generated tokens of a rank so far, with those of requests that still run."""
+        counts = self._ranks[index].counts
+        prompt, generated = counts["prompt_tokens"], counts["generation_tokens"]
+        for sequence, output in self._running.values():
+            if max(0, sequence.rank) == index and sequence.first_token_s is not None:
+                prompt, generated = prompt + sequence.prompt_len, generated + output.tokens
+        return prompt, generated
 
     def _count_prompt(self, rank: _Rank, sequence: Sequence) -> None:
         counts, reused = rank.counts, sequence.reused
@@ -141,8 +165,9 @@ class Metrics:
             yield f'vllm:num_requests_waiting_by_reason{{{labels},reason="capacity"}} {waiting}.0'
             yield f'vllm:num_requests_waiting_by_reason{{{labels},reason="deferred"}} {fetching[index]}.0'
             yield f"vllm:kv_cache_usage_perc{{{labels}}} {used[index] / blocks}"
+            now = dict(zip(("prompt_tokens", "generation_tokens"), self._tokens(index), strict=True))
             for name in (*_COUNTERS, *(_FAILURES if settings.transfer else ())):
-                yield f"vllm:{name}_total{{{labels}}} {rank.counts.get(name, 0.0)}"
+                yield f"vllm:{name}_total{{{labels}}} {now.get(name, rank.counts.get(name, 0.0))}"
             for reason, count in rank.finished.items():
                 yield f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {count}.0'
             names = ("iteration_tokens_total", *_TIMES, *(_TRANSFERS if settings.transfer else ()))
@@ -163,7 +188,7 @@ class Metrics:
         scheduler = self._scheduler
         fetching, used = scheduler.fetching_per_rank, scheduler.kv_used_per_rank
         for index, rank in enumerate(self._ranks):
-            now = (rank.counts["prompt_tokens"], rank.counts["generation_tokens"])
+            now = self._tokens(index)
             prompt, generated = (b - a for a, b in zip(self._logged[index], now, strict=True))
             self._logged[index] = now
             running = scheduler.active_per_rank[index] - fetching[index]

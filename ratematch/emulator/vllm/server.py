@@ -259,6 +259,7 @@ class Server:
         A KV transfer begins when the scheduler has room for the sequence.
         """
         begin = None if remote is None else self.connector.expect(remote, sequence)
+        self.metrics.started(sequence, sink)
         self.engine.submit(sequence, sink, begin)
         reason = None
         try:
@@ -266,7 +267,7 @@ class Server:
             reason = "error" if sink.error else "length"
         finally:
             self.engine.cancel(sequence.id)
-            self.metrics.finished(sequence, sink.tokens, reason)
+            self.metrics.finished(sequence, reason)
             if remote is not None:
                 self.connector.give_back(remote)
 
