@@ -161,7 +161,7 @@ def _gpus(located: Located, given: _Cluster) -> tuple[str, int]:
         if AUTO in (gpu, count):
             if given.nodes != 1:
                 located.add(("nodes",), "auto looks at this machine, which is one node", "write nodes: 1")
-            here = find_gpus(gpu_names())
+            here = find_gpus({name: load_gpu(name).memory_b for name in gpu_names()})
             gpu, count = here.name if gpu == AUTO else gpu, here.count if count == AUTO else count
         return load_gpu(gpu).name, int(count)
     except CatalogError as error:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ratematch.errors import CatalogError
 
-ASK = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+ASK = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 ANSWER_S = 60.0
 """Without persistence mode the driver loads first, on many GPUs for tens of seconds."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+MEMORY_DIFFERS = 0.1
+"""How far a GPU's memory may be from the catalog's: drivers and ECC keep some per cent, another variant differs
+more."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class LocalGpus:
     count: int
 
 
-def find_gpus(known: Sequence[str], ask: Callable[[], str] | None = None) -> LocalGpus:
-    """The GPUs here. ``known``: names in the catalog. ``ask``: what gives the answer of :data:`ASK`.
+def find_gpus(known: Mapping[str, float], ask: Callable[[], str] | None = None) -> LocalGpus:
+    """The GPUs here. ``known``: memory in bytes of those in the catalog. ``ask``: gives the answer of :data:`ASK`.
 
     Raises:
         CatalogError: no GPU, several kinds, one that is not in the catalog, or only some of them visible.
@@ -39,10 +43,16 @@ def find_gpus(known: Sequence[str], ask: Callable[[], str] | None = None) -> Loc
     visible = os.environ.get(VISIBLE)
     if visible is not None and visible != ",".join(map(str, range(len(told)))):
         raise CatalogError(f"{VISIBLE}={visible} hides GPUs of this machine; servers are given theirs: unset it")
-    words = re.findall(r"[a-z]+\d+[a-z]*", told[0].lower())
-    found = next((word for word in words if word in known), None)
+    name, _, mebibytes = told[0].rpartition(",")
+    memory_b = float(mebibytes) * 2**20 if mebibytes.strip().isdigit() else 0.0
+    found = next((word for word in re.findall(r"[a-z]+\d+[a-z]*", name.lower()) if word in known), None)
     if found is None:
-        raise CatalogError(f"{told[0]} is not in the catalog of GPUs ({', '.join(known)}): its memory is not known")
+        raise CatalogError(f"{name} is not in the catalog of GPUs ({', '.join(known)}): its rates are not known")
+    if abs(memory_b / known[found] - 1) > MEMORY_DIFFERS:
+        here, there = memory_b / 1e9, known[found] / 1e9
+        raise CatalogError(
+            f"{name} has {here:.0f} GB here, and {found} in the catalog has {there:.0f}: another variant"
+        )
     return LocalGpus(found, len(told))
 
 

@@ -80,7 +80,7 @@ def _computed_again(run: dict[str, Any]) -> list[str]:
     if told["failed"]:
         return [f"{told['failed']} of {told['prompts']} prompts could not be warmed: {'; '.join(told['errors'])}"]
     found, expected = told["hit_rate"], told["expected"]
-    if found is None or found >= expected - MISSED:
+    if found is None or expected is None or found >= expected - MISSED:
         return []
     return [
         f"the prefix cache held {found:.0%} of the prompts, {expected:.0%} were expected: they were computed again "

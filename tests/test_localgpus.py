@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.catalog import gpu_names
+from ratematch.catalog import gpu_names, load_gpu
 from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs import read_cluster
 from ratematch.localgpus import LocalGpus, find_gpus
+
+KNOWN = {name: load_gpu(name).memory_b for name in gpu_names()}
 
 
 def shows(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None) -> None:
@@ -24,14 +26,14 @@ def shows(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None) -> 
 @pytest.mark.parametrize(
     ("told", "found"),
     [
-        ("NVIDIA H200\nNVIDIA H200\n", LocalGpus("h200", 2)),
-        ("NVIDIA H100 80GB HBM3\n", LocalGpus("h100", 1)),
-        ("NVIDIA B200\n" * 8, LocalGpus("b200", 8)),
+        ("NVIDIA H200, 143771\nNVIDIA H200, 143771\n", LocalGpus("h200", 2)),
+        ("NVIDIA H100 80GB HBM3, 81559\n", LocalGpus("h100", 1)),
+        ("NVIDIA B200, 183359\n" * 8, LocalGpus("b200", 8)),
     ],
 )
 def test_kind_and_number_of_gpus(told: str, found: LocalGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_gpus(gpu_names(), lambda: told) == found
+    assert find_gpus(KNOWN, lambda: told) == found
 
 
 @pytest.mark.parametrize(
@@ -39,28 +41,30 @@ def test_kind_and_number_of_gpus(told: str, found: LocalGpus, monkeypatch: pytes
     [
         ("", "no GPU: nvidia-smi shows none"),
         ("No devices were found\n", "no GPU: nvidia-smi shows none"),
-        ("NVIDIA H200\nNVIDIA H100 NVL\n", "different GPUs"),
-        ("NVIDIA GeForce RTX 4090\n", "not in the catalog"),
-        ("NVIDIA GH200 480GB\n", "not in the catalog"),
+        ("NVIDIA H200, 143771\nNVIDIA H100 NVL, 95830\n", "different GPUs"),
+        ("NVIDIA GeForce RTX 4090, 24564\n", "RTX 4090 is not in the catalog"),
+        ("NVIDIA GH200 480GB, 97871\n", "not in the catalog"),
+        ("NVIDIA A100-SXM4-80GB, 81920\n", "A100-SXM4-80GB is not in the catalog"),
+        ("NVIDIA H100 NVL, 95830\n", "has 100 GB here, and h100 in the catalog has 86: another variant"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(told: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(CatalogError, match=why):
-        find_gpus(gpu_names(), lambda: told)
+        find_gpus(KNOWN, lambda: told)
 
 
 def test_hidden_gpus_would_be_given_to_servers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(CatalogError, match="CUDA_VISIBLE_DEVICES=1 hides"):
-        find_gpus(gpu_names(), lambda: "NVIDIA H200\nNVIDIA H200\n")
+        find_gpus(KNOWN, lambda: "NVIDIA H200, 143771\nNVIDIA H200, 143771\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert find_gpus(gpu_names(), lambda: "NVIDIA H200\nNVIDIA H200\n").count == 2
+    assert find_gpus(KNOWN, lambda: "NVIDIA H200, 143771\nNVIDIA H200, 143771\n").count == 2
 
 
 def test_the_local_profile_comes_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shows(tmp_path, monkeypatch, "echo NVIDIA H200; echo NVIDIA H200")
+    shows(tmp_path, monkeypatch, "echo NVIDIA H200, 143771; echo NVIDIA H200, 143771")
     cluster = read_cluster("local")
     assert (cluster.gpu, cluster.gpus_per_node, cluster.nodes, cluster.emulated) == ("h200", 2, 1, False)
 

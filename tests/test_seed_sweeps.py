@@ -21,7 +21,7 @@ SWEEPS = sorted(path.name for path in (ROOT / "sweeps").glob("*.yaml"))
 def two_gpus(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with two GPUs, as nvidia-smi would show them: for sweeps of the profile `local`."""
     folder = tmp_path_factory.mktemp("bin")
-    (folder / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H200\n")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H200, 143771\necho NVIDIA H200, 143771\n")
     (folder / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,10 +38,11 @@ def count_distinct(load: Load) -> int:
     return load.concurrency
 
 
-def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event) -> dict[str, Any]:
+def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event, block: int = 0) -> dict[str, Any]:
     """Send each different prompt of ``job`` once; how many, how many failed, and what those were told.
 
-    Failures are told, not raised: the load that follows shows whether they matter.
+    ``block``: tokens of a KV block; ``expected`` is then the share of prompt tokens that will be found. Failures
+    are told, not raised: the load that follows shows whether they matter.
     """
     prompts = [replace(each, osl=1) for each in job.make_distinct(source)]
     began = time.monotonic()
@@ -55,13 +57,19 @@ def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event) -> d
     failed = [record for record in result.records if record.outcome != "ok"]
     return {
         "prompts": len(prompts),
+        "expected": expected_hits([each.isl for each in prompts], block) if block else None,
         "failed": len(failed) + len(prompts) - len(result.records),
         "seconds": time.monotonic() - began,
         "errors": sorted({record.error or record.outcome for record in failed})[:3],
     }
 
 
-def expected_hits(isl: int, block: int) -> float:
-    """Share of a prompt of ``isl`` tokens that a server with blocks of ``block`` finds: whole blocks, and never the
-    last token, which is computed again to have something to go on from."""
-    return (isl - 1) // block * block / isl
+def expected_hits(lengths: Sequence[int], block: int) -> float | None:
+    """Share of prompts of ``lengths`` tokens that a server with blocks of ``block`` tokens finds.
+
+    Whole blocks, and never the last token, which is computed again to have something to go on from. ``None`` where
+    lengths are not known.
+    """
+    if not lengths or not all(lengths):
+        return None
+    return sum((length - 1) // block * block for length in lengths) / sum(lengths)

@@ -22,7 +22,7 @@ from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.send import send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob, drive_in_processes
-from ratematch.loadgen.warming import count_distinct, expected_hits, warm_prompts
+from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
@@ -86,7 +86,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     routes = live.engine.routes
     job = job_of(live, load)
     source = job.source()
-    warmed = warm_prompts(job, source, live.stop) if experiment.mode == "gen_only_warmed" else None
+    warmed = warm_prompts(job, source, live.stop, _block(live)) if experiment.mode == "gen_only_warmed" else None
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_account(plan) if experiment.emulated else {}
     live.telemetry.take()
@@ -131,7 +131,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         "problems": live.telemetry.problems() | problems,
     }
     if warmed is not None:
-        run["warmed"] = warmed | {"hit_rate": hit_rate(rows), "expected": _expected_hits(live)}
+        run["warmed"] = warmed | {"hit_rate": hit_rate(rows)}
     if errors := _errors(result.records):
         found = find_cause(live.engine, plan, live.launch, errors, marks)
         if found is None and run["failed"] == run["sent"]:
@@ -192,10 +192,11 @@ def job_of(live: Live, load: Load) -> LoadJob:
     return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load), distinct=distinct)
 
 
-def _expected_hits(live: Live) -> float:
+def _block(live: Live) -> int:
+    """Tokens of a KV block of the generation servers."""
     gen = live.experiment.deployment.gen
     assert gen is not None
-    return expected_hits(live.experiment.workload.isl, live.engine.kv_settings(gen).block)
+    return live.engine.kv_settings(gen).block
 
 
 def _read_stages(
