@@ -8,7 +8,6 @@ load takes seconds.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -22,12 +21,12 @@ from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace, most_in_flight
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.optionaxes import merge_options, name_options
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.workload import Workload
 
 MAPPING_AXES = ("tp", "ep", "pp", "cp", "attention_dp")
 GROUP_AXES = ("mtp", "max_batch_size", "max_num_tokens")
-OPTION_PREFIX = "options."
 ROLE_OF_STAGE: dict[Stage, Role] = {"ctx": "ctx", "gen": "gen", "ifb": "agg"}
 
 
@@ -330,10 +329,10 @@ def _experiment(
         mtp=combination.axes.get("mtp", 0),
         max_batch_size=combination.axes.get("max_batch_size"),
         max_num_tokens=combination.axes.get("max_num_tokens"),
-        options=_merge_options(plan.options, combination.axes),
+        options=merge_options(plan.options, combination.axes),
         environment=plan.environment,
         unchecked=plan.unchecked,
-        tag=_tag(plan, combination),
+        tag=name_options(plan.axes, combination.axes),
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
@@ -342,16 +341,6 @@ def _experiment(
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
     return experiment_of(sweep, plan.stage, deployment, asked, loads)
-
-
-def _tag(plan: StagePlan, combination: Combination) -> str:
-    """Engine options that differ between the servers of a stage: ``block_size=128``."""
-    told = [
-        f"{key.rpartition('.')[2]}={value}"
-        for key, value in combination.axes.items()
-        if key.startswith(OPTION_PREFIX) and len(plan.axes[key]) > 1
-    ]
-    return "+".join(re.sub(r"[^\w.=-]+", "_", each) for each in told)
 
 
 def experiment_of(
@@ -385,24 +374,6 @@ def _deployment(group: ServerGroup) -> Deployment:
             return Deployment(gen=group)
         case "agg":
             return Deployment(agg=group)
-
-
-def _merge_options(options: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
-    """``options`` with the dotted engine options among the axes laid over them."""
-    merged: dict[str, Any] = _copy(options)
-    for key, value in axes.items():
-        if not key.startswith(OPTION_PREFIX):
-            continue
-        *parents, last = key.removeprefix(OPTION_PREFIX).split(".")
-        place = merged
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return merged
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _matches(rule: dict[str, Any], combination: Combination) -> bool:

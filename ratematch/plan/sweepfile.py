@@ -21,12 +21,12 @@ from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.optionaxes import OPTION_PREFIX
 from ratematch.plan.rules import check_mapping
 from ratematch.plan.supply import with_supply
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
-    OPTION_PREFIX,
     Budget,
     E2ePlan,
     LoadPlan,

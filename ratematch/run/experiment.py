@@ -216,6 +216,8 @@ def _import_ahead() -> None:
 
 def _refuse_mixture(found: dict[str, Any], cluster: Cluster) -> None:
     for name, server in found["servers"].items():
+        if name == "orchestrator" and server["version"] is None:
+            continue  # a router of somebody else's, which tells nothing of itself
         if server["emulated"] != cluster.emulated:
             really = "the emulator" if server["emulated"] else "no emulator"
             raise RunError(

@@ -46,6 +46,8 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
         SweepError: with every different problem once, and the first experiment that has it.
     """
     problems: dict[str, Problem] = {}
+    if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
+        raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
     if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
         problems["path"] = Problem(f"{sweep.source}: model", why, fix)

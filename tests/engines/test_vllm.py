@@ -283,7 +283,10 @@ LOG_LINES = [
         "not fetched in time",
     ),
     ("NIXL transfer failure: transfer_failed | Context: {}", "a KV transfer failed"),
-    ("HTTP 500: KV load failure", "could not load the KV cache"),
+    (
+        "Failing 1 request(s) due to KV load failure (failure_policy=fail, 512 tokens affected).",
+        "could not load the KV",
+    ),
     ("OSError: /models/x is not a local folder and is not a valid model identifier listed on", "there is no model"),
     (
         "User-specified max_model_len (99999) is greater than the derived max_model_len (40960)",
@@ -303,6 +306,29 @@ def test_a_known_line_has_a_cause(line: str, cause: str) -> None:
     text = f"INFO something\n{line}\nTraceback (most recent call last):\n"
     found = VLLM.diagnose([text])
     assert found is not None and cause in found.cause
+
+
+HEALTHY = """\
+(APIServer pid=7) INFO 11-26 08:03:12 [api_utils.py:286] non-default args: {'model_tag': '/models/m', 'port': 8000, \
+'max_num_batched_tokens': 2048, 'max_num_seqs': 16, 'kv_transfer_config': \
+KVTransferConfig(kv_connector='NixlConnector', kv_role='kv_consumer', kv_load_failure_policy='fail')}
+(APIServer pid=7) WARNING 11-26 08:03:12 [system_utils.py:255] Found ulimit of 20000 and failed to automatically \
+increase. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`.
+(APIServer pid=7) WARNING 11-26 08:03:12 [scheduler.py:345] max_num_batched_tokens (2048) exceeds max_num_seqs * \
+max_model_len (736). This may lead to unexpected behavior.
+(EngineCore pid=9) INFO 11-26 08:03:20 [kv_cache_utils.py:2327] GPU KV cache size: 784,512 tokens
+INFO:     Application startup complete.
+(APIServer pid=7) INFO 11-26 08:04:09 [loggers.py:335] Engine 000: Avg prompt throughput: 2.5 tokens/s, \
+Avg generation throughput: 1.8 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%, \
+Prefix cache hit rate: 0.0%
+"""
+
+
+def test_a_healthy_log_has_no_cause_and_is_known_to_be_vllms() -> None:
+    assert VLLM.diagnose([HEALTHY]) is None and not VLLM.has_given_up(HEALTHY)
+    assert VLLM.wrote(HEALTHY) and not find_engine("trtllm-serve").wrote(HEALTHY)
+    assert VLLM.has_iterations(HEALTHY)
+    assert not VLLM.has_iterations(HEALTHY.replace("2.5", "0.0").replace("1.8", "0.0")), "an idle server"
 
 
 def test_every_row_of_its_own_is_tried() -> None:
