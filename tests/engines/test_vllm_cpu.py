@@ -64,7 +64,7 @@ OPTIONS = {"dtype": "float32", "load_format": "dummy", "enforce_eager": True, "b
 
 
 def _loads(**counts: Any) -> dict[str, Any]:
-    return {"loads": {"min_requests": 24, "requests_per_slot": 6, **counts}}
+    return {"loads": {"min_requests": 64, "requests_per_slot": 16, **counts}}
 
 
 SWEEP: dict[str, Any] = {
@@ -74,9 +74,9 @@ SWEEP: dict[str, Any] = {
     "cluster": "cpu",
     "workloads": [{"isl": 128, "osl": 16}],
     "budget": {"max_gpus": 2},
-    "ctx": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2])},
-    "gen": {"axes": {"mapping": "TP1", "mtp": [0]}, "options": OPTIONS, **_loads(concurrency=[1, 4])},
-    "ifb": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 4])},
+    "ctx": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
+    "gen": {"axes": {"mapping": "TP1", "mtp": [0]}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
+    "ifb": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
     "e2e": {"deployments": 1, **_loads(around=[0.5, 1.0])},
 }
 
