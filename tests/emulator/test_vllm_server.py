@@ -226,13 +226,23 @@ def test_a_request_that_waits_at_decode_keeps_its_lease() -> None:
     asyncio.run(go())
 
 
-def test_caches_of_different_formats_are_not_handed_over() -> None:
+@pytest.mark.parametrize(
+    ("prefill_only", "decode_only", "words"),
+    [
+        ({"kv-cache-dtype": "fp8"}, {}, "compatibility hash mismatch: cache_dtype fp8 and auto"),
+        ({"block-size": 128}, {"block-size": 16}, "Local block size 16 is not divisible by remote block size 128"),
+        ({"block-size": 16}, {"block-size": 64}, None),
+    ],
+)
+def test_caches_that_lie_otherwise_are_not_handed_over(
+    prefill_only: dict[str, Any], decode_only: dict[str, Any], words: str | None
+) -> None:
     async def go() -> None:
-        left = make_server({"kv-transfer-config": PREFILL, "kv-cache-dtype": "fp8"})
-        right = make_server({"kv-transfer-config": DECODE})
+        left = make_server({"kv-transfer-config": PREFILL, **prefill_only})
+        right = make_server({"kv-transfer-config": DECODE, **decode_only})
         async with serving(left, right) as (prefill, decode):
-            assert (await handed_over(prefill, decode, ASK))[0] == 500
-            assert "compatibility hash mismatch" in right.log.stream.getvalue()  # type: ignore[attr-defined]
+            assert (await handed_over(prefill, decode, ASK))[0] == (500 if words else 200)
+            assert (words or "") in right.log.stream.getvalue()  # type: ignore[attr-defined]
 
     asyncio.run(go())
 
