@@ -349,6 +349,7 @@ def test_defaults_are_those_of_the_release_line_and_the_gpu() -> None:
         ({"kv-transfer-config": {"kv_connector": "Other", "kv_role": "kv_both"}}, "'Other' is not emulated"),
         ({"speculative-config": {"method": "ngram"}}, "num_speculative_tokens must be provided"),
         ({"tensor-parallel-size": 2, "data-parallel-size": 2}, "not emulated"),
+        ({"config": "all.yaml"}, "--config is not emulated"),
     ],
 )
 def test_settings_that_are_refused(given: dict[str, Any], words: str) -> None:
