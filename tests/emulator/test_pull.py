@@ -7,7 +7,7 @@ import pytest
 from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.iteration import Pull
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
-from ratematch.emulator.steptime import ConstantStepTime
+from ratematch.emulator.steptime import ConstantStepTime, RooflineStepTime
 from ratematch.emulator.vllm.transfer import POST_IPC_S, is_local, layout
 from ratematch.plan.mapping import parse_mapping
 
@@ -118,3 +118,33 @@ def test_descriptors_are_blocks_by_layers_by_regions():
 def test_what_is_local():
     assert is_local("127.0.0.1") and is_local("localhost") and is_local("::1")
     assert not is_local("192.0.2.7") and not is_local("node-17")
+
+
+def served(block_size: int, requests: int = 96, at_once: int = 32) -> float:
+    """Requests per second of a decode server of Qwen3-8B on one H200 that pulls 2,048 tokens for each request."""
+    model, mapping, gpu = load_model("qwen3-8b"), parse_mapping("TP1"), load_gpu("h200")
+    config = SchedulerConfig(
+        mapping, 64, 8192, 4096, kv_tokens=400_000, tokens_per_block=block_size, chunked_prefill=True, chunk_unit=1
+    )
+    scheduler = Scheduler(config, RooflineStepTime(model, gpu, mapping, "bf16", "bf16"))
+    pull = layout(model, mapping, "bf16", block_size).pull(gpu, local=True)
+    now_s, sent, done = 0.0, 0, 0
+    while done < requests:
+        while sent < requests and sent - done < at_once:
+            scheduler.add(Sequence(sent, prompt_len=2048, max_tokens=128, pull=pull), now_s)
+            sent += 1
+        step = scheduler.begin(now_s)
+        if step is None:
+            now_s = scheduler.wake_s()
+            continue
+        now_s = step.end_s
+        done += sum(emission.finished for emission in scheduler.finish(step, now_s))
+    return requests / now_s
+
+
+def test_small_blocks_cost_throughput_and_large_ones_hardly_any():
+    fine, coarse = served(16), served(128)
+    per_request_s = 1 / fine - 1 / coarse
+    posted_s = (9216 - 1152) * POST_IPC_S
+    assert per_request_s == pytest.approx(posted_s, rel=0.15), "9,216 descriptors a request instead of 1,152"
+    assert fine < 0.9 * coarse

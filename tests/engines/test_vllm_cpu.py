@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ..emulator.servers import post, wait_healthy
 from ..ports import free_ports
-from ..run.processes import processes_with
+from ..run.processes import processes_with, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -64,7 +64,7 @@ OPTIONS = {"dtype": "float32", "load_format": "dummy", "enforce_eager": True, "b
 
 
 def _loads(**counts: Any) -> dict[str, Any]:
-    return {"loads": {"min_requests": 24, "requests_per_slot": 6, **counts}}
+    return {"loads": {"min_requests": 48, "requests_per_slot": 16, **counts}}
 
 
 SWEEP: dict[str, Any] = {
@@ -74,9 +74,9 @@ SWEEP: dict[str, Any] = {
     "cluster": "cpu",
     "workloads": [{"isl": 128, "osl": 16}],
     "budget": {"max_gpus": 2},
-    "ctx": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2])},
-    "gen": {"axes": {"mapping": "TP1", "mtp": [0]}, "options": OPTIONS, **_loads(concurrency=[1, 4])},
-    "ifb": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 4])},
+    "ctx": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
+    "gen": {"axes": {"mapping": "TP1", "mtp": [0]}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
+    "ifb": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
     "e2e": {"deployments": 1, **_loads(around=[0.5, 1.0])},
 }
 
@@ -162,7 +162,7 @@ def test_a_sweep_from_real_servers_to_the_fronts(site: Path) -> None:
     assert outcome["emulated"] is False
     assert [item["stage"] for item in outcome["experiments"]] == ["ctx", "gen", "ifb", "e2e"]
     assert {item["state"] for item in outcome["experiments"]} == {"done"}
-    assert processes_with(f"RATEMATCH_TEST_SITE={site}") == [], "a server is left"
+    wait_until(lambda: not list(processes_with(f"RATEMATCH_TEST_SITE={site}")), "the servers' last processes to end")
 
     analysis = ratematch(site, "pareto", "results/tiny")
     fronts = analysis["workloads"]["128/16"]

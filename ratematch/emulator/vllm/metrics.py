@@ -24,6 +24,9 @@ _TIMES = (
     *("request_inference_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds"),
     *("request_time_per_output_token_seconds", "request_prompt_tokens", "request_generation_tokens"),
 )
+_BETWEEN = "inter_token_latency_seconds"
+_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
+"""Where the tokens of prompts came from: counters of ``prompt_tokens_by_source``."""
 _TRANSFERS = ("nixl_xfer_time_seconds", "nixl_post_time_seconds", "nixl_bytes_transferred", "nixl_num_descriptors")
 _FAILURES = (
     *("nixl_num_failed_transfers", "nixl_num_failed_notifications", "nixl_num_kv_expired_reqs"),
@@ -44,9 +47,10 @@ class _Rank:
     numbers: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FINISH_REASONS, 0))
 
-    def observe(self, name: str, value: float) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + value
-        self.numbers[name] = self.numbers.get(name, 0) + 1
+    def observe(self, name: str, total: float, number: int = 1) -> None:
+        """``number`` values that add up to ``total``."""
+        self.sums[name] = self.sums.get(name, 0.0) + total
+        self.numbers[name] = self.numbers.get(name, 0) + number
 
 
 class Output(Protocol):
@@ -125,6 +129,7 @@ class Metrics:
         )
         for name, value in zip(_TIMES, values, strict=True):
             rank.observe(name, value)
+        rank.observe(_BETWEEN, decode_s, tokens - 1)
         self._count_prompt(rank, sequence)
 
     def _tokens(self, index: int) -> tuple[float, float]:
@@ -139,12 +144,14 @@ class Metrics:
     def _count_prompt(self, rank: _Rank, sequence: Sequence) -> None:
         counts, reused = rank.counts, sequence.reused
         counts["prompt_tokens"] += sequence.prompt_len
+        fetched = sequence.prompt_len - reused if sequence.pull is not None else 0
+        for source, tokens in zip(_SOURCES, (sequence.prompt_len - reused - fetched, reused, fetched), strict=True):
+            counts[source] = counts.get(source, 0.0) + tokens
         if self._settings.prefix_caching:
             counts["prefix_cache_queries"] += sequence.prompt_len
             counts["prefix_cache_hits"] += reused
-        if sequence.pull is not None:
-            counts["external_prefix_cache_queries"] += sequence.prompt_len - reused
-            counts["external_prefix_cache_hits"] += sequence.prompt_len - reused
+        counts["external_prefix_cache_queries"] += fetched
+        counts["external_prefix_cache_hits"] += fetched
 
     # ------------------------------------------------------------------------------------------- what is told
 
@@ -168,9 +175,12 @@ class Metrics:
             now = dict(zip(("prompt_tokens", "generation_tokens"), self._tokens(index), strict=True))
             for name in (*_COUNTERS, *(_FAILURES if settings.transfer else ())):
                 yield f"vllm:{name}_total{{{labels}}} {now.get(name, rank.counts.get(name, 0.0))}"
+            for source in _SOURCES:
+                told = rank.counts.get(source, 0.0)
+                yield f'vllm:prompt_tokens_by_source_total{{{labels},source="{source}"}} {told}'
             for reason, count in rank.finished.items():
                 yield f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {count}.0'
-            names = ("iteration_tokens_total", *_TIMES, *(_TRANSFERS if settings.transfer else ()))
+            names = ("iteration_tokens_total", *_TIMES, _BETWEEN, *(_TRANSFERS if settings.transfer else ()))
             for name in names:
                 yield f'vllm:{name}_bucket{{{labels},le="+Inf"}} {rank.numbers.get(name, 0)}.0'
                 yield f"vllm:{name}_count{{{labels}}} {rank.numbers.get(name, 0)}.0"

@@ -24,6 +24,8 @@ from ratematch.emulator.vllm.protocol import PULL_KEYS
 FETCH_ROUTE = "/_emulated/fetch"
 LEASE_ROUTE = "/_emulated/lease"
 HEARTBEATS_PER_LEASE = 6
+BLOCK = "block_size"
+"""Part of a layout that need not be equal: a block of the decode server may hold several of the prefill server."""
 ANSWER_S = 10.0
 
 
@@ -46,7 +48,7 @@ def read_remote(transfer: Mapping[str, Any]) -> Remote | None:
 
 
 class SideChannel:
-    """The address at which a server's peers reach it. ``layout``: what both sides of a transfer must agree in.
+    """The address at which a server's peers reach it. ``layout``: how its KV blocks lie, as its peers must know them.
 
     ``stale`` is told the request whose blocks are fetched when they are held no more.
     """
@@ -74,10 +76,8 @@ class SideChannel:
 
     async def _fetch(self, request: web.Request) -> web.Response:
         body = msgspec.json.decode(await request.read())
-        theirs = body["layout"]
-        if differing := [key for key, value in self._layout.items() if theirs.get(key) != value]:
-            told = ", ".join(f"{key} {self._layout[key]} and {theirs.get(key)}" for key in differing)
-            return json_answer({"error": f"NIXL compatibility hash mismatch: {told}"}, 409)
+        if why := _mismatch(self._layout, body["layout"]):
+            return json_answer({"error": why}, 409)
         if not self._holds.fetched(body["request_id"], float(body["duration_s"])):
             # Memory is read whoever owns it by now: the decode server cannot know that the lease was over.
             self._stale(body["request_id"])
@@ -87,6 +87,18 @@ class SideChannel:
         for request_id in msgspec.json.decode(await request.read()):
             self._holds.renew(request_id)
         return json_answer({})
+
+
+def _mismatch(prefill: Mapping[str, Any], decode: Mapping[str, Any]) -> str | None:
+    """Why KV blocks that lie like ``prefill`` are of no use to a server of ``decode``; ``None`` when they are."""
+    if differing := [key for key, value in prefill.items() if key != BLOCK and decode.get(key) != value]:
+        told = ", ".join(f"{key} {prefill[key]} and {decode.get(key)}" for key in differing)
+        return f"NIXL compatibility hash mismatch: {told}"
+    if decode[BLOCK] % prefill[BLOCK]:
+        return (
+            f"Local block size {decode[BLOCK]} is not divisible by remote block size {prefill[BLOCK]} or vice versa."
+        )
+    return None
 
 
 class Puller:

@@ -70,12 +70,18 @@ class ServeSettings:
     given: Mapping[str, Any]
 
 
+NOT_EMULATED = ("config", "grpc", "headless", "data-parallel-external-lb", "data-parallel-hybrid-lb", "enable-lora")
+"""Flags that would make another server of it."""
+
+
 def serve_settings(model: str, given: Mapping[str, Any], version: str, gpu_name: str) -> ServeSettings:
     """Settings of ``vllm serve model``. ``given``: the flags that were typed, by name without dashes.
 
     Raises:
         SettingsError: a value or combination that the engine refuses, or one that is not emulated; an unknown model.
     """
+    if others := sorted(name for name in NOT_EMULATED if given.get(name)):
+        raise SettingsError(f"--{others[0]} is not emulated")
     try:
         loaded, gpu = load_model(model.rstrip("/")), load_gpu(gpu_name)
     except CatalogError as error:
