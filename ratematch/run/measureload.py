@@ -30,13 +30,13 @@ from ratematch.plan.load import Load
 from ratematch.readout import measure_run
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.postmortem import find_cause
+from ratematch.run.prefixhits import PrefixHits
 from ratematch.run.progress import telling
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
     Telemetry,
     acceptance_length,
-    hit_rate,
     read_perf_metrics,
     summarise,
     write_iterations,
@@ -86,7 +86,10 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     routes = live.engine.routes
     job = job_of(live, load)
     source = job.source()
-    warmed = warm_prompts(job, source, live.stop, _block(live)) if experiment.mode == "gen_only_warmed" else None
+    warmed, hits = None, None
+    if experiment.mode == "gen_only_warmed":
+        warmed = warm_prompts(job, source, live.stop, _block(live))
+        hits = PrefixHits(plan, live.engine)
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_account(plan) if experiment.emulated else {}
     live.telemetry.take()
@@ -130,8 +133,8 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         "acceptance_length": acceptance_length(rows),
         "problems": live.telemetry.problems() | problems,
     }
-    if warmed is not None:
-        run["warmed"] = warmed | {"hit_rate": hit_rate(rows)}
+    if warmed is not None and hits is not None:
+        run["warmed"] = warmed | {"hit_rate": hits.rate()}
     if errors := _errors(result.records):
         found = find_cause(live.engine, plan, live.launch, errors, marks)
         if found is None and run["failed"] == run["sent"]:

@@ -182,15 +182,6 @@ def acceptance_length(rows: Sequence[tuple[Any, ...]]) -> float | None:
     return 1 + accepted / drafted if drafted else None
 
 
-def hit_rate(rows: Sequence[tuple[Any, ...]]) -> float | None:
-    """Share of prompt tokens that were found in the prefix cache; ``None`` when no row tells it with its tokens."""
-    places = {name: index for index, (name, _) in enumerate(COLUMNS)}
-    rate_at, tokens_at = places["cache_hit_rate"], places["ctx_tokens"]
-    told = [(row[rate_at], row[tokens_at]) for row in rows if row[rate_at] is not None and row[tokens_at]]
-    total = sum(tokens for _, tokens in told)
-    return sum(rate * tokens for rate, tokens in told) / total if total else None
-
-
 _MEANS = {
     "step_ms": "step_ms",
     "active": "active",

@@ -44,7 +44,7 @@ e2e:
 """
 
 VLLM_MINI = (
-    MINI.replace("deepseek-r1", 'qwen3-8b\nengine: {name: vllm, version: "0.32"}')
+    MINI.replace("deepseek-r1", 'llama-3.3-70b\nengine: {name: vllm, version: "0.32"}')
     .replace("DEP4", "TP1")
     .replace("TEP4, mtp: [0]", "TP1")
     .replace("TEP4", "TP1")
@@ -157,9 +157,9 @@ def check_handed_over(site: Path) -> None:
         # 256 tokens are 16 blocks, and the last token is computed again with its block.
         assert told["warmed"]["expected"] == told["warmed"]["hit_rate"] == pytest.approx(15 / 16)
     for told in runs["e2e"]:
-        # 16 blocks x 36 layers x K and V, 147,456 bytes a token.
-        assert told["stages"]["kv_descriptors"] == 16 * 36 * 2
-        assert told["stages"]["kv_b"] == 256 * 147_456
+        # 16 blocks x 80 layers x K and V, 327,680 bytes a token.
+        assert told["stages"]["kv_descriptors"] == 16 * 80 * 2
+        assert told["stages"]["kv_b"] == 256 * 327_680
         assert told["stages"]["kv_transfer_s"] > 0 and 0 < told["stages"]["kv_posting"] < 1
 
 
@@ -255,7 +255,7 @@ def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_go
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 2
     cause, remedy = OUT_OF_MEMORY[engine]
-    assert err.count(cause) == 2 and remedy in err
+    assert err.count(cause) >= 2 and remedy in err, "each of both experiments has the reason"
     assert alive(site) == []
     profile.write_text(LAPTOP)
     code, _, err = run(site, "sweep", "mini.yaml")
