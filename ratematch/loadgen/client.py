@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from ratematch import __version__
 from ratematch.errors import UserError
-from ratematch.loadgen.connection import Connection, ConnectionPool
+from ratematch.loadgen.connection import Connection
+from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.turnstile import Turnstile
 from ratematch.loadgen.wire import Head, WireError, unwrap
 from ratematch.measure.records import Outcome
