@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Protocol, cast
 
+from ratematch.loadgen.oddwire import LibraryReader
 from ratematch.loadgen.wire import LAST_BYTES, ChunkWalk, Head, WireError, parse_head
 
 
@@ -42,10 +43,11 @@ class Connection:
         self._receiver: Receiver | None = None
         self._head: Head | None = None
         self._walk: ChunkWalk | None = None
+        self._library: LibraryReader | None = None
 
     def send(self, request: bytes, receiver: Receiver) -> None:
         """Write one request; ``receiver`` hears of its answer."""
-        self._receiver, self._head, self._walk = receiver, None, None
+        self._receiver, self._head, self._walk, self._library = receiver, None, None, None
         self._write(request)
 
     def arrived(self, data: bytes | memoryview, stamp_ns: int) -> None:
@@ -59,6 +61,9 @@ class Connection:
         wire += data
         receiver.ends.append(len(wire))
         receiver.stamps.append(stamp_ns)
+        if self._library is not None:
+            self._feed_library(self._library, bytes(data))
+            return
         head = self._head
         try:
             if head is None:
@@ -67,13 +72,14 @@ class Connection:
                     return
                 receiver.headed(head)
                 self._walk = ChunkWalk(head.size) if head.chunked else None
-            if self._walk is not None:
-                if wire.endswith(LAST_BYTES) and self._walk.ended(wire):
+            walk = self._walk
+            if walk is not None:
+                if (wire.endswith(LAST_BYTES) or len(wire) > walk.due) and walk.ended(wire):
                     self._finish(None)
             elif head.length is not None and len(wire) >= head.size + head.length:
                 self._finish(None)
         except WireError as problem:
-            self._finish(problem)
+            self._fall_back(receiver, problem)
 
     def ended(self, exc: Exception | None) -> None:
         """The other side sends no more: it closed (``None``), or the connection broke."""
@@ -81,7 +87,9 @@ class Connection:
         if self._receiver is None:
             return
         head = self._head
-        if exc is None and head is not None and not head.chunked and head.length is None:
+        if exc is None and self._library is not None:
+            self._end_library(self._library)
+        elif exc is None and head is not None and not head.chunked and head.length is None:
             self._finish(None)  # its end is the end of the connection
         elif isinstance(exc, OSError):
             self._finish(exc)
@@ -100,6 +108,41 @@ class Connection:
             self.close()
         if receiver is not None:
             receiver.finished(failure)
+
+    def _fall_back(self, receiver: Receiver, problem: WireError) -> None:
+        """Let aiohttp's parser have the answer: what came so far, and from now on each read."""
+        library = LibraryReader()
+        self._head = None
+        try:
+            library.feed(bytes(receiver.wire))
+        except WireError:
+            self._finish(problem)
+            return
+        self._library = library
+        self._note_library(library)
+
+    def _feed_library(self, library: LibraryReader, data: bytes) -> None:
+        try:
+            library.feed(data)
+        except WireError as problem:
+            self._finish(problem)
+            return
+        self._note_library(library)
+
+    def _note_library(self, library: LibraryReader) -> None:
+        if self._head is None and library.head is not None and self._receiver is not None:
+            self._head = library.head
+            self._receiver.headed(library.head)
+        if library.ended:
+            self._finish(None)
+
+    def _end_library(self, library: LibraryReader) -> None:
+        try:
+            library.feed_eof()
+        except WireError:
+            self._finish(EOFError("the server closed the connection"))
+            return
+        self._finish(None if library.ended else EOFError("the server closed the connection"))
 
     def _forget(self) -> None:
         if not self.closed:
