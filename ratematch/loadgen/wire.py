@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -189,6 +190,21 @@ def _join_plain_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[by
             return None
     except ValueError:
         return None
+    body = b"".join(pieces)
+    # Most reads end where a chunk does.
+    wire_ends = accumulate(
+        (len(size) + length + 4 for size, length in zip(sizes, lengths, strict=True)), initial=start
+    )
+    known = dict(zip(wire_ends, accumulate(lengths, initial=0), strict=True))
+    known[len(wire)] = len(body)
+    try:
+        return body, [known[end] for end in ends]
+    except KeyError:
+        return body, _place_reads(start, sizes, lengths, ends)
+
+
+def _place_reads(start: int, sizes: Sequence[bytes], lengths: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """How much of the body had come with each read, wherever it ended."""
     body_begins = np.concatenate([[0], np.cumsum(lengths)])
     framing = np.array([len(size) for size in sizes]) + 4  # the size line's end and the chunk's
     wire_begins = start + body_begins[:-1] + np.cumsum(framing) - 2
@@ -196,7 +212,7 @@ def _join_plain_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[by
     chunk = np.maximum(np.searchsorted(wire_begins, at, "right") - 1, 0)
     inside = np.clip(at - wire_begins[chunk], 0, np.asarray(lengths)[chunk])
     body_ends: list[int] = (body_begins[chunk] + inside).tolist()
-    return b"".join(pieces), body_ends
+    return body_ends
 
 
 def _join_any_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]]:
