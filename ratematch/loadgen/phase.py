@@ -29,7 +29,8 @@ _TICK_S = 0.05
 
 _SENDS_AT_ONCE = 8
 """Sends begun between two looks at the sockets. Closed-loop requests of equal length end together; hundreds of sends
-in one go would hold up, by tens of milliseconds, the arrivals that are to be stamped."""
+in one go would hold up reads by tens of milliseconds: what is stamped on reading would be late, and what the kernel
+stamps might be read as one."""
 
 _NEVER_NS = 1 << 62
 
