@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ratematch.engines import ENGINES
 from ratematch.inputs import read_cluster, read_sweep
 from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
 from ratematch.run.render import render
@@ -15,11 +17,22 @@ ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(path.name for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
+@pytest.fixture(autouse=True)
+def two_gpus(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two GPUs, as nvidia-smi would show them: for sweeps of the profile `local`."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H200, 143771\necho NVIDIA H200, 143771\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
 @pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize("overrides", [(), ("cluster=laptop",), ("engine.version=main",)])
+@pytest.mark.parametrize("overrides", [(), ("cluster=laptop",), ("engine.version={newest}",)])
 def test_every_sweep_file_renders(name: str, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    sweep, _ = read_sweep(name, overrides)
+    newest = ENGINES[read_sweep(name)[0].engine.name].versions[-1]
+    sweep, _ = read_sweep(name, tuple(each.format(newest=repr(newest)) for each in overrides))
     expansion = expand_sweep(sweep)
     assert len(sweep.about) > 100, "a sweep says why it exists and what a right answer looks like"
     written_out = {"e2e"} if sweep.deployments else set()
