@@ -16,23 +16,30 @@ from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 
 CLUSTERS = Path("slurm") / "clusters"
-OWN_CLUSTERS = Path(ratematch.__file__).parent / "data" / "clusters"
+SHIPPED = Path(ratematch.__file__).parent / "data"
+"""What an installed package has of a clone's ``sweeps`` and ``slurm/clusters``."""
+
+OWN_CLUSTERS, OWN_SWEEPS = SHIPPED / "clusters", SHIPPED / "sweeps"
 CLUSTERS_VARIABLE = "RATEMATCH_CLUSTERS"
 SWEEPS = Path("sweeps")
 
 
 def find_sweep_file(name: str) -> Path:
-    """The sweep file a person means: as given, else in ``sweeps/``, with or without ``.yaml``.
+    """The sweep file a person means: as given, in ``sweeps/``, or one that comes with ratematch. ``.yaml`` may be
+    left out.
 
     Raises:
         CatalogError: there is none; the message lists the sweeps that are there.
     """
-    tried = [Path(name), Path(f"{name}.yaml"), SWEEPS / name, SWEEPS / f"{name}.yaml"]
-    for path in tried:
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.name for path in SWEEPS.glob("*.yaml"))) or "none"
-    raise CatalogError(f"{name}: no such sweep file here or in sweeps/; sweeps/ holds: {known}")
+    for folder in (Path(), SWEEPS, OWN_SWEEPS):
+        for path in (folder / name, folder / f"{name}.yaml"):
+            if path.is_file():
+                return path
+    here = ", ".join(sorted(path.name for path in SWEEPS.glob("*.yaml"))) or "none"
+    shipped = ", ".join(sorted(path.name for path in OWN_SWEEPS.glob("*.yaml")))
+    raise CatalogError(
+        f"{name}: no such sweep file here or in sweeps/; sweeps/ holds: {here}; with ratematch come: {shipped}"
+    )
 
 
 def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None = None) -> tuple[Sweep, str]:

@@ -76,3 +76,13 @@ def test_the_study_covers_its_three_workloads_and_all_mtp_depths(monkeypatch: py
     assert {d.gpus for d in gen} == {4, 8, 16, 32}
     assert {d.mtp for d in gen} == {0, 1, 2, 3}
     assert all("requests" in d.reason or "slots" in d.reason for d in expansion.dropped)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_package_without_a_clone_has_it_and_its_profile(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep, text = read_sweep(name.removesuffix(".yaml"))
+    assert text == (ROOT / "sweeps" / name).read_text()
+    assert read_cluster(sweep.cluster.name).name == sweep.cluster.name
