@@ -63,13 +63,6 @@ TINY = {
 OPTIONS = {"dtype": "float32", "load_format": "dummy", "enforce_eager": True, "block_size": 32, "seed": 7}
 
 
-def _stage(core: str) -> dict[str, Any]:
-    """One server on one core. Left to itself vLLM binds every server to the same one, and NIXL's threads with it:
-    they spin there, and a token takes 60 times as long."""
-    bound = {"VLLM_CPU_OMP_THREADS_BIND": core}
-    return {"axes": {"mapping": "TP1"}, "options": OPTIONS, "environment": bound}
-
-
 def _loads(**counts: Any) -> dict[str, Any]:
     return {"loads": {"min_requests": 48, "requests_per_slot": 16, **counts}}
 
@@ -81,9 +74,9 @@ SWEEP: dict[str, Any] = {
     "cluster": "cpu",
     "workloads": [{"isl": 128, "osl": 16}],
     "budget": {"max_gpus": 2},
-    "ctx": {**_stage("0"), **_loads(concurrency=[1, 2, 3])},
-    "gen": {**_stage("1"), **_loads(concurrency=[1, 2, 3])},
-    "ifb": {**_stage("0"), **_loads(concurrency=[1, 2, 3])},
+    "ctx": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
+    "gen": {"axes": {"mapping": "TP1", "mtp": [0]}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
+    "ifb": {"axes": {"mapping": "TP1"}, "options": OPTIONS, **_loads(concurrency=[1, 2, 3])},
     "e2e": {"deployments": 1, **_loads(around=[0.5, 1.0])},
 }
 
@@ -134,14 +127,17 @@ def site(tmp_path: Path, vllm: Path) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What servers need beside what ratematch tells them: memory for KV, no network, and metadata under the name
-    ``vllm``, which the command of the CPU build asks for and its wheel does not have."""
+    """What servers need beside what ratematch tells them. Memory for KV; no network; metadata under the name
+    ``vllm``, which the command of the CPU build asks for and its wheel does not have; and one thread that is bound to
+    no core, else NIXL's own threads spin on the core that computes, and a token takes 60 times as long."""
     about = folder / "metadata" / f"vllm-{VERSION}.0+cpu.dist-info" / "METADATA"
     about.parent.mkdir(parents=True, exist_ok=True)
     about.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}.0+cpu\n")
     return {
         "PYTHONPATH": str(folder / "metadata"),
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "RATEMATCH_TEST_SITE": str(folder),
     }
@@ -202,8 +198,7 @@ def pair(site: Path, vllm: Path) -> Iterator[tuple[str, str]]:
                 *flags,
             ]
             words += ["--max-model-len", "1024", "--max-num-seqs", "8", "--kv-transfer-config", json.dumps(transfer)]
-            env = {**os.environ, **environment(site), "VLLM_CPU_OMP_THREADS_BIND": str(index)}
-            env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(ports[2 + index])
+            env = {**os.environ, **environment(site), "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports[2 + index])}
             with (site / f"{role}.log").open("wb") as log:
                 started.append(subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True))
         urls = [f"http://127.0.0.1:{port}" for port in ports[:2]]
