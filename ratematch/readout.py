@@ -65,11 +65,19 @@ def measure_run(
         *_doubt_servers(experiment, run),
         *_doubt_warming(run),
     )
-    late += _computed_again(run)
+    late += [*_computed_again(run), *_given_up(run)]
     if experiment.mode in ("gen_only", "gen_only_warmed"):
         figures = replace(figures, ttft_ms=None, e2el_ms=None)
         warnings = (*warnings, f"{experiment.mode}: TTFT is not reported, TPOT is")
     return replace(figures, valid=figures.valid and not late, reasons=(*figures.reasons, *late), warnings=warnings)
+
+
+def _given_up(run: dict[str, Any]) -> list[str]:
+    """KV caches that were let go before they had been fetched: what was generated from them is not to be trusted."""
+    expired = (run.get("stages") or {}).get("kv_expired", 0)
+    if not expired:
+        return []
+    return [f"ctx gave up {expired} KV caches before gen had fetched them: raise the lease, or lower the load"]
 
 
 def _computed_again(run: dict[str, Any]) -> list[str]:

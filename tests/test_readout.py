@@ -68,6 +68,13 @@ def test_an_emulator_that_fell_behind_is_not_believed() -> None:
     assert any("gen-0 ended its steps 0.60 s late in 10.00 s" in reason for reason in figures.reasons)
 
 
+@pytest.mark.parametrize(("expired", "valid"), [(0, True), (2, False)])
+def test_answers_from_kv_caches_that_ctx_had_given_up_are_not_believed(expired: int, valid: bool) -> None:
+    figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, {"stages": {"kv_expired": expired}})
+    assert figures.valid is valid
+    assert any("ctx gave up 2 KV caches" in reason for reason in figures.reasons) is not valid
+
+
 def telemetry(acceptance: float | None) -> dict[str, Any]:
     return {"telemetry": {"acceptance_length": acceptance}}
 

@@ -60,7 +60,7 @@ class StageTimes:
     ``kv_transfer_s``: the transfer by its own clock, ``kv_post_s`` of it while the gen server did nothing else.
     ``gen_queue_s``: wait in the gen server beyond the transfer. ``decode_s``: first scheduled to last token there.
     ``kv_posting``: share of the time in which gen servers posted transfers in place of decoding. ``kv_b`` bytes in
-    ``kv_descriptors`` pieces a request.
+    ``kv_descriptors`` pieces a request. ``kv_expired``: KV caches that ctx gave up while gen might still want them.
     """
 
     num: int
@@ -73,6 +73,7 @@ class StageTimes:
     kv_posting: float
     kv_b: float | None = None
     kv_descriptors: float | None = None
+    kv_expired: int = 0
 
 
 Samples = Mapping[str, float]

@@ -392,6 +392,10 @@ def test_the_times_of_a_handed_over_request_come_from_both_sides() -> None:
     assert (stages.ctx_queue_s, stages.prefill_s, stages.kv_transfer_s) == pytest.approx((0.1, 0.2, 0.04))
     assert (stages.gen_queue_s, stages.decode_s) == pytest.approx((0.01, 2.01))
     assert (stages.kv_descriptors, stages.kv_b, stages.kv_posting) == pytest.approx((9216, 302, 0.1))
+    assert stages.kv_expired == 0
+    expired = ctx | {'vllm:nixl_num_kv_expired_reqs_total{engine="0"}': 2.0}
+    again = VLLM.read_stages([expired], [gen], 3.0)
+    assert again is not None and again.kv_expired == 2
     assert VLLM.read_stages([ctx], [histogram("request_queue_time_seconds", 0.5, 10)], 3.0) is None
 
 

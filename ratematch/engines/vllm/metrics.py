@@ -11,6 +11,7 @@ ctx_tokens                              growth of ``prompt_tokens``
 drafts                                  growth of ``spec_decode_num_draft_tokens``, ``_accepted_tokens``, ``_drafts``
 KV transfer of a request                ``nixl_xfer_time_seconds`` (posting and movement), ``nixl_post_time_seconds``,
                                         ``nixl_bytes_transferred``, ``nixl_num_descriptors``, all told by gen servers
+KV caches given up                      ``nixl_num_kv_expired_reqs``, ``nixl_num_notifications_after_expiry`` of ctx
 ctx queue, prefill                      ``request_queue_time_seconds``, ``request_prefill_time_seconds`` of ctx
 gen queue, decode                       queue time of gen without the transfer; prefill and decode time of gen
 ======================================  ===========================================================================
@@ -33,6 +34,10 @@ ROUTES = Routes(iterations="/metrics", request_times=None, prometheus="/metrics"
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 _STEPS = "iteration_tokens_total_count"
+
+_EXPIRED = ("nixl_num_kv_expired_reqs_total", "nixl_num_notifications_after_expiry_total")
+"""Leases that ended before gen had fetched. It goes on with blocks that may hold something else by then: the request
+ends well, with text that may be of another prompt."""
 
 
 def split_sample(name: str) -> tuple[str, dict[str, str]]:
@@ -136,6 +141,7 @@ def read_stages(ctx: Sequence[Samples], gen: Sequence[Samples], elapsed_s: float
         kv_posting=min(1.0, posting),
         kv_b=None if total_b is None else total_b * ranks,
         kv_descriptors=None if pieces is None else pieces * ranks,
+        kv_expired=int(sum(left.get(name, 0.0) for name in _EXPIRED)),
     )
 
 
