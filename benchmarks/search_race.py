@@ -23,8 +23,8 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +32,19 @@ import numpy as np
 from ratematch.inputs import read_sweep
 from ratematch.prediction import forecast_experiment
 from ratematch.run.precheck import expand_sweep
-from ratematch.search.adaptive import Candidate, Rate, Space, decide
+from ratematch.search.adaptive import decide, go_on
 from ratematch.search.fronts import GRID, Floats, Side, empty_front, front_of, gain, hypervolume
+from ratematch.search.servers import Candidate, Rate, Space
 from ratematch.search.space import SHORT, make_space, read_known
 from ratematch.store import Results
 
 SHARES = (0.95, 0.99, 0.995)
 SPEEDS = (20.0, 50.0, 100.0)
 FAMILY, TILT, OWN, NOISE = 0.3, 0.05, 0.03, 0.015
-Jobs = Iterable[tuple[str, tuple[int, ...]]]
+BUDGETS = (0.1, 0.2, 0.4)
+"""Of the grid's GPU-hours: what the search is given first, and when that is spent, as ``--max-gpu-hours``."""
+Jobs = Iterable[tuple[str, tuple[int, ...], int]]
+"""Servers, the loads they are measured at next, and how often they are started for it."""
 
 
 @dataclass
@@ -113,14 +117,14 @@ def make_truth(space: Space, base: dict[str, dict[int, Rate]], seed: int) -> Tru
     return Truth(space, rates, np.random.default_rng(seed + 1000))
 
 
-def hours_of(space: Space, each: Candidate, loads: int, share: float = 1.0) -> float:
-    """GPU-hours of a job; ``share``: of the requests of a whole load that are sent."""
-    return (space.start_h + loads * space.load_h * share / SHORT) * each.gpus
+def hours_of(space: Space, each: Candidate, loads: Collection[int], starts: int = 1, *, whole: bool = True) -> float:
+    """GPU-hours of a job; ``whole``: with all requests of its loads, not as the search sends them."""
+    return space.hours(replace(each, shares={}) if whole else each, loads, starts)
 
 
 def grid_jobs(space: Space, order: Sequence[Candidate]) -> Jobs:
     for each in order:
-        yield each.id, tuple(each.forecasts)
+        yield each.id, tuple(each.forecasts), 1
 
 
 def predicted_order(space: Space) -> list[Candidate]:
@@ -135,7 +139,7 @@ def predicted_order(space: Space) -> list[Candidate]:
 
         def worth(each: Candidate, front: Floats = front) -> float:
             more = forecasts.front({**known, each.id: set(each.forecasts)})
-            return gain(front, more) / hours_of(space, each, len(each.forecasts))
+            return gain(front, more) / hours_of(space, each, each.forecasts)
 
         best = max(left, key=lambda each: (worth(each), each.label))
         order.append(best)
@@ -165,25 +169,33 @@ class Trace:
         return max((s for h, s in zip(self.hours, self.shares, strict=True) if h <= hours), default=0.0)
 
 
-def run(truth: Truth, jobs: Jobs, whole: float, *, ceil_only: bool = False, share: float = 1.0) -> Trace:
+def run(truth: Truth, jobs: Jobs, whole: float, *, ceil_only: bool = False, whole_loads: bool = True) -> Trace:
     trace = Trace()
     spent = 0.0
-    for candidate, loads in jobs:
-        spent += hours_of(truth.space, truth.space.find(candidate), len(loads), share)
+    for candidate, loads, starts in jobs:
+        spent += hours_of(truth.space, truth.space.find(candidate), loads, starts, whole=whole_loads)
         trace.known.setdefault(candidate, set()).update(loads)
         trace.hours.append(spent)
         trace.shares.append(hypervolume(truth.front(trace.known, ceil_only=ceil_only)) / whole)
     return trace
 
 
-def adaptive_jobs(truth: Truth) -> Jobs:
+def adaptive_jobs(truth: Truth, budgets: Sequence[float]) -> Jobs:
+    """One job at a time, its loads one by one while the server is up; with one budget after the other."""
+    space = truth.space
     known: dict[str, dict[int, Rate]] = {}
-    while True:
-        choice = decide(truth.space, known, {}).choice
-        if choice is None:
-            return
-        known.setdefault(choice.candidate, {}).update(truth.measure(choice.candidate, choice.loads))
-        yield choice.candidate, choice.loads
+    spent = 0.0
+    for budget in budgets:
+        while choice := decide(space, known, {}, budget - spent).choice:
+            each, load, starts = space.find(choice.candidate), choice.load, 1
+            while True:
+                known.setdefault(each.id, {}).update(truth.measure(each.id, (load,)))
+                spent += space.hours(each, (load,), starts)
+                yield each.id, (load,), starts
+                more = go_on(space, known, {}, each.id, budget - spent).choice
+                if more is None:
+                    break
+                load, starts = more.load, 0
 
 
 def choice_shares(truth: Truth, known: dict[str, set[int]], everything: Floats) -> list[float]:
@@ -222,14 +234,16 @@ def main() -> int:
             truth = make_truth(space, base, seed)
             everything = truth.front({each.id: set(each.forecasts) for each in space.candidates})
             whole = hypervolume(everything)
-            total = sum(hours_of(space, each, len(each.forecasts)) for each in space.candidates)
+            total = sum(hours_of(space, each, each.forecasts) for each in space.candidates)
             shuffled = random.Random(seed).sample(space.candidates, len(space.candidates))
             runs = {
                 "grid": run(truth, grid_jobs(space, space.candidates), whole),
                 "random": run(truth, grid_jobs(space, shuffled), whole),
                 "prediction": run(truth, grid_jobs(space, predicted), whole),
                 "ceil ratio": run(truth, grid_jobs(space, space.candidates), whole, ceil_only=True),
-                "adaptive": run(truth, adaptive_jobs(truth), whole, share=SHORT),
+                "adaptive": run(
+                    truth, adaptive_jobs(truth, [share * total for share in BUDGETS]), whole, whole_loads=False
+                ),
             }
             for name, trace in runs.items():
                 traces.setdefault(name, []).append((trace, total))
