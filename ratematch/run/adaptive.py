@@ -18,9 +18,10 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.prediction import forecast_experiment
-from ratematch.search.adaptive import Choice, decide, go_on
+from ratematch.search.adaptive import Choice
 from ratematch.search.servers import Candidate, Rate, Space
-from ratematch.search.space import make_space, read_known, shorten, with_elsewhere
+from ratematch.search.space import make_space, read_known, shorten
+from ratematch.search.workloads import decide_among, go_on_among
 from ratematch.simulate.predict import Forecast
 from ratematch.store import Results, read_json, write_json
 
@@ -85,25 +86,21 @@ class Search:
     ) -> Experiment | None:
         """The experiment with a further load, now that its server is up and idle; ``None``: enough of it."""
         label = next((str(each["workload"]) for each in reversed(self.decisions) if each["experiment"] == name), "")
-        decision = None
-        if label in self._spaces:
-            spaces, known = self._look(failed)
-            left = None if hours_left is None else self._share(hours_left)[label]
-            decision = go_on(spaces[label], known, self._running(busy), name, left)
-        if decision is None or decision.choice is None:
+        spaces, known = self._look(failed)
+        if label not in spaces or name not in {each.id for each in spaces[label].candidates}:
+            choice = None
+        else:
+            running = self._running(busy)
+            choice = go_on_among(spaces, label, known, running, name, hours_left, self._spent()).choice
+        if choice is None:
             self.up.remove(name)
             self._write()
             return None
-        return self._take(label, decision.choice, busy, start=False)
+        return self._take(label, choice, start=False)
 
     def _decide(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         spaces, known = self._look(failed)
-        running = self._running(busy)
-        shares = dict.fromkeys(spaces) if hours_left is None else self._share(hours_left)
-        found = {label: decide(space, known, running, shares[label]) for label, space in spaces.items()}
-        if not any(decision.choice for decision in found.values()) and hours_left is not None and len(spaces) > 1:
-            # Nothing fits into what each workload has left by itself.
-            found = {label: decide(space, known, running, hours_left) for label, space in spaces.items()}
+        label, found = decide_among(spaces, known, self._running(busy), hours_left, self._spent())
         self._skips = [
             {"workload": label, "experiment": skip.candidate, "label": skip.label, "why": skip.why}
             for label, decision in found.items()
@@ -114,15 +111,14 @@ class Search:
             for name in sorted(failed)
             if name in self._experiments
         ]
-        offers = [(label, decision.choice) for label, decision in found.items() if decision.choice is not None]
-        if not offers:
+        choice = found[label].choice if label is not None else None
+        if label is None or choice is None:
             self.ended = None if busy else next(iter(found.values())).why
             self._write()
             return None
-        label, choice = max(offers, key=lambda offer: (*offer[1].urgency, offer[1].label))
-        return self._take(label, choice, busy, start=True)
+        return self._take(label, choice, start=True)
 
-    def _take(self, label: str, choice: Choice, busy: Collection[str], *, start: bool) -> Experiment:
+    def _take(self, label: str, choice: Choice, *, start: bool) -> Experiment:
         """Write a choice down, and make it an experiment."""
         space = self._spaces[label]
         hours = space.hours(space.find(choice.candidate), (choice.load,), int(start))
@@ -153,7 +149,7 @@ class Search:
         return len(last["planned"]) - 1 if last else 0
 
     def _look(self, failed: Collection[str]) -> tuple[dict[str, Space], dict[str, dict[int, Rate]]]:
-        """The spaces as they stand, each with what the others show of its families, and the rates measured."""
+        """The spaces as they stand, and the rates measured."""
         rows = self.results.measured()
         known = read_known(rows)
         spoilt: dict[str, set[int]] = {}
@@ -164,7 +160,7 @@ class Search:
             label: replace(space, candidates=tuple(_usable(space.candidates, known, spoilt, failed)))
             for label, space in self._spaces.items()
         }
-        return {label: with_elsewhere(space, usable.values(), known) for label, space in usable.items()}, known
+        return usable, known
 
     def _running(self, busy: Collection[str]) -> dict[str, list[int]]:
         """Loads decided on, of experiments under way."""
@@ -174,16 +170,12 @@ class Search:
                 running.setdefault(decision["experiment"], []).extend(decision["loads"])
         return running
 
-    def _share(self, hours_left: float) -> dict[str, float]:
-        """Of the hours left, what each workload may plan with: its part by the size of its grid, less what it had."""
-        had = dict.fromkeys(self._spaces, 0.0)
+    def _spent(self) -> dict[str, float]:
+        """Estimated GPU-hours of what was decided, by workload."""
+        spent = dict.fromkeys(self._spaces, 0.0)
         for decision in self.decisions:
-            if decision["workload"] in had:
-                had[decision["workload"]] += decision["estimated_gpu_hours"]
-        grids = {label: space.grid_hours for label, space in self._spaces.items()}
-        budget = hours_left + sum(had.values())
-        owed = {label: max(0.0, budget * grids[label] / sum(grids.values()) - had[label]) for label in self._spaces}
-        return {label: min(hours_left, hours_left * owed[label] / (sum(owed.values()) or 1.0)) for label in owed}
+            spent[decision["workload"]] = spent.get(decision["workload"], 0.0) + decision["estimated_gpu_hours"]
+        return spent
 
     def _finished(self) -> list[int]:
         """Numbers of the decisions whose loads are measured."""

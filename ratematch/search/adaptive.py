@@ -28,6 +28,12 @@ AT_ONCE = 0.2
 front should be good early too."""
 CHANCES = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))
 """A normal distribution as three values, in standard deviations, and their weights (Gauss-Hermite)."""
+CHANCE = "it may be faster than expected"
+LEAST_CHANCE = 0.02
+"""Share of the front that a chance must bring on average for a share of the grid's GPU-hours: what is left of a budget
+when nothing surer is left."""
+WITH_IT = 1.5
+"""Whole loads that such a server will run after its first, if it is faster."""
 MTP_MARGIN = 0.02
 """How much faster a further draft must promise to be, at one end of the ladder at least."""
 
@@ -70,11 +76,17 @@ class Decision:
 
 
 def decide(
-    space: Space, known: Known, running: Mapping[str, Collection[int]], hours_left: float | None = None
+    space: Space,
+    known: Known,
+    running: Mapping[str, Collection[int]],
+    hours_left: float | None = None,
+    *,
+    explain: bool = True,
 ) -> Decision:
     """The server to start now, of those that fit into ``hours_left`` GPU-hours (``None``: no limit).
 
-    ``running``: loads under way, by candidate; they are taken to turn out as promised.
+    ``running``: loads under way, by candidate; they are taken to turn out as promised. ``explain``: say of every
+    server why it is passed over.
     """
     pointless = {each.id: why for each in space.candidates if (why := _why_no_draft(space, each))}
     view = View(
@@ -82,11 +94,8 @@ def decide(
     )
     pointless |= {each.id: TOO_SLOW for each in view.ctxs if view.capacity(each, each.forecasts) <= 0}
     plan = compose(view, hours_left)
-    offers = {
-        **{name: (offer, "") for name, offer in plan.parts.items()},
-        **_scouts(view, plan),
-        **_ctx_offers(view, plan),
-    }
+    offers = _chances(view, plan) | {name: (offer, "") for name, offer in plan.parts.items()}
+    offers |= _scouts(view, plan) | _ctx_offers(view, plan)
     affordable = {
         name: (offer, why)
         for name, (offer, why) in offers.items()
@@ -94,7 +103,7 @@ def decide(
     }
     skips = [Skip(each.id, each.label, pointless[each.id]) for each in space.candidates if each.id in pointless]
     best = max(affordable, key=lambda name: _urgency(view, plan, space.find(name), *affordable[name]), default=None)
-    for each in space.candidates:
+    for each in space.candidates if explain else ():
         if each.id == best or each.id in pointless or running.get(each.id):
             continue
         skips.append(Skip(each.id, each.label, _why_not(view, each, plan, offers, affordable)))
@@ -164,6 +173,8 @@ def _urgency(view: View, plan: Portfolio, each: Candidate, offer: Offer, why: st
     if each.stage == "ctx":
         nothing = not any(view.started(other) for other in view.ctxs)
         return (2 if nothing else 1 if why else 0, offer.gain / offer.hours, each.label)
+    if why == CHANCE:
+        return (0, offer.gain / offer.hours, each.label)
     now = view.now()
     gain = view.value(np.maximum(now, view.front(each, view.taken(each) | offer.loads))) - view.value(now)
     return (1 if why else 0, (offer.gain + AT_ONCE * gain) / offer.hours, each.label)
@@ -190,6 +201,29 @@ def _scouts(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
         if all(each.gpus == least for each in hopeful) and best in plan.parts:
             continue  # it comes anyway, and nothing larger waits for it
         found[best] = (offers[best], f"how fast {family} is must be known before more of it is started")
+    return found
+
+
+def _chances(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
+    """Servers that are expected to be no better than what is planned, by what they add if they are after all."""
+    found = {}
+    before = view.value(plan.front)
+    for each in view.gens:
+        if view.started(each) or each.id in plan.parts:
+            continue
+        every = frozenset(each.forecasts)
+        gain = sum(
+            weight * (view.value(np.maximum(plan.front, view.front(each, every, lucky))) - before)
+            for lucky, weight in CHANCES
+        )
+        if gain <= 0:
+            continue
+        lucky = CHANCES[-1][0]
+        fronts = {load: view.front(each, frozenset((load,)), lucky) for load in every}
+        load = max(every, key=lambda load: (view.value(np.maximum(plan.front, fronts[load])), -load))
+        hours = view.space.hours(each, (load,)) + WITH_IT * view.space.load_h * each.gpus
+        if gain > LEAST_CHANCE * hours / view.space.grid_hours:
+            found[each.id] = (Offer(frozenset((load,)), gain, hours), CHANCE)
     return found
 
 

@@ -12,8 +12,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.search.belief import family_of
-from ratematch.search.promise import see
-from ratematch.search.servers import Candidate, Known, Rate, Space
+from ratematch.search.servers import Candidate, Rate, Space
 
 SHORT = 0.6
 """Share of a load's requests that the search sends: a choice needs less than a report."""
@@ -81,18 +80,6 @@ def make_space(
         tpot_s=None if constraints.tpot_ms is None else constraints.tpot_ms / 1000,
         workload=workload.label,
     )
-
-
-def with_elsewhere(space: Space, others: Iterable[Space], known: Known) -> Space:
-    """The space with what is known of servers for other workloads."""
-    own = {each.id for each in space.candidates}
-    seen = [
-        one
-        for other in others
-        if other.workload != space.workload
-        for one in see(replace(other, candidates=tuple(e for e in other.candidates if e.id not in own)), known)
-    ]
-    return replace(space, elsewhere=tuple(seen))
 
 
 def _closed(experiment: Experiment) -> Iterable[Concurrency]:
