@@ -19,6 +19,7 @@ UNKNOWN_SD = 0.12
 """A family whose speed is less sure than this is looked at on a small server before a large one of it is started."""
 LUCKY = 1.3
 """A server that would not be worth its hours if it were so many standard deviations faster is out: one in ten is."""
+HARDLY = 0.01
 TOO_SLOW = "no load within the TTFT limit"
 NEAR_BEST = 0.85
 """A ctx server is measured at the loads that promise this share of its best rate within the TTFT limit: with other
@@ -30,8 +31,8 @@ CHANCES = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))
 """A normal distribution as three values, in standard deviations, and their weights (Gauss-Hermite)."""
 CHANCE = "it may be faster than expected"
 LEAST_CHANCE = 0.02
-"""Share of the front that a chance must bring on average for a share of the grid's GPU-hours: what is left of a budget
-when nothing surer is left."""
+"""Share of the front that a chance must bring on average for a share of the grid's GPU-hours: it is what remains of a
+budget that goes to chances, when nothing surer is left."""
 WITH_IT = 1.5
 """Whole loads that such a server will run after its first, if it is faster."""
 MTP_MARGIN = 0.02
@@ -92,7 +93,7 @@ def decide(
     view = View(
         replace(space, candidates=tuple(e for e in space.candidates if e.id not in pointless)), known, running
     )
-    pointless |= {each.id: TOO_SLOW for each in view.ctxs if view.capacity(each, each.forecasts) <= 0}
+    pointless |= {each.id: TOO_SLOW for each in view.ctxs if _too_slow(view, each)}
     plan = compose(view, hours_left)
     offers = _chances(view, plan) | {name: (offer, "") for name, offer in plan.parts.items()}
     offers |= _scouts(view, plan) | _ctx_offers(view, plan)
@@ -106,7 +107,7 @@ def decide(
     for each in space.candidates if explain else ():
         if each.id == best or each.id in pointless or running.get(each.id):
             continue
-        skips.append(Skip(each.id, each.label, _why_not(view, each, plan, offers, affordable)))
+        skips.append(Skip(each.id, each.label, _why_not(view, each, plan, offers, affordable, hours_left)))
     if best is None:
         why = "nothing left is worth its GPU-hours" if hours_left is None else "nothing left is worth it or fits"
         return Decision(None, why, tuple(skips))
@@ -283,6 +284,12 @@ def _near_best(view: View, each: Candidate) -> frozenset[int]:
     return frozenset(load for load in each.forecasts if view.worth(each, load) >= max(NEAR_BEST * best, 1e-9))
 
 
+def _too_slow(view: View, each: Candidate) -> bool:
+    """Is there next to no chance that a load of a ctx server is within the TTFT limit?"""
+    fastest = max((view.rate(each, load).req_s for load in each.forecasts), default=0.0)
+    return view.capacity(each, each.forecasts) <= HARDLY * fastest
+
+
 def _more_ctx(view: View, each: Candidate) -> Offer:
     """What is left of the loads near the best of a ctx server that is up, as measurements move it."""
     loads = _near_best(view, each) - view.taken(each)
@@ -313,11 +320,13 @@ def _why_not(
     plan: Portfolio,
     offers: Mapping[str, tuple[Offer, str]],
     affordable: Mapping[str, tuple[Offer, str]],
+    hours_left: float | None,
 ) -> str:
     if each.id in affordable:
         return "planned, after what brings more per GPU-hour now"
-    if each.id in offers:
-        return f"it costs {offers[each.id][0].hours:.3g} GPU-hours, more than are left"
+    hours = offers[each.id][0].hours if each.id in offers else view.space.hours(each, tuple(each.forecasts)[:1])
+    if hours_left is not None and hours > hours_left:
+        return f"it costs {hours:.3g} GPU-hours at least, and {max(0.0, hours_left):.3g} are left"
     if each.stage == "ctx":
         known = view.started(each)
         return "measured" if known else "not worth its hours beside the ctx servers that are known or come first"
