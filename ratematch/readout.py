@@ -159,43 +159,13 @@ def write_limits(results: Results, name: str, constraints: Constraints, max_gpus
     write_json(results.path / LIMITS, content)
 
 
-def analyze_results(
-    results: Results,
-    *,
-    ttft_ms: float | None = None,
-    tpot_ms: float | None = None,
-    percentile: Percentile | None = None,
-    max_gpus: int | None = None,
-    calibrate: bool = False,
-    request_rate: float | None = None,
-    routing: Routing = "round_robin",
-    objective: Objective = "per_used_gpu",
-    gpus_per_node: int | None = None,
-    nodes: int | None = None,
-    share_nodes: bool = True,
-    segment_gpus: int | None = None,
-) -> Analysis:
-    """Match and compare all that was measured; limits that are given replace the sweep's.
-
-    ``calibrate``, ``request_rate``, ``routing`` and ``objective``: see :func:`ratematch.match.analysis.analyze`.
-    ``gpus_per_node``: the cluster's own unless given; ``nodes``: most of them; ``share_nodes``: may ctx and gen stand
-    on one node (they do where ratematch places them); ``segment_gpus``: most GPUs of one instance.
+def analyze_results(results: Results) -> Analysis:
+    """Match and compare all that was measured, within the sweep's own limits.
 
     Raises:
         ResultsError: no limits.json, nothing measured yet, or results of different origins in one folder.
     """
-    inputs = read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile, max_gpus=max_gpus)
-    return analyze_inputs(
-        inputs,
-        calibrate=calibrate,
-        request_rate=request_rate,
-        routing=routing,
-        objective=objective,
-        gpus_per_node=gpus_per_node,
-        nodes=nodes,
-        share_nodes=share_nodes,
-        segment_gpus=segment_gpus,
-    )
+    return analyze_inputs(read_inputs(results))
 
 
 @dataclass(frozen=True)
@@ -256,7 +226,11 @@ def analyze_inputs(
     share_nodes: bool = True,
     segment_gpus: int | None = None,
 ) -> Analysis:
-    """Match and compare ``inputs``; options as in :func:`analyze_results`.
+    """Match and compare ``inputs``.
+
+    ``calibrate``, ``request_rate``, ``routing`` and ``objective``: see :func:`ratematch.match.analysis.analyze`.
+    ``gpus_per_node``: the cluster's own unless given; ``nodes``: most of them; ``share_nodes``: may ctx and gen stand
+    on one node (they do where ratematch places them); ``segment_gpus``: most GPUs of one instance.
 
     Raises:
         ResultsError: emulated and real results in one folder, or nodes of several sizes where their size matters.
@@ -326,5 +300,5 @@ def say_limits_of(
     tpot_ms: float | None = None,
     percentile: Percentile | None = None,
 ) -> str:
-    """The limits that :func:`analyze_results` judges by, in words."""
+    """The limits that :func:`analyze_inputs` judges by, in words."""
     return say_limits(_constraints(_read_limits(results), ttft_ms, tpot_ms, percentile))

@@ -45,6 +45,12 @@ def _print_scenario(scenario: str, ours: Row, holding: Sequence[Row], peers: Seq
     def lowest(key: str) -> Callable[[Sequence[Row]], Row]:
         return lambda rows: min(rows, key=lambda row: abs(float(row[key])))
 
+    if scenario == "e":
+        for aiperf in (row for row in peers if row["client"] == "AIPerf"):
+            bound("requests in flight at AIPerf, of those asked for", aiperf["held"], 0.98, least=True)
+            bound("TPOT as reported, apart from AIPerf's", abs(ours["tpot_ms"] / aiperf["tpot_ms"] - 1), 0.01)
+            bound("tok/s as reported, apart from AIPerf's", abs(ours["tok_s"] / aiperf["tok_s"] - 1), 0.01)
+        return
     ratio("CPU ms per 1,000 tokens", "cpu", 0.75 if scenario == "d" else 0.5, lowest("cpu"))
     ratio("memory, MB", "memory_mb", 0.7, lowest("memory_mb"))
     bound("start to first request, s", ours["start_s"], 2.0)
@@ -63,13 +69,6 @@ def _print_scenario(scenario: str, ours: Row, holding: Sequence[Row], peers: Seq
         )
     else:
         bound("TPOT error, mean ms", abs(ours["tpot_mean"]), 0.1)
-    if scenario == "a" and (aiperf := next((row for row in peers if row["client"] == "AIPerf"), None)):
-        apart = abs((ours["rel_tpot"] or 0) - (aiperf["rel_tpot"] or 0))
-        _line(scenario, "TPOT beside AIPerf, each against its truth", apart, None, None, "<= 0.01", apart <= 0.01)
-        own = ours["tok_s"] / ours["true_tok_s"] - aiperf["tok_s"] / aiperf["true_tok_s"]
-        _line(
-            scenario, "tok/s beside AIPerf, each against its truth", abs(own), None, None, "<= 0.01", abs(own) <= 0.01
-        )
 
 
 def _line(

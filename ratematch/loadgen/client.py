@@ -1,9 +1,10 @@
 """One request to one record.
 
-Timestamps are taken in the transport's ``data_received``, before anything is parsed and before any task wakes up
-(:mod:`ratematch.loadgen.connection`). A request wakes its task once, at its end, not once per token; the bytes are
-decoded afterwards. HTTP is read by :mod:`ratematch.loadgen.wire`, which takes what a bypass of a library's parser
-could not: chunk borders anywhere in a read, TLS records, trailers, interim answers, compression.
+Bytes are stamped as they arrive, by the kernel or in the transport, before anything is parsed and before any task
+wakes up (:mod:`ratematch.loadgen.connection`). A request wakes its task once, at its end, not once per token; the
+bytes are decoded afterwards. HTTP is read by :mod:`ratematch.loadgen.wire`, which takes chunk borders anywhere in a
+read, TLS records, trailers, interim answers and gzip; what it does not take goes to aiohttp's parser
+(:mod:`ratematch.loadgen.oddwire`).
 
 ``sent_ns`` is taken when the request's bytes (head and body in one write) are handed to the socket, after a
 connection is there. ``benchmarks/loadgen`` prints the error of all this against a server that logs its own truth.
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 
 from ratematch import __version__
 from ratematch.errors import UserError
-from ratematch.loadgen.connection import Connection, ConnectionPool
+from ratematch.loadgen.connection import Connection
+from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.turnstile import Turnstile
 from ratematch.loadgen.wire import Head, WireError, unwrap
 from ratematch.measure.records import Outcome

@@ -48,7 +48,8 @@ class ClientHealth:
     requests sent more than ``late_ms`` after their intended instant. ``mean_in_flight``: from the socket write to the
     end, over the whole measured part, its tail included. ``at_transport``: were bytes stamped when they arrived
     (else: when the task woke up)? ``processes``: how many sent; shares and counts are sums over them, lags the worst.
-    ``decode_cpu_s``: CPU seconds spent on decoding the answers after the load.
+    ``decode_cpu_s``: CPU seconds spent on decoding the answers after the load. ``kernel_stamped``: share of the reads
+    whose instant is the kernel's, which is right however late the read was.
     """
 
     cpu_share: float
@@ -63,6 +64,7 @@ class ClientHealth:
     event_loop: str
     processes: int = 1
     decode_cpu_s: float = 0.0
+    kernel_stamped: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ratematch.errors import UserError
+from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult
 from ratematch.loadgen.recordfile import read_records
 from ratematch.measure.records import RequestRecord
@@ -84,6 +83,7 @@ def _merge_health(results: Sequence[dict[str, Any]], records: Sequence[RequestRe
         event_loop=each[0].event_loop,
         processes=len(each),
         decode_cpu_s=sum(health.decode_cpu_s for health in each),
+        kernel_stamped=min(health.kernel_stamped for health in each),
     )
 
 
@@ -92,21 +92,3 @@ def _shift(record: RequestRecord, shift_ns: int) -> RequestRecord:
         return record
     moved = {name: value + shift_ns for name in _INSTANTS if (value := getattr(record, name)) is not None}
     return replace(record, **moved, chunk_ns=[instant + shift_ns for instant in record.chunk_ns])
-
-
-def wall_offset_ns() -> int:
-    """Wall clock minus monotonic clock of this machine: of a few readings the one that was interrupted least."""
-    best_ns, offset_ns = 1 << 62, 0
-    for _ in range(8):
-        before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-        if after_ns - before_ns < best_ns:
-            best_ns, offset_ns = after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2
-    return offset_ns
-
-
-def boot_id() -> str:
-    """Tells machines apart whose monotonic clocks have nothing in common."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return os.uname().nodename

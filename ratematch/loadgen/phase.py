@@ -15,9 +15,9 @@ from time import monotonic_ns
 import numpy as np
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
-from ratematch.loadgen.connection import ConnectionPool
 from ratematch.loadgen.finish import finish_record, redact
 from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
+from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
 from ratematch.loadgen.turnstile import Turnstile
 from ratematch.measure.records import RequestRecord
@@ -29,7 +29,8 @@ _TICK_S = 0.05
 
 _SENDS_AT_ONCE = 8
 """Sends begun between two looks at the sockets. Closed-loop requests of equal length end together; hundreds of sends
-in one go would hold up, by tens of milliseconds, the arrivals that are to be stamped."""
+in one go would hold up reads by tens of milliseconds: what is stamped on reading would be late, and what the kernel
+stamps might be read as one."""
 
 _NEVER_NS = 1 << 62
 
@@ -292,6 +293,7 @@ class Phase:
             late_ms=self._limits.late_ms,
             send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if sent else None,
             at_transport=True,
+            kernel_stamped=self._pool.kernel_stamped,
             event_loop=event_loop,
         )
 

@@ -35,9 +35,10 @@ import numpy as np
 
 from ratematch.errors import RatematchError, UserError
 from ratematch.loadgen.client import Target
+from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
-from ratematch.loadgen.merge import boot_id, merge_results, wall_offset_ns
+from ratematch.loadgen.merge import merge_results
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.schedule import Shard

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -19,7 +20,9 @@ LAST_BYTES = b"\r\n\r\n"
 
 _LONGEST_HEAD = 1 << 18
 _LONGEST_SIZE_LINE = 4096
+_WALK_BYTES = 8192
 _BODILESS = (204, 304)
+_CODINGS = ("", "gzip", "x-gzip", "deflate")
 
 
 class WireError(ValueError):
@@ -29,7 +32,7 @@ class WireError(ValueError):
 @dataclass(frozen=True)
 class Head:
     """Status line and headers. ``size``: bytes up to the body, interim answers before it included. ``length``: bytes
-    of the body, ``None`` when it is chunked or ends with the connection."""
+    of the body, ``None`` when it is chunked or ends with the connection. ``odd``: left to aiohttp's parser."""
 
     status: int
     size: int
@@ -38,6 +41,7 @@ class Head:
     encoding: str
     content_type: str
     keep_alive: bool
+    odd: bool = False
 
 
 def parse_head(wire: bytes | bytearray) -> Head | None:
@@ -51,6 +55,9 @@ def parse_head(wire: bytes | bytearray) -> Head | None:
         if not (wire.startswith(b"HTTP/1.", start) or b"HTTP/1.".startswith(bytes(wire[start : start + 7]))):
             raise WireError(f"no HTTP answer: it begins with {bytes(wire[start : start + 20])!r}")
         end = wire.find(b"\r\n\r\n", start)
+        # Bare line feeds would be taken for a head that never ends, or that ends in the middle of the body.
+        if wire.find(b"\n\n", start, end if end >= 0 else len(wire)) >= 0:
+            raise WireError("a head whose lines end in bare line feeds")
         if end < 0:
             if len(wire) - start > _LONGEST_HEAD:
                 raise WireError(f"no end of the headers within {_LONGEST_HEAD} bytes")
@@ -95,10 +102,15 @@ def _read_headers(status: int, size: int, keep_alive: bool, lines: Sequence[byte
 
 
 class ChunkWalk:
-    """Walks over the chunks of a growing body, never twice over the same."""
+    """Walks over the chunks of a growing body, never twice over the same.
+
+    ``due``: length of the wire from which on a look is worth it although no end is in sight: so little is left to
+    walk over when the end comes, and a slot waits for it.
+    """
 
     def __init__(self, start: int) -> None:
         self._at = start
+        self.due = start + _WALK_BYTES
 
     def ended(self, wire: bytearray) -> bool:
         """Is the last chunk, with its trailers, there?
@@ -106,28 +118,37 @@ class ChunkWalk:
         Raises:
             WireError: a chunk whose size is no number, or that does not end where it says.
         """
-        while True:
-            line_end = wire.find(b"\r\n", self._at)
-            if line_end < 0:
-                if len(wire) - self._at > _LONGEST_SIZE_LINE:
-                    raise WireError("a chunk without a size")
-                return False
-            size = _chunk_size(wire[self._at : line_end])
-            if size == 0:
-                return wire.startswith(b"\r\n", line_end + 2) or wire.find(LAST_BYTES, line_end) >= 0
-            following = line_end + 2 + size + 2
-            if following > len(wire):
-                return False
-            if wire[following - 2 : following] != b"\r\n":
-                raise WireError("a chunk is longer than its size says")
-            self._at = following
+        at, size_of_wire = self._at, len(wire)
+        self.due = size_of_wire + _WALK_BYTES
+        try:
+            while (line_end := wire.find(b"\r\n", at)) >= 0:
+                size = _chunk_size(wire[at:line_end])
+                if size == 0:
+                    return wire.startswith(b"\r\n", line_end + 2) or wire.find(LAST_BYTES, line_end) >= 0
+                following = line_end + size + 4
+                if following > size_of_wire:
+                    return False
+                if not wire.startswith(b"\r\n", following - 2):
+                    raise WireError("a chunk is longer than its size says")
+                at = following
+        finally:
+            self._at = at
+        if size_of_wire - at > _LONGEST_SIZE_LINE:
+            raise WireError("a chunk without a size")
+        return False
 
 
 def _chunk_size(line: bytes | bytearray) -> int:
     try:
-        return int(line.partition(b";")[0], 16)
+        size = int(line, 16)
     except ValueError:
-        raise WireError(f"chunk size {bytes(line[:30])!r}") from None
+        try:
+            size = int(line.partition(b";")[0], 16)  # a chunk extension
+        except ValueError:
+            size = -1
+    if size < 0:
+        raise WireError(f"chunk size {bytes(line[:30])!r}")
+    return size
 
 
 def unwrap(head: Head, wire: bytes | bytearray, ends: Sequence[int]) -> tuple[bytes, list[int]]:
@@ -139,6 +160,10 @@ def unwrap(head: Head, wire: bytes | bytearray, ends: Sequence[int]) -> tuple[by
     Raises:
         WireError: a content coding that is not read here.
     """
+    if head.odd or head.encoding not in _CODINGS:
+        from ratematch.loadgen.oddwire import unwrap_by_library  # noqa: PLC0415 - it imports this module
+
+        return unwrap_by_library(wire, ends)
     if head.chunked:
         body, body_ends = _join_chunks(wire, head.size, ends)
     else:
@@ -165,6 +190,21 @@ def _join_plain_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[by
             return None
     except ValueError:
         return None
+    body = b"".join(pieces)
+    # Most reads end where a chunk does.
+    wire_ends = accumulate(
+        (len(size) + length + 4 for size, length in zip(sizes, lengths, strict=True)), initial=start
+    )
+    known = dict(zip(wire_ends, accumulate(lengths, initial=0), strict=True))
+    known[len(wire)] = len(body)
+    try:
+        return body, [known[end] for end in ends]
+    except KeyError:
+        return body, _place_reads(start, sizes, lengths, ends)
+
+
+def _place_reads(start: int, sizes: Sequence[bytes], lengths: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """How much of the body had come with each read, wherever it ended."""
     body_begins = np.concatenate([[0], np.cumsum(lengths)])
     framing = np.array([len(size) for size in sizes]) + 4  # the size line's end and the chunk's
     wire_begins = start + body_begins[:-1] + np.cumsum(framing) - 2
@@ -172,7 +212,7 @@ def _join_plain_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[by
     chunk = np.maximum(np.searchsorted(wire_begins, at, "right") - 1, 0)
     inside = np.clip(at - wire_begins[chunk], 0, np.asarray(lengths)[chunk])
     body_ends: list[int] = (body_begins[chunk] + inside).tolist()
-    return b"".join(pieces), body_ends
+    return body_ends
 
 
 def _join_any_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]]:
@@ -203,8 +243,6 @@ def _join_any_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[byte
 
 
 def _decompress(encoding: str, body: bytes, ends: Sequence[int]) -> tuple[bytes, list[int]]:
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise WireError(f"content coding {encoding[:60]!r} is not read here")
     # 32: a gzip or zlib head, whichever is there; some servers send deflate without one.
     decoder = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
     if encoding == "deflate" and body[:1] and body[0] & 0x0F != 8:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Candidate, Picked, pick
-from ratematch.match.pareto import step_at
+from ratematch.match.pareto import Front, step_at
 from ratematch.match.points import Measured, Point, objectives
 from ratematch.match.predict import Pair, deploy
 from ratematch.plan.constraints import Constraints
@@ -78,7 +78,9 @@ def choose_end_to_end(
     Candidates are the deployments on the rate-matched front of ``workload`` and their neighbours, one instance more
     or less on a side: matching knows nothing of queues and KV transfer, so the best real ratio may be the one beside
     it. See :mod:`ratematch.match.gain`. End-to-end rows among ``measured`` are not looked at, so that a sweep that is
-    run again chooses as it did the first time. Empty when nothing can be matched.
+    run again chooses as it did the first time. Where none is expected to add anything, the IFB front being better
+    everywhere, the one deployment that comes best is chosen all the same: that IFB wins should be measured, not
+    predicted. Empty when nothing can be matched or paid for.
 
     ``around``: multiples of the predicted concurrency to run at, unless ``concurrencies`` says which. ``cost`` and
     ``gpu_hours``: what a run takes, and what all of them may. ``differs``: how far a deployment may be off its
@@ -107,20 +109,22 @@ def choose_end_to_end(
         ),
         MOST_CANDIDATES,
     )
-    picked = pick(
-        [candidate(point) for point in (*on_front, *beside)],
-        [objectives(point) for point in analysis.ifb],
-        most=deployments,
-        gpu_hours=gpu_hours,
-        constraints=constraints,
-        differs=differs,
-    )
+    candidates = [candidate(point) for point in (*on_front, *beside)]
+
+    def best(known: Front, most: int) -> list[Picked]:
+        return pick(candidates, known, most=most, gpu_hours=gpu_hours, constraints=constraints, differs=differs)
+
+    ifb = [objectives(point) for point in analysis.ifb]
+    picked, expected = best(ifb, deployments), "of area"
+    if not picked and ifb:
+        picked, expected = best([], 1), "of area without IFB, and nothing beside it"
     return [
-        _choice(workload, each, "on the rate-matched front" if each.candidate.point in on_front else BESIDE, router)
+        _choice(workload, each, ON_FRONT if each.candidate.point in on_front else BESIDE, expected, router)
         for each in picked
     ]
 
 
+ON_FRONT = "on the rate-matched front"
 BESIDE = "beside a ratio on the rate-matched front"
 
 
@@ -180,14 +184,14 @@ def _nearness(point: Point, front: Sequence[tuple[float, float]]) -> float:
     return point.tok_s_gpu / (step_at(front, point.tok_s_user) or point.tok_s_gpu)
 
 
-def _choice(workload: Workload, picked: Picked, where: str, router: str) -> Choice:
+def _choice(workload: Workload, picked: Picked, where: str, expected: str, router: str) -> Choice:
     each = picked.candidate
     return Choice(
         workload=workload,
         deployment=_deploy(each.pair, each.point, router),
         predicted=each.point,
         concurrencies=each.concurrencies,
-        why="; ".join((f"{where}, expected to add {picked.gain:.1%} of area", *each.point.flags)),
+        why="; ".join((f"{where}, expected to add {picked.gain:.1%} {expected}", *each.point.flags)),
         gain=picked.gain,
         gpu_hours=each.gpu_hours,
     )

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -15,33 +13,14 @@ from ratematch.errors import Problem as TableProblem
 from ratematch.errors import TableError
 from ratematch.match.closedloop import settle
 from ratematch.match.compare import compare_fronts
-from ratematch.match.curves import Curve, make_curve
-from ratematch.match.matching import Ctx, Gen, bound_tok_s_gpu, show_ratio, solve_ratio
+from ratematch.match.matching import bound_tok_s_gpu, show_ratio, solve_ratio
 from ratematch.match.packing import Packing
 from ratematch.match.pareto import extract_front
 from ratematch.match.solver import LIMITS, Floats, Problem, Rows, front_indices, solve_rows
 from ratematch.match.table import TableRow, check_identities, merge_repeats, say_rows, select_workload
 from ratematch.match.tablenoise import draw_table, judge_row, pair_fronts
 from ratematch.match.tablepoints import Asked, Bound, ClosedLoopRow, IfbRow, TableMatch, TablePlan
-
-NO_CTX = "no ctx row is within"
-
-
-@dataclass(frozen=True)
-class _Ctx:
-    """``loaded``: requests/s over the prompts in flight, ``None`` when the table does not say how many were."""
-
-    row: TableRow
-    rates: Ctx[float]
-    loaded: Curve[float] | None
-
-
-@dataclass(frozen=True)
-class _Gen:
-    label: str
-    mtp: int | None
-    rows: tuple[TableRow, ...]
-    rates: Gen[float]
+from ratematch.match.tableread import NO_CTX, CtxRows, GenRows, Pairs, pair_up, read_ctx, read_gen, read_ifb
 
 
 def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans: bool = False) -> TableMatch:
@@ -53,9 +32,9 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     rows, osl, notes = select_workload(rows, asked.osl, name)
     rows, repeated = merge_repeats(rows)
     notes += [*repeated, *check_identities(rows, osl)]
-    ctx = _read_ctx([row for row in rows if row.role == "ctx"], asked, name, notes)
-    gen = _read_gen([row for row in rows if row.role == "gen"], osl, notes)
-    ifb = _read_ifb([row for row in rows if row.role == "ifb"], asked, name, notes)
+    ctx = read_ctx([row for row in rows if row.role == "ctx"], asked, name, notes)
+    gen = read_gen([row for row in rows if row.role == "gen"], osl, notes)
+    ifb = read_ifb([row for row in rows if row.role == "ifb"], asked, notes)
     if not (ctx and gen) and not ifb:
         why = [note for note in notes if note.startswith(NO_CTX) or "over a limit" in note]
         fix = "raise the limit" if why else "give ctx and gen rows, or ifb rows"
@@ -63,7 +42,7 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     for role, there in (("ctx", ctx), ("gen", gen)):
         if not there:
             notes.append(f"no {role} row: nothing is rate-matched, only the ifb front is shown")
-    pairs = _pair(ctx, gen, notes)
+    pairs = pair_up(ctx, gen, notes)
     problems = [Problem(c.rates, g.rates) for c, g in pairs]
     limit_s = None if asked.tpot_ms is None else asked.tpot_ms / 1000
     solved = solve_rows(problems, max_gpus=asked.max_gpus, packing=asked.packing, tpot_limit_s=limit_s)
@@ -114,118 +93,8 @@ def _say_none(asked: Asked) -> str:
     return f"no plan within {', '.join(limits)}"
 
 
-def _read_ctx(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str]) -> list[_Ctx]:
-    """Of each ctx configuration the row with most requests/s within the TTFT limit."""
-    if asked.ttft_ms is not None:
-        unknown = [row.row for row in rows if row.ttft_ms is None]
-        if unknown:
-            where = f"{name}: {say_rows(unknown)}"
-            raise TableError([TableProblem(where, "no ttft_ms, so --ttft-ms cannot be judged", "fill it in")])
-    allowed = [row for row in rows if asked.ttft_ms is None or (row.ttft_ms or 0) <= asked.ttft_ms]
-    if rows and not allowed:
-        notes.append(f"{NO_CTX} TTFT {asked.ttft_ms:g} ms")
-    best: dict[tuple[str, int, int | None], TableRow] = {}
-    for row in allowed:
-        key = (row.label, row.gpus, row.mtp)
-        if key not in best or row.rate > best[key].rate:
-            best[key] = row
-    return [
-        _Ctx(row, Ctx(row.gpus, make_curve([(1.0, row.rate)]), (row.rate,)), _read_loaded(rows, row))
-        for row in best.values()
-    ]
-
-
-def _read_loaded(rows: Sequence[TableRow], best: TableRow) -> Curve[float] | None:
-    """The curve of a ctx configuration up to its best row. In flight: the concurrency, else requests/s x TTFT."""
-    points = [
-        (row.concurrency or row.rate * (row.ttft_ms or 0) / 1000, row.rate)
-        for row in rows
-        if (row.label, row.gpus, row.mtp) == (best.label, best.gpus, best.mtp)
-    ]
-    highest = next(load for load, rate in points if rate == best.rate)
-    if not all(load for load, _ in points):
-        return None
-    return make_curve([(load, rate) for load, rate in points if load <= highest])
-
-
-def _read_gen(rows: Sequence[TableRow], osl: int, notes: list[str]) -> list[_Gen]:
-    groups: dict[tuple[str, int, int | None], list[TableRow]] = {}
-    for row in rows:
-        groups.setdefault((row.label, row.gpus, row.mtp), []).append(row)
-    found = []
-    for (label, gpus, mtp), group in groups.items():
-        group.sort(key=lambda row: row.concurrency or 0)
-        curve = make_curve([(row.concurrency or 0.0, row.rate) for row in group])
-        falling = [b.row for a, b in pairwise(group) if b.rate < a.rate]
-        if falling:
-            notes.append(f"{say_rows(falling)}: tok/s of gen {label} falls as concurrency grows; pooled to level")
-        if len(group) == 1:
-            notes.append(
-                f"{say_rows(group[0].rows)}: one point only of gen {label}; what ctx limits cannot be read below it"
-            )
-        found.append(_Gen(label, mtp, tuple(group), Gen(gpus, curve, float(osl))))
-    return found
-
-
-def _read_ifb(rows: Sequence[TableRow], asked: Asked, name: str, notes: list[str]) -> list[IfbRow]:
-    found: list[IfbRow] = []
-    derived: list[int] = []
-    unjudged: list[int] = []
-    over: list[int] = []
-    for row in rows:
-        assert row.concurrency is not None
-        if row.tpot_ms is None:
-            derived += row.rows
-        tpot_ms = row.tpot_ms or 1000 * row.concurrency / row.rate
-        if asked.ttft_ms is not None and row.ttft_ms is None:
-            unjudged += row.rows
-            continue
-        if (asked.ttft_ms is not None and (row.ttft_ms or 0) > asked.ttft_ms) or (
-            asked.tpot_ms is not None and tpot_ms > asked.tpot_ms
-        ):
-            over += row.rows
-            continue
-        found.append(
-            IfbRow(
-                label=row.label,
-                mtp=row.mtp,
-                gpus=row.gpus,
-                concurrency=row.concurrency,
-                tpot_ms=tpot_ms,
-                ttft_ms=row.ttft_ms,
-                tok_s_user=1000 / tpot_ms,
-                tok_s=row.rate,
-                tok_s_gpu=row.rate / row.gpus,
-                extra=row.extra,
-            )
-        )
-    if derived:
-        notes.append(f"{say_rows(derived)}: no tpot_ms, read as concurrency / tok_s, which counts TTFT into it")
-    if unjudged:
-        notes.append(f"{say_rows(unjudged)}: no ttft_ms, so not judged by --ttft-ms and left out")
-    if over:
-        notes.append(f"{say_rows(over)}: ifb over a limit, not on the front")
-    return found
-
-
-def _pair(ctx: Sequence[_Ctx], gen: Sequence[_Gen], notes: list[str]) -> list[tuple[_Ctx, _Gen]]:
-    """Gen configurations with the ctx rows of their MTP; where there is none, with those of the nearest, and said."""
-    pairs: list[tuple[_Ctx, _Gen]] = []
-    assumed: dict[tuple[int, int], list[int]] = {}
-    for g in gen:
-        same = [c for c in ctx if c.row.mtp is None or g.mtp is None or c.row.mtp == g.mtp]
-        if not same and ctx:
-            nearest = min((abs((c.row.mtp or 0) - (g.mtp or 0)), c.row.mtp or 0) for c in ctx)[1]
-            same = [c for c in ctx if (c.row.mtp or 0) == nearest]
-            assumed.setdefault((nearest, g.mtp or 0), []).extend(number for row in g.rows for number in row.rows)
-        pairs += [(c, g) for c in same]
-    for (nearest, mtp), numbers in assumed.items():
-        notes.append(f"{say_rows(numbers)}: no ctx row with mtp={mtp}; matched with mtp={nearest}, which is faster")
-    return pairs
-
-
-def _bounds(pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, asked: Asked) -> tuple[Bound, ...]:
-    rows: list[tuple[_Ctx, _Gen, TableRow, float]] = []
+def _bounds(pairs: Pairs, osl: int, asked: Asked) -> tuple[Bound, ...]:
+    rows: list[tuple[CtxRows, GenRows, TableRow, float]] = []
     for g in dict.fromkeys(id(g) for _, g in pairs):
         fed = [(c, gen) for c, gen in pairs if id(gen) == g]
         c, gen = max(fed, key=lambda pair: (pair[0].row.rate / pair[0].row.gpus, -pair[0].row.gpus))
@@ -255,7 +124,12 @@ def _bounds(pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, asked: Asked) -> tuple
 
 
 def _close_loop(
-    rows: Rows, best: Sequence[int], pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, asked: Asked, notes: list[str]
+    rows: Rows,
+    best: Sequence[int],
+    pairs: Pairs,
+    osl: int,
+    asked: Asked,
+    notes: list[str],
 ) -> list[ClosedLoopRow]:
     """Each deployment among the plans, once, at every concurrency asked for."""
     found: list[ClosedLoopRow] = []
@@ -309,7 +183,7 @@ def _best_of_pairs(rows: Rows, score: Floats) -> list[int]:
     return list(best.values())
 
 
-def _plan(rows: Rows, k: int, pairs: Sequence[tuple[_Ctx, _Gen]], osl: int, packing: Packing | None) -> TablePlan:
+def _plan(rows: Rows, k: int, pairs: Pairs, osl: int, packing: Packing | None) -> TablePlan:
     ctx, gen = pairs[int(rows.pair[k])]
     plan = rows.plan(k)
     allocated = int(rows.gpus_allocated[k])

@@ -114,7 +114,8 @@ class SweepView:
             self._console.print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         if campaign.failed:
             self._console.print("run the same command again to measure what is missing", highlight=False)
-        self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
+        if measured:
+            self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
 
 
 def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[RenderableType]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -104,8 +105,8 @@ async def answer_normally(reply: Reply, gap_s: float = 0.0) -> None:
 
 
 @contextmanager
-def serve(behaviour: Behaviour = answer_normally) -> Iterator[tuple[str, Seen]]:
-    """A server in a thread of its own: ``(base_url, seen)``."""
+def serve(behaviour: Behaviour = answer_normally, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, Seen]]:
+    """A server in a thread of its own: ``(base_url, seen)``; https with ``tls``."""
     seen = Seen()
     loop = asyncio.new_event_loop()
     ready = threading.Event()
@@ -143,7 +144,7 @@ def serve(behaviour: Behaviour = answer_normally) -> Iterator[tuple[str, Seen]]:
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal port
-        server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=2048)
+        server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=2048, ssl=tls)
         port = server.sockets[0].getsockname()[1]
         ready.set()
         await stop.wait()
@@ -158,7 +159,7 @@ def serve(behaviour: Behaviour = answer_normally) -> Iterator[tuple[str, Seen]]:
     thread.start()
     assert ready.wait(10)
     try:
-        yield f"http://127.0.0.1:{port}", seen
+        yield f"http{'s' if tls else ''}://127.0.0.1:{port}", seen
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.loadgen.answer import read_stream
-from ratematch.loadgen.connection import Connection
+from ratematch.loadgen.connection import StreamConnection
 from ratematch.loadgen.wire import ChunkWalk, Head, WireError, parse_head, unwrap
 
 from .sse_server import full_stream
@@ -39,10 +39,12 @@ class NoTransport:
     def set_write_buffer_limits(self, high: int) -> None: ...
     def write(self, data: bytes) -> None: ...
     def abort(self) -> None: ...
+    def get_write_buffer_size(self) -> int:
+        return 0
 
 
 def receive(wire: bytes, borders: list[int]) -> Listener:
-    connection, listener = Connection(lambda gone: None), Listener()
+    connection, listener = StreamConnection(lambda gone: None), Listener()
     connection.connection_made(NoTransport())  # type: ignore[arg-type]
     connection.send(b"", listener)
     cuts = sorted({0, len(wire), *(min(border, len(wire)) for border in borders)})
@@ -126,7 +128,7 @@ def test_an_answer_of_known_length_and_one_that_ends_with_the_connection() -> No
     got = receive(answer(BODY, b"Content-Length: %d" % len(BODY)), [10, 50, 300])
     assert got.outcomes == [None] and got.head is not None
     assert unwrap(got.head, got.wire, got.ends)[0] == BODY
-    connection, open_ended = Connection(lambda gone: None), Listener()
+    connection, open_ended = StreamConnection(lambda gone: None), Listener()
     connection.connection_made(NoTransport())  # type: ignore[arg-type]
     connection.send(b"", open_ended)
     connection.data_received(answer(BODY))

@@ -84,10 +84,13 @@ def test_end_to_end_runs_do_not_change_the_choice() -> None:
     assert chosen == choose(5)
 
 
-def test_a_known_ifb_front_that_is_better_leaves_nothing_to_gain() -> None:
+def test_where_ifb_is_better_everywhere_one_deployment_is_run_to_show_it() -> None:
     better = ifb_rows("TEP8", {1: (1.0, 1.0), 4096: (2.0, 5.0)})
-    measured = [*ROWS, *better]
-    assert choose_end_to_end(measured, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=5) == []
+    (only,) = choose_end_to_end([*ROWS, *better], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=5)
+    assert only.deployment == choose(1)[0].deployment
+    assert "without IFB" in only.why
+    nothing = choose_end_to_end([*ROWS, *better], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=0)
+    assert nothing == []
 
 
 @given(

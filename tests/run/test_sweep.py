@@ -17,6 +17,7 @@ from ratematch.run.launch import probe
 from ratematch.store import ExperimentFolder, Results
 from tests.ports import free_port
 from tests.run.processes import processes_with, wait_until
+from tests.run.verdicts import check_fronts
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,9 @@ e2e:
 """
 
 IFB_ONLY = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
+
+IFB_TWICE = IFB_ONLY.replace("mapping: TEP4", "mapping: [TEP4, DEP4]")
+"""Two experiments, so that something is left to do when one is over."""
 
 LAPTOP = """\
 name: laptop
@@ -105,7 +109,7 @@ def check_whole(site: Path) -> dict[str, Any]:
     assert code == 0, err
     analysis: dict[str, Any] = json.loads(out)
     fronts = analysis["workloads"]["256/12"]
-    assert fronts["rate_matched"] and fronts["end_to_end"] and fronts["ifb"]
+    check_fronts(fronts, site / "results" / "mini")
     assert all(folder.done() for folder in folders(site))
     return analysis
 
@@ -173,6 +177,7 @@ def test_kill_9_of_the_controller_then_of_a_job(site: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path, number: signal.Signals) -> None:
+    (site / "sweeps" / "mini.yaml").write_text(IFB_TWICE)
     controller = ratematch(site, "sweep", "mini.yaml")
     wait_until(lambda: len(measured(site)) >= 1 and running_job(site), "a load to finish")
     controller.send_signal(number)
@@ -189,14 +194,15 @@ def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path,
 def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_goes_on(site: Path) -> None:
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: die_at_start}\n")
+    (site / "sweeps" / "mini.yaml").write_text(IFB_TWICE)
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 2
-    assert "insufficient GPU memory" in err and "free_gpu_memory_fraction" in err
+    assert err.count("insufficient GPU memory") == 2 and "free_gpu_memory_fraction" in err
     assert alive(site) == []
     profile.write_text(LAPTOP)
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 0, err
-    check_whole(site)
+    assert len(measured(site)) == 6 and all(folder.done() for folder in folders(site))
 
 
 def test_truncated_streams_are_recorded_and_not_trusted(site: Path) -> None:

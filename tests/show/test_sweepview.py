@@ -91,3 +91,10 @@ def test_a_plan_larger_than_its_budget_is_told_once_before_it_is_spent(campaign:
     view.update(campaign)
     said = console.export_text()
     assert said.count("GPU-hours and the budget is 0.001: it stops in order when they are spent") == 1
+
+
+def test_the_end_sends_nobody_to_fronts_that_nothing_was_measured_for(campaign: Campaign) -> None:
+    console = Console(width=200, record=True, file=io.StringIO(), force_terminal=False)
+    SweepView(console).print_outcome(campaign)
+    said = console.export_text()
+    assert "run the same command again" in said and "ratematch pareto" not in said

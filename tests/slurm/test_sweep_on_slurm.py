@@ -14,6 +14,7 @@ import pytest
 
 from ratematch.loadgen.recordfile import read_records
 from tests.run.processes import wait_until
+from tests.run.verdicts import check_fronts
 from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -54,7 +55,7 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     code, out, err = site.run("pareto", "results/mini", "--json")
     assert code == 0, err
     fronts = json.loads(out)["workloads"]["256/12"]
-    assert fronts["rate_matched"] and fronts["end_to_end"] and fronts["ifb"]
+    check_fronts(fronts, site.path / "results" / "mini")
 
     placements = [json.loads(file.read_text()) for file in (site.path / "results").glob("**/placement.json")]
     instances = [instance for placement in placements for instance in placement["instances"]]
@@ -67,7 +68,10 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     assert code == 0, err
     code, out, err = here.run("pareto", "results/mini", "--json")
     local = json.loads(out)["workloads"]["256/12"]
+    check_fronts(local, here.path / "results" / "mini")
     for front in ("rate_matched", "end_to_end", "ifb"):
+        if not (fronts[front] and local[front]):
+            continue
         best = [max(point["tok_s_gpu"] for point in found[front]) for found in (fronts, local)]
         assert 0.5 < best[0] / best[1] < 2, (front, best)
 
