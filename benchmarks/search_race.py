@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -274,6 +275,9 @@ def main() -> int:
             budgets = [share * total for share in BUDGETS]
             trace = run_together({label: truths[label] for label in group}, wholes, budgets)
             traces.setdefault("adaptive", []).append((trace, total))
+            reached = (trace.reach(0.99) or np.inf) / total
+            tenth = trace.lowest_at(0.1 * total)
+            print(f"seed {seed}, {', '.join(group)}: 99 % at {reached:.1%}, {tenth:.1%} at 10 %", file=sys.stderr)
             shares += [share for label in group for share in choice_shares(truths[label], trace.known, fronts[label])]
         for label, order in predicted.items():
             truth, space, whole = truths[label], spaces[label], wholes[label]
