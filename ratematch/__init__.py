@@ -13,7 +13,7 @@ room            holds
 ``match``       figures to decisions: curves, ratio, fronts, gap, speed-up (pure)
 ``show``        fronts to pictures and tables
 ``engines``     what differs between serving stacks: files, argv, readiness, request body
-``emulator``    a drop-in for ``trtllm-serve`` on machines without GPUs
+``emulator``    a drop-in for ``trtllm-serve`` and ``vllm serve`` on machines without GPUs
 ``loadgen``     sends requests on schedule, one record per request
 ``run``         deployments alive: controller, jobs, launch, teardown
 ``catalog``     finds and reads sweep files, cluster profiles, model and GPU data

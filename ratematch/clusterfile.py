@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ratematch.catalog import load_gpu
+from ratematch.catalog import gpu_names, load_gpu
 from ratematch.errors import CatalogError, ClusterError
+from ratematch.localgpus import find_gpus
 from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 
 GRACE = ("gb200", "gb300")
+AUTO = "auto"
 NUMACTL = ("-m", "0,1")
 """Grace shows the memory of its GPUs as NUMA nodes too; host memory belongs on the first two (section 7.4)."""
 
@@ -77,7 +78,7 @@ class _Cluster(_Part):
     name: str
     about: str = ""
     gpu: str
-    gpus_per_node: Whole
+    gpus_per_node: Whole | Literal["auto"]
     nodes: Whole
     emulated: bool = False
     command: Annotated[list[str], Field(min_length=1)] | None = None
@@ -120,11 +121,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
     except ValidationError as error:
         located.add_validation(error, VALID_KEYS)
         raise ClusterError(located.problems) from error
-    gpu = given.gpu
-    try:
-        gpu = load_gpu(given.gpu).name
-    except CatalogError as error:
-        located.add(("gpu",), str(error))
+    gpu, gpus_per_node = _gpus(located, given)
     _check_options(located, given.slurm)
     _check_container(located, given)
     prologue = _find_prologue(located, given.slurm.prologue, folder)
@@ -138,11 +135,11 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         name=given.name,
         about=given.about.strip(),
         gpu=gpu,
-        gpus_per_node=given.gpus_per_node,
+        gpus_per_node=gpus_per_node,
         nodes=given.nodes,
         emulated=given.emulated,
-        command=tuple(given.command or _command(given.emulated)),
-        launcher=tuple(_launcher(given.emulated) if given.launcher is None else given.launcher),
+        command=tuple(given.command or ()),
+        launcher=None if given.launcher is None else tuple(given.launcher),
         numactl=numactl,
         port_base=given.port_base,
         environment=given.environment,
@@ -157,12 +154,19 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
     )
 
 
-def _command(emulated: bool) -> tuple[str, ...]:
-    return (sys.executable, "-m", "ratematch.emulator") if emulated else ("trtllm-serve",)
-
-
-def _launcher(emulated: bool) -> tuple[str, ...]:
-    return (sys.executable, "-m", "ratematch.emulator.llmapi_launch") if emulated else ("trtllm-llmapi-launch",)
+def _gpus(located: Located, given: _Cluster) -> tuple[str, int]:
+    """Kind and number of a node's GPUs: as written, or for ``auto`` those of this machine."""
+    gpu, count = given.gpu, given.gpus_per_node
+    try:
+        if AUTO in (gpu, count):
+            if given.nodes != 1:
+                located.add(("nodes",), "auto looks at this machine, which is one node", "write nodes: 1")
+            here = find_gpus({name: load_gpu(name).memory_b for name in gpu_names()})
+            gpu, count = here.name if gpu == AUTO else gpu, here.count if count == AUTO else count
+        return load_gpu(gpu).name, int(count)
+    except CatalogError as error:
+        located.add(("gpu",), str(error))
+        return gpu, 1
 
 
 def _slurm(given: _Cluster, prologue: str | None) -> Slurm:

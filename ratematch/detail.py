@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ratematch.catalog import load_gpu, load_model
+from ratematch.engines import find_engine
 from ratematch.errors import CatalogError, ResultsError
 from ratematch.loadgen.recordfile import read_records
 from ratematch.match.breakdown import Breakdown, read_breakdown
@@ -20,8 +21,9 @@ from ratematch.match.noise import Noise, batch_means
 from ratematch.match.packing import Packing
 from ratematch.match.points import Measured
 from ratematch.measure.measurement import Measurement
+from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.store import ExperimentFolder, Results, read_json
+from ratematch.store import ExperimentFolder, Results, StoredLoad, read_json
 
 PERF_METRICS = "perf_metrics.jsonl.zst"
 
@@ -37,12 +39,40 @@ def measured_in_detail(results: Results) -> list[Measured]:
         folder = ExperimentFolder(path.path)
         experiment = folder.read()
         for stored in folder.loads():
-            row = Measured(experiment, stored.load, stored.measurement)
+            row = Measured(experiment, stored.load, stored.measurement, layout=find_layout(experiment))
             records = stored.folder / "records.parquet"
             if stored.measurement.valid and records.exists():
                 row = replace(row, noise=read_noise(records, stored.measurement))
-            found.append(replace(row, breakdown=read_perf_metrics(stored.folder / PERF_METRICS, stored.load)))
+            found.append(replace(row, breakdown=_read_breakdown(stored)))
     return found
+
+
+def find_layout(experiment: Experiment) -> str:
+    """How the KV cache of the measured servers lies; empty for engines that only other tools' results are of."""
+    try:
+        engine = find_engine(experiment.engine.name)
+        return engine.kv_layout(experiment.deployment.groups[-1], experiment.engine.version)
+    except (CatalogError, ValueError):
+        return ""
+
+
+def _read_breakdown(stored: StoredLoad) -> Breakdown | None:
+    """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
+    told = stored.run.get("stages")
+    if told is None:
+        return read_perf_metrics(stored.folder / PERF_METRICS, stored.load)
+    return Breakdown(
+        num=told["num"],
+        dispatch_s=0.0,
+        ctx_queue_s=told["ctx_queue_s"],
+        prefill_s=told["prefill_s"],
+        kv_transfer_s=told["kv_transfer_s"],
+        gen_queue_s=told["gen_queue_s"],
+        decode_s=told["decode_s"],
+        kv_posting=told["kv_posting"],
+        kv_descriptors=told["kv_descriptors"],
+        kv_b=told["kv_b"],
+    )
 
 
 def find_gpus_per_node(results: Results) -> int | None:

@@ -6,31 +6,40 @@ import json
 import os
 from pathlib import Path
 
+import ratematch
 from ratematch.catalog import load_gpu, load_model
 from ratematch.clusterfile import parse_cluster
-from ratematch.engines import ENGINE_VERSIONS
+from ratematch.engines import ENGINES
 from ratematch.errors import CatalogError, ClusterError, Problem
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 
 CLUSTERS = Path("slurm") / "clusters"
+SHIPPED = Path(ratematch.__file__).parent / "data"
+"""What an installed package has of a clone's ``sweeps`` and ``slurm/clusters``."""
+
+OWN_CLUSTERS, OWN_SWEEPS = SHIPPED / "clusters", SHIPPED / "sweeps"
 CLUSTERS_VARIABLE = "RATEMATCH_CLUSTERS"
 SWEEPS = Path("sweeps")
 
 
 def find_sweep_file(name: str) -> Path:
-    """The sweep file a person means: as given, else in ``sweeps/``, with or without ``.yaml``.
+    """The sweep file a person means: as given, in ``sweeps/``, or one that comes with ratematch. ``.yaml`` may be
+    left out.
 
     Raises:
         CatalogError: there is none; the message lists the sweeps that are there.
     """
-    tried = [Path(name), Path(f"{name}.yaml"), SWEEPS / name, SWEEPS / f"{name}.yaml"]
-    for path in tried:
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.name for path in SWEEPS.glob("*.yaml"))) or "none"
-    raise CatalogError(f"{name}: no such sweep file here or in sweeps/; sweeps/ holds: {known}")
+    for folder in (Path(), SWEEPS, OWN_SWEEPS):
+        for path in (folder / name, folder / f"{name}.yaml"):
+            if path.is_file():
+                return path
+    here = ", ".join(sorted(path.name for path in SWEEPS.glob("*.yaml"))) or "none"
+    shipped = ", ".join(sorted(path.name for path in OWN_SWEEPS.glob("*.yaml")))
+    raise CatalogError(
+        f"{name}: no such sweep file here or in sweeps/; sweeps/ holds: {here}; with ratematch come: {shipped}"
+    )
 
 
 def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None = None) -> tuple[Sweep, str]:
@@ -48,7 +57,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
         path.name,
         find_model=load_model,
         find_gpu=load_gpu,
-        engines=ENGINE_VERSIONS,
+        engines=ENGINES,
         find_cluster=lambda profile: read_cluster(profile, beside=path.parent),
         overrides=overrides if cluster is None else (*overrides, f"cluster={json.dumps(cluster)}"),
     )
@@ -83,8 +92,9 @@ def read_cluster(name: str, beside: Path = Path()) -> Cluster:
 
 def cluster_folders(beside: Path = Path()) -> list[Path]:
     """Where profiles are looked for, first wins: ``$RATEMATCH_CLUSTERS`` (folders, as in PATH), ``slurm/clusters``
-    here, the same beside the folder of the sweep, and the user's ``~/.config/ratematch/clusters``."""
+    here, the same beside the folder of the sweep, the user's ``~/.config/ratematch/clusters``, and those that come
+    with ratematch."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     named = [Path(folder) for folder in os.environ.get(CLUSTERS_VARIABLE, "").split(os.pathsep) if folder]
-    found = [*named, CLUSTERS, beside.parent / CLUSTERS, config / "ratematch" / "clusters"]
+    found = [*named, CLUSTERS, beside.parent / CLUSTERS, config / "ratematch" / "clusters", OWN_CLUSTERS]
     return [folder for folder in dict.fromkeys(found) if folder.is_dir()] or [CLUSTERS]

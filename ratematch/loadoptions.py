@@ -55,6 +55,7 @@ class LoadOptions:
     api_key_env: str | None = None
     timeout_s: float = 3600.0
     seed: int = 0
+    warm_prompts: bool = False
     goodput: str = ""
     target_ci: str = ""
     give_up: bool = False

@@ -20,6 +20,7 @@ from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.send import send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
+from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.loadoptions import DEFAULT_VOCAB, LoadOptions
 from ratematch.measure.goodput import Goodput
 from ratematch.measure.measurement import Measurement, measure_load, to_json
@@ -90,7 +91,8 @@ def run_ladder(
     first = 0
     for load in options.loads(source.num_entries, source.timed):
         # Prompts go on being numbered across the ladder: no load may find another one's prefix in the cache.
-        job = LoadJob(target, load, workload, source.vocab_size, options.seed, first)
+        distinct = count_distinct(load) if options.warm_prompts else 0
+        job = LoadJob(target, load, workload, source.vocab_size, options.seed, first, distinct)
         first += load.num_requests + load.warmup
         folder = _new_folder(output, load)
         row = _run_load(options, job, source, goal, emulated, on_progress)
@@ -117,6 +119,8 @@ def _run_load(
 ) -> LoadRow:
     load = job.load
     with _stop_on_ctrl_c() as stop, MetricsPoller(options.server_metrics) as servers, GpuSampler() as gpus:
+        if job.distinct:
+            warm_prompts(job, source, stop)
         result = send_load(
             job,
             source,

@@ -32,6 +32,9 @@ ACCEPTANCE_EDGE = 0.02
 LOG_DIFFERS = 0.1
 """How far tok/s by log and by client may lie apart without a word: known bias is 7.5 % and more (contract, 5.5)."""
 
+MISSED = 0.05
+"""Share of prompt tokens that may be missing from a warmed prefix cache: 5 % of 2,048 tokens are a short step."""
+
 EMULATOR_LATE = 0.05
 """Share of its busy time by which the emulator may end steps late before its figures are not believed."""
 
@@ -43,7 +46,8 @@ def measure_run(
 
     An emulator that could not keep its own step times makes the load not valid: the figures would be this
     machine's, not those of the GPU it stands for. In ``gen_only`` there is no TTFT: the first requests wait for the
-    whole batch, and what later ones wait for is a supply that nobody sized.
+    whole batch, and what later ones wait for is a supply that nobody sized. In ``gen_only_warmed`` there is none
+    either, because prompts are found and not computed; where they were not found, the load is not valid.
     """
     measured = measure_load(records, load, experiment.workload, client=run.get("client"))
     figures = _add_servers_account(measured, experiment, run)
@@ -59,11 +63,29 @@ def measure_run(
         *_doubt_log(experiment, figures),
         *_doubt_connections(run),
         *_doubt_servers(experiment, run),
+        *_doubt_warming(run),
     )
-    if experiment.mode == "gen_only":
+    late += _computed_again(run)
+    if experiment.mode in ("gen_only", "gen_only_warmed"):
         figures = replace(figures, ttft_ms=None, e2el_ms=None)
-        warnings = (*warnings, "gen_only: TTFT is not reported, TPOT is")
+        warnings = (*warnings, f"{experiment.mode}: TTFT is not reported, TPOT is")
     return replace(figures, valid=figures.valid and not late, reasons=(*figures.reasons, *late), warnings=warnings)
+
+
+def _computed_again(run: dict[str, Any]) -> list[str]:
+    """Prompts that were not in the prefix cache were computed between decode steps: TPOT is not that of decoding."""
+    told = run.get("warmed")
+    if told is None:
+        return []
+    if told["failed"]:
+        return [f"{told['failed']} of {told['prompts']} prompts could not be warmed: {'; '.join(told['errors'])}"]
+    found, expected = told["hit_rate"], told["expected"]
+    if found is None or expected is None or found >= expected - MISSED:
+        return []
+    return [
+        f"the prefix cache held {found:.0%} of the prompts, {expected:.0%} were expected: they were computed again "
+        "between decode steps; lower the concurrency, or give the KV cache more room"
+    ]
 
 
 def _add_servers_account(figures: Measurement, experiment: Experiment, run: dict[str, Any]) -> Measurement:
@@ -109,10 +131,20 @@ def _doubt_servers(experiment: Experiment, run: dict[str, Any]) -> list[str]:
     told = run.get("telemetry", {}).get("window", {})
     if experiment.stage == "ctx":
         return []
-    servers = {name: figures for name, figures in told.items() if not name.startswith("ctx")}
+    servers = {name: dict(figures) for name, figures in told.items() if not name.startswith("ctx")}
+    if experiment.mode == "gen_only_warmed":  # there, hits are what is wanted
+        for figures in servers.values():
+            figures.pop("cache_hit_rate", None)
     return [
         text for name, figures in servers.items() for text in doubt_iterations(name, figures, experiment.workload)
     ]
+
+
+def _doubt_warming(run: dict[str, Any]) -> list[str]:
+    told = run.get("warmed")
+    if told is None or told["failed"] or told["hit_rate"] is not None:
+        return []
+    return ["the server does not tell how much of the warmed prompts it found; TPOT may hold prefill"]
 
 
 def _doubt_acceptance(experiment: Experiment, figures: Measurement) -> list[str]:

@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that drive real processes get a second try, which the summary counts as a rerun.
 
     They wait for a server to start, a node to be missed or a load to end; a machine that is busy with something else
-    can make each of these late once. A fault of ours fails twice.
+    can make each of these late once. A fault of ours fails twice. Tests of the real vLLM take minutes: no second try.
     """
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") and not item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -67,7 +67,7 @@ def test_every_key_arrives_and_survives_the_results_folder(tmp_path: Path) -> No
 def test_defaults_follow_from_the_gpu_and_from_who_serves() -> None:
     real, emulated = parse_cluster(HEAD, "a.yaml"), parse_cluster(HEAD + "emulated: true\n", "a.yaml")
     assert (real.numactl, real.slurm.mpi, real.slurm.tasks) == (("-m", "0,1"), "pmix", "gpu")
-    assert real.launcher == ("trtllm-llmapi-launch",)
+    assert real.launcher is None and real.command == (), "the engine's own"
     assert (emulated.numactl, emulated.slurm.mpi, emulated.slurm.tasks) == ((), None, "node")
     assert parse_cluster(HEAD.replace("gb200", "h200"), "a.yaml").numactl == ()
     assert parse_cluster(HEAD + 'numactl: ""\n', "a.yaml").numactl == ()

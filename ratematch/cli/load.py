@@ -74,6 +74,12 @@ _what = _options(
         "--prefix-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Share of each prompt."
     ),
     click.option("--prefix-groups", type=click.IntRange(1), default=1, help="How many different shared prefixes."),
+    click.option(
+        "--warm-prompts",
+        is_flag=True,
+        help="As many different prompts as are in flight, each sent once before the clock: TPOT of a decode server "
+        "whose prefix cache holds them.",
+    ),
     click.option("--turns", type=click.IntRange(1), default=1, help="Requests of one conversation."),
     click.option("--think-time", "think_s", type=click.FloatRange(0), default=0.0, help="Seconds between turns."),
     click.option("--dataset", default="", metavar="FILE", help="Mooncake trace, trtllm_custom, ShareGPT, JSONL."),

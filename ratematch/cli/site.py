@@ -36,8 +36,11 @@ def emulate(arguments: tuple[str, ...]) -> None:
     help="Where results will go.",
     show_default="here",
 )
+@click.option(
+    "--engine", metavar="NAME", default="trtllm-serve", help="Whose command is looked for.", show_default=True
+)
 @json_option
-def doctor(cluster: str | None, probe: bool, folder: Path, as_json: bool) -> None:
+def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json: bool) -> None:
     """Check this machine, and with --cluster what can be seen of that site from here.
 
     \b
@@ -51,7 +54,7 @@ def doctor(cluster: str | None, probe: bool, folder: Path, as_json: bool) -> Non
         raise click.UsageError("--probe sends a job to a cluster: name its profile with --cluster")
     if probe:
         click.echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
-    found = examine(cluster, probing=probe, folder=folder)
+    found = examine(cluster, probing=probe, folder=folder, engine=engine)
     if as_json:
         print_json({"ok": all(check.ok for check in found), "checks": [check.__dict__ for check in found]})
     else:
@@ -70,21 +73,21 @@ def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
     Example:
         ratematch diagnose results/deepseek-r1/gen-8192-256-gen1xDEP8-mtp3-1f0c/launch/1
     """
-    from ratematch.engines import find_engine
+    from ratematch.engines import ENGINES, find_engine
     from ratematch.run.launch import whole_log
 
     files = [file for path in logs for file in (sorted(path.glob("*.log")) if path.is_dir() else [path])]
     # Workers first: the orchestrator mostly tells that one of them failed, and not why.
     files.sort(key=lambda file: file.name.startswith("orchestrator"))
-    known = find_engine("trtllm-serve").diagnose([whole_log(file) for file in files])
+    texts = [whole_log(file) for file in files]
+    writer = next((name for name in ENGINES if any(find_engine(name).wrote(text) for text in texts)), "trtllm-serve")
+    known, reference = find_engine(writer).diagnose(texts), find_engine(writer).reference
     if as_json:
         print_json(
             {"logs": [str(file) for file in files], "known": known is not None, **(asdict(known) if known else {})}
         )
     elif known:
-        click.echo(
-            f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: contract, section 9, {known.reference}"
-        )
+        click.echo(f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: {reference}, {known.reference}")
     else:
         click.echo(f"no known cause in {len(files)} logs")
     sys.exit(0 if known else 1)

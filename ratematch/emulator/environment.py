@@ -7,7 +7,7 @@ only an emulator can be asked comes from the environment and is described in ``r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ratematch.engines.trtllm_serve.contract import release_line
@@ -156,19 +156,23 @@ def _number(env: Mapping[str, str], name: str) -> float | None:
         raise ValueError(f"{name}: {text!r} is no number") from None
 
 
-def read_environment(env: Mapping[str, str]) -> Environment:
+def read_environment(
+    env: Mapping[str, str], default_version: str = "1.2", check_version: Callable[[str], str] = release_line
+) -> Environment:
     """The settings in ``env``; missing or empty variables keep their defaults.
+
+    ``check_version`` gives the release line that a version belongs to, of the engine that is emulated.
 
     Raises:
         ValueError: a variable that cannot be understood.
     """
-    version = env.get(f"{PREFIX}VERSION", "").strip() or "1.2"
+    version = env.get(f"{PREFIX}VERSION", "").strip() or default_version
     steps = env.get(f"{PREFIX}STEPS", "").strip() or "roofline"
     if steps not in STEP_MODELS:
         raise ValueError(f"{PREFIX}STEPS: unknown step-time model {steps!r}: write {' or '.join(STEP_MODELS)}")
     gate = _number(env, "TLLM_BENCHMARK_REQ_QUEUES_SIZE")
     return Environment(
-        version=release_line(version),
+        version=check_version(version),
         gpu=env.get(f"{PREFIX}GPU", "").strip() or "gb200",
         load_s=parse_duration(env.get(f"{PREFIX}LOAD_S", "").strip() or "0.2"),
         seed=int(_number(env, f"{PREFIX}SEED") or 0),

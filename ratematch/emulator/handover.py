@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from ratematch.emulator.logs import Log
 from ratematch.emulator.transfer import KvSource, TransferError
 
 FETCH_ROUTE = "/_emulated/fetch"
@@ -39,24 +38,35 @@ def decode_source(text: str) -> KvSource:
 
 
 class CtxHolds:
-    """KV caches a context server keeps for generation servers; dropped after ``timeout_s`` (``None``: never)."""
+    """KV caches a context server keeps for generation servers; dropped after ``timeout_s`` (``None``: never).
 
-    def __init__(self, release: Callable[[int], None], timeout_s: float | None, log: Log):
+    ``release`` frees those of a sequence; ``expired`` is told the request whose time was over.
+    """
+
+    def __init__(self, release: Callable[[int], None], timeout_s: float | None, expired: Callable[[int | str], None]):
         self._release = release
         self._timeout_s = timeout_s
-        self._log = log
-        self._held: dict[int, tuple[int, asyncio.TimerHandle | None]] = {}
+        self._expired = expired
+        self._held: dict[int | str, tuple[int, asyncio.TimerHandle | None]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, request_id: int, sequence_id: int) -> None:
+    def hold(self, request_id: int | str, sequence_id: int) -> None:
         timer = None
         if self._timeout_s is not None:
             timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire, request_id)
         self._held[request_id] = (sequence_id, timer)
 
-    def fetched(self, request_id: int, duration_s: float) -> bool:
+    def renew(self, request_id: int | str) -> None:
+        """Its time begins again, if it is still held."""
+        if request_id in self._held:
+            sequence_id, timer = self._held[request_id]
+            if timer is not None:
+                timer.cancel()
+            self.hold(request_id, sequence_id)
+
+    def fetched(self, request_id: int | str, duration_s: float) -> bool:
         """A transfer began; blocks are free once it is over. False: nothing is held for that request."""
         entry = self._held.pop(request_id, None)
         if entry is None:
@@ -67,12 +77,10 @@ class CtxHolds:
         asyncio.get_running_loop().call_later(duration_s, self._release, sequence_id)
         return True
 
-    def _expire(self, request_id: int) -> None:
+    def _expire(self, request_id: int | str) -> None:
         entry = self._held.pop(request_id, None)
         if entry is not None:
-            self._log.warning(
-                f"Terminating request {request_id}: KV cache transfer timed out after {self._timeout_s:g} s"
-            )
+            self._expired(request_id)
             self._release(entry[0])
 
 

@@ -34,7 +34,8 @@ class SchedulerConfig:
     ``acceptance``: probability that draft k is accepted given the ones before; ``forced_acceptance``: accepted
     drafts per step instead (its fraction is a probability). ``fill_gate``: generate nothing before so many requests
     were admitted and none is in transfer (``TLLM_BENCHMARK_REQ_QUEUES_SIZE``). ``balance``: keep the prompts of
-    attention-DP ranks in step (``None``: off, as in TensorRT-LLM).
+    attention-DP ranks in step (``None``: off, as in TensorRT-LLM). ``chunk_unit``: prompt pieces are multiples of so
+    many tokens (``None``: of a block).
     """
 
     mapping: Mapping
@@ -51,6 +52,7 @@ class SchedulerConfig:
     overlap: bool = True
     fill_gate: int | None = None
     balance: AttentionDpBalance | None = None
+    chunk_unit: int | None = None
 
     @property
     def slots(self) -> int:
@@ -68,6 +70,19 @@ class SchedulerConfig:
         return self.kv_tokens // self.tokens_per_block
 
 
+@dataclass(frozen=True)
+class Pull:
+    """What it costs to fetch the KV cache of a prompt from another server, block by block.
+
+    ``post_block_s``: the engine's own thread is busy for so long with each block, which makes its step longer.
+    ``move_block_s``: the link is, for pulls one after the other. ``latency_s``: fixed part of one pull.
+    """
+
+    latency_s: float
+    post_block_s: float
+    move_block_s: float
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """One request inside the server. Fields from ``state`` on belong to the scheduler.
@@ -75,6 +90,8 @@ class Sequence:
     ``max_tokens``: tokens the client is to get in all; a generation-only sequence is handed over with the first of
     them known. ``ready_s``: when its KV has arrived; ``transfer_s`` instead counts from admission, as the transfer
     starts only when there is room for it. ``prompt_hash``: one hash per full prompt block, chained, for block reuse.
+    ``pull``: the prompt's blocks are fetched, as far as they are not in the cache here (``pulled`` of them), and only
+    its last token is computed, which gives the first token of the answer.
 
     How it decodes is drawn when it begins to: it gains ``gains[k]`` tokens in iteration ``first_iter + k``, the last
     in ``last_iter``, where ``surplus`` more were accepted than it may have. Until it is done ``generated`` and
@@ -89,12 +106,14 @@ class Sequence:
     ready_s: float = 0.0
     transfer_s: float = 0.0
     prompt_hash: tuple[int, ...] | None = None
+    pull: Pull | None = None
 
     state: State = "queued"
     rank: int = -1
     prefilled: int = 0
     generated: int = 0
     reused: int = 0
+    pulled: int = 0
     kv_len: int = 0
     blocks: int = 0
     first_iter: int = 0

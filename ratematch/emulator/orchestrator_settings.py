@@ -7,8 +7,8 @@ from typing import Any
 
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.settings import SettingsError
+from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.contract import check_orchestrator_config
-from ratematch.engines.trtllm_serve.precheck import without
 
 
 @dataclass(frozen=True)

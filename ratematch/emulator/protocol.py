@@ -102,7 +102,12 @@ def _forbid_extra(body: dict[str, Any], known: frozenset[str], where: tuple[str,
         raise BadRequest(f"{len(extra)} validation error{'s' if len(extra) > 1 else ''}: {details}")
 
 
-def _typed(body: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
+def typed_field(body: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
+    """The field ``name`` of a body, or ``default``.
+
+    Raises:
+        BadRequest: it is of another type.
+    """
     value = body.get(name)
     if value is None:
         return default
@@ -112,24 +117,34 @@ def _typed(body: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
     return value
 
 
-def _prompt_ids(prompt: Any, vocab: int) -> tuple[int, ...]:
+def prompt_ids(prompt: Any, vocab: int) -> tuple[int, ...]:
+    """Token ids of a ``prompt`` field: those given, or stand-ins.
+
+    Raises:
+        BadRequest: no prompt, or more than one.
+    """
     match prompt:
         case str():
             return tokenize(prompt, vocab)
         case [int(), *_] if all(type(token) is int for token in prompt):
             return tuple(prompt)
         case [str() | list() as only]:
-            return _prompt_ids(only, vocab)
+            return prompt_ids(only, vocab)
         case [str() | list(), *_]:
             raise BadRequest("the emulator answers one prompt per request; send one string or one list of token ids")
         case _:
             raise BadRequest("1 validation error: prompt: Input should be a valid string or list of integers")
 
 
-def _chat_ids(body: dict[str, Any], vocab: int) -> tuple[int, ...]:
+def chat_ids(body: dict[str, Any], vocab: int) -> tuple[int, ...]:
+    """Token ids of a chat: those given, or stand-ins for its messages.
+
+    Raises:
+        BadRequest: no messages.
+    """
     given = body.get("prompt_token_ids")
     if given:
-        return _prompt_ids(given, vocab)
+        return prompt_ids(given, vocab)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("1 validation error: messages: Field required")
@@ -154,20 +169,20 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
     if not isinstance(body, dict):
         raise BadRequest("1 validation error: body: Input should be a valid dictionary")
     _forbid_extra(body, CHAT_FIELDS if chat else COMPLETION_FIELDS)
-    model = _typed(body, "model", str, None)
+    model = typed_field(body, "model", str, None)
     if model is None:
         raise BadRequest("1 validation error: model: Field required")
     if not chat and "prompt" not in body:
         raise BadRequest("1 validation error: prompt: Field required")
-    stream = _typed(body, "stream", bool, False)
-    options = _typed(body, "stream_options", dict, None)
+    stream = typed_field(body, "stream", bool, False)
+    options = typed_field(body, "stream_options", dict, None)
     if options is not None and not stream:
         raise BadRequest("1 validation error: Value error, Stream options can only be defined when stream is true.")
     # With options given, usage is on unless they say otherwise.
     usage_wanted = options is not None
     options = options or {}
     _forbid_extra(options, frozenset({"include_usage", "continuous_usage_stats"}), ("body", "stream_options"))
-    disagg = _typed(body, "disaggregated_params", dict, None) or {}
+    disagg = typed_field(body, "disaggregated_params", dict, None) or {}
     _forbid_extra(disagg, DISAGG_FIELDS, ("body", "disaggregated_params"))
     kind: RequestKind
     match disagg.get("request_type", "context_and_generation"):
@@ -179,23 +194,23 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
             kind = "generation_only"
         case other:
             raise BadRequest(f"1 validation error: disaggregated_params.request_type: {other!r} is not known")
-    max_tokens = _typed(body, "max_completion_tokens" if chat else "max_tokens", int, None)
+    max_tokens = typed_field(body, "max_completion_tokens" if chat else "max_tokens", int, None)
     if max_tokens is None and chat:
-        max_tokens = _typed(body, "max_tokens", int, None)
+        max_tokens = typed_field(body, "max_tokens", int, None)
     if max_tokens is not None and max_tokens < 1:
         raise BadRequest("1 validation error: max_tokens must be greater than 0")
-    _typed(body, "ignore_eos", bool, False)
-    if _typed(body, "n", int, 1) != 1 or _typed(body, "best_of", int, 1) != 1:
+    typed_field(body, "ignore_eos", bool, False)
+    if typed_field(body, "n", int, 1) != 1 or typed_field(body, "best_of", int, 1) != 1:
         raise BadRequest("the emulator answers one choice per request: n and best_of must be 1")
     return GenerationRequest(
         chat=chat,
         model=model,
-        prompt_ids=_chat_ids(body, vocab) if chat else _prompt_ids(body["prompt"], vocab),
+        prompt_ids=chat_ids(body, vocab) if chat else prompt_ids(body["prompt"], vocab),
         max_tokens=max_tokens,
         stream=stream,
         include_usage=bool(options.get("include_usage", usage_wanted)),
         continuous_usage=bool(options.get("continuous_usage_stats", False)),
-        detokenize=_typed(body, "detokenize", bool, True),
+        detokenize=typed_field(body, "detokenize", bool, True),
         kind=kind,
         disagg=disagg,
     )
@@ -211,7 +226,8 @@ def output_text(tokens: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _text_bytes(tokens: int) -> bytes:
+def text_bytes(tokens: int) -> bytes:
+    """:func:`output_text` as bytes."""
     return output_text(tokens).encode()
 
 
@@ -290,7 +306,7 @@ class StreamEncoder:
         ids = b"null"
         if self._ids:
             ids = encode(output_ids(self._key, first, tokens, self._vocab))
-        text = b"" if self._ids else _text_bytes(tokens)
+        text = b"" if self._ids else text_bytes(tokens)
         parts = [self._head, text, self._middle]
         if not self.chat:
             parts += [ids, b',"logprobs":null,"context_logits":null,']

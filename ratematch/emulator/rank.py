@@ -14,6 +14,7 @@ class Rank:
     ``active``: sequences with a slot. ``reserved``: KV blocks promised; ``used``: blocks that hold tokens.
     ``kv_read``: cached tokens of all generating sequences. ``blocked``: its first prompt found no room in the
     last step. ``gen``: the generating sequences, an ordered set. ``outlook``: what they will add to come.
+    ``posting_s``: what the next step is longer by for the pulls that it begins.
     """
 
     def __init__(self, config: SchedulerConfig):
@@ -23,10 +24,12 @@ class Rank:
         self.used = 0
         self.kv_read = 0
         self.blocked = False
+        self.posting_s = 0.0
         self.prefill: deque[Sequence] = deque()
         self.gen: dict[Sequence, None] = {}
         self.outlook = Outlook()
         self._cache: OrderedDict[int, None] = OrderedDict()
+        self._link_free_s = 0.0
 
     def blocks(self, tokens: int) -> int:
         """Blocks that ``tokens`` tokens fill."""
@@ -55,6 +58,17 @@ class Rank:
         self.store(seq, seq.prefilled)
         return hits
 
+    def begin_pull(self, seq: Sequence, now_s: float) -> float:
+        """Fetch what is missing of the prompt of ``seq``; when it will be here. Its last token is left to compute."""
+        pull = seq.pull
+        assert pull is not None
+        seq.pulled = self.blocks(seq.prompt_len) - seq.prefilled // self.config.tokens_per_block
+        self.store(seq, seq.prompt_len - 1 - seq.prefilled)
+        seq.prefilled = seq.prompt_len - 1
+        self.posting_s += seq.pulled * pull.post_block_s
+        self._link_free_s = max(self._link_free_s, now_s + self.posting_s) + seq.pulled * pull.move_block_s
+        return self._link_free_s + pull.latency_s
+
     def remember(self, seq: Sequence) -> None:
         """Keep the prompt blocks of ``seq`` for reuse, the least recently used ones make room."""
         for key in seq.prompt_hash or ():
@@ -76,7 +90,8 @@ class Rank:
         for seq in self.prefill:
             left = seq.prompt_len - seq.prefilled
             if left > budget:
-                piece = budget // config.tokens_per_block * config.tokens_per_block
+                unit = config.chunk_unit or config.tokens_per_block
+                piece = budget // unit * unit
                 if not piece and budget == config.token_budget:
                     piece = budget  # a budget below one block: smaller pieces rather than none
                 if config.chunked_prefill and piece:

@@ -154,9 +154,11 @@ class Scheduler:
         if self._in_flight is not None:
             raise RuntimeError(f"iteration {self._in_flight.iter} was not finished")
         unsettled = any(rank.blocked for rank in self._ranks)
+        for rank in self._ranks:
+            rank.posting_s = 0.0
         self._admit(now_s)
         while self._transfers and self._transfers[0][0] <= now_s:
-            self._start_decode(heapq.heappop(self._transfers)[2])
+            self._arrive(heapq.heappop(self._transfers)[2])
         if not self._gate_open:
             if self.num_admitted < (self.config.fill_gate or 0) or self._transfers:
                 return None
@@ -170,12 +172,13 @@ class Scheduler:
         loads = tuple(self._load(rank, taken, now_s) for rank, taken in zip(self._ranks, chunks, strict=True))
         self.iter += 1
         ends_s = None
-        duration = self._step_time.seconds(StepBatch(loads), self.config.overlap)
+        posting_s = max(rank.posting_s for rank in self._ranks)
+        duration = posting_s + self._step_time.seconds(StepBatch(loads), self.config.overlap)
         if ahead > 1 and not unsettled and not any(rank.prefill for rank in self._ranks):
             count = min(ahead, self._next_end() - self.iter + 1)
             if count > 1:
                 seconds = look_ahead(self._ranks, loads, self.iter, count, self._step_time, self.config.overlap)
-                ends_s = now_s + np.cumsum(seconds)
+                ends_s = now_s + posting_s + np.cumsum(seconds)
                 if self._transfers:
                     ends_s = ends_s[: int(np.searchsorted(ends_s, self._transfers[0][0])) + 1]
                 duration = float(ends_s[-1]) - now_s
@@ -294,6 +297,19 @@ class Scheduler:
         return tuple(rank.active for rank in self._ranks)
 
     @property
+    def fetching_per_rank(self) -> tuple[int, ...]:
+        """Admitted sequences whose KV is on its way."""
+        counts = [0] * len(self._ranks)
+        for _, _, seq in self._transfers:
+            counts[seq.rank] += 1
+        return tuple(counts)
+
+    @property
+    def kv_used_per_rank(self) -> tuple[int, ...]:
+        """Blocks that hold tokens now."""
+        return tuple(rank.used for rank in self._ranks)
+
+    @property
     def kv_max_blocks(self) -> int:
         """KV blocks of all ranks together."""
         return self.config.kv_blocks * len(self._ranks)
@@ -352,17 +368,32 @@ class Scheduler:
             rank.reserved += seq.blocks
             self.num_admitted += 1
             if seq.kind == "generation_only":
-                seq.state, seq.prefilled, seq.generated = "transfer", seq.prompt_len, 1
+                seq.prefilled, seq.generated = seq.prompt_len, 1
                 rank.store(seq, seq.prompt_len)
-                seq.ready_s = max(seq.ready_s, now_s + seq.transfer_s)
-                heapq.heappush(self._transfers, (seq.ready_s, self.num_admitted, seq))
-            else:
-                seq.state = "prefill"
-                if self.config.block_reuse and seq.prompt_hash:
-                    hits = rank.reuse(seq)
-                    self.reused_blocks += hits
-                    self.missed_blocks += len(seq.prompt_hash) - hits
-                rank.prefill.append(seq)
+                self._fetch(seq, now_s + seq.transfer_s)
+                continue
+            if self.config.block_reuse and seq.prompt_hash:
+                hits = rank.reuse(seq)
+                self.reused_blocks += hits
+                self.missed_blocks += len(seq.prompt_hash) - hits
+            if seq.pull is not None:
+                self._fetch(seq, rank.begin_pull(seq, now_s))
+                continue
+            seq.state = "prefill"
+            rank.prefill.append(seq)
+
+    def _fetch(self, seq: Sequence, ready_s: float) -> None:
+        """The KV cache of ``seq`` is on its way until ``ready_s``."""
+        seq.state, seq.ready_s = "transfer", max(seq.ready_s, ready_s)
+        heapq.heappush(self._transfers, (seq.ready_s, self.num_admitted, seq))
+
+    def _arrive(self, seq: Sequence) -> None:
+        """The KV cache of ``seq`` is here."""
+        if seq.pull is None:
+            self._start_decode(seq)
+        else:
+            seq.state = "prefill"
+            self._ranks[seq.rank].prefill.append(seq)
 
     def _hold_prompts(self, chunks: tuple[list[tuple[Sequence, int]], ...]) -> bool:
         """Whether balancing makes the prompts wait for this iteration. The slowest rank decides how long a step

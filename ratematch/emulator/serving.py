@@ -8,18 +8,23 @@ import random
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import uvloop
 from aiohttp import web
 
 from ratematch import __version__
-from ratematch.emulator.logs import Log
 from ratematch.emulator.protocol import encode
 
 HEADER = "X-Ratematch-Emulated"
 SHUTDOWN_S = 0.3
 """How long running answers may go on after a stop signal."""
+
+
+class ServerLog(Protocol):
+    """Where the HTTP server writes its own lines."""
+
+    def uvicorn(self, text: str) -> None: ...
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -79,7 +84,7 @@ def fails_now(share: float, dice: random.Random) -> bool:
 async def serve(
     app: web.Application,
     sock: socket.socket,
-    log: Log,
+    log: ServerLog,
     *,
     keep_alive_s: float,
     prepare: Callable[[], Awaitable[None]],

@@ -11,9 +11,9 @@ import yaml
 
 from ratematch.catalog import load_model
 from ratematch.emulator.iteration import AttentionDpBalance
+from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.agreement import check_model
 from ratematch.engines.trtllm_serve.contract import check_worker_config
-from ratematch.engines.trtllm_serve.precheck import without
 from ratematch.errors import CatalogError
 from ratematch.plan.mapping import Mapping as GpuMapping
 from ratematch.plan.model import Model

@@ -69,7 +69,7 @@ class Worker:
         self.perf = PerfRecorder(settings.perf_metrics_kept, settings.tokens_per_block, settings.mtp)
         self.iterations = IterationRecorder(settings, emulation.scheduler, log)
         self.engine = Engine(emulation.scheduler, self.iterations.record, self._warn_late)
-        self.holds = CtxHolds(self.engine.release, settings.transfer_timeout_s, log)
+        self.holds = CtxHolds(self.engine.release, settings.transfer_timeout_s, self._tell_expired)
         self.fetch = GenFetch()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dice = random.Random(environment.seed)
@@ -110,6 +110,10 @@ class Worker:
             await self.engine.run()
         finally:
             await self.fetch.close()
+
+    def _tell_expired(self, request_id: int | str) -> None:
+        timeout_s = self.settings.transfer_timeout_s
+        self.log.warning(f"Terminating request {request_id}: KV cache transfer timed out after {timeout_s:g} s")
 
     def _warn_late(self, late_s: float) -> None:
         now = time.monotonic()

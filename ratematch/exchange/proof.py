@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ratematch.engines import ENGINE_VERSIONS, find_engine
+from ratematch.engines import ENGINES, find_engine
 from ratematch.exchange.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -51,9 +51,7 @@ def prove(
         most = max(-(-recipe.gpus // cluster.gpus_per_node) + recipe.nodes for recipe in recipes)
         return replace(cluster, nodes=max(cluster.nodes, most))
 
-    sweep = parse_sweep(
-        text, source, find_model=find_model, find_cluster=roomy, find_gpu=find_gpu, engines=ENGINE_VERSIONS
-    )
+    sweep = parse_sweep(text, source, find_model=find_model, find_cluster=roomy, find_gpu=find_gpu, engines=ENGINES)
     has_nodes = find_cluster(sweep.cluster.name).nodes
     engine = find_engine(sweep.engine.name)
     experiments = expand(sweep, engine.kv_settings).experiments

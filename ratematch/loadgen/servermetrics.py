@@ -6,7 +6,6 @@ read them meanwhile. Nothing here can fail a load: an address that does not answ
 
 from __future__ import annotations
 
-import re
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +17,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ratematch.plan.servermetrics import is_counter, parse_prometheus
 from ratematch.plan.workload import Workload
 
 PERIOD_S = 1.0
 ANSWER_S = 5.0
-
-_LINE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(\{[^}]*\})?\s+([0-9.eE+-]+|NaN|[+-]Inf)")
 
 ITERATION = {
     "queued": "numQueuedRequests",
@@ -45,18 +43,6 @@ GIVE_UP = 3
 
 QUEUED = 0.05
 """Waiting requests, as a share of the active ones, from which on they are told."""
-
-
-def parse_prometheus(text: str) -> dict[str, float]:
-    """Samples by name and labels, as written. Buckets of histograms are left out: their sum and count say enough."""
-    samples = {}
-    for line in text.splitlines():
-        found = _LINE.match(line)
-        if found and not found[1].endswith("_bucket"):
-            value = float(found[3])
-            if np.isfinite(value):
-                samples[found[1] + (found[2] or "")] = value
-    return samples
 
 
 def parse_iterations(body: bytes) -> list[dict[str, float]]:
@@ -139,11 +125,23 @@ class MetricsPoller:
             figures = {}
             for name in names:
                 values = [row[name] for row in rows if name in row]
-                counter = name.partition("{")[0].endswith(("_total", "_sum", "_count"))
-                figures[name] = values[-1] - values[0] if counter else float(np.mean(values))
+                figures[name] = values[-1] - values[0] if is_counter(name) else float(np.mean(values))
             if figures:
                 told[url] = {"samples": len(rows), **figures}
         return told or None
+
+    def growth(self, url: str, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:
+        """How much each counter of an address grew over a span, and over how many seconds: from the last look before
+        it to the first one after it."""
+        rows = [(at_ns, values) for at_ns, of, values in self.rows if of == url]
+        begin = next((row for row in reversed(rows) if row[0] <= start_ns), rows[0] if rows else None)
+        end = next((row for row in rows if row[0] >= end_ns), rows[-1] if rows else None)
+        if begin is None or end is None or end[0] <= begin[0]:
+            return {}, 0.0
+        grown = {name: value - begin[1].get(name, 0.0) for name, value in end[1].items() if is_counter(name)}
+        # What is no counter is told as it was at the end: labels such as the number of blocks.
+        rest = {name: value for name, value in end[1].items() if name not in grown}
+        return grown | rest, (end[0] - begin[0]) / 1e9
 
     def doubts(self, told: dict[str, Any] | None, workload: Workload) -> list[str]:
         """What the servers' own figures throw doubt on, in words."""

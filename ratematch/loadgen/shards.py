@@ -26,8 +26,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True)
 class LoadJob:
-    """A load and all that its requests are made from; the same job gives every sender the same schedule."""
+    """A load and all that its requests are made from; the same job gives every sender the same schedule.
+
+    ``distinct``: only so many different prompts, asked in turn again and again (0: no two are alike).
+    """
 
     target: Target
     load: Load
@@ -69,6 +73,7 @@ class LoadJob:
     vocab_size: int
     seed: int = 0
     first_seq: int = 0
+    distinct: int = 0
 
     def source(self) -> PromptSource:
         """Reads the workload's files.
@@ -79,13 +84,33 @@ class LoadJob:
         return PromptSource(self.workload, self.vocab_size, self.seed)
 
     def make_requests(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
-        """The measured requests and those of the warm-up; no prompt is shared between any two of them."""
+        """The measured requests and those of the warm-up; no prompt is shared between any two of them, unless only
+        ``distinct`` ones are wanted."""
         load = self.load
+        if self.distinct:
+            return self._again_and_again(source)
         after = self.first_seq + load.num_requests
         warmup = source.warmup(load.warmup, after, self.seed + 1)
         if isinstance(load, Concurrency) and load.seconds:
             return source.endless(after + load.warmup), warmup
         return source.requests(load.num_requests, self.first_seq), warmup
+
+    def make_distinct(self, source: PromptSource) -> list[RequestSpec]:
+        """The different prompts of a job that has only so many."""
+        return source.requests(self.distinct, self.first_seq)
+
+    def _again_and_again(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
+        load, prompts = self.load, self.make_distinct(source)
+        after = self.first_seq + load.num_requests
+
+        def asked(first_seq: int) -> Iterator[RequestSpec]:
+            for number, prompt in enumerate(cycle(prompts)):
+                yield replace(prompt, seq=first_seq + number)
+
+        warmup = list(islice(asked(after), load.warmup))
+        if isinstance(load, Concurrency) and load.seconds:
+            return asked(after + load.warmup), warmup
+        return list(islice(asked(self.first_seq), load.num_requests)), warmup
 
 
 def count_processes(load: Load, workload: Workload, cores: int | None = None) -> int:
@@ -156,7 +181,7 @@ def prepare(folder: Path, job: LoadJob, count: int) -> None:
         "target": {**target, "extra_body": dict(job.target.extra_body)},
         "load": load_to_json(job.load),
         "workload": workload_to_json(job.workload),
-        **{name: getattr(job, name) for name in ("vocab_size", "seed", "first_seq")},
+        **{name: getattr(job, name) for name in ("vocab_size", "seed", "first_seq", "distinct")},
     }
     _write(folder / "job.json", content)
 
@@ -169,7 +194,7 @@ def read_job(folder: Path) -> tuple[LoadJob, int]:
         target=Target(**content["target"], headers=headers),
         load=load_from_json(content["load"]),
         workload=workload_from_json(content["workload"]),
-        **{name: content[name] for name in ("vocab_size", "seed", "first_seq")},
+        **{name: content[name] for name in ("vocab_size", "seed", "first_seq", "distinct")},
     )
     return job, int(content["count"])
 

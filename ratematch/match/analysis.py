@@ -13,7 +13,7 @@ from ratematch.match.counting import OVER_BUDGET, Counting
 from ratematch.match.feasibility import Site, add_transfer
 from ratematch.match.figures import OVER_LIMIT, Figures, collect_figures, measured_point, select_stage
 from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier, find_frontier
-from ratematch.match.gaps import find_gaps
+from ratematch.match.gaps import find_gaps, say_transfer
 from ratematch.match.matching import Objective
 from ratematch.match.pareto import extract_front
 from ratematch.match.points import Analysis, Kind, Measured, Point, ServingPlan, WorkloadAnalysis, objectives
@@ -183,6 +183,10 @@ def analyze_workload(
         [[objectives(point) for point in front] for _, front, _ in versus],
         [objectives(p) for p in ifb_front],
     )
+    # Gaps are over used GPUs, whatever fronts are over.
+    pairs_run = select_stage(figures, "e2e")
+    gaps = find_gaps(pairs_run, pairs, frontier.front if objective == "per_used_gpu" else (), constraints)
+    costly = say_transfer(gaps, pairs_run)
     sums = [sum_up(kind, front, other, drawn) for (kind, _, drawn), front in zip(versus, own, strict=True)]  # type: ignore[arg-type]
     return WorkloadAnalysis(
         workload=name,
@@ -194,15 +198,7 @@ def analyze_workload(
         ifb=ifb_front,
         plans=frontier.plans,
         measured=tuple(point for _, point in (*end_to_end, *ifb)),
-        # Gaps are over used GPUs, whatever fronts are over.
-        gaps=tuple(
-            find_gaps(
-                select_stage(figures, "e2e"),
-                pairs,
-                frontier.front if objective == "per_used_gpu" else (),
-                constraints,
-            )
-        ),
+        gaps=tuple(gaps),
         speedups=tuple(
             row
             for (kind, _, drawn), front in zip(versus, own, strict=True)
@@ -211,6 +207,7 @@ def analyze_workload(
         left_out=tuple(left_out),
         notes=(
             *too_slow,
+            *([costly] if costly else []),
             *_notes(figures, pairs, frontier, [p for _, p in ifb], [p for _, p in end_to_end], constraints, max_gpus),
         ),
         ties=frontier.ties,

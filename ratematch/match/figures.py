@@ -27,9 +27,10 @@ DRAWS = 2000
 class Figures:
     """One operating point of one experiment, the mean over its repeats, of the whole deployment.
 
-    ``tpot_ms`` is 0 when OSL is 1 (no token is decoded), ``ttft_ms`` in gen_only, which has none and whose matching
-    needs none. ``ttft_limit_ms`` and ``tpot_limit_ms``: at the percentile that constraints are judged at. ``little``:
-    from the averaged figures. ``noise``: of the mean rates, ``None`` without repeats and within-run batches.
+    ``tpot_ms`` is 0 when OSL is 1 (no token is decoded), ``ttft_ms`` in gen_only and gen_only_warmed, which have
+    none and whose matching needs none. ``ttft_limit_ms`` and ``tpot_limit_ms``: at the percentile that constraints
+    are judged at. ``little``: from the averaged figures. ``layout``: see :class:`Measured`. ``noise``: of the mean
+    rates, ``None`` without repeats and within-run batches.
     """
 
     experiment: Experiment
@@ -46,6 +47,7 @@ class Figures:
     warnings: tuple[str, ...]
     noise: Noise | None = None
     breakdown: Breakdown | None = None
+    layout: str = ""
 
     @property
     def latency_s(self) -> float:
@@ -105,7 +107,7 @@ def _missing(row: Measured, constraints: Constraints) -> tuple[str, ...]:
     m = row.measurement
     needed: dict[str, object] = {"requests/s": m.req_s, "tok/s": m.tok_s, "OSL": m.osl_mean}
     needed["requests in flight"] = m.in_flight
-    if row.experiment.mode != "gen_only":
+    if row.experiment.mode not in ("gen_only", "gen_only_warmed"):
         needed["TTFT"] = m.ttft_ms
     if row.experiment.stage != "ctx":
         needed["TPOT"] = m.tpot_ms
@@ -137,6 +139,7 @@ def _read(row: Measured, constraints: Constraints) -> Figures:
         warnings=m.warnings,
         noise=row.noise,
         breakdown=row.breakdown,
+        layout=row.layout,
     )
 
 

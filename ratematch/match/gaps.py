@@ -32,6 +32,14 @@ from ratematch.plan.deployment import Deployment
 WHOLE_INSTANCES = ("integer rounding", "spare ctx at this load")
 """Parts that lie between the ideal ratio and the plan: a rate-matched front has lost them already."""
 
+TRANSFER, POSTING = "KV transfer", "KV transfer posted between decode steps"
+
+WORTH_SAYING = 0.03
+"""Share of the ideal from which on what the KV transfer costs is put into words."""
+
+MANY_PIECES = 1000
+"""Descriptors a request from which on their number is named: at some microseconds each they take milliseconds."""
+
 
 def find_gaps(
     rows: Iterable[Figures], pairs: Sequence[Pair], front: Sequence[Point], constraints: Constraints
@@ -112,12 +120,15 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
         queue = min(shared, breakdown.ctx_queue_s)
         kv = min(handover, breakdown.kv_transfer_s)
         gen_queue = min(handover - kv, breakdown.gen_queue_s)
+        # A transfer that is posted in many pieces keeps the gen server's steps waiting: decode is longer for it.
+        posted = breakdown.decode_s * (breakdown.kv_posting or 0.0)
         longer = [
             ("ctx slow-down", breakdown.prefill_s - alone - (shared - queue)),
             ("ctx queue", breakdown.ctx_queue_s - queue),
-            ("KV transfer", breakdown.kv_transfer_s - kv),
+            (TRANSFER, breakdown.kv_transfer_s - kv),
             ("gen queue", breakdown.gen_queue_s - gen_queue),
-            ("gen slow-down", breakdown.decode_s - decode_s),
+            *([(POSTING, posted)] if breakdown.kv_posting is not None else []),
+            ("gen slow-down", breakdown.decode_s - posted - decode_s),
             ("router", breakdown.dispatch_s - (handover - kv - gen_queue)),
             ("client and network", life - breakdown.total_s),
         ]
@@ -130,6 +141,27 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
     parts.append(GapPart("residual", ideal - point.tok_s_gpu - told))
     # What is only the last digits of a float is nothing.
     return tuple(part if abs(part.tok_s_gpu) > 1e-9 * ideal else GapPart(part.name, 0.0) for part in parts)
+
+
+def say_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | None:
+    """What the KV transfer costs the end-to-end deployment that it costs most, where that is worth saying."""
+    worst: tuple[float, Gap, Breakdown] | None = None
+    for gap, row in zip(gaps, rows, strict=True):
+        lost = sum(part.tok_s_gpu for part in gap.parts if part.name in (TRANSFER, POSTING))
+        if row.breakdown and gap.ideal and lost >= WORTH_SAYING * gap.ideal and (worst is None or lost > worst[0]):
+            worst = (lost, gap, row.breakdown)
+    if worst is None:
+        return None
+    lost, gap, told = worst
+    pieces = ""
+    if told.kv_descriptors is not None and told.kv_descriptors >= MANY_PIECES:
+        size = f" of {told.kv_b / told.kv_descriptors / 1e3:.3g} kB" if told.kv_b else ""
+        pieces = f", in {told.kv_descriptors:,.0f} pieces{size}: larger KV blocks make fewer"
+    assert gap.ideal is not None
+    return (
+        f"the KV transfer costs {gap.label} at {gap.concurrency:.0f} in flight {lost:.3g} tok/s/GPU, "
+        f"{lost / gap.ideal:.0%} of its ideal; {told.kv_transfer_s * 1000:.3g} ms a request{pieces}"
+    )
 
 
 def predict_at(curve: Front, u: float) -> float | None:

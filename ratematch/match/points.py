@@ -20,13 +20,15 @@ measured apart. ``end_to_end`` and ``ifb``: measured."""
 @dataclass(frozen=True)
 class Measured:
     """One load of one experiment, with its figures. ``noise``: of its rates, from batches within the run.
-    ``breakdown``: where its requests' time went, by the servers' own records."""
+    ``breakdown``: where its requests' time went, by the servers' own records. ``layout``: of the KV cache of its
+    servers; those of different layouts cannot hand caches over."""
 
     experiment: Experiment
     load: Load
     measurement: Measurement
     noise: Noise | None = None
     breakdown: Breakdown | None = None
+    layout: str = ""
 
 
 @dataclass(frozen=True)

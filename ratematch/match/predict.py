@@ -34,7 +34,8 @@ MOST_TURNS = 100
 class CtxOption:
     """One measured ctx configuration. ``group``: its servers, one instance. ``noise``: of each capacity.
 
-    ``ttft_limit_s``: TTFT measured at each capacity, at the percentile of the constraints.
+    ``ttft_limit_s``: TTFT measured at each capacity, at the percentile of the constraints. ``layout``: of its KV
+    cache.
     """
 
     source: str
@@ -44,6 +45,7 @@ class CtxOption:
     noise: tuple[Noise | None, ...] = ()
     simulated: bool = False
     ttft_limit_s: tuple[float, ...] = ()
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class GenOption:
     emulated: bool
     noise: tuple[Noise | None, ...] = ()
     simulated: bool = False
+    layout: str = ""
 
     def tpot_limit_ms(self, plan: Plan[float]) -> float:
         """TPOT that a limit is held against, ms; the tail is read between measured loads like the curve."""
@@ -96,7 +99,7 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
 
     The curve is requests/s over the prompts being prefilled, c = requests/s x TTFT. Capacities are the rows within
     the limit (at its percentile) that no other row beats in requests/s and TTFT; a configuration that another one
-    with the same MTP beats in GPUs, requests/s and TTFT at once is left out.
+    with the same MTP and KV layout beats in GPUs, requests/s and TTFT at once is left out.
     """
     candidates: list[Candidate] = []
     for rows in _by_experiment(figures):
@@ -118,7 +121,12 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
             rates = Ctx(group.mapping.gpus, curve, ())
             experiment = rows[0].experiment
             option = CtxOption(
-                experiment.id, one_instance(group), rates, experiment.emulated, simulated=experiment.simulated
+                experiment.id,
+                one_instance(group),
+                rates,
+                experiment.emulated,
+                simulated=experiment.simulated,
+                layout=rows[0].layout,
             )
             candidates.append((option, allowed, beside))
     return _drop_beaten(candidates)
@@ -126,8 +134,8 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
 
 def _drop_beaten(candidates: Sequence[Candidate]) -> list[CtxOption]:
     options = []
-    for mtp in sorted({option.group.mtp for option, _, _ in candidates}):
-        same = [candidate for candidate in candidates if candidate[0].group.mtp == mtp]
+    for mtp, layout in sorted({(option.group.mtp, option.layout) for option, _, _ in candidates}):
+        same = [each for each in candidates if (each[0].group.mtp, each[0].layout) == (mtp, layout)]
         flat = [
             (k, n, option.rates.gpus, *row) for k, (option, rows, _) in enumerate(same) for n, row in enumerate(rows)
         ]
@@ -169,6 +177,7 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
                 tail=tuple(tail for _, _, tail, _ in points),
                 emulated=experiment.emulated,
                 simulated=experiment.simulated,
+                layout=rows[0].layout,
                 noise=tuple({load: noise for load, _, _, noise in points}.values()),
             )
         )
@@ -183,7 +192,8 @@ def _by_experiment(figures: Iterable[Figures]) -> list[list[Figures]]:
 
 
 def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pair]:
-    """Each gen configuration with every ctx configuration of its MTP, else of the nearest MTP measured.
+    """Each gen configuration with every ctx configuration of its KV layout and its MTP, else the nearest MTP
+    measured.
 
     Both sides must carry the same MTP layers, or their KV layouts differ; a ctx rate measured with another MTP is
     an assumption, and flagged.
@@ -191,11 +201,12 @@ def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pai
     pairs = []
     for option in gen:
         mtp = option.group.mtp
-        nearest = min((abs(c.group.mtp - mtp), c.group.mtp) for c in ctx)[1] if ctx else mtp
+        alike = [each for each in ctx if each.layout == option.layout]
+        nearest = min((abs(c.group.mtp - mtp), c.group.mtp) for c in alike)[1] if alike else mtp
         flags: tuple[str, ...] = () if nearest == mtp else (f"ctx measured with mtp={nearest}, not {mtp}",)
         if option.rates.curve.smoothed:
             flags += ("gen tok/s fell with concurrency; pooled",)
-        pairs += [Pair(c, option, flags) for c in ctx if c.group.mtp == nearest]
+        pairs += [Pair(c, option, flags) for c in alike if c.group.mtp == nearest]
     return pairs
 
 

@@ -9,9 +9,6 @@ from ratematch.plan.memory import RUNTIME_RESERVE_B, activation_bytes, default_p
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.workload import Workload
 
-BLOCK = 32
-"""Tokens of a KV block: a request occupies whole ones."""
-
 
 @dataclass(frozen=True)
 class KvSettings:
@@ -19,13 +16,16 @@ class KvSettings:
 
     ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache. ``chunked_prefill``: may a
     prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as told, ``None`` = as derived,
-    which is long enough.
+    which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``: share of the
+    whole GPU that the engine does not touch.
     """
 
     fraction: float
     dtype: str
     chunked_prefill: bool = False
     max_seq_len: int | None = None
+    block: int = 32
+    left_alone: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     if at_once < 1:
         return Capacity(0, f"max_num_tokens {tokens} is less than one request's MTP {group.mtp} + 1 tokens a step")
     length = workload.isl + (0 if group.role == "ctx" else workload.osl + group.mtp)
-    each = -(-length // BLOCK) * BLOCK
+    each = -(-length // kv.block) * kv.block
     fit = memory_fit(
         model,
         gpu,
@@ -66,7 +66,7 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
         default_precision(model, gpu),
         kv.dtype,
         kv.fraction,
-        RUNTIME_RESERVE_B + activation_bytes(model, mapping, tokens, batch),
+        RUNTIME_RESERVE_B + activation_bytes(model, mapping, tokens, batch) + kv.left_alone * gpu.memory_b,
         mtp_layers=min(group.mtp, model.mtp_layers),
         tokens_needed=each,
     )

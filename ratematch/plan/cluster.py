@@ -82,8 +82,9 @@ class Cluster:
     """One cluster profile (``slurm/clusters/*.yaml``).
 
     ``nodes``: how many nodes a deployment may use. ``emulated``: servers are the emulator; everything measured
-    here carries ``emulated: true`` to the last plot. ``command``: argv that starts the engine's CLI on a node.
-    ``launcher``: put before it where Slurm starts the ranks of a server. ``numactl``: put before both, for workers.
+    here carries ``emulated: true`` to the last plot. ``command``: argv that starts the engine's CLI on a node;
+    ``launcher``: put before it where Slurm starts the ranks of a server; empty and ``None``: as the engine has it.
+    ``numactl``: put before both, for workers.
     ``port_base``: first port that servers take, ``None`` = any free ones. ``start_minutes`` and ``load_minutes``:
     what starting one deployment and running one load take, for the estimate before a sweep. ``ready_minutes``: how
     long servers may take to answer, ``None`` = scaled to the size of the weights. ``stall_minutes``: a load is
@@ -98,8 +99,8 @@ class Cluster:
     nodes: int
     emulated: bool = False
     about: str = ""
-    command: tuple[str, ...] = ("trtllm-serve",)
-    launcher: tuple[str, ...] = ("trtllm-llmapi-launch",)
+    command: tuple[str, ...] = ()
+    launcher: tuple[str, ...] | None = None
     numactl: tuple[str, ...] = ()
     port_base: int | None = None
     environment: dict[str, str] = field(default_factory=dict)

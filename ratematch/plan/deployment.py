@@ -21,7 +21,8 @@ class ServerGroup:
     ``options`` go to the engine verbatim, over its derived defaults (a nested dict of plain YAML values).
     ``config``: the engine's whole configuration as given, to which nothing is added (a recipe somebody else wrote).
     ``environment``: set for these servers only. ``unchecked``: dotted paths of options marked ``!unchecked`` in the
-    sweep file, which are passed on though the contract of the version may not know them.
+    sweep file, which are passed on though the contract of the version may not know them. ``tag``: option axes that
+    tell servers of one sweep apart, for labels only.
     """
 
     role: Role
@@ -34,6 +35,7 @@ class ServerGroup:
     config: dict[str, Any] | None = None
     environment: dict[str, str] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
+    tag: str = field(default="", compare=False)
 
     @property
     def gpus(self) -> int:
@@ -46,7 +48,8 @@ class Deployment:
     """Servers that answer together.
 
     ``ctx`` and ``gen`` together need an orchestrator; ``gen`` alone is measured behind one that invents the context
-    (:data:`ratematch.plan.experiment.Mode`); ``ctx`` alone and ``agg`` answer directly.
+    (:data:`ratematch.plan.experiment.Mode`) or, ``warmed``, directly with prompts whose KV cache it holds already;
+    ``ctx`` alone and ``agg`` answer directly.
     ``router``: how the orchestrator spreads requests over the servers of a role, with its ``router_args``.
     ``orchestrator``: keys laid over its configuration, verbatim. ``unchecked``: as in :class:`ServerGroup`, of these.
     """
@@ -58,6 +61,7 @@ class Deployment:
     orchestrator: dict[str, Any] = field(default_factory=dict)
     router_args: dict[str, Any] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
+    warmed: bool = False
 
     @property
     def groups(self) -> tuple[ServerGroup, ...]:
@@ -73,10 +77,18 @@ class Deployment:
 
     @property
     def needs_orchestrator(self) -> bool:
-        return self.gen is not None
+        return self.gen is not None and not (self.warmed and self.ctx is None)
 
     @property
     def label(self) -> str:
-        """For people: ``ctx2xTEP4-gen1xDEP8-mtp1``."""
-        parts = [f"{group.role}{group.instances}x{group.mapping.label}" for group in self.groups]
+        """For people: ``ctx2xTEP4-gen1xDEP8-mtp1``, ``gen1xTP1+block_size=128-mtp0``."""
+        return self._spell({group.role: f"+{group.tag}" for group in self.groups if group.tag})
+
+    @property
+    def short_label(self) -> str:
+        """Servers without what tells them apart otherwise."""
+        return self._spell({})
+
+    def _spell(self, tags: dict[Role, str]) -> str:
+        parts = [f"{g.role}{g.instances}x{g.mapping.label}{tags.get(g.role, '')}" for g in self.groups]
         return "-".join([*parts, f"mtp{self.mtp}"])

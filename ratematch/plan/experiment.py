@@ -15,12 +15,14 @@ from ratematch.plan.workload import Workload, workload_from_json, workload_to_js
 Origin = Literal["real", "emulated", "simulated"]
 """Where figures come from. Those of different origins never share a front."""
 
-Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "e2e", "aggregated"]
+Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "gen_only_warmed", "e2e", "aggregated"]
 """What servers do while they are measured (contract, section 6).
 
 ``ctx_only``: output length 1, straight to a context server. ``gen_only``: real context servers supply the KV cache,
 and no token is decoded before a whole batch is there. ``gen_only_no_context``: the orchestrator invents the context;
 no GPU is spent on it, but the KV cache is garbage, so MTP acceptance and expert routing are not those of real text.
+``gen_only_warmed``: the generation server answers each prompt once before the clock and finds it in its prefix cache
+afterwards; the cache is that of real text, a last block of each prompt is computed again, and only TPOT is measured.
 ``e2e``: everything as in service. ``aggregated``: one kind of server, in-flight batching.
 """
 
@@ -69,7 +71,7 @@ class Experiment:
         if deployment.gen is None:
             return "ctx_only"
         if deployment.ctx is None:
-            return "gen_only_no_context"
+            return "gen_only_warmed" if deployment.warmed else "gen_only_no_context"
         return "gen_only" if self.stage == "gen" else "e2e"
 
     def launches(self) -> tuple[Experiment, ...]:
@@ -99,23 +101,33 @@ class Experiment:
             del content["simulated"]
         content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
-        for key in ("orchestrator", "router_args", "unchecked"):  # nothing added: the id from before the key existed
+        for key in (
+            "orchestrator",
+            "router_args",
+            "unchecked",
+            "warmed",
+        ):  # nothing added: the id from before the key existed
             if not deployment[key]:
                 del deployment[key]
         for role in ("ctx", "gen", "agg"):
-            if deployment[role] is not None and not deployment[role]["unchecked"]:
-                del deployment[role]["unchecked"]
+            if deployment[role] is not None:
+                del deployment[role]["tag"]
+                if not deployment[role]["unchecked"]:
+                    del deployment[role]["unchecked"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
     def label(self) -> str:
+        return self._label(self.deployment.label)
+
+    def _label(self, servers: str) -> str:
         workload = self.workload.label.replace("/", "-")
-        return f"{self.stage}-{workload}-{self.deployment.label}"
+        return f"{self.stage}-{workload}-{servers}"
 
     @property
     def folder(self) -> str:
         """Name of the results folder: readable first, unique by the id."""
-        return f"{self.label}-{self.id}"
+        return f"{self._label(self.deployment.short_label)}-{self.id}"
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
@@ -150,6 +162,7 @@ def from_json(content: dict[str, Any]) -> Experiment:
                 orchestrator=deployment.get("orchestrator", {}),
                 router_args=deployment.get("router_args", {}),
                 unchecked=tuple(deployment.get("unchecked", ())),
+                warmed=deployment.get("warmed", False),
             ),
             "workload": workload_from_json(content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),

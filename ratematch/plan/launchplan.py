@@ -30,7 +30,8 @@ class ProcessSpec:
     ``argv`` may hold paths relative to the launch
     folder, which is the working directory. ``env`` is added to the inherited environment; ``unset`` is removed
     from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
-    process of earlier waves is ready.
+    process of earlier waves is ready. ``launcher``: put before ``argv`` where Slurm starts the ranks. ``inside``: it
+    runs in the container, where there is one; else it is a program of ratematch itself.
     """
 
     name: str
@@ -45,6 +46,8 @@ class ProcessSpec:
     ready: ReadyProbe
     wave: int = 0
     ranks: int = 1
+    launcher: tuple[str, ...] = ()
+    inside: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace, most_in_flight
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.optionaxes import merge_options, name_options
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.workload import Workload
 
 MAPPING_AXES = ("tp", "ep", "pp", "cp", "attention_dp")
 GROUP_AXES = ("mtp", "max_batch_size", "max_num_tokens")
-OPTION_PREFIX = "options."
 ROLE_OF_STAGE: dict[Stage, Role] = {"ctx": "ctx", "gen": "gen", "ifb": "agg"}
 
 
@@ -96,6 +96,7 @@ class StagePlan:
     engine option by its dotted path, ``options.kv_cache_config.dtype``. ``exclude``: a combination that matches any
     of these is left out; ``only``: when given, a combination must match one. ``supply``: gen only, the context
     servers that feed it (mode gen_only; each takes the MTP of what it feeds); ``None`` = the context is invented.
+    ``warmed``: gen only, its prompts are in its prefix cache before the clock starts (mode gen_only_warmed).
     ``unchecked``: dotted paths of options, among the axes too, that are marked ``!unchecked``.
     """
 
@@ -108,6 +109,7 @@ class StagePlan:
     only: tuple[dict[str, Any], ...] = ()
 
     supply: ServerGroup | None = None
+    warmed: bool = False
     unchecked: tuple[str, ...] = ()
 
 
@@ -266,7 +268,8 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
                 for workload in sweep.workloads:
                     experiment, too_much = _fitting(sweep, plan, combination, workload, kv_of)
                     dropped.extend(too_much)
-                    if experiment is not None:
+                    # Workloads that differ in OSL only are one to a ctx server.
+                    if experiment is not None and experiment not in experiments:
                         experiments.append(experiment)
     experiments.extend(
         experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
@@ -326,14 +329,15 @@ def _experiment(
         mtp=combination.axes.get("mtp", 0),
         max_batch_size=combination.axes.get("max_batch_size"),
         max_num_tokens=combination.axes.get("max_num_tokens"),
-        options=_merge_options(plan.options, combination.axes),
+        options=merge_options(plan.options, combination.axes),
         environment=plan.environment,
         unchecked=plan.unchecked,
+        tag=name_options(plan.axes, combination.axes),
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
     asked = one_token if plan.stage == "ctx" else workload
-    deployment = _deployment(group)
+    deployment = replace(_deployment(group), warmed=plan.warmed)
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
     return experiment_of(sweep, plan.stage, deployment, asked, loads)
@@ -370,24 +374,6 @@ def _deployment(group: ServerGroup) -> Deployment:
             return Deployment(gen=group)
         case "agg":
             return Deployment(agg=group)
-
-
-def _merge_options(options: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
-    """``options`` with the dotted engine options among the axes laid over them."""
-    merged: dict[str, Any] = _copy(options)
-    for key, value in axes.items():
-        if not key.startswith(OPTION_PREFIX):
-            continue
-        *parents, last = key.removeprefix(OPTION_PREFIX).split(".")
-        place = merged
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return merged
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _matches(rule: dict[str, Any], combination: Combination) -> bool:

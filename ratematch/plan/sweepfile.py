@@ -16,16 +16,17 @@ from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
+from ratematch.plan.enginefacts import EngineFacts
 from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.optionaxes import OPTION_PREFIX
 from ratematch.plan.rules import check_mapping
 from ratematch.plan.supply import with_supply
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
-    OPTION_PREFIX,
     Budget,
     E2ePlan,
     LoadPlan,
@@ -40,7 +41,6 @@ from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
     E2eIn,
-    EngineIn,
     GroupIn,
     StageIn,
     SweepIn,
@@ -65,14 +65,13 @@ def parse_sweep(
     find_model: Callable[[str], Model],
     find_cluster: Callable[[str], Cluster],
     find_gpu: Callable[[str], Gpu],
-    engines: abc.Mapping[str, Sequence[str]],
+    engines: abc.Mapping[str, EngineFacts],
     overrides: Sequence[str] = (),
 ) -> Sweep:
     """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
 
     ``find_model``, ``find_cluster`` and ``find_gpu`` turn names into values; the first two raise CatalogError or
-    ClusterError for names that are not known. ``engines``:
-    versions that can be rendered, by engine name.
+    ClusterError for names that are not known. ``engines``: what is known of each, by its name.
 
     Raises:
         SweepError: with every problem of the file, each with ``source`` and line.
@@ -92,11 +91,14 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     given: tuple[tuple[Stage, StageIn | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
+    facts = _check_engine(located, parsed, engines)
     stages = with_supply(
-        located, parsed, tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+        located,
+        parsed,
+        tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None),
+        facts.gen_modes,
     )
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
-    _check_engine(located, parsed.engine, engines)
     _check_whole(located, parsed)
     check_loads(located, parsed)
     if model and cluster and not located.problems:
@@ -247,7 +249,9 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
     own = given.workload
     return NamedDeployment(
         Deployment(
-            **groups,
+            ctx=groups.get("ctx"),
+            gen=groups.get("gen"),
+            agg=groups.get("agg"),
             router=given.router.type,
             router_args=given.router.args,
             orchestrator=given.orchestrator,
@@ -337,13 +341,26 @@ def _check_values(located: Located, path: Path, name: str, values: list[Any]) ->
                 located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
 
 
-def _check_engine(located: Located, given: EngineIn, engines: abc.Mapping[str, Sequence[str]]) -> None:
-    if given.name not in engines:
+def _check_engine(located: Located, parsed: SweepIn, engines: abc.Mapping[str, EngineFacts]) -> EngineFacts:
+    """What is known of the engine that the file names; of the first one when it names none that is known."""
+    given = parsed.engine
+    facts = engines.get(given.name)
+    if facts is None:
         located.add(("engine", "name"), f"unknown engine {given.name!r}", f"known: {', '.join(engines)}")
-    elif not _is_version(given.version, engines[given.name]):
-        known = ", ".join(engines[given.name])
+        return next(iter(engines.values()))
+    if not _is_version(given.version, facts.versions):
         what = f"unknown version {given.version!r} of {given.name}"
-        located.add(("engine", "version"), what, f"known: {known}, and versions of these such as 1.2.1")
+        such = f"{facts.versions[0]}.1"
+        located.add(
+            ("engine", "version"), what, f"known: {', '.join(facts.versions)}, and versions of these such as {such}"
+        )
+    routers: list[tuple[Path, str]] = [
+        (("deployments", index, "router"), each.router.type) for index, each in enumerate(parsed.deployments)
+    ]
+    for path, router in [*routers, *([(("e2e", "router"), parsed.e2e.router.type)] if parsed.e2e else [])]:
+        if router not in facts.routers:
+            located.add(path, f"{given.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
+    return facts
 
 
 def _is_version(text: str, lines: Sequence[str]) -> bool:

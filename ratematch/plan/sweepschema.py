@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
 
 from ratematch.plan.constraints import Percentile
+from ratematch.plan.enginefacts import GenMode
 from ratematch.plan.load import Arrival
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
@@ -120,12 +121,12 @@ class SupplyIn(Strict):
 
 
 class GenStageIn(StageIn):
-    mode: Literal["gen_only_no_context", "gen_only"] = "gen_only_no_context"
+    mode: GenMode | None = None
     supply: SupplyIn | None = None
 
 
 class RouterIn(Strict):
-    type: Literal["round_robin", "load_balancing", "kv_cache_aware", "conversation"]
+    type: Literal["round_robin", "load_balancing", "kv_cache_aware", "conversation", "command"]
     args: dict[str, Any] = {}
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import ratematch
+from ratematch.engines import find_engine
 from ratematch.errors import ClusterError
 from ratematch.inputs import read_cluster
 from ratematch.plan.cluster import Cluster, Slurm
@@ -19,10 +20,12 @@ from ratematch.run.site import look_at_slurm, look_for_files, look_for_weights
 FREE_GB = 1.0
 
 
-def examine(cluster_name: str | None, *, probing: bool = False, folder: Path = Path()) -> list[Finding]:
+def examine(
+    cluster_name: str | None, *, probing: bool = False, folder: Path = Path(), engine: str = "trtllm-serve"
+) -> list[Finding]:
     """All checks; those of a cluster profile only when one is named. ``probing``: send a job of one node too.
 
-    ``folder``: where results will go.
+    ``folder``: where results will go. ``engine``: whose command is looked for.
     """
     checks = [_python(), _disk(folder), _ports(), _guard()]
     if cluster_name is None:
@@ -31,12 +34,12 @@ def examine(cluster_name: str | None, *, probing: bool = False, folder: Path = P
         cluster = read_cluster(cluster_name)
     except ClusterError as error:
         return [*checks, *(Finding(f"cluster {cluster_name}", False, str(problem)) for problem in error.problems)]
-    checks += _cluster(cluster)
+    checks += _cluster(cluster, engine)
     if runs_on_slurm(cluster):
         checks += [*look_at_slurm(cluster), *look_for_files(cluster)]
     checks += look_for_weights(cluster)
     if probing:
-        checks += probe(cluster, "trtllm-serve", folder)
+        checks += probe(cluster, engine, folder)
     return checks
 
 
@@ -69,8 +72,8 @@ def _guard() -> Finding:
     return Finding("clean-up after kill -9", there, found)
 
 
-def _cluster(cluster: Cluster) -> list[Finding]:
-    program = cluster.command[0]
+def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
+    program = find_engine(engine).command(cluster)[0]
     where = shutil.which(program)
     kind = "emulated" if cluster.emulated else "real servers"
     checks = [

@@ -188,7 +188,9 @@ def _measure(
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     machine = where or ThisMachine(cluster)
-    with running(plan, launch, engine.diagnose, stop, show_waiting, machine) as servers, Telemetry(plan) as telemetry:
+    listener = Telemetry(plan, engine.routes.iterations, engine.iteration_reader)
+    starting = running(plan, launch, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
+    with starting as servers, listener as telemetry:
         found = provenance.collect(plan)
         write_json(launch / "provenance.json", found)
         _refuse_mixture(found, cluster)
@@ -215,6 +217,8 @@ def _import_ahead() -> None:
 
 def _refuse_mixture(found: dict[str, Any], cluster: Cluster) -> None:
     for name, server in found["servers"].items():
+        if name == "orchestrator" and server["version"] is None:
+            continue  # a router of somebody else's, which tells nothing of itself
         if server["emulated"] != cluster.emulated:
             really = "the emulator" if server["emulated"] else "no emulator"
             raise RunError(
@@ -233,7 +237,7 @@ def place_locally(experiment: Experiment, cluster: Cluster) -> Placement:
     deployment = experiment.deployment
     nodes = [f"local{index}" for index in range(nodes_needed(deployment, cluster.gpus_per_node))]
     addresses = dict.fromkeys(nodes, "127.0.0.1")
-    return place(deployment, cluster, nodes, _port_base(cluster, count_ports(deployment)), addresses)
+    return place(deployment, cluster, nodes, _port_base(cluster, _all_ports(experiment)), addresses)
 
 
 def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation) -> Placement:
@@ -245,8 +249,14 @@ def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation)
     Raises:
         PlacementError: it does not fit.
     """
-    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (14000 - count_ports(experiment.deployment))
+    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (14000 - _all_ports(experiment))
     return place(experiment.deployment, cluster, where.nodes, cluster.port_base or 18000 + spread)
+
+
+def _all_ports(experiment: Experiment) -> int:
+    """Ports that a deployment takes, one after another."""
+    engine = find_engine(experiment.engine.name)
+    return count_ports(experiment.deployment) + engine.spare_ports(experiment.deployment)
 
 
 def _port_base(cluster: Cluster, count: int) -> int:

@@ -37,6 +37,9 @@ Diagnose = Callable[[Sequence[str]], object]
 """Whole logs, most telling first, to a cause (``str()`` of it is shown); ``None`` when it is not known."""
 
 
+GivenUp = Callable[[str], bool]
+
+
 class Interrupted(RunError):
     """The person or the scheduler asked the run to stop."""
 
@@ -85,8 +88,11 @@ class _Child:
 class Servers:
     """The running processes of a plan. Use :func:`running`, which always ends them."""
 
-    def __init__(self, plan: LaunchPlan, folder: Path, diagnose: Diagnose, machine: Machine):
+    def __init__(
+        self, plan: LaunchPlan, folder: Path, diagnose: Diagnose, machine: Machine, given_up: GivenUp | None = None
+    ):
         self.plan = plan
+        self._given_up = given_up
         self._machine = machine
         self.folder = folder
         self._diagnose = diagnose
@@ -189,6 +195,8 @@ class Servers:
                     pending.remove(child)
                 elif seconds > child.spec.ready.deadline_s:
                     raise NotReady(self._not_ready(child, why, seconds))
+                elif self._given_up is not None and self._given_up(whole_log(child.log)):
+                    raise ServerDied(f"{child.spec.name} gave up starting after {seconds:.0f} s{self._cause(child)}")
                 else:
                     waiting.append(Waiting(child.spec.name, why, seconds, _last_line(child.log)))
             if waiting:
@@ -225,9 +233,13 @@ def running(
     stop: threading.Event,
     on_wait: Callable[[Sequence[Waiting]], None],
     machine: Machine | None = None,
+    given_up: GivenUp | None = None,
 ) -> Iterator[Servers]:
-    """The servers of ``plan``, ready; ended on leaving, whatever happened. Errors as in :meth:`Servers.start`."""
-    servers = Servers(plan, folder, diagnose, machine or ThisMachine())
+    """The servers of ``plan``, ready; ended on leaving, whatever happened. Errors as in :meth:`Servers.start`.
+
+    ``given_up``: does a log say that its server will never be ready?
+    """
+    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up)
     try:
         servers.start(stop, on_wait)
         yield servers

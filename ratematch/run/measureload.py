@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.send import send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob, drive_in_processes
+from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
@@ -29,6 +30,7 @@ from ratematch.plan.load import Load
 from ratematch.readout import measure_run
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.postmortem import find_cause
+from ratematch.run.prefixhits import PrefixHits
 from ratematch.run.progress import telling
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import mark_logs, read_logs, read_since
@@ -46,8 +48,9 @@ from ratematch.store import ExperimentFolder, reserve, write_json
 
 RECORD_B = 512
 TOKEN_B = 10
-PROMETHEUS_S = 5.0
 """Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+
+PROMETHEUS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,26 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         DiskFull: no room for its records.
     """
     experiment, plan, at = live.experiment, live.servers.plan, live.folder.load_folder(load)
+    routes = live.engine.routes
     job = job_of(live, load)
     source = job.source()
+    warmed, hits = None, None
+    if experiment.mode == "gen_only_warmed":
+        warmed = warm_prompts(job, source, live.stop, _block(live))
+        hits = PrefixHits(plan, live.engine)
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_account(plan) if experiment.emulated else {}
     live.telemetry.take()
-    read_perf_metrics(plan)
+    read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
     gpus = GpuSampler()
-    urls = [f"http://{spec.host}:{spec.port}/prometheus/metrics" for spec in plan.processes]
+    urls = {spec.name: f"http://{spec.host}:{spec.port}{routes.prometheus}" for spec in plan.processes}
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(at, size),
         telling(live.folder) as tell,
         gpus,
-        MetricsPoller(urls, PROMETHEUS_S) as prometheus,
+        MetricsPoller(list(urls.values()), PROMETHEUS_S) as prometheus,
     ):
 
         def show(progress: Progress) -> None:
@@ -118,13 +126,15 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         run["connections"] = live.connections
     run["log"] = read_logs(plan, live.launch, marks, live.engine, experiment, load)
     rows = live.telemetry.take()
-    perf, problems = read_perf_metrics(plan) if result.aborted is None else ([], {})
+    perf, problems = read_perf_metrics(plan, routes.request_times) if result.aborted is None else ([], {})
     run["telemetry"] = {
         "iterations": len(rows),
         "perf_records": len(perf),
         "acceptance_length": acceptance_length(rows),
         "problems": live.telemetry.problems() | problems,
     }
+    if warmed is not None and hits is not None:
+        run["warmed"] = warmed | {"hit_rate": hits.rate()}
     if errors := _errors(result.records):
         found = find_cause(live.engine, plan, live.launch, errors, marks)
         if found is None and run["failed"] == run["sent"]:
@@ -154,6 +164,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         run["telemetry"]["window"] = summarise(rows, *span)
         run["gpus"] = gpus.summarise(*span, figures.tok_s)
         run["prometheus"] = prometheus.summarise(*span)
+        run["stages"] = _read_stages(live, prometheus, urls, span)
         figures = measure_run(result.records, load, experiment, run)
     live.folder.finish_load(load, run, figures)
 
@@ -177,10 +188,35 @@ def _ruined(live: Live) -> RunError | None:
 
 
 def job_of(live: Live, load: Load) -> LoadJob:
-    """What is to be sent: reproducible, and no prompt shared by any two requests unless the workload wants it."""
+    """What is to be sent: reproducible; two requests share a prompt only where the workload or the mode wants it."""
     experiment = live.experiment
     vocab = load_model(experiment.model).vocab
-    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load))
+    distinct = count_distinct(load) if experiment.mode == "gen_only_warmed" else 0
+    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load), distinct=distinct)
+
+
+def _block(live: Live) -> int:
+    """Tokens of a KV block of the generation servers."""
+    gen = live.experiment.deployment.gen
+    assert gen is not None
+    return live.engine.kv_settings(gen).block
+
+
+def _read_stages(
+    live: Live, prometheus: MetricsPoller, urls: Mapping[str, str], span: tuple[int, int]
+) -> dict[str, Any] | None:
+    """Mean times of the stages of this load's requests, where the servers' counters tell them."""
+    if live.experiment.mode != "e2e":
+        return None
+    grown: dict[str, list[dict[str, float]]] = {"ctx": [], "gen": []}
+    seconds: list[float] = []
+    for spec in live.servers.plan.processes:
+        if spec.role in grown:
+            growth, elapsed_s = prometheus.growth(urls[spec.name], *span)
+            grown[spec.role].append(growth)
+            seconds.append(elapsed_s)
+    stages = live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
+    return None if stages is None else asdict(stages)
 
 
 def seed_of(experiment: Experiment, load: Load) -> int:

@@ -46,6 +46,8 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
         SweepError: with every different problem once, and the first experiment that has it.
     """
     problems: dict[str, Problem] = {}
+    if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
+        raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
     if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
         problems["path"] = Problem(f"{sweep.source}: model", why, fix)
@@ -73,7 +75,8 @@ def refuse_mixture(results: Results, sweep: Sweep) -> None:
 
 
 def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[Experiment]:
-    """For each set of options of ctx and of gen, one pair: matching may put any two of them together."""
+    """For each set of options of ctx and of gen, one pair: matching may put any two of one KV layout together. All
+    pairs, which are refused with the reason, when there are none of one layout."""
     if sweep.e2e is None:
         return
     different: dict[str, dict[str, Experiment]] = {"ctx": {}, "gen": {}}
@@ -81,14 +84,23 @@ def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[
         if experiment.stage in different and experiment.workload.isl == sweep.workloads[0].isl:
             group = experiment.deployment.groups[-1]
             different[experiment.stage].setdefault(repr((group.options, group.unchecked)), experiment)
-    for left in different["ctx"].values():
-        for right in different["gen"].values():
-            ctx, gen = left.deployment.ctx, right.deployment.gen
-            assert ctx is not None and gen is not None
-            deployment = Deployment(
-                ctx=replace(ctx, mtp=gen.mtp), gen=gen, router=sweep.e2e.router, router_args=sweep.e2e.router_args
-            )
-            yield replace(right, stage="e2e", deployment=deployment)
+    pairs = [
+        (left.deployment.ctx, right.deployment.gen, right)
+        for left in different["ctx"].values()
+        for right in different["gen"].values()
+    ]
+    engine, version = find_engine(sweep.engine.name), sweep.engine.version
+    alike = [
+        (ctx, gen, right)
+        for ctx, gen, right in pairs
+        if ctx and gen and engine.kv_layout(ctx, version) == engine.kv_layout(gen, version)
+    ]
+    for ctx, gen, right in alike or pairs:
+        assert ctx is not None and gen is not None
+        deployment = Deployment(
+            ctx=replace(ctx, mtp=gen.mtp), gen=gen, router=sweep.e2e.router, router_args=sweep.e2e.router_args
+        )
+        yield replace(right, stage="e2e", deployment=deployment)
 
 
 def _refusals(sweep: Sweep, experiment: Experiment) -> list[str]:

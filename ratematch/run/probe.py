@@ -109,14 +109,15 @@ def read_answers(text: str) -> dict[str, Answer]:
 
 
 def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[str, ...]]:
+    known = find_engine(engine)
     find = ("bash", "-c", 'command -v "$0"')
     commands: dict[str, tuple[str, ...]] = {
         "node": ("hostname",),
         "results folder": ("cat", str(written)),
-        **find_engine(engine).probe_commands(cluster.command),
+        **known.probe_commands(known.command(cluster)),
     }
-    if cluster.launcher:
-        commands["launcher"] = (*find, cluster.launcher[0])
+    if launcher := known.launcher(cluster):
+        commands["launcher"] = (*find, launcher[0])
     if cluster.numactl:
         commands["numactl"] = ("numactl", *cluster.numactl, "true")
     if not cluster.emulated:
@@ -128,10 +129,11 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
 
 
 def _judge(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
-    theirs = find_engine(engine).probe_commands(cluster.command)
+    known = find_engine(engine)
+    theirs = known.probe_commands(known.command(cluster))
     node = answers.get("node")
     yield Finding("node", node is not None and node.code == 0, node.text.strip() if node else "it said nothing")
-    yield from find_engine(engine).judge_probe({name: answers[name].text for name in theirs if name in answers})
+    yield from known.judge_probe({name: answers[name].text for name in theirs if name in answers})
     for name, answer in answers.items():
         if name in theirs or name == "node":
             continue

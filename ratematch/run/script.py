@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ratematch import __version__
 from ratematch.catalog import load_model
+from ratematch.engines import find_engine
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -125,7 +126,8 @@ fi
 def run_script(experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, allocated: bool) -> str:
     """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine."""
     steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
-    title = f"{experiment.label}, experiment {experiment.id}, TensorRT-LLM {experiment.engine.version}"
+    product = find_engine(experiment.engine.name).product
+    title = f"{experiment.label}, experiment {experiment.id}, {product} {experiment.engine.version}"
     nodes = _placeholders(plan, steps)
     parts = [
         HEAD.format(title=title, version=__version__, cluster=cluster.name, grace=STOP_GRACE_S),
@@ -235,7 +237,8 @@ def _warm_up(experiment: Experiment) -> str:
 
 
 def _send(experiment: Experiment, load: Load) -> str:
-    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), "-o", "loads"]
+    warmed = ["--warm-prompts"] if experiment.mode == "gen_only_warmed" else []
+    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
     return f"send {_lines(words)}\n"
 
 

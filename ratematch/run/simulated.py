@@ -91,6 +91,8 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
         UserError: the engine would refuse it. PlacementError: it does not fit on the cluster.
     """
     engine = find_engine(experiment.engine.name)
+    if why := engine.why_no_simulation():
+        raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
     stand_in = replace(cluster, emulated=True)
     nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
     placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)

@@ -1,7 +1,7 @@
-"""What the servers tell about themselves while loads run: iterations from ``/metrics``, request timings at the end.
+"""What the servers tell about themselves while loads run: their iterations, and request timings at the end.
 
-One thread a worker drains ``/metrics`` about once a second for as long as the servers live (the route hands every
-iteration out once, so there must be one reader). A server without the route costs nothing but a note in the load's
+One thread a worker asks about once a second for as long as the servers live (where the route hands every iteration
+out once, there must be one reader). A server without the route costs nothing but a note in the load's
 ``loadrun.json``; nothing here can fail a load.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from ratematch.fetch import fetch
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.servermetrics import ReadIterations
 
 PERIOD_S = 1.0
 
 ANSWER_S = 10.0
-"""Longest wait for an answer of ``/metrics``; an idle server holds it back for up to 2 s by itself."""
+"""Longest wait for an answer; TensorRT-LLM's idle server holds it back for up to 2 s by itself."""
 
 PERF_S = 60.0
 """Longest wait for the request timings of a whole load."""
@@ -35,39 +36,6 @@ IDLE_S = 0.05
 GIVE_UP = 3
 """Answers in a row that are no statistics after which a server is not asked again."""
 
-
-class _Blocks(msgspec.Struct, rename="camel"):
-    used_num_blocks: float | None = None
-    max_num_blocks: float | None = None
-    cache_hit_rate: float | None = None
-
-
-class _Batch(msgspec.Struct, rename="camel"):
-    num_scheduled_requests: float | None = None
-    num_context_requests: float | None = None
-    num_gen_requests: float | None = None
-    num_ctx_tokens: float | None = None
-
-
-class _Drafts(msgspec.Struct, rename="camel"):
-    num_draft_tokens: float | None = None
-    num_accepted_tokens: float | None = None
-    num_requests_with_draft_tokens: float | None = None
-
-
-class _Iteration(msgspec.Struct):
-    iter: int
-    step_ms: float | None = msgspec.field(name="iterLatencyMS", default=None)
-    rank: int | None = msgspec.field(name="attentionDpRank", default=None)
-    active: float | None = msgspec.field(name="numActiveRequests", default=None)
-    queued: float | None = msgspec.field(name="numQueuedRequests", default=None)
-    blocks: _Blocks | None = msgspec.field(name="kvCacheStats", default=None)
-    batch: _Batch | None = msgspec.field(name="inflightBatchingStats", default=None)
-    drafts: _Drafts | None = msgspec.field(name="specDecodingStats", default=None)
-
-
-_DECODER = msgspec.json.Decoder(list[_Iteration])
-_NO_BLOCKS, _NO_BATCH, _NO_DRAFTS = _Blocks(), _Batch(), _Drafts()
 
 COLUMNS = (
     ("server", pa.dictionary(pa.int32(), pa.string())),
@@ -88,7 +56,10 @@ COLUMNS = (
     ("accepted_tokens", pa.float32()),
     ("drafted_requests", pa.float32()),
 )
-"""Columns of ``iterations.parquet``. ``read_ns``: the records' clock, when the answer with the iteration came."""
+"""Columns of ``iterations.parquet``: the fields of :class:`ratematch.plan.servermetrics.Iteration`.
+
+``read_ns``: the records' clock, when the answer with the iteration came.
+"""
 
 
 @dataclass
@@ -96,6 +67,7 @@ class _Reader:
     """One worker's statistics. Written by its own thread; ``rows`` only ever grow between two takes."""
 
     spec: ProcessSpec
+    read: ReadIterations
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     asked_s: float | None = None
     answers: int = 0
@@ -110,13 +82,16 @@ class _Reader:
 class Telemetry:
     """Readers of every worker of a launch; used as a context around all of its loads.
 
+    ``route``: where workers tell their iterations. ``new_reader``: makes what reads the answers of one worker.
     ``last_step_s``: when (monotonic) one last told of an iteration. ``told``: names of those that ever did.
     """
 
-    def __init__(self, plan: LaunchPlan, period_s: float = PERIOD_S):
-        self._plan = plan
+    def __init__(
+        self, plan: LaunchPlan, route: str, new_reader: Callable[[], ReadIterations], period_s: float = PERIOD_S
+    ):
+        self._plan, self._route = plan, route
         self._period_s = period_s
-        self._readers = [_Reader(spec) for spec in plan.processes if spec.role != "orchestrator"]
+        self._readers = [_Reader(spec, new_reader()) for spec in plan.processes if spec.role != "orchestrator"]
         self._over = threading.Event()
         self._wake = threading.Condition()
         self._flushes = 0
@@ -169,51 +144,29 @@ class Telemetry:
         return asked_s is not None and time.monotonic() - asked_s > IDLE_S
 
     def _read(self, reader: _Reader) -> None:
-        url = f"http://{reader.spec.host}:{reader.spec.port}/metrics"
+        url = f"http://{reader.spec.host}:{reader.spec.port}{self._route}"
         while not self._over.is_set() and not reader.gone:
             flushes = self._flushes
             reader.asked_s = time.monotonic()
             try:
                 with fetch(url, ANSWER_S) as answer:
-                    told = _DECODER.decode(answer.read())
+                    body = answer.read()
+                now_ns = time.monotonic_ns()
+                told = reader.read(body, now_ns)
             except (OSError, ValueError, msgspec.DecodeError) as error:
                 reader.failures += 1
-                reader.problem = f"/metrics: {error}"
+                reader.problem = f"{self._route}: {error}"
                 told = []
             else:
                 reader.failures, reader.problem = 0, None
             reader.asked_s = None
-            now_ns = time.monotonic_ns()
-            reader.rows += [_row(reader.spec.name, now_ns, step) for step in told]
+            reader.rows += [(reader.spec.name, now_ns, *step) for step in told]
             reader.answers += 1
             if told:
                 self.last_step_s = time.monotonic()
                 self.told.add(reader.spec.name)
             with self._wake:
                 self._wake.wait_for(lambda seen=flushes: self._over.is_set() or self._flushes != seen, self._period_s)  # type: ignore[misc]
-
-
-def _row(server: str, now_ns: int, step: _Iteration) -> tuple[Any, ...]:
-    blocks, batch, drafts = step.blocks or _NO_BLOCKS, step.batch or _NO_BATCH, step.drafts or _NO_DRAFTS
-    return (
-        server,
-        now_ns,
-        step.iter,
-        step.rank,
-        step.step_ms,
-        step.active,
-        step.queued,
-        batch.num_scheduled_requests,
-        batch.num_context_requests,
-        batch.num_gen_requests,
-        batch.num_ctx_tokens,
-        blocks.used_num_blocks,
-        blocks.max_num_blocks,
-        blocks.cache_hit_rate,
-        drafts.num_draft_tokens,
-        drafts.num_accepted_tokens,
-        drafts.num_requests_with_draft_tokens,
-    )
 
 
 def acceptance_length(rows: Sequence[tuple[Any, ...]]) -> float | None:
@@ -267,20 +220,23 @@ def write_iterations(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
     pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), path, compression="zstd")
 
 
-def read_perf_metrics(plan: LaunchPlan) -> tuple[list[bytes], dict[str, str]]:
+def read_perf_metrics(plan: LaunchPlan, route: str | None) -> tuple[list[bytes], dict[str, str]]:
     """Timings of the requests that ended since the last call, one JSON object each; and servers that tell none.
 
-    From the orchestrator where there is one (it joins its workers' records), else from each worker.
+    ``route``: where they are told, ``None`` = nowhere. From the orchestrator where there is one (it joins its
+    workers' records), else from each worker.
     """
+    if route is None:
+        return [], {}
     asked = [spec for spec in plan.processes if spec.role == "orchestrator"] or list(plan.processes)
     lines: list[bytes] = []
     problems: dict[str, str] = {}
     for spec in asked:
         try:
-            with fetch(f"http://{spec.host}:{spec.port}/perf_metrics", PERF_S) as answer:
+            with fetch(f"http://{spec.host}:{spec.port}{route}", PERF_S) as answer:
                 records = msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
         except (OSError, ValueError, msgspec.DecodeError) as error:
-            problems[spec.name] = f"/perf_metrics: {error}"
+            problems[spec.name] = f"{route}: {error}"
             continue
         lines += [msgspec.json.encode({"server": spec.name, **record}) for record in records]
     return lines, problems

@@ -138,7 +138,8 @@ def test_perf_records_are_joined_and_drained() -> None:
                 assert ctx["ctx_request_id"] == gen["ctx_request_id"] >= 1 << 40
                 assert record["disagg_server_arrival_time"] < record["disagg_server_first_token_time"]
                 ctx_first = ctx["perf_metrics"]["timing_metrics"]["first_token_time"]
-                assert ctx_first <= gen["perf_metrics"]["timing_metrics"]["arrival_time"]
+                # Clocks are aligned to within a round trip, which takes long on a busy machine.
+                assert ctx_first <= gen["perf_metrics"]["timing_metrics"]["arrival_time"] + 0.1
             assert len({record["gen_server"] for record in records}) == 2, "round robin uses both"
             assert (await get(address, "/perf_metrics"))[1] == []
 

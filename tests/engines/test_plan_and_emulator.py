@@ -16,7 +16,7 @@ from ratematch.emulator.environment import read_environment
 from ratematch.emulator.orchestrator_settings import orchestrator_settings
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.settings import SettingsError, worker_settings
-from ratematch.engines import ENGINE_VERSIONS, find_engine
+from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -45,7 +45,7 @@ def plan(content: dict[str, Any]) -> tuple[Sweep, tuple[Experiment, ...]]:
         find_model=load_model,
         find_cluster=CLUSTERS.__getitem__,
         find_gpu=load_gpu,
-        engines=ENGINE_VERSIONS,
+        engines=ENGINES,
     )
     experiments = expand_sweep(sweep).experiments
     refuse_unlaunchable(sweep, experiments, here=False)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ratematch.catalog import load_gpu, load_model
 from ratematch.cli import main
-from ratematch.engines import ENGINE_VERSIONS, find_engine
+from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import RecipeError
 from ratematch.exchange.choices import Choices, find_model_name, version_in_tag
 from ratematch.exchange.imports import import_files, import_recipes
@@ -49,9 +49,7 @@ def read(text: str) -> tuple[Sweep, list[Experiment]]:
     def large(name: str) -> Cluster:
         return replace(read_cluster(name), nodes=64)
 
-    sweep = parse_sweep(
-        text, "s.yaml", find_model=load_model, find_cluster=large, find_gpu=load_gpu, engines=ENGINE_VERSIONS
-    )
+    sweep = parse_sweep(text, "s.yaml", find_model=load_model, find_cluster=large, find_gpu=load_gpu, engines=ENGINES)
     experiments = expand(sweep, find_engine("trtllm-serve").kv_settings).experiments
     # The way through a job's folder on disk changes nothing.
     return sweep, [from_json(json.loads(json.dumps(to_json(each)))) for each in experiments]

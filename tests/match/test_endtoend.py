@@ -14,10 +14,10 @@ from ratematch.match.breakdown import Breakdown
 from ratematch.match.calibration import Fit, apply_calibration, calibrated
 from ratematch.match.closedloop import derate, operate, settle_all
 from ratematch.match.figures import collect_figures, measured_point
-from ratematch.match.gaps import attribute
+from ratematch.match.gaps import attribute, find_gaps, say_transfer
 from ratematch.match.matching import bound_tok_s_gpu
 from ratematch.match.points import Calibration, Measured
-from ratematch.match.predict import predict_deployment
+from ratematch.match.predict import pair_options, predict_deployment
 from ratematch.plan.constraints import Constraints
 
 from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
@@ -222,3 +222,50 @@ def test_spare_ctx_instances_are_told_from_rounding() -> None:
     tok_s = at.req_s * WORKLOAD.osl
     assert parts["spare ctx at this load"] == pytest.approx(tok_s / 16 - tok_s / 24)  # two of the four would do
     assert parts["integer rounding"] == pytest.approx(tok_s / (4 * at.req_s / 12 + 8) - tok_s / 16)
+
+
+def test_posting_kv_transfers_between_decode_steps_is_told_from_a_slow_gen() -> None:
+    """A quarter of the gen servers' time went into posting: decode is as much longer, and that is the whole gap."""
+    at = operate(PAIR, 2, 1, 30.0)
+    decode_s = at.tpot_s * TOKENS / 0.75
+    rows = e2e_rows(group("ctx", "TEP4", 2), group("gen", "DEP8"), {30: (at.tpot_s * 1000 / 0.75, at.ttft_s * 1000)})
+    point = measured_point(collect_figures(rows, FREE)[0][0], "end_to_end", FREE)
+    told = Breakdown(40, 0.0, at.ttft_s - 0.125, 0.125, 0.0, 0.0, decode_s, kv_posting=0.25)
+    parts = {part.name: part.tok_s_gpu for part in attribute(point, at, PAIR, told)}
+    plan = at.req_s * WORKLOAD.osl / point.gpus
+    assert parts.pop("KV transfer posted between decode steps") == pytest.approx(plan - point.tok_s_gpu)
+    assert parts["gen slow-down"] == pytest.approx(0, abs=1e-6) and parts["residual"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kv_s", "posting", "pieces", "said"),
+    [
+        (0.1, 0.25, 9216.0, "in 9,216 pieces of 32.8 kB: larger KV blocks make fewer"),
+        (0.1, 0.25, 300.0, "100 ms a request"),
+        (0.0, 0.0, 9216.0, None),
+    ],
+)
+def test_what_kv_transfers_cost_is_put_into_words_where_it_is_worth_it(
+    kv_s: float, posting: float, pieces: float, said: str | None
+) -> None:
+    at = operate(PAIR, 2, 1, 30.0)
+    tpot_ms, ttft_ms = at.tpot_s * 1000 / (1 - posting), (at.ttft_s + kv_s) * 1000
+    rows = e2e_rows(group("ctx", "TEP4", 2), group("gen", "DEP8"), {30: (tpot_ms, ttft_ms)})
+    told = Breakdown(
+        *(40, 0.0, at.ttft_s - 0.125, 0.125, kv_s, 0.0, tpot_ms * TOKENS / 1000),
+        kv_posting=posting,
+        kv_descriptors=pieces,
+        kv_b=pieces * 32768,
+    )
+    figures = [replace(row, breakdown=told) for row in collect_figures(rows, FREE)[0]]
+    note = say_transfer(find_gaps(figures, [PAIR], (), FREE), figures)
+    assert note is None if said is None else said in (note or "")
+    if pieces < 1000:
+        assert "pieces" not in (note or "")
+
+
+def test_servers_of_different_kv_layouts_are_not_put_together() -> None:
+    ctx = [replace(PAIR.ctx, layout=layout) for layout in ("16", "128")]
+    gen = [replace(PAIR.gen, layout=layout) for layout in ("16", "128", "64")]
+    found = pair_options(ctx, gen)
+    assert [(pair.ctx.layout, pair.gen.layout) for pair in found] == [("16", "16"), ("128", "128")]

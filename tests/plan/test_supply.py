@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ratematch.catalog import load_gpu, load_model
-from ratematch.engines import ENGINE_VERSIONS, find_engine
+from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
 from ratematch.plan.budget import minutes_of
 from ratematch.plan.load import Concurrency
@@ -34,7 +34,7 @@ def parse(text: str) -> Sweep:
         find_model=load_model,
         find_cluster=lambda name: LAPTOP,
         find_gpu=load_gpu,
-        engines=ENGINE_VERSIONS,
+        engines=ENGINES,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ratematch.catalog import load_gpu, load_model
+from ratematch.engines import ENGINES
 from ratematch.errors import ClusterError, Problem, SweepError
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
@@ -48,7 +49,7 @@ def parse(text: str, *overrides: str) -> Sweep:
         find_model=load_model,
         find_cluster=find_cluster,
         find_gpu=load_gpu,
-        engines={"trtllm-serve": ("1.2", "main")},
+        engines={"trtllm-serve": replace(ENGINES["trtllm-serve"], versions=("1.2", "main"))},
         overrides=overrides,
     )
 

@@ -107,6 +107,20 @@ def test_a_server_that_dies_in_start_up_ends_the_wait_at_once(tmp_path: Path) ->
     assert left_in(tmp_path) == []
 
 
+def test_a_server_that_says_it_has_given_up_is_not_waited_for(tmp_path: Path) -> None:
+    """Its process may live on: vLLM's does when the engine process behind it has ended."""
+    hanging = (sys.executable, "-c", "import time; print('engine failed to start', flush=True); time.sleep(600)")
+    wanted = plan(spec("agg-0", free_port(), argv=hanging, deadline_s=600))
+    with (
+        pytest.raises(ServerDied, match="agg-0 gave up starting after"),
+        running(
+            wanted, tmp_path, no_cause, threading.Event(), ignore, given_up=lambda text: "failed to start" in text
+        ),
+    ):
+        pass
+    assert left_in(tmp_path) == []
+
+
 def test_a_cause_told_by_another_server_is_found(tmp_path: Path) -> None:
     witness = "print('NIXL went wrong')\n" + SERVE
     port = free_port()
@@ -142,7 +156,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     silent = (sys.executable, "-c", "import time; print('loading weights', flush=True); time.sleep(60)")
     with (
         pytest.raises(NotReady, match=r"a was not ready after \d+ s \(connection refused\)[^$]*loading weights"),
-        start(plan(spec("a", free_port(), argv=silent, deadline_s=0.5)), tmp_path),
+        start(plan(spec("a", free_port(), argv=silent, deadline_s=3)), tmp_path),
     ):
         pass
     assert left_in(tmp_path) == []

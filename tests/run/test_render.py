@@ -88,7 +88,7 @@ def test_variables_are_set_inside_the_container_and_those_of_the_runtime_outside
 def test_a_servers_own_value_of_an_unset_variable_wins() -> None:
     """`env` removes first and sets then, wherever the words stand; a recipe may well set UCX_TLS."""
     (spec,) = [spec for spec in launch("eagle3", "main").processes if spec.name == "ctx-0"]
-    words = slurm_step(replace(spec, env=(("UCX_TLS", "rc,cuda_copy"),)), replace(RACK, launcher=(), numactl=())).argv
+    words = slurm_step(replace(spec, launcher=(), env=(("UCX_TLS", "rc,cuda_copy"),)), replace(RACK, numactl=())).argv
     told = [*words[words.index("env") : -len(spec.argv)], "printenv", "UCX_TLS"]
     done = subprocess.run(told, capture_output=True, text=True, check=True, env={**os.environ, "UCX_TLS": "tcp"})
     assert done.stdout == "rc,cuda_copy\n"

@@ -43,10 +43,33 @@ e2e:
   loads: {around: [0.5, 1.0], min_requests: 12, requests_per_slot: 4}
 """
 
-IFB_ONLY = MINI[: MINI.index("ctx:")] + MINI[MINI.index("ifb:") : MINI.index("e2e:")]
+VLLM_MINI = (
+    MINI.replace("deepseek-r1", 'llama-3.3-70b\nengine: {name: vllm, version: "0.32"}')
+    .replace("DEP4", "TP1")
+    .replace("TEP4, mtp: [0]", "TP1")
+    .replace("TEP4", "TP1")
+)
 
-IFB_TWICE = IFB_ONLY.replace("mapping: TEP4", "mapping: [TEP4, DEP4]")
-"""Two experiments, so that something is left to do when one is over."""
+SWEEPS = {"trtllm-serve": MINI, "vllm": VLLM_MINI}
+
+OUT_OF_MEMORY = {
+    "trtllm-serve": ("insufficient GPU memory", "free_gpu_memory_fraction"),
+    "vllm": ("the GPU ran out of memory", "gpu_memory_utilization"),
+}
+"""What is said of servers that do not fit, and of the option that helps."""
+
+
+def ifb_only(text: str) -> str:
+    return text[: text.index("ctx:")] + text[text.index("ifb:") : text.index("e2e:")]
+
+
+def ifb_twice(text: str) -> str:
+    """Two experiments, so that something is left to do when one is over."""
+    one = ifb_only(text)
+    return one.replace("mapping: TEP4", "mapping: [TEP4, DEP4]").replace("mapping: TP1", "mapping: [TP1, TP2]")
+
+
+IFB_ONLY = ifb_only(MINI)
 
 LAPTOP = """\
 name: laptop
@@ -57,13 +80,22 @@ emulated: true
 """
 
 
+both_engines = pytest.mark.parametrize("engine", list(SWEEPS))
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Path:
+def engine() -> str:
+    """The engine of the sweep; tests of what engines have to do with run for each."""
+    return "trtllm-serve"
+
+
+@pytest.fixture
+def site(tmp_path: Path, engine: str) -> Path:
     """A working directory with a sweep and a cluster profile."""
     (tmp_path / "slurm" / "clusters").mkdir(parents=True)
     (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "mini.yaml").write_text(MINI)
+    (tmp_path / "sweeps" / "mini.yaml").write_text(SWEEPS[engine])
     return tmp_path
 
 
@@ -114,7 +146,25 @@ def check_whole(site: Path) -> dict[str, Any]:
     return analysis
 
 
-def test_from_a_sweep_file_to_both_fronts(site: Path) -> None:
+def check_handed_over(site: Path) -> None:
+    """vLLM: decode was measured with prompts that it found, and what KV transfers took is read from the servers."""
+    runs = {
+        stage: [json.loads(file.read_text()) for file in site.glob(f"results/mini/{stage}-*/loads/*/loadrun.json")]
+        for stage in ("gen", "e2e")
+    }
+    for told in runs["gen"]:
+        assert told["mode"] == "gen_only_warmed"
+        # 256 tokens are 16 blocks, and the last token is computed again with its block.
+        assert told["warmed"]["expected"] == told["warmed"]["hit_rate"] == pytest.approx(15 / 16)
+    for told in runs["e2e"]:
+        # 16 blocks x 80 layers x K and V, 327,680 bytes a token.
+        assert told["stages"]["kv_descriptors"] == 16 * 80 * 2
+        assert told["stages"]["kv_b"] == 256 * 327_680
+        assert told["stages"]["kv_transfer_s"] > 0 and 0 < told["stages"]["kv_posting"] < 1
+
+
+@both_engines
+def test_from_a_sweep_file_to_both_fronts(site: Path, engine: str) -> None:
     code, out, err = run(site, "sweep", "mini.yaml", "--json")
     assert code == 0, err
     outcome = json.loads(out)
@@ -124,7 +174,7 @@ def test_from_a_sweep_file_to_both_fronts(site: Path) -> None:
     assert alive(site) == []
 
     analysis = check_whole(site)
-    assert analysis["emulated"] is True
+    assert analysis["emulated"] is True and analysis["engine"].startswith(engine)
     for kind in ("rate_matched", "end_to_end", "ifb"):
         for row in analysis["workloads"]["256/12"][kind]:
             assert row["emulated"] is True
@@ -132,6 +182,10 @@ def test_from_a_sweep_file_to_both_fronts(site: Path) -> None:
             assert row["tok_s_gpu"] == pytest.approx(row["tok_s"] / row["gpus"])
             in_flight = row["req_s"] * (row["ttft_ms"] + (12 - 1) * row["tpot_ms"]) / 1000
             assert row["concurrency"] == pytest.approx(in_flight, rel=0.05), "Little's law"
+    if engine == "vllm":
+        check_handed_over(site)
+        gaps = analysis["workloads"]["256/12"]["gaps"]
+        assert all("KV transfer" in {part["name"] for part in gap["parts"]} for gap in gaps)
     report = site / "results" / "mini" / "report"
     assert (report / "pareto-256-12.png").stat().st_size > 10_000
     assert "EMULATED" in (report / "pareto-256-12.svg").read_text()
@@ -177,7 +231,7 @@ def test_kill_9_of_the_controller_then_of_a_job(site: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path, number: signal.Signals) -> None:
-    (site / "sweeps" / "mini.yaml").write_text(IFB_TWICE)
+    (site / "sweeps" / "mini.yaml").write_text(ifb_twice(MINI))
     controller = ratematch(site, "sweep", "mini.yaml")
     wait_until(lambda: len(measured(site)) >= 1 and running_job(site), "a load to finish")
     controller.send_signal(number)
@@ -191,13 +245,17 @@ def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path,
     assert measured(site).items() >= kept.items()
 
 
-def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_goes_on(site: Path) -> None:
+@both_engines
+def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_goes_on(
+    site: Path, engine: str
+) -> None:
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: die_at_start}\n")
-    (site / "sweeps" / "mini.yaml").write_text(IFB_TWICE)
+    (site / "sweeps" / "mini.yaml").write_text(ifb_twice(SWEEPS[engine]))
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 2
-    assert err.count("insufficient GPU memory") == 2 and "free_gpu_memory_fraction" in err
+    cause, remedy = OUT_OF_MEMORY[engine]
+    assert err.count(cause) >= 2 and remedy in err, "each of both experiments has the reason"
     assert alive(site) == []
     profile.write_text(LAPTOP)
     code, _, err = run(site, "sweep", "mini.yaml")
@@ -205,10 +263,11 @@ def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_go
     assert len(measured(site)) == 6 and all(folder.done() for folder in folders(site))
 
 
-def test_truncated_streams_are_recorded_and_not_trusted(site: Path) -> None:
+@both_engines
+def test_truncated_streams_are_recorded_and_not_trusted(site: Path, engine: str) -> None:
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: truncate_stream=1.0}\n")
-    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
+    (site / "sweeps" / "mini.yaml").write_text(ifb_only(SWEEPS[engine]))
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 3, err
     assert "3 of 3 loads are not valid" in err
@@ -217,10 +276,11 @@ def test_truncated_streams_are_recorded_and_not_trusted(site: Path) -> None:
     assert "ended without" in out and "no valid point is left" in err
 
 
-def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path) -> None:
+@both_engines
+def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path, engine: str) -> None:
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "ready_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
-    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
+    (site / "sweeps" / "mini.yaml").write_text(ifb_only(SWEEPS[engine]))
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 2
     assert "agg-0 was not ready after" in err and "ready_minutes" in err

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ratematch.engines.trtllm_serve.metrics import ROUTES, read_iterations
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.telemetry import (
     COLUMNS,
@@ -65,6 +66,10 @@ def plan(*servers: tuple[str, str, int]) -> LaunchPlan:
     )
 
 
+def listen(asked: LaunchPlan, period_s: float = 1.0) -> Telemetry:
+    return Telemetry(asked, ROUTES.iterations, lambda: read_iterations, period_s)
+
+
 def iteration(number: int, accepted: int = 3, drafted: int = 4) -> dict[str, Any]:
     return {
         "iter": number,
@@ -82,7 +87,7 @@ def iteration(number: int, accepted: int = 3, drafted: int = 4) -> dict[str, Any
 
 def test_iterations_are_drained_once_and_kept_compactly(tmp_path: Path) -> None:
     told = {"/metrics": [[iteration(1), iteration(2, 1)], [iteration(3, 0, 0)]]}
-    with server(told) as port, Telemetry(plan(("gen-0", "gen", port)), period_s=0.05) as telemetry:
+    with server(told) as port, listen(plan(("gen-0", "gen", port)), period_s=0.05) as telemetry:
         wait_until(lambda: not told["/metrics"], "both answers to be read", 10)
         rows = telemetry.take()
         assert [row[2] for row in rows] == [1, 2, 3]
@@ -105,7 +110,7 @@ def test_nothing_told_makes_an_empty_table_and_no_acceptance(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("answers", [{}, {"/metrics": [b"<html>"] * 9}], ids=["no route", "garbage"])
 def test_a_server_that_tells_nothing_is_noted_and_left_alone(answers: Answers) -> None:
-    with server(answers) as port, Telemetry(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
+    with server(answers) as port, listen(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
         wait_until(lambda: telemetry.blind, "the server to be given up", 10)
         assert telemetry.take() == []
         assert "gen-0" in telemetry.problems()
@@ -113,7 +118,7 @@ def test_a_server_that_tells_nothing_is_noted_and_left_alone(answers: Answers) -
 
 def test_one_bad_answer_does_not_blind_the_reader() -> None:
     told = {"/metrics": [b"nonsense", [iteration(1)]]}
-    with server(told) as port, Telemetry(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
+    with server(told) as port, listen(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
         wait_until(lambda: telemetry.told, "the good answer", 10)
         assert [row[2] for row in telemetry.take()] == [1]
         assert telemetry.problems() == {}
@@ -132,7 +137,7 @@ def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
 
     with server({"/metrics": Slow()}) as port:
         began = time.monotonic()
-        with Telemetry(plan(("gen-0", "gen", port))) as telemetry:
+        with listen(plan(("gen-0", "gen", port))) as telemetry:
             assert telemetry.take() == []
         ended = time.monotonic()
         gate.set()
@@ -142,10 +147,12 @@ def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
 def test_request_timings_come_from_the_orchestrator_where_there_is_one() -> None:
     worker, front = {"/perf_metrics": [[{"request_id": 1}]]}, {"/perf_metrics": [[{"gen_server": "x"}]]}
     with server(worker) as one, server(front) as two, server({}) as silent:
-        assert [json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)))[0]] == [
-            {"server": "gen-0", "request_id": 1}
-        ]
+        assert [
+            json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)), ROUTES.request_times)[0]
+        ] == [{"server": "gen-0", "request_id": 1}]
         both = plan(("gen-0", "gen", one), ("orchestrator", "orchestrator", two))
-        assert [json.loads(line)["server"] for line in read_perf_metrics(both)[0]] == ["orchestrator"]
-        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)))
+        assert [json.loads(line)["server"] for line in read_perf_metrics(both, ROUTES.request_times)[0]] == [
+            "orchestrator"
+        ]
+        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)), ROUTES.request_times)
         assert lines == [] and "404" in problems["agg-0"]

@@ -6,6 +6,7 @@ Importing TensorRT-LLM prints a line with its version, so every command of it te
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 
 BANNER = "[TensorRT-LLM] TensorRT-LLM version: "
@@ -46,6 +48,21 @@ def command_options(subcommand: str, version: str) -> dict[str, tuple[str, ...]]
 def config_flag(version: str) -> str:
     """The option that names the YAML file: both spellings are known to most versions, this one to all of its line."""
     return "--extra_llm_api_options" if release_line(version) == "1.2" else "--config"
+
+
+def engine_command(cluster: Cluster) -> tuple[str, ...]:
+    """What starts ``trtllm-serve``, or the emulator in its place."""
+    own = (sys.executable, "-m", "ratematch.emulator") if cluster.emulated else ("trtllm-serve",)
+    return cluster.command or own
+
+
+def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
+    """What hands the ranks that Slurm started to a worker."""
+    if cluster.launcher is not None:
+        return cluster.launcher
+    return (
+        (sys.executable, "-m", "ratematch.emulator.llmapi_launch") if cluster.emulated else ("trtllm-llmapi-launch",)
+    )
 
 
 def probe_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -51,18 +51,6 @@ def derive_worker(experiment: Experiment, group: ServerGroup) -> tuple[Setting, 
     )
 
 
-def fold(settings: Iterator[Setting] | tuple[Setting, ...]) -> dict[str, Any]:
-    """Dotted keys -> nested maps, in order."""
-    config: dict[str, Any] = {}
-    for setting in settings:
-        *path, last = setting.key.split(".")
-        place = config
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = setting.value
-    return config
-
-
 def _option(group: ServerGroup, key: str) -> dict[str, Any]:
     """A map among the user's options; empty when there is none."""
     found = group.options.get(key)

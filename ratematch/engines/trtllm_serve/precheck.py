@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import yaml
 
+from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.agreement import (
     check_drafts,
     check_environment,
@@ -62,17 +62,4 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
 def read_config(content: str) -> dict[str, Any]:
     """The map in a rendered file; not to be changed, it is shared."""
     config: dict[str, Any] = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
-    return config
-
-
-def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-    """``config`` without the keys at dotted ``paths``."""
-    for path in paths:
-        name, _, below = path.partition(".")
-        if name not in config:
-            continue
-        rest = {key: value for key, value in config.items() if key != name}
-        if below and isinstance(config[name], dict):
-            rest[name] = without(config[name], (below,))
-        config = rest
     return config

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from ratematch.engines.settings import explain_group, leaves
 from ratematch.engines.trtllm_serve.derive import PERF_RECORDS, derive_worker
 from ratematch.engines.trtllm_serve.render import router_config
-from ratematch.plan.deployment import Role, ServerGroup
+from ratematch.plan.deployment import Role
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.setting import Setting
 
@@ -18,48 +18,11 @@ def explain_deployment(experiment: Experiment) -> dict[str, tuple[Setting, ...]]
     """By role, and for the orchestrator where there is one, what is told and why."""
     found: dict[str, tuple[Setting, ...]] = {}
     for group in experiment.deployment.groups:
-        found[group.role] = explain_worker(experiment, group)
+        derived = () if group.config is not None else derive_worker(experiment, group)
+        found[group.role] = explain_group(group, group.options, derived)
     if experiment.deployment.needs_orchestrator:
         found["orchestrator"] = tuple(_orchestrator(experiment))
     return found
-
-
-def explain_worker(experiment: Experiment, group: ServerGroup) -> tuple[Setting, ...]:
-    """Every key of a worker YAML. Of a configuration given as a whole nothing is derived."""
-    if group.config is not None:
-        return tuple(
-            Setting(key, value, "given: the configuration is taken as a whole", given=True)
-            for key, value in leaves(group.config)
-        )
-    own = dict(leaves(group.options))
-    kept, seen = [], set()
-    for setting in derive_worker(experiment, group):
-        replaced = next((key for key in own if _covers(key, setting.key) or _covers(setting.key, key)), None)
-        if replaced is None or setting.given:
-            kept.append(setting)
-        elif replaced == setting.key:
-            seen.add(replaced)
-            instead = f"given in the sweep file; derived: {setting.value} ({setting.why})"
-            kept.append(Setting(replaced, own[replaced], instead, given=True))
-    told = {setting.key for setting in kept} | seen
-    rest = [
-        Setting(key, value, "given in the sweep file", given=True) for key, value in own.items() if key not in told
-    ]
-    return (*kept, *rest)
-
-
-def leaves(config: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of everything that is no map (or an empty one)."""
-    for key, value in config.items():
-        path = f"{where}.{key}" if where else str(key)
-        if isinstance(value, dict) and value:
-            yield from leaves(value, path)
-        else:
-            yield path, value
-
-
-def _covers(key: str, other: str) -> bool:
-    return other == key or other.startswith(f"{key}.")
 
 
 def _orchestrator(experiment: Experiment) -> Iterator[Setting]:

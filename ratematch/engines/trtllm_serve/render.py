@@ -6,14 +6,14 @@ Each setting goes to exactly one place (host and port on the command line, all e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import yaml
 
+from ratematch.engines.settings import fold, lay_over, merge_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
-from ratematch.engines.trtllm_serve.commandline import config_flag
-from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker, fold
+from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
+from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
 from ratematch.engines.trtllm_serve.modes import mode_env
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
@@ -94,15 +94,6 @@ def kv_settings(group: ServerGroup) -> KvSettings:
     )
 
 
-def lay_over(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """``config`` with ``options`` over it: maps are merged key by key, anything else is replaced."""
-    merged = dict(config)
-    for key, value in options.items():
-        below = merged.get(key)
-        merged[key] = lay_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def orchestrator_config(experiment: Experiment, placement: Placement) -> dict[str, Any]:
     """The orchestrator YAML: who serves which role. A role without servers (gen only) has no instances."""
     config: dict[str, Any] = {
@@ -157,14 +148,9 @@ def _environment(
     return (*emulated, *cluster.environment.items(), *mode_env(experiment, role))
 
 
-def _merge_env(*layers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """One value a variable: later layers win."""
-    return tuple({name: value for layer in layers for name, value in layer}.items())
-
-
 def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_s: float) -> ProcessSpec:
     argv = (
-        *cluster.command,
+        *engine_command(cluster),
         "serve",
         experiment.model_path,
         "--host",
@@ -184,7 +170,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         role=instance.role,
         argv=argv,
         env=(
-            *_merge_env(
+            *merge_env(
                 WORKER_ENV,
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
@@ -200,6 +186,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         ready=ReadyProbe(_url(instance.host, instance.port) + "/health", ready_s),
         wave=0,
         ranks=group.mapping.gpus,
+        launcher=engine_launcher(cluster),
     )
 
 
@@ -207,12 +194,12 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
     host, port = placement.orchestrator_host, placement.orchestrator_port
     assert host is not None and port is not None
     # The orchestrator's own limits (180 s by default) would cut long starts and long requests.
-    argv = (*cluster.command, "disaggregated", "-c", "orchestrator.yaml", "-t", "7200", "-r", "7200")
+    argv = (*engine_command(cluster), "disaggregated", "-c", "orchestrator.yaml", "-t", "7200", "-r", "7200")
     return ProcessSpec(
         name="orchestrator",
         role="orchestrator",
         argv=argv,
-        env=_merge_env(
+        env=merge_env(
             (("TLLM_LOG_LEVEL", "INFO"),),
             _environment(experiment, cluster, "orchestrator", experiment.deployment.unchecked),
         ),

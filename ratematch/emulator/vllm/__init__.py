@@ -1,0 +1,1 @@
+"""The emulated ``vllm serve``: vLLM's command line, routes, logs and KV hand-over over the emulator's scheduler."""

@@ -1,0 +1,191 @@
+"""What an emulated ``vllm serve`` was told: its flags made into one validated value, with vLLM's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ratematch.catalog import load_gpu, load_model
+from ratematch.emulator.settings import SettingsError
+from ratematch.errors import CatalogError
+from ratematch.plan.mapping import Mapping as GpuMapping
+from ratematch.plan.model import Gpu, Model
+
+BLOCK = 16
+"""``block_size`` on GPUs unless told otherwise."""
+
+MEMORY_SHARE = {"0.24": 0.9}
+"""``gpu_memory_utilization`` by release line; lines after the last one here have :data:`LATER_MEMORY_SHARE`."""
+LATER_MEMORY_SHARE = 0.92
+
+LEASE_S = 30
+"""How long a prefill server keeps blocks that nobody asks for (``kv_lease_duration``)."""
+
+GIB = 2**30
+
+_KV_FORMATS = {"nvfp4": "nvfp4"}
+_TRANSFER_ROLES = ("kv_producer", "kv_consumer", "kv_both")
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """``--kv-transfer-config``. ``lease_s``: of blocks that wait to be fetched."""
+
+    role: str
+    lease_s: float
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """One server. Limits count per data-parallel rank. ``names``: what the ``model`` field of requests may say.
+
+    ``drafts``: draft tokens a step. ``kv_format``: number format of the KV cache; ``kv_dtype``: as it was told.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    model: Model
+    gpu: Gpu
+    host: str | None
+    port: int
+    version: str
+    mapping: GpuMapping
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    memory_share: float
+    num_blocks: int | None
+    kv_dtype: str
+    kv_format: str
+    prefix_caching: bool
+    chunked_prefill: bool
+    async_scheduling: bool
+    drafts: int
+    stream_interval: int
+    transfer: TransferSettings | None
+    log_stats: bool
+    given: Mapping[str, Any]
+
+
+NOT_EMULATED = ("config", "grpc", "headless", "data-parallel-external-lb", "data-parallel-hybrid-lb", "enable-lora")
+"""Flags that would make another server of it."""
+
+
+def serve_settings(model: str, given: Mapping[str, Any], version: str, gpu_name: str) -> ServeSettings:
+    """Settings of ``vllm serve model``. ``given``: the flags that were typed, by name without dashes.
+
+    Raises:
+        SettingsError: a value or combination that the engine refuses, or one that is not emulated; an unknown model.
+    """
+    if others := sorted(name for name in NOT_EMULATED if given.get(name)):
+        raise SettingsError(f"--{others[0]} is not emulated")
+    try:
+        loaded, gpu = load_model(model.rstrip("/")), load_gpu(gpu_name)
+    except CatalogError as error:
+        raise SettingsError(str(error)) from None
+    if model.startswith(("/", ".")) and not Path(model).exists():
+        raise SettingsError(f"Repo id must be in the form 'repo_name' or 'namespace/repo_name': {model!r}")
+    seqs, tokens = _default_limits(gpu)
+    length = _model_len(given.get("max-model-len"), loaded)
+    chunked = given.get("enable-chunked-prefill", True)
+    seqs = int(given.get("max-num-seqs", seqs))
+    tokens = int(given.get("max-num-batched-tokens", tokens if chunked else max(tokens, length)))
+    if tokens < length and not chunked:
+        raise SettingsError(
+            f"max_num_batched_tokens ({tokens}) is smaller than max_model_len ({length}). This effectively limits "
+            "the maximum sequence length to max_num_batched_tokens and makes vLLM reject longer sequences. Please "
+            "increase max_num_batched_tokens or decrease max_model_len."
+        )
+    if tokens < seqs:
+        raise SettingsError(
+            f"max_num_batched_tokens ({tokens}) must be greater than or equal to max_num_seqs ({seqs})."
+        )
+    kv_dtype = str(given.get("kv-cache-dtype", "auto"))
+    names = given.get("served-model-name") or (model,)
+    return ServeSettings(
+        path=model,
+        names=(names,) if isinstance(names, str) else tuple(names),
+        model=loaded,
+        gpu=gpu,
+        host=given.get("host"),
+        port=int(given.get("port", 8000)),
+        version=version,
+        mapping=_mapping(given),
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        max_model_len=length,
+        block_size=int(given.get("block-size") or BLOCK),
+        memory_share=float(given.get("gpu-memory-utilization", MEMORY_SHARE.get(version, LATER_MEMORY_SHARE))),
+        num_blocks=given.get("num-gpu-blocks-override"),
+        kv_dtype=kv_dtype,
+        kv_format="fp8" if kv_dtype.startswith("fp8") else _KV_FORMATS.get(kv_dtype, "bf16"),
+        prefix_caching=given.get("enable-prefix-caching", True),
+        chunked_prefill=chunked,
+        async_scheduling=given.get("async-scheduling", True),
+        drafts=_drafts(given.get("speculative-config")),
+        stream_interval=int(given.get("stream-interval", 1)),
+        transfer=_transfer(given.get("kv-transfer-config")),
+        log_stats=not given.get("disable-log-stats", False),
+        given=given,
+    )
+
+
+def _default_limits(gpu: Gpu) -> tuple[int, int]:
+    """``max_num_seqs`` and ``max_num_batched_tokens`` of the API server, which depend on the GPU's memory."""
+    if gpu.memory_b >= 160 * GIB:
+        return 1024, 16384
+    return (1024, 8192) if gpu.memory_b >= 70 * GIB else (256, 2048)
+
+
+def _model_len(given: Any, model: Model) -> int:
+    if given in (None, "auto", -1):
+        return model.max_seq_len
+    if int(given) > model.max_seq_len:
+        raise SettingsError(
+            f"User-specified max_model_len ({given}) is greater than the derived max_model_len "
+            f"(max_position_embeddings={model.max_seq_len} or model_max_length=None in model's config.json)."
+        )
+    return int(given)
+
+
+def _mapping(given: Mapping[str, Any]) -> GpuMapping:
+    """GPUs of the server. Data-parallel ranks are attention-DP ranks to the scheduler; experts span all of them."""
+    tp, dp = int(given.get("tensor-parallel-size", 1)), int(given.get("data-parallel-size", 1))
+    pp = int(given.get("pipeline-parallel-size", 1))
+    if dp > 1 and tp * pp > 1:
+        raise SettingsError("data parallelism together with tensor or pipeline parallelism is not emulated")
+    size = max(tp, dp)
+    ep = size if given.get("enable-expert-parallel") else 1
+    return GpuMapping(tp=size, pp=pp, cp=1, ep=ep, attention_dp=dp > 1)
+
+
+def _drafts(config: Any) -> int:
+    if not config:
+        return 0
+    if not isinstance(config, dict) or "num_speculative_tokens" not in config:
+        raise SettingsError("num_speculative_tokens must be provided with speculative model or method")
+    if not str(config.get("method")).endswith("mtp"):
+        raise SettingsError(f"speculative method {config.get('method')!r} is not emulated; emulated: mtp")
+    return int(config["num_speculative_tokens"])
+
+
+def _transfer(config: Any) -> TransferSettings | None:
+    if not config or not config.get("kv_connector"):
+        return None
+    role = config.get("kv_role")
+    if role is None:
+        raise SettingsError(f"Please specify kv_role when kv_connector is set, supported roles are {_TRANSFER_ROLES}")
+    if role not in _TRANSFER_ROLES:
+        raise SettingsError(f"Unsupported kv_role: {role}. Supported roles are {_TRANSFER_ROLES}")
+    if config["kv_connector"] != "NixlConnector":
+        raise SettingsError(f"KV connector {config['kv_connector']!r} is not emulated; emulated: NixlConnector")
+    if config.get("kv_load_failure_policy", "fail") != "fail":
+        raise SettingsError("kv_load_failure_policy other than fail is not emulated")
+    extra = config.get("kv_connector_extra_config") or {}
+    return TransferSettings(
+        role=role,
+        lease_s=float(extra.get("kv_lease_duration", LEASE_S)),
+    )

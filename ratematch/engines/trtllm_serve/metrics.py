@@ -1,0 +1,73 @@
+"""``GET /metrics`` of a worker: a JSON list of the iterations since the last call (contract, section 5.1)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ratematch.plan.servermetrics import Iteration, Routes
+
+ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
+
+
+class _Blocks(msgspec.Struct, rename="camel"):
+    used_num_blocks: float | None = None
+    max_num_blocks: float | None = None
+    cache_hit_rate: float | None = None
+
+
+class _Batch(msgspec.Struct, rename="camel"):
+    num_scheduled_requests: float | None = None
+    num_context_requests: float | None = None
+    num_gen_requests: float | None = None
+    num_ctx_tokens: float | None = None
+
+
+class _Drafts(msgspec.Struct, rename="camel"):
+    num_draft_tokens: float | None = None
+    num_accepted_tokens: float | None = None
+    num_requests_with_draft_tokens: float | None = None
+
+
+class _Iteration(msgspec.Struct):
+    iter: int
+    step_ms: float | None = msgspec.field(name="iterLatencyMS", default=None)
+    rank: int | None = msgspec.field(name="attentionDpRank", default=None)
+    active: float | None = msgspec.field(name="numActiveRequests", default=None)
+    queued: float | None = msgspec.field(name="numQueuedRequests", default=None)
+    blocks: _Blocks | None = msgspec.field(name="kvCacheStats", default=None)
+    batch: _Batch | None = msgspec.field(name="inflightBatchingStats", default=None)
+    drafts: _Drafts | None = msgspec.field(name="specDecodingStats", default=None)
+
+
+_DECODER = msgspec.json.Decoder(list[_Iteration])
+_NO_BLOCKS, _NO_BATCH, _NO_DRAFTS = _Blocks(), _Batch(), _Drafts()
+
+
+def read_iterations(body: bytes, now_ns: int) -> list[Iteration]:
+    """The iterations in an answer of ``/metrics``.
+
+    Raises:
+        msgspec.DecodeError (a ValueError): no JSON list of iterations.
+    """
+    return [_read(step) for step in _DECODER.decode(body)]
+
+
+def _read(step: _Iteration) -> Iteration:
+    blocks, batch, drafts = step.blocks or _NO_BLOCKS, step.batch or _NO_BATCH, step.drafts or _NO_DRAFTS
+    return Iteration(
+        step.iter,
+        step.rank,
+        step.step_ms,
+        step.active,
+        step.queued,
+        batch.num_scheduled_requests,
+        batch.num_context_requests,
+        batch.num_gen_requests,
+        batch.num_ctx_tokens,
+        blocks.used_num_blocks,
+        blocks.max_num_blocks,
+        blocks.cache_hit_rate,
+        drafts.num_draft_tokens,
+        drafts.num_accepted_tokens,
+        drafts.num_requests_with_draft_tokens,
+    )

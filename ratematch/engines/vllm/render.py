@@ -1,0 +1,122 @@
+"""Experiment + Placement -> the processes of a vLLM deployment. There are no files: everything is a flag."""
+
+from __future__ import annotations
+
+import sys
+
+from ratematch.engines.settings import merge_env
+from ratematch.engines.vllm.contract import to_argv
+from ratematch.engines.vllm.options import server_options
+from ratematch.engines.vllm.router import health_path, router_argv
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.plan.placement import Instance, Placement
+
+SERVER_ENV = (("VLLM_NO_USAGE_STATS", "1"),)
+"""Nothing is sent from machines that are measured, and most of them have no way out."""
+
+SIDE_HOST, SIDE_PORT = "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"
+
+# A tcp-only UCX_TLS inherited from a login shell makes NIXL send KV caches through the host.
+UNSET = ("UCX_TLS",)
+
+
+def engine_command(cluster: Cluster) -> tuple[str, ...]:
+    """What starts ``vllm``, or the emulator in its place."""
+    own = (sys.executable, "-m", "ratematch.emulator.vllm") if cluster.emulated else ("vllm",)
+    return cluster.command or own
+
+
+def side_channels(deployment: Deployment) -> int:
+    """Ports for the side channels of NIXL: one for each data-parallel rank of a server that hands KV caches over."""
+    return sum(group.instances * group.mapping.dp_ranks for group in deployment.groups if group.role != "agg")
+
+
+def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:
+    """Processes: every server first, the orchestrator once all of them are ready. ctx or gen alone answers itself."""
+    deployment = experiment.deployment
+    groups = {group.role: group for group in deployment.groups}
+    processes = []
+    side_port = max(placement.ports) + 1
+    for instance in placement.instances:
+        group = groups[instance.role]
+        processes.append(_server(experiment, group, instance, side_port, cluster, ready_s))
+        side_port += group.mapping.dp_ranks if instance.role != "agg" else 0
+    if placement.orchestrator_port is None:
+        endpoint = f"http://{placement.instances[0].host}:{placement.instances[0].port}"
+    else:
+        processes.append(_orchestrator(experiment, placement, cluster, ready_s))
+        endpoint = f"http://{placement.orchestrator_host}:{placement.orchestrator_port}"
+    return LaunchPlan((), tuple(processes), endpoint)
+
+
+def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """What the emulator stands for; the real server has no such settings."""
+    if not cluster.emulated:
+        return ()
+    told = (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
+    return (*told, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else told
+
+
+def _server(
+    experiment: Experiment, group: ServerGroup, instance: Instance, side_port: int, cluster: Cluster, ready_s: float
+) -> ProcessSpec:
+    argv = (
+        *engine_command(cluster),
+        "serve",
+        experiment.model_path,
+        *("--host", instance.host, "--port", str(instance.port)),
+        *to_argv(server_options(experiment, group)),
+    )
+    side = ((SIDE_HOST, instance.host), (SIDE_PORT, str(side_port))) if instance.role != "agg" else ()
+    # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
+    gpus = instance.places[0].gpus
+    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
+    return ProcessSpec(
+        name=instance.name,
+        role=instance.role,
+        argv=argv,
+        env=(
+            *merge_env(
+                SERVER_ENV,
+                side,
+                _emulated(experiment, cluster, group.unchecked),
+                cluster.environment.items(),
+                group.environment.items(),
+            ),
+            *visible,
+        ),
+        unset=UNSET,
+        nodes=instance.nodes,
+        host=instance.host,
+        port=instance.port,
+        log=f"{instance.name}.log",
+        ready=ReadyProbe(f"http://{instance.host}:{instance.port}/health", ready_s),
+        wave=0,
+        # The server starts its own ranks, so Slurm starts one process.
+        ranks=1,
+        launcher=cluster.launcher or (),
+    )
+
+
+def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> ProcessSpec:
+    host, port = placement.orchestrator_host, placement.orchestrator_port
+    assert host is not None and port is not None
+    deployment = experiment.deployment
+    outside = deployment.router == "command"
+    return ProcessSpec(
+        name="orchestrator",
+        role="orchestrator",
+        argv=router_argv(deployment, placement, ready_s),
+        env=merge_env(_emulated(experiment, cluster, ()), cluster.environment.items()),
+        unset=UNSET,
+        nodes=(host,),
+        host=host,
+        port=port,
+        log="orchestrator.log",
+        ready=ReadyProbe(f"http://{host}:{port}{health_path(deployment)}", ready_s),
+        wave=1,
+        inside=outside,
+    )

@@ -1,0 +1,64 @@
+"""Prompts that are asked again and again, each sent once before the clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from ratematch.errors import UserError
+from ratematch.loadgen.client import Target
+from ratematch.loadgen.shards import LoadJob, prepare, read_job
+from ratematch.loadgen.warming import count_distinct, expected_hits
+from ratematch.plan.load import Concurrency, Rate
+from ratematch.plan.workload import Workload
+
+JOB = LoadJob(Target("http://127.0.0.1:1", "m"), Concurrency(4, 10, 3), Workload(64, 8), 32_000, seed=7, distinct=4)
+
+
+def test_a_load_of_distinct_prompts_asks_them_in_turn_and_its_warm_up_too() -> None:
+    source = JOB.source()
+    requests, warmup = JOB.make_requests(source)
+    asked = list(requests)
+    prompts = [each.prompt.tobytes() for each in JOB.make_distinct(source)]
+    assert len(set(prompts)) == 4
+    assert [each.prompt.tobytes() for each in asked] == [prompts[k % 4] for k in range(10)]
+    assert [each.seq for each in asked] == list(range(10)), "every request has a number of its own"
+    assert [each.prompt.tobytes() for each in warmup] == prompts[:3]
+    assert not {each.seq for each in warmup} & {each.seq for each in asked}
+
+
+def test_a_load_that_lasts_for_a_time_never_runs_out_of_them() -> None:
+    job = replace(JOB, load=Concurrency(4, 10, 3, seconds=1.0))
+    source = job.source()
+    requests, _ = job.make_requests(source)
+    assert len({each.prompt.tobytes() for each in islice(requests, 100)}) == 4
+
+
+def test_several_senders_share_the_same_prompts(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    prepare(tmp_path, JOB, 2)
+    job, count = read_job(tmp_path)
+    assert (job, count) == (JOB, 2)
+
+
+def test_as_many_prompts_as_are_in_flight() -> None:
+    assert count_distinct(Concurrency(128, 512, 8)) == 128
+    with pytest.raises(UserError, match="closed loads only"):
+        count_distinct(Rate(2.0, 100))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "block", "share"),
+    [
+        ([2048], 16, 2032 / 2048),
+        ([2048], 128, 1920 / 2048),
+        ([2049], 128, 2048 / 2049),
+        ([1024, 2048], 128, (896 + 1920) / 3072),
+        ([8], 16, 0.0),
+        ([0], 16, None),
+        ([], 16, None),
+    ],
+)
+def test_whole_blocks_are_found_and_the_last_token_never(lengths: list[int], block: int, share: float | None) -> None:
+    assert expected_hits(lengths, block) == share
