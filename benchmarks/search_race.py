@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,20 @@ import numpy as np
 from ratematch.inputs import read_sweep
 from ratematch.prediction import forecast_experiment
 from ratematch.run.precheck import expand_sweep
-from ratematch.search.adaptive import Candidate, Rate, Space, decide
 from ratematch.search.fronts import GRID, Floats, Side, empty_front, front_of, gain, hypervolume
+from ratematch.search.servers import Candidate, Rate, Space
 from ratematch.search.space import SHORT, make_space, read_known
+from ratematch.search.workloads import decide_among, go_on_among
 from ratematch.store import Results
 
 SHARES = (0.95, 0.99, 0.995)
 SPEEDS = (20.0, 50.0, 100.0)
 FAMILY, TILT, OWN, NOISE = 0.3, 0.05, 0.03, 0.015
-Jobs = Iterable[tuple[str, tuple[int, ...]]]
+BUDGETS = (0.1, 0.2, 0.4)
+"""Of the grid's GPU-hours: what the search is given first, and when that is spent, as ``--max-gpu-hours``."""
+Job = tuple[str, tuple[int, ...], int]
+Jobs = Iterable[Job]
+"""Servers, the loads they are measured at next, and how often they are started for it."""
 
 
 @dataclass
@@ -77,6 +83,10 @@ class Truth:
                 front = np.maximum(front, self.cache[key])
         return front
 
+    def everything(self) -> Floats:
+        """The front of the whole grid."""
+        return self.front({each.id: set(each.forecasts) for each in self.space.candidates})
+
     def feeders(self, ctx: Sequence[Candidate], mtp: int, known: dict[str, set[int]]) -> dict[int, float]:
         """Best true requests/s by GPUs of ctx servers measured, with the drafts that gen makes them have."""
         best: dict[int, float] = {}
@@ -95,14 +105,16 @@ class Truth:
         return best
 
 
-def make_truth(space: Space, base: dict[str, dict[int, Rate]], seed: int) -> Truth:
+def make_truth(space: Space, base: dict[str, dict[int, Rate]], seed: int, own_sd: float = OWN) -> Truth:
+    """Family effects are those of the seed, whatever the workload; of a server's own half the variance is."""
     rng = np.random.default_rng(seed)
+    mine = np.random.default_rng([seed, *space.workload.encode()])
     families = sorted({each.family for each in space.candidates})
     slower = {family: float(rng.uniform(1 - FAMILY, 1 + FAMILY)) for family in families}
     tilt = {family: float(rng.uniform(-TILT, TILT)) for family in families}
     rates = {}
     for each in space.candidates:
-        own = float(np.exp(OWN * rng.standard_normal()))
+        own = float(np.exp(own_sd * (rng.standard_normal() + mine.standard_normal()) / 2**0.5))
         ladder = sorted(base[each.id])
         rates[each.id] = {
             load: base[each.id][load].times(
@@ -110,17 +122,17 @@ def make_truth(space: Space, base: dict[str, dict[int, Rate]], seed: int) -> Tru
             )
             for k, load in enumerate(ladder)
         }
-    return Truth(space, rates, np.random.default_rng(seed + 1000))
+    return Truth(space, rates, np.random.default_rng([seed + 1000, *space.workload.encode()]))
 
 
-def hours_of(space: Space, each: Candidate, loads: int, share: float = 1.0) -> float:
-    """GPU-hours of a job; ``share``: of the requests of a whole load that are sent."""
-    return (space.start_h + loads * space.load_h * share / SHORT) * each.gpus
+def hours_of(space: Space, each: Candidate, loads: Collection[int], starts: int = 1) -> float:
+    """GPU-hours of a job with all requests of its loads, not as the search sends them."""
+    return space.hours(replace(each, shares={}), loads, starts)
 
 
 def grid_jobs(space: Space, order: Sequence[Candidate]) -> Jobs:
     for each in order:
-        yield each.id, tuple(each.forecasts)
+        yield each.id, tuple(each.forecasts), 1
 
 
 def predicted_order(space: Space) -> list[Candidate]:
@@ -135,7 +147,7 @@ def predicted_order(space: Space) -> list[Candidate]:
 
         def worth(each: Candidate, front: Floats = front) -> float:
             more = forecasts.front({**known, each.id: set(each.forecasts)})
-            return gain(front, more) / hours_of(space, each, len(each.forecasts))
+            return gain(front, more) / hours_of(space, each, each.forecasts)
 
         best = max(left, key=lambda each: (worth(each), each.label))
         order.append(best)
@@ -156,34 +168,66 @@ class Trace:
 
     hours: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    lowest: list[float] = field(default_factory=list)
     known: dict[str, set[int]] = field(default_factory=dict)
 
     def reach(self, share: float) -> float | None:
         return next((h for h, s in zip(self.hours, self.shares, strict=True) if s >= share), None)
 
-    def at(self, hours: float) -> float:
-        return max((s for h, s in zip(self.hours, self.shares, strict=True) if h <= hours), default=0.0)
+    def lowest_at(self, hours: float) -> float:
+        """Share of the front for so many GPU-hours, of the workload that is worst off."""
+        return max((s for h, s in zip(self.hours, self.lowest, strict=True) if h <= hours), default=0.0)
 
 
-def run(truth: Truth, jobs: Jobs, whole: float, *, ceil_only: bool = False, share: float = 1.0) -> Trace:
+def run(truth: Truth, jobs: Jobs, whole: float, *, ceil_only: bool = False) -> Trace:
     trace = Trace()
     spent = 0.0
-    for candidate, loads in jobs:
-        spent += hours_of(truth.space, truth.space.find(candidate), len(loads), share)
+    for candidate, loads, starts in jobs:
+        spent += hours_of(truth.space, truth.space.find(candidate), loads, starts)
         trace.known.setdefault(candidate, set()).update(loads)
         trace.hours.append(spent)
         trace.shares.append(hypervolume(truth.front(trace.known, ceil_only=ceil_only)) / whole)
     return trace
 
 
-def adaptive_jobs(truth: Truth) -> Jobs:
+def adaptive_jobs(truths: Mapping[str, Truth], budgets: Sequence[float]) -> Iterable[tuple[str, Job]]:
+    """As ``ratematch sweep`` searches, with one job at a time, which asks for loads one by one; for the workloads of
+    ``truths`` in one budget, and when that is spent, in the next."""
+    spaces = {label: truth.space for label, truth in truths.items()}
     known: dict[str, dict[int, Rate]] = {}
-    while True:
-        choice = decide(truth.space, known, {}).choice
-        if choice is None:
-            return
-        known.setdefault(choice.candidate, {}).update(truth.measure(choice.candidate, choice.loads))
-        yield choice.candidate, choice.loads
+    spent = dict.fromkeys(spaces, 0.0)
+    for budget in budgets:
+        while True:
+            left = budget - sum(spent.values())
+            label, found = decide_among(spaces, known, {}, left, spent, explain=False)
+            choice = found[label].choice if label else None
+            if label is None or choice is None:
+                break
+            starts = 1
+            while choice is not None:
+                name, loads = choice.candidate, (choice.load,)
+                known.setdefault(name, {}).update(truths[label].measure(name, loads))
+                spent[label] += spaces[label].hours(spaces[label].find(name), loads, starts)
+                yield label, (name, loads, starts)
+                starts = 0
+                left = budget - sum(spent.values())
+                choice = go_on_among(spaces, label, known, {}, name, left, spent).choice
+
+
+def run_together(truths: Mapping[str, Truth], wholes: Mapping[str, float], budgets: Sequence[float]) -> Trace:
+    """The adaptive search of all workloads in one budget; shares are means over them, ``lowest`` of the worst off."""
+    trace = Trace()
+    spent = 0.0
+    share = dict.fromkeys(truths, 0.0)
+    for label, (name, loads, starts) in adaptive_jobs(truths, budgets):
+        space = truths[label].space
+        spent += space.hours(space.find(name), loads, starts)
+        trace.known.setdefault(name, set()).update(loads)
+        share[label] = hypervolume(truths[label].front(trace.known)) / wholes[label]
+        trace.hours.append(spent)
+        trace.shares.append(float(np.mean(list(share.values()))))
+        trace.lowest.append(min(share.values()))
+    return trace
 
 
 def choice_shares(truth: Truth, known: dict[str, set[int]], everything: Floats) -> list[float]:
@@ -200,8 +244,11 @@ def choice_shares(truth: Truth, known: dict[str, set[int]], everything: Floats) 
 def main() -> int:
     parser = argparse.ArgumentParser(description="GPU-hours to find the front")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first-seed", type=int, default=20, help="0 to 2 were looked at when constants were chosen")
+    parser.add_argument("--first-seed", type=int, default=20, help="0 to 7 were looked at when constants were chosen")
     parser.add_argument("--results", type=Path, help="a simulated sweep, for truths made from its figures")
+    parser.add_argument("--own", type=float, default=OWN, help="what a server deviates from its family by")
+    parser.add_argument("--only-adaptive", action="store_true", help="without the methods it is compared with")
+    parser.add_argument("--together", action="store_true", help="the workloads of a seed in one sweep and budget")
     options = parser.parse_args()
     began = time.perf_counter()
     sweep, _ = read_sweep(str(Path(__file__).parent.parent / "sweeps" / "deepseek-r1.yaml"))
@@ -210,30 +257,39 @@ def main() -> int:
     rows = Results.open(options.results).measured() if options.results else []
     labels = {row.experiment.id: row.experiment.label for row in rows}
     simulated = {labels[name]: rates for name, rates in read_known(rows).items()}
+    spaces = {each.label: make_space(sweep, each, experiments, forecasts) for each in sweep.workloads}
+    bases = {
+        label: {each.id: dict(each.forecasts) | simulated.get(each.label, {}) for each in space.candidates}
+        for label, space in spaces.items()
+    }
+    predicted = {} if options.only_adaptive else {label: predicted_order(space) for label, space in spaces.items()}
     traces: dict[str, list[tuple[Trace, float]]] = {}
     shares: list[float] = []
-    for workload in sweep.workloads:
-        space = make_space(sweep, workload, experiments, forecasts)
-        base = {each.id: dict(each.forecasts) for each in space.candidates}
-        for each in space.candidates:
-            base[each.id] |= simulated.get(each.label, {})
-        predicted = predicted_order(space)
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
-            truth = make_truth(space, base, seed)
-            everything = truth.front({each.id: set(each.forecasts) for each in space.candidates})
-            whole = hypervolume(everything)
-            total = sum(hours_of(space, each, len(each.forecasts)) for each in space.candidates)
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        truths = {label: make_truth(space, bases[label], seed, options.own) for label, space in spaces.items()}
+        fronts = {label: truth.everything() for label, truth in truths.items()}
+        wholes = {label: hypervolume(front) for label, front in fronts.items()}
+        groups = [list(truths)] if options.together else [[label] for label in truths]
+        for group in groups:
+            total = sum(spaces[label].grid_hours for label in group)
+            budgets = [share * total for share in BUDGETS]
+            trace = run_together({label: truths[label] for label in group}, wholes, budgets)
+            traces.setdefault("adaptive", []).append((trace, total))
+            reached = (trace.reach(0.99) or np.inf) / total
+            tenth = trace.lowest_at(0.1 * total)
+            print(f"seed {seed}, {', '.join(group)}: 99 % at {reached:.1%}, {tenth:.1%} at 10 %", file=sys.stderr)
+            shares += [share for label in group for share in choice_shares(truths[label], trace.known, fronts[label])]
+        for label, order in predicted.items():
+            truth, space, whole = truths[label], spaces[label], wholes[label]
             shuffled = random.Random(seed).sample(space.candidates, len(space.candidates))
             runs = {
                 "grid": run(truth, grid_jobs(space, space.candidates), whole),
                 "random": run(truth, grid_jobs(space, shuffled), whole),
-                "prediction": run(truth, grid_jobs(space, predicted), whole),
+                "prediction": run(truth, grid_jobs(space, order), whole),
                 "ceil ratio": run(truth, grid_jobs(space, space.candidates), whole, ceil_only=True),
-                "adaptive": run(truth, adaptive_jobs(truth), whole, share=SHORT),
             }
             for name, trace in runs.items():
-                traces.setdefault(name, []).append((trace, total))
-            shares += choice_shares(truth, runs["adaptive"].known, everything)
+                traces.setdefault(name, []).append((trace, space.grid_hours))
     return report(traces, shares, time.perf_counter() - began)
 
 
@@ -253,7 +309,7 @@ def report(traces: dict[str, list[tuple[Trace, float]]], shares: list[float], se
         end = [trace.shares[-1] for trace, _ in runs]
         spent = np.median([trace.hours[-1] / total for trace, total in runs])
         print(f"{name:12}{cells}{f'{np.median(end):.1%} (worst {min(end):.1%}) at {spent:.0%}':>32}")
-    tenth = [trace.at(0.1 * total) for trace, total in traces["adaptive"]]
+    tenth = [trace.lowest_at(0.1 * total) for trace, total in traces["adaptive"]]
     speeds = ", ".join(f"{speed:g}" for speed in SPEEDS)
     near = float(np.mean(np.array(shares) >= 0.98))
     told = f"median {np.median(tenth):.1%}, worst {min(tenth):.1%} of the front"

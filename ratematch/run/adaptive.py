@@ -1,5 +1,8 @@
 """``search: adaptive``: the campaign's ctx and gen jobs, decided one by one from what is measured.
 
+A job begins with one load. When that is measured its servers are up and idle, and the next load of theirs is decided
+on, or that they may stop (:mod:`ratematch.run.turns`).
+
 Every decision, with what it was expected to bring and what was passed over for which reason, is written to
 ``search.json`` before its job is sent. A sweep that is started again first finishes the decisions that stand there,
 then decides on: the same results lead to the same decisions.
@@ -15,8 +18,10 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.prediction import forecast_experiment
-from ratematch.search.adaptive import Candidate, Decision, Rate, Space, decide
-from ratematch.search.space import SHORT, make_space, read_known
+from ratematch.search.adaptive import Choice
+from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.space import make_space, read_known, shorten
+from ratematch.search.workloads import decide_among, go_on_among
 from ratematch.simulate.predict import Forecast
 from ratematch.store import Results, read_json, write_json
 
@@ -25,18 +30,20 @@ END_TO_END_SHARE = 0.3
 """Of the budget, kept for end-to-end runs, which are chosen by the same measure: expected front per GPU-hour."""
 IFB_CLOSE = 0.25
 """An aggregated server is measured when it promises to come this near to the predicted IFB front at some load."""
-WAVES = 3
-"""Fewest requests of a load, in concurrencies: what the steady window needs."""
 
 
 @dataclass
 class Search:
-    """What the adaptive search of one sweep knows. ``asked``: all ctx and gen experiments, with whole ladders."""
+    """What the adaptive search of one sweep knows. ``asked``: all ctx and gen experiments, with whole ladders.
+
+    ``up``: experiments whose servers may be asked to go on.
+    """
 
     sweep: Sweep
     results: Results
     asked: Sequence[Experiment]
     decisions: list[dict[str, Any]] = field(default_factory=list)
+    up: list[str] = field(default_factory=list)
     ended: str | None = None
 
     def __post_init__(self) -> None:
@@ -44,15 +51,17 @@ class Search:
         self._forecasts: dict[str, dict[Load, Forecast]] = {
             experiment.id: forecast_experiment(experiment, self.sweep.cluster) for experiment in self.asked
         }
-        self._spaces: list[tuple[str, Space]] = [
-            (workload.label, make_space(self.sweep, workload, self.asked, self._forecasts))
+        self._spaces: dict[str, Space] = {
+            workload.label: make_space(self.sweep, workload, self.asked, self._forecasts)
             for workload in self.sweep.workloads
-        ]
+        }
+        self._skips: list[dict[str, Any]] = []
         if before := read_search(self.results):
-            self.decisions = list(before["decisions"])
+            self.decisions, self.up = list(before["decisions"]), list(before.get("up", ()))
+            self._skips = list(before["skips"])
 
     def next(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
-        """The experiment to send now, with the loads to measure; ``None`` when there is none for now.
+        """The experiment to send now, with the load to begin with; ``None`` when there is none for now.
 
         ``busy`` and ``failed``: ids of experiments under way, and of those that do not come to an end.
         ``hours_left``: GPU-hours that may still be promised, what is under way taken off.
@@ -64,54 +73,119 @@ class Search:
             experiment = self._with_loads(name, decision["loads"])
             if any(not self.results.folder_of(experiment).finished(load) for load in experiment.loads):
                 return experiment
+        for name in [name for name in self.up if name not in busy]:
+            # Its server was up when a controller before this one ended: it goes on as it would have.
+            if name in failed or name not in self._experiments:
+                self.up.remove(name)
+            elif (further := self.go_on(name, busy, failed, hours_left)) is not None:
+                return further
         return self._decide(busy, failed, hours_left)
 
+    def go_on(
+        self, name: str, busy: Collection[str], failed: Collection[str], hours_left: float | None
+    ) -> Experiment | None:
+        """The experiment with a further load, now that its server is up and idle; ``None``: enough of it."""
+        label = next((str(each["workload"]) for each in reversed(self.decisions) if each["experiment"] == name), "")
+        spaces, known = self._look(failed)
+        if label not in spaces or name not in {each.id for each in spaces[label].candidates}:
+            choice = None
+        else:
+            running = self._running(busy)
+            choice = go_on_among(spaces, label, known, running, name, hours_left, self._spent()).choice
+        if choice is None:
+            self.up.remove(name)
+            self._write()
+            return None
+        return self._take(label, choice, start=False)
+
     def _decide(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
-        rows = self.results.measured()
-        known = read_known(rows)
-        spoilt: dict[str, set[int]] = {}
-        for row in rows:
-            if not row.measurement.valid and isinstance(row.load, Concurrency):
-                spoilt.setdefault(row.experiment.id, set()).add(row.load.concurrency)
-        running = {
-            decision["experiment"]: decision["loads"] for decision in self.decisions if decision["experiment"] in busy
-        }
-        found: list[tuple[str, Decision]] = []
-        for label, space in self._spaces:
-            usable = replace(space, candidates=tuple(_usable(space.candidates, known, spoilt, failed)))
-            found.append((label, decide(usable, known, running, hours_left)))
-        skips = [
+        spaces, known = self._look(failed)
+        label, found = decide_among(spaces, known, self._running(busy), hours_left, self._spent())
+        self._skips = [
             {"workload": label, "experiment": skip.candidate, "label": skip.label, "why": skip.why}
-            for label, decision in found
+            for label, decision in found.items()
             for skip in decision.skips
         ]
-        skips += [
+        self._skips += [
             {"workload": "", "experiment": name, "label": self._experiments[name].label, "why": "its job failed"}
             for name in sorted(failed)
             if name in self._experiments
         ]
-        offers = [(label, decision.choice) for label, decision in found if decision.choice is not None]
-        if not offers:
-            self.ended = None if busy else found[0][1].why
-            self._write(skips)
+        choice = found[label].choice if label is not None else None
+        if label is None or choice is None:
+            self.ended = None if busy else next(iter(found.values())).why
+            self._write()
             return None
-        label, choice = max(offers, key=lambda offer: (offer[1].gain / offer[1].gpu_hours, offer[1].label))
-        done = [number for number, earlier in enumerate(self.decisions, 1) if earlier["experiment"] not in busy]
+        return self._take(label, choice, start=True)
+
+    def _take(self, label: str, choice: Choice, *, start: bool) -> Experiment:
+        """Write a choice down, and make it an experiment."""
+        space = self._spaces[label]
+        hours = space.hours(space.find(choice.candidate), (choice.load,), int(start))
         self.decisions.append(
             {
                 "number": len(self.decisions) + 1,
                 "workload": label,
                 "experiment": choice.candidate,
                 "label": choice.label,
-                "loads": list(choice.loads),
+                "start": start,
+                "loads": [choice.load],
+                "planned": list(choice.planned),
                 "expected_gain": choice.gain,
-                "estimated_gpu_hours": choice.gpu_hours,
+                "estimated_gpu_hours": hours,
+                "price": choice.price,
                 "why": choice.why,
-                "knew": done,
+                "knew": self._finished(),
             }
         )
-        self._write(skips)
-        return self._with_loads(choice.candidate, choice.loads)
+        if choice.candidate not in self.up:
+            self.up.append(choice.candidate)
+        self._write()
+        return self._with_loads(choice.candidate, (choice.load,))
+
+    def num_planned(self, name: str) -> int:
+        """Loads that are planned of the experiment beside the one decided last."""
+        last = next((each for each in reversed(self.decisions) if each["experiment"] == name), None)
+        return len(last["planned"]) - 1 if last else 0
+
+    def _look(self, failed: Collection[str]) -> tuple[dict[str, Space], dict[str, dict[int, Rate]]]:
+        """The spaces as they stand, and the rates measured."""
+        rows = self.results.measured()
+        known = read_known(rows)
+        spoilt: dict[str, set[int]] = {}
+        for row in rows:
+            if not row.measurement.valid and isinstance(row.load, Concurrency):
+                spoilt.setdefault(row.experiment.id, set()).add(row.load.concurrency)
+        usable = {
+            label: replace(space, candidates=tuple(_usable(space.candidates, known, spoilt, failed)))
+            for label, space in self._spaces.items()
+        }
+        return usable, known
+
+    def _running(self, busy: Collection[str]) -> dict[str, list[int]]:
+        """Loads decided on, of experiments under way."""
+        running: dict[str, list[int]] = {}
+        for decision in self.decisions:
+            if decision["experiment"] in busy:
+                running.setdefault(decision["experiment"], []).extend(decision["loads"])
+        return running
+
+    def _spent(self) -> dict[str, float]:
+        """Estimated GPU-hours of what was decided, by workload."""
+        spent = dict.fromkeys(self._spaces, 0.0)
+        for decision in self.decisions:
+            spent[decision["workload"]] = spent.get(decision["workload"], 0.0) + decision["estimated_gpu_hours"]
+        return spent
+
+    def _finished(self) -> list[int]:
+        """Numbers of the decisions whose loads are measured."""
+        done: dict[str, set[int]] = {}
+        for folder in self.results.folders():
+            loads = [stored.load for stored in folder.loads()]
+            done[folder.read().id] = {load.concurrency for load in loads if isinstance(load, Concurrency)}
+        return [
+            each["number"] for each in self.decisions if set(each["loads"]) <= done.get(each["experiment"], set())
+        ]
 
     def _with_loads(self, name: str, concurrencies: Iterable[int]) -> Experiment:
         """The experiment with short loads at ``concurrencies``, beside those it was asked for before."""
@@ -126,8 +200,8 @@ class Search:
         before = folder.read().loads if (folder.path / "experiment.json").exists() else ()
         return replace(experiment, loads=tuple(dict.fromkeys([*before, *loads])))
 
-    def _write(self, skips: Sequence[dict[str, Any]]) -> None:
-        content = {"decisions": self.decisions, "skips": list(skips), "ended": self.ended}
+    def _write(self) -> None:
+        content = {"decisions": self.decisions, "skips": self._skips, "up": self.up, "ended": self.ended}
         write_json(self.results.path / SEARCH, content)
 
 
@@ -135,11 +209,6 @@ def read_search(results: Results) -> dict[str, Any] | None:
     """What the adaptive search in ``results`` decided so far; ``None`` where there was none."""
     file = results.path / SEARCH
     return read_json(file) if file.exists() else None
-
-
-def shorten(load: Concurrency) -> Concurrency:
-    """The load with fewer requests, as the search sends it: enough to choose by."""
-    return replace(load, num_requests=max(WAVES * load.concurrency, round(SHORT * load.num_requests)))
 
 
 def _usable(

@@ -20,12 +20,14 @@ from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep, experiment_of
 from ratematch.readout import write_limits
+from ratematch.run import turns
 from ratematch.run.adaptive import END_TO_END_SHARE, Search, choose_ifb
 from ratematch.run.jobs import Executor, Job
 from ratematch.run.nodes import excluded_nodes, remember_nodes
 from ratematch.run.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.run.queue import SLOWEST_S
 from ratematch.run.retry import Failure, tries_left
+from ratematch.run.supplier import Supplier
 from ratematch.store import ExperimentFolder, GpuHours, Results, write_json, write_text
 
 POLL_S = 0.25
@@ -175,18 +177,11 @@ def _run_search(
     if sweep.e2e and sweep.budget.gpu_hours is not None:
         kept += END_TO_END_SHARE * sweep.budget.gpu_hours
 
-    def supply(busy: Sequence[Item]) -> Experiment | None:
-        hours = None
-        if sweep.budget.gpu_hours is not None:
-            under_way = sum(
-                minutes_of(sweep, item.experiment) * item.experiment.deployment.gpus / 60 for item in busy
-            )
-            hours = sweep.budget.gpu_hours - kept - results.account().total - under_way
-        failed = {item.experiment.id for item in campaign.items if item.state == "failed"}
-        return search.next({item.experiment.id for item in busy}, failed, hours)
+    def failed() -> set[str]:
+        return {item.experiment.id for item in campaign.items if item.state == "failed"}
 
     campaign.stage = "searching"
-    _run_all(campaign, (), executor, on_update, again, supply)
+    _run_all(campaign, (), executor, on_update, again, Supplier(sweep, results, search, kept, failed))
     write_json(results.path / "ifb_choice.json", {"measured": [each.label for each in ifb], "skips": left_out})
     campaign.stage = "measuring IFB"
     _run_all(campaign, ifb, executor, on_update, again)
@@ -275,12 +270,13 @@ def _run_all(
     executor: Executor,
     on_update: OnUpdate,
     again: bool,
-    supply: Callable[[Sequence[Item]], Experiment | None] | None = None,
+    supplier: Supplier | None = None,
 ) -> None:
-    """Run ``experiments``; and, as long as there is room, what ``supply`` gives when it is told what is under way."""
+    """Run ``experiments``; and, as long as there is room, what ``supplier`` gives, told what is under way."""
     items = []
     for experiment in experiments:
         folder = campaign.results.add(experiment, campaign.sweep.cluster)
+        turns.close(folder)
         if again and not folder.held():
             for load in experiment.loads:
                 folder.set_aside(load)
@@ -291,12 +287,16 @@ def _run_all(
     waiting = [item for item in items if item.state == "pending"]
     active: list[Item] = []
     try:
-        while _take_from(supply, campaign, waiting, active, executor) or waiting or active:
+        while _take_from(supplier, campaign, waiting, active, executor) or waiting or active:
             _start_some(campaign, waiting, active, executor)
             for item in [item for item in active if item.job and not item.job.running()]:
                 active.remove(item)
                 if _settle(campaign, item, executor):
                     waiting.append(item)
+            if supplier is not None:
+                for item in active:
+                    if turns.is_asking(item.folder):
+                        supplier.answer(item.folder, [each.experiment for each in (*waiting, *active)])
             on_update(campaign)
             if time.monotonic() > campaign.count_at and (reason := _over_budget(campaign)) and active:
                 _stop_all(active)
@@ -312,19 +312,21 @@ def _run_all(
 
 
 def _take_from(
-    supply: Callable[[Sequence[Item]], Experiment | None] | None,
+    supplier: Supplier | None,
     campaign: Campaign,
     waiting: list[Item],
     active: Sequence[Item],
     executor: Executor,
 ) -> bool:
-    """Let ``supply`` fill the room that there is; true when it gave something. Its experiments may come again, with
+    """Let ``supplier`` fill the room that there is; true when it gave something. Its experiments may come again, with
     further loads."""
     given = False
-    while supply is not None and len(waiting) + len(active) < (executor.max_jobs or 1):
-        if _over_budget(campaign) or (experiment := supply([*waiting, *active])) is None:
+    while supplier is not None and len(waiting) + len(active) < (executor.max_jobs or 1):
+        busy = [item.experiment for item in (*waiting, *active)]
+        if _over_budget(campaign) or (experiment := supplier.next(busy)) is None:
             break
         item = Item(campaign.results.add(experiment, campaign.sweep.cluster), experiment)
+        supplier.sent(item.folder)
         campaign.items.append(item)
         waiting.append(item)
         given = True

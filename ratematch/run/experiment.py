@@ -39,6 +39,7 @@ from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
+from ratematch.run.turns import in_turn
 from ratematch.store import ExperimentFolder, read_json, write_json, write_text
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
@@ -200,9 +201,9 @@ def _measure(
         told = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=told)
         spent.starting_s = time.monotonic() - begin
-        for number, load in enumerate(loads):
+        for number, load in enumerate(in_turn(folder, loads, stop)):
             begin = time.monotonic()
-            measure_load(live, load, number, len(loads))
+            measure_load(live, load, number, max(number + 1, len(loads)))
             spent.measuring_s += time.monotonic() - begin
             spent.measured.append(load.label)
 

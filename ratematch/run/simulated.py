@@ -26,6 +26,7 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.readout import measure_run
 from ratematch.run.experiment import placement_to_json
 from ratematch.run.measureload import describe_run, seed_of
+from ratematch.run.turns import in_turn
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
@@ -126,8 +127,8 @@ def _simulate(
             },
         },
     )
-    for number, load in enumerate(loads):
-        folder.write_progress(_progress(load, number, len(loads)))
+    for number, load in enumerate(in_turn(folder, loads)):
+        folder.write_progress(_progress(load, number, max(number + 1, len(loads))))
         before_s = service.timeline.now_s
         before = service.acceptance
         begin = time.perf_counter()

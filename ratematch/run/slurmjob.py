@@ -50,6 +50,7 @@ from ratematch.run.pack import run_pack
 from ratematch.run.queue import Queue, QueuedJob
 from ratematch.run.sentjob import Sent, SlurmJob
 from ratematch.run.site import refuse_missing
+from ratematch.run.turns import num_further
 from ratematch.store import ExperimentFolder, read_json, write_json
 
 WARN_S = 90
@@ -204,7 +205,7 @@ def minutes(folder: ExperimentFolder) -> float:
         elif outcome.get("interrupted") and outcome.get("signal") == "SIGUSR2":
             start = max(start, 2 * outcome["seconds"] / 60)
     missing = [[each for each in part.loads if not folder.finished(each)] for part in experiment.launches()]
-    return sum(start + len(loads) * load for loads in missing if loads)
+    return sum(start + (len(loads) + num_further(folder)) * load for loads in missing if loads)
 
 
 def piece_of(folder: ExperimentFolder) -> Piece:

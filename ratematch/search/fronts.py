@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 GRID = np.geomspace(4.0, 2000.0, 240)
 """tok/s/user at which fronts are kept."""
-_WIDTHS = np.diff(GRID, prepend=0.0)
+WIDTHS = np.diff(GRID, prepend=0.0)
 BETWEEN = 4
 """Steps that the stretch between two loads of a generation curve is read in."""
 
@@ -35,13 +35,13 @@ def empty_front() -> Floats:
 
 def hypervolume(front: Floats) -> float:
     """Area under a front, tok/s/user x tok/s/GPU, from (0, 0)."""
-    return float(front @ _WIDTHS)
+    return float(front @ WIDTHS)
 
 
 def gain(front: Floats, other: Floats, weights: Floats | None = None) -> float:
     """Hypervolume that ``other`` adds to ``front``, each tok/s/user weighted."""
     added = np.maximum(other - front, 0.0)
-    return float(added @ (_WIDTHS if weights is None else _WIDTHS * weights))
+    return float(added @ (WIDTHS if weights is None else WIDTHS * weights))
 
 
 def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool = False) -> Floats:
@@ -51,23 +51,55 @@ def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool
     with generation throttled to what they supply. ``ceil_only``: one gen instance and the ratio rounded up, as some
     tools do.
     """
-    best = empty_front()
     if not gen.req_s.size or ctx.req_s[0] <= 0:
-        return best
+        return empty_front()
     req_s, speed = _read_between(gen)
-    y = np.arange(1, 2 if ceil_only else max_gpus // gen.gpus + 1)[:, None]
-    room = (max_gpus - y * gen.gpus) // ctx.gpus
+    at_load = _best_ratio(ctx, gen.gpus, req_s, osl, max_gpus, ceil_only)
+    return np.asarray(_spread(np.zeros(req_s.size, dtype=int), speed, at_load, 1)[0])
+
+
+def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
+    """Fronts of every stretch of a generation curve, of shape (loads, loads, grid): ``[i, j]`` is that of the loads i
+    and j and what is read between them, i = j one load alone. The front of any loads is the maximum over its
+    neighbours'."""
+    size = gen.req_s.size
+    fronts = np.zeros((size, size, GRID.size))
+    if not size or ctx.req_s[0] <= 0:
+        return fronts
+    low, high = np.triu_indices(size)
+    steps = np.linspace(0.0, 1.0, BETWEEN + 1)
+
+    def read(values: Floats) -> Floats:
+        logs = np.log(values)
+        return np.asarray(np.exp(logs[low, None] * (1 - steps) + logs[high, None] * steps).ravel())
+
+    at_load = _best_ratio(ctx, gen.gpus, read(gen.req_s), osl, max_gpus, False)
+    which = np.repeat(np.arange(low.size), steps.size)
+    fronts[low, high] = _spread(which, read(gen.tok_s_user), at_load, low.size)
+    return fronts
+
+
+def _best_ratio(ctx: Side, gpus: int, req_s: Floats, osl: float, max_gpus: int, ceil_only: bool) -> Floats:
+    """tok/s/GPU of the best ratio with gen instances at these rates each."""
+    y = np.arange(1, 2 if ceil_only else max_gpus // gpus + 1)[:, None]
+    if not y.size:
+        return np.zeros_like(req_s)
+    room = (max_gpus - y * gpus) // ctx.gpus
     wanted = np.ceil(y * req_s / ctx.req_s[0] - 1e-9)
     x = np.maximum(1, wanted if ceil_only else np.minimum(wanted, room))
-    fits = (room >= 1) & (x * ctx.gpus + y * gen.gpus <= max_gpus)
+    fits = (room >= 1) & (x * ctx.gpus + y * gpus <= max_gpus)
     served = np.minimum(x * ctx.req_s[0], y * req_s)
     # A ctx-limited deployment runs its gen instances at a lower load, which is another point of the same curve: here
     # it is kept at the slower speed of the fuller one, and met again at that point.
-    value = np.where(fits, served * osl / (x * ctx.gpus + y * gen.gpus), 0.0)
-    at_load = value.max(axis=0)
+    return np.asarray(np.where(fits, served * osl / (x * ctx.gpus + y * gpus), 0.0).max(axis=0))
+
+
+def _spread(which: NDArray[np.int64], speed: Floats, value: Floats, rows: int) -> Floats:
+    """Points onto the grid, each into the row ``which``: the best of all that are at least as fast."""
+    fronts = np.zeros((rows, GRID.size))
     place = np.searchsorted(GRID, speed * (1 + 1e-12), side="right") - 1
-    np.maximum.at(best, np.maximum(place, 0), np.where(place >= 0, at_load, 0.0))
-    return np.asarray(np.maximum.accumulate(best[::-1])[::-1])
+    np.maximum.at(fronts, (which, np.maximum(place, 0)), np.where(place >= 0, value, 0.0))
+    return np.asarray(np.maximum.accumulate(fronts[:, ::-1], axis=1)[:, ::-1])
 
 
 def _read_between(gen: Side) -> tuple[Floats, Floats]:

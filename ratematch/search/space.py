@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from ratematch.match.points import Measured
@@ -10,12 +11,18 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
-from ratematch.search.adaptive import Candidate, Rate, Space
 from ratematch.search.belief import family_of
+from ratematch.search.servers import Candidate, Rate, Space
 
 SHORT = 0.6
-"""Share of a load's requests that the search sends: a choice needs less than a report. Three waves stay, which the
-steady window needs."""
+"""Share of a load's requests that the search sends: a choice needs less than a report."""
+WAVES = 3
+"""Fewest requests of a load, in concurrencies: what the steady window needs."""
+
+
+def shorten(load: Concurrency) -> Concurrency:
+    """The load with fewer requests, as the search sends it: enough to choose by."""
+    return replace(load, num_requests=max(WAVES * load.concurrency, round(SHORT * load.num_requests)))
 
 
 class Forecast(Protocol):
@@ -58,6 +65,8 @@ def make_space(
                 experiment.deployment.gpus,
                 group.mtp,
                 rates,
+                _kind(experiment),
+                {load.concurrency: shorten(load).num_requests / load.num_requests for load in _closed(experiment)},
             )
         )
     constraints = sweep.constraints
@@ -66,10 +75,22 @@ def make_space(
         osl=workload.mean_osl,
         max_gpus=sweep.max_gpus,
         start_h=sweep.cluster.start_minutes / 60,
-        load_h=SHORT * sweep.cluster.load_minutes / 60,
+        load_h=sweep.cluster.load_minutes / 60,
         ttft_s=None if constraints.ttft_ms is None else constraints.ttft_ms / 1000,
         tpot_s=None if constraints.tpot_ms is None else constraints.tpot_ms / 1000,
+        workload=workload.label,
     )
+
+
+def _closed(experiment: Experiment) -> Iterable[Concurrency]:
+    return (load for load in experiment.loads if isinstance(load, Concurrency))
+
+
+def _kind(experiment: Experiment) -> str:
+    """What the measured servers are, whatever the workload."""
+    group = experiment.deployment.groups[-1]
+    asked = (group.max_batch_size, group.max_num_tokens, group.options, group.config, group.environment)
+    return f"{experiment.stage} {group.mapping.label} mtp{group.mtp} {asked}"
 
 
 def _concurrency(load: Load) -> int:

@@ -10,9 +10,14 @@ import pytest
 
 from ratematch.match.curves import Curve
 from ratematch.match.matching import Ctx, Gen, plan_curve
-from ratematch.search.adaptive import Candidate, Decision, Rate, Space, decide
+from ratematch.search.adaptive import Decision, decide, go_on
 from ratematch.search.belief import FAMILY_SD, Belief, learn
-from ratematch.search.fronts import GRID, Side, empty_front, front_of, gain, hypervolume
+from ratematch.search.fronts import GRID, Side, empty_front, front_of, gain, hypervolume, stretches_of
+from ratematch.search.outlook import Outlook
+from ratematch.search.portfolio import compose
+from ratematch.search.promise import View
+from ratematch.search.servers import Candidate, Rate, Seen, Space
+from ratematch.search.workloads import _taught, decide_among, share
 from tests.search.invented import LADDER, SERVERS, ctx, gen, space
 
 
@@ -30,12 +35,14 @@ def run_to_the_end(
         decisions.append(decision)
         if decision.choice is None:
             return decisions, known, spent
-        choice = decision.choice
-        spent += choice.gpu_hours
-        candidate = of.find(choice.candidate)
-        known.setdefault(choice.candidate, {}).update(
-            measure(candidate, choice.loads, factors.get(candidate.family, 1.0))
-        )
+        candidate, starts = of.find(decision.choice.candidate), 1
+        while decision.choice is not None:
+            spent += of.hours(candidate, (decision.choice.load,), starts)
+            starts = 0
+            known.setdefault(candidate.id, {}).update(
+                measure(candidate, (decision.choice.load,), factors.get(candidate.family, 1.0))
+            )
+            decision = go_on(of, known, {}, candidate.id, None if hours is None else hours - spent)
 
 
 def true_front(of: Space, known: dict[str, dict[int, Rate]]) -> float:
@@ -58,7 +65,8 @@ def test_a_ctx_server_comes_first_because_nothing_runs_without():
     decision = decide(space(), {}, {})
     assert decision.choice is not None
     assert decision.choice.candidate == "ctx-a"
-    assert decision.choice.gpu_hours == pytest.approx((0.33 + 0.05 * len(decision.choice.loads)) * 4)
+    assert decision.choice.load in decision.choice.planned
+    assert decision.choice.gpu_hours == pytest.approx((0.33 + 0.05 * len(decision.choice.planned)) * 4)
 
 
 def test_every_server_is_chosen_or_passed_over_for_a_reason():
@@ -77,7 +85,7 @@ def test_the_same_results_lead_to_the_same_decision():
 def test_what_runs_already_is_not_chosen_again():
     known = {"ctx-a": measure(SERVERS[0], (4,))}
     first = decide(space(), known, {}).choice
-    second = decide(space(), known, {first.candidate: first.loads}).choice
+    second = decide(space(), known, {first.candidate: (first.load,)}).choice
     assert second is not None
     assert second.candidate != first.candidate
 
@@ -89,7 +97,7 @@ def test_most_of_the_front_for_a_part_of_the_hours_whatever_the_families_are_wor
     of = space()
     _, known, spent = run_to_the_end(of, factors)
     everything = {each.id: measure(each, LADDER, factors[each.family]) for each in SERVERS}
-    grid = sum((of.start_h + len(LADDER) * of.load_h) * each.gpus for each in SERVERS)
+    grid = of.grid_hours
     assert true_front(of, known) >= 0.96 * true_front(of, everything)
     assert spent < 0.7 * grid
 
@@ -104,7 +112,7 @@ def test_a_server_that_is_beaten_everywhere_is_never_measured():
 def test_nothing_is_chosen_that_does_not_fit_into_the_hours_left():
     decisions, _, spent = run_to_the_end(space(), {}, hours=6.0)
     assert spent <= 6.0
-    assert any("GPU-hours and" in skip.why for skip in decisions[-1].skips)
+    assert any("are left" in skip.why for skip in decisions[-1].skips)
 
 
 def test_a_further_draft_that_cannot_pay_is_passed_over():
@@ -161,3 +169,94 @@ def test_gain_counts_only_what_is_new():
     low, high = np.where(GRID < 50, 10.0, 0.0), np.where(GRID < 50, 8.0, 2.0)
     assert gain(low, low) == 0
     assert gain(low, high) == pytest.approx(hypervolume(np.where(GRID < 50, 0.0, 2.0)))
+
+
+def test_a_large_server_that_leads_everywhere_takes_the_place_of_small_ones():
+    small = [gen(f"small-{k}", "gen TEP", 4, base_s=0.02, per_request_s=3e-4 + 1e-5 * k) for k in range(3)]
+    large = gen("large", "gen DEP", 8, base_s=0.005, per_request_s=1e-5)
+    of = replace(space(), candidates=(SERVERS[0], *small, large))
+    known = {"ctx-a": measure(SERVERS[0], LADDER), "seen": {}}
+    plan = compose(View(of, known, {}), None)
+    assert set(plan.parts) == {"large"}
+
+
+def test_a_portfolio_costs_no_more_than_there_is():
+    known = {"ctx-a": measure(SERVERS[0], (4,))}
+    of = space()
+    values = []
+    for hours in (1.0, 2.0, 5.0, 10.0, 20.0):
+        view = View(of, known, {})
+        plan = compose(view, hours)
+        assert plan.hours <= hours
+        values.append(view.value(plan.front))
+    assert values[-1] > values[0]
+
+
+def test_a_server_that_is_up_goes_on_without_another_start_and_ends():
+    of = replace(space(), candidates=(SERVERS[0], SERVERS[3]))
+    known = {"ctx-a": measure(SERVERS[0], LADDER), "gen-wide": measure(SERVERS[3], (64,))}
+    seen = {64}
+    while choice := go_on(of, known, {}, "gen-wide").choice:
+        assert choice.candidate == "gen-wide"
+        assert choice.load not in seen
+        assert choice.gpu_hours == pytest.approx(16 * 0.05 * len(choice.planned))
+        seen.add(choice.load)
+        known["gen-wide"] |= measure(SERVERS[3], (choice.load,))
+    assert len(seen) > 1
+
+
+def test_what_is_seen_of_a_server_says_most_of_itself_less_of_its_family_and_nothing_of_others():
+    seen = [Seen("1k/1k", "gen DEP", "DEP8", at, math.log(0.8)) for at in (-1.0, 0.0, 1.0)]
+    outlook = Outlook(seen, "1k/1k")
+    itself, family = gen("a", "gen DEP", 8), gen("b", "gen DEP", 16)
+    stranger = gen("c", "gen TEP", 8)
+    means = {}
+    sds = {}
+    for each, kind in ((itself, "DEP8"), (family, "DEP16"), (stranger, "TEP8")):
+        mean, sd = outlook.speeds(replace(each, kind=kind))
+        means[kind], sds[kind] = float(mean.mean()), float(sd.mean())
+    assert means["DEP8"] == pytest.approx(math.log(0.8), abs=0.02)
+    assert means["DEP16"] == pytest.approx(math.log(0.8), abs=0.03)
+    assert means["TEP8"] == 0
+    assert sds["DEP8"] < sds["DEP16"] < 0.5 * sds["TEP8"]
+
+
+def test_servers_that_scatter_make_the_outlook_wider():
+    def spread(logs: list[float]) -> float:
+        seen = [Seen("w", "gen DEP", f"server {k}", 0.0, log) for k, log in enumerate(logs)]
+        return float(Outlook(seen, "w").speeds(gen("new", "gen DEP", 8))[1].mean())
+
+    assert spread([0.2, -0.2, 0.25, -0.15, 0.1]) > 2 * spread([0.01, -0.01, 0.0, 0.01, -0.01])
+
+
+def test_stretches_put_together_are_the_front_of_the_whole_curve():
+    each = SERVERS[3]
+    rates = [each.forecasts[load] for load in LADDER]
+    side = Side(each.gpus, np.array([r.req_s for r in rates]), np.array([1 / r.tpot_s for r in rates]))
+    feeder = Side(4, np.array([10.0]), np.empty(0))
+    parts = stretches_of(feeder, side, 100.0, 64)
+    joined = np.max([parts[k, k + 1] for k in range(len(LADDER) - 1)], axis=0)
+    assert joined == pytest.approx(front_of(feeder, side, 100.0, 64))
+
+
+def test_one_workload_learns_from_another():
+    of = {name: replace(space(), workload=name, candidates=renamed(name)) for name in ("a", "b")}
+    known = {"a ctx-a": measure(SERVERS[0], (4,)), "a gen-wide": measure(SERVERS[3], (64,), 0.7)}
+    taught = _taught(of["b"], of.values(), known)
+    assert [(one.workload, one.family) for one in taught.elsewhere] == [("a", "ctx DEP"), ("a", "gen DEP")]
+    own = of["b"].find("b gen-wide")
+    assert View(taught, {}, {}).rate(own, 64).req_s < 0.8 * View(of["b"], {}, {}).rate(own, 64).req_s
+    label, found = decide_among(of, known, {}, None, {})
+    assert label in of
+    assert all(decision.choice for decision in found.values())
+
+
+def renamed(prefix: str) -> tuple[Candidate, ...]:
+    return tuple(replace(each, id=f"{prefix} {each.id}", label=f"{prefix} {each.label}") for each in SERVERS)
+
+
+def test_hours_are_shared_among_workloads_by_what_each_had():
+    of = {name: replace(space(), workload=name) for name in ("a", "b")}
+    assert share(of, None, {}) == {"a": None, "b": None}
+    assert share(of, 10.0, {}) == {"a": pytest.approx(5.0), "b": pytest.approx(5.0)}
+    assert share(of, 6.0, {"a": 4.0}) == {"a": pytest.approx(1.0), "b": pytest.approx(5.0)}
