@@ -28,6 +28,7 @@ from ratematch.emulator.iteration import (
     Step,
 )
 from ratematch.emulator.lookahead import look_ahead
+from ratematch.emulator.outlook import Outlook
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
@@ -54,6 +55,9 @@ class Scheduler:
         self._step_time = step_time
         self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
         self._ranks = tuple(Rank(config) for _ in range(config.mapping.dp_ranks))
+        self._outlook = Outlook(len(self._ranks))  # what generating sequences will add to the caches
+        self._no_chunks: tuple[list[tuple[Sequence, int]], ...] = tuple([] for _ in self._ranks)
+        self._posting: list[Rank] = []  # ranks that begin pulls in the next step
         self._queue: deque[Sequence] = deque()
         self._transfers: list[tuple[float, int, Sequence]] = []
         self._fresh: list[Sequence] = []  # began to generate since the last step
@@ -153,9 +157,9 @@ class Scheduler:
         """
         if self._in_flight is not None:
             raise RuntimeError(f"iteration {self._in_flight.iter} was not finished")
-        unsettled = any(rank.blocked for rank in self._ranks)
-        for rank in self._ranks:
+        for rank in self._posting:
             rank.posting_s = 0.0
+        self._posting.clear()
         self._admit(now_s)
         while self._transfers and self._transfers[0][0] <= now_s:
             self._arrive(heapq.heappop(self._transfers)[2])
@@ -163,22 +167,23 @@ class Scheduler:
             if self.num_admitted < (self.config.fill_gate or 0) or self._transfers:
                 return None
             self._gate_open = True
-        chunks = tuple(rank.take_chunks() for rank in self._ranks)
-        if self._hold_prompts(chunks):
-            chunks = tuple([] for _ in self._ranks)
-        prompts = any(chunks)
-        if not prompts and not any(rank.gen for rank in self._ranks):
+        # Most steps of a generation server know no prompts, and asking each of its ranks for them is not free.
+        prompts = bool([rank for rank in self._ranks if rank.prefill or rank.blocked])
+        chunks = self._take_chunks() if prompts else self._no_chunks
+        if not any(chunks) and not any(rank.gen for rank in self._ranks):
             return None
-        loads = tuple(self._load(rank, taken, now_s) for rank, taken in zip(self._ranks, chunks, strict=True))
+        loads = self._loads(chunks, now_s)
         self.iter += 1
         ends_s = None
-        posting_s = max(rank.posting_s for rank in self._ranks)
-        duration = posting_s + self._step_time.seconds(StepBatch(loads), self.config.overlap)
-        if ahead > 1 and not unsettled and not any(rank.prefill for rank in self._ranks):
+        posting_s = max([rank.posting_s for rank in self._posting], default=0.0)
+        first_s = self._step_time.seconds(StepBatch(loads), self.config.overlap)
+        duration = posting_s + first_s
+        if ahead > 1 and not prompts:
             count = min(ahead, self._next_end() - self.iter + 1)
             if count > 1:
-                seconds = look_ahead(self._ranks, loads, self.iter, count, self._step_time, self.config.overlap)
-                ends_s = now_s + posting_s + np.cumsum(seconds)
+                grown = self._outlook.read(self.iter, count - 1)[:, 0]
+                seconds = look_ahead(loads, grown, first_s, self._step_time, self.config.overlap)
+                ends_s = now_s + posting_s + seconds.cumsum()
                 if self._transfers:
                     ends_s = ends_s[: int(np.searchsorted(ends_s, self._transfers[0][0])) + 1]
                 duration = float(ends_s[-1]) - now_s
@@ -190,18 +195,18 @@ class Scheduler:
         self._in_flight = step
         return step
 
-    def _load(self, rank: Rank, taken: list[tuple[Sequence, int]], now_s: float) -> RankLoad:
-        gen, query = len(rank.gen), 1 + self.config.mtp
-        if not taken:
-            return RankLoad(0, 0, 0.0, gen, query, rank.kv_read, 0)
-        ctx = attended = pieces = 0
-        for seq, n in taken:
-            if seq.first_scheduled_s is None:
-                seq.first_scheduled_s = now_s
-            ctx += n
-            pieces += -(-n // self.config.max_num_tokens)
-            attended += n * seq.prefilled + n * (n + 1) // 2
-        return RankLoad(len(taken), ctx, attended, gen, query, rank.kv_read, pieces)
+    def _take_chunks(self) -> tuple[list[tuple[Sequence, int]], ...]:
+        chunks = tuple([rank.take_chunks() for rank in self._ranks])
+        return self._no_chunks if self._hold_prompts(chunks) else chunks
+
+    def _loads(self, chunks: tuple[list[tuple[Sequence, int]], ...], now_s: float) -> tuple[RankLoad, ...]:
+        query = 1 + self.config.mtp
+        return tuple(
+            [
+                rank.load(taken, now_s) if taken else RankLoad(0, 0, 0.0, len(rank.gen), query, rank.kv_read, 0)
+                for rank, taken in zip(self._ranks, chunks, strict=True)
+            ]
+        )
 
     def _next_end(self) -> int:
         """Iteration in which the first of the generating sequences ends."""
@@ -244,25 +249,26 @@ class Scheduler:
                 done_by_rank.setdefault(seq.rank, []).append(seq)
         first_iter = step.iter
         self.iter = step.iter + count - 1
-        for index, (rank, chunks) in enumerate(zip(self._ranks, step.chunks, strict=True)):
-            if rank.gen:
-                generating += len(rank.gen)
-                grown, used = rank.outlook.read(first_iter, count)
-                gained = int(grown[0]) if count == 1 else int(grown.sum())
-                rank.kv_read += gained
-                rank.used += int(used[0]) if count == 1 else int(used.sum())
-                self.accepted_tokens += gained - len(rank.gen) * count
-                if all_tokens:
-                    self._emit_all(rank, now_s, emissions)
-                for seq in done_by_rank.get(index, ()):
-                    self._end_decode(rank, seq, now_s)
+        growth = self._outlook.read(first_iter, count)
+        added = (growth[:, :, 0] if count == 1 else growth.sum(axis=2)).tolist()
+        gained = 0
+        for index, (rank, chunks, (tokens, blocks)) in enumerate(zip(self._ranks, step.chunks, added, strict=True)):
+            generating += len(rank.gen)
+            gained += tokens
+            rank.kv_read += tokens
+            rank.used += blocks
+            if all_tokens:
+                self._emit_all(rank, now_s, emissions)
+            if index in done_by_rank:
+                for seq in done_by_rank[index]:
+                    tokens = self._end_decode(rank, seq, now_s)
                     if not all_tokens:
                         brought = seq.kind == "generation_only"
-                        assert seq.gains is not None
-                        emissions.append(Emission(seq, int(seq.gains.sum()) + brought, brought, True))
+                        emissions.append(Emission(seq, tokens + brought, brought, True))
             for seq, n in chunks:
                 if seq.state == "prefill":
                     self._advance_prompt(rank, seq, n, now_s, emissions)
+        self.accepted_tokens += gained - generating * count
         self.draft_tokens += generating * self.config.mtp * count
         return emissions
 
@@ -280,7 +286,7 @@ class Scheduler:
     @property
     def num_active(self) -> int:
         """Sequences that hold a slot (held context-only sequences do not)."""
-        return sum(rank.active for rank in self._ranks)
+        return sum([rank.active for rank in self._ranks])
 
     @property
     def num_held(self) -> int:
@@ -350,11 +356,13 @@ class Scheduler:
     def _pick_rank(self, seq: Sequence) -> int | None:
         """The least-loaded rank that has a slot and the KV for ``seq``."""
         need, slots, capacity = self._blocks_for(seq), self.config.slots, self.config.kv_blocks
-        best, best_key = None, (slots, 0)
+        best, fewest, least = None, slots, 0
         for index, rank in enumerate(self._ranks):
-            key = (rank.active, rank.reserved)
-            if key < best_key and not rank.blocked and rank.reserved + need <= capacity:
-                best, best_key = index, key
+            active = rank.active
+            if active > fewest or (active == fewest and rank.reserved >= least):
+                continue
+            if not rank.blocked and rank.reserved + need <= capacity:
+                best, fewest, least = index, active, rank.reserved
         return best
 
     def _admit(self, now_s: float) -> None:
@@ -377,6 +385,7 @@ class Scheduler:
                 self.reused_blocks += hits
                 self.missed_blocks += len(seq.prompt_hash) - hits
             if seq.pull is not None:
+                self._posting.append(rank)
                 self._fetch(seq, rank.begin_pull(seq, now_s))
                 continue
             seq.state = "prefill"
@@ -415,15 +424,15 @@ class Scheduler:
         """Draw how ``seq`` decodes, from the next iteration on."""
         rank = self._ranks[seq.rank]
         left = seq.max_tokens - seq.generated
-        gains = self._acceptance.draw_until(max(1, left))
-        seq.surplus = int(gains.sum()) - left
+        gains, beyond = self._acceptance.draw_until(max(1, left))
+        seq.surplus = beyond + max(1, left) - left
         gains[-1] -= seq.surplus
         seq.state, seq.gains = "decode", gains
         seq.first_iter = self.iter + 1
         seq.last_iter = self.iter + gains.size
         rank.gen[seq] = None
         rank.kv_read += seq.kv_len
-        rank.outlook.enter(seq.first_iter, gains, seq.kv_len, self.config.tokens_per_block)
+        self._outlook.enter(seq.rank, seq.first_iter, gains, seq.kv_len, self.config.tokens_per_block)
         ending = self._ending.get(seq.last_iter)
         if ending is None:
             self._ending[seq.last_iter] = [seq]
@@ -442,7 +451,8 @@ class Scheduler:
         seq.kv_len += had
         seq.generated += had
         rank.kv_read -= seq.kv_len
-        rank.outlook.enter(seq.first_iter + gone, seq.gains[gone:], seq.kv_len, self.config.tokens_per_block, sign=-1)
+        lost, block = seq.gains[gone:], self.config.tokens_per_block
+        self._outlook.enter(seq.rank, seq.first_iter + gone, lost, seq.kv_len, block, sign=-1)
         ending = self._ending[seq.last_iter]
         ending.remove(seq)
         if not ending:
@@ -479,8 +489,8 @@ class Scheduler:
             else:
                 emit(make((seq, n, False, seq.last_iter == now)))
 
-    def _end_decode(self, rank: Rank, seq: Sequence, now_s: float) -> None:
-        assert seq.gains is not None
+    def _end_decode(self, rank: Rank, seq: Sequence, now_s: float) -> int:
+        """Take out a sequence that has all its tokens; returned: how many of them it decoded."""
         gained = seq.max_tokens - seq.generated
         seq.generated += gained
         seq.kv_len += gained
@@ -488,6 +498,7 @@ class Scheduler:
         self.accepted_tokens += seq.surplus
         del rank.gen[seq]
         self._complete(rank, seq, now_s)
+        return gained
 
     def _complete(self, rank: Rank, seq: Sequence, now_s: float) -> None:
         seq.finished_s = now_s
