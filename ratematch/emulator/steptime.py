@@ -171,12 +171,11 @@ class RooflineStepTime:
 
         # Of a step only the reading of caches differs from that of the one before, as a rule.
         remember = lru_cache(maxsize=_REMEMBERED)
-        self._projections, self._dense = remember(self._projections_s), remember(self._dense_s)
-        self._moe, self._exchange, self._head = (
-            remember(self._moe_s),
-            remember(self._exchange_s),
-            remember(self._head_s),
-        )
+        self._projections = remember(self._projections_s)
+        self._dense = remember(self._dense_s)
+        self._moe = remember(self._moe_s)
+        self._exchange = remember(self._exchange_s)
+        self._head = remember(self._head_s)
 
     def _link(self) -> float:
         """Bytes/s: the slower of what crosses NVLink and what must cross the network, for evenly spread peers."""
@@ -204,16 +203,14 @@ class RooflineStepTime:
         device += self._head(max([load.gen_requests * load.query_tokens + load.ctx_requests for load in loads]))
         drafts = max([load.query_tokens for load in loads]) - 1
         if drafts:
-            device += self._draft(loads, all_tokens)
-        if drafts > 1:
-            later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
-            rows = sum(
-                [
-                    (load.ctx_requests + load.gen_requests) * ranks
-                    for load, (_, ranks) in zip(loads, kinds, strict=True)
-                ]
-            )
-            device += (drafts - 1) * self._draft(later, rows)
+            rows = [load.ctx_requests + load.gen_requests for load in loads]
+            most_rows = max(rows)
+            device += self._draft(attention, most_tokens, all_tokens, most_rows)
+            if drafts > 1:
+                later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
+                attention = max(map(self._attention, later, rows))
+                all_rows = sum([each * ranks for each, (_, ranks) in zip(rows, kinds, strict=True)])
+                device += (drafts - 1) * self._draft(attention, most_rows, all_rows, most_rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
@@ -309,17 +306,12 @@ class RooflineStepTime:
             self._gemm(self._head_params, self._head_params * 2.0, rows, self._head_rate) + logits_b / self._bandwidth
         )
 
-    def _draft(self, loads: list[RankLoad], all_tokens: float) -> float:
-        """One draft pass: a layer and an output projection. The first sees all tokens, later ones one per sequence
-        and prompt."""
-        tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
-        most = max(tokens)
-        seconds = max(map(self._attention, loads, tokens)) + self._exchange(most) + self.efficiency.layer_s
-        if self.model.moe:
-            seconds += self._moe(all_tokens, most)
-        else:
-            seconds += self._dense(most)
-        return seconds + self._head(max([load.gen_requests + load.ctx_requests for load in loads]))
+    def _draft(self, attention: float, most_tokens: float, all_tokens: float, most_rows: float) -> float:
+        """One draft pass: a layer, with its attention given, and an output projection for each sequence and prompt.
+        The first sees all tokens, later ones one per sequence and prompt. ``most``: of the busiest rank."""
+        seconds = attention + self._exchange(most_tokens) + self.efficiency.layer_s
+        seconds += self._moe(all_tokens, most_tokens) if self.model.moe else self._dense(most_tokens)
+        return seconds + self._head(most_rows)
 
 
 def _merge_alike(ranks: tuple[RankLoad, ...]) -> list[tuple[RankLoad, int]]:
