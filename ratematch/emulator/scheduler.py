@@ -13,10 +13,12 @@ is fetched.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.iteration import (
@@ -174,19 +176,10 @@ class Scheduler:
             return None
         loads = self._loads(chunks, now_s)
         self.iter += 1
-        ends_s = None
         posting_s = max([rank.posting_s for rank in self._posting], default=0.0)
         first_s = self._step_time.seconds(StepBatch(loads), self.config.overlap)
-        duration = posting_s + first_s
-        if ahead > 1 and not prompts:
-            count = min(ahead, self._next_end() - self.iter + 1)
-            if count > 1:
-                grown = self._outlook.read(self.iter, count - 1)[:, 0]
-                seconds = look_ahead(loads, grown, first_s, self._step_time, self.config.overlap)
-                ends_s = now_s + posting_s + seconds.cumsum()
-                if self._transfers:
-                    ends_s = ends_s[: int(np.searchsorted(ends_s, self._transfers[0][0])) + 1]
-                duration = float(ends_s[-1]) - now_s
+        ends_s = self._ends_ahead(loads, now_s + posting_s, first_s, ahead) if ahead > 1 and not prompts else None
+        duration = posting_s + first_s if ends_s is None else float(ends_s[-1]) - now_s
         step = Step(self.iter, now_s, duration, chunks, loads, self.num_active, self.num_queued, ends_s)
         for seq in self._fresh:
             if seq.first_scheduled_s is None:
@@ -194,6 +187,24 @@ class Scheduler:
         self._fresh.clear()
         self._in_flight = step
         return step
+
+    def _ends_ahead(
+        self, loads: tuple[RankLoad, ...], begin_s: float, first_s: float, ahead: int
+    ) -> NDArray[np.float64] | None:
+        """When iterations end that begin to run at ``begin_s`` and that nothing changes between; ``None``: one alone.
+
+        The first computes ``loads`` in ``first_s``. Shape (iterations,).
+        """
+        count = min(ahead, self._next_end() - self.iter + 1)
+        if count < 2:
+            return None
+        change_s = self._transfers[0][0] if self._transfers else math.inf
+        if change_s <= begin_s + first_s:  # no need to know how long the others would take
+            return np.array([begin_s + first_s])
+        grown = self._outlook.read(self.iter, count - 1)[:, 0]
+        seconds = look_ahead(loads, grown, first_s, self._step_time, self.config.overlap)
+        ends_s: NDArray[np.float64] = begin_s + seconds.cumsum()
+        return ends_s[: int(ends_s.searchsorted(change_s)) + 1]
 
     def _take_chunks(self) -> tuple[list[tuple[Sequence, int]], ...]:
         chunks = tuple([rank.take_chunks() for rank in self._ranks])
