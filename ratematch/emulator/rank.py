@@ -13,8 +13,8 @@ class Rank:
 
     ``active``: sequences with a slot. ``reserved``: KV blocks promised; ``used``: blocks that hold tokens.
     ``kv_read``: cached tokens of all generating sequences. ``blocked``: its first prompt found no room in the
-    last step. ``gen``: the generating sequences, an ordered set. ``posting_s``: what the next
-    step is longer by for the pulls that it begins.
+    last step. ``gen``: the generating sequences, an ordered set. ``posting_s``: what the next step is
+    longer by for the pulls that it begins.
     """
 
     def __init__(self, config: SchedulerConfig):

@@ -13,14 +13,12 @@ is fetched.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ratematch.emulator.acceptance import DraftAcceptance
+from ratematch.emulator.decoding import Decoding
 from ratematch.emulator.iteration import (
     AttentionDpBalance,
     Emission,
@@ -29,8 +27,6 @@ from ratematch.emulator.iteration import (
     Sequence,
     Step,
 )
-from ratematch.emulator.lookahead import look_ahead
-from ratematch.emulator.outlook import Outlook
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
@@ -55,16 +51,13 @@ class Scheduler:
         self.draft_tokens = 0
         self.accepted_tokens = 0
         self._step_time = step_time
-        self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
         self._ranks = tuple(Rank(config) for _ in range(config.mapping.dp_ranks))
-        self._outlook = Outlook(len(self._ranks))  # what generating sequences will add to the caches
+        self._decoding = Decoding(config, seed)
         self._no_chunks: tuple[list[tuple[Sequence, int]], ...] = tuple([] for _ in self._ranks)
         self._posting: list[Rank] = []  # ranks that begin pulls in the next step
         self._queue: deque[Sequence] = deque()
         self._transfers: list[tuple[float, int, Sequence]] = []
         self._fresh: list[Sequence] = []  # began to generate since the last step
-        self._ending: dict[int, list[Sequence]] = {}  # generating sequences by their last iteration
-        self._ends: list[int] = []  # heap of these iterations; those that nothing ends in any more stay until met
         self._live: dict[int, Sequence] = {}
         self._held: dict[int, Sequence] = {}
         self._uneven_iters = 0
@@ -126,7 +119,8 @@ class Scheduler:
             if seq.state == "prefill" and seq in rank.prefill:
                 rank.prefill.remove(seq)
             elif seq.state == "decode":
-                self._stop_decode(rank, seq)
+                # What it would have gained in a step in flight is lost.
+                self._decoding.stop(rank, seq, self.iter if self._in_flight is not None else self.iter + 1)
             elif seq.state == "transfer":
                 self._transfers = [entry for entry in self._transfers if entry[2] is not seq]
                 heapq.heapify(self._transfers)
@@ -178,7 +172,10 @@ class Scheduler:
         self.iter += 1
         posting_s = max([rank.posting_s for rank in self._posting], default=0.0)
         first_s = self._step_time.seconds(StepBatch(loads), self.config.overlap)
-        ends_s = self._ends_ahead(loads, now_s + posting_s, first_s, ahead) if ahead > 1 and not prompts else None
+        ends_s = None
+        if ahead > 1 and not prompts:
+            begin_s, change_s = now_s + posting_s, self.wake_s()
+            ends_s = self._decoding.ends_ahead(self.iter, ahead, loads, begin_s, first_s, change_s, self._step_time)
         duration = posting_s + first_s if ends_s is None else float(ends_s[-1]) - now_s
         step = Step(self.iter, now_s, duration, chunks, loads, self.num_active, self.num_queued, ends_s)
         for seq in self._fresh:
@@ -187,24 +184,6 @@ class Scheduler:
         self._fresh.clear()
         self._in_flight = step
         return step
-
-    def _ends_ahead(
-        self, loads: tuple[RankLoad, ...], begin_s: float, first_s: float, ahead: int
-    ) -> NDArray[np.float64] | None:
-        """When iterations end that begin to run at ``begin_s`` and that nothing changes between; ``None``: one alone.
-
-        The first computes ``loads`` in ``first_s``. Shape (iterations,).
-        """
-        count = min(ahead, self._next_end() - self.iter + 1)
-        if count < 2:
-            return None
-        change_s = self._transfers[0][0] if self._transfers else math.inf
-        if change_s <= begin_s + first_s:  # no need to know how long the others would take
-            return np.array([begin_s + first_s])
-        grown = self._outlook.read(self.iter, count - 1)[:, 0]
-        seconds = look_ahead(loads, grown, first_s, self._step_time, self.config.overlap)
-        ends_s: NDArray[np.float64] = begin_s + seconds.cumsum()
-        return ends_s[: int(ends_s.searchsorted(change_s)) + 1]
 
     def _take_chunks(self) -> tuple[list[tuple[Sequence, int]], ...]:
         chunks = tuple([rank.take_chunks() for rank in self._ranks])
@@ -218,12 +197,6 @@ class Scheduler:
                 for rank, taken in zip(self._ranks, chunks, strict=True)
             ]
         )
-
-    def _next_end(self) -> int:
-        """Iteration in which the first of the generating sequences ends."""
-        while self._ends[0] not in self._ending:
-            heapq.heappop(self._ends)
-        return self._ends[0]
 
     def cut(self, step: Step, now_s: float) -> Step:
         """The step in flight up to the first of its iterations that ends at or after ``now_s``."""
@@ -253,15 +226,9 @@ class Scheduler:
         count = step.count
         emissions: list[Emission] = []
         generating = 0
-        ending = self._ending.pop(step.iter + count - 1, [])
-        done_by_rank: dict[int, list[Sequence]] = {}
-        for seq in ending:
-            if seq.state == "decode":  # else cancelled
-                done_by_rank.setdefault(seq.rank, []).append(seq)
-        first_iter = step.iter
         self.iter = step.iter + count - 1
-        growth = self._outlook.read(first_iter, count)
-        added = (growth[:, :, 0] if count == 1 else growth.sum(axis=2)).tolist()
+        ended = self._decoding.ended_in(self.iter)
+        added = self._decoding.added(step.iter, count)
         gained = 0
         for index, (rank, chunks, (tokens, blocks)) in enumerate(zip(self._ranks, step.chunks, added, strict=True)):
             generating += len(rank.gen)
@@ -270,8 +237,8 @@ class Scheduler:
             rank.used += blocks
             if all_tokens:
                 self._emit_all(rank, now_s, emissions)
-            if index in done_by_rank:
-                for seq in done_by_rank[index]:
+            if index in ended:
+                for seq in ended[index]:
                     tokens = self._end_decode(rank, seq, now_s)
                     if not all_tokens:
                         brought = seq.kind == "generation_only"
@@ -432,42 +399,8 @@ class Scheduler:
         return False
 
     def _start_decode(self, seq: Sequence) -> None:
-        """Draw how ``seq`` decodes, from the next iteration on."""
-        rank = self._ranks[seq.rank]
-        left = seq.max_tokens - seq.generated
-        gains, beyond = self._acceptance.draw_until(max(1, left))
-        seq.surplus = beyond + max(1, left) - left
-        gains[-1] -= seq.surplus
-        seq.state, seq.gains = "decode", gains
-        seq.first_iter = self.iter + 1
-        seq.last_iter = self.iter + gains.size
-        rank.gen[seq] = None
-        rank.kv_read += seq.kv_len
-        self._outlook.enter(seq.rank, seq.first_iter, gains, seq.kv_len, self.config.tokens_per_block)
-        ending = self._ending.get(seq.last_iter)
-        if ending is None:
-            self._ending[seq.last_iter] = [seq]
-            heapq.heappush(self._ends, seq.last_iter)
-        else:
-            ending.append(seq)
+        self._decoding.start(self._ranks[seq.rank], seq, self.iter + 1)
         self._fresh.append(seq)
-
-    def _stop_decode(self, rank: Rank, seq: Sequence) -> None:
-        """Take a sequence out in the middle; what it would have gained in a step in flight is lost."""
-        assert seq.gains is not None
-        next_iter = self.iter if self._in_flight is not None else self.iter + 1
-        gone = max(0, next_iter - seq.first_iter)
-        had = int(seq.gains[:gone].sum())
-        del rank.gen[seq]
-        seq.kv_len += had
-        seq.generated += had
-        rank.kv_read -= seq.kv_len
-        lost, block = seq.gains[gone:], self.config.tokens_per_block
-        self._outlook.enter(seq.rank, seq.first_iter + gone, lost, seq.kv_len, block, sign=-1)
-        ending = self._ending[seq.last_iter]
-        ending.remove(seq)
-        if not ending:
-            del self._ending[seq.last_iter]
 
     def _advance_prompt(self, rank: Rank, seq: Sequence, n: int, now_s: float, emissions: list[Emission]) -> None:
         rank.store(seq, n)
