@@ -230,11 +230,16 @@ class Scheduler:
         ended = self._decoding.ended_in(self.iter)
         added = self._decoding.added(step.iter, count)
         gained = 0
-        for index, (rank, chunks, (tokens, blocks)) in enumerate(zip(self._ranks, step.chunks, added, strict=True)):
+        for rank, (tokens, blocks) in zip(self._ranks, added, strict=True):
             generating += len(rank.gen)
             gained += tokens
             rank.kv_read += tokens
             rank.used += blocks
+        self.accepted_tokens += gained - generating * count
+        self.draft_tokens += generating * self.config.mtp * count
+        if not (all_tokens or ended or any(step.chunks)):
+            return emissions
+        for index, (rank, chunks) in enumerate(zip(self._ranks, step.chunks, strict=True)):
             if all_tokens:
                 self._emit_all(rank, now_s, emissions)
             if index in ended:
@@ -246,8 +251,6 @@ class Scheduler:
             for seq, n in chunks:
                 if seq.state == "prefill":
                     self._advance_prompt(rank, seq, n, now_s, emissions)
-        self.accepted_tokens += gained - generating * count
-        self.draft_tokens += generating * self.config.mtp * count
         return emissions
 
     def wake_s(self) -> float | None:
