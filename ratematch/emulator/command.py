@@ -16,12 +16,13 @@ import click
 
 from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import Environment, read_environment
+from ratematch.emulator.life import LoadFailure
 from ratematch.emulator.logs import LEVELS, Log
 from ratematch.emulator.orchestrator import Orchestrator
 from ratematch.emulator.orchestrator_settings import orchestrator_settings
 from ratematch.emulator.serving import version_text
 from ratematch.emulator.settings import SettingsError, read_yaml, worker_settings
-from ratematch.emulator.worker import LoadFailure, Worker
+from ratematch.emulator.worker import Worker
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options
 
 ACTED_ON = {

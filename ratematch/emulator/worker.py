@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
-import signal
 import time
 import uuid
-from dataclasses import asdict
 
 import msgspec
 from aiohttp import web
@@ -20,6 +17,7 @@ from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import START_FAILURES, Environment
 from ratematch.emulator.handover import FETCH_ROUTE, CtxHolds, GenFetch
 from ratematch.emulator.itermetrics import IterationRecorder, PerfRecorder
+from ratematch.emulator.life import LateWarning, arm, describe, load
 from ratematch.emulator.logs import Log
 from ratematch.emulator.protocol import (
     BadRequest,
@@ -40,11 +38,6 @@ from ratematch.engines.trtllm_serve.agreement import hand_over
 
 KEEP_ALIVE_S = 5.0
 METRICS_WAIT_S = 2.0
-LATE_WARNING_EVERY_S = 5.0
-
-
-class LoadFailure(Exception):
-    """The model could not be loaded; the process ends with status 1."""
 
 
 class Refused(Exception):
@@ -68,13 +61,12 @@ class Worker:
         self._layout = hand_over(settings.config, settings.version)
         self.perf = PerfRecorder(settings.perf_metrics_kept, settings.tokens_per_block, settings.mtp)
         self.iterations = IterationRecorder(settings, emulation.scheduler, log)
-        self.engine = Engine(emulation.scheduler, self.iterations.record, self._warn_late)
+        self.engine = Engine(emulation.scheduler, self.iterations.record, LateWarning(log.warning))
         self.holds = CtxHolds(self.engine.release, settings.transfer_timeout_s, self._tell_expired)
         self.fetch = GenFetch()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dice = random.Random(environment.seed)
         self._ids = itertools.count(1)
-        self._late_warned_s = 0.0
 
     # ------------------------------------------------------------------------------------------- life
 
@@ -91,21 +83,10 @@ class Worker:
         )
 
     async def _load(self) -> None:
-        faults = self.environment.faults
-        await asyncio.sleep(self.environment.load_s)
-        if faults.die_at_start is not None:
-            raise LoadFailure(START_FAILURES[faults.die_at_start])
-        if faults.never_ready:
-            await asyncio.Event().wait()
+        await load(self.environment, START_FAILURES)
 
     async def _work(self) -> None:
-        faults = self.environment.faults
-        loop = asyncio.get_running_loop()
-        self.engine.hanging = faults.hang
-        if faults.die_after_s is not None:
-            loop.call_later(faults.die_after_s, os.kill, os.getpid(), signal.SIGKILL)
-        if faults.stall_s:
-            loop.call_later(faults.stall_at_s, self.engine.stall, faults.stall_s)
+        arm(self.engine, self.environment.faults)
         try:
             await self.engine.run()
         finally:
@@ -114,15 +95,6 @@ class Worker:
     def _tell_expired(self, request_id: int | str) -> None:
         timeout_s = self.settings.transfer_timeout_s
         self.log.warning(f"Terminating request {request_id}: KV cache transfer timed out after {timeout_s:g} s")
-
-    def _warn_late(self, late_s: float) -> None:
-        now = time.monotonic()
-        if now - self._late_warned_s >= LATE_WARNING_EVERY_S:
-            self._late_warned_s = now
-            self.log.warning(
-                f"The emulator is {late_s * 1e3:.1f} ms behind its plan: this machine is too slow for the load, "
-                "do not trust what is measured now"
-            )
 
     # ------------------------------------------------------------------------------------------- routes
 
@@ -178,18 +150,8 @@ class Worker:
         return json_answer(self.perf.drain())
 
     async def server_info(self, request: web.Request) -> web.Response:
-        kept = self.engine.timeliness
         settings = self.settings
-        emulated = {
-            **asdict(kept),
-            "trustworthy": kept.trustworthy,
-            "gpu": self.environment.gpu,
-            "model": settings.model.name,
-            "mapping": settings.mapping.label,
-            "gpus": settings.mapping.gpus,
-            "kv_tokens_per_rank": self.engine.scheduler.config.kv_tokens,
-            "held_for_gen": len(self.holds),
-        }
+        emulated = describe(self.engine, self.environment, settings.model.name, settings.mapping, len(self.holds))
         return json_answer({"disaggregated_params": None, "kv_cache_hash_algo": "emulated", "emulated": emulated})
 
     async def clock(self, request: web.Request) -> web.Response:

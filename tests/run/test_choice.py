@@ -10,7 +10,7 @@ import pytest
 
 from ratematch.inputs import read_sweep
 from ratematch.plan.load import Concurrency
-from ratematch.run.campaign import end_to_end_experiments, say_nothing_chosen
+from ratematch.run.endtoend import end_to_end_experiments, say_nothing_chosen
 from ratematch.store import Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
-import signal
 import time
 import uuid
-from dataclasses import asdict
 
 import msgspec
 from aiohttp import web
 
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
+from ratematch.emulator.life import LateWarning, arm, describe, load
 from ratematch.emulator.protocol import DONE, BadRequest, block_hashes, output_key
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve
@@ -29,11 +27,6 @@ from ratematch.emulator.vllm.protocol import FAILED_STREAM, Asked, StreamEncoder
 from ratematch.emulator.vllm.settings import ServeSettings
 
 KEEP_ALIVE_S = 5.0
-LATE_WARNING_EVERY_S = 5.0
-
-
-class LoadFailure(Exception):
-    """The engine could not start; the process ends with status 1."""
 
 
 class Refused(Exception):
@@ -61,12 +54,11 @@ class Server:
         self.settings, self.environment, self.log = settings, environment, log
         self.emulation = emulation
         self.metrics = Metrics(settings, emulation.scheduler, log)
-        self.engine = Engine(emulation.scheduler, self.metrics.step, self._warn_late)
+        self.engine = Engine(emulation.scheduler, self.metrics.step, LateWarning(log.warning))
         self.connector = Connector(settings, emulation.layout, self.engine, self.metrics, side, log)
         self._fingerprint = f"vllm-{settings.version}-{self.connector.engine_id[:8]}"
         self._dice = random.Random(environment.seed)
         self._ids = itertools.count(1)
-        self._late_warned_s = 0.0
 
     # ------------------------------------------------------------------------------------------- life
 
@@ -83,12 +75,7 @@ class Server:
         )
 
     async def _load(self) -> None:
-        faults = self.environment.faults
-        await asyncio.sleep(self.environment.load_s)
-        if faults.die_at_start is not None:
-            raise LoadFailure(START_FAILURES[faults.die_at_start])
-        if faults.never_ready:
-            await asyncio.Event().wait()
+        await load(self.environment, START_FAILURES)
         await self.connector.start()
         config = self.emulation.scheduler.config
         self.log.core(
@@ -97,13 +84,7 @@ class Server:
         )
 
     async def _work(self) -> None:
-        faults = self.environment.faults
-        loop = asyncio.get_running_loop()
-        self.engine.hanging = faults.hang
-        if faults.die_after_s is not None:
-            loop.call_later(faults.die_after_s, os.kill, os.getpid(), signal.SIGKILL)
-        if faults.stall_s:
-            loop.call_later(faults.stall_at_s, self.engine.stall, faults.stall_s)
+        arm(self.engine, self.environment.faults)
         telling = asyncio.ensure_future(self._tell())
         try:
             await self.engine.run()
@@ -115,15 +96,6 @@ class Server:
         while self.settings.log_stats:
             await asyncio.sleep(LOG_PERIOD_S)
             self.metrics.log_lines()
-
-    def _warn_late(self, late_s: float) -> None:
-        now = time.monotonic()
-        if now - self._late_warned_s >= LATE_WARNING_EVERY_S:
-            self._late_warned_s = now
-            self.log.warning(
-                f"The emulator is {late_s * 1e3:.1f} ms behind its plan: this machine is too slow for the load, "
-                "do not trust what is measured now"
-            )
 
     # ------------------------------------------------------------------------------------------- routes
 
@@ -161,17 +133,8 @@ class Server:
         return web.Response(text=self.metrics.text())
 
     async def server_info(self, request: web.Request) -> web.Response:
-        kept, settings = self.engine.timeliness, self.settings
-        emulated = {
-            **asdict(kept),
-            "trustworthy": kept.trustworthy,
-            "gpu": self.environment.gpu,
-            "model": settings.model.name,
-            "mapping": settings.mapping.label,
-            "gpus": settings.mapping.gpus,
-            "kv_tokens_per_rank": self.engine.scheduler.config.kv_tokens,
-            "held_for_gen": len(self.connector.holds),
-        }
+        settings, held = self.settings, len(self.connector.holds)
+        emulated = describe(self.engine, self.environment, settings.model.name, settings.mapping, held)
         return json_answer({"emulated": emulated})
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
