@@ -1,8 +1,8 @@
 """How much faster than real time a deployment is simulated, on one core.
 
 DeepSeek-R1 8192/256 on 72 GPUs of a GB200 rack (10 context servers of 4 GPUs, one generation server of 32), one
-closed loop of 2,048 streams, without and with three drafts. Exit code 1 when the load without drafts runs at less
-than 100 times real time.
+closed loop of 2,048 streams, without and with three drafts. Exit code 1 when either load runs at less than 100 times
+real time.
 
     python benchmarks/simulation_speed.py [--streams 2048]
 """
@@ -57,9 +57,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="virtual over real time, on one core")
     parser.add_argument("--streams", type=int, default=2048)
     streams = parser.parse_args().streams
-    speed = measure_speed(streams, 0)
-    measure_speed(streams, 3)
-    return 0 if speed >= WANTED else 1
+    speeds = [measure_speed(streams, mtp) for mtp in (0, 3)]
+    return 0 if min(speeds) >= WANTED else 1
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class DraftAcceptance:
         self._mtp = mtp
         self._forced = None if forced is None else min(forced, float(mtp))
         self._at_least = np.cumprod(np.asarray(rates, dtype=float))  # P(at least k accepted), falling in k
+        self._rising = self._at_least[::-1].copy()
         self._mean = 1 + (float(self._at_least.sum()) if self._forced is None else self._forced)
         self._rng = np.random.default_rng(seed)
 
@@ -36,17 +37,16 @@ class DraftAcceptance:
         luck = self._rng.random(count)
         if self._forced is not None:
             whole = int(self._forced)
-            accepted = whole + (luck < self._forced - whole)
-        else:
-            accepted = (luck[:, None] < self._at_least).sum(axis=1)
-        return np.asarray(accepted + 1, dtype=np.int64)
+            return np.asarray(1 + whole + (luck < self._forced - whole), dtype=np.int64)
+        # As many are accepted as probabilities of "at least k" lie above the draw.
+        return np.asarray(1 + self._mtp - self._rising.searchsorted(luck, side="right"), dtype=np.int64)
 
-    def draw_until(self, tokens: int) -> NDArray[np.int64]:
-        """Gains of as many steps as it takes to reach ``tokens``; the last one may pass it. Shape (steps,)."""
+    def draw_until(self, tokens: int) -> tuple[NDArray[np.int64], int]:
+        """Gains of as many steps as it takes to reach ``tokens``, shape (steps,), and by how much the last passes."""
         if not self._mtp:
-            return np.ones(tokens, dtype=np.int64)
+            return np.ones(tokens, dtype=np.int64), 0
         gains = self.draw(1 + int(1.1 * tokens / self._mean))
-        while (reached := int(gains.sum())) < tokens:
-            gains = np.concatenate([gains, self.draw(1 + int((tokens - reached) / self._mean))])
-        steps = int(np.searchsorted(np.cumsum(gains), tokens)) + 1
-        return gains[:steps]
+        while (reached := gains.cumsum())[-1] < tokens:
+            gains = np.concatenate([gains, self.draw(1 + int((tokens - int(reached[-1])) / self._mean))])
+        steps = int(reached.searchsorted(tokens)) + 1
+        return gains[:steps], int(reached[steps - 1]) - tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -54,17 +55,17 @@ class SchedulerConfig:
     balance: AttentionDpBalance | None = None
     chunk_unit: int | None = None
 
-    @property
+    @cached_property
     def slots(self) -> int:
         """Sequences that one rank may hold: batch limit, and one step of all of them within the token limit."""
         return self.mapping.pp * min(self.max_batch_size, self.max_num_tokens // (1 + self.mtp))
 
-    @property
+    @cached_property
     def token_budget(self) -> int:
         """Tokens that one rank may compute in one step; ``cp`` GPUs share a prompt."""
         return self.mapping.pp * self.mapping.cp * self.max_num_tokens
 
-    @property
+    @cached_property
     def kv_blocks(self) -> int:
         """KV blocks of one rank."""
         return self.kv_tokens // self.tokens_per_block

@@ -1,7 +1,7 @@
-"""What the sequences of a rank will add to its KV cache, iteration by iteration.
+"""What the sequences of a server will add to its KV caches, rank by rank and iteration by iteration.
 
 How a sequence decodes is known when it begins to, so its share of every iteration to come is entered once, and an
-iteration of any number of sequences is one look-up.
+iteration of any number of sequences on any number of ranks is one look-up.
 """
 
 from __future__ import annotations
@@ -16,45 +16,50 @@ _FIRST_SIZE = 256
 class Outlook:
     """Tokens and KV blocks that are added in iteration ``base``, ``base + 1``, ... by sequences that now decode."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: int) -> None:
         self._base = 0
-        self._growth = np.zeros((2, _FIRST_SIZE), dtype=np.int64)
+        self._growth = np.zeros((ranks, 2, _FIRST_SIZE), dtype=np.int64)
 
-    def enter(self, first_iter: int, gains: Ints, kv_len: int, tokens_per_block: int, sign: int = 1) -> None:
-        """A sequence of ``kv_len`` cached tokens gains ``gains[k]`` in iteration ``first_iter + k``.
+    def enter(
+        self, rank: int, first_iter: int, gains: Ints, kv_len: int, tokens_per_block: int, sign: int = 1
+    ) -> None:
+        """A sequence of ``kv_len`` cached tokens on ``rank`` gains ``gains[k]`` in iteration ``first_iter + k``.
 
-        ``sign`` -1 takes it back. Iterations before ``first_iter`` are over and may be forgotten.
+        ``sign`` -1 takes it back. Iterations before ``first_iter`` are over, on all ranks, and may be forgotten.
         """
         start = first_iter - self._base
-        if start + gains.size > self._growth.shape[1]:
+        if start + gains.size > self._growth.shape[2]:
             start = self._make_room(first_iter, gains.size)
-        place = self._growth[:, start : start + gains.size]
-        filled = np.cumsum(gains)
+        tokens, blocks = self._growth[rank, :, start : start + gains.size]
+        filled = gains.cumsum()
         filled += kv_len + tokens_per_block - 1
         filled //= tokens_per_block  # blocks that are in use after each iteration
         before = -(-kv_len // tokens_per_block)
         if sign > 0:
-            place[0] += gains
-            place[1] += filled
-            place[1, 1:] -= filled[:-1]
+            tokens += gains
+            blocks += filled
+            blocks[1:] -= filled[:-1]
         else:
-            place[0] -= gains
-            place[1] -= filled
-            place[1, 1:] += filled[:-1]
-        place[1, 0] -= sign * before
+            tokens -= gains
+            blocks -= filled
+            blocks[1:] += filled[:-1]
+        blocks[0] -= sign * before
 
     def read(self, iteration: int, count: int) -> Ints:
-        """Tokens and blocks added in ``count`` iterations from ``iteration``. Shape (2, count)."""
+        """Tokens and blocks added on each rank, in ``count`` iterations from ``iteration``.
+
+        Shape (ranks, 2, count); of what is kept here, not a copy.
+        """
         start = iteration - self._base
-        if start + count > self._growth.shape[1]:
+        if start + count > self._growth.shape[2]:
             start = self._make_room(iteration, count)
-        return self._growth[:, start : start + count]
+        return self._growth[:, :, start : start + count]
 
     def _make_room(self, first_iter: int, size: int) -> int:
         """Forget what is over, grow when that is not enough; where ``first_iter`` is now."""
-        left = self._growth[:, max(0, first_iter - self._base) :]
-        wide = max(self._growth.shape[1], 2 * max(size, left.shape[1]))
-        self._growth = np.zeros((2, wide), dtype=np.int64)
-        self._growth[:, : left.shape[1]] = left
+        left = self._growth[:, :, max(0, first_iter - self._base) :]
+        wide = max(self._growth.shape[2], 2 * max(size, left.shape[2]))
+        self._growth = np.zeros((*left.shape[:2], wide), dtype=np.int64)
+        self._growth[:, :, : left.shape[2]] = left
         self._base = first_iter
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from ratematch.emulator.iteration import SchedulerConfig, Sequence
-from ratematch.emulator.outlook import Outlook
+from ratematch.emulator.steptime import RankLoad
 
 
 class Rank:
@@ -13,8 +13,8 @@ class Rank:
 
     ``active``: sequences with a slot. ``reserved``: KV blocks promised; ``used``: blocks that hold tokens.
     ``kv_read``: cached tokens of all generating sequences. ``blocked``: its first prompt found no room in the
-    last step. ``gen``: the generating sequences, an ordered set. ``outlook``: what they will add to come.
-    ``posting_s``: what the next step is longer by for the pulls that it begins.
+    last step. ``gen``: the generating sequences, an ordered set. ``posting_s``: what the next step is
+    longer by for the pulls that it begins.
     """
 
     def __init__(self, config: SchedulerConfig):
@@ -27,7 +27,6 @@ class Rank:
         self.posting_s = 0.0
         self.prefill: deque[Sequence] = deque()
         self.gen: dict[Sequence, None] = {}
-        self.outlook = Outlook()
         self._cache: OrderedDict[int, None] = OrderedDict()
         self._link_free_s = 0.0
 
@@ -76,6 +75,20 @@ class Rank:
             self._cache.move_to_end(key)
         while len(self._cache) > self.config.kv_blocks:
             self._cache.popitem(last=False)
+
+    def load(self, taken: list[tuple[Sequence, int]], now_s: float) -> RankLoad:
+        """What the rank computes in an iteration that begins now, with prompt pieces ``taken``."""
+        config = self.config
+        ctx = attended = pieces = 0
+        for seq, n in taken:
+            if seq.first_scheduled_s is None:
+                seq.first_scheduled_s = now_s
+            ctx += n
+            pieces += -(-n // config.max_num_tokens)
+            attended += n * seq.prefilled + n * (n + 1) // 2
+        return RankLoad(
+            len(taken), ctx, attended if taken else 0.0, len(self.gen), 1 + config.mtp, self.kv_read, pieces
+        )
 
     def take_chunks(self) -> list[tuple[Sequence, int]]:
         """Prompt pieces of the rank's next step, first come first served, within what generation leaves of the

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ratematch.emulator.acceptance import DraftAcceptance
+from ratematch.emulator.decoding import Decoding
 from ratematch.emulator.iteration import (
     AttentionDpBalance,
     Emission,
@@ -27,7 +27,6 @@ from ratematch.emulator.iteration import (
     Sequence,
     Step,
 )
-from ratematch.emulator.lookahead import look_ahead
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
@@ -52,13 +51,13 @@ class Scheduler:
         self.draft_tokens = 0
         self.accepted_tokens = 0
         self._step_time = step_time
-        self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
         self._ranks = tuple(Rank(config) for _ in range(config.mapping.dp_ranks))
+        self._decoding = Decoding(config, seed)
+        self._no_chunks: tuple[list[tuple[Sequence, int]], ...] = tuple([] for _ in self._ranks)
+        self._posting: list[Rank] = []  # ranks that begin pulls in the next step
         self._queue: deque[Sequence] = deque()
         self._transfers: list[tuple[float, int, Sequence]] = []
         self._fresh: list[Sequence] = []  # began to generate since the last step
-        self._ending: dict[int, list[Sequence]] = {}  # generating sequences by their last iteration
-        self._ends: list[int] = []  # heap of these iterations; those that nothing ends in any more stay until met
         self._live: dict[int, Sequence] = {}
         self._held: dict[int, Sequence] = {}
         self._uneven_iters = 0
@@ -120,7 +119,8 @@ class Scheduler:
             if seq.state == "prefill" and seq in rank.prefill:
                 rank.prefill.remove(seq)
             elif seq.state == "decode":
-                self._stop_decode(rank, seq)
+                # What it would have gained in a step in flight is lost.
+                self._decoding.stop(rank, seq, self.iter if self._in_flight is not None else self.iter + 1)
             elif seq.state == "transfer":
                 self._transfers = [entry for entry in self._transfers if entry[2] is not seq]
                 heapq.heapify(self._transfers)
@@ -153,9 +153,9 @@ class Scheduler:
         """
         if self._in_flight is not None:
             raise RuntimeError(f"iteration {self._in_flight.iter} was not finished")
-        unsettled = any(rank.blocked for rank in self._ranks)
-        for rank in self._ranks:
+        for rank in self._posting:
             rank.posting_s = 0.0
+        self._posting.clear()
         self._admit(now_s)
         while self._transfers and self._transfers[0][0] <= now_s:
             self._arrive(heapq.heappop(self._transfers)[2])
@@ -163,25 +163,20 @@ class Scheduler:
             if self.num_admitted < (self.config.fill_gate or 0) or self._transfers:
                 return None
             self._gate_open = True
-        chunks = tuple(rank.take_chunks() for rank in self._ranks)
-        if self._hold_prompts(chunks):
-            chunks = tuple([] for _ in self._ranks)
-        prompts = any(chunks)
-        if not prompts and not any(rank.gen for rank in self._ranks):
+        # Most steps of a generation server know no prompts, and asking each of its ranks for them is not free.
+        prompts = bool([rank for rank in self._ranks if rank.prefill or rank.blocked])
+        chunks = self._take_chunks() if prompts else self._no_chunks
+        if not any(chunks) and not any(rank.gen for rank in self._ranks):
             return None
-        loads = tuple(self._load(rank, taken, now_s) for rank, taken in zip(self._ranks, chunks, strict=True))
+        loads = self._loads(chunks, now_s)
         self.iter += 1
+        posting_s = max([rank.posting_s for rank in self._posting], default=0.0)
+        first_s = self._step_time.seconds(StepBatch(loads), self.config.overlap)
         ends_s = None
-        posting_s = max(rank.posting_s for rank in self._ranks)
-        duration = posting_s + self._step_time.seconds(StepBatch(loads), self.config.overlap)
-        if ahead > 1 and not unsettled and not any(rank.prefill for rank in self._ranks):
-            count = min(ahead, self._next_end() - self.iter + 1)
-            if count > 1:
-                seconds = look_ahead(self._ranks, loads, self.iter, count, self._step_time, self.config.overlap)
-                ends_s = now_s + posting_s + np.cumsum(seconds)
-                if self._transfers:
-                    ends_s = ends_s[: int(np.searchsorted(ends_s, self._transfers[0][0])) + 1]
-                duration = float(ends_s[-1]) - now_s
+        if ahead > 1 and not prompts:
+            begin_s, change_s = now_s + posting_s, self.wake_s()
+            ends_s = self._decoding.ends_ahead(self.iter, ahead, loads, begin_s, first_s, change_s, self._step_time)
+        duration = posting_s + first_s if ends_s is None else float(ends_s[-1]) - now_s
         step = Step(self.iter, now_s, duration, chunks, loads, self.num_active, self.num_queued, ends_s)
         for seq in self._fresh:
             if seq.first_scheduled_s is None:
@@ -190,24 +185,18 @@ class Scheduler:
         self._in_flight = step
         return step
 
-    def _load(self, rank: Rank, taken: list[tuple[Sequence, int]], now_s: float) -> RankLoad:
-        gen, query = len(rank.gen), 1 + self.config.mtp
-        if not taken:
-            return RankLoad(0, 0, 0.0, gen, query, rank.kv_read, 0)
-        ctx = attended = pieces = 0
-        for seq, n in taken:
-            if seq.first_scheduled_s is None:
-                seq.first_scheduled_s = now_s
-            ctx += n
-            pieces += -(-n // self.config.max_num_tokens)
-            attended += n * seq.prefilled + n * (n + 1) // 2
-        return RankLoad(len(taken), ctx, attended, gen, query, rank.kv_read, pieces)
+    def _take_chunks(self) -> tuple[list[tuple[Sequence, int]], ...]:
+        chunks = tuple([rank.take_chunks() for rank in self._ranks])
+        return self._no_chunks if self._hold_prompts(chunks) else chunks
 
-    def _next_end(self) -> int:
-        """Iteration in which the first of the generating sequences ends."""
-        while self._ends[0] not in self._ending:
-            heapq.heappop(self._ends)
-        return self._ends[0]
+    def _loads(self, chunks: tuple[list[tuple[Sequence, int]], ...], now_s: float) -> tuple[RankLoad, ...]:
+        query = 1 + self.config.mtp
+        return tuple(
+            [
+                rank.load(taken, now_s) if taken else RankLoad(0, 0, 0.0, len(rank.gen), query, rank.kv_read, 0)
+                for rank, taken in zip(self._ranks, chunks, strict=True)
+            ]
+        )
 
     def cut(self, step: Step, now_s: float) -> Step:
         """The step in flight up to the first of its iterations that ends at or after ``now_s``."""
@@ -237,33 +226,31 @@ class Scheduler:
         count = step.count
         emissions: list[Emission] = []
         generating = 0
-        ending = self._ending.pop(step.iter + count - 1, [])
-        done_by_rank: dict[int, list[Sequence]] = {}
-        for seq in ending:
-            if seq.state == "decode":  # else cancelled
-                done_by_rank.setdefault(seq.rank, []).append(seq)
-        first_iter = step.iter
         self.iter = step.iter + count - 1
+        ended = self._decoding.ended_in(self.iter)
+        added = self._decoding.added(step.iter, count)
+        gained = 0
+        for rank, (tokens, blocks) in zip(self._ranks, added, strict=True):
+            generating += len(rank.gen)
+            gained += tokens
+            rank.kv_read += tokens
+            rank.used += blocks
+        self.accepted_tokens += gained - generating * count
+        self.draft_tokens += generating * self.config.mtp * count
+        if not (all_tokens or ended or any(step.chunks)):
+            return emissions
         for index, (rank, chunks) in enumerate(zip(self._ranks, step.chunks, strict=True)):
-            if rank.gen:
-                generating += len(rank.gen)
-                grown, used = rank.outlook.read(first_iter, count)
-                gained = int(grown[0]) if count == 1 else int(grown.sum())
-                rank.kv_read += gained
-                rank.used += int(used[0]) if count == 1 else int(used.sum())
-                self.accepted_tokens += gained - len(rank.gen) * count
-                if all_tokens:
-                    self._emit_all(rank, now_s, emissions)
-                for seq in done_by_rank.get(index, ()):
-                    self._end_decode(rank, seq, now_s)
+            if all_tokens:
+                self._emit_all(rank, now_s, emissions)
+            if index in ended:
+                for seq in ended[index]:
+                    tokens = self._end_decode(rank, seq, now_s)
                     if not all_tokens:
                         brought = seq.kind == "generation_only"
-                        assert seq.gains is not None
-                        emissions.append(Emission(seq, int(seq.gains.sum()) + brought, brought, True))
+                        emissions.append(Emission(seq, tokens + brought, brought, True))
             for seq, n in chunks:
                 if seq.state == "prefill":
                     self._advance_prompt(rank, seq, n, now_s, emissions)
-        self.draft_tokens += generating * self.config.mtp * count
         return emissions
 
     def wake_s(self) -> float | None:
@@ -280,7 +267,7 @@ class Scheduler:
     @property
     def num_active(self) -> int:
         """Sequences that hold a slot (held context-only sequences do not)."""
-        return sum(rank.active for rank in self._ranks)
+        return sum([rank.active for rank in self._ranks])
 
     @property
     def num_held(self) -> int:
@@ -350,11 +337,13 @@ class Scheduler:
     def _pick_rank(self, seq: Sequence) -> int | None:
         """The least-loaded rank that has a slot and the KV for ``seq``."""
         need, slots, capacity = self._blocks_for(seq), self.config.slots, self.config.kv_blocks
-        best, best_key = None, (slots, 0)
+        best, fewest, least = None, slots, 0
         for index, rank in enumerate(self._ranks):
-            key = (rank.active, rank.reserved)
-            if key < best_key and not rank.blocked and rank.reserved + need <= capacity:
-                best, best_key = index, key
+            active = rank.active
+            if active > fewest or (active == fewest and rank.reserved >= least):
+                continue
+            if not rank.blocked and rank.reserved + need <= capacity:
+                best, fewest, least = index, active, rank.reserved
         return best
 
     def _admit(self, now_s: float) -> None:
@@ -377,6 +366,7 @@ class Scheduler:
                 self.reused_blocks += hits
                 self.missed_blocks += len(seq.prompt_hash) - hits
             if seq.pull is not None:
+                self._posting.append(rank)
                 self._fetch(seq, rank.begin_pull(seq, now_s))
                 continue
             seq.state = "prefill"
@@ -412,41 +402,8 @@ class Scheduler:
         return False
 
     def _start_decode(self, seq: Sequence) -> None:
-        """Draw how ``seq`` decodes, from the next iteration on."""
-        rank = self._ranks[seq.rank]
-        left = seq.max_tokens - seq.generated
-        gains = self._acceptance.draw_until(max(1, left))
-        seq.surplus = int(gains.sum()) - left
-        gains[-1] -= seq.surplus
-        seq.state, seq.gains = "decode", gains
-        seq.first_iter = self.iter + 1
-        seq.last_iter = self.iter + gains.size
-        rank.gen[seq] = None
-        rank.kv_read += seq.kv_len
-        rank.outlook.enter(seq.first_iter, gains, seq.kv_len, self.config.tokens_per_block)
-        ending = self._ending.get(seq.last_iter)
-        if ending is None:
-            self._ending[seq.last_iter] = [seq]
-            heapq.heappush(self._ends, seq.last_iter)
-        else:
-            ending.append(seq)
+        self._decoding.start(self._ranks[seq.rank], seq, self.iter + 1)
         self._fresh.append(seq)
-
-    def _stop_decode(self, rank: Rank, seq: Sequence) -> None:
-        """Take a sequence out in the middle; what it would have gained in a step in flight is lost."""
-        assert seq.gains is not None
-        next_iter = self.iter if self._in_flight is not None else self.iter + 1
-        gone = max(0, next_iter - seq.first_iter)
-        had = int(seq.gains[:gone].sum())
-        del rank.gen[seq]
-        seq.kv_len += had
-        seq.generated += had
-        rank.kv_read -= seq.kv_len
-        rank.outlook.enter(seq.first_iter + gone, seq.gains[gone:], seq.kv_len, self.config.tokens_per_block, sign=-1)
-        ending = self._ending[seq.last_iter]
-        ending.remove(seq)
-        if not ending:
-            del self._ending[seq.last_iter]
 
     def _advance_prompt(self, rank: Rank, seq: Sequence, n: int, now_s: float, emissions: list[Emission]) -> None:
         rank.store(seq, n)
@@ -479,8 +436,8 @@ class Scheduler:
             else:
                 emit(make((seq, n, False, seq.last_iter == now)))
 
-    def _end_decode(self, rank: Rank, seq: Sequence, now_s: float) -> None:
-        assert seq.gains is not None
+    def _end_decode(self, rank: Rank, seq: Sequence, now_s: float) -> int:
+        """Take out a sequence that has all its tokens; returned: how many of them it decoded."""
         gained = seq.max_tokens - seq.generated
         seq.generated += gained
         seq.kv_len += gained
@@ -488,6 +445,7 @@ class Scheduler:
         self.accepted_tokens += seq.surplus
         del rank.gen[seq]
         self._complete(rank, seq, now_s)
+        return gained
 
     def _complete(self, rank: Rank, seq: Sequence, now_s: float) -> None:
         seq.finished_s = now_s

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import attention_params, expert_params, format_bytes, kv_elements_per_layer
 from ratematch.plan.model import Gpu, Model
+
+_REMEMBERED = 4096
+"""Numbers of tokens for which the time of a part is kept: from step to step most of a server's are the same."""
 
 
 class RankLoad(NamedTuple):
@@ -165,6 +169,14 @@ class RooflineStepTime:
 
         self._link_b_s = self._link()
 
+        # Of a step only the reading of caches differs from that of the one before, as a rule.
+        remember = lru_cache(maxsize=_REMEMBERED)
+        self._projections = remember(self._projections_s)
+        self._dense = remember(self._dense_s)
+        self._moe = remember(self._moe_s)
+        self._exchange = remember(self._exchange_s)
+        self._head = remember(self._head_s)
+
     def _link(self) -> float:
         """Bytes/s: the slower of what crosses NVLink and what must cross the network, for evenly spread peers."""
         size, domain, eff = self.mapping.tp, self.gpu.nvlink_domain, self.efficiency.link
@@ -182,27 +194,28 @@ class RooflineStepTime:
         loads = [self._micro_batch(load) for load, _ in kinds]
         tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
         most_tokens = max(tokens)
-        all_tokens = sum(each * ranks for each, (_, ranks) in zip(tokens, kinds, strict=True))
+        all_tokens = sum([each * ranks for each, (_, ranks) in zip(tokens, kinds, strict=True)])
 
         attention = max(map(self._attention, loads, tokens))
         device = model.layers * (attention + self._exchange(most_tokens) + eff.layer_s)
-        device += self._dense_layers * self._gemm(self._dense_params, self._dense_weights_b, most_tokens)
+        device += self._dense_layers * self._dense(most_tokens)
         device += (model.layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
-        device += self._head(max(load.gen_requests * load.query_tokens + load.ctx_requests for load in loads))
-        drafts = max(load.query_tokens for load in loads) - 1
+        device += self._head(max([load.gen_requests * load.query_tokens + load.ctx_requests for load in loads]))
+        drafts = max([load.query_tokens for load in loads]) - 1
         if drafts:
-            device += self._draft(loads, all_tokens)
-        if drafts > 1:
-            later = [load._replace(ctx_tokens=load.ctx_requests, ctx_attended=0.0, query_tokens=1) for load in loads]
-            rows = sum(
-                (load.ctx_requests + load.gen_requests) * ranks for load, (_, ranks) in zip(loads, kinds, strict=True)
-            )
-            device += (drafts - 1) * self._draft(later, rows)
+            rows = [load.ctx_requests + load.gen_requests for load in loads]
+            most_rows = max(rows)
+            device += self._draft(attention, most_tokens, all_tokens, most_rows)
+            if drafts > 1:
+                later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
+                attention = max(map(self._attention, later, rows))
+                all_rows = sum([each * ranks for each, (_, ranks) in zip(rows, kinds, strict=True)])
+                device += (drafts - 1) * self._draft(attention, most_rows, all_rows, most_rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
         host = eff.host_step_s
-        host += eff.host_request_s * max(load.gen_requests + load.ctx_requests for load, _ in kinds)
+        host += eff.host_request_s * max([load.gen_requests + load.ctx_requests for load, _ in kinds])
         return max(device, host) if overlap else device + host
 
     # ------------------------------------------------------------------------------------------------ parts
@@ -234,8 +247,7 @@ class RooflineStepTime:
         if tokens <= 0:
             return 0.0
         model = self.model
-        seconds = self._gemm(self._attn_params, self._attn_weights_b, tokens, self._attn_rate)
-        seconds += self.efficiency.elementwise_passes * tokens * model.hidden * 2 / self._bandwidth
+        seconds = self._projections(tokens)
         attended, read = load.ctx_attended, load.kv_read_tokens
         if model.sliding_layers:
             near = model.sliding_layers / model.layers
@@ -245,7 +257,16 @@ class RooflineStepTime:
         gen_flops = self._gen_pair_flops * read * load.query_tokens
         return seconds + max(gen_flops / self._gen_core_rate, read * self._kv_b / self._bandwidth)
 
-    def _moe(self, all_tokens: float, most_tokens: float) -> float:
+    def _projections_s(self, tokens: float) -> float:
+        """Attention's matrices and what is done to each element between matrix products, of one layer."""
+        seconds = self._gemm(self._attn_params, self._attn_weights_b, tokens, self._attn_rate)
+        return seconds + self.efficiency.elementwise_passes * tokens * self.model.hidden * 2 / self._bandwidth
+
+    def _dense_s(self, tokens: float) -> float:
+        """The feed-forward part of a layer without experts."""
+        return self._gemm(self._dense_params, self._dense_weights_b, tokens)
+
+    def _moe_s(self, all_tokens: float, most_tokens: float) -> float:
         """Routed and shared experts of one layer on the busiest rank."""
         moe, mapping = self.model.moe, self.mapping
         if moe is None or all_tokens <= 0:
@@ -261,7 +282,7 @@ class RooflineStepTime:
             seconds += self._gemm(self._shared_params, self._shared_params * self._weight_b, most_tokens)
         return seconds
 
-    def _exchange(self, tokens: float) -> float:
+    def _exchange_s(self, tokens: float) -> float:
         """Exchanges of one layer. Attention DP: dispatch and combine (dispatch in the weights' format, combine in
         bf16) to the distinct ranks that a token's experts live on; else two all-reduces."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
@@ -276,7 +297,7 @@ class RooflineStepTime:
             wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0
         return 2 * eff.collective_s + wire_b / self._link_b_s
 
-    def _head(self, rows: float) -> float:
+    def _head_s(self, rows: float) -> float:
         """Output projection (bf16) for ``rows`` tokens, and the pass over their logits."""
         if rows <= 0:
             return 0.0
@@ -285,17 +306,12 @@ class RooflineStepTime:
             self._gemm(self._head_params, self._head_params * 2.0, rows, self._head_rate) + logits_b / self._bandwidth
         )
 
-    def _draft(self, loads: list[RankLoad], all_tokens: float) -> float:
-        """One draft pass: a layer and an output projection. The first sees all tokens, later ones one per sequence
-        and prompt."""
-        tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
-        most = max(tokens)
-        seconds = max(map(self._attention, loads, tokens)) + self._exchange(most) + self.efficiency.layer_s
-        if self.model.moe:
-            seconds += self._moe(all_tokens, most)
-        else:
-            seconds += self._gemm(self._dense_params, self._dense_weights_b, most)
-        return seconds + self._head(max(load.gen_requests + load.ctx_requests for load in loads))
+    def _draft(self, attention: float, most_tokens: float, all_tokens: float, most_rows: float) -> float:
+        """One draft pass: a layer, with its attention given, and an output projection for each sequence and prompt.
+        The first sees all tokens, later ones one per sequence and prompt. ``most``: of the busiest rank."""
+        seconds = attention + self._exchange(most_tokens) + self.efficiency.layer_s
+        seconds += self._moe(all_tokens, most_tokens) if self.model.moe else self._dense(most_tokens)
+        return seconds + self._head(most_rows)
 
 
 def _merge_alike(ranks: tuple[RankLoad, ...]) -> list[tuple[RankLoad, int]]:

@@ -11,9 +11,11 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from ratematch.emulator.assembly import Emulation, build
 from ratematch.emulator.environment import read_environment
@@ -53,7 +55,7 @@ class Reply:
     """
 
     end_s: float
-    chunks_s: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+    chunks_s: NDArray[np.float64] | None = None
     tokens: int = 0
     iterations: int = 0
     status: int = 200
@@ -83,12 +85,9 @@ class _Worker:
         self._ids = itertools.count(1)
 
     def sequence(self, isl: int, osl: int, kind: Kind) -> Sequence:
-        """Raises ValueError when it can never run here."""
+        """What the server is given to run; it may refuse it."""
         wanted = min(self.settings.max_seq_len - isl, osl)
-        sequence = Sequence(next(self._ids), isl, 1 if kind == "context_only" else wanted, kind)
-        if why := self.server.scheduler.refusal(sequence):
-            raise ValueError(why)
-        return sequence
+        return Sequence(next(self._ids), isl, 1 if kind == "context_only" else wanted, kind)
 
 
 class Service:
@@ -191,12 +190,10 @@ class Service:
 
         def compute() -> None:
             try:
-                sequence = worker.sequence(isl, osl, "context_only")
+                worker.server.submit(worker.sequence(isl, osl, "context_only"), finished)
             except ValueError as error:
                 done()
                 self._fail(2, 500, f"Internal server error {error}", tell)
-                return
-            worker.server.submit(sequence, lambda emission: finished(emission))
 
         def finished(emission: Emission) -> None:
             key = (worker, emission.seq.id)
@@ -247,14 +244,7 @@ class Service:
         tell: OnReply,
     ) -> None:
         """A request at the server that streams its tokens back over ``hops``."""
-        try:
-            if source is not None:
-                tokens = KvSource(source[0].server.name, source[1], isl, source[0].layout)
-                check_layout(tokens, worker.layout)
-            sequence = worker.sequence(isl, osl, kind)
-        except (ValueError, TransferError) as error:
-            self._fail(hops, 400 if hops == 1 else 500, str(error), tell)
-            return
+        sequence = worker.sequence(isl, osl, kind)
         first_s = 0.0
 
         def progress(emission: Emission) -> None:
@@ -279,25 +269,34 @@ class Service:
             ctx = source[0].server
             self.timeline.at(self.timeline.now_s + sequence.transfer_s, lambda: ctx.release(source[1]))
 
-        if source is not None:
-            sequence.transfer_s = worker.emulation.transfer_s(isl)
-        worker.server.submit(sequence, progress, admitted if source is not None else None)
+        try:
+            if source is not None:
+                check_layout(KvSource(source[0].server.name, source[1], isl, source[0].layout), worker.layout)
+                sequence.transfer_s = worker.emulation.transfer_s(isl)
+            worker.server.submit(sequence, progress, admitted if source is not None else None)
+        except (ValueError, TransferError) as error:
+            self._fail(hops, 400 if hops == 1 else 500, str(error), tell)
 
     def _release(self, key: tuple[_Worker, int]) -> None:
         if key in self._held:
             self._held.discard(key)
             key[0].server.release(key[1])
 
-    def _chunks(
-        self, worker: _Worker, sequence: Sequence, first_s: float
-    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _chunks(self, worker: _Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
         """When the events of a stream are sent: with the first token, at every ``stream_interval``-th iteration of
         the request, and with the last. The prompt's is its first iteration, here or on a context server."""
         times = worker.server.token_times(sequence)
-        interval = worker.settings.stream_interval
-        due = list(range(-2 % interval, times.size, interval))
-        if sequence.kind != "full" and due[:1] != [0]:
-            due.insert(0, 0)
-        if times.size and due[-1:] != [times.size - 1]:
-            due.append(times.size - 1)
-        return np.concatenate([[first_s], times[due]]) if sequence.kind == "full" else times[due]
+        full = sequence.kind == "full"
+        sent = times[_due(times.size, worker.settings.stream_interval, not full)]
+        return np.concatenate([[first_s], sent]) if full else sent
+
+
+@lru_cache(maxsize=4096)
+def _due(iterations: int, interval: int, first: bool) -> NDArray[np.int64]:
+    """After which of its iterations an event of a stream is sent, counted from the one after the prompt's."""
+    due = list(range(-2 % interval, iterations, interval))
+    if first and due[:1] != [0]:
+        due.insert(0, 0)
+    if iterations and due[-1:] != [iterations - 1]:
+        due.append(iterations - 1)
+    return np.array(due, dtype=np.int64)
