@@ -41,10 +41,11 @@ _BUFFER_BYTES = 1 << 16
 _AT_ONCE = 512
 """Reads between two looks at the rest of the event loop."""
 
-_REST_S = 0.001
+_REST_S, _LONG_REST_S = 0.001, 0.003
 
-_FAST_NS = 4_000_000
-"""A stream whose reads lie less apart than this is not left to rest."""
+_FAST_NS, _BRISK_NS = 4_000_000, 12_000_000
+"""A stream whose reads lie less apart than the first is not left to rest, less than the second not for long: four
+rests between two chunks of a stream, so that each is read by itself."""
 
 _FEW = 16
 """Requests in flight up to which each arrival is taken at once."""
@@ -69,10 +70,10 @@ class SocketConnection(Connection):
         if self._left is not None:
             self._write(self._left)
 
-    def haste(self, stamp_ns: int) -> bool:
-        """Did the last two reads come in quick succession? Asked of some reads only."""
+    def gap_ns(self, stamp_ns: int) -> int:
+        """Time since the read of it that was asked about before; only some are."""
         last_ns, self.last_ns = self.last_ns, stamp_ns
-        return stamp_ns - last_ns < _FAST_NS
+        return stamp_ns - last_ns
 
     def _write(self, request: bytes | memoryview) -> None:
         was_waiting = self._left is not None
@@ -113,7 +114,7 @@ class Sockets:
         self._connections: dict[int, SocketConnection] = {}
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._clock = KernelClock()
-        self._hurry = _HURRY_READS
+        self._hurry = self._brisk = _HURRY_READS
         self._rest: asyncio.TimerHandle | None = None
         # The descriptor of an epoll is readable while one of its own is: the event loop watches this one alone.
         self._loop.add_reader(self._poll.fileno(), self._readable)
@@ -151,14 +152,17 @@ class Sockets:
     def _readable(self) -> None:
         if self._take():
             self._loop.remove_reader(self._poll.fileno())
-            self._rest = self._loop.call_later(_REST_S, self._rested)
+            self._lie_down()
 
     def _rested(self) -> None:
         if self._take():
-            self._rest = self._loop.call_later(_REST_S, self._rested)
+            self._lie_down()
         else:
             self._rest = None
             self._loop.add_reader(self._poll.fileno(), self._readable)
+
+    def _lie_down(self) -> None:
+        self._rest = self._loop.call_later(_REST_S if self._brisk > 0 else _LONG_REST_S, self._rested)
 
     def _take(self) -> bool:
         """Read what has come; may there be a rest now?"""
@@ -167,6 +171,7 @@ class Sockets:
             return False
         all_stamped = self._read(ready)
         self._hurry -= len(ready)
+        self._brisk -= len(ready)
         return all_stamped and self._hurry <= 0 and len(ready) < _AT_ONCE and self._busy() > _FEW
 
     def _read(self, ready: Sequence[tuple[int, int]]) -> bool:
@@ -201,8 +206,10 @@ class Sockets:
                 stamped += 1
             else:
                 stamp_ns = monotonic_ns()
-            if reads == 1 and connection.haste(stamp_ns):
-                self._hurry = _HURRY_READS
+            if reads == 1 and (gap_ns := connection.gap_ns(stamp_ns)) < _BRISK_NS:
+                self._brisk = _HURRY_READS
+                if gap_ns < _FAST_NS:
+                    self._hurry = _HURRY_READS
             connection.arrived(buffer[:size], stamp_ns)
         self.reads += reads
         self.stamped += stamped

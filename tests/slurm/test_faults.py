@@ -156,7 +156,7 @@ def test_kill_9_of_one_rank(site: Site) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
-    site.set_sweep([LONG, LONGEST][index])
+    site.set_sweep(LONG)
     fault = Fault(f"crash of {['the driver', 'another server'][index]}'s node", site)
     (folder,) = site.folders()
     launch = folder.last_launch()
@@ -165,6 +165,8 @@ def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
     lost = placement["instances"][0]["places"][index]["node"]
     code, told = cluster.verb("kill-node", lost.removeprefix("node"))
     assert code == 0, told
+    if index == 1:  # how long Slurm itself needs to miss a node is seen with the other one; a watchdog is quicker
+        cluster.tell("scontrol", "update", f"nodename={lost}", "state=down", "reason=watchdog")
     try:
         # The queue is asked so seldom that the job may be under way again before anybody saw it wait.
         wait_until(lambda: len(list(folder.path.glob("launch/*"))) > 1, "a second start", 120)
