@@ -14,6 +14,7 @@ from ratematch.emulator.steptime import RooflineStepTime, StepTime
 from ratematch.emulator.transfer import TRANSFER_LATENCY_S
 from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
+from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import (
     RUNTIME_RESERVE_B,
     activation_bytes,
@@ -21,6 +22,7 @@ from ratematch.plan.memory import (
     kv_bytes_per_token_per_rank,
     memory_fit,
 )
+from ratematch.plan.model import Gpu, Model
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,28 @@ class Emulation:
     step_time: StepTime
     kv_bytes: Callable[[int], float]
     transfer_s: Callable[[int], float]
+
+
+def make_step_time(
+    environment: Environment, model: Model, gpu: Gpu, mapping: Mapping, precision: str, kv_format: str, drafts: int
+) -> StepTime:
+    """The step-time model that ``environment`` asks for.
+
+    Raises:
+        ValueError: an unknown number format, or something that was not measured in kernels.
+    """
+    if environment.steps == "kernels":
+        return KernelStepTime(model, gpu, mapping, precision, kv_format, drafts)
+    return RooflineStepTime(model, gpu, mapping, precision, kv_format)
+
+
+def draft_acceptance(environment: Environment, model: Model, drafts: int) -> tuple[float, ...]:
+    """Acceptance rate of each draft, 0..1. Further drafts than the catalog knows rates for are taken to be as good as
+    the last known one, unless the number that is accepted is forced."""
+    known = model.mtp_acceptance[:drafts]
+    if len(known) < drafts and environment.forced_acceptance is None:
+        known += (known[-1] if known else 0.0,) * (drafts - len(known))
+    return known
 
 
 def build(settings: WorkerSettings, environment: Environment) -> Emulation:
@@ -51,11 +75,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         fit = memory_fit(
             model, gpu, mapping, precision, kv_format, settings.kv_fraction, reserve_b, mtp_layers=mtp_layers
         )
-        step_time: StepTime
-        if environment.steps == "kernels":
-            step_time = KernelStepTime(model, gpu, mapping, precision, kv_format, settings.mtp)
-        else:
-            step_time = RooflineStepTime(model, gpu, mapping, precision, kv_format)
+        step_time = make_step_time(environment, model, gpu, mapping, precision, kv_format, settings.mtp)
     except (CatalogError, ValueError) as error:
         raise SettingsError(str(error)) from None
     if not fit.fits:
@@ -64,10 +84,6 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             + fit.explanation
         )
     kv_tokens = fit.kv_tokens if settings.kv_max_tokens is None else min(fit.kv_tokens, settings.kv_max_tokens)
-    acceptance = model.mtp_acceptance[: settings.mtp]
-    if len(acceptance) < settings.mtp and environment.forced_acceptance is None:
-        # Further drafts than the catalog knows rates for are taken to be as good as the last known one.
-        acceptance += (acceptance[-1] if acceptance else 0.0,) * (settings.mtp - len(acceptance))
     config = SchedulerConfig(
         mapping=mapping,
         max_batch_size=settings.max_batch_size,
@@ -76,7 +92,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         kv_tokens=kv_tokens,
         tokens_per_block=settings.tokens_per_block,
         mtp=settings.mtp,
-        acceptance=acceptance,
+        acceptance=draft_acceptance(environment, model, settings.mtp),
         forced_acceptance=environment.forced_acceptance,
         chunked_prefill=settings.chunked_prefill,
         block_reuse=settings.block_reuse,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ratematch.emulator.assembly import draft_acceptance, make_step_time
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
 from ratematch.emulator.settings import SettingsError
-from ratematch.emulator.steptime import RooflineStepTime, StepTime
 from ratematch.emulator.vllm.settings import GIB, ServeSettings
 from ratematch.emulator.vllm.transfer import Layout, layout
 from ratematch.plan.memory import (
@@ -41,11 +40,7 @@ def build(settings: ServeSettings, environment: Environment) -> Emulation:
         reserve_b = RUNTIME_RESERVE_B + (1 - settings.memory_share) * gpu.memory_b
         reserve_b += activation_bytes(model, mapping, settings.max_num_batched_tokens, settings.max_num_seqs)
         fit = memory_fit(model, gpu, mapping, precision, settings.kv_format, 1.0, reserve_b, mtp_layers=draft_layers)
-        step_time: StepTime
-        if environment.steps == "kernels":
-            step_time = KernelStepTime(model, gpu, mapping, precision, settings.kv_format, settings.drafts)
-        else:
-            step_time = RooflineStepTime(model, gpu, mapping, precision, settings.kv_format)
+        step_time = make_step_time(environment, model, gpu, mapping, precision, settings.kv_format, settings.drafts)
     except ValueError as error:
         raise SettingsError(str(error)) from None
     blocks = settings.num_blocks if settings.num_blocks is not None else fit.kv_tokens // settings.block_size
@@ -63,9 +58,6 @@ def build(settings: ServeSettings, environment: Environment) -> Emulation:
             f"the estimated maximum model length is {room}. Try increasing "
             "`gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
         )
-    acceptance = model.mtp_acceptance[: settings.drafts]
-    if len(acceptance) < settings.drafts and environment.forced_acceptance is None:
-        acceptance += (acceptance[-1] if acceptance else 0.0,) * (settings.drafts - len(acceptance))
     config = SchedulerConfig(
         mapping=mapping,
         max_batch_size=settings.max_num_seqs,
@@ -74,7 +66,7 @@ def build(settings: ServeSettings, environment: Environment) -> Emulation:
         kv_tokens=blocks * settings.block_size,
         tokens_per_block=settings.block_size,
         mtp=settings.drafts,
-        acceptance=acceptance,
+        acceptance=draft_acceptance(environment, model, settings.drafts),
         forced_acceptance=environment.forced_acceptance,
         chunked_prefill=settings.chunked_prefill,
         block_reuse=settings.prefix_caching,
