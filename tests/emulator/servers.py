@@ -125,10 +125,10 @@ def write_yaml(path: Path, content: Any) -> str:
 
 
 @contextmanager
-def process(*args: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """``python -m ratematch.emulator ARGS``; killed at the end if it still runs."""
+def process(*args: str, module: str = "ratematch.emulator", **env: str) -> Iterator[subprocess.Popen[str]]:
+    """``python -m MODULE ARGS``; killed at the end if it still runs."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "ratematch.emulator", *args],
+        [sys.executable, "-m", module, *args],
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

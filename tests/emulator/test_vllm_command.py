@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -17,6 +14,7 @@ from ratematch.emulator.vllm.logs import START_FAILURES
 from ratematch.engines.vllm.contract import KNOWN_LINES, serve_flags
 
 from ..ports import free_port, free_ports
+from . import servers
 from .servers import wait_healthy
 
 MODEL = "qwen3-30b-a3b"
@@ -96,22 +94,10 @@ def test_an_unknown_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------------- real processes
 
 
-@contextmanager
-def process(*words: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+def process(*words: str, **env: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """``python -m ratematch.emulator.vllm serve ...``; killed at the end if it still runs."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "ratematch.emulator.vllm", "serve", MODEL, "--host", "127.0.0.1", *words],
-        env={**os.environ, "RATEMATCH_EMULATED_GPU": "h200", "RATEMATCH_EMULATED_LOAD_S": "0", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield child
-    finally:
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-        child.communicate()
+    env = {"RATEMATCH_EMULATED_GPU": "h200", "RATEMATCH_EMULATED_LOAD_S": "0", **env}
+    return servers.process("serve", MODEL, "--host", "127.0.0.1", *words, module="ratematch.emulator.vllm", **env)
 
 
 @pytest.mark.slow
