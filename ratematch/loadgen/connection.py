@@ -10,6 +10,7 @@ systems without epoll).
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
 from time import monotonic_ns
@@ -33,7 +34,7 @@ class Receiver(Protocol):
         ...
 
 
-class Connection:
+class Connection(ABC):
     """One connection; serves one :class:`Receiver` at a time. How bytes get out and in is a subclass's matter."""
 
     def __init__(self, gone: Callable[[Connection], None]) -> None:
@@ -149,15 +150,16 @@ class Connection:
             self.closed = True
             self._gone(self)
 
-    def _write(self, request: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _write(self, request: bytes) -> None: ...
 
+    @abstractmethod
     def _unsent(self) -> bool:
         """Is a part of the request still to be written (the server answered before it had read it all)?"""
-        raise NotImplementedError
+        ...
 
-    def _abort(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _abort(self) -> None: ...
 
 
 class StreamConnection(Connection, asyncio.Protocol):
