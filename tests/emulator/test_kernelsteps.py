@@ -40,7 +40,16 @@ def test_what_the_database_does_not_know_is_refused_by_name():
         make("TP4PP2")
 
 
-@pytest.mark.skipif(not INSTALLED, reason="needs the optional extra ratematch[kernels]")
+needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the optional extra ratematch[kernels]")
+
+
+def prompts(count: int, length: int, decoding: int = 0, cached: int = 0) -> RankLoad:
+    """One rank's iteration: whole prompts, and sequences that decode."""
+    tokens = count * length
+    return RankLoad(count, tokens, tokens * (length + 1) / 2, decoding, 1, decoding * cached, count)
+
+
+@needs_extra
 def test_measured_kernels_grow_with_work_and_are_near_the_roofline():
     step_time = make()
     roofline = RooflineStepTime(load_model("qwen3-235b-a22b"), load_gpu("gb200"), parse_mapping("DEP4"), "nvfp4")
@@ -52,3 +61,28 @@ def test_measured_kernels_grow_with_work_and_are_near_the_roofline():
     prompt = step_time.seconds(StepBatch((RankLoad(1, 4096, 4096 * 2048.5, 8, 1, 16000, 1),) * 4))
     assert few < many < prompt
     assert 0.3 < many / roofline.seconds(decode(256)) < 3
+
+
+@needs_extra
+@pytest.mark.parametrize("model", ["deepseek-r1", "qwen3-235b-a22b"])
+def test_in_a_step_with_prompts_each_part_works_on_what_it_has(model):
+    step_time = make(model=model)
+
+    def seconds(*ranks: RankLoad) -> float:
+        return step_time.seconds(StepBatch(ranks))
+
+    alone = seconds(*(prompts(1, 4096),) * 4)
+    # What decodes meanwhile reads its caches, the more the longer they are.
+    short, long = (seconds(*(prompts(1, 4096, 128, cached),) * 4) for cached in (500, 8000))
+    assert alone < short
+    assert long - short > 2e-3
+    # As many tokens in several prompts attend to fewer others.
+    assert seconds(*(prompts(8, 512),) * 4) < 0.97 * alone
+    # Experts have all ranks' tokens: those of one prompt are fewer than those of four.
+    decoding = RankLoad(0, 0, 0.0, 64, 1, 64 * 2000, 0)
+    assert seconds(prompts(1, 4096), decoding, decoding, decoding) < 0.9 * alone
+    # A rank without work waits for the others.
+    assert seconds(decoding, decoding, decoding, RankLoad()) < seconds(*(decoding,) * 4) * 1.001
+    # Half a prompt in the mean step of a steady state: more than nothing, less than a whole one.
+    half = RankLoad(0.5, 2048, 2048 * 2048.5, 0, 1, 0, 0.5)
+    assert seconds(*(decoding,) * 4) < seconds(*(half,) * 4) < alone
