@@ -106,6 +106,25 @@ def test_simulated_figures_never_meet_others(site: Path) -> None:
     assert "emulated and simulated results never share a front" in err
 
 
+def test_figures_of_two_step_time_models_never_meet(site: Path) -> None:
+    (site / "sweeps" / "ifb.yaml").write_text(IFB_ONLY.replace("name: mini", "name: ifb"))
+    sweep = ("sweep", "ifb.yaml", "--executor", "simulate")
+    assert run(site, *sweep)[0] == 0
+    code, _, err = run(site, *sweep, RATEMATCH_EMULATED_STEPS="kernels")
+    assert code == 1
+    assert "holds figures of the step-time model roofline, and kernels is asked for" in err
+    assert "-o" in err and "RATEMATCH_EMULATED_STEPS=roofline" in err and err.count("\n") == 1
+    # Whoever copies folders together is told as well; figures of the other model alone say which it was.
+    folders = Results(site / "results" / "ifb-simulated").folders()
+    for done, folder in enumerate(folders, 1):
+        file = folder.path / "experiment.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "step_times": "kernels"}))
+        code, out, err = run(site, "pareto", "results/ifb-simulated", "--remeasure")
+        if done < len(folders):
+            assert code == 1 and "step-time models never share a front" in err
+    assert code == 0 and "step times: kernels" in out
+
+
 def test_the_same_seed_gives_the_same_figures(site: Path) -> None:
     for name in ("one", "two"):
         assert run(site, "sweep", "mini.yaml", "--executor", "simulate", "-o", name)[0] == 0
