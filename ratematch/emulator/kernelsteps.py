@@ -18,9 +18,9 @@ database holds kernels only.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
 from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch
@@ -81,7 +81,7 @@ class KernelStepTime:
         engine = _compile(
             MODELS[model.name], SYSTEMS[gpu.name], mapping, gemm, experts if model.moe else None, CACHE[kv_dtype], mtp
         )
-        self._draft = 1 / model.layers if mtp else 0.0
+        self._layers = 1 + 1 / model.layers if mtp else 1.0
         self._prompts = _Phase(engine.evaluate_context_ops)
         self._decoding = _Phase(engine.evaluate_generation_ops)
 
@@ -93,8 +93,8 @@ class KernelStepTime:
         if any(load.ctx_tokens for load in ranks):
             prompts, decoding = self._prompts, self._decoding
             rows = max([load.ctx_requests + load.gen_requests * load.query_tokens for load in ranks])
-            device_ms = max(map(self._prompt_attention, ranks)) + prompts.experts(mean) + prompts.others(most)
-            device_ms = device_ms * (1 + self._draft) + decoding.head(_whole(rows))
+            device_ms = self._layers * (prompts.experts(mean) + prompts.others(most))
+            device_ms += max(map(self._prompt_attention, ranks)) + decoding.head(_whole(rows))
         elif most:
             decoding = self._decoding
             device_ms = max(map(self._decode_attention, ranks)) + decoding.experts(mean) + decoding.others(most)
@@ -115,9 +115,8 @@ class KernelStepTime:
             # n tokens after p others attend to n (p + (n + 1) / 2).
             before = load.ctx_attended / load.ctx_tokens - (new + 1) / 2
             # Less than one prompt, in the mean step of a steady state, is that part of a whole one.
-            milliseconds += self._prompts.attention(_whole(requests), _whole(new), max(0, round(before))) * (
-                requests / _whole(requests)
-            )
+            part = self._layers * requests / _whole(requests)
+            milliseconds += part * self._prompts.attention(_whole(requests), _whole(new), max(0, round(before)))
         return milliseconds
 
     def _decode_attention(self, load: RankLoad) -> float:
@@ -137,14 +136,13 @@ class _Phase:
 
     def __init__(self, evaluate: Callable[..., list[tuple[str, float, float, str]]]):
         self._evaluate = evaluate
-        names: list[str] = []
-        with suppress(ValueError):  # the engine tells only by this how many operations it has
-            while True:
-                names.append(evaluate([len(names)], batch_size=1, s=16)[0][0].partition("_")[2])
+        names = list(_names(evaluate))
         self._sequences = [index for index, name in enumerate(names) if name in _SEQUENCES]
         groups: dict[tuple[str, ...], list[int]] = {
             kind: [index for index, name in enumerate(names) if name in kind] for kind in (_EXPERTS, _HEAD)
         }
+        if not self._sequences:
+            raise ValueError(f"the kernel database has no attention by a name known here: {', '.join(names)}")
         taken = {*self._sequences, *groups[_EXPERTS], *groups[_HEAD]}
         remember = lru_cache(maxsize=_REMEMBERED)
         self.experts = remember(partial(self._of_tokens, groups[_EXPERTS]))
@@ -159,6 +157,19 @@ class _Phase:
     def _of_tokens(self, indices: list[int], tokens: int) -> float:
         found = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
         return sum([milliseconds for _, milliseconds, *_ in found])
+
+
+def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:
+    """Of an engine's operations, in order, without the phase they begin with. How many there are it tells only by
+    refusing the one after the last."""
+    for index in count():
+        try:
+            ((name, *_),) = evaluate([index], batch_size=1, s=1024)
+        except ValueError as error:
+            if index and "out of range" in str(error):
+                return
+            raise
+        yield name.partition("_")[2]
 
 
 @lru_cache(maxsize=64)
