@@ -23,7 +23,7 @@ from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
-from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch
+from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch, merge_alike
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Gpu, Model
 
@@ -90,14 +90,15 @@ class KernelStepTime:
         fixed, ranks = self._fixed, batch.ranks
         tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in ranks]
         most, mean = _whole(max(tokens)), _whole(sum(tokens) / len(tokens))
+        kinds = [load for load, _ in merge_alike(ranks)]
         if any(load.ctx_tokens for load in ranks):
             prompts, decoding = self._prompts, self._decoding
             rows = max([load.ctx_requests + load.gen_requests * load.query_tokens for load in ranks])
             device_ms = self._layers * (prompts.experts(mean) + prompts.others(most))
-            device_ms += max(map(self._prompt_attention, ranks)) + decoding.head(_whole(rows))
+            device_ms += max(map(self._prompt_attention, kinds)) + decoding.head(_whole(rows))
         elif most:
             decoding = self._decoding
-            device_ms = max(map(self._decode_attention, ranks)) + decoding.experts(mean) + decoding.others(most)
+            device_ms = max(map(self._decode_attention, kinds)) + decoding.experts(mean) + decoding.others(most)
             device_ms += decoding.head(most)
         else:
             device_ms = 0.0
