@@ -84,7 +84,7 @@ def _facts(results: Results) -> dict[str, str]:
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
         "model path": _join(e.model_path for e in experiments),
-        "engine asked for": _join(f"{e.engine.name} {e.engine.version}" for e in experiments),
+        "engine asked for": _join(e.stack for e in experiments),
         "servers said": _join(server.get("version") for server in servers),
         "ratematch": _join(f"{launch.get('ratematch')} ({launch.get('git')})" for launch in launches),
         "Python": _join(launch.get("python") for launch in launches),

@@ -122,7 +122,7 @@ def describe(workload: str, found: Recommendation, experiment: Experiment, clust
         "figures_are": experiment.origin,
         "over_ifb": found.over_ifb,
         "model": experiment.model,
-        "engine": f"{experiment.engine.name} {experiment.engine.version}",
+        "engine": experiment.stack,
         "gpu": experiment.gpu,
         "cluster": cluster.name,
         "figures": asdict(point),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import ratematch
 from ratematch.catalog import load_gpu, load_model
 from ratematch.clusterfile import parse_cluster
 from ratematch.engines import ENGINES
-from ratematch.errors import CatalogError, ClusterError, Problem
+from ratematch.engines.steptimes import read_step_model
+from ratematch.errors import CatalogError, ClusterError, Problem, UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
@@ -48,7 +50,8 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
     ``cluster``: profile that replaces the one which the file names.
 
     Raises:
-        CatalogError: no such file. SweepError: with every problem of it.
+        CatalogError: no such file. SweepError: with every problem of it. UserError: the environment asks for a
+            step-time model of the emulator that is not there.
     """
     path = find_sweep_file(name)
     text = path.read_text(encoding="utf-8")
@@ -61,7 +64,10 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
         find_cluster=lambda profile: read_cluster(profile, beside=path.parent),
         overrides=overrides if cluster is None else (*overrides, f"cluster={json.dumps(cluster)}"),
     )
-    return sweep, text
+    try:
+        return replace(sweep, step_times=read_step_model({**os.environ, **sweep.cluster.environment})), text
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def read_cluster(name: str, beside: Path = Path()) -> Cluster:

@@ -6,18 +6,16 @@ Predicted figures are only ever put together with predicted ones: what comes out
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from ratematch.emulator.environment import read_environment
 from ratematch.match.analysis import analyze_workload
 from ratematch.match.points import Measured, WorkloadAnalysis
 from ratematch.measure.measurement import Measurement
 from ratematch.measure.stats import Stats
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.run.simulated import plan_simulation
@@ -64,7 +62,7 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
     """
     forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
     families = {family_of(experiment) for experiment in experiments}
-    taught = deviations(results.measured(), sweep.cluster) if results is not None else {}
+    taught = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
     beliefs = learn({family: taught.get(family, []) for family in families})
     rows = tuple(
         Measured(experiment, load, to_measurement(each, beliefs[family_of(experiment)].factor))
@@ -76,16 +74,22 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         for workload in sweep.workloads
         if rows
     )
-    model = read_environment(os.environ).steps
     return Prediction(
-        model, analyses, tuple(beliefs[name] for name in sorted(beliefs)), sum(map(len, taught.values())), rows
+        sweep.step_times,
+        analyses,
+        tuple(beliefs[name] for name in sorted(beliefs)),
+        sum(map(len, taught.values())),
+        rows,
     )
 
 
-def deviations(measured: Iterable[Measured], cluster: Cluster) -> dict[str, list[float]]:
+def deviations(
+    measured: Iterable[Measured], cluster: Cluster, step_times: str = DEFAULT_STEP_TIMES
+) -> dict[str, list[float]]:
     """By family, the log of measured over predicted speed of each server: the mean over its valid loads.
 
-    Speed is requests/s, of generation tokens/s/user. End-to-end runs teach nothing here.
+    Speed is requests/s, of generation tokens/s/user. End-to-end runs teach nothing here. ``step_times``: the model
+    that predicts, whichever one stands behind figures that are emulated themselves.
     """
     by_experiment: dict[str, list[Measured]] = {}
     for row in measured:
@@ -93,7 +97,7 @@ def deviations(measured: Iterable[Measured], cluster: Cluster) -> dict[str, list
             by_experiment.setdefault(row.experiment.id, []).append(row)
     found: dict[str, list[float]] = {}
     for rows in by_experiment.values():
-        forecasts = forecast_experiment(rows[0].experiment, cluster)
+        forecasts = forecast_experiment(replace(rows[0].experiment, step_times=step_times), cluster)
         logs = [speed_ratio(row.measurement, forecasts[row.load]) for row in rows if row.load in forecasts]
         if logs:
             found.setdefault(family_of(rows[0].experiment), []).append(fmean(logs))

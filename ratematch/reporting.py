@@ -192,7 +192,7 @@ def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) ->
         "measured": f"{_date(times[0])} to {_date(times[-1])} UTC" if times else "",
         "model": _say({f"{e.model} ({e.model_path})" if e.model_path != e.model else e.model for e in experiments}),
         "GPU, cluster": _say({f"{e.gpu}, {e.cluster}" for e in experiments}),
-        "engine asked for": _say({f"{e.engine.name} {e.engine.version}" for e in experiments}),
+        "engine asked for": _say({e.stack for e in experiments}),
         "servers said": _say({str(server.get("version")) for server in servers}),
         "figures are": _say({e.origin for e in experiments}),
         "imported from": _say(origins),

@@ -59,6 +59,13 @@ def test_drift_names_versions_limits_settings_and_deployments(other: Path) -> No
     }
 
 
+def test_another_step_time_model_of_the_emulator_is_named(other: Path) -> None:
+    for file in other.glob("*/experiment.json"):
+        edit(file, lambda content: content.update(step_times="kernels"))
+    drift = {row.what: (row.before, row.after) for row in find_drift(Results.open(SAMPLE), Results.open(other))}
+    assert drift == {"engine asked for": ("trtllm-serve 1.2", "trtllm-serve 1.2, step times: kernels")}
+
+
 def test_a_slower_sweep_exits_4_with_one_line_and_draws_both_fronts(other: Path, tmp_path: Path) -> None:
     def slow(content: dict[str, Any]) -> None:
         for rate in ("tok_s", "req_s", "in_flight"):

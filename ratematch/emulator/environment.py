@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ratematch.engines.steptimes import read_step_model
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES
 
 PREFIX = "RATEMATCH_EMULATED_"
-
-STEP_MODELS = ("roofline", "kernels")
-"""How long an iteration takes: computed from data sheets, or looked up in measured kernels (an optional extra)."""
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m)?$")
 _UNIT_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, None: 1.0}
@@ -143,7 +142,7 @@ class Environment:
     fill_gate: int | None = None
     forced_acceptance: float | None = None
     unchecked: tuple[str, ...] = ()
-    steps: str = "roofline"
+    steps: str = DEFAULT_STEP_TIMES
 
 
 def _number(env: Mapping[str, str], name: str) -> float | None:
@@ -167,9 +166,6 @@ def read_environment(
         ValueError: a variable that cannot be understood.
     """
     version = env.get(f"{PREFIX}VERSION", "").strip() or default_version
-    steps = env.get(f"{PREFIX}STEPS", "").strip() or "roofline"
-    if steps not in STEP_MODELS:
-        raise ValueError(f"{PREFIX}STEPS: unknown step-time model {steps!r}: write {' or '.join(STEP_MODELS)}")
     gate = _number(env, "TLLM_BENCHMARK_REQ_QUEUES_SIZE")
     return Environment(
         version=check_version(version),
@@ -182,6 +178,6 @@ def read_environment(
         no_retry=env.get("TRTLLM_DISAGG_NO_RETRY", "").strip() == "1",
         fill_gate=int(gate) if gate else None,
         forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"),
-        steps=steps,
+        steps=read_step_model(env),
         unchecked=tuple(filter(None, env.get(f"{PREFIX}UNCHECKED", "").split(","))),
     )

@@ -1,18 +1,29 @@
 """Step times from measured kernels: AIConfigurator's database, an optional extra (``ratematch[kernels]``).
 
-The same interface as the roofline. For each iteration the slowest rank's work is looked up: matrix products,
-attention, experts and exchanges as they were timed on the GPU with TensorRT-LLM, summed over layers by
-AIConfigurator's own engine. Host time and the fixed part of a step are the roofline model's, for the database holds
-kernels only.
+The same interface as the roofline. The database has matrix products, attention, experts and exchanges as they were
+timed on the GPU with TensorRT-LLM, each summed over layers by AIConfigurator's own engine. An iteration is put
+together here, from what each of them works on:
+
+* attention: each rank's own sequences, prompts and decoding sequences apart; the slowest rank decides;
+* experts: the tokens of all ranks together, whichever rank they come from;
+* everything else (projections, norms, exchanges): the tokens of the busiest rank;
+* output projection: one row for each token that is sampled, prompts too.
+
+The engine's own mixed step is not used: it gives the experts the busiest rank's tokens times the ranks, leaves the
+output projection out, and under MLA (whose attention is one measured block) prices all tokens as one prompt and the
+decoding sequences' attention at nothing. Host time and the fixed part of a step are the roofline model's, for the
+database holds kernels only.
 """
 
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
-from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch
+from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch, merge_alike
 from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Gpu, Model
 
@@ -36,12 +47,18 @@ MODELS = {
 GEMM = {"nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bfloat16", "mxfp4": "bfloat16"}
 EXPERTS = {"nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bfloat16", "mxfp4": "w4a16_mxfp4"}
 CACHE = {"fp8": "fp8", "nvfp4": "fp8", "bf16": "bfloat16"}
-SHORTEST = 2
-"""Output tokens told to the database, which reads the cache at prompt + half of them."""
+_SEQUENCES = ("attention", "mla_block")
+"""Operations whose time depends on the lengths of sequences. Their tokens alone decide over all others."""
+_EXPERTS = ("moe", "moe_overlap")
+_HEAD = ("logits_gemm",)
+_REMEMBERED = 4096
 
 
 class KernelStepTime:
     """Step times of ``model`` on ``gpu`` with ``mapping`` and ``mtp`` drafts, from measured kernels.
+
+    Drafts cost further layers: the database's engine adds them to decoding; in a step with prompts the first draft
+    layer sees all tokens and later ones, which see one for each sequence, are left out.
 
     Raises:
         ValueError: the extra is not installed, or the database has nothing for this combination.
@@ -61,31 +78,99 @@ class KernelStepTime:
             experts = "w4a8_mxfp4_mxfp8"
         if model.mla and precision == "fp8":  # DeepSeek's FP8 checkpoint has a scale for each block of weights
             gemm = experts = "fp8_block"
-        self._engine = _compile(
+        engine = _compile(
             MODELS[model.name], SYSTEMS[gpu.name], mapping, gemm, experts if model.moe else None, CACHE[kv_dtype], mtp
         )
+        self._layers = 1 + 1 / model.layers if mtp else 1.0
+        self._prompts = _Phase(engine.evaluate_context_ops)
+        self._decoding = _Phase(engine.evaluate_generation_ops)
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; the slowest rank decides."""
-        fixed = self._fixed
-        device = max(map(self._look_up, set(batch.ranks))) + fixed.step_s
+        fixed, ranks = self._fixed, batch.ranks
+        tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in ranks]
+        most, mean = _whole(max(tokens)), _whole(sum(tokens) / len(tokens))
+        kinds = [load for load, _ in merge_alike(ranks)]
+        if any(load.ctx_tokens for load in ranks):
+            prompts, decoding = self._prompts, self._decoding
+            rows = max([load.ctx_requests + load.gen_requests * load.query_tokens for load in ranks])
+            device_ms = self._layers * (prompts.experts(mean) + prompts.others(most))
+            device_ms += max(map(self._prompt_attention, kinds)) + decoding.head(_whole(rows))
+        elif most:
+            decoding = self._decoding
+            device_ms = max(map(self._decode_attention, kinds)) + decoding.experts(mean) + decoding.others(most)
+            device_ms += decoding.head(most)
+        else:
+            device_ms = 0.0
+        device = device_ms / 1000 + fixed.step_s
         host = fixed.host_step_s
-        host += fixed.host_request_s * max(load.gen_requests + load.ctx_requests for load in batch.ranks)
+        host += fixed.host_request_s * max([load.gen_requests + load.ctx_requests for load in ranks])
         return max(device, host) if overlap else device + host
 
-    def _look_up(self, load: RankLoad) -> float:
-        decoding = round(load.gen_requests) or (1 if load.gen_requests > 0 else 0)
-        cached = round(load.kv_read_tokens / load.gen_requests) if load.gen_requests else 0
+    def _prompt_attention(self, load: RankLoad) -> float:
+        """Attention of a rank in a step with prompts, ms: its prompts as long as their mean, and what decodes."""
+        milliseconds = self._decode_attention(load)
         if load.ctx_tokens > 0:
-            # n tokens after p others attend to n (p + (n + 1) / 2): a prompt of this length attends to as many.
-            prompt = max(1, round(2 * load.ctx_attended / load.ctx_tokens - 1))
-            output = max(SHORTEST, 2 * (cached - prompt))
-            milliseconds: float = self._engine.mixed_step_latency(round(load.ctx_tokens), decoding, prompt, output)
-        elif decoding:
-            milliseconds = self._engine.decode_step_latency(decoding, max(1, cached), SHORTEST)
-        else:
+            requests = load.ctx_requests or 1.0
+            new = load.ctx_tokens / requests
+            # n tokens after p others attend to n (p + (n + 1) / 2).
+            before = load.ctx_attended / load.ctx_tokens - (new + 1) / 2
+            # Less than one prompt, in the mean step of a steady state, is that part of a whole one.
+            part = self._layers * requests / _whole(requests)
+            milliseconds += part * self._prompts.attention(_whole(requests), _whole(new), max(0, round(before)))
+        return milliseconds
+
+    def _decode_attention(self, load: RankLoad) -> float:
+        if load.gen_requests <= 0:
             return 0.0
-        return milliseconds / 1000
+        cached = _whole(load.kv_read_tokens / load.gen_requests)
+        return self._decoding.attention(_whole(load.gen_requests * load.query_tokens), cached, 0)
+
+
+def _whole(number: float) -> int:
+    """The nearest whole number, of something that is not nothing at least 1."""
+    return max(1, round(number)) if number > 0 else 0
+
+
+class _Phase:
+    """The operations of prompts or of decoding, by what they work on. All in ms, over all layers."""
+
+    def __init__(self, evaluate: Callable[..., list[tuple[str, float, float, str]]]):
+        self._evaluate = evaluate
+        names = list(_names(evaluate))
+        self._sequences = [index for index, name in enumerate(names) if name in _SEQUENCES]
+        groups: dict[tuple[str, ...], list[int]] = {
+            kind: [index for index, name in enumerate(names) if name in kind] for kind in (_EXPERTS, _HEAD)
+        }
+        if not self._sequences:
+            raise ValueError(f"the kernel database has no attention by a name known here: {', '.join(names)}")
+        taken = {*self._sequences, *groups[_EXPERTS], *groups[_HEAD]}
+        remember = lru_cache(maxsize=_REMEMBERED)
+        self.experts = remember(partial(self._of_tokens, groups[_EXPERTS]))
+        self.head = remember(partial(self._of_tokens, groups[_HEAD]))
+        self.others = remember(partial(self._of_tokens, [k for k in range(len(names)) if k not in taken]))
+
+    def attention(self, sequences: int, tokens: int, before: int) -> float:
+        """Of so many sequences with so many tokens each: new ones after ``before`` others, or cached ones."""
+        found = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
+        return sum([milliseconds for _, milliseconds, *_ in found])
+
+    def _of_tokens(self, indices: list[int], tokens: int) -> float:
+        found = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
+        return sum([milliseconds for _, milliseconds, *_ in found])
+
+
+def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:
+    """Of an engine's operations, in order, without the phase they begin with. How many there are it tells only by
+    refusing the one after the last."""
+    for index in count():
+        try:
+            ((name, *_),) = evaluate([index], batch_size=1, s=1024)
+        except ValueError as error:
+            if index and "out of range" in str(error):
+                return
+            raise
+        yield name.partition("_")[2]
 
 
 @lru_cache(maxsize=64)
@@ -108,7 +193,7 @@ def _compile(path: str, system: str, mapping: Mapping, gemm: str, experts: str |
     for attention in ("fp8" if cache == "fp8" else None, "bfloat16"):
         try:
             handle = engine.EngineHandle.compile(path, system, "trtllm", fmha_quant_mode=attention, **whole)
-            handle.mixed_step_latency(1024, 1, 1024, 2)
+            handle.predict_prefill_latency(1, 1024)
             handle.decode_step_latency(1, 1024, 2)
         except Exception as error:  # its errors share no class
             failures.append(" ".join(str(error).split())[:200])

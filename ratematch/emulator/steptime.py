@@ -190,7 +190,7 @@ class RooflineStepTime:
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
-        kinds = _merge_alike(batch.ranks)
+        kinds = merge_alike(batch.ranks)
         loads = [self._micro_batch(load) for load, _ in kinds]
         tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
         most_tokens = max(tokens)
@@ -314,7 +314,7 @@ class RooflineStepTime:
         return seconds + self._head(most_rows)
 
 
-def _merge_alike(ranks: tuple[RankLoad, ...]) -> list[tuple[RankLoad, int]]:
+def merge_alike(ranks: tuple[RankLoad, ...]) -> list[tuple[RankLoad, int]]:
     """One load of each kind, and how many ranks have it: of those that differ in cached tokens alone, the slowest."""
     if len(ranks) == 1:
         return [(ranks[0], 1)]

@@ -62,7 +62,7 @@ def analyze(
         sweep=sweep,
         model=first.model,
         gpu=first.gpu,
-        engine=f"{first.engine.name} {first.engine.version}",
+        engine=first.stack,
         emulated=first.emulated,
         simulated=first.simulated,
         objective=objective,
@@ -92,11 +92,7 @@ def _refuse_mixture(measured: Sequence[Measured], sweep: str) -> None:
             (" and ".join(sorted({first.origin, other.origin})) + " results", first.origin, other.origin),
             ("models", first.model, other.model),
             ("GPUs", first.gpu, other.gpu),
-            (
-                "engines",
-                f"{first.engine.name} {first.engine.version}",
-                f"{other.engine.name} {other.engine.version}",
-            ),
+            ("engines or step-time models", first.stack, other.stack),
         ):
             if a != b:
                 raise ResultsError(

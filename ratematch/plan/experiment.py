@@ -15,6 +15,9 @@ from ratematch.plan.workload import Workload, workload_from_json, workload_to_js
 Origin = Literal["real", "emulated", "simulated"]
 """Where figures come from. Those of different origins never share a front."""
 
+DEFAULT_STEP_TIMES = "roofline"
+"""The emulator's own step-time model."""
+
 Mode = Literal["ctx_only", "gen_only", "gen_only_no_context", "gen_only_warmed", "e2e", "aggregated"]
 """What servers do while they are measured (contract, section 6).
 
@@ -43,7 +46,8 @@ class Experiment:
     experiment, and nothing that was measured is measured again) nor of where the weights lie.
 
     ``emulated``: no GPU was there, the figures are those of the emulator's model. ``simulated``: besides, there were
-    no servers either; the emulator's scheduler ran in virtual time.
+    no servers either; the emulator's scheduler ran in virtual time. ``step_times``: the emulator's step-time model
+    behind the figures; it says nothing where servers are real.
     """
 
     stage: Stage
@@ -57,6 +61,13 @@ class Experiment:
     workload: Workload
     loads: tuple[Load, ...]
     simulated: bool = False
+    step_times: str = DEFAULT_STEP_TIMES
+
+    @property
+    def stack(self) -> str:
+        """Engine and version, and the emulator's step-time model where it is not the usual one."""
+        steps = f", step times: {self.step_times}" if self.emulated and self.step_times != DEFAULT_STEP_TIMES else ""
+        return f"{self.engine.name} {self.engine.version}{steps}"
 
     @property
     def origin(self) -> Origin:
@@ -99,6 +110,8 @@ class Experiment:
         del content["loads"], content["model_path"]
         if not self.simulated:
             del content["simulated"]
+        if self.step_times == DEFAULT_STEP_TIMES:
+            del content["step_times"]
         content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
         for key in (

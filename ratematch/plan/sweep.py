@@ -16,7 +16,7 @@ from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
-from ratematch.plan.experiment import EngineRef, Experiment
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef, Experiment
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace, most_in_flight
 from ratematch.plan.mapping import Mapping, parse_mapping
@@ -156,7 +156,8 @@ class Sweep:
     """One sweep file, checked: every name in it is known and every axis value can be run.
 
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
-    experiments are to run in virtual time (said by who runs it, not by the file).
+    experiments are to run in virtual time (said by who runs it, not by the file). ``step_times``: the emulator's
+    step-time model, for whatever of it runs on the emulator (said by the environment).
     """
 
     name: str
@@ -176,6 +177,7 @@ class Sweep:
     source: str
     simulated: bool = False
     search: Literal["grid", "adaptive"] = "grid"
+    step_times: str = DEFAULT_STEP_TIMES
 
     @property
     def max_gpus(self) -> int:
@@ -351,6 +353,7 @@ def experiment_of(
         group.role: with_limits(group, workload, most_in_flight(loads, group.instances))
         for group in deployment.groups
     }
+    emulated = sweep.cluster.emulated or sweep.simulated
     return Experiment(
         stage=stage,
         model=sweep.model.name,
@@ -358,8 +361,9 @@ def experiment_of(
         engine=sweep.engine,
         gpu=sweep.cluster.gpu,
         cluster=sweep.cluster.name,
-        emulated=sweep.cluster.emulated or sweep.simulated,
+        emulated=emulated,
         simulated=sweep.simulated,
+        step_times=sweep.step_times if emulated else DEFAULT_STEP_TIMES,
         deployment=replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg")),
         workload=workload,
         loads=loads,

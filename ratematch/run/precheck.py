@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ratematch.engines import find_engine
+from ratematch.engines.steptimes import STEPS_VARIABLE
 from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
@@ -61,13 +62,22 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
 
 
 def refuse_mixture(results: Results, sweep: Sweep) -> None:
-    """Simulated figures and others do not go into one folder: no analysis could ever use them together.
+    """Simulated figures and others do not go into one folder, nor do those of two step-time models of the emulator:
+    no analysis could ever use them together.
 
     Raises:
         ResultsError: ``results`` holds figures of the other kind.
     """
+    emulated = sweep.simulated or sweep.cluster.emulated
     for folder in results.folders():
-        if folder.read().simulated != sweep.simulated:
+        experiment = folder.read()
+        if experiment.emulated and emulated and experiment.step_times != sweep.step_times:
+            raise ResultsError(
+                f"{results.path}: holds figures of the step-time model {experiment.step_times}, and "
+                f"{sweep.step_times} is asked for: give another folder with -o, or set "
+                f"{STEPS_VARIABLE}={experiment.step_times}"
+            )
+        if experiment.simulated != sweep.simulated:
             there, asked = ("simulated", "measured") if not sweep.simulated else ("measured", "simulated")
             raise ResultsError(
                 f"{results.path}: holds {there} figures, and {asked} ones are asked for: give another folder with -o"

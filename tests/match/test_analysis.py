@@ -188,6 +188,15 @@ def test_two_models_are_refused_together() -> None:
         one([*CTX, replace(GEN[0], experiment=other)])
 
 
+def test_two_step_time_models_of_the_emulator_are_refused_together_and_one_is_named() -> None:
+    kernels = [replace(row, experiment=replace(row.experiment, step_times="kernels")) for row in GEN]
+    with pytest.raises(ResultsError, match=r"engines or step-time models never share a front.*step times: kernels"):
+        one([*CTX, *kernels])
+    other = [replace(row, experiment=replace(row.experiment, step_times="kernels")) for row in CTX]
+    found = analyze([*other, *kernels], sweep="both", constraints=Constraints(), max_gpus=64)
+    assert found.engine == "trtllm-serve 1.2, step times: kernels"
+
+
 def test_what_is_not_valid_is_left_out_with_its_reasons() -> None:
     bad = measurement(req_s=1, osl=201, ttft_ms=10, tpot_ms=1, valid=False)
     result = one([*CTX, *GEN, replace(IFB[0], measurement=bad)])

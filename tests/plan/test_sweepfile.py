@@ -376,6 +376,7 @@ def test_an_experiment_of_a_plain_workload_keeps_the_id_it_had() -> None:
     gen = next(e for e in expanded(parse(GOOD)).experiments if e.stage == "gen")
     assert gen.id == "9549713a84"
     assert replace(gen, workload=replace(gen.workload, prefix_share=0.5)).id != gen.id
+    assert replace(gen, step_times="kernels").id != gen.id
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from ratematch.engines.settings import fold, lay_over, merge_env
+from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
 from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
@@ -175,6 +176,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),
+                step_times_env(experiment, cluster),
             ),
             *visible,
         ),
@@ -202,6 +204,7 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         env=merge_env(
             (("TLLM_LOG_LEVEL", "INFO"),),
             _environment(experiment, cluster, "orchestrator", experiment.deployment.unchecked),
+            step_times_env(experiment, cluster),
         ),
         unset=UNSET,
         nodes=(host,),

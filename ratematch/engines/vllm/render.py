@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from ratematch.engines.settings import merge_env
+from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.vllm.contract import to_argv
 from ratematch.engines.vllm.options import server_options
 from ratematch.engines.vllm.router import health_path, router_argv
@@ -85,6 +86,7 @@ def _server(
                 _emulated(experiment, cluster, group.unchecked),
                 cluster.environment.items(),
                 group.environment.items(),
+                step_times_env(experiment, cluster),
             ),
             *visible,
         ),
@@ -110,7 +112,9 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         name="orchestrator",
         role="orchestrator",
         argv=router_argv(deployment, placement, ready_s),
-        env=merge_env(_emulated(experiment, cluster, ()), cluster.environment.items()),
+        env=merge_env(
+            _emulated(experiment, cluster, ()), cluster.environment.items(), step_times_env(experiment, cluster)
+        ),
         unset=UNSET,
         nodes=(host,),
         host=host,
