@@ -30,8 +30,8 @@ class Choice:
     ``deployment``: the measured ctx and gen servers (mapping, options, batch limits), x and y of them.
     ``predicted``: the row it was chosen for. ``concurrencies``: ascending, of the whole deployment. ``gain``: what it
     is expected to add to the dominated area, over the choices before it; ``share``: the same as a share of the area
-    under the rate-matched front, the measure that ctx and gen servers are searched by. ``gpu_hours``: its estimated
-    cost. ``chance``: see :class:`ratematch.match.gain.Candidate`.
+    under the whole rate-matched front, the measure that ctx and gen servers are searched by. ``gpu_hours``: its
+    estimated cost. ``chance``: see :class:`ratematch.match.gain.Candidate`.
     """
 
     workload: Workload
@@ -86,8 +86,10 @@ def choose_end_to_end(
     gpu_hours: float | None = None,
     differs: float = DIFFERS,
     price: float = 0.0,
+    whole: float | None = None,
     already: Mapping[Key, bool] | None = None,
     chance: Callable[[Point], float] = _sure,
+    one_at_least: bool = True,
 ) -> list[Choice]:
     """Up to ``deployments`` deployments that together are expected to add most to the area above the IFB front.
 
@@ -96,12 +98,12 @@ def choose_end_to_end(
     it. See :mod:`ratematch.match.gain`. End-to-end rows among ``measured`` are not looked at, so that a sweep that is
     run again chooses as it did the first time. Where none is expected to add anything, the IFB front being better
     everywhere, the one deployment that comes best is chosen all the same: that IFB wins should be measured, not
-    predicted. Empty when nothing can be matched or paid for.
+    predicted (not with ``one_at_least=False``). Empty when nothing can be matched or paid for.
 
     ``around``: multiples of the predicted concurrency to run at, unless ``concurrencies`` says which. ``cost`` and
     ``gpu_hours``: what a run takes, and what all of them may. ``differs``: how far a deployment may be off its
-    prediction (standard deviation of the logarithm). ``price``: share of the area under the rate-matched front that a
-    GPU-hour must bring. ``chance``: that a deployment stays on the front.
+    prediction (standard deviation of the logarithm). ``price``: share of ``whole``, the area under the rate-matched
+    front unless another is given, that a GPU-hour must bring. ``chance``: that a deployment stays on the front.
 
     ``already``: runs decided on before, and whether they are measured (then their rows are looked at): the further
     ones beside them are chosen. Those that something measured since has pushed far off the front do not count among
@@ -134,8 +136,9 @@ def choose_end_to_end(
     before = _fullest(point for point in analysis.plans if _key(point) in (already or {}))
     candidates = [candidate(point) for point in (*on_front, *beside) if _key(point) not in before]
     under_way = [candidate(point) for key, point in sorted(before.items()) if not (already or {})[key]]
-    most = deployments - sum(_nearness(point, front) >= NEAR for point in before.values())
-    area = hypervolume(front)
+    near = {_key(point) for point in analysis.plans if _key(point) in before and _nearness(point, front) >= NEAR}
+    most = deployments - len(near)
+    area = hypervolume(front) if whole is None else whole
 
     def best(known: Front, most: int, price: float) -> list[Picked]:
         return pick(
@@ -152,7 +155,7 @@ def choose_end_to_end(
     ifb = [objectives(point) for point in analysis.ifb]
     known = extract_front([*ifb, *(objectives(point) for point in analysis.end_to_end)], lambda point: point)
     picked, expected = best(known, most, price), "of area"
-    if not picked and ifb and not already:
+    if not picked and ifb and not already and one_at_least:
         picked, expected = best([], 1, 0.0), "of area without IFB, and nothing beside it"
     return [
         _choice(workload, each, ON_FRONT if each.candidate.point in on_front else BESIDE, expected, router, area)

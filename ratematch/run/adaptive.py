@@ -10,24 +10,27 @@ then decides on: the same results lead to the same decisions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ratematch.match.choose import Choice as EndToEndChoice
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
+from ratematch.plan.workload import Workload
 from ratematch.prediction import forecast_experiment
+from ratematch.run.endtoend import EndToEnd
 from ratematch.search.adaptive import Choice
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.promise import View
+from ratematch.search.promised import Promised, settle
+from ratematch.search.servers import Candidate, Known, Rate, Space
 from ratematch.search.space import make_space, read_known, shorten
-from ratematch.search.workloads import decide_among, go_on_among
+from ratematch.search.workloads import decide_among, go_on_among, share, teach
 from ratematch.simulate.predict import Forecast
 from ratematch.store import Results, read_json, write_json
 
 SEARCH = "search.json"
-END_TO_END_SHARE = 0.3
-"""Of the budget, kept for end-to-end runs, which are chosen by the same measure: expected front per GPU-hour."""
 IFB_CLOSE = 0.25
 """An aggregated server is measured when it promises to come this near to the predicted IFB front at some load."""
 
@@ -36,12 +39,14 @@ IFB_CLOSE = 0.25
 class Search:
     """What the adaptive search of one sweep knows. ``asked``: all ctx and gen experiments, with whole ladders.
 
-    ``up``: experiments whose servers may be asked to go on.
+    ``up``: experiments whose servers may be asked to go on. ``runs``: end-to-end runs that compete for the same
+    hours; ``None``: the sweep has none, or no budget to compete for.
     """
 
     sweep: Sweep
     results: Results
     asked: Sequence[Experiment]
+    runs: EndToEnd | None = None
     decisions: list[dict[str, Any]] = field(default_factory=list)
     up: list[str] = field(default_factory=list)
     ended: str | None = None
@@ -56,9 +61,11 @@ class Search:
             for workload in self.sweep.workloads
         }
         self._skips: list[dict[str, Any]] = []
+        self._kept: dict[str, dict[str, Any]] = {}
         if before := read_search(self.results):
             self.decisions, self.up = list(before["decisions"]), list(before.get("up", ()))
             self._skips = list(before["skips"])
+            self._kept = dict(before.get("kept", {}))
 
     def next(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         """The experiment to send now, with the load to begin with; ``None`` when there is none for now.
@@ -91,7 +98,8 @@ class Search:
             choice = None
         else:
             running = self._running(busy)
-            choice = go_on_among(spaces, label, known, running, name, hours_left, self._spent()).choice
+            rest = self._for_servers(hours_left)
+            choice = go_on_among(spaces, label, known, running, name, rest, self._spent()).choice
         if choice is None:
             self.up.remove(name)
             self._write()
@@ -100,7 +108,9 @@ class Search:
 
     def _decide(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         spaces, known = self._look(failed)
-        label, found = decide_among(spaces, known, self._running(busy), hours_left, self._spent())
+        running = self._running(busy)
+        self._keep(spaces, known, running, hours_left)
+        label, found = decide_among(spaces, known, running, self._for_servers(hours_left), self._spent())
         self._skips = [
             {"workload": label, "experiment": skip.candidate, "label": skip.label, "why": skip.why}
             for label, decision in found.items()
@@ -117,6 +127,39 @@ class Search:
             self._write()
             return None
         return self._take(label, choice, start=True)
+
+    def _keep(
+        self,
+        spaces: Mapping[str, Space],
+        known: Known,
+        running: Mapping[str, Collection[int]],
+        hours_left: float | None,
+    ) -> dict[str, Promised]:
+        """Settle what is kept for end-to-end runs of each workload; what is promised of its servers beside them."""
+        found: dict[str, Promised] = {}
+        if self.runs is None or hours_left is None:
+            return found
+        taught = teach(spaces, known)
+        shares = share(spaces, hours_left, self._spent())
+        kept = {}
+        for workload in self.sweep.workloads:
+            label = workload.label
+            before = float(self._kept.get(label, {}).get("gpu_hours", 0.0))
+            worth = _Worth(self.runs, workload, shares[label] or 0.0)
+            found[label], hours = settle(View(taught[label], known, running), worth.gpu_hours, worth, before)
+            kept[label] = {
+                "gpu_hours": hours,
+                "price": found[label].price,
+                "runs": [choice.deployment.label for choice in worth.choices],
+            }
+        self._kept = kept
+        return found
+
+    def _for_servers(self, hours_left: float | None) -> float | None:
+        """GPU-hours that ctx and gen servers may have: without what is kept for end-to-end runs."""
+        if hours_left is None:
+            return None
+        return max(0.0, hours_left - sum(float(each["gpu_hours"]) for each in self._kept.values()))
 
     def _take(self, label: str, choice: Choice, *, start: bool) -> Experiment:
         """Write a choice down, and make it an experiment."""
@@ -175,6 +218,9 @@ class Search:
         spent = dict.fromkeys(self._spaces, 0.0)
         for decision in self.decisions:
             spent[decision["workload"]] = spent.get(decision["workload"], 0.0) + decision["estimated_gpu_hours"]
+        if self.runs is not None:
+            for label in spent:
+                spent[label] += self.runs.spent(label)
         return spent
 
     def _finished(self) -> list[int]:
@@ -202,7 +248,23 @@ class Search:
 
     def _write(self) -> None:
         content = {"decisions": self.decisions, "skips": self._skips, "up": self.up, "ended": self.ended}
+        if self._kept:
+            content["kept"] = self._kept
         write_json(self.results.path / SEARCH, content)
+
+
+@dataclass
+class _Worth:
+    """What end-to-end runs cost that would be worth it on a promised front; ``choices``: they, at the last call."""
+
+    runs: EndToEnd
+    workload: Workload
+    gpu_hours: float
+    choices: list[EndToEndChoice] = field(default_factory=list)
+
+    def __call__(self, promised: Promised) -> float:
+        self.choices = self.runs.worth(self.workload, promised, self.gpu_hours)
+        return sum(choice.gpu_hours for choice in self.choices)
 
 
 def read_search(results: Results) -> dict[str, Any] | None:

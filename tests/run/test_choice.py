@@ -10,7 +10,7 @@ import pytest
 
 from ratematch.inputs import read_sweep
 from ratematch.plan.load import Concurrency
-from ratematch.run.endtoend import end_to_end_experiments, say_nothing_chosen
+from ratematch.run.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
 from ratematch.store import Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
@@ -58,3 +58,40 @@ def test_what_the_other_stages_leave_of_the_budget_is_kept(results: Results) -> 
     sweep, none = choose(results, f"budget.gpu_hours={max(spent, 1e-6)}")
     assert none == []
     assert "no deployment is within the 0.00 of" in say_nothing_chosen(sweep, results)
+
+
+def after_search(results: Results, *overrides: str, failed: tuple[str, ...] = ()) -> EndToEnd:
+    sweep, _ = read_sweep(str(SAMPLE / "sweep.yaml"), overrides)
+    return EndToEnd(sweep, results, {}, [], lambda: failed)
+
+
+def told(results: Results) -> list[str]:
+    return [entry["experiment"] for entry in json.loads((results.path / "choice.json").read_text())]
+
+
+def test_a_search_with_more_budget_chooses_further_runs_and_loses_none(results: Results) -> None:
+    (results.path / "choice.json").unlink()
+    for folder in results.folders():
+        if folder.read().stage == "e2e":
+            shutil.rmtree(folder.path)
+    spent = results.account().total
+    choose(results)
+    costs = [entry["estimated_gpu_hours"] for entry in json.loads((results.path / "choice.json").read_text())]
+    hours = min(costs) * 1.5
+    (results.path / "choice.json").unlink()
+
+    first = after_search(results, f"budget.gpu_hours={spent + hours}").take_rest()
+    assert first
+    assert told(results) == [each.id for each in first]
+    assert all(results.folder_of(each).missing() for each in first)
+    # The same again, as after a kill: nothing new, and what is not measured is to be measured.
+    assert after_search(results, f"budget.gpu_hours={spent + hours}").take_rest() == first
+
+    more = after_search(results).take_rest()
+    assert more[: len(first)] == first
+    assert len(more) > len(first)
+    assert told(results) == [each.id for each in more]
+    assert after_search(results).take_rest() == more
+    # A run that came to no end is not chosen again, and nothing in its place.
+    assert after_search(results, failed=(more[-1].id,)).unfinished({each.id for each in more[:-1]}) == more[-1]
+    assert told(results) == [each.id for each in more]
