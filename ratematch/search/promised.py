@@ -96,15 +96,15 @@ class Promised:
         return found
 
 
-def promise(view: View, hours_left: float) -> Promised:
+def promise(view: View, hours_left: float | None) -> Promised:
     """What is planned for these GPU-hours, at the price that they have.
 
     Where no server fits that would be worth a higher price, the portfolio is of what does fit, at the lowest: the
-    price that hours have is then the last one at which nothing more was wanted than there is. Hours that no server fits
-    into are worth the lowest price.
+    price that hours have is then the last one at which nothing more was wanted than there is. Hours that no server
+    fits into are worth the lowest price.
     """
     plan, least = compose(view, hours_left), view.space.least_price
-    if plan.price > least or not plan.parts:
+    if hours_left is None or plan.price > least or not plan.parts:
         return Promised(view, plan, plan.price)
     last = PRICES[0]
     parts: Mapping[str, Offer] = {}
