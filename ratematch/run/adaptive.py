@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratematch.match.choose import Choice as EndToEndChoice
+from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
@@ -22,10 +23,11 @@ from ratematch.plan.workload import Workload
 from ratematch.prediction import forecast_experiment
 from ratematch.run.endtoend import EndToEnd
 from ratematch.search.adaptive import Choice
+from ratematch.search.contenders import TARGET_CI, Longer, find_longer, pool
 from ratematch.search.promise import View
 from ratematch.search.promised import Promised, settle
 from ratematch.search.servers import Candidate, Known, Rate, Space
-from ratematch.search.space import make_space, read_known, shorten
+from ratematch.search.space import lengthen, make_space, read_known, shorten
 from ratematch.search.workloads import decide_among, go_on_among, share, teach
 from ratematch.simulate.predict import Forecast
 from ratematch.store import Results, read_json, write_json
@@ -77,7 +79,7 @@ class Search:
             name = decision["experiment"]
             if name not in self._experiments or name in busy or name in failed:
                 continue
-            experiment = self._with_loads(name, decision["loads"])
+            experiment = self._with_loads(name, self._loads_of(decision))
             if any(not self.results.folder_of(experiment).finished(load) for load in experiment.loads):
                 return experiment
         for name in [name for name in self.up if name not in busy]:
@@ -94,17 +96,54 @@ class Search:
         """The experiment with a further load, now that its server is up and idle; ``None``: enough of it."""
         label = next((str(each["workload"]) for each in reversed(self.decisions) if each["experiment"] == name), "")
         spaces, known = self._look(failed)
-        if label not in spaces or name not in {each.id for each in spaces[label].candidates}:
-            choice = None
-        else:
+        if label in spaces and name in {each.id for each in spaces[label].candidates}:
             running = self._running(busy)
             rest = self._for_servers(hours_left)
             choice = go_on_among(spaces, label, known, running, name, rest, self._spent()).choice
-        if choice is None:
-            self.up.remove(name)
-            self._write()
-            return None
-        return self._take(label, choice, start=False)
+            if choice is not None:
+                return self._take(label, choice, start=False)
+            hours = share(spaces, rest, self._spent())[label]
+            running = {other: loads for other, loads in running.items() if other != name}
+            if longer := self._find_longer(View(teach(spaces, known)[label], known, running), name, hours):
+                return self._measure_longer(label, name, longer)
+        self.up.remove(name)
+        self._write()
+        return None
+
+    def _find_longer(self, view: View, name: str, hours_left: float | None) -> Longer | None:
+        """The load of a server that is up that is worth measuring for longer, if there is one."""
+        experiment = self._experiments[name]
+        if experiment.mode == "gen_only":
+            return None  # its servers are started anew for every load
+        runs: dict[int, list[Measurement]] = {}
+        for stored in self.results.folder_of(experiment).loads():
+            if isinstance(stored.load, Concurrency):
+                runs.setdefault(stored.load.concurrency, []).append(stored.measurement)
+        measured = {load: pool(figures) for load, figures in runs.items()}
+        wholes = self._wholes(name)
+        requests = {load: (lengthen(each, 1).num_requests, each.num_requests) for load, each in wholes.items()}
+        targets = {load: each.target_ci or TARGET_CI for load, each in wholes.items()}
+        return find_longer(view, view.space.find(name), measured, requests, hours_left, targets)
+
+    def _measure_longer(self, label: str, name: str, longer: Longer) -> Experiment:
+        """Write down that a load is measured again, for longer, and make it an experiment."""
+        load = lengthen(self._wholes(name)[longer.load], longer.runs)
+        self._record(
+            {
+                "workload": label,
+                "experiment": name,
+                "label": self._experiments[name].label,
+                "start": False,
+                "loads": [longer.load],
+                "longer": {"num_requests": load.num_requests, "repeat": load.repeat},
+                "planned": [longer.load],
+                "expected_gain": longer.gain,
+                "estimated_gpu_hours": longer.gpu_hours,
+                "price": longer.price,
+                "why": longer.why,
+            }
+        )
+        return self._with_loads(name, (load,))
 
     def _decide(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         spaces, known = self._look(failed)
@@ -165,9 +204,8 @@ class Search:
         """Write a choice down, and make it an experiment."""
         space = self._spaces[label]
         hours = space.hours(space.find(choice.candidate), (choice.load,), int(start))
-        self.decisions.append(
+        self._record(
             {
-                "number": len(self.decisions) + 1,
                 "workload": label,
                 "experiment": choice.candidate,
                 "label": choice.label,
@@ -178,13 +216,16 @@ class Search:
                 "estimated_gpu_hours": hours,
                 "price": choice.price,
                 "why": choice.why,
-                "knew": self._finished(),
             }
         )
-        if choice.candidate not in self.up:
-            self.up.append(choice.candidate)
+        return self._with_loads(choice.candidate, (shorten(self._wholes(choice.candidate)[choice.load]),))
+
+    def _record(self, decision: dict[str, Any]) -> None:
+        """Write a decision down, with those before it that were known."""
+        self.decisions.append({"number": len(self.decisions) + 1, **decision, "knew": self._finished()})
+        if decision["experiment"] not in self.up:
+            self.up.append(decision["experiment"])
         self._write()
-        return self._with_loads(choice.candidate, (choice.load,))
 
     def num_planned(self, name: str) -> int:
         """Loads that are planned of the experiment beside the one decided last."""
@@ -225,23 +266,32 @@ class Search:
 
     def _finished(self) -> list[int]:
         """Numbers of the decisions whose loads are measured."""
-        done: dict[str, set[int]] = {}
-        for folder in self.results.folders():
-            loads = [stored.load for stored in folder.loads()]
-            done[folder.read().id] = {load.concurrency for load in loads if isinstance(load, Concurrency)}
         return [
-            each["number"] for each in self.decisions if set(each["loads"]) <= done.get(each["experiment"], set())
+            each["number"]
+            for each in self.decisions
+            if each["experiment"] in self._experiments
+            and all(
+                self.results.folder_of(self._experiments[each["experiment"]]).finished(load)
+                for load in self._loads_of(each)
+            )
         ]
 
-    def _with_loads(self, name: str, concurrencies: Iterable[int]) -> Experiment:
-        """The experiment with short loads at ``concurrencies``, beside those it was asked for before."""
+    def _wholes(self, name: str) -> dict[int, Concurrency]:
+        """The loads of an experiment as the sweep asks for them, by concurrency."""
+        loads = self._experiments[name].loads
+        return {load.concurrency: load for load in loads if isinstance(load, Concurrency) and load.repeat == 0}
+
+    def _loads_of(self, decision: Mapping[str, Any]) -> list[Concurrency]:
+        """What a decision on record asks for, as far as the sweep still has it."""
+        wholes = self._wholes(decision["experiment"])
+        asked = [wholes[load] for load in decision["loads"] if load in wholes]
+        if "longer" in decision:
+            return [replace(whole, **decision["longer"]) for whole in asked]
+        return [shorten(whole) for whole in asked]
+
+    def _with_loads(self, name: str, loads: Sequence[Load]) -> Experiment:
+        """The experiment with ``loads``, beside those it was asked for before."""
         experiment = self._experiments[name]
-        wanted = set(concurrencies)
-        loads = [
-            shorten(load)
-            for load in experiment.loads
-            if isinstance(load, Concurrency) and load.concurrency in wanted and load.repeat == 0
-        ]
         folder = self.results.folder_of(experiment)
         before = folder.read().loads if (folder.path / "experiment.json").exists() else ()
         return replace(experiment, loads=tuple(dict.fromkeys([*before, *loads])))

@@ -18,7 +18,7 @@ def print_search(content: dict[str, Any], console: Console) -> None:
         (
             decision["number"],
             decision["label"],
-            ", ".join(map(str, decision["loads"])),
+            ", ".join(map(str, decision["loads"])) + (" for longer" if "longer" in decision else ""),
             100 * decision["expected_gain"],
             decision["estimated_gpu_hours"],
         )
