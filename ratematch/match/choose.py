@@ -53,6 +53,10 @@ class Choice:
         return self.predicted.gen
 
     @property
+    def share_per_hour(self) -> float:
+        return self.share / self.gpu_hours if self.gpu_hours else math.inf
+
+    @property
     def key(self) -> Key:
         return _key(self.predicted)
 

@@ -33,8 +33,6 @@ from ratematch.simulate.predict import Forecast
 from ratematch.store import Results, read_json, write_json
 
 SEARCH = "search.json"
-IFB_CLOSE = 0.25
-"""An aggregated server is measured when it promises to come this near to the predicted IFB front at some load."""
 
 
 @dataclass
@@ -64,10 +62,12 @@ class Search:
         }
         self._skips: list[dict[str, Any]] = []
         self._kept: dict[str, dict[str, Any]] = {}
+        self._waiting: list[dict[str, Any]] = []
         if before := read_search(self.results):
             self.decisions, self.up = list(before["decisions"]), list(before.get("up", ()))
             self._skips = list(before["skips"])
             self._kept = dict(before.get("kept", {}))
+            self._waiting = list(before.get("runs_waiting", ()))
 
     def next(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         """The experiment to send now, with the load to begin with; ``None`` when there is none for now.
@@ -88,6 +88,8 @@ class Search:
                 self.up.remove(name)
             elif (further := self.go_on(name, busy, failed, hours_left)) is not None:
                 return further
+        if self.runs is not None and (run := self.runs.unfinished({*busy, *failed})) is not None:
+            return run
         return self._decide(busy, failed, hours_left)
 
     def go_on(
@@ -148,7 +150,7 @@ class Search:
     def _decide(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         spaces, known = self._look(failed)
         running = self._running(busy)
-        self._keep(spaces, known, running, hours_left)
+        promised = self._keep(spaces, known, running, hours_left)
         label, found = decide_among(spaces, known, running, self._for_servers(hours_left), self._spent())
         self._skips = [
             {"workload": label, "experiment": skip.candidate, "label": skip.label, "why": skip.why}
@@ -161,6 +163,8 @@ class Search:
             if name in self._experiments
         ]
         choice = found[label].choice if label is not None else None
+        if run := self._run_first(promised, choice, hours_left, alone=not busy):
+            return run
         if label is None or choice is None:
             self.ended = None if busy else next(iter(found.values())).why
             self._write()
@@ -193,6 +197,33 @@ class Search:
             }
         self._kept = kept
         return found
+
+    def _run_first(
+        self, promised: Mapping[str, Promised], choice: Choice | None, hours_left: float | None, *, alone: bool
+    ) -> Experiment | None:
+        """An end-to-end run that brings more per GPU-hour now than the server that would be started next, as an
+        experiment; why runs wait otherwise is kept. ``alone``: nothing else is under way."""
+        self._waiting = []
+        if self.runs is None or hours_left is None:
+            return None
+        found: dict[str, EndToEndChoice] = {}
+        for workload in self.sweep.workloads:
+            others = sum(float(each["gpu_hours"]) for label, each in self._kept.items() if label != workload.label)
+            if run := self.runs.next(workload, promised[workload.label], max(0.0, hours_left - others)):
+                found[workload.label] = run
+        if not found:
+            return None
+        best = max(found, key=lambda label: (found[label].share_per_hour, label))
+        why = _why_wait(found[best], choice, alone)
+        if why is None:
+            kept = self._kept[best]
+            kept["gpu_hours"] = max(0.0, kept["gpu_hours"] - found[best].gpu_hours)
+            self._write()
+            return self.runs.take(found[best], after=len(self.decisions))
+        self._waiting = [
+            {"workload": label, "deployment": run.deployment.label, "why": why} for label, run in found.items()
+        ]
+        return None
 
     def _for_servers(self, hours_left: float | None) -> float | None:
         """GPU-hours that ctx and gen servers may have: without what is kept for end-to-end runs."""
@@ -299,8 +330,20 @@ class Search:
     def _write(self) -> None:
         content = {"decisions": self.decisions, "skips": self._skips, "up": self.up, "ended": self.ended}
         if self._kept:
-            content["kept"] = self._kept
+            content |= {"kept": self._kept, "runs_waiting": self._waiting}
         write_json(self.results.path / SEARCH, content)
+
+
+def _why_wait(run: EndToEndChoice, choice: Choice | None, alone: bool) -> str | None:
+    """Why an end-to-end run is not sent now, if it is not."""
+    told = f"{run.share_per_hour:.2%} of the front a GPU-hour, with a chance of {run.chance:.0%} to stay on it"
+    if choice is None:
+        return "servers are searched to the end: chosen with what IFB shows" if alone else None
+    if choice.urgency[0]:
+        return f"{told}; {choice.label} comes first: without it nothing is known of its family"
+    if choice.gain / choice.gpu_hours >= run.share_per_hour:
+        return f"{told}; {choice.label} brings {choice.gain / choice.gpu_hours:.2%}"
+    return None
 
 
 @dataclass
@@ -338,35 +381,3 @@ def _usable(
         }
         if each.id not in failed and left:
             yield replace(each, forecasts=left)
-
-
-def choose_ifb(sweep: Sweep, experiments: Sequence[Experiment]) -> tuple[list[Experiment], list[dict[str, Any]]]:
-    """Aggregated servers that promise to come near the IFB front at some load, and why the others are left out."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for experiment in experiments:
-        gpus = experiment.deployment.gpus
-        curves[experiment.id] = [
-            (1 / each.tpot_s, each.req_s * each.osl / gpus)
-            for each in forecast_experiment(experiment, sweep.cluster).values()
-            if each.tpot_s
-        ]
-    chosen, skips = [], []
-    for experiment in experiments:
-        rivals = [
-            point for other in experiments if other.workload == experiment.workload for point in curves[other.id]
-        ]
-        own = curves[experiment.id]
-        nearest = max((value / max(v for u, v in rivals if u >= speed) for speed, value in own), default=1.0)
-        if nearest >= 1 - IFB_CLOSE:
-            chosen.append(experiment)
-        else:
-            why = f"promises at most {nearest:.0%} of the predicted IFB front at its tok/s/user"
-            skips.append(
-                {
-                    "workload": experiment.workload.label,
-                    "experiment": experiment.id,
-                    "label": experiment.label,
-                    "why": why,
-                }
-            )
-    return chosen, skips

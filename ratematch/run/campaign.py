@@ -18,8 +18,9 @@ from ratematch.plan.sweep import Sweep
 from ratematch.prediction import forecast_experiment
 from ratematch.readout import write_limits
 from ratematch.run import turns
-from ratematch.run.adaptive import Search, choose_ifb
+from ratematch.run.adaptive import Search
 from ratematch.run.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
+from ratematch.run.ifbchoice import choose_ifb
 from ratematch.run.jobs import Executor, Job
 from ratematch.run.nodes import excluded_nodes, remember_nodes
 from ratematch.run.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable

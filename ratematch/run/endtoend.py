@@ -144,16 +144,14 @@ class EndToEnd:
             chance=lambda point: promised.stays(point.tok_s_user, point.tok_s_gpu),
             one_at_least=False,
         )
-        return max(
-            choices, key=lambda choice: (choice.share / choice.gpu_hours, choice.predicted.label), default=None
-        )
+        return max(choices, key=lambda choice: (choice.share_per_hour, choice.predicted.label), default=None)
 
-    def take(self, choice: Choice, when: str = SEARCHING) -> Experiment:
-        """Write a choice down, and make it an experiment."""
+    def take(self, choice: Choice, when: str = SEARCHING, after: int | None = None) -> Experiment:
+        """Write a choice down, and make it an experiment. ``after``: number of the last decision on servers."""
         experiment = _experiment(self.sweep, choice)
         # In this order: a choice that is on record has a folder to go on in.
         self.results.add(experiment, self.sweep.cluster)
-        self.chosen.append(_tell(choice, experiment, when))
+        self.chosen.append(_tell(choice, experiment, when) | ({} if after is None else {"after": after}))
         write_json(self.results.path / CHOICE, self.chosen)
         return experiment
 
