@@ -123,13 +123,14 @@ class Search:
                 runs.setdefault(stored.load.concurrency, []).append(stored.measurement)
         measured = {load: pool(figures) for load, figures in runs.items()}
         wholes = self._wholes(name)
-        requests = {load: (lengthen(each, 1).num_requests, each.num_requests) for load, each in wholes.items()}
+        requests = {load: (lengthen(each).num_requests, each.num_requests) for load, each in wholes.items()}
         targets = {load: each.target_ci or TARGET_CI for load, each in wholes.items()}
         return find_longer(view, view.space.find(name), measured, requests, hours_left, targets)
 
     def _measure_longer(self, label: str, name: str, longer: Longer) -> Experiment:
         """Write down that a load is measured again, for longer, and make it an experiment."""
-        load = lengthen(self._wholes(name)[longer.load], longer.runs)
+        measured = {stored.load.label for stored in self.results.folder_of(self._experiments[name]).loads()}
+        load = lengthen(self._wholes(name)[longer.load], measured)
         self._record(
             {
                 "workload": label,
@@ -188,7 +189,7 @@ class Search:
         for workload in self.sweep.workloads:
             label = workload.label
             before = float(self._kept.get(label, {}).get("gpu_hours", 0.0))
-            worth = _Worth(self.runs, workload, shares[label] or 0.0)
+            worth = _Worth(self.runs, workload, max(0.0, shares[label] or 0.0))
             found[label], hours = settle(View(taught[label], known, running), worth.gpu_hours, worth, before)
             kept[label] = {
                 "gpu_hours": hours,

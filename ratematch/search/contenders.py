@@ -61,11 +61,9 @@ def _width(run: Measurement) -> float | None:
 
 @dataclass(frozen=True)
 class Longer:
-    """Measure a load of a server again, for longer, after ``runs`` of it. ``gain``: share of the front that is no
-    longer in doubt then."""
+    """Measure a load of a server again, for longer. ``gain``: share of the front that is no longer in doubt then."""
 
     load: int
-    runs: int
     gain: float
     gpu_hours: float
     price: float
@@ -107,7 +105,7 @@ def find_longer(
                 f"its interval {told}, and what is on the front depends on it; {gain:.2%} of the front less in doubt "
                 f"expected for {gpu_hours:.3g} GPU-hours"
             )
-            found.append(Longer(load, known.runs, gain, gpu_hours, promised.price, why))
+            found.append(Longer(load, gain, gpu_hours, promised.price, why))
     return max(found, key=lambda longer: (longer.gain, -longer.load), default=None)
 
 

@@ -38,7 +38,7 @@ class Promised:
     @property
     def price_per_hour(self) -> float:
         """Share of the front that a GPU-hour must bring."""
-        return self.price / self.view.space.grid_hours
+        return self.price / (self.view.space.grid_hours or 1.0)
 
     @cached_property
     def whole(self) -> float:

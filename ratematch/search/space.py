@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Protocol
@@ -29,11 +29,15 @@ def shorten(load: Concurrency) -> Concurrency:
     return replace(load, num_requests=max(WAVES * load.concurrency, round(SHORT * load.num_requests)))
 
 
-def lengthen(load: Concurrency, runs: int) -> Concurrency:
-    """The load with all its requests, after ``runs`` of it: as a grid sends it, or longer where so few waves could
-    not tell their interval. Never one that was sent: each has a name of its own."""
+def lengthen(load: Concurrency, measured: Collection[str] = ()) -> Concurrency:
+    """The load with all its requests: as a grid sends it, or longer where so few waves could not tell their interval.
+
+    Never one of those ``measured`` (their labels), nor the short one: each has a name of its own.
+    """
     longer = replace(load, num_requests=max(LONG_WAVES * load.concurrency, load.num_requests))
-    return replace(longer, repeat=runs if longer.label == shorten(load).label else runs - 1)
+    while longer.label in measured or longer.label == shorten(load).label:
+        longer = replace(longer, repeat=longer.repeat + 1)
+    return longer
 
 
 class Forecast(Protocol):

@@ -44,7 +44,6 @@ def test_a_load_that_decides_which_server_leads_is_measured_for_longer(close) ->
     of, known = close
     longer = find(known, dict.fromkeys(RIVALS[0].forecasts, SHORT), of=of)
     assert longer is not None
-    assert longer.runs == 1
     assert longer.gain > 0
     assert longer.gpu_hours == pytest.approx(8 * 0.05)
     assert "±5.0%" in longer.why
@@ -115,8 +114,12 @@ def test_intervals_of_runs_are_pooled_as_their_mean_is() -> None:
 
 def test_longer_runs_never_take_the_name_of_another() -> None:
     for load in (Concurrency(4, 100, 1), Concurrency(64, 128, 16), Concurrency(8, 100, 2, seconds=60.0)):
-        names = [shorten(load).label, *(lengthen(load, runs).label for runs in (1, 2, 3))]
+        names = [shorten(load).label]
+        for _ in range(3):
+            names.append(lengthen(load, names).label)
         assert len(set(names)) == 4
-        assert lengthen(load, 1).num_requests >= max(load.num_requests, 6 * load.concurrency)
-    # What a grid would ask for is measured, and not again by a grid that goes on from here.
-    assert lengthen(Concurrency(4, 100, 1), 1) == Concurrency(4, 100, 1)
+        assert lengthen(load).num_requests >= max(load.num_requests, 6 * load.concurrency)
+    # What a grid would ask for is measured, and not again by a grid that goes on from here; nor after a grid.
+    grid = Concurrency(4, 100, 1)
+    assert lengthen(grid) == grid
+    assert lengthen(grid, {grid.label}) == replace(grid, repeat=1)
