@@ -288,21 +288,25 @@ def status(results: Path, as_json: bool) -> None:
     """
     from ratematch.run.adaptive import read_search
     from ratematch.run.control import queued
+    from ratematch.run.endtoend import read_choices
     from ratematch.run.nodes import excluded_nodes
-    from ratematch.show.searchview import print_search
+    from ratematch.show.searchview import print_choices, print_search
     from ratematch.show.statusview import print_status, status_to_json
     from ratematch.store import Results
 
     opened = Results.open(results)
     jobs = {name: str(job) for name, job in queued(opened).items()}
     content = status_to_json(opened, jobs, excluded_nodes(opened))
-    searched = read_search(opened)
+    searched, choices = read_search(opened), read_choices(opened)
     if as_json:
-        print_json(content | ({"search": searched} if searched else {}))
+        told = {"search": searched} if searched else {}
+        print_json(content | told | ({"end_to_end": choices} if choices else {}))
     else:
         print_status(content, Console())
         if searched:
-            print_search(searched, Console())
+            print_search(searched, choices, Console())
+        else:
+            print_choices(choices, Console())
 
 
 @main.command()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Candidate, Picked, pick
-from ratematch.match.pareto import Front, step_at
+from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Measured, Point, objectives
 from ratematch.match.predict import Pair, deploy
 from ratematch.plan.constraints import Constraints
@@ -29,7 +29,9 @@ class Choice:
 
     ``deployment``: the measured ctx and gen servers (mapping, options, batch limits), x and y of them.
     ``predicted``: the row it was chosen for. ``concurrencies``: ascending, of the whole deployment. ``gain``: what it
-    is expected to add to the dominated area, over the choices before it. ``gpu_hours``: its estimated cost.
+    is expected to add to the dominated area, over the choices before it; ``share``: the same as a share of the area
+    under the whole rate-matched front, the measure that ctx and gen servers are searched by. ``gpu_hours``: its
+    estimated cost. ``chance``: see :class:`ratematch.match.gain.Candidate`.
     """
 
     workload: Workload
@@ -39,6 +41,8 @@ class Choice:
     why: str
     gain: float
     gpu_hours: float
+    share: float = 0.0
+    chance: float = 1.0
 
     @property
     def x(self) -> int:
@@ -48,8 +52,17 @@ class Choice:
     def y(self) -> int:
         return self.predicted.gen
 
+    @property
+    def share_per_hour(self) -> float:
+        return self.share / self.gpu_hours if self.gpu_hours else math.inf
+
+    @property
+    def key(self) -> Key:
+        return _key(self.predicted)
+
 
 Key = tuple[tuple[str, ...], int, int]
+"""Which servers were measured for a deployment (ctx, gen), and how many of each it has."""
 Cost = Callable[[Deployment, Sequence[int]], float]
 """GPU-hours of running a deployment at these concurrencies."""
 
@@ -57,6 +70,10 @@ Cost = Callable[[Deployment, Sequence[int]], float]
 def count_gpu_hours(deployment: Deployment, concurrencies: Sequence[int]) -> float:
     """When nobody knows what starts and loads take: in units of one GPU for one load, a start being four loads."""
     return deployment.gpus * (4 + len(concurrencies))
+
+
+def _sure(point: Point) -> float:
+    return 1.0
 
 
 def choose_end_to_end(
@@ -72,6 +89,11 @@ def choose_end_to_end(
     cost: Cost = count_gpu_hours,
     gpu_hours: float | None = None,
     differs: float = DIFFERS,
+    price: float = 0.0,
+    whole: float | None = None,
+    already: Mapping[Key, bool] | None = None,
+    chance: Callable[[Point], float] = _sure,
+    one_at_least: bool = True,
 ) -> list[Choice]:
     """Up to ``deployments`` deployments that together are expected to add most to the area above the IFB front.
 
@@ -80,13 +102,19 @@ def choose_end_to_end(
     it. See :mod:`ratematch.match.gain`. End-to-end rows among ``measured`` are not looked at, so that a sweep that is
     run again chooses as it did the first time. Where none is expected to add anything, the IFB front being better
     everywhere, the one deployment that comes best is chosen all the same: that IFB wins should be measured, not
-    predicted. Empty when nothing can be matched or paid for.
+    predicted (not with ``one_at_least=False``). Empty when nothing can be matched or paid for.
 
     ``around``: multiples of the predicted concurrency to run at, unless ``concurrencies`` says which. ``cost`` and
     ``gpu_hours``: what a run takes, and what all of them may. ``differs``: how far a deployment may be off its
-    prediction (standard deviation of the logarithm).
+    prediction (standard deviation of the logarithm). ``price``: share of ``whole``, the area under the rate-matched
+    front unless another is given, that a GPU-hour must bring. ``chance``: that a deployment stays on the front.
+
+    ``already``: runs decided on before, and whether they are measured (then their rows are looked at): the further
+    ones beside them are chosen. Those that something measured since has pushed far off the front do not count among
+    ``deployments``.
     """
-    measured = [row for row in measured if row.experiment.stage != "e2e"]
+    if already is None:
+        measured = [row for row in measured if row.experiment.stage != "e2e"]
     if not select_workload(measured, workload):
         return []
     analysis = analyze_workload(measured, workload, constraints=constraints, max_gpus=max_gpus)
@@ -98,7 +126,7 @@ def choose_end_to_end(
     def candidate(point: Point) -> Candidate:
         pair = pairs[point.sources[0], point.sources[1]]
         runs = tuple(concurrencies) or choose_concurrencies(point, around)
-        return Candidate(point, pair, runs, cost(_deploy(pair, point, router), runs))
+        return Candidate(point, pair, runs, cost(_deploy(pair, point, router), runs), chance(point))
 
     on_front = spread_along(_one_each(analysis.rate_matched), MOST_CANDIDATES)
     front = [objectives(point) for point in analysis.rate_matched]
@@ -109,17 +137,32 @@ def choose_end_to_end(
         ),
         MOST_CANDIDATES,
     )
-    candidates = [candidate(point) for point in (*on_front, *beside)]
+    before = _fullest(point for point in analysis.plans if _key(point) in (already or {}))
+    candidates = [candidate(point) for point in (*on_front, *beside) if _key(point) not in before]
+    under_way = [candidate(point) for key, point in sorted(before.items()) if not (already or {})[key]]
+    near = {_key(point) for point in analysis.plans if _key(point) in before and _nearness(point, front) >= NEAR}
+    most = deployments - len(near)
+    area = hypervolume(front) if whole is None else whole
 
-    def best(known: Front, most: int) -> list[Picked]:
-        return pick(candidates, known, most=most, gpu_hours=gpu_hours, constraints=constraints, differs=differs)
+    def best(known: Front, most: int, price: float) -> list[Picked]:
+        return pick(
+            candidates,
+            known,
+            most=most,
+            gpu_hours=gpu_hours,
+            constraints=constraints,
+            differs=differs,
+            price=price * area,
+            under_way=under_way,
+        )
 
     ifb = [objectives(point) for point in analysis.ifb]
-    picked, expected = best(ifb, deployments), "of area"
-    if not picked and ifb:
-        picked, expected = best([], 1), "of area without IFB, and nothing beside it"
+    known = extract_front([*ifb, *(objectives(point) for point in analysis.end_to_end)], lambda point: point)
+    picked, expected = best(known, most, price), "of area"
+    if not picked and ifb and not already and one_at_least:
+        picked, expected = best([], 1, 0.0), "of area without IFB, and nothing beside it"
     return [
-        _choice(workload, each, ON_FRONT if each.candidate.point in on_front else BESIDE, expected, router)
+        _choice(workload, each, ON_FRONT if each.candidate.point in on_front else BESIDE, expected, router, area)
         for each in picked
     ]
 
@@ -137,13 +180,18 @@ def _key(point: Point) -> Key:
     return point.sources, point.ctx, point.gen
 
 
-def _one_each(front: Sequence[Point]) -> list[Point]:
-    """Of each deployment on the front the row with most tok/s/GPU, ascending tok/s/user."""
+def _fullest(points: Iterable[Point]) -> dict[Key, Point]:
+    """Of each deployment the row with most tok/s/GPU."""
     best: dict[Key, Point] = {}
-    for point in front:
+    for point in points:
         if _key(point) not in best or point.tok_s_gpu > best[_key(point)].tok_s_gpu:
             best[_key(point)] = point
-    return sorted(best.values(), key=lambda point: point.tok_s_user)
+    return best
+
+
+def _one_each(front: Sequence[Point]) -> list[Point]:
+    """Of each deployment on the front the row with most tok/s/GPU, ascending tok/s/user."""
+    return sorted(_fullest(front).values(), key=lambda point: point.tok_s_user)
 
 
 def spread_along(front: Sequence[Point], num: int) -> list[Point]:
@@ -166,10 +214,7 @@ def spread_along(front: Sequence[Point], num: int) -> list[Point]:
 
 def _neighbours(chosen: Sequence[Point], plans: Sequence[Point]) -> list[Point]:
     """The fullest row of every planned deployment one instance away from a chosen one."""
-    by_deployment: dict[Key, Point] = {}
-    for point in plans:
-        if _key(point) not in by_deployment or point.tok_s_gpu > by_deployment[_key(point)].tok_s_gpu:
-            by_deployment[_key(point)] = point
+    by_deployment = _fullest(plans)
     taken = {_key(point) for point in chosen}
     found: dict[Key, Point] = {}
     for sources, x, y in sorted(taken):
@@ -184,7 +229,7 @@ def _nearness(point: Point, front: Sequence[tuple[float, float]]) -> float:
     return point.tok_s_gpu / (step_at(front, point.tok_s_user) or point.tok_s_gpu)
 
 
-def _choice(workload: Workload, picked: Picked, where: str, expected: str, router: str) -> Choice:
+def _choice(workload: Workload, picked: Picked, where: str, expected: str, router: str, front_area: float) -> Choice:
     each = picked.candidate
     return Choice(
         workload=workload,
@@ -194,6 +239,8 @@ def _choice(workload: Workload, picked: Picked, where: str, expected: str, route
         why="; ".join((f"{where}, expected to add {picked.gain:.1%} {expected}", *each.point.flags)),
         gain=picked.gain,
         gpu_hours=each.gpu_hours,
+        share=picked.area / front_area if front_area else 0.0,
+        chance=each.chance,
     )
 
 

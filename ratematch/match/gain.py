@@ -35,21 +35,26 @@ DRAWS = 64
 
 @dataclass(frozen=True)
 class Candidate:
-    """A deployment that may be run. ``concurrencies``: of the whole deployment. ``gpu_hours``: what the run costs."""
+    """A deployment that may be run. ``concurrencies``: of the whole deployment. ``gpu_hours``: what the run costs.
+
+    ``chance``: that the deployment will still be on the front when everything is measured; its gain counts so much.
+    """
 
     point: Point
     pair: Pair
     concurrencies: tuple[int, ...]
     gpu_hours: float
+    chance: float = 1.0
 
 
 @dataclass(frozen=True)
 class Picked:
     """A candidate with what it adds, over the ones picked before it, to the area: a share of the area without any
-    run (or of the area of all that was picked, when there was none)."""
+    run (or of the area of all that was picked, when there was none). ``area``: the same in tok/s/user x tok/s/GPU."""
 
     candidate: Candidate
     gain: float
+    area: float = 0.0
 
 
 Outcomes = list[list[tuple[float, float]]]
@@ -65,23 +70,38 @@ def pick(
     constraints: Constraints,
     differs: float = DIFFERS,
     seed: int = 0,
+    price: float = 0.0,
+    under_way: Sequence[Candidate] = (),
 ) -> list[Picked]:
     """Up to ``most`` candidates that together are expected to add most to the area dominated by ``known``.
 
-    ``gpu_hours``: what all of them may cost (``None``: anything). Taking the largest gain first and taking the
-    largest gain per GPU-hour first are both tried; the better set is returned, in the order in which it was taken.
+    ``gpu_hours``: what all of them may cost (``None``: anything). ``price``: area that each must add per GPU-hour.
+    ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. Taking the
+    largest gain first and taking the largest gain per GPU-hour first are both tried; the better set is returned, in
+    the order in which it was taken.
     """
     affordable = [each for each in candidates if gpu_hours is None or each.gpu_hours <= gpu_hours]
-    outcomes = draw_outcomes(affordable, constraints, differs=differs, seed=seed)
+    drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs, seed=seed)
+    sure, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
     floor = (1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0)
     start = hypervolume(known, floor)
     tries = [
-        take(affordable, outcomes, known, floor, most=most, gpu_hours=gpu_hours, per_cost=per_cost)
-        for per_cost in ((False, True) if gpu_hours is not None else (False,))
+        take(
+            affordable,
+            outcomes,
+            known,
+            floor,
+            most=most,
+            gpu_hours=gpu_hours,
+            per_cost=per_cost,
+            price=price,
+            sure=sure,
+        )
+        for per_cost in ((False, True) if gpu_hours is not None or price else (False,))
     ]
-    best = max(tries, key=lambda taken: sum(gain for _, gain in taken))
+    best = max(tries, key=lambda taken: sum(gain - price * affordable[k].gpu_hours for k, gain in taken))
     whole = start or sum(gain for _, gain in best) or 1.0
-    return [Picked(affordable[k], gain / whole) for k, gain in best]
+    return [Picked(affordable[k], gain / whole, gain) for k, gain in best]
 
 
 def draw_outcomes(
@@ -130,10 +150,14 @@ def take(
     most: int,
     gpu_hours: float | None,
     per_cost: bool,
+    price: float = 0.0,
+    sure: Sequence[Outcomes] = (),
 ) -> list[tuple[int, float]]:
-    """(candidate, gain), best first by gain or by gain per GPU-hour."""
+    """(candidate, gain), best first by gain or by gain per GPU-hour. ``sure``: outcomes that come in any case."""
     fronts: list[Front] = [known] * DRAWS
-    areas = [hypervolume(known, floor)] * DRAWS
+    for drawn in sure:
+        fronts = [_join(front, points) for front, points in zip(fronts, drawn, strict=True)]
+    areas = [hypervolume(front, floor) for front in fronts]
     bounds = dict.fromkeys(range(len(candidates)), math.inf)
     left = gpu_hours
     taken: list[tuple[int, float]] = []
@@ -142,7 +166,11 @@ def take(
         return gain / candidates[k].gpu_hours if per_cost and candidates[k].gpu_hours > 0 else gain
 
     while len(taken) < most:
-        bounds = {k: gain for k, gain in bounds.items() if left is None or candidates[k].gpu_hours <= left}
+        bounds = {
+            k: gain
+            for k, gain in bounds.items()
+            if (left is None or candidates[k].gpu_hours <= left) and gain > price * candidates[k].gpu_hours
+        }
         best, best_gain = None, 0.0
         for k in sorted(bounds, key=lambda k: (-worth(k, bounds[k]), k)):
             if best is not None and worth(k, bounds[k]) <= worth(best, best_gain):
@@ -151,9 +179,10 @@ def take(
                 hypervolume(_join(front, points), floor) - area
                 for front, points, area in zip(fronts, outcomes[k], areas, strict=True)
             )
-            bounds[k] = gain / DRAWS
-            if bounds[k] > 0 and (best is None or worth(k, bounds[k]) > worth(best, best_gain)):
-                best, best_gain = k, bounds[k]
+            gain = bounds[k] = candidates[k].chance * gain / DRAWS
+            dear = gain <= price * candidates[k].gpu_hours
+            if not dear and (best is None or worth(k, gain) > worth(best, best_gain)):
+                best, best_gain = k, gain
         if best is None:
             break
         taken.append((best, best_gain))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
@@ -104,7 +105,7 @@ class Experiment:
             for size in sizes
         )
 
-    @property
+    @cached_property
     def id(self) -> str:
         content = asdict(self)
         del content["loads"], content["model_path"]

@@ -15,10 +15,12 @@ from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import Estimate, estimate, minutes_of
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep
+from ratematch.prediction import forecast_experiment
 from ratematch.readout import write_limits
 from ratematch.run import turns
-from ratematch.run.adaptive import END_TO_END_SHARE, Search, choose_ifb
-from ratematch.run.endtoend import end_to_end_experiments, say_nothing_chosen
+from ratematch.run.adaptive import Search
+from ratematch.run.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
+from ratematch.run.ifbchoice import choose_ifb
 from ratematch.run.jobs import Executor, Job
 from ratematch.run.nodes import excluded_nodes, remember_nodes
 from ratematch.run.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
@@ -141,27 +143,41 @@ def _run_stages(
             "expected_minutes": expected.minutes if expected else None,
         },
     )
+    runs = None
     if sweep.search == "adaptive":
-        _run_search(campaign, asked, executor, on_update, again)
+        runs = _run_search(campaign, asked, executor, on_update, again)
     else:
         _run_all(campaign, asked, executor, on_update, again)
     if sweep.e2e:
-        campaign.stage = "matching"
-        on_update(campaign)
-        chosen = end_to_end_experiments(sweep, results)
-        if not chosen:
-            campaign.notes.append(say_nothing_chosen(sweep, results))
-        campaign.stage = "measuring end to end"
-        _run_all(campaign, chosen, executor, on_update, again)
+        _run_end_to_end(campaign, runs, executor, on_update, again)
     campaign.stage = "finished"
     on_update(campaign)
 
 
+def _run_end_to_end(
+    campaign: Campaign, runs: EndToEnd | None, executor: Executor, on_update: OnUpdate, again: bool
+) -> None:
+    """After a grid every deployment worth it at once; after a search what ``runs`` has left to do, and what measuring
+    that shows to be worth it beside."""
+    sweep, results = campaign.sweep, campaign.results
+    campaign.stage = "matching"
+    on_update(campaign)
+    chosen = end_to_end_experiments(sweep, results) if runs is None else runs.take_rest()
+    if not chosen:
+        campaign.notes.append(say_nothing_chosen(sweep, results))
+    campaign.stage = "measuring end to end"
+    seen = {item.experiment.id for item in campaign.items} if runs is not None else set()
+    while fresh := [each for each in chosen if each.id not in seen]:
+        _run_all(campaign, fresh, executor, on_update, again)
+        seen |= {each.id for each in fresh}
+        chosen = runs.take_rest() if runs is not None else []
+
+
 def _run_search(
     campaign: Campaign, asked: Sequence[Experiment], executor: Executor, on_update: OnUpdate, again: bool
-) -> None:
+) -> EndToEnd | None:
     """Ctx and gen as :class:`ratematch.run.adaptive.Search` decides; before them what the file spells out, after them
-    the aggregated servers worth comparing with."""
+    the aggregated servers worth comparing with. Returns the end-to-end runs that were decided on between them."""
     if again:
         raise UserError("search: adaptive goes on from what is measured: --again does not go with it")
     sweep, results = campaign.sweep, campaign.results
@@ -169,19 +185,23 @@ def _run_search(
     parts = [each for each in asked if each.stage in ("ctx", "gen") and id(each) not in spelt_out]
     ifb, left_out = choose_ifb(sweep, [each for each in asked if each.stage == "ifb" and id(each) not in spelt_out])
     _run_all(campaign, [each for each in asked if id(each) in spelt_out], executor, on_update, again)
-    search = Search(sweep, results, parts)
-    kept = sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in ifb)
-    if sweep.e2e and sweep.budget.gpu_hours is not None:
-        kept += END_TO_END_SHARE * sweep.budget.gpu_hours
 
     def failed() -> set[str]:
         return {item.experiment.id for item in campaign.items if item.state == "failed"}
 
+    runs = None
+    if sweep.e2e:
+        forecasts = [(each, forecast_experiment(each, sweep.cluster)) for each in ifb]
+        runs = EndToEnd(sweep, results, {each.id: each for each in parts}, forecasts, failed)
+    search = Search(sweep, results, parts, runs if sweep.budget.gpu_hours is not None else None)
+    waiting = [each for each in ifb if not results.folder_of(each).done()]
+    kept = sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in waiting)
     campaign.stage = "searching"
     _run_all(campaign, (), executor, on_update, again, Supplier(sweep, results, search, kept, failed))
     write_json(results.path / "ifb_choice.json", {"measured": [each.label for each in ifb], "skips": left_out})
     campaign.stage = "measuring IFB"
     _run_all(campaign, ifb, executor, on_update, again)
+    return runs
 
 
 def _num_named(sweep: Sweep) -> int:

@@ -30,8 +30,9 @@ class Supplier:
     def sent(self, folder: ExperimentFolder) -> None:
         """``folder`` is about to be measured: more may follow what is asked for now."""
         experiment = folder.read()
-        if len(experiment.launches()) == 1 and experiment.mode != "gen_only":
-            turns.open_for_more(folder, self.search.num_planned(experiment.id))
+        if experiment.stage in ("ctx", "gen") and experiment.mode != "gen_only" and len(experiment.launches()) == 1:
+            # Each load may be measured for longer besides; a job's time should do for it.
+            turns.open_for_more(folder, 2 * self.search.num_planned(experiment.id) + 1)
 
     def answer(self, folder: ExperimentFolder, busy: Sequence[Experiment]) -> None:
         """Its driver waits for a further load: give it one, or let it end."""

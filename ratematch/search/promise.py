@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
@@ -82,6 +83,16 @@ class View:
             return measured
         mean, sd = self._speeds[each.id]
         return each.forecasts[load].times(math.exp(mean[load] + lucky * sd[load]))
+
+    def assuming(self, each: Candidate, load: int, rate: Rate) -> View:
+        """The same, with another rate at a load that is measured; what is promised of others stays."""
+        other = copy(self)
+        other.known = {**self.known, each.id: {**self.known.get(each.id, {}), load: rate}}
+        others = each.stage == "gen"  # a ctx server feeds all of them
+        other._fronts = {key: front for key, front in self._fronts.items() if others and key[0] != each.id}
+        other._stretches = {key: found for key, found in self._stretches.items() if others and key[0] != each.id}
+        other._feeders = dict(self._feeders) if others else {}
+        return other
 
     # -- ctx --------------------------------------------------------------------------------------------------
 

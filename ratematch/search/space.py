@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Protocol
 
 from ratematch.match.points import Measured
@@ -19,10 +20,24 @@ SHORT = 0.6
 WAVES = 3
 """Fewest requests of a load, in concurrencies: what the steady window needs."""
 
+LONG_WAVES = 6
+"""Fewest requests of a longer run, in concurrencies: four batches beside the first wave and the last."""
+
 
 def shorten(load: Concurrency) -> Concurrency:
     """The load with fewer requests, as the search sends it: enough to choose by."""
     return replace(load, num_requests=max(WAVES * load.concurrency, round(SHORT * load.num_requests)))
+
+
+def lengthen(load: Concurrency, measured: Collection[str] = ()) -> Concurrency:
+    """The load with all its requests: as a grid sends it, or longer where so few waves could not tell their interval.
+
+    Never one of those ``measured`` (their labels), nor the short one: each has a name of its own.
+    """
+    longer = replace(load, num_requests=max(LONG_WAVES * load.concurrency, load.num_requests))
+    while longer.label in measured or longer.label == shorten(load).label:
+        longer = replace(longer, repeat=longer.repeat + 1)
+    return longer
 
 
 class Forecast(Protocol):
@@ -98,13 +113,24 @@ def _concurrency(load: Load) -> int:
 
 
 def read_known(rows: Iterable[Measured]) -> dict[str, dict[int, Rate]]:
-    """Measured rates by experiment and concurrency; without what is not valid, or open loop. Of repeats the last."""
-    known: dict[str, dict[int, Rate]] = {}
+    """Measured rates by experiment and concurrency, the mean over runs of a load, short or long; without what is not
+    valid, or open loop."""
+    runs: dict[str, dict[int, list[Rate]]] = {}
     for row in rows:
         figures = row.measurement
         if not figures.valid or not figures.req_s or not isinstance(row.load, Concurrency):
             continue
         ttft_s = figures.ttft_ms.mean / 1000 if figures.ttft_ms else 0.0
         tpot_s = figures.tpot_ms.mean / 1000 if figures.tpot_ms else 0.0
-        known.setdefault(row.experiment.id, {})[row.load.concurrency] = Rate(figures.req_s, ttft_s, tpot_s)
-    return known
+        of_load = runs.setdefault(row.experiment.id, {}).setdefault(row.load.concurrency, [])
+        of_load.append(Rate(figures.req_s, ttft_s, tpot_s))
+    return {name: {load: _mean(rates) for load, rates in loads.items()} for name, loads in runs.items()}
+
+
+def _mean(rates: Sequence[Rate]) -> Rate:
+    """As matching takes the mean of repeats: each alike."""
+    return Rate(
+        fmean(rate.req_s for rate in rates),
+        fmean(rate.ttft_s for rate in rates),
+        fmean(rate.tpot_s for rate in rates),
+    )

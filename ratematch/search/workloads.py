@@ -69,6 +69,11 @@ def share(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) 
     return {label: hours_left * each / (sum(owed.values()) or 1.0) for label, each in owed.items()}
 
 
+def teach(spaces: Spaces, known: Known) -> dict[str, Space]:
+    """Every space with what is known of servers for other workloads."""
+    return {label: _taught(space, spaces.values(), known) for label, space in spaces.items()}
+
+
 def _taught(space: Space, others: Iterable[Space], known: Known) -> Space:
     """The space with what is known of servers for other workloads."""
     own = {each.id for each in space.candidates}

@@ -93,6 +93,65 @@ def test_where_ifb_is_better_everywhere_one_deployment_is_run_to_show_it() -> No
     assert nothing == []
 
 
+def test_a_price_leaves_out_what_brings_less_per_gpu_hour() -> None:
+    def hours(deployment: Deployment, concurrencies: Sequence[int]) -> float:
+        return deployment.gpus * 0.1
+
+    free = choose(30, cost=hours)
+    sizes = []
+    for price in (0.0, 0.003, 0.02, 1.0):
+        chosen = choose(30, cost=hours, price=price)
+        assert all(choice.share > price * choice.gpu_hours for choice in chosen)
+        sizes.append(len(chosen))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == len(free) > sizes[2] > 0
+    assert sizes[-1] == 0
+
+
+def test_a_deployment_that_is_likely_to_be_beaten_gains_less() -> None:
+    first = choose(1)[0]
+    doubted = choose(30, chance=lambda point: 0.1 if point.label == first.deployment.label else 1.0)
+    assert doubted[0].deployment != first.deployment
+    entry = next(each for each in doubted if each.deployment == first.deployment)
+    assert entry.chance == 0.1
+    assert entry.share < 0.2 * first.share
+
+
+def test_further_runs_are_chosen_beside_those_decided_on_before() -> None:
+    whole = choose(3)
+    first = whole[0]
+    further = choose(3, already={first.key: False})
+    assert [each.key for each in further] == [each.key for each in whole[1:]]
+    assert choose(3, already={each.key: False for each in whole}) == []
+    # Measured far below its prediction, a run leaves more to be gained beside it.
+    ctx, gen = first.deployment.ctx, first.deployment.gen
+    assert ctx is not None and gen is not None
+    poor = [*ROWS, *e2e_rows(ctx, gen, {round(first.predicted.concurrency): (3 * first.predicted.tpot_ms, 3000.0)})]
+    after = choose_end_to_end(
+        poor, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=3, already={first.key: True}
+    )
+    assert len(after) == 2
+    assert after[0].share > further[0].share
+
+
+def test_a_run_that_is_far_off_the_front_by_now_takes_no_place() -> None:
+    first = choose(1)[0]
+    other = "TEP8" if first.predicted.gen_mapping == "DEP8" else "DEP8"
+    faster = [
+        *(
+            row
+            for row in ROWS
+            if row.experiment.stage == "ctx" or first.predicted.gen_mapping in row.experiment.label
+        ),
+        *gen_rows(other, {32: 16000.0, 64: 26000.0, 128: 30000.0}, mtp=first.predicted.mtp),
+        *ctx_rows("TEP8", {1: 60.0, 4: 90.0}, mtp=first.predicted.mtp),
+    ]
+    again = choose_end_to_end(
+        faster, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=1, already={first.key: False}
+    )
+    assert [each.predicted.gen_mapping for each in again] == [other]
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), min_size=1, max_size=3), min_size=1, max_size=6

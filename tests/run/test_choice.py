@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ratematch.inputs import read_sweep
+from ratematch.match.choose import Choice
 from ratematch.plan.load import Concurrency
-from ratematch.run.endtoend import end_to_end_experiments, say_nothing_chosen
+from ratematch.plan.workload import Workload
+from ratematch.prediction import forecast_experiment
+from ratematch.run.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
+from ratematch.search.promise import View
+from ratematch.search.promised import Promised, promise
+from ratematch.search.space import make_space, read_known
 from ratematch.store import Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
@@ -58,3 +65,94 @@ def test_what_the_other_stages_leave_of_the_budget_is_kept(results: Results) -> 
     sweep, none = choose(results, f"budget.gpu_hours={max(spent, 1e-6)}")
     assert none == []
     assert "no deployment is within the 0.00 of" in say_nothing_chosen(sweep, results)
+
+
+def after_search(results: Results, *overrides: str, failed: tuple[str, ...] = ()) -> EndToEnd:
+    sweep, _ = read_sweep(str(SAMPLE / "sweep.yaml"), overrides)
+    return EndToEnd(sweep, results, {}, [], lambda: failed)
+
+
+def told(results: Results) -> list[str]:
+    return [entry["experiment"] for entry in json.loads((results.path / "choice.json").read_text())]
+
+
+def test_a_search_with_more_budget_chooses_further_runs_and_loses_none(results: Results) -> None:
+    (results.path / "choice.json").unlink()
+    for folder in results.folders():
+        if folder.read().stage == "e2e":
+            shutil.rmtree(folder.path)
+    spent = results.account().total
+    choose(results)
+    costs = [entry["estimated_gpu_hours"] for entry in json.loads((results.path / "choice.json").read_text())]
+    hours = min(costs) * 1.5
+    (results.path / "choice.json").unlink()
+
+    first = after_search(results, f"budget.gpu_hours={spent + hours}").take_rest()
+    assert first
+    assert told(results) == [each.id for each in first]
+    assert all(results.folder_of(each).missing() for each in first)
+    # The same again, as after a kill: nothing new, and what is not measured is to be measured.
+    assert after_search(results, f"budget.gpu_hours={spent + hours}").take_rest() == first
+
+    more = after_search(results).take_rest()
+    assert more[: len(first)] == first
+    assert len(more) > len(first)
+    assert told(results) == [each.id for each in more]
+    assert after_search(results).take_rest() == more
+    # A run that came to no end is not chosen again, and nothing in its place.
+    assert after_search(results, failed=(more[-1].id,)).unfinished({each.id for each in more[:-1]}) == more[-1]
+    assert told(results) == [each.id for each in more]
+
+
+def test_a_run_is_sent_while_servers_are_searched_if_it_is_worth_the_price_and_likely_to_last(
+    results: Results,
+) -> None:
+    (results.path / "choice.json").unlink()
+    for folder in results.folders():
+        if folder.read().stage != "ctx" and folder.read().stage != "gen":
+            shutil.rmtree(folder.path)
+    sweep, _ = read_sweep(str(SAMPLE / "sweep.yaml"))
+    workload = sweep.workloads[0]
+    servers = {folder.read().id: folder.read() for folder in results.folders()}
+    forecasts = {name: forecast_experiment(each, sweep.cluster) for name, each in servers.items()}
+    space = make_space(sweep, workload, servers.values(), forecasts)
+    known = read_known(results.measured())
+    runs = EndToEnd(sweep, results, servers, [], lambda: ())
+
+    whole = promise(View(space, known, {}), 100.0)
+    run = runs.next(workload, whole, 100.0)
+    assert run is not None
+    assert run.chance > 0.9
+    assert run.share_per_hour > whole.price_per_hour
+    assert run.key in {each.key for each in runs.worth(workload, whole, 100.0)}
+    assert runs.next(workload, replace(whole, price=1e6), 100.0) is None
+    assert runs.next(workload, whole, run.gpu_hours / 100) is None
+
+    # Nothing is known of the servers that promise most: what is measured may not last.
+    gens = [name for name in known if servers[name].stage == "gen"]
+    best = max(gens, key=lambda name: known[name][max(known[name])].req_s / servers[name].deployment.gpus)
+    fewer = {name: rates for name, rates in known.items() if name != best}
+    shutil.rmtree(results.folder_of(servers[best]).path)
+    doubted = promise(View(space, fewer, {}), 100.0)
+    assert best in doubted.plan.parts
+    chances = [each.chance for each in _choose_all(runs, workload, doubted)]
+    assert min(chances) < 0.9
+
+    # A choice stays: the next run is another one.
+    experiment = runs.take(run, after=7)
+    assert experiment == runs.unfinished(())
+    assert runs.unfinished({experiment.id}) is None
+    again = EndToEnd(sweep, results, servers, [], lambda: ())
+    assert [entry["after"] for entry in again.chosen] == [7]
+    further = again.next(workload, whole, 100.0)
+    assert further is None or further.key != run.key
+
+
+def _choose_all(runs: EndToEnd, workload: Workload, promised: Promised) -> list[Choice]:
+    found = []
+    free = replace(promised, price=0.0)
+    while (run := runs.next(workload, free, 100.0)) and len(found) < 4:
+        found.append(run)
+        runs.chosen.append({"workload": workload.label, "sources": list(run.key[0]), "ctx": run.x, "gen": run.y})
+    runs.chosen.clear()
+    return found

@@ -54,8 +54,13 @@ def search(results: Path) -> dict[str, Any]:
     return content
 
 
+def choices(results: Path) -> list[dict[str, Any]]:
+    file = results / "choice.json"
+    return list(json.loads(file.read_text())) if file.exists() else []
+
+
 def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
-    argv = ("sweep", "adaptive.yaml", "--executor", "simulate", "--max-jobs", "1")
+    argv = ("sweep", "adaptive.yaml", "--executor", "simulate", "--max-jobs", "1", "--max-gpu-hours", "40")
     code, out, err = run(site, *argv, "-o", "whole", "--json")
     assert code == 0, err
     whole = search(site / "whole")
@@ -71,16 +76,24 @@ def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
     measured = sum(len(folder.loads()) for folder in Results(site / "whole").folders())
     assert measured < 4 * 3 + 6 * 4 + 2 * 3  # fewer loads than the grid of ctx, gen and ifb alone
     assert {item["stage"] for item in json.loads(out)["experiments"]} == {"ctx", "gen", "ifb", "e2e"}
+    # An end-to-end run that brings more per GPU-hour than the next server does not wait for it.
+    (chosen,) = choices(site / "whole")
+    assert 1 < chosen["after"] < len(whole["decisions"])
+    assert chosen["chance_on_front"] > 0.5
 
     process = ratematch(site, *argv, "-o", "killed")
     killed = site / "killed"
-    wait_until(lambda: (killed / "search.json").exists() and len(search(killed)["decisions"]) >= 2, 60)
+    wait_until(lambda: choices(killed), "an end-to-end run to be chosen", 60)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not any(folder.held() for folder in Results(killed).folders()), 30)
+    wait_until(lambda: not any(folder.held() for folder in Results(killed).folders()), "its jobs to end", 30)
     assert run(site, *argv, "-o", "killed")[0] == 0
     assert search(killed)["decisions"] == whole["decisions"]
     assert search(killed)["skips"] == whole["skips"]
+    assert choices(killed) == choices(site / "whole")
+    code, out, err = run(site, "status", "killed")
+    assert code == 0, err
+    assert "end-to-end runs chosen" in out and f"after choice {chosen['after']}" in out
 
 
 def test_the_budget_is_kept(site: Path) -> None:

@@ -1,0 +1,81 @@
+"""One price for servers and end-to-end runs: what is kept for runs, and the chance that a deployment stays good."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratematch.search.promise import View
+from ratematch.search.promised import Promised, promise, settle
+from tests.search.invented import SERVERS, space
+from tests.search.test_adaptive import measure
+
+
+def view(known: dict[str, dict[int, object]] | None = None) -> View:
+    return View(space(), known or {}, {})  # type: ignore[arg-type]
+
+
+def test_runs_that_are_worth_any_price_are_kept_for_and_others_are_not() -> None:
+    asked: list[float] = []
+
+    def dear(promised: Promised) -> float:
+        asked.append(promised.price)
+        return 3.0
+
+    promised, kept = settle(view(), 20.0, dear)
+    assert kept == pytest.approx(3.0)
+    assert promised.price == promise(view(), 17.0).price
+    assert settle(view(), 20.0, lambda promised: 0.0)[1] == 0.0
+    # What was kept before and still holds is not settled anew.
+    asked.clear()
+    assert settle(view(), 20.0, dear, 3.0)[1] == pytest.approx(3.0)
+    assert len(asked) == 1
+
+
+def test_hours_are_dearer_where_there_are_few_of_them() -> None:
+    prices = [promise(view(), hours).price for hours in (3.0, 8.0, 30.0, 200.0)]
+    assert prices == sorted(prices, reverse=True)
+    assert prices[0] > 1
+    assert prices[-1] == space().least_price
+    # Hours that no server can be started in are worth nothing to servers.
+    assert promise(view(), 0.5).price == space().least_price
+
+
+def test_more_is_kept_where_hours_are_cheap() -> None:
+    def cost(promised: Promised) -> float:
+        return 4.0 if promised.price < 0.5 else 1.0
+
+    assert settle(view(), 3.0, cost)[1] == pytest.approx(1.0)
+    assert settle(view(), 200.0, cost)[1] == pytest.approx(4.0)
+
+
+def test_a_run_that_leaves_no_hours_for_its_servers_is_not_kept_for() -> None:
+    promised, kept = settle(view(), 5.0, lambda promised: 5.0 if promised.plan.parts else 0.0)
+    assert promised.plan.parts
+    assert kept < 5.0
+
+
+def test_what_is_promised_is_what_is_planned_and_not_measured() -> None:
+    known = {"ctx-a": measure(SERVERS[0], (4, 16)), "gen-wide": measure(SERVERS[3], (64,))}
+    promised = promise(view(known), 100.0)
+    rates = {(each.id, load): rate for each, load, rate in promised.rates()}
+    assert ("gen-wide", 64) not in rates
+    assert not any(name.startswith("ctx") for name, _ in rates)
+    planned = {(name, load) for name, offer in promised.plan.parts.items() for load in offer.loads}
+    assert planned <= set(rates)
+    # Before a ctx server is measured, the likeliest one stands for it.
+    names = {each.id for each, _, _ in promise(view(), 100.0).rates() if each.stage == "ctx"}
+    assert names == {"ctx-a"}
+
+
+def test_the_chance_to_stay_on_the_front_falls_with_what_is_planned_above_a_deployment() -> None:
+    known = {"ctx-a": measure(SERVERS[0], (4, 16))}
+    promised = promise(view(known), 100.0)
+    at = 40.0
+    chances = [promised.stays(at, tok_s_gpu) for tok_s_gpu in (1.0, 20.0, 30.0, 40.0, 60.0, 1e4)]
+    assert chances == sorted(chances)
+    assert chances[0] < 0.01
+    assert chances[-1] == 1.0
+    assert promised.stays(1e5, 1.0) == 1.0
+    nothing = promise(view(known), 0.0)
+    assert not nothing.plan.parts
+    assert nothing.stays(at, 1.0) == 1.0
