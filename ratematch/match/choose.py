@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
+from ratematch.match.contend import Key, find_contenders, key_of
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Candidate, Picked, pick
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
@@ -58,11 +59,9 @@ class Choice:
 
     @property
     def key(self) -> Key:
-        return _key(self.predicted)
+        return key_of(self.predicted)
 
 
-Key = tuple[tuple[str, ...], int, int]
-"""Which servers were measured for a deployment (ctx, gen), and how many of each it has."""
 Cost = Callable[[Deployment, Sequence[int]], float]
 """GPU-hours of running a deployment at these concurrencies."""
 
@@ -94,13 +93,15 @@ def choose_end_to_end(
     already: Mapping[Key, bool] | None = None,
     chance: Callable[[Point], float] = _sure,
     one_at_least: bool = True,
+    choose_at: Sequence[float] = (),
 ) -> list[Choice]:
     """Up to ``deployments`` deployments that together are expected to add most to the area above the IFB front.
 
-    Candidates are the deployments on the rate-matched front of ``workload`` and their neighbours, one instance more
-    or less on a side: matching knows nothing of queues and KV transfer, so the best real ratio may be the one beside
-    it. See :mod:`ratematch.match.gain`. End-to-end rows among ``measured`` are not looked at, so that a sweep that is
-    run again chooses as it did the first time. Where none is expected to add anything, the IFB front being better
+    Candidates are the deployments on the rate-matched front of ``workload``, their neighbours, one instance more or
+    less on a side (matching knows nothing of queues and KV transfer, so the best real ratio may be the one beside
+    it), and those that may be the best at one of ``choose_at`` (tok/s/user), which are run there too. See
+    :mod:`ratematch.match.gain`. End-to-end rows among ``measured`` are not looked at, so that a sweep that is run
+    again chooses as it did the first time. Where none is expected to add anything, the IFB front being better
     everywhere, the one deployment that comes best is chosen all the same: that IFB wins should be measured, not
     predicted (not with ``one_at_least=False``). Empty when nothing can be matched or paid for.
 
@@ -125,11 +126,12 @@ def choose_end_to_end(
 
     def candidate(point: Point) -> Candidate:
         pair = pairs[point.sources[0], point.sources[1]]
-        runs = tuple(concurrencies) or choose_concurrencies(point, around)
+        runs = tuple(concurrencies) or choose_concurrencies([point, *contenders.get(key_of(point), ())], around)
         return Candidate(point, pair, runs, cost(_deploy(pair, point, router), runs), chance(point))
 
-    on_front = spread_along(_one_each(analysis.rate_matched), MOST_CANDIDATES)
     front = [objectives(point) for point in analysis.rate_matched]
+    contenders = find_contenders(analysis.plans, front, choose_at)
+    on_front = spread_along(_one_each(analysis.rate_matched), MOST_CANDIDATES)
     beside = spread_along(
         sorted(
             (point for point in _neighbours(on_front, analysis.plans) if _nearness(point, front) >= NEAR),
@@ -137,10 +139,14 @@ def choose_end_to_end(
         ),
         MOST_CANDIDATES,
     )
-    before = _fullest(point for point in analysis.plans if _key(point) in (already or {}))
-    candidates = [candidate(point) for point in (*on_front, *beside) if _key(point) not in before]
+    there = {key_of(point) for point in (*on_front, *beside)}
+    others = [
+        max(points, key=lambda point: point.tok_s_gpu) for key, points in contenders.items() if key not in there
+    ]
+    before = _fullest(point for point in analysis.plans if key_of(point) in (already or {}))
+    candidates = [candidate(point) for point in (*on_front, *beside, *others) if key_of(point) not in before]
     under_way = [candidate(point) for key, point in sorted(before.items()) if not (already or {})[key]]
-    near = {_key(point) for point in analysis.plans if _key(point) in before and _nearness(point, front) >= NEAR}
+    near = {key_of(point) for point in analysis.plans if key_of(point) in before and _nearness(point, front) >= NEAR}
     most = deployments - len(near)
     area = hypervolume(front) if whole is None else whole
 
@@ -154,6 +160,7 @@ def choose_end_to_end(
             differs=differs,
             price=price * area,
             under_way=under_way,
+            choose_at=choose_at,
         )
 
     ifb = [objectives(point) for point in analysis.ifb]
@@ -162,13 +169,18 @@ def choose_end_to_end(
     if not picked and ifb and not already and one_at_least:
         picked, expected = best([], 1, 0.0), "of area without IFB, and nothing beside it"
     return [
-        _choice(workload, each, ON_FRONT if each.candidate.point in on_front else BESIDE, expected, router, area)
+        _choice(workload, each, _where(each.candidate.point, on_front, others), expected, router, area)
         for each in picked
     ]
 
 
 ON_FRONT = "on the rate-matched front"
 BESIDE = "beside a ratio on the rate-matched front"
+CONTENDS = "may be the best where one is to be chosen"
+
+
+def _where(point: Point, on_front: Sequence[Point], others: Sequence[Point]) -> str:
+    return ON_FRONT if point in on_front else CONTENDS if point in others else BESIDE
 
 
 def _deploy(pair: Pair, point: Point, router: str) -> Deployment:
@@ -176,16 +188,12 @@ def _deploy(pair: Pair, point: Point, router: str) -> Deployment:
     return Deployment(ctx=ctx, gen=gen, router=router)
 
 
-def _key(point: Point) -> Key:
-    return point.sources, point.ctx, point.gen
-
-
 def _fullest(points: Iterable[Point]) -> dict[Key, Point]:
     """Of each deployment the row with most tok/s/GPU."""
     best: dict[Key, Point] = {}
     for point in points:
-        if _key(point) not in best or point.tok_s_gpu > best[_key(point)].tok_s_gpu:
-            best[_key(point)] = point
+        if key_of(point) not in best or point.tok_s_gpu > best[key_of(point)].tok_s_gpu:
+            best[key_of(point)] = point
     return best
 
 
@@ -215,7 +223,7 @@ def spread_along(front: Sequence[Point], num: int) -> list[Point]:
 def _neighbours(chosen: Sequence[Point], plans: Sequence[Point]) -> list[Point]:
     """The fullest row of every planned deployment one instance away from a chosen one."""
     by_deployment = _fullest(plans)
-    taken = {_key(point) for point in chosen}
+    taken = {key_of(point) for point in chosen}
     found: dict[Key, Point] = {}
     for sources, x, y in sorted(taken):
         for key in ((sources, x + 1, y), (sources, x - 1, y), (sources, x, y + 1), (sources, x, y - 1)):
@@ -244,10 +252,10 @@ def _choice(workload: Workload, picked: Picked, where: str, expected: str, route
     )
 
 
-def choose_concurrencies(point: Point, around: Iterable[float]) -> tuple[int, ...]:
-    """Whole concurrencies at the multiples ``around`` of the N that ``point`` predicts, ascending, each once.
+def choose_concurrencies(points: Iterable[Point], around: Sequence[float]) -> tuple[int, ...]:
+    """Whole concurrencies at the multiples ``around`` of the N predicted by each of ``points``, ascending, each once.
 
     N is that of Little's law for the whole deployment, so not "per gen server times servers". A multiple above 1
     shows whether the predicted limit is real: beyond it, requests only wait longer.
     """
-    return tuple(sorted({max(1, round(factor * point.concurrency)) for factor in around}))
+    return tuple(sorted({max(1, round(factor * point.concurrency)) for point in points for factor in around}))

@@ -5,7 +5,8 @@ noise of the ctx and gen rates it rests on (common to all deployments of the sam
 loses or gains for reasons that measuring apart does not show, each deployment its own. Rate and tok/s/user move
 together, for at a given concurrency both are inverse to the life of a request.
 
-The value of a set of runs is the mean over draws of the area that the front of its points dominates. Its gain never
+The value of a set of runs is the mean over draws of the area that the front of its points dominates; where a
+deployment will be chosen at some tok/s/user, also of the rectangles under the front there. Its gain never
 grows as others are added to the set (it is submodular), so taking the best first is within 1 - 1/e of the best set,
 and a bound from an earlier round holds for a later one.
 """
@@ -20,7 +21,7 @@ import numpy as np
 
 from ratematch.match.closedloop import operate
 from ratematch.match.noise import Floats, Noise
-from ratematch.match.pareto import Front, extract_front, hypervolume
+from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Point
 from ratematch.match.predict import Pair
 from ratematch.plan.constraints import Constraints
@@ -72,10 +73,12 @@ def pick(
     seed: int = 0,
     price: float = 0.0,
     under_way: Sequence[Candidate] = (),
+    choose_at: Sequence[float] = (),
 ) -> list[Picked]:
     """Up to ``most`` candidates that together are expected to add most to the area dominated by ``known``.
 
     ``gpu_hours``: what all of them may cost (``None``: anything). ``price``: area that each must add per GPU-hour.
+    ``choose_at``: tok/s/user at which a deployment will be chosen: what is dominated there counts once more.
     ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. Taking the
     largest gain first and taking the largest gain per GPU-hour first are both tried; the better set is returned, in
     the order in which it was taken.
@@ -83,14 +86,14 @@ def pick(
     affordable = [each for each in candidates if gpu_hours is None or each.gpu_hours <= gpu_hours]
     drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs, seed=seed)
     sure, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
-    floor = (1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0)
-    start = hypervolume(known, floor)
+    value = Value((1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0), tuple(choose_at))
+    start = value(known)
     tries = [
         take(
             affordable,
             outcomes,
             known,
-            floor,
+            value,
             most=most,
             gpu_hours=gpu_hours,
             per_cost=per_cost,
@@ -102,6 +105,18 @@ def pick(
     best = max(tries, key=lambda taken: sum(gain - price * affordable[k].gpu_hours for k, gain in taken))
     whole = start or sum(gain for _, gain in best) or 1.0
     return [Picked(affordable[k], gain / whole, gain) for k, gain in best]
+
+
+@dataclass(frozen=True)
+class Value:
+    """Of a front (tok/s/user, tok/s/GPU): the area that it dominates above ``floor``, and u x p at each u of
+    ``choose_at``."""
+
+    floor: tuple[float, float]
+    choose_at: tuple[float, ...] = ()
+
+    def __call__(self, front: Front) -> float:
+        return hypervolume(front, self.floor) + sum(u * (step_at(front, u) or 0.0) for u in self.choose_at)
 
 
 def draw_outcomes(
@@ -145,7 +160,7 @@ def take(
     candidates: Sequence[Candidate],
     outcomes: Sequence[Outcomes],
     known: Front,
-    floor: tuple[float, float],
+    value: Value,
     *,
     most: int,
     gpu_hours: float | None,
@@ -157,7 +172,7 @@ def take(
     fronts: list[Front] = [known] * DRAWS
     for drawn in sure:
         fronts = [_join(front, points) for front, points in zip(fronts, drawn, strict=True)]
-    areas = [hypervolume(front, floor) for front in fronts]
+    areas = [value(front) for front in fronts]
     bounds = dict.fromkeys(range(len(candidates)), math.inf)
     left = gpu_hours
     taken: list[tuple[int, float]] = []
@@ -176,7 +191,7 @@ def take(
             if best is not None and worth(k, bounds[k]) <= worth(best, best_gain):
                 break  # what is left cannot add more than it could have before
             gain = sum(
-                hypervolume(_join(front, points), floor) - area
+                value(_join(front, points)) - area
                 for front, points, area in zip(fronts, outcomes[k], areas, strict=True)
             )
             gain = bounds[k] = candidates[k].chance * gain / DRAWS
@@ -187,7 +202,7 @@ def take(
             break
         taken.append((best, best_gain))
         fronts = [_join(front, points) for front, points in zip(fronts, outcomes[best], strict=True)]
-        areas = [hypervolume(front, floor) for front in fronts]
+        areas = [value(front) for front in fronts]
         del bounds[best]
         if left is not None:
             left -= candidates[best].gpu_hours

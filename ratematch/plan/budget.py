@@ -11,6 +11,9 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed
 from ratematch.plan.sweep import Sweep
 
+CONTENDERS = 2
+"""Deployments that are counted as run at each tok/s/user that one will be chosen at."""
+
 
 @dataclass(frozen=True)
 class StageEstimate:
@@ -61,7 +64,8 @@ def estimate(sweep: Sweep, experiments: Sequence[Experiment]) -> Estimate:
     if sweep.e2e:
         count = sweep.e2e.deployments * len(sweep.workloads)
         around = sweep.e2e.loads.concurrency or sweep.e2e.around
-        loads = count * len(around) * sweep.e2e.loads.repeats
+        contenders = CONTENDERS * len(sweep.e2e.choose_at) * len(sweep.workloads)
+        loads = (count + contenders) * len(around) * sweep.e2e.loads.repeats
         minutes = count * cluster.start_minutes + loads * cluster.load_minutes
         gpus = sweep.max_gpus
         nodes = -(-gpus // cluster.gpus_per_node)

@@ -118,11 +118,13 @@ class E2ePlan:
     """The end-to-end stage: how many deployments are chosen after matching, and at which loads they run.
 
     ``around``: multiples of the concurrency that matching predicts. ``explicit_concurrency`` replaces them.
+    ``choose_at``: tok/s/user, ascending, at which one of them will be chosen to serve.
     """
 
     deployments: int = 3
     around: tuple[float, ...] = (0.5, 1.0, 1.25)
     loads: LoadPlan = field(default_factory=LoadPlan)
+    choose_at: tuple[float, ...] = ()
     router: str = "round_robin"
     router_args: dict[str, Any] = field(default_factory=dict)
 

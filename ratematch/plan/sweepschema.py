@@ -161,6 +161,7 @@ class DeploymentIn(Strict):
 class E2eIn(Strict):
     deployments: Positive = 3
     loads: E2eLoadsIn = E2eLoadsIn()
+    choose_at: Annotated[list[PositiveFloat], BeforeValidator(as_list)] = []
     router: Router = RouterIn(type="round_robin")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ratematch.detail import find_layout, measured_in_detail
 from ratematch.match.analysis import select_workload
-from ratematch.match.choose import Choice, Key, choose_end_to_end
+from ratematch.match.choose import Choice, choose_end_to_end
+from ratematch.match.contend import Key
 from ratematch.match.points import Measured
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
@@ -68,6 +69,7 @@ def choose(sweep: Sweep, measured: Sequence[Measured], workload: Workload, **lim
         concurrencies=plan.loads.concurrency,
         router=plan.router,
         cost=cost,
+        choose_at=plan.choose_at,
         **limits,
     )
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze_workload, find_pairs
 from ratematch.match.choose import choose_end_to_end
+from ratematch.match.contend import find_contenders
 from ratematch.match.figures import collect_figures
-from ratematch.match.gain import DRAWS, Candidate, take
-from ratematch.match.pareto import extract_front, hypervolume
+from ratematch.match.gain import DRAWS, Candidate, Value, take
+from ratematch.match.pareto import extract_front, step_at
 from ratematch.match.points import Measured
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
@@ -152,23 +153,55 @@ def test_a_run_that_is_far_off_the_front_by_now_takes_no_place() -> None:
     assert [each.predicted.gen_mapping for each in again] == [other]
 
 
+def test_where_one_will_be_chosen_the_deployments_that_may_be_best_there_run_there() -> None:
+    """One of the front is otherwise run where it is fullest, and one just below the front not at all."""
+    alike = gen_rows("TEP16", {64: 4000.0 * 1.95, 128: 6400.0 * 1.95, 256: 8000.0 * 1.95})
+
+    def best(**kwargs: object) -> dict[str, tuple[int, ...]]:
+        found = choose_end_to_end(
+            [*ROWS, *alike], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=6, around=(1.0,), **kwargs
+        )
+        return {each.deployment.label: each.concurrencies for each in found}
+
+    front = analyze_workload(ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32).rate_matched
+    there = next(row for row in front if row.tok_s_user == pytest.approx(100.0))
+    without, asked = best(), best(choose_at=(100.0,))
+    assert round(there.concurrency) not in without.get(there.label, ())
+    assert round(there.concurrency) in asked[there.label]
+    assert not any("TEP16" in label for label in without)
+    assert any("TEP16" in label for label in asked)
+
+
+def test_what_cannot_be_best_there_does_not_contend() -> None:
+    analysis = analyze_workload(ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32)
+    front = [(row.tok_s_user, row.tok_s_gpu) for row in analysis.rate_matched]
+    found = find_contenders(analysis.plans, front, [100.0, 1e6])
+    rows = [row for rows in found.values() for row in rows]
+    assert max(row.tok_s_gpu for row in rows) == step_at(front, 100.0)
+    assert all(row.tok_s_user >= 100.0 and row.tok_s_gpu >= 0.9 * (step_at(front, 100.0) or 0) for row in rows)
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), min_size=1, max_size=3), min_size=1, max_size=6
     ),
     st.integers(1, 3),
+    st.lists(st.floats(1, 100), max_size=2).map(tuple),
 )
 @settings(deadline=None, max_examples=40)
-def test_taking_the_best_first_is_close_to_the_best_set(outcomes: list[list[tuple[float, float]]], most: int) -> None:
+def test_taking_the_best_first_is_close_to_the_best_set(
+    outcomes: list[list[tuple[float, float]]], most: int, choose_at: tuple[float, ...]
+) -> None:
     """1 - 1/e of the best set, as for every submodular gain; and what bounds spare is never taken wrongly."""
     pair = find_pairs(collect_figures(ROWS, Constraints())[0], Constraints())[0]
     point = choose(1)[0].predicted
     candidates = [Candidate(point, pair, (1,), 1.0) for _ in outcomes]
     drawn = [[points] * DRAWS for points in outcomes]
-    taken = take(candidates, drawn, [], (0.0, 0.0), most=most, gpu_hours=None, per_cost=False)
+    value = Value((0.0, 0.0), choose_at)
+    taken = take(candidates, drawn, [], value, most=most, gpu_hours=None, per_cost=False)
 
     def area(chosen: Iterable[int]) -> float:
-        return hypervolume(extract_front([p for k in chosen for p in outcomes[k]], lambda p: p))
+        return value(extract_front([p for k in chosen for p in outcomes[k]], lambda p: p))
 
     assert sum(gain for _, gain in taken) == pytest.approx(area(k for k, _ in taken))
     best = max(area(chosen) for chosen in combinations(range(len(outcomes)), min(most, len(outcomes))))

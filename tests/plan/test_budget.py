@@ -20,3 +20,11 @@ def test_cost_is_start_plus_loads_times_the_gpus_of_each_deployment() -> None:
     assert (e2e.experiments, e2e.loads, e2e.minutes, e2e.gpu_hours) == (2, 2, 50, 50 * 16 / 60)
     assert cost.gpu_hours == ctx.gpu_hours + gen.gpu_hours + e2e.gpu_hours
     assert any("16 GPUs" in assumption for assumption in cost.assumptions)
+
+
+def test_where_one_will_be_chosen_two_contenders_are_counted_more() -> None:
+    text = "e2e: {{deployments: 2, choose_at: {at}, loads: {{around: [0.5, 1]}}}}\n"
+    loads = [
+        estimate(parse(GOOD + text.format(at=at)), []).stages[-1].loads for at in ("[]", "50", "[50, 20, 50.0, 100]")
+    ]
+    assert loads == [4, 4 + 2 * 2, 4 + 3 * 2 * 2]

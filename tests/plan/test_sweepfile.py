@@ -396,3 +396,11 @@ def test_loads_that_cannot_be(key: str, says: str) -> None:
 def test_a_spread_of_another_form_is_told_with_its_line() -> None:
     told = problems(GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, isl_spread: flat}"))
     assert any("demo.yaml:6" in problem and "normal:MEAN,STD" in problem for problem in told), told
+
+
+def test_tok_s_user_to_choose_at_are_read_ascending_and_once() -> None:
+    sweep = parse(GOOD + "e2e: {choose_at: [100, 20, 20.0]}\n")
+    assert sweep.e2e is not None
+    assert sweep.e2e.choose_at == (20.0, 100.0)
+    with pytest.raises(SweepError, match="choose_at"):
+        parse(GOOD + "e2e: {choose_at: [-1]}\n")
