@@ -12,7 +12,7 @@ import numpy as np
 
 from ratematch.search.fronts import Floats, Side, empty_front
 from ratematch.search.portfolio import Offer, Portfolio, compose, offer_of
-from ratematch.search.promise import View
+from ratematch.search.promise import CHANCES, View
 from ratematch.search.servers import Candidate, Known, Space
 
 UNKNOWN_SD = 0.12
@@ -27,8 +27,6 @@ drafts, or another day, it is the one beside that holds."""
 AT_ONCE = 0.2
 """What a gain over the front of now is worth, beside what is left of it once all that is planned is measured: the
 front should be good early too."""
-CHANCES = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))
-"""A normal distribution as three values, in standard deviations, and their weights (Gauss-Hermite)."""
 CHANCE = "it may be faster than expected"
 LEAST_CHANCE = 0.02
 """Share of the front that a chance must bring on average for a share of the grid's GPU-hours: it is what remains of a

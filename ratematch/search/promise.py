@@ -17,6 +17,12 @@ from ratematch.search.servers import Candidate, Known, Rate, Seen, Space
 EVENLY = 0.5
 """Weight of tok/s/GPU at every tok/s/user alike (its logarithm), beside that of the hypervolume, which knows little
 of slow users."""
+CHOICES = 0.3
+"""Weight of tok/s/GPU where a deployment will be chosen, all of those together."""
+BESIDE = 0.06
+"""They reach so far to both sides (logarithm): fronts are read in steps, and a step must not decide."""
+CHANCES = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))
+"""A normal distribution as three values, in standard deviations, and their weights (Gauss-Hermite)."""
 NORMAL = NormalDist()
 
 
@@ -64,7 +70,7 @@ class View:
         best = empty_front()
         for gen in self.gens:
             best = np.maximum(best, self.front(gen, frozenset(gen.forecasts)))
-        self.weights = _weigh(best)
+        self.weights = _weigh(best, self.space.choose_at)
 
     def spread(self, each: Candidate) -> float:
         """Standard deviation of the log of a server's speed, the mean over its ladder."""
@@ -191,14 +197,20 @@ class View:
         return front
 
 
-def _weigh(promised: Floats) -> Floats:
-    """Of tok/s/GPU at each tok/s/user: hypervolume, and every tok/s/user alike as far as the front reaches."""
+def _weigh(promised: Floats, choose_at: Iterable[float]) -> Floats:
+    """Of tok/s/GPU at each tok/s/user: hypervolume, every tok/s/user alike as far as the front reaches, and
+    more of it around those that a deployment will be chosen at."""
     size = hypervolume(promised)
     if size <= 0:
         return WIDTHS
     reached = (promised > 0) & (GRID[0] * 1.5 <= GRID)
     evenly = np.where(reached, 1 / np.where(promised > 0, promised, 1.0), 0.0) / max(1, int(reached.sum()))
-    return np.asarray((WIDTHS / size + EVENLY * evenly) / (1 + EVENLY))
+    asked = [at for speed in choose_at if (at := (np.abs(np.log(GRID / speed)) < BESIDE) & (promised > 0)).any()]
+    choices = np.zeros_like(GRID)
+    for at in asked:
+        choices[at] += 1 / promised[at] / at.sum() / len(asked)
+    part = CHOICES if asked else 0.0
+    return np.asarray((WIDTHS / size + EVENLY * evenly + part * choices) / (1 + EVENLY + part))
 
 
 def _best(space: Space, each: Candidate) -> float:

@@ -61,7 +61,8 @@ class Seen:
 class Space:
     """What can be measured for one workload, within which limits, and what a start and a whole load cost, in hours.
 
-    ``elsewhere``: what was seen of servers for other workloads. ``least_price``: the share of the front that a share
+    ``elsewhere``: what was seen of servers for other workloads. ``choose_at``: tok/s/user at
+    which one deployment will be chosen. ``least_price``: the share of the front that a share
     of the GPU-hours of a whole grid must be expected to bring (0.1: a hundredth of the grid for a thousandth of the
     front); what brings less is not measured, whatever is left of a budget.
     """
@@ -75,6 +76,7 @@ class Space:
     tpot_s: float | None = None
     workload: str = ""
     elsewhere: tuple[Seen, ...] = ()
+    choose_at: tuple[float, ...] = ()
     least_price: float = 0.1
     _by_id: dict[str, Candidate] = field(init=False, repr=False, compare=False)
 

@@ -94,6 +94,7 @@ def make_space(
         ttft_s=None if constraints.ttft_ms is None else constraints.ttft_ms / 1000,
         tpot_s=None if constraints.tpot_ms is None else constraints.tpot_ms / 1000,
         workload=workload.label,
+        choose_at=sweep.e2e.choose_at if sweep.e2e else (),
     )
 
 
