@@ -18,6 +18,8 @@ from tests.search.test_adaptive import measure
 FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)
 RIVALS = (gen("gen-one", "gen DEP", 8), gen("gen-other", "gen TEP", 8, base_s=0.01005))
 SHORT = Measured(0.05, 1, 60)
+LOAD_H = 0.002
+"""What is known for sure of servers that are nearly alike is worth little, so it must cost little."""
 
 
 def find(
@@ -36,7 +38,7 @@ def find(
 @pytest.fixture
 def close() -> tuple[Space, dict[str, dict[int, Rate]]]:
     """Two servers that are nearly alike at every load, and all of it measured."""
-    of = replace(space(), candidates=(FEEDER, *RIVALS))
+    of = replace(space(load_h=LOAD_H), candidates=(FEEDER, *RIVALS))
     return of, {each.id: measure(each, tuple(each.forecasts)) for each in (FEEDER, *RIVALS)}
 
 
@@ -45,7 +47,7 @@ def test_a_load_that_decides_which_server_leads_is_measured_for_longer(close) ->
     longer = find(known, dict.fromkeys(RIVALS[0].forecasts, SHORT), of=of)
     assert longer is not None
     assert longer.gain > 0
-    assert longer.gpu_hours == pytest.approx(8 * 0.05)
+    assert longer.gpu_hours == pytest.approx(8 * LOAD_H)
     assert "±5.0%" in longer.why
 
 
@@ -82,7 +84,7 @@ def test_a_server_that_leads_by_far_in_the_only_ratio_there_is_stays_short() -> 
 
 def test_a_ctx_server_whose_rate_decides_the_ratio_is_measured_for_longer() -> None:
     feeder = ctx("ctx-a", "ctx DEP", 4, 10.0)
-    of = replace(space(), candidates=(feeder, *RIVALS))
+    of = replace(space(load_h=LOAD_H), candidates=(feeder, *RIVALS))
     known = {each.id: measure(each, tuple(each.forecasts)) for each in of.candidates}
     longer = find(known, dict.fromkeys(feeder.forecasts, SHORT), of=of, each=feeder)
     assert longer is not None
@@ -93,7 +95,7 @@ def test_a_ctx_server_whose_rate_decides_the_ratio_is_measured_for_longer() -> N
 def test_a_longer_run_must_fit_and_be_worth_its_hours(close) -> None:  # type: ignore[no-untyped-def]
     of, known = close
     wide = dict.fromkeys(RIVALS[0].forecasts, SHORT)
-    assert find(known, wide, of=of, hours=0.3) is None
+    assert find(known, wide, of=of, hours=4 * LOAD_H) is None
     dear = replace(of, least_price=50.0)
     assert find(known, wide, of=dear) is None
     assert find(known, wide, of=of) == find(known, wide, of=of)

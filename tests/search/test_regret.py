@@ -1,0 +1,56 @@
+"""What is lost on average by choosing by a rate that is not sure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ratematch.search.promise import View
+from ratematch.search.regret import regret
+from ratematch.search.servers import Candidate, Space
+from tests.search.invented import ctx, gen, space
+from tests.search.test_adaptive import measure
+
+FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)
+LEADER = gen("gen-leader", "gen DEP", 8)
+LOAD = 64
+
+
+def known(*candidates: Candidate, **changes: object) -> View:
+    of: Space = replace(space(**changes), candidates=candidates)
+    return View(of, {each.id: measure(each, tuple(each.forecasts)) for each in candidates}, {})
+
+
+def lost(view: View, each: Candidate, width: float) -> float:
+    return regret(view, each, LOAD, width, {})
+
+
+def test_nothing_is_lost_where_nothing_else_could_be_chosen() -> None:
+    """One ratio alone fits, and nothing comes near."""
+    slow = gen("gen-slow", "gen TEP", 8, base_s=0.05, per_request_s=5e-4)
+    view = known(FEEDER, LEADER, slow, max_gpus=12)
+    assert lost(view, LEADER, 0.05) < 1e-9
+    assert lost(view, slow, 0.05) < 1e-9
+
+
+def test_the_nearer_a_rival_and_the_wider_the_interval_the_more_is_lost() -> None:
+    def beside(factor: float, width: float) -> float:
+        rival = gen("gen-rival", "gen TEP", 8, base_s=0.01 * factor, per_request_s=1e-4 * factor)
+        return lost(known(FEEDER, LEADER, rival, max_gpus=12), LEADER, width)
+
+    assert beside(1.001, 0.05) > beside(1.02, 0.05) > beside(1.2, 0.05) == 0.0
+    assert beside(1.001, 0.05) > beside(1.001, 0.02) > 0.0
+    # At most what the rate itself may be off by.
+    assert beside(1.001, 0.05) < 0.05
+
+
+def test_a_rate_below_the_front_may_be_one_that_is_on_it() -> None:
+    rival = gen("gen-rival", "gen TEP", 8, base_s=0.0101, per_request_s=1.01e-4)
+    view = known(FEEDER, LEADER, rival, max_gpus=12)
+    assert lost(view, rival, 0.05) > 0.0
+
+
+def test_a_ctx_rate_that_is_not_sure_costs_by_the_ratio_that_is_chosen_for_it() -> None:
+    tight = ctx("ctx-b", "ctx DEP", 4, 10.0)
+    view = known(tight, LEADER)
+    load = max(tight.forecasts, key=lambda load: tight.forecasts[load].req_s)
+    assert regret(view, tight, load, 0.05, {}) > 0.0
