@@ -54,7 +54,7 @@ def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool
     if not gen.req_s.size or ctx.req_s[0] <= 0:
         return empty_front()
     req_s, speed = _read_between(gen)
-    at_load = _best_ratio(ctx, gen.gpus, req_s, osl, max_gpus, ceil_only)
+    at_load = best_ratio(ctx, gen.gpus, req_s, osl, max_gpus, ceil_only)
     return np.asarray(_spread(np.zeros(req_s.size, dtype=int), speed, at_load, 1)[0])
 
 
@@ -73,13 +73,13 @@ def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
         logs = np.log(values)
         return np.asarray(np.exp(logs[low, None] * (1 - steps) + logs[high, None] * steps).ravel())
 
-    at_load = _best_ratio(ctx, gen.gpus, read(gen.req_s), osl, max_gpus, False)
+    at_load = best_ratio(ctx, gen.gpus, read(gen.req_s), osl, max_gpus, False)
     which = np.repeat(np.arange(low.size), steps.size)
     fronts[low, high] = _spread(which, read(gen.tok_s_user), at_load, low.size)
     return fronts
 
 
-def _best_ratio(ctx: Side, gpus: int, req_s: Floats, osl: float, max_gpus: int, ceil_only: bool) -> Floats:
+def best_ratio(ctx: Side, gpus: int, req_s: Floats, osl: float, max_gpus: int, ceil_only: bool = False) -> Floats:
     """tok/s/GPU of the best ratio with gen instances at these rates each."""
     y = np.arange(1, 2 if ceil_only else max_gpus // gpus + 1)[:, None]
     if not y.size:
