@@ -9,6 +9,9 @@ from ratematch.search.adaptive import Decision, decide, go_on
 from ratematch.search.promise import see
 from ratematch.search.servers import Known, Space
 
+FEW = 4.0
+"""Hours left are few when they are no more than so many starts of the largest server."""
+
 Spaces = Mapping[str, Space]
 """By workload."""
 Running = Mapping[str, Collection[int]]
@@ -27,7 +30,7 @@ def decide_among(
 
     ``spent``: GPU-hours, by workload. ``explain``: say of every server why it is passed over.
     """
-    shares = share(spaces, hours_left, spent)
+    shares = lend(spaces, hours_left, spent)
     found = {
         label: decide(_taught(space, spaces.values(), known), known, running, shares[label], explain=explain)
         for label, space in spaces.items()
@@ -53,7 +56,16 @@ def go_on_among(
 ) -> Decision:
     """What the server ``up``, chosen for the workload ``label``, does next."""
     taught = _taught(spaces[label], spaces.values(), known)
-    return go_on(taught, known, running, up, share(spaces, hours_left, spent)[label])
+    return go_on(taught, known, running, up, lend(spaces, hours_left, spent)[label])
+
+
+def lend(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) -> dict[str, float | None]:
+    """What each workload's servers may be planned with: its :func:`share`; or all hours left when they are few, for a
+    part of them would buy only small servers, and the choice is among workloads then."""
+    largest = max((space.hours(each, ()) for space in spaces.values() for each in space.candidates), default=0.0)
+    if hours_left is not None and hours_left <= FEW * largest:
+        return dict.fromkeys(spaces, hours_left)
+    return share(spaces, hours_left, spent)
 
 
 def share(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) -> dict[str, float | None]:

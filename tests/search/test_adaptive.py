@@ -17,7 +17,7 @@ from ratematch.search.outlook import Outlook
 from ratematch.search.portfolio import compose
 from ratematch.search.promise import View
 from ratematch.search.servers import Candidate, Rate, Seen, Space
-from ratematch.search.workloads import _taught, decide_among, share
+from ratematch.search.workloads import _taught, decide_among, lend, share
 from tests.search.invented import LADDER, SERVERS, ctx, gen, space
 
 
@@ -260,3 +260,12 @@ def test_hours_are_shared_among_workloads_by_what_each_had():
     assert share(of, None, {}) == {"a": None, "b": None}
     assert share(of, 10.0, {}) == {"a": pytest.approx(5.0), "b": pytest.approx(5.0)}
     assert share(of, 6.0, {"a": 4.0}) == {"a": pytest.approx(1.0), "b": pytest.approx(5.0)}
+
+
+def test_the_last_hours_are_for_whoever_needs_them_most():
+    """A part of them would buy only small servers."""
+    of = {name: replace(space(), workload=name) for name in ("a", "b")}
+    largest = max(each.gpus for each in SERVERS) * of["a"].start_h
+    assert lend(of, 2 * largest, {"a": 40.0}) == {"a": 2 * largest, "b": 2 * largest}
+    assert lend(of, 20 * largest, {"a": 40.0}) == share(of, 20 * largest, {"a": 40.0})
+    assert lend(of, None, {}) == {"a": None, "b": None}
