@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
 from ratematch.match.contend import Key, find_contenders, key_of
 from ratematch.match.figures import collect_figures
-from ratematch.match.gain import DIFFERS, Candidate, Picked, pick
+from ratematch.match.gain import DIFFERS, Candidate, Picked, like_area, pick
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Measured, Point, objectives
 from ratematch.match.predict import Pair, deploy
@@ -161,6 +161,7 @@ def choose_end_to_end(
             price=price * area,
             under_way=under_way,
             choose_at=choose_at,
+            scale=like_area(front, choose_at),
         )
 
     ifb = [objectives(point) for point in analysis.ifb]

@@ -74,11 +74,13 @@ def pick(
     price: float = 0.0,
     under_way: Sequence[Candidate] = (),
     choose_at: Sequence[float] = (),
+    scale: float = 1.0,
 ) -> list[Picked]:
     """Up to ``most`` candidates that together are expected to add most to the area dominated by ``known``.
 
     ``gpu_hours``: what all of them may cost (``None``: anything). ``price``: area that each must add per GPU-hour.
-    ``choose_at``: tok/s/user at which a deployment will be chosen: what is dominated there counts once more.
+    ``choose_at``: tok/s/user at which a deployment will be chosen: what is dominated there counts once more;
+    ``scale``: what all gains are multiplied by, see :class:`Value`.
     ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. Taking the
     largest gain first and taking the largest gain per GPU-hour first are both tried; the better set is returned, in
     the order in which it was taken.
@@ -86,7 +88,7 @@ def pick(
     affordable = [each for each in candidates if gpu_hours is None or each.gpu_hours <= gpu_hours]
     drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs, seed=seed)
     sure, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
-    value = Value((1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0), tuple(choose_at))
+    value = Value((1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0), tuple(choose_at), scale)
     start = value(known)
     tries = [
         take(
@@ -110,13 +112,20 @@ def pick(
 @dataclass(frozen=True)
 class Value:
     """Of a front (tok/s/user, tok/s/GPU): the area that it dominates above ``floor``, and u x p at each u of
-    ``choose_at``."""
+    ``choose_at``, times ``scale``: with :func:`like_area` a gain is comparable with an area all the same."""
 
     floor: tuple[float, float]
     choose_at: tuple[float, ...] = ()
+    scale: float = 1.0
 
     def __call__(self, front: Front) -> float:
-        return hypervolume(front, self.floor) + sum(u * (step_at(front, u) or 0.0) for u in self.choose_at)
+        there = sum(u * (step_at(front, u) or 0.0) for u in self.choose_at)
+        return self.scale * (hypervolume(front, self.floor) + there)
+
+
+def like_area(front: Front, choose_at: Sequence[float]) -> float:
+    """The scale at which ``front`` is worth its area."""
+    return hypervolume(front) / (Value((0.0, 0.0), tuple(choose_at))(front) or 1.0) if front else 1.0
 
 
 def draw_outcomes(

@@ -12,8 +12,8 @@ from ratematch.match.analysis import analyze_workload, find_pairs
 from ratematch.match.choose import choose_end_to_end
 from ratematch.match.contend import find_contenders
 from ratematch.match.figures import collect_figures
-from ratematch.match.gain import DRAWS, Candidate, Value, take
-from ratematch.match.pareto import extract_front, step_at
+from ratematch.match.gain import DRAWS, Candidate, Value, like_area, take
+from ratematch.match.pareto import extract_front, hypervolume, step_at
 from ratematch.match.points import Measured
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
@@ -170,6 +170,15 @@ def test_where_one_will_be_chosen_the_deployments_that_may_be_best_there_run_the
     assert round(there.concurrency) in asked[there.label]
     assert not any("TEP16" in label for label in without)
     assert any("TEP16" in label for label in asked)
+
+
+def test_gains_stay_comparable_with_area_where_one_will_be_chosen() -> None:
+    """They compete for hours with servers, whose gains are shares of the area."""
+    front = [(20.0, 9.0), (50.0, 5.0), (120.0, 1.0)]
+    for choose_at in ((), (20.0,), (20.0, 50.0, 100.0), (500.0,)):
+        value = Value((0.0, 0.0), choose_at, like_area(front, choose_at))
+        assert value(front) == pytest.approx(hypervolume(front))
+    assert sum(choice.share for choice in choose(30, choose_at=(50.0, 100.0))) < 1.5
 
 
 def test_what_cannot_be_best_there_does_not_contend() -> None:
