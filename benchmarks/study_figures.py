@@ -11,14 +11,15 @@ over in-flight batching at equal tok/s/user, read along the fronts as in the stu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ratematch.match.analysis import analyze
-from ratematch.match.points import Analysis, Measured, WorkloadAnalysis
+from ratematch.match.pareto import extract_front, speed_up
+from ratematch.match.points import Analysis, Measured, WorkloadAnalysis, objectives
 from ratematch.plan.constraints import Constraints
 from ratematch.show.picture import save_figure
 from ratematch.show.plots import plot_pareto
@@ -87,19 +88,25 @@ def ratios(each: WorkloadAnalysis, kind: str) -> list[tuple[float, float]]:
     return [(row.tok_s_user, row.linear) for row in each.speedups if row.kind == kind and row.linear is not None]
 
 
-def say_ratios(found: Sequence[tuple[float, float]]) -> str:
+def ratio_at(each: WorkloadAnalysis, kind: str, speed: float) -> float | None:
+    """Ratio over IFB at one tok/s/user, both fronts read linearly there."""
+    points = each.rate_matched if kind == "rate_matched" else each.end_to_end
+    fronts = [
+        extract_front([objectives(point) for point in rows], lambda point: point) for rows in (points, each.ifb)
+    ]
+    return speed_up(fronts[0], fronts[1], speed)[1]
+
+
+def say_ratios(each: WorkloadAnalysis, kind: str) -> str:
+    found = ratios(each, kind)
     if not found:
         return "-"
     values = [value for _, value in found]
     best = max(found, key=lambda pair: pair[1])
-    near = [f"{min(found, key=lambda pair: abs(pair[0] - u))[1]:.2f} at {u:g}" for u in AT if _covers(found, u)]
+    near = [f"{ratio:.2f} at {u:g}" for u in AT if (ratio := ratio_at(each, kind, u)) is not None]
     return f"{min(values):.2f} to {max(values):.2f} (best at {best[0]:.0f})" + (
         f"; {', '.join(near)}" if near else ""
     )
-
-
-def _covers(found: Sequence[tuple[float, float]], speed: float) -> bool:
-    return min(u for u, _ in found) <= speed <= max(u for u, _ in found)
 
 
 def say_gap(each: WorkloadAnalysis) -> str:
@@ -132,7 +139,7 @@ def main() -> None:
                 path.unlink()
             else:
                 shrink(path)
-        cells = [say_ratios(ratios(each, kind)) for kind in ("rate_matched", "end_to_end")]
+        cells = [say_ratios(each, kind) for kind in ("rate_matched", "end_to_end")]
         print(f"| {figure.title} | {figure.reported} | {cells[0]} | {cells[1]} | {say_gap(each)} |")
 
 
