@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
-from ratematch.match.contend import Key, find_contenders, key_of
+from ratematch.match.contend import Key, find_contenders, find_fullest, key_of
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Candidate, Picked, like_area, pick
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
@@ -143,7 +143,7 @@ def choose_end_to_end(
     others = [
         max(points, key=lambda point: point.tok_s_gpu) for key, points in contenders.items() if key not in there
     ]
-    before = _fullest(point for point in analysis.plans if key_of(point) in (already or {}))
+    before = find_fullest(point for point in analysis.plans if key_of(point) in (already or {}))
     candidates = [candidate(point) for point in (*on_front, *beside, *others) if key_of(point) not in before]
     under_way = [candidate(point) for key, point in sorted(before.items()) if not (already or {})[key]]
     near = {key_of(point) for point in analysis.plans if key_of(point) in before and _nearness(point, front) >= NEAR}
@@ -189,18 +189,9 @@ def _deploy(pair: Pair, point: Point, router: str) -> Deployment:
     return Deployment(ctx=ctx, gen=gen, router=router)
 
 
-def _fullest(points: Iterable[Point]) -> dict[Key, Point]:
-    """Of each deployment the row with most tok/s/GPU."""
-    best: dict[Key, Point] = {}
-    for point in points:
-        if key_of(point) not in best or point.tok_s_gpu > best[key_of(point)].tok_s_gpu:
-            best[key_of(point)] = point
-    return best
-
-
 def _one_each(front: Sequence[Point]) -> list[Point]:
     """Of each deployment on the front the row with most tok/s/GPU, ascending tok/s/user."""
-    return sorted(_fullest(front).values(), key=lambda point: point.tok_s_user)
+    return sorted(find_fullest(front).values(), key=lambda point: point.tok_s_user)
 
 
 def spread_along(front: Sequence[Point], num: int) -> list[Point]:
@@ -223,7 +214,7 @@ def spread_along(front: Sequence[Point], num: int) -> list[Point]:
 
 def _neighbours(chosen: Sequence[Point], plans: Sequence[Point]) -> list[Point]:
     """The fullest row of every planned deployment one instance away from a chosen one."""
-    by_deployment = _fullest(plans)
+    by_deployment = find_fullest(plans)
     taken = {key_of(point) for point in chosen}
     found: dict[Key, Point] = {}
     for sources, x, y in sorted(taken):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ratematch.match.gain import DIFFERS
 from ratematch.match.pareto import Front, step_at
@@ -19,6 +19,16 @@ def key_of(point: Point) -> Key:
     return point.sources, point.ctx, point.gen
 
 
+def find_fullest(points: Iterable[Point]) -> dict[Key, Point]:
+    """Of each deployment the row with most tok/s/GPU."""
+    best: dict[Key, Point] = {}
+    for point in points:
+        key = key_of(point)
+        if key not in best or point.tok_s_gpu > best[key].tok_s_gpu:
+            best[key] = point
+    return best
+
+
 def find_contenders(plans: Sequence[Point], front: Front, choose_at: Sequence[float]) -> dict[Key, list[Point]]:
     """By deployment, the rows of ``plans`` at the tok/s/user of ``choose_at`` for which it may turn out the best.
 
@@ -30,11 +40,7 @@ def find_contenders(plans: Sequence[Point], front: Front, choose_at: Sequence[fl
         best = step_at(front, speed)
         if best is None:
             continue
-        rows: dict[Key, Point] = {}
-        for point in plans:
-            key = key_of(point)
-            if point.tok_s_user >= speed and (key not in rows or point.tok_s_gpu > rows[key].tok_s_gpu):
-                rows[key] = point
+        rows = find_fullest(point for point in plans if point.tok_s_user >= speed)
         near = [point for point in rows.values() if point.tok_s_gpu >= (1 - DIFFERS) * best]
         for point in sorted(near, key=lambda point: (-point.tok_s_gpu, point.label))[:MOST]:
             found.setdefault(key_of(point), []).append(point)

@@ -94,12 +94,11 @@ def _within(
     chosen: list[Experiment] = []
     points: list[tuple[float, float]] = []
     while left:
-        front = extract_front(points, lambda point: point)
         gains = {name: _gain(points, curves[name], each.loads) / whole for name, each in left.items()}
         costs = {name: minutes_of(sweep, each) * each.deployment.gpus / 60 for name, each in left.items()}
         fitting = [name for name in left if costs[name] <= gpu_hours or not chosen]
         best = max(fitting, key=lambda name: (gains[name] / costs[name], name), default=None)
-        if best is None or (front and gains[best] <= 0):
+        if best is None or (points and gains[best] <= 0):
             break
         each = left.pop(best)
         chosen.append(each)

@@ -74,7 +74,7 @@ def find_longer(
     targets: Mapping[int, float],
 ) -> Longer | None:
     """The load of ``each`` whose longer run is worth most for what is chosen; ``None`` when none is worth its hours.
-     ``each`` is up, so nothing is started for it.
+    ``each`` is up, so nothing is started for it.
 
     ``measured``: by concurrency; ``requests``: of a longer run of each, and of the whole load that the cluster's
     profile has a time for; ``targets``: interval at which it is narrow enough. ``hours_left``: GPU-hours that it and
