@@ -19,12 +19,12 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.scheduler import AttentionDpBalance, Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import RooflineStepTime, StepBatch, StepTime
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.memory import activation_bytes, kv_tokens_per_rank
+from ratematch.plan.parallelism import parse_mapping
 
 MAX_NUM_TOKENS = 8192
 MAX_BATCH_SIZE = 2048

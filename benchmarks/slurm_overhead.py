@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ratematch.match.pareto import hypervolume
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store.folder import ExperimentFolder, Results
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = [sys.executable, str(ROOT / "slurm" / "testcluster.py")]

@@ -19,11 +19,13 @@ from PIL import Image
 
 from ratematch.match.analysis import analyze
 from ratematch.match.pareto import extract_front, speed_up
-from ratematch.match.points import Analysis, Measured, WorkloadAnalysis, objectives
-from ratematch.plan.constraints import Constraints
+from ratematch.match.points import Analysis, WorkloadAnalysis, objectives
+from ratematch.measure.measured import Measured
+from ratematch.plan.load import Constraints
 from ratematch.show.picture import save_figure
 from ratematch.show.plots import plot_pareto
-from ratematch.store import Results, read_json
+from ratematch.store.files import read_json
+from ratematch.store.folder import Results
 
 Keep = Callable[[Measured], bool]
 

@@ -8,16 +8,16 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
 
 LAPTOP = Cluster("laptop", "gb200", gpus_per_node=4, nodes=18, emulated=True)
 
-AGG = Deployment(agg=ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192))
-GEN = Deployment(gen=ServerGroup("gen", Mapping(tp=4, ep=4), mtp=1, max_batch_size=8, max_num_tokens=16))
+AGG = Deployment(agg=ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192))
+GEN = Deployment(gen=ServerGroup("gen", Parallelism(tp=4, ep=4), mtp=1, max_batch_size=8, max_num_tokens=16))
 PAIR = Deployment(
-    ctx=ServerGroup("ctx", Mapping(tp=4, ep=4, attention_dp=True), 2, 1, max_batch_size=8, max_num_tokens=8192),
-    gen=ServerGroup("gen", Mapping(tp=8, ep=8), 1, 1, max_batch_size=64, max_num_tokens=128),
+    ctx=ServerGroup("ctx", Parallelism(tp=4, ep=4, attention_dp=True), 2, 1, max_batch_size=8, max_num_tokens=8192),
+    gen=ServerGroup("gen", Parallelism(tp=8, ep=8), 1, 1, max_batch_size=64, max_num_tokens=128),
 )
 
 

@@ -39,13 +39,13 @@ from choice import CONTENDERS, SPEEDS, choice_shares
 from methods import Requests, Trace, grid_jobs, predicted_order, requests_of, run, run_adaptive
 from truth import Rates, make_truth
 
-from ratematch.inputs import read_sweep
-from ratematch.prediction import forecast_experiment
-from ratematch.run.precheck import expand_sweep
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.inputs.find import read_sweep
+from ratematch.search.candidates import Candidate, Space
 from ratematch.search.fronts import hypervolume
-from ratematch.search.servers import Candidate, Space
 from ratematch.search.space import make_space, read_known
-from ratematch.store import Results
+from ratematch.simulate.forecasts import forecast_experiment
+from ratematch.store.folder import Results
 
 SHARES = (0.95, 0.99, 0.995)
 BUDGETS = (0.1, 0.2, 0.4)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from truth import Truth
 
+from ratematch.search.candidates import Candidate, Known, Rate, Space
 from ratematch.search.fronts import Floats, Side, best_ratio
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate, Known, Rate, Space
+from ratematch.search.view import View
 
 SPEEDS = (20.0, 50.0, 100.0)
 """tok/s/user."""

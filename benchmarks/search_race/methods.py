@@ -11,11 +11,11 @@ from truth import NOISE, Truth
 
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.search.contenders import TARGET_CI, Measured, find_longer
+from ratematch.search.candidates import Candidate, Rate, Space
 from ratematch.search.fronts import Floats, gain, hypervolume
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.repeats import TARGET_CI, Measured, find_longer
 from ratematch.search.space import lengthen
+from ratematch.search.view import View
 from ratematch.search.workloads import decide_among, go_on_among, share, teach
 
 Requests = Mapping[str, Mapping[int, tuple[int, int]]]

@@ -99,23 +99,24 @@ def pareto(
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
         ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
-    from ratematch import gallery, readout
+    from ratematch.analysis import analyze
+    from ratematch.report import pictures
     from ratematch.show.analysisdetail import print_details
     from ratematch.show.console import print_analysis
     from ratematch.show.tables import analysis_to_json, write_tables
-    from ratematch.store import Results
+    from ratematch.store.folder import Results
 
     opened = Results.open(results)
     if remeasure:
-        readout.remeasure(opened)
+        analyze.remeasure(opened)
     at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at, max_gpus=max_gpus)
+    inputs = analyze.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at, max_gpus=max_gpus)
     folder = output or results / "report"
     if figure is not None:
-        for path in gallery.draw_figure(inputs, int(figure)).save(folder):
+        for path in pictures.draw_figure(inputs, int(figure)).save(folder):
             click.echo(str(path))
         return
-    analysis = readout.analyze_inputs(
+    analysis = analyze.analyze_inputs(
         inputs,
         calibrate=calibrate,
         request_rate=request_rate,
@@ -127,13 +128,13 @@ def pareto(
         segment_gpus=segment_gpus,
     )
     # The picture people came for stands last, where the eye ends.
-    pictures = [path for picture in gallery.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
-    written = [*write_tables(analysis, folder), *reversed(pictures)]
+    drawn = [path for picture in pictures.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
+    written = [*write_tables(analysis, folder), *reversed(drawn)]
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
         print_analysis(analysis, Console())
-        limits = readout.say_limits_of(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at)
+        limits = analyze.say_limits_of(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at)
         print_details(analysis, Console(), request_rate=request_rate, limits=limits)
         for path in written:
             click.echo(str(path))
@@ -168,17 +169,18 @@ def report(
     Example:
         ratematch report results/sample --at 30,60
     """
-    from ratematch import readout, reporting
-    from ratematch.notebooks import write_executed
-    from ratematch.store import Results
+    from ratematch.analysis import analyze
+    from ratematch.report import collect
+    from ratematch.report.notebooks import write_executed
+    from ratematch.store.folder import Results
 
     opened = Results.open(results)
     where: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
-    targets = reporting.parse_targets(at) if at else None
+    inputs = analyze.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
+    targets = collect.parse_targets(at) if at else None
     page = output or results / "report" / "report.html"
-    analysis = readout.analyze_inputs(inputs)
-    reporting.write_report(
+    analysis = analyze.analyze_inputs(inputs)
+    collect.write_report(
         opened,
         inputs,
         analysis,
@@ -225,11 +227,11 @@ def compare(
     """
     from dataclasses import asdict, astuple
 
-    from ratematch import comparing
+    from ratematch.analysis import compare
     from ratematch.show.changeview import change_to_json, picture_change, print_change
 
     at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    found = comparing.compare_results(
+    found = compare.compare_results(
         before,
         after,
         max_regression=parse_share(max_regression),
@@ -299,8 +301,8 @@ def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
     Example:
         ratematch match rates.csv --max-gpus 72 --gpus-per-node 4 --ttft-ms 1000
     """
+    from ratematch.inputs.ratetable import read_rates
     from ratematch.match.tablematch import match_table
-    from ratematch.rates import read_rates
     from ratematch.show.matchview import match_to_json, print_match
 
     rows, asked = read_rates(table, **options)

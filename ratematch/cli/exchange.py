@@ -50,8 +50,8 @@ def import_recipe(
         ratematch import recipe ctx1_gen4_tep8.yaml -o sweeps/my-recipe.yaml
         ratematch plan my-recipe
     """
-    from ratematch.exchange.choices import Choices, parse_numbers, parse_workload
-    from ratematch.exchange.imports import import_files, imported_to_json
+    from ratematch.exchange.recipes.choices import Choices, parse_numbers, parse_workload
+    from ratematch.exchange.recipes.convert import import_files, imported_to_json
 
     choices = Choices(
         model=model,
@@ -118,12 +118,12 @@ def import_results(
             --model deepseek-r1 --gpu h200 --engine trtllm-serve/1.2 --real
         ratematch import results pareto.csv -o rates.csv && ratematch match rates.csv
     """
-    from ratematch import importing
     from ratematch.errors import UserError
-    from ratematch.exchange.choices import parse_workload
-    from ratematch.exchange.foreign import Hints, parse_servers
-    from ratematch.show.files import write_aside
+    from ratematch.exchange.recipes.choices import parse_workload
+    from ratematch.exchange.results import ingest
+    from ratematch.exchange.results.foreign import Hints, parse_servers
     from ratematch.show.tables import to_csv
+    from ratematch.store.files import write_aside
 
     if (into is None) == (output is None):
         raise UserError("say where to: --into results/NAME, or -o rates.csv")
@@ -141,8 +141,8 @@ def import_results(
         **{role: parse_servers(said[role]) for role in ("ctx", "gen", "agg") if said[role]},
     )
     if output is not None:
-        rates, notes = importing.import_rates(files, hints, None if stage == "e2e" else stage)
-        write_aside(output, to_csv(*importing.rates_to_rows(rates)).encode("utf-8"))
+        rates, notes = ingest.import_rates(files, hints, None if stage == "e2e" else stage)
+        write_aside(output, to_csv(*ingest.rates_to_rows(rates)).encode("utf-8"))
         if as_json:
             print_json({"table": str(output), "rows": len(rates), "notes": notes})
         else:
@@ -151,7 +151,7 @@ def import_results(
                 click.echo(f"note: {note}", err=True)
         return
     assert into is not None
-    imported, skipped = importing.import_results(files, hints, into, stage=stage, mix=mix)
+    imported, skipped = ingest.import_results(files, hints, into, stage=stage, mix=mix)
     if as_json:
         rows = [
             {"source": e.source, "folder": str(e.folder), "valid": e.valid, "missing": list(e.missing)}
@@ -191,8 +191,8 @@ def export_results(results: Path, form: Any, output: Path) -> None:
     Example:
         ratematch export results results/sample --format aiperf -o artifacts
     """
-    from ratematch.exporting import export_results as write
-    from ratematch.store import Results
+    from ratematch.exchange.results.export import export_results as write
+    from ratematch.store.folder import Results
 
     written, notes = write(Results.open(results), form, output)
     for path in written:
@@ -232,14 +232,14 @@ def export_deployment(
     Example:
         ratematch export deployment results/sample --at "50 tok/s/user" --cluster gb200-nvl72 -o deploy
     """
-    from ratematch import handover, reporting
     from ratematch.errors import UserError
-    from ratematch.inputs import read_cluster
+    from ratematch.inputs.find import read_cluster
+    from ratematch.report import collect, deployment
 
-    targets = reporting.parse_targets(at)
+    targets = collect.parse_targets(at)
     if len(targets) != 1:
         raise UserError(f"--at {at}: one speed, for one deployment")
-    found = handover.export_deployment(
+    found = deployment.export_deployment(
         results,
         targets[0],
         workload=workload,
@@ -248,8 +248,8 @@ def export_deployment(
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
     )
-    written = handover.write_handover(found, output, force=force)
-    told = handover.describe(found.workload, found.found, found.experiment, found.cluster)
+    written = deployment.write_handover(found, output, force=force)
+    told = deployment.describe(found.workload, found.found, found.experiment, found.cluster)
     if as_json:
         print_json(told | {"files": [str(path) for path in written]})
         return
@@ -286,7 +286,7 @@ def import_site(
         ratematch doctor --cluster rack
     """
     from ratematch.errors import Problem, RecipeError
-    from ratematch.exchange.srtcluster import SiteChoices, import_cluster
+    from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster
 
     found = import_cluster(file, SiteChoices(gpu=gpu, nodes=nodes, container=container, name=name))
     if output is not None:

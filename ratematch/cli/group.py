@@ -12,8 +12,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-import ratematch
 from ratematch.errors import RatematchError
+from ratematch.version import __version__
 
 RESULTS = Path("results")
 """Where sweeps put their results when nobody says otherwise."""
@@ -75,7 +75,7 @@ class _Verbs(click.Group):
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(ratematch.__version__, "--version", message="%(prog)s %(version)s")
+@click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
 def main(debug: bool) -> None:
     """Benchmark and rate-match disaggregated LLM serving.

@@ -13,7 +13,7 @@ from ratematch.cli.group import json_option, main, print_json, stderr_console
 from ratematch.errors import Untrustworthy
 
 if TYPE_CHECKING:
-    from ratematch.loadrun import LoadRow
+    from ratematch.loadgen.ladder import LoadRow
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -129,7 +129,7 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
-    from ratematch.loadrun import LoadOptions, run_ladder
+    from ratematch.loadgen.ladder import LoadOptions, run_ladder
     from ratematch.show.loadview import LoadView, ladder_to_json
 
     asked = LoadOptions(url=url, **options)
@@ -148,10 +148,15 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
 def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
     if folder is None:
         return
-    from ratematch.exchange.aiperf import RECORDS_FILE, SUMMARY_FILE, profile_export_aiperf, profile_export_lines
-    from ratematch.exchange.benchmark_serving import benchmark_serving_result
-    from ratematch.exchange.runabout import RunAbout
-    from ratematch.store import write_json, write_lines
+    from ratematch.exchange.results.aiperf import (
+        RECORDS_FILE,
+        SUMMARY_FILE,
+        profile_export_aiperf,
+        profile_export_lines,
+    )
+    from ratematch.exchange.results.benchmark_serving import benchmark_serving_result
+    from ratematch.exchange.results.foreign import RunAbout
+    from ratematch.store.files import write_json, write_lines
 
     result, goal = row.result, asked.goal()
     about = RunAbout(

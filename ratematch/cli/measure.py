@@ -52,10 +52,10 @@ def plan(
         ratematch plan sweeps/quickstart.yaml --set budget.max_gpus=8
         ratematch plan sweeps/deepseek-r1.yaml --predict -o predicted
     """
+    from ratematch.campaign.precheck import expand_sweep, explain_settings, refuse_unlaunchable
     from ratematch.errors import UserError
-    from ratematch.inputs import read_sweep
+    from ratematch.inputs.find import read_sweep
     from ratematch.plan.budget import estimate
-    from ratematch.run.precheck import expand_sweep, explain_settings, refuse_unlaunchable
     from ratematch.show.explainview import explained_to_json, print_explained
     from ratematch.show.planview import plan_to_json, print_plan
 
@@ -68,16 +68,16 @@ def plan(
         raise UserError("--learn-from and -o belong to --predict")
     prediction = written = None
     if predict:
-        from ratematch import readout
-        from ratematch.prediction import predict_sweep
+        from ratematch.analysis import analyze
         from ratematch.show.predictview import prediction_to_json, print_prediction, write_prediction_plots
-        from ratematch.store import Results
+        from ratematch.simulate.forecasts import predict_sweep
+        from ratematch.store.folder import Results
 
         results = Results.open(learn_from) if learn_from else None
         prediction = predict_sweep(asked, expansion.experiments, results)
         if output:
             output.mkdir(parents=True, exist_ok=True)
-            measured = readout.analyze_results(results) if results else None
+            measured = analyze.analyze_results(results) if results else None
             title = f"{asked.model.name} on {asked.cluster.gpu}"
             written = write_prediction_plots(prediction, title, output, measured)
     if as_json:
@@ -132,10 +132,10 @@ def render(
     Example:
         ratematch render deepseek-r1 --experiment gen-8192-256-gen1xDEP8-mtp3 -o rendered
     """
-    from ratematch.inputs import read_sweep
+    from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
+    from ratematch.inputs.find import read_sweep
     from ratematch.run import render as rendering
-    from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
-    from ratematch.store import Results
+    from ratematch.store.folder import Results
 
     asked, _ = read_sweep(sweep, overrides, cluster)
     known = expand_sweep(asked).experiments
@@ -226,11 +226,11 @@ def sweep(
     Example:
         ratematch sweep quickstart.yaml
     """
-    from ratematch.inputs import read_sweep
-    from ratematch.run.campaign import run_campaign
-    from ratematch.run.jobs import Executor, choose_packing
+    from ratematch.campaign.controller import run_campaign
+    from ratematch.campaign.jobs.executor import Executor, choose_packing
+    from ratematch.inputs.find import read_sweep
     from ratematch.show.sweepview import SweepView, outcome_to_json
-    from ratematch.store import Results
+    from ratematch.store.folder import Results
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -238,7 +238,7 @@ def sweep(
     asked = replace(asked, simulated=executor == "simulate")
     results = Results(output or RESULTS / (f"{asked.name}-simulated" if asked.simulated else asked.name))
     if detach:
-        from ratematch.run.control import detach as start_detached
+        from ratematch.campaign.control import detach as start_detached
 
         pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
         click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
@@ -286,13 +286,13 @@ def status(results: Path, as_json: bool) -> None:
     Example:
         ratematch status results/quickstart
     """
-    from ratematch.run.adaptive import read_search
-    from ratematch.run.control import queued
-    from ratematch.run.endtoend import read_choices
-    from ratematch.run.nodes import excluded_nodes
+    from ratematch.campaign.control import queued
+    from ratematch.campaign.endtoend import read_choices
+    from ratematch.campaign.nodes import excluded_nodes
+    from ratematch.campaign.search import read_search
     from ratematch.show.searchview import print_choices, print_search
     from ratematch.show.statusview import print_status, status_to_json
-    from ratematch.store import Results
+    from ratematch.store.folder import Results
 
     opened = Results.open(results)
     jobs = {name: str(job) for name, job in queued(opened).items()}
@@ -319,8 +319,8 @@ def cancel(results: Path, experiment: str | None) -> None:
     Example:
         ratematch cancel results/quickstart
     """
-    from ratematch.run.control import cancel as stop
-    from ratematch.store import Results
+    from ratematch.campaign.control import cancel as stop
+    from ratematch.store.folder import Results
 
     stopped = stop(Results.open(results), experiment)
     for line in stopped or ["nothing runs there"]:
@@ -342,8 +342,8 @@ def logs(experiment: str, role: str | None, index: int | None, lines: int, follo
     Example:
         ratematch logs gen1xDEP4-mtp1 --role gen --index 0 -f
     """
-    from ratematch.run.control import find_experiment, follow
-    from ratematch.run.control import logs as find_logs
+    from ratematch.campaign.control import find_experiment, follow
+    from ratematch.campaign.control import logs as find_logs
     from ratematch.run.launch import log_tail
 
     folder = find_experiment(RESULTS, experiment)

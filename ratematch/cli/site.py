@@ -21,7 +21,7 @@ def emulate(arguments: tuple[str, ...]) -> None:
     Example:
         ratematch emulate serve deepseek-r1 --port 8001 --extra_llm_api_options worker.yaml
     """
-    from ratematch.emulator.command import main as emulator
+    from ratematch.emulator.trtllm.command import main as emulator
 
     emulator(list(arguments))
 
@@ -47,7 +47,7 @@ def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json:
     Example:
         ratematch doctor --cluster gb200-nvl72 --probe
     """
-    from ratematch.run.doctor import examine
+    from ratematch.campaign.doctor import examine
     from ratematch.show.console import table
 
     if probe and cluster is None:

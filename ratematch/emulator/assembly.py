@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ratematch.catalog import load_gpu
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
-from ratematch.emulator.settings import SettingsError, WorkerSettings
 from ratematch.emulator.steptime import RooflineStepTime, StepTime
 from ratematch.emulator.transfer import TRANSFER_LATENCY_S
+from ratematch.emulator.trtllm.settings import SettingsError, WorkerSettings
 from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
-from ratematch.plan.mapping import Mapping
+from ratematch.inputs.catalog import load_gpu
 from ratematch.plan.memory import (
     RUNTIME_RESERVE_B,
     activation_bytes,
@@ -23,6 +22,7 @@ from ratematch.plan.memory import (
     memory_fit,
 )
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,13 @@ class Emulation:
 
 
 def make_step_time(
-    environment: Environment, model: Model, gpu: Gpu, mapping: Mapping, precision: str, kv_format: str, drafts: int
+    environment: Environment,
+    model: Model,
+    gpu: Gpu,
+    mapping: Parallelism,
+    precision: str,
+    kv_format: str,
+    drafts: int,
 ) -> StepTime:
     """The step-time model that ``environment`` asks for.
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.iteration import SchedulerConfig, Sequence
+from ratematch.emulator.kvgrowth import Outlook
 from ratematch.emulator.lookahead import look_ahead
-from ratematch.emulator.outlook import Outlook
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepTime
 

@@ -24,8 +24,8 @@ from itertools import count
 from typing import Any
 
 from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch, merge_alike
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 EXTRA = "pip install 'ratematch[kernels]'"
 
@@ -64,7 +64,7 @@ class KernelStepTime:
         ValueError: the extra is not installed, or the database has nothing for this combination.
     """
 
-    def __init__(self, model: Model, gpu: Gpu, mapping: Mapping, precision: str, kv_dtype: str, mtp: int = 0):
+    def __init__(self, model: Model, gpu: Gpu, mapping: Parallelism, precision: str, kv_dtype: str, mtp: int = 0):
         if mapping.pp > 1 or mapping.cp > 1:
             raise ValueError("step times from kernels know no pipeline or context parallelism: use the roofline")
         for name, known, what in ((gpu.name, SYSTEMS, "GPU"), (model.name, MODELS, "model")):
@@ -174,7 +174,9 @@ def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iter
 
 
 @lru_cache(maxsize=64)
-def _compile(path: str, system: str, mapping: Mapping, gemm: str, experts: str | None, cache: str, mtp: int) -> Any:
+def _compile(
+    path: str, system: str, mapping: Parallelism, gemm: str, experts: str | None, cache: str, mtp: int
+) -> Any:
     try:
         engine = importlib.import_module("aiconfigurator_core.sdk.engine")
     except ImportError:

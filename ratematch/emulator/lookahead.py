@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ratematch.emulator.outlook import Ints
+from ratematch.emulator.kvgrowth import Ints
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
 STRAIGHT = 1e-4

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ratematch.emulator.orchestrator_settings import RoleSettings
 from ratematch.emulator.protocol import block_hashes
+from ratematch.emulator.trtllm.orchestrator_settings import RoleSettings
 
 
 @dataclass(frozen=True)

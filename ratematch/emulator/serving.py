@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import uvloop
 from aiohttp import web
 
-from ratematch import __version__
 from ratematch.emulator.protocol import encode
+from ratematch.version import __version__
 
 HEADER = "X-Ratematch-Emulated"
 SHUTDOWN_S = 0.3

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import attention_params, expert_params, format_bytes, kv_elements_per_layer
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 _REMEMBERED = 4096
 """Numbers of tokens for which the time of a part is kept: from step to step most of a server's are the same."""
@@ -117,7 +117,7 @@ class RooflineStepTime:
         self,
         model: Model,
         gpu: Gpu,
-        mapping: Mapping,
+        mapping: Parallelism,
         precision: str,
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from ratematch.engines import trtllm_serve, vllm
 from ratematch.errors import CatalogError
+from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
@@ -16,8 +18,6 @@ from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
-from ratematch.plan.serverlog import Diagnosis, LogSpan, Symptom
-from ratematch.plan.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.setting import Setting
 
 ENGINES: dict[str, EngineFacts] = {"trtllm-serve": trtllm_serve.FACTS, "vllm": vllm.FACTS}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ratematch.plan.serverlog import Diagnosis
+from ratematch.measure.serverlog import Diagnosis
 
 
 @dataclass(frozen=True)

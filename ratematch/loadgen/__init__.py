@@ -6,7 +6,7 @@
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
-from ratematch.loadgen.recordfile import RECORDS_SCHEMA, read_records, write_records
+from ratematch.store.records import RECORDS_SCHEMA, read_records, write_records
 
 __all__ = [
     "RECORDS_SCHEMA",

@@ -2,9 +2,9 @@
 
 Bytes are stamped as they arrive, by the kernel or in the transport, before anything is parsed and before any task
 wakes up (:mod:`ratematch.loadgen.connection`). A request wakes its task once, at its end, not once per token; the
-bytes are decoded afterwards. HTTP is read by :mod:`ratematch.loadgen.wire`, which takes chunk borders anywhere in a
+bytes are decoded afterwards. HTTP is read by :mod:`ratematch.loadgen.http1`, which takes chunk borders anywhere in a
 read, TLS records, trailers, interim answers and gzip; what it does not take goes to aiohttp's parser
-(:mod:`ratematch.loadgen.oddwire`).
+(:mod:`ratematch.loadgen.http1_fallback`).
 
 ``sent_ns`` is taken when the request's bytes (head and body in one write) are handed to the socket, after a
 connection is there. ``benchmarks/loadgen`` prints the error of all this against a server that logs its own truth.
@@ -25,14 +25,15 @@ from urllib.parse import urlsplit
 import msgspec
 from numpy.typing import NDArray
 
-from ratematch import __version__
 from ratematch.errors import UserError
 from ratematch.loadgen.connection import Connection
+from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.http1 import unwrap
 from ratematch.loadgen.pool import ConnectionPool
-from ratematch.loadgen.turnstile import Turnstile
-from ratematch.loadgen.wire import Head, WireError, unwrap
+from ratematch.loadgen.sendgate import Turnstile
 from ratematch.measure.records import Outcome
 from ratematch.plan.workload import RequestSpec
+from ratematch.version import __version__
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens" ?: ?(\d{1,9})')
 _TAIL_BYTES = 1024

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
-from ratematch.loadgen.wire import WireError
+from ratematch.loadgen.head import WireError
 from ratematch.measure.records import RequestRecord
 
 _BODY_SHOWN = 300

@@ -13,8 +13,8 @@ import numpy as np
 from ratematch.errors import UserError
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult
-from ratematch.loadgen.recordfile import read_records
 from ratematch.measure.records import RequestRecord
+from ratematch.store.records import read_records
 
 _INSTANTS = ("intended_ns", "sent_ns", "first_token_ns", "last_token_ns", "end_ns")
 

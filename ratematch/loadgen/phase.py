@@ -19,7 +19,7 @@ from ratematch.loadgen.finish import finish_record, redact
 from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
-from ratematch.loadgen.turnstile import Turnstile
+from ratematch.loadgen.sendgate import Turnstile
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec

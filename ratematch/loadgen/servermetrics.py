@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ratematch.plan.servermetrics import is_counter, parse_prometheus
+from ratematch.measure.servermetrics import doubt_iterations, is_counter, parse_prometheus
 from ratematch.plan.workload import Workload
 
 PERIOD_S = 1.0
@@ -35,14 +35,8 @@ ITERATION = {
 }
 """What is kept of an iteration, by its path."""
 
-FULL = 0.98
-"""Share of the KV blocks in use from which on the cache counts as full."""
-
 GIVE_UP = 3
 """Failures in a row after which an address is not asked again."""
-
-QUEUED = 0.05
-"""Waiting requests, as a share of the active ones, from which on they are told."""
 
 
 def parse_iterations(body: bytes) -> list[dict[str, float]]:
@@ -149,20 +143,3 @@ class MetricsPoller:
         for url, figures in (told or {}).items():
             found += doubt_iterations(url, figures, workload)
         return found
-
-
-def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
-    """Queueing, a full KV cache, paused requests and cache hits, from the means of a server's iterations."""
-    found = []
-    queued, active = figures.get("queued"), figures.get("active")
-    if queued and queued > QUEUED * (active or 1.0):
-        found.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
-    used, most = figures.get("kv_used"), figures.get("kv_max")
-    if used is not None and most and used / most > FULL:
-        found.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
-    if figures.get("paused"):
-        found.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
-    rate = figures.get("cache_hit_rate")
-    if rate and not workload.reuses:
-        found.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
-    return found

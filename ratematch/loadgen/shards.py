@@ -41,11 +41,11 @@ from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
 from ratematch.loadgen.merge import merge_results
 from ratematch.loadgen.prompts import PromptSource
-from ratematch.loadgen.recordfile import write_records
 from ratematch.loadgen.schedule import Shard
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
+from ratematch.store.records import write_records
 
 HEADERS_ENV = "RATEMATCH_LOAD_HEADERS"
 """JSON list of [name, value]: headers reach the senders through their environment and no file."""

@@ -9,19 +9,20 @@ from math import gcd
 from ratematch.errors import ResultsError
 from ratematch.match.calibration import apply_calibration, fit_calibration
 from ratematch.match.compare import compare_fronts, draw_measured_fronts, sum_up
-from ratematch.match.counting import OVER_BUDGET, Counting
 from ratematch.match.feasibility import Site, add_transfer
 from ratematch.match.figures import OVER_LIMIT, Figures, collect_figures, measured_point, select_stage
 from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier, find_frontier
 from ratematch.match.gaps import find_gaps, say_transfer
 from ratematch.match.matching import Objective
+from ratematch.match.objective import OVER_BUDGET, Counting
+from ratematch.match.openloop import plan_serving
+from ratematch.match.pairs import Pair, bound_points, pair_options, read_ctx_options, read_gen_options
 from ratematch.match.pareto import extract_front
-from ratematch.match.points import Analysis, Kind, Measured, Point, ServingPlan, WorkloadAnalysis, objectives
-from ratematch.match.predict import Pair, bound_points, pair_options, read_ctx_options, read_gen_options
+from ratematch.match.points import Analysis, Kind, Point, ServingPlan, WorkloadAnalysis, objectives
 from ratematch.match.servicetime import Routing
-from ratematch.match.serving import plan_serving
-from ratematch.plan.constraints import Constraints
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Stage
+from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
 
 MEASURED_KINDS: tuple[tuple[Kind, Stage], ...] = (("end_to_end", "e2e"), ("ifb", "ifb"))

@@ -24,8 +24,8 @@ from ratematch.match.curves import Curve, latency_at
 from ratematch.match.figures import Figures
 from ratematch.match.gaps import find_pair
 from ratematch.match.noise import Floats
+from ratematch.match.pairs import Pair
 from ratematch.match.points import Calibration, CalibrationRow
-from ratematch.match.predict import Pair
 
 TRIED = np.round(np.arange(0.6, 1.201, 0.02), 2)
 """Ctx factors tried, two per cent apart: about what rates repeat to."""

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
-from ratematch.match.contend import Key, find_contenders, find_fullest, key_of
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Candidate, Picked, like_area, pick
+from ratematch.match.pairs import Pair, deploy
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
-from ratematch.match.points import Measured, Point, objectives
-from ratematch.match.predict import Pair, deploy
-from ratematch.plan.constraints import Constraints
+from ratematch.match.points import Point, objectives
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
 
 NEAR = 0.8
@@ -251,3 +251,42 @@ def choose_concurrencies(points: Iterable[Point], around: Sequence[float]) -> tu
     shows whether the predicted limit is real: beyond it, requests only wait longer.
     """
     return tuple(sorted({max(1, round(factor * point.concurrency)) for point in points for factor in around}))
+
+
+Key = tuple[tuple[str, ...], int, int]
+"""Which servers were measured for a deployment (ctx, gen), and how many of each it has."""
+
+MOST = 40
+"""For one tok/s/user: more than these are never run."""
+
+
+def key_of(point: Point) -> Key:
+    return point.sources, point.ctx, point.gen
+
+
+def find_fullest(points: Iterable[Point]) -> dict[Key, Point]:
+    """Of each deployment the row with most tok/s/GPU."""
+    best: dict[Key, Point] = {}
+    for point in points:
+        key = key_of(point)
+        if key not in best or point.tok_s_gpu > best[key].tok_s_gpu:
+            best[key] = point
+    return best
+
+
+def find_contenders(plans: Sequence[Point], front: Front, choose_at: Sequence[float]) -> dict[Key, list[Point]]:
+    """By deployment, the rows of ``plans`` at the tok/s/user of ``choose_at`` for which it may turn out the best.
+
+    A row at u is the one with most tok/s/GPU of those that are as fast. A deployment may be the best where it is
+    predicted within what deployments usually differ from their prediction of the rate-matched ``front``.
+    """
+    found: dict[Key, list[Point]] = {}
+    for speed in choose_at:
+        best = step_at(front, speed)
+        if best is None:
+            continue
+        rows = find_fullest(point for point in plans if point.tok_s_user >= speed)
+        near = [point for point in rows.values() if point.tok_s_gpu >= (1 - DIFFERS) * best]
+        for point in sorted(near, key=lambda point: (-point.tok_s_gpu, point.label))[:MOST]:
+            found.setdefault(key_of(point), []).append(point)
+    return found

@@ -18,7 +18,7 @@ import numpy as np
 from ratematch.match.curves import Curve, Reading, latency_at, throttle
 from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
-from ratematch.match.predict import Pair
+from ratematch.match.pairs import Pair
 from ratematch.match.solver import throttle_all
 
 STEPS = 40

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ratematch.match.packing import Packing
-from ratematch.match.predict import Pair
+from ratematch.match.pairs import Pair
 from ratematch.match.solver import Bools, Floats, Rows
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import transfer_bytes, transfer_bytes_received
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class Site:
         return self if self.links is None else replace(self, links=replace(self.links, isl=isl))
 
 
-def egress_b_s(links: Links, req_s: float, ctx: Mapping, mtp: int) -> float:
+def egress_b_s(links: Links, req_s: float, ctx: Parallelism, mtp: int) -> float:
     """Bytes/s that each GPU of a ctx instance sends at ``req_s`` requests/s of that instance."""
     return req_s * transfer_bytes(links.model, links.isl, links.kv_dtype, mtp) / ctx.gpus
 
 
-def ingress_b_s(links: Links, req_s: float, gen: Mapping, mtp: int) -> float:
+def ingress_b_s(links: Links, req_s: float, gen: Parallelism, mtp: int) -> float:
     """Bytes/s that each GPU of a gen instance receives at ``req_s`` requests/s of that instance."""
     return req_s * transfer_bytes_received(links.model, gen, links.isl, links.kv_dtype, mtp) / gen.gpus
 
 
-def kv_transfer_s(links: Links, ctx: Mapping, gen: Mapping, mtp: int, gpus: int) -> float:
+def kv_transfer_s(links: Links, ctx: Parallelism, gen: Parallelism, mtp: int, gpus: int) -> float:
     """Shortest time of one request's KV transfer: its bytes over the links that carry it, s. Latency is not in it.
 
     Links: of the side with fewer senders or receivers. Attention DP keeps a request on one GPU.

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_solved
-from ratematch.match.counting import Counting
 from ratematch.match.feasibility import Site, feasible_rows
 from ratematch.match.noise import interval, interval_about
+from ratematch.match.objective import Counting
+from ratematch.match.pairs import Pair, pose, row_point
 from ratematch.match.points import Point
-from ratematch.match.predict import Pair, pose, row_point
 from ratematch.match.solver import Floats, Ints, Rows, front_indices, near_front, solve_rows
-from ratematch.plan.constraints import Constraints
+from ratematch.plan.load import Constraints
 
 MOST_ROWS = 5000
 """More rows than this are not turned into points: the rest is neither drawn nor chosen."""

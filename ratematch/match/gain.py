@@ -21,10 +21,10 @@ import numpy as np
 
 from ratematch.match.closedloop import operate
 from ratematch.match.noise import Floats, Noise
+from ratematch.match.pairs import Pair
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Point
-from ratematch.match.predict import Pair
-from ratematch.plan.constraints import Constraints
+from ratematch.plan.load import Constraints
 
 DIFFERS = 0.07
 """Standard deviation of what one deployment reaches over what is predicted for it, when no end-to-end run has told

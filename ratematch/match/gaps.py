@@ -18,16 +18,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import gcd
 
-from ratematch.match.breakdown import Breakdown
 from ratematch.match.closedloop import Operating, operate
 from ratematch.match.curves import throttle
 from ratematch.match.figures import Figures, measured_point
 from ratematch.match.matching import bound_tok_s_gpu
+from ratematch.match.pairs import Pair, one_instance, predict_deployment
 from ratematch.match.pareto import Front, extract_front, linear_at
 from ratematch.match.points import Gap, GapPart, Point, objectives
-from ratematch.match.predict import Pair, one_instance, predict_deployment
-from ratematch.plan.constraints import Constraints
+from ratematch.measure.breakdown import Breakdown
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 
 WHOLE_INSTANCES = ("integer rounding", "spare ctx at this load")
 """Parts that lie between the ideal ratio and the plan: a rate-matched front has lost them already."""

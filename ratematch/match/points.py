@@ -5,30 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ratematch.match.breakdown import Breakdown
 from ratematch.match.matching import Objective
-from ratematch.match.noise import Noise
-from ratematch.measure.measurement import Measurement
-from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Load
 
 Kind = Literal["bound", "rate_matched", "end_to_end", "ifb"]
 """``bound``: ideal fractional ratio, an upper limit. ``rate_matched``: whole instances, predicted from ctx and gen
 measured apart. ``end_to_end`` and ``ifb``: measured."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One load of one experiment, with its figures. ``noise``: of its rates, from batches within the run.
-    ``breakdown``: where its requests' time went, by the servers' own records. ``layout``: of the KV cache of its
-    servers; those of different layouts cannot hand caches over."""
-
-    experiment: Experiment
-    load: Load
-    measurement: Measurement
-    noise: Noise | None = None
-    breakdown: Breakdown | None = None
-    layout: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from ratematch.errors import Problem as TableProblem
 from ratematch.errors import TableError
 from ratematch.match.curves import Curve, make_curve
 from ratematch.match.matching import Ctx, Gen
-from ratematch.match.table import TableRow, say_rows
-from ratematch.match.tablepoints import Asked, IfbRow
+from ratematch.match.table import Asked, IfbRow, TableRow, say_rows
 
 NO_CTX = "no ctx row is within"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 
 Role = Literal["ctx", "gen", "agg"]
 Stage = Literal["ctx", "gen", "ifb", "e2e"]
@@ -26,7 +26,7 @@ class ServerGroup:
     """
 
     role: Role
-    mapping: Mapping
+    mapping: Parallelism
     instances: int = 1
     mtp: int = 0
     max_batch_size: int | None = None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload, workload_from_json, workload_to_json
 
 Origin = Literal["real", "emulated", "simulated"]
@@ -160,7 +160,7 @@ def from_json(content: dict[str, Any]) -> Experiment:
     """
     groups = {
         role: ServerGroup(
-            **{**group, "mapping": Mapping(**group["mapping"]), "unchecked": tuple(group.get("unchecked", ()))}
+            **{**group, "mapping": Parallelism(**group["mapping"]), "unchecked": tuple(group.get("unchecked", ()))}
         )
         for role, group in content["deployment"].items()
         if role in ("ctx", "gen", "agg") and group is not None

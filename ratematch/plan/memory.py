@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Gpu, Model, Moe
+from ratematch.plan.parallelism import Parallelism
 
 FORMAT_BYTES: dict[str, float] = {
     "bf16": 2.0,
@@ -75,7 +75,7 @@ def total_params(model: Model) -> int:
     return count
 
 
-def weight_bytes_per_rank(model: Model, mapping: Mapping, precision: str, mtp_layers: int = 0) -> float:
+def weight_bytes_per_rank(model: Model, mapping: Parallelism, precision: str, mtp_layers: int = 0) -> float:
     """Weight bytes on the fullest GPU of an instance.
 
     Routed experts are always spread over all ``tp`` ranks. Under attention DP everything else is replicated;
@@ -126,7 +126,7 @@ def kv_bytes_per_token(model: Model, dtype: str, mtp_layers: int = 0) -> float:
     return (model.layers + mtp_layers) * kv_elements_per_layer(model) * format_bytes(dtype)
 
 
-def kv_bytes_per_token_per_rank(model: Model, mapping: Mapping, dtype: str, mtp_layers: int = 0) -> float:
+def kv_bytes_per_token_per_rank(model: Model, mapping: Parallelism, dtype: str, mtp_layers: int = 0) -> float:
     """KV bytes that one token of a sequence costs on each GPU that holds it.
 
     Attention DP: all of it, on the one rank that owns the sequence. Tensor parallel: the MLA latent is replicated on
@@ -140,7 +140,7 @@ def kv_bytes_per_token_per_rank(model: Model, mapping: Mapping, dtype: str, mtp_
     return layers * kv_elements_per_layer(model) * format_bytes(dtype) * share / mapping.cp
 
 
-def kv_duplication(model: Model, mapping: Mapping) -> float:
+def kv_duplication(model: Model, mapping: Parallelism) -> float:
     """How many times each KV byte of a sequence is stored within an instance (1 = once)."""
     if mapping.attention_dp:
         return 1.0
@@ -154,7 +154,7 @@ def transfer_bytes(model: Model, isl: int, dtype: str, mtp_layers: int = 0) -> f
     return isl * kv_bytes_per_token(model, dtype, mtp_layers)
 
 
-def transfer_bytes_received(model: Model, mapping: Mapping, isl: int, dtype: str, mtp_layers: int = 0) -> float:
+def transfer_bytes_received(model: Model, mapping: Parallelism, isl: int, dtype: str, mtp_layers: int = 0) -> float:
     """KV bytes that all GPUs of a gen instance together receive for one request: replicated parts count each time."""
     return transfer_bytes(model, isl, dtype, mtp_layers) * kv_duplication(model, mapping)
 
@@ -162,7 +162,7 @@ def transfer_bytes_received(model: Model, mapping: Mapping, isl: int, dtype: str
 # ------------------------------------------------------------------------------------------------ fit
 
 
-def activation_bytes(model: Model, mapping: Mapping, max_num_tokens: int, max_batch_size: int) -> float:
+def activation_bytes(model: Model, mapping: Parallelism, max_num_tokens: int, max_batch_size: int) -> float:
     """Peak bytes of activations and logits on one GPU while ``max_num_tokens`` tokens are in a step.
 
     Counted: four bf16 hidden-sized buffers, the widest MLP buffer, routed copies of tokens (dispatch and combine;
@@ -206,7 +206,7 @@ class MemoryFit:
 def memory_fit(
     model: Model,
     gpu: Gpu,
-    mapping: Mapping,
+    mapping: Parallelism,
     precision: str,
     kv_dtype: str,
     fraction: float,
@@ -245,7 +245,7 @@ def memory_fit(
 def kv_tokens_per_rank(
     model: Model,
     gpu: Gpu,
-    mapping: Mapping,
+    mapping: Parallelism,
     precision: str,
     kv_dtype: str,
     fraction: float,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Model
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import Placement
 
 
@@ -18,7 +18,7 @@ class Impossible:
     reason: str
 
 
-def check_mapping(mapping: Mapping, model: Model, cluster: Cluster) -> list[Impossible]:
+def check_mapping(mapping: Parallelism, model: Model, cluster: Cluster) -> list[Impossible]:
     """Why ``model`` cannot run with ``mapping`` on ``cluster``; empty when it can."""
     found = [Impossible("ep" if "ep=" in reason else "tp", reason) for reason in mapping.problems()]
     if found:
@@ -50,7 +50,7 @@ def check_mapping(mapping: Mapping, model: Model, cluster: Cluster) -> list[Impo
     return found
 
 
-def _check_nodes(mapping: Mapping, cluster: Cluster) -> list[Impossible]:
+def _check_nodes(mapping: Parallelism, cluster: Cluster) -> list[Impossible]:
     gpus, node = mapping.gpus, cluster.gpus_per_node
     if gpus > cluster.gpus:
         return [

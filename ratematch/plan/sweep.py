@@ -8,20 +8,19 @@ load takes seconds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef, Experiment
 from ratematch.plan.limits import with_limits
-from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace, most_in_flight
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace, most_in_flight
 from ratematch.plan.model import Gpu, Model
-from ratematch.plan.optionaxes import merge_options, name_options
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.workload import Workload
 
@@ -209,7 +208,7 @@ class Combination:
     """One cell of the product of a stage's axes."""
 
     axes: dict[str, Any]
-    mapping: Mapping
+    mapping: Parallelism
 
     @property
     def label(self) -> str:
@@ -224,12 +223,12 @@ def combinations(plan: StagePlan) -> Iterator[Combination]:
         yield Combination(axes, _mapping_of(axes))
 
 
-def _mapping_of(axes: dict[str, Any]) -> Mapping:
+def _mapping_of(axes: dict[str, Any]) -> Parallelism:
     if "mapping" in axes:
         return parse_mapping(axes["mapping"])
     tp = axes.get("tp", 1)
     ep = axes.get("ep", 1)
-    return Mapping(
+    return Parallelism(
         tp=tp,
         ep=tp if ep == "tp" else ep,
         pp=axes.get("pp", 1),
@@ -391,3 +390,34 @@ def _matches(rule: dict[str, Any], combination: Combination) -> bool:
         **{key: value for key, value in combination.axes.items() if key not in (*MAPPING_AXES, "mapping")},
     }
     return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.items())
+
+
+OPTION_PREFIX = "options."
+
+
+def merge_options(options: dict[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with the dotted engine options among the axes laid over them."""
+    merged: dict[str, Any] = _copy(options)
+    for key, value in axes.items():
+        if not key.startswith(OPTION_PREFIX):
+            continue
+        *parents, last = key.removeprefix(OPTION_PREFIX).split(".")
+        place = merged
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return merged
+
+
+def name_options(axes: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any]) -> str:
+    """The options that differ between the servers of a stage, for labels: ``block_size=128``."""
+    told = [
+        f"{key.rpartition('.')[2]}={value}"
+        for key, value in chosen.items()
+        if key.startswith(OPTION_PREFIX) and len(axes[key]) > 1
+    ]
+    return "+".join(re.sub(r"[^\w.=-]+", "_", each) for each in told)
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -14,19 +14,19 @@ from pydantic import ValidationError
 
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.enginefacts import EngineFacts
 from ratematch.plan.experiment import EngineRef
+from ratematch.plan.genmode import with_supply
+from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
-from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
-from ratematch.plan.optionaxes import OPTION_PREFIX
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.rules import check_mapping
-from ratematch.plan.supply import with_supply
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
+    OPTION_PREFIX,
     Budget,
     E2ePlan,
     LoadPlan,
@@ -36,14 +36,15 @@ from ratematch.plan.sweep import (
     combinations,
     why_impossible,
 )
-from ratematch.plan.sweeploads import check_loads, read_loads
 from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
     E2eIn,
     GroupIn,
+    LoadsIn,
     StageIn,
     SweepIn,
+    WorkloadIn,
     as_list,
 )
 
@@ -240,7 +241,7 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
             mapping = parse_mapping(group.mapping)
         except ValueError as error:
             located.add(("deployments", index, role, "mapping"), str(error))
-            mapping = Mapping()
+            mapping = Parallelism()
         place = "options" if group.config is None else "config"
         unchecked = located.unchecked_below("deployments", index, role, place)
         groups[role] = ServerGroup(role=role, **{**group.model_dump(), "mapping": mapping}, unchecked=unchecked)
@@ -396,3 +397,42 @@ def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluste
             located.add(path if path in located.lines else path[:-1], reason.reason)
     if not located.problems and all(reasons for _, reasons in cells):
         located.add((plan.stage, "axes"), f"no combination can run: {cells[0][1][0].reason}")
+
+
+def read_loads(given: LoadsIn) -> LoadPlan:
+    return LoadPlan(
+        concurrency=tuple(given.concurrency or ()),
+        req_s=tuple(given.req_s or ()),
+        arrival=given.arrival,
+        seconds=given.seconds,
+        burstiness=given.burstiness,
+        ramp_to=given.ramp_to or 0.0,
+        max_in_flight=given.max_in_flight,
+        replay=tuple(given.replay or ()),
+        num_requests=given.num_requests or 0,
+        **given.counts(),
+    )
+
+
+def check_loads(located: Located, parsed: SweepIn) -> None:
+    """Every stage and every deployment written out names a load, and a trace to replay where it replays one."""
+    for stage in ("ctx", "gen", "ifb"):
+        plan = getattr(parsed, stage)
+        if plan is not None:
+            _check(located, (stage, "loads"), plan.loads, parsed.workloads)
+    for index, each in enumerate(parsed.deployments):
+        workloads = [each.workload] if each.workload else parsed.workloads
+        _check(located, ("deployments", index, "loads"), each.loads, workloads)
+
+
+def _check(located: Located, path: Path, loads: LoadsIn, workloads: Sequence[WorkloadIn]) -> None:
+    if not loads.concurrency and not loads.req_s and not loads.replay:
+        located.add(path, "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]")
+    if not loads.replay:
+        return
+    if not loads.num_requests:
+        located.add((*path, "replay"), "says no number of requests", "give num_requests: how many of the trace")
+    for workload in workloads:
+        if not workload.file:
+            what = f"replays a trace, and workload {workload.workload().label} names no file"
+            located.add((*path, "replay"), what, "give the workload a file with timestamps")

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
 
-from ratematch.plan.constraints import Percentile
 from ratematch.plan.enginefacts import GenMode
-from ratematch.plan.load import Arrival
+from ratematch.plan.load import Arrival, Percentile
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
 

@@ -18,29 +18,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ratematch import filelock
-from ratematch.catalog import load_model
 from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
+from ratematch.inputs.catalog import load_model
 from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
-from ratematch.plan.placement import Placement, count_ports, nodes_needed, place
-from ratematch.run import allocation, provenance
-from ratematch.run.allocation import Allocation
-from ratematch.run.connections import warm_connections
+from ratematch.plan.placement import Placement, count_ports, nodes_needed, place, placement_to_json
+from ratematch.run import machines, provenance
+from ratematch.run.followup import in_turn
 from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
-from ratematch.run.measureload import Live, measure_load, seed_of
-from ratematch.run.postmortem import explain_failure
+from ratematch.run.load import Live, measure_load, seed_of
+from ratematch.run.machines import Allocation
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
-from ratematch.run.turns import in_turn
-from ratematch.store import ExperimentFolder, read_json, write_json, write_text
+from ratematch.run.warmup import warm_connections
+from ratematch.run.watch import explain_failure
+from ratematch.store import filelock
+from ratematch.store.files import read_json, write_json, write_text
+from ratematch.store.folder import ExperimentFolder
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -118,7 +119,7 @@ def _launch(
     plan: LaunchPlan | None = None
     try:
         cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
-        where = None if nodes is None else allocation.current(cluster, nodes)
+        where = None if nodes is None else machines.current(cluster, nodes)
         gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
         plan = _plan(experiment, cluster, launch, where)
         _measure(folder, experiment, cluster, plan, launch, loads, stop, spent, where)
@@ -275,19 +276,3 @@ def ready_s(experiment: Experiment, cluster: Cluster) -> float:
     if cluster.ready_minutes is not None:
         return cluster.ready_minutes * 60
     return READY_FLOOR_S + total_params(load_model(experiment.model)) * format_bytes("fp8") / READ_B_S
-
-
-def placement_to_json(placement: Placement) -> dict[str, Any]:
-    return {
-        "instances": [
-            {
-                "name": instance.name,
-                "host": instance.host,
-                "port": instance.port,
-                "places": [{"node": place.node, "gpus": list(place.gpus)} for place in instance.places],
-            }
-            for instance in placement.instances
-        ],
-        "orchestrator": placement.orchestrator_port
-        and {"host": placement.orchestrator_host, "port": placement.orchestrator_port},
-    }

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Protocol
 
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
-from ratematch.fetch import fetch
+from ratematch.loadgen.http import fetch
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
-from ratematch.plan.step import HERE, Step, local_step
 from ratematch.run import guard
-from ratematch.store import write_text
+from ratematch.slurm.srun import HERE, Step, local_step
+from ratematch.store.files import write_text
 
 STOP_GRACE_S = 10.0
 """How long a server may take to end after SIGTERM before it is killed."""

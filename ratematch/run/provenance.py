@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import socket
@@ -13,18 +12,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import ratematch
-from ratematch.fetch import fetch
+from ratematch.loadgen.http import server_version
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.version import __version__
 
 PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
-EMULATED_HEADER = "X-Ratematch-Emulated"
 
 
 def collect(plan: LaunchPlan) -> dict[str, Any]:
     """All that could be found out, as plain JSON values."""
     return {
-        "ratematch": ratematch.__version__,
+        "ratematch": __version__,
         "git": _git(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -36,20 +34,8 @@ def collect(plan: LaunchPlan) -> dict[str, Any]:
     }
 
 
-def server_version(host: str, port: int) -> dict[str, Any]:
-    """What GET ``/version`` says, and whether the answer is marked as the emulator's."""
-    found: dict[str, Any] = {"version": None, "emulated": False}
-    with (
-        contextlib.suppress(OSError, ValueError),
-        fetch(f"http://{host}:{port}/version", 5) as answer,
-    ):
-        found["emulated"] = answer.headers.get(EMULATED_HEADER) is not None
-        found["version"] = json.load(answer).get("version")
-    return found
-
-
 def _git() -> str | None:
-    folder = Path(ratematch.__file__).parent
+    folder = Path(__file__).parents[1]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--tags"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -14,10 +14,10 @@ from ratematch.engines import find_engine
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed, place
-from ratematch.run.experiment import placement_to_json, ready_s
+from ratematch.plan.placement import nodes_needed, place, placement_to_json
+from ratematch.run.experiment import ready_s
 from ratematch.run.script import batch_script, run_script
-from ratematch.store import to_text
+from ratematch.store.files import to_text
 
 PORT_BASE = 18000
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.shards import HEADERS_ENV, LoadJob, collect, drive_in_processes, prepare
-from ratematch.run.allocation import Allocation, srun
+from ratematch.run.machines import Allocation
+from ratematch.slurm.allocation import srun
 
 END_S = 10.0
 

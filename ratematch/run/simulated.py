@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ratematch
-from ratematch.engines import find_engine
-from ratematch.errors import RatematchError, UserError
+from ratematch.errors import RatematchError
 from ratematch.loadgen.loadresult import LoadResult
-from ratematch.loadgen.recordfile import write_records
+from ratematch.measure.serverside import measure_run
 from ratematch.plan import cluster as clusters
-from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Load
-from ratematch.plan.placement import nodes_needed, place
-from ratematch.readout import measure_run
-from ratematch.run.experiment import placement_to_json
-from ratematch.run.measureload import describe_run, seed_of
-from ratematch.run.turns import in_turn
+from ratematch.run.followup import in_turn
+from ratematch.run.load import describe_run, seed_of
 from ratematch.simulate.load import simulate_load
+from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
-from ratematch.store import ExperimentFolder, read_json, write_json, write_text
-
-FIRST_PORT = 18000
-"""Of servers that nobody will ever reach."""
+from ratematch.store.files import read_json, write_json
+from ratematch.store.folder import ExperimentFolder
+from ratematch.store.records import write_records
+from ratematch.version import __version__
 
 
 @dataclass
@@ -84,28 +79,6 @@ def _launch(folder: ExperimentFolder, experiment: Experiment, loads: tuple[Load,
     return outcome
 
 
-def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | None = None) -> LaunchPlan:
-    """What a launch would write and start, for the emulator; written to ``launch``, where that is given.
-
-    Raises:
-        UserError: the engine would refuse it. PlacementError: it does not fit on the cluster.
-    """
-    engine = find_engine(experiment.engine.name)
-    if why := engine.why_no_simulation():
-        raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
-    stand_in = replace(cluster, emulated=True)
-    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
-    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)
-    plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
-    if refused := engine.check_launch(plan, experiment):
-        raise UserError("the engine would refuse its files: " + "; ".join(refused))
-    if launch is not None:
-        for file in plan.files:
-            write_text(launch / file.path, file.content)
-        write_json(launch / "placement.json", placement_to_json(placement))
-    return plan
-
-
 def _simulate(
     folder: ExperimentFolder,
     experiment: Experiment,
@@ -118,7 +91,7 @@ def _simulate(
     write_json(
         launch / "provenance.json",
         {
-            "ratematch": ratematch.__version__,
+            "ratematch": __version__,
             "python": platform.python_version(),
             "simulated": True,
             "step_time": service.steps,

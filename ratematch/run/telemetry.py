@@ -7,6 +7,8 @@ out once, there must be one reader). A server without the route costs nothing bu
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +20,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.fetch import fetch
+from ratematch.engines import Engine
+from ratematch.loadgen.http import fetch
+from ratematch.measure.servermetrics import Iteration, ReadIterations
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
-from ratematch.plan.servermetrics import ReadIterations
 
 PERIOD_S = 1.0
 
@@ -56,7 +59,7 @@ COLUMNS = (
     ("accepted_tokens", pa.float32()),
     ("drafted_requests", pa.float32()),
 )
-"""Columns of ``iterations.parquet``: the fields of :class:`ratematch.plan.servermetrics.Iteration`.
+"""Columns of ``iterations.parquet``: the fields of :class:`ratematch.measure.servermetrics.Iteration`.
 
 ``read_ns``: the records' clock, when the answer with the iteration came.
 """
@@ -247,3 +250,64 @@ def write_lines(path: Path, lines: Sequence[bytes]) -> None:
     with pa.CompressedOutputStream(str(path), "zstd") as file:
         for line in lines:
             file.write(line + b"\n")
+
+
+class PrefixHits:
+    """The counters of every generation server of ``plan`` from now on; one that does not answer tells nothing."""
+
+    def __init__(self, plan: LaunchPlan, engine: Engine):
+        self._servers = [
+            (f"http://{spec.host}:{spec.port}{engine.routes.iterations}", engine.iteration_reader())
+            for spec in plan.processes
+            if spec.role == "gen"
+        ]
+        self._look()
+
+    def rate(self) -> float | None:
+        """Share of the prompt tokens since the beginning that were found; ``None`` when no server tells it."""
+        told = [
+            (step.cache_hit_rate, step.ctx_tokens)
+            for step in self._look()
+            if step.cache_hit_rate is not None and step.ctx_tokens
+        ]
+        total = sum(tokens for _, tokens in told)
+        return sum(rate * tokens for rate, tokens in told) / total if total else None
+
+    def _look(self) -> list[Iteration]:
+        found: list[Iteration] = []
+        for url, read in self._servers:
+            try:
+                with fetch(url, ANSWER_S) as answer:
+                    found += read(answer.read(), time.monotonic_ns())
+            except (OSError, ValueError):
+                continue
+        return found
+
+
+Account = dict[str, dict[str, float]]
+
+FIELDS = ("busy_s", "late_s", "lost_s")
+
+
+def read_account(plan: LaunchPlan) -> Account:
+    """Per worker of the emulator: planned busy seconds, seconds late, seconds given up."""
+    account: Account = {}
+    for spec in plan.processes:
+        if spec.role == "orchestrator":
+            continue
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, TypeError),
+            fetch(f"http://{spec.host}:{spec.port}/server_info", 5) as answer,
+        ):
+            told: dict[str, Any] = json.load(answer)["emulated"]
+            account[spec.name] = {name: float(told[name]) for name in FIELDS}
+    return account
+
+
+def spent_between(before: Account, after: Account) -> Account:
+    """What each server did in between."""
+    return {
+        name: {field: after[name][field] - before[name][field] for field in FIELDS}
+        for name in before
+        if name in after
+    }

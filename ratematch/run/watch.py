@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ratematch.engines import Engine
 from ratematch.errors import LoadAborted, ServerDied
+from ratematch.measure.serverlog import Diagnosis
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
 from ratematch.run.launch import Servers
 from ratematch.run.serverlogs import Marks, mark_logs, read_since
 from ratematch.run.telemetry import Telemetry
@@ -98,3 +102,23 @@ class _Silence:
 
     def _log_tells(self, marks: Marks) -> bool:
         return any(self._engine.has_iterations(text) for text in read_since(self._plan, self._folder, marks))
+
+
+def find_cause(
+    engine: Engine, plan: LaunchPlan, folder: Path, errors: Sequence[str] = (), marks: Mapping[str, int] | None = None
+) -> Diagnosis | None:
+    """The first known cause in ``errors`` and in the logs of all servers (since ``marks``), orchestrator included.
+
+    The workers' logs are read before the orchestrator's, which mostly tells that a worker failed and not why.
+    """
+    return engine.diagnose([*read_since(plan, folder, marks or {}), *errors])
+
+
+def explain_failure(
+    engine: Engine, experiment: Experiment, plan: LaunchPlan, folder: Path, error: Exception
+) -> Diagnosis | None:
+    """Cause and remedy of what ended a launch; ``None`` when it is not known."""
+    known = find_cause(engine, plan, folder)
+    if known is None and isinstance(error, Stalled):
+        return engine.explain("stalled" if error.started else "never_started", experiment)
+    return known

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ratematch.search.candidates import Candidate
 from ratematch.search.fronts import Floats, empty_front
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate
+from ratematch.search.view import View
 
 PRICES = (3.0, 1.7, 1.0, 0.6, 0.35, 0.2, 0.12, 0.07, 0.04)
 """Share of the front that is asked for a share of the whole grid's GPU-hours, tried from above."""

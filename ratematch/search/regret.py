@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ratematch.search.candidates import Candidate
 from ratematch.search.fronts import GRID, Floats
-from ratematch.search.promise import CHANCES, View
-from ratematch.search.servers import Candidate
+from ratematch.search.view import CHANCES, View
 
 Z95 = 1.96
 

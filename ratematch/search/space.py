@@ -7,13 +7,13 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Protocol
 
-from ratematch.match.points import Measured
+from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
-from ratematch.search.belief import family_of
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.candidates import Candidate, Rate, Space
+from ratematch.search.families import family_of
 
 SHORT = 0.6
 """Share of a load's requests that the search sends: a choice needs less than a report."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from ratematch.search.adaptive import Decision, decide, go_on
-from ratematch.search.promise import see
-from ratematch.search.servers import Known, Space
+from ratematch.search.candidates import Known, Space
+from ratematch.search.decide import Decision, decide, go_on
+from ratematch.search.view import see
 
 FEW = 4.0
 """Hours left are few when they are no more than so many starts of the largest server."""

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ratematch.match.points import Analysis, Kind, Measured
+from ratematch.match.points import Analysis, Kind
 from ratematch.measure import metrics
+from ratematch.measure.measured import Measured
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.deployment import Stage
 from ratematch.plan.load import Concurrency

@@ -15,7 +15,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from ratematch.match.counting import COUNTED
+from ratematch.match.objective import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line

@@ -14,8 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from ratematch.match.figures import Figures
 from ratematch.match.points import Analysis
-from ratematch.plan.constraints import Constraints
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, Constraints
 from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture

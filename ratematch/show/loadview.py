@@ -17,8 +17,8 @@ from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.show.console import table
 
 if TYPE_CHECKING:
+    from ratematch.loadgen.ladder import LoadRow
     from ratematch.loadgen.loadresult import Progress
-    from ratematch.loadrun import LoadRow
 
 COLUMNS = ["load", "ok", "held", "TTFT", "p99", "lag", "TPOT", "p99", "/user", "tok/s", "req/s"]
 TITLE = "steady window; mean ms unless named; lag: intended to sent; held: in flight; /user: tok/s/user"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ratematch.match.points import Speedup
-from ratematch.match.tablepoints import ClosedLoopRow, Sure, TableMatch, TablePlan
+from ratematch.match.table import ClosedLoopRow, Sure, TableMatch, TablePlan
 from ratematch.show.console import print_table, show_value, thin_front
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")

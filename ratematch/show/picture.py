@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ratematch.show import style
-from ratematch.show.files import write_aside
 from ratematch.show.tables import to_csv
+from ratematch.store.files import write_aside
 
 SCREEN_DPI = 130
 """Of the PNG that a notebook shows; files have :data:`style.PNG_DPI`."""

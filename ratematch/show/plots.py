@@ -18,8 +18,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from ratematch.match.counting import COUNTED
 from ratematch.match.gaps import WHOLE_INSTANCES
+from ratematch.match.objective import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line

@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from rich.console import Console
 from rich.markup import escape
 
-from ratematch.match.points import Analysis, Kind, Measured, Point, WorkloadAnalysis
+from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
+from ratematch.measure.measured import Measured
 from ratematch.show import style
 from ratematch.show.console import table
 from ratematch.show.files import name_part
@@ -22,7 +23,7 @@ from ratematch.show.frame import EDGE_IN, draw_footer, draw_header, new_figure
 from ratematch.show.picture import save_figure
 
 if TYPE_CHECKING:  # `show` draws what it is handed
-    from ratematch.prediction import Prediction
+    from ratematch.simulate.forecasts import Prediction
 
 PREDICTED_TEXT = "PREDICTED — by a model, nothing was run"
 DASHES = (0, (3.0, 2.0))

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
-from ratematch.plan.mapping import parse_mapping
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture

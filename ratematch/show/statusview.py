@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratematch.show.console import table
-from ratematch.store import ExperimentFolder, Results, StoredLoad, read_json
+from ratematch.store.files import read_json
+from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 
 
 def status_to_json(

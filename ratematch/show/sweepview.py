@@ -16,7 +16,7 @@ from rich.table import Table
 from ratematch.show.statusview import describe_load, describe_progress
 
 if TYPE_CHECKING:  # `show` draws what `run` hands it and starts nothing
-    from ratematch.run.campaign import Campaign
+    from ratematch.campaign.controller import Campaign
 
 MARKS = {
     "pending": "[dim]·[/]",

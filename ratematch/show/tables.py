@@ -26,7 +26,7 @@ from ratematch.match.points import (
     Speedup,
     WorkloadAnalysis,
 )
-from ratematch.show.files import write_aside
+from ratematch.store.files import write_aside
 
 ORIGIN_COLUMNS = ("emulated", "simulated")
 SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")

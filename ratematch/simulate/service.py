@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from ratematch.emulator.assembly import Emulation, build
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.iteration import Kind, Sequence
-from ratematch.emulator.orchestrator_settings import OrchestratorSettings, RoleSettings, orchestrator_settings
 from ratematch.emulator.routers import Routed, Router, build_router
 from ratematch.emulator.scheduler import Emission
-from ratematch.emulator.settings import SettingsError, WorkerSettings, worker_settings
 from ratematch.emulator.transfer import KvSource, TransferError, check_layout
+from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings, RoleSettings, orchestrator_settings
+from ratematch.emulator.trtllm.settings import SettingsError, WorkerSettings, worker_settings
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ratematch.match.points import Measured
+from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.measure.stats import Stats
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.workload import Workload
 
 WORKLOAD = Workload(1024, 201)
@@ -48,7 +48,7 @@ def measurement(
     )
 
 
-def group(role: str, mapping: Mapping | str, instances: int = 1, mtp: int = 0, **fields: object) -> ServerGroup:
+def group(role: str, mapping: Parallelism | str, instances: int = 1, mtp: int = 0, **fields: object) -> ServerGroup:
     shape = parse_mapping(mapping) if isinstance(mapping, str) else mapping
     return ServerGroup(role, shape, instances, mtp, **fields)  # type: ignore[arg-type]
 

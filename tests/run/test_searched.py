@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.run.test_sweep import LAPTOP, alive, run
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ratematch.run.launch import probe
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store.folder import ExperimentFolder, Results
 from tests.ports import free_port
 from tests.run.processes import processes_with, wait_until
 from tests.run.verdicts import check_fronts

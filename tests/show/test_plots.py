@@ -210,7 +210,7 @@ def test_a_failed_write_keeps_the_old_plot_and_leaves_nothing_behind(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ratematch.show.files.os.fsync", full)
+    monkeypatch.setattr("ratematch.store.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_figure(figure, tmp_path / "plot")
     assert png.read_bytes() == content

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.run.processes import wait_until
 from tests.run.test_sweep import LAPTOP, ratematch, run
 

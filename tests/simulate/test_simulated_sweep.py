@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.run.processes import wait_until
 from tests.run.test_sweep import IFB_ONLY, LAPTOP, MINI, ratematch, run
 

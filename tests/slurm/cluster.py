@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store.folder import ExperimentFolder, Results
 from tests.run.processes import processes_with, wait_until
 
 CANNOT = 77

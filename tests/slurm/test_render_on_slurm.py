@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_cluster
+from ratematch.inputs.find import read_cluster
 from ratematch.run import render
-from ratematch.store import read_json
+from ratematch.store.files import read_json
 from tests.run.processes import wait_until
 from tests.run.test_render import RATEMATCH, starts
 from tests.slurm.cluster import PROFILE, Site, TestCluster

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.loadgen.recordfile import read_records
+from ratematch.store.records import read_records
 from tests.run.processes import wait_until
 from tests.run.verdicts import check_fronts
 from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ratematch.emulator.assembly import draft_acceptance, make_step_time
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
-from ratematch.emulator.settings import SettingsError
+from ratematch.emulator.trtllm.settings import SettingsError
 from ratematch.emulator.vllm.settings import GIB, ServeSettings
 from ratematch.emulator.vllm.transfer import Layout, layout
 from ratematch.plan.memory import (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ratematch.emulator.engine import Engine
-from ratematch.emulator.handover import CtxHolds
+from ratematch.emulator.kvholds import CtxHolds
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.logs import Log

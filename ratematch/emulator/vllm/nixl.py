@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from ratematch.emulator.handover import CtxHolds
+from ratematch.emulator.kvholds import CtxHolds
 from ratematch.emulator.serving import bind, json_answer
 from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.protocol import PULL_KEYS

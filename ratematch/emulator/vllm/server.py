@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.life import LateWarning, arm, describe, load
+from ratematch.emulator.faults import LateWarning, arm, describe, load
 from ratematch.emulator.protocol import DONE, BadRequest, block_hashes, output_key
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve

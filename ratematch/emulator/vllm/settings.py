@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratematch.catalog import load_gpu, load_model
-from ratematch.emulator.settings import SettingsError
+from ratematch.emulator.trtllm.settings import SettingsError
 from ratematch.errors import CatalogError
-from ratematch.plan.mapping import Mapping as GpuMapping
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 BLOCK = 16
 """``block_size`` on GPUs unless told otherwise."""
@@ -51,7 +51,7 @@ class ServeSettings:
     host: str | None
     port: int
     version: str
-    mapping: GpuMapping
+    mapping: Parallelism
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
@@ -151,7 +151,7 @@ def _model_len(given: Any, model: Model) -> int:
     return int(given)
 
 
-def _mapping(given: Mapping[str, Any]) -> GpuMapping:
+def _mapping(given: Mapping[str, Any]) -> Parallelism:
     """GPUs of the server. Data-parallel ranks are attention-DP ranks to the scheduler; experts span all of them."""
     tp, dp = int(given.get("tensor-parallel-size", 1)), int(given.get("data-parallel-size", 1))
     pp = int(given.get("pipeline-parallel-size", 1))
@@ -159,7 +159,7 @@ def _mapping(given: Mapping[str, Any]) -> GpuMapping:
         raise SettingsError("data parallelism together with tensor or pipeline parallelism is not emulated")
     size = max(tp, dp)
     ep = size if given.get("enable-expert-parallel") else 1
-    return GpuMapping(tp=size, pp=pp, cp=1, ep=ep, attention_dp=dp > 1)
+    return Parallelism(tp=size, pp=pp, cp=1, ep=ep, attention_dp=dp > 1)
 
 
 def _drafts(config: Any) -> int:

@@ -13,6 +13,8 @@ from ratematch.engines.trtllm_serve.metrics import ROUTES, read_iterations
 from ratematch.engines.trtllm_serve.precheck import check_launch
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch
+from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.measure.servermetrics import ReadIterations, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
@@ -22,8 +24,6 @@ from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
-from ratematch.plan.serverlog import Diagnosis, LogSpan, Symptom
-from ratematch.plan.servermetrics import ReadIterations, Samples, StageTimes
 from ratematch.plan.setting import Setting
 
 FACTS = EngineFacts(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from ratematch.plan.serverlog import LogSpan
+from ratematch.measure.serverlog import LogSpan
 
 DROP_FIRST, DROP_LAST = 50, 10
 """Iterations left out at both ends of a span when it is long enough (contract, section 5.5)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ratematch.plan.servermetrics import Iteration, Routes
+from ratematch.measure.servermetrics import Iteration, Routes
 
 ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
 

@@ -15,6 +15,8 @@ from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_stages
 from ratematch.engines.vllm.options import kv_settings, spell_options
 from ratematch.engines.vllm.precheck import check_launch, kv_layout
 from ratematch.engines.vllm.render import engine_command, plan_launch, side_channels
+from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.measure.servermetrics import ReadIterations, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
@@ -24,8 +26,6 @@ from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
-from ratematch.plan.serverlog import Diagnosis, LogSpan, Symptom
-from ratematch.plan.servermetrics import ReadIterations, Samples, StageTimes
 from ratematch.plan.setting import Setting
 
 FACTS = EngineFacts(versions=RELEASE_LINES, gen_modes=("gen_only_warmed",), routers=("round_robin", "command"))

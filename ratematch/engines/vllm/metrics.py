@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ratematch.plan.servermetrics import Iteration, Routes, Samples, StageTimes, parse_prometheus
+from ratematch.measure.servermetrics import Iteration, Routes, Samples, StageTimes, parse_prometheus
 
 ROUTES = Routes(iterations="/metrics", request_times=None, prometheus="/metrics")
 

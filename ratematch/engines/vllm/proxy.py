@@ -1,9 +1,10 @@
 """Prefill and decode servers of vLLM as one server: ``python -m ratematch.engines.vllm.proxy``.
 
 Each request goes to one prefill server and then to one decode server, both in turn (round robin), as
-:mod:`ratematch.engines.vllm.handover` says. Answers are passed on as they come, bytes for bytes, also those that are
-errors. A client that leaves ends its request on the server that works on it; KV blocks that a prefill server already
-holds for it are freed when their lease is over. Nothing is tried twice: what a server refuses is a failed request.
+:mod:`ratematch.engines.vllm.disagg_requests` says. Answers are passed on as they come, bytes for bytes, also those
+that are errors. A client that leaves ends its request on the server that works on it; KV blocks that a prefill server
+already holds for it are freed when their lease is over. Nothing is tried twice: what a server refuses is a failed
+request.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import uvloop
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
-from ratematch.engines.vllm.handover import HandoverError, decode_body, prefill_body, read_body
+from ratematch.engines.vllm.disagg_requests import HandoverError, decode_body, prefill_body, read_body
 
 POLL_S = 0.2
 KEEP_ALIVE_S = 2.0

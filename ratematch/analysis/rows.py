@@ -1,0 +1,136 @@
+"""What the records of a load say beyond its figures: how noisy its rates are, and where its requests' time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from ratematch.engines import find_engine
+from ratematch.engines.trtllm_serve.stages import read_breakdown
+from ratematch.errors import CatalogError, ResultsError
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.match.feasibility import Links, Site
+from ratematch.match.noise import Noise, batch_means
+from ratematch.match.packing import Packing
+from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.measured import Measured
+from ratematch.measure.measurement import Measurement
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Concurrency, Load
+from ratematch.store.files import read_json
+from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
+from ratematch.store.records import read_records
+
+PERF_METRICS = "perf_metrics.jsonl.zst"
+
+
+def measured_in_detail(results: Results) -> list[Measured]:
+    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
+
+    Raises:
+        ResultsError: records that cannot be read.
+    """
+    found: list[Measured] = []
+    for path in results.folders():
+        folder = ExperimentFolder(path.path)
+        experiment = folder.read()
+        for stored in folder.loads():
+            row = Measured(experiment, stored.load, stored.measurement, layout=find_layout(experiment))
+            records = stored.folder / "records.parquet"
+            if stored.measurement.valid and records.exists():
+                row = replace(row, noise=read_noise(records, stored.measurement))
+            found.append(replace(row, breakdown=_read_breakdown(stored)))
+    return found
+
+
+def find_layout(experiment: Experiment) -> str:
+    """How the KV cache of the measured servers lies; empty for engines that only other tools' results are of."""
+    try:
+        engine = find_engine(experiment.engine.name)
+        return engine.kv_layout(experiment.deployment.groups[-1], experiment.engine.version)
+    except (CatalogError, ValueError):
+        return ""
+
+
+def _read_breakdown(stored: StoredLoad) -> Breakdown | None:
+    """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
+    told = stored.run.get("stages")
+    if told is None:
+        return read_perf_metrics(stored.folder / PERF_METRICS, stored.load)
+    return Breakdown(
+        num=told["num"],
+        dispatch_s=0.0,
+        ctx_queue_s=told["ctx_queue_s"],
+        prefill_s=told["prefill_s"],
+        kv_transfer_s=told["kv_transfer_s"],
+        gen_queue_s=told["gen_queue_s"],
+        decode_s=told["decode_s"],
+        kv_posting=told["kv_posting"],
+        kv_descriptors=told["kv_descriptors"],
+        kv_b=told["kv_b"],
+    )
+
+
+def find_gpus_per_node(results: Results) -> int | None:
+    """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is told."""
+    files = [folder.path / "cluster.json" for folder in results.folders()]
+    sizes = {int(read_json(file)["gpus_per_node"]) for file in files if file.exists()}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def find_site(measured: Sequence[Measured], packing: Packing | None = None, segment_gpus: int | None = None) -> Site:
+    """What a plan must fit: nodes, segment, and, where the catalog knows model and GPU, links for KV transfers.
+
+    The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
+    """
+    experiment = measured[0].experiment
+    try:
+        model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
+    except CatalogError:
+        return Site(None, packing, segment_gpus)
+    told = {
+        str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
+        for row in measured
+        for group in row.experiment.deployment.groups
+    }
+    return Site(Links(model, gpu, "fp8" if told == {"fp8"} else "bf16"), packing, segment_gpus)
+
+
+def read_noise(records: Path, figures: Measurement) -> Noise | None:
+    """Noise of a load's token rate (requests, where each has one token) by batches of its steady window."""
+    window, latency = figures.window, figures.e2el_ms
+    if window is None or latency is None:
+        return None
+    instants: list[float] = []
+    amounts: list[float] = []
+    for record in read_records(records):
+        if record.outcome != "ok" or not record.osl:
+            continue
+        chunks = record.chunk_ns or ([record.last_token_ns] if record.last_token_ns is not None else [])
+        instants += [(instant - window.start_ns) / 1e9 for instant in chunks]
+        amounts += [record.osl / len(chunks)] * len(chunks) if chunks else []
+    return batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, latency.mean / 1000)
+
+
+def read_perf_metrics(path: Path, load: Load) -> Breakdown | None:
+    """Mean stages of a load's requests without warm-up, first wave and drain; ``None`` where nothing is stored.
+
+    Raises:
+        ResultsError: the file is there and cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        with pa.CompressedInputStream(str(path), "zstd") as file:
+            lines = file.read().splitlines()
+        records: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise ResultsError(f"{path}: not readable ({error}); move it away to do without it") from error
+    wave = load.concurrency if isinstance(load, Concurrency) else 0
+    return read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)

@@ -1,0 +1,128 @@
+"""Which aggregated servers an adaptive sweep measures: those that promise to make the IFB front.
+
+They are what deployments are compared with, so they are chosen by their own front, out of a share of the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ratematch.match.pareto import extract_front, hypervolume
+from ratematch.plan.budget import minutes_of
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Load
+from ratematch.plan.sweep import Sweep
+from ratematch.simulate.forecasts import forecast_experiment
+
+IFB_CLOSE = 0.25
+"""An aggregated server is measured when it promises to come this near to the predicted IFB front at some load; within
+a budget, at the loads where it does."""
+IFB_SHARE = 0.2
+"""Of the budget, at most, for aggregated servers; one of each workload is measured in any case."""
+
+Curve = Mapping[Load, tuple[float, float]]
+"""Of one server: predicted tok/s/user and tok/s/GPU, by load."""
+
+
+def choose_ifb(sweep: Sweep, experiments: Sequence[Experiment]) -> tuple[list[Experiment], list[dict[str, Any]]]:
+    """Aggregated servers worth measuring, at which loads, and why the others are left out."""
+    chosen: list[Experiment] = []
+    skips: list[dict[str, Any]] = []
+    for workload in dict.fromkeys(experiment.workload for experiment in experiments):
+        mine = [experiment for experiment in experiments if experiment.workload == workload]
+        curves = {experiment.id: _curve(sweep, experiment) for experiment in mine}
+        near, far = _near_the_front(mine, curves)
+        skips += far
+        if sweep.budget.gpu_hours is None:
+            chosen += near
+            continue
+        taken, dear = _within(sweep, near, curves, IFB_SHARE * sweep.budget.gpu_hours / len(sweep.workloads))
+        chosen += taken
+        skips += dear
+    return chosen, skips
+
+
+def _curve(sweep: Sweep, experiment: Experiment) -> Curve:
+    gpus = experiment.deployment.gpus
+    return {
+        load: (1 / each.tpot_s, each.req_s * each.osl / gpus)
+        for load, each in forecast_experiment(experiment, sweep.cluster).items()
+        if each.tpot_s
+    }
+
+
+def _near_the_front(
+    experiments: Sequence[Experiment], curves: Mapping[str, Curve]
+) -> tuple[list[Experiment], list[dict[str, Any]]]:
+    """Servers that come near the front of all of them at some load, and what is said of the others."""
+    near, skips = [], []
+    for experiment in experiments:
+        nearest = max((_nearness(point, curves) for point in curves[experiment.id].values()), default=1.0)
+        if nearest >= 1 - IFB_CLOSE:
+            near.append(experiment)
+        else:
+            skips.append(
+                _skip(experiment, f"promises at most {nearest:.0%} of the predicted IFB front at its tok/s/user")
+            )
+    return near, skips
+
+
+def _nearness(point: tuple[float, float], curves: Mapping[str, Curve]) -> float:
+    """tok/s/GPU over the best that any server promises at that tok/s/user or better."""
+    speed, value = point
+    return value / max(v for curve in curves.values() for u, v in curve.values() if u >= speed)
+
+
+def _within(
+    sweep: Sweep, experiments: Sequence[Experiment], curves: Mapping[str, Curve], gpu_hours: float
+) -> tuple[list[Experiment], list[dict[str, Any]]]:
+    """The servers that add most to the predicted front per GPU-hour, within ``gpu_hours``, at their loads near it."""
+    left = {
+        each.id: replace(
+            each,
+            loads=tuple(
+                load
+                for load in each.loads
+                if load not in curves[each.id] or _nearness(curves[each.id][load], curves) >= 1 - IFB_CLOSE
+            ),
+        )
+        for each in experiments
+    }
+    whole = hypervolume(extract_front([p for c in curves.values() for p in c.values()], lambda point: point)) or 1.0
+    chosen: list[Experiment] = []
+    points: list[tuple[float, float]] = []
+    while left:
+        gains = {name: _gain(points, curves[name], each.loads) / whole for name, each in left.items()}
+        costs = {name: minutes_of(sweep, each) * each.deployment.gpus / 60 for name, each in left.items()}
+        fitting = [name for name in left if costs[name] <= gpu_hours or not chosen]
+        best = max(fitting, key=lambda name: (gains[name] / costs[name], name), default=None)
+        if best is None or (points and gains[best] <= 0):
+            break
+        each = left.pop(best)
+        chosen.append(each)
+        points += [curves[best][load] for load in each.loads if load in curves[best]]
+        gpu_hours -= costs[best]
+    skips = []
+    for name, each in left.items():
+        told = f"it would add {_gain(points, curves[name], each.loads) / whole:.1%} to the predicted IFB front"
+        hours = minutes_of(sweep, each) * each.deployment.gpus / 60
+        skips.append(_skip(each, f"{told} for {hours:.3g} GPU-hours, and {max(0.0, gpu_hours):.3g} are left for IFB"))
+    return chosen, skips
+
+
+def _gain(points: Sequence[tuple[float, float]], curve: Curve, loads: Sequence[Load]) -> float:
+    """Area that a server adds to the front of ``points``."""
+    own = [curve[load] for load in loads if load in curve]
+    after, before = (extract_front(each, lambda point: point) for each in ([*points, *own], points))
+    return hypervolume(after) - hypervolume(before)
+
+
+def _skip(experiment: Experiment, why: str) -> dict[str, Any]:
+    return {
+        "workload": experiment.workload.label,
+        "experiment": experiment.id,
+        "label": experiment.label,
+        "why": why,
+    }

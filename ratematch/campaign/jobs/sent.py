@@ -1,0 +1,232 @@
+"""A job that was sent to Slurm: is it still there, what came of it, how is it ended?
+
+Three kinds, told apart by ``job.json``: a job of its own, a task of an array, and a member of a pack (several
+experiments in one allocation, :mod:`ratematch.campaign.jobs.pack`), which is over when its pack has said so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ratematch.run.failure import OF_ERROR, Failure
+from ratematch.slurm.allocation import failed_nodes
+from ratematch.slurm.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
+from ratematch.store import filelock
+from ratematch.store.files import read_json, write_json
+from ratematch.store.folder import ExperimentFolder
+
+CANCEL_WAIT_S = 60.0
+CLOCKS_S = 60.0
+"""How far the clocks of nodes may be apart; only tells launches of an earlier cluster's job with the same id."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What ``job.json`` holds. ``name``: unique for every sending; ``id``: as the queue writes it, ``None`` until
+    Slurm has told it; ``task``: number in an array; ``pack``: folder of the pack it is a member of."""
+
+    name: str
+    id: str | None
+    sent: float
+    task: int | None = None
+    pack: str | None = None
+
+    @staticmethod
+    def read(folder: ExperimentFolder) -> Sent | None:
+        """What was sent for this experiment last; ``None`` when nothing was, or not to Slurm."""
+        content = folder.job()
+        if content is None or content.get("executor") != "slurm":
+            return None
+        return Sent(content["name"], content["id"], content["sent"], content.get("task"), content.get("pack"))
+
+    def write(self, folder: ExperimentFolder) -> None:
+        content = {"name": self.name, "id": self.id, "sent": self.sent, "task": self.task, "pack": self.pack}
+        folder.write_job({"executor": "slurm", **content})
+
+    def line(self, jobs: Sequence[QueuedJob]) -> QueuedJob | None:
+        """Its line in the queue, found by name and task: ids are given out again when a cluster is set up anew."""
+        alive = (job for job in jobs if job.name == self.name and job.state not in OVER)
+        return next((job for job in alive if self.task is None or job.task == self.task), None)
+
+    def logs(self, folder: ExperimentFolder) -> Path:
+        """Where its driver's log is: in the experiment's folder, or, of an array, in the sweep's ``jobs``."""
+        home = folder.path / "job" if self.task is None else folder.path.parent / "jobs"
+        return home / (self.name if self.pack else self.name.rpartition("-")[2])
+
+    def membership(self, folder: ExperimentFolder) -> Membership | None:
+        """Its place in a pack; ``None`` outside of one."""
+        return Membership(folder, self.name) if self.pack else None
+
+
+class SlurmJob:
+    """One experiment in a job of ours, sent now (``adopted`` false) or by an earlier controller."""
+
+    def __init__(self, folder: ExperimentFolder, queue: Queue, sent: Sent, *, adopted: bool):
+        assert sent.id is not None
+        self.folder = folder
+        self.adopted = adopted
+        self.id, self.name, self.sent_at = sent.id, sent.name, sent.sent
+        self._logs = sent.logs(folder)
+        self._member = sent.membership(folder)
+        self._queue = queue
+        self._line: QueuedJob | None = None
+        self._fresh = adopted
+        self._ending: Ending | None = None
+        self._nodes = ""
+        self.broken_nodes: dict[str, str] = {}
+
+    @property
+    def slot(self) -> str:
+        """The same for experiments that share a job in the queue."""
+        return self.id
+
+    @property
+    def doing(self) -> str | None:
+        """Why it waits or what Slurm does with it; ``None`` when it runs."""
+        if self._queue.silent:
+            return "Slurm does not answer; asking again"
+        if self._line is None:
+            return f"job {self.id} sent"
+        if self._line.state == "RUNNING":
+            waits = self._member is not None and not self.folder.held()
+            return f"in job {self.id}, waiting for its turn" if waits else None
+        return f"job {self.id} {self._line.state.lower()}" + (f" ({self._line.reason})" if self._line.reason else "")
+
+    def running(self) -> bool:
+        if self._ending is not None or (self.folder.done() and not self.folder.held()):
+            return False
+        if self._member and self._member.verdict() and not self.folder.held():
+            self._ending = Ending(None)
+            return False
+        # The first answer must be younger than the job, or it would seem to be over already.
+        jobs = self._queue.look(now=not self._fresh)
+        if jobs is None:
+            return True
+        self._fresh = True
+        self._line = jobs.get(self.id)
+        if self._line and self._line.name == self.name and self._line.state not in OVER:
+            if self._nodes and self._line.nodes != self._nodes:
+                # Slurm took its nodes away to start it elsewhere: because one of them broke?
+                self.broken_nodes |= failed_nodes(self._nodes)
+            self._nodes = self._line.nodes
+            return True
+        self._ending = self._queue.ending(self.id, self.name)
+        if self._ending is None:
+            return True
+        if self._ending.state == "NODE_FAIL":
+            self.broken_nodes |= failed_nodes(self._ending.nodes)
+        filelock.forget(self.folder.path / "run.lock", self.id)
+        return False
+
+    def failure(self) -> Failure | None:
+        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
+        if self.folder.done():
+            return None
+        ending, outcomes = self._ending or Ending(None), self._outcomes()
+        if self._member and (verdict := self._member.verdict()) and verdict["cancelled"]:
+            ending = Ending("CANCELLED")
+        if self._member and not outcomes and ending.state in ("COMPLETED", "TIMEOUT", "PREEMPTED"):
+            return Failure("not started", f"job {self.id} ended before this had its turn in it")
+        return explain(self.id, ending, outcomes, self._logs)
+
+    def _outcomes(self) -> list[dict[str, Any]]:
+        """What the launches of this job said, last first."""
+        ours = (found for found in self.folder.outcomes() if found.get("job") == self.id)
+        recent = (found for found in ours if found["began"] >= self.sent_at - CLOCKS_S)
+        return sorted(recent, key=lambda found: float(found["began"]), reverse=True)
+
+    def cancel(self, *, wait: bool = True) -> None:
+        """End the job; its driver stops its servers in order. ``wait`` until it has, for a while."""
+        if self._member is None or self._member.cancel():
+            ask_slurm(["scancel", self.id])
+        self._queue.nudge()
+        if not wait:
+            return
+        deadline = time.monotonic() + CANCEL_WAIT_S
+        while self.folder.held() and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+def explain(job_id: str, ending: Ending, outcomes: Sequence[dict[str, Any]], logs: Path) -> Failure:
+    """Why a job that has ended did not finish; ``outcomes``: of its launches, last first."""
+    last = outcomes[0] if outcomes else None
+    progress = sum(outcome["measured"] for outcome in outcomes)
+    interrupted = bool(last and last.get("interrupted"))
+    match ending.state:
+        case "CANCELLED":
+            return Failure(
+                "cancelled", f"job {job_id} was cancelled (scancel); run the same command to go on", progress
+            )
+        case "TIMEOUT" | "DEADLINE":
+            return Failure("time limit", f"job {job_id} met its time limit", progress)
+        case "NODE_FAIL" | "BOOT_FAIL":
+            return Failure("node failure", f"job {job_id}: a node of {ending.nodes} failed", progress)
+        case "PREEMPTED":
+            return Failure("preempted", f"job {job_id} was preempted", progress)
+        case "OUT_OF_MEMORY":
+            return Failure("failed", f"job {job_id} ran out of host memory", progress)
+    if last and interrupted and last.get("signal") == "SIGUSR2":
+        return Failure("time limit", f"job {job_id} was stopped just before its time limit", progress)
+    if last and interrupted:
+        return Failure("preempted", f"job {job_id} was told to stop ({last.get('signal')})", progress)
+    if last and last["error"]:
+        return Failure(OF_ERROR.get(last.get("kind", ""), "failed"), str(last["error"]), progress)
+    how = f"{ending.state.lower()}, exit code {ending.exit_code}" if ending.state else "nobody knows how"
+    return Failure(
+        "driver ended", f"job {job_id} ended without a word ({how}; killed?); its log is in {logs}", progress
+    )
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Of the experiment in ``folder``, in the pack that was sent under ``name``."""
+
+    folder: ExperimentFolder
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Of its files; made when it is missing."""
+        path = self.folder.path / "job" / self.name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def log(self) -> Path:
+        return self.path / "driver_log.out"
+
+    def is_current(self) -> bool:
+        """Was nothing sent for this experiment since? Else whoever was sent later measures it."""
+        return (self.folder.job() or {}).get("name") == self.name
+
+    def verdict(self) -> dict[str, Any] | None:
+        """How it ended in this pack; ``None`` while it has not."""
+        file = self.folder.path / "job" / self.name / "over.json"
+        return read_json(file) if file.exists() else None
+
+    def end(self, code: int | None) -> None:
+        """It has ended with this exit code, ``None``: it was never started."""
+        write_json(self.path / "over.json", {"code": code, "cancelled": self.is_cancelled()})
+
+    def begin_anew(self) -> None:
+        """Slurm has started the whole pack again, so what an earlier start of it said is void."""
+        (self.path / "over.json").unlink(missing_ok=True)
+
+    def is_cancelled(self) -> bool:
+        return (self.folder.path / "job" / self.name / "cancel").exists()
+
+    def cancel(self) -> bool:
+        """Ask for its end; true when nobody else of its pack is left, so that the pack itself may end."""
+        (self.path / "cancel").touch()
+        others = (
+            Membership(ExperimentFolder(file.parent), self.name)
+            for file in self.folder.path.parent.glob("*/experiment.json")
+        )
+        return not any(
+            other.is_current() and not other.is_cancelled() and not other.verdict() and not other.folder.done()
+            for other in others
+        )

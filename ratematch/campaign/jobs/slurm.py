@@ -1,0 +1,250 @@
+"""Experiments as Slurm jobs: one job for each deployment, all of its loads inside.
+
+submitit writes the batch script and pickles the call; Slurm starts it. The driver is one task of a step of its own::
+
+    #SBATCH --nodes=N ... --requeue --signal=USR2@90
+    srun --overlap --nodes=1 --ntasks=1 python -m submitit.core._submit ...     the driver
+        srun --overlap --nodelist=...                                           each server
+
+A step, and not the batch script itself, because Slurm's signals (USR2 before the time limit, TERM at a preemption)
+go to steps: a driver in the batch script is told nothing and killed in the middle of a load. It is one task although
+the job has N nodes, which submitit must not know (it would wait for N results), so nodes go in as raw parameters.
+
+No checkpoint is pickled: the results folder is the checkpoint. A job that Slurm starts again, under the same id after
+a preemption, a requeue or a dead node, goes on at the first load that is missing.
+
+Experiments that ask Slurm for the same are one array. Slurm names a task ``123_4``, and that, with the array's unique
+name, is its identity here: a task is adopted, cancelled, requeued and preempted alone, and one that failed is sent
+again as a job of its own. Arrays are as long as the queue may hold (``--max-jobs``), so none needs a throttle.
+Several experiments of different size in one job are a pack (:mod:`ratematch.campaign.jobs.pack`).
+
+Before a job is sent, its unique name is written to ``job.json``; its id after. A controller that comes back finds its
+jobs by both, so an id that a cluster gives out again after a reset never passes for ours, and a controller that died
+between the two steps finds the job by its name. A job that was sent in spite of all that (a controller killed with
+its ``sbatch`` still on the way) finds another name in ``job.json`` when it starts, and measures nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import submitit
+
+from ratematch.campaign.jobs.pack import run_pack
+from ratematch.campaign.jobs.sent import Sent, SlurmJob
+from ratematch.errors import RunError
+from ratematch.plan import cluster as clusters
+from ratematch.plan.budget import minutes_on
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.packs import Pack, Piece, pack
+from ratematch.plan.placement import nodes_needed
+from ratematch.run.experiment import JOB_BEGAN, run_experiment
+from ratematch.run.followup import num_further
+from ratematch.slurm.queue import Queue, QueuedJob
+from ratematch.slurm.sbatch import batch_options, judge, prologue, refusal
+from ratematch.slurm.site import refuse_missing
+from ratematch.store import filelock
+from ratematch.store.files import read_json, write_json
+from ratematch.store.folder import ExperimentFolder
+
+WARN_S = 90
+"""How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
+
+Begun = list[tuple[ExperimentFolder, Any]]
+"""Experiments that have a job (:class:`ratematch.campaign.jobs.executor.Job`), or were refused one (UserError)."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Several experiments go into one job of at most ``nodes`` nodes, for about ``minutes``."""
+
+    nodes: int
+    minutes: float
+
+
+def send(folders: Sequence[ExperimentFolder], queue: Queue, room: int, exclude: Sequence[str] = ()) -> Begun:
+    """Adopt the jobs that are there already for ``folders``, at most ``room``; if there is none, send the next.
+
+    What is sent at once is the first experiment and those that ask Slurm for the same: one job, or one array.
+
+    Raises:
+        RunError: Slurm does not answer; nothing was sent.
+    """
+    jobs = _look(queue)
+    if adopted := _adopt(folders, queue, jobs):
+        return adopted[:room]
+    shape = _shape(folders[0], exclude)
+    alike = [folder for folder in folders[:room] if _shape(folder, exclude) == shape]
+    token = uuid.uuid4().hex[:12]
+    name = f"ratematch-{folders[0].read().id}-{token}" if len(alike) == 1 else f"ratematch-{token}"
+    calls = [functools.partial(run_experiment, str(f.path.absolute()), allocated=True, sent=name) for f in alike]
+    tasks = list(range(len(alike))) if len(alike) > 1 else [None]
+    return _submit(alike, tasks, queue, Sent(name, None, time.time()), calls, shape)
+
+
+def send_packs(
+    folders: Sequence[ExperimentFolder], queue: Queue, room: int, packing: Packing, exclude: Sequence[str] = ()
+) -> Begun:
+    """The same with several experiments in each job, of different size too: at most ``room`` jobs.
+
+    Raises:
+        RunError: Slurm does not answer; nothing was sent.
+    """
+    jobs = _look(queue)
+    if adopted := _adopt(folders, queue, jobs):
+        return adopted
+    by_name = {folder.path.name: folder for folder in folders}
+    begun: Begun = []
+    for each in plan_packs(folders, packing)[:room]:
+        members = [by_name[slot.piece.name] for slot in each.slots]
+        token = uuid.uuid4().hex[:12]
+        name = f"ratematch-pack-{token}"
+        at = members[0].path.parent / "packs" / token
+        at.mkdir(parents=True)
+        cluster = _cluster(members[0])
+        told = [{"folder": s.piece.name, "nodes": s.piece.nodes, "minutes": s.piece.minutes} for s in each.slots]
+        write_json(at / "pack.json", {"name": name, "gpus_per_node": cluster.gpus_per_node, "members": told})
+        shape = _parameters(cluster, each.nodes, each.minutes, exclude)
+        call = functools.partial(run_pack, str(at.absolute()))
+        begun += _submit(members, [None], queue, Sent(name, None, time.time(), pack=token), [call], shape)
+    return begun
+
+
+def plan_packs(folders: Sequence[ExperimentFolder], packing: Packing) -> tuple[Pack, ...]:
+    """Which of ``folders`` run together, and about when. One that is wider than a pack widens all of them."""
+    pieces = [piece_of(folder) for folder in folders]
+    return pack(pieces, max(packing.nodes, *(piece.nodes for piece in pieces)), packing.minutes)
+
+
+def _submit(
+    folders: Sequence[ExperimentFolder],
+    tasks: Sequence[int | None],
+    queue: Queue,
+    sent: Sent,
+    calls: Sequence[Callable[[], Any]],
+    shape: dict[str, Any],
+) -> Begun:
+    """Send ``calls`` for ``folders`` as one job or one array; ``tasks``: which task each is, one for a whole pack."""
+    # A folder of its own: submitit names files by job id, and ids begin anew when a cluster does.
+    home = folders[0].path / "job" if len(folders) == 1 else folders[0].path.parent / "jobs"
+    runner = submitit.SlurmExecutor(folder=home / sent.name.rpartition("-")[2])
+    runner.update_parameters(**shape, job_name=sent.name)
+    of_folder = list(zip(folders, tasks if len(tasks) > 1 else [None] * len(folders), strict=True))
+    for folder, task in of_folder:
+        replace(sent, task=task).write(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with runner.batch():
+                jobs = [runner.submit(call) for call in calls]
+        except submitit.core.utils.FailedJobError as error:
+            why = refusal(str(error))
+            if isinstance(why, RunError):
+                raise why from error
+            return [(folder, why) for folder in folders]
+    queue.nudge()
+    begun: Begun = []
+    for number, (folder, task) in enumerate(of_folder):
+        known = replace(sent, task=task, id=jobs[number if len(jobs) > 1 else 0].job_id)
+        known.write(folder)
+        begun.append((folder, SlurmJob(folder, queue, known, adopted=False)))
+    return begun
+
+
+def _look(queue: Queue) -> dict[str, QueuedJob]:
+    jobs = queue.look(now=True)
+    if jobs is None:
+        raise RunError("Slurm does not answer (squeue failed); nothing was sent")
+    return jobs
+
+
+def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, QueuedJob]) -> Begun:
+    """Those that have a job in the queue."""
+    found: Begun = []
+    for folder in folders:
+        sent = Sent.read(folder)
+        if sent is None:
+            continue
+        line = sent.line(list(jobs.values()))
+        member = sent.membership(folder)
+        if line is None or (member and (member.verdict() or member.is_cancelled())):
+            if line is None and sent.id:
+                filelock.forget(folder.path / "run.lock", sent.id)
+            continue
+        if sent.id != line.id:
+            sent = replace(sent, id=line.id)
+            sent.write(folder)
+        found.append((folder, SlurmJob(folder, queue, sent, adopted=True)))
+    return found
+
+
+def _cluster(folder: ExperimentFolder) -> Cluster:
+    return clusters.from_json(read_json(folder.path / "cluster.json"))
+
+
+def minutes(folder: ExperimentFolder) -> float:
+    """How long a job for what is missing in ``folder`` takes: as the profile says, or as it took so far if that was
+    longer.
+
+    A launch that measured nothing before it was stopped shows only that a start takes longer than that: twice its
+    time is allowed for, so that a time limit that was met once is not met for the same reason again.
+    """
+    experiment, cluster = folder.read(), _cluster(folder)
+    start, load = cluster.start_minutes, cluster.load_minutes
+    for outcome in folder.outcomes():
+        measured, starting_s = outcome["measured"], outcome.get("starting_s", 0.0)
+        if measured:
+            start = max(start, starting_s / 60)
+            load = max(load, outcome.get("measuring_s", 0.0) / measured / 60)
+        elif outcome.get("interrupted") and outcome.get("signal") == "SIGUSR2":
+            start = max(start, 2 * outcome["seconds"] / 60)
+    missing = [[each for each in part.loads if not folder.finished(each)] for part in experiment.launches()]
+    return sum(start + (len(loads) + num_further(folder)) * load for loads in missing if loads)
+
+
+def piece_of(folder: ExperimentFolder) -> Piece:
+    """Nodes and minutes that what is missing in ``folder`` takes."""
+    nodes = nodes_needed(folder.read().deployment, _cluster(folder).gpus_per_node)
+    return Piece(folder.path.name, nodes, minutes(folder))
+
+
+def _shape(folder: ExperimentFolder, exclude: Sequence[str]) -> dict[str, Any]:
+    """What the job for ``folder`` asks Slurm for."""
+    piece = piece_of(folder)
+    return _parameters(_cluster(folder), piece.nodes, piece.minutes, exclude)
+
+
+def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str]) -> dict[str, Any]:
+    """A job of ``nodes`` nodes for what takes about ``estimate_min`` minutes."""
+    raw = batch_options(cluster, nodes, estimate_min, exclude)
+    return {
+        "time": raw.pop("time"),
+        "signal_delay_s": WARN_S,
+        "stderr_to_stdout": True,
+        "setup": [f"export {JOB_BEGAN}=$(date +%s.%N)", *prologue(cluster)],
+        # A job that Slurm starts anew must not wipe out the log of its first start.
+        "srun_args": ["--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--open-mode=append"],
+        "additional_parameters": raw,
+    }
+
+
+def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: Packing | None = None) -> None:
+    """Look for what servers need, and let Slurm judge the largest job, before any is sent.
+
+    Raises:
+        UserError: no Slurm here, no such image or mount, or Slurm would refuse the job. RunError: it does not answer.
+    """
+    refuse_missing(cluster)
+    if not experiments:
+        return
+    nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
+    estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
+    options = batch_options(cluster, max(nodes, packing.nodes) if packing else nodes, estimate_min)
+    judge(options)

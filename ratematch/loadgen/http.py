@@ -1,0 +1,34 @@
+"""HTTP to servers of ours: never through a proxy.
+
+A site's ``http_proxy`` is for the outside world. Compute nodes are reached directly, and a proxy that cannot reach
+them would make every server look dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.request
+from typing import Any
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def fetch(url: str, timeout_s: float) -> Any:
+    """The answer to GET ``url``, as :func:`urllib.request.urlopen` returns and raises."""
+    return _DIRECT.open(url, timeout=timeout_s)
+
+
+EMULATED_HEADER = "X-Ratematch-Emulated"
+
+
+def server_version(host: str, port: int) -> dict[str, Any]:
+    """What GET ``/version`` says, and whether the answer is marked as the emulator's."""
+    found: dict[str, Any] = {"version": None, "emulated": False}
+    with (
+        contextlib.suppress(OSError, ValueError),
+        fetch(f"http://{host}:{port}/version", 5) as answer,
+    ):
+        found["emulated"] = answer.headers.get(EMULATED_HEADER) is not None
+        found["version"] = json.load(answer).get("version")
+    return found

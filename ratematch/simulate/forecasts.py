@@ -1,0 +1,145 @@
+"""A sweep's figures before it runs: forecasts of every load, corrected by what results teach, then matched.
+
+Predicted figures are only ever put together with predicted ones: what comes out is an analysis of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from ratematch.match.analysis import analyze_workload
+from ratematch.match.points import WorkloadAnalysis
+from ratematch.measure.measured import Measured
+from ratematch.measure.measurement import Measurement
+from ratematch.measure.stats import Stats
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
+from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.sweep import Sweep
+from ratematch.search.families import Belief, family_of, learn
+from ratematch.simulate.plan import plan_simulation
+from ratematch.simulate.predict import Forecast, forecast
+from ratematch.simulate.service import Service
+from ratematch.simulate.timeline import Timeline
+from ratematch.store.folder import Results
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a sweep is predicted to give. ``analyses``: one a workload, of predicted rows alone.
+
+    ``beliefs``: by family, what predictions were corrected by and how far off they may be. ``learnt_from``: servers
+    measured. ``rows``: the forecasts themselves, corrected.
+    """
+
+    model: str
+    analyses: tuple[WorkloadAnalysis, ...]
+    beliefs: tuple[Belief, ...]
+    learnt_from: int
+    rows: tuple[Measured, ...]
+
+
+def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, Forecast]:
+    """Forecasts of the closed-loop loads of an experiment with one kind of server; empty for end-to-end ones.
+
+    Raises:
+        RatematchError: its servers would not start.
+    """
+    if experiment.stage == "e2e" or experiment.workload.mean_isl is None:
+        return {}
+    emulations = Service(plan_simulation(experiment, cluster), Timeline()).emulations
+    emulation = emulations[experiment.deployment.groups[-1].role]
+    return {load: forecast(emulation, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
+
+
+def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:
+    """Forecast every load of ``experiments`` and match them; ``results`` teach how far off forecasts are.
+
+    Raises:
+        RatematchError: servers of an experiment would not start.
+    """
+    forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
+    families = {family_of(experiment) for experiment in experiments}
+    taught = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
+    beliefs = learn({family: taught.get(family, []) for family in families})
+    rows = tuple(
+        Measured(experiment, load, to_measurement(each, beliefs[family_of(experiment)].factor))
+        for experiment in experiments
+        for load, each in forecasts[experiment.id].items()
+    )
+    analyses = tuple(
+        analyze_workload(rows, workload, constraints=sweep.constraints, max_gpus=sweep.max_gpus)
+        for workload in sweep.workloads
+        if rows
+    )
+    return Prediction(
+        sweep.step_times,
+        analyses,
+        tuple(beliefs[name] for name in sorted(beliefs)),
+        sum(map(len, taught.values())),
+        rows,
+    )
+
+
+def deviations(
+    measured: Iterable[Measured], cluster: Cluster, step_times: str = DEFAULT_STEP_TIMES
+) -> dict[str, list[float]]:
+    """By family, the log of measured over predicted speed of each server: the mean over its valid loads.
+
+    Speed is requests/s, of generation tokens/s/user. End-to-end runs teach nothing here. ``step_times``: the model
+    that predicts, whichever one stands behind figures that are emulated themselves.
+    """
+    by_experiment: dict[str, list[Measured]] = {}
+    for row in measured:
+        if row.experiment.stage != "e2e" and row.measurement.valid and row.measurement.req_s:
+            by_experiment.setdefault(row.experiment.id, []).append(row)
+    found: dict[str, list[float]] = {}
+    for rows in by_experiment.values():
+        forecasts = forecast_experiment(replace(rows[0].experiment, step_times=step_times), cluster)
+        logs = [speed_ratio(row.measurement, forecasts[row.load]) for row in rows if row.load in forecasts]
+        if logs:
+            found.setdefault(family_of(rows[0].experiment), []).append(fmean(logs))
+    return found
+
+
+def speed_ratio(measured: Measurement, predicted: Forecast) -> float:
+    """Log of measured over predicted speed at one load."""
+    assert measured.req_s
+    if predicted.tpot_s and measured.tpot_ms:
+        return math.log(predicted.tpot_s * 1000 / measured.tpot_ms.mean)
+    return math.log(measured.req_s / predicted.req_s)
+
+
+def to_measurement(predicted: Forecast, factor: float = 1.0) -> Measurement:
+    """The forecast, ``factor`` times as fast, in the form that matching takes. Nothing was measured: ``n`` is 0."""
+    ttft_ms, tpot_ms = predicted.ttft_s * 1000 / factor, predicted.tpot_s * 1000 / factor
+    req_s = predicted.req_s * factor
+    return Measurement(
+        num_requests=0,
+        num_ok=0,
+        num_failed=0,
+        window=None,
+        ttft_ms=_point(max(ttft_ms, 1e-6)),
+        tpot_ms=_point(tpot_ms) if tpot_ms else None,
+        itl_ms=None,
+        e2el_ms=None,
+        send_lag_ms=None,
+        tok_s_user=1000 / tpot_ms if tpot_ms else None,
+        tok_s=req_s * predicted.osl,
+        req_s=req_s,
+        tok_s_run=None,
+        req_s_run=None,
+        isl_mean=None,
+        osl_mean=predicted.osl,
+        in_flight=float(predicted.concurrency),
+        little=1.0,
+        valid=True,
+        warnings=("predicted, not measured",),
+    )
+
+
+def _point(value: float) -> Stats:
+    return Stats(n=0, mean=value, std=0.0, min=value, p50=value, p90=value, p95=value, p99=value, max=value)

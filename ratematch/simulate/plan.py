@@ -1,0 +1,39 @@
+"""What would be launched, told without launching anything: the plan of an experiment in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ratematch.engines import find_engine
+from ratematch.errors import UserError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.placement import nodes_needed, place, placement_to_json
+from ratematch.store.files import write_json, write_text
+
+FIRST_PORT = 18000
+"""Of servers that nobody will ever reach."""
+
+
+def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | None = None) -> LaunchPlan:
+    """What a launch would write and start, for the emulator; written to ``launch``, where that is given.
+
+    Raises:
+        UserError: the engine would refuse it. PlacementError: it does not fit on the cluster.
+    """
+    engine = find_engine(experiment.engine.name)
+    if why := engine.why_no_simulation():
+        raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
+    stand_in = replace(cluster, emulated=True)
+    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
+    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)
+    plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
+    if refused := engine.check_launch(plan, experiment):
+        raise UserError("the engine would refuse its files: " + "; ".join(refused))
+    if launch is not None:
+        for file in plan.files:
+            write_text(launch / file.path, file.content)
+        write_json(launch / "placement.json", placement_to_json(placement))
+    return plan
