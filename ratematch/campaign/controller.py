@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from ratematch.analysis.analyze import write_limits
 from ratematch.campaign.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
 from ratematch.campaign.ifb import choose_ifb
-from ratematch.campaign.jobs.executor import Executor, Job
+from ratematch.campaign.jobs.executor import Executor
+from ratematch.campaign.jobs.job import Job
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
 from ratematch.campaign.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.campaign.search import Search, Supplier

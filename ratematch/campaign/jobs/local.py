@@ -1,0 +1,99 @@
+"""Jobs on this machine: a process each, started by submitit, which keeps their logs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from ratematch.run.experiment import run_experiment
+from ratematch.run.failure import OF_ERROR, Failure
+from ratematch.store.folder import ExperimentFolder
+
+DAY_MIN = 24 * 60
+CANCEL_WAIT_S = 30.0
+
+
+class LocalJob:
+    """A job on this machine; ``job`` is ``None`` for one that an earlier controller started."""
+
+    doing = None
+    broken_nodes: dict[str, str] = {}  # noqa: RUF012 - nothing is ever added
+
+    def __init__(self, folder: ExperimentFolder, job: submitit.Job[Any] | None):
+        self.folder = folder
+        self.slot = str(folder.path)
+        self.adopted = job is None
+        self._job = job
+
+    def running(self) -> bool:
+        return self.folder.held() if self._job is None else not self._job.done()
+
+    def failure(self) -> Failure | None:
+        if self.folder.done():
+            return None
+        outcome = self._result() or self.folder.outcome()
+        if outcome and outcome["error"]:
+            return Failure(OF_ERROR.get(outcome.get("kind", ""), "failed"), str(outcome["error"]))
+        logs = self.folder.path / "job"
+        return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
+
+    def _result(self) -> dict[str, Any] | None:
+        if self._job is not None:
+            with contextlib.suppress(Exception):  # a job that was killed has no result to tell
+                result: dict[str, Any] = self._job.result()
+                return result if result["error"] else None
+        return None
+
+    def cancel(self, *, wait: bool = True) -> None:
+        told: set[int] = set()
+        self._tell_to_stop(told)
+        if not wait:
+            return
+        deadline = time.monotonic() + CANCEL_WAIT_S
+        while self.running() and time.monotonic() < deadline:
+            # A job that was only just sent has nobody to tell until it has imported all it needs.
+            self._tell_to_stop(told)
+            time.sleep(0.1)
+        if self._job is not None and self.running():
+            self._job.cancel()
+
+    def _tell_to_stop(self, told: set[int]) -> None:
+        """SIGTERM, once, to the process that measures in the folder."""
+        holder = self.folder.holder()
+        if holder and holder not in told and self.folder.held():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(holder, signal.SIGTERM)
+            told.add(holder)
+
+
+def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
+    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster=executor)
+    runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
+    with _ctrl_c_kept_from_children(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return runner.submit(run_experiment, str(Path(folder.path).absolute()))
+
+
+@contextlib.contextmanager
+def _ctrl_c_kept_from_children() -> Iterator[None]:
+    """Jobs started inside do not get the terminal's Ctrl-C: the controller tells them to stop, in order.
+
+    submitit's local controller would otherwise kill its job one second after Ctrl-C, servers and all.
+    """
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread: no terminal to protect from
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
