@@ -53,9 +53,9 @@ class Item:
     tried: bool = False
 
     @property
-    def doing(self) -> str | None:
-        """What is in the way, if anything."""
-        return self.note or (self.job.doing if self.job and self.state == "running" else None)
+    def waits_for(self) -> str | None:
+        """What it waits for, if anything: a retry, the scheduler, its turn."""
+        return self.note or (self.job.waits_for if self.job and self.state == "running" else None)
 
 
 @dataclass
@@ -236,7 +236,7 @@ def _run_all(
     try:
         while _take_from(supplier, campaign, waiting, active, executor) or waiting or active:
             _start_some(campaign, waiting, active, executor)
-            for item in [item for item in active if item.job and not item.job.running()]:
+            for item in [item for item in active if item.job and not item.job.poll()]:
                 active.remove(item)
                 if _settle(campaign, item, executor):
                     waiting.append(item)
@@ -254,7 +254,7 @@ def _run_all(
                 time.sleep(POLL_S)
     except BaseException:
         # Ctrl-C, a full disk, anything: no job may go on behind the person's back.
-        _stop_all([item for item in active if item.job is not None and item.job.running()])
+        _stop_all([item for item in active if item.job is not None and item.job.poll()])
         raise
 
 

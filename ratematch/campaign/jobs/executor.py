@@ -1,4 +1,4 @@
-"""Experiments to jobs: submitit's executors, nothing on top of them.
+"""Where jobs are sent: to this machine, to Slurm's queue, to nodes that are held already, or to virtual time.
 
 submitit starts the jobs and keeps their logs; whether an experiment is finished is read from its results folder,
 never from a job's state, so that a controller that comes back after a crash sees the same as one that never left.
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from ratematch.campaign.jobs import slurm
-from ratematch.campaign.jobs.job import Job
+from ratematch.campaign.jobs.job import Job, Started
 from ratematch.campaign.jobs.local import LocalJob, start_here
 from ratematch.campaign.jobs.simulated import SimulatedJob, most_jobs, refuse_unsimulated
-from ratematch.campaign.jobs.slurm import Begun, Packing, piece_of
+from ratematch.campaign.jobs.slurm import JobPacking, piece_of
 from ratematch.campaign.jobs.step import StepJob
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
@@ -45,7 +45,7 @@ class Executor:
     tried again in the same run of the controller.
     """
 
-    def __init__(self, name: ExecutorName, max_jobs: int | None = None, packing: Packing | None = None):
+    def __init__(self, name: ExecutorName, max_jobs: int | None = None, packing: JobPacking | None = None):
         self.name = name
         self.packing = packing
         self.retries = name in ("slurm", "allocation")
@@ -53,7 +53,7 @@ class Executor:
         self.max_jobs = max_jobs or usual.get(name, 1)
         self.queue = Queue()
         self._nodes: tuple[str, ...] = ()
-        self._seen: tuple[list[str], list[Path]] | None = None
+        self._nothing_fitted: tuple[list[str], list[Path]] | None = None
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
@@ -69,7 +69,9 @@ class Executor:
         if self.name == "allocation":
             machines.refuse_too_large(cluster, experiments)
 
-    def start(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], exclude: Sequence[str] = ()) -> Begun:
+    def start(
+        self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], exclude: Sequence[str] = ()
+    ) -> Started:
         """Start (or adopt) jobs that measure what is missing in some of ``waiting``, as many as may start now beside
         ``active``, not on the nodes ``exclude``. Empty: nothing may; ask again later, or when something has ended.
 
@@ -78,7 +80,7 @@ class Executor:
         Raises:
             RunError: the scheduler does not answer; nothing was started. UserError: it cannot be started at all.
         """
-        room = self.max_jobs - len({job.slot for job in active})
+        room = self.max_jobs - len({job.scheduler_job for job in active})
         if room < 1:
             return []
         match self.name:
@@ -87,38 +89,40 @@ class Executor:
             case "slurm":
                 return slurm.send(waiting, self.queue, room, exclude)
             case "allocation":
-                return self._start_beside(waiting, active)
+                return self._start_in_allocation(waiting, active)
         folder = waiting[0]
         if self.name == "simulate":
             return [(folder, SimulatedJob(folder))]
         return [(folder, LocalJob(folder, None if folder.held() else start_here(folder, self.name)))]
 
-    def _start_beside(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Begun:
+    def _start_in_allocation(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Started:
         """The next that fits on nodes of our allocation which nobody uses."""
         self._nodes = self._nodes or allocation.own_nodes()
         running = [job for job in active if isinstance(job, StepJob)]
         taken = {node for job in running for node in job.nodes}
         free = [node for node in self._nodes if node not in taken]
-        seen = (free, [folder.path for folder in waiting])
-        if not free or seen == self._seen:
+        situation = (free, [folder.path for folder in waiting])
+        if not free or situation == self._nothing_fitted:
             return []
-        now = time.monotonic() / 60
+        now_min = time.monotonic() / 60
         pieces = [piece_of(folder) for folder in waiting]
         for folder, piece in zip(waiting, pieces, strict=True):
             if piece.nodes > len(self._nodes):  # chosen after matching
-                held = f"the allocation has {len(self._nodes)}"
-                return [(folder, UserError(f"{piece.name} needs {piece.nodes} nodes, {held}"))]
-        index = next_to_start(pieces, len(free), [(job.until, len(job.nodes)) for job in running], now)
-        self._seen = seen if index is None else None
+                why = f"{piece.name} needs {piece.nodes} nodes, the allocation has {len(self._nodes)}"
+                return [(folder, UserError(why))]
+        ends = [(job.expected_end_min, len(job.nodes)) for job in running]
+        index = next_to_start(pieces, len(free), ends, now_min)
+        self._nothing_fitted = situation if index is None else None
         if index is None:
             return []
         folder, piece = waiting[index], pieces[index]
         number = 1 + len(list(folder.path.glob("job/step-*")))
         log = folder.path / "job" / f"step-{number}" / "driver_log.out"
-        return [(folder, StepJob(folder, free[: piece.nodes], log, until=now + piece.minutes))]
+        job = StepJob(folder, free[: piece.nodes], log, expected_end_min=now_min + piece.minutes)
+        return [(folder, job)]
 
 
-def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hours: float) -> Packing | None:
+def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hours: float) -> JobPacking | None:
     """How experiments are packed, within the time limit that the profile allows; ``nodes``: of a pack, 0 = enough for
     the largest deployment of the sweep, ``None`` = one job for each experiment.
 
@@ -132,4 +136,4 @@ def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hour
     largest = min(sweep.cluster.nodes, -(-sweep.max_gpus // sweep.cluster.gpus_per_node))
     time = sweep.cluster.slurm.time
     most = float("inf") if time.max_minutes is None else (time.max_minutes - time.floor_minutes) / time.factor
-    return Packing(nodes or largest, min(hours * 60, most))
+    return JobPacking(nodes or largest, min(hours * 60, most))

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,32 @@ CANCEL_WAIT_S = 30.0
 class LocalJob:
     """A job on this machine; ``job`` is ``None`` for one that an earlier controller started."""
 
-    doing = None
-    broken_nodes: dict[str, str] = {}  # noqa: RUF012 - nothing is ever added
-
     def __init__(self, folder: ExperimentFolder, job: submitit.Job[Any] | None):
         self.folder = folder
-        self.slot = str(folder.path)
         self.adopted = job is None
         self._job = job
 
-    def running(self) -> bool:
+    @property
+    def scheduler_job(self) -> str:
+        """Nobody shares it."""
+        return str(self.folder.path)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Nothing: it was started at once."""
+        return None
+
+    @property
+    def broken_nodes(self) -> Mapping[str, str]:
+        """None: this machine is not one that jobs can be kept off."""
+        return {}
+
+    def poll(self) -> bool:
+        """Does its process still run?"""
         return self.folder.held() if self._job is None else not self._job.done()
 
     def failure(self) -> Failure | None:
+        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
         if self.folder.done():
             return None
         outcome = self._result() or self.folder.outcome()
@@ -47,34 +60,36 @@ class LocalJob:
 
     def _result(self) -> dict[str, Any] | None:
         if self._job is not None:
-            with contextlib.suppress(Exception):  # a job that was killed has no result to tell
+            with contextlib.suppress(Exception):  # a job that was killed has no result
                 result: dict[str, Any] = self._job.result()
                 return result if result["error"] else None
         return None
 
     def cancel(self, *, wait: bool = True) -> None:
-        told: set[int] = set()
-        self._tell_to_stop(told)
+        """Have the process stop its servers and end; ``wait`` until it has."""
+        signalled: set[int] = set()
+        self._signal_holder(signalled)
         if not wait:
             return
         deadline = time.monotonic() + CANCEL_WAIT_S
-        while self.running() and time.monotonic() < deadline:
-            # A job that was only just sent has nobody to tell until it has imported all it needs.
-            self._tell_to_stop(told)
+        while self.poll() and time.monotonic() < deadline:
+            # A job that was only just started holds no lock, so nobody to signal, until its imports are done.
+            self._signal_holder(signalled)
             time.sleep(0.1)
-        if self._job is not None and self.running():
+        if self._job is not None and self.poll():
             self._job.cancel()
 
-    def _tell_to_stop(self, told: set[int]) -> None:
-        """SIGTERM, once, to the process that measures in the folder."""
+    def _signal_holder(self, signalled: set[int]) -> None:
+        """SIGTERM to the process that measures in the folder, unless it is among ``signalled``, where it is put."""
         holder = self.folder.holder()
-        if holder and holder not in told and self.folder.held():
+        if holder and holder not in signalled and self.folder.held():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(holder, signal.SIGTERM)
-            told.add(holder)
+            signalled.add(holder)
 
 
 def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
+    """Start the process that measures what is missing in ``folder``. ``executor``: of submitit, local or debug."""
     runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster=executor)
     runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
     with _ctrl_c_kept_from_children(), warnings.catch_warnings():
@@ -84,7 +99,7 @@ def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
 
 @contextlib.contextmanager
 def _ctrl_c_kept_from_children() -> Iterator[None]:
-    """Jobs started inside do not get the terminal's Ctrl-C: the controller tells them to stop, in order.
+    """Jobs started inside do not get the terminal's Ctrl-C: the controller asks them to stop, in order.
 
     submitit's local controller would otherwise kill its job one second after Ctrl-C, servers and all.
     """
