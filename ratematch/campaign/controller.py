@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ratematch.analysis.analyze import write_limits
+from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
 from ratematch.campaign.ifb import choose_ifb
 from ratematch.campaign.jobs.executor import Executor
@@ -200,7 +201,7 @@ def _run_search(
     kept = sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in waiting)
     campaign.stage = "searching"
     _run_all(campaign, (), executor, on_update, again, Supplier(sweep, results, search, kept, failed))
-    write_json(results.path / "ifb_choice.json", {"measured": [each.label for each in ifb], "skips": left_out})
+    write_ifb_choice(results, [each.label for each in ifb], left_out)
     campaign.stage = "measuring IFB"
     _run_all(campaign, ifb, executor, on_update, again)
     return runs
