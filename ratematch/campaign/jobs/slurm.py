@@ -200,16 +200,15 @@ def estimate_minutes(folder: ExperimentFolder) -> float:
     time is allowed for, so that a time limit that was met once is not met for the same reason again.
     """
     experiment, cluster = folder.read(), _cluster(folder)
-    start, load = cluster.start_minutes, cluster.load_minutes
+    start_min, load_min = cluster.start_minutes, cluster.load_minutes
     for outcome in folder.outcomes():
-        measured, starting_s = outcome["measured"], outcome.get("starting_s", 0.0)
-        if measured:
-            start = max(start, starting_s / 60)
-            load = max(load, outcome.get("measuring_s", 0.0) / measured / 60)
-        elif outcome.get("interrupted") and outcome.get("signal") == "SIGUSR2":
-            start = max(start, 2 * outcome["seconds"] / 60)
+        if outcome.measured:
+            start_min = max(start_min, outcome.starting_s / 60)
+            load_min = max(load_min, outcome.measuring_s / outcome.measured / 60)
+        elif outcome.interrupted and outcome.signal == "SIGUSR2":
+            start_min = max(start_min, 2 * outcome.seconds / 60)
     missing = [[load for load in part.loads if not folder.finished(load)] for part in experiment.launches()]
-    return sum(start + (len(loads) + num_further(folder)) * load for loads in missing if loads)
+    return sum(start_min + (len(loads) + num_further(folder)) * load_min for loads in missing if loads)
 
 
 def piece_of(folder: ExperimentFolder) -> Piece:
