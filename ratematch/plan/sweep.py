@@ -274,12 +274,16 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
                     # Workloads that differ in OSL only are one to a ctx server.
                     if experiment is not None and experiment not in experiments:
                         experiments.append(experiment)
-    experiments.extend(
+    return Expansion((*experiments, *expand_written_out(sweep)), tuple(dropped))
+
+
+def expand_written_out(sweep: Sweep) -> list[Experiment]:
+    """An experiment for each deployment written out in the file, and for each workload it runs under."""
+    return [
         experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
         for named in sweep.deployments
         for workload in ((named.workload,) if named.workload else sweep.workloads)
-    )
-    return Expansion(tuple(experiments), tuple(dropped))
+    ]
 
 
 def _fitting(
