@@ -20,7 +20,7 @@ from ratematch.campaign.nodes import excluded_nodes, remember_nodes
 from ratematch.campaign.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.campaign.search import Search
 from ratematch.campaign.state import Campaign, Item, OnUpdate
-from ratematch.campaign.turn import Snapshot, Turn, take_snapshot
+from ratematch.campaign.turn import Turn
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import estimate, minutes_of
 from ratematch.plan.experiment import Experiment
@@ -32,6 +32,7 @@ from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock
 from ratematch.store.files import write_json, write_text
 from ratematch.store.folder import Results
+from ratematch.store.snapshot import Snapshot
 
 POLL_S = 0.25
 """Pause between two turns."""
@@ -230,10 +231,10 @@ class Controller:
 
     def _take_snapshot(self) -> None:
         """Read the results folder; what is spent and what is left of every item follows from it."""
-        self._snapshot = take_snapshot(self._results, self._snapshot)
+        self._snapshot = self._results.snapshot(self._snapshot)
         self._snapshot_due = time.monotonic() + SNAPSHOT_S
         self._outdated = False
-        self.campaign.spent = self._snapshot.account
+        self.campaign.spent = self._snapshot.account()
         turn = self._turn()
         for item in self.campaign.items:
             if item.state in ("pending", "running"):
@@ -356,6 +357,6 @@ class Controller:
         """Count the measured loads of this campaign, and those that may not stand on a front."""
         self._take_snapshot()
         turn = self._turn()
-        loads = [stored for item in self.campaign.items for stored in turn.stored_loads(item.experiment)]
+        loads = [stored for item in self.campaign.items for stored in turn.loads(item.experiment)]
         self.campaign.num_measured = len(loads)
         self.campaign.num_invalid = sum(not stored.measurement.valid for stored in loads)

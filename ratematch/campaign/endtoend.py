@@ -158,7 +158,7 @@ class EndToEnd:
         experiment = _experiment(self.sweep, choice)
         # In this order: a choice that is on record has a folder to go on in.
         self.results.add(experiment, self.sweep.cluster)
-        self._taken[experiment.folder] = experiment
+        self._taken[experiment.id] = experiment
         self.chosen.append(_chosen_run(choice, experiment, when, after))
         write_chosen_runs(self.results, self.chosen)
         return experiment
@@ -230,10 +230,10 @@ class EndToEnd:
 
     def _experiment_of(self, turn: Turn, run: ChosenRun) -> Experiment | None:
         """What runs it; ``None`` when that is not known, or its folder was moved away."""
-        if run.folder is None:
+        if run.experiment is None:
             return None
         # One that was taken a moment ago is younger than the snapshot.
-        return turn.experiment_in(run.folder) or self._taken.get(run.folder)
+        return turn.experiment(run.experiment) or self._taken.get(run.experiment)
 
     def _rows(self, turn: Turn) -> list[Measured]:
         """What is measured, and of aggregated servers that are not, what is forecast."""

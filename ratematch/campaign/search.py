@@ -191,7 +191,7 @@ class Search:
         if experiment.mode == "gen_only":
             return None  # its servers are started anew for every load
         runs: dict[int, list[Measurement]] = {}
-        for stored in turn.stored_loads(experiment):
+        for stored in turn.loads(experiment):
             if isinstance(stored.load, Concurrency):
                 runs.setdefault(stored.load.concurrency, []).append(stored.measurement)
         measured = {load: pool(figures) for load, figures in runs.items()}
@@ -225,7 +225,7 @@ class Search:
 
     def _take_longer(self, turn: Turn, label: str, name: str, longer: Longer) -> Experiment:
         """Write that a load is measured again, for longer, and make it an experiment."""
-        measured = {stored.load.label for stored in turn.stored_loads(self._servers[name])}
+        measured = {stored.load.label for stored in turn.loads(self._servers[name])}
         load = lengthen(self._wholes(name)[longer.load], measured)
         self._append(
             LoadDecision(
@@ -339,7 +339,7 @@ class Search:
     def _with_loads(self, turn: Turn, name: str, loads: Sequence[Load]) -> Experiment:
         """The experiment with ``loads``, beside those it was asked for before."""
         server = self._servers[name]
-        before = turn.experiment_in(server.folder)
+        before = turn.experiment(name)
         return replace(server, loads=tuple(dict.fromkeys([*(before.loads if before else ()), *loads])))
 
     # -- the record ---------------------------------------------------------------------------------------------

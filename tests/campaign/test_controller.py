@@ -13,7 +13,6 @@ from ratematch.campaign.controller import Controller
 from ratematch.campaign.jobs.executor import Executor
 from ratematch.campaign.jobs.job import Started
 from ratematch.campaign.state import Campaign, Item
-from ratematch.campaign.turn import Snapshot, take_snapshot
 from ratematch.errors import RunError, UserError
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.experiment import Experiment, load_to_json
@@ -22,6 +21,7 @@ from ratematch.plan.sweep import Sweep
 from ratematch.run.failure import Failure
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder, Results
+from ratematch.store.snapshot import Snapshot
 from tests.invented import AGG, experiment
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
@@ -202,12 +202,14 @@ def test_the_results_folder_is_read_when_something_has_changed_and_not_in_every_
         nonlocal turns
         turns += 1
 
-    def counted(results: Results, previous: Snapshot | None) -> Snapshot:
+    whole = Results.snapshot
+
+    def counted(results: Results, previous: Snapshot | None = None) -> Snapshot:
         nonlocal snapshots
         snapshots += 1
-        return take_snapshot(results, previous)
+        return whole(results, previous)
 
-    monkeypatch.setattr(controllers, "take_snapshot", counted)
+    monkeypatch.setattr(Results, "snapshot", counted)
     run(tmp_path, FakeExecutor(polls=100), on_update=count)
     assert turns > 50
     assert snapshots <= 6

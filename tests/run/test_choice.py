@@ -11,7 +11,7 @@ import pytest
 
 from ratematch.campaign.decisions import ChosenRun
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
-from ratematch.campaign.turn import Turn, take_snapshot
+from ratematch.campaign.turn import Turn
 from ratematch.inputs.find import read_sweep
 from ratematch.match.choose import Choice
 from ratematch.plan.load import Concurrency
@@ -75,7 +75,7 @@ def after_search(results: Results, *overrides: str) -> EndToEnd:
 
 
 def turn(results: Results, failed: frozenset[str] = frozenset()) -> Turn:
-    return Turn(take_snapshot(results), failed=failed)
+    return Turn(results.snapshot(), failed=failed)
 
 
 def told(results: Results) -> list[str]:
