@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ratematch.measure.servermetrics import Iteration, Routes
+from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 
 ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
 
@@ -41,6 +41,11 @@ class _Iteration(msgspec.Struct):
 
 _DECODER = msgspec.json.Decoder(list[_Iteration])
 _NO_BLOCKS, _NO_BATCH, _NO_DRAFTS = _Blocks(), _Batch(), _Drafts()
+
+
+def iteration_reader() -> ReadIterations:
+    """A reader of one server's answers. It keeps nothing: each answer holds whole iterations."""
+    return read_iterations
 
 
 def read_iterations(body: bytes, now_ns: int) -> list[Iteration]:
