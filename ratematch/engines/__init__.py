@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratematch.engines import trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
 from ratematch.errors import CatalogError
+from ratematch.measure.servermetrics import read_prometheus
 from ratematch.plan.enginefacts import EngineFacts
 
 _REGISTRY: dict[str, Engine] = {engine.name: engine for engine in (trtllm_serve.ENGINE, vllm.ENGINE)}
@@ -22,3 +23,15 @@ def find_engine(name: str) -> Engine:
     if name not in _REGISTRY:
         raise CatalogError(f"unknown engine {name!r}; known: {', '.join(_REGISTRY)}")
     return _REGISTRY[name]
+
+
+def read_metrics(body: bytes) -> list[dict[str, float]]:
+    """The figures in one answer of a metrics address of any server: a format of one of the engines, else Prometheus.
+
+    Raises:
+        ValueError: the answer looks like an engine's own format and is not.
+    """
+    for engine in _REGISTRY.values():
+        if (figures := engine.read_samples(body)) is not None:
+            return figures
+    return read_prometheus(body)

@@ -43,6 +43,11 @@ def no_extra_body(experiment: Experiment) -> dict[str, Any]:
     return {}
 
 
+def no_samples(body: bytes) -> list[dict[str, float]] | None:
+    """The engine answers in Prometheus text only."""
+    return None
+
+
 def no_breakdown(records: Sequence[dict[str, Any]], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """The engine has no timings request by request."""
     return None
@@ -125,6 +130,10 @@ class Engine:
 
     iteration_reader: Callable[[], ReadIterations]
     """A new reader for the answers of one server's ``routes.iterations``; it may keep state from answer to answer."""
+
+    read_samples: Callable[[bytes], list[dict[str, float]] | None] = no_samples
+    """Figures in an answer of a metrics address that is in a format of the engine's own, by the names that
+    :func:`ratematch.measure.servermetrics.doubt_iterations` knows; ``None`` for an answer in another format."""
 
     read_stages: Callable[[Sequence[Samples], Sequence[Samples], float], StageTimes | None] = no_stages
     """Mean stage times of a load, from the growth of every ctx and every gen server's counters

@@ -20,12 +20,14 @@ class _Batch(msgspec.Struct, rename="camel"):
     num_context_requests: float | None = None
     num_gen_requests: float | None = None
     num_ctx_tokens: float | None = None
+    num_paused_requests: float | None = None
 
 
 class _Drafts(msgspec.Struct, rename="camel"):
     num_draft_tokens: float | None = None
     num_accepted_tokens: float | None = None
     num_requests_with_draft_tokens: float | None = None
+    acceptance_length: float | None = None
 
 
 class _Iteration(msgspec.Struct):
@@ -76,3 +78,31 @@ def _read(step: _Iteration) -> Iteration:
         drafts.num_accepted_tokens,
         drafts.num_requests_with_draft_tokens,
     )
+
+
+def read_samples(body: bytes) -> list[dict[str, float]] | None:
+    """The iterations in an answer, each by the names that figures of servers have, as far as it has them.
+
+    ``None`` when the answer is no JSON list: the same server's ``/prometheus/metrics``, or another server.
+
+    Raises:
+        msgspec.DecodeError (a ValueError): a JSON list of something else.
+    """
+    if body.lstrip()[:1] != b"[":
+        return None
+    return [_figures(step) for step in _DECODER.decode(body)]
+
+
+def _figures(step: _Iteration) -> dict[str, float]:
+    blocks, batch, drafts = step.blocks or _NO_BLOCKS, step.batch or _NO_BATCH, step.drafts or _NO_DRAFTS
+    figures = {
+        "queued": step.queued,
+        "active": step.active,
+        "step_ms": step.step_ms,
+        "kv_used": blocks.used_num_blocks,
+        "kv_max": blocks.max_num_blocks,
+        "cache_hit_rate": blocks.cache_hit_rate,
+        "paused": batch.num_paused_requests,
+        "acceptance_length": drafts.acceptance_length,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
