@@ -8,7 +8,7 @@ from typing import Any
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.trtllm.settings import SettingsError
 from ratematch.engines.settings import without
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import yaml
 from ratematch.emulator.iteration import AttentionDpBalance
 from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.agreement import check_model
-from ratematch.engines.trtllm_serve.contract import check_worker_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_model
 from ratematch.plan.model import Model

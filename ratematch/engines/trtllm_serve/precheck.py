@@ -15,7 +15,8 @@ from ratematch.engines.trtllm_serve.agreement import (
     check_pair,
     check_router,
 )
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config, check_worker_config
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
