@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from ratematch.emulator.errors import BadRequest
+
 RequestKind = Literal["full", "context_only", "generation_only"]
 
 DONE = b"data: [DONE]\n\n"
@@ -45,10 +47,6 @@ DISAGG_FIELDS = frozenset(
         "multimodal_embedding_handles", "multimodal_hashes",
     }
 )  # fmt: skip
-
-
-class BadRequest(Exception):
-    """The body does not pass validation: status 400 with ``{"error": ...}``."""
 
 
 @dataclass(frozen=True)

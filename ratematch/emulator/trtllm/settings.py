@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.iteration import AttentionDpBalance
 from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.agreement import check_model
@@ -35,10 +36,6 @@ CLI_KEYS = {
     "trust_remote_code": "trust_remote_code",
 }
 """Command-line parameter of ``serve`` -> worker YAML key."""
-
-
-class SettingsError(Exception):
-    """The server must not start; the message is what its log shows."""
 
 
 def read_yaml(path: str) -> dict[str, Any]:

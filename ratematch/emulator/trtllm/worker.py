@@ -11,15 +11,12 @@ import uuid
 import msgspec
 from aiohttp import web
 
-from ratematch.emulator import kvholds
-from ratematch.emulator.assembly import Emulation
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import START_FAILURES, Environment
+from ratematch.emulator.errors import BadRequest, Refused, TransferError
 from ratematch.emulator.faults import LateWarning, arm, describe, load
-from ratematch.emulator.kvholds import FETCH_ROUTE, CtxHolds, GenFetch
-from ratematch.emulator.logs import Log
+from ratematch.emulator.kvholds import CtxHolds
 from ratematch.emulator.protocol import (
-    BadRequest,
     GenerationRequest,
     StreamEncoder,
     answer,
@@ -31,17 +28,17 @@ from ratematch.emulator.protocol import (
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve, version_text
 from ratematch.emulator.sinks import CollectSink, StreamSink
-from ratematch.emulator.transfer import KvSource, TransferError, check_layout
+from ratematch.emulator.trtllm import kvfetch
+from ratematch.emulator.trtllm.assembly import Emulation
+from ratematch.emulator.trtllm.kvfetch import FETCH_ROUTE, GenFetch
+from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.metrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.trtllm.settings import WorkerSettings
+from ratematch.emulator.trtllm.transfer import KvSource, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
 
 KEEP_ALIVE_S = 5.0
 METRICS_WAIT_S = 2.0
-
-
-class Refused(Exception):
-    """A well-formed request this server cannot run: status 400 in the OpenAI error form."""
 
 
 class Worker:
@@ -213,7 +210,7 @@ class Worker:
             return None
         if asked.disagg.get("ctx_request_id") is None:
             raise Refused("Invalid disaggregated params: ctx_request_id is None")
-        source = kvholds.decode_source(str(asked.disagg.get("encoded_opaque_state") or ""))
+        source = kvfetch.decode_source(str(asked.disagg.get("encoded_opaque_state") or ""))
         try:
             check_layout(source, self._layout)
         except TransferError as error:
@@ -321,7 +318,7 @@ class Worker:
             self.holds.hold(ctx_request_id, sequence.id)
             # The address this client used is one that a generation server can reach as well.
             source = KvSource(request.host, ctx_request_id, len(asked.prompt_ids), self._layout)
-            disagg = kvholds.disagg_answer(source, output_ids(key, 0, 1, vocab)[0], asked.disagg)
+            disagg = kvfetch.disagg_answer(source, output_ids(key, 0, 1, vocab)[0], asked.disagg)
         body = answer(
             asked,
             request_id,

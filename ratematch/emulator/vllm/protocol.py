@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ratematch.emulator.protocol import BadRequest, chat_ids, encode, output_ids, prompt_ids, text_bytes, typed_field
+from ratematch.emulator.errors import BadRequest
+from ratematch.emulator.protocol import chat_ids, encode, output_ids, prompt_ids, text_bytes, typed_field
 
 PULL_KEYS = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port")
 """What ``kv_transfer_params`` must have beside the block ids for a transfer to happen at all."""

@@ -13,8 +13,9 @@ from aiohttp import web
 
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
+from ratematch.emulator.errors import BadRequest, Refused
 from ratematch.emulator.faults import LateWarning, arm, describe, load
-from ratematch.emulator.protocol import DONE, BadRequest, block_hashes, output_key
+from ratematch.emulator.protocol import DONE, block_hashes, output_key
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import bind, fails_now, json_answer, new_app, run_blocking, serve
 from ratematch.emulator.sinks import CollectSink, StreamSink
@@ -27,14 +28,6 @@ from ratematch.emulator.vllm.protocol import FAILED_STREAM, Asked, StreamEncoder
 from ratematch.emulator.vllm.settings import ServeSettings
 
 KEEP_ALIVE_S = 5.0
-
-
-class Refused(Exception):
-    """A well-formed request this server cannot run. ``status``, ``kind``, ``param``: as the error tells it."""
-
-    def __init__(self, message: str, status: int = 400, kind: str = "BadRequestError", param: str | None = None):
-        super().__init__(message)
-        self.status, self.kind, self.param = status, kind, param
 
 
 class Server:
