@@ -1,4 +1,4 @@
-"""What a worker or an orchestrator was told: command line and YAML file made into one validated value."""
+"""What configures a worker: command line and YAML file made into one validated value."""
 
 from __future__ import annotations
 
@@ -95,6 +95,11 @@ def _merge(
     return merged, warnings
 
 
+def _check_config(config: dict[str, Any], version: str) -> None:
+    if problems := check_worker_config(config, version):
+        raise SettingsError("\n".join(problems))
+
+
 def _check_model(model: Model, config: dict[str, Any]) -> None:
     """What the engine finds out only when it loads this model."""
     problems = list(check_model(config, model))
@@ -169,22 +174,14 @@ def worker_settings(
         SettingsError: an unknown key, a value or combination the engine refuses, an unknown model.
     """
     config = without(config, unchecked)
-    problems = check_worker_config(config, version)
-    if problems:
-        raise SettingsError("\n".join(problems))
+    _check_config(config, version)
     merged, warnings = _merge(cli, typed, config, version)
-    problems = check_worker_config(merged, version)
-    if problems:
-        raise SettingsError("\n".join(problems))
+    _check_config(merged, version)
     model = resolve_model(model_path)
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
     transceiver = merged.get("cache_transceiver_config") or {}
     timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if version == "1.2" else 60000)
-    tp = int(merged.get("tensor_parallel_size", 1))
-    ep = merged.get("moe_expert_parallel_size")
-    if ep is None or ep < 1:
-        ep = tp // int(merged.get("moe_tensor_parallel_size") or tp)
     if cli.get("server_role") is None and (cli.get("metadata_server_config_file") or cli.get("disagg_cluster_uri")):
         raise SettingsError("server_role is required when metadata_server_cfg or disagg_cluster_config is provided")
     return WorkerSettings(
@@ -194,13 +191,7 @@ def worker_settings(
         port=int(cli.get("port") or 0),
         version=version,
         log_level=cli.get("log_level") or "info",
-        mapping=Parallelism(
-            tp=tp,
-            pp=int(merged.get("pipeline_parallel_size", 1)),
-            cp=int(merged.get("context_parallel_size", 1)),
-            ep=ep,
-            attention_dp=bool(merged.get("enable_attention_dp", False)),
-        ),
+        mapping=_parallelism(merged),
         max_batch_size=int(merged.get("max_batch_size", 2048)),
         max_num_tokens=int(merged.get("max_num_tokens", 8192)),
         max_seq_len=int(merged.get("max_seq_len") or model.max_seq_len),
@@ -224,6 +215,20 @@ def worker_settings(
         server_role=cli.get("server_role"),
         config=merged,
         warnings=tuple(warnings),
+    )
+
+
+def _parallelism(config: dict[str, Any]) -> Parallelism:
+    tp = int(config.get("tensor_parallel_size", 1))
+    ep = config.get("moe_expert_parallel_size")
+    if ep is None or ep < 1:
+        ep = tp // int(config.get("moe_tensor_parallel_size") or tp)
+    return Parallelism(
+        tp=tp,
+        pp=int(config.get("pipeline_parallel_size", 1)),
+        cp=int(config.get("context_parallel_size", 1)),
+        ep=ep,
+        attention_dp=bool(config.get("enable_attention_dp", False)),
     )
 
 
