@@ -7,7 +7,6 @@ read them meanwhile. Nothing here can fail a load: an address that does not answ
 from __future__ import annotations
 
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ratematch.loadgen.http import fetch
 from ratematch.measure.servermetrics import doubt_iterations, is_counter, parse_prometheus
 from ratematch.plan.workload import Workload
 
@@ -88,7 +88,7 @@ class MetricsPoller:
         while True:
             last = self._over.is_set()  # one more look, for the end of the load
             try:
-                with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
+                with fetch(url, ANSWER_S) as answer:
                     body = answer.read()
                 now_ns = monotonic_ns()
                 if body.lstrip()[:1] == b"[":
