@@ -119,11 +119,11 @@ def run_all(tasks: Sequence[tuple[Collection, Job]], processes: int) -> None:
         nonlocal over
         collection, job = task
         began = time.monotonic()
-        collection.run(job)
+        failed = "" if collection.run(job) else ", a command FAILED"
         with lock:
             over += 1
             seconds = time.monotonic() - began
-            log(f"[{over}/{len(tasks)}] {collection.code.path.name}: {job.name}, {seconds:.1f} s")
+            log(f"[{over}/{len(tasks)}] {collection.code.path.name}: {job.name}, {seconds:.1f} s{failed}")
 
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(run, tasks))

@@ -101,8 +101,8 @@ class Collection:
         if Path(where or "/") != self.code.path / "ratematch" / "__init__.py":
             raise RuntimeError(f"{self.code.path}: {self.python} runs {where or done.stderr.strip()} instead")
 
-    def run(self, job: Job) -> None:
-        """All steps of ``job``, until one fails; exit codes are part of the answers."""
+    def run(self, job: Job) -> bool:
+        """All steps of ``job``, until one fails; exit codes are part of the answers. Did all end with 0?"""
         codes = []
         for step in job.steps:
             code, said = self._run_step(step)
@@ -110,6 +110,7 @@ class Collection:
             if code != 0:
                 break
         self._write(f"exit/{job.name.replace(' ', '-')}.json", json.dumps(codes, indent=1) + "\n")
+        return all(each["exit"] == 0 for each in codes)
 
     def _run_step(self, step: Step) -> tuple[int | str, dict[str, str]]:
         argv: list[str] = []
