@@ -1,4 +1,4 @@
-"""What servers tell of themselves while a load runs from outside a sweep: Prometheus text or TensorRT-LLM iterations.
+"""What servers say of themselves while a load runs: the answers of their metrics addresses.
 
 One thread an address. TensorRT-LLM's ``/metrics`` and ``/perf_metrics`` hand every entry out once, so nobody else may
 read them meanwhile. Nothing here can fail a load: an address that does not answer becomes a note.
@@ -7,63 +7,35 @@ read them meanwhile. Nothing here can fail a load: an address that does not answ
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from ratematch.loadgen.http import fetch
-from ratematch.measure.servermetrics import doubt_iterations, is_counter, parse_prometheus
+from ratematch.measure.servermetrics import ReadSamples, doubt_iterations, is_counter, read_prometheus
 from ratematch.plan.workload import Workload
 
 PERIOD_S = 1.0
 ANSWER_S = 5.0
 
-ITERATION = {
-    "queued": "numQueuedRequests",
-    "active": "numActiveRequests",
-    "step_ms": "iterLatencyMS",
-    "kv_used": "kvCacheStats.usedNumBlocks",
-    "kv_max": "kvCacheStats.maxNumBlocks",
-    "cache_hit_rate": "kvCacheStats.cacheHitRate",
-    "paused": "inflightBatchingStats.numPausedRequests",
-    "acceptance_length": "specDecodingStats.acceptanceLength",
-}
-"""What is kept of an iteration, by its path."""
-
 GIVE_UP = 3
 """Failures in a row after which an address is not asked again."""
 
 
-def parse_iterations(body: bytes) -> list[dict[str, float]]:
-    """The iterations of TensorRT-LLM's ``/metrics``, each as far as it tells.
-
-    Raises:
-        msgspec.DecodeError: no JSON list.
-    """
-    return [
-        {name: value for name, path in ITERATION.items() if (value := _at(step, path)) is not None}
-        for step in msgspec.json.decode(body, type=list[dict[str, Any]])
-    ]
-
-
-def _at(step: Mapping[str, Any], path: str) -> float | None:
-    value: Any = step
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
 @dataclass
 class MetricsPoller:
-    """Reads every address once a second; used as a context around a load. ``rows``: (instant ns, address, values)."""
+    """Reads every address once a second; used as a context around a load. ``rows``: (instant ns, address, values).
+
+    ``read``: what turns an answer into values; the formats of engines are known to their rooms only.
+    """
 
     urls: Sequence[str]
     period_s: float = PERIOD_S
+    read: ReadSamples = read_prometheus
     notes: list[str] = field(default_factory=list)
     rows: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -91,11 +63,8 @@ class MetricsPoller:
                 with fetch(url, ANSWER_S) as answer:
                     body = answer.read()
                 now_ns = monotonic_ns()
-                if body.lstrip()[:1] == b"[":
-                    self.rows += [(now_ns, url, step) for step in parse_iterations(body)]
-                else:
-                    self.rows.append((now_ns, url, parse_prometheus(body.decode("utf-8", "replace"))))
-            except (OSError, ValueError, msgspec.DecodeError) as problem:
+                self.rows += [(now_ns, url, values) for values in self.read(body)]
+            except (OSError, ValueError) as problem:
                 failures += 1
                 if failures == 1:
                     self.notes.append(f"{url}: {problem}")
