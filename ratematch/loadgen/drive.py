@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ratematch.loadgen.client import Target, open_pool, request_encoder
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
+from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.phase import Limits, Phase
 from ratematch.loadgen.schedule import WHOLE, Part, Shard, take_part
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import RequestSpec
 

@@ -133,8 +133,7 @@ def _run_load(
             stop=stop,
             on_progress=lambda progress: on_progress(load, progress),
         )
-    client = asdict(result.health)
-    measured = measure_load(result.records, load, job.workload, goodput=goal, client=client)
+    measured = measure_load(result.records, load, job.workload, goodput=goal, client=result.health)
     window = measured.window
     span = (window.start_ns, window.end_ns) if window else (result.start_ns, result.end_ns)
     told, watts = servers.summarise(*span), gpus.summarise(*span, measured.tok_s)

@@ -16,10 +16,11 @@ import numpy as np
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
 from ratematch.loadgen.finish import finish_record, redact
-from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
+from ratematch.loadgen.loadresult import Ended, Progress
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
 from ratematch.loadgen.sendgate import Turnstile
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec

@@ -7,7 +7,6 @@ read them meanwhile. Nothing here can fail a load: an address that does not answ
 from __future__ import annotations
 
 import threading
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ratematch.loadgen.http import fetch
 from ratematch.measure.servermetrics import ReadSamples, doubt_iterations, is_counter, read_prometheus
 from ratematch.plan.workload import Workload
 
@@ -60,7 +60,7 @@ class MetricsPoller:
         while True:
             last = self._over.is_set()  # one more look, for the end of the load
             try:
-                with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
+                with fetch(url, ANSWER_S) as answer:
                     body = answer.read()
                 now_ns = monotonic_ns()
                 self.rows += [(now_ns, url, values) for values in self.read(body)]

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ratematch.errors import UserError
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Progress
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.shards import LoadJob
+from ratematch.measure.loadrun import WarmedPrompts
 from ratematch.plan.load import Concurrency, Load
 
 AT_ONCE = 16
@@ -38,7 +38,7 @@ def count_distinct(load: Load) -> int:
     return load.concurrency
 
 
-def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event, block: int = 0) -> dict[str, Any]:
+def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event, block: int = 0) -> WarmedPrompts:
     """Send each different prompt of ``job`` once; how many, how many failed, and what those were told.
 
     ``block``: tokens of a KV block; ``expected`` is then the share of prompt tokens that will be found. Failures
@@ -55,13 +55,13 @@ def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event, bloc
     load = Concurrency(min(AT_ONCE, len(prompts)), len(prompts))
     result = drive(job.target, load, prompts, stop=halt, on_progress=look)
     failed = [record for record in result.records if record.outcome != "ok"]
-    return {
-        "prompts": len(prompts),
-        "expected": expected_hits([each.isl for each in prompts], block) if block else None,
-        "failed": len(failed) + len(prompts) - len(result.records),
-        "seconds": time.monotonic() - began,
-        "errors": sorted({record.error or record.outcome for record in failed})[:3],
-    }
+    return WarmedPrompts(
+        prompts=len(prompts),
+        failed=len(failed) + len(prompts) - len(result.records),
+        seconds=time.monotonic() - began,
+        errors=tuple(sorted({record.error or record.outcome for record in failed})[:3]),
+        expected=expected_hits([each.isl for each in prompts], block) if block else None,
+    )
 
 
 def expected_hits(lengths: Sequence[int], block: int) -> float | None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ratematch.engines import Engine
 from ratematch.loadgen.http import fetch
+from ratematch.measure.loadrun import EmulatorTime
 from ratematch.measure.servermetrics import Iteration, ReadIterations
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 
@@ -284,9 +285,7 @@ class PrefixHits:
         return found
 
 
-Account = dict[str, dict[str, float]]
-
-FIELDS = ("busy_s", "late_s", "lost_s")
+Account = dict[str, EmulatorTime]
 
 
 def read_account(plan: LaunchPlan) -> Account:
@@ -300,14 +299,14 @@ def read_account(plan: LaunchPlan) -> Account:
             fetch(f"http://{spec.host}:{spec.port}/server_info", 5) as answer,
         ):
             told: dict[str, Any] = json.load(answer)["emulated"]
-            account[spec.name] = {name: float(told[name]) for name in FIELDS}
+            account[spec.name] = EmulatorTime(*(float(told[name]) for name in ("busy_s", "late_s", "lost_s")))
     return account
 
 
 def spent_between(before: Account, after: Account) -> Account:
     """What each server did in between."""
     return {
-        name: {field: after[name][field] - before[name][field] for field in FIELDS}
-        for name in before
-        if name in after
+        name: EmulatorTime(now.busy_s - then.busy_s, now.late_s - then.late_s, now.lost_s - then.lost_s)
+        for name, then in before.items()
+        if (now := after.get(name)) is not None
     }

@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Progress
+from ratematch.measure.loadrun import Warming
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
@@ -40,7 +40,7 @@ def count_requests(deployment: Deployment) -> int:
 
 def warm_connections(
     target: Target, experiment: Experiment, vocab: int, seed: int, stop: threading.Event
-) -> dict[str, Any] | None:
+) -> Warming | None:
     """Send the requests; what became of them, or ``None`` when the mode of the experiment needs none.
 
     Failures are told, not raised: the load that follows shows whether they matter.
@@ -62,9 +62,9 @@ def warm_connections(
     load = Concurrency(min(AT_ONCE, count), count)
     result = drive(short, load, requests, stop=halt, on_progress=look)
     failed = [record for record in result.records if record.outcome != "ok"]
-    return {
-        "requests": count,
-        "failed": len(failed) + count - len(result.records),
-        "seconds": time.monotonic() - began,
-        "errors": sorted({record.error or record.outcome for record in failed})[:3],
-    }
+    return Warming(
+        requests=count,
+        failed=len(failed) + count - len(result.records),
+        seconds=time.monotonic() - began,
+        errors=tuple(sorted({record.error or record.outcome for record in failed})[:3]),
+    )
