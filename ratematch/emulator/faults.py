@@ -1,4 +1,4 @@
-"""The life of an emulated server, whichever engine's faces it has: loading, injected faults, being late."""
+"""Loading, injected faults and lateness of an emulated server, whichever engine it is of."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class LateWarning:
 
 
 def describe(engine: Engine, environment: Environment, model: str, mapping: Parallelism, held: int) -> dict[str, Any]:
-    """What ``/server_info`` tells of the emulation. ``held``: KV caches kept for generation servers."""
-    kept = engine.timeliness
+    """What ``/server_info`` shows of the emulation. ``held``: KV caches kept for generation servers."""
+    kept = engine.lag
     return {
         **asdict(kept),
         "trustworthy": kept.trustworthy,

@@ -151,13 +151,14 @@ class _Phase:
         self.others = remember(partial(self._of_tokens, [k for k in range(len(names)) if k not in taken]))
 
     def attention(self, sequences: int, tokens: int, before: int) -> float:
-        """Of so many sequences with so many tokens each: new ones after ``before`` others, or cached ones."""
-        found = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
-        return sum([milliseconds for _, milliseconds, *_ in found])
+        """Attention time (ms) of ``sequences`` sequences of ``tokens`` tokens, new ones after ``before`` others, or cached
+        ones."""
+        operations = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
+        return sum([milliseconds for _, milliseconds, *_ in operations])
 
     def _of_tokens(self, indices: list[int], tokens: int) -> float:
-        found = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
-        return sum([milliseconds for _, milliseconds, *_ in found])
+        operations = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
+        return sum([milliseconds for _, milliseconds, *_ in operations])
 
 
 def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:

@@ -195,7 +195,7 @@ class RooflineStepTime:
         loads = [self._micro_batch(load) for load, _ in kinds]
         tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
         most_tokens = max(tokens)
-        all_tokens = sum([each * ranks for each, (_, ranks) in zip(tokens, kinds, strict=True)])
+        all_tokens = sum([load_tokens * ranks for load_tokens, (_, ranks) in zip(tokens, kinds, strict=True)])
 
         attention = max(map(self._attention, loads, tokens))
         device = model.layers * (attention + self._exchange(most_tokens) + eff.layer_s)
@@ -210,7 +210,7 @@ class RooflineStepTime:
             if drafts > 1:
                 later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
                 attention = max(map(self._attention, later, rows))
-                all_rows = sum([each * ranks for each, (_, ranks) in zip(rows, kinds, strict=True)])
+                all_rows = sum([load_rows * ranks for load_rows, (_, ranks) in zip(rows, kinds, strict=True)])
                 device += (drafts - 1) * self._draft(attention, most_rows, all_rows, most_rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)

@@ -1,4 +1,4 @@
-"""The engine boundary: everything the rest of ratematch asks of a serving stack, as one value.
+"""The engine boundary: everything the rest of ratematch needs of a serving stack, as one value.
 
 An engine's folder builds its :class:`Engine` once, out of plain functions. An engine that shares most of another one
 is made with :func:`dataclasses.replace`: a stack that starts ``trtllm-serve`` workers behind an orchestrator of its

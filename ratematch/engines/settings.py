@@ -41,7 +41,7 @@ def leaves(config: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]
 
 
 def explain_group(group: ServerGroup, options: dict[str, Any], derived: Sequence[Setting]) -> tuple[Setting, ...]:
-    """Every key that a server of ``group`` is told: derived ones by their rule, given ones and what they replace.
+    """Every configured key of a server of ``group``: its value, and the rule or the override it comes from.
 
     ``options``: the group's own, as the engine spells them. Of a configuration given as a whole nothing is derived.
     """
@@ -60,9 +60,9 @@ def explain_group(group: ServerGroup, options: dict[str, Any], derived: Sequence
             seen.add(replaced)
             instead = f"given in the sweep file; derived: {setting.value} ({setting.why})"
             kept.append(Setting(replaced, own[replaced], instead, given=True))
-    told = {setting.key for setting in kept} | seen
+    covered = {setting.key for setting in kept} | seen
     rest = [
-        Setting(key, value, "given in the sweep file", given=True) for key, value in own.items() if key not in told
+        Setting(key, value, "given in the sweep file", given=True) for key, value in own.items() if key not in covered
     ]
     return (*kept, *rest)
 

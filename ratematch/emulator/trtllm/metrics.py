@@ -1,4 +1,4 @@
-"""What a worker tells about its iterations and requests: log lines, ``/metrics``, ``/perf_metrics``, Prometheus."""
+"""What a worker shows of its iterations and requests: log lines, ``/metrics``, ``/perf_metrics``, Prometheus."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class PerfRecorder:
         self._e2e_s = 0.0
 
     def add(
-        self, asked: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
+        self, request: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
     ) -> None:
         """Keep the record of a finished request."""
         last = seq.finished_s if seq.finished_s is not None else time.monotonic()
@@ -187,7 +187,7 @@ class PerfRecorder:
                 "total_accepted_draft_tokens": accepted,
                 "total_draft_tokens": drafts,
             }
-        ctx_request_id = asked.disagg.get("ctx_request_id") or asked.disagg.get("disagg_request_id")
+        ctx_request_id = request.disagg.get("ctx_request_id") or request.disagg.get("disagg_request_id")
         self._kept.append({"request_id": seq.id, "ctx_request_id": ctx_request_id, "perf_metrics": metrics})
 
     def drain(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What an orchestrator was told: its YAML file and command line made into one validated value."""
+"""What configures an orchestrator: its YAML file and command line made into one validated value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server does with ``kv_transfer_params``: keep its blocks for another server, or fetch those of another."""
+"""What a server does with ``kv_transfer_params``: hold its blocks for another server, or fetch those of another."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Connector:
     # ------------------------------------------------------------------------------------------- requests
 
     def read(self, given: Mapping[str, Any]) -> tuple[bool, Remote | None]:
-        """Is the KV cache of a request to be kept for another server, and where is it to be fetched from?"""
+        """Must the KV cache of a request be held for another server, and from where must it be fetched?"""
         if not given:
             return False, None
         if self._channel is None:
@@ -81,7 +81,7 @@ class Connector:
     # ------------------------------------------------------------------------------------------- prefill's side
 
     def hold(self, request_id: str, sequence: Sequence) -> dict[str, Any] | None:
-        """Keep the blocks of a finished prompt; what the decode server is to be told. ``None`` for other requests."""
+        """Hold the blocks of a finished prompt; the parameters for the decode server. ``None`` for other requests."""
         if sequence.kind != "context_only" or self._channel is None:
             return None
         name = f"{request_id}-0-{uuid.uuid4().hex[:8]}"

@@ -50,7 +50,7 @@ def read_remote(transfer: Mapping[str, Any]) -> Remote | None:
 class SideChannel:
     """The address at which a server's peers reach it. ``layout``: how its KV blocks lie, as its peers must know them.
 
-    ``stale`` is told the request whose blocks are fetched when they are held no more.
+    ``stale`` is called with a request whose blocks are fetched although they are no longer held.
     """
 
     def __init__(self, host: str, port: int, holds: CtxHolds, layout: dict[str, Any], stale: Callable[[str], None]):
@@ -92,8 +92,8 @@ class SideChannel:
 def _mismatch(prefill: Mapping[str, Any], decode: Mapping[str, Any]) -> str | None:
     """Why KV blocks that lie like ``prefill`` are of no use to a server of ``decode``; ``None`` when they are."""
     if differing := [key for key, value in prefill.items() if key != BLOCK and decode.get(key) != value]:
-        told = ", ".join(f"{key} {prefill[key]} and {decode.get(key)}" for key in differing)
-        return f"NIXL compatibility hash mismatch: {told}"
+        differences = ", ".join(f"{key} {prefill[key]} and {decode.get(key)}" for key in differing)
+        return f"NIXL compatibility hash mismatch: {differences}"
     if decode[BLOCK] % prefill[BLOCK]:
         return (
             f"Local block size {decode[BLOCK]} is not divisible by remote block size {prefill[BLOCK]} or vice versa."

@@ -1,6 +1,6 @@
 """The command line of ``trtllm-serve`` as data, and what a given installation's own ``--help`` says about it.
 
-Importing TensorRT-LLM prints a line with its version, so every command of it tells which version answers.
+Importing TensorRT-LLM prints a line with its version, so the output of every command of it begins with the version.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ def probe_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def judge_probe(answers: Mapping[str, str]) -> list[Finding]:
-    """What the answers to :func:`probe_commands` say, against the contract of the version that answered."""
-    told = next((text for text in answers.values() if BANNER in text), None)
-    if told is None:
+    """The output of :func:`probe_commands`, compared with the contract of the version that it names."""
+    banner = next((text for text in answers.values() if BANNER in text), None)
+    if banner is None:
         last = " ".join(next(iter(answers.values()), "").split())[-200:]
-        return [Finding("version", False, f"no command told a version; it said: {last or 'nothing'}")]
-    version = told.partition(BANNER)[2].split()[0]
+        return [Finding("version", False, f"no command printed a version; its output: {last or 'nothing'}")]
+    version = banner.partition(BANNER)[2].split()[0]
     try:
         line = release_line(version)
     except ValueError as error:
         return [Finding("version", False, str(error))]
-    found = [Finding("version", True, f"{version}: set engine.version: {_quoted(line)} in the sweep")]
-    return [*found, *(_judge(name, text, line) for name, text in answers.items())]
+    findings = [Finding("version", True, f"{version}: set engine.version: {_quoted(line)} in the sweep")]
+    return [*findings, *(_judge(name, text, line) for name, text in answers.items())]
 
 
 def _judge(subcommand: str, text: str, line: str) -> Finding:

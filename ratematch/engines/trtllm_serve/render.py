@@ -47,8 +47,8 @@ EPLB_SHM = "TRTLLM_EPLB_SHM_NAME"
 def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:
     """Files and processes: every worker first, the orchestrator once all of them are ready.
 
-    The orchestrator does not retry workers that cannot be reached, so it starts last. What the mode of the experiment
-    adds to their environment is told in :mod:`ratematch.engines.trtllm_serve.modes`.
+    The orchestrator does not retry workers that cannot be reached, so it starts last. What the experiment's mode adds
+    to their environment: :mod:`ratematch.engines.trtllm_serve.modes`.
     """
     files = [
         FileSpec(f"{group.role}.yaml", to_yaml(worker_config(experiment, group)))
@@ -91,9 +91,9 @@ def kv_settings(group: ServerGroup) -> KvSettings:
     kv = given.get("kv_cache_config")
     kv = kv if isinstance(kv, dict) else {}
     seq_len = given.get("max_seq_len")
-    told = kv.get("free_gpu_memory_fraction", fraction)
+    share = kv.get("free_gpu_memory_fraction", fraction)
     return KvSettings(
-        fraction if told is None else float(told),
+        fraction if share is None else float(share),
         KV_FORMATS.get(str(kv.get("dtype", dtype)), "bf16"),
         bool(given.get("enable_chunked_prefill", False)),
         seq_len if isinstance(seq_len, int) else None,

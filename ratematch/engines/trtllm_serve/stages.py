@@ -12,7 +12,7 @@ from ratematch.measure.breakdown import Breakdown
 def read_breakdown(records: Sequence[dict[str, Any]], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """Mean stages of the orchestrator's joined ``records``, without those that arrived first (warm-up, ramp) and last
     (drain). ``None`` when fewer than two complete records are left."""
-    stages = sorted(found for record in records if (found := _stages(record)) is not None)
+    stages = sorted(stage for record in records if (stage := _stages(record)) is not None)
     kept = stages[skip_first : len(stages) - skip_last]
     if len(kept) < 2:
         return None

@@ -1,6 +1,6 @@
 """The command line of ``vllm serve`` as data, what is wrong with given options, and their words.
 
-Flags, types and choices stand in ``contract-serve.yaml``. The renderer asks before a launch, the emulator at start,
+Flags, types and choices stand in ``contract-serve.yaml``. The renderer checks before a launch, the emulator at start,
 so both refuse the same options for the same reasons. All checks are pure; each problem is one line.
 
 In a sweep file a flag is written without its dashes, words joined by ``_`` or ``-``: ``block_size: 128``,
@@ -37,10 +37,10 @@ def release_line(version: str) -> str:
     Raises:
         ValueError: not one of :data:`RELEASE_LINES`.
     """
-    found = re.match(r"v?(\d+\.\d+)(?:$|[.+a-z])", version.strip())
-    if found is None or found[1] not in RELEASE_LINES:
+    match = re.match(r"v?(\d+\.\d+)(?:$|[.+a-z])", version.strip())
+    if match is None or match[1] not in RELEASE_LINES:
         raise ValueError(f"vLLM version {version!r} is not known: use {RELEASE_LINES[0]} to {RELEASE_LINES[-1]}")
-    return found[1]
+    return match[1]
 
 
 @cache
@@ -58,11 +58,11 @@ def serve_flags(version: str) -> dict[str, Rule]:
         ValueError: the version is not known.
     """
     line = release_line(version)
-    found: dict[str, Rule] = {}
+    flags: dict[str, Rule] = {}
     for name, rule in _load().items():
         if line not in KNOWN_LINES or line in rule.get("only", KNOWN_LINES):
-            found[name] = {**rule, **rule.get("lines", {}).get(line, {})}
-    return found
+            flags[name] = {**rule, **rule.get("lines", {}).get(line, {})}
+    return flags
 
 
 def flag_name(option: str) -> str:

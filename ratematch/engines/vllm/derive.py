@@ -1,4 +1,4 @@
-"""What a server is told beyond the user's options: each derived flag with its value and the reason for it."""
+"""The flags of a server beyond the user's options: each with its derived value and the reason for it."""
 
 from __future__ import annotations
 
@@ -114,5 +114,5 @@ def _drafts(group: ServerGroup) -> Iterator[Setting]:
 
 def _option(group: ServerGroup, key: str) -> dict[str, Any]:
     """A map among the user's options; empty when there is none."""
-    found = group.options.get(key)
-    return found if isinstance(found, dict) else {}
+    value = group.options.get(key)
+    return value if isinstance(value, dict) else {}

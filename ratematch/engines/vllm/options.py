@@ -35,7 +35,7 @@ def spell_options(options: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def server_options(experiment: Experiment, group: ServerGroup) -> dict[str, Any]:
-    """What a server of ``group`` is told, by option, host and port left out."""
+    """The configuration of a server of ``group`` by option, without host and port."""
     if group.config is not None:
         return group.config
     derived = fold(derive_server(experiment, group))
