@@ -151,8 +151,8 @@ class _Phase:
         self.others = remember(partial(self._of_tokens, [k for k in range(len(names)) if k not in taken]))
 
     def attention(self, sequences: int, tokens: int, before: int) -> float:
-        """Attention time (ms) of ``sequences`` sequences of ``tokens`` tokens, new ones after ``before`` others, or cached
-        ones."""
+        """Milliseconds of attention of ``sequences`` sequences of ``tokens`` tokens: new ones after ``before`` others,
+        or cached ones."""
         operations = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
         return sum([milliseconds for _, milliseconds, *_ in operations])
 
@@ -162,8 +162,8 @@ class _Phase:
 
 
 def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:
-    """Of an engine's operations, in order, without the phase they begin with. How many there are it tells only by
-    refusing the one after the last."""
+    """Names of an engine's operations, in order, without the phase they begin with. The engine does not say how many
+    there are: it refuses the one after the last."""
     for index in count():
         try:
             ((name, *_),) = evaluate([index], batch_size=1, s=1024)
