@@ -151,8 +151,8 @@ class _Phase:
         self.others = remember(partial(self._of_tokens, [k for k in range(len(names)) if k not in taken]))
 
     def attention(self, sequences: int, tokens: int, before: int) -> float:
-        """Milliseconds of attention of ``sequences`` sequences of ``tokens`` tokens: new ones after ``before`` others,
-        or cached ones."""
+        """Milliseconds of attention of ``sequences`` sequences of ``tokens`` tokens: cached ones, or new ones after
+        ``before`` others."""
         operations = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
         return sum([milliseconds for _, milliseconds, *_ in operations])
 
