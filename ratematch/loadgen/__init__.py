@@ -4,6 +4,7 @@
 """
 
 from ratematch.loadgen.client import Target
+from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
 from ratematch.store.records import RECORDS_SCHEMA, read_records, write_records
@@ -11,6 +12,7 @@ from ratematch.store.records import RECORDS_SCHEMA, read_records, write_records
 __all__ = [
     "RECORDS_SCHEMA",
     "ClientHealth",
+    "LoadControl",
     "LoadResult",
     "Progress",
     "Target",

@@ -30,7 +30,7 @@ from ratematch.loadgen.connection import Connection
 from ratematch.loadgen.head import Head, WireError
 from ratematch.loadgen.http1 import unwrap
 from ratematch.loadgen.pool import ConnectionPool
-from ratematch.loadgen.sendgate import Turnstile
+from ratematch.loadgen.sendgate import SendGate
 from ratematch.measure.records import Outcome
 from ratematch.plan.workload import RequestSpec
 from ratematch.version import __version__
@@ -218,11 +218,11 @@ def open_pool(target: Target) -> ConnectionPool:
     return ConnectionPool(url.hostname or "", url.port or (443 if tls else 80), tls, target.connect_timeout_s)
 
 
-async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchange, turnstile: Turnstile) -> None:
+async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchange, gate: SendGate) -> None:
     """Send one request and collect its answer into ``exchange``. Raises only a cancellation nobody explained."""
     connection: Connection | None = None
     try:
-        await turnstile.turn()
+        await gate.wait()
         connection = pool.take_idle() or await pool.open()
         exchange.answered = answered = asyncio.get_running_loop().create_future()
         exchange.sent_ns = monotonic_ns()

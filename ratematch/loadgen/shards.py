@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,12 @@ import numpy as np
 from ratematch.errors import RatematchError, UserError
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
+from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
 from ratematch.loadgen.merge import merge_results
 from ratematch.loadgen.prompts import PromptSource
-from ratematch.loadgen.schedule import Shard
+from ratematch.loadgen.schedule import Shard, Share
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
@@ -55,6 +57,8 @@ STREAMS_EACH = 1024
 
 TOK_S_EACH = 40_000
 """Output tokens a second, likewise."""
+
+_UNWATCHED = LoadControl()
 
 _LEAD_NS = 200_000_000
 _POLL_S = 0.02
@@ -127,14 +131,7 @@ def count_processes(load: Load, workload: Workload, cores: int | None = None) ->
     return max(1, min(cores, math.ceil(needed)))
 
 
-def drive_in_processes(
-    job: LoadJob,
-    count: int,
-    *,
-    stop: threading.Event | None = None,
-    drain: threading.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> LoadResult:
+def drive_in_processes(job: LoadJob, count: int, control: LoadControl = _UNWATCHED) -> LoadResult:
     """:func:`ratematch.loadgen.drive` with ``count`` processes of this machine.
 
     Raises:
@@ -156,20 +153,17 @@ def drive_in_processes(
             for index in range(count)
         ]
         try:
-            return collect(
-                folder,
-                job,
-                count,
-                gone=lambda: [k for k, sender in enumerate(senders) if sender.poll() is not None],
-                stop=stop,
-                drain=drain,
-                on_progress=on_progress,
-            )
+            gone = partial(_ended, senders)
+            return collect(folder, job.load.label, count, gone, control)
         finally:
             for sender in senders:
                 sender.terminate()
             for sender in senders:
                 sender.wait()
+
+
+def _ended(senders: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    return [index for index, sender in enumerate(senders) if sender.poll() is not None]
 
 
 def prepare(folder: Path, job: LoadJob, count: int) -> None:
@@ -210,11 +204,11 @@ def run_shard(folder: Path, index: int) -> None:
     try:
         source = job.source()
         requests, warmup = job.make_requests(source)
-        with (folder / f"progress-{index}.jsonl").open("w") as told:
+        with (folder / f"progress-{index}.jsonl").open("w") as file:
 
-            def tell(progress: Progress) -> None:
-                told.write(json.dumps(asdict(progress)) + "\n")
-                told.flush()
+            def write_progress(progress: Progress) -> None:
+                file.write(json.dumps(asdict(progress)) + "\n")
+                file.flush()
 
             result = drive(
                 replace(job.target, spell=source.spell),
@@ -222,11 +216,8 @@ def run_shard(folder: Path, index: int) -> None:
                 requests,
                 warmup,
                 seed=job.seed,
-                stop=stop,
-                drain=drain,
-                on_progress=tell,
-                shard=Shard(index, count),
-                wait_start=lambda: _wait_start(folder, index, stop),
+                control=LoadControl(stop, drain, write_progress),
+                share=Share(Shard(index, count), lambda: _wait_start(folder, index, stop)),
             )
     except RatematchError as problem:
         _write_text(folder / f"failed-{index}", str(problem))
@@ -248,17 +239,9 @@ def run_shard(folder: Path, index: int) -> None:
 
 
 def collect(
-    folder: Path,
-    job: LoadJob,
-    count: int,
-    *,
-    gone: Callable[[], Sequence[int]],
-    stop: threading.Event | None = None,
-    drain: threading.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    progress_s: float = 0.5,
+    folder: Path, label: str, count: int, gone: Callable[[], Sequence[int]], control: LoadControl = _UNWATCHED
 ) -> LoadResult:
-    """Let the senders begin together, watch them, and put together what they leave.
+    """Let the ``count`` senders of the load called ``label`` begin together, watch them, and merge what they leave.
 
     ``gone``: indices of senders whose process has ended. One that ends without a result ends the load; the records of
     the others are kept, and ``aborted`` says why.
@@ -268,7 +251,7 @@ def collect(
     """
     watched = _Watched(count)
     everybody = set(range(count))
-    next_progress = time.monotonic() + progress_s
+    next_progress = time.monotonic() + control.progress_s
     lost: set[int] = set()
     while True:
         ended = set(gone())
@@ -278,19 +261,19 @@ def collect(
             if all((folder / f"ready-{k}").exists() or k in done for k in everybody):
                 _write_start(folder)
         lost = {k for k in ended - done if not (folder / f"result-{k}.json").exists()}
-        if (lost or (stop is not None and stop.is_set())) and not (folder / "stop").exists():
+        if (lost or control.stopped) and not (folder / "stop").exists():
             _write_text(folder / "stop", "")
-        if drain is not None and drain.is_set() and not (folder / "drain").exists():
+        if control.draining and not (folder / "drain").exists():
             _write_text(folder / "drain", "")
         if done | lost == everybody:
             break
-        if on_progress is not None and time.monotonic() >= next_progress:
-            next_progress = time.monotonic() + progress_s
-            on_progress(watched.read(folder))
+        if control.on_progress is not None and time.monotonic() >= next_progress:
+            next_progress = time.monotonic() + control.progress_s
+            control.on_progress(watched.read(folder))
         time.sleep(_POLL_S)
-    if on_progress is not None:
-        on_progress(watched.read(folder))
-    return merge_results(folder, job.load.label, sorted(everybody - lost), sorted(lost))
+    if control.on_progress is not None:
+        control.on_progress(watched.read(folder))
+    return merge_results(folder, label, sorted(everybody - lost), sorted(lost))
 
 
 def _raise_failed(folder: Path, count: int) -> None:

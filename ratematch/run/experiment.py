@@ -189,7 +189,7 @@ def _measure(
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     machine = where or ThisMachine(cluster)
-    listener = Telemetry(plan, engine.routes.iterations, engine.iteration_reader)
+    listener = Telemetry(plan, engine.routes, engine.iteration_reader)
     starting = running(plan, launch, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
         found = provenance.collect(plan)
@@ -199,8 +199,8 @@ def _measure(
         senders = NodeSenders(where, launch) if where else None
         live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
-        told = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
-        live = replace(live, connections=told)
+        connections = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
+        live = replace(live, connections=connections)
         spent.starting_s = time.monotonic() - begin
         for number, load in enumerate(in_turn(folder, loads, stop)):
             begin = time.monotonic()

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from ratematch.inputs.catalog import load_model
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
-from ratematch.loadgen.send import send_load
-from ratematch.loadgen.servermetrics import MetricsPoller
-from ratematch.loadgen.shards import LoadJob, drive_in_processes
-from ratematch.loadgen.warming import count_distinct, warm_prompts
+from ratematch.loadgen.send import Senders, send_load
+from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.loadgen.shards import LoadJob
+from ratematch.loadgen.warming import WarmUp, count_distinct, warm_prompts
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverside import measure_run
@@ -32,12 +32,13 @@ from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
-    PrefixHits,
     Telemetry,
+    WorkerIteration,
     acceptance_length,
-    read_account,
+    clocks_between,
+    prefix_hit_rate,
+    read_emulator_clocks,
     read_perf_metrics,
-    spent_between,
     summarise,
     write_iterations,
     write_lines,
@@ -51,13 +52,11 @@ RECORD_B = 512
 TOKEN_B = 10
 """Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
 
-PROMETHEUS_S = 5.0
-
 
 @dataclass(frozen=True)
 class Live:
-    """A deployment that is up. ``connections``: what opening its connections said, if that was done. ``senders``: on
-    the nodes of its allocation, if it is in one."""
+    """A deployment that is up. ``connections``: what became of opening its connections, if that was done.
+    ``senders``: on the nodes of its allocation, if it is in one."""
 
     folder: ExperimentFolder
     launch: Path
@@ -67,7 +66,7 @@ class Live:
     telemetry: Telemetry
     stop: threading.Event
     stall_s: float | None
-    connections: dict[str, Any] | None = None
+    connections: WarmUp | None = None
     senders: NodeSenders | None = None
 
     @property
@@ -87,23 +86,20 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     routes = live.engine.routes
     job = job_of(live, load)
     source = job.source()
-    warmed, hits = None, None
+    warmed = None
     if experiment.mode == "gen_only_warmed":
         warmed = warm_prompts(job, source, live.stop, _block(live))
-        hits = PrefixHits(plan, live.engine)
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
-    before = read_account(plan) if experiment.emulated else {}
+    before = read_emulator_clocks(plan) if experiment.emulated else {}
     live.telemetry.take()
     read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
     gpus = GpuSampler()
-    urls = {spec.name: f"http://{spec.host}:{spec.port}{routes.prometheus}" for spec in plan.processes}
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(at, size),
         telling(live.folder) as tell,
         gpus,
-        MetricsPoller(list(urls.values()), PROMETHEUS_S) as prometheus,
     ):
 
         def show(progress: Progress) -> None:
@@ -115,18 +111,19 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
             job,
             source,
             rules=rules,
-            most=live.senders.most if live.senders else None,
-            drive_many=live.senders.drive if live.senders else drive_in_processes,
+            senders=Senders(None, live.senders.most, live.senders.drive) if live.senders else Senders(),
             stop=watched.halt,
             on_progress=show,
         )
     run = describe_run(result, live.launch, experiment)
     if experiment.emulated:
-        run["emulator"] = spent_between(before, read_account(plan))
+        clocks = clocks_between(before, read_emulator_clocks(plan))
+        run["emulator"] = {name: asdict(clock) for name, clock in clocks.items()}
     if live.connections is not None:
-        run["connections"] = live.connections
+        run["connections"] = asdict(live.connections)
     run["log"] = read_logs(plan, live.launch, marks, live.engine, experiment, load)
-    rows = live.telemetry.take()
+    reports = live.telemetry.take()
+    rows = reports.iterations
     perf, problems = read_perf_metrics(plan, routes.request_times) if result.aborted is None else ([], {})
     run["telemetry"] = {
         "iterations": len(rows),
@@ -134,8 +131,9 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         "acceptance_length": acceptance_length(rows),
         "problems": live.telemetry.problems() | problems,
     }
-    if warmed is not None and hits is not None:
-        run["warmed"] = warmed | {"hit_rate": hits.rate()}
+    if warmed is not None:
+        servers = {spec.name for spec in plan.processes if spec.role == "gen"}
+        run["warmed"] = warmed.to_json() | {"hit_rate": prefix_hit_rate(rows, servers)}
     if errors := _errors(result.records):
         found = find_cause(live.engine, plan, live.launch, errors, marks)
         if found is None and run["failed"] == run["sent"]:
@@ -158,14 +156,15 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / "records.parquet", result.records)
     write_iterations(at / "iterations.parquet", rows)
     write_lines(at / "perf_metrics.jsonl.zst", perf)
-    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in prometheus.lines()])
+    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in reports.samples.lines()])
     figures = measure_run(result.records, load, experiment, run)
     if figures.window is not None:
         span = (figures.window.start_ns, figures.window.end_ns)
         run["telemetry"]["window"] = summarise(rows, *span)
-        run["gpus"] = gpus.summarise(*span, figures.tok_s)
-        run["prometheus"] = prometheus.summarise(*span)
-        run["stages"] = _read_stages(live, prometheus, urls, span)
+        watts = gpus.summarise(*span, figures.tok_s)
+        run["gpus"] = None if watts is None else asdict(watts)
+        run["prometheus"] = reports.samples.summarise(*span)
+        run["stages"] = _read_stages(live, reports.samples, span)
         figures = measure_run(result.records, load, experiment, run)
     live.folder.finish_load(load, run, figures)
 
@@ -203,9 +202,7 @@ def _block(live: Live) -> int:
     return live.engine.kv_settings(gen).block
 
 
-def _read_stages(
-    live: Live, prometheus: MetricsPoller, urls: Mapping[str, str], span: tuple[int, int]
-) -> dict[str, Any] | None:
+def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> dict[str, Any] | None:
     """Mean times of the stages of this load's requests, where the servers' counters tell them."""
     if live.experiment.mode != "e2e":
         return None
@@ -213,7 +210,7 @@ def _read_stages(
     seconds: list[float] = []
     for spec in live.servers.plan.processes:
         if spec.role in grown:
-            growth, elapsed_s = prometheus.growth(urls[spec.name], *span)
+            growth, elapsed_s = samples.growth(live.telemetry.prometheus_url(spec.name), *span)
             grown[spec.role].append(growth)
             seconds.append(elapsed_s)
     stages = live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
@@ -231,7 +228,7 @@ def _have_started(live: Live) -> bool:
     names = [spec.name for spec in plan.processes if spec.role in ("gen", "agg")]
     names = names or [spec.name for spec in plan.processes]
     logs = zip((spec.name for spec in plan.processes), read_since(plan, live.launch, {}), strict=True)
-    iterating = live.telemetry.told | {name for name, text in logs if live.engine.has_iterations(text)}
+    iterating = live.telemetry.reporting | {name for name, text in logs if live.engine.has_iterations(text)}
     return not iterating.isdisjoint(names)
 
 
@@ -276,7 +273,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> di
     }
 
 
-def _keep_partial(at: Path, result: LoadResult, run: dict[str, Any], rows: Sequence[tuple[Any, ...]]) -> None:
+def _keep_partial(at: Path, result: LoadResult, run: dict[str, Any], rows: Sequence[WorkerIteration]) -> None:
     """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
     number = 1
     while (aside := at / f"partial-{number}").exists():
