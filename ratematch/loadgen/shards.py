@@ -31,7 +31,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -47,6 +46,7 @@ from ratematch.loadgen.schedule import Shard, Share
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
+from ratematch.store.files import write_text
 from ratematch.store.records import write_records
 
 HEADERS_ENV = "RATEMATCH_LOAD_HEADERS"
@@ -177,7 +177,7 @@ def prepare(folder: Path, job: LoadJob, count: int) -> None:
         "workload": workload_to_json(job.workload),
         **{name: getattr(job, name) for name in ("vocab_size", "seed", "first_seq", "distinct")},
     }
-    _write(folder / "job.json", content)
+    _write(folder / "job.json", json.dumps(content))
 
 
 def read_job(folder: Path) -> tuple[LoadJob, int]:
@@ -220,7 +220,7 @@ def run_shard(folder: Path, index: int) -> None:
                 share=Share(Shard(index, count), lambda: _wait_start(folder, index, stop)),
             )
     except RatematchError as problem:
-        _write_text(folder / f"failed-{index}", str(problem))
+        _write(folder / f"failed-{index}", str(problem))
         return
     finally:
         over.set()
@@ -235,7 +235,7 @@ def run_shard(folder: Path, index: int) -> None:
         "boot": boot_id(),
         "clock_ns": wall_offset_ns(),
     }
-    _write(folder / f"result-{index}.json", content)
+    _write(folder / f"result-{index}.json", json.dumps(content))
 
 
 def collect(
@@ -262,9 +262,9 @@ def collect(
                 _write_start(folder)
         lost = {k for k in ended - done if not (folder / f"result-{k}.json").exists()}
         if (lost or control.stopped) and not (folder / "stop").exists():
-            _write_text(folder / "stop", "")
+            _write(folder / "stop", "")
         if control.draining and not (folder / "drain").exists():
-            _write_text(folder / "drain", "")
+            _write(folder / "drain", "")
         if done | lost == everybody:
             break
         if control.on_progress is not None and time.monotonic() >= next_progress:
@@ -279,7 +279,7 @@ def collect(
 def _raise_failed(folder: Path, count: int) -> None:
     for index in range(count):
         if (failed := folder / f"failed-{index}").exists():
-            _write_text(folder / "stop", "")
+            _write(folder / "stop", "")
             raise UserError(failed.read_text())
 
 
@@ -322,7 +322,7 @@ class _Watched:
 
 
 def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
-    _write_text(folder / f"ready-{index}", "")
+    _write(folder / f"ready-{index}", "")
     while not stop.is_set():
         with contextlib.suppress(OSError, ValueError):
             start = json.loads((folder / "start").read_text())
@@ -336,7 +336,7 @@ def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
 def _write_start(folder: Path) -> None:
     start_ns = time.monotonic_ns() + _LEAD_NS
     content = {"start_ns": start_ns, "wall_ns": start_ns + wall_offset_ns(), "boot": boot_id()}
-    _write(folder / "start", content)
+    _write(folder / "start", json.dumps(content))
 
 
 def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, over: threading.Event) -> None:
@@ -348,14 +348,10 @@ def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, o
             stop.set()
 
 
-def _write(path: Path, content: Any) -> None:
-    _write_text(path, json.dumps(content))
-
-
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(path)
+def _write(path: Path, text: str) -> None:
+    """Whole or not there, and not synced: these files live as long as the load, and a disk may take longer to sync
+    than there is between ``start`` and the instant that it names."""
+    write_text(path, text, sync=False)
 
 
 if __name__ == "__main__":

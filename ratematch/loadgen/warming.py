@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from ratematch.errors import UserError
 from ratematch.loadgen.client import Target
@@ -31,7 +31,7 @@ PROMPTS_LIMIT_S = 1800.0
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class Warming:
     """What became of requests before the clock. ``failed``: those that were never sent included. ``errors``: at most
     three of their different messages."""
 
@@ -43,21 +43,23 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class WarmedPrompts:
-    """What became of a load's prompts before the clock. ``expected``: share of their tokens that will be found in the
-    prefix cache; ``None``: not known."""
+    """Prompts that were put into the prefix cache before the clock, as :class:`Warming` says of requests.
 
-    sent: WarmUp
-    expected: float | None
+    ``expected``: share of the prompt tokens that should be found there during the load, ``hit_rate``: that were, both
+    ``None`` where it is not known.
+    """
 
-    def to_json(self) -> dict[str, object]:
-        """As kept under ``warmed`` in a load's ``loadrun.json``."""
-        content = asdict(self.sent)
-        return {"prompts": content.pop("requests"), "expected": self.expected, **content}
+    prompts: int
+    failed: int
+    seconds: float
+    errors: tuple[str, ...] = ()
+    expected: float | None = None
+    hit_rate: float | None = None
 
 
 def send_before_clock(
     target: Target, requests: Sequence[RequestSpec], stop: threading.Event, limit_s: float
-) -> WarmUp:
+) -> Warming:
     """Send each request once, :data:`AT_ONCE` in flight; after ``limit_s`` seconds the rest is given up.
 
     Failures are reported, not raised: the load that follows shows whether they matter.
@@ -72,7 +74,7 @@ def send_before_clock(
     load = Concurrency(min(AT_ONCE, len(requests)), len(requests))
     result = drive(target, load, requests, control=LoadControl(stop=halt, on_progress=check_limit))
     failed = [record for record in result.records if record.outcome != "ok"]
-    return WarmUp(
+    return Warming(
         requests=len(requests),
         failed=len(failed) + len(requests) - len(result.records),
         seconds=time.monotonic() - begin_s,
@@ -95,7 +97,8 @@ def warm_prompts(job: LoadJob, source: PromptSource, stop: threading.Event, bloc
     """Send each different prompt of ``job`` once. ``block``: tokens of a KV block; 0 = not known."""
     prompts = [replace(prompt, osl=1) for prompt in job.make_distinct(source)]
     sent = send_before_clock(job.target, prompts, stop, PROMPTS_LIMIT_S)
-    return WarmedPrompts(sent, expected_hits([prompt.isl for prompt in prompts], block) if block else None)
+    expected = expected_hits([prompt.isl for prompt in prompts], block) if block else None
+    return WarmedPrompts(sent.requests, sent.failed, sent.seconds, sent.errors, expected)
 
 
 def expected_hits(lengths: Sequence[int], block: int) -> float | None:

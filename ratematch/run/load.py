@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.loadgen.shards import LoadJob
-from ratematch.loadgen.warming import WarmUp, count_distinct, warm_prompts
+from ratematch.loadgen.warming import Warming, count_distinct, warm_prompts
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverside import measure_run
@@ -35,10 +35,10 @@ from ratematch.run.telemetry import (
     Telemetry,
     WorkerIteration,
     acceptance_length,
-    clocks_between,
     prefix_hit_rate,
-    read_emulator_clocks,
+    read_emulator_times,
     read_perf_metrics,
+    spent_between,
     summarise,
     write_iterations,
     write_lines,
@@ -66,7 +66,7 @@ class Live:
     telemetry: Telemetry
     stop: threading.Event
     stall_s: float | None
-    connections: WarmUp | None = None
+    connections: Warming | None = None
     senders: NodeSenders | None = None
 
     @property
@@ -90,7 +90,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     if experiment.mode == "gen_only_warmed":
         warmed = warm_prompts(job, source, live.stop, _block(live))
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
-    before = read_emulator_clocks(plan) if experiment.emulated else {}
+    before = read_emulator_times(plan) if experiment.emulated else {}
     live.telemetry.take()
     read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
@@ -117,8 +117,8 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         )
     run = describe_run(result, live.launch, experiment)
     if experiment.emulated:
-        clocks = clocks_between(before, read_emulator_clocks(plan))
-        run["emulator"] = {name: asdict(clock) for name, clock in clocks.items()}
+        spent = spent_between(before, read_emulator_times(plan))
+        run["emulator"] = {name: asdict(own) for name, own in spent.items()}
     if live.connections is not None:
         run["connections"] = asdict(live.connections)
     run["log"] = read_logs(plan, live.launch, marks, live.engine, experiment, load)
@@ -133,7 +133,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     }
     if warmed is not None:
         servers = {spec.name for spec in plan.processes if spec.role == "gen"}
-        run["warmed"] = warmed.to_json() | {"hit_rate": prefix_hit_rate(rows, servers)}
+        run["warmed"] = asdict(replace(warmed, hit_rate=prefix_hit_rate(rows, servers)))
     if errors := _errors(result.records):
         found = find_cause(live.engine, plan, live.launch, errors, marks)
         if found is None and run["failed"] == run["sent"]:

@@ -26,6 +26,7 @@ from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.store.files import disk_full_as, disk_full_message, replacing
 
 PERIOD_S = 1.0
 """Between two looks at a worker's iterations."""
@@ -166,7 +167,8 @@ def write_iterations(path: Path, rows: Sequence[WorkerIteration]) -> None:
     columns = list(zip(*((row.server, row.read_ns, *row.iteration) for row in rows), strict=True))
     columns = columns or [()] * len(COLUMNS)
     arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]
-    pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), path, compression="zstd")
+    with disk_full_as(disk_full_message(path)), replacing(path) as aside:
+        pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), aside, compression="zstd")
 
 
 def acceptance_length(rows: Sequence[WorkerIteration]) -> float | None:
@@ -251,29 +253,31 @@ def read_perf_metrics(plan: LaunchPlan, route: str | None) -> tuple[list[bytes],
 
 def write_lines(path: Path, lines: Sequence[bytes]) -> None:
     """One line each, zstd-compressed."""
-    with pa.CompressedOutputStream(str(path), "zstd") as file:
+    with (
+        disk_full_as(disk_full_message(path)),
+        replacing(path) as aside,
+        pa.CompressedOutputStream(str(aside), "zstd") as file,
+    ):
         for line in lines:
             file.write(line + b"\n")
 
 
-# ------------------------------------------------------------------------------------------ the emulator's clock
+# ------------------------------------------------------------------------------------------ the emulator's own time
 
 
 @dataclass(frozen=True)
-class EmulatorClock:
-    """How well a worker of the emulator keeps time: planned busy seconds, seconds late, seconds given up."""
+class EmulatorTime:
+    """Of one emulated server: ``busy_s`` planned seconds of its steps, ``late_s`` by which they ended late,
+    ``lost_s`` that it gave up catching up on."""
 
     busy_s: float
     late_s: float
     lost_s: float
 
-    def __sub__(self, before: EmulatorClock) -> EmulatorClock:
-        return EmulatorClock(self.busy_s - before.busy_s, self.late_s - before.late_s, self.lost_s - before.lost_s)
 
-
-def read_emulator_clocks(plan: LaunchPlan) -> dict[str, EmulatorClock]:
-    """Of every worker of the emulator that answers, since its start."""
-    clocks: dict[str, EmulatorClock] = {}
+def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
+    """Of every emulated worker that answers, since its start."""
+    times: dict[str, EmulatorTime] = {}
     for spec in plan.processes:
         if spec.role == "orchestrator":
             continue
@@ -282,10 +286,14 @@ def read_emulator_clocks(plan: LaunchPlan) -> dict[str, EmulatorClock]:
             fetch(_url(spec, "/server_info"), 5) as answer,
         ):
             reported = json.load(answer)["emulated"]
-            clocks[spec.name] = EmulatorClock(*(float(reported[name]) for name in ("busy_s", "late_s", "lost_s")))
-    return clocks
+            times[spec.name] = EmulatorTime(*(float(reported[name]) for name in ("busy_s", "late_s", "lost_s")))
+    return times
 
 
-def clocks_between(before: dict[str, EmulatorClock], after: dict[str, EmulatorClock]) -> dict[str, EmulatorClock]:
-    """The share of a stretch of time in each worker's clock, for workers that answered at both ends of it."""
-    return {name: after[name] - clock for name, clock in before.items() if name in after}
+def spent_between(before: dict[str, EmulatorTime], after: dict[str, EmulatorTime]) -> dict[str, EmulatorTime]:
+    """What each server that answered both times did in between."""
+    return {
+        name: EmulatorTime(now.busy_s - then.busy_s, now.late_s - then.late_s, now.lost_s - then.lost_s)
+        for name, then in before.items()
+        if (now := after.get(name)) is not None
+    }

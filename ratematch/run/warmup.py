@@ -11,7 +11,7 @@ import threading
 from dataclasses import replace
 
 from ratematch.loadgen.client import Target
-from ratematch.loadgen.warming import WarmUp, send_before_clock
+from ratematch.loadgen.warming import Warming, send_before_clock
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.workload import Workload, make_requests
@@ -34,7 +34,7 @@ def count_requests(deployment: Deployment) -> int:
 
 def warm_connections(
     target: Target, experiment: Experiment, vocab: int, seed: int, stop: threading.Event
-) -> WarmUp | None:
+) -> Warming | None:
     """Send the requests; ``None`` when the mode of the experiment needs none."""
     if experiment.mode != "e2e":
         return None
