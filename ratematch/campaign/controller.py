@@ -20,7 +20,7 @@ from ratematch.campaign.search import Search, Supplier
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import Estimate, estimate, minutes_of
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.sweep import Sweep
+from ratematch.plan.sweep import Sweep, expand_written_out
 from ratematch.run import followup
 from ratematch.run.failure import Failure, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
@@ -182,10 +182,10 @@ def _run_search(
     if again:
         raise UserError("search: adaptive goes on from what is measured: --again does not go with it")
     sweep, results = campaign.sweep, campaign.results
-    spelt_out = {id(each) for each in asked[len(asked) - _num_named(sweep) :]} if sweep.deployments else set()
-    parts = [each for each in asked if each.stage in ("ctx", "gen") and id(each) not in spelt_out]
-    ifb, left_out = choose_ifb(sweep, [each for each in asked if each.stage == "ifb" and id(each) not in spelt_out])
-    _run_all(campaign, [each for each in asked if id(each) in spelt_out], executor, on_update, again)
+    written_out = {each.id for each in expand_written_out(sweep)}
+    parts = [each for each in asked if each.stage in ("ctx", "gen")]
+    ifb, left_out = choose_ifb(sweep, [each for each in asked if each.stage == "ifb" and each.id not in written_out])
+    _run_all(campaign, [each for each in asked if each.id in written_out], executor, on_update, again)
 
     def failed() -> set[str]:
         return {item.experiment.id for item in campaign.items if item.state == "failed"}
@@ -203,11 +203,6 @@ def _run_search(
     campaign.stage = "measuring IFB"
     _run_all(campaign, ifb, executor, on_update, again)
     return runs
-
-
-def _num_named(sweep: Sweep) -> int:
-    """How many experiments the deployments written out in the file stand for; they are the last ones asked for."""
-    return sum(1 if each.workload else len(sweep.workloads) for each in sweep.deployments)
 
 
 def _run_all(
