@@ -60,20 +60,20 @@ def find_layout(experiment: Experiment) -> str:
 
 def _read_breakdown(stored: StoredLoad) -> Breakdown | None:
     """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
-    told = stored.run.get("stages")
-    if told is None:
+    stages = stored.run.stages
+    if stages is None:
         return read_perf_metrics(stored.folder / PERF_METRICS, stored.load)
     return Breakdown(
-        num=told["num"],
+        num=stages.num,
         dispatch_s=0.0,
-        ctx_queue_s=told["ctx_queue_s"],
-        prefill_s=told["prefill_s"],
-        kv_transfer_s=told["kv_transfer_s"],
-        gen_queue_s=told["gen_queue_s"],
-        decode_s=told["decode_s"],
-        kv_posting=told["kv_posting"],
-        kv_descriptors=told["kv_descriptors"],
-        kv_b=told["kv_b"],
+        ctx_queue_s=stages.ctx_queue_s,
+        prefill_s=stages.prefill_s,
+        kv_transfer_s=stages.kv_transfer_s,
+        gen_queue_s=stages.gen_queue_s,
+        decode_s=stages.decode_s,
+        kv_posting=stages.kv_posting,
+        kv_descriptors=stages.kv_descriptors,
+        kv_b=stages.kv_b,
     )
 
 

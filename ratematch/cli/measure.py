@@ -271,12 +271,12 @@ def run(experiment: Path) -> None:
         ratematch run results/quickstart/gen-1024-64-gen1xDEP4-mtp1-6b1f2c90aa
     """
     from ratematch.errors import RunError
-    from ratematch.run.experiment import run_experiment
+    from ratematch.run.experiment import measure_experiment
 
-    outcome = run_experiment(experiment)
-    if outcome.get("error"):
-        raise RunError(outcome["error"])
-    click.echo(f"{experiment}: {outcome['measured']} loads measured, all done")
+    outcome = measure_experiment(experiment)
+    if outcome.error:
+        raise RunError(outcome.error)
+    click.echo(f"{experiment}: {outcome.measured} loads measured, all done")
 
 
 @main.command()

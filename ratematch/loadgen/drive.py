@@ -18,9 +18,10 @@ from dataclasses import replace
 
 from ratematch.loadgen.client import Target, open_pool, request_encoder
 from ratematch.loadgen.control import LoadControl
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
+from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.phase import Phase
 from ratematch.loadgen.schedule import ALONE, Part, Shard, Share, take_part
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import RequestSpec
 

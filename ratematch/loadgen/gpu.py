@@ -17,26 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ratematch.measure.loadrun import GpuMeans, GpuSummary
+
 PERIOD_S = 0.1
-
-
-@dataclass(frozen=True)
-class GpuMeans:
-    """Means of one GPU over a span; ``None``: it does not report the value."""
-
-    power_w: float | None
-    sm_mhz: float | None
-    utilisation: float | None
-
-
-@dataclass(frozen=True)
-class GpuSummary:
-    """This machine's GPUs over a span. ``gpus``: by index. ``power_w``: of all; ``None``: none reports it.
-    ``joules_per_output_token``: that power / tok/s, J."""
-
-    gpus: dict[str, GpuMeans]
-    power_w: float | None
-    joules_per_output_token: float | None
 
 
 _FIGURES = tuple(column.name for column in fields(GpuMeans))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ratematch.errors import UserError
 from ratematch.loadgen.client import Target, request_url
-from ratematch.loadgen.gpu import GpuSampler, GpuSummary
+from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.http import server_version
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.options import DEFAULT_VOCAB, LoadOptions
@@ -23,6 +23,7 @@ from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure.goodput import Goodput
+from ratematch.measure.loadrun import GpuSummary
 from ratematch.measure.measurement import Measurement, measure_load, to_json
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
@@ -129,8 +130,7 @@ def _run_load(
             stop=stop,
             on_progress=lambda progress: on_progress(load, progress),
         )
-    client = asdict(result.health)
-    measured = measure_load(result.records, load, job.workload, goodput=goal, client=client)
+    measured = measure_load(result.records, load, job.workload, goodput=goal, client=result.health)
     window = measured.window
     span = (window.start_ns, window.end_ns) if window else (result.start_ns, result.end_ns)
     summary, watts = servers.samples.summarise(*span), gpus.summarise(*span, measured.tok_s)

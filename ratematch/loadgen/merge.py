@@ -12,7 +12,8 @@ import numpy as np
 
 from ratematch.errors import UserError
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult
+from ratematch.loadgen.loadresult import LoadResult
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
 from ratematch.store.records import read_records
 

@@ -15,10 +15,11 @@ import numpy as np
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
 from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.finish import finish_record, redact
-from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
+from ratematch.loadgen.loadresult import Ended, Progress
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
 from ratematch.loadgen.sendgate import SendGate
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ratematch.errors import UserError
 from ratematch.loadgen.client import Target
@@ -21,6 +21,7 @@ from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Progress
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.shards import LoadJob
+from ratematch.measure.loadrun import WarmedPrompts, Warming
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import RequestSpec
 
@@ -28,33 +29,6 @@ AT_ONCE = 16
 """Requests in flight: more would only wait in the server."""
 
 PROMPTS_LIMIT_S = 1800.0
-
-
-@dataclass(frozen=True)
-class Warming:
-    """What became of requests before the clock. ``failed``: those that were never sent included. ``errors``: at most
-    three of their different messages."""
-
-    requests: int
-    failed: int
-    seconds: float
-    errors: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class WarmedPrompts:
-    """Prompts that were put into the prefix cache before the clock, as :class:`Warming` says of requests.
-
-    ``expected``: share of the prompt tokens that should be found there during the load, ``hit_rate``: that were, both
-    ``None`` where it is not known.
-    """
-
-    prompts: int
-    failed: int
-    seconds: float
-    errors: tuple[str, ...] = ()
-    expected: float | None = None
-    hit_rate: float | None = None
 
 
 def send_before_clock(

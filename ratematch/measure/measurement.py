@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ratematch.measure import metrics
 from ratematch.measure.batches import batch_means, batch_series, drift, half_width
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.goodput import Goodput, good
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats, describe
@@ -78,12 +79,12 @@ def measure_load(
     *,
     limits: Limits = DEFAULT_LIMITS,
     goodput: Goodput | None = None,
-    client: Mapping[str, Any] | None = None,
+    client: ClientHealth | None = None,
 ) -> Measurement:
     """The figures of one load from its request records (warm-up not among them), with the verdict.
 
     Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
-    ``client``: the client's health (:class:`ratematch.loadgen.ClientHealth`, or its fields), judged too.
+    ``client``: how well the client kept up, judged too; ``None`` = not known.
     """
     records = sorted(records, key=lambda record: record.seq)  # sums in floats depend on the order
     since: metrics.Since = "sent" if isinstance(load, Concurrency) else "intended"
@@ -133,7 +134,7 @@ def measure_load(
         req_s=req_s,
         arrived_req_s=arrived_req_s,
         send_lag_ms=lag,
-        client=client or {},
+        client=client,
         latency_drift=drift(metrics.e2el_ms(in_order, since), wave),
         limits=limits,
     )

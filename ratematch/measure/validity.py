@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.metrics import is_complete, tokens_per_chunk
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
@@ -76,7 +76,7 @@ def judge(
     req_s: float | None,
     arrived_req_s: float | None,
     send_lag_ms: Stats | None,
-    client: Mapping[str, Any],
+    client: ClientHealth | None,
     latency_drift: float | None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
@@ -196,13 +196,13 @@ def _judge_overload(
         yield True, f"overloaded: {arrived_req_s:.3g} requests/s arrived, {req_s:.3g} were served; the queue grew"
 
 
-def _judge_client(client: Mapping[str, Any], total: int, limits: Limits) -> Iterator[tuple[bool, str]]:
+def _judge_client(client: ClientHealth | None, total: int, limits: Limits) -> Iterator[tuple[bool, str]]:
     """Was the client itself the bottleneck? Nothing is said where its health is not known."""
-    if not client:
+    if client is None:
         return
-    share = client["cpu_share"] / client.get("processes", 1)
-    lag_ms = client["loop_lag_p99_ms"]
-    late = client["late_sends"] / max(1, total)
+    share = client.cpu_share / client.processes
+    lag_ms = client.loop_lag_p99_ms
+    late = client.late_sends / max(1, total)
     signs = []
     if share > limits.cpu_share:
         signs.append(f"{share:.0%} of a core in each sending process")
@@ -211,7 +211,7 @@ def _judge_client(client: Mapping[str, Any], total: int, limits: Limits) -> Iter
     if not signs:
         return
     if late > limits.late_sends:
-        signs.append(f"{late:.0%} of requests sent more than {client['late_ms']:g} ms late")
+        signs.append(f"{late:.0%} of requests sent more than {client.late_ms:g} ms late")
     yield len(signs) > 1, f"the client is saturated: {', '.join(signs)}; use more processes or another machine"
 
 

@@ -154,7 +154,8 @@ def collect_warnings(
     found = []
     for folder in folders:
         if (state := folder.state()) in ("failed", "interrupted"):
-            why = (folder.outcome() or {}).get("error") or "no reason known"
+            outcome = folder.outcome()
+            why = (outcome and outcome.error) or "no reason known"
             found.append(f"{folder.path.name} {state}: {why.splitlines()[0]}")
         elif missing := folder.missing():
             found.append(f"{folder.path.name}: {len(missing)} of its loads are not measured")
@@ -182,13 +183,11 @@ def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) ->
     experiments = [folder.read() for folder in folders]
     spent = sum((folder.account() for folder in folders), GpuHours())
     times = sorted(
-        run["wall_start_ns"]
-        for folder in folders
-        for stored in folder.loads()
-        if (run := stored.run).get("wall_start_ns")
+        stored.run.wall_start_ns for folder in folders for stored in folder.loads() if stored.run.wall_start_ns
     )
     servers = [server for found in launches for server in found.get("servers", {}).values()]
-    origins = sorted({str(o) for folder in folders for s in folder.loads() if (o := _origin_of(s.run))})
+    imports = [stored.run.imported for folder in folders for stored in folder.loads() if stored.run.imported]
+    origins = sorted({f"{each.tool}: {each.file}" for each in imports})
     facts = {
         "results folder": results.path.name,
         "measured": f"{_date(times[0])} to {_date(times[-1])} UTC" if times else "",
@@ -206,11 +205,6 @@ def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) ->
         "GPU-hours": f"{spent.total:.2f} (starting {spent.starting:.2f}, measuring {spent.measuring:.2f})",
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _origin_of(run: dict[str, Any]) -> str | None:
-    origin = run.get("origin")
-    return f"{origin['tool']}: {origin['file']}" if isinstance(origin, dict) else None
 
 
 def _launches(folder: ExperimentFolder) -> list[dict[str, Any]]:

@@ -40,13 +40,15 @@ from ratematch.run.telemetry import Telemetry
 from ratematch.run.warmup import warm_connections
 from ratematch.run.watch import explain_failure
 from ratematch.store import filelock
+from ratematch.store import outcome as outcomes
 from ratematch.store.files import read_json, write_json, write_text
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
 
-TOLD_S = 1.0
+SIGNAL_LAG_S = 1.0
 """Between a server's death by a signal that went to the whole job and the same signal here, at most."""
 
 READY_FLOOR_S = 600.0
@@ -66,7 +68,19 @@ class _Spent:
 def run_experiment(
     path: str | Path, *, allocated: bool = False, nodes: Sequence[str] = (), sent: str | None = None
 ) -> dict[str, Any]:
-    """Measure every missing load of the experiment in ``path``; returns what became of it, as in ``outcome.json``.
+    """:func:`measure_experiment`, with what became of it as plain JSON values.
+
+    Jobs that wait in a queue were sent to call this by its name, and their result goes from one process to another:
+    name, arguments and result stay as they are.
+    """
+    return outcomes.to_json(measure_experiment(path, allocated=allocated, nodes=nodes, sent=sent))
+
+
+def measure_experiment(
+    path: str | Path, *, allocated: bool = False, nodes: Sequence[str] = (), sent: str | None = None
+) -> Outcome:
+    """Measure every missing load of the experiment in ``path``; returns how its last launch ended, with the loads of
+    all of them as ``measured``.
 
     ``allocated``: on the nodes of the Slurm allocation this runs in, or those of them in ``nodes``, else all on this
     machine. ``sent``: the name that this job was sent under. When ``job.json`` holds another by now, because two
@@ -77,25 +91,25 @@ def run_experiment(
     """
     folder = ExperimentFolder(Path(path))
     experiment = folder.read()
-    outcome: dict[str, Any] = {"ok": True}
+    outcome = Outcome(ok=True)
     measured = 0
     # An allocation costs from its first second, not from ours.
     since = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and (folder.job() or {}).get("name") != sent:
-            return {"ok": False, "error": "another job was sent for this since", "interrupted": True, "measured": 0}
+            return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
         for part in experiment.launches():
             missing = tuple(load for load in part.loads if not folder.finished(load))
             if missing:
                 outcome = _launch(folder, part, missing, stop, nodes if allocated else None, since or time.time())
                 since = time.time()
-                measured += outcome["measured"]
-                if not outcome["ok"]:
+                measured += outcome.measured
+                if not outcome.ok:
                     break
         else:
             folder.mark_done()
-        return outcome | {"measured": measured}
+        return replace(outcome, measured=measured)
 
 
 def _launch(
@@ -105,7 +119,7 @@ def _launch(
     stop: Stop,
     nodes: Sequence[str] | None,
     since: float,
-) -> dict[str, Any]:
+) -> Outcome:
     """Start the servers once, measure ``loads``, stop them; what became of it, as kept in ``outcome.json``.
 
     ``nodes``: of the allocation that it may use, none named = all; ``None`` = there is no allocation. ``since``: from
@@ -115,7 +129,7 @@ def _launch(
     began = time.time()
     spent = _Spent()
     gpus = experiment.deployment.gpus
-    outcome: dict[str, Any] = {"ok": True, "error": None, "interrupted": False}
+    outcome = Outcome(ok=True)
     plan: LaunchPlan | None = None
     try:
         cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
@@ -128,33 +142,40 @@ def _launch(
     now = time.time()
     if not spent.measured and not spent.starting_s:
         spent.starting_s = now - began
-    outcome |= {"measured": len(spent.measured), "seconds": now - began, "began": began}
-    outcome |= {"starting_s": spent.starting_s, "measuring_s": spent.measuring_s, "held_s": now - since, "gpus": gpus}
-    outcome |= {"job": None if nodes is None else filelock.own_job()}
+    outcome = replace(
+        outcome,
+        measured=len(spent.measured),
+        seconds=now - began,
+        began=began,
+        starting_s=spent.starting_s,
+        measuring_s=spent.measuring_s,
+        held_s=now - since,
+        gpus=gpus,
+        job=None if nodes is None else filelock.own_job(),
+    )
     # With a full disk the outcome cannot be kept either; the job's own result still carries it.
     with contextlib.suppress(DiskFull):
-        write_json(launch / "outcome.json", outcome)
+        write_json(launch / "outcome.json", outcomes.to_json(outcome))
     return outcome
 
 
 def _describe_end(
     error: RatematchError, stop: Stop, experiment: Experiment, plan: LaunchPlan | None, launch: Path
-) -> dict[str, Any]:
-    """What ended a launch, for ``outcome.json``."""
-    # Slurm's signals go to the servers too, which may be gone before we are told.
-    told = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(TOLD_S))
-    if told:
-        return {"ok": False, "error": str(error), "interrupted": True, "signal": stop.signal}
+) -> Outcome:
+    """What ended a launch."""
+    # Slurm's signals go to the servers too, which may be gone before one comes here.
+    stopped = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(SIGNAL_LAG_S))
+    if stopped:
+        return Outcome(ok=False, error=str(error), interrupted=True, signal=stop.signal)
     known = plan and explain_failure(find_engine(experiment.engine.name), experiment, plan, launch, error)
-    return {
-        "ok": False,
-        "error": str(error),
-        "kind": type(error).__name__,
-        "interrupted": False,
-        "cause": known.cause if known else None,
-        "remedy": known.remedy if known else None,
-        "reference": known.reference if known else None,
-    }
+    return Outcome(
+        ok=False,
+        error=str(error),
+        kind=type(error).__name__,
+        cause=known.cause if known else None,
+        remedy=known.remedy if known else None,
+        reference=known.reference if known else None,
+    )
 
 
 def _plan(experiment: Experiment, cluster: Cluster, launch: Path, where: Allocation | None) -> LaunchPlan:
@@ -199,8 +220,8 @@ def _measure(
         senders = NodeSenders(where, launch) if where else None
         live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
-        connections = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
-        live = replace(live, connections=connections)
+        opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
+        live = replace(live, connections=opened)
         spent.starting_s = time.monotonic() - begin
         for number, load in enumerate(in_turn(folder, loads, stop)):
             begin = time.monotonic()

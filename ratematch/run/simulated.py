@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ratematch.errors import RatematchError
 from ratematch.loadgen.loadresult import LoadResult
+from ratematch.measure.loadrun import Simulation, TelemetrySummary
 from ratematch.measure.serverside import measure_run
 from ratematch.plan import cluster as clusters
 from ratematch.plan.experiment import Experiment
@@ -25,8 +26,10 @@ from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
+from ratematch.store import outcome as outcomes
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
 from ratematch.store.records import write_records
 from ratematch.version import __version__
 
@@ -37,45 +40,54 @@ class _Spent:
     measuring_s: float = 0.0
 
 
-def simulate_experiment(path: str | Path) -> dict[str, Any]:
-    """Simulate every missing load of the experiment in ``path``; what became of it, as in ``outcome.json``.
+def simulate_experiment(path: str | Path) -> Outcome:
+    """Simulate every missing load of the experiment in ``path``; how its last launch ended, with the loads of all of
+    them as ``measured``.
 
     Raises:
         ResultsError: no experiment there. RunError: another process is measuring it.
     """
     folder = ExperimentFolder(Path(path))
     experiment = folder.read()
-    outcome: dict[str, Any] = {"ok": True, "error": None}
+    outcome = Outcome(ok=True)
     measured = 0
     with folder.lock():
         for part in experiment.launches():
             missing = tuple(load for load in part.loads if not folder.finished(load))
             if missing:
                 outcome = _launch(folder, part, missing)
-                measured += outcome["measured"]
-                if not outcome["ok"]:
+                measured += outcome.measured
+                if not outcome.ok:
                     break
         else:
             folder.mark_done()
-    return outcome | {"measured": measured}
+    return replace(outcome, measured=measured)
 
 
-def _launch(folder: ExperimentFolder, experiment: Experiment, loads: tuple[Load, ...]) -> dict[str, Any]:
+def _launch(folder: ExperimentFolder, experiment: Experiment, loads: tuple[Load, ...]) -> Outcome:
     launch = folder.new_launch()
     began = time.time()
     spent = _Spent()
-    outcome: dict[str, Any] = {"ok": True, "error": None, "interrupted": False}
+    outcome = Outcome(ok=True)
     cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
     try:
         plan = plan_simulation(experiment, cluster, launch)
         _simulate(folder, experiment, plan, launch, loads, spent)
     except RatematchError as error:
-        outcome = {"ok": False, "error": str(error), "kind": type(error).__name__, "interrupted": False}
+        outcome = Outcome(ok=False, error=str(error), kind=type(error).__name__)
     starting_s = cluster.start_minutes * 60
-    outcome |= {"measured": spent.measured, "seconds": time.time() - began, "began": began, "simulated": True}
-    outcome |= {"starting_s": starting_s, "measuring_s": spent.measuring_s, "gpus": experiment.deployment.gpus}
-    outcome |= {"held_s": starting_s + spent.measuring_s, "job": None}
-    write_json(launch / "outcome.json", outcome)
+    outcome = replace(
+        outcome,
+        simulated=True,
+        measured=spent.measured,
+        seconds=time.time() - began,
+        began=began,
+        starting_s=starting_s,
+        measuring_s=spent.measuring_s,
+        held_s=starting_s + spent.measuring_s,
+        gpus=experiment.deployment.gpus,
+    )
+    write_json(launch / "outcome.json", outcomes.to_json(outcome))
     return outcome
 
 
@@ -129,9 +141,8 @@ def _keep(
 ) -> None:
     at = folder.load_folder(load)
     at.mkdir(parents=True, exist_ok=True)
-    run = describe_run(result, launch, experiment)
-    run["simulation"] = {"wall_s": wall_s}
-    run["telemetry"] = {"iterations": 0, "perf_records": 0, "acceptance_length": acceptance, "problems": {}}
+    telemetry = TelemetrySummary(acceptance_length=acceptance)
+    run = replace(describe_run(result, launch, experiment), telemetry=telemetry, simulation=Simulation(wall_s))
     write_records(at / "warmup.parquet", result.warmup)
     write_records(at / "records.parquet", result.records)
     folder.finish_load(load, run, measure_run(result.records, load, experiment, run))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from ratematch.loadgen.http import fetch
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.measure.loadrun import EmulatorTime
 from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.store.files import disk_full_as, disk_full_message, replacing
@@ -265,16 +266,6 @@ def write_lines(path: Path, lines: Sequence[bytes]) -> None:
 # ------------------------------------------------------------------------------------------ the emulator's own time
 
 
-@dataclass(frozen=True)
-class EmulatorTime:
-    """Of one emulated server: ``busy_s`` planned seconds of its steps, ``late_s`` by which they ended late,
-    ``lost_s`` that it gave up catching up on."""
-
-    busy_s: float
-    late_s: float
-    lost_s: float
-
-
 def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
     """Of every emulated worker that answers, since its start."""
     times: dict[str, EmulatorTime] = {}
@@ -290,7 +281,7 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
     return times
 
 
-def spent_between(before: dict[str, EmulatorTime], after: dict[str, EmulatorTime]) -> dict[str, EmulatorTime]:
+def spent_between(before: Mapping[str, EmulatorTime], after: Mapping[str, EmulatorTime]) -> dict[str, EmulatorTime]:
     """What each server that answered both times did in between."""
     return {
         name: EmulatorTime(now.busy_s - then.busy_s, now.late_s - then.late_s, now.lost_s - then.lost_s)

@@ -11,7 +11,8 @@ import threading
 from dataclasses import replace
 
 from ratematch.loadgen.client import Target
-from ratematch.loadgen.warming import Warming, send_before_clock
+from ratematch.loadgen.warming import send_before_clock
+from ratematch.measure.loadrun import Warming
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.workload import Workload, make_requests

@@ -67,9 +67,9 @@ def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str
         "gpu_hours": folder.gpu_hours(),
         "emulated": experiment.emulated,
         "simulated": experiment.simulated,
-        "error": outcome["error"] if outcome else None,
-        "cause": outcome.get("cause") if outcome else None,
-        "remedy": outcome.get("remedy") if outcome else None,
+        "error": outcome.error if outcome else None,
+        "cause": outcome.cause if outcome else None,
+        "remedy": outcome.remedy if outcome else None,
         "measured": [_load_status(stored) for stored in folder.loads()],
         "job": queued,
         "doing": describe_progress(folder.progress()) if state == "running" else queued,
@@ -86,8 +86,8 @@ def _load_status(stored: StoredLoad) -> dict[str, Any]:
         "tok_s_log": figures.tok_s_log,
         "acceptance_length": figures.acceptance_length,
         "failed": figures.num_failed,
-        "cause": stored.run.get("cause"),
-        "remedy": stored.run.get("remedy"),
+        "cause": stored.run.cause,
+        "remedy": stored.run.remedy,
     }
 
 

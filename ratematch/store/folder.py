@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from ratematch.errors import DiskFull, ResultsError
+from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement as measurements
+from ratematch.measure.loadrun import LoadRun
 from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.plan import cluster as clusters
@@ -39,7 +41,9 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
 from ratematch.plan.load import Load
 from ratematch.store import filelock
+from ratematch.store import outcome as outcomes
 from ratematch.store.files import disk_full_as, disk_full_message, read_json, write_json
+from ratematch.store.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,31 @@ class StoredLoad:
 
     folder: Path
     load: Load
-    run: dict[str, Any]
+    run: LoadRun
     measurement: Measurement
+
+
+def read_load_run(file: Path) -> tuple[Load, LoadRun]:
+    """The load of a ``loadrun.json`` and how it ran.
+
+    Raises:
+        ResultsError: it is none.
+    """
+    content = read_json(file)
+    try:
+        return load_from_json(content["load"]), loadruns.from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{file}: not the run of a load ({error}); move its folder away to measure again"
+        ) from error
+
+
+def read_outcome(file: Path) -> Outcome:
+    """Raises ResultsError when ``file`` is no ``outcome.json``."""
+    try:
+        return outcomes.from_json(read_json(file))
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{file}: not the outcome of a launch ({error}); move it away to go on") from error
 
 
 class ExperimentFolder:
@@ -87,10 +114,14 @@ class ExperimentFolder:
         """Every finished load, also of ladders asked for earlier."""
         found = []
         for file in sorted((self.path / "loads").glob("*/loadrun.json")):
-            run = read_json(file)
+            load, run = read_load_run(file)
             figures = measurements.from_json(read_json(file.parent / "measurement.json"))
-            found.append(StoredLoad(file.parent, load_from_json(run["load"]), run, figures))
+            found.append(StoredLoad(file.parent, load, run, figures))
         return sorted(found, key=lambda stored: repr(stored.load))
+
+    def read_run(self, load: Load) -> LoadRun:
+        """How the finished ``load`` ran."""
+        return read_load_run(self.load_folder(load) / "loadrun.json")[1]
 
     def set_aside(self, load: Load) -> None:
         """Move a finished load to the next free name, so that it is measured again and the old figures stay."""
@@ -104,11 +135,11 @@ class ExperimentFolder:
         folder.rename(aside)
         (self.path / "DONE").unlink(missing_ok=True)
 
-    def finish_load(self, load: Load, run: dict[str, Any], figures: Measurement) -> None:
+    def finish_load(self, load: Load, run: LoadRun, figures: Measurement) -> None:
         """Commit a load whose records are already in its folder; ``loadrun.json`` last."""
         folder = self.load_folder(load)
         write_json(folder / "measurement.json", measurements.to_json(figures))
-        write_json(folder / "loadrun.json", {"load": load_to_json(load), **run})
+        write_json(folder / "loadrun.json", {"load": load_to_json(load), **loadruns.to_json(run)})
 
     # -- launches ---------------------------------------------------------------------------------------------
 
@@ -125,9 +156,9 @@ class ExperimentFolder:
         numbers = [int(path.name) for path in self.path.glob("launch/*") if path.name.isdigit()]
         return self.path / "launch" / str(max(numbers)) if numbers else None
 
-    def outcomes(self) -> list[dict[str, Any]]:
+    def outcomes(self) -> list[Outcome]:
         """How every launch that ended by itself ended."""
-        return [read_json(file) for file in sorted(self.path.glob("launch/*/outcome.json"))]
+        return [read_outcome(file) for file in sorted(self.path.glob("launch/*/outcome.json"))]
 
     def gpu_hours(self) -> float:
         """GPU-hours of every launch, start-up and idle time included; of one that runs or was killed, as far as it
@@ -141,23 +172,21 @@ class ExperimentFolder:
         for launch in self.path.glob("launch/*"):
             file = launch / "outcome.json"
             if file.exists():
-                outcome = read_json(file)
-                held = float(outcome.get("held_s", outcome["seconds"])) * outcome.get("gpus", gpus)
-                measured = float(outcome.get("measuring_s", 0.0)) * gpus
-                starting += float(outcome.get("starting_s", 0.0)) * gpus
-                measuring += measured
-                total += held
+                outcome = read_outcome(file)
+                starting += outcome.starting_s * gpus
+                measuring += outcome.measuring_s * gpus
+                total += outcome.held_s * (gpus if outcome.gpus is None else outcome.gpus)
             else:
                 held = _life_s(launch) * gpus
                 starting += held
                 total += held
         return GpuHours(starting / 3600, measuring / 3600, total / 3600)
 
-    def outcome(self) -> dict[str, Any] | None:
-        """How the last launch ended, ``{"ok": bool, "error": ...}``; ``None`` while it runs or when none did."""
+    def outcome(self) -> Outcome | None:
+        """How the last launch ended; ``None`` while it runs or when none did."""
         launch = self.last_launch()
         file = launch / "outcome.json" if launch else None
-        return read_json(file) if file and file.exists() else None
+        return read_outcome(file) if file and file.exists() else None
 
     # -- state ------------------------------------------------------------------------------------------------
 
@@ -213,7 +242,7 @@ class ExperimentFolder:
         outcome = self.outcome()
         if outcome is None:
             return "interrupted" if self.last_launch() else "pending"
-        return "interrupted" if outcome.get("interrupted") else "failed"
+        return "interrupted" if outcome.interrupted else "failed"
 
 
 @dataclass(frozen=True)

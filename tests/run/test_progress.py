@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ratematch.run.load import telling
+from ratematch.run.load import reporting_progress
 from ratematch.store.folder import ExperimentFolder
 
 
@@ -25,13 +25,13 @@ class SlowFolder(ExperimentFolder):
         self.written.append(content["done"])
 
 
-def test_telling_does_not_wait_for_the_file_system_and_the_newest_word_is_the_last(tmp_path: Path) -> None:
+def test_reporting_does_not_wait_for_the_file_system_and_the_newest_word_is_the_last(tmp_path: Path) -> None:
     folder = SlowFolder(tmp_path)
-    with telling(folder) as tell:
-        tell({"done": 1})
+    with reporting_progress(folder) as report:
+        report({"done": 1})
         assert folder.began.wait(10)
         for done in range(2, 50):
-            tell({"done": done})  # would wait for ever if it wrote
+            report({"done": done})  # would wait for ever if it wrote
         assert folder.written == []
         folder.go.set()
     assert folder.written[0] == 1 and folder.written[-1] == 49
@@ -40,7 +40,7 @@ def test_telling_does_not_wait_for_the_file_system_and_the_newest_word_is_the_la
 
 def test_the_end_of_a_load_does_not_wait_for_ever_either(tmp_path: Path) -> None:
     folder = SlowFolder(tmp_path)
-    with telling(folder) as tell:
-        tell({"done": 1})
+    with reporting_progress(folder) as report:
+        report({"done": 1})
     assert folder.written == []
     folder.go.set()

@@ -231,7 +231,7 @@ def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) ->
     assert len(seen) == 2, "each on a node of its own"
     (folder,) = site.folders()
     (load,) = folder.loads()
-    assert load.run["client"]["processes"] == 2
+    assert load.run.client and load.run.client.processes == 2
     records = read_records(load.folder / "records.parquet")
     assert sorted(record.seq for record in records) == list(range(1100))
     assert {record.outcome for record in records} == {"ok"}

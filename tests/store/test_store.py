@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.errors import DiskFull, ResultsError, RunError
+from ratematch.measure.loadrun import LoadRun
 from ratematch.plan.load import Concurrency
 from ratematch.store.files import replacing, reserve, write_aside, write_json, write_text
 from ratematch.store.folder import ExperimentFolder, Results
@@ -19,7 +20,7 @@ from tests.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
 
 def finish(folder: ExperimentFolder, load: Concurrency) -> None:
     folder.load_folder(load).mkdir(parents=True, exist_ok=True)
-    folder.finish_load(load, {"launch": "1"}, FIGURES)
+    folder.finish_load(load, LoadRun(launch="1"), FIGURES)
 
 
 @pytest.mark.parametrize("stage_deployment", [("ifb", None), ("gen", GEN), ("e2e", PAIR)])

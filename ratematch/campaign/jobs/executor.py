@@ -34,6 +34,8 @@ from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.slurm import allocation
 from ratematch.slurm.queue import Queue
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
+from ratematch.store.outcome import from_json as outcome_from_json
 
 ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
 
@@ -189,16 +191,16 @@ class LocalJob:
         if self.folder.done():
             return None
         outcome = self._result() or self.folder.outcome()
-        if outcome and outcome["error"]:
-            return Failure(OF_ERROR.get(outcome.get("kind", ""), "failed"), str(outcome["error"]))
+        if outcome and outcome.error:
+            return Failure(OF_ERROR.get(outcome.kind, "failed"), outcome.error)
         logs = self.folder.path / "job"
         return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
 
-    def _result(self) -> dict[str, Any] | None:
+    def _result(self) -> Outcome | None:
         if self._job is not None:
             with contextlib.suppress(Exception):  # a job that was killed has no result to tell
-                result: dict[str, Any] = self._job.result()
-                return result if result["error"] else None
+                result = outcome_from_json(self._job.result())
+                return result if result.error else None
         return None
 
     def cancel(self, *, wait: bool = True) -> None:

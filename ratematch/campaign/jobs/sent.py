@@ -18,6 +18,7 @@ from ratematch.slurm.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
 
 CANCEL_WAIT_S = 60.0
 CLOCKS_S = 60.0
@@ -133,11 +134,11 @@ class SlurmJob:
             return Failure("not started", f"job {self.id} ended before this had its turn in it")
         return explain(self.id, ending, outcomes, self._logs)
 
-    def _outcomes(self) -> list[dict[str, Any]]:
+    def _outcomes(self) -> list[Outcome]:
         """What the launches of this job said, last first."""
-        ours = (found for found in self.folder.outcomes() if found.get("job") == self.id)
-        recent = (found for found in ours if found["began"] >= self.sent_at - CLOCKS_S)
-        return sorted(recent, key=lambda found: float(found["began"]), reverse=True)
+        ours = (found for found in self.folder.outcomes() if found.job == self.id)
+        recent = (found for found in ours if found.began >= self.sent_at - CLOCKS_S)
+        return sorted(recent, key=lambda found: found.began, reverse=True)
 
     def cancel(self, *, wait: bool = True) -> None:
         """End the job; its driver stops its servers in order. ``wait`` until it has, for a while."""
@@ -151,11 +152,11 @@ class SlurmJob:
             time.sleep(0.2)
 
 
-def explain(job_id: str, ending: Ending, outcomes: Sequence[dict[str, Any]], logs: Path) -> Failure:
+def explain(job_id: str, ending: Ending, outcomes: Sequence[Outcome], logs: Path) -> Failure:
     """Why a job that has ended did not finish; ``outcomes``: of its launches, last first."""
     last = outcomes[0] if outcomes else None
-    progress = sum(outcome["measured"] for outcome in outcomes)
-    interrupted = bool(last and last.get("interrupted"))
+    progress = sum(outcome.measured for outcome in outcomes)
+    interrupted = bool(last and last.interrupted)
     match ending.state:
         case "CANCELLED":
             return Failure(
@@ -169,12 +170,12 @@ def explain(job_id: str, ending: Ending, outcomes: Sequence[dict[str, Any]], log
             return Failure("preempted", f"job {job_id} was preempted", progress)
         case "OUT_OF_MEMORY":
             return Failure("failed", f"job {job_id} ran out of host memory", progress)
-    if last and interrupted and last.get("signal") == "SIGUSR2":
+    if last and interrupted and last.signal == "SIGUSR2":
         return Failure("time limit", f"job {job_id} was stopped just before its time limit", progress)
     if last and interrupted:
-        return Failure("preempted", f"job {job_id} was told to stop ({last.get('signal')})", progress)
-    if last and last["error"]:
-        return Failure(OF_ERROR.get(last.get("kind", ""), "failed"), str(last["error"]), progress)
+        return Failure("preempted", f"job {job_id} was told to stop ({last.signal})", progress)
+    if last and last.error:
+        return Failure(OF_ERROR.get(last.kind, "failed"), last.error, progress)
     how = f"{ending.state.lower()}, exit code {ending.exit_code}" if ending.state else "nobody knows how"
     return Failure(
         "driver ended", f"job {job_id} ended without a word ({how}; killed?); its log is in {logs}", progress

@@ -64,8 +64,8 @@ class SimulatedJob:
         if self.folder.done():
             return None
         outcome = self.folder.outcome()
-        if outcome and outcome["error"]:
-            return Failure(OF_ERROR.get(outcome.get("kind", ""), "failed"), str(outcome["error"]))
+        if outcome and outcome.error:
+            return Failure(OF_ERROR.get(outcome.kind, "failed"), outcome.error)
         return Failure("driver ended", f"its process ended without a word (exit code {self._process.exitcode})")
 
     def cancel(self, *, wait: bool = True) -> None:

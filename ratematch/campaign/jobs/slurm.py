@@ -199,12 +199,11 @@ def minutes(folder: ExperimentFolder) -> float:
     experiment, cluster = folder.read(), _cluster(folder)
     start, load = cluster.start_minutes, cluster.load_minutes
     for outcome in folder.outcomes():
-        measured, starting_s = outcome["measured"], outcome.get("starting_s", 0.0)
-        if measured:
-            start = max(start, starting_s / 60)
-            load = max(load, outcome.get("measuring_s", 0.0) / measured / 60)
-        elif outcome.get("interrupted") and outcome.get("signal") == "SIGUSR2":
-            start = max(start, 2 * outcome["seconds"] / 60)
+        if outcome.measured:
+            start = max(start, outcome.starting_s / 60)
+            load = max(load, outcome.measuring_s / outcome.measured / 60)
+        elif outcome.interrupted and outcome.signal == "SIGUSR2":
+            start = max(start, 2 * outcome.seconds / 60)
     missing = [[each for each in part.loads if not folder.finished(each)] for part in experiment.launches()]
     return sum(start + (len(loads) + num_further(folder)) * load for loads in missing if loads)
 

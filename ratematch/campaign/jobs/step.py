@@ -90,8 +90,8 @@ class StepJob:
         """Why the experiment is not done, once the step has ended; ``None`` when it is done."""
         if self.folder.done():
             return None
-        ours = [outcome for outcome in self.folder.outcomes() if outcome["began"] >= self._began - 1]
-        outcomes = sorted(ours, key=lambda outcome: float(outcome["began"]), reverse=True)
+        ours = [outcome for outcome in self.folder.outcomes() if outcome.began >= self._began - 1]
+        outcomes = sorted(ours, key=lambda outcome: outcome.began, reverse=True)
         ending = Ending("CANCELLED") if self._cancelled else Ending(None)
         return explain(filelock.own_job() or "", ending, outcomes, self.folder.path / "job")
 

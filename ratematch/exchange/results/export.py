@@ -81,8 +81,8 @@ def _warmup(stored: StoredLoad) -> list[RequestRecord]:
 
 def _about(experiment: Experiment, stored: StoredLoad) -> RunAbout:
     """What an exported file says of the run; the records' clock is tied to the wall clock where the load tells it."""
-    start, wall = stored.run.get("start_ns"), stored.run.get("wall_start_ns")
-    offset = wall - start if isinstance(start, int) and isinstance(wall, int) else 0
+    start, wall = stored.run.start_ns, stored.run.wall_start_ns
+    offset = 0 if wall is None or start is None else wall - start
     return RunAbout(experiment.model, "", stored.load, wall_offset_ns=offset, emulated=experiment.emulated)
 
 

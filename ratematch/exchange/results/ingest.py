@@ -20,13 +20,13 @@ from ratematch.exchange.results import aiconfigurator, aiperf, benchmark_serving
 from ratematch.exchange.results.foreign import ForeignLoad, ForeignRate, ForeignRole, Hints, Servers, lay_over
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.match.table import COLUMNS
+from ratematch.measure.loadrun import Import, LoadRun
 from ratematch.measure.measurement import Measurement, measure_load
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency, Constraints, Load, Rate
 from ratematch.plan.workload import Workload
-from ratematch.store.files import read_json
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.records import write_records
 
@@ -141,7 +141,7 @@ def import_results(
 def _refuse_silent_mixture(results: Results, tools: set[str], mix: bool) -> None:
     if mix:
         return
-    there = {origin_of(stored.run) for folder in results.folders() for stored in folder.loads()}
+    there = {stored.run.tool for folder in results.folders() for stored in folder.loads()}
     if others := sorted(there - tools):
         raise UserError(
             f"{results.path}: holds loads of {', '.join(others)}; import into another folder, or say --mix to have "
@@ -161,12 +161,6 @@ def _refuse_misfit(results: Results, experiment: Experiment, where: str) -> None
         ):
             if a != b:
                 raise UserError(f"{where}: {what} {b}, and {results.path} holds {a}: import it into another folder")
-
-
-def origin_of(run: dict[str, Any]) -> str:
-    """The tool that measured a stored load."""
-    origin = run.get("origin")
-    return str(origin["tool"]) if isinstance(origin, dict) else "ratematch"
 
 
 def _lacks(hints: Hints, stage: Stage | None) -> list[str]:
@@ -214,11 +208,10 @@ def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage:
         if load.records:
             write_records(place / "records.parquet", load.records)
             write_records(place / "warmup.parquet", load.warmup)
-        origin = {"tool": load.tool, "file": path.name, "row": load.row or None, "sha256": digest}
-        run: dict[str, Any] = {"origin": origin | {"missing": list(missing)}, "emulated": said.emulated}
-        if load.records:
-            # AIPerf's clock is the wall clock already.
-            run |= {"start_ns": load.records[0].intended_ns, "wall_start_ns": load.records[0].intended_ns}
+        origin = Import(load.tool, path.name, load.row or None, digest, tuple(missing))
+        # AIPerf's clock is the wall clock already.
+        start_ns = load.records[0].intended_ns if load.records else None
+        run = LoadRun(emulated=said.emulated, start_ns=start_ns, wall_start_ns=start_ns, imported=origin)
         folder.finish_load(asked, run, figures)
         folder.mark_done()
     return Imported(load.where, folder.load_folder(asked), figures.valid, missing)
@@ -231,8 +224,8 @@ def _find_place(
     folder = ExperimentFolder(results.path / experiment.folder)
     known = folder.read().loads if (folder.path / "experiment.json").exists() else ()
     while folder.finished(load):
-        stored = read_json(folder.load_folder(load) / "loadrun.json").get("origin") or {}
-        if stored.get("sha256") == digest and (stored.get("row") or "") == row:
+        origin = folder.read_run(load).imported
+        if origin and origin.sha256 == digest and (origin.row or "") == row:
             return folder, load
         load = replace(load, repeat=load.repeat + 1)
     loads = tuple(dict.fromkeys((*known, load)))
