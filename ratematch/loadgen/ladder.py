@@ -25,6 +25,7 @@ from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure.goodput import Goodput
 from ratematch.measure.loadrun import GpuSummary
 from ratematch.measure.measurement import Measurement, measure_load, to_json
+from ratematch.measure.servermetrics import ReadSamples, read_prometheus
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
@@ -72,11 +73,12 @@ def run_ladder(
     output: Path | None,
     on_progress: Callable[[Load, Progress], None],
     on_row: Callable[[LoadRow, Path | None], None] = lambda row, folder: None,
+    read_metrics: ReadSamples = read_prometheus,
 ) -> list[LoadRow]:
     """Run every load in turn; with ``output`` each gets a folder with its records and figures.
 
     ``on_row`` is called with each load when it is measured, and its folder. With ``give_up`` the ladder ends at the
-    load that was given up.
+    load that was given up. ``read_metrics`` reads the answers of ``options.server_metrics``.
 
     Raises:
         UserError: a ladder that is not numbers, none at all, a URL, key or file that is not there, a folder in use.
@@ -96,7 +98,7 @@ def run_ladder(
         job = LoadJob(target, load, workload, source.vocab_size, options.seed, first, distinct)
         first += load.num_requests + load.warmup
         folder = _new_folder(output, load)
-        row = _run_load(options, job, source, goal, emulated, on_progress)
+        row = _run_load(options, job, source, goal, emulated, on_progress, read_metrics)
         rows.append(row)
         if folder:
             _write(folder, row)
@@ -117,9 +119,11 @@ def _run_load(
     goal: Goodput | None,
     emulated: bool,
     on_progress: Callable[[Load, Progress], None],
+    read_metrics: ReadSamples,
 ) -> LoadRow:
     load = job.load
-    with _stop_on_ctrl_c() as stop, MetricsPoller(options.server_metrics) as servers, GpuSampler() as gpus:
+    poller = MetricsPoller(options.server_metrics, read=read_metrics)
+    with _stop_on_ctrl_c() as stop, poller as servers, GpuSampler() as gpus:
         if job.distinct:
             warm_prompts(job, source, stop)
         result = send_load(

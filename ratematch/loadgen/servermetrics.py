@@ -1,4 +1,4 @@
-"""Samples of what servers report while a load runs: Prometheus text, or iterations of TensorRT-LLM as JSON.
+"""Samples of what servers report at their metrics addresses while a load runs.
 
 ``ratematch load --server-metrics`` reads them through :class:`MetricsPoller`; a sweep through
 :mod:`ratematch.run.telemetry`.
@@ -9,47 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from ratematch.loadgen.poller import Poller, Subscription
-from ratematch.measure.servermetrics import doubt_iterations, is_counter, parse_prometheus
+from ratematch.measure.servermetrics import ReadSamples, doubt_iterations, is_counter, read_prometheus
 from ratematch.plan.workload import Workload
 
 PERIOD_S = 1.0
-
-ITERATION = {
-    "queued": "numQueuedRequests",
-    "active": "numActiveRequests",
-    "step_ms": "iterLatencyMS",
-    "kv_used": "kvCacheStats.usedNumBlocks",
-    "kv_max": "kvCacheStats.maxNumBlocks",
-    "cache_hit_rate": "kvCacheStats.cacheHitRate",
-    "paused": "inflightBatchingStats.numPausedRequests",
-    "acceptance_length": "specDecodingStats.acceptanceLength",
-}
-"""What is kept of an iteration, by its path."""
-
-
-def parse_iterations(body: bytes) -> list[dict[str, float]]:
-    """The iterations of TensorRT-LLM's ``/metrics``, each with the figures that it has.
-
-    Raises:
-        msgspec.DecodeError (a ValueError): no JSON list.
-    """
-    return [
-        {name: value for name, path in ITERATION.items() if (value := _at(step, path)) is not None}
-        for step in msgspec.json.decode(body, type=list[dict[str, Any]])
-    ]
-
-
-def _at(step: Mapping[str, Any], path: str) -> float | None:
-    value: Any = step
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 class Sample(NamedTuple):
@@ -62,27 +30,28 @@ class Sample(NamedTuple):
 
 @dataclass
 class MetricSamples:
-    """All samples of some addresses, in the order in which they came. Readers' threads append to ``rows``."""
+    """All samples of some addresses, in the order in which they came. Readers' threads append to ``rows``.
 
+    ``read``: what turns an answer into figures; the formats of engines are known to their rooms only.
+    """
+
+    read: ReadSamples = read_prometheus
     rows: list[Sample] = field(default_factory=list)
 
     def add(self, url: str, body: bytes, read_ns: int) -> None:
         """Keep an answer of ``url``.
 
         Raises:
-            ValueError: a JSON answer that is no list of iterations.
+            ValueError: the answer is not what it looks like.
         """
-        if body.lstrip()[:1] == b"[":
-            self.rows += [Sample(read_ns, url, step) for step in parse_iterations(body)]
-        else:
-            self.rows.append(Sample(read_ns, url, parse_prometheus(body.decode("utf-8", "replace"))))
+        self.rows += [Sample(read_ns, url, values) for values in self.read(body)]
 
     def take(self) -> MetricSamples:
         """Everything so far. The newest sample of each address stays too: what follows counts from there."""
         rows = self.rows[:]
         newest = {row.url: row for row in rows}
         self.rows[: len(rows)] = newest.values()
-        return MetricSamples(rows)
+        return MetricSamples(self.read, rows)
 
     def lines(self) -> Iterator[dict[str, float | str]]:
         """Everything that was read, for a file of one JSON object a line."""
@@ -128,9 +97,10 @@ class MetricsPoller:
 
     urls: Sequence[str]
     period_s: float = PERIOD_S
-    samples: MetricSamples = field(default_factory=MetricSamples)
+    read: ReadSamples = read_prometheus
 
     def __post_init__(self) -> None:
+        self.samples = MetricSamples(self.read)
         self._subscriptions = [
             Subscription(url, partial(self.samples.add, url), self.period_s) for url in dict.fromkeys(self.urls)
         ]

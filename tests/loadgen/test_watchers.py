@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ratematch.loadgen.gpu import GpuSampler
-from ratematch.loadgen.servermetrics import MetricsPoller, parse_iterations
+from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.measure.servermetrics import doubt_iterations, parse_prometheus
 from ratematch.plan.workload import Workload
 
@@ -25,16 +25,6 @@ latency_bucket{le="1"} 4
 latency_sum 2.5e1
 odd NaN
 """
-
-
-def iteration(queued: int = 0, active: int = 8, used: int = 50, hit: float = 0.0) -> dict[str, Any]:
-    return {
-        "iter": 1,
-        "iterLatencyMS": 20.0,
-        "numQueuedRequests": queued,
-        "numActiveRequests": active,
-        "kvCacheStats": {"usedNumBlocks": used, "maxNumBlocks": 100, "cacheHitRate": hit},
-    }
 
 
 @contextmanager
@@ -67,11 +57,6 @@ def test_prometheus_text() -> None:
     }
 
 
-def test_iterations_give_what_they_tell() -> None:
-    steps = parse_iterations(json.dumps([iteration(queued=3), {"iter": 2}]).encode())
-    assert steps[0]["queued"] == 3 and steps[0]["kv_used"] == 50 and steps[1] == {}
-
-
 def counted() -> Iterator[bytes]:
     number = 0
     while True:
@@ -89,6 +74,17 @@ def test_gauges_are_averaged_and_counters_are_their_growth() -> None:
     assert summary[url]['DCGM_FI_DEV_POWER_USAGE{gpu="0"}'] == 412.5
     assert summary[url]['total_requests_total{role="gen"}'] == summary[url]["samples"] - 1
     assert poller.samples.summarise(0, begin - 1) is None
+
+
+def test_answers_are_read_by_what_the_caller_passes() -> None:
+    def read(body: bytes) -> list[dict[str, float]]:
+        return [{"size": float(len(body))}, {"size": 0.0}]
+
+    with metrics_server(counted()) as url, MetricsPoller([url], period_s=0.01, read=read) as poller:
+        while not poller.rows:
+            time.sleep(0.01)
+    sizes = [values["size"] for _, _, values in poller.rows]
+    assert sizes[0] == len(PROMETHEUS % 1) and sizes[1] == 0.0, "one row a map"
 
 
 def test_an_address_that_does_not_answer_is_one_note() -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ratematch.emulator.errors import TransferError
+
 TRANSFER_LATENCY_S = 1e-3
 """Fixed part of one KV transfer: the handshake between the two executors."""
-
-
-class TransferError(Exception):
-    """The KV cache of a request cannot be fetched; the request fails."""
 
 
 @dataclass(frozen=True)

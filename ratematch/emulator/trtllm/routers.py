@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ratematch.emulator.protocol import block_hashes
-from ratematch.emulator.trtllm.orchestrator_settings import RoleSettings
+
+
+@dataclass(frozen=True)
+class RoleSettings:
+    """Servers of one role: ``host:port`` each, and how requests are spread over them."""
+
+    role: str
+    urls: tuple[str, ...]
+    router: str
+    router_args: dict[str, Any]
 
 
 @dataclass(frozen=True)
