@@ -40,7 +40,7 @@ from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
-from ratematch.loadgen.merge import merge_results
+from ratematch.loadgen.merge import SenderResult, merge_results
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.schedule import Shard, Share
 from ratematch.plan.experiment import load_from_json, load_to_json
@@ -68,7 +68,7 @@ _POLL_S = 0.02
 class LoadJob:
     """A load and all that its requests are made from; the same job gives every sender the same schedule.
 
-    ``distinct``: only so many different prompts, asked in turn again and again (0: no two are alike).
+    ``distinct``: so many different prompts, which the job cycles through (0: no two are alike).
     """
 
     target: Target
@@ -92,7 +92,7 @@ class LoadJob:
         ``distinct`` ones are wanted."""
         load = self.load
         if self.distinct:
-            return self._again_and_again(source)
+            return self._make_repeated(source)
         after = self.first_seq + load.num_requests
         warmup = source.warmup(load.warmup, after, self.seed + 1)
         if isinstance(load, Concurrency) and load.seconds:
@@ -100,21 +100,21 @@ class LoadJob:
         return source.requests(load.num_requests, self.first_seq), warmup
 
     def make_distinct(self, source: PromptSource) -> list[RequestSpec]:
-        """The different prompts of a job that has only so many."""
+        """The prompts that a job with ``distinct`` ones cycles through."""
         return source.requests(self.distinct, self.first_seq)
 
-    def _again_and_again(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
+    def _make_repeated(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
         load, prompts = self.load, self.make_distinct(source)
         after = self.first_seq + load.num_requests
 
-        def asked(first_seq: int) -> Iterator[RequestSpec]:
+        def repeated(first_seq: int) -> Iterator[RequestSpec]:
             for number, prompt in enumerate(cycle(prompts)):
                 yield replace(prompt, seq=first_seq + number)
 
-        warmup = list(islice(asked(after), load.warmup))
+        warmup = list(islice(repeated(after), load.warmup))
         if isinstance(load, Concurrency) and load.seconds:
-            return asked(after + load.warmup), warmup
-        return list(islice(asked(self.first_seq), load.num_requests)), warmup
+            return repeated(after + load.warmup), warmup
+        return list(islice(repeated(self.first_seq), load.num_requests)), warmup
 
 
 def count_processes(load: Load, workload: Workload, cores: int | None = None) -> int:
@@ -168,7 +168,7 @@ def _ended(senders: Sequence[subprocess.Popen[bytes]]) -> list[int]:
 
 def prepare(folder: Path, job: LoadJob, count: int) -> None:
     """Write ``job.json`` for ``count`` senders into ``folder``, which must be empty."""
-    target = {each.name: getattr(job.target, each.name) for each in fields(Target)}
+    target = {item.name: getattr(job.target, item.name) for item in fields(Target)}
     del target["headers"], target["spell"]
     content = {
         "count": count,
@@ -226,16 +226,16 @@ def run_shard(folder: Path, index: int) -> None:
         over.set()
     write_records(folder / f"records-{index}.parquet", result.records)
     write_records(folder / f"warmup-{index}.parquet", result.warmup)
-    content = {
-        "start_ns": result.start_ns,
-        "end_ns": result.end_ns,
-        "wall_start_ns": result.wall_start_ns,
-        "aborted": result.aborted,
-        "health": asdict(result.health),
-        "boot": boot_id(),
-        "clock_ns": wall_offset_ns(),
-    }
-    _write(folder / f"result-{index}.json", json.dumps(content))
+    left = SenderResult(
+        start_ns=result.start_ns,
+        end_ns=result.end_ns,
+        wall_start_ns=result.wall_start_ns,
+        aborted=result.aborted,
+        health=result.health,
+        boot=boot_id(),
+        clock_ns=wall_offset_ns(),
+    )
+    _write(folder / f"result-{index}.json", json.dumps(asdict(left)))
 
 
 def collect(
@@ -302,19 +302,19 @@ class _Watched:
                     self._places[index] = lines.tell()
                     content = json.loads(line)
                     if content["phase"] == "load":
-                        ended += [Ended(*each) for each in content["ended"]]
+                        ended += [Ended(*answer) for answer in content["ended"]]
                     self._last[index] = Progress(**{**content, "ended": ()})
-        told = list(self._last.values())
-        ttft, tpot = ([p.ttft_ms for p in told if p.ttft_ms], [p.tpot_ms for p in told if p.tpot_ms])
+        reports = list(self._last.values())
+        ttft, tpot = ([p.ttft_ms for p in reports if p.ttft_ms], [p.tpot_ms for p in reports if p.tpot_ms])
         return Progress(
-            phase=min((p.phase for p in told), key=lambda phase: phase == "load", default="warm-up"),
-            total=sum(p.total for p in told),
-            sent=sum(p.sent for p in told),
-            done=sum(p.done for p in told),
-            failed=sum(p.failed for p in told),
-            in_flight=sum(p.in_flight for p in told),
-            tokens=sum(p.tokens for p in told),
-            elapsed_s=max((p.elapsed_s for p in told), default=0.0),
+            phase=min((p.phase for p in reports), key=lambda phase: phase == "load", default="warm-up"),
+            total=sum(p.total for p in reports),
+            sent=sum(p.sent for p in reports),
+            done=sum(p.done for p in reports),
+            failed=sum(p.failed for p in reports),
+            in_flight=sum(p.in_flight for p in reports),
+            tokens=sum(p.tokens for p in reports),
+            elapsed_s=max((p.elapsed_s for p in reports), default=0.0),
             ttft_ms=float(np.median(ttft)) if ttft else None,
             tpot_ms=float(np.median(tpot)) if tpot else None,
             ended=tuple(ended),

@@ -29,7 +29,7 @@ from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import Placement, count_ports, nodes_needed, place, placement_to_json
 from ratematch.run import machines, provenance
-from ratematch.run.followup import in_turn
+from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
 from ratematch.run.load import Live, measure_load, seed_of
 from ratematch.run.machines import Allocation
@@ -223,7 +223,7 @@ def _measure(
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
         spent.starting_s = time.monotonic() - begin
-        for number, load in enumerate(in_turn(folder, loads, stop)):
+        for number, load in enumerate(loads_while_open(folder, loads, stop)):
             begin = time.monotonic()
             measure_load(live, load, number, max(number + 1, len(loads)))
             spent.measuring_s += time.monotonic() - begin
