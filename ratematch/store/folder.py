@@ -42,7 +42,7 @@ from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
 from ratematch.plan.load import Load
 from ratematch.store import filelock
 from ratematch.store import outcome as outcomes
-from ratematch.store.files import FULL, disk_full_message, read_json, write_json
+from ratematch.store.files import disk_full_as, disk_full_message, read_json, write_json
 from ratematch.store.outcome import Outcome
 
 
@@ -323,11 +323,10 @@ class Results:
         """
         folder = ExperimentFolder(self.path / experiment.folder)
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            (folder.path / "loads").mkdir(exist_ok=True)
+            with disk_full_as(disk_full_message(folder.path)):
+                folder.path.mkdir(parents=True, exist_ok=True)
+                (folder.path / "loads").mkdir(exist_ok=True)
         except OSError as error:
-            if error.errno in FULL:
-                raise DiskFull(disk_full_message(folder.path)) from error
             raise ResultsError(f"{folder.path}: cannot write results here ({error.strerror})") from error
         # experiment.json makes the folder one of ours, so it comes last.
         for name, content in (

@@ -37,7 +37,7 @@ class Driver:
         self._thread.start()
 
     def _run(self) -> None:
-        for load in followup.in_turn(self._folder, (FIRST,), self.stop):
+        for load in followup.loads_while_open(self._folder, (FIRST,), self.stop):
             at = self._folder.load_folder(load)
             at.mkdir(parents=True)
             self.measured.append(load)
