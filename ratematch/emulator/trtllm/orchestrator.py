@@ -7,7 +7,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -15,7 +14,7 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.protocol import tokenize
+from ratematch.emulator.protocol import Json, tokenize
 from ratematch.emulator.serving import bind, json_answer, new_app, run_blocking, serve, version_text
 from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
@@ -186,10 +185,10 @@ class Orchestrator:
                 self._perf.add(short, url, await self._worker_perf(url))
         return json_answer(self._perf.drain())
 
-    async def _worker_perf(self, url: str) -> list[dict[str, Any]]:
+    async def _worker_perf(self, url: str) -> list[Json]:
         try:
             async with self.http.get(f"http://{url}/perf_metrics") as answer:
-                records: list[dict[str, Any]] = msgspec.json.decode(await answer.read())
+                records: list[Json] = msgspec.json.decode(await answer.read())
                 return records
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.DecodeError) as error:
             self.log.warning(f"Cannot read perf metrics of {url}: {error}")
@@ -229,9 +228,7 @@ class Orchestrator:
         self._perf.forwarded(record)
         return response
 
-    async def _run_context(
-        self, route: str, body: dict[str, Any], routed: Routed, record: Forwarded
-    ) -> dict[str, Any] | web.Response:
+    async def _run_context(self, route: str, body: Json, routed: Routed, record: Forwarded) -> Json | web.Response:
         """The body for the generation server, or the answer when the prompt alone ended the request."""
         request_id = self._new_id()
         if self.environment.gen_only:
@@ -287,7 +284,7 @@ class Orchestrator:
             raise ForwardError(str(error)) from None
         return role.urls[index], lambda: router.finish(index, routed)
 
-    async def _post_context(self, route: str, body: dict[str, Any], routed: Routed) -> tuple[bytes, str]:
+    async def _post_context(self, route: str, body: Json, routed: Routed) -> tuple[bytes, str]:
         url, done = self._pick(self.settings.ctx, routed)
         try:
             answer = await self._post(f"http://{url}{route}", body, "ctx")
@@ -298,7 +295,7 @@ class Orchestrator:
         finally:
             done()
 
-    async def _post(self, url: str, body: dict[str, Any], role: str) -> aiohttp.ClientResponse:
+    async def _post(self, url: str, body: Json, role: str) -> aiohttp.ClientResponse:
         """POST until it works or the retries are used up; the open answer.
 
         1.2 tries again whatever went wrong; later lines do not repeat what a worker refused (4xx), and are more
@@ -337,7 +334,7 @@ class Orchestrator:
         raise ForwardError(what)
 
     async def _run_generation(
-        self, request: web.Request, route: str, body: dict[str, Any], routed: Routed, record: Forwarded
+        self, request: web.Request, route: str, body: Json, routed: Routed, record: Forwarded
     ) -> web.StreamResponse:
         url, done = self._pick(self.settings.gen, routed)
         record.gen_server = url
@@ -373,7 +370,7 @@ class Orchestrator:
             await response.write_eof()
 
 
-def _routed(body: dict[str, Any], chat: bool, request: web.Request) -> Routed:
+def _routed(body: Json, chat: bool, request: web.Request) -> Routed:
     """What routers look at.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ratematch.emulator.protocol import block_hashes
+from ratematch.engines.settings import Config
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class RoleSettings:
     role: str
     urls: tuple[str, ...]
     router: str
-    router_args: dict[str, Any]
+    router_args: Config
 
 
 @dataclass(frozen=True)

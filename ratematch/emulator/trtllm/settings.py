@@ -11,7 +11,7 @@ import yaml
 
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.iteration import AttentionDpBalance
-from ratematch.engines.settings import without
+from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import check_model
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError
@@ -38,7 +38,7 @@ CLI_KEYS = {
 """Command-line parameter of ``serve`` -> worker YAML key."""
 
 
-def read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> Config:
     """The mapping in a YAML file.
 
     Raises:
@@ -71,12 +71,10 @@ def resolve_model(name: str) -> Model:
         raise SettingsError(str(error)) from None
 
 
-def _merge(
-    cli: Mapping[str, Any], typed: Collection[str], config: dict[str, Any], version: str
-) -> tuple[dict[str, Any], list[str]]:
+def _merge(cli: Mapping[str, Any], typed: Collection[str], config: Config, version: str) -> tuple[Config, list[str]]:
     """One flat configuration, and warnings. 1.2: the file wins. Later: options the user typed win."""
     merged = {key: cli[name] for name, key in CLI_KEYS.items() if cli.get(name) is not None}
-    kv: dict[str, Any] = {"free_gpu_memory_fraction": cli.get("free_gpu_memory_fraction", 0.9)}
+    kv: Config = {"free_gpu_memory_fraction": cli.get("free_gpu_memory_fraction", 0.9)}
     if cli.get("kv_cache_dtype"):
         kv["dtype"] = cli["kv_cache_dtype"]
     file_kv = config.get("kv_cache_config") or {}
@@ -95,12 +93,12 @@ def _merge(
     return merged, warnings
 
 
-def _check_config(config: dict[str, Any], version: str) -> None:
+def _check_config(config: Config, version: str) -> None:
     if problems := check_worker_config(config, version):
         raise SettingsError("\n".join(problems))
 
 
-def _check_model(model: Model, config: dict[str, Any]) -> None:
+def _check_model(model: Model, config: Config) -> None:
     """What the engine finds out only when it loads this model."""
     problems = list(check_model(config, model))
     balancer = (config.get("moe_config") or {}).get("load_balancer")
@@ -145,11 +143,11 @@ class WorkerSettings:
     perf_metrics: bool
     perf_metrics_kept: int
     server_role: str | None
-    config: dict[str, Any]
+    config: Config
     warnings: tuple[str, ...]
 
 
-def _draft_tokens(config: dict[str, Any]) -> int:
+def _draft_tokens(config: Config) -> int:
     block = config.get("speculative_config") or {}
     if not block:
         return 0
@@ -162,7 +160,7 @@ def worker_settings(
     model_path: str,
     cli: Mapping[str, Any],
     typed: Collection[str],
-    config: dict[str, Any],
+    config: Config,
     version: str,
     unchecked: Collection[str] = (),
 ) -> WorkerSettings:
@@ -218,7 +216,7 @@ def worker_settings(
     )
 
 
-def _parallelism(config: dict[str, Any]) -> Parallelism:
+def _parallelism(config: Config) -> Parallelism:
     tp = int(config.get("tensor_parallel_size", 1))
     ep = config.get("moe_expert_parallel_size")
     if ep is None or ep < 1:
@@ -232,7 +230,7 @@ def _parallelism(config: dict[str, Any]) -> Parallelism:
     )
 
 
-def _balance(config: dict[str, Any]) -> AttentionDpBalance | None:
+def _balance(config: Config) -> AttentionDpBalance | None:
     if not config.get("enable_balance"):
         return None
     return AttentionDpBalance(int(config.get("timeout_iters", 50)), int(config.get("batching_wait_iters", 10)))

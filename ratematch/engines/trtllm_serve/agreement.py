@@ -39,7 +39,7 @@ def has_load_balancer(group: ServerGroup) -> bool:
     return bool(balancer) and not (isinstance(balancer, dict) and balancer.get("num_slots") == 0)
 
 
-def hand_over(config: Mapping[str, Any], version: str) -> dict[str, Any]:
+def hand_over(config: Mapping[str, Any], version: str) -> dict[str, str | int | None]:
     """What both sides of a KV transfer must have alike (contract, sections 3.4, 3.6 and 3.9), by key.
 
     Nothing negotiates: a pair that differs starts, and its requests fail or give wrong text. The kind of speculation
@@ -71,7 +71,7 @@ def check_pair(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> 
     return problems or [f"{BLOCK}: is not set on ctx and gen: KV transfer is off without it"] * (left[BLOCK] is None)
 
 
-def _spell(value: Any) -> str:
+def _spell(value: str | int | None) -> str:
     return "none" if value is None else str(value)
 
 

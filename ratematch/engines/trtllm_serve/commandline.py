@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
 
 import yaml
 
-from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.contract import Rule, release_line
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 
@@ -25,9 +24,9 @@ _OPTION = re.compile(r"(?:^\s+|, |/ ?)(--?[A-Za-z][\w-]*)", re.MULTILINE)
 
 
 @cache
-def _data() -> dict[str, dict[str, dict[str, Any]]]:
+def _data() -> dict[str, dict[str, Rule]]:
     text = resources.files(__package__).joinpath("contract-command.yaml").read_text(encoding="utf-8")
-    content: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    content: dict[str, dict[str, Rule]] = yaml.safe_load(text)
     return content
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -51,7 +51,7 @@ def derive_worker(experiment: Experiment, group: ServerGroup) -> tuple[Setting, 
     )
 
 
-def _option(group: ServerGroup, key: str) -> dict[str, Any]:
+def _option(group: ServerGroup, key: str) -> Config:
     """A map among the user's options; empty when there is none."""
     value = group.options.get(key)
     return value if isinstance(value, dict) else {}

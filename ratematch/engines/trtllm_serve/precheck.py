@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ratematch.engines.settings import without
+from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import (
     check_drafts,
     check_environment,
@@ -66,7 +66,7 @@ def kv_layout(group: ServerGroup, version: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def read_config(content: str) -> dict[str, Any]:
+def read_config(content: str) -> Config:
     """The map in a rendered file; not to be changed, it is shared."""
-    config: dict[str, Any] = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
+    config: Config = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
     return config

@@ -26,6 +26,7 @@ RELEASE_LINES = tuple(f"0.{minor}" for minor in range(24, 33))
 """Release lines that can be rendered. Those between the known ones may have the flags of either."""
 
 Rule = dict[str, Any]
+"""A flag's rule as it stands in the YAML file of the contract."""
 
 _HUMAN = re.compile(r"\d+(\.\d+)?[kKmMgGtT]?|auto|-1")
 """How whole numbers may be written besides: ``32k``, ``auto``."""

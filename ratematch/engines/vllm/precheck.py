@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ratematch.engines.settings import without
+from ratematch.engines.settings import Config, without
 from ratematch.engines.vllm.contract import check_options, release_line
 from ratematch.engines.vllm.derive import BLOCK
 from ratematch.engines.vllm.options import check_own, server_options, spell_options
@@ -30,7 +30,7 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
     that depend on it.
     """
     version, deployment = experiment.engine.version, experiment.deployment
-    configured: dict[str, dict[str, Any]] = {}
+    configured: dict[str, Config] = {}
     problems: list[str] = []
     for group in deployment.groups:
         own = [f"{group.role}: {problem}" for problem in check_own(group, version)]
