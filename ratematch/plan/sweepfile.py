@@ -16,6 +16,7 @@ from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.enginefacts import EngineFacts
+from ratematch.plan.expansion import OPTION_PREFIX, combinations, why_impossible
 from ratematch.plan.experiment import EngineRef
 from ratematch.plan.genmode import with_supply
 from ratematch.plan.load import Constraints
@@ -26,15 +27,12 @@ from ratematch.plan.rules import check_mapping
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
-    OPTION_PREFIX,
     Budget,
     E2ePlan,
     LoadPlan,
     NamedDeployment,
     StagePlan,
     Sweep,
-    combinations,
-    why_impossible,
 )
 from ratematch.plan.sweepschema import (
     VALID_KEYS,

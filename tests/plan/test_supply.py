@@ -8,8 +8,9 @@ from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.budget import minutes_of
+from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.load import Concurrency
-from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from tests.invented import LAPTOP
 

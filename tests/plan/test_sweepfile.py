@@ -11,10 +11,11 @@ from ratematch.errors import ClusterError, Problem, SweepError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.experiment import from_json, to_json
 from ratematch.plan.load import Concurrency, Rate, Trace
 from ratematch.plan.parallelism import Parallelism
-from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from ratematch.plan.workload import Spread
 
