@@ -19,8 +19,8 @@ class KvSettings:
 
     ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache. ``chunked_prefill``: may a
     prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as configured, ``None`` = as
-    derived, which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``: share of the
-    whole GPU that the engine does not touch.
+    derived, which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``:
+    share of the whole GPU that the engine does not touch.
     """
 
     fraction: float

@@ -25,6 +25,12 @@ from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.sweep import MAPPING_AXES, ROLE_OF_STAGE, StagePlan, Sweep
 from ratematch.plan.workload import Workload
 
+OPTION_PREFIX = "options."
+"""What an axis begins with that is an engine's option, by its dotted path."""
+
+KvOf = Callable[[ServerGroup], KvSettings]
+"""What the engine does with the memory of a server."""
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -86,13 +92,10 @@ def why_impossible(combination: Combination, plan: StagePlan, model: Model, clus
     ]
 
 
-KvOf = Callable[[ServerGroup], KvSettings]
-
-
 def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
     """The experiments of ctx, gen and ifb for every workload, and the combinations dropped on the way.
 
-    ``kv_of``: what the engine does with the memory of a server. Combinations that cannot hold one request are
+    Combinations that cannot hold one request are
     dropped, and so are single loads that ask for more requests in flight than an instance holds: they would only
     measure its queue. Deployments written out in the file are run as they stand; what comes to the same servers under
     the same workload is one experiment, with the loads of all.
@@ -148,8 +151,8 @@ def _fitting(
     )
     over = [load for load in whole.loads if load not in kept]
     reason = f"more in flight than one instance holds: {capacity.explanation}"
-    asked = sorted({load.concurrency for load in over if isinstance(load, Concurrency)})
-    dropped = [Dropped(plan.stage, f"{where} at {', '.join(map(str, asked))} in flight", reason)] if over else []
+    too_many = sorted({load.concurrency for load in over if isinstance(load, Concurrency)})
+    dropped = [Dropped(plan.stage, f"{where} at {', '.join(map(str, too_many))} in flight", reason)] if over else []
     if not kept:
         return None, dropped
     return (_experiment(sweep, plan, combination, workload, kept) if over else whole), dropped
@@ -184,11 +187,11 @@ def _experiment(
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
     one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
-    asked = one_token if plan.stage == "ctx" else workload
+    measured_with = one_token if plan.stage == "ctx" else workload
     deployment = replace(_deployment(group), warmed=plan.warmed)
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
-    return experiment_of(sweep, plan.stage, deployment, asked, loads)
+    return experiment_of(sweep, plan.stage, deployment, measured_with, loads)
 
 
 def experiment_of(
@@ -237,9 +240,6 @@ def _matches(rule: dict[str, Any], combination: Combination) -> bool:
     return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.items())
 
 
-OPTION_PREFIX = "options."
-
-
 def merge_options(options: dict[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` with the dotted engine options among the axes laid over them."""
     merged: dict[str, Any] = _copy(options)
@@ -256,12 +256,12 @@ def merge_options(options: dict[str, Any], axes: Mapping[str, Any]) -> dict[str,
 
 def name_options(axes: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any]) -> str:
     """The options that differ between the servers of a stage, for labels: ``block_size=128``."""
-    told = [
+    options = [
         f"{key.rpartition('.')[2]}={value}"
         for key, value in chosen.items()
         if key.startswith(OPTION_PREFIX) and len(axes[key]) > 1
     ]
-    return "+".join(re.sub(r"[^\w.=-]+", "_", each) for each in told)
+    return "+".join(re.sub(r"[^\w.=-]+", "_", option) for option in options)
 
 
 def _copy(value: Any) -> Any:

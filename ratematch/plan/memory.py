@@ -201,7 +201,8 @@ class MemoryUse:
 class MemoryFit:
     """Memory of one GPU of an instance, in bytes, and how many KV tokens its rank can hold.
 
-    ``tokens_needed``: KV tokens per rank asked for, 0 when nothing was. ``explanation``: the sum in words.
+    ``tokens_needed``: KV tokens that a rank must hold, 0 when nothing was required. ``explanation``: the sum in
+    words.
     """
 
     memory_b: float

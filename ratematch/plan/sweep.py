@@ -145,8 +145,8 @@ class Sweep:
     """One sweep file, checked: every name in it is known and every axis value can be run.
 
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
-    experiments are to run in virtual time (said by who runs it, not by the file). ``step_times``: the emulator's
-    step-time model, for whatever of it runs on the emulator (said by the environment).
+    experiments are to run in virtual time (decided by who runs it, not by the file). ``step_times``: the emulator's
+    step-time model, for whatever of it runs on the emulator (set in the environment).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Sweep file text -> Sweep. The only place where pydantic sees a sweep; the format is told in ``sweeps/README.md``.
+"""Sweep file text -> Sweep. The only place where pydantic sees a sweep; ``sweeps/README.md`` has the format.
 
 Every problem of the file is collected before anything is raised, each with file and line.
 """
@@ -78,8 +78,8 @@ def parse_sweep(
         _override(located, override)
     _rename_aliases(located)
     parsed = _validate(located)
-    model = _look_up(located, ("model",), _name_in(located.data.get("model")), find_model)
-    cluster = _look_up(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
+    model = _resolve(located, ("model",), _name_in(located.data.get("model")), find_model)
+    cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
@@ -180,7 +180,7 @@ def _validate(located: Located) -> SweepIn | None:
         return None
 
 
-def _look_up(located: Located, path: Path, name: str | None, find: Callable[[str], Any]) -> Any:
+def _resolve(located: Located, path: Path, name: str | None, find: Callable[[str], Any]) -> Any:
     if name is None:
         return None
     try:
