@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ratematch.analysis.analyze import write_limits
+from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
 from ratematch.campaign.ifb import choose_ifb
-from ratematch.campaign.jobs.executor import Executor, Job
+from ratematch.campaign.jobs.executor import Executor
+from ratematch.campaign.jobs.job import Job
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
 from ratematch.campaign.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.campaign.search import Search, Supplier
@@ -53,9 +55,9 @@ class Item:
     tried: bool = False
 
     @property
-    def doing(self) -> str | None:
-        """What is in the way, if anything."""
-        return self.note or (self.job.doing if self.job and self.state == "running" else None)
+    def waits_for(self) -> str | None:
+        """What it waits for, if anything: a retry, the scheduler, its turn."""
+        return self.note or (self.job.waits_for if self.job and self.state == "running" else None)
 
 
 @dataclass
@@ -200,7 +202,7 @@ def _run_search(
     kept = sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in waiting)
     campaign.stage = "searching"
     _run_all(campaign, (), executor, on_update, again, Supplier(sweep, results, search, kept, failed))
-    write_json(results.path / "ifb_choice.json", {"measured": [each.label for each in ifb], "skips": left_out})
+    write_ifb_choice(results, [each.label for each in ifb], left_out)
     campaign.stage = "measuring IFB"
     _run_all(campaign, ifb, executor, on_update, again)
     return runs
@@ -231,7 +233,7 @@ def _run_all(
     try:
         while _take_from(supplier, campaign, waiting, active, executor) or waiting or active:
             _start_some(campaign, waiting, active, executor)
-            for item in [item for item in active if item.job and not item.job.running()]:
+            for item in [item for item in active if item.job and not item.job.poll()]:
                 active.remove(item)
                 if _settle(campaign, item, executor):
                     waiting.append(item)
@@ -249,7 +251,7 @@ def _run_all(
                 time.sleep(POLL_S)
     except BaseException:
         # Ctrl-C, a full disk, anything: no job may go on behind the person's back.
-        _stop_all([item for item in active if item.job is not None and item.job.running()])
+        _stop_all([item for item in active if item.job is not None and item.job.poll()])
         raise
 
 

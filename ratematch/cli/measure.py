@@ -290,9 +290,8 @@ def status(results: Path, as_json: bool) -> None:
         ratematch status results/quickstart
     """
     from ratematch.campaign.control import queued
-    from ratematch.campaign.endtoend import read_choices
+    from ratematch.campaign.decisions import read_chosen_runs, read_search, runs_to_json, search_to_json
     from ratematch.campaign.nodes import excluded_nodes
-    from ratematch.campaign.search import read_search
     from ratematch.show.searchview import print_choices, print_search
     from ratematch.show.statusview import print_status, status_to_json
     from ratematch.store.folder import Results
@@ -300,10 +299,10 @@ def status(results: Path, as_json: bool) -> None:
     opened = Results.open(results)
     jobs = {name: str(job) for name, job in queued(opened).items()}
     content = status_to_json(opened, jobs, excluded_nodes(opened))
-    searched, choices = read_search(opened), read_choices(opened)
+    searched, choices = read_search(opened), read_chosen_runs(opened)
     if as_json:
-        told = {"search": searched} if searched else {}
-        print_json(content | told | ({"end_to_end": choices} if choices else {}))
+        search = {"search": search_to_json(searched)} if searched else {}
+        print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
     else:
         print_status(content, Console())
         if searched:

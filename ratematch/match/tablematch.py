@@ -84,11 +84,10 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
         [(row.tok_s_user, value) for row, value in ifb_front],
         pair_fronts(drawn, [(row.tok_s_user, value) for row, value in scored]),
     )
-    bounds = _bounds(pairs, osl, asked)
     closed = _close_loop(solved, best, pairs, osl, asked, notes) if asked.concurrencies else []
     return TableMatch(
         osl=osl,
-        rate_matched=bounds,
+        rate_matched=_bounds(pairs, osl, asked),
         plans=tuple(plans),
         front=tuple(front_plans),
         ifb_front=tuple(row for row, _ in ifb_front),

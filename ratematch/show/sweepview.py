@@ -102,7 +102,7 @@ class SweepView:
 
     def _say_changes(self, campaign: Campaign, done: int, loads: int) -> None:
         for item in campaign.items:
-            why = item.error.splitlines()[0] if item.error else item.doing
+            why = item.error.splitlines()[0] if item.error else item.waits_for
             told = item.state + (f": {why}" if why else "")
             if self._said.get(item.folder.path.name) != told and (item.state != "pending" or why):
                 self._said[item.folder.path.name] = told
@@ -151,7 +151,7 @@ def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[Renderable
     of = f" of {budget:g}, {max(0.0, budget - spent.total):.2f} left" if budget is not None else ""
     plan = f"; the plan was estimated at {expected.gpu_hours:.2f}" if expected else ""
     states = [item.state for item in campaign.items]
-    waiting = sum(item.state == "running" and item.doing is not None for item in campaign.items)
+    waiting = sum(item.state == "running" and item.waits_for is not None for item in campaign.items)
     counts = {"running": states.count("running") - waiting, "in the queue": waiting, "to do": states.count("pending")}
     counts |= {state: states.count(state) for state in ("done", "failed", "skipped")}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
@@ -170,17 +170,17 @@ def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
     current = next((index for index, item in enumerate(items) if item.state in ("running", "pending")), len(items))
     first = max(0, min(current - SHOWN // 2, len(items) - SHOWN))
     for item, missing in list(zip(items, left, strict=True))[first : first + SHOWN]:
-        progress = item.folder.progress() if item.state == "running" and not item.doing else None
+        progress = item.folder.progress() if item.state == "running" and not item.waits_for else None
         measuring = progress if progress and progress["phase"] == "measuring" else None
-        doing = item.error or item.doing or ""
-        if item.state == "running" and not item.doing:
+        doing = item.error or item.waits_for or ""
+        if item.state == "running" and not item.waits_for:
             doing = describe_progress(progress) if measuring is None else describe_load(measuring)
         loads = len(item.experiment.loads)
         figures = ("", "", "")
         if measuring:
             ttft = "" if measuring["ttft_ms"] is None else f"{measuring['ttft_ms']:.0f}"
             figures = (f"{measuring['tok_s']:.0f}", ttft, str(measuring["in_flight"]))
-        mark = MARKS["queued" if item.state == "running" and item.doing else item.state]
+        mark = MARKS["queued" if item.state == "running" and item.waits_for else item.state]
         label, detail = escape(item.experiment.label), f"[dim]{escape(doing.splitlines()[0] if doing else '')}[/]"
         rows.add_row(mark, label, f"{loads - missing}/{loads}", *figures, detail)
     return rows
