@@ -21,8 +21,9 @@ from ratematch.campaign.precheck import expand_sweep, refuse_mixture, refuse_unl
 from ratematch.campaign.search import Search, Supplier
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import Estimate, estimate, minutes_of
+from ratematch.plan.expansion import expand_written_out
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.sweep import Sweep, expand_written_out
+from ratematch.plan.sweep import Sweep
 from ratematch.run import followup
 from ratematch.run.failure import Failure, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
