@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ratematch.analysis.analyze import write_limits
+from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
 from ratematch.campaign.ifb import choose_ifb
-from ratematch.campaign.jobs.executor import Executor, Job
+from ratematch.campaign.jobs.executor import Executor
+from ratematch.campaign.jobs.job import Job
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
 from ratematch.campaign.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
 from ratematch.campaign.search import Search, Supplier
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import Estimate, estimate, minutes_of
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.sweep import Sweep
+from ratematch.plan.sweep import Sweep, expand_written_out
 from ratematch.run import followup
 from ratematch.run.failure import Failure, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
@@ -52,9 +54,9 @@ class Item:
     tried: bool = False
 
     @property
-    def doing(self) -> str | None:
-        """What is in the way, if anything."""
-        return self.note or (self.job.doing if self.job and self.state == "running" else None)
+    def waits_for(self) -> str | None:
+        """What it waits for, if anything: a retry, the scheduler, its turn."""
+        return self.note or (self.job.waits_for if self.job and self.state == "running" else None)
 
 
 @dataclass
@@ -182,10 +184,10 @@ def _run_search(
     if again:
         raise UserError("search: adaptive goes on from what is measured: --again does not go with it")
     sweep, results = campaign.sweep, campaign.results
-    spelt_out = {id(each) for each in asked[len(asked) - _num_named(sweep) :]} if sweep.deployments else set()
-    parts = [each for each in asked if each.stage in ("ctx", "gen") and id(each) not in spelt_out]
-    ifb, left_out = choose_ifb(sweep, [each for each in asked if each.stage == "ifb" and id(each) not in spelt_out])
-    _run_all(campaign, [each for each in asked if id(each) in spelt_out], executor, on_update, again)
+    written_out = {each.id for each in expand_written_out(sweep)}
+    parts = [each for each in asked if each.stage in ("ctx", "gen")]
+    ifb, left_out = choose_ifb(sweep, [each for each in asked if each.stage == "ifb" and each.id not in written_out])
+    _run_all(campaign, [each for each in asked if each.id in written_out], executor, on_update, again)
 
     def failed() -> set[str]:
         return {item.experiment.id for item in campaign.items if item.state == "failed"}
@@ -199,15 +201,10 @@ def _run_search(
     kept = sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in waiting)
     campaign.stage = "searching"
     _run_all(campaign, (), executor, on_update, again, Supplier(sweep, results, search, kept, failed))
-    write_json(results.path / "ifb_choice.json", {"measured": [each.label for each in ifb], "skips": left_out})
+    write_ifb_choice(results, [each.label for each in ifb], left_out)
     campaign.stage = "measuring IFB"
     _run_all(campaign, ifb, executor, on_update, again)
     return runs
-
-
-def _num_named(sweep: Sweep) -> int:
-    """How many experiments the deployments written out in the file stand for; they are the last ones asked for."""
-    return sum(1 if each.workload else len(sweep.workloads) for each in sweep.deployments)
 
 
 def _run_all(
@@ -235,7 +232,7 @@ def _run_all(
     try:
         while _take_from(supplier, campaign, waiting, active, executor) or waiting or active:
             _start_some(campaign, waiting, active, executor)
-            for item in [item for item in active if item.job and not item.job.running()]:
+            for item in [item for item in active if item.job and not item.job.poll()]:
                 active.remove(item)
                 if _settle(campaign, item, executor):
                     waiting.append(item)
@@ -253,7 +250,7 @@ def _run_all(
                 time.sleep(POLL_S)
     except BaseException:
         # Ctrl-C, a full disk, anything: no job may go on behind the person's back.
-        _stop_all([item for item in active if item.job is not None and item.job.running()])
+        _stop_all([item for item in active if item.job is not None and item.job.poll()])
         raise
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratematch.analysis.rows import find_layout, measured_in_detail
+from ratematch.campaign.decisions import ChosenRun, read_chosen_runs, write_chosen_runs
 from ratematch.match.analysis import select_workload
 from ratematch.match.choose import Choice, Key, choose_end_to_end
 from ratematch.measure.measured import Measured
@@ -23,10 +24,8 @@ from ratematch.search.candidates import Rate
 from ratematch.search.price import Promised
 from ratematch.simulate.forecasts import to_measurement
 from ratematch.simulate.predict import Forecast
-from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder, Results
 
-CHOICE = "choice.json"
 SEARCHING, AT_END = "while servers were searched", "when all servers were measured"
 
 
@@ -38,15 +37,15 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     measured = measured_in_detail(results)
     left = _left_for_end_to_end(sweep, results)
     experiments: list[Experiment] = []
-    told: list[dict[str, Any]] = []
+    runs: list[ChosenRun] = []
     for number, workload in enumerate(sweep.workloads):
         hours = None if left is None else left / (len(sweep.workloads) - number)
         for choice in choose(sweep, measured, workload, gpu_hours=hours):
             if left is not None:
                 left -= choice.gpu_hours
             experiments.append(_experiment(sweep, choice))
-            told.append(_tell(choice, experiments[-1], AT_END))
-    write_json(results.path / CHOICE, told)
+            runs.append(_chosen_run(choice, experiments[-1], AT_END))
+    write_chosen_runs(results, runs)
     return experiments
 
 
@@ -81,34 +80,28 @@ def _experiment(sweep: Sweep, choice: Choice) -> Experiment:
     return experiment_of(sweep, "e2e", deployment, choice.workload, loads)
 
 
-def _tell(choice: Choice, experiment: Experiment, when: str) -> dict[str, Any]:
-    """The entry of ``choice.json``."""
+def _chosen_run(choice: Choice, experiment: Experiment, when: str, after: int | None = None) -> ChosenRun:
     sources, ctx, gen = choice.key
-    return {
-        "workload": choice.workload.label,
-        "deployment": choice.deployment.label,
-        "experiment": experiment.id,
-        "folder": experiment.folder,
-        "sources": list(sources),
-        "ctx": ctx,
-        "gen": gen,
-        "when": when,
-        "why": choice.why,
-        "predicted_tok_s_user": choice.predicted.tok_s_user,
-        "predicted_tok_s_gpu": choice.predicted.tok_s_gpu,
-        "predicted_concurrency": choice.predicted.concurrency,
-        "expected_gain": choice.gain,
-        "share_of_front": choice.share,
-        "chance_on_front": choice.chance,
-        "estimated_gpu_hours": choice.gpu_hours,
-        "concurrencies": list(choice.concurrencies),
-    }
-
-
-def read_choices(results: Results) -> list[dict[str, Any]]:
-    """The entries of ``choice.json``; empty before anything was chosen."""
-    file = results.path / CHOICE
-    return list(read_json(file)) if file.exists() else []
+    return ChosenRun(
+        workload=choice.workload.label,
+        deployment=choice.deployment.label,
+        experiment=experiment.id,
+        folder=experiment.folder,
+        sources=tuple(sources),
+        ctx=ctx,
+        gen=gen,
+        when=when,
+        why=choice.why,
+        predicted_tok_s_user=choice.predicted.tok_s_user,
+        predicted_tok_s_gpu=choice.predicted.tok_s_gpu,
+        predicted_concurrency=choice.predicted.concurrency,
+        expected_gain=choice.gain,
+        share_of_front=choice.share,
+        chance_on_front=choice.chance,
+        estimated_gpu_hours=choice.gpu_hours,
+        concurrencies=tuple(choice.concurrencies),
+        after=after,
+    )
 
 
 @dataclass
@@ -124,10 +117,10 @@ class EndToEnd:
     servers: Mapping[str, Experiment]
     ifb: Sequence[tuple[Experiment, Mapping[Load, Forecast]]]
     failed: Callable[[], Collection[str]]
-    chosen: list[dict[str, Any]] = field(default_factory=list)
+    chosen: list[ChosenRun] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.chosen = read_choices(self.results)
+        self.chosen = read_chosen_runs(self.results)
         self._layouts: dict[str, str] = {}
 
     def worth(self, workload: Workload, promised: Promised, gpu_hours: float) -> list[Choice]:
@@ -153,21 +146,21 @@ class EndToEnd:
         experiment = _experiment(self.sweep, choice)
         # In this order: a choice that is on record has a folder to go on in.
         self.results.add(experiment, self.sweep.cluster)
-        self.chosen.append(_tell(choice, experiment, when) | ({} if after is None else {"after": after}))
-        write_json(self.results.path / CHOICE, self.chosen)
+        self.chosen.append(_chosen_run(choice, experiment, when, after))
+        write_chosen_runs(self.results, self.chosen)
         return experiment
 
     def unfinished(self, but: Collection[str]) -> Experiment | None:
         """A run that was decided on and is not measured, none of the ids ``but``."""
-        for entry in self.chosen:
-            if entry.get("experiment") not in but and (folder := self._folder(entry)) and folder.missing():
+        for run in self.chosen:
+            if run.experiment not in but and (folder := self._folder(run)) and folder.missing():
                 return folder.read()
         return None
 
     def take_rest(self) -> list[Experiment]:
         """The runs that are worth it when all servers are measured, within what is left of the budget, after those
         that were decided on before."""
-        rest = [folder.read() for entry in self.chosen if (folder := self._folder(entry))]
+        rest = [folder.read() for run in self.chosen if (folder := self._folder(run))]
         measured = measured_in_detail(self.results)
         left = None
         if self.sweep.budget.gpu_hours is not None:
@@ -182,7 +175,7 @@ class EndToEnd:
 
     def spent(self, label: str) -> float:
         """Estimated GPU-hours of the runs decided on for a workload."""
-        return sum(float(each["estimated_gpu_hours"]) for each in self.chosen if each["workload"] == label)
+        return sum(run.estimated_gpu_hours or 0.0 for run in self.chosen if run.workload == label)
 
     def _choose(
         self, rows: Sequence[Measured], workload: Workload, promised: Promised, gpu_hours: float, **more: Any
@@ -199,27 +192,28 @@ class EndToEnd:
         )
 
     def _already(self, workload: Workload) -> dict[Key, bool]:
-        found = {}
-        for entry in self.chosen:
-            if entry["workload"] == workload.label and "sources" in entry:
-                folder = self._folder(entry)
-                over = folder is None or not folder.missing() or entry["experiment"] in self.failed()
-                found[tuple(entry["sources"]), int(entry["ctx"]), int(entry["gen"])] = over
-        return found
+        """The runs of a workload that are decided on, and whether each is over: measured, failed or moved away."""
+        already: dict[Key, bool] = {}
+        for run in self.chosen:
+            if run.workload == workload.label and run.sources and run.ctx is not None and run.gen is not None:
+                folder = self._folder(run)
+                over = folder is None or not folder.missing() or run.experiment in self.failed()
+                already[run.sources, run.ctx, run.gen] = over
+        return already
 
     def _promised_hours(self) -> float:
         """Of runs that are decided on and not measured."""
         return sum(
-            float(entry["estimated_gpu_hours"])
-            for entry in self.chosen
-            if (folder := self._folder(entry)) and folder.missing() and entry["experiment"] not in self.failed()
+            run.estimated_gpu_hours or 0.0
+            for run in self.chosen
+            if (folder := self._folder(run)) and folder.missing() and run.experiment not in self.failed()
         )
 
-    def _folder(self, entry: Mapping[str, Any]) -> ExperimentFolder | None:
-        """Where a run is; ``None`` when that is not told, or was moved away."""
-        if "folder" not in entry:
+    def _folder(self, run: ChosenRun) -> ExperimentFolder | None:
+        """Where a run is; ``None`` when that is not known, or it was moved away."""
+        if run.folder is None:
             return None
-        folder = ExperimentFolder(self.results.path / str(entry["folder"]))
+        folder = ExperimentFolder(self.results.path / run.folder)
         return folder if (folder.path / "experiment.json").exists() else None
 
     def _rows(self) -> list[Measured]:

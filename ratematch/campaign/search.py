@@ -12,8 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from ratematch.campaign.decisions import (
+    LoadDecision,
+    LongerRun,
+    ReservedHours,
+    SearchRecord,
+    SkippedServer,
+    WaitingRun,
+    read_search,
+    write_search,
+)
 from ratematch.campaign.endtoend import EndToEnd
 from ratematch.match.choose import Choice as EndToEndChoice
 from ratematch.measure.measurement import Measurement
@@ -32,10 +41,7 @@ from ratematch.search.view import View
 from ratematch.search.workloads import decide_among, go_on_among, share, teach
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.simulate.predict import Forecast
-from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder, Results
-
-SEARCH = "search.json"
 
 
 @dataclass
@@ -50,7 +56,7 @@ class Search:
     results: Results
     asked: Sequence[Experiment]
     runs: EndToEnd | None = None
-    decisions: list[dict[str, Any]] = field(default_factory=list)
+    decisions: list[LoadDecision] = field(default_factory=list)
     up: list[str] = field(default_factory=list)
     ended: str | None = None
 
@@ -63,14 +69,11 @@ class Search:
             workload.label: make_space(self.sweep, workload, self.asked, self._forecasts)
             for workload in self.sweep.workloads
         }
-        self._skips: list[dict[str, Any]] = []
-        self._kept: dict[str, dict[str, Any]] = {}
-        self._waiting: list[dict[str, Any]] = []
-        if before := read_search(self.results):
-            self.decisions, self.up = list(before["decisions"]), list(before.get("up", ()))
-            self._skips = list(before["skips"])
-            self._kept = dict(before.get("kept", {}))
-            self._waiting = list(before.get("runs_waiting", ()))
+        before = read_search(self.results) or SearchRecord()
+        self.decisions, self.up = list(before.decisions), list(before.up)
+        self._skips: Sequence[SkippedServer] = before.skips
+        self._kept: dict[str, ReservedHours] = before.kept
+        self._waiting: Sequence[WaitingRun] = before.runs_waiting
 
     def next(self, busy: Collection[str], failed: Collection[str], hours_left: float | None) -> Experiment | None:
         """The experiment to send now, with the load to begin with; ``None`` when there is none for now.
@@ -79,7 +82,7 @@ class Search:
         ``hours_left``: GPU-hours that may still be promised, what is under way taken off.
         """
         for decision in self.decisions:
-            name = decision["experiment"]
+            name = decision.experiment
             if name not in self._experiments or name in busy or name in failed:
                 continue
             experiment = self._with_loads(name, self._loads_of(decision))
@@ -99,7 +102,7 @@ class Search:
         self, name: str, busy: Collection[str], failed: Collection[str], hours_left: float | None
     ) -> Experiment | None:
         """The experiment with a further load, now that its server is up and idle; ``None``: enough of it."""
-        label = next((str(each["workload"]) for each in reversed(self.decisions) if each["experiment"] == name), "")
+        label = next((each.workload for each in reversed(self.decisions) if each.experiment == name), "")
         spaces, known = self._look(failed)
         if label in spaces and name in {each.id for each in spaces[label].candidates}:
             running = self._running(busy)
@@ -135,19 +138,21 @@ class Search:
         measured = {stored.load.label for stored in self.results.folder_of(self._experiments[name]).loads()}
         load = lengthen(self._wholes(name)[longer.load], measured)
         self._record(
-            {
-                "workload": label,
-                "experiment": name,
-                "label": self._experiments[name].label,
-                "start": False,
-                "loads": [longer.load],
-                "longer": {"num_requests": load.num_requests, "repeat": load.repeat},
-                "planned": [longer.load],
-                "expected_gain": longer.gain,
-                "estimated_gpu_hours": longer.gpu_hours,
-                "price": longer.price,
-                "why": longer.why,
-            }
+            LoadDecision(
+                number=len(self.decisions) + 1,
+                workload=label,
+                experiment=name,
+                label=self._experiments[name].label,
+                start=False,
+                loads=(longer.load,),
+                longer=LongerRun(load.num_requests, load.repeat),
+                planned=(longer.load,),
+                expected_gain=longer.gain,
+                estimated_gpu_hours=longer.gpu_hours,
+                price=longer.price,
+                why=longer.why,
+                knew=self._finished(),
+            )
         )
         return self._with_loads(name, (load,))
 
@@ -157,12 +162,12 @@ class Search:
         promised = self._keep(spaces, known, running, hours_left)
         label, found = decide_among(spaces, known, running, self._for_servers(hours_left), self._spent())
         self._skips = [
-            {"workload": label, "experiment": skip.candidate, "label": skip.label, "why": skip.why}
+            SkippedServer(label, skip.candidate, skip.label, skip.why)
             for label, decision in found.items()
             for skip in decision.skips
         ]
         self._skips += [
-            {"workload": "", "experiment": name, "label": self._experiments[name].label, "why": "its job failed"}
+            SkippedServer("", name, self._experiments[name].label, "its job failed")
             for name in sorted(failed)
             if name in self._experiments
         ]
@@ -191,14 +196,11 @@ class Search:
         kept = {}
         for workload in self.sweep.workloads:
             label = workload.label
-            before = float(self._kept.get(label, {}).get("gpu_hours", 0.0))
+            before = self._kept[label].gpu_hours if label in self._kept else 0.0
             worth = _Worth(self.runs, workload, max(0.0, shares[label] or 0.0))
             found[label], hours = settle(View(taught[label], known, running), worth.gpu_hours, worth, before)
-            kept[label] = {
-                "gpu_hours": hours,
-                "price": found[label].price,
-                "runs": [choice.deployment.label for choice in worth.choices],
-            }
+            runs = tuple(choice.deployment.label for choice in worth.choices)
+            kept[label] = ReservedHours(hours, found[label].price, runs)
         self._kept = kept
         return found
 
@@ -212,7 +214,7 @@ class Search:
             return None
         found: dict[str, EndToEndChoice] = {}
         for workload in self.sweep.workloads:
-            others = sum(float(each["gpu_hours"]) for label, each in self._kept.items() if label != workload.label)
+            others = sum(each.gpu_hours for label, each in self._kept.items() if label != workload.label)
             if run := self.runs.next(workload, promised[workload.label], max(0.0, hours_left - others)):
                 found[workload.label] = run
         if not found:
@@ -221,51 +223,52 @@ class Search:
         why = _why_wait(found[best], choice, alone)
         if why is None:
             kept = self._kept[best]
-            kept["gpu_hours"] = max(0.0, kept["gpu_hours"] - found[best].gpu_hours)
+            left = max(0.0, kept.gpu_hours - found[best].gpu_hours)
+            self._kept[best] = ReservedHours(left, kept.price, kept.runs)
             self._write()
             return self.runs.take(found[best], after=len(self.decisions))
-        self._waiting = [
-            {"workload": label, "deployment": run.deployment.label, "why": why} for label, run in found.items()
-        ]
+        self._waiting = [WaitingRun(label, run.deployment.label, why) for label, run in found.items()]
         return None
 
     def _for_servers(self, hours_left: float | None) -> float | None:
         """GPU-hours that ctx and gen servers may have: without what is kept for end-to-end runs."""
         if hours_left is None:
             return None
-        return max(0.0, hours_left - sum(float(each["gpu_hours"]) for each in self._kept.values()))
+        return max(0.0, hours_left - sum(each.gpu_hours for each in self._kept.values()))
 
     def _take(self, label: str, choice: Choice, *, start: bool) -> Experiment:
         """Write a choice down, and make it an experiment."""
         space = self._spaces[label]
         hours = space.hours(space.find(choice.candidate), (choice.load,), int(start))
         self._record(
-            {
-                "workload": label,
-                "experiment": choice.candidate,
-                "label": choice.label,
-                "start": start,
-                "loads": [choice.load],
-                "planned": list(choice.planned),
-                "expected_gain": choice.gain,
-                "estimated_gpu_hours": hours,
-                "price": choice.price,
-                "why": choice.why,
-            }
+            LoadDecision(
+                number=len(self.decisions) + 1,
+                workload=label,
+                experiment=choice.candidate,
+                label=choice.label,
+                start=start,
+                loads=(choice.load,),
+                planned=tuple(choice.planned),
+                expected_gain=choice.gain,
+                estimated_gpu_hours=hours,
+                price=choice.price,
+                why=choice.why,
+                knew=self._finished(),
+            )
         )
         return self._with_loads(choice.candidate, (shorten(self._wholes(choice.candidate)[choice.load]),))
 
-    def _record(self, decision: dict[str, Any]) -> None:
-        """Write a decision down, with those before it that were known."""
-        self.decisions.append({"number": len(self.decisions) + 1, **decision, "knew": self._finished()})
-        if decision["experiment"] not in self.up:
-            self.up.append(decision["experiment"])
+    def _record(self, decision: LoadDecision) -> None:
+        """Write a decision down."""
+        self.decisions.append(decision)
+        if decision.experiment not in self.up:
+            self.up.append(decision.experiment)
         self._write()
 
     def num_planned(self, name: str) -> int:
         """Loads that are planned of the experiment beside the one decided last."""
-        last = next((each for each in reversed(self.decisions) if each["experiment"] == name), None)
-        return len(last["planned"]) - 1 if last else 0
+        last = next((each for each in reversed(self.decisions) if each.experiment == name), None)
+        return len(last.planned) - 1 if last else 0
 
     def _look(self, failed: Collection[str]) -> tuple[dict[str, Space], dict[str, dict[int, Rate]]]:
         """The spaces as they stand, and the rates measured."""
@@ -285,43 +288,43 @@ class Search:
         """Loads decided on, of experiments under way."""
         running: dict[str, list[int]] = {}
         for decision in self.decisions:
-            if decision["experiment"] in busy:
-                running.setdefault(decision["experiment"], []).extend(decision["loads"])
+            if decision.experiment in busy:
+                running.setdefault(decision.experiment, []).extend(decision.loads)
         return running
 
     def _spent(self) -> dict[str, float]:
         """Estimated GPU-hours of what was decided, by workload."""
         spent = dict.fromkeys(self._spaces, 0.0)
         for decision in self.decisions:
-            spent[decision["workload"]] = spent.get(decision["workload"], 0.0) + decision["estimated_gpu_hours"]
+            spent[decision.workload] = spent.get(decision.workload, 0.0) + decision.estimated_gpu_hours
         if self.runs is not None:
             for label in spent:
                 spent[label] += self.runs.spent(label)
         return spent
 
-    def _finished(self) -> list[int]:
+    def _finished(self) -> tuple[int, ...]:
         """Numbers of the decisions whose loads are measured."""
-        return [
-            each["number"]
+        return tuple(
+            each.number
             for each in self.decisions
-            if each["experiment"] in self._experiments
+            if each.experiment in self._experiments
             and all(
-                self.results.folder_of(self._experiments[each["experiment"]]).finished(load)
+                self.results.folder_of(self._experiments[each.experiment]).finished(load)
                 for load in self._loads_of(each)
             )
-        ]
+        )
 
     def _wholes(self, name: str) -> dict[int, Concurrency]:
         """The loads of an experiment as the sweep asks for them, by concurrency."""
         loads = self._experiments[name].loads
         return {load.concurrency: load for load in loads if isinstance(load, Concurrency) and load.repeat == 0}
 
-    def _loads_of(self, decision: Mapping[str, Any]) -> list[Concurrency]:
+    def _loads_of(self, decision: LoadDecision) -> list[Concurrency]:
         """What a decision on record asks for, as far as the sweep still has it."""
-        wholes = self._wholes(decision["experiment"])
-        asked = [wholes[load] for load in decision["loads"] if load in wholes]
-        if "longer" in decision:
-            return [replace(whole, **decision["longer"]) for whole in asked]
+        wholes = self._wholes(decision.experiment)
+        asked = [wholes[load] for load in decision.loads if load in wholes]
+        if (longer := decision.longer) is not None:
+            return [replace(whole, num_requests=longer.num_requests, repeat=longer.repeat) for whole in asked]
         return [shorten(whole) for whole in asked]
 
     def _with_loads(self, name: str, loads: Sequence[Load]) -> Experiment:
@@ -332,10 +335,17 @@ class Search:
         return replace(experiment, loads=tuple(dict.fromkeys([*before, *loads])))
 
     def _write(self) -> None:
-        content = {"decisions": self.decisions, "skips": self._skips, "up": self.up, "ended": self.ended}
-        if self._kept:
-            content |= {"kept": self._kept, "runs_waiting": self._waiting}
-        write_json(self.results.path / SEARCH, content)
+        write_search(
+            self.results,
+            SearchRecord(
+                tuple(self.decisions),
+                tuple(self._skips),
+                tuple(self.up),
+                self.ended,
+                self._kept,
+                tuple(self._waiting),
+            ),
+        )
 
 
 def _why_wait(run: EndToEndChoice, choice: Choice | None, alone: bool) -> str | None:
@@ -362,12 +372,6 @@ class _Worth:
     def __call__(self, promised: Promised) -> float:
         self.choices = self.runs.worth(self.workload, promised, self.gpu_hours)
         return sum(choice.gpu_hours for choice in self.choices)
-
-
-def read_search(results: Results) -> dict[str, Any] | None:
-    """What the adaptive search in ``results`` decided so far; ``None`` where there was none."""
-    file = results.path / SEARCH
-    return read_json(file) if file.exists() else None
 
 
 def _usable(

@@ -12,13 +12,10 @@ from typing import Any
 
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment, Faults
+from ratematch.emulator.errors import LoadFailure
 from ratematch.plan.parallelism import Parallelism
 
 LATE_WARNING_EVERY_S = 5.0
-
-
-class LoadFailure(Exception):
-    """The model could not be loaded; the process ends with status 1."""
 
 
 async def load(environment: Environment, failures: Mapping[str, str]) -> None:

@@ -151,6 +151,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         slurm=_slurm(given, prologue),
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
+        slurm_given="slurm" in given.model_fields_set,
     )
 
 

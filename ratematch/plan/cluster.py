@@ -90,7 +90,8 @@ class Cluster:
     long servers may take to answer, ``None`` = scaled to the size of the weights. ``stall_minutes``: a load is
     ended when for so long no server runs an iteration with requests in flight (``None``: never).
     ``environment``: of every server. ``check_paths``: the login node sees the image, the mounts and the weights, so
-    they are looked for before anything is sent.
+    they are looked for before anything is sent. ``slurm_given``: the profile has a ``slurm`` part, whatever it says
+    there; only for :attr:`default_executor`, so it is not kept with results.
     """
 
     name: str
@@ -112,6 +113,17 @@ class Cluster:
     slurm: Slurm = field(default_factory=Slurm)
     container: Container | None = None
     check_paths: bool = True
+    slurm_given: bool = field(default=False, compare=False)
+
+    @property
+    def default_executor(self) -> Literal["slurm", "local"]:
+        """Where servers run when nobody says it: in Slurm's jobs or as processes of this machine.
+
+        Slurm's where the profile has a ``slurm`` part, a container, or real servers on more than one node: nothing
+        else would start those.
+        """
+        several = self.nodes > 1 and not self.emulated
+        return "slurm" if self.slurm_given or self.container is not None or several else "local"
 
     @property
     def gpus(self) -> int:
@@ -121,6 +133,7 @@ class Cluster:
 def to_json(cluster: Cluster) -> dict[str, Any]:
     """Plain JSON values."""
     content: dict[str, Any] = _plain(asdict(cluster))
+    del content["slurm_given"]
     return content
 
 

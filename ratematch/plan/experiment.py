@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -142,6 +143,25 @@ class Experiment:
     def folder(self) -> str:
         """Name of the results folder: readable first, unique by the id."""
         return f"{self._label(self.deployment.short_label)}-{self.id}"
+
+
+def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
+    """Experiments of one id as one, where the first of them stands, with the loads of all in their order, each once.
+
+    They would share a results folder, and one start of the servers serves them all. Loads of one label would share a
+    folder there too, so the first of these stands for all.
+    """
+    first: dict[str, Experiment] = {}
+    loads: dict[str, dict[str, Load]] = {}
+    for experiment in experiments:
+        first.setdefault(experiment.id, experiment)
+        known = loads.setdefault(experiment.id, {})
+        for load in experiment.loads:
+            known.setdefault(load.label, load)
+    return tuple(
+        each if len(loads[id_]) == len(each.loads) else replace(each, loads=tuple(loads[id_].values()))
+        for id_, each in first.items()
+    )
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
-from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef, Experiment
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef, Experiment, merge_loads
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace, most_in_flight
 from ratematch.plan.model import Gpu, Model
@@ -254,7 +254,8 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
 
     ``kv_of``: what the engine does with the memory of a server. Combinations that cannot hold one request are
     dropped, and so are single loads that ask for more requests in flight than an instance holds: they would only
-    measure its queue. Deployments written out in the file are run as they stand.
+    measure its queue. Deployments written out in the file are run as they stand; what comes to the same servers under
+    the same workload is one experiment, with the loads of all.
     """
     experiments: list[Experiment] = []
     dropped: list[Dropped] = []
@@ -274,12 +275,16 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
                     # Workloads that differ in OSL only are one to a ctx server.
                     if experiment is not None and experiment not in experiments:
                         experiments.append(experiment)
-    experiments.extend(
+    return Expansion(merge_loads([*experiments, *expand_written_out(sweep)]), tuple(dropped))
+
+
+def expand_written_out(sweep: Sweep) -> list[Experiment]:
+    """An experiment for each deployment written out in the file, and for each workload it runs under."""
+    return [
         experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
         for named in sweep.deployments
         for workload in ((named.workload,) if named.workload else sweep.workloads)
-    )
-    return Expansion(tuple(experiments), tuple(dropped))
+    ]
 
 
 def _fitting(

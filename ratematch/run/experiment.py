@@ -29,7 +29,7 @@ from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import Placement, count_ports, nodes_needed, place, placement_to_json
 from ratematch.run import machines, provenance
-from ratematch.run.followup import in_turn
+from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
 from ratematch.run.load import Live, measure_load, seed_of
 from ratematch.run.machines import Allocation
@@ -210,7 +210,7 @@ def _measure(
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     machine = where or ThisMachine(cluster)
-    listener = Telemetry(plan, engine.routes.iterations, engine.iteration_reader)
+    listener = Telemetry(plan, engine.routes, engine.iteration_reader)
     starting = running(plan, launch, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
         found = provenance.collect(plan)
@@ -223,7 +223,7 @@ def _measure(
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
         spent.starting_s = time.monotonic() - begin
-        for number, load in enumerate(in_turn(folder, loads, stop)):
+        for number, load in enumerate(loads_while_open(folder, loads, stop)):
             begin = time.monotonic()
             measure_load(live, load, number, max(number + 1, len(loads)))
             spent.measuring_s += time.monotonic() - begin

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from ratematch.plan.cluster import Cluster
 from ratematch.show.statusview import describe_load, describe_progress
 
 if TYPE_CHECKING:  # `show` draws what `run` hands it and starts nothing
@@ -31,12 +32,23 @@ SHOW_S = 0.5
 SHOWN = 16
 
 
+def describe_default_executor(cluster: Cluster) -> str:
+    """The executor that follows from the profile, for a person who named none."""
+    where = {"slurm": "servers run in Slurm jobs", "local": "servers run on this machine"}
+    chosen = cluster.default_executor
+    return f"executor {chosen}: {where[chosen]}, by cluster profile {cluster.name} (--executor overrides it)"
+
+
 class SweepView:
     """On a terminal: a bar, what is spent, and the experiments around the running ones. Elsewhere: a line now and
-    then."""
+    then.
 
-    def __init__(self, console: Console):
+    ``opening``: a line to print first, once nothing was refused.
+    """
+
+    def __init__(self, console: Console, opening: str | None = None):
         self._console = console
+        self._opening = opening
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._said: dict[str, str] = {}
         self._last_line = 0.0
@@ -70,6 +82,9 @@ class SweepView:
 
     def update(self, campaign: Campaign) -> None:
         """Show where the campaign is."""
+        if self._opening is not None:
+            self._console.print(self._opening, highlight=False, markup=False, soft_wrap=True)
+            self._opening = None
         self._say_what_is_expected(campaign)
         states = [item.state for item in campaign.items]
         # Progress is read from a shared file system, which has more to do than to feed a view.
@@ -87,7 +102,7 @@ class SweepView:
 
     def _say_changes(self, campaign: Campaign, done: int, loads: int) -> None:
         for item in campaign.items:
-            why = item.error.splitlines()[0] if item.error else item.doing
+            why = item.error.splitlines()[0] if item.error else item.waits_for
             told = item.state + (f": {why}" if why else "")
             if self._said.get(item.folder.path.name) != told and (item.state != "pending" or why):
                 self._said[item.folder.path.name] = told
@@ -136,7 +151,7 @@ def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[Renderable
     of = f" of {budget:g}, {max(0.0, budget - spent.total):.2f} left" if budget is not None else ""
     plan = f"; the plan was estimated at {expected.gpu_hours:.2f}" if expected else ""
     states = [item.state for item in campaign.items]
-    waiting = sum(item.state == "running" and item.doing is not None for item in campaign.items)
+    waiting = sum(item.state == "running" and item.waits_for is not None for item in campaign.items)
     counts = {"running": states.count("running") - waiting, "in the queue": waiting, "to do": states.count("pending")}
     counts |= {state: states.count(state) for state in ("done", "failed", "skipped")}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
@@ -155,17 +170,17 @@ def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
     current = next((index for index, item in enumerate(items) if item.state in ("running", "pending")), len(items))
     first = max(0, min(current - SHOWN // 2, len(items) - SHOWN))
     for item, missing in list(zip(items, left, strict=True))[first : first + SHOWN]:
-        progress = item.folder.progress() if item.state == "running" and not item.doing else None
+        progress = item.folder.progress() if item.state == "running" and not item.waits_for else None
         measuring = progress if progress and progress["phase"] == "measuring" else None
-        doing = item.error or item.doing or ""
-        if item.state == "running" and not item.doing:
+        doing = item.error or item.waits_for or ""
+        if item.state == "running" and not item.waits_for:
             doing = describe_progress(progress) if measuring is None else describe_load(measuring)
         loads = len(item.experiment.loads)
         figures = ("", "", "")
         if measuring:
             ttft = "" if measuring["ttft_ms"] is None else f"{measuring['ttft_ms']:.0f}"
             figures = (f"{measuring['tok_s']:.0f}", ttft, str(measuring["in_flight"]))
-        mark = MARKS["queued" if item.state == "running" and item.doing else item.state]
+        mark = MARKS["queued" if item.state == "running" and item.waits_for else item.state]
         label, detail = escape(item.experiment.label), f"[dim]{escape(doing.splitlines()[0] if doing else '')}[/]"
         rows.add_row(mark, label, f"{loads - missing}/{loads}", *figures, detail)
     return rows

@@ -178,6 +178,29 @@ def test_a_time_limit_stays_within_what_the_site_allows() -> None:
     assert TimeLimit(1.0, 0.0).minutes(0.2) == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "executor"),
+    [
+        ("", "slurm"),
+        ("emulated: true\n", "local"),
+        ("emulated: true\nslurm: {}\n", "slurm"),
+        ("emulated: true\nslurm: {partition: main}\n", "slurm"),
+    ],
+)
+def test_a_profile_tells_where_its_servers_run(more: str, executor: str) -> None:
+    cluster = parse_cluster(HEAD + more, "a.yaml")
+    assert cluster.nodes > 1 and cluster.default_executor == executor
+    # One node may be this machine: it takes a slurm part, or a container, to be Slurm's.
+    one = parse_cluster(HEAD.replace(f"nodes: {cluster.nodes}", "nodes: 1") + more, "a.yaml")
+    assert one.nodes == 1 and one.default_executor == ("slurm" if "slurm" in more else "local")
+    assert to_json(cluster) == to_json(from_json(to_json(cluster))), "it is not kept with results"
+
+
+def test_profiles_that_ship_tell_where_their_servers_run() -> None:
+    found = {name: read_cluster(name).default_executor for name in ("laptop", "testcluster", "h200", "gb200-nvl72")}
+    assert found == {"laptop": "local", "testcluster": "slurm", "h200": "slurm", "gb200-nvl72": "slurm"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "clusters").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_that_ship_hold_no_site_of_ours(path: Path) -> None:
     assert not re.search(r"account: \w", re.sub(r"#.*", "", path.read_text()))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import read_environment
-from ratematch.emulator.trtllm.settings import SettingsError, worker_settings
+from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines.trtllm_serve.render import kv_settings, worker_config
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings, find_capacity

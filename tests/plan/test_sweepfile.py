@@ -328,6 +328,57 @@ def test_deployments_written_out_run_as_they_stand() -> None:
     assert (agg.stage, agg.deployment.label) == ("ifb", "agg1xDEP4-mtp0")
 
 
+SERVERS = "{mapping: DEP4, max_batch_size: 16, max_num_tokens: 2048}"
+
+
+def written_out(*loads: str, stages: str = "") -> Sweep:
+    head = NAMED[: NAMED.index("deployments:")]
+    return parse(
+        head + stages + "deployments:\n" + "".join(f"  - {{agg: {SERVERS}, loads: {each}}}\n" for each in loads)
+    )
+
+
+@pytest.mark.parametrize(
+    ("loads", "labels"),
+    [
+        (("{concurrency: [4, 8]}", "{concurrency: 16}"), ["c4-n32-w1", "c8-n64-w2", "c16-n128-w4"]),
+        (("{concurrency: 16}", "{concurrency: [8, 16, 4]}"), ["c16-n128-w4", "c8-n64-w2", "c4-n32-w1"]),
+        (("{concurrency: 4}", "{req_s: 2, seconds: 30}"), ["c4-n32-w1", "poisson2-n60-w1"]),
+        (
+            ("{req_s: 2, seconds: 30}", "{concurrency: 4}", "{req_s: [2, 3], seconds: 30, arrival: constant}"),
+            ["poisson2-n60-w1", "c4-n32-w1", "constant2-n60-w1", "constant3-n90-w1"],
+        ),
+        (("{concurrency: 4}", "{concurrency: 4, repeats: 2}"), ["c4-n32-w1", "c4-n32-w1-r1"]),
+        (("{concurrency: 4}", "{concurrency: 4}", "{concurrency: 4}"), ["c4-n32-w1"]),
+        (("{concurrency: 4, repeats: 2}", "{concurrency: 4}"), ["c4-n32-w1", "c4-n32-w1-r1"]),
+    ],
+)
+def test_deployments_that_differ_only_in_loads_are_one_experiment_with_all(
+    loads: tuple[str, ...], labels: list[str]
+) -> None:
+    (found,) = expanded(written_out(*loads)).experiments
+    assert [load.label for load in found.loads] == labels
+    alone = [expanded(written_out(each)).experiments[0].id for each in loads]
+    assert set(alone) == {found.id}, "the id is that of each alone"
+
+
+def test_a_deployment_written_out_joins_the_stage_that_measures_it() -> None:
+    axes = "{mapping: [DEP4, TEP4], max_batch_size: [16], max_num_tokens: [2048]}"
+    stage = f"ifb:\n  axes: {axes}\n  loads: {{concurrency: [1, 4]}}\n"
+    first, second = expanded(written_out("{concurrency: [4, 8]}", stages=stage)).experiments
+    assert [load.label for load in first.loads] == ["c1-n16-w1", "c4-n32-w1", "c8-n64-w2"]
+    assert (second.deployment.label, len(second.loads)) == ("agg1xTEP4-mtp0", 2)
+
+
+def test_deployments_of_other_servers_or_workloads_stay_apart() -> None:
+    text = NAMED.replace("  - agg: {mapping: DEP4}", "  - agg: {mapping: DEP4, max_batch_size: 8}")
+    text += "  - agg: {mapping: DEP4}\n    loads: {concurrency: 16}\n"
+    text += "  - agg: {mapping: DEP4}\n    workload: {isl: 512, osl: 64}\n    loads: {concurrency: 16}\n"
+    found = expanded(parse(text)).experiments
+    assert len({each.id for each in found}) == len(found) == 4
+    assert [len(each.loads) for each in found] == [2, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "line", "what"),
     [

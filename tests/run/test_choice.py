@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.campaign.decisions import ChosenRun
 from ratematch.campaign.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
 from ratematch.inputs.find import read_sweep
 from ratematch.match.choose import Choice
@@ -143,7 +144,7 @@ def test_a_run_is_sent_while_servers_are_searched_if_it_is_worth_the_price_and_l
     assert experiment == runs.unfinished(())
     assert runs.unfinished({experiment.id}) is None
     again = EndToEnd(sweep, results, servers, [], lambda: ())
-    assert [entry["after"] for entry in again.chosen] == [7]
+    assert [run.after for run in again.chosen] == [7]
     further = again.next(workload, whole, 100.0)
     assert further is None or further.key != run.key
 
@@ -153,6 +154,9 @@ def _choose_all(runs: EndToEnd, workload: Workload, promised: Promised) -> list[
     free = replace(promised, price=0.0)
     while (run := runs.next(workload, free, 100.0)) and len(found) < 4:
         found.append(run)
-        runs.chosen.append({"workload": workload.label, "sources": list(run.key[0]), "ctx": run.x, "gen": run.y})
+        sources, ctx, gen = run.key
+        runs.chosen.append(
+            ChosenRun(workload.label, "", "", 0.0, 0.0, 0.0, (), sources=tuple(sources), ctx=ctx, gen=gen)
+        )
     runs.chosen.clear()
     return found

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.campaign.decisions import read_search
 from ratematch.campaign.precheck import expand_sweep
-from ratematch.campaign.search import Search, read_search
+from ratematch.campaign.search import Search
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
@@ -113,7 +114,7 @@ def test_loads_that_the_front_depends_on_are_asked_for_again_until_they_are_sure
     times = Counter(concurrency(load) for load in asked)
     assert 1 < times.pop(concurrency(asked[0])) <= 3
     assert set(times.values()) <= {1}
-    content = read_search(results)
-    assert content is not None
-    assert content["up"] == []
-    assert len(content["decisions"]) == 1 + len(asked)
+    record = read_search(results)
+    assert record is not None
+    assert record.up == ()
+    assert len(record.decisions) == 1 + len(asked)

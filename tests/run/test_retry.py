@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.campaign.jobs.sent import explain
+from ratematch.campaign.jobs.sent import classify_ending
 from ratematch.run.failure import RETRIES, Failure, tries_left
 from ratematch.slurm.queue import Ending
 from ratematch.store.outcome import Outcome
@@ -38,7 +38,7 @@ def outcome(**changes: Any) -> Outcome:
     ],
 )
 def test_the_class_of_an_end(state: str | None, outcomes: list[Outcome], kind: str) -> None:
-    assert explain("7", Ending(state), outcomes, LOGS).kind == kind
+    assert classify_ending("7", Ending(state), outcomes, LOGS).kind == kind
 
 
 @pytest.mark.parametrize("kind", RETRIES)

@@ -37,8 +37,8 @@ MEASURING = {
 class Waiting:
     """A job in the queue."""
 
-    doing: str | None = "job 7 pending (Resources)"
-    slot: str = "7"
+    waits_for: str | None = "job 7 pending (Resources)"
+    scheduler_job: str = "7"
 
 
 def told(*parts: Any) -> str:

@@ -8,9 +8,9 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
-from ratematch.emulator.logs import Log
-from ratematch.emulator.protocol import GenerationRequest
 from ratematch.emulator.scheduler import Scheduler, Sequence, Step
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.emulator.trtllm.protocol import GenerationRequest
 from ratematch.emulator.trtllm.settings import WorkerSettings
 
 

@@ -15,12 +15,12 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.logs import Log
 from ratematch.emulator.protocol import tokenize
-from ratematch.emulator.routers import Routed, Router, build_router
 from ratematch.emulator.serving import bind, json_answer, new_app, run_blocking, serve, version_text
-from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings, RoleSettings
-from ratematch.emulator.trtllm.perfjoin import Forwarded, PerfJoin
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
+from ratematch.emulator.trtllm.perf_metrics import Forwarded, PerfJoin
+from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
 
 POLL_S = 0.2
 """Pause between two health polls of the workers; the real one waits about 3 s."""

@@ -6,19 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.trtllm.settings import SettingsError
+from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.trtllm.routers import RoleSettings
 from ratematch.engines.settings import without
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config
-
-
-@dataclass(frozen=True)
-class RoleSettings:
-    """Servers of one role: ``host:port`` each, and how requests are spread over them."""
-
-    role: str
-    urls: tuple[str, ...]
-    router: str
-    router_args: dict[str, Any]
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.iteration import AttentionDpBalance
 from ratematch.engines.settings import without
 from ratematch.engines.trtllm_serve.agreement import check_model
-from ratematch.engines.trtllm_serve.contract import check_worker_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_model
 from ratematch.plan.model import Model
@@ -35,10 +36,6 @@ CLI_KEYS = {
     "trust_remote_code": "trust_remote_code",
 }
 """Command-line parameter of ``serve`` -> worker YAML key."""
-
-
-class SettingsError(Exception):
-    """The server must not start; the message is what its log shows."""
 
 
 def read_yaml(path: str) -> dict[str, Any]:

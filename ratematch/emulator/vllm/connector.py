@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ratematch.emulator.engine import Engine
+from ratematch.emulator.errors import TransferError
 from ratematch.emulator.kvholds import CtxHolds
 from ratematch.emulator.scheduler import Sequence
-from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.logs import Log
 from ratematch.emulator.vllm.metrics import Metrics, Transfer
 from ratematch.emulator.vllm.nixl import BLOCK, Puller, Remote, SideChannel, read_remote

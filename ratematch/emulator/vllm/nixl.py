@@ -16,9 +16,9 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from ratematch.emulator.errors import TransferError
 from ratematch.emulator.kvholds import CtxHolds
 from ratematch.emulator.serving import bind, json_answer
-from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.protocol import PULL_KEYS
 
 FETCH_ROUTE = "/_emulated/fetch"

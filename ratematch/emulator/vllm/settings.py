@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratematch.emulator.trtllm.settings import SettingsError
+from ratematch.emulator.errors import SettingsError
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.model import Gpu, Model

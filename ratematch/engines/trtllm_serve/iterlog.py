@@ -13,6 +13,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from ratematch.measure.serverlog import LogSpan
+from ratematch.plan.deployment import ServerGroup
 
 DROP_FIRST, DROP_LAST = 50, 10
 """Iterations left out at both ends of a span when it is long enough (contract, section 5.5)."""
@@ -123,6 +124,21 @@ def read_step_time(lines: Sequence[IterationLine], expected: int | None = None) 
 
 def _only_generates(line: IterationLine) -> bool:
     return line.num_ctx_requests == 0 and line.num_ctx_tokens == 0 and line.num_generation_tokens > 0
+
+
+def read_log(text: str, group: ServerGroup, in_flight: int | None = None) -> LogSpan | None:
+    """:func:`read_span` for a worker of ``group``."""
+    return read_span(text, group.mapping.dp_ranks, in_flight)
+
+
+def has_iterations(text: str) -> bool:
+    """Is there any iteration line?"""
+    return any(True for _ in parse_lines(text.splitlines()))
+
+
+def is_trtllm_log(text: str) -> bool:
+    """Is this a log of a TensorRT-LLM process?"""
+    return "TensorRT-LLM" in text or "tensorrt_llm" in text
 
 
 def read_span(text: str, dp_ranks: int, in_flight: int | None = None) -> LogSpan | None:

@@ -15,7 +15,9 @@ from ratematch.engines.trtllm_serve.agreement import (
     check_pair,
     check_router,
 )
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config, check_worker_config
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
@@ -56,6 +58,11 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         *check_environment(plan.processes, workers),
         *check_router(deployment),
     ]
+
+
+def kv_layout(group: ServerGroup, version: str) -> str:
+    """Empty: sides that differ are refused (:func:`check_launch`) before anything is measured."""
+    return ""
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECOR
 from ratematch.engines.trtllm_serve.modes import mode_env
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Role, ServerGroup
+from ratematch.plan.deployment import Deployment, Role, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
@@ -62,6 +62,11 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
         processes.append(_orchestrator(experiment, placement, cluster, ready_s))
         endpoint = processes[-1].ready.url.removesuffix("/health")
     return LaunchPlan(tuple(files), tuple(processes), endpoint)
+
+
+def spare_ports(deployment: Deployment) -> int:
+    """None: a server listens on its own port only."""
+    return 0
 
 
 def to_yaml(config: dict[str, Any]) -> str:
