@@ -23,8 +23,9 @@ from ratematch.campaign.state import Campaign, Item, OnUpdate
 from ratematch.campaign.turn import Turn
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import estimate, minutes_of
+from ratematch.plan.expansion import expand_written_out
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.sweep import Sweep, expand_written_out
+from ratematch.plan.sweep import Sweep
 from ratematch.run import followup
 from ratematch.run.failure import tries_left
 from ratematch.simulate.forecasts import forecast_experiment

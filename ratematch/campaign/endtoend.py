@@ -17,9 +17,10 @@ from ratematch.match.analysis import select_workload
 from ratematch.match.choose import Choice, Key, choose_end_to_end
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.expansion import experiment_of
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.plan.sweep import Sweep, experiment_of
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.search.candidates import Rate
 from ratematch.search.price import Promised

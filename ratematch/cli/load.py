@@ -129,12 +129,13 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
+    from ratematch.engines import read_metrics
     from ratematch.loadgen.ladder import LoadOptions, run_ladder
     from ratematch.show.loadview import LoadView, ladder_to_json
 
     asked = LoadOptions(url=url, **options)
     with LoadView(stderr_console()) as view:
-        rows = run_ladder(asked, output, view.update, lambda row, folder: _export(row, folder, asked))
+        rows = run_ladder(asked, output, view.update, lambda row, folder: _export(row, folder, asked), read_metrics)
     if as_json:
         print_json(ladder_to_json(rows))
     else:

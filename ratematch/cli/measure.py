@@ -101,7 +101,7 @@ def plan(
 @click.option(
     "--executor",
     type=click.Choice(["slurm", "local"]),
-    help="Steps of a Slurm job, or processes of this machine [default: slurm, local for an emulated cluster].",
+    help="Steps of a Slurm job, or processes of this machine [default: by the cluster profile].",
 )
 @click.option("--nodes", metavar="A,B,...", default="", help="Names of the nodes, instead of placeholders.")
 @click.option("--port-base", type=click.IntRange(1024, 65000), help="First port of the servers [default: 18000].")
@@ -143,7 +143,7 @@ def render(
     if results is not None:
         chosen = [folder.read() for folder in Results.open(results).folders()]
         known = (*known, *(each for each in chosen if each.stage == "e2e"))
-    allocated = executor == "slurm" if executor else not asked.cluster.emulated
+    allocated = (executor or asked.cluster.default_executor) == "slurm"
     rendered = [
         each
         for found in rendering.choose(known, experiment)
@@ -179,9 +179,8 @@ def render(
 @click.option(
     "--executor",
     type=click.Choice(["local", "debug", "slurm", "allocation", "simulate"]),
-    default="local",
-    show_default=True,
-    help="Where servers run; `simulate`: nowhere, the emulator's scheduler runs in virtual time.",
+    help="Where servers run [default: slurm or local, by the cluster profile]; `simulate`: nowhere, the emulator's "
+    "scheduler runs in virtual time.",
 )
 @click.option(
     "--max-jobs",
@@ -229,12 +228,13 @@ def sweep(
     from ratematch.campaign.controller import run_campaign
     from ratematch.campaign.jobs.executor import Executor, choose_packing
     from ratematch.inputs.find import read_sweep
-    from ratematch.show.sweepview import SweepView, outcome_to_json
+    from ratematch.show.sweepview import SweepView, describe_default_executor, outcome_to_json
     from ratematch.store.folder import Results
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked, text = read_sweep(sweep, overrides, cluster)
+    said = None if executor else describe_default_executor(asked.cluster)
     asked = replace(asked, simulated=executor == "simulate")
     results = Results(output or RESULTS / (f"{asked.name}-simulated" if asked.simulated else asked.name))
     if detach:
@@ -242,12 +242,15 @@ def sweep(
 
         pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
         click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
+        if said:
+            click.echo(said, err=True)
         click.echo(f"next: ratematch status {results.path}, or ratematch cancel {results.path}")
         return
     if max_gpu_hours is not None:
         asked = replace(asked, budget=replace(asked.budget, gpu_hours=max_gpu_hours))
+    executor = executor or asked.cluster.default_executor
     packing = choose_packing(asked, executor, pack_nodes, pack_hours)
-    with SweepView(stderr_console()) as view:
+    with SweepView(stderr_console(), said) as view:
         campaign = run_campaign(asked, text, results, Executor(executor, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))

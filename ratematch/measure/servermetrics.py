@@ -50,6 +50,14 @@ Raises ValueError: it says nothing of iterations.
 """
 
 
+ReadSamples = Callable[[bytes], list[dict[str, float]]]
+"""The figures in one answer of a metrics address, by name: one map for Prometheus text, one an iteration where a
+server lists its iterations.
+
+Raises ValueError: the answer is not what it looks like.
+"""
+
+
 @dataclass(frozen=True)
 class Routes:
     """Where servers tell of themselves. ``iterations``: read about once a second. ``request_times``: timings request
@@ -100,6 +108,11 @@ def parse_prometheus(text: str) -> dict[str, float]:
             if math.isfinite(value):
                 samples[found[1] + (found[2] or "")] = value
     return samples
+
+
+def read_prometheus(body: bytes) -> list[dict[str, float]]:
+    """A :data:`ReadSamples` for servers that answer in Prometheus text."""
+    return [parse_prometheus(body.decode("utf-8", "replace"))]
 
 
 def is_counter(name: str) -> bool:

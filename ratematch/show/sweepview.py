@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from ratematch.plan.cluster import Cluster
 from ratematch.show.statusview import describe_load, describe_progress
 
 if TYPE_CHECKING:  # `show` draws what `campaign` hands it and starts nothing
@@ -31,12 +32,23 @@ SHOW_S = 0.5
 SHOWN = 16
 
 
+def describe_default_executor(cluster: Cluster) -> str:
+    """The executor that follows from the profile, for a person who named none."""
+    where = {"slurm": "servers run in Slurm jobs", "local": "servers run on this machine"}
+    chosen = cluster.default_executor
+    return f"executor {chosen}: {where[chosen]}, by cluster profile {cluster.name} (--executor overrides it)"
+
+
 class SweepView:
     """On a terminal: a bar, what is spent, and the experiments around the running ones. Elsewhere: a line now and
-    then."""
+    then.
 
-    def __init__(self, console: Console):
+    ``opening``: a line to print first, once nothing was refused.
+    """
+
+    def __init__(self, console: Console, opening: str | None = None):
         self._console = console
+        self._opening = opening
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._said: dict[str, str] = {}
         self._last_line = 0.0
@@ -70,6 +82,9 @@ class SweepView:
 
     def update(self, campaign: Campaign) -> None:
         """Show where the campaign is."""
+        if self._opening is not None:
+            self._console.print(self._opening, highlight=False, markup=False, soft_wrap=True)
+            self._opening = None
         self._say_what_is_expected(campaign)
         states = [item.state for item in campaign.items]
         # Progress is read from a shared file system, which has more to do than to feed a view.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ratematch.errors import DiskFull, ResultsError
+from ratematch.errors import ResultsError
 from ratematch.measure.measured import Measured
 from ratematch.plan import cluster as clusters
 from ratematch.plan import experiment as experiments
@@ -17,7 +17,7 @@ from ratematch.store import layout
 from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
 from ratematch.store.experiment import GpuHours as GpuHours
 from ratematch.store.experiment import StoredLoad as StoredLoad
-from ratematch.store.files import FULL, disk_full_message, read_json, write_json
+from ratematch.store.files import disk_full_as, disk_full_message, read_json, write_json
 from ratematch.store.snapshot import Snapshot, read_idle_s, take_snapshot
 
 
@@ -77,11 +77,10 @@ class Results:
         """
         folder = ExperimentFolder(self.path / experiment.folder)
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            (folder.path / layout.LOADS).mkdir(exist_ok=True)
+            with disk_full_as(disk_full_message(folder.path)):
+                folder.path.mkdir(parents=True, exist_ok=True)
+                (folder.path / layout.LOADS).mkdir(exist_ok=True)
         except OSError as error:
-            if error.errno in FULL:
-                raise DiskFull(disk_full_message(folder.path)) from error
             raise ResultsError(f"{folder.path}: cannot write results here ({error.strerror})") from error
         # experiment.json makes the folder one of ours, so it comes last.
         for name, content in (
