@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ratematch.campaign.controller import Campaign, Item
+from ratematch.campaign.state import Campaign, Item
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
 from ratematch.show.sweepview import SweepView, experiment_table, head_lines
