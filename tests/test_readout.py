@@ -17,7 +17,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.readout import measure_run
-from tests.invented import GEN, PAIR, experiment, records
+from tests.support.invented import GEN, PAIR, experiment, records
 
 ASKED = experiment(stage="gen", deployment=GEN, workload=Workload(64, 5))
 

@@ -13,7 +13,7 @@ import pytest
 from ratematch.errors import DiskFull, ResultsError, RunError
 from ratematch.plan.load import Concurrency
 from ratematch.store import ExperimentFolder, Results, reserve, write_json, write_text
-from tests.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
 
 
 def finish(folder: ExperimentFolder, load: Concurrency) -> None:

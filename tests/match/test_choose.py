@@ -17,8 +17,7 @@ from ratematch.match.pareto import extract_front, hypervolume, step_at
 from ratematch.match.points import Measured
 from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
-
-from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
+from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 OPTIONS = {"kv_cache_config": {"free_gpu_memory_fraction": 0.8}}
 ROWS: list[Measured] = [

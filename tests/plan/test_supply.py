@@ -11,7 +11,7 @@ from ratematch.plan.budget import minutes_of
 from ratematch.plan.load import Concurrency
 from ratematch.plan.sweep import Expansion, Sweep, expand
 from ratematch.plan.sweepfile import parse_sweep
-from tests.invented import LAPTOP
+from tests.support.invented import LAPTOP
 
 HEAD = """\
 name: fed

@@ -23,7 +23,7 @@ from ratematch.plan.workload import Workload
 from ratematch.run.experiment import run_experiment
 from ratematch.show.statusview import status_to_json
 from ratematch.store import ExperimentFolder, Results, StoredLoad
-from tests.invented import LAPTOP, experiment
+from tests.support.invented import LAPTOP, experiment
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from ratematch.run.queue import Queue, QueuedJob
 from ratematch.run.sentjob import Sent, SlurmJob
 from ratematch.run.slurmjob import Packing, minutes, piece_of
 from ratematch.store import ExperimentFolder, GpuHours, Results, write_json
-from tests.invented import AGG, LAPTOP, PAIR, experiment
+from tests.support.invented import AGG, LAPTOP, PAIR, experiment
 
 SLOW: Cluster = replace(LAPTOP, start_minutes=10.0, load_minutes=2.0)
 

@@ -14,8 +14,8 @@ from ratematch import filelock
 from ratematch.plan.load import Concurrency, Load
 from ratematch.run import turns
 from ratematch.store import ExperimentFolder, Results, write_json
-from tests.invented import LAPTOP, experiment
-from tests.run.processes import wait_until
+from tests.support.invented import LAPTOP, experiment
+from tests.support.processes import wait_until
 
 FIRST, SECOND = Concurrency(1, 8), Concurrency(4, 16)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ratematch.store import ExperimentFolder, Results
-from tests.run.processes import processes_with, wait_until
+from tests.support.processes import processes_with, wait_until
 
 CANNOT = 77
 SCRIPT = Path(__file__).parents[2] / "slurm" / "testcluster.py"

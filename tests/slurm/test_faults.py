@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.processes import wait_until
 from tests.slurm.cluster import ALIKE, LONG, LONGEST, MATRIX, MIXED, PROFILE, Site, TestCluster
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 

@@ -10,9 +10,9 @@ import pytest
 from ratematch.inputs import read_cluster
 from ratematch.run import render
 from ratematch.store import read_json
-from tests.run.processes import wait_until
-from tests.run.test_render import RATEMATCH, starts
 from tests.slurm.cluster import PROFILE, Site, TestCluster
+from tests.support.processes import wait_until
+from tests.support.scripts import RATEMATCH, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 

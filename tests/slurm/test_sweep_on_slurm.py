@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ratematch.loadgen.recordfile import read_records
-from tests.run.processes import wait_until
-from tests.run.verdicts import check_fronts
 from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
+from tests.support.processes import wait_until
+from tests.support.sites import check_fronts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
