@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.acceptance import DraftAcceptance
+from ratematch.emulator.kvgrowth import Outlook
 from ratematch.emulator.lookahead import fill_between
-from ratematch.emulator.outlook import Outlook
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime, RankLoad, RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.parallelism import parse_mapping
 
 RANKS, BLOCK = 3, 32
 

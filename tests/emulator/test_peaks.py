@@ -6,10 +6,10 @@ The mean step of a closed loop in closed form: n sequences per rank, of which n 
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.steptime import RankLoad, RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.memory import activation_bytes, kv_tokens_per_rank
+from ratematch.plan.parallelism import parse_mapping
 
 ROWS = [
     ("deepseek-r1", "b200", "DEP4", "nvfp4", 1024, 1024, 6430),

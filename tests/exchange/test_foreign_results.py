@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from ratematch.analysis.analyze import analyze_inputs, read_inputs, remeasure
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.exchange.foreign import Hints, parse_servers
-from ratematch.exporting import export_results
-from ratematch.importing import import_results, read_foreign
-from ratematch.match.points import Measured
+from ratematch.exchange.results.export import export_results
+from ratematch.exchange.results.foreign import Hints, parse_servers
+from ratematch.exchange.results.ingest import import_results, read_foreign
+from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Rate
-from ratematch.readout import analyze_inputs, read_inputs, remeasure
-from ratematch.store import Results, read_json
+from ratematch.store.files import read_json
+from ratematch.store.folder import Results
 
 from .foreign_files import (
     AIC_AGG,

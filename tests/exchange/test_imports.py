@@ -14,20 +14,20 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
+from ratematch.campaign.precheck import refuse_unlaunchable
 from ratematch.cli import main
 from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import RecipeError
-from ratematch.exchange.choices import Choices, find_model_name, version_in_tag
-from ratematch.exchange.imports import import_files, import_recipes
-from ratematch.inputs import read_cluster
+from ratematch.exchange.recipes.choices import Choices, find_model_name, version_in_tag
+from ratematch.exchange.recipes.convert import import_files, import_recipes
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.find import read_cluster
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep, expand
 from ratematch.plan.sweepfile import parse_sweep
-from ratematch.run.precheck import refuse_unlaunchable
 from tests.exchange import invented
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ratematch.exchange.aiperf import profile_export_aiperf, profile_export_lines
-from ratematch.exchange.benchmark_serving import benchmark_serving_result
-from ratematch.exchange.runabout import RunAbout
+from ratematch.exchange.results.aiperf import profile_export_aiperf, profile_export_lines
+from ratematch.exchange.results.benchmark_serving import benchmark_serving_result
+from ratematch.exchange.results.foreign import RunAbout
 from ratematch.measure import metrics
 from ratematch.measure.goodput import parse_goodput
 from ratematch.measure.records import RequestRecord

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratematch.cli import main
-from ratematch.clusterfile import parse_cluster
 from ratematch.errors import RecipeError
-from ratematch.exchange.srtcluster import SiteChoices, import_cluster, read_minutes
+from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster, read_minutes
+from ratematch.inputs.clusterfile import parse_cluster
 from ratematch.plan.cluster import Container, TimeLimit
 
 FULL = """\

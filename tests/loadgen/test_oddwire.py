@@ -7,7 +7,8 @@ import pytest
 
 from ratematch.loadgen import Target, drive
 from ratematch.loadgen.answer import read_stream
-from ratematch.loadgen.wire import WireError, unwrap
+from ratematch.loadgen.head import WireError
+from ratematch.loadgen.http1 import unwrap
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload, make_requests
 

@@ -1,6 +1,6 @@
 import asyncio
 
-from ratematch.loadgen.turnstile import Turnstile
+from ratematch.loadgen.sendgate import Turnstile
 
 
 def test_a_few_at_a_time_in_order_and_without_the_cancelled() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ratematch.loadgen.gpu import GpuSampler
-from ratematch.loadgen.servermetrics import MetricsPoller, doubt_iterations, parse_iterations
-from ratematch.plan.servermetrics import parse_prometheus
+from ratematch.loadgen.servermetrics import MetricsPoller, parse_iterations
+from ratematch.measure.servermetrics import doubt_iterations, parse_prometheus
 from ratematch.plan.workload import Workload
 
 PROMETHEUS = """

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ratematch.loadgen.answer import read_stream
 from ratematch.loadgen.connection import StreamConnection
-from ratematch.loadgen.wire import ChunkWalk, Head, WireError, parse_head, unwrap
+from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.http1 import ChunkWalk, parse_head, unwrap
 
 from .sse_server import full_stream
 

@@ -7,9 +7,10 @@ import pytest
 from ratematch.errors import ResultsError
 from ratematch.match.analysis import analyze
 from ratematch.match.gaps import predict_at
-from ratematch.match.points import Measured, Point, WorkloadAnalysis
-from ratematch.plan.constraints import Constraints
+from ratematch.match.points import Point, WorkloadAnalysis
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
 from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, experiment, gen_rows, group, ifb_rows, measurement
 

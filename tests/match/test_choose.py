@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze_workload, find_pairs
-from ratematch.match.choose import choose_end_to_end
-from ratematch.match.contend import find_contenders
+from ratematch.match.choose import choose_end_to_end, find_contenders
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DRAWS, Candidate, Value, like_area, take
 from ratematch.match.pareto import extract_front, hypervolume, step_at
-from ratematch.match.points import Measured
-from ratematch.plan.constraints import Constraints
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 OPTIONS = {"kv_cache_config": {"free_gpu_memory_fraction": 0.8}}

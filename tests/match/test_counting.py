@@ -9,7 +9,7 @@ from ratematch.match.feasibility import Links, Site
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing
 from ratematch.match.points import WorkloadAnalysis
-from ratematch.plan.constraints import Constraints
+from ratematch.plan.load import Constraints
 from ratematch.plan.model import Gpu, Mla, Model
 from tests.support.invented import ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze, find_pairs
-from ratematch.match.breakdown import Breakdown
 from ratematch.match.calibration import Fit, apply_calibration, calibrated
 from ratematch.match.closedloop import derate, operate, settle_all
 from ratematch.match.figures import collect_figures, measured_point
 from ratematch.match.gaps import attribute, find_gaps, say_transfer
 from ratematch.match.matching import bound_tok_s_gpu
-from ratematch.match.points import Calibration, Measured
-from ratematch.match.predict import pair_options, predict_deployment
-from ratematch.plan.constraints import Constraints
+from ratematch.match.pairs import pair_options, predict_deployment
+from ratematch.match.points import Calibration
+from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.measured import Measured
+from ratematch.plan.load import Constraints
 from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})

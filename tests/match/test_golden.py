@@ -24,7 +24,7 @@ from ratematch.match.matching import (
 )
 from ratematch.match.packing import Packing
 from ratematch.match.pareto import extract_front, hypervolume, overlap_area_ratio, speed_up
-from ratematch.match.queueing import erlang_c, ttft_md1_s, wait_md1_s, wait_mgc_s, wait_mmc_s
+from ratematch.match.servicetime import erlang_c, ttft_md1_s, wait_md1_s, wait_mgc_s, wait_mmc_s
 
 CASES: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "rate_matching.json").read_text())
 

@@ -21,7 +21,7 @@ from ratematch.match.matching import (
     show_ratio,
 )
 from ratematch.match.packing import Packing, count_nodes
-from ratematch.match.queueing import erlang_c, wait_md1_s, wait_mgc_s
+from ratematch.match.servicetime import erlang_c, wait_md1_s, wait_mgc_s
 
 gpus = st.sampled_from([1, 2, 4, 8])
 rates = st.fractions(min_value=F(1, 10), max_value=50, max_denominator=20)

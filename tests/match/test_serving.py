@@ -12,9 +12,9 @@ from ratematch.match.analysis import analyze
 from ratematch.match.feasibility import Links, Site, egress_b_s, ingress_b_s, kv_transfer_s
 from ratematch.match.points import ServingPlan
 from ratematch.match.servicetime import open_loop_wait, wait_share
-from ratematch.plan.constraints import Constraints
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.load import Constraints
 from ratematch.plan.model import Gpu, Mla, Model
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from tests.support.invented import ctx_rows, gen_rows
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
@@ -107,7 +107,7 @@ H200 = Gpu("h200", 141e9, 4.8e12, {"fp8": 1e15}, nvlink_b_s=450e9, network_b_s=5
 
 def test_g7_transfer_bandwidth() -> None:
     links = Links(MLA, H200, "fp8", isl=8192)
-    dep4, tep4 = parse_mapping("DEP4"), Mapping(tp=4)
+    dep4, tep4 = parse_mapping("DEP4"), Parallelism(tp=4)
     assert egress_b_s(links, 4.0, dep4, 0) == pytest.approx(0.287834112e9)
     assert ingress_b_s(links, 18.0, dep4, 0) == pytest.approx(1.295253504e9)
     assert ingress_b_s(links, 18.0, tep4, 0) == pytest.approx(5.181014016e9)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.catalog import gpu_names, load_gpu, load_model, model_names
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.inputs.catalog import gpu_names, load_gpu, load_model, model_names
 from ratematch.plan.memory import (
     activation_bytes,
     default_precision,
@@ -19,6 +18,7 @@ from ratematch.plan.memory import (
     transfer_bytes_received,
     weight_bytes_per_rank,
 )
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 
 R1, QWEN, LLAMA = (load_model(name) for name in ("deepseek-r1", "qwen3-235b-a22b", "llama-3.3-70b"))
 
@@ -73,7 +73,7 @@ def test_kv_bytes_on_each_rank(model, label, share):
 
 @given(st.sampled_from([R1, QWEN, LLAMA]), st.sampled_from([1, 2, 4, 8, 16]), st.booleans())
 def test_what_the_ranks_store_is_the_whole_cache_times_its_duplication(model, tp, attention_dp):
-    mapping = Mapping(tp=tp, ep=tp, attention_dp=attention_dp)
+    mapping = Parallelism(tp=tp, ep=tp, attention_dp=attention_dp)
     holders = 1 if attention_dp else tp
     stored = holders * kv_bytes_per_token_per_rank(model, mapping, "fp8")
     assert stored == pytest.approx(kv_bytes_per_token(model, "fp8") * kv_duplication(model, mapping))
@@ -94,18 +94,18 @@ def test_weights_of_deepseek_on_eight_gpus():
     st.sampled_from(["bf16", "fp8", "nvfp4"]),
 )
 def test_ranks_together_hold_at_least_the_model(model, tp, attention_dp, precision):
-    mapping = Mapping(tp=tp, ep=tp, attention_dp=attention_dp)
+    mapping = Parallelism(tp=tp, ep=tp, attention_dp=attention_dp)
     per_rank = weight_bytes_per_rank(model, mapping, precision)
-    one = weight_bytes_per_rank(model, Mapping(), precision)
+    one = weight_bytes_per_rank(model, Parallelism(), precision)
     assert one / tp * (1 - 1e-9) <= per_rank <= one * (1 + 1e-9)
     assert per_rank <= weight_bytes_per_rank(model, mapping, precision, mtp_layers=1)
 
 
 @given(st.sampled_from([R1, QWEN, LLAMA]), st.sampled_from([1, 2, 3, 4, 8]))
 def test_pipeline_stages_together_hold_at_least_the_model(model, pp):
-    whole = weight_bytes_per_rank(model, Mapping(), "fp8")
+    whole = weight_bytes_per_rank(model, Parallelism(), "fp8")
     embeddings = 2 * model.vocab * model.hidden * 2
-    stage = weight_bytes_per_rank(model, Mapping(pp=pp), "fp8")
+    stage = weight_bytes_per_rank(model, Parallelism(pp=pp), "fp8")
     assert (whole - embeddings) / pp <= stage <= whole
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.budget import minutes_of
 from ratematch.plan.load import Concurrency
 from ratematch.plan.sweep import Expansion, Sweep, expand

@@ -9,7 +9,7 @@ import pytest
 from ratematch.errors import SweepError
 from ratematch.plan.experiment import from_json, to_json
 from ratematch.plan.load import Concurrency, Rate, Trace
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Spread
 from tests.support.sweeptext import GOOD, expanded, parse
 
@@ -71,10 +71,10 @@ def test_numeric_axes_and_ep_equal_to_tp() -> None:
     text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: tp, attention_dp: [false, true]")
     mappings = [e.deployment.gen.mapping for e in expanded(parse(text)).experiments if e.deployment.gen]
     assert mappings == [
-        Mapping(tp=4, ep=4),
-        Mapping(tp=4, ep=4, attention_dp=True),
-        Mapping(tp=8, ep=8),
-        Mapping(tp=8, ep=8, attention_dp=True),
+        Parallelism(tp=4, ep=4),
+        Parallelism(tp=4, ep=4, attention_dp=True),
+        Parallelism(tp=8, ep=8),
+        Parallelism(tp=8, ep=8, attention_dp=True),
     ]
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_sweep
+from ratematch.campaign.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
+from ratematch.inputs.find import read_sweep
 from ratematch.match.choose import Choice
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
-from ratematch.prediction import forecast_experiment
-from ratematch.run.endtoend import EndToEnd, end_to_end_experiments, say_nothing_chosen
-from ratematch.search.promise import View
-from ratematch.search.promised import Promised, promise
+from ratematch.search.price import Promised, promise
 from ratematch.search.space import make_space, read_known
-from ratematch.store import Results
+from ratematch.search.view import View
+from ratematch.simulate.forecasts import forecast_experiment
+from ratematch.store.folder import Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 

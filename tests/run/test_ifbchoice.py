@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_sweep
+from ratematch.campaign.ifb import IFB_SHARE, choose_ifb
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import minutes_of
 from ratematch.plan.experiment import Experiment
-from ratematch.run.ifbchoice import IFB_SHARE, choose_ifb
-from ratematch.run.precheck import expand_sweep
 
 SWEEP = str(Path(__file__).parents[2] / "sweeps" / "deepseek-r1.yaml")
 

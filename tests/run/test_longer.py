@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_sweep
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.campaign.search import Search, read_search
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
-from ratematch.run.adaptive import Search, read_search
-from ratematch.run.precheck import expand_sweep
-from ratematch.store import ExperimentFolder, Results, write_json
-from ratematch.store import read_json as read
+from ratematch.store.files import read_json as read
+from ratematch.store.files import write_json
+from ratematch.store.folder import ExperimentFolder, Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 SERVER = "gen1xTEP4-mtp3"

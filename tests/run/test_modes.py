@@ -13,22 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ratematch.catalog import load_model
+from ratematch.inputs.catalog import load_model
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
 from ratematch.run.experiment import run_experiment
 from ratematch.show.statusview import status_to_json
-from ratematch.store import ExperimentFolder, Results, StoredLoad
+from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from tests.support.invented import LAPTOP, experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("timing")]
 
-CTX = ServerGroup("ctx", Mapping(tp=4, ep=4, attention_dp=True), max_batch_size=16, max_num_tokens=8192)
-GEN = ServerGroup("gen", Mapping(tp=4, ep=4), max_batch_size=16, max_num_tokens=64)
+CTX = ServerGroup("ctx", Parallelism(tp=4, ep=4, attention_dp=True), max_batch_size=16, max_num_tokens=8192)
+GEN = ServerGroup("gen", Parallelism(tp=4, ep=4), max_batch_size=16, max_num_tokens=64)
 
 
 def measured(
@@ -92,7 +92,7 @@ def test_a_batch_that_never_fills_ends_with_the_cause(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fault", "told"), [("hang", "never ran"), ("stall=60s@3", "stopped iterating")])
 def test_servers_that_stop_iterating_end_the_load_with_a_diagnosis(tmp_path: Path, fault: str, told: str) -> None:
     loads = (Concurrency(2, 4000),)
-    group = ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
+    group = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
     outcome, folder = measured(
         tmp_path,
         "ifb",
@@ -111,7 +111,7 @@ def test_servers_that_stop_iterating_end_the_load_with_a_diagnosis(tmp_path: Pat
 
 
 def test_a_stall_shorter_than_the_limit_is_waited_out(tmp_path: Path) -> None:
-    group = ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
+    group = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
     outcome, _ = measured(
         tmp_path,
         "ifb",
@@ -152,7 +152,7 @@ def test_end_to_end_opens_its_connections_first_and_keeps_what_the_servers_told(
 
 
 def test_requests_that_fail_name_their_cause(tmp_path: Path) -> None:
-    group = ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=32)
+    group = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=32)
     outcome, folder = measured(tmp_path, "ifb", Deployment(agg=group), (Concurrency(2, 8),), Workload(64, 8))
     assert outcome["ok"], "a failed request is a record, not an exception"
     (stored,) = folder.loads()

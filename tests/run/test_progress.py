@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ratematch.run.progress import telling
-from ratematch.store import ExperimentFolder
+from ratematch.run.load import telling
+from ratematch.store.folder import ExperimentFolder
 
 
 class SlowFolder(ExperimentFolder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratematch.run.queue import SLOWEST_S, Ending, Queue
+from ratematch.slurm.queue import SLOWEST_S, Ending, Queue
 
 LINE = "7|RUNNING|None|node[1-2]|ratematch-abc-1\n"
 ENDED = (

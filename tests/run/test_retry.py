@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ratematch.run.queue import Ending
-from ratematch.run.retry import RETRIES, Failure, tries_left
-from ratematch.run.sentjob import explain
+from ratematch.campaign.jobs.sent import explain
+from ratematch.run.failure import RETRIES, Failure, tries_left
+from ratematch.slurm.queue import Ending
 
 LOGS = Path("job")
 

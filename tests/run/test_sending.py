@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from ratematch import filelock
+from ratematch.campaign.jobs.executor import Executor, choose_packing
+from ratematch.campaign.jobs.sent import Membership, Sent, SlurmJob
+from ratematch.campaign.jobs.slurm import Packing, minutes, piece_of
 from ratematch.errors import UserError
-from ratematch.inputs import read_sweep
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.cluster import Cluster, Slurm, TimeLimit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.run.jobs import Executor, choose_packing
-from ratematch.run.membership import Membership
-from ratematch.run.queue import Queue, QueuedJob
-from ratematch.run.sentjob import Sent, SlurmJob
-from ratematch.run.slurmjob import Packing, minutes, piece_of
-from ratematch.store import ExperimentFolder, GpuHours, Results, write_json
+from ratematch.slurm.queue import Queue, QueuedJob
+from ratematch.store import filelock
+from ratematch.store.files import write_json
+from ratematch.store.folder import ExperimentFolder, GpuHours, Results
 from tests.support.invented import AGG, LAPTOP, PAIR, experiment
 
 SLOW: Cluster = replace(LAPTOP, start_minutes=10.0, load_minutes=2.0)
@@ -109,7 +109,7 @@ def test_a_job_calls_itself_what_the_queue_calls_it(monkeypatch: pytest.MonkeyPa
 def test_what_an_allocation_is_too_small_for_is_refused_and_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratematch.run.allocation.own_nodes", lambda: ("node1", "node2"))
+    monkeypatch.setattr("ratematch.slurm.allocation.own_nodes", lambda: ("node1", "node2"))
     ((_, refusal),) = Executor("allocation").start([add(tmp_path, experiment("e2e", PAIR))], [])
     assert isinstance(refusal, UserError) and "needs 4 nodes, the allocation has 2" in str(refusal)
 

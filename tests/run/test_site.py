@@ -18,7 +18,7 @@ from ratematch.engines import find_engine
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options, judge_probe
 from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.finding import Finding
-from ratematch.run import probe, site
+from ratematch.slurm import probe, site
 
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18)
 
@@ -283,7 +283,7 @@ def test_the_emulator_has_exactly_the_options_of_the_contract(
 ) -> None:
     import click
 
-    from ratematch.emulator.command import cli
+    from ratematch.emulator.trtllm.command import cli
 
     monkeypatch.setenv("RATEMATCH_EMULATED_VERSION", version)
     command = cli.commands[subcommand]

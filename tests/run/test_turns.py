@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ratematch import filelock
 from ratematch.plan.load import Concurrency, Load
-from ratematch.run import turns
-from ratematch.store import ExperimentFolder, Results, write_json
+from ratematch.run import followup
+from ratematch.store import filelock
+from ratematch.store.files import write_json
+from ratematch.store.folder import ExperimentFolder, Results
 from tests.support.invented import LAPTOP, experiment
 from tests.support.processes import wait_until
 
@@ -36,7 +37,7 @@ class Driver:
         self._thread.start()
 
     def _run(self) -> None:
-        for load in turns.in_turn(self._folder, (FIRST,), self.stop):
+        for load in followup.in_turn(self._folder, (FIRST,), self.stop):
             at = self._folder.load_folder(load)
             at.mkdir(parents=True)
             self.measured.append(load)
@@ -54,37 +55,37 @@ def controller(folder: ExperimentFolder) -> Iterator[None]:
 
 
 def test_a_server_that_is_up_gets_further_loads_until_it_is_told_to_stop(folder: ExperimentFolder) -> None:
-    turns.open_for_more(folder, 3)
-    assert turns.num_further(folder) == 3
+    followup.open_for_more(folder, 3)
+    assert followup.num_further(folder) == 3
     with controller(folder):
         driver = Driver(folder)
-        wait_until(lambda: turns.is_asking(folder), 30)
+        wait_until(lambda: followup.is_asking(folder), 30)
         Results(folder.path.parent).add(replace(folder.read(), loads=(FIRST, SECOND)), LAPTOP)
-        assert not turns.is_asking(folder)
-        wait_until(lambda: turns.is_asking(folder), 30)
-        turns.close(folder)
+        assert not followup.is_asking(folder)
+        wait_until(lambda: followup.is_asking(folder), 30)
+        followup.close(folder)
         assert driver.ended()
     assert driver.measured == [FIRST, SECOND]
-    assert turns.num_further(folder) == 0
+    assert followup.num_further(folder) == 0
 
 
 def test_a_driver_that_was_not_promised_more_asks_for_nothing(folder: ExperimentFolder) -> None:
     with controller(folder):
         assert Driver(folder).ended()
-    assert not turns.is_asking(folder)
+    assert not followup.is_asking(folder)
 
 
 def test_a_driver_does_not_wait_for_a_controller_that_is_gone(folder: ExperimentFolder) -> None:
-    turns.open_for_more(folder, 1)
+    followup.open_for_more(folder, 1)
     driver = Driver(folder)
     assert driver.ended()
     assert driver.measured == [FIRST]
 
 
 def test_a_driver_that_is_told_to_stop_asks_no_longer(folder: ExperimentFolder) -> None:
-    turns.open_for_more(folder, 1)
+    followup.open_for_more(folder, 1)
     with controller(folder):
         driver = Driver(folder)
-        wait_until(lambda: turns.is_asking(folder), 30)
+        wait_until(lambda: followup.is_asking(folder), 30)
         driver.stop.set()
         assert driver.ended()

@@ -10,13 +10,13 @@ import pytest
 
 from ratematch.match.curves import Curve
 from ratematch.match.matching import Ctx, Gen, plan_curve
-from ratematch.search.adaptive import Decision, decide, go_on
-from ratematch.search.belief import FAMILY_SD, Belief, learn
+from ratematch.search.candidates import Candidate, Rate, Seen, Space
+from ratematch.search.decide import Decision, decide, go_on
+from ratematch.search.families import FAMILY_SD, Belief, learn
 from ratematch.search.fronts import GRID, Side, empty_front, front_of, gain, hypervolume, stretches_of
-from ratematch.search.outlook import Outlook
 from ratematch.search.portfolio import compose
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate, Rate, Seen, Space
+from ratematch.search.speeds import Outlook
+from ratematch.search.view import View
 from ratematch.search.workloads import decide_among, lend, share, teach
 from tests.search.invented import LADDER, SERVERS, ctx, gen, measure, space
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ratematch.plan.load import Concurrency
-from ratematch.search.contenders import MOST_RUNS, Longer, Measured, find_longer, pool
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.candidates import Candidate, Rate, Space
+from ratematch.search.repeats import MOST_RUNS, Longer, Measured, find_longer, pool
 from ratematch.search.space import lengthen, shorten
+from ratematch.search.view import View
 from tests.search.invented import ctx, gen, measure, space
 from tests.support.invented import FIGURES
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ratematch.search.fronts import GRID
-from ratematch.search.promise import View
+from ratematch.search.view import View
 from tests.search.invented import space
 
 

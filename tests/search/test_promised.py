@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ratematch.search.promise import View
-from ratematch.search.promised import Promised, promise, settle
+from ratematch.search.price import Promised, promise, settle
+from ratematch.search.view import View
 from tests.search.invented import SERVERS, measure, space
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratematch.search.promise import View
+from ratematch.search.candidates import Candidate, Space
 from ratematch.search.regret import regret
-from ratematch.search.servers import Candidate, Space
+from ratematch.search.view import View
 from tests.search.invented import ctx, gen, measure, space
 
 FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ratematch.match.figures import collect_figures
-from ratematch.match.points import Gap, GapPart, Measured
+from ratematch.match.points import Gap, GapPart
+from ratematch.measure.measured import Measured
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, Constraints
 from ratematch.show.cdfs import LoadRecords, picture_cdf, picture_slip
 from ratematch.show.gapparts import picture_gap, sum_up_causes
 from ratematch.show.ladders import picture_ctx, picture_gen

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ratematch import readout, reporting
+from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, recommend_all
+from ratematch.report import collect
+from ratematch.report.page import Bundle, Report, RunFile, Section, give_verdict, render_report
 from ratematch.show.definitions import DEFINITIONS
 from ratematch.show.files import one_line
-from ratematch.show.report import Bundle, Report, RunFile, Section, give_verdict, render_report
-from ratematch.store import Results
+from ratematch.store.folder import Results
 
 from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
 
@@ -186,17 +187,17 @@ def test_every_column_of_the_page_is_defined() -> None:
 
 
 def test_targets_a_person_types() -> None:
-    assert reporting.parse_targets("50 tok/s/user") == (50.0,)
-    assert reporting.parse_targets("100,20, 50tps") == (20.0, 50.0, 100.0)
+    assert collect.parse_targets("50 tok/s/user") == (50.0,)
+    assert collect.parse_targets("100,20, 50tps") == (20.0, 50.0, 100.0)
     for wrong in ("", "fast", "-3", "0", "nan", "20;50"):
         with pytest.raises(UserError, match="tok/s/user"):
-            reporting.parse_targets(wrong)
+            collect.parse_targets(wrong)
 
 
 def test_the_report_of_the_sample_is_whole() -> None:
     results = Results.open(ROOT / "results" / "sample")
-    inputs = readout.read_inputs(results, tpot_ms=25.0)
-    page = reporting.make_report(results, inputs, readout.analyze_inputs(inputs), "ratematch report results/sample")
+    inputs = analyze.read_inputs(results, tpot_ms=25.0)
+    page = collect.make_report(results, inputs, analyze.analyze_inputs(inputs), "ratematch report results/sample")
     reader = Reader(page)
     text = " ".join(reader.texts)
     assert "for 40 tok/s/user" in text, "the TPOT limit is the target"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratematch.show.report import render_report
+from ratematch.report.page import render_report
 
 from .invented import make_many
 from .test_report import EVIL, make_report

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ratematch.inputs import read_sweep
+from ratematch.campaign.controller import Campaign, Item
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
-from ratematch.run.campaign import Campaign, Item
 from ratematch.show.sweepview import SweepView, experiment_table, head_lines
-from ratematch.store import GpuHours, Results
+from ratematch.store.folder import GpuHours, Results
 from tests.support.invented import GEN, LAPTOP, PAIR, experiment
 
 MEASURING = {

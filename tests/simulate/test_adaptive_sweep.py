@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.support.processes import wait_until
 from tests.support.sites import make_site, ratematch, read, run
 

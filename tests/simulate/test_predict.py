@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_sweep
-from ratematch.match.points import Measured
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.inputs.find import read_sweep
+from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import measure_load
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import parse_mapping
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.sweep import experiment_of
 from ratematch.plan.workload import Workload
-from ratematch.prediction import deviations, predict_sweep, to_measurement
-from ratematch.run.precheck import expand_sweep
-from ratematch.run.simulated import plan_simulation
+from ratematch.simulate.forecasts import deviations, predict_sweep, to_measurement
 from ratematch.simulate.load import simulate_load
+from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.predict import forecast
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline

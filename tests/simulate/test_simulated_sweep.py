@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.support.processes import wait_until
 from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
 

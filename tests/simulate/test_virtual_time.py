@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.simulate.server import Server
 from ratematch.simulate.timeline import LAST, Timeline
 

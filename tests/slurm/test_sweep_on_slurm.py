@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.loadgen.recordfile import read_records
+from ratematch.store.records import read_records
 from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
 from tests.support.processes import wait_until
 from tests.support.sites import FRONTS, check_fronts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.engines import ENGINES
 from ratematch.errors import ClusterError, Problem
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.sweep import Expansion, Sweep, expand

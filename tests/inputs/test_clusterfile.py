@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.clusterfile import VALID_KEYS, parse_cluster
 from ratematch.errors import ClusterError
-from ratematch.inputs import read_cluster
+from ratematch.inputs.clusterfile import VALID_KEYS, parse_cluster
+from ratematch.inputs.find import read_cluster
 from ratematch.plan.cluster import Container, TimeLimit, from_json, to_json
-from ratematch.run.batch import segment_size
+from ratematch.slurm.sbatch import segment_size
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = "name: rack\ngpu: gb200\ngpus_per_node: 4\nnodes: 18\n"
 
 FULL = (

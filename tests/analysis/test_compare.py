@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from ratematch.analysis.compare import find_drift
 from ratematch.cli import main
-from ratematch.comparing import find_drift
-from ratematch.store import Results
+from ratematch.store.folder import Results
 
-SAMPLE = Path(__file__).parents[1] / "results" / "sample"
+SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 
 
 def call(*argv: str) -> Result:

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.loadgen.recordfile import read_records
-from ratematch.loadoptions import LoadOptions
+from ratematch.loadgen.options import LoadOptions
 from ratematch.plan.load import Concurrency, Rate
+from ratematch.store.records import read_records
 from tests.loadgen.sse_server import Reply, answer_normally, full_stream, serve
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.catalog import gpu_names, load_gpu
 from ratematch.errors import CatalogError, ClusterError
-from ratematch.inputs import read_cluster
-from ratematch.localgpus import LocalGpus, find_gpus
+from ratematch.inputs.catalog import gpu_names, load_gpu
+from ratematch.inputs.find import read_cluster
+from ratematch.inputs.localgpus import LocalGpus, find_gpus
 
 KNOWN = {name: load_gpu(name).memory_b for name in gpu_names()}
 

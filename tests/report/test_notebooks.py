@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.notebooks import ONE_FOLDER, TWO_FOLDERS, execute, read_notebook
+from ratematch.report.notebooks import ONE_FOLDER, TWO_FOLDERS, execute, read_notebook
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "results" / "sample"
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 

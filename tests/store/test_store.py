@@ -12,7 +12,8 @@ import pytest
 
 from ratematch.errors import DiskFull, ResultsError, RunError
 from ratematch.plan.load import Concurrency
-from ratematch.store import ExperimentFolder, Results, reserve, write_json, write_text
+from ratematch.store.files import reserve, write_json, write_text
+from ratematch.store.folder import ExperimentFolder, Results
 from tests.support.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
 
 

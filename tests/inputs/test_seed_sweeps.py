@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
 from ratematch.engines import ENGINES
-from ratematch.inputs import read_cluster, read_sweep
-from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
+from ratematch.inputs.find import read_cluster, read_sweep
 from ratematch.run.render import render
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SWEEPS = sorted(path.name for path in (ROOT / "sweeps").glob("*.yaml"))
 
 

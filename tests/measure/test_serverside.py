@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 
 from ratematch.match.figures import collect_figures
-from ratematch.match.points import Measured
-from ratematch.match.predict import read_gen_options
+from ratematch.match.pairs import read_gen_options
+from ratematch.measure.measured import Measured
 from ratematch.measure.metrics import acceptance_length
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.constraints import Constraints
+from ratematch.measure.serverside import measure_run
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, Constraints
 from ratematch.plan.workload import Workload
-from ratematch.readout import measure_run
 from tests.support.invented import GEN, PAIR, experiment, records
 
 ASKED = experiment(stage="gen", deployment=GEN, workload=Workload(64, 5))

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ratematch.cli import main
-from ratematch.inputs import read_cluster
-from ratematch.store import Results
+from ratematch.inputs.find import read_cluster
+from ratematch.store.folder import Results
 from tests.support.invented import GEN, PAIR, experiment
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor", "diagnose")
 
 
@@ -99,7 +99,7 @@ def test_a_bug_is_one_line_too_unless_debugging(root: Path, monkeypatch: pytest.
     def broken(*args: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("ratematch.inputs.read_sweep", broken)
+    monkeypatch.setattr("ratematch.inputs.find.read_sweep", broken)
     result = call("plan", "quickstart")
     assert result.exit_code == 1
     assert result.stderr == "ratematch: unexpected ZeroDivisionError: oops (--debug shows where)\n"

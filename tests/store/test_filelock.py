@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ratematch import filelock
 from ratematch.errors import RunError
+from ratematch.store import filelock
 
 
 def test_held_while_it_is_held_and_no_longer(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from ratematch import readout, reporting
-from ratematch.store import Results
+from ratematch.analysis import analyze
+from ratematch.report import collect
+from ratematch.store.folder import Results
 
-SAMPLE = Path(__file__).parents[1] / "results" / "sample"
+SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 EVIL = "<script>alert(1)</script>"
 
 
@@ -31,8 +32,8 @@ def edit(file: Path, change: Any) -> None:
 def make(folder: Path) -> tuple[str, dict[str, Any]]:
     """The page and the data of its charts."""
     results = Results.open(folder)
-    inputs = readout.read_inputs(results)
-    page = reporting.make_report(results, inputs, readout.analyze_inputs(inputs), "ratematch report mine")
+    inputs = analyze.read_inputs(results)
+    page = collect.make_report(results, inputs, analyze.analyze_inputs(inputs), "ratematch report mine")
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     return page, json.loads(data)
 
@@ -52,24 +53,24 @@ def test_what_failed_and_what_is_missing_come_first_among_the_warnings(folder: P
     (failed / "DONE").unlink()
     edit(next(failed.glob("launch/*/outcome.json")), lambda o: o.update(ok=False, error="agg-0 ended: out of memory"))
     results = Results.open(folder)
-    inputs = readout.read_inputs(results)
-    told = reporting.collect_warnings(readout.analyze_inputs(inputs), inputs.measured, results.folders())
+    inputs = analyze.read_inputs(results)
+    told = collect.collect_warnings(analyze.analyze_inputs(inputs), inputs.measured, results.folders())
     assert re.match(r"ifb-1024-64-agg1xDEP4-mtp0-\w+ failed: agg-0 ended: out of memory", told[0])
 
 
 def test_doubts_that_differ_only_in_their_numbers_are_told_once() -> None:
     results = Results.open(SAMPLE)
-    inputs = readout.read_inputs(results)
+    inputs = analyze.read_inputs(results)
     every = [warning for row in inputs.measured for warning in row.measurement.warnings]
     late = [warning for warning in every if warning.startswith("the client sent late")]
-    told = reporting.collect_warnings(readout.analyze_inputs(inputs), inputs.measured, results.folders())
+    told = collect.collect_warnings(analyze.analyze_inputs(inputs), inputs.measured, results.folders())
     assert sum("the client sent late" in text for text in told) == 1
     assert any(text.startswith(f"{len(late)} loads, such as ") for text in told)
 
 
 def test_provenance_names_versions_machines_times_and_cost() -> None:
     results = Results.open(SAMPLE)
-    facts = reporting.collect_provenance(results, results.folders())
+    facts = collect.collect_provenance(results, results.folders())
     assert facts["servers said"] == "1.2.0+emulated" and facts["figures are"] == "emulated"
     assert re.fullmatch(r"2026-\d\d-\d\d \d\d:\d\d to 2026-\d\d-\d\d \d\d:\d\d UTC", facts["measured"])
     assert facts["experiments, launches, loads"] == "19, 19, 67" and facts["GPU-hours"].startswith("0.67")

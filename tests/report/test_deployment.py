@@ -13,13 +13,14 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from ratematch import handover, readout
+from ratematch.analysis import analyze
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.inputs import read_cluster
-from ratematch.store import Results
+from ratematch.inputs.find import read_cluster
+from ratematch.report import deployment
+from ratematch.store.folder import Results
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "results" / "sample"
 
 
@@ -58,10 +59,10 @@ def test_another_cluster_gets_a_batch_script_and_its_own_nodes(tmp_path: Path) -
 
 def test_a_predicted_deployment_is_put_together_from_its_measured_servers() -> None:
     results = Results(SAMPLE)
-    inputs = readout.read_inputs(results)
+    inputs = analyze.read_inputs(results)
     apart = replace(inputs, measured=tuple(r for r in inputs.measured if r.experiment.stage in ("ctx", "gen")))
-    (workload,) = readout.analyze_inputs(apart).workloads
-    handed = handover.hand_over(results, apart.measured, workload, 100.0)
+    (workload,) = analyze.analyze_inputs(apart).workloads
+    handed = deployment.hand_over(results, apart.measured, workload, 100.0)
     point, deployment = handed.found.point, handed.experiment.deployment
     assert point is not None and deployment.ctx is not None and deployment.gen is not None
     assert deployment.label == point.label and deployment.ctx.mtp == deployment.gen.mtp
@@ -87,17 +88,17 @@ def test_what_cannot_be_handed_over_says_why(tmp_path: Path) -> None:
 
 def test_points_without_their_experiments_are_refused() -> None:
     results = Results(SAMPLE)
-    inputs = readout.read_inputs(results)
-    (workload,) = readout.analyze_inputs(inputs).workloads
+    inputs = analyze.read_inputs(results)
+    (workload,) = analyze.analyze_inputs(inputs).workloads
     with pytest.raises(UserError, match="not in these results"):
-        handover.hand_over(results, (), workload, 50.0)
+        deployment.hand_over(results, (), workload, 50.0)
 
 
 @pytest.mark.slow
 def test_the_files_run(tmp_path: Path) -> None:
     """``bash run.sh``, with the emulator in the place of the servers: they start, take the load, and stop."""
-    handed = handover.export_deployment(SAMPLE, 260.0, cluster=read_cluster("laptop"))
-    handover.write_handover(handed, tmp_path)
+    handed = deployment.export_deployment(SAMPLE, 260.0, cluster=read_cluster("laptop"))
+    deployment.write_handover(handed, tmp_path)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "run.sh"],

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ratematch.catalog import gpu_names, load_gpu, load_model, model_names
 from ratematch.errors import CatalogError
+from ratematch.inputs.catalog import gpu_names, load_gpu, load_model, model_names
 from ratematch.plan.memory import FORMAT_BYTES, total_params
 
 
