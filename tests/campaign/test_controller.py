@@ -22,7 +22,7 @@ from ratematch.run.failure import Failure
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.snapshot import Snapshot
-from tests.invented import AGG, experiment
+from tests.support.invented import AGG, experiment
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 
