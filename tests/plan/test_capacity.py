@@ -20,8 +20,8 @@ from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
-from tests.invented import experiment
-from tests.plan.test_sweepfile import GOOD, expanded, parse
+from tests.support.invented import experiment
+from tests.support.sweeptext import GOOD, expanded, parse
 
 FP8 = KvSettings(0.9, "fp8")
 R1, GB200 = load_model("deepseek-r1"), load_gpu("gb200")

@@ -19,7 +19,7 @@ from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import Instance, NodeGpus, Placement, nodes_needed, place
 from ratematch.plan.rules import check_mapping, check_placement
 from ratematch.plan.workload import Workload
-from tests.invented import experiment
+from tests.support.invented import experiment
 
 R1, QWEN, LLAMA = load_model("deepseek-r1"), load_model("qwen3-235b-a22b"), load_model("llama-3.3-70b")
 GB200 = load_gpu("gb200")

@@ -12,7 +12,7 @@ from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.load import Concurrency
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
-from tests.invented import LAPTOP
+from tests.support.invented import LAPTOP
 
 HEAD = """\
 name: fed
