@@ -13,7 +13,8 @@ from ratematch.cli.group import json_option, main, print_json, stderr_console
 from ratematch.errors import Untrustworthy
 
 if TYPE_CHECKING:
-    from ratematch.loadgen.ladder import LoadRow
+    from ratematch.loadgen.ladder import LoadOptions, LoadRow
+    from ratematch.measure.servermetrics import ReadSamples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -129,13 +130,14 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
-    from ratematch.engines import read_metrics
     from ratematch.loadgen.ladder import LoadOptions, run_ladder
     from ratematch.show.loadview import LoadView, ladder_to_json
 
     asked = LoadOptions(url=url, **options)
     with LoadView(stderr_console()) as view:
-        rows = run_ladder(asked, output, view.update, lambda row, folder: _export(row, folder, asked), read_metrics)
+        rows = run_ladder(
+            asked, output, view.update, lambda row, folder: _export(row, folder, asked), _metrics_reader(asked)
+        )
     if as_json:
         print_json(ladder_to_json(rows))
     else:
@@ -144,6 +146,17 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         answered = any(row.measurement.num_ok for row in rows)
         what = "no load gave figures that may be trusted" if answered else "no request was answered"
         raise Untrustworthy(f"{url}: {what}; the reasons stand above")
+
+
+def _metrics_reader(options: LoadOptions) -> ReadSamples:
+    """What reads the answers of ``--server-metrics``. Engines are imported only where there are such addresses."""
+    from ratematch.measure.servermetrics import read_prometheus
+
+    if not options.server_metrics:
+        return read_prometheus
+    from ratematch.engines import read_metrics
+
+    return read_metrics
 
 
 def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
