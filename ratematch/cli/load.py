@@ -131,7 +131,7 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """
     from ratematch.engines import read_metrics
     from ratematch.loadgen.ladder import LoadOptions, run_ladder
-    from ratematch.show.loadview import LoadView, ladder_to_json
+    from ratematch.show.views.load import LoadView, ladder_to_json
 
     asked = LoadOptions(url=url, **options)
     with LoadView(stderr_console()) as view:

@@ -56,8 +56,8 @@ def plan(
     from ratematch.errors import UserError
     from ratematch.inputs.find import read_sweep
     from ratematch.plan.budget import estimate
-    from ratematch.show.explainview import explained_to_json, print_explained
-    from ratematch.show.planview import plan_to_json, print_plan
+    from ratematch.show.views.explain import explained_to_json, print_explained
+    from ratematch.show.views.plan import plan_to_json, print_plan
 
     asked, _ = read_sweep(sweep, overrides, cluster)
     expansion = expand_sweep(asked)
@@ -69,7 +69,7 @@ def plan(
     prediction = written = None
     if predict:
         from ratematch.analysis import analyze
-        from ratematch.show.predictview import prediction_to_json, print_prediction, write_prediction_plots
+        from ratematch.show.views.predict import prediction_to_json, print_prediction, write_prediction_plots
         from ratematch.simulate.forecasts import predict_sweep
         from ratematch.store.folder import Results
 
@@ -228,7 +228,7 @@ def sweep(
     from ratematch.campaign.controller import run_campaign
     from ratematch.campaign.jobs.executor import Executor, choose_packing
     from ratematch.inputs.find import read_sweep
-    from ratematch.show.sweepview import SweepView, describe_default_executor, outcome_to_json
+    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
     from ratematch.store.folder import Results
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
@@ -292,8 +292,8 @@ def status(results: Path, as_json: bool) -> None:
     from ratematch.campaign.control import queued
     from ratematch.campaign.decisions import read_chosen_runs, read_search, runs_to_json, search_to_json
     from ratematch.campaign.nodes import excluded_nodes
-    from ratematch.show.searchview import print_choices, print_search
-    from ratematch.show.statusview import print_status, status_to_json
+    from ratematch.show.views.search import print_choices, print_search
+    from ratematch.show.views.status import print_status, status_to_json
     from ratematch.store.folder import Results
 
     opened = Results.open(results)

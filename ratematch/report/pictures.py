@@ -14,14 +14,14 @@ from ratematch.match.figures import collect_figures, select_stage
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.measure.measured import Measured
 from ratematch.plan.workload import Workload
-from ratematch.show.cdfs import MOST_LOADS, LoadRecords, keep_counted, picture_cdf, picture_slip
 from ratematch.show.files import name_part
-from ratematch.show.gapparts import picture_gap
-from ratematch.show.ladders import picture_ctx, picture_gen
 from ratematch.show.picture import Picture
-from ratematch.show.plots import picture_pareto, picture_speedup
-from ratematch.show.presets import PRESETS, Preset, picture_preset
-from ratematch.show.splits import picture_split
+from ratematch.show.plots.cdfs import MOST_LOADS, LoadRecords, keep_counted, picture_cdf, picture_slip
+from ratematch.show.plots.gap import picture_gap
+from ratematch.show.plots.ladders import picture_ctx, picture_gen
+from ratematch.show.plots.pareto import picture_pareto, picture_speedup
+from ratematch.show.plots.presets import PRESETS, Preset, picture_preset
+from ratematch.show.plots.splits import picture_split
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
 

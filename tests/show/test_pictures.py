@@ -15,12 +15,12 @@ from ratematch.measure.measured import Measured
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.load import Concurrency, Constraints
-from ratematch.show.cdfs import LoadRecords, picture_cdf, picture_slip
-from ratematch.show.gapparts import picture_gap, sum_up_causes
-from ratematch.show.ladders import picture_ctx, picture_gen
-from ratematch.show.plots import picture_pareto, picture_speedup
-from ratematch.show.presets import PRESETS, name_point, picture_preset
-from ratematch.show.splits import picture_split
+from ratematch.show.plots.cdfs import LoadRecords, picture_cdf, picture_slip
+from ratematch.show.plots.gap import picture_gap, sum_up_causes
+from ratematch.show.plots.ladders import picture_ctx, picture_gen
+from ratematch.show.plots.pareto import picture_pareto, picture_speedup
+from ratematch.show.plots.presets import PRESETS, name_point, picture_preset
+from ratematch.show.plots.splits import picture_split
 from tests.invented import records
 from tests.match.invented import constant, experiment, group, measurement
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ratematch.cli import main
 from ratematch.plan.setting import Explained, Setting
-from ratematch.show.explainview import explained_to_json, print_explained
+from ratematch.show.views.explain import explained_to_json, print_explained
 
 SHARED = Setting("dtype", "fp8", "alike on both")
 TWO = (

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ratematch.plan.cluster import Cluster
-from ratematch.show.statusview import describe_load, describe_progress
+from ratematch.show.views.status import describe_load, describe_progress
 
 if TYPE_CHECKING:  # `show` draws what `run` hands it and starts nothing
     from ratematch.campaign.controller import Campaign

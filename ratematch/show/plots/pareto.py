@@ -24,9 +24,9 @@ from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnaly
 from ratematch.show import style
 from ratematch.show.files import one_line
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
-from ratematch.show.gapparts import sum_up_causes
 from ratematch.show.labels import draw_labels
 from ratematch.show.picture import Picture, make_picture
+from ratematch.show.plots.gap import sum_up_causes
 from ratematch.show.tables import POINT_COLUMNS, point_rows
 
 FRONT_KINDS: tuple[Kind, ...] = ("bound", "ifb", "rate_matched", "end_to_end")
