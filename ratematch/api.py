@@ -28,13 +28,14 @@ from ratematch.plan.load import Constraints, Percentile
 from ratematch.report import pictures
 from ratematch.show.picture import Picture
 from ratematch.show.plots.cdfs import picture_cdf, picture_slip
+from ratematch.show.plots.change import picture_change
 from ratematch.show.plots.gap import picture_gap
 from ratematch.show.plots.ladders import picture_ctx, picture_gen
-from ratematch.show.plots.pareto import picture_pareto, picture_speedup
+from ratematch.show.plots.pareto import picture_pareto
 from ratematch.show.plots.presets import PRESETS
+from ratematch.show.plots.speedup import picture_speedup
 from ratematch.show.plots.splits import picture_split
 from ratematch.show.tables import front_rows, point_rows
-from ratematch.show.views.change import picture_change
 from ratematch.store.folder import Results
 
 

@@ -101,8 +101,8 @@ def pareto(
     """
     from ratematch.analysis import analyze
     from ratematch.report import pictures
-    from ratematch.show.console import print_analysis
     from ratematch.show.tables import analysis_to_json, write_tables
+    from ratematch.show.views.analysis import print_analysis
     from ratematch.show.views.details import print_details
     from ratematch.store.folder import Results
 
@@ -228,7 +228,8 @@ def compare(
     from dataclasses import asdict, astuple
 
     from ratematch.analysis import compare
-    from ratematch.show.views.change import change_to_json, picture_change, print_change
+    from ratematch.show.plots.change import picture_change
+    from ratematch.show.views.change import change_to_json, print_change
 
     at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
     found = compare.compare_results(

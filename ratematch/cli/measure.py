@@ -69,7 +69,8 @@ def plan(
     prediction = written = None
     if predict:
         from ratematch.analysis import analyze
-        from ratematch.show.views.predict import prediction_to_json, print_prediction, write_prediction_plots
+        from ratematch.show.plots.prediction import write_prediction_plots
+        from ratematch.show.views.predict import prediction_to_json, print_prediction
         from ratematch.simulate.forecasts import predict_sweep
         from ratematch.store.folder import Results
 

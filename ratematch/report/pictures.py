@@ -19,8 +19,9 @@ from ratematch.show.picture import Picture
 from ratematch.show.plots.cdfs import MOST_LOADS, LoadRecords, keep_counted, picture_cdf, picture_slip
 from ratematch.show.plots.gap import picture_gap
 from ratematch.show.plots.ladders import picture_ctx, picture_gen
-from ratematch.show.plots.pareto import picture_pareto, picture_speedup
+from ratematch.show.plots.pareto import picture_pareto
 from ratematch.show.plots.presets import PRESETS, Preset, picture_preset
+from ratematch.show.plots.speedup import picture_speedup
 from ratematch.show.plots.splits import picture_split
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records

@@ -41,6 +41,7 @@ HEADROOM_X, HEADROOM_Y = 0.15, 0.10
 
 STAMP_TEXT = "EMULATED — not measured on GPUs"
 SIMULATED_TEXT = "SIMULATED — computed in virtual time, not measured on GPUs"
+PREDICTED_TEXT = "PREDICTED — by a model, nothing was run"
 STAMP_FACE, STAMP_INK = YELLOW, BLACK
 
 

@@ -18,8 +18,9 @@ from ratematch.plan.load import Concurrency, Constraints
 from ratematch.show.plots.cdfs import LoadRecords, picture_cdf, picture_slip
 from ratematch.show.plots.gap import picture_gap, sum_up_causes
 from ratematch.show.plots.ladders import picture_ctx, picture_gen
-from ratematch.show.plots.pareto import picture_pareto, picture_speedup
+from ratematch.show.plots.pareto import picture_pareto
 from ratematch.show.plots.presets import PRESETS, name_point, picture_preset
+from ratematch.show.plots.speedup import picture_speedup
 from ratematch.show.plots.splits import picture_split
 from tests.invented import records
 from tests.match.invented import constant, experiment, group, measurement

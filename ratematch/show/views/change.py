@@ -1,4 +1,4 @@
-"""What changed between two sweeps: for a terminal, as JSON, and as a picture."""
+"""What changed between two sweeps, for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.text import Text
 
 from ratematch.match.change import Change, FrontChange
-from ratematch.match.points import Analysis, Kind
 from ratematch.show import style
 from ratematch.show.console import table
-from ratematch.show.files import name_part, one_line
-from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
-from ratematch.show.picture import Picture, make_picture
+from ratematch.show.files import one_line
 
-COLUMNS = ("workload", "kind", "sweep", "label", "tok_s_user", "tok_s_gpu", "tok_s_gpu_low", "tok_s_gpu_high")
 LONGEST = 90
 
 
@@ -93,59 +88,3 @@ def _short(value: str | None) -> str | None:
     if value is None or len(value) <= LONGEST:
         return value
     return value[: LONGEST - 2] + " …"
-
-
-def picture_change(change: Change, before: Analysis, after: Analysis, workload: str) -> Picture | None:
-    """The fronts of both sweeps in one picture: before hollow and thin, after filled and bold; ``None`` without."""
-    fronts = [front for front in change.fronts if front.workload == workload]
-    if not fronts:
-        return None
-    kinds: tuple[Kind, ...] = ("ifb", "rate_matched", "end_to_end")
-    rows: list[dict[str, Any]] = []
-    with style.house_style():
-        figure = new_figure(style.FIGURE_INCHES)
-        axes = figure.add_subplot()
-        entries: list[Line2D] = []
-        for kind in kinds:
-            for front in (front for front in fronts if front.kind == kind):
-                for number, (points, analysis) in enumerate(((front.before, before), (front.after, after))):
-                    if not points:
-                        continue
-                    look = style.KINDS[kind]
-                    (line,) = axes.plot(
-                        [point.tok_s_user for point in points],
-                        [point.tok_s_gpu for point in points],
-                        color=look.colour,
-                        linestyle=look.linestyle,
-                        linewidth=look.width_pt if number else look.width_pt / 2,
-                        marker=look.marker,
-                        markersize=look.marker_pt,
-                        markerfacecolor=look.colour if number else "white",
-                        markeredgewidth=1.0,
-                        zorder=look.zorder,
-                        label=f"{look.name}, {one_line(analysis.sweep)} ({'after' if number else 'before'})",
-                        gid=f"{'after' if number else 'before'}:{kind}",
-                    )
-                    entries.append(line)
-                    rows += [
-                        {"workload": workload, "kind": kind, "sweep": analysis.sweep, "label": point.label}
-                        | {name: getattr(point, name) for name in COLUMNS[4:]}
-                        for point in points
-                    ]
-        axes.set_xlabel(style.X_LABEL)
-        axes.set_ylabel(style.Y_LABEL)
-        axes.set_xlim(0, max(row["tok_s_user"] for row in rows) * 1.05)
-        axes.set_ylim(0, max(row["tok_s_gpu"] for row in rows) * (1 + style.HEADROOM_Y))
-        footer = [
-            f"Before: {before.sweep}, {before.engine}. After: {after.sweep}, {after.engine}.",
-            "x = 1000 / TPOT [ms].  y = output tok/s over all GPUs in use.  Hollow and thin: before.",
-        ]
-        worse = [text for front in fronts for text in front.regressions]
-        bottom = draw_footer(
-            figure, [*(f"Regression: {text}." for text in worse[:1]), *footer], bold_first=bool(worse)
-        )
-        title = f"{after.model} on {after.gpu}: before and after, ISL/OSL {workload}"
-        stamp = style.find_stamp(before, after)
-        top = draw_header(figure, title, entries, stamp, columns=2)
-        fit_axes(figure, [axes], bottom, top)
-    return make_picture(f"compare-{name_part(workload)}", figure, COLUMNS, rows)
