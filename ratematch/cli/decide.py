@@ -10,7 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
 
 

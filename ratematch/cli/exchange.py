@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import (
+    PATH,
+    POSITIVE,
+    folder_option,
+    force_option,
+    json_option,
+    results_argument,
+    tpot_option,
+    ttft_option,
+)
 
 
 @main.group(name="import")
@@ -17,10 +27,8 @@ def import_() -> None:
 
 @import_.command("recipe")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Sweep file, or folder for several [default: stdout]."
-)
-@click.option("--into", type=click.Path(path_type=Path), help="One sweep file with all recipes as deployments.")
+@click.option("-o", "--output", type=PATH, help="Sweep file, or folder for several [default: stdout].")
+@click.option("--into", type=PATH, help="One sweep file with all recipes as deployments.")
 @click.option("--model", help="Model that the recipes serve, when their path does not tell.")
 @click.option("--cluster", help="Cluster profile [default: the first with the recipe's GPUs].")
 @click.option("--engine-version", help="TensorRT-LLM version [default: from the container's name, else 1.2].")
@@ -75,11 +83,9 @@ def import_recipe(
 
 
 @import_.command("results")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--into", type=click.Path(path_type=Path), help="Results folder, made when it is new.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Table of rates for `ratematch match`, instead."
-)
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.option("--into", type=PATH, help="Results folder, made when it is new.")
+@click.option("-o", "--output", type=PATH, help="Table of rates for `ratematch match`, instead.")
 @click.option(
     "--stage", type=click.Choice(["ctx", "gen", "ifb", "e2e"]), help="What was measured [default: by servers]."
 )
@@ -92,7 +98,7 @@ def import_recipe(
 @click.option("--engine", metavar="NAME/VERSION", help="Such as trtllm-serve/1.2 or vllm/0.24.")
 @click.option("--workload", metavar="ISL/OSL", help="Mean lengths in tokens, instead of what the files say.")
 @click.option("--concurrency", type=click.IntRange(1), help="Closed loop: requests in flight.")
-@click.option("--request-rate", type=click.FloatRange(0, min_open=True), help="Open loop: requests/s.")
+@click.option("--request-rate", type=POSITIVE, help="Open loop: requests/s.")
 @click.option("--real/--emulated", "real", default=None, help="Did real GPUs stand behind the figures?")
 @click.option("--mix", is_flag=True, help="Into a folder with loads that another tool measured.")
 @json_option
@@ -174,7 +180,7 @@ def export() -> None:
 
 
 @export.command("results")
-@click.argument("results", type=click.Path(path_type=Path))
+@results_argument
 @click.option(
     "--format",
     "form",
@@ -182,7 +188,7 @@ def export() -> None:
     required=True,
     help="Whose files.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder, made when it is new.")
+@folder_option
 def export_results(results: Path, form: Any, output: Path) -> None:
     """Write RESULTS as AIPerf, benchmark_serving or InferenceX files, or as CSV. Emulated figures say so in each
     file.
@@ -202,15 +208,15 @@ def export_results(results: Path, form: Any, output: Path) -> None:
 
 
 @export.command("deployment")
-@click.argument("results", type=click.Path(path_type=Path))
+@results_argument
 @click.option("--at", required=True, metavar="TOK/S/USER", help='What each user shall get, e.g. "50 tok/s/user".')
 @click.option("--workload", metavar="ISL/OSL", help="Which one, when RESULTS have several.")
 @click.option("--cluster", metavar="NAME|FILE", help="Cluster profile [default: what it was measured on].")
 @click.option("--executor", type=click.Choice(["slurm", "local"]), help="[default: slurm; local where emulated]")
-@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
-@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder, made when it is new.")
-@click.option("--force", is_flag=True, help="Overwrite files that say something else.")
+@ttft_option
+@tpot_option
+@folder_option
+@force_option
 @json_option
 def export_deployment(
     results: Path,
@@ -260,8 +266,8 @@ def export_deployment(
 
 
 @import_.command("cluster")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Profile to write [default: stdout].")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Profile to write [default: stdout].")
 @click.option("--gpu", help="GPU type, when the file names none.")
 @click.option("--nodes", type=click.IntRange(1), help="Nodes a deployment may use.")
 @click.option("--container", help="Which container of the file, or the path of an image.")

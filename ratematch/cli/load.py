@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json, stderr_console
+from ratematch.cli.group import main, print_json, stderr_console
+from ratematch.cli.options import json_option
 from ratematch.errors import Untrustworthy
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import json_option
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
