@@ -157,13 +157,11 @@ def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
         profile_export_lines,
     )
     from ratematch.exchange.results.benchmark_serving import benchmark_serving_result
-    from ratematch.exchange.results.foreign import RunAbout
+    from ratematch.exchange.results.foreign import RunInfo
     from ratematch.store.files import write_json, write_lines
 
     result, goal = row.result, asked.goal()
-    about = RunAbout(
-        asked.model, asked.url, row.load, asked.api, result.wall_start_ns - result.start_ns, row.emulated
-    )
-    write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, about, result.warmup))
-    write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, about, goal))
-    write_json(folder / "benchmark_serving.json", benchmark_serving_result(result.records, about, goal))
+    info = RunInfo(asked.model, asked.url, row.load, asked.api, result.wall_start_ns - result.start_ns, row.emulated)
+    write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, info, result.warmup))
+    write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, info, goal))
+    write_json(folder / "benchmark_serving.json", benchmark_serving_result(result.records, info, goal))

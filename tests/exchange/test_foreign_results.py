@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 from ratematch.analysis.analyze import analyze_inputs, read_inputs, remeasure
 from ratematch.cli import main
 from ratematch.errors import UserError
+from ratematch.exchange.results.detect import read_foreign
 from ratematch.exchange.results.export import export_results
 from ratematch.exchange.results.foreign import Hints, parse_servers
-from ratematch.exchange.results.ingest import import_results, read_foreign
+from ratematch.exchange.results.ingest import import_results
 from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Rate
