@@ -37,17 +37,20 @@ def draw_pictures(results: Results, inputs: Inputs, analysis: Analysis) -> list[
     """
     pictures: list[Picture] = []
     for workload in analysis.workloads:
-        asked = find_workload(inputs.measured, workload.workload)
-        pictures += draw_workload(results, inputs, analysis, workload, asked)
+        lengths = find_workload(inputs.measured, workload.workload)
+        pictures += draw_workload(results, inputs, analysis, workload, lengths)
     return pictures
 
 
 def draw_workload(
-    results: Results, inputs: Inputs, analysis: Analysis, workload: WorkloadAnalysis, asked: Workload
+    results: Results, inputs: Inputs, analysis: Analysis, workload: WorkloadAnalysis, lengths: Workload
 ) -> list[Picture]:
-    """The pictures of one workload: fronts, speed-up, gap, split, ctx, gen, latencies, slip."""
+    """The pictures of one workload: fronts, speed-up, gap, split, ctx, gen, latencies, slip.
+
+    ``lengths``: the workload that ``workload`` analyses.
+    """
     part = name_part(workload.workload)
-    rows = select_workload(inputs.measured, asked)
+    rows = select_workload(inputs.measured, lengths)
     figures, _ = collect_figures(rows, inputs.constraints)
     label = workload.workload
     drawn = [
@@ -118,15 +121,15 @@ def read_front_records(results: Results, inputs: Inputs, workload: WorkloadAnaly
         ResultsError: records that cannot be read.
     """
     paths = find_records(results)
-    found = []
+    loads = []
     for kind in MEASURED_KINDS:
-        front = workload.end_to_end if kind == "end_to_end" else workload.ifb
+        front = workload.front(kind)
         for point in spread_along(front, MOST_LOADS) if front else ():
             row = find_row(inputs.measured, point)
             path = paths.get((row.experiment.id, row.load)) if row else None
             if row is not None and path is not None:
-                found.append(keep_counted(row, read_records(path), kind))
-    return found
+                loads.append(keep_counted(row, read_records(path), kind))
+    return loads
 
 
 def find_row(measured: Sequence[Measured], point: Point) -> Measured | None:
@@ -136,5 +139,4 @@ def find_row(measured: Sequence[Measured], point: Point) -> Measured | None:
         for row in measured
         if row.experiment.id in point.sources and row.measurement.valid and row.measurement.in_flight is not None
     ]
-
     return min(rows, key=lambda row: abs((row.measurement.in_flight or 0) - point.concurrency), default=None)

@@ -159,6 +159,11 @@ def find_stamp(*shown: Marked) -> str | None:
     return STAMP_TEXT if any(each.emulated for each in shown) else None
 
 
-def say_origin(shown: Marked) -> str:
+def name_origin(shown: Marked) -> str:
     """``simulated`` or ``emulated``; empty for what was measured on GPUs."""
     return "simulated" if shown.simulated else "emulated" if shown.emulated else ""
+
+
+def origin_suffix(shown: Marked) -> str:
+    """``, simulated`` or ``, emulated`` to stand behind a name; empty for what was measured on GPUs."""
+    return f", {origin}" if (origin := name_origin(shown)) else ""

@@ -15,12 +15,14 @@ from ratematch.errors import UserError
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.report import collect
-from ratematch.report.page import Bundle, Report, RunFile, Section, give_verdict, render_report
+from ratematch.report.contents import Bundle, Report, RunFile, Section
+from ratematch.report.page import render_report
+from ratematch.report.verdict import give_verdict
 from ratematch.show.definitions import DEFINITIONS
 from ratematch.show.files import one_line
 from ratematch.store.folder import Results
 
-from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
+from ..show.invented import make_analysis, make_empty, make_few, make_hostile, make_many
 
 ROOT = Path(__file__).parents[2]
 EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -171,9 +173,9 @@ def test_points_of_the_chart_are_those_of_the_fronts_with_what_hovering_shows() 
 
 def test_the_verdict_is_about_measured_fronts_and_says_when_it_is_not() -> None:
     many = make_many()
-    told = give_verdict(many)
+    verdict = give_verdict(many)
     steps = [row.step for row in many.speedups if row.kind == "end_to_end" and row.step]
-    assert f"{min(steps):.2f} to {max(steps):.2f} times" in told and "measured end to end" in told
+    assert f"{min(steps):.2f} to {max(steps):.2f} times" in verdict and "measured end to end" in verdict
     predicted = replace(many, speedups=tuple(row for row in many.speedups if row.kind == "rate_matched"))
     assert "predicted, not measured end to end" in give_verdict(predicted)
 

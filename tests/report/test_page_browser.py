@@ -16,8 +16,8 @@ import pytest
 
 from ratematch.report.page import render_report
 
-from .invented import make_many
-from .test_report import EVIL, make_report
+from ..show.invented import make_many
+from .test_page import EVIL, make_report
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
