@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ratematch.measure.clienthealth import ClientHealth
+from ratematch.measure.inwindow import InWindow
 from ratematch.measure.metrics import is_complete, tokens_per_chunk
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
@@ -65,39 +66,44 @@ class Verdict:
         return not self.reasons
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict looks at beside the records themselves.
+
+    ``window``: the steady one, and what happened ``inside`` it. ``send_lag_ms``: how late requests were sent.
+    ``client``: how well the client kept up, ``None`` = not known. ``latency_drift``: of the window's second half
+    against its first, as a share.
+    """
+
+    window: Window | None
+    inside: InWindow
+    send_lag_ms: Stats | None
+    client: ClientHealth | None
+    latency_drift: float | None
+
+
 def judge(
     records: Sequence[RequestRecord],
     load: Load,
     workload: Workload,
-    *,
-    window: Window | None,
-    in_flight: float | None,
-    little: float | None,
-    req_s: float | None,
-    arrived_req_s: float | None,
-    send_lag_ms: Stats | None,
-    client: ClientHealth | None,
-    latency_drift: float | None,
+    evidence: Evidence,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
-    """Everything that is wrong with a load, in words with the figures that show it.
-
-    ``req_s`` and ``arrived_req_s``: requests/s served and arrived in the window.
-    """
+    """Everything that is wrong with a load, in words with the figures that show it."""
     answers = [record for record in records if is_complete(record)]
     if not answers:
         return Verdict((_no_answer(records),), ())
-    found = [
+    findings = [
         *_judge_answers(records, answers, workload, limits),
-        *_judge_load(load, window, in_flight, little, send_lag_ms, limits),
-        *_judge_overload(load, req_s, arrived_req_s, limits),
-        *_judge_client(client, len(records), limits),
+        *_judge_load(load, evidence, limits),
+        *_judge_overload(load, evidence.inside, limits),
+        *_judge_client(evidence.client, len(records), limits),
         *_judge_chunks(answers),
-        *_judge_drift(latency_drift, load, limits),
+        *_judge_drift(evidence.latency_drift, load, limits),
     ]
     return Verdict(
-        reasons=tuple(text for severe, text in found if severe),
-        warnings=tuple(text for severe, text in found if not severe),
+        reasons=tuple(text for severe, text in findings if severe),
+        warnings=tuple(text for severe, text in findings if not severe),
     )
 
 
@@ -157,15 +163,10 @@ def _judge_prompts(
         yield abs(drift) > max(1.0, limits.isl_drift * sent), text
 
 
-def _judge_load(
-    load: Load,
-    window: Window | None,
-    in_flight: float | None,
-    little: float | None,
-    send_lag_ms: Stats | None,
-    limits: Limits,
-) -> Iterator[tuple[bool, str]]:
+def _judge_load(load: Load, evidence: Evidence, limits: Limits) -> Iterator[tuple[bool, str]]:
     """(severe, text) of everything wrong with the load as a whole."""
+    window, in_flight, little = evidence.window, evidence.inside.in_flight, evidence.inside.little
+    send_lag_ms = evidence.send_lag_ms
     if window is None or window.seconds <= 0 or window.num_requests == 0:
         yield True, "no request ended inside the window: nothing to take rates from"
         return
@@ -186,10 +187,9 @@ def _judge_load(
         yield False, f"the client sent late: {send_lag_ms.p99:.1f} ms at the 99th percentile"
 
 
-def _judge_overload(
-    load: Load, req_s: float | None, arrived_req_s: float | None, limits: Limits
-) -> Iterator[tuple[bool, str]]:
+def _judge_overload(load: Load, inside: InWindow, limits: Limits) -> Iterator[tuple[bool, str]]:
     """Open loop only: beyond capacity the queue grows as long as the load lasts, and TTFT says how long that was."""
+    req_s, arrived_req_s = inside.req_s, inside.arrived_req_s
     if isinstance(load, Concurrency) or not req_s or not arrived_req_s:
         return
     if req_s < (1 - limits.behind) * arrived_req_s:

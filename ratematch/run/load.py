@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from ratematch.inputs.catalog import load_model
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
-from ratematch.loadgen.send import send_load
-from ratematch.loadgen.servermetrics import MetricsPoller
-from ratematch.loadgen.shards import LoadJob, drive_in_processes
+from ratematch.loadgen.send import Senders, send_load
+from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement
 from ratematch.measure.early import EarlyRules
-from ratematch.measure.loadrun import GpuSummary, LoadRun, TelemetrySummary, WarmedPrompts, Warming
+from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
@@ -37,11 +37,11 @@ from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks, mark_logs, read_logs, read_since
 from ratematch.run.telemetry import (
-    Account,
-    PrefixHits,
     Telemetry,
+    WorkerIteration,
     acceptance_length,
-    read_account,
+    prefix_hit_rate,
+    read_emulator_times,
     read_perf_metrics,
     spent_between,
     summarise,
@@ -56,8 +56,6 @@ from ratematch.store.records import write_records
 RECORD_B = 512
 TOKEN_B = 10
 """Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
-
-PROMETHEUS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -86,26 +84,26 @@ class Live:
 class _Sent:
     """A load that was sent, and what was read of servers and GPUs meanwhile.
 
-    ``marks``: where the servers' logs stood before it; ``before``: the emulated servers' account then. ``hits``: the
-    prefix caches' counters since the prompts were ``warmed``.
+    ``marks``: where the servers' logs stood before it; ``before``: the emulated servers' own time then. ``warmed``:
+    the prompts that were put into prefix caches.
     """
 
     result: LoadResult
     watched: Watched
     marks: Marks
-    before: Account
+    before: Mapping[str, EmulatorTime]
     gpus: GpuSampler
-    prometheus: MetricsPoller
     warmed: WarmedPrompts | None
-    hits: PrefixHits | None
 
 
 @dataclass(frozen=True)
 class _Reported:
-    """What servers report once a load is over: ``rows`` of their iterations, ``perf``: timings request by request."""
+    """What servers reported of a load that is over: ``rows``: their iterations, ``samples``: Prometheus, ``perf``:
+    timings request by request."""
 
     run: LoadRun
-    rows: Sequence[tuple[Any, ...]]
+    rows: Sequence[WorkerIteration]
+    samples: MetricSamples
     perf: Sequence[bytes]
 
 
@@ -126,7 +124,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / "records.parquet", sent.result.records)
     write_iterations(at / "iterations.parquet", reported.rows)
     write_lines(at / "perf_metrics.jsonl.zst", reported.perf)
-    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in sent.prometheus.lines()])
+    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in reported.samples.lines()])
     figures = measurement.measure_load(
         sent.result.records, load, live.experiment.workload, client=reported.run.client
     )
@@ -141,12 +139,9 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     experiment, plan, routes = live.experiment, live.servers.plan, live.engine.routes
     job = job_of(live, load)
     source = job.source()
-    warmed, hits = None, None
-    if experiment.mode == "gen_only_warmed":
-        warmed = warm_prompts(job, source, live.stop, _block(live))
-        hits = PrefixHits(plan, live.engine)
+    warmed = warm_prompts(job, source, live.stop, _block(live)) if experiment.mode == "gen_only_warmed" else None
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
-    before = read_account(plan) if experiment.emulated else {}
+    before = read_emulator_times(plan) if experiment.emulated else {}
     live.telemetry.take()
     read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
@@ -156,7 +151,6 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
         reserve(live.folder.load_folder(load), size),
         reporting_progress(live.folder) as report,
         gpus,
-        MetricsPoller(list(_prometheus_urls(live).values()), PROMETHEUS_S) as prometheus,
     ):
 
         def show(progress: Progress) -> None:
@@ -167,29 +161,30 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
             job,
             source,
             rules=EarlyRules(target_ci=getattr(load, "target_ci", 0.0) or None),
-            most=live.senders.most if live.senders else None,
-            drive_many=live.senders.drive if live.senders else drive_in_processes,
+            senders=Senders(None, live.senders.most, live.senders.drive) if live.senders else Senders(),
             stop=watched.halt,
             on_progress=show,
         )
-    return _Sent(result, watched, marks, before, gpus, prometheus, warmed, hits)
+    return _Sent(result, watched, marks, before, gpus, warmed)
 
 
 def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
     """What client and servers report of a load that is over."""
     experiment, plan, result = live.experiment, live.servers.plan, sent.result
     run = describe_run(result, live.launch, experiment)
-    emulator = spent_between(sent.before, read_account(plan)) if experiment.emulated else {}
+    emulator = spent_between(sent.before, read_emulator_times(plan)) if experiment.emulated else {}
     log = read_logs(plan, live.launch, sent.marks, live.engine, experiment, load)
-    rows = live.telemetry.take()
+    reports = live.telemetry.take()
+    rows = reports.iterations
     perf: list[bytes] = []
     problems: dict[str, str] = {}
     if result.aborted is None:
         perf, problems = read_perf_metrics(plan, live.engine.routes.request_times)
     problems = live.telemetry.problems() | problems
     warmed = sent.warmed
-    if warmed is not None and sent.hits is not None:
-        warmed = replace(warmed, hit_rate=sent.hits.rate())
+    if warmed is not None:
+        servers = {spec.name for spec in plan.processes if spec.role == "gen"}
+        warmed = replace(warmed, hit_rate=prefix_hit_rate(rows, servers))
     run = replace(
         run,
         emulator=emulator,
@@ -199,7 +194,8 @@ def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
         warmed=warmed,
     )
     known = _find_cause(live, sent, run)
-    return _Reported(replace(run, cause=known.cause, remedy=known.remedy) if known else run, rows, perf)
+    run = replace(run, cause=known.cause, remedy=known.remedy) if known else run
+    return _Reported(run, rows, reports.samples, perf)
 
 
 def _find_cause(live: Live, sent: _Sent, run: LoadRun) -> Diagnosis | None:
@@ -233,16 +229,10 @@ def _add_window(live: Live, sent: _Sent, reported: _Reported, span: tuple[int, i
     return replace(
         run,
         telemetry=replace(run.telemetry, window=summarise(reported.rows, *span)),
-        gpus=msgspec.convert(sent.gpus.summarise(*span, tok_s), GpuSummary | None),
-        prometheus=sent.prometheus.summarise(*span),
-        stages=_read_stages(live, sent.prometheus, span),
+        gpus=sent.gpus.summarise(*span, tok_s),
+        prometheus=reported.samples.summarise(*span),
+        stages=_read_stages(live, reported.samples, span),
     )
-
-
-def _prometheus_urls(live: Live) -> dict[str, str]:
-    """Where each process of the launch offers its counters, by name."""
-    route = live.engine.routes.prometheus
-    return {spec.name: f"http://{spec.host}:{spec.port}{route}" for spec in live.servers.plan.processes}
 
 
 def _ruined(live: Live) -> RunError | None:
@@ -278,16 +268,15 @@ def _block(live: Live) -> int:
     return live.engine.kv_settings(gen).block
 
 
-def _read_stages(live: Live, prometheus: MetricsPoller, span: tuple[int, int]) -> StageTimes | None:
+def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> StageTimes | None:
     """Mean times of the stages of this load's requests, where the servers have counters of them."""
     if live.experiment.mode != "e2e":
         return None
-    urls = _prometheus_urls(live)
     grown: dict[str, list[dict[str, float]]] = {"ctx": [], "gen": []}
     seconds: list[float] = []
     for spec in live.servers.plan.processes:
         if spec.role in grown:
-            growth, elapsed_s = prometheus.growth(urls[spec.name], *span)
+            growth, elapsed_s = samples.growth(live.telemetry.prometheus_url(spec.name), *span)
             grown[spec.role].append(growth)
             seconds.append(elapsed_s)
     return live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
@@ -304,7 +293,7 @@ def _have_started(live: Live) -> bool:
     names = [spec.name for spec in plan.processes if spec.role in ("gen", "agg")]
     names = names or [spec.name for spec in plan.processes]
     logs = zip((spec.name for spec in plan.processes), read_since(plan, live.launch, {}), strict=True)
-    iterating = live.telemetry.told | {name for name, text in logs if live.engine.has_iterations(text)}
+    iterating = live.telemetry.reporting | {name for name, text in logs if live.engine.has_iterations(text)}
     return not iterating.isdisjoint(names)
 
 
@@ -349,7 +338,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
     )
 
 
-def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[tuple[Any, ...]]) -> None:
+def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[WorkerIteration]) -> None:
     """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
     number = 1
     while (aside := at / f"partial-{number}").exists():

@@ -20,7 +20,7 @@ from ratematch.plan import cluster as clusters
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Load
-from ratematch.run.followup import in_turn
+from ratematch.run.followup import loads_while_open
 from ratematch.run.load import describe_run, seed_of
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
@@ -112,7 +112,7 @@ def _simulate(
             },
         },
     )
-    for number, load in enumerate(in_turn(folder, loads)):
+    for number, load in enumerate(loads_while_open(folder, loads)):
         folder.write_progress(_progress(load, number, max(number + 1, len(loads))))
         before_s = service.timeline.now_s
         before = service.acceptance

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.engines import find_engine
 from ratematch.engines.trtllm_serve.metrics import ROUTES
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.http import server_version
 from ratematch.loadgen.ladder import run_ladder
 from ratematch.loadgen.options import LoadOptions
-from ratematch.loadgen.send import send_load
+from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import warm_prompts
@@ -27,18 +26,18 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.run import render
 from ratematch.run.launch import probe
-from ratematch.run.telemetry import PrefixHits, read_account, read_perf_metrics
+from ratematch.run.telemetry import EmulatorTime, prefix_hit_rate, read_emulator_times, read_perf_metrics
 from ratematch.run.warmup import warm_connections
 from tests.emulator.servers import post
 from tests.emulator.test_orchestrator import STREAM, Cluster
 from tests.emulator.test_vllm_server import ASK, handed_over
 from tests.emulator.vllm_servers import DECODE, PREFILL, make_server, serving
 from tests.engines.test_vllm_proxy import Side, keeps, proxied, streams
-from tests.invented import LAPTOP, PAIR, experiment
 from tests.loadgen.sse_server import Reply, serve
 from tests.ports import free_port
-from tests.run.processes import wait_until
 from tests.run.test_telemetry import Answers, iteration, listen, plan, server
+from tests.support.invented import LAPTOP, PAIR, experiment
+from tests.support.processes import wait_until
 
 ACCOUNT = {"emulated": {"busy_s": 1.0, "late_s": 0.0, "lost_s": 0.0}}
 
@@ -73,11 +72,11 @@ def test_pollers_and_probes_reach_a_server() -> None:
     with server(answers) as port:
         servers = plan(("gen-0", "gen", port))
         assert probe(f"http://127.0.0.1:{port}/health") is None
-        assert server_version("127.0.0.1", port)["version"] == "1.2"
-        assert read_account(servers) == {"gen-0": ACCOUNT["emulated"]}
+        assert server_version("127.0.0.1", port).version == "1.2"
+        assert read_emulator_times(servers) == {"gen-0": EmulatorTime(**ACCOUNT["emulated"])}
         assert len(read_perf_metrics(servers, ROUTES.request_times)[0]) == 1
         with listen(servers, period_s=0.02) as telemetry:
-            wait_until(lambda: telemetry.told, "an iteration", 10)
+            wait_until(lambda: telemetry.reporting, "an iteration", 10)
         with MetricsPoller([f"http://127.0.0.1:{port}/metrics"], period_s=0.02) as poller:
             wait_until(lambda: poller.rows, "a sample", 10)
         assert poller.notes == []
@@ -86,17 +85,17 @@ def test_pollers_and_probes_reach_a_server() -> None:
 def test_prefix_hits_are_read() -> None:
     found = {"iter": 1, "numContextTokens": 10, "kvCacheStats": {"cacheHitRate": 0.5}}
     found["inflightBatchingStats"] = {"numCtxTokens": 10}
-    with server({"/metrics": [[found], [found]]}) as port:
-        hits = PrefixHits(plan(("gen-0", "gen", port)), find_engine("trtllm-serve"))
-        assert hits.rate() == 0.5
+    with server({"/metrics": [[found]]}) as port, listen(plan(("gen-0", "gen", port)), period_s=0.02) as telemetry:
+        wait_until(lambda: telemetry.reporting, "an iteration", 10)
+        assert prefix_hit_rate(telemetry.take().iterations, {"gen-0"}) == 0.5
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_loads_and_what_goes_before_them_are_sent(processes: int) -> None:
     with serve() as (url, seen):
         job = LoadJob(Target(url, "m"), Concurrency(2, 8, 2), Workload(8, 4), 32_000, distinct=2)
-        assert warm_prompts(job, job.source(), threading.Event())["failed"] == 0
-        result = send_load(job, job.source(), processes=processes)
+        assert warm_prompts(job, job.source(), threading.Event()).failed == 0
+        result = send_load(job, job.source(), senders=Senders(processes))
         assert {record.outcome for record in result.records} == {"ok"} and len(result.records) == 8
     assert len(seen.bodies) == 2 + 2 + 8
 
@@ -107,7 +106,7 @@ def test_connections_are_opened() -> None:
 
     with serve(at_once) as (url, seen):
         done = warm_connections(Target(url, "m"), experiment("e2e", PAIR), 32_000, 0, threading.Event())
-    assert done is not None and len(seen.bodies) == done["requests"]
+    assert done is not None and len(seen.bodies) == done.requests
 
 
 def test_a_ladder_with_the_servers_own_metrics() -> None:

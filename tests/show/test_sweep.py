@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ratematch.campaign.controller import Campaign, Item
+from ratematch.campaign.state import Campaign, Item
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
 from ratematch.show.views.sweep import SweepView, experiment_table, head_lines
 from ratematch.store.folder import GpuHours, Results
-from tests.invented import GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import GEN, LAPTOP, PAIR, experiment
 
 MEASURING = {
     "phase": "measuring",

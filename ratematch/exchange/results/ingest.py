@@ -140,7 +140,7 @@ def _find_place(
     folder = ExperimentFolder(results.path / experiment.folder)
     known = folder.read().loads if (folder.path / "experiment.json").exists() else ()
     while folder.finished(load):
-        origin = folder.read_run(load).imported
+        origin = folder.stored(load).run.imported
         if origin and origin.sha256 == digest and (origin.row or "") == row:
             return folder, load
         load = replace(load, repeat=load.repeat + 1)

@@ -89,10 +89,8 @@ def _print_sureness(row: LoadRow, console: Console) -> None:
     parts = [f"95 % intervals {', '.join(told)}"] if told else []
     if m.goodput is not None and m.goodput_req_s is not None and m.good_share is not None:
         parts.append(f"goodput {m.goodput_req_s:.3g} req/s ({m.good_share:.0%} keep {m.goodput})")
-    if row.gpus is not None and row.gpus["power_w"] is not None:
-        parts.append(
-            f"{row.gpus['power_w']:.0f} W, {row.gpus['joules_per_output_token'] or 0:.3g} J per output token"
-        )
+    if row.gpus is not None and row.gpus.power_w is not None:
+        parts.append(f"{row.gpus.power_w:.0f} W, {row.gpus.joules_per_output_token or 0:.3g} J per output token")
     if parts:
         console.print(f"{row.load.label}: {escape('; '.join(parts))}", highlight=False)
 

@@ -1,11 +1,11 @@
 import asyncio
 
-from ratematch.loadgen.sendgate import Turnstile
+from ratematch.loadgen.sendgate import SendGate
 
 
 def test_a_few_at_a_time_in_order_and_without_the_cancelled() -> None:
     async def crowd() -> list[tuple[int, int]]:
-        turnstile = Turnstile(3)
+        gate = SendGate(3)
         iteration = 0
         passed: list[tuple[int, int]] = []
 
@@ -16,7 +16,7 @@ def test_a_few_at_a_time_in_order_and_without_the_cancelled() -> None:
                 await asyncio.sleep(0)
 
         async def go(number: int) -> None:
-            await turnstile.turn()
+            await gate.wait()
             passed.append((iteration, number))
 
         counter = asyncio.create_task(count())

@@ -15,8 +15,8 @@ from ratematch.run import followup
 from ratematch.store import filelock
 from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder, Results
-from tests.invented import LAPTOP, experiment
-from tests.run.processes import wait_until
+from tests.support.invented import LAPTOP, experiment
+from tests.support.processes import wait_until
 
 FIRST, SECOND = Concurrency(1, 8), Concurrency(4, 16)
 
@@ -37,7 +37,7 @@ class Driver:
         self._thread.start()
 
     def _run(self) -> None:
-        for load in followup.in_turn(self._folder, (FIRST,), self.stop):
+        for load in followup.loads_while_open(self._folder, (FIRST,), self.stop):
             at = self._folder.load_folder(load)
             at.mkdir(parents=True)
             self.measured.append(load)

@@ -13,7 +13,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload, make_requests
 
 from .sse_server import Reply, full_stream, serve
-from .test_wire import BODY, answer, chunked, receive
+from .test_http1 import BODY, answer, chunked, receive
 
 CHUNKED = b"Transfer-Encoding: chunked"
 
