@@ -218,7 +218,7 @@ def import_site(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(profile.text, encoding="utf-8")
     if as_json:
-        left = [{"where": item.where, "value": item.value, "why": item.why} for item in profile.left]
+        left = [{"where": part.where, "value": part.value, "why": part.why} for part in profile.unsupported]
         print_json({"name": profile.name, "profile": profile.text, "notes": list(profile.notes), "left": left})
         return
     click.echo(profile.text if output is None else str(output), nl=output is not None)

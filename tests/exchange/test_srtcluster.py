@@ -67,7 +67,7 @@ def test_every_key_arrives_or_is_listed(tmp_path: Path) -> None:
     assert cluster.container == Container("/images/trtllm.sqsh", ("/models:/models", "/scratch/x:/work"))
     assert cluster.model_paths == {"deepseek-r1": "/models/DeepSeek-R1-0528-NVFP4"}
     assert (cluster.ready_minutes, cluster.check_paths) == (30.0, False)
-    assert {left.where.partition(": ")[2] for left in found.left} == {
+    assert {left.where.partition(": ")[2] for left in found.unsupported} == {
         *("network_interface", "srtctl_root", "output_dir", "cloud", "surprise"),
         *("default_sbatch_directives.nodes", "model_paths.homemade", "containers.nginx"),
     }
@@ -86,7 +86,7 @@ def test_values_that_a_launcher_fills_in_are_left_to_the_reader(tmp_path: Path) 
     text = "cluster: x\ndefault_account: ${ACCOUNT}\ndefault_partition: batch\ncontainers: {trt: '${IMAGE}'}\n"
     found = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
     assert parse_cluster(found.text, "x.yaml").slurm.account is None
-    assert [left.value for left in found.left] == ["${ACCOUNT}", {"trt": "${IMAGE}"}]
+    assert [left.value for left in found.unsupported] == ["${ACCOUNT}", {"trt": "${IMAGE}"}]
     assert any("default_account is filled in" in note for note in found.notes)
 
 
