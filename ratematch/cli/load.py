@@ -134,9 +134,11 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
     from ratematch.loadgen.ladder import LoadOptions, run_ladder
     from ratematch.show.views.load import LoadView, ladder_to_json
 
-    asked = LoadOptions(url=url, **options)
+    settings = LoadOptions(url=url, **options)
     with LoadView(stderr_console()) as view:
-        rows = run_ladder(asked, output, view.update, lambda row, folder: _export(row, folder, asked), read_metrics)
+        rows = run_ladder(
+            settings, output, view.update, lambda row, folder: _export(row, folder, settings), read_metrics
+        )
     if as_json:
         print_json(ladder_to_json(rows))
     else:
@@ -147,7 +149,7 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         raise Untrustworthy(f"{url}: {what}; the reasons stand above")
 
 
-def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
+def _export(row: LoadRow, folder: Path | None, settings: Any) -> None:
     if folder is None:
         return
     from ratematch.exchange.results.aiperf import (
@@ -160,8 +162,10 @@ def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
     from ratematch.exchange.results.foreign import RunInfo
     from ratematch.store.files import write_json, write_lines
 
-    result, goal = row.result, asked.goal()
-    info = RunInfo(asked.model, asked.url, row.load, asked.api, result.wall_start_ns - result.start_ns, row.emulated)
+    result, goal = row.result, settings.goal()
+    info = RunInfo(
+        settings.model, settings.url, row.load, settings.api, result.wall_start_ns - result.start_ns, row.emulated
+    )
     write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, info, result.warmup))
     write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, info, goal))
     write_json(folder / "benchmark_serving.json", benchmark_serving_result(result.records, info, goal))

@@ -49,10 +49,10 @@ def plan(
     from ratematch.show.views.explain import explained_to_json, print_explained
     from ratematch.show.views.plan import plan_to_json, print_plan
 
-    asked, _ = read_sweep(sweep, overrides, cluster)
-    expansion = expand_sweep(asked)
-    refuse_unlaunchable(asked, expansion.experiments, here=False)
-    cost = estimate(asked, expansion.experiments)
+    parsed, _ = read_sweep(sweep, overrides, cluster)
+    expansion = expand_sweep(parsed)
+    refuse_unlaunchable(parsed, expansion.experiments, here=False)
+    cost = estimate(parsed, expansion.experiments)
     explained = explain_settings(expansion.experiments) if explain else ()
     if not predict and (learn_from or output):
         raise UserError("--learn-from and -o belong to --predict")
@@ -65,18 +65,18 @@ def plan(
         from ratematch.store.folder import Results
 
         results = Results.open(learn_from) if learn_from else None
-        prediction = predict_sweep(asked, expansion.experiments, results)
+        prediction = predict_sweep(parsed, expansion.experiments, results)
         if output:
             output.mkdir(parents=True, exist_ok=True)
             measured = analyze.analyze_results(results) if results else None
-            title = f"{asked.model.name} on {asked.cluster.gpu}"
+            title = f"{parsed.model.name} on {parsed.cluster.gpu}"
             written = write_prediction_plots(prediction, title, output, measured)
     if as_json:
-        told: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
-        told |= {"prediction": prediction_to_json(prediction)} if prediction else {}
-        print_json(plan_to_json(asked, expansion, cost) | told)
+        more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
+        more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
+        print_json(plan_to_json(parsed, expansion, cost) | more)
     else:
-        print_plan(asked, expansion, cost, Console())
+        print_plan(parsed, expansion, cost, Console())
         print_explained(explained, Console())
         if prediction:
             print_prediction(prediction, Console())
@@ -126,19 +126,19 @@ def render(
     from ratematch.run import render as rendering
     from ratematch.store.folder import Results
 
-    asked, _ = read_sweep(sweep, overrides, cluster)
-    known = expand_sweep(asked).experiments
-    refuse_unlaunchable(asked, known, here=False)
+    parsed, _ = read_sweep(sweep, overrides, cluster)
+    known = expand_sweep(parsed).experiments
+    refuse_unlaunchable(parsed, known, here=False)
     if results is not None:
         chosen = [folder.read() for folder in Results.open(results).folders()]
-        known = (*known, *(each for each in chosen if each.stage == "e2e"))
-    allocated = (executor or asked.cluster.default_executor) == "slurm"
+        known = (*known, *(item for item in chosen if item.stage == "e2e"))
+    allocated = (executor or parsed.cluster.default_executor) == "slurm"
     rendered = [
-        each
-        for found in rendering.choose(known, experiment)
-        for each in rendering.render(
-            found,
-            asked.cluster,
+        item
+        for selected in rendering.choose(known, experiment)
+        for item in rendering.render(
+            selected,
+            parsed.cluster,
             allocated=allocated,
             nodes=[node for node in nodes.split(",") if node],
             port_base=port_base,
@@ -146,10 +146,10 @@ def render(
     ]
     rendering.write(rendered, output, force=force)
     if as_json:
-        folders = [{"path": str(output / each.path), "files": sorted(each.files)} for each in rendered]
-        print_json({"sweep": asked.name, "cluster": asked.cluster.name, "rendered": folders})
+        folders = [{"path": str(output / item.path), "files": sorted(item.files)} for item in rendered]
+        print_json({"sweep": parsed.name, "cluster": parsed.cluster.name, "rendered": folders})
         return
-    for each in rendered:
-        click.echo(str(output / each.path))
+    for item in rendered:
+        click.echo(str(output / item.path))
     how = "sbatch job.sbatch in a folder" if allocated else "bash run.sh in a folder"
-    click.echo(f"{len(rendered)} folders for cluster profile {asked.cluster.name}; by hand: {how}", err=True)
+    click.echo(f"{len(rendered)} folders for cluster profile {parsed.cluster.name}; by hand: {how}", err=True)

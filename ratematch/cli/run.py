@@ -82,25 +82,27 @@ def sweep(
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    asked, text = read_sweep(sweep, overrides, cluster)
-    said = None if executor else describe_default_executor(asked.cluster)
-    asked = replace(asked, simulated=executor == "simulate")
-    results = Results(output or RESULTS / (f"{asked.name}-simulated" if asked.simulated else asked.name))
+    parsed, text = read_sweep(sweep, overrides, cluster)
+    executor_note = None if executor else describe_default_executor(parsed.cluster)
+    parsed = replace(parsed, simulated=executor == "simulate")
+    results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
     if detach:
         from ratematch.campaign.control import detach as start_detached
 
         pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
         click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
-        if said:
-            click.echo(said, err=True)
+        if executor_note:
+            click.echo(executor_note, err=True)
         click.echo(f"next: ratematch status {results.path}, or ratematch cancel {results.path}")
         return
     if max_gpu_hours is not None:
-        asked = replace(asked, budget=replace(asked.budget, gpu_hours=max_gpu_hours))
-    executor = executor or asked.cluster.default_executor
-    packing = choose_packing(asked, executor, pack_nodes, pack_hours)
-    with SweepView(stderr_console(), said) as view:
-        campaign = run_campaign(asked, text, results, Executor(executor, max_jobs, packing), view.update, again=again)
+        parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
+    executor = executor or parsed.cluster.default_executor
+    packing = choose_packing(parsed, executor, pack_nodes, pack_hours)
+    with SweepView(stderr_console(), executor_note) as view:
+        campaign = run_campaign(
+            parsed, text, results, Executor(executor, max_jobs, packing), view.update, again=again
+        )
     if as_json:
         print_json(outcome_to_json(campaign))
     else:
@@ -198,11 +200,11 @@ def logs(experiment: str, role: str | None, index: int | None, lines: int, follo
     from ratematch.run.launch import log_tail
 
     folder = find_experiment(RESULTS, experiment)
-    found = find_logs(folder, role, index)
-    for log in found:
+    files = find_logs(folder, role, index)
+    for log in files:
         click.echo(f"==> {log.path}", err=True)
         if tail := log_tail(log.path, lines) if lines else "":
             click.echo(tail)
     if following:
-        for log, line in follow(folder, found):
-            click.echo(line if len(found) == 1 else f"{log.name}: {line}")
+        for log, line in follow(folder, files):
+            click.echo(line if len(files) == 1 else f"{log.name}: {line}")

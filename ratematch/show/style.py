@@ -154,9 +154,9 @@ class Marked(Protocol):
 
 def find_stamp(*shown: Marked) -> str | None:
     """What stands over everything that was not measured on GPUs; ``None`` when all of ``shown`` was."""
-    if any(each.simulated for each in shown):
+    if any(item.simulated for item in shown):
         return SIMULATED_TEXT
-    return STAMP_TEXT if any(each.emulated for each in shown) else None
+    return STAMP_TEXT if any(item.emulated for item in shown) else None
 
 
 def name_origin(shown: Marked) -> str:

@@ -185,11 +185,11 @@ FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "num", "held_ou
 CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow)), *FACTORS)
 
 
-def _calibration_rows(found: Calibration | None) -> list[Row]:
+def _calibration_rows(calibration: Calibration | None) -> list[Row]:
     """A row an end-to-end run, each with the factors that all runs agree on."""
-    if found is None:
+    if calibration is None:
         return []
-    return [asdict(row) | {name: getattr(found, name) for name in FACTORS} for row in found.rows]
+    return [asdict(row) | {name: getattr(calibration, name) for name in FACTORS} for row in calibration.rows]
 
 
 def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:

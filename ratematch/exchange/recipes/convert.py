@@ -1,4 +1,4 @@
-"""Recipe files -> sweep files: their format, model, cluster and engine version, and a check that nothing was changed."""
+"""Recipe files -> sweep files: format, model, cluster, engine version, and a check that nothing was changed."""
 
 from __future__ import annotations
 

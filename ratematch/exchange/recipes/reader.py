@@ -119,7 +119,7 @@ class Reader:
         return f"{'.'.join(path)} ({place})"
 
     def unsupported(self, reasons: dict[str, str]) -> tuple[Unsupported, ...]:
-        """What was not taken, in file order; a map that was not touched is one part. ``reasons``: by start of the key."""
+        """What was not taken, in file order; an untouched map is one part. ``reasons``: by start of the key."""
         return tuple(
             Unsupported(self.located.where(path), self._find(path), _reason(path, reasons))
             for path in self._untaken(self.located.data, ())

@@ -62,7 +62,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         top = draw_header(figure, title, entries, stamp)
         fit_axes(figure, [axes], bottom, top)
         if not _all_points(workload):
-            _say_empty(axes, workload)
+            _write_empty(axes, workload)
         else:
             draw_labels(axes, {kind: workload.front(kind) for kind in FRONT_KINDS})
     return figure
@@ -268,17 +268,17 @@ def _plain_number(value: float, _: object = None) -> str:
 
 def _missing(workload: WorkloadAnalysis) -> list[str]:
     """What a reader would look for and not find."""
-    told = []
+    missing = []
     for kind in ("rate_matched", "end_to_end", "ifb"):
         front = workload.front(kind)
         if len(front) < 2:
-            told.append(f"{style.KINDS[kind].name} has {'one point only' if front else 'no point'}")
-    if told and workload.left_out:
-        told.append(f"loads left out as invalid: {len(workload.left_out)}")
-    return told
+            missing.append(f"{style.KINDS[kind].name} has {'one point only' if front else 'no point'}")
+    if missing and workload.left_out:
+        missing.append(f"loads left out as invalid: {len(workload.left_out)}")
+    return missing
 
 
-def _say_empty(axes: Axes, workload: WorkloadAnalysis) -> None:
+def _write_empty(axes: Axes, workload: WorkloadAnalysis) -> None:
     lines = [f"No valid point for {workload.workload}."]
     lines += [f"{label}, {load}: {', '.join(reasons)}" for label, load, reasons in workload.left_out[:5]]
     if len(workload.left_out) > 5:

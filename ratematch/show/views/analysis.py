@@ -101,19 +101,19 @@ def _front_row(point: Point) -> tuple[Any, ...]:
 def _speedup_lines(workload: WorkloadAnalysis) -> list[str]:
     lines = []
     for kind in COMPARED:
-        told = []
+        gains = []
         for name in ("step", "linear"):
-            found = [
+            ratios = [
                 (value, row.tok_s_user)
                 for row in workload.speedups
                 if row.kind == kind and (value := getattr(row, name)) is not None
             ]
-            if found:
-                best, at = max(found)
-                told.append(f"{best:.2f}x at {show_value(at)} tok/s/user ({name})")
+            if ratios:
+                best, at = max(ratios)
+                gains.append(f"{best:.2f}x at {show_value(at)} tok/s/user ({name})")
         name = style.KINDS[kind].name
         lines.append(
-            f"best speed-up of the {name} over IFB: {', '.join(told) or 'undefined, the two do not overlap'}"
+            f"best speed-up of the {name} over IFB: {', '.join(gains) or 'undefined, the two do not overlap'}"
         )
     return lines
 

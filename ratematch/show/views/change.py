@@ -73,11 +73,11 @@ def _print_front(front: FrontChange, console: Console) -> None:
     columns = ("tok/s/user", "step", "linear", "95 %: low", "high")
     rows = [(row.tok_s_user, row.step, row.linear, row.linear_low, row.linear_high) for row in front.speedups]
     console.print(table(f"{front.workload}: {name}, tok/s/GPU of after over before", columns, rows))
-    told = [f"{ratio.what} {ratio.value:.3f}{_span(ratio.low, ratio.high)}" for ratio in front.ends]
+    ratios = [f"{ratio.what} {ratio.value:.3f}{_span(ratio.low, ratio.high)}" for ratio in front.ends]
     if front.whole is not None and front.whole.hypervolume_ratio is not None:
         ends = front.whole.hypervolume_interval or (None, None)
-        told.append(f"hypervolume {front.whole.hypervolume_ratio:.3f}{_span(*ends)}")
-    console.print(Text("; ".join(told)))
+        ratios.append(f"hypervolume {front.whole.hypervolume_ratio:.3f}{_span(*ends)}")
+    console.print(Text("; ".join(ratios)))
 
 
 def _span(low: float | None, high: float | None) -> str:

@@ -66,8 +66,8 @@ class LoadView:
         for row in rows:
             m = row.measurement
             _print_sureness(row, console)
-            said = (*m.warnings, *row.notes)
-            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", said)):
+            notes = (*m.warnings, *row.notes)
+            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", notes)):
                 for line in lines:
                     console.print(f"[{style}]{word}[/] {row.load.label}: {escape(line)}", highlight=False)
             if row.result.ended_early:

@@ -34,11 +34,11 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
             for belief in prediction.beliefs
         ],
         "workloads": {
-            each.workload: {
-                "rate_matched": [_row(point) for point in each.rate_matched],
-                "ifb": [_row(point) for point in each.ifb],
+            workload.workload: {
+                "rate_matched": [_row(point) for point in workload.rate_matched],
+                "ifb": [_row(point) for point in workload.ifb],
             }
-            for each in prediction.analyses
+            for workload in prediction.analyses
         },
         "ctx": [_load_row(row) for row in prediction.rows if row.experiment.stage == "ctx"],
         "gen": [_load_row(row) for row in prediction.rows if row.experiment.stage == "gen"],
@@ -64,23 +64,25 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
     """How far predictions are trusted, best ctx rates, and the predicted fronts."""
     console.print(f"\n[bold yellow]{style.PREDICTED_TEXT}[/] (step times: {escape(prediction.model)})")
     number = prediction.learnt_from
-    taught = f"learnt from {number} measured servers" if number else "nothing measured"
+    learnt = f"learnt from {number} measured servers" if number else "nothing measured"
     rows = [
         (belief.family, belief.servers, belief.factor, belief.interval[0], belief.interval[1])
         for belief in prediction.beliefs
     ]
     columns = ("family", "measured", "factor", "95 %: low", "high")
-    console.print(table(f"factor on predicted speed, {taught}", columns, rows))
+    console.print(table(f"factor on predicted speed, {learnt}", columns, rows))
     best = ("server", "load", "req/s/GPU", "TTFT ms")
     console.print(table("predicted ctx servers, best load", best, _ctx(prediction)))
-    for each in prediction.analyses:
-        front = _thin(each.rate_matched)
-        told = [
+    for workload in prediction.analyses:
+        front = _thin(workload.rate_matched)
+        rows_shown = [
             (point.label, point.gpus, point.ratio or "-", point.tok_s_user, point.tok_s_gpu, point.ttft_ms)
             for point in front
         ]
-        title = f"{each.workload}: predicted rate-matched front ({len(front)} of {len(each.rate_matched)} rows)"
-        console.print(table(title, ("deployment", "GPUs", "ratio", "tok/s/user", "tok/s/GPU", "TTFT ms"), told))
+        title = (
+            f"{workload.workload}: predicted rate-matched front ({len(front)} of {len(workload.rate_matched)} rows)"
+        )
+        console.print(table(title, ("deployment", "GPUs", "ratio", "tok/s/user", "tok/s/GPU", "TTFT ms"), rows_shown))
 
 
 def _ctx(prediction: Prediction) -> list[tuple[Any, ...]]:

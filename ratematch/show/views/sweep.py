@@ -50,7 +50,7 @@ class SweepView:
         self._console = console
         self._opening = opening
         self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._last_line = 0.0
         self._shown = 0.0
         self._states: list[str] = []
@@ -104,8 +104,8 @@ class SweepView:
         for item in campaign.items:
             why = item.error.splitlines()[0] if item.error else item.waits_for
             told = item.state + (f": {why}" if why else "")
-            if self._said.get(item.folder.path.name) != told and (item.state != "pending" or why):
-                self._said[item.folder.path.name] = told
+            if self._printed.get(item.folder.path.name) != told and (item.state != "pending" or why):
+                self._printed[item.folder.path.name] = told
                 self._console.print(f"{item.experiment.label}: {escape(told)}", highlight=False, soft_wrap=True)
             if item.state == "running" and not why and time.monotonic() - self._last_line > LINE_S:
                 self._last_line = time.monotonic()
