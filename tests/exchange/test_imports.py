@@ -251,8 +251,8 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
     recipe["backend"] |= {"numa_memory_bind": True, "decode_extra_args": ["--tool_parser", "glm47"]}
     recipe["resources"]["spread_workers"] = True
     left = import_recipes([write(tmp_path, recipe)], Choices()).unsupported
-    told = {key for each in left for key in leaves(each.value, each.where.rpartition(": ")[2])}
-    assert set(leaves(strange)) <= told
+    listed = {key for each in left for key in leaves(each.value, each.where.rpartition(": ")[2])}
+    assert set(leaves(strange)) <= listed
     assert {
         "benchmark.use_chat_template",
         "benchmark.req_rate",
@@ -261,8 +261,8 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
         "resources.spread_workers",
         "model.container",
         "model.precision",
-    } <= told
-    assert not any("trtllm_config" in key or "isl" in key for key in told)
+    } <= listed
+    assert not any("trtllm_config" in key or "isl" in key for key in listed)
 
 
 def test_unknown_worker_key_is_kept_and_told(tmp_path: Path) -> None:
@@ -355,9 +355,9 @@ def test_contradictions_name_file_line_and_what_would_be_right(
         import_recipes([path], Choices())
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     numbers = {number for number, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")}
-    told = str(caught.value)
-    assert right in told
-    assert any(f"recipe.yaml:{number}" in told for number in numbers), told
+    text = str(caught.value)
+    assert right in text
+    assert any(f"recipe.yaml:{number}" in text for number in numbers), text
 
 
 def test_tp_that_fills_no_whole_nodes_is_refused(tmp_path: Path) -> None:

@@ -115,10 +115,10 @@ def test_real_results_carry_no_stamp() -> None:
 def test_every_target_has_a_card_with_the_deployment_or_says_that_nothing_reaches_it() -> None:
     workload = make_many()
     text = " ".join(Reader(render_report(make_report(workload))).texts)
-    for found in recommend_all(workload, TARGETS):
-        assert found.point is not None
-        assert f"for {found.at:g} tok/s/user" in text
-        assert f"{found.point.gpus}" in text
+    for advice in recommend_all(workload, TARGETS):
+        assert advice.point is not None
+        assert f"for {advice.at:g} tok/s/user" in text
+        assert f"{advice.point.gpus}" in text
     few = " ".join(Reader(render_report(make_report(make_few()))).texts)
     assert "nothing reaches it" in few and "The fastest deployment gives 90 tok/s/user" in few
 

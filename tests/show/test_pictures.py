@@ -154,12 +154,12 @@ def test_gen_curves_are_one_a_mapping_and_mtp_and_differ_without_colour() -> Non
 
 
 def _answers(late_ms: float = 0.0) -> tuple[RequestRecord, ...]:
-    found = records(4)
-    for k, record in enumerate(found):
+    requests = records(4)
+    for k, record in enumerate(requests):
         assert record.sent_ns is not None and record.first_token_ns is not None
         record.intended_ns = int(record.sent_ns - late_ms * 1e6)
         record.first_token_ns += k * 10_000_000
-    return tuple(found)
+    return tuple(requests)
 
 
 def test_cdfs_rise_to_one_at_the_slowest_request_and_count_from_the_due_instant_in_open_loop() -> None:
