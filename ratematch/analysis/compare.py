@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ratematch.analysis import analyze
+from ratematch.analysis.provenance import read_provenance
 from ratematch.errors import UserError
 from ratematch.match.change import Change, find_changes
 from ratematch.match.points import Analysis
@@ -77,21 +78,20 @@ def find_drift(before: Results, after: Results) -> list[Drift]:
 
 def _facts(results: Results) -> dict[str, str]:
     """What holds for a whole folder; several values of one fact stand side by side."""
-    experiments = [folder.read() for folder in results.folders()]
-    launches = [read_json(file) for file in sorted(results.path.glob("*/launch/*/provenance.json"))]
-    servers = [server for launch in launches for server in launch.get("servers", {}).values()]
+    origin = read_provenance(results.folders())
+    experiments, launches = origin.experiments, origin.launches
     limits = read_json(results.path / analyze.LIMITS)
     facts = {
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
         "model path": _join(e.model_path for e in experiments),
         "engine asked for": _join(e.stack for e in experiments),
-        "servers said": _join(server.get("version") for server in servers),
-        "ratematch": _join(f"{launch.get('ratematch')} ({launch.get('git')})" for launch in launches),
-        "Python": _join(launch.get("python") for launch in launches),
-        "platform": _join(launch.get("platform") for launch in launches),
-        "load generator on": _join(launch.get("host") for launch in launches),
-        "packages": _join(", ".join(f"{n} {v}" for n, v in sorted(x.get("packages", {}).items())) for x in launches),
+        "servers said": _join(version for launch in launches for version in launch.server_versions),
+        "ratematch": _join(f"{launch.ratematch} ({launch.git})" for launch in launches),
+        "Python": _join(launch.python for launch in launches),
+        "platform": _join(launch.platform for launch in launches),
+        "load generator on": _join(launch.host for launch in launches),
+        "packages": _join(launch.packages for launch in launches),
     }
     return facts | {f"limits: {key}": str(value) for key, value in limits.items() if key != "name"}
 

@@ -42,7 +42,7 @@ def status_to_json(
 
 
 def _budget(results: Results) -> float | None:
-    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or nobody said."""
+    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not given."""
     file = results.path / "controller.json"
     budget: float | None = read_json(file)["budget_gpu_hours"] if file.exists() else None
     return budget
