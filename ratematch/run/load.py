@@ -49,6 +49,7 @@ from ratematch.run.telemetry import (
     write_lines,
 )
 from ratematch.run.watch import Stalled, Watched, find_cause, watch
+from ratematch.store import layout
 from ratematch.store.files import reserve, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.records import write_records
@@ -120,11 +121,11 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     if why := _why_not_kept(live, load, sent, reported.run):
         _keep_partial(at, sent.result, reported.run, reported.rows)
         raise why
-    write_records(at / "warmup.parquet", sent.result.warmup)
-    write_records(at / "records.parquet", sent.result.records)
-    write_iterations(at / "iterations.parquet", reported.rows)
-    write_lines(at / "perf_metrics.jsonl.zst", reported.perf)
-    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in reported.samples.lines()])
+    write_records(at / layout.WARMUP, sent.result.warmup)
+    write_records(at / layout.RECORDS, sent.result.records)
+    write_iterations(at / layout.ITERATIONS, reported.rows)
+    write_lines(at / layout.PERF_METRICS, reported.perf)
+    write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
     figures = measurement.measure_load(
         sent.result.records, load, live.experiment.workload, client=reported.run.client
     )
@@ -344,9 +345,9 @@ def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[Wor
     while (aside := at / f"partial-{number}").exists():
         number += 1
     aside.mkdir(parents=True)
-    write_records(aside / "records.parquet", result.records)
-    write_iterations(aside / "iterations.parquet", rows)
-    write_json(aside / "loadrun.json", loadruns.to_json(run))
+    write_records(aside / layout.RECORDS, result.records)
+    write_iterations(aside / layout.ITERATIONS, rows)
+    write_json(aside / layout.LOADRUN, loadruns.to_json(run))
 
 
 LAST_S = 2.0

@@ -18,7 +18,9 @@ from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement as measurements
 from ratematch.measure.loadrun import LoadRun
 from ratematch.measure.measurement import Measurement
+from ratematch.plan import cluster as clusters
 from ratematch.plan import experiment as experiments
+from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
 from ratematch.plan.load import Load
 from ratematch.store import filelock, layout
@@ -142,6 +144,10 @@ class ExperimentFolder:
         except (KeyError, TypeError) as error:
             raise ResultsError(f"{file}: not an experiment of this version ({error})") from error
 
+    def cluster(self) -> Cluster:
+        """The profile of the cluster that it runs on."""
+        return clusters.from_json(read_json(self.path / layout.CLUSTER))
+
     # -- loads ------------------------------------------------------------------------------------------------
 
     def load_folder(self, load: Load) -> Path:
@@ -191,6 +197,10 @@ class ExperimentFolder:
         folder = parent / str(1 + int(last.name) if last else 1)
         folder.mkdir()
         return folder
+
+    def write_outcome(self, launch: Path, outcome: Outcome) -> None:
+        """Keep how the launch in the folder ``launch`` ended."""
+        write_json(launch / layout.OUTCOME, outcomes.to_json(outcome))
 
     def last_launch(self) -> Path | None:
         folders = self._launch_folders()
