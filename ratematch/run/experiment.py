@@ -28,7 +28,7 @@ from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import Placement, count_ports, nodes_needed, place, placement_to_json
 from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
+from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.load import Live, measure_load, seed_of
 from ratematch.run.machines import Allocation
@@ -43,6 +43,7 @@ from ratematch.store import outcome as outcomes
 from ratematch.store.files import write_json, write_text
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.progress import Starting, Waiting
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -165,8 +166,7 @@ def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocati
     engine = find_engine(experiment.engine.name)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
-        servers = [{"name": w.name, "why": w.why, "seconds": w.seconds, "last_line": w.last_line} for w in waiting]
-        folder.write_progress({"phase": "starting", "waiting": servers, "time": time.time()})
+        folder.write_progress(Starting(time.time(), tuple(waiting)))
 
     show_waiting(())
     begin = time.monotonic()

@@ -25,6 +25,7 @@ from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.run import guard
 from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store.files import write_text
+from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
 """How long a server may take to end after SIGTERM before it is killed."""
@@ -42,16 +43,6 @@ GivenUp = Callable[[str], bool]
 
 class Interrupted(RunError):
     """The person or the scheduler asked the run to stop."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A server that is not ready yet: ``why`` is what its probe got, ``last_line`` the end of its log."""
-
-    name: str
-    why: str
-    seconds: float
-    last_line: str
 
 
 class Machine(Protocol):

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -52,6 +51,7 @@ from ratematch.run.watch import Stalled, Watched, find_cause, watch
 from ratematch.store import layout
 from ratematch.store.files import reserve, write_json
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.progress import Measuring, RunProgress
 from ratematch.store.records import write_records
 
 RECORD_B = 512
@@ -303,21 +303,20 @@ def _errors(records: Sequence[RequestRecord]) -> list[str]:
     return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
 
 
-def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> dict[str, Any]:
-    return {
-        "phase": "measuring",
-        "load": load.label,
-        "load_number": number + 1,
-        "loads": total,
-        "time": time.time(),
-        "part": progress.phase,
-        "total": progress.total,
-        "done": progress.done,
-        "failed": progress.failed,
-        "in_flight": progress.in_flight,
-        "tok_s": progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
-        "ttft_ms": progress.ttft_ms,
-    }
+def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
+    return Measuring(
+        time=time.time(),
+        load=load.label,
+        load_number=number + 1,
+        loads=total,
+        part=progress.phase,
+        total=progress.total,
+        done=progress.done,
+        failed=progress.failed,
+        in_flight=progress.in_flight,
+        tok_s=progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
+        ttft_ms=progress.ttft_ms,
+    )
 
 
 def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
@@ -355,9 +354,9 @@ LAST_S = 2.0
 
 
 @contextlib.contextmanager
-def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[dict[str, Any]], None]]:
+def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[RunProgress], None]]:
     """A function that hands over what ``progress.json`` is to hold and returns at once."""
-    newest: list[dict[str, Any]] = []
+    newest: list[RunProgress] = []
     news, over = threading.Event(), threading.Event()
 
     def write() -> None:
@@ -369,8 +368,8 @@ def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[dict[str,
             if over.is_set() and not newest:
                 return
 
-    def report(content: dict[str, Any]) -> None:
-        newest[:] = [content]
+    def report(progress: RunProgress) -> None:
+        newest[:] = [progress]
         news.set()
 
     thread = threading.Thread(target=write, name="write progress", daemon=True)

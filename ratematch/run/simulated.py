@@ -10,7 +10,6 @@ import platform
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ratematch.errors import RatematchError
 from ratematch.loadgen.loadresult import LoadResult
@@ -29,6 +28,7 @@ from ratematch.store import layout
 from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.progress import VIRTUAL_TIME, Measuring
 from ratematch.store.records import write_records
 from ratematch.version import __version__
 
@@ -84,7 +84,9 @@ def _simulate(launch: Launch, plan: LaunchPlan) -> None:
         },
     )
     for number, load in enumerate(loads_while_open(launch.folder, launch.loads)):
-        launch.folder.write_progress(_progress(load, number, max(number + 1, len(launch.loads))))
+        total = max(number + 1, len(launch.loads))
+        progress = Measuring(time.time(), load.label, number + 1, total, VIRTUAL_TIME, load.num_requests)
+        launch.folder.write_progress(progress)
         before_s = service.timeline.now_s
         before = service.acceptance
         begin = time.perf_counter()
@@ -110,20 +112,3 @@ def _keep(launch: Launch, load: Load, result: LoadResult, run: LoadRun) -> None:
     write_records(at / layout.WARMUP, result.warmup)
     write_records(at / layout.RECORDS, result.records)
     launch.folder.finish_load(load, run, measure_run(result.records, load, launch.experiment, run))
-
-
-def _progress(load: Load, number: int, total: int) -> dict[str, Any]:
-    return {
-        "phase": "measuring",
-        "load": load.label,
-        "load_number": number + 1,
-        "loads": total,
-        "time": time.time(),
-        "part": "virtual time",
-        "total": load.num_requests,
-        "done": 0,
-        "failed": 0,
-        "in_flight": 0,
-        "tok_s": 0.0,
-        "ttft_ms": None,
-    }

@@ -27,6 +27,9 @@ from ratematch.store import filelock, layout
 from ratematch.store import outcome as outcomes
 from ratematch.store.files import read_json, write_json
 from ratematch.store.outcome import Outcome
+from ratematch.store.progress import RunProgress
+from ratematch.store.progress import from_json as progress_from_json
+from ratematch.store.progress import to_json as progress_to_json
 
 
 @dataclass(frozen=True)
@@ -268,15 +271,15 @@ class ExperimentFolder:
     def done(self) -> bool:
         return (self.path / layout.DONE).exists() and not self.missing()
 
-    def progress(self) -> dict[str, Any] | None:
-        """What the measuring process last said; ``None`` before it said anything."""
+    def progress(self) -> RunProgress | None:
+        """What the measuring process last reported; ``None`` before it did."""
         file = self.path / layout.PROGRESS
-        return read_json(file) if file.exists() else None
+        return progress_from_json(read_json(file)) if file.exists() else None
 
-    def write_progress(self, content: dict[str, Any]) -> None:
+    def write_progress(self, progress: RunProgress) -> None:
         # Only a view: a full disk must not stop a measurement for it.
         with contextlib.suppress(DiskFull):
-            write_json(self.path / layout.PROGRESS, content)
+            write_json(self.path / layout.PROGRESS, progress_to_json(progress))
 
     def state(self) -> str:
         """``done``, ``running``, ``failed``, ``interrupted`` or ``pending``."""
