@@ -237,7 +237,7 @@ def _add_window(live: Live, sent: _Sent, reported: _Reported, span: tuple[int, i
 
 
 def _ruined(live: Live) -> RunError | None:
-    """Did requests fail because servers were going away? Then the load says nothing of them and is not kept.
+    """Did requests fail because servers were going away? Then the load is no measure of them and is not kept.
 
     Servers that are ended together with us (scancel, a preemption) or by themselves refuse the rest of a load within
     milliseconds: it is over before anybody has noticed that they are gone.

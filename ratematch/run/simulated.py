@@ -1,7 +1,7 @@
 """One experiment in virtual time: what :mod:`ratematch.run.experiment` does, without servers and without waiting.
 
 The folder gets the same files. GPU-hours are those that the run would have taken: virtual seconds of its loads, and
-the minutes that the cluster's profile says a start takes.
+the minutes that a start takes by the cluster's profile.
 """
 
 from __future__ import annotations

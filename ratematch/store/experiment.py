@@ -82,7 +82,7 @@ def hours_of(launches: Iterable[Launch], gpus: int) -> GpuHours:
 
 @dataclass(frozen=True)
 class StoredLoad:
-    """One finished load: its folder, what was asked, how it ran, and its figures."""
+    """One finished load: its folder, the load itself, how it ran, and its figures."""
 
     folder: Path
     load: Load
@@ -164,7 +164,7 @@ class ExperimentFolder:
         return tuple(load for load in self.read().loads if not self.finished(load))
 
     def loads(self) -> list[StoredLoad]:
-        """Every finished load, also of ladders asked for earlier."""
+        """Every finished load, also of earlier, shorter ladders."""
         files = sorted((self.path / layout.LOADS).glob(f"*/{layout.LOADRUN}"))
         return sorted((read_stored_load(file.parent) for file in files), key=lambda stored: repr(stored.load))
 
