@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ print(sys.version, sorted({(each.name, each.version) for each in distributions()
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that folders are removed
     try:
         expected = read_expected(options.expected) if options.expected else ()
         old, new = open_checkout(options.old), open_checkout(options.new)
@@ -89,16 +91,15 @@ def collect_both(old: Checkout, new: Checkout, options: argparse.Namespace, scra
             wanted[folder] = Collection(code, old, python)
             wanted[folder].check()
     began = time.monotonic()
-    tasks = [(each, job) for each in wanted.values() for job in make_jobs(each.site)]
     try:
-        run_all(tasks, options.jobs)
         for folder, each in wanted.items():
-            each.finish(folder)
+            run_all(each, make_jobs(each.site), options.jobs)
+            each.finish(folder)  # at once: what comes after may be stopped
     finally:
         for each in wanted.values():
             each.close()
-    if tasks:
-        log(f"{len(tasks)} jobs in {time.monotonic() - began:.0f} s")
+    if wanted:
+        log(f"collected in {time.monotonic() - began:.0f} s")
     return folders[0], folders[1]
 
 
@@ -110,23 +111,25 @@ def digest_packages(python: Path) -> str:
     return hashlib.sha256(f"{python} {told}".encode() + scripts).hexdigest()[:12]
 
 
-def run_all(tasks: Sequence[tuple[Collection, Job]], processes: int) -> None:
-    """All jobs, so many at once; those of both checkouts take turns, so that neither has the quieter machine."""
+def run_all(collection: Collection, jobs: Sequence[Job], processes: int) -> None:
+    """All jobs, so many at once; those that have not begun are dropped when we are stopped."""
     over = 0
     lock = threading.Lock()
 
-    def run(task: tuple[Collection, Job]) -> None:
+    def run(job: Job) -> None:
         nonlocal over
-        collection, job = task
         began = time.monotonic()
         failed = "" if collection.run(job) else ", a command FAILED"
         with lock:
             over += 1
             seconds = time.monotonic() - began
-            log(f"[{over}/{len(tasks)}] {collection.code.path.name}: {job.name}, {seconds:.1f} s{failed}")
+            log(f"[{over}/{len(jobs)}] {collection.code.path.name}: {job.name}, {seconds:.1f} s{failed}")
 
-    with ThreadPoolExecutor(processes) as pool:
-        list(pool.map(run, tasks))
+    pool = ThreadPoolExecutor(processes)
+    try:
+        list(pool.map(run, jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def report(comparison: Comparison, expected: Sequence[Expected], most: int) -> int:

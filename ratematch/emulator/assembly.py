@@ -11,6 +11,7 @@ from ratematch.emulator.steptime import RooflineStepTime, StepTime
 from ratematch.plan.memory import (
     RUNTIME_RESERVE_B,
     MemoryFit,
+    MemoryUse,
     activation_bytes,
     default_precision,
     kv_bytes_per_token_per_rank,
@@ -62,16 +63,9 @@ def fit_memory(shape: ServerShape, environment: Environment) -> MemoryFit:
     """
     reserve_b = RUNTIME_RESERVE_B + shape.spare_b
     reserve_b += activation_bytes(shape.model, shape.mapping, shape.max_num_tokens, shape.max_batch_size)
-    return memory_fit(
-        shape.model,
-        shape.gpu,
-        shape.mapping,
-        shape.precision(environment),
-        shape.kv_format,
-        shape.kv_fraction,
-        reserve_b,
-        mtp_layers=shape.draft_layers,
-    )
+    precision, draft_layers = shape.precision(environment), shape.draft_layers
+    use = MemoryUse(precision, shape.kv_format, shape.kv_fraction, reserve_b, draft_layers)
+    return memory_fit(shape.model, shape.gpu, shape.mapping, use)
 
 
 def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:

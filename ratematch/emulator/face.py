@@ -24,7 +24,7 @@ from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import BadRequest, Refused, TransferError
 from ratematch.emulator.faults import LateWarning, arm, describe, load
-from ratematch.emulator.protocol import AnswerHead, Request, StreamEncoder, output_key
+from ratematch.emulator.protocol import AnswerHead, Json, Request, StreamEncoder, output_key
 from ratematch.emulator.scheduler import Scheduler, Sequence, Step
 from ratematch.emulator.serving import ServerLog, bind, fails_now, json_answer, new_app, run_blocking, serve
 from ratematch.emulator.sinks import CollectSink, StreamSink
@@ -170,14 +170,14 @@ class Face(ABC, Generic[RequestT, SourceT]):
         """What ``/version`` answers."""
 
     @abstractmethod
-    def model_cards(self) -> list[dict[str, Any]]:
+    def model_cards(self) -> list[Json]:
         """What ``/v1/models`` lists, as JSON; ``created`` is added."""
 
     @abstractmethod
     def num_held(self) -> int:
         """KV caches that are kept for other servers."""
 
-    def own_info(self) -> dict[str, Any]:
+    def own_info(self) -> Json:
         """What ``/server_info`` has beside the emulation, as JSON."""
         return {}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 class CtxHolds:
     """KV caches a context server keeps for generation servers; dropped after ``timeout_s`` (``None``: never).
 
-    ``release`` frees those of a sequence; ``expired`` is told the request whose time was over.
+    ``release`` frees those of a sequence; ``expired`` is called with the request whose time was over.
     """
 
     def __init__(self, release: Callable[[int], None], timeout_s: float | None, expired: Callable[[int | str], None]):

@@ -17,6 +17,9 @@ import msgspec
 
 from ratematch.emulator.errors import BadRequest
 
+Json = dict[str, Any]
+"""A JSON object as it is sent or received."""
+
 DONE = b"data: [DONE]\n\n"
 
 
@@ -46,7 +49,7 @@ class AnswerHead:
     key: int
     vocab: int
 
-    def fields(self, chat: bool, *, chunk: bool) -> dict[str, Any]:
+    def fields(self, chat: bool, *, chunk: bool) -> Json:
         """The first fields of a body, or of each event of a stream; ``created`` is Unix time in seconds."""
         kind = "text_completion" if not chat else "chat.completion.chunk" if chunk else "chat.completion"
         return {"id": self.request_id, "object": kind, "created": int(time.time()), "model": self.model}
@@ -74,7 +77,7 @@ def block_hashes(ids: tuple[int, ...], tokens_per_block: int) -> tuple[int, ...]
     return tuple(chained)
 
 
-def typed_field(body: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
+def typed_field(body: Json, name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
     """The field ``name`` of a body, or ``default``.
 
     Raises:
@@ -108,7 +111,7 @@ def prompt_ids(prompt: Any, vocab: int) -> tuple[int, ...]:
             raise BadRequest("1 validation error: prompt: Input should be a valid string or list of integers")
 
 
-def chat_ids(body: dict[str, Any], vocab: int) -> tuple[int, ...]:
+def chat_ids(body: Json, vocab: int) -> tuple[int, ...]:
     """Token ids of a chat: those given, or stand-ins for its messages.
 
     Raises:

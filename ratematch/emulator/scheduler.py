@@ -183,8 +183,8 @@ class Scheduler:
     def finish(self, step: Step, now_s: float, *, all_tokens: bool = True) -> list[Emission]:
         """Hand out the tokens of ``step``, in rank order, generation before prompts.
 
-        Without ``all_tokens`` only what begins or ends is told: a finished sequence with all tokens since it began
-        to decode. When each of them came is in its ``first_iter`` and ``gains``.
+        Without ``all_tokens`` only what begins or ends is returned: a finished sequence with all tokens since it
+        began to decode. When they came is in its ``first_iter`` and ``gains``.
 
         Raises:
             RuntimeError: ``step`` is not the one in flight.
@@ -192,7 +192,7 @@ class Scheduler:
         if step is not self._in_flight:
             raise RuntimeError(f"iteration {step.iter} is not in flight")
         if all_tokens and step.count > 1:
-            raise ValueError("a step of several iterations tells only what begins or ends in it")
+            raise ValueError("a step of several iterations returns only what begins or ends in it")
         self._in_flight = None
         count = step.count
         emissions: list[Emission] = []

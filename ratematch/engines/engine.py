@@ -1,4 +1,4 @@
-"""The engine boundary: everything the rest of ratematch asks of a serving stack, as one value.
+"""The engine boundary: everything the rest of ratematch needs of a serving stack, as one value.
 
 An engine's folder builds its :class:`Engine` once, out of plain functions. An engine that shares most of another one
 is made with :func:`dataclasses.replace`: a stack that starts ``trtllm-serve`` workers behind an orchestrator of its
@@ -25,6 +25,9 @@ from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
 from ratematch.plan.setting import Setting
 
+Json = dict[str, Any]
+"""A JSON object as it is sent or received."""
+
 
 class CheckLaunch(Protocol):
     """The type of :attr:`Engine.check_launch`, whose last argument may be left out."""
@@ -35,10 +38,10 @@ class CheckLaunch(Protocol):
 class ReadBreakdown(Protocol):
     """The type of :attr:`Engine.read_breakdown`, whose two counts are given by name."""
 
-    def __call__(self, records: Sequence[dict[str, Any]], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
+    def __call__(self, records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
-def no_extra_body(experiment: Experiment) -> dict[str, Any]:
+def no_extra_body(experiment: Experiment) -> Json:
     """Requests carry the OpenAI fields and nothing else."""
     return {}
 
@@ -48,7 +51,7 @@ def no_samples(body: bytes) -> list[dict[str, float]] | None:
     return None
 
 
-def no_breakdown(records: Sequence[dict[str, Any]], *, skip_first: int, skip_last: int) -> Breakdown | None:
+def no_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """The engine has no timings request by request."""
     return None
 
@@ -114,8 +117,8 @@ class Engine:
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it."""
 
-    extra_body: Callable[[Experiment], dict[str, Any]] = no_extra_body
-    """Fields of every request body beside the OpenAI ones: a piece of JSON, as it is sent."""
+    extra_body: Callable[[Experiment], Json] = no_extra_body
+    """Fields of every request body beside the OpenAI ones."""
 
     # ---------------------------------------------------------------------------------------------------- memory
 

@@ -23,8 +23,8 @@ class TimeLimit:
 
     def minutes(self, estimate: float) -> int:
         """Whole minutes to ask for."""
-        asked = int(self.factor * estimate + self.floor_minutes + 0.999)
-        return asked if self.max_minutes is None else min(asked, int(self.max_minutes))
+        minutes = int(self.factor * estimate + self.floor_minutes + 0.999)
+        return minutes if self.max_minutes is None else min(minutes, int(self.max_minutes))
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Slurm:
     """What a site wants of every job and step.
 
     ``partition``, ``account``, ``qos``, ``reservation``, ``exclude`` (nodes): sbatch's options of these names.
-    ``gpus``: how GPUs are asked for, ``--gpus-per-node=N``, ``--gres=<gres>:N`` or not at all (whole nodes are given
+    ``gpus``: how GPUs are requested, ``--gpus-per-node=N``, ``--gres=<gres>:N`` or not at all (whole nodes are given
     anyway). ``exclusive``: no neighbours on the nodes, which would be measured too.
     ``segment``: nodes in one NVLink domain. A job asks for ``--segment``, the largest divisor of its nodes not above
-    this, so that no server reaches over two domains; ``None`` = not asked for.
+    this, so that no server reaches over two domains; ``None`` = not requested.
     ``mpi``: ``srun --mpi`` of server steps, ``None`` = Slurm's default. ``tasks``: of a server's step, one for each
     GPU (the engine's ranks) or one a node (the emulator, which needs no ranks).
     ``senders``: most processes of the load generator on one node. ``sbatch``, ``srun``: further options, as typed.

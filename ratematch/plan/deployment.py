@@ -1,4 +1,4 @@
-"""Which servers stand together, and what each of them is told."""
+"""Which servers stand together, and how each of them is configured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServerGroup:
     ``config``: the engine's whole configuration as given, to which nothing is added (a recipe somebody else wrote).
     ``environment``: set for these servers only. ``unchecked``: dotted paths of options marked ``!unchecked`` in the
     sweep file, which are passed on though the contract of the version may not know them. ``tag``: option axes that
-    tell servers of one sweep apart, for labels only.
+    distinguish servers of one sweep, for labels only.
     """
 
     role: Role

@@ -90,8 +90,8 @@ class Experiment:
     def launches(self) -> tuple[Experiment, ...]:
         """The experiment in parts that each need their own start of the servers: the loads that share one.
 
-        All loads share one, except in ``gen_only``: the servers are told at start how many requests make a batch
-        (contract, section 6), so each concurrency has its own.
+        All loads share one, except in ``gen_only``: the servers are started with the number of requests that make a
+        batch (contract, section 6), so each concurrency has its own.
         """
         if self.mode != "gen_only":
             return (self,)
@@ -159,8 +159,10 @@ def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
         for load in experiment.loads:
             known.setdefault(load.label, load)
     return tuple(
-        each if len(loads[id_]) == len(each.loads) else replace(each, loads=tuple(loads[id_].values()))
-        for id_, each in first.items()
+        experiment
+        if len(loads[id_]) == len(experiment.loads)
+        else replace(experiment, loads=tuple(loads[id_].values()))
+        for id_, experiment in first.items()
     )
 
 

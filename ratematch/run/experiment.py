@@ -25,7 +25,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.memory import format_bytes, total_params
-from ratematch.plan.placement import Placement, count_ports, nodes_needed, place, placement_to_json
+from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_needed, place, placement_to_json
 from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
@@ -50,6 +50,9 @@ JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 
 SIGNAL_LAG_S = 1.0
 """Between a server's death by a signal that went to the whole job and the same signal here, at most."""
+
+LAST_PORT = 32000
+"""Below the range from which the kernel picks ports for outgoing connections, which would come and go."""
 
 READY_FLOOR_S = 600.0
 READ_B_S = 0.5e9
@@ -233,8 +236,10 @@ def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation)
     Raises:
         PlacementError: it does not fit.
     """
-    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (14000 - _all_ports(experiment))
-    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or 18000 + spread)
+    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (
+        LAST_PORT - FIRST_PORT - _all_ports(experiment)
+    )
+    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or FIRST_PORT + spread)
 
 
 def _all_ports(experiment: Experiment) -> int:
@@ -246,12 +251,11 @@ def _all_ports(experiment: Experiment) -> int:
 def _port_base(cluster: Cluster, count: int) -> int:
     if cluster.port_base is not None:
         return cluster.port_base
-    # Below the range from which the kernel picks ports for outgoing connections, which would come and go.
     for _ in range(200):
-        base = random.randrange(18000, 32000 - count)
+        base = random.randrange(FIRST_PORT, LAST_PORT - count)
         if all(port_is_free("127.0.0.1", base + offset) for offset in range(count)):
             return base
-    raise PortInUse(f"found no {count} free ports in a row between 18000 and 32000")
+    raise PortInUse(f"found no {count} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
 
 
 def ready_s(experiment: Experiment, cluster: Cluster) -> float:

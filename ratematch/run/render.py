@@ -14,12 +14,10 @@ from ratematch.engines import find_engine
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed, place, placement_to_json
+from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
 from ratematch.run.experiment import ready_s
 from ratematch.run.script import batch_script, run_script
 from ratematch.store.files import to_text
-
-PORT_BASE = 18000
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def _files(
     if allocated:
         names = list(nodes) or [f"__NODE{index}__" for index in range(count)]
     addresses = None if allocated else dict.fromkeys(names, "127.0.0.1")
-    first = port_base or cluster.port_base or PORT_BASE
+    first = port_base or cluster.port_base or FIRST_PORT
     placement = place(experiment.deployment, cluster, names, first, addresses)
     engine = find_engine(experiment.engine.name)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))

@@ -11,8 +11,9 @@ from rich.markup import escape
 
 from ratematch.plan.budget import Estimate
 from ratematch.plan.deployment import STAGES, Stage
+from ratematch.plan.expansion import Dropped, Expansion, combinations
 from ratematch.plan.experiment import Experiment, load_to_json
-from ratematch.plan.sweep import Dropped, Expansion, Sweep, combinations
+from ratematch.plan.sweep import Sweep
 from ratematch.show.console import table
 
 

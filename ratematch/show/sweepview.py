@@ -17,8 +17,8 @@ from ratematch.plan.cluster import Cluster
 from ratematch.show.statusview import describe_load, describe_progress
 from ratematch.store.progress import Measuring
 
-if TYPE_CHECKING:  # `show` draws what `run` hands it and starts nothing
-    from ratematch.campaign.controller import Campaign
+if TYPE_CHECKING:  # `show` draws what `campaign` hands it and starts nothing
+    from ratematch.campaign.state import Campaign
 
 MARKS = {
     "pending": "[dim]·[/]",
@@ -92,7 +92,7 @@ class SweepView:
         if states == self._states and time.monotonic() - self._shown < SHOW_S:
             return
         self._states, self._shown = states, time.monotonic()
-        left = [len(item.folder.missing()) if item.state != "done" else 0 for item in campaign.items]
+        left = [item.loads_left if item.state != "done" else 0 for item in campaign.items]
         loads = sum(len(item.experiment.loads) for item in campaign.items)
         if self._console.is_terminal:
             self._live.update(
@@ -122,15 +122,14 @@ class SweepView:
         for item in campaign.failed:
             self._console.print(f"[red]{item.state}[/] {item.experiment.label}", highlight=False)
             self._console.print(f"    {escape(item.error or '')}", highlight=False, soft_wrap=True)
-        invalid, measured = campaign.invalid
-        if invalid:
-            told = f"{invalid} of {measured} loads are not valid; `ratematch pareto` says why for each"
-            self._console.print(f"[yellow]{told}[/]", highlight=False)
+        if campaign.num_invalid:
+            told = f"{campaign.num_invalid} of {campaign.num_measured} loads are not valid"
+            self._console.print(f"[yellow]{told}; `ratematch pareto` says why for each[/]", highlight=False)
         for note in campaign.notes:
             self._console.print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         if campaign.failed:
             self._console.print("run the same command again to measure what is missing", highlight=False)
-        if measured:
+        if campaign.num_measured:
             self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
 
 
@@ -200,8 +199,8 @@ def outcome_to_json(campaign: Campaign) -> dict[str, Any]:
         "emulated": campaign.sweep.cluster.emulated or campaign.sweep.simulated,
         "simulated": campaign.sweep.simulated,
         "failed": len(campaign.failed),
-        "loads": campaign.invalid[1],
-        "loads_not_valid": campaign.invalid[0],
+        "loads": campaign.num_measured,
+        "loads_not_valid": campaign.num_invalid,
         "notes": list(campaign.notes),
         "experiments": [
             {

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ratematch.cli import main
 from ratematch.inputs.find import read_cluster
 from ratematch.store.folder import Results
-from tests.invented import GEN, PAIR, experiment
+from tests.support.invented import GEN, PAIR, experiment
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor", "diagnose")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +58,23 @@ def test_an_engine_that_shares_most_of_another_is_composed_of_it(monkeypatch: py
     assert plan.files == ours.plan_launch(experiment, placement, RACK, 60.0).files
     assert found.check_launch(plan, experiment) == []
     assert found.routes is ours.routes and found.read_log is ours.read_log
+
+
+def test_the_guide_has_every_field_and_names_files_that_are_there() -> None:
+    root = Path(__file__).parents[2]
+    guide = (root / "docs" / "adding-an-engine.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE)
+    assert rows == [field.name for field in fields(find_engine("vllm"))], "one row a field, in their order"
+    for name in re.findall(r"`((?:ratematch|tests)/[a-z_/]+\.(?:py|md|yaml))`", guide):
+        assert (root / name).is_file(), name
+    for module in re.findall(r"\| `(\w+\.py)` \|$", guide, re.MULTILINE):
+        assert (root / "ratematch" / "engines" / "vllm" / module).is_file(), module
+
+
+@pytest.mark.parametrize("folder", ["trtllm_serve", "vllm"])
+def test_an_engines_readme_lists_its_modules(folder: str) -> None:
+    room = Path(engines.__file__).parent / folder
+    listed = set(re.findall(r"`([\w-]+\.(?:py|yaml))`", (room / "README.md").read_text(encoding="utf-8")))
+    there = {path.name for path in room.iterdir() if path.suffix in (".py", ".yaml")} - {"__init__.py"}
+    assert there <= listed, there - listed
+    assert listed - there <= {"contract-command.yaml"}

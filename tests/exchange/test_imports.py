@@ -23,10 +23,11 @@ from ratematch.exchange.recipes.convert import import_files, import_recipes
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.find import read_cluster
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.expansion import expand
 from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.sweep import Sweep, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from tests.exchange import invented
 

@@ -13,7 +13,7 @@ from ratematch.measure import metrics
 from ratematch.measure.goodput import parse_goodput
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency, Rate
-from tests.measure.invented import closed_loop, lengths, record
+from tests.support.invented import closed_loop, lengths, record
 
 ABOUT = RunAbout("m", "http://h:8000", Concurrency(4, 40), wall_offset_ns=1_700_000_000_000_000_000)
 

@@ -483,9 +483,9 @@ def test_base_url_forms(given: str, url: str) -> None:
 
 @pytest.mark.parametrize("given", ["", "ftp://h", "http://", "http://:80", "http://user:secret@h:80"])
 def test_unusable_base_url(given: str) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         drive(Target(given, "m"), Concurrency(1, 1), specs(1))
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(refused.value)
 
 
 def test_wall_clock_of_the_start() -> None:

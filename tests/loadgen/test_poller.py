@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ratematch.loadgen.poller import Poller, Subscription
-from tests.run.processes import wait_until
+from tests.support.processes import wait_until
 
 
 class Answers:

@@ -12,8 +12,7 @@ from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
-
-from .invented import WORKLOAD, ctx_rows, e2e_rows, experiment, gen_rows, group, ifb_rows, measurement
+from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, experiment, gen_rows, group, ifb_rows, measurement
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
 GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})
@@ -125,7 +124,7 @@ def test_several_ctx_instances_are_brought_to_one() -> None:
     both = [
         replace(
             row,
-            experiment=experiment("ctx", deployment),
+            experiment=experiment("ctx", deployment, WORKLOAD),
             measurement=measurement(req_s=2 * rate, osl=1, ttft_ms=1000 * c / rate, tpot_ms=None),
         )
         for row, (c, rate) in zip(CTX, {1: 8.0, 4: 12.0}.items(), strict=True)
@@ -185,7 +184,7 @@ def test_emulated_and_real_results_are_refused_together() -> None:
 
 
 def test_two_models_are_refused_together() -> None:
-    other = experiment("gen", Deployment(gen=group("gen", "DEP8")), model="other")
+    other = experiment("gen", Deployment(gen=group("gen", "DEP8")), WORKLOAD, model="other")
     with pytest.raises(ResultsError, match="models never share a front"):
         one([*CTX, replace(GEN[0], experiment=other)])
 

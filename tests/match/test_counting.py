@@ -11,8 +11,7 @@ from ratematch.match.packing import Packing
 from ratematch.match.points import WorkloadAnalysis
 from ratematch.plan.load import Constraints
 from ratematch.plan.model import Gpu, Mla, Model
-
-from .invented import ctx_rows, e2e_rows, gen_rows, group, ifb_rows
+from tests.support.invented import ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 ROWS = [
     *ctx_rows("TEP4", {1: 8.0, 4: 12.0}),

@@ -20,8 +20,7 @@ from ratematch.match.points import Calibration
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.plan.load import Constraints
-
-from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
+from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
 GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})

@@ -15,8 +15,7 @@ from ratematch.match.analysis import analyze
 from ratematch.match.feasibility import Site
 from ratematch.match.packing import Packing
 from ratematch.plan.load import Constraints
-
-from .invented import ifb_rows
+from tests.support.invented import ifb_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, Any] = json.loads((GOLDEN / "rate_matching.json").read_text())

@@ -14,8 +14,7 @@ from ratematch.measure.records import RequestRecord
 from ratematch.measure.validity import Limits
 from ratematch.plan.load import Concurrency, Rate
 from ratematch.plan.workload import Workload
-
-from .invented import MS, closed_loop, contended_loop, lengths, record
+from tests.support.invented import MS, closed_loop, contended_loop, lengths, record
 
 WORKLOAD = Workload(100, 101, 0.8)
 

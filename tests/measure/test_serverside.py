@@ -18,7 +18,7 @@ from ratematch.measure.serverside import measure_run
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Constraints
 from ratematch.plan.workload import Workload
-from tests.invented import GEN, PAIR, experiment, records
+from tests.support.invented import GEN, PAIR, experiment, records
 
 ASKED = experiment(stage="gen", deployment=GEN, workload=Workload(64, 5))
 

@@ -6,56 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from ratematch.engines import ENGINES
-from ratematch.errors import ClusterError, Problem, SweepError
-from ratematch.inputs.catalog import load_gpu, load_model
-from ratematch.plan.capacity import KvSettings
-from ratematch.plan.cluster import Cluster
+from ratematch.errors import SweepError
 from ratematch.plan.experiment import from_json, to_json
 from ratematch.plan.load import Concurrency, Rate, Trace
 from ratematch.plan.parallelism import Parallelism
-from ratematch.plan.sweep import Expansion, Sweep, expand
-from ratematch.plan.sweepfile import parse_sweep
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Spread
-
-RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, emulated=True)
-
-GOOD = """\
-name: demo
-about: shows something
-model: deepseek-r1
-cluster: rack
-workloads:
-  - {isl: 1024, osl: 64}
-ctx:
-  axes: {mapping: DEP4}
-  loads: {concurrency: [1, 4]}
-gen:
-  axes: {mapping: [TEP4, DEP8], mtp: [0, 1]}
-  loads: {concurrency: [1, 64]}
-"""
-
-
-def find_cluster(name: str) -> Cluster:
-    if name != "rack":
-        raise ClusterError([Problem(name, f"there is no cluster profile {name!r}", "known: rack")])
-    return RACK
-
-
-def parse(text: str, *overrides: str) -> Sweep:
-    return parse_sweep(
-        text,
-        "demo.yaml",
-        find_model=load_model,
-        find_cluster=find_cluster,
-        find_gpu=load_gpu,
-        engines={"trtllm-serve": replace(ENGINES["trtllm-serve"], versions=("1.2", "main"))},
-        overrides=overrides,
-    )
-
-
-def expanded(sweep: Sweep) -> Expansion:
-    return expand(sweep, lambda group: KvSettings(0.9, "fp8"))
+from tests.support.sweeptext import GOOD, expanded, parse
 
 
 def problems(text: str, *overrides: str) -> list[str]:
@@ -65,9 +22,9 @@ def problems(text: str, *overrides: str) -> list[str]:
 
 
 def only_problem(text: str, *overrides: str) -> str:
-    found = problems(text, *overrides)
-    assert len(found) == 1, found
-    return found[0]
+    result = problems(text, *overrides)
+    assert len(result) == 1, result
+    return result[0]
 
 
 def test_axes_are_multiplied_and_context_is_measured_at_one_token() -> None:
@@ -226,8 +183,8 @@ def test_other_versions_are_not_guessed_at(version: str) -> None:
 
 def test_routers_by_name_or_with_arguments() -> None:
     plain = parse(GOOD.replace("workloads:", "e2e: {router: load_balancing}\nworkloads:", 1)).e2e
-    told = "e2e: {router: {type: kv_cache_aware, args: {use_tokens: true}}}"
-    full = parse(GOOD.replace("workloads:", f"{told}\nworkloads:", 1)).e2e
+    reported = "e2e: {router: {type: kv_cache_aware, args: {use_tokens: true}}}"
+    full = parse(GOOD.replace("workloads:", f"{reported}\nworkloads:", 1)).e2e
     assert plain is not None and (plain.router, plain.router_args) == ("load_balancing", {})
     assert full is not None and (full.router, full.router_args) == ("kv_cache_aware", {"use_tokens": True})
 
@@ -271,8 +228,8 @@ def test_mtp_without_mtp_layers_is_refused_unless_a_draft_model_is_given() -> No
 
 def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
     text = GOOD.replace("about:", "abuot:").replace("isl: 1024", "isl: -1").replace("cluster: rack", "cluster: moon")
-    found = problems(text)
-    lines = [int(problem.split(":")[1]) for problem in found]
+    result = problems(text)
+    lines = [int(problem.split(":")[1]) for problem in result]
     assert {2, 4, 6} <= set(lines)
     assert lines == sorted(lines)
 
@@ -293,7 +250,7 @@ def test_tags_that_would_run_code_are_refused() -> None:
     ("override", "said"),
     [("nonsense", "key.path=value"), ("workloads.7.isl=1", "workloads"), ("gen.axes.colour=1", "unknown axis")],
 )
-def test_bad_overrides_are_told(override: str, said: str) -> None:
+def test_bad_overrides_are_reported(override: str, said: str) -> None:
     assert said in " ".join(problems(GOOD, override))
 
 
@@ -356,10 +313,10 @@ def written_out(*loads: str, stages: str = "") -> Sweep:
 def test_deployments_that_differ_only_in_loads_are_one_experiment_with_all(
     loads: tuple[str, ...], labels: list[str]
 ) -> None:
-    (found,) = expanded(written_out(*loads)).experiments
-    assert [load.label for load in found.loads] == labels
+    (result,) = expanded(written_out(*loads)).experiments
+    assert [load.label for load in result.loads] == labels
     alone = [expanded(written_out(each)).experiments[0].id for each in loads]
-    assert set(alone) == {found.id}, "the id is that of each alone"
+    assert set(alone) == {result.id}, "the id is that of each alone"
 
 
 def test_a_deployment_written_out_joins_the_stage_that_measures_it() -> None:
@@ -374,9 +331,9 @@ def test_deployments_of_other_servers_or_workloads_stay_apart() -> None:
     text = NAMED.replace("  - agg: {mapping: DEP4}", "  - agg: {mapping: DEP4, max_batch_size: 8}")
     text += "  - agg: {mapping: DEP4}\n    loads: {concurrency: 16}\n"
     text += "  - agg: {mapping: DEP4}\n    workload: {isl: 512, osl: 64}\n    loads: {concurrency: 16}\n"
-    found = expanded(parse(text)).experiments
-    assert len({each.id for each in found}) == len(found) == 4
-    assert [len(each.loads) for each in found] == [2, 1, 1, 1]
+    result = expanded(parse(text)).experiments
+    assert len({each.id for each in result}) == len(result) == 4
+    assert [len(each.loads) for each in result] == [2, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -440,13 +397,13 @@ def test_an_experiment_of_a_plain_workload_keeps_the_id_it_had() -> None:
     ],
 )
 def test_loads_that_cannot_be(key: str, says: str) -> None:
-    told = problems(GOOD.replace("loads: {concurrency: [1, 64]}", f"loads: {{{key}}}"))
-    assert any(says in problem and "demo.yaml:1" in problem for problem in told), told
+    reported = problems(GOOD.replace("loads: {concurrency: [1, 64]}", f"loads: {{{key}}}"))
+    assert any(says in problem and "demo.yaml:1" in problem for problem in reported), reported
 
 
-def test_a_spread_of_another_form_is_told_with_its_line() -> None:
-    told = problems(GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, isl_spread: flat}"))
-    assert any("demo.yaml:6" in problem and "normal:MEAN,STD" in problem for problem in told), told
+def test_a_spread_of_another_form_is_reported_with_its_line() -> None:
+    reported = problems(GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, isl_spread: flat}"))
+    assert any("demo.yaml:6" in problem and "normal:MEAN,STD" in problem for problem in reported), reported
 
 
 def test_tok_s_user_to_choose_at_are_read_ascending_and_once() -> None:

@@ -15,8 +15,8 @@ from ratematch.run import followup
 from ratematch.store import filelock
 from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder, Results
-from tests.invented import LAPTOP, experiment
-from tests.run.processes import wait_until
+from tests.support.invented import LAPTOP, experiment
+from tests.support.processes import wait_until
 
 FIRST, SECOND = Concurrency(1, 8), Concurrency(4, 16)
 

@@ -21,7 +21,7 @@ from ratematch.slurm.queue import Queue, QueuedJob
 from ratematch.store import filelock
 from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder, GpuHours, Results
-from tests.invented import AGG, LAPTOP, PAIR, experiment
+from tests.support.invented import AGG, LAPTOP, PAIR, experiment
 
 SLOW: Cluster = replace(LAPTOP, start_minutes=10.0, load_minutes=2.0)
 

@@ -25,7 +25,7 @@ from ratematch.run.telemetry import (
     read_perf_metrics,
     write_iterations,
 )
-from tests.run.processes import wait_until
+from tests.support.processes import wait_until
 
 Answers = dict[str, list[Any]]
 

@@ -33,11 +33,11 @@ from tests.emulator.test_orchestrator import STREAM, Cluster
 from tests.emulator.test_vllm_server import ASK, handed_over
 from tests.emulator.vllm_servers import DECODE, PREFILL, make_server, serving
 from tests.engines.test_vllm_proxy import Side, keeps, proxied, streams
-from tests.invented import LAPTOP, PAIR, experiment
 from tests.loadgen.sse_server import Reply, serve
 from tests.ports import free_port
-from tests.run.processes import wait_until
 from tests.run.test_telemetry import Answers, iteration, listen, plan, server
+from tests.support.invented import LAPTOP, PAIR, experiment
+from tests.support.processes import wait_until
 
 ACCOUNT = {"emulated": {"busy_s": 1.0, "late_s": 0.0, "lost_s": 0.0}}
 

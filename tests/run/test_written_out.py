@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ratematch.cli import main
 from ratematch.plan.experiment import load_from_json
 from ratematch.store.folder import Results
-from tests.run.test_sweep import LAPTOP, run
+from tests.support.sites import LAPTOP, run
 
 TWICE = """\
 name: twice

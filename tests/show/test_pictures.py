@@ -21,8 +21,7 @@ from ratematch.show.ladders import picture_ctx, picture_gen
 from ratematch.show.plots import picture_pareto, picture_speedup
 from ratematch.show.presets import PRESETS, name_point, picture_preset
 from ratematch.show.splits import picture_split
-from tests.invented import records
-from tests.match.invented import constant, experiment, group, measurement
+from tests.support.invented import WORKLOAD, constant, experiment, group, measurement, records
 
 from .invented import make_analysis, make_empty, make_few, make_many, make_point
 
@@ -42,7 +41,7 @@ def _ladder(stage: str, mapping: str, mtp: int, rows: list[tuple[int, float, flo
     deployment = Deployment(**{role: group(role, mapping, 1, mtp)})
     return [
         Measured(
-            experiment(stage, deployment),  # type: ignore[arg-type]
+            experiment(stage, deployment, WORKLOAD),  # type: ignore[arg-type]
             Concurrency(c, 100),
             measurement(req_s=req_s, osl=201 if tpot else 1, ttft_ms=ttft, tpot_ms=tpot),
         )

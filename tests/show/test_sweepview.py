@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ratematch.campaign.controller import Campaign, Item
+from ratematch.campaign.state import Campaign, Item
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
 from ratematch.show.sweepview import SweepView, experiment_table, head_lines
 from ratematch.store.folder import GpuHours, Results
 from ratematch.store.progress import Measuring
-from tests.invented import GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import GEN, LAPTOP, PAIR, experiment
 
 MEASURING = Measuring(
     load="c4-n8",

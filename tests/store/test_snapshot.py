@@ -17,7 +17,7 @@ from ratematch.store import layout, snapshot
 from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.outcome import Outcome, to_json
-from tests.invented import AGG, FIGURES, GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import AGG, FIGURES, GEN, LAPTOP, PAIR, experiment
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 GRAIN_S = 0.02

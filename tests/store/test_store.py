@@ -15,7 +15,7 @@ from ratematch.measure.loadrun import LoadRun
 from ratematch.plan.load import Concurrency
 from ratematch.store.files import replacing, reserve, write_aside, write_json, write_text
 from ratematch.store.folder import ExperimentFolder, Results
-from tests.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
 
 
 def finish(folder: ExperimentFolder, load: Concurrency) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Any
 
 import aiohttp
 import msgspec
 
 from ratematch.emulator.errors import TransferError
+from ratematch.emulator.protocol import Json
 from ratematch.emulator.trtllm.transfer import KvSource
 
 FETCH_ROUTE = "/_emulated/fetch"
@@ -66,7 +66,7 @@ class GenFetch:
             await self._session.close()
 
 
-def disagg_answer(source: KvSource, first_token: int, given: dict[str, Any]) -> dict[str, Any]:
+def disagg_answer(source: KvSource, first_token: int, given: Json) -> Json:
     """``disaggregated_params`` of a context-only answer."""
     return {
         "request_type": "context_only",

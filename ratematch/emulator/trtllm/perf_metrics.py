@@ -6,6 +6,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
+from ratematch.emulator.protocol import Json
+
 
 @dataclass
 class Forwarded:
@@ -24,7 +26,7 @@ class PerfJoin:
     def __init__(self, keep: int):
         self.keep = keep
         self._forwarded: deque[Forwarded] = deque(maxlen=keep)
-        self._records: dict[str, OrderedDict[tuple[str, Any], deque[dict[str, Any]]]] = {
+        self._records: dict[str, OrderedDict[tuple[str, Any], deque[Json]]] = {
             "ctx": OrderedDict(),
             "gen": OrderedDict(),
         }
@@ -34,7 +36,7 @@ class PerfJoin:
         if self.keep and record.ctx_request_id is not None:
             self._forwarded.append(record)
 
-    def add(self, role: str, server: str, entries: list[dict[str, Any]]) -> None:
+    def add(self, role: str, server: str, entries: list[Json]) -> None:
         """Keep records that a worker gave out."""
         kept = self._records[role]
         for entry in entries:
@@ -42,7 +44,7 @@ class PerfJoin:
         while len(kept) > 2 * self.keep:
             kept.popitem(last=False)
 
-    def _take(self, role: str, server: str | None, request_id: Any) -> dict[str, Any]:
+    def _take(self, role: str, server: str | None, request_id: Any) -> Json:
         key = (str(server), request_id)
         waiting = self._records[role][key]
         entry = waiting.popleft()
@@ -50,9 +52,9 @@ class PerfJoin:
             del self._records[role][key]
         return entry
 
-    def drain(self) -> list[dict[str, Any]]:
+    def drain(self) -> list[Json]:
         """Complete records; incomplete ones stay for the next call."""
-        answer: list[dict[str, Any]] = []
+        answer: list[Json] = []
         rest: list[Forwarded] = []
         for record in self._forwarded:
             number = record.ctx_request_id

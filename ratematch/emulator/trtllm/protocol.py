@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ratematch.emulator.errors import BadRequest
 from ratematch.emulator.protocol import (
     AnswerHead,
+    Json,
     Request,
     StreamEncoder,
     chat_ids,
@@ -54,10 +55,10 @@ class GenerationRequest(Request):
 
     detokenize: bool
     kind: RequestKind
-    disagg: dict[str, Any] = field(default_factory=dict)
+    disagg: Json = field(default_factory=dict)
 
 
-def _forbid_extra(body: dict[str, Any], known: frozenset[str], where: tuple[str, ...] = ("body",)) -> None:
+def _forbid_extra(body: Json, known: frozenset[str], where: tuple[str, ...] = ("body",)) -> None:
     extra = [name for name in body if name not in known]
     if extra:
         details = ", ".join(
@@ -130,7 +131,7 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
     )
 
 
-def usage(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]:
+def usage(prompt: int, completion: int, cached: int = 0) -> Json:
     return {
         "prompt_tokens": prompt,
         "total_tokens": prompt + completion,
@@ -187,14 +188,14 @@ def answer(
     iterations: int,
     *,
     finish_reason: str,
-    disagg: dict[str, Any] | None = None,
+    disagg: Json | None = None,
     cached: int = 0,
 ) -> bytes:
     """Body of a non-streaming answer. ``iterations``: steps that its ``tokens`` took. ``cached``: prompt tokens that
     the prompt cache held."""
     ids = head.ids(0, tokens)
     text = output_text(tokens) if request.detokenize else ""
-    choice: dict[str, Any] = {"index": 0}
+    choice: Json = {"index": 0}
     if request.chat:
         choice["message"] = {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": []}
     else:
@@ -207,7 +208,7 @@ def answer(
         "disaggregated_params": disagg,
         "avg_decoded_tokens_per_iter": tokens / iterations if iterations else None,
     }
-    body: dict[str, Any] = {
+    body: Json = {
         **head.fields(request.chat, chunk=False),
         "choices": [choice],
         "usage": usage(len(request.prompt_ids), tokens, cached),

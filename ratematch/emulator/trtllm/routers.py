@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ratematch.emulator.protocol import block_hashes
+from ratematch.engines.settings import Config
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class RoleSettings:
     role: str
     urls: tuple[str, ...]
     router: str
-    router_args: dict[str, Any]
+    router_args: Config
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Routed:
 class Router(Protocol):
     """Chooses servers by index; ``finish`` gives back what ``choose`` took."""
 
-    def choose(self, asked: Routed) -> int: ...
+    def choose(self, request: Routed) -> int: ...
 
-    def finish(self, index: int, asked: Routed) -> None: ...
+    def finish(self, index: int, request: Routed) -> None: ...
 
 
 @dataclass
@@ -44,12 +45,12 @@ class RoundRobin:
     count: int
     _next: int = 0
 
-    def choose(self, asked: Routed) -> int:
+    def choose(self, request: Routed) -> int:
         index = self._next % self.count
         self._next += 1
         return index
 
-    def finish(self, index: int, asked: Routed) -> None:
+    def finish(self, index: int, request: Routed) -> None:
         return None
 
 
@@ -64,23 +65,23 @@ class LoadBalancing:
     def __post_init__(self) -> None:
         self._load = [0] * self.count
 
-    def _weight(self, asked: Routed) -> int:
+    def _weight(self, request: Routed) -> int:
         if not self.use_tokens:
             return 1
-        if asked.chat or asked.generation_only:
+        if request.chat or request.generation_only:
             raise ValueError(
                 "LoadBalancing router with use_tokens=True doesn't support chat or generation_only requests"
             )
-        return len(asked.prompt_ids)
+        return len(request.prompt_ids)
 
-    def choose(self, asked: Routed) -> int:
-        weight = self._weight(asked)
+    def choose(self, request: Routed) -> int:
+        weight = self._weight(request)
         index = min(range(self.count), key=self._load.__getitem__)
         self._load[index] += weight
         return index
 
-    def finish(self, index: int, asked: Routed) -> None:
-        self._load[index] -= self._weight(asked)
+    def finish(self, index: int, request: Routed) -> None:
+        self._load[index] -= self._weight(request)
 
 
 @dataclass
@@ -101,9 +102,9 @@ class KvCacheAware:
         self._active = [0] * self.count
         self._seen = [OrderedDict() for _ in range(self.count)]
 
-    def choose(self, asked: Routed) -> int:
-        hashes = block_hashes(asked.prompt_ids, self.tokens_per_block)
-        padded = max(1, -(-len(asked.prompt_ids) // self.tokens_per_block))
+    def choose(self, request: Routed) -> int:
+        hashes = block_hashes(request.prompt_ids, self.tokens_per_block)
+        padded = max(1, -(-len(request.prompt_ids) // self.tokens_per_block))
 
         def score(index: int) -> float:
             matched = 0
@@ -123,7 +124,7 @@ class KvCacheAware:
             seen.popitem(last=False)
         return index
 
-    def finish(self, index: int, asked: Routed) -> None:
+    def finish(self, index: int, request: Routed) -> None:
         self._active[index] -= 1
 
 
@@ -140,10 +141,10 @@ class Conversation:
     def __post_init__(self) -> None:
         self._active = [0] * self.count
 
-    def choose(self, asked: Routed) -> int:
-        key: Any = asked.conversation
-        if key is None and len(asked.prompt_ids) >= self.tokens_per_block:
-            key = hash(asked.prompt_ids[: self.tokens_per_block])
+    def choose(self, request: Routed) -> int:
+        key: Any = request.conversation
+        if key is None and len(request.prompt_ids) >= self.tokens_per_block:
+            key = hash(request.prompt_ids[: self.tokens_per_block])
         index = self._home.get(key) if key is not None else None
         if index is None:
             index = min(range(self.count), key=self._active.__getitem__)
@@ -155,7 +156,7 @@ class Conversation:
         self._active[index] += 1
         return index
 
-    def finish(self, index: int, asked: Routed) -> None:
+    def finish(self, index: int, request: Routed) -> None:
         self._active[index] -= 1
 
 

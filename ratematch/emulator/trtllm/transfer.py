@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ratematch.emulator.errors import TransferError
 
@@ -24,7 +24,7 @@ class KvSource:
     layout: dict[str, str | int | None] = field(default_factory=dict)
 
 
-def check_layout(source: KvSource, own: dict[str, Any]) -> None:
+def check_layout(source: KvSource, own: Mapping[str, str | int | None]) -> None:
     """The two sides must agree; nothing negotiates (contract, sections 3.4 and 3.6).
 
     Raises:

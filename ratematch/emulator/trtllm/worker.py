@@ -15,7 +15,7 @@ from ratematch.emulator.environment import START_FAILURES, Environment
 from ratematch.emulator.errors import Refused, TransferError
 from ratematch.emulator.face import Face, Generation
 from ratematch.emulator.kvholds import CtxHolds
-from ratematch.emulator.protocol import AnswerHead, block_hashes
+from ratematch.emulator.protocol import AnswerHead, Json, block_hashes
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import json_answer, version_text
 from ratematch.emulator.sinks import CollectSink
@@ -81,14 +81,14 @@ class Worker(Face[GenerationRequest, KvSource]):
     def version(self) -> str:
         return version_text(self.settings.version)
 
-    def model_cards(self) -> list[dict[str, Any]]:
+    def model_cards(self) -> list[Json]:
         created = int(time.time())
         return [{"id": self.settings.model_name, "object": "model", "created": created, "owned_by": "tensorrt_llm"}]
 
     def num_held(self) -> int:
         return len(self.holds)
 
-    def own_info(self) -> dict[str, Any]:
+    def own_info(self) -> Json:
         return {"disaggregated_params": None, "kv_cache_hash_algo": "emulated"}
 
     async def health_generate(self, request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from typing import Any
 from ratematch.emulator.errors import BadRequest
 from ratematch.emulator.protocol import (
     AnswerHead,
+    Json,
     Request,
     StreamEncoder,
     chat_ids,
@@ -26,7 +27,7 @@ class ServeRequest(Request):
     """One request. ``return_ids``: ids are wanted beside text. ``transfer``: its ``kv_transfer_params`` as JSON."""
 
     return_ids: bool
-    transfer: dict[str, Any]
+    transfer: Json
 
 
 def parse_request(body: Any, *, chat: bool, vocab: int) -> ServeRequest:
@@ -78,7 +79,7 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
-def error_body(message: str, kind: str, code: int, param: str | None = None) -> dict[str, Any]:
+def error_body(message: str, kind: str, code: int, param: str | None = None) -> Json:
     """An error in vLLM's form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -133,9 +134,7 @@ class VllmStream(StreamEncoder):
         )
 
 
-def answer(
-    request: ServeRequest, head: AnswerHead, tokens: int, fingerprint: str, transfer: dict[str, Any] | None
-) -> bytes:
+def answer(request: ServeRequest, head: AnswerHead, tokens: int, fingerprint: str, transfer: Json | None) -> bytes:
     """Body of a non-streaming answer. ``transfer``: its ``kv_transfer_params``."""
     text = text_bytes(tokens).decode()
     end = {
@@ -144,7 +143,7 @@ def answer(
         "stop_reason": None,
         "token_ids": head.ids(0, tokens) if request.return_ids else None,
     }
-    choice: dict[str, Any]
+    choice: Json
     if request.chat:
         message = {"role": "assistant", "content": text, "refusal": None, "annotations": None, "audio": None}
         choice = {"index": 0, "message": {**message, "function_call": None, "reasoning": None}, **end}

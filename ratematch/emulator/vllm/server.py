@@ -13,7 +13,7 @@ from aiohttp import web
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import Refused
 from ratematch.emulator.face import Face, Generation
-from ratematch.emulator.protocol import DONE, AnswerHead, block_hashes
+from ratematch.emulator.protocol import DONE, AnswerHead, Json, block_hashes
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import json_answer
 from ratematch.emulator.sinks import CollectSink, StreamSink
@@ -89,7 +89,7 @@ class Server(Face[ServeRequest, Remote]):
     def version(self) -> str:
         return f"{self.settings.version}.0+emulated"
 
-    def model_cards(self) -> list[dict[str, Any]]:
+    def model_cards(self) -> list[Json]:
         settings = self.settings
         card = {"object": "model", "created": int(time.time()), "owned_by": "vllm", "root": settings.path}
         return [

@@ -17,9 +17,12 @@ from typing import Any
 
 import yaml
 
+from ratematch.engines.settings import Config
+
 RELEASE_LINES = ("1.2", "1.3", "main")
 
 Rule = dict[str, Any]
+"""A key's rule, or rules by key, as they stand in the YAML files of the contract."""
 
 
 def release_line(version: str) -> str:
@@ -128,7 +131,7 @@ def check_value(where: str, value: Any, rule: Rule, line: str) -> Iterator[str]:
         yield from check_map(where, value, rule["keys"], line)
 
 
-def check_map(where: str, config: dict[str, Any], all_keys: Rule, line: str) -> Iterator[str]:
+def check_map(where: str, config: Config, all_keys: Rule, line: str) -> Iterator[str]:
     """Problems of one map. ``where`` is empty at the top level."""
     keys = in_line(all_keys, line)
     prefix = f"{where}." if where else ""

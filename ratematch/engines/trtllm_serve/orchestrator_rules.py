@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
 
+from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import check_map, check_value, in_line, load_keys, release_line
 
 _SECTIONS = (("context_servers", "context", "ctx"), ("generation_servers", "generation", "gen"))
 
 
-def check_orchestrator_config(config: dict[str, Any], version: str) -> list[str]:
+def check_orchestrator_config(config: Config, version: str) -> list[str]:
     """What is wrong with an orchestrator YAML for a version; empty when the server would take it.
 
     Raises:
@@ -47,7 +47,7 @@ def check_orchestrator_config(config: dict[str, Any], version: str) -> list[str]
     return problems
 
 
-def _check_cluster(block: dict[str, Any], line: str) -> Iterator[str]:
+def _check_cluster(block: Config, line: str) -> Iterator[str]:
     keys = load_keys("orchestrator")["disagg_cluster"]["keys"]
     for name, value in block.items():
         if name not in keys:
@@ -58,7 +58,7 @@ def _check_cluster(block: dict[str, Any], line: str) -> Iterator[str]:
             yield from check_value(f"disagg_cluster.{name}", value, keys[name], line)
 
 
-def _check_section(config: dict[str, Any], section: str, role: str, short: str, line: str) -> Iterator[str]:
+def _check_section(config: Config, section: str, role: str, short: str, line: str) -> Iterator[str]:
     own, worker = load_keys("orchestrator"), load_keys("worker")
     block = config.get(section) or {}
     keys = {**worker, **own["server_section"]["keys"]}
@@ -94,7 +94,7 @@ def _check_section(config: dict[str, Any], section: str, role: str, short: str, 
         yield from _check_router(f"{section}.router", router, line)
 
 
-def _check_router(where: str, router: dict[str, Any], line: str) -> Iterator[str]:
+def _check_router(where: str, router: Config, line: str) -> Iterator[str]:
     kinds = in_line(load_keys("orchestrator")["routers"]["keys"], line)
     name = str(router.get("type", "round_robin"))
     if name.lower() not in kinds:
@@ -110,7 +110,7 @@ def _check_router(where: str, router: dict[str, Any], line: str) -> Iterator[str
             yield f"{where}.{key}: unknown key in {line}; {name} takes {', '.join(known) or 'no arguments'}"
 
 
-def _check_shared_urls(config: dict[str, Any]) -> Iterator[str]:
+def _check_shared_urls(config: Config) -> Iterator[str]:
     """One URL may serve both roles only when both sections describe the same server."""
     ctx, gen = (config.get(section) or {} for section, _, _ in _SECTIONS)
     shared = sorted(set(ctx.get("urls") or ()) & set(gen.get("urls") or ()))

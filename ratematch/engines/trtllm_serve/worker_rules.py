@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import check_map, in_line, load_keys, release_line
 
 
-def check_worker_config(config: dict[str, Any], version: str) -> list[str]:
+def check_worker_config(config: Config, version: str) -> list[str]:
     """What is wrong with a worker YAML for a version; empty when the server would take it.
 
     Raises:
@@ -22,13 +22,13 @@ def check_worker_config(config: dict[str, Any], version: str) -> list[str]:
     return problems
 
 
-def _size(config: dict[str, Any], name: str) -> int | None:
+def _size(config: Config, name: str) -> int | None:
     """An expert-parallel size; ``None`` when it is left to the engine (null or -1)."""
     value = config.get(name)
     return None if value is None or value < 1 else int(value)
 
 
-def _check_parallelism(config: dict[str, Any], line: str) -> Iterator[str]:
+def _check_parallelism(config: Config, line: str) -> Iterator[str]:
     tp = config.get("tensor_parallel_size", 1)
     ep, moe_tp = _size(config, "moe_expert_parallel_size"), _size(config, "moe_tensor_parallel_size")
     cluster = _size(config, "moe_cluster_parallel_size") or 1
@@ -55,7 +55,7 @@ def _check_parallelism(config: dict[str, Any], line: str) -> Iterator[str]:
         )
 
 
-def _check_attention_dp(config: dict[str, Any], line: str) -> Iterator[str]:
+def _check_attention_dp(config: Config, line: str) -> Iterator[str]:
     block = config.get("attention_dp_config") or {}
     if block.get("enable_balance"):
         for name in ("timeout_iters", "batching_wait_iters"):
@@ -63,7 +63,7 @@ def _check_attention_dp(config: dict[str, Any], line: str) -> Iterator[str]:
                 yield f"attention_dp_config.{name}: {block[name]} must be at least 0 when enable_balance is true"
 
 
-def _check_eplb(config: dict[str, Any], line: str) -> Iterator[str]:
+def _check_eplb(config: Config, line: str) -> Iterator[str]:
     block = (config.get("moe_config") or {}).get("load_balancer")
     if not isinstance(block, dict):
         return
@@ -72,7 +72,7 @@ def _check_eplb(config: dict[str, Any], line: str) -> Iterator[str]:
         yield f"moe_config.load_balancer.num_slots: {slots} is no multiple of moe_expert_parallel_size {ep}"
 
 
-def _check_cuda_graphs(config: dict[str, Any], line: str) -> Iterator[str]:
+def _check_cuda_graphs(config: Config, line: str) -> Iterator[str]:
     block = config.get("cuda_graph_config") or {}
     sizes, most = block.get("batch_sizes"), block.get("max_batch_size") or 0
     if sizes is None:
@@ -86,7 +86,7 @@ def _check_cuda_graphs(config: dict[str, Any], line: str) -> Iterator[str]:
         )
 
 
-def _check_speculation(config: dict[str, Any], line: str) -> Iterator[str]:
+def _check_speculation(config: Config, line: str) -> Iterator[str]:
     block = config.get("speculative_config")
     if not block:
         return

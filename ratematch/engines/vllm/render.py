@@ -62,8 +62,8 @@ def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ..
     """What the emulator stands for; the real server has no such settings."""
     if not cluster.emulated:
         return ()
-    told = (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
-    return (*told, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else told
+    variables = (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
+    return (*variables, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else variables
 
 
 def _server(

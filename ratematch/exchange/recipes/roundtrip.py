@@ -11,11 +11,11 @@ import yaml
 from ratematch.engines import ENGINES, find_engine
 from ratematch.exchange.recipes.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.expansion import expand
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.sweep import expand
 from ratematch.plan.sweepfile import parse_sweep
 
 

@@ -19,6 +19,7 @@ from ratematch.errors import CatalogError, UserError
 from ratematch.exchange.results import aiconfigurator, aiperf, benchmark_serving, inferencex
 from ratematch.exchange.results.foreign import ForeignLoad, ForeignRate, ForeignRole, Hints, Servers, lay_over
 from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.ratetable import RACK_GPUS
 from ratematch.match.table import COLUMNS
 from ratematch.measure.loadrun import Import, LoadRun
 from ratematch.measure.measurement import Measurement, measure_load
@@ -30,8 +31,6 @@ from ratematch.plan.workload import Workload
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.records import write_records
 
-MOST_GPUS = 72
-"""Largest deployment to plan for a folder that only holds imports: one NVL72 rack."""
 SUMMARY_FILE = "profile_export_aiperf.json"
 EXTRA = ("origin", "predicted", "emulated", "model", "gpu", "backend")
 
@@ -134,7 +133,7 @@ def import_results(
         _refuse_misfit(results, _experiment(hints, stage), load.where)
         imported.append(_store(results, path, load, hints, stage))
     if imported and not (into / LIMITS).exists():
-        write_limits(results, into.name, Constraints(), MOST_GPUS)
+        write_limits(results, into.name, Constraints(), RACK_GPUS)
     return imported, skipped
 
 
