@@ -65,15 +65,15 @@ def compare_results(
 
 def find_drift(before: Results, after: Results) -> list[Drift]:
     """What the two folders did not have in common: limits, versions, deployments and each of their settings."""
-    found = _differences("", _facts(before), _facts(after))
+    drift = _differences("", _facts(before), _facts(after))
     first, second = _deployments(before), _deployments(after)
     for name in sorted({*first, *second}):
         if name not in first or name not in second:
             here, there = ("measured", None) if name in first else (None, "measured")
-            found.append(Drift(name, here, there))
+            drift.append(Drift(name, here, there))
         else:
-            found += _differences(f"{name}: ", first[name], second[name])
-    return found
+            drift += _differences(f"{name}: ", first[name], second[name])
+    return drift
 
 
 def _facts(results: Results) -> dict[str, str]:
@@ -105,13 +105,13 @@ def _deployments(results: Results) -> dict[str, dict[str, str]]:
 
     Two experiments of one label differ in a setting; their values then stand side by side.
     """
-    found: dict[str, dict[str, set[str]]] = {}
+    by_label: dict[str, dict[str, set[str]]] = {}
     for folder in results.folders():
         experiment = folder.read()
-        settings = found.setdefault(experiment.label, {})
+        settings = by_label.setdefault(experiment.label, {})
         for key, value in {**_settings(experiment), "loads": _loads(experiment)}.items():
             settings.setdefault(key, set()).add(value)
-    return {label: {k: " | ".join(sorted(v)) for k, v in settings.items()} for label, settings in found.items()}
+    return {label: {k: " | ".join(sorted(v)) for k, v in settings.items()} for label, settings in by_label.items()}
 
 
 def _settings(experiment: Experiment) -> dict[str, str]:

@@ -15,22 +15,22 @@ from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
 from ratematch.show.views.sweep import SweepView, experiment_table, head_lines
 from ratematch.store.folder import GpuHours, Results
+from ratematch.store.progress import Measuring
 from tests.support.invented import GEN, LAPTOP, PAIR, experiment
 
-MEASURING = {
-    "phase": "measuring",
-    "load": "c4-n8",
-    "load_number": 2,
-    "loads": 2,
-    "part": "load",
-    "total": 8,
-    "done": 5,
-    "failed": 0,
-    "in_flight": 4,
-    "tok_s": 321.4,
-    "ttft_ms": 23.4,
-    "time": 0.0,
-}
+MEASURING = Measuring(
+    load="c4-n8",
+    load_number=2,
+    loads=2,
+    part="load",
+    total=8,
+    done=5,
+    failed=0,
+    in_flight=4,
+    tok_s=321.4,
+    ttft_ms=23.4,
+    time=0.0,
+)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ratematch.plan.cluster import Cluster
 from ratematch.show.views.status import describe_load, describe_progress
+from ratematch.store.progress import Measuring
 
 if TYPE_CHECKING:  # `show` draws what `campaign` hands it and starts nothing
     from ratematch.campaign.state import Campaign
@@ -170,15 +171,15 @@ def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
     first = max(0, min(current - SHOWN // 2, len(items) - SHOWN))
     for item, missing in list(zip(items, left, strict=True))[first : first + SHOWN]:
         progress = item.folder.progress() if item.state == "running" and not item.waits_for else None
-        measuring = progress if progress and progress["phase"] == "measuring" else None
+        measuring = progress if isinstance(progress, Measuring) else None
         doing = item.error or item.waits_for or ""
         if item.state == "running" and not item.waits_for:
             doing = describe_progress(progress) if measuring is None else describe_load(measuring)
         loads = len(item.experiment.loads)
         figures = ("", "", "")
         if measuring:
-            ttft = "" if measuring["ttft_ms"] is None else f"{measuring['ttft_ms']:.0f}"
-            figures = (f"{measuring['tok_s']:.0f}", ttft, str(measuring["in_flight"]))
+            ttft = "" if measuring.ttft_ms is None else f"{measuring.ttft_ms:.0f}"
+            figures = (f"{measuring.tok_s:.0f}", ttft, str(measuring.in_flight))
         mark = MARKS["queued" if item.state == "running" and item.waits_for else item.state]
         label, detail = escape(item.experiment.label), f"[dim]{escape(doing.splitlines()[0] if doing else '')}[/]"
         rows.add_row(mark, label, f"{loads - missing}/{loads}", *figures, detail)
