@@ -26,7 +26,7 @@ from ratematch.measure.servermetrics import StageTimes
 @dataclass(frozen=True)
 class Import:
     """Where an imported load comes from. ``tool``: that measured it; ``file``, its ``row`` (``None``: the whole file)
-    and its ``sha256``; ``missing``: what the file does not tell."""
+    and its ``sha256``; ``missing``: figures that the file does not have."""
 
     tool: str
     file: str = ""
@@ -48,7 +48,7 @@ class Warming:
 
 @dataclass(frozen=True)
 class WarmedPrompts:
-    """Prompts that were put into the prefix cache before the clock, as :class:`Warming` says of requests.
+    """Prompts that were put into the prefix cache before the clock; fields as in :class:`Warming`.
 
     ``expected``: share of the prompt tokens that should be found there during the load, ``hit_rate``: that were, both
     ``None`` where it is not known.
@@ -74,7 +74,7 @@ class EmulatorTime:
 
 @dataclass(frozen=True)
 class TelemetrySummary:
-    """What the servers said during the load. ``iterations`` and ``perf_records``: how many of each are stored.
+    """What the servers reported during the load. ``iterations`` and ``perf_records``: how many of each are stored.
 
     ``acceptance_length``: tokens an iteration yields for a request with drafts, by the servers' own counters.
     ``problems``: servers that do not report, and why. ``window``: by server, means of its iterations in the steady
@@ -163,7 +163,7 @@ class LoadRun:
 IMPORTED = ("emulated", "start_ns", "wall_start_ns")
 """Keys of an imported load besides ``origin``; instants only where they are known."""
 OPTIONAL = ("connections", "warmed", "cause", "remedy", "simulation")
-"""Keys of a load measured here that are not written where there is nothing to say."""
+"""Keys of a load measured here that are not written where they would be ``null``."""
 IN_WINDOW = ("gpus", "prometheus", "stages")
 """Keys that are written, ``null`` too, for a load whose servers were watched over a steady window."""
 
@@ -173,7 +173,7 @@ def to_json(run: LoadRun) -> dict[str, Any]:
 
     An imported load has ``origin``, ``emulated`` and, where they are known, its instants. One measured here has the
     rest: ``log`` unless it was simulated, ``emulator`` if besides it was emulated, the keys of :data:`OPTIONAL` where
-    there is something to say, and those of :data:`IN_WINDOW` when ``telemetry.window`` is there.
+    they are not ``None``, and those of :data:`IN_WINDOW` when ``telemetry.window`` is there.
     """
     content = asdict(run)
     absent, imported = content.pop("absent"), content.pop("imported")

@@ -1,7 +1,7 @@
 """A server that is up asks what to measure next, so that it is not started again for what is only known later.
 
-The controller opens an experiment (``open.json``) when it sends it. A driver whose loads are done then says so
-(``asks.json``) and waits: until ``experiment.json`` has a further load, or the experiment is closed. It does not wait
+The controller opens an experiment (``open.json``) when it sends it. A driver whose loads are done then writes
+``asks.json`` and waits: until ``experiment.json`` has a further load, or the experiment is closed. It does not wait
 for a controller that is gone. Both sides only write their own file, aside and renamed.
 """
 

@@ -63,11 +63,11 @@ class Results:
 
     def measured(self) -> list[Measured]:
         """Every finished load of every experiment, with its figures."""
-        found: list[Measured] = []
+        rows: list[Measured] = []
         for folder in self.folders():
             experiment = folder.read()
-            found.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
-        return found
+            rows.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
+        return rows
 
     def add(self, experiment: Experiment, cluster: Cluster) -> ExperimentFolder:
         """The experiment's folder, made when it is new; a longer ladder replaces the list of loads only.

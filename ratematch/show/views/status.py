@@ -11,6 +11,7 @@ from rich.markup import escape
 from ratematch.show.console import table
 from ratematch.store.files import read_json
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
+from ratematch.store.progress import Measuring, RunProgress, Starting
 
 
 def status_to_json(
@@ -42,7 +43,7 @@ def status_to_json(
 
 
 def _budget(results: Results) -> float | None:
-    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or nobody said."""
+    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not given."""
     file = results.path / "controller.json"
     budget: float | None = read_json(file)["budget_gpu_hours"] if file.exists() else None
     return budget
@@ -91,29 +92,27 @@ def _load_status(stored: StoredLoad) -> dict[str, Any]:
     }
 
 
-def describe_progress(progress: dict[str, Any] | None) -> str:
+def describe_progress(progress: RunProgress | None) -> str:
     """What a running experiment is doing, in one line."""
-    if not progress:
+    if progress is None:
         return "job is starting"
-    if progress["phase"] == "starting":
-        waiting = progress["waiting"]
+    if isinstance(progress, Starting):
+        waiting = progress.waiting
         if not waiting:
             return "starting servers"
-        first = waiting[0]
-        return f"waiting for {', '.join(w['name'] for w in waiting)}: {first['why']} ({first['seconds']:.0f} s)"
-    if progress["part"] == "virtual time":
-        return f"{progress['load']} ({progress['load_number']}/{progress['loads']}) in virtual time"
-    ttft = f", TTFT {progress['ttft_ms']:.0f} ms" if progress["ttft_ms"] is not None else ""
-    return f"{describe_load(progress)}, {progress['in_flight']} in flight, {progress['tok_s']:.0f} tok/s{ttft}" + (
-        f", {progress['failed']} failed" if progress["failed"] else ""
-    )
+        names = ", ".join(server.name for server in waiting)
+        return f"waiting for {names}: {waiting[0].why} ({waiting[0].seconds:.0f} s)"
+    if progress.is_virtual:
+        return f"{progress.load} ({progress.load_number}/{progress.loads}) in virtual time"
+    ttft = f", TTFT {progress.ttft_ms:.0f} ms" if progress.ttft_ms is not None else ""
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return f"{describe_load(progress)}, {progress.in_flight} in flight, {progress.tok_s:.0f} tok/s{ttft}{failed}"
 
 
-def describe_load(progress: dict[str, Any]) -> str:
+def describe_load(progress: Measuring) -> str:
     """Which load is under way, and how far."""
     return (
-        f"{progress['load']} ({progress['load_number']}/{progress['loads']}) {progress['part']} "
-        f"{progress['done']}/{progress['total']}"
+        f"{progress.load} ({progress.load_number}/{progress.loads}) {progress.part} {progress.done}/{progress.total}"
     )
 
 
