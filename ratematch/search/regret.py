@@ -15,6 +15,7 @@ import numpy as np
 
 from ratematch.search.candidates import Candidate
 from ratematch.search.fronts import GRID, Floats
+from ratematch.search.rates import Rates
 from ratematch.search.view import CHANCES, View
 
 Z95 = 1.96
@@ -28,26 +29,26 @@ def regret(view: View, each: Candidate, load: int, width: float, planned: Planne
     ``width``: half width of the 95 % interval of its rate, as a share of it. ``planned``: loads to be measured beside
     those known and under way, by candidate.
     """
-    rate = view.known[each.id][load]
+    rate = view.rates.known[each.id][load]
     fed = [
         (gen, at, feeder.gpus)
-        for gen in view.gens
-        for at in sorted(view.taken(gen) | planned.get(gen.id, frozenset()))
+        for gen in view.rates.gens
+        for at in sorted(view.rates.taken(gen) | planned.get(gen.id, frozenset()))
         if at in gen.forecasts and gen.forecasts[at].tpot_s > 0
-        for feeder in view.feeders(gen.mtp)
+        for feeder in view.rates.feeders(gen.mtp)
     ]
     if not fed:
         return 0.0
-    now = _read(view, fed)
+    now = _read(view.rates, fed)
     # A curve is a curve: where a load turns out otherwise, so does what is served at its tok/s/user.
-    fast = (1 / np.array([view.rate(gen, at).tpot_s for gen, at, _ in fed]))[None, :] >= GRID[:, None]
+    fast = (1 / np.array([view.rates.at(gen, at).tpot_s for gen, at, _ in fed]))[None, :] >= GRID[:, None]
     if view.space.tpot_s is not None:
         fast &= (GRID * view.space.tpot_s >= 1)[:, None]
     x, y = now.best_instances(view.space.max_gpus)
     chosen = np.where(fast, now.served(x, y)[None, :], 0.0).argmax(axis=1)
     lost = 0.0
     for lucky, weight in CHANCES:
-        then = _read(view.assuming(each, load, rate.times(math.exp(lucky * width / Z95))), fed)
+        then = _read(view.rates.assuming(each, load, rate.times(math.exp(lucky * width / Z95))), fed)
         kept = then.served(x, y)[chosen]
         most = np.where(fast, then.served(*then.best_instances(view.space.max_gpus))[None, :], 0.0).max(axis=1)
         lost += weight * view.value(np.where(fast.any(axis=1), np.maximum(most - kept, 0.0), 0.0) * view.space.osl)
@@ -78,10 +79,10 @@ class _Loads:
         return x[best, number], np.where(x[best, number] >= 1, y[best, 0], 0.0)
 
 
-def _read(view: View, fed: Sequence[tuple[Candidate, int, int]]) -> _Loads:
-    feeders = {(gen.mtp, side.gpus): float(side.req_s[0]) for gen, _, _ in fed for side in view.feeders(gen.mtp)}
+def _read(rates: Rates, fed: Sequence[tuple[Candidate, int, int]]) -> _Loads:
+    feeders = {(gen.mtp, side.gpus): float(side.req_s[0]) for gen, _, _ in fed for side in rates.feeders(gen.mtp)}
     return _Loads(
-        np.array([view.rate(gen, at).req_s for gen, at, _ in fed]),
+        np.array([rates.at(gen, at).req_s for gen, at, _ in fed]),
         np.array([float(gen.gpus) for gen, _, _ in fed]),
         np.array([feeders.get((gen.mtp, gpus), 1e-9) for gen, _, gpus in fed]),
         np.array([float(gpus) for _, _, gpus in fed]),

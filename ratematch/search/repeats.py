@@ -86,7 +86,7 @@ def find_longer(
     for load, known in sorted(measured.items()):
         width = UNTOLD_CI if known.interval is None else known.interval
         enough = width <= targets[load] or known.runs >= (2 if known.interval is None else MOST_RUNS)
-        if enough or load not in view.known.get(each.id, {}) or load not in each.forecasts:
+        if enough or load not in view.rates.known.get(each.id, {}) or load not in each.forecasts:
             continue
         more, whole = requests[load]
         gpu_hours = view.space.load_h * each.gpus * more / whole

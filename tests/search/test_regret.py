@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from ratematch.search.candidates import Candidate, Space
+from ratematch.search.rates import Rates
 from ratematch.search.regret import regret
 from ratematch.search.view import View
 from tests.search.invented import ctx, gen, measure, space
@@ -53,3 +56,24 @@ def test_a_ctx_rate_that_is_not_sure_costs_by_the_ratio_that_is_chosen_for_it() 
     view = known(tight, LEADER)
     load = max(tight.forecasts, key=lambda load: tight.forecasts[load].req_s)
     assert regret(view, tight, load, 0.05, {}) > 0.0
+
+
+def derived(rates: Rates) -> list[object]:
+    """Everything that a decision asks of rates."""
+    each_gen = [rates.gen_side(gen, gen.forecasts, lucky) for gen in rates.gens for lucky in (0.0, 1.0)]
+    each_ctx = [rates.capacity(ctx, ctx.forecasts) for ctx in rates.ctxs]
+    feeders = [rates.feeders(mtp) for mtp in (0, 1)]
+    return [repr(each_gen), each_ctx, repr(feeders), [rates.started(each) for each in rates.space.candidates]]
+
+
+@pytest.mark.parametrize("server", [FEEDER, LEADER], ids=["ctx", "gen"])
+def test_rates_assumed_derive_nothing_from_those_before(server: Candidate) -> None:
+    before = known(FEEDER, LEADER).rates
+    unchanged = derived(before)
+    rate = before.at(server, LOAD).times(2.0)
+    after = before.assuming(server, LOAD, rate)
+    fresh = Rates(before.space, {**before.known, server.id: {**before.known[server.id], LOAD: rate}}, {}, {
+        each.id: before.corrections[each.id] for each in before.space.candidates
+    })  # fmt: skip
+    assert derived(after) == derived(fresh) != unchanged
+    assert derived(before) == unchanged
