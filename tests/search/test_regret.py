@@ -8,7 +8,7 @@ import pytest
 
 from ratematch.search.candidates import Candidate, Space
 from ratematch.search.rates import Rates
-from ratematch.search.regret import regret
+from ratematch.search.regret import Choices
 from ratematch.search.view import View
 from tests.search.invented import ctx, gen, measure, space
 
@@ -23,7 +23,7 @@ def known(*candidates: Candidate, **changes: object) -> View:
 
 
 def lost(view: View, each: Candidate, width: float) -> float:
-    return regret(view, each, LOAD, width, {})
+    return Choices(view, {}).regret(each, LOAD, width)
 
 
 def test_nothing_is_lost_where_nothing_else_could_be_chosen() -> None:
@@ -55,7 +55,7 @@ def test_a_ctx_rate_that_is_not_sure_costs_by_the_ratio_that_is_chosen_for_it() 
     tight = ctx("ctx-b", "ctx DEP", 4, 10.0)
     view = known(tight, LEADER)
     load = max(tight.forecasts, key=lambda load: tight.forecasts[load].req_s)
-    assert regret(view, tight, load, 0.05, {}) > 0.0
+    assert Choices(view, {}).regret(tight, load, 0.05) > 0.0
 
 
 def derived(rates: Rates) -> list[object]:
