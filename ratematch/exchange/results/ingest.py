@@ -210,7 +210,7 @@ def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage:
         origin = Import(load.tool, path.name, load.row or None, digest, tuple(missing))
         # AIPerf's clock is the wall clock already.
         start_ns = load.records[0].intended_ns if load.records else None
-        run = LoadRun(emulated=said.emulated, start_ns=start_ns, wall_start_ns=start_ns, imported=origin)
+        run = LoadRun(origin=said.origin, start_ns=start_ns, wall_start_ns=start_ns, imported=origin)
         folder.finish_load(asked, run, figures)
         folder.mark_done()
     return Imported(load.where, folder.load_folder(asked), figures.valid, missing)
