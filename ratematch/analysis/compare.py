@@ -12,7 +12,6 @@ from ratematch.errors import UserError
 from ratematch.match.change import Change, find_changes
 from ratematch.match.points import Analysis
 from ratematch.plan.experiment import Experiment
-from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 
 
@@ -78,22 +77,22 @@ def find_drift(before: Results, after: Results) -> list[Drift]:
 def _facts(results: Results) -> dict[str, str]:
     """What holds for a whole folder; several values of one fact stand side by side."""
     experiments = [folder.read() for folder in results.folders()]
-    launches = [read_json(file) for file in sorted(results.path.glob("*/launch/*/provenance.json"))]
-    servers = [server for launch in launches for server in launch.get("servers", {}).values()]
-    limits = read_json(results.path / analyze.LIMITS)
+    launches = [launch for folder in results.folders() for launch in folder.provenances()]
+    servers = [server for launch in launches for server in launch.servers.values()]
+    limits = asdict(results.limits())
     facts = {
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
         "model path": _join(e.model_path for e in experiments),
         "engine asked for": _join(e.stack for e in experiments),
-        "servers said": _join(server.get("version") for server in servers),
-        "ratematch": _join(f"{launch.get('ratematch')} ({launch.get('git')})" for launch in launches),
-        "Python": _join(launch.get("python") for launch in launches),
-        "platform": _join(launch.get("platform") for launch in launches),
-        "load generator on": _join(launch.get("host") for launch in launches),
-        "packages": _join(", ".join(f"{n} {v}" for n, v in sorted(x.get("packages", {}).items())) for x in launches),
+        "servers said": _join(server.version for server in servers),
+        "ratematch": _join(f"{launch.ratematch} ({launch.git})" for launch in launches),
+        "Python": _join(launch.python for launch in launches),
+        "platform": _join(launch.platform for launch in launches),
+        "load generator on": _join(launch.host for launch in launches),
+        "packages": _join(", ".join(f"{n} {v}" for n, v in sorted(x.packages.items())) for x in launches),
     }
-    return facts | {f"limits: {key}": str(value) for key, value in limits.items() if key != "name"}
+    return facts | {f"limits: {key}": str(value) for key, value in sorted(limits.items()) if key != "name"}
 
 
 def _join(values: Iterable[object]) -> str:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from ratematch.analysis import analyze
 from ratematch.errors import PlacementError, UserError
@@ -17,7 +16,7 @@ from ratematch.match.recommend import TARGETS, Recommendation, recommend_all
 from ratematch.measure.measured import Measured
 from ratematch.report import deployment, pictures
 from ratematch.report.page import Bundle, Report, RunFile, Section, render_report
-from ratematch.store.files import read_json, write_aside
+from ratematch.store.files import write_aside
 from ratematch.store.folder import ExperimentFolder, GpuHours, Results
 
 MOST_SAID = 3
@@ -179,13 +178,13 @@ def _group_doubts(measured: Sequence[Measured]) -> list[str]:
 
 def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) -> dict[str, str]:
     """Where the figures come from, each fact in words: what all launches say, and how they differ."""
-    launches = [found for folder in folders for found in _launches(folder)]
+    launches = [launch for folder in folders for launch in folder.provenances()]
     experiments = [folder.read() for folder in folders]
     spent = sum((folder.account() for folder in folders), GpuHours())
     times = sorted(
         stored.run.wall_start_ns for folder in folders for stored in folder.loads() if stored.run.wall_start_ns
     )
-    servers = [server for found in launches for server in found.get("servers", {}).values()]
+    servers = [server for launch in launches for server in launch.servers.values()]
     imports = [stored.run.imported for folder in folders for stored in folder.loads() if stored.run.imported]
     origins = sorted({f"{each.tool}: {each.file}" for each in imports})
     facts = {
@@ -194,21 +193,17 @@ def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) ->
         "model": _say({f"{e.model} ({e.model_path})" if e.model_path != e.model else e.model for e in experiments}),
         "GPU, cluster": _say({f"{e.gpu}, {e.cluster}" for e in experiments}),
         "engine asked for": _say({e.stack for e in experiments}),
-        "servers said": _say({str(server.get("version")) for server in servers}),
+        "servers said": _say({str(server.version) for server in servers}),
         "figures are": _say({e.origin for e in experiments}),
         "imported from": _say(origins),
-        "ratematch": _say({f"{f.get('ratematch')} ({f.get('git') or 'no git'})" for f in launches}),
-        "Python, platform": _say({f"{f.get('python')}, {f.get('platform')}" for f in launches}),
-        "packages": _say({", ".join(f"{n} {v}" for n, v in sorted(f.get("packages", {}).items())) for f in launches}),
-        "load generator on": _say({str(f.get("host")) for f in launches}),
+        "ratematch": _say({f"{f.ratematch} ({f.git or 'no git'})" for f in launches}),
+        "Python, platform": _say({f"{f.python}, {f.platform}" for f in launches}),
+        "packages": _say({", ".join(f"{n} {v}" for n, v in sorted(f.packages.items())) for f in launches}),
+        "load generator on": _say({str(f.host) for f in launches}),
         "experiments, launches, loads": f"{len(experiments)}, {len(launches)}, {len(times)}",
         "GPU-hours": f"{spent.total:.2f} (starting {spent.starting:.2f}, measuring {spent.measuring:.2f})",
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _launches(folder: ExperimentFolder) -> list[dict[str, Any]]:
-    return [read_json(file) for file in sorted(folder.path.glob("launch/*/provenance.json"))]
 
 
 def _say(values: Iterable[str]) -> str:

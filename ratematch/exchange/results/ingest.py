@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ratematch.analysis.analyze import LIMITS, write_limits
 from ratematch.errors import CatalogError, UserError
 from ratematch.exchange.results import aiconfigurator, aiperf, benchmark_serving, inferencex
 from ratematch.exchange.results.foreign import ForeignLoad, ForeignRate, ForeignRole, Hints, Servers, lay_over
@@ -28,8 +27,10 @@ from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency, Constraints, Load, Rate
 from ratematch.plan.workload import Workload
+from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.records import write_records
+from ratematch.store.sweeprun import SweepLimits
 
 SUMMARY_FILE = "profile_export_aiperf.json"
 EXTRA = ("origin", "predicted", "emulated", "model", "gpu", "backend")
@@ -132,8 +133,8 @@ def import_results(
             continue
         _refuse_misfit(results, _experiment(hints, stage), load.where)
         imported.append(_store(results, path, load, hints, stage))
-    if imported and not (into / LIMITS).exists():
-        write_limits(results, into.name, Constraints(), RACK_GPUS)
+    if imported and not (into / layout.LIMITS).exists():
+        results.write_limits(SweepLimits.of(into.name, Constraints(), RACK_GPUS))
     return imported, skipped
 
 
@@ -205,8 +206,8 @@ def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage:
         place = folder.load_folder(asked)
         place.mkdir(parents=True, exist_ok=True)
         if load.records:
-            write_records(place / "records.parquet", load.records)
-            write_records(place / "warmup.parquet", load.warmup)
+            write_records(place / layout.RECORDS, load.records)
+            write_records(place / layout.WARMUP, load.warmup)
         origin = Import(load.tool, path.name, load.row or None, digest, tuple(missing))
         # AIPerf's clock is the wall clock already.
         start_ns = load.records[0].intended_ns if load.records else None
@@ -221,7 +222,7 @@ def _find_place(
 ) -> tuple[ExperimentFolder, Load]:
     """Where the load belongs: a repeat of one that is there takes the next number; the same file keeps its place."""
     folder = ExperimentFolder(results.path / experiment.folder)
-    known = folder.read().loads if (folder.path / "experiment.json").exists() else ()
+    known = folder.read().loads if (folder.path / layout.EXPERIMENT).exists() else ()
     while folder.finished(load):
         origin = folder.stored(load).run.imported
         if origin and origin.sha256 == digest and (origin.row or "") == row:
