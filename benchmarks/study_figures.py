@@ -22,7 +22,7 @@ from ratematch.match.pareto import extract_front, speed_up
 from ratematch.match.points import Analysis, WorkloadAnalysis, objectives
 from ratematch.measure.measured import Measured
 from ratematch.show.picture import save_figure
-from ratematch.show.plots import plot_pareto
+from ratematch.show.plots.pareto import plot_pareto
 from ratematch.store.folder import Results
 
 Keep = Callable[[Measured], bool]

@@ -78,19 +78,18 @@ def _facts(results: Results) -> dict[str, str]:
     """What holds for a whole folder; several values of one fact stand side by side."""
     experiments = [folder.read() for folder in results.folders()]
     launches = [launch for folder in results.folders() for launch in folder.provenances()]
-    servers = [server for launch in launches for server in launch.servers.values()]
     limits = asdict(results.limits())
     facts = {
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
         "model path": _join(e.model_path for e in experiments),
         "engine asked for": _join(e.stack for e in experiments),
-        "servers said": _join(server.version for server in servers),
+        "servers said": _join(version for launch in launches for version in launch.server_versions),
         "ratematch": _join(f"{launch.ratematch} ({launch.git})" for launch in launches),
         "Python": _join(launch.python for launch in launches),
         "platform": _join(launch.platform for launch in launches),
         "load generator on": _join(launch.host for launch in launches),
-        "packages": _join(", ".join(f"{n} {v}" for n, v in sorted(x.packages.items())) for x in launches),
+        "packages": _join(launch.package_list for launch in launches),
     }
     return facts | {f"limits: {key}": str(value) for key, value in sorted(limits.items()) if key != "name"}
 

@@ -10,7 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
 
 
@@ -101,9 +102,9 @@ def pareto(
     """
     from ratematch.analysis import analyze
     from ratematch.report import pictures
-    from ratematch.show.analysisdetail import print_details
-    from ratematch.show.console import print_analysis
     from ratematch.show.tables import analysis_to_json, write_tables
+    from ratematch.show.views.analysis import print_analysis
+    from ratematch.show.views.details import print_details
     from ratematch.store.folder import Results
 
     opened = Results.open(results)
@@ -228,7 +229,8 @@ def compare(
     from dataclasses import asdict, astuple
 
     from ratematch.analysis import compare
-    from ratematch.show.changeview import change_to_json, picture_change, print_change
+    from ratematch.show.plots.change import picture_change
+    from ratematch.show.views.change import change_to_json, print_change
 
     at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
     found = compare.compare_results(
@@ -303,7 +305,7 @@ def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
     """
     from ratematch.inputs.ratetable import read_rates
     from ratematch.match.tablematch import match_table
-    from ratematch.show.matchview import match_to_json, print_match
+    from ratematch.show.views.match import match_to_json, print_match
 
     rows, asked = read_rates(table, **options)
     found = match_table(rows, asked, name=str(table), all_plans=all_plans)

@@ -39,6 +39,16 @@ class Provenance:
     simulated: bool = False
     step_time: str | None = None
 
+    @property
+    def package_list(self) -> str:
+        """Names and versions of the packages in one text."""
+        return ", ".join(f"{name} {version}" for name, version in sorted(self.packages.items()))
+
+    @property
+    def server_versions(self) -> tuple[str | None, ...]:
+        """As each server gave it."""
+        return tuple(server.version for server in self.servers.values())
+
 
 SIMULATED = ("ratematch", "python", "simulated", "step_time", "servers")
 """Keys of a simulation, which depends on no machine and no package."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ratematch.cli import main
 from ratematch.plan.setting import Explained, Setting
-from ratematch.show.explainview import explained_to_json, print_explained
+from ratematch.show.views.explain import explained_to_json, print_explained
 
 SHARED = Setting("dtype", "fp8", "alike on both")
 TWO = (
@@ -25,8 +25,8 @@ TWO = (
 def test_what_servers_share_is_told_once_and_what_differs_for_each() -> None:
     console = Console(file=io.StringIO(), width=160)
     print_explained(TWO, console)
-    told = console.file.getvalue()  # type: ignore[attr-defined]
-    shared, own = told.split("told to gen DEP4 64/8")
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    shared, own = output.split("told to gen DEP4 64/8")
     assert "told to every gen server" in shared and shared.count("alike on both") == 1
     assert "8 / 2 ranks" in own and "8 / 4 ranks" in own.split("told to gen DEP8 64/8")[1]
     assert own.count("alike on both") == 1, "the one ctx server"
@@ -41,8 +41,8 @@ def test_json_has_each_in_full() -> None:
 
 def test_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    told = CliRunner().invoke(main, ["plan", "quickstart", "--explain", "--json"], catch_exceptions=False)
-    plan = json.loads(told.stdout)
+    output = CliRunner().invoke(main, ["plan", "quickstart", "--explain", "--json"], catch_exceptions=False)
+    plan = json.loads(output.stdout)
     roles = {each["servers"].split()[0] for each in plan["settings"]}
     assert roles == {"ctx", "gen", "agg", "orchestrator"}
     assert all(setting["why"] for each in plan["settings"] for setting in each["settings"])

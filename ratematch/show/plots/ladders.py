@@ -1,5 +1,4 @@
-"""What was measured apart: ctx rate and TTFT over load, gen throughput over tok/s/user, each mapping and MTP a
-curve."""
+"""Servers measured apart: ctx rate and TTFT over load, gen throughput over tok/s/user, a curve a mapping and MTP."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture
 
 MANY_CURVES = 10
-"""More are told apart by mapping and MTP in the legend, and carry no numbers."""
+"""With more, the legend names mappings and MTP instead of curves, and no numbers are written."""
 CTX_COLUMNS = ("label", "mapping", "mtp", "gpus", "load", "req_s_gpu", "ttft_ms", "ttft_limit_ms", "within")
 GEN_COLUMNS = ("label", "mapping", "mtp", "gpus", "load", "tok_s_user", "tok_s_gpu", "tpot_ms")
 
@@ -158,7 +157,7 @@ def _gen_row(row: Figures) -> dict[str, Any]:
 
 
 def _pressure(row: Figures) -> float:
-    """Requests in flight: as asked in closed loop, as found in open loop."""
+    """Requests in flight: those of the closed loop, or those measured in open loop."""
     return float(row.load.concurrency) if isinstance(row.load, Concurrency) else row.in_flight
 
 
@@ -245,7 +244,7 @@ def _hollow(label: str) -> Line2D:
 
 
 def _label_ends(axes: Axes, curves: Sequence[_Curve]) -> None:
-    """Requests in flight at both ends of each curve: what a walk along it means."""
+    """Writes the requests in flight at both ends of each curve."""
     for curve in curves:
         for row, place, side in ((curve.rows[0], (5, 4), "left"), (curve.rows[-1], (-5, 3), "right"))[
             : len(curve.rows)

@@ -66,8 +66,8 @@ class LoadView:
         for row in rows:
             m = row.measurement
             _print_sureness(row, console)
-            said = (*m.warnings, *row.notes)
-            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", said)):
+            notes = (*m.warnings, *row.notes)
+            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", notes)):
                 for line in lines:
                     console.print(f"[{style}]{word}[/] {row.load.label}: {escape(line)}", highlight=False)
             if row.result.ended_early:
@@ -81,12 +81,12 @@ class LoadView:
 
 def _print_sureness(row: LoadRow, console: Console) -> None:
     m = row.measurement
-    told = [
+    widths = [
         f"{name} ±{width:.1%}"
         for name, width in (("tok/s", m.tok_s_ci), ("TTFT", m.ttft_ci), ("TPOT", m.tpot_ci))
         if width is not None
     ]
-    parts = [f"95 % intervals {', '.join(told)}"] if told else []
+    parts = [f"95 % intervals {', '.join(widths)}"] if widths else []
     if m.goodput is not None and m.goodput_req_s is not None and m.good_share is not None:
         parts.append(f"goodput {m.goodput_req_s:.3g} req/s ({m.good_share:.0%} keep {m.goodput})")
     if row.gpus is not None and row.gpus.power_w is not None:

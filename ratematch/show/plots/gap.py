@@ -96,10 +96,10 @@ def _draw_bars(axes: Axes, gaps: Sequence[Gap], names: Sequence[str]) -> None:
             linewidth=0.5,
             gid=f"measured:{place}",
         )
-        found = {part.name: part.tok_s_gpu for part in gap.parts}
+        parts = {part.name: part.tok_s_gpu for part in gap.parts}
         right = left = gap.end_to_end
         for number, name in enumerate(names):
-            value = found.get(name, 0.0)
+            value = parts.get(name, 0.0)
             if not value:
                 continue
             look, hatch = style.series_style(number), style.HATCHES[number % len(style.HATCHES)]

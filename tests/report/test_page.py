@@ -15,12 +15,14 @@ from ratematch.errors import UserError
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.report import collect
-from ratematch.report.page import Bundle, Report, RunFile, Section, give_verdict, render_report
+from ratematch.report.contents import Bundle, Report, RunFile, Section
+from ratematch.report.page import render_report
+from ratematch.report.verdict import give_verdict
 from ratematch.show.definitions import DEFINITIONS
 from ratematch.show.files import one_line
 from ratematch.store.folder import Results
 
-from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
+from ..show.invented import make_analysis, make_empty, make_few, make_hostile, make_many
 
 ROOT = Path(__file__).parents[2]
 EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -113,10 +115,10 @@ def test_real_results_carry_no_stamp() -> None:
 def test_every_target_has_a_card_with_the_deployment_or_says_that_nothing_reaches_it() -> None:
     workload = make_many()
     text = " ".join(Reader(render_report(make_report(workload))).texts)
-    for found in recommend_all(workload, TARGETS):
-        assert found.point is not None
-        assert f"for {found.at:g} tok/s/user" in text
-        assert f"{found.point.gpus}" in text
+    for advice in recommend_all(workload, TARGETS):
+        assert advice.point is not None
+        assert f"for {advice.at:g} tok/s/user" in text
+        assert f"{advice.point.gpus}" in text
     few = " ".join(Reader(render_report(make_report(make_few()))).texts)
     assert "nothing reaches it" in few and "The fastest deployment gives 90 tok/s/user" in few
 
@@ -171,9 +173,9 @@ def test_points_of_the_chart_are_those_of_the_fronts_with_what_hovering_shows() 
 
 def test_the_verdict_is_about_measured_fronts_and_says_when_it_is_not() -> None:
     many = make_many()
-    told = give_verdict(many)
+    verdict = give_verdict(many)
     steps = [row.step for row in many.speedups if row.kind == "end_to_end" and row.step]
-    assert f"{min(steps):.2f} to {max(steps):.2f} times" in told and "measured end to end" in told
+    assert f"{min(steps):.2f} to {max(steps):.2f} times" in verdict and "measured end to end" in verdict
     predicted = replace(many, speedups=tuple(row for row in many.speedups if row.kind == "rate_matched"))
     assert "predicted, not measured end to end" in give_verdict(predicted)
 

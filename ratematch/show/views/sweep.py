@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ratematch.plan.cluster import Cluster
-from ratematch.show.statusview import describe_load, describe_progress
+from ratematch.show.views.status import describe_load, describe_progress
 from ratematch.store.progress import Measuring
 
 if TYPE_CHECKING:  # `show` draws what `campaign` hands it and starts nothing
@@ -51,7 +51,7 @@ class SweepView:
         self._console = console
         self._opening = opening
         self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._last_line = 0.0
         self._shown = 0.0
         self._states: list[str] = []
@@ -104,10 +104,10 @@ class SweepView:
     def _say_changes(self, campaign: Campaign, done: int, loads: int) -> None:
         for item in campaign.items:
             why = item.error.splitlines()[0] if item.error else item.waits_for
-            told = item.state + (f": {why}" if why else "")
-            if self._said.get(item.folder.path.name) != told and (item.state != "pending" or why):
-                self._said[item.folder.path.name] = told
-                self._console.print(f"{item.experiment.label}: {escape(told)}", highlight=False, soft_wrap=True)
+            line = item.state + (f": {why}" if why else "")
+            if self._printed.get(item.folder.path.name) != line and (item.state != "pending" or why):
+                self._printed[item.folder.path.name] = line
+                self._console.print(f"{item.experiment.label}: {escape(line)}", highlight=False, soft_wrap=True)
             if item.state == "running" and not why and time.monotonic() - self._last_line > LINE_S:
                 self._last_line = time.monotonic()
                 doing = describe_progress(item.folder.progress())
@@ -123,8 +123,8 @@ class SweepView:
             self._console.print(f"[red]{item.state}[/] {item.experiment.label}", highlight=False)
             self._console.print(f"    {escape(item.error or '')}", highlight=False, soft_wrap=True)
         if campaign.num_invalid:
-            told = f"{campaign.num_invalid} of {campaign.num_measured} loads are not valid"
-            self._console.print(f"[yellow]{told}; `ratematch pareto` says why for each[/]", highlight=False)
+            line = f"{campaign.num_invalid} of {campaign.num_measured} loads are not valid"
+            self._console.print(f"[yellow]{line}; `ratematch pareto` says why for each[/]", highlight=False)
         for note in campaign.notes:
             self._console.print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         if campaign.failed:
@@ -154,8 +154,8 @@ def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[Renderable
     waiting = sum(item.state == "running" and item.waits_for is not None for item in campaign.items)
     counts = {"running": states.count("running") - waiting, "in the queue": waiting, "to do": states.count("pending")}
     counts |= {state: states.count(state) for state in ("done", "failed", "skipped")}
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    yield f"[dim]{told}; GPU-hours {spent.total:.2f}{of}{plan}[/]"
+    line = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    yield f"[dim]{line}; GPU-hours {spent.total:.2f}{of}{plan}[/]"
 
 
 def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:

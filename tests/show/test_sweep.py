@@ -13,7 +13,7 @@ from rich.console import Console
 from ratematch.campaign.state import Campaign, Item
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
-from ratematch.show.sweepview import SweepView, experiment_table, head_lines
+from ratematch.show.views.sweep import SweepView, experiment_table, head_lines
 from ratematch.store.folder import GpuHours, Results
 from ratematch.store.progress import Measuring
 from tests.support.invented import GEN, LAPTOP, PAIR, experiment
@@ -41,7 +41,7 @@ class Waiting:
     scheduler_job: str = "7"
 
 
-def told(*parts: Any) -> str:
+def as_text(*parts: Any) -> str:
     console = Console(width=140, record=True, file=io.StringIO())
     for part in parts:
         console.print(part)
@@ -53,19 +53,19 @@ def campaign(tmp_path: Path) -> Campaign:
     sweep, _ = read_sweep("quickstart")
     sweep = replace(sweep, budget=replace(sweep.budget, gpu_hours=2.0))
     results = Results(tmp_path)
-    asked = [experiment(), experiment("gen", GEN), experiment("e2e", PAIR)]
-    items = [Item(results.add(each, LAPTOP), each) for each in asked]
+    experiments = [experiment(), experiment("gen", GEN), experiment("e2e", PAIR)]
+    items = [Item(results.add(each, LAPTOP), each) for each in experiments]
     items[0].state = items[1].state = "running"
     items[0].folder.write_progress(MEASURING)
     items[1].job = Waiting()  # type: ignore[assignment]
     items[2].state, items[2].error = "failed", "agg-0 ended with exit code 1\n    its log"
     campaign = Campaign(sweep, results, items, spent=GpuHours(0.5, 0.25, 1.25))
-    campaign.expected = estimate(sweep, asked)
+    campaign.expected = estimate(sweep, experiments)
     return campaign
 
 
 def test_each_experiment_says_what_it_does_or_why_it_waits(campaign: Campaign) -> None:
-    table = told(experiment_table(campaign, [1, 2, 2]))
+    table = as_text(experiment_table(campaign, [1, 2, 2]))
     running, waiting, failed = table.splitlines()[1:4]
     assert running.startswith(">")
     for word in (campaign.items[0].experiment.label, "1/2", "321", "23", "4", "c4-n8 (2/2) load 5/8"):
@@ -76,7 +76,7 @@ def test_each_experiment_says_what_it_does_or_why_it_waits(campaign: Campaign) -
 
 def test_the_head_says_how_far_and_what_is_spent_of_what(campaign: Campaign) -> None:
     campaign.began -= 100.0
-    head = told(*head_lines(campaign, 3, 6))
+    head = as_text(*head_lines(campaign, 3, 6))
     assert "quickstart: measuring" in head and "3/6 loads" in head
     assert "0:01:40, about 0:01:40 left" in head
     assert "1 running, 1 in the queue, 1 failed" in head
@@ -89,12 +89,12 @@ def test_a_plan_larger_than_its_budget_is_told_once_before_it_is_spent(campaign:
     view = SweepView(console)
     view.update(campaign)
     view.update(campaign)
-    said = console.export_text()
-    assert said.count("GPU-hours and the budget is 0.001: it stops in order when they are spent") == 1
+    printed = console.export_text()
+    assert printed.count("GPU-hours and the budget is 0.001: it stops in order when they are spent") == 1
 
 
 def test_the_end_sends_nobody_to_fronts_that_nothing_was_measured_for(campaign: Campaign) -> None:
     console = Console(width=200, record=True, file=io.StringIO(), force_terminal=False)
     SweepView(console).print_outcome(campaign)
-    said = console.export_text()
-    assert "run the same command again" in said and "ratematch pareto" not in said
+    printed = console.export_text()
+    assert "run the same command again" in printed and "ratematch pareto" not in printed

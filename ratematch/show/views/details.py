@@ -26,7 +26,7 @@ def print_details(analysis: Analysis, console: Console, *, request_rate: float |
         console.print()
         _print_sure(workload, console)
         for line in _comparison_lines(workload):
-            _say(console, f"{workload.workload}: {line}")
+            _print_line(console, f"{workload.workload}: {line}")
         _print_gap_parts(workload.gaps, console)
         if workload.calibration is not None:
             _print_calibration(workload.calibration, workload.calibrated, console)
@@ -34,7 +34,7 @@ def print_details(analysis: Analysis, console: Console, *, request_rate: float |
             _print_serving(workload, request_rate, limits, console)
 
 
-def _say(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(Text(one_line(line)))
 
 
@@ -49,7 +49,7 @@ def _print_sure(workload: WorkloadAnalysis, console: Console) -> None:
         f"{workload.workload}: rate-matched front, and what the noise cannot tell from it", columns, rows, console
     )
     if len(workload.ties) > MOST_TIES:
-        _say(console, f"{len(workload.ties) - MOST_TIES} more ties, less likely ones, in analysis.json")
+        _print_line(console, f"{len(workload.ties) - MOST_TIES} more ties, less likely ones, in analysis.json")
     console.print()
 
 
@@ -80,7 +80,7 @@ def _comparison_lines(workload: WorkloadAnalysis) -> Iterable[str]:
             f"area on the overlap {show_value(row.area_ratio)} ({_span(row.area_interval)})"
         )
         if row.interactivity:
-            best = max(row.interactivity, key=lambda each: each.ratio)
+            best = max(row.interactivity, key=lambda gain: gain.ratio)
             yield (
                 f"{name} over IFB at equal tok/s/GPU: up to {best.ratio:.2f}x tok/s/user "
                 f"({_span((best.ratio_low, best.ratio_high))}), at {show_value(best.tok_s_gpu)} tok/s/GPU"
@@ -93,31 +93,31 @@ def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
     for gap in gaps:
         if gap.parts and gap.ideal is not None:
             by_label.setdefault(gap.label, []).append(gap)
-    for label, found in by_label.items():
-        for first in range(0, len(found), MOST_COLUMNS):
-            shown = sorted(found, key=lambda gap: gap.concurrency or 0)[first : first + MOST_COLUMNS]
+    for label, gaps_of_label in by_label.items():
+        for first in range(0, len(gaps_of_label), MOST_COLUMNS):
+            shown = sorted(gaps_of_label, key=lambda gap: gap.concurrency or 0)[first : first + MOST_COLUMNS]
             names = list(dict.fromkeys(part.name for gap in shown for part in gap.parts if part.tok_s_gpu))
             parts = [{part.name: part.tok_s_gpu for part in gap.parts} for gap in shown]
             rows: list[tuple[str | float | None, ...]] = [("ideal ratio", *(gap.ideal for gap in shown))]
-            rows += [(f"- {name}", *(each.get(name) for each in parts)) for name in names]
+            rows += [(f"- {name}", *(parts_of_gap.get(name) for parts_of_gap in parts)) for name in names]
             rows.append(("= measured", *(gap.end_to_end for gap in shown)))
             columns = ("in flight", *(f"{gap.concurrency:.0f}" for gap in shown))
             print_table(f"{label}: what the gap to the ideal is made of, tok/s/GPU", columns, rows, console)
             console.print()
 
 
-def _print_calibration(found: Calibration, applied: bool, console: Console) -> None:
+def _print_calibration(fit: Calibration, applied: bool, console: Console) -> None:
     def factor(value: float, spread: float | None) -> str:
         return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else " (one run)")
 
     state = "applied to the predictions above" if applied else "not applied; --calibrate does"
-    _say(
+    _print_line(
         console,
-        f"together against apart, {found.num} end-to-end runs: ctx {factor(found.ctx, found.ctx_spread)}, "
-        f"gen {factor(found.gen, found.gen_spread)}, prompts in bunches of {found.bunching:.0%} of all in flight; "
+        f"together against apart, {fit.num} end-to-end runs: ctx {factor(fit.ctx, fit.ctx_spread)}, "
+        f"gen {factor(fit.gen, fit.gen_spread)}, prompts in bunches of {fit.bunching:.0%} of all in flight; "
         f"{state}",
     )
-    held_out = " (from other runs)" if found.held_out else ""
+    held_out = " (from other runs)" if fit.held_out else ""
     columns = ("deployment", "N", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
     rows = [
         (
@@ -130,7 +130,7 @@ def _print_calibration(found: Calibration, applied: bool, console: Console) -> N
             _off(row.tpot_before_ms, row.tpot_ms),
             _off(row.tpot_after_ms, row.tpot_ms),
         )
-        for row in found.rows
+        for row in fit.rows
     ]
     title = f"measured, and how far off predictions are, before and after calibration{held_out}"
     print_table(title, columns, rows, console)
@@ -143,12 +143,12 @@ def _off(predicted: float, measured: float) -> str:
 def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, console: Console) -> None:
     console.print()
     if not workload.serving:
-        _say(console, f"{workload.workload}: no measured pair serves {req_s:g} requests/s within {limits}")
+        _print_line(console, f"{workload.workload}: no measured pair serves {req_s:g} requests/s within {limits}")
         return
     best = workload.serving[0]
     at = limits.split(" ", 1)[0] if limits.startswith(("p", "mean")) else "mean"
     over = "" if best.within else " (more than the budget's)"
-    _say(
+    _print_line(
         console,
         f"{workload.workload}: {req_s:g} requests/s within {limits} need {best.gpus} GPUs{over}: {best.label}",
     )
@@ -168,4 +168,4 @@ def _print_serving(workload: WorkloadAnalysis, req_s: float, limits: str, consol
     ]
     print_table("", columns, rows, console)
     for flag in sorted({flag for plan in workload.serving[:MOST_SERVING] for flag in plan.flags}):
-        _say(console, f"note: {flag}")
+        _print_line(console, f"note: {flag}")

@@ -1,4 +1,4 @@
-"""Pareto and speed-up plots.
+"""Pareto plots.
 
 Axes are fixed for every plot: x tok/s/user, y tok/s/GPU, better is up and right. Figures are plain objects on an Agg
 canvas: no pyplot, no window, no state left behind.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,19 +20,16 @@ from numpy.typing import NDArray
 
 from ratematch.match.gaps import WHOLE_INSTANCES
 from ratematch.match.objective import COUNTED
-from ratematch.match.points import Analysis, Kind, Point, Speedup, WorkloadAnalysis
+from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import one_line
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
-from ratematch.show.gapparts import sum_up_causes
 from ratematch.show.labels import draw_labels
 from ratematch.show.picture import Picture, make_picture
+from ratematch.show.plots.gap import sum_up_causes
 from ratematch.show.tables import POINT_COLUMNS, point_rows
 
 FRONT_KINDS: tuple[Kind, ...] = ("bound", "ifb", "rate_matched", "end_to_end")
-SPEEDUP_KINDS: tuple[Kind, ...] = ("rate_matched", "end_to_end")
-FEW_SPEEDUPS = 15
-"""Up to this many rows each gets a marker."""
 SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
 NUM_CAUSES, NAMED_SHARE = 2, 0.1
 """Causes of the gap named in the legend, at most, and the share of the gap below which one is not named."""
@@ -65,7 +62,7 @@ def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = Fa
         top = draw_header(figure, title, entries, stamp)
         fit_axes(figure, [axes], bottom, top)
         if not _all_points(workload):
-            _say_empty(axes, workload)
+            _write_empty(axes, workload)
         else:
             draw_labels(axes, {kind: workload.front(kind) for kind in FRONT_KINDS})
     return figure
@@ -79,51 +76,10 @@ def _define(analysis: Analysis) -> str:
     )
 
 
-def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
-    """tok/s/GPU over IFB at equal tok/s/user: stepped and linear, for each front that has it."""
-    stamp = style.find_stamp(workload, analysis)
-    with style.house_style():
-        figure = new_figure(style.SPEEDUP_INCHES)
-        axes = figure.add_subplot()
-        axes.set_xlabel(style.X_LABEL)
-        axes.set_ylabel("Throughput over IFB [×]")
-        entries = [line for kind in SPEEDUP_KINDS for line in _draw_speedup(axes, kind, workload.speedups)]
-        axes.axhline(1, color=style.GREY, linewidth=1, linestyle=(0, (1, 1)), zorder=1)
-        tops = [
-            value
-            for row in workload.speedups
-            for value in (row.step, row.linear, row.linear_high)
-            if value is not None
-        ]
-        axes.set_ylim(0, max([1.0, *tops]) * (1 + style.HEADROOM_Y))
-        axes.margins(x=0.03)
-        title = f"{analysis.model} on {analysis.gpu}: speed-up over IFB, ISL/OSL {workload.workload}"
-        footer = [
-            f"Sweep {analysis.sweep}, engine {analysis.engine}.",
-            "Ratio of output tok/s/GPU at equal tok/s/user, only where both fronts have points.  "
-            "linear: fronts read between neighbouring points.  step: best single deployment at that speed or "
-            "faster.  "
-            "Band: 95 % interval of linear from the noise of the measured rates"
-            + ("." if _has_band(workload) else ", which is not known here."),
-        ]
-        bottom = draw_footer(figure, footer)
-        top = draw_header(figure, title, entries, stamp)
-        fit_axes(figure, [axes], bottom, top)
-    return figure
-
-
 def picture_pareto(workload: WorkloadAnalysis, analysis: Analysis, name: str, log_y: bool = False) -> Picture:
     """:func:`plot_pareto` with every point behind it, on a front or not."""
     rows = point_rows(replace(analysis, workloads=(workload,)))
     return make_picture(name, plot_pareto(workload, analysis, log_y), (*POINT_COLUMNS, "on_front"), rows)
-
-
-def picture_speedup(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Picture | None:
-    """:func:`plot_speedup` with its rows; ``None`` where no speed-up is defined."""
-    if not any(row.step is not None or row.linear is not None for row in workload.speedups):
-        return None
-    columns = [field.name for field in fields(Speedup)]
-    return make_picture(name, plot_speedup(workload, analysis), columns, [asdict(row) for row in workload.speedups])
 
 
 def gap_band(
@@ -144,62 +100,6 @@ def gap_band(
     corners = np.unique(np.concatenate([ux, lx, [low, high]]))
     x = corners[(corners >= low) & (corners <= high)]
     return x, np.interp(x, ux, uy), np.interp(x, lx, ly)
-
-
-def _has_band(workload: WorkloadAnalysis) -> bool:
-    return any(row.linear_low is not None for row in workload.speedups)
-
-
-def _draw_speedup(axes: Axes, kind: Kind, speedups: Sequence[Speedup]) -> list[Line2D]:
-    look = style.KINDS[kind]
-    rows = sorted((row for row in speedups if row.kind == kind), key=lambda row: row.tok_s_user)
-    linear = [(row.tok_s_user, row.linear) for row in rows if row.linear is not None]
-    band = [
-        (row.tok_s_user, row.linear_low, row.linear_high)
-        for row in rows
-        if row.linear_low is not None and row.linear_high is not None
-    ]
-    if band:
-        axes.fill_between(
-            [x for x, _, _ in band],
-            [low for _, low, _ in band],
-            [high for _, _, high in band],
-            color=look.colour,
-            alpha=style.BAND_ALPHA,
-            linewidth=0,
-            hatch=look.hatch,
-            zorder=look.zorder - 1,
-            gid=f"speedup:{kind}:interval",
-        )
-    step = [(row.tok_s_user, row.step) for row in rows if row.step is not None]
-    lines: list[Line2D] = []
-    if linear:
-        lines += axes.plot(
-            [x for x, _ in linear],
-            [y for _, y in linear],
-            color=look.colour,
-            linestyle=look.linestyle,
-            linewidth=look.width_pt,
-            marker=look.marker if len(linear) <= FEW_SPEEDUPS else "",
-            markersize=look.marker_pt,
-            zorder=look.zorder,
-            gid=f"speedup:{kind}:linear",
-            label=f"{look.name}, linear",
-        )
-    if step:
-        lines += axes.plot(
-            [x for x, _ in step],
-            [y for _, y in step],
-            color=look.colour,
-            linewidth=style.THIN_WIDTH_PT,
-            drawstyle="steps-pre",  # a deployment serves every speed up to its own
-            marker=look.marker if len(step) <= FEW_SPEEDUPS else "",
-            markersize=style.CURVE_MARKER_PT * 2,
-            zorder=look.zorder - 0.5,
-            gid=f"speedup:{kind}:step",
-            label=f"{look.name}, step",
-        )
-    return lines
 
 
 def _arrays(front: Sequence[Point]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -368,17 +268,17 @@ def _plain_number(value: float, _: object = None) -> str:
 
 def _missing(workload: WorkloadAnalysis) -> list[str]:
     """What a reader would look for and not find."""
-    told = []
+    missing = []
     for kind in ("rate_matched", "end_to_end", "ifb"):
         front = workload.front(kind)
         if len(front) < 2:
-            told.append(f"{style.KINDS[kind].name} has {'one point only' if front else 'no point'}")
-    if told and workload.left_out:
-        told.append(f"loads left out as invalid: {len(workload.left_out)}")
-    return told
+            missing.append(f"{style.KINDS[kind].name} has {'one point only' if front else 'no point'}")
+    if missing and workload.left_out:
+        missing.append(f"loads left out as invalid: {len(workload.left_out)}")
+    return missing
 
 
-def _say_empty(axes: Axes, workload: WorkloadAnalysis) -> None:
+def _write_empty(axes: Axes, workload: WorkloadAnalysis) -> None:
     lines = [f"No valid point for {workload.workload}."]
     lines += [f"{label}, {load}: {', '.join(reasons)}" for label, load, reasons in workload.left_out[:5]]
     if len(workload.left_out) > 5:

@@ -83,8 +83,8 @@ def picture_cdf(loads: Sequence[LoadRecords], analysis: Analysis, workload: str,
                 share = np.arange(1, values.size + 1) / values.size
                 axes.plot(values, share, drawstyle="steps-post", gid=f"cdf:{load.kind}:{place}:{metric}", **line)
                 rows += _csv_rows(load, metric, values)
-            told = {"end_to_end": "end to end", "ifb": "IFB"}.get(load.kind, load.kind)
-            entries.append(Line2D([], [], label=f"{told}: {load.label}, {load.load}", **line))
+            front = {"end_to_end": "end to end", "ifb": "IFB"}.get(load.kind, load.kind)
+            entries.append(Line2D([], [], label=f"{front}: {load.label}, {load.load}", **line))
         for axes, (_, label) in zip(panels, METRICS, strict=True):
             axes.set_xlabel(label)
             axes.set_ylim(0, 1.02)

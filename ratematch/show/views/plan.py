@@ -56,7 +56,7 @@ def _experiment_to_json(experiment: Experiment) -> dict[str, Any]:
 def space(sweep: Sweep, expansion: Expansion) -> list[tuple[Stage, int, int]]:
     """Of each stage: cells of the product of its axes and the workloads, and how many of them run."""
     named = Counter(
-        each.stage for each in sweep.deployments for _ in ([each.workload] if each.workload else sweep.workloads)
+        named.stage for named in sweep.deployments for _ in ([named.workload] if named.workload else sweep.workloads)
     )
     run = Counter(experiment.stage for experiment in expansion.experiments)
     return [

@@ -16,8 +16,8 @@ import pytest
 
 from ratematch.report.page import render_report
 
-from .invented import make_many
-from .test_report import EVIL, make_report
+from ..show.invented import make_many
+from .test_page import EVIL, make_report
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -63,8 +63,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 def _wait(until: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if found := until():
-            return found
+        if value := until():
+            return value
         time.sleep(0.05)
     raise AssertionError(f"never: {what}")
 
@@ -87,8 +87,8 @@ def _index_of(browser: Chrome, script: str) -> int:
 def test_the_page_loads_without_an_error_or_a_request(browser: Chrome) -> None:
     log = browser.get_log("browser")  # type: ignore[no-untyped-call]
     assert not [entry for entry in log if entry["level"] in ("SEVERE", "WARNING")], log
-    asked = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
-    assert all(name.startswith("data:") for name in asked), asked
+    requested = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert all(name.startswith("data:") for name in requested), requested
 
 
 def test_the_recommended_deployment_is_on_the_first_screen(browser: Chrome) -> None:

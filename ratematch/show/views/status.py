@@ -42,7 +42,7 @@ def status_to_json(
 
 
 def _budget(results: Results) -> float | None:
-    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or unknown."""
+    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not given."""
     plan = results.controller_plan()
     return plan.budget_gpu_hours if plan else None
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
+from ratematch.match.points import Analysis, Kind, Point
 from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.labels import Labelled, label_points
@@ -97,17 +97,17 @@ def picture_preset(preset: Preset, analyses: Mapping[int | None, Analysis], work
     ``None``."""
     any_analysis = next(iter(analyses.values()))
     series = [
-        found
+        drawn
         for mtp, analysis in sorted(analyses.items(), key=lambda pair: pair[0] or 0)
-        for found in _find_series(preset, analysis, workload, mtp)
+        for drawn in _find_series(preset, analysis, workload, mtp)
     ]
     with style.house_style():
         figure = new_figure(style.FIGURE_INCHES)
         axes = figure.add_subplot()
         axes.set_xlabel(style.X_LABEL)
         axes.set_ylabel(style.Y_LABEL)
-        entries = [_draw(axes, each) for each in series]
-        shown = [point for each in series for point in each.points]
+        entries = [_draw(axes, drawn) for drawn in series]
+        shown = [point for drawn in series for point in drawn.points]
         axes.set_xlim(0, max([point.tok_s_user for point in shown], default=1) * (1 + style.HEADROOM_X))
         axes.set_ylim(0, max([point.tok_s_gpu for point in shown], default=1) * (1 + style.HEADROOM_Y))
         if not shown:
@@ -124,22 +124,20 @@ def picture_preset(preset: Preset, analyses: Mapping[int | None, Analysis], work
         bottom = draw_footer(figure, footer)
         top = draw_header(figure, title, entries, style.find_stamp(*analyses.values()), columns=3)
         fit_axes(figure, [axes], bottom, top)
-        label_points(axes, [Labelled(each.name, each.look, _rename(preset.naming, each.points)) for each in series])
-    rows = [_row(preset, each, point, name_point(preset.naming, point)) for each in series for point in each.points]
+        label_points(
+            axes, [Labelled(drawn.name, drawn.look, _rename(preset.naming, drawn.points)) for drawn in series]
+        )
+    rows = [
+        _row(preset, drawn, point, name_point(preset.naming, point)) for drawn in series for point in drawn.points
+    ]
     return make_picture(f"figure-{preset.number}", figure, COLUMNS, rows)
 
 
 def _find_series(preset: Preset, analysis: Analysis, workload: str, mtp: int | None) -> list[_Series]:
     """The fronts of one analysis in the preset's order."""
-    found: WorkloadAnalysis | None = next((w for w in analysis.workloads if w.workload == workload), None)
-    if found is None:
+    analysed = next((candidate for candidate in analysis.workloads if candidate.workload == workload), None)
+    if analysed is None:
         return []
-    fronts: dict[Kind, tuple[Point, ...]] = {
-        "bound": found.bound,
-        "rate_matched": found.rate_matched,
-        "end_to_end": found.end_to_end,
-        "ifb": found.ifb,
-    }
     names: dict[Kind, str] = {
         "bound": "rate-matched (SOL)",
         "rate_matched": "rate-matched",
@@ -148,12 +146,13 @@ def _find_series(preset: Preset, analysis: Analysis, workload: str, mtp: int | N
     }
     series = []
     for kind in preset.kinds:
-        if not fronts[kind]:
+        front = analysed.front(kind)
+        if not front:
             continue
         look = style.KINDS["rate_matched" if kind == "bound" else kind]
         name = names[kind] + (f", MTP {mtp}" if mtp is not None else "")
         line = look.linestyle if mtp is None else style.mtp_line(mtp)
-        series.append(_Series(name, kind, fronts[kind], look, line))
+        series.append(_Series(name, kind, front, look, line))
     return series
 
 
