@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ratematch.analysis.rows import find_gpus_per_node, find_site, measured_in_detail
 from ratematch.errors import ResultsError
@@ -17,11 +16,11 @@ from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import to_json
 from ratematch.measure.serverside import measure_run
 from ratematch.plan.load import Constraints, Percentile
-from ratematch.store.files import read_json, write_json
+from ratematch.store import layout
+from ratematch.store.files import write_json
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
-
-LIMITS = "limits.json"
+from ratematch.store.sweeprun import SweepLimits
 
 
 def remeasure(results: Results) -> int:
@@ -36,23 +35,11 @@ def remeasure(results: Results) -> int:
         for stored in folder.loads():
             if stored.run.imported:  # of another tool: its figures are what they were, records or not
                 continue
-            records = read_records(stored.folder / "records.parquet")
+            records = read_records(stored.folder / layout.RECORDS)
             figures = measure_run(records, stored.load, experiment, stored.run)
-            write_json(stored.folder / "measurement.json", to_json(figures))
+            write_json(stored.folder / layout.MEASUREMENT, to_json(figures))
             count += 1
     return count
-
-
-def write_limits(results: Results, name: str, constraints: Constraints, max_gpus: int) -> None:
-    """Keep what an analysis needs of the sweep file, so that the folder can be read without the file."""
-    content = {
-        "name": name,
-        "max_gpus": max_gpus,
-        "ttft_ms": constraints.ttft_ms,
-        "tpot_ms": constraints.tpot_ms,
-        "percentile": constraints.percentile,
-    }
-    write_json(results.path / LIMITS, content)
 
 
 def analyze_results(results: Results) -> Analysis:
@@ -94,17 +81,17 @@ def read_inputs(
     Raises:
         ResultsError: no limits.json, or nothing measured yet.
     """
-    kept = _read_limits(results)
+    kept = results.limits()
     constraints = _constraints(kept, ttft_ms, tpot_ms, percentile)
     measured = measured_in_detail(results)
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
     return Inputs(
-        kept["name"],
+        kept.name,
         tuple(measured),
         constraints,
         max_gpus,
-        kept["max_gpus"],
+        kept.max_gpus,
         find_gpus_per_node(results),
         tuple(_count_imported(results)),
     )
@@ -170,22 +157,14 @@ def _count_imported(results: Results) -> list[str]:
     ]
 
 
-def _read_limits(results: Results) -> dict[str, Any]:
-    file = results.path / LIMITS
-    if not file.exists():
-        raise ResultsError(f"{results.path}: no {LIMITS} here; give a folder that `ratematch sweep` made")
-    kept: dict[str, Any] = read_json(file)
-    return kept
-
-
 def _constraints(
-    kept: dict[str, Any], ttft_ms: float | None, tpot_ms: float | None, percentile: Percentile | None
+    kept: SweepLimits, ttft_ms: float | None, tpot_ms: float | None, percentile: Percentile | None
 ) -> Constraints:
     """The sweep's limits, with those that are given in their place."""
     return Constraints(
-        kept["ttft_ms"] if ttft_ms is None else ttft_ms,
-        kept["tpot_ms"] if tpot_ms is None else tpot_ms,
-        kept["percentile"] if percentile is None else percentile,
+        kept.ttft_ms if ttft_ms is None else ttft_ms,
+        kept.tpot_ms if tpot_ms is None else tpot_ms,
+        kept.percentile if percentile is None else percentile,
     )
 
 
@@ -197,4 +176,4 @@ def say_limits_of(
     percentile: Percentile | None = None,
 ) -> str:
     """The limits that :func:`analyze_inputs` judges by, in words."""
-    return say_limits(_constraints(_read_limits(results), ttft_ms, tpot_ms, percentile))
+    return say_limits(_constraints(results.limits(), ttft_ms, tpot_ms, percentile))

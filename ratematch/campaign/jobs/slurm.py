@@ -41,7 +41,6 @@ from ratematch.campaign.jobs.job import Started
 from ratematch.campaign.jobs.pack import PackFile, run_pack
 from ratematch.campaign.jobs.sent import SlurmJob, Submission
 from ratematch.errors import RunError
-from ratematch.plan import cluster as clusters
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -54,7 +53,6 @@ from ratematch.slurm.queue import Queue, QueuedJob
 from ratematch.slurm.sbatch import batch_options, check_submission, prologue, refusal
 from ratematch.slurm.site import refuse_missing
 from ratematch.store import filelock
-from ratematch.store.files import read_json
 from ratematch.store.folder import ExperimentFolder
 
 WARN_S = 90
@@ -189,7 +187,7 @@ def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, Qu
 
 
 def _cluster(folder: ExperimentFolder) -> Cluster:
-    return clusters.from_json(read_json(folder.path / "cluster.json"))
+    return folder.cluster()
 
 
 def estimate_minutes(folder: ExperimentFolder) -> float:
