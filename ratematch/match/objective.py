@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ratematch.match.matching import Objective
-from ratematch.match.packing import Packing, count_nodes
+from ratematch.match.packing import Packing, allocated_gpus, count_nodes
 from ratematch.match.points import Point
 from ratematch.plan.deployment import Deployment
 
@@ -65,6 +65,4 @@ class Counting:
             return per_node * count_nodes(
                 ctx.mapping.gpus, ctx.instances, gen.mapping.gpus, gen.instances, self.packing
             )
-        if deployment.gpus <= per_node:
-            return per_node / (per_node // deployment.gpus)
-        return -(-deployment.gpus // per_node) * per_node
+        return allocated_gpus(deployment.gpus, self.packing)

@@ -438,7 +438,7 @@ class Sure:
 class TableMatch:
     """``plans``: the best of every ctx and gen pair (or all of them), best first by the objective. ``front``:
     ascending tok/s/user. ``closed_loop``: each deployment among ``plans`` at the concurrencies asked for.
-    ``sure``: of each row of ``front``; empty without repeats."""
+    ``sure``: of each row of ``front``; empty without repeats. ``ifb_scores``: what ``ifb_front`` is ordered by."""
 
     osl: int
     rate_matched: tuple[Bound, ...]
@@ -449,3 +449,4 @@ class TableMatch:
     notes: tuple[str, ...]
     closed_loop: tuple[ClosedLoopRow, ...] = ()
     sure: tuple[Sure, ...] = ()
+    ifb_scores: tuple[float, ...] = ()

@@ -17,7 +17,7 @@ from ratematch.match.closedloop import settle
 from ratematch.match.compare import compare_fronts, draw_measured_fronts
 from ratematch.match.matching import bound_tok_s_gpu, show_ratio, solve_ratio
 from ratematch.match.noise import Noise, interval, interval_about, noise_of_mean, pool_noise
-from ratematch.match.packing import Packing
+from ratematch.match.packing import Packing, allocated_gpus
 from ratematch.match.pareto import extract_front
 from ratematch.match.solver import LIMITS, Floats, Problem, Rows, front_indices, solve_rows
 from ratematch.match.table import (
@@ -50,7 +50,7 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     gen = read_gen([row for row in rows if row.role == "gen"], osl, notes)
     ifb = read_ifb([row for row in rows if row.role == "ifb"], asked, notes)
     if not (ctx and gen) and not ifb:
-        why = [note for note in notes if note.startswith(NO_CTX) or "over a limit" in note]
+        why = [note for note in notes if note.startswith(NO_CTX) or "not on the front" in note]
         fix = "raise the limit" if why else "give ctx and gen rows, or ifb rows"
         raise TableError([TableProblem(name, "; ".join(["nothing to match", *why]), fix)])
     for role, there in (("ctx", ctx), ("gen", gen)):
@@ -67,8 +67,9 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     best = _sort(solved, score) if all_plans else _best_of_pairs(solved, score)
     plans = [_plan(solved, int(k), pairs, osl, asked.packing) for k in best]
     front_plans = [_plan(solved, int(k), pairs, osl, asked.packing) for k in front]
+    scored = [(row, _ifb_score(row, asked)) for row in ifb]
     ifb_front = extract_front(
-        ifb, lambda row: (row.tok_s_user, _ifb_score(row, asked)), prefer=lambda row: (row.gpus, row.label)
+        scored, lambda pair: (pair[0].tok_s_user, pair[1]), prefer=lambda pair: (pair[0].gpus, pair[0].label)
     )
     clamped = [plan for plan in front_plans if plan.clamped]
     if clamped:
@@ -80,8 +81,8 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
     speedup = compare_fronts(
         "rate_matched",
         [(plan.tok_s_user, float(score[k])) for k, plan in zip(front, front_plans, strict=True)],
-        [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb_front],
-        pair_fronts(drawn, [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb]),
+        [(row.tok_s_user, value) for row, value in ifb_front],
+        pair_fronts(drawn, [(row.tok_s_user, value) for row, value in scored]),
     )
     bounds = _bounds(pairs, osl, asked)
     closed = _close_loop(solved, best, pairs, osl, asked, notes) if asked.concurrencies else []
@@ -90,7 +91,8 @@ def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans:
         rate_matched=bounds,
         plans=tuple(plans),
         front=tuple(front_plans),
-        ifb_front=ifb_front,
+        ifb_front=tuple(row for row, _ in ifb_front),
+        ifb_scores=tuple(value for _, value in ifb_front),
         speedup=tuple(speedup),
         notes=tuple(notes),
         closed_loop=tuple(closed),
@@ -229,13 +231,8 @@ def _ifb_score(row: IfbRow, asked: Asked) -> float:
     """An aggregated server in the objective's unit: whole copies of it, in the budget or on whole nodes."""
     if asked.objective == "tok_s_in_budget":
         return row.tok_s * (asked.max_gpus // row.gpus)
-    if (
-        asked.objective == "per_allocated_gpu"
-        and asked.packing is not None
-        and row.gpus > asked.packing.gpus_per_node
-    ):
-        size = asked.packing.gpus_per_node
-        return row.tok_s / (-(-row.gpus // size) * size)
+    if asked.objective == "per_allocated_gpu" and asked.packing is not None:
+        return row.tok_s / allocated_gpus(row.gpus, asked.packing)
     return row.tok_s_gpu
 
 

@@ -101,8 +101,12 @@ def read_ifb(rows: Sequence[TableRow], asked: Asked, notes: list[str]) -> list[I
     derived: list[int] = []
     unjudged: list[int] = []
     over: list[int] = []
+    large: list[int] = []
     for row in rows:
         assert row.concurrency is not None
+        if asked.objective == "tok_s_in_budget" and row.gpus > asked.max_gpus:
+            large += row.rows
+            continue
         if row.tpot_ms is None:
             derived += row.rows
         tpot_ms = row.tpot_ms or 1000 * row.concurrency / row.rate
@@ -134,6 +138,8 @@ def read_ifb(rows: Sequence[TableRow], asked: Asked, notes: list[str]) -> list[I
         notes.append(f"{say_rows(unjudged)}: no ttft_ms, so not judged by --ttft-ms and left out")
     if over:
         notes.append(f"{say_rows(over)}: ifb over a limit, not on the front")
+    if large:
+        notes.append(f"{say_rows(large)}: ifb on more than the budget of {asked.max_gpus} GPUs, not on the front")
     return found
 
 

@@ -67,10 +67,10 @@ def print_match(found: TableMatch, objective: str, console: Console) -> None:
     if found.ifb_front:
         print_table(
             "IFB front (measured)",
-            ("server", "GPUs", "conc.", "TPOT ms", "TTFT ms", "tok/s/user", "tok/s/GPU"),
+            ("server", "GPUs", "conc.", "TPOT ms", "TTFT ms", "tok/s/user", SCORES[objective][0]),
             [
-                (row.label, row.gpus, row.concurrency, row.tpot_ms, row.ttft_ms, row.tok_s_user, row.tok_s_gpu)
-                for row in found.ifb_front
+                (row.label, row.gpus, row.concurrency, row.tpot_ms, row.ttft_ms, row.tok_s_user, score)
+                for row, score in zip(found.ifb_front, found.ifb_scores, strict=True)
             ],
             console,
         )

@@ -11,6 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from ratematch.cli import main
+from ratematch.match.analysis import analyze
+from ratematch.match.feasibility import Site
+from ratematch.match.packing import Packing
+from ratematch.plan.load import Constraints
+
+from .invented import ifb_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, Any] = json.loads((GOLDEN / "rate_matching.json").read_text())
@@ -302,3 +308,47 @@ def test_the_terminal_shows_what_plans_are_ordered_by(tmp_path: Path, objective:
     assert done.exit_code == 0
     line = next(line for line in done.stdout.splitlines() if line.startswith("3xc+1xg"))
     assert line.split()[-2:] == [shown, "3/1"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "score"), [(3, 150.0), (6, 75.0), (4, 150.0), (5, 75.0), (8, 75.0), (12, 37.5), (16, 37.5)]
+)
+def test_an_aggregated_server_scores_in_a_table_what_it_scores_in_a_sweep(
+    tmp_path: Path, gpus: int, score: float
+) -> None:
+    """600 tok/s on nodes of eight GPUs: two servers of three share a node, one of six has it for itself."""
+    rows = ifb_rows(f"TP{gpus}", {6: (10, 10)})
+    nodes = Packing(8, 4)
+    sweep = analyze(
+        rows,
+        sweep="s",
+        constraints=Constraints(),
+        max_gpus=32,
+        site=Site(packing=nodes),
+        objective="per_allocated_gpu",
+    )
+    (point,) = sweep.workloads[0].ifb
+    assert (point.tok_s, point.tok_s_gpu) == (pytest.approx(600), pytest.approx(score))
+
+    text = HEADER + "ctx,c,8,,,,5,,,,\ngen,g,8,,512,32,,5120,,,\ngen,g,8,,512,64,,7680,,,\n"
+    text += f"ifb,agg,{gpus},,512,6,,600,7.5,,\n"
+    options = ("--gpus-per-node", "8", "--nodes", "4", "--objective", "per_allocated_gpu")
+    found, _ = match(tmp_path, text, *options)
+    (speedup,) = found["speedup"]
+    best = max(plan["tok_s_gpu_allocated"] for plan in found["front"] if plan["tok_s_user"] >= speedup["tok_s_user"])
+    assert best / speedup["step"] == pytest.approx(score)
+    done = CliRunner(env={"COLUMNS": "100"}).invoke(main, ["match", str(tmp_path / "rates.csv"), *options])
+    line = next(line for line in done.stdout.splitlines() if line.startswith("agg"))
+    assert float(line.split()[-1]) == pytest.approx(score, rel=1e-2)
+
+
+def test_an_aggregated_server_larger_than_the_budget_is_on_no_front(tmp_path: Path) -> None:
+    """As in a sweep: none of it fits, so there is nothing to compare with."""
+    text = HEADER + "ctx,c,4,,,,5,,,,\ngen,g,4,,512,32,,5120,,,\n"
+    small, large = "ifb,small,4,,512,8,,600,8,,\n", "ifb,large,16,,512,4,,900,5,,\n"
+    options = ("--max-gpus", "8", "--objective", "tok_s_in_budget")
+    alone, _ = match(tmp_path, text + small, *options)
+    both, said = match(tmp_path, text + small + large, *options)
+    assert [row["label"] for row in both["ifb_front"]] == ["small"]
+    assert both["speedup"] == alone["speedup"]
+    assert "row 5: ifb on more than the budget of 8 GPUs, not on the front" in said
