@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.packing import Packing
 from ratematch.match.pairs import Pair
 from ratematch.match.solver import Bools, Floats, Rows
 from ratematch.plan.memory import transfer_bytes, transfer_bytes_received
@@ -37,22 +36,9 @@ class Links:
         """Bytes/s of one GPU towards another instance: NVLink while the whole deployment is in one domain."""
         return self.gpu.nvlink_b_s if gpus <= self.gpu.nvlink_domain else self.gpu.network_b_s
 
-
-@dataclass(frozen=True)
-class Site:
-    """The machines, as far as a plan must fit them.
-
-    ``links``: ``None`` when model or GPU are not known; transfers are then not judged. ``packing``: nodes.
-    ``segment_gpus``: most GPUs of one instance (NVLink domain, rack, Slurm segment; ``None``: any).
-    """
-
-    links: Links | None = None
-    packing: Packing | None = None
-    segment_gpus: int | None = None
-
-    def at_isl(self, isl: int) -> Site:
-        """The site for prompts of ``isl`` tokens."""
-        return self if self.links is None else replace(self, links=replace(self.links, isl=isl))
+    def at_isl(self, isl: int) -> Links:
+        """The same links, with prompts of ``isl`` tokens."""
+        return replace(self, isl=isl)
 
 
 def egress_b_s(links: Links, req_s: float, ctx: Parallelism, mtp: int) -> float:
@@ -76,8 +62,14 @@ def kv_transfer_s(links: Links, ctx: Parallelism, gen: Parallelism, mtp: int, gp
     return max(sent / senders, received / receivers) / links.b_s(gpus)
 
 
-def feasible_rows(rows: Rows, pairs: Sequence[Pair], site: Site) -> tuple[Bools, list[str]]:
-    """Which rows the site can carry, and why others are left out, in words."""
+def feasible_rows(
+    rows: Rows, pairs: Sequence[Pair], links: Links | None, segment_gpus: int | None
+) -> tuple[Bools, list[str]]:
+    """Which rows the machines can carry, and why others are left out, in words.
+
+    ``links``: ``None`` when model or GPU are not known; transfers are then not judged. ``segment_gpus``: most GPUs of
+    one instance.
+    """
     kept = np.ones(rows.size, dtype=np.bool_)
     notes: list[str] = []
     for number, pair in enumerate(pairs):
@@ -86,18 +78,18 @@ def feasible_rows(rows: Rows, pairs: Sequence[Pair], site: Site) -> tuple[Bools,
             continue
         name = f"{pair.ctx.group.mapping.label} + {pair.gen.group.mapping.label}"
         for role, option in (("ctx", pair.ctx.group), ("gen", pair.gen.group)):
-            if site.segment_gpus is not None and option.mapping.gpus > site.segment_gpus:
+            if segment_gpus is not None and option.mapping.gpus > segment_gpus:
                 kept &= ~own
                 notes.append(f"{name}: a {role} instance of {option.mapping.gpus} GPUs exceeds one segment")
-        if site.links is None:
+        if links is None:
             continue
-        for what, needed, links in _needed_b_s(rows, pair, site.links):
-            over = own & kept & (needed > links)
+        for what, needed, has in _needed_b_s(rows, pair, links):
+            over = own & kept & (needed > has)
             if over.any():
                 kept &= ~over
                 notes.append(
                     f"{name}: {int(over.sum())} rows need up to {needed[over].max() / 1e9:.3g} GB/s {what}, more "
-                    f"than the {links[over].max() / 1e9:.3g} GB/s of a link"
+                    f"than the {has[over].max() / 1e9:.3g} GB/s of a link"
                 )
     return kept, list(dict.fromkeys(notes))
 

@@ -210,7 +210,7 @@ def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pai
     return pairs
 
 
-def pose(pair: Pair) -> Problem:
+def to_problem(pair: Pair) -> Problem:
     """The pair as the array solver takes it."""
     return Problem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail)
 

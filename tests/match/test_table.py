@@ -12,9 +12,7 @@ from click.testing import CliRunner
 
 from ratematch.cli import main
 from ratematch.match.analysis import analyze
-from ratematch.match.feasibility import Site
-from ratematch.match.packing import Packing
-from ratematch.plan.load import Constraints
+from ratematch.match.question import Question
 
 from .invented import ifb_rows
 
@@ -318,16 +316,8 @@ def test_an_aggregated_server_scores_in_a_table_what_it_scores_in_a_sweep(
 ) -> None:
     """600 tok/s on nodes of eight GPUs: two servers of three share a node, one of six has it for itself."""
     rows = ifb_rows(f"TP{gpus}", {6: (10, 10)})
-    nodes = Packing(8, 4)
-    sweep = analyze(
-        rows,
-        sweep="s",
-        constraints=Constraints(),
-        max_gpus=32,
-        site=Site(packing=nodes),
-        objective="per_allocated_gpu",
-    )
-    (point,) = sweep.workloads[0].ifb
+    question = Question(max_gpus=32, objective="per_allocated_gpu", gpus_per_node=8, nodes=4, share_nodes=False)
+    (point,) = analyze(rows, question, sweep="s").workloads[0].ifb
     assert (point.tok_s, point.tok_s_gpu) == (pytest.approx(600), pytest.approx(score))
 
     text = HEADER + "ctx,c,8,,,,5,,,,\ngen,g,8,,512,32,,5120,,,\ngen,g,8,,512,64,,7680,,,\n"
