@@ -76,11 +76,11 @@ def feasible_rows(
         own = rows.pair == number
         if not own.any():
             continue
-        name = f"{pair.ctx.group.mapping.label} + {pair.gen.group.mapping.label}"
-        for role, option in (("ctx", pair.ctx.group), ("gen", pair.gen.group)):
-            if segment_gpus is not None and option.mapping.gpus > segment_gpus:
+        name = f"{pair.ctx.label} + {pair.gen.label}"
+        for role, gpus in (("ctx", pair.ctx.rates.gpus), ("gen", pair.gen.rates.gpus)):
+            if segment_gpus is not None and gpus > segment_gpus:
                 kept &= ~own
-                notes.append(f"{name}: a {role} instance of {option.mapping.gpus} GPUs exceeds one segment")
+                notes.append(f"{name}: a {role} instance of {gpus} GPUs exceeds one segment")
         if links is None:
             continue
         for what, needed, has in _needed_b_s(rows, pair, links):
@@ -96,10 +96,10 @@ def feasible_rows(
 
 def _needed_b_s(rows: Rows, pair: Pair, links: Links) -> list[tuple[str, Floats, Floats]]:
     """(what, bytes/s needed of one GPU, bytes/s that it has) for every row, were it of this pair."""
-    mtp, gpu = pair.gen.group.mtp, links.gpu
+    mtp, gpu = pair.gen.servers.mtp, links.gpu
     has = np.where(rows.gpus <= gpu.nvlink_domain, gpu.nvlink_b_s, gpu.network_b_s)
-    out = egress_b_s(links, 1.0, pair.ctx.group.mapping, mtp) * rows.req_s / rows.x
-    into = ingress_b_s(links, 1.0, pair.gen.group.mapping, mtp) * rows.req_s / rows.y
+    out = egress_b_s(links, 1.0, pair.ctx.servers.mapping, mtp) * rows.req_s / rows.x
+    into = ingress_b_s(links, 1.0, pair.gen.servers.mapping, mtp) * rows.req_s / rows.y
     return [("egress of a ctx GPU", out, has), ("ingress of a gen GPU", into, has)]
 
 
@@ -114,15 +114,15 @@ def add_transfer(
     found: list[Pair] = []
     notes: list[str] = []
     for pair in pairs:
-        ctx, gen = pair.ctx, pair.gen.group
-        seconds = kv_transfer_s(links, ctx.group.mapping, gen.mapping, gen.mtp, max_gpus)
+        ctx, gen = pair.ctx, pair.gen.servers
+        seconds = kv_transfer_s(links, ctx.servers.mapping, gen.mapping, gen.mtp, max_gpus)
         kept = [
             k
             for k, ttft_s in enumerate(ctx.ttft_limit_s)
             if ttft_limit_ms is None or (ttft_s + seconds) * 1000 <= ttft_limit_ms
         ]
         if not kept:
-            name = f"{ctx.group.mapping.label} + {gen.mapping.label}"
+            name = f"{ctx.label} + {pair.gen.label}"
             notes.append(f"{name}: over the TTFT limit with {seconds * 1000:.3g} ms of KV transfer")
             continue
         rates = replace(ctx.rates, capacities=tuple(ctx.rates.capacities[k] for k in kept))

@@ -106,7 +106,7 @@ def solve_pairs(
     )
     feasible, notes = feasible_rows(rows, pairs, links, question.segment_gpus)
     rows = rows.take(feasible)
-    osl = np.array([pair.gen.rates.tokens_per_request + 1 for pair in pairs])
+    osl = np.array([pair.gen.osl for pair in pairs])
     score = rows.score(osl[rows.pair], question.objective) / score_unit(question) if rows.size else np.zeros(0)
     return Solved(tuple(pairs), rows, score, workload, tuple(notes))
 
@@ -176,7 +176,7 @@ def _draw_all(solved: Solved, question: Question) -> Drawn | None:
         problems,
         factors,
         max_gpus=question.budget_gpus,
-        osl=[pair.gen.rates.tokens_per_request + 1 for pair in solved.pairs],
+        osl=[pair.gen.osl for pair in solved.pairs],
         objective=question.objective,
         packing=question.packing,
         tpot_limit_s=_tpot_limit_s(question),
@@ -187,7 +187,7 @@ def _draw_all(solved: Solved, question: Question) -> Drawn | None:
 
 def _draw_row(solved: Solved, k: int, drawn: Drawn) -> RowDraws:
     pair = solved.pair(k)
-    osl = pair.gen.rates.tokens_per_request + 1
+    osl = pair.gen.osl
     score = float(solved.score[k])
     return draw_solved(to_problem(pair), drawn.factors, solved.rows, k, score=score, osl=osl, fronts=drawn.fronts)
 

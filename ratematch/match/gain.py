@@ -152,7 +152,7 @@ def draw_outcomes(candidates: Sequence[Candidate], constraints: Constraints, *, 
             decode = at.tpot_s * pair.gen.rates.tokens_per_request
             share = {"ctx": 1.0, "gen": 0.0}.get(at.limit or "", at.ttft_s / (at.ttft_s + decode))
             factors = np.exp(share * _rel(pair.ctx.noise) * ctx + (1 - share) * _rel(pair.gen.noise) * gen + own)
-            u, p = 1 / at.tpot_s, at.req_s * (pair.gen.rates.tokens_per_request + 1) / point.gpus
+            u, p = 1 / at.tpot_s, at.req_s * pair.gen.osl / point.gpus
             for k, factor in enumerate(factors):
                 drawn[k].append((u * float(factor), p * float(factor)))
         found.append(drawn)

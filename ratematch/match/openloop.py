@@ -45,13 +45,13 @@ def _plan(pair: Pair, req_s: float, question: Question, links: Links | None) -> 
     if share is None:
         return None
     y = share.instances
-    ctx, gen = pair.ctx.group.mapping, pair.gen.group.mapping
+    ctx, gen = pair.ctx.servers.mapping, pair.gen.servers.mapping
     service_s = 1 / pair.ctx.rates.curve.max_rate
     alone_s = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
     x = max(1, math.ceil(req_s * service_s / MOST_INSTANCES))
     while x <= MOST_INSTANCES:
         gpus = x * ctx.gpus + y * gen.gpus
-        kv_s = kv_transfer_s(links, ctx, gen, pair.gen.group.mtp, gpus) if links is not None else None
+        kv_s = kv_transfer_s(links, ctx, gen, pair.gen.servers.mtp, gpus) if links is not None else None
         # A calibrated handover holds the KV transfer already.
         fixed_s = alone_s + max(kv_s or 0.0, pair.handover_s)
         wait = open_loop_wait(req_s, service_s, x, question.routing)
@@ -61,7 +61,7 @@ def _plan(pair: Pair, req_s: float, question: Question, links: Links | None) -> 
         if wait is None or (limit_s is not None and wait.at(constraints.percentile) + fixed_s > limit_s):
             x += 1
             continue
-        osl = pair.gen.rates.tokens_per_request + 1
+        osl = pair.gen.osl
         ttft_s = wait.mean_s + fixed_s
         flags = (*pair.flags, *share.flags)
         if kv_s is None and not pair.handover_s:
