@@ -276,7 +276,9 @@ def parse_share(text: str) -> float:
 )
 @click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
 @json_option
-def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
+def match(
+    table: Path, osl: int | None, concurrency: tuple[int, ...], all_plans: bool, as_json: bool, **options: Any
+) -> None:
     """Match rates that are already measured: TABLE.csv to plans, fronts and the speed-up over IFB.
 
     Columns: role (ctx, gen, ifb), label, gpus, isl, osl, concurrency, req_s, tok_s, tpot_ms, ttft_ms, mtp.
@@ -287,14 +289,15 @@ def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
         ratematch match rates.csv --max-gpus 72 --gpus-per-node 4 --ttft-ms 1000
     """
     from ratematch.inputs.ratetable import read_rates
-    from ratematch.match.tablematch import match_table
+    from ratematch.match.question import Question
+    from ratematch.match.tablematch import TableOptions, match_table
     from ratematch.show.matchview import match_to_json, print_match
 
-    rows, asked = read_rates(table, **options)
-    found = match_table(rows, asked, name=str(table), all_plans=all_plans)
-    for note in found.notes:
+    rows, question = read_rates(table, Question(**options))
+    result = match_table(rows, question, TableOptions(osl, concurrency, all_plans), name=str(table))
+    for note in result.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        print_json(match_to_json(found))
+        print_json(match_to_json(result))
     else:
-        print_match(found, asked.objective, Console())
+        print_match(result, Console())
