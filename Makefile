@@ -7,8 +7,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
+WORKERS ?= 5
 
-.PHONY: demo demo-slurm test test-fast lint bench browser clean
+# The tests start hundreds of Python processes: without its cache each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo demo-slurm test tests test-fast lint bench packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -23,25 +28,31 @@ demo-slurm: $(VENV)/.installed
 	&& $(BIN)/ratematch pareto results/quickstart-slurm || status=$$?; \
 	$(BIN)/python slurm/testcluster.py stop; exit $$status
 
-test: $(VENV)/.installed-dev lint browser
-	$(BIN)/pytest
+# What takes its time runs beside each other: Debian's packages beside pip, and checks beside tests.
+test:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.installed-dev packages
+	@$(MAKE) --no-print-directory -j2 --keep-going lint tests
 
-# report.html is tested in a real browser: get one if we may, else its tests are skipped and say so.
-browser:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+tests: $(VENV)/.installed-dev
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+# A browser for report.html and a real Slurm: get them if we may, else their tests are skipped and say so.
+packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	      chromium chromium-driver >/dev/null || echo "no chromium here: the tests of report.html in a browser are skipped"; \
-	  else echo "the tests of report.html in a browser are skipped; sudo apt-get install chromium chromium-driver"; fi; }
+	      chromium chromium-driver >/dev/null || echo "no chromium here: the tests of report.html in a browser are skipped"; }; \
+	  $(PYTHON) slurm/testcluster.py install || true; \
+	else echo "not root: tests in a browser and on a real Slurm are skipped where chromium and Slurm are not there"; fi
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow"
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	nice $(BIN)/ruff check .
+	nice $(BIN)/ruff format --check .
+	nice $(BIN)/mypy
+	nice $(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/emulator_peaks.py
@@ -61,9 +72,9 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -23,7 +23,7 @@ from ratematch.match.points import Analysis, WorkloadAnalysis, objectives
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.show.picture import save_figure
-from ratematch.show.plots import plot_pareto
+from ratematch.show.plots.pareto import plot_pareto
 from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 

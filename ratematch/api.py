@@ -27,14 +27,15 @@ from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.measure.measured import Measured
 from ratematch.plan.load import Constraints, Percentile
 from ratematch.report import pictures
-from ratematch.show.cdfs import picture_cdf, picture_slip
-from ratematch.show.changeview import picture_change
-from ratematch.show.gapparts import picture_gap
-from ratematch.show.ladders import picture_ctx, picture_gen
 from ratematch.show.picture import Picture
-from ratematch.show.plots import picture_pareto, picture_speedup
-from ratematch.show.presets import PRESETS
-from ratematch.show.splits import picture_split
+from ratematch.show.plots.cdfs import picture_cdf, picture_slip
+from ratematch.show.plots.change import picture_change
+from ratematch.show.plots.gap import picture_gap
+from ratematch.show.plots.ladders import picture_ctx, picture_gen
+from ratematch.show.plots.pareto import picture_pareto
+from ratematch.show.plots.presets import PRESETS
+from ratematch.show.plots.speedup import picture_speedup
+from ratematch.show.plots.splits import picture_split
 from ratematch.show.tables import front_rows, point_rows
 from ratematch.store.folder import Results
 

@@ -9,13 +9,16 @@
     python slurm/testcluster.py kill-node 2         # power cut: everything on the node is gone at once
     python slurm/testcluster.py start-node 2
     python slurm/testcluster.py restart-slurmctld
+    python slurm/testcluster.py accounting off      # as on a site that keeps no accounts; on: as it was started
     python slurm/testcluster.py stop
+    python slurm/testcluster.py install             # only the Debian packages that start needs
 
 Each node is a ``slurmd`` with its own network, host name, processes and /etc/hosts (Linux namespaces), and GPUs that
 are device files; the file system is shared, as on a cluster. The login node is this machine. munge authenticates;
 slurmdbd on a private MariaDB keeps accounts unless ``--no-accounting``. Everything it writes lies in the state folder
 (``--state``, else ``$RATEMATCH_TESTCLUSTER``, else below the temporary folder), nothing in /etc; ``stop`` leaves no
-process, no network device and no namespace behind. Missing Debian packages are installed at ``start``.
+process, no network device and no namespace behind. Missing Debian packages are installed at ``start``. Several
+clusters may run at once, each in a state folder of its own.
 
 Exit codes: 0 done, 1 failed (said why), 77 this machine cannot (not root, or no namespaces): tests skip on it.
 """
@@ -24,8 +27,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -33,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,20 +164,24 @@ class Cluster:
     def start(self, nodes: int, gpus: int, accounting: bool) -> None:
         """Install what is missing, write the configuration, start every daemon, wait until all nodes are idle."""
         refuse_incapable()
-        install(accounting)
+        with one_at_a_time():
+            install(accounting)
         if self.daemons():
             raise Failed(f"{self.state}: a test cluster runs here; stop it first")
         # Job ids begin at 1 again with an empty state, so nothing of an earlier cluster may stay.
         shutil.rmtree(self.state, ignore_errors=True)
         for name in ("etc", "log", "run", "slurmctld", "spool", "dev", "munge", "shared"):
             (self.state / name).mkdir(parents=True)
-        bridge, subnet = free_network()
-        asked = {"nodes": nodes, "gpus": gpus, "accounting": accounting, "bridge": bridge, "subnet": subnet}
+        asked = {"nodes": nodes, "gpus": gpus, "accounting": accounting}
         ports = dict(zip(("ctld_port", "dbd_port", "db_port"), free_ports(3), strict=True))
-        (self.state / "asked.json").write_text(json.dumps({**asked, **ports}))
         try:
+            with one_at_a_time():
+                bridge, subnet = free_network()
+                (self.state / "asked.json").write_text(
+                    json.dumps({**asked, **ports, "bridge": bridge, "subnet": subnet})
+                )
+                self._start_network()
             self._write_configuration()
-            self._start_network()
             # What is mounted below it later appears on the nodes too: a file system of one's own for a test.
             shared = str(self.state / "shared")
             subprocess.run(["mount", "--bind", shared, shared], check=True)
@@ -262,6 +271,16 @@ class Cluster:
                 _send(pid, signal.SIGTERM)
         wait_for(lambda: all(name != "slurmctld" for name, _ in self.daemons()), 20, "slurmctld to end")
 
+    def set_accounting(self, on: bool) -> None:
+        """Restart slurmctld with or without accounting; its daemons go on, and jobs stay."""
+        if on and not self.asked["accounting"]:
+            raise Failed("this cluster was started without accounting")
+        self._write_slurm_conf(on)
+        self.stop_slurmctld()
+        self.start_slurmctld()
+        # Nodes take up the file too, else slurmctld complains of each that it has another one.
+        subprocess.run(["scontrol", "reconfigure"], env=self.environment(), check=True, capture_output=True)
+
     def wait_idle(self, nodes: int) -> None:
         def idle() -> bool:
             command = ["sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N"]
@@ -289,18 +308,23 @@ class Cluster:
             return False
         return command.returncode == 0
 
-    def _write_configuration(self) -> None:
+    @property
+    def _known(self) -> dict[str, Any]:
+        """What the configuration files are filled in with."""
         asked = self.asked
         known = {"state": self.state, "login": socket.gethostname().split(".")[0], "login_ip": self.address(0)}
-        known |= {key: asked[key] for key in ("ctld_port", "dbd_port", "db_port")}
+        return known | {key: asked[key] for key in ("ctld_port", "dbd_port", "db_port")}
+
+    def _write_slurm_conf(self, accounting: bool) -> None:
+        asked, known = self.asked, self._known
+        keeps = CONF_ACCOUNTING.format(**known) if accounting else "AccountingStorageType=accounting_storage/none"
         numbers = range(1, asked["nodes"] + 1)
-        accounting = (
-            CONF_ACCOUNTING.format(**known)
-            if asked["accounting"]
-            else "AccountingStorageType=accounting_storage/none"
-        )
         nodes = "\n".join(f"NodeName={self.node(n)} NodeAddr={self.address(n)}" for n in numbers)
-        self.conf.write_text(CONF.format(**known, gpus=asked["gpus"], accounting=accounting, nodes=nodes))
+        self.conf.write_text(CONF.format(**known, gpus=asked["gpus"], accounting=keeps, nodes=nodes))
+
+    def _write_configuration(self) -> None:
+        asked, known = self.asked, self._known
+        self._write_slurm_conf(asked["accounting"])
         # slurmd 22.05 loads a cgroup plugin even when nothing uses it, and v2 wants systemd.
         (self.state / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         for gpu in range(asked["gpus"]):
@@ -309,6 +333,7 @@ class Cluster:
         (self.state / "etc" / "gres.conf").write_text(
             f"NodeName=node[1-{asked['nodes']}] Name=gpu File={self.state}/dev/nvidia[0-{asked['gpus'] - 1}]\n"
         )
+        numbers = range(1, asked["nodes"] + 1)
         hosts = [f"{known['login_ip']} {known['login']}", *(f"{self.address(n)} {self.node(n)}" for n in numbers)]
         (self.state / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")
         database = self.state / "etc" / "slurmdbd.conf"
@@ -398,13 +423,24 @@ def free_network() -> tuple[str, str]:
     raise Failed("no network name is free; other test clusters were never stopped")
 
 
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Held by one process of this machine: clusters that start together get different networks."""
+    with (Path(tempfile.gettempdir()) / "ratematch-testcluster.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that were free at this instant, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Ports of this machine that were free at this instant, all different; below those that the kernel gives away by
+    itself, which would be somebody's by the time a daemon asks."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 20_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 def ip(*argv: str) -> None:
@@ -444,7 +480,8 @@ def main() -> int:
     start.add_argument("--nodes", type=int, default=4)
     start.add_argument("--gpus", type=int, default=4, help="of each node")
     start.add_argument("--no-accounting", action="store_true")
-    for verb in ("stop", "status", "env", "restart-slurmctld", "stop-slurmctld", "start-slurmctld"):
+    verbs.add_parser("accounting").add_argument("switch", choices=("on", "off"))
+    for verb in ("install", "stop", "status", "env", "restart-slurmctld", "stop-slurmctld", "start-slurmctld"):
         verbs.add_parser(verb)
     for verb in ("kill-node", "start-node", "_boot"):
         verbs.add_parser(verb).add_argument("number", type=int)
@@ -466,6 +503,12 @@ def carry_out(cluster: Cluster, asked: argparse.Namespace) -> None:
         case "start":
             cluster.start(asked.nodes, asked.gpus, not asked.no_accounting)
             print(f"export SLURM_CONF={cluster.conf}")
+        case "install":
+            refuse_incapable()
+            with one_at_a_time():
+                install(accounting=True)
+        case "accounting":
+            cluster.set_accounting(asked.switch == "on")
         case "stop":
             cluster.stop()
         case "env":

@@ -1,11 +1,14 @@
-"""What all tests share."""
+"""What all tests share: lanes, a second try for tests on a real Slurm, and what a run must show to count."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 from hypothesis import settings
+
+from tests.support import faultmatrix, wholerun
 
 # A property holds or not; how long an example takes says only how busy the machine is.
 settings.register_profile("no deadline", deadline=None)
@@ -15,13 +18,49 @@ settings.load_profile("no deadline")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+REAL_TIME = {"emulator", "loadgen", "run", "slurm"}
+"""Rooms whose tests look at a clock, beside all that are slow."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that drive real processes get a second try, which the summary counts as a rerun.
+    """Tests on a real Slurm get a second try: when Slurm misses a node is Slurm's doing. No others do.
 
-    They wait for a server to start, a node to be missed or a load to end; a machine that is busy with something else
-    can make each of these late once. A fault of ours fails twice. Tests of the real vLLM take minutes: no second try.
+    Slow tests come first, so that quick ones fill the gaps at the end of a run in several processes.
     """
     for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("vllm"):
+        if item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Beside others, tests that only compute step back for those that look at a clock; as root, for the way back is
+    not open to anybody else."""
+    if os.environ.get("PYTEST_XDIST_WORKER") and os.geteuid() == 0:
+        in_time = item.get_closest_marker("slow") or REAL_TIME & set(item.path.parts)
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if in_time else 10)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run that left out what it should not, or that needed luck, has failed."""
+    if exitstatus == pytest.ExitCode.OK and wholerun.complaints_of(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if told := [
+        reason for reason in wholerun.skip_reasons(terminalreporter) if reason.startswith(wholerun.NO_CLUSTER)
+    ]:
+        terminalreporter.section("NO SLURM TESTS ON THIS MACHINE", sep="!")
+        terminalreporter.write_line(told[0])
+    faultmatrix.write(terminalreporter)
+    if tries := wholerun.second_tries(terminalreporter):
+        terminalreporter.section("second tries")
+        for line in tries:
+            terminalreporter.write_line(line)
+    if complaints := wholerun.complaints_of(config):
+        terminalreporter.section("THIS RUN DOES NOT COUNT", sep="!")
+        for line in complaints:
+            terminalreporter.write_line(line)

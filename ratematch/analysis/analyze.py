@@ -30,7 +30,7 @@ def remeasure(results: Results) -> int:
     for folder in results.folders():
         experiment = folder.read()
         for stored in folder.loads():
-            if stored.run.get("origin"):  # of another tool: its figures are what they were, records or not
+            if stored.run.imported:  # of another tool: its figures are what they were, records or not
                 continue
             records = read_records(stored.folder / "records.parquet")
             figures = measure_run(records, stored.load, experiment, stored.run)
@@ -119,8 +119,8 @@ def _count_imported(results: Results) -> list[str]:
     tools: dict[str, int] = {}
     every = [stored for folder in results.folders() for stored in folder.loads()]
     for stored in every:
-        if origin := stored.run.get("origin"):
-            tools[origin["tool"]] = tools.get(origin["tool"], 0) + 1
+        if origin := stored.run.imported:
+            tools[origin.tool] = tools.get(origin.tool, 0) + 1
     return [
         f"{count} of {len(every)} loads are imported from {tool}, not measured by ratematch: definitions differ"
         for tool, count in sorted(tools.items())

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from ratematch.engines import find_engine
-from ratematch.engines.trtllm_serve.stages import read_breakdown
 from ratematch.errors import CatalogError, ResultsError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.match.feasibility import Links
@@ -44,7 +43,7 @@ def measured_in_detail(results: Results) -> list[Measured]:
             records = stored.folder / "records.parquet"
             if stored.measurement.valid and records.exists():
                 row = replace(row, noise=read_noise(records, stored.measurement))
-            found.append(replace(row, breakdown=_read_breakdown(stored)))
+            found.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
     return found
 
 
@@ -57,22 +56,22 @@ def find_layout(experiment: Experiment) -> str:
         return ""
 
 
-def _read_breakdown(stored: StoredLoad) -> Breakdown | None:
+def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | None:
     """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
-    told = stored.run.get("stages")
-    if told is None:
-        return read_perf_metrics(stored.folder / PERF_METRICS, stored.load)
+    stages = stored.run.stages
+    if stages is None:
+        return read_perf_metrics(stored.folder / PERF_METRICS, stored.load, experiment.engine.name)
     return Breakdown(
-        num=told["num"],
+        num=stages.num,
         dispatch_s=0.0,
-        ctx_queue_s=told["ctx_queue_s"],
-        prefill_s=told["prefill_s"],
-        kv_transfer_s=told["kv_transfer_s"],
-        gen_queue_s=told["gen_queue_s"],
-        decode_s=told["decode_s"],
-        kv_posting=told["kv_posting"],
-        kv_descriptors=told["kv_descriptors"],
-        kv_b=told["kv_b"],
+        ctx_queue_s=stages.ctx_queue_s,
+        prefill_s=stages.prefill_s,
+        kv_transfer_s=stages.kv_transfer_s,
+        gen_queue_s=stages.gen_queue_s,
+        decode_s=stages.decode_s,
+        kv_posting=stages.kv_posting,
+        kv_descriptors=stages.kv_descriptors,
+        kv_b=stages.kv_b,
     )
 
 
@@ -117,11 +116,12 @@ def read_noise(records: Path, figures: Measurement) -> Noise | None:
     return batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, latency.mean / 1000)
 
 
-def read_perf_metrics(path: Path, load: Load) -> Breakdown | None:
+def read_perf_metrics(path: Path, load: Load, engine: str) -> Breakdown | None:
     """Mean stages of a load's requests without warm-up, first wave and drain; ``None`` where nothing is stored.
 
     Raises:
         ResultsError: the file is there and cannot be read.
+        CatalogError: the file is there, and ``engine``, whose servers wrote the records, is not known.
     """
     if not path.exists():
         return None
@@ -132,4 +132,4 @@ def read_perf_metrics(path: Path, load: Load) -> Breakdown | None:
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise ResultsError(f"{path}: not readable ({error}); move it away to do without it") from error
     wave = load.concurrency if isinstance(load, Concurrency) else 0
-    return read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
+    return find_engine(engine).read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratematch.campaign.jobs.sent import Sent
+from ratematch.campaign.jobs.sent import Submission
 from ratematch.errors import CatalogError, ResultsError, RunError
 from ratematch.slurm.queue import Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock
@@ -52,14 +52,14 @@ def queued(results: Results) -> dict[str, QueuedJob]:
     """Slurm's line for each experiment that has a job there now, by folder name; one query for all of them."""
     sent = {}
     for folder in results.folders():
-        job = Sent.read(folder)
+        job = Submission.read(folder)
         if job is None or folder.done():
             continue
         member = job.membership(folder)
-        if member is None or member.verdict() is None:
+        if member is None or member.ending() is None:
             sent[folder.path.name] = job
     jobs = list(((Queue().look() if sent else None) or {}).values())
-    found = {folder: job.line(jobs) for folder, job in sent.items()}
+    found = {folder: job.find_in(jobs) for folder, job in sent.items()}
     return {folder: line for folder, line in found.items() if line is not None}
 
 
@@ -75,7 +75,7 @@ def cancel(results: Results, experiment: str | None) -> list[str]:
         stopped.append(told)
     lines = queued(results)
     for folder in folders:
-        line, sent = lines.get(folder.path.name), Sent.read(folder)
+        line, sent = lines.get(folder.path.name), Submission.read(folder)
         if line is not None and sent is not None:
             member = sent.membership(folder)
             if member is None or member.cancel():
@@ -136,7 +136,7 @@ def logs(folder: ExperimentFolder, role: str | None = None, index: int | None = 
     """
     launch = folder.last_launch()
     found = [LogFile(path.stem, path) for path in sorted(launch.glob("*.log"))] if launch else []
-    sent = Sent.read(folder)
+    sent = Submission.read(folder)
     drivers = {*folder.path.glob("job/**/*_log.out")}
     drivers |= {*sent.logs(folder).glob(f"{sent.id}_*_log.out")} if sent else set()
     found += [LogFile("driver", path) for path in sorted(drivers, key=_age)[-1:]]

@@ -12,6 +12,7 @@ from ratematch.errors import ClusterError
 from ratematch.inputs.find import read_cluster
 from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.finding import Finding
+from ratematch.plan.placement import FIRST_PORT
 from ratematch.run.launch import port_is_free
 from ratematch.slurm.probe import probe
 from ratematch.slurm.site import look_at_slurm, look_for_files, look_for_weights
@@ -62,8 +63,10 @@ def _disk(folder: Path) -> Finding:
 
 
 def _ports() -> Finding:
-    free = port_is_free("127.0.0.1", 18000)
-    return Finding("loopback", True, "ports can be bound" if free else "port 18000 is taken; others will be used")
+    free = port_is_free("127.0.0.1", FIRST_PORT)
+    return Finding(
+        "loopback", True, "ports can be bound" if free else f"port {FIRST_PORT} is taken; others will be used"
+    )
 
 
 def _guard() -> Finding:

@@ -7,28 +7,28 @@ are chosen one by one, at the price for GPU-hours that the servers are held agai
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from ratematch.analysis.rows import find_layout, measured_in_detail
+from ratematch.campaign.decisions import ChosenRun, read_chosen_runs, write_chosen_runs
+from ratematch.campaign.turn import Turn
 from ratematch.match.analysis import select_workload
 from ratematch.match.choose import Choice, Key, Runs, Spending, certain, choose_end_to_end
 from ratematch.match.points import Point
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.expansion import experiment_of
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.plan.sweep import Sweep, experiment_of
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.search.candidates import Rate
 from ratematch.search.price import Promised
 from ratematch.simulate.forecasts import to_measurement
 from ratematch.simulate.predict import Forecast
-from ratematch.store.files import read_json, write_json
-from ratematch.store.folder import ExperimentFolder, Results
+from ratematch.store.folder import Results
 
-CHOICE = "choice.json"
 SEARCHING, AT_END = "while servers were searched", "when all servers were measured"
 
 
@@ -40,15 +40,15 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     measured = measured_in_detail(results)
     left = _left_for_end_to_end(sweep, results)
     experiments: list[Experiment] = []
-    told: list[dict[str, Any]] = []
+    runs: list[ChosenRun] = []
     for number, workload in enumerate(sweep.workloads):
         hours = None if left is None else left / (len(sweep.workloads) - number)
         for choice in choose(sweep, measured, workload, Spending(hours)):
             if left is not None:
                 left -= choice.gpu_hours
             experiments.append(_experiment(sweep, choice))
-            told.append(_tell(choice, experiments[-1], AT_END))
-    write_json(results.path / CHOICE, told)
+            runs.append(_chosen_run(choice, experiments[-1], AT_END))
+    write_chosen_runs(results, runs)
     return experiments
 
 
@@ -56,7 +56,7 @@ def choose(
     sweep: Sweep,
     measured: Sequence[Measured],
     workload: Workload,
-    spending: Spending | None = None,
+    spending: Spending,
     *,
     already: Mapping[Key, bool] | None = None,
     chance: Callable[[Point], float] = certain,
@@ -81,70 +81,75 @@ def _spending(promised: Promised, gpu_hours: float) -> Spending:
 
 def _experiment(sweep: Sweep, choice: Choice) -> Experiment:
     assert sweep.e2e is not None
-    loads = tuple(load for each in choice.concurrencies for load in sweep.e2e.loads.at_concurrency(each))
+    loads = tuple(
+        load for concurrency in choice.concurrencies for load in sweep.e2e.loads.at_concurrency(concurrency)
+    )
     deployment = replace(choice.deployment, router_args=sweep.e2e.router_args)
     return experiment_of(sweep, "e2e", deployment, choice.workload, loads)
 
 
-def _tell(choice: Choice, experiment: Experiment, when: str) -> dict[str, Any]:
-    """The entry of ``choice.json``."""
+def _chosen_run(choice: Choice, experiment: Experiment, when: str, after: int | None = None) -> ChosenRun:
     sources, ctx, gen = choice.key
-    return {
-        "workload": choice.workload.label,
-        "deployment": choice.deployment.label,
-        "experiment": experiment.id,
-        "folder": experiment.folder,
-        "sources": list(sources),
-        "ctx": ctx,
-        "gen": gen,
-        "when": when,
-        "why": choice.why,
-        "predicted_tok_s_user": choice.predicted.tok_s_user,
-        "predicted_tok_s_gpu": choice.predicted.tok_s_gpu,
-        "predicted_concurrency": choice.predicted.concurrency,
-        "expected_gain": choice.gain,
-        "share_of_front": choice.share,
-        "chance_on_front": choice.chance,
-        "estimated_gpu_hours": choice.gpu_hours,
-        "concurrencies": list(choice.concurrencies),
-    }
+    return ChosenRun(
+        workload=choice.workload.label,
+        deployment=choice.deployment.label,
+        experiment=experiment.id,
+        folder=experiment.folder,
+        sources=tuple(sources),
+        ctx=ctx,
+        gen=gen,
+        when=when,
+        why=choice.why,
+        predicted_tok_s_user=choice.predicted.tok_s_user,
+        predicted_tok_s_gpu=choice.predicted.tok_s_gpu,
+        predicted_concurrency=choice.predicted.concurrency,
+        expected_gain=choice.gain,
+        share_of_front=choice.share,
+        chance_on_front=choice.chance,
+        estimated_gpu_hours=choice.gpu_hours,
+        concurrencies=tuple(choice.concurrencies),
+        after=after,
+    )
 
 
-def read_choices(results: Results) -> list[dict[str, Any]]:
-    """The entries of ``choice.json``; empty before anything was chosen."""
-    file = results.path / CHOICE
-    return list(read_json(file)) if file.exists() else []
-
-
-@dataclass
 class EndToEnd:
-    """The end-to-end runs of an adaptive sweep. ``servers``: its ctx and gen experiments, by id. ``ifb``: the
-    aggregated servers that will be measured, with forecasts. ``failed``: ids of experiments that came to no end.
+    """The end-to-end runs of an adaptive sweep: those decided on (``chosen``, as on disk), and which are worth it.
 
-    A run that is decided on stays so: further ones are chosen beside it, whatever is measured later.
+    A run that is decided on stays so: further ones are chosen beside it, whatever is measured later. :meth:`take` and
+    :meth:`take_rest` write what they decide.
     """
 
-    sweep: Sweep
-    results: Results
-    servers: Mapping[str, Experiment]
-    ifb: Sequence[tuple[Experiment, Mapping[Load, Forecast]]]
-    failed: Callable[[], Collection[str]]
-    chosen: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(
+        self,
+        sweep: Sweep,
+        results: Results,
+        servers: Mapping[str, Experiment],
+        ifb: Sequence[tuple[Experiment, Mapping[Load, Forecast]]],
+    ):
+        """Goes on from the ``choice.json`` in ``results``, if there is one.
 
-    def __post_init__(self) -> None:
-        self.chosen = read_choices(self.results)
+        ``servers``: the sweep's ctx and gen experiments, by id. ``ifb``: the aggregated servers that will be
+        measured, with forecasts.
+        """
+        self.sweep = sweep
+        self.results = results
+        self.chosen = read_chosen_runs(results)
+        self._servers = servers
+        self._ifb = ifb
+        self._taken: dict[str, Experiment] = {}
         self._layouts: dict[str, str] = {}
 
-    def worth(self, workload: Workload, promised: Promised, gpu_hours: float) -> list[Choice]:
+    def worth(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> list[Choice]:
         """The runs that would be chosen if everything turned out as promised."""
-        rows = [*self._rows(), *(self._promise(each.id, load, rate) for each, load, rate in promised.rates())]
-        return self._choose(rows, workload, _spending(promised, gpu_hours))
+        expected = [self._promise(server.id, load, rate) for server, load, rate in promised.rates()]
+        return self._choose(turn, [*self._rows(turn), *expected], workload, _spending(promised, gpu_hours))
 
-    def next(self, workload: Workload, promised: Promised, gpu_hours: float) -> Choice | None:
+    def find_next(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> Choice | None:
         """Of the runs of measured servers the one that is expected to bring most per GPU-hour, if that is worth the
         price; what it brings is discounted by the chance that servers still planned push it off the front."""
         choices = self._choose(
-            self._rows(),
+            turn,
+            self._rows(turn),
             workload,
             replace(_spending(promised, gpu_hours), one_at_least=False),
             chance=lambda point: promised.stays(point.tok_s_user, point.tok_s_gpu),
@@ -152,32 +157,35 @@ class EndToEnd:
         return max(choices, key=lambda choice: (choice.share_per_hour, choice.predicted.label), default=None)
 
     def take(self, choice: Choice, when: str = SEARCHING, after: int | None = None) -> Experiment:
-        """Write a choice down, and make it an experiment. ``after``: number of the last decision on servers."""
+        """Write a choice, and make it an experiment. ``after``: number of the last decision on servers."""
         experiment = _experiment(self.sweep, choice)
         # In this order: a choice that is on record has a folder to go on in.
         self.results.add(experiment, self.sweep.cluster)
-        self.chosen.append(_tell(choice, experiment, when) | ({} if after is None else {"after": after}))
-        write_json(self.results.path / CHOICE, self.chosen)
+        self._taken[experiment.id] = experiment
+        self.chosen.append(_chosen_run(choice, experiment, when, after))
+        write_chosen_runs(self.results, self.chosen)
         return experiment
 
-    def unfinished(self, but: Collection[str]) -> Experiment | None:
+    def unfinished(self, turn: Turn, but: Collection[str]) -> Experiment | None:
         """A run that was decided on and is not measured, none of the ids ``but``."""
-        for entry in self.chosen:
-            if entry.get("experiment") not in but and (folder := self._folder(entry)) and folder.missing():
-                return folder.read()
+        for run in self.chosen:
+            experiment = self._experiment_of(turn, run) if run.experiment not in but else None
+            if experiment is not None and turn.missing(experiment):
+                return experiment
         return None
 
-    def take_rest(self) -> list[Experiment]:
+    def take_rest(self, turn: Turn) -> list[Experiment]:
         """The runs that are worth it when all servers are measured, within what is left of the budget, after those
         that were decided on before."""
-        rest = [folder.read() for entry in self.chosen if (folder := self._folder(entry))]
+        rest = [experiment for run in self.chosen if (experiment := self._experiment_of(turn, run))]
         measured = measured_in_detail(self.results)
         left = None
         if self.sweep.budget.gpu_hours is not None:
-            left = self.sweep.budget.gpu_hours - self.results.account().total - self._promised_hours()
+            left = self.sweep.budget.gpu_hours - turn.gpu_hours - self._promised_hours(turn)
         for number, workload in enumerate(self.sweep.workloads):
             hours = None if left is None else max(0.0, left / (len(self.sweep.workloads) - number))
-            for choice in choose(self.sweep, measured, workload, Spending(hours), already=self._already(workload)):
+            already = self._already(turn, workload)
+            for choice in choose(self.sweep, measured, workload, Spending(hours), already=already):
                 if left is not None:
                     left -= choice.gpu_hours
                 rest.append(self.take(choice, AT_END))
@@ -185,49 +193,49 @@ class EndToEnd:
 
     def spent(self, label: str) -> float:
         """Estimated GPU-hours of the runs decided on for a workload."""
-        return sum(float(each["estimated_gpu_hours"]) for each in self.chosen if each["workload"] == label)
+        return sum(run.estimated_gpu_hours or 0.0 for run in self.chosen if run.workload == label)
 
     def _choose(
         self,
+        turn: Turn,
         rows: Sequence[Measured],
         workload: Workload,
         spending: Spending,
         chance: Callable[[Point], float] = certain,
     ) -> list[Choice]:
-        rows, already = select_workload(rows, workload), self._already(workload)
+        rows, already = select_workload(rows, workload), self._already(turn, workload)
         return choose(self.sweep, rows, workload, spending, already=already, chance=chance)
 
-    def _already(self, workload: Workload) -> dict[Key, bool]:
-        found = {}
-        for entry in self.chosen:
-            if entry["workload"] == workload.label and "sources" in entry:
-                folder = self._folder(entry)
-                over = folder is None or not folder.missing() or entry["experiment"] in self.failed()
-                found[tuple(entry["sources"]), int(entry["ctx"]), int(entry["gen"])] = over
-        return found
+    def _already(self, turn: Turn, workload: Workload) -> dict[Key, bool]:
+        """The runs of a workload that are decided on, and whether each is over: measured, failed or moved away."""
+        already: dict[Key, bool] = {}
+        for run in self.chosen:
+            if run.workload == workload.label and run.sources and run.ctx is not None and run.gen is not None:
+                already[run.sources, run.ctx, run.gen] = not self._is_to_come(turn, run)
+        return already
 
-    def _promised_hours(self) -> float:
-        """Of runs that are decided on and not measured."""
-        return sum(
-            float(entry["estimated_gpu_hours"])
-            for entry in self.chosen
-            if (folder := self._folder(entry)) and folder.missing() and entry["experiment"] not in self.failed()
-        )
+    def _promised_hours(self, turn: Turn) -> float:
+        """GPU-hours of runs that are decided on and not measured."""
+        return sum(run.estimated_gpu_hours or 0.0 for run in self.chosen if self._is_to_come(turn, run))
 
-    def _folder(self, entry: Mapping[str, Any]) -> ExperimentFolder | None:
-        """Where a run is; ``None`` when that is not told, or was moved away."""
-        if "folder" not in entry:
+    def _is_to_come(self, turn: Turn, run: ChosenRun) -> bool:
+        experiment = self._experiment_of(turn, run)
+        return experiment is not None and bool(turn.missing(experiment)) and run.experiment not in turn.failed
+
+    def _experiment_of(self, turn: Turn, run: ChosenRun) -> Experiment | None:
+        """What runs it; ``None`` when that is not known, or its folder was moved away."""
+        if run.experiment is None:
             return None
-        folder = ExperimentFolder(self.results.path / str(entry["folder"]))
-        return folder if (folder.path / "experiment.json").exists() else None
+        # One that was taken a moment ago is younger than the snapshot.
+        return turn.experiment(run.experiment) or self._taken.get(run.experiment)
 
-    def _rows(self) -> list[Measured]:
+    def _rows(self, turn: Turn) -> list[Measured]:
         """What is measured, and of aggregated servers that are not, what is forecast."""
-        rows = [replace(row, layout=self._layout(row.experiment)) for row in self.results.measured()]
+        rows = [replace(row, layout=self._layout(row.experiment)) for row in turn.rows()]
         known = {row.experiment.id for row in rows}
-        for experiment, forecasts in self.ifb:
+        for experiment, forecasts in self._ifb:
             if experiment.id not in known:
-                rows += [Measured(experiment, load, to_measurement(each)) for load, each in forecasts.items()]
+                rows += [Measured(experiment, load, to_measurement(forecast)) for load, forecast in forecasts.items()]
         return rows
 
     def _layout(self, experiment: Experiment) -> str:
@@ -236,9 +244,9 @@ class EndToEnd:
         return self._layouts[experiment.id]
 
     def _promise(self, name: str, concurrency: int, rate: Rate) -> Measured:
-        experiment = self.servers[name]
+        experiment = self._servers[name]
         load = next(
-            each for each in experiment.loads if isinstance(each, Concurrency) and each.concurrency == concurrency
+            load for load in experiment.loads if isinstance(load, Concurrency) and load.concurrency == concurrency
         )
         forecast = Forecast(
             concurrency=concurrency,
@@ -250,7 +258,7 @@ class EndToEnd:
         return Measured(experiment, load, to_measurement(forecast), layout=self._layout(experiment))
 
 
-def say_nothing_chosen(sweep: Sweep, results: Results) -> str:
+def describe_nothing_chosen(sweep: Sweep, results: Results) -> str:
     """Why nothing is run end to end, for a person."""
     left = _left_for_end_to_end(sweep, results)
     if left is None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from ratematch.campaign.decisions import SkippedServer
 from ratematch.match.pareto import extract_front, hypervolume
 from ratematch.plan.budget import minutes_of
 from ratematch.plan.experiment import Experiment
@@ -26,10 +26,10 @@ Curve = Mapping[Load, tuple[float, float]]
 """Of one server: predicted tok/s/user and tok/s/GPU, by load."""
 
 
-def choose_ifb(sweep: Sweep, experiments: Sequence[Experiment]) -> tuple[list[Experiment], list[dict[str, Any]]]:
+def choose_ifb(sweep: Sweep, experiments: Sequence[Experiment]) -> tuple[list[Experiment], list[SkippedServer]]:
     """Aggregated servers worth measuring, at which loads, and why the others are left out."""
     chosen: list[Experiment] = []
-    skips: list[dict[str, Any]] = []
+    skips: list[SkippedServer] = []
     for workload in dict.fromkeys(experiment.workload for experiment in experiments):
         mine = [experiment for experiment in experiments if experiment.workload == workload]
         curves = {experiment.id: _curve(sweep, experiment) for experiment in mine}
@@ -55,7 +55,7 @@ def _curve(sweep: Sweep, experiment: Experiment) -> Curve:
 
 def _near_the_front(
     experiments: Sequence[Experiment], curves: Mapping[str, Curve]
-) -> tuple[list[Experiment], list[dict[str, Any]]]:
+) -> tuple[list[Experiment], list[SkippedServer]]:
     """Servers that come near the front of all of them at some load, and what is said of the others."""
     near, skips = [], []
     for experiment in experiments:
@@ -77,7 +77,7 @@ def _nearness(point: tuple[float, float], curves: Mapping[str, Curve]) -> float:
 
 def _within(
     sweep: Sweep, experiments: Sequence[Experiment], curves: Mapping[str, Curve], gpu_hours: float
-) -> tuple[list[Experiment], list[dict[str, Any]]]:
+) -> tuple[list[Experiment], list[SkippedServer]]:
     """The servers that add most to the predicted front per GPU-hour, within ``gpu_hours``, at their loads near it."""
     left = {
         each.id: replace(
@@ -119,10 +119,5 @@ def _gain(points: Sequence[tuple[float, float]], curve: Curve, loads: Sequence[L
     return hypervolume(after) - hypervolume(before)
 
 
-def _skip(experiment: Experiment, why: str) -> dict[str, Any]:
-    return {
-        "workload": experiment.workload.label,
-        "experiment": experiment.id,
-        "label": experiment.label,
-        "why": why,
-    }
+def _skip(experiment: Experiment, why: str) -> SkippedServer:
+    return SkippedServer(experiment.workload.label, experiment.id, experiment.label, why)

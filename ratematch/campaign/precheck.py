@@ -10,11 +10,12 @@ from ratematch.engines.steptimes import STEPS_VARIABLE
 from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
 from ratematch.plan.capacity import why_unfit
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.rules import check_placement
 from ratematch.plan.setting import Explained
-from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.slurm.site import why_no_weights
 from ratematch.store.folder import Results
 

@@ -11,7 +11,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
 
 Command = Callable[..., Any]
@@ -107,9 +108,9 @@ def pareto(
     from ratematch.match.openloop import say_limits
     from ratematch.match.question import Question
     from ratematch.report import pictures
-    from ratematch.show.analysisdetail import print_details
-    from ratematch.show.console import print_analysis
     from ratematch.show.tables import analysis_to_json, write_tables
+    from ratematch.show.views.analysis import print_analysis
+    from ratematch.show.views.details import print_details
     from ratematch.store.folder import Results
 
     opened = Results.open(results)
@@ -221,7 +222,8 @@ def compare(
 
     from ratematch.analysis import compare
     from ratematch.match.question import Question
-    from ratematch.show.changeview import change_to_json, picture_change, print_change
+    from ratematch.show.plots.change import picture_change
+    from ratematch.show.views.change import change_to_json, print_change
 
     found = compare.compare_results(before, after, Question(**limits), max_regression=parse_share(max_regression))
     if as_json:
@@ -291,7 +293,7 @@ def match(
     from ratematch.inputs.ratetable import read_rates
     from ratematch.match.question import Question
     from ratematch.match.tablematch import TableOptions, match_table
-    from ratematch.show.matchview import match_to_json, print_match
+    from ratematch.show.views.match import match_to_json, print_match
 
     rows, question = read_rates(table, Question(**options))
     result = match_table(rows, question, TableOptions(osl, concurrency, all_plans), name=str(table))

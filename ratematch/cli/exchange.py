@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import (
+    PATH,
+    POSITIVE,
+    folder_option,
+    force_option,
+    json_option,
+    results_argument,
+    tpot_option,
+    ttft_option,
+)
+
+if TYPE_CHECKING:
+    from ratematch.exchange.results.foreign import Hints
 
 
 @main.group(name="import")
@@ -17,10 +30,8 @@ def import_() -> None:
 
 @import_.command("recipe")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Sweep file, or folder for several [default: stdout]."
-)
-@click.option("--into", type=click.Path(path_type=Path), help="One sweep file with all recipes as deployments.")
+@click.option("-o", "--output", type=PATH, help="Sweep file, or folder for several [default: stdout].")
+@click.option("--into", type=PATH, help="One sweep file with all recipes as deployments.")
 @click.option("--model", help="Model that the recipes serve, when their path does not tell.")
 @click.option("--cluster", help="Cluster profile [default: the first with the recipe's GPUs].")
 @click.option("--engine-version", help="TensorRT-LLM version [default: from the container's name, else 1.2].")
@@ -62,24 +73,18 @@ def import_recipe(
     )
     imported = import_files(files, choices, output=output, into=into, force=force)
     if as_json:
-        print_json({"sweeps": [imported_to_json(each) for each in imported]})
-    for each in imported:
-        if as_json:
-            continue
-        if each.path is None:
-            click.echo(each.text, nl=False)
-        else:
-            click.echo(str(each.path))
-        for line in each.messages():
+        print_json({"sweeps": [imported_to_json(sweep) for sweep in imported]})
+        return
+    for sweep in imported:
+        click.echo(sweep.text if sweep.path is None else str(sweep.path), nl=sweep.path is not None)
+        for line in sweep.messages():
             click.echo(line, err=True)
 
 
 @import_.command("results")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--into", type=click.Path(path_type=Path), help="Results folder, made when it is new.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Table of rates for `ratematch match`, instead."
-)
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.option("--into", type=PATH, help="Results folder, made when it is new.")
+@click.option("-o", "--output", type=PATH, help="Table of rates for `ratematch match`, instead.")
 @click.option(
     "--stage", type=click.Choice(["ctx", "gen", "ifb", "e2e"]), help="What was measured [default: by servers]."
 )
@@ -92,7 +97,7 @@ def import_recipe(
 @click.option("--engine", metavar="NAME/VERSION", help="Such as trtllm-serve/1.2 or vllm/0.24.")
 @click.option("--workload", metavar="ISL/OSL", help="Mean lengths in tokens, instead of what the files say.")
 @click.option("--concurrency", type=click.IntRange(1), help="Closed loop: requests in flight.")
-@click.option("--request-rate", type=click.FloatRange(0, min_open=True), help="Open loop: requests/s.")
+@click.option("--request-rate", type=POSITIVE, help="Open loop: requests/s.")
 @click.option("--real/--emulated", "real", default=None, help="Did real GPUs stand behind the figures?")
 @click.option("--mix", is_flag=True, help="Into a folder with loads that another tool measured.")
 @json_option
@@ -104,7 +109,7 @@ def import_results(
     real: bool | None,
     mix: bool,
     as_json: bool,
-    **said: Any,
+    **given: Any,
 ) -> None:
     """Import measurements of AIPerf, benchmark_serving (TensorRT-LLM, vLLM, sa-bench) and InferenceX.
 
@@ -119,53 +124,106 @@ def import_results(
         ratematch import results pareto.csv -o rates.csv && ratematch match rates.csv
     """
     from ratematch.errors import UserError
-    from ratematch.exchange.recipes.choices import parse_workload
-    from ratematch.exchange.results import ingest
-    from ratematch.exchange.results.foreign import Hints, parse_servers
-    from ratematch.show.tables import to_csv
-    from ratematch.store.files import write_aside
 
     if (into is None) == (output is None):
         raise UserError("say where to: --into results/NAME, or -o rates.csv")
-    workload = parse_workload(said["workload"]) if said["workload"] else None
-    hints = Hints(
-        model=said["model"],
-        gpu=said["gpu"],
-        engine=said["engine"],
-        isl=workload[0] if workload else None,
-        osl=workload[1] if workload else None,
-        concurrency=said["concurrency"],
-        request_rate=said["request_rate"],
-        mtp=said["mtp"],
-        emulated=None if real is None else not real,
-        **{role: parse_servers(said[role]) for role in ("ctx", "gen", "agg") if said[role]},
-    )
+    hints = _read_hints(real, **given)
     if output is not None:
-        rates, notes = ingest.import_rates(files, hints, None if stage == "e2e" else stage)
-        write_aside(output, to_csv(*ingest.rates_to_rows(rates)).encode("utf-8"))
-        if as_json:
-            print_json({"table": str(output), "rows": len(rates), "notes": notes})
-        else:
-            click.echo(str(output))
-            for note in notes:
-                click.echo(f"note: {note}", err=True)
+        _import_table(files, hints, stage, output, as_json)
+    elif into is not None:
+        _import_loads(files, hints, stage, into, mix, as_json)
+
+
+def _read_hints(real: bool | None, *, workload: str | None, **given: Any) -> Hints:
+    """What the options say of a deployment and a load, to stand above what the files say."""
+    from ratematch.exchange.recipes.choices import parse_workload
+    from ratematch.exchange.results.foreign import Hints, parse_servers
+
+    isl, osl = parse_workload(workload) if workload else (None, None)
+    servers: dict[str, Any] = {
+        role: parse_servers(text) for role in ("ctx", "gen", "agg") if (text := given.pop(role))
+    }
+    return Hints(isl=isl, osl=osl, emulated=None if real is None else not real, **servers, **given)
+
+
+def _import_table(files: tuple[Path, ...], hints: Hints, stage: Any, output: Path, as_json: bool) -> None:
+    from ratematch.exchange.results.rates import import_rates, rates_to_rows
+    from ratematch.show.tables import to_csv
+    from ratematch.store.files import write_aside
+
+    rates, notes = import_rates(files, hints, None if stage == "e2e" else stage)
+    write_aside(output, to_csv(*rates_to_rows(rates)).encode("utf-8"))
+    if as_json:
+        print_json({"table": str(output), "rows": len(rates), "notes": notes})
         return
-    assert into is not None
+    click.echo(str(output))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path, mix: bool, as_json: bool) -> None:
+    from ratematch.errors import UserError
+    from ratematch.exchange.results import ingest
+
     imported, skipped = ingest.import_results(files, hints, into, stage=stage, mix=mix)
     if as_json:
         rows = [
-            {"source": e.source, "folder": str(e.folder), "valid": e.valid, "missing": list(e.missing)}
-            for e in imported
+            {"source": load.source, "folder": str(load.folder), "valid": load.valid, "missing": list(load.missing)}
+            for load in imported
         ]
-        print_json({"imported": rows, "skipped": [{"source": s.source, "why": s.why} for s in skipped]})
-    for each in () if as_json else imported:
-        click.echo(f"{each.source} -> {each.folder}" + ("" if each.valid else " (not valid)"))
-        if each.missing:
-            click.echo(f"note: {each.source}: not in the file: {', '.join(each.missing)}", err=True)
-    for left in skipped:
-        click.echo(f"skipped: {left.source}: {left.why}", err=True)
+        print_json({"imported": rows, "skipped": [{"source": load.source, "why": load.why} for load in skipped]})
+    for load in () if as_json else imported:
+        click.echo(f"{load.source} -> {load.folder}" + ("" if load.valid else " (not valid)"))
+        if load.missing:
+            click.echo(f"note: {load.source}: not in the file: {', '.join(load.missing)}", err=True)
+    for left_out in skipped:
+        click.echo(f"skipped: {left_out.source}: {left_out.why}", err=True)
     if not imported:
         raise UserError("nothing was imported: say what the files do not, with the options named above")
+
+
+@import_.command("cluster")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Profile to write [default: stdout].")
+@click.option("--gpu", help="GPU type, when the file names none.")
+@click.option("--nodes", type=click.IntRange(1), help="Nodes a deployment may use.")
+@click.option("--container", help="Which container of the file, or the path of an image.")
+@click.option("--name", help="Name of the profile [default: the file's cluster].")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@json_option
+def import_site(
+    file: Path,
+    output: Path | None,
+    gpu: str | None,
+    nodes: int | None,
+    container: str | None,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn srt-slurm's srtslurm.yaml into a cluster profile; what has no counterpart is listed on stderr.
+
+    \b
+    Example:
+        ratematch import cluster srtslurm.yaml --gpu gb200 -o slurm/clusters/rack.yaml
+        ratematch doctor --cluster rack
+    """
+    from ratematch.errors import Problem, RecipeError
+    from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster
+
+    profile = import_cluster(file, SiteChoices(gpu=gpu, nodes=nodes, container=container, name=name))
+    if output is not None:
+        if output.exists() and not force:
+            raise RecipeError([Problem(str(output), "is there already", "--force overwrites it")])
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(profile.text, encoding="utf-8")
+    if as_json:
+        left = [{"where": part.where, "value": part.value, "why": part.why} for part in profile.unsupported]
+        print_json({"name": profile.name, "profile": profile.text, "notes": list(profile.notes), "left": left})
+        return
+    click.echo(profile.text if output is None else str(output), nl=output is not None)
+    for line in profile.messages():
+        click.echo(line, err=True)
 
 
 @main.group()
@@ -174,7 +232,7 @@ def export() -> None:
 
 
 @export.command("results")
-@click.argument("results", type=click.Path(path_type=Path))
+@results_argument
 @click.option(
     "--format",
     "form",
@@ -182,7 +240,7 @@ def export() -> None:
     required=True,
     help="Whose files.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder, made when it is new.")
+@folder_option
 def export_results(results: Path, form: Any, output: Path) -> None:
     """Write RESULTS as AIPerf, benchmark_serving or InferenceX files, or as CSV. Emulated figures say so in each
     file.
@@ -202,15 +260,15 @@ def export_results(results: Path, form: Any, output: Path) -> None:
 
 
 @export.command("deployment")
-@click.argument("results", type=click.Path(path_type=Path))
+@results_argument
 @click.option("--at", required=True, metavar="TOK/S/USER", help='What each user shall get, e.g. "50 tok/s/user".')
 @click.option("--workload", metavar="ISL/OSL", help="Which one, when RESULTS have several.")
 @click.option("--cluster", metavar="NAME|FILE", help="Cluster profile [default: what it was measured on].")
 @click.option("--executor", type=click.Choice(["slurm", "local"]), help="[default: slurm; local where emulated]")
-@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
-@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder, made when it is new.")
-@click.option("--force", is_flag=True, help="Overwrite files that say something else.")
+@ttft_option
+@tpot_option
+@folder_option
+@force_option
 @json_option
 def export_deployment(
     results: Path,
@@ -257,47 +315,3 @@ def export_deployment(
     click.echo(f"{told['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
     for path in written:
         click.echo(str(path))
-
-
-@import_.command("cluster")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Profile to write [default: stdout].")
-@click.option("--gpu", help="GPU type, when the file names none.")
-@click.option("--nodes", type=click.IntRange(1), help="Nodes a deployment may use.")
-@click.option("--container", help="Which container of the file, or the path of an image.")
-@click.option("--name", help="Name of the profile [default: the file's cluster].")
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
-@json_option
-def import_site(
-    file: Path,
-    output: Path | None,
-    gpu: str | None,
-    nodes: int | None,
-    container: str | None,
-    name: str | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Turn srt-slurm's srtslurm.yaml into a cluster profile; what has no counterpart is listed on stderr.
-
-    \b
-    Example:
-        ratematch import cluster srtslurm.yaml --gpu gb200 -o slurm/clusters/rack.yaml
-        ratematch doctor --cluster rack
-    """
-    from ratematch.errors import Problem, RecipeError
-    from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster
-
-    found = import_cluster(file, SiteChoices(gpu=gpu, nodes=nodes, container=container, name=name))
-    if output is not None:
-        if output.exists() and not force:
-            raise RecipeError([Problem(str(output), "is there already", "--force overwrites it")])
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(found.text, encoding="utf-8")
-    if as_json:
-        left = [{"where": each.where, "value": each.value, "why": each.why} for each in found.left]
-        print_json({"name": found.name, "profile": found.text, "notes": list(found.notes), "left": left})
-        return
-    click.echo(found.text if output is None else str(output), nl=output is not None)
-    for line in found.messages():
-        click.echo(line, err=True)

@@ -1,4 +1,4 @@
-"""The life of an emulated server, whichever engine's faces it has: loading, injected faults, being late."""
+"""Loading, injected faults and lateness of an emulated server, whichever engine it is of."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment, Faults
+from ratematch.emulator.errors import LoadFailure
+from ratematch.emulator.protocol import Json
 from ratematch.plan.parallelism import Parallelism
 
 LATE_WARNING_EVERY_S = 5.0
-
-
-class LoadFailure(Exception):
-    """The model could not be loaded; the process ends with status 1."""
 
 
 async def load(environment: Environment, failures: Mapping[str, str]) -> None:
@@ -62,9 +59,9 @@ class LateWarning:
             )
 
 
-def describe(engine: Engine, environment: Environment, model: str, mapping: Parallelism, held: int) -> dict[str, Any]:
-    """What ``/server_info`` tells of the emulation. ``held``: KV caches kept for generation servers."""
-    kept = engine.timeliness
+def describe(engine: Engine, environment: Environment, model: str, mapping: Parallelism, held: int) -> Json:
+    """What ``/server_info`` shows of the emulation. ``held``: KV caches kept for generation servers."""
+    kept = engine.lag
     return {
         **asdict(kept),
         "trustworthy": kept.trustworthy,

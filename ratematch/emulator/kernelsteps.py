@@ -151,18 +151,19 @@ class _Phase:
         self.others = remember(partial(self._of_tokens, [k for k in range(len(names)) if k not in taken]))
 
     def attention(self, sequences: int, tokens: int, before: int) -> float:
-        """Of so many sequences with so many tokens each: new ones after ``before`` others, or cached ones."""
-        found = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
-        return sum([milliseconds for _, milliseconds, *_ in found])
+        """Milliseconds of attention of ``sequences`` sequences of ``tokens`` tokens: cached ones, or new ones after
+        ``before`` others."""
+        operations = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
+        return sum([milliseconds for _, milliseconds, *_ in operations])
 
     def _of_tokens(self, indices: list[int], tokens: int) -> float:
-        found = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
-        return sum([milliseconds for _, milliseconds, *_ in found])
+        operations = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
+        return sum([milliseconds for _, milliseconds, *_ in operations])
 
 
 def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:
-    """Of an engine's operations, in order, without the phase they begin with. How many there are it tells only by
-    refusing the one after the last."""
+    """Names of an engine's operations, in order, without the phase they begin with. The engine does not say how many
+    there are: it refuses the one after the last."""
     for index in count():
         try:
             ((name, *_),) = evaluate([index], batch_size=1, s=1024)

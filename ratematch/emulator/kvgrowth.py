@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 _FIRST_SIZE = 256
 
 
-class Outlook:
+class KvGrowth:
     """Tokens and KV blocks that are added in iteration ``base``, ``base + 1``, ... by sequences that now decode."""
 
     def __init__(self, ranks: int) -> None:

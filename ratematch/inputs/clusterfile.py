@@ -1,4 +1,4 @@
-"""Cluster profile text -> Cluster. The only place where pydantic sees one; ``slurm/README.md`` tells the format.
+"""Cluster profile text -> Cluster. The only place where pydantic sees one; ``slurm/README.md`` has the format.
 
 Every problem of the file is collected before anything is raised, each with file and line.
 """
@@ -151,6 +151,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         slurm=_slurm(given, prologue),
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
+        slurm_given="slurm" in given.model_fields_set,
     )
 
 
@@ -171,11 +172,11 @@ def _gpus(located: Located, given: _Cluster) -> tuple[str, int]:
 
 def _slurm(given: _Cluster, prologue: str | None) -> Slurm:
     fields = _tupled(given.slurm) | {"time": TimeLimit(**given.slurm.time.model_dump()), "prologue": prologue}
-    said = given.slurm.model_fields_set
+    written = given.slurm.model_fields_set
     # The emulator has no ranks and knows no MPI.
-    if "mpi" not in said:
+    if "mpi" not in written:
         fields["mpi"] = None if given.emulated else "pmix"
-    if "tasks" not in said:
+    if "tasks" not in written:
         fields["tasks"] = "node" if given.emulated else "gpu"
     return Slurm(**fields)
 

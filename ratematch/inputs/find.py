@@ -70,7 +70,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
 
 
 def read_cluster(name: str, beside: Path = Path()) -> Cluster:
-    """The cluster profile ``name``: the path of a file, or a name looked for in :func:`cluster_folders`.
+    """The cluster profile ``name``: the path of a file, or a name searched for in :func:`cluster_folders`.
 
     ``beside``: folder of the sweep that names it.
 
@@ -83,13 +83,13 @@ def read_cluster(name: str, beside: Path = Path()) -> Cluster:
         if path.is_file():
             return parse_cluster(path.read_text(encoding="utf-8"), path.name, path.parent)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    looked = ", ".join(str(folder) for folder in folders)
+    searched = ", ".join(str(folder) for folder in folders)
     raise ClusterError(
         [
             Problem(
                 name,
                 f"there is no cluster profile {name!r}",
-                f"known in {looked}: {', '.join(known) or 'none'}; or give the path of a file",
+                f"known in {searched}: {', '.join(known) or 'none'}; or give the path of a file",
             )
         ]
     )
@@ -101,5 +101,5 @@ def cluster_folders(beside: Path = Path()) -> list[Path]:
     with ratematch."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     named = [Path(folder) for folder in os.environ.get(CLUSTERS_VARIABLE, "").split(os.pathsep) if folder]
-    found = [*named, CLUSTERS, beside.parent / CLUSTERS, config / "ratematch" / "clusters", OWN_CLUSTERS]
-    return [folder for folder in dict.fromkeys(found) if folder.is_dir()] or [CLUSTERS]
+    candidates = [*named, CLUSTERS, beside.parent / CLUSTERS, config / "ratematch" / "clusters", OWN_CLUSTERS]
+    return [folder for folder in dict.fromkeys(candidates) if folder.is_dir()] or [CLUSTERS]

@@ -35,28 +35,29 @@ def find_gpus(known: Mapping[str, float], ask: Callable[[], str] | None = None) 
     Raises:
         CatalogError: no GPU, several kinds, one that is not in the catalog, or only some of them visible.
     """
-    told = [line.strip() for line in (ask or _ask)().splitlines() if line.strip()]
-    if not told or any(line.lower().startswith("no devices") for line in told):
+    lines = [line.strip() for line in (ask or _list_gpus)().splitlines() if line.strip()]
+    if not lines or any(line.lower().startswith("no devices") for line in lines):
         raise CatalogError("this machine has no GPU: nvidia-smi shows none")
-    if len(set(told)) > 1:
-        raise CatalogError(f"this machine has different GPUs ({', '.join(sorted(set(told)))}): figures need one kind")
+    if len(set(lines)) > 1:
+        kinds = ", ".join(sorted(set(lines)))
+        raise CatalogError(f"this machine has different GPUs ({kinds}): figures need one kind")
     visible = os.environ.get(VISIBLE)
-    if visible is not None and visible != ",".join(map(str, range(len(told)))):
+    if visible is not None and visible != ",".join(map(str, range(len(lines)))):
         raise CatalogError(f"{VISIBLE}={visible} hides GPUs of this machine; servers are given theirs: unset it")
-    name, _, mebibytes = told[0].rpartition(",")
+    name, _, mebibytes = lines[0].rpartition(",")
     memory_b = float(mebibytes) * 2**20 if mebibytes.strip().isdigit() else 0.0
-    found = next((word for word in re.findall(r"[a-z]+\d+[a-z]*", name.lower()) if word in known), None)
-    if found is None:
+    gpu = next((word for word in re.findall(r"[a-z]+\d+[a-z]*", name.lower()) if word in known), None)
+    if gpu is None:
         raise CatalogError(f"{name} is not in the catalog of GPUs ({', '.join(known)}): its rates are not known")
-    if abs(memory_b / known[found] - 1) > MEMORY_DIFFERS:
-        here, there = memory_b / 1e9, known[found] / 1e9
+    if abs(memory_b / known[gpu] - 1) > MEMORY_DIFFERS:
+        here, there = memory_b / 1e9, known[gpu] / 1e9
         raise CatalogError(
-            f"{name} has {here:.0f} GB here, and {found} in the catalog has {there:.0f}: another variant"
+            f"{name} has {here:.0f} GB here, and {gpu} in the catalog has {there:.0f}: another variant"
         )
-    return LocalGpus(found, len(told))
+    return LocalGpus(gpu, len(lines))
 
 
-def _ask() -> str:
+def _list_gpus() -> str:
     try:
         done = subprocess.run(ASK, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     except FileNotFoundError as error:
@@ -64,6 +65,6 @@ def _ask() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CatalogError(f"nvidia-smi does not answer ({error})") from error
     if done.returncode:
-        said = " ".join((done.stdout + done.stderr).split())[:160]
-        raise CatalogError(f"this machine has no GPU that can be used: nvidia-smi says: {said}")
+        output = " ".join((done.stdout + done.stderr).split())[:160]
+        raise CatalogError(f"this machine has no GPU that can be used: nvidia-smi says: {output}")
     return done.stdout

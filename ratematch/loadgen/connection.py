@@ -55,7 +55,7 @@ class Connection(ABC):
     def arrived(self, data: bytes | memoryview, stamp_ns: int) -> None:
         """Take what came in, at ``stamp_ns`` of the monotonic clock. ``data`` is copied."""
         receiver = self._receiver
-        if receiver is None:  # nothing was asked: this connection can be trusted no more
+        if receiver is None:  # no request is under way: this connection can be trusted no more
             self.close()
             return
         # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.

@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import urllib.request
+from dataclasses import dataclass
 from typing import Any
+
+EMULATED_HEADER = "X-Ratematch-Emulated"
+"""In every answer of the emulator."""
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -19,16 +23,21 @@ def fetch(url: str, timeout_s: float) -> Any:
     return _DIRECT.open(url, timeout=timeout_s)
 
 
-EMULATED_HEADER = "X-Ratematch-Emulated"
+@dataclass(frozen=True)
+class ServerVersion:
+    """``version``: as the server gives it, ``None`` when it gives none. ``emulated``: is it the emulator?"""
+
+    version: str | None = None
+    emulated: bool = False
 
 
-def server_version(host: str, port: int) -> dict[str, Any]:
-    """What GET ``/version`` says, and whether the answer is marked as the emulator's."""
-    found: dict[str, Any] = {"version": None, "emulated": False}
+def server_version(host: str, port: int) -> ServerVersion:
+    """What GET ``/version`` answers; a server that does not answer is of no known version."""
+    emulated = False
     with (
         contextlib.suppress(OSError, ValueError),
         fetch(f"http://{host}:{port}/version", 5) as answer,
     ):
-        found["emulated"] = answer.headers.get(EMULATED_HEADER) is not None
-        found["version"] = json.load(answer).get("version")
-    return found
+        emulated = answer.headers.get(EMULATED_HEADER) is not None
+        return ServerVersion(json.load(answer).get("version"), emulated)
+    return ServerVersion(None, emulated)

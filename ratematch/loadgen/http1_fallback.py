@@ -43,14 +43,15 @@ class LibraryReader:
             raise _wire_error(problem) from None
         if self._payload is None:
             final = next(
-                ((each, payload) for each, payload in messages if each.code >= 200 or each.code == 101), None
+                ((head, payload) for head, payload in messages if head.code >= 200 or head.code == 101), None
             )
             if final is None:
                 return b""
             message, self._payload = final
         piece = self._read()
         if self.head is None:
-            # Where exactly the headers ended the library does not tell; what matters is which read brought the body.
+            # The library does not report where exactly the headers ended; what matters is which read brought the
+            # body.
             size = before if piece or self.ended else self._fed
             self.compression = message.compression
             self.head = Head(
@@ -111,8 +112,8 @@ def unwrap_by_library(wire: bytes | bytearray, ends: Sequence[int]) -> tuple[byt
 
 
 def _wire_error(problem: BaseException) -> WireError:
-    said = str(getattr(problem, "message", "") or problem).strip().splitlines()
-    return WireError(f"aiohttp: {said[0].rstrip(':') if said else type(problem).__name__}")
+    lines = str(getattr(problem, "message", "") or problem).strip().splitlines()
+    return WireError(f"aiohttp: {lines[0].rstrip(':') if lines else type(problem).__name__}")
 
 
 class _NoFlow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,12 +18,14 @@ from ratematch.loadgen.http import server_version
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.options import DEFAULT_VOCAB, LoadOptions
 from ratematch.loadgen.prompts import PromptSource
-from ratematch.loadgen.send import send_load
+from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure.goodput import Goodput
+from ratematch.measure.loadrun import GpuSummary
 from ratematch.measure.measurement import Measurement, measure_load, to_json
+from ratematch.measure.servermetrics import ReadSamples, read_prometheus
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
@@ -36,7 +38,7 @@ __all__ = ["LoadOptions", "LoadRow", "run_ladder"]
 @dataclass(frozen=True)
 class LoadRow:
     """One rung of the ladder. ``result`` holds the records and the client's health; ``notes``: what else to know;
-    ``servers``, ``gpus``: what these told meanwhile, summed over the window; ``samples``: all of it, by file name."""
+    ``servers``, ``gpus``: what these reported meanwhile, over the window; ``samples``: all of it, by file name."""
 
     load: Load
     result: LoadResult
@@ -45,9 +47,9 @@ class LoadRow:
     target: Target
     emulated: bool = False
     notes: tuple[str, ...] = ()
-    servers: dict[str, Any] | None = None
-    gpus: dict[str, Any] | None = None
-    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    servers: dict[str, dict[str, float]] | None = None
+    gpus: GpuSummary | None = None
+    samples: dict[str, list[Mapping[str, object]]] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records."""
@@ -61,7 +63,7 @@ class LoadRow:
             "wall_start_ns": self.result.wall_start_ns,
             "client": asdict(self.result.health),
             "servers": self.servers,
-            "gpus": self.gpus,
+            "gpus": asdict(self.gpus) if self.gpus else None,
             **to_json(self.measurement),
         }
 
@@ -71,11 +73,12 @@ def run_ladder(
     output: Path | None,
     on_progress: Callable[[Load, Progress], None],
     on_row: Callable[[LoadRow, Path | None], None] = lambda row, folder: None,
+    read_metrics: ReadSamples = read_prometheus,
 ) -> list[LoadRow]:
     """Run every load in turn; with ``output`` each gets a folder with its records and figures.
 
-    ``on_row`` hears of each load when it is measured, with its folder. With ``give_up`` the ladder ends at the load
-    that was given up.
+    ``on_row`` is called with each load when it is measured, and its folder. With ``give_up`` the ladder ends at the
+    load that was given up. ``read_metrics`` reads the answers of ``options.server_metrics``.
 
     Raises:
         UserError: a ladder that is not numbers, none at all, a URL, key or file that is not there, a folder in use.
@@ -95,7 +98,7 @@ def run_ladder(
         job = LoadJob(target, load, workload, source.vocab_size, options.seed, first, distinct)
         first += load.num_requests + load.warmup
         folder = _new_folder(output, load)
-        row = _run_load(options, job, source, goal, emulated, on_progress)
+        row = _run_load(options, job, source, goal, emulated, on_progress, read_metrics)
         rows.append(row)
         if folder:
             _write(folder, row)
@@ -116,36 +119,40 @@ def _run_load(
     goal: Goodput | None,
     emulated: bool,
     on_progress: Callable[[Load, Progress], None],
+    read_metrics: ReadSamples,
 ) -> LoadRow:
     load = job.load
-    with _stop_on_ctrl_c() as stop, MetricsPoller(options.server_metrics) as servers, GpuSampler() as gpus:
+    poller = MetricsPoller(options.server_metrics, read=read_metrics)
+    with _stop_on_ctrl_c() as stop, poller as servers, GpuSampler() as gpus:
         if job.distinct:
             warm_prompts(job, source, stop)
         result = send_load(
             job,
             source,
             rules=options.early(),
-            processes=options.processes,
+            senders=Senders(options.processes),
             stop=stop,
             on_progress=lambda progress: on_progress(load, progress),
         )
-    client = asdict(result.health)
-    measured = measure_load(result.records, load, job.workload, goodput=goal, client=client)
+    measured = measure_load(result.records, load, job.workload, goodput=goal, client=result.health)
     window = measured.window
     span = (window.start_ns, window.end_ns) if window else (result.start_ns, result.end_ns)
-    told, watts = servers.summarise(*span), gpus.summarise(*span, measured.tok_s)
+    summary, watts = servers.samples.summarise(*span), gpus.summarise(*span, measured.tok_s)
     notes = (*result.notes, *servers.notes, *gpus.notes)
-    warnings = (*measured.warnings, *servers.doubts(told, job.workload))
+    warnings = (*measured.warnings, *servers.doubts(summary, job.workload))
     measured = replace(measured, warnings=warnings)
-    samples = {"server_metrics.jsonl": list(servers.lines()), "gpus.jsonl": list(gpus.lines())}
-    return LoadRow(load, result, measured, job.workload, job.target, emulated, tuple(notes), told, watts, samples)
+    samples: dict[str, list[Mapping[str, object]]] = {
+        "server_metrics.jsonl": list(servers.samples.lines()),
+        "gpus.jsonl": list(gpus.lines()),
+    }
+    return LoadRow(load, result, measured, job.workload, job.target, emulated, tuple(notes), summary, watts, samples)
 
 
 def _is_emulated(target: Target) -> bool:
     url = urlsplit(request_url(target))
     if url.scheme != "http" or url.hostname is None:
         return False
-    return bool(server_version(url.hostname, url.port or 80)["emulated"])
+    return server_version(url.hostname, url.port or 80).emulated
 
 
 def _new_folder(output: Path | None, load: Load) -> Path | None:
@@ -169,7 +176,7 @@ def _write(folder: Path, row: LoadRow) -> None:
 
 @contextmanager
 def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C ends the load in order: what was measured so far is still told."""
+    """Ctrl-C ends the load in order: what was measured so far is kept and shown."""
     stop = threading.Event()
     before = signal.signal(signal.SIGINT, lambda number, frame: stop.set())
     try:

@@ -1,4 +1,4 @@
-"""What was asked of ``ratematch load``, as typed, and the values it stands for."""
+"""The options of ``ratematch load``, as typed, and the values they stand for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_VOCAB = 32000
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What was asked on the command line; ladders as the text a person typed."""
+    """The command line of ``ratematch load``; ladders as the text a person typed."""
 
     url: str
     model: str
@@ -116,8 +116,7 @@ class LoadOptions:
         Raises:
             UserError: a ladder that is not numbers, or none at all; a trace without instants.
         """
-        asked = [name for name in (self.concurrency, self.request_rate, self.replay) if name]
-        if not asked:
+        if not (self.concurrency or self.request_rate or self.replay):
             raise UserError("no load: give --concurrency 1,4,16 or --request-rate 0.5,1 or --replay 1")
         if self.replay and not timed:
             raise UserError("--replay: needs --dataset with a trace whose lines all have a timestamp")

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 
 
-class Turnstile:
-    """At most ``at_once`` tasks pass :meth:`turn` per iteration of the event loop, in the order they came."""
+class SendGate:
+    """At most ``at_once`` tasks pass :meth:`wait` per iteration of the event loop, in the order they came."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
@@ -15,7 +15,7 @@ class Turnstile:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._counting = False
 
-    async def turn(self) -> None:
+    async def wait(self) -> None:
         """Return when it is the caller's turn: at once when nobody waits."""
         loop = asyncio.get_running_loop()
         if not self._counting:

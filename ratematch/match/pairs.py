@@ -315,7 +315,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
     ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
-    in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)
+    in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
     return Point(
         kind="rate_matched",
         workload=workload,
@@ -333,7 +333,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         tok_s_gpu=plan.req_s * osl / max(plan.gpus, 1),
         ttft_ms=ttft_s * 1000,
         tpot_ms=plan.tpot_s * 1000,
-        little=in_flight / (plan.req_s * (ttft_s + tokens * plan.tpot_s)),
+        little=None,
         osl=osl,
         limit=plan.limit,
         ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),

@@ -23,9 +23,10 @@ class Point:
     or over those that another objective of the analysis counts.
     ``concurrency``: requests in flight N of the whole deployment. ``ctx`` and ``gen``: instances (both 0 for ifb,
     whose one instance is in ``gpus``). ``ratio``: ideal ctx:gen instance ratio as a fraction, ``"9/2"``. ``limit``:
-    which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)). ``clamped``: read at an end of a
-    measured curve because the demand lies outside it. ``osl``: mean output length, tokens. ``flags``: assumptions and
-    warnings, in words. ``*_low`` and ``*_high``: 95 % interval from the noise of the measured rates, and
+    which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)) of a measured row; ``None`` for a
+    planned one, whose N is computed by that law. ``clamped``: read at an end of a measured curve because the demand
+    lies outside it. ``osl``: mean output length, tokens. ``flags``: assumptions and warnings, in words. ``*_low`` and
+    ``*_high``: 95 % interval from the noise of the measured rates, and
     ``nodes`` and ``gpus_allocated``: whole nodes paid for, where the cluster is known;
     ``front_chance`` the share of bootstrap draws in which the row is on the front (``None``: the noise is not known).
     """
@@ -46,7 +47,7 @@ class Point:
     tok_s_gpu: float
     ttft_ms: float
     tpot_ms: float
-    little: float
+    little: float | None
     osl: float | None = None
     limit: Literal["ctx", "gen", "both"] | None = None
     ratio: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -89,8 +90,8 @@ class Experiment:
     def launches(self) -> tuple[Experiment, ...]:
         """The experiment in parts that each need their own start of the servers: the loads that share one.
 
-        All loads share one, except in ``gen_only``: the servers are told at start how many requests make a batch
-        (contract, section 6), so each concurrency has its own.
+        All loads share one, except in ``gen_only``: the servers are started with the number of requests that make a
+        batch (contract, section 6), so each concurrency has its own.
         """
         if self.mode != "gen_only":
             return (self,)
@@ -142,6 +143,27 @@ class Experiment:
     def folder(self) -> str:
         """Name of the results folder: readable first, unique by the id."""
         return f"{self._label(self.deployment.short_label)}-{self.id}"
+
+
+def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
+    """Experiments of one id as one, where the first of them stands, with the loads of all in their order, each once.
+
+    They would share a results folder, and one start of the servers serves them all. Loads of one label would share a
+    folder there too, so the first of these stands for all.
+    """
+    first: dict[str, Experiment] = {}
+    loads: dict[str, dict[str, Load]] = {}
+    for experiment in experiments:
+        first.setdefault(experiment.id, experiment)
+        known = loads.setdefault(experiment.id, {})
+        for load in experiment.loads:
+            known.setdefault(load.label, load)
+    return tuple(
+        experiment
+        if len(loads[id_]) == len(experiment.loads)
+        else replace(experiment, loads=tuple(loads[id_].values()))
+        for id_, experiment in first.items()
+    )
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.enginefacts import GenMode
+from ratematch.plan.expansion import combinations
 from ratematch.plan.located import Located
 from ratematch.plan.parallelism import Parallelism, parse_mapping
-from ratematch.plan.sweep import StagePlan, combinations
+from ratematch.plan.sweep import StagePlan
 from ratematch.plan.sweepschema import SweepIn
 
 

@@ -84,6 +84,18 @@ class Trace:
 Load = Concurrency | Rate | Trace
 
 
+Percentile = Literal["mean", 50, 90, 95, 99]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Limits in ms at ``percentile`` of the requests; ``None`` = no limit."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    percentile: Percentile = "mean"
+
+
 def most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
     """Requests that one of ``instances`` servers holds at the largest closed load, at least 1.
 
@@ -135,15 +147,3 @@ def _ramp(unit: NDArray[np.float64], first: float, last: float) -> NDArray[np.fl
     times = 2 * inside / (first + root)  # the root of the quadratic, in the form that is exact at slope 0
     # Arrivals next to one another may change places in the last bit of the root.
     return np.asarray(np.maximum.accumulate(times + (unit - inside) / last))
-
-
-Percentile = Literal["mean", 50, 90, 95, 99]
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """Limits in ms at ``percentile`` of the requests; ``None`` = no limit."""
-
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    percentile: Percentile = "mean"

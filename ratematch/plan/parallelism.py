@@ -52,17 +52,17 @@ class Parallelism:
 
     def problems(self) -> list[str]:
         """Why no model could run like this; empty when the mapping is sound by itself."""
-        found = [
+        problems = [
             f"{name}={value} is not a positive whole number"
             for name, value in (("tp", self.tp), ("pp", self.pp), ("cp", self.cp), ("ep", self.ep))
             if value < 1
         ]
-        if found:
-            return found
+        if problems:
+            return problems
         if self.tp % self.ep:
             divisors = [str(n) for n in range(1, self.tp + 1) if self.tp % n == 0]
-            found.append(f"ep={self.ep} does not divide tp={self.tp}: valid ep are {', '.join(divisors)}")
-        return found
+            problems.append(f"ep={self.ep} does not divide tp={self.tp}: valid ep are {', '.join(divisors)}")
+        return problems
 
 
 _LABEL = re.compile(

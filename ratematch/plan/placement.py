@@ -14,6 +14,9 @@ from ratematch.errors import PlacementError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role
 
+FIRST_PORT = 18000
+"""From here on servers get their ports where neither the profile nor a person names one."""
+
 
 @dataclass(frozen=True)
 class NodeGpus:

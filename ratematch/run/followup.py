@@ -1,7 +1,7 @@
 """A server that is up asks what to measure next, so that it is not started again for what is only known later.
 
-The controller opens an experiment (``open.json``) when it sends it. A driver whose loads are done then says so
-(``asks.json``) and waits: until ``experiment.json`` has a further load, or the experiment is closed. It does not wait
+The controller opens an experiment (``open.json``) when it sends it. A driver whose loads are done then writes
+``asks.json`` and waits: until ``experiment.json`` has a further load, or the experiment is closed. It does not wait
 for a controller that is gone. Both sides only write their own file, aside and renamed.
 """
 
@@ -18,7 +18,7 @@ from ratematch.store.folder import ExperimentFolder
 
 OPEN = "open.json"
 ASKS = "asks.json"
-LOOK_S = 0.05
+CHECK_S = 0.05
 ALONE_S = 3.0
 """How long a driver waits with no controller about: one that is started again needs a moment."""
 ANSWER_S = 300.0
@@ -39,7 +39,7 @@ def is_open(folder: ExperimentFolder) -> bool:
 
 
 def num_further(folder: ExperimentFolder) -> int:
-    """Loads that are likely to follow those asked for: the time of a job allows for them."""
+    """Loads that are likely to follow those of the experiment: the time of a job allows for them."""
     file = folder.path / OPEN
     return int(read_json(file)["further"]) if file.exists() else 0
 
@@ -49,31 +49,32 @@ def is_asking(folder: ExperimentFolder) -> bool:
     file = folder.path / ASKS
     if not (is_open(folder) and file.exists()) or folder.missing():
         return False
-    asked: list[str] = read_json(file)["measured"]
-    return asked == [load.label for load in folder.read().loads]
+    measured: list[str] = read_json(file)["measured"]
+    return measured == [load.label for load in folder.read().loads]
 
 
-def in_turn(folder: ExperimentFolder, loads: Sequence[Load], stop: Event | None = None) -> Iterator[Load]:
-    """``loads``, and then whatever is asked for while servers are up."""
+def loads_while_open(folder: ExperimentFolder, loads: Sequence[Load], stop: Event | None = None) -> Iterator[Load]:
+    """``loads``, and then every further one that the controller adds while the experiment is open."""
     waiting: Sequence[Load] = loads
     while waiting:
         yield from waiting
-        waiting = _ask(folder, stop or Event())
+        waiting = _wait_for_more(folder, stop or Event())
 
 
-def _ask(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
+def _wait_for_more(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
     if not is_open(folder):
         return ()
     write_json(folder.path / ASKS, {"measured": [load.label for load in folder.read().loads]})
-    begin = heard = looked = time.monotonic()
+    begin = controller_seen = checked = time.monotonic()
     while is_open(folder) and not stop.is_set():
         if missing := folder.missing():
             return missing
         now = time.monotonic()
-        if now - looked > ALONE_S / 6:
-            looked = now
-            heard = now if filelock.is_held(folder.path.parent / "controller.lock") else heard
-        if now - heard > ALONE_S or now - begin > ANSWER_S:
+        if now - checked > ALONE_S / 6:
+            checked = now
+            if filelock.is_held(folder.path.parent / "controller.lock"):
+                controller_seen = now
+        if now - controller_seen > ALONE_S or now - begin > ANSWER_S:
             return ()
-        time.sleep(LOOK_S)
+        time.sleep(CHECK_S)
     return folder.missing()

@@ -8,6 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def collect(plan: LaunchPlan) -> dict[str, Any]:
         "host": socket.gethostname(),
         "packages": {name: _package(name) for name in PACKAGES},
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "servers": {spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
+        "servers": {spec.name: asdict(server_version(spec.host, spec.port)) for spec in plan.processes},
     }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ratematch.engines import find_engine
 from ratematch.inputs.catalog import load_model
+from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -186,7 +187,7 @@ def _variable(part: str) -> str | None:
 def _placeholders(plan: LaunchPlan, steps: Sequence[Step]) -> int:
     """How many nodes have to be filled in."""
     texts = [*(file.content for file in plan.files), *(word for step in steps for word in step.argv)]
-    return max((int(found) + 1 for text in texts for found in NODE.findall(text)), default=0)
+    return max((int(index) + 1 for text in texts for index in NODE.findall(text)), default=0)
 
 
 def _find_nodes(count: int) -> str:
@@ -230,7 +231,7 @@ def _warm_up(experiment: Experiment) -> str:
     """Opens the connections between context and generation servers (:mod:`ratematch.run.warmup`)."""
     count = warmup.count_requests(experiment.deployment)
     workload = Workload(min(warmup.ISL, experiment.workload.isl), min(warmup.OSL, experiment.workload.osl))
-    load = Concurrency(min(warmup.AT_ONCE, count), count)
+    load = Concurrency(min(AT_ONCE, count), count)
     words = [*_load_options(load), *_workload_options(workload, experiment.model), "-o", "connections"]
     # So few tokens give no figures, and none are wanted.
     return f"send {_lines(words)}\nCODE=0\n"

@@ -8,24 +8,19 @@ section 6.2), and so do we; once a start of the servers.
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
-from typing import Any
 
 from ratematch.loadgen.client import Target
-from ratematch.loadgen.drive import drive
-from ratematch.loadgen.loadresult import Progress
+from ratematch.loadgen.warming import send_before_clock
+from ratematch.measure.loadrun import Warming
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload, make_requests
 
 ISL, OSL = 100, 10
 
 MOST = 2048
 """Requests at most: two instances of 32 GPUs; beyond that, which ranks meet is the router's chance anyway."""
-
-AT_ONCE = 16
 
 LIMIT_S = 300.0
 """After this the rest is given up and counted as failed."""
@@ -40,31 +35,11 @@ def count_requests(deployment: Deployment) -> int:
 
 def warm_connections(
     target: Target, experiment: Experiment, vocab: int, seed: int, stop: threading.Event
-) -> dict[str, Any] | None:
-    """Send the requests; what became of them, or ``None`` when the mode of the experiment needs none.
-
-    Failures are told, not raised: the load that follows shows whether they matter.
-    """
+) -> Warming | None:
+    """Send the requests; ``None`` when the mode of the experiment needs none."""
     if experiment.mode != "e2e":
         return None
-    count = count_requests(experiment.deployment)
     workload = Workload(min(ISL, experiment.workload.isl), min(OSL, experiment.workload.osl))
-    requests = make_requests(workload, count, vocab, seed)
-    plain = {**target.extra_body, "stream": False, "stream_options": None}
-    began = time.monotonic()
-    short = replace(target, extra_body=plain)
-    halt = threading.Event()
-
-    def look(progress: Progress) -> None:
-        if stop.is_set() or time.monotonic() - began > LIMIT_S:
-            halt.set()
-
-    load = Concurrency(min(AT_ONCE, count), count)
-    result = drive(short, load, requests, stop=halt, on_progress=look)
-    failed = [record for record in result.records if record.outcome != "ok"]
-    return {
-        "requests": count,
-        "failed": len(failed) + count - len(result.records),
-        "seconds": time.monotonic() - began,
-        "errors": sorted({record.error or record.outcome for record in failed})[:3],
-    }
+    requests = make_requests(workload, count_requests(experiment.deployment), vocab, seed)
+    short = replace(target, extra_body={**target.extra_body, "stream": False, "stream_options": None})
+    return send_before_clock(short, requests, stop, LIMIT_S)

@@ -134,7 +134,7 @@ def to_measurement(predicted: Forecast, factor: float = 1.0) -> Measurement:
         isl_mean=None,
         osl_mean=predicted.osl,
         in_flight=float(predicted.concurrency),
-        little=1.0,
+        little=None,
         valid=True,
         warnings=("predicted, not measured",),
     )

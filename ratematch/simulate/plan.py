@@ -10,11 +10,8 @@ from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.placement import nodes_needed, place, placement_to_json
+from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
 from ratematch.store.files import write_json, write_text
-
-FIRST_PORT = 18000
-"""Of servers that nobody will ever reach."""
 
 
 def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | None = None) -> LaunchPlan:
@@ -28,7 +25,7 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
         raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
     stand_in = replace(cluster, emulated=True)
     nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
-    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)
+    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)  # which nobody will ever reach
     plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ratematch.emulator.assembly import Emulation
 from ratematch.emulator.steptime import RankLoad, StepBatch
+from ratematch.emulator.trtllm.assembly import Emulation
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload

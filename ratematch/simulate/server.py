@@ -79,7 +79,7 @@ class Server:
             return
         now_s = self._timeline.now_s
         step = self.scheduler.begin(now_s, MOST_AHEAD)
-        self._admissions.tell()
+        self._admissions.notify()
         if step is not None:
             self._fly(step)
             return

@@ -17,14 +17,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ratematch.emulator.assembly import Emulation, build
 from ratematch.emulator.environment import read_environment
+from ratematch.emulator.errors import SettingsError, TransferError
 from ratematch.emulator.iteration import Kind, Sequence
-from ratematch.emulator.routers import Routed, Router, build_router
 from ratematch.emulator.scheduler import Emission
-from ratematch.emulator.transfer import KvSource, TransferError, check_layout
-from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings, RoleSettings, orchestrator_settings
-from ratematch.emulator.trtllm.settings import SettingsError, WorkerSettings, worker_settings
+from ratematch.emulator.trtllm.assembly import Emulation, build
+from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings, orchestrator_settings
+from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
+from ratematch.emulator.trtllm.settings import WorkerSettings, worker_settings
+from ratematch.emulator.trtllm.transfer import KvSource, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec

@@ -28,7 +28,8 @@ def refuse_missing(cluster: Cluster) -> None:
     """Raises UserError, in one line, when this is no login node or what servers need of it is not there."""
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         raise UserError(
-            f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use --executor local"
+            f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use "
+            "--executor local or --executor simulate"
         )
     for finding in (*look_for_files(cluster), *look_for_pyxis(cluster)):
         if not finding.ok:

@@ -10,6 +10,8 @@ What makes each flag of a server's step needed:
 ``--mem=0``                 so it does the memory: a step that asks for some is refused
 ``--nodelist``              GPUs were given out by :mod:`ratematch.plan.placement`; Slurm must not choose again
 ``--ntasks[-per-node]``     the ranks of the engine: tensor x pipeline x context parallel size (contract, section 3.1)
+``--distribution=block``    the engine takes rank // GPUs-of-a-node for its node; the driver is itself a step, and
+                            Slurm leaves ``SLURM_DISTRIBUTION=cyclic`` in its environment, which its steps inherit
 ``--mpi=pmix``              importing TensorRT-LLM initialises MPI, even in the orchestrator (section 13)
 ``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share
 ``--export=ALL``            a job sent with ``sbatch --export=...`` would pass that choice on to its steps
@@ -70,8 +72,9 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
     return Step(
         (
             *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
-            *(f"--ntasks-per-node={-(-tasks // nodes)}", "--nodelist=" + ",".join(spec.nodes)),
-            *(f"--job-name={spec.name}", "--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
+            *(f"--ntasks-per-node={-(-tasks // nodes)}", "--distribution=block"),
+            *("--nodelist=" + ",".join(spec.nodes), f"--job-name={spec.name}"),
+            *("--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
             *(("--label",) if tasks > 1 else ()),
             *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
             *(container_options(cluster, HERE) if spec.inside else ()),

@@ -6,56 +6,23 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ratematch.errors import DiskFull, ResultsError
 
-
-def write_aside(path: Path, content: bytes) -> Path:
-    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one, never a part.
-
-    Raises:
-        OSError: the folder cannot be written; no partial file stays behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    return path
-
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write aside and rename, so that a reader sees the old or the new file, never a part.
-
-    Raises:
-        DiskFull: no space; the old file, if any, is untouched.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def disk_full_as(message: str) -> Iterator[None]:
+    """Raises DiskFull with ``message`` in place of an OSError that says there is no room."""
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        yield
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
         if error.errno in FULL:
-            raise DiskFull(disk_full_message(path)) from error
+            raise DiskFull(message) from error
         raise
 
 
@@ -63,6 +30,48 @@ def disk_full_message(path: Path) -> str:
     return (
         f"{path}: the disk is full; free some space and run the same command again (nothing measured so far is lost)"
     )
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Gives a path to write to, whose file takes the place of ``path`` when the block has ended without an error.
+
+    A reader sees the old file or the whole new one, never a part; after an error no partial file stays behind.
+    ``sync``: wait until the disk has it; off for files that need not outlive the machine.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        if sync:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def write_aside(path: Path, content: bytes) -> Path:
+    """Write ``content`` to ``path``, whose folder is made where it is missing, as :func:`replacing` does.
+
+    Raises:
+        OSError: the folder cannot be written, or has no space.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+    return path
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write ``text`` to ``path`` as :func:`replacing` does.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    with disk_full_as(disk_full_message(path)), replacing(path, sync=sync) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def to_text(content: Any) -> str:
@@ -102,17 +111,19 @@ def reserve(folder: Path, size: int) -> Iterator[None]:
     """
     path = folder / ".reserved"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        if error.errno in FULL:
-            raise DiskFull(disk_full_message(folder)) from error
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without fallocate
-            raise
-    try:
+        with disk_full_as(disk_full_message(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+            _allocate(path, size)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _allocate(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without fallocate
+                raise

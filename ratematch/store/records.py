@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.errors import DiskFull, ResultsError
+from ratematch.errors import ResultsError
 from ratematch.measure.records import RequestRecord
+from ratematch.store.files import disk_full_as, replacing
 
 RECORDS_VERSION = 1
 _VERSION_KEY = b"ratematch.records_version"
@@ -56,8 +56,8 @@ def write_records(path: Path | str, records: Sequence[RequestRecord]) -> None:
     path = Path(path)
     columns = {name: [getattr(record, name) for record in records] for name in _NAMES}
     table = pa.Table.from_pydict(columns, schema=RECORDS_SCHEMA)
-    aside = path.with_name(path.name + ".part")
-    try:
+    no_room = f"{path}: no room for {len(records)} records; free some and run the same command again"
+    with disk_full_as(no_room), replacing(path) as aside:
         # Arrival times grow by near-equal steps: as differences they take a third less room and write faster.
         pq.write_table(
             table,
@@ -66,14 +66,6 @@ def write_records(path: Path | str, records: Sequence[RequestRecord]) -> None:
             use_dictionary=["finish_reason", "outcome", "error"],
             column_encoding={"chunk_ns.list.element": "DELTA_BINARY_PACKED"},
         )
-        aside.replace(path)
-    except OSError as problem:
-        aside.unlink(missing_ok=True)
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"{path}: no room for {len(records)} records; free some and run the same command again"
-            ) from (problem)
-        raise
 
 
 def read_records(path: Path | str) -> list[RequestRecord]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.emulator.acceptance import DraftAcceptance
-from ratematch.emulator.kvgrowth import Outlook
+from ratematch.emulator.kvgrowth import KvGrowth
 from ratematch.emulator.lookahead import fill_between
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime, RankLoad, RooflineStepTime, StepBatch
@@ -33,7 +33,7 @@ sequences = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(sequences, st.integers(1, 40))
 def test_the_outlook_is_what_counting_each_sequence_gives(wanted, stride):
-    outlook = Outlook(RANKS)
+    outlook = KvGrowth(RANKS)
     plain: dict[tuple[int, int], tuple[int, int]] = {}
     now = 0
     for rank, later, gains, kv_len, taken_back in wanted:

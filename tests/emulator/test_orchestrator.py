@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ratematch.emulator.routers import Conversation, KvCacheAware, LoadBalancing, RoundRobin, Routed
 from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.trtllm.routers import Conversation, KvCacheAware, LoadBalancing, RoundRobin, Routed
 
 from .servers import DISAGG, QUICK, get, make_worker, orchestrating, post, serving
 from .test_worker import ASK, STREAM, events, words
@@ -223,7 +223,7 @@ def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
 
 
 def test_missing_workers_time_out() -> None:
-    from ratematch.emulator.logs import Log
+    from ratematch.emulator.trtllm.logs import Log
     from ratematch.emulator.trtllm.orchestrator import Orchestrator
     from tests.ports import free_ports
 

@@ -24,7 +24,7 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
 from ratematch.run.script import batch_script, start_line
 from ratematch.slurm.srun import slurm_step
-from tests.invented import experiment
+from tests.support.invented import experiment
 
 FOLDER = Path(__file__).parents[1] / "golden" / "launch"
 RACK = Cluster(

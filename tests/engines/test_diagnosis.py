@@ -8,7 +8,7 @@ import pytest
 
 from ratematch.engines.trtllm_serve import ENGINE
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN
-from tests.invented import PAIR, experiment
+from tests.support.invented import PAIR, experiment
 
 ROWS = [
     ("row 2", "Couldn't find the requested block in the reuse tree", "enable_block_reuse"),

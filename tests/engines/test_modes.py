@@ -11,7 +11,7 @@ from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import nodes_needed, place
-from tests.invented import AGG, GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import AGG, GEN, LAPTOP, PAIR, experiment
 
 LOADS = (Concurrency(8, 32), Concurrency(4, 16), Concurrency(8, 32, repeat=1))
 GATE = "TLLM_BENCHMARK_REQ_QUEUES_SIZE"

@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import read_environment
+from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.scheduler import Sequence
+from ratematch.emulator.trtllm.assembly import build
 from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
-from ratematch.emulator.trtllm.settings import SettingsError, worker_settings
+from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
 from ratematch.inputs.catalog import load_gpu, load_model

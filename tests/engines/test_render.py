@@ -22,7 +22,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
-from tests.invented import AGG, GEN, PAIR, experiment
+from tests.support.invented import AGG, GEN, PAIR, experiment
 
 REAL = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, environment={"UCX_NET_DEVICES": "mlx5_0:1"})
 ENGINE = find_engine("trtllm-serve")

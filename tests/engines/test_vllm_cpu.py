@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ..emulator.servers import post, wait_healthy
 from ..ports import free_ports
-from ..run.processes import processes_with, wait_until
+from ..support.processes import processes_with, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 

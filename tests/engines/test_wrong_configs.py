@@ -14,8 +14,8 @@ import pytest
 from ratematch.engines import find_engine
 from ratematch.measure.serverlog import Diagnosis
 from tests.emulator.servers import process, wait_healthy, write_yaml
-from tests.invented import PAIR, experiment
 from tests.ports import free_ports
+from tests.support.invented import PAIR, experiment
 
 ENGINE = find_engine("trtllm-serve")
 MODEL = "qwen3-30b-a3b"

@@ -108,13 +108,13 @@ def test_a_profile_kept_before_it_knew_slurm_can_still_be_read() -> None:
         ("name: again", "a.yaml:5: name: key 'name' is given twice"),
     ],
 )
-def test_a_mistake_is_told_with_file_and_line(text: str, said: str) -> None:
+def test_a_mistake_is_reported_with_file_and_line(text: str, said: str) -> None:
     with pytest.raises(ClusterError) as caught:
         parse_cluster(HEAD + text + "\n", "a.yaml")
     assert said in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ClusterError) as caught:
         parse_cluster(
             HEAD.replace("gb200", "gb999") + "slurm: {sbatch: [-x]}\ncontainer: {image: x, mounts: [y]}\n", "a"
@@ -130,12 +130,12 @@ def test_a_file_that_is_no_map_is_one_line(text: str) -> None:
 
 
 def test_the_reference_names_every_key() -> None:
-    told = (ROOT / "slurm" / "README.md").read_text()
+    readme = (ROOT / "slurm" / "README.md").read_text()
     for section, keys in VALID_KEYS.items():
         for key in keys:
             name = f"{section}.{key}" if section else key
             spelled = (f"`{name}`", f"`.{key}`", f"`{key}`", f"{{{key},", f" {key},", f" {key}}}")
-            assert key in ("slurm", "container", "about") or any(form in told for form in spelled), name
+            assert key in ("slurm", "container", "about") or any(form in readme for form in spelled), name
 
 
 def test_the_example_of_the_reference_is_a_profile() -> None:
@@ -144,7 +144,7 @@ def test_the_example_of_the_reference_is_a_profile() -> None:
     assert cluster.container is not None and cluster.slurm.segment == 18
 
 
-def test_where_profiles_are_found_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_places_for_profiles_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, home, site = tmp_path / "here", tmp_path / "home", tmp_path / "site"
     places = {
         "path": here / "rack.yaml",
@@ -176,6 +176,31 @@ def test_a_time_limit_stays_within_what_the_site_allows() -> None:
     assert TimeLimit().minutes(45.0) == 100
     assert TimeLimit(2.0, 10.0, 60.0).minutes(45.0) == 60
     assert TimeLimit(1.0, 0.0).minutes(0.2) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "executor"),
+    [
+        ("", "slurm"),
+        ("emulated: true\n", "local"),
+        ("emulated: true\nslurm: {}\n", "slurm"),
+        ("emulated: true\nslurm: {partition: main}\n", "slurm"),
+    ],
+)
+def test_a_profile_tells_where_its_servers_run(more: str, executor: str) -> None:
+    cluster = parse_cluster(HEAD + more, "a.yaml")
+    assert cluster.nodes > 1 and cluster.default_executor == executor
+    # One node may be this machine: it takes a slurm part, or a container, to be Slurm's.
+    one = parse_cluster(HEAD.replace(f"nodes: {cluster.nodes}", "nodes: 1") + more, "a.yaml")
+    assert one.nodes == 1 and one.default_executor == ("slurm" if "slurm" in more else "local")
+    assert to_json(cluster) == to_json(from_json(to_json(cluster))), "it is not kept with results"
+
+
+def test_profiles_that_ship_tell_where_their_servers_run() -> None:
+    executors = {
+        name: read_cluster(name).default_executor for name in ("laptop", "testcluster", "h200", "gb200-nvl72")
+    }
+    assert executors == {"laptop": "local", "testcluster": "slurm", "h200": "slurm", "gb200-nvl72": "slurm"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "clusters").glob("*.yaml")), ids=lambda path: path.stem)

@@ -24,20 +24,20 @@ def shows(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "found"),
+    ("output", "gpus"),
     [
         ("NVIDIA H200, 143771\nNVIDIA H200, 143771\n", LocalGpus("h200", 2)),
         ("NVIDIA H100 80GB HBM3, 81559\n", LocalGpus("h100", 1)),
         ("NVIDIA B200, 183359\n" * 8, LocalGpus("b200", 8)),
     ],
 )
-def test_kind_and_number_of_gpus(told: str, found: LocalGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kind_and_number_of_gpus(output: str, gpus: LocalGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_gpus(KNOWN, lambda: told) == found
+    assert find_gpus(KNOWN, lambda: output) == gpus
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("output", "why"),
     [
         ("", "no GPU: nvidia-smi shows none"),
         ("No devices were found\n", "no GPU: nvidia-smi shows none"),
@@ -48,10 +48,10 @@ def test_kind_and_number_of_gpus(told: str, found: LocalGpus, monkeypatch: pytes
         ("NVIDIA H100 NVL, 95830\n", "has 100 GB here, and h100 in the catalog has 86: another variant"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(told: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_measured_is_refused(output: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(CatalogError, match=why):
-        find_gpus(KNOWN, lambda: told)
+        find_gpus(KNOWN, lambda: output)
 
 
 def test_hidden_gpus_would_be_given_to_servers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,10 @@ def test_a_ladder_leaves_records_figures_and_the_files_of_others(tmp_path: Path)
         size = ("--num-requests", "20", "--isl", "16", "--osl", "4", "--goodput", "ttft<=10000")
         result = call(url, "--model", "m", "--concurrency", "1,2", *size, "-o", str(out), "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert [load["load"]["concurrency"] for load in told["loads"]] == [1, 2]
-    assert told["emulated"] is False and told["loads"][0]["good_share"] == 1.0
-    for load, row in zip(("c1-n20-w1", "c2-n20-w1"), told["loads"], strict=True):
+    content = json.loads(result.stdout)
+    assert [load["load"]["concurrency"] for load in content["loads"]] == [1, 2]
+    assert content["emulated"] is False and content["loads"][0]["good_share"] == 1.0
+    for load, row in zip(("c1-n20-w1", "c2-n20-w1"), content["loads"], strict=True):
         folder = out / load
         assert {file.name for file in folder.iterdir()} == {
             "records.parquet",
@@ -92,8 +92,8 @@ def test_an_open_loop_without_streaming() -> None:
     body = seen.bodies[-1]
     assert body["stream"] is False and "stream_options" not in body and "ignore_eos" not in body
     assert body["top_k"] == 5
-    told = json.loads(result.stdout)["loads"][0]
-    assert (told["num_requests"], told["ttft_ms"]) == (10, None)
+    content = json.loads(result.stdout)["loads"][0]
+    assert (content["num_requests"], content["ttft_ms"]) == (10, None)
 
 
 def test_loads_from_options() -> None:
@@ -142,6 +142,6 @@ def test_two_senders_and_a_data_set_from_the_command_line(tmp_path: Path) -> Non
     with serve(at_once) as (url, seen):
         trace = ("--dataset", str(file), "--replay", "1", "--isl", "64", "--osl", "8")
         result = call(url, "--model", "m", *trace, "--processes", "2", "--json")
-    told = json.loads(result.stdout)["loads"][0]
-    assert (told["load"]["kind"], told["num_ok"], told["client"]["processes"]) == ("trace", 12, 2)
+    content = json.loads(result.stdout)["loads"][0]
+    assert (content["load"]["kind"], content["num_ok"], content["client"]["processes"]) == ("trace", 12, 2)
     assert sorted(len(body["prompt"]) for body in seen.bodies) == [8 + k for k in range(12)]

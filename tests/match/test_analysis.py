@@ -13,8 +13,7 @@ from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
-
-from .invented import WORKLOAD, ctx_rows, e2e_rows, experiment, gen_rows, group, ifb_rows, measurement
+from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, experiment, gen_rows, group, ifb_rows, measurement
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
 GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})
@@ -60,7 +59,8 @@ def test_every_row_obeys_littles_law_and_stays_below_the_bound() -> None:
         assert point.osl == pytest.approx(201)
         latency_s = (point.ttft_ms + (point.osl - 1) * point.tpot_ms) / 1000
         assert point.concurrency == pytest.approx(point.req_s * latency_s)
-        assert point.little == pytest.approx(1)
+        planned = point.kind in ("rate_matched", "bound")
+        assert point.little is None if planned else point.little == pytest.approx(1)
         assert point.tok_s_user == pytest.approx(1000 / point.tpot_ms)
     for point in rows.rate_matched:
         assert max(b.tok_s_gpu for b in rows.bound if b.tok_s_user >= point.tok_s_user * (1 - 1e-9)) >= (
@@ -129,7 +129,7 @@ def test_several_ctx_instances_are_brought_to_one() -> None:
     both = [
         replace(
             row,
-            experiment=experiment("ctx", deployment),
+            experiment=experiment("ctx", deployment, WORKLOAD),
             measurement=measurement(req_s=2 * rate, osl=1, ttft_ms=1000 * c / rate, tpot_ms=None),
         )
         for row, (c, rate) in zip(CTX, {1: 8.0, 4: 12.0}.items(), strict=True)
@@ -189,7 +189,7 @@ def test_emulated_and_real_results_are_refused_together() -> None:
 
 
 def test_two_models_are_refused_together() -> None:
-    other = experiment("gen", Deployment(gen=group("gen", "DEP8")), model="other")
+    other = experiment("gen", Deployment(gen=group("gen", "DEP8")), WORKLOAD, model="other")
     with pytest.raises(ResultsError, match="models never share a front"):
         one([*CTX, replace(GEN[0], experiment=other)])
 

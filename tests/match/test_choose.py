@@ -19,8 +19,7 @@ from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.load import Constraints
-
-from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
+from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 OPTIONS = {"kv_cache_config": {"free_gpu_memory_fraction": 0.8}}
 ROWS: list[Measured] = [

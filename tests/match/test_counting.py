@@ -12,8 +12,7 @@ from ratematch.match.matching import Objective
 from ratematch.match.points import WorkloadAnalysis
 from ratematch.match.question import Question
 from ratematch.plan.model import Gpu, Mla, Model
-
-from .invented import ctx_rows, e2e_rows, gen_rows, group, ifb_rows
+from tests.support.invented import ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 ROWS = [
     *ctx_rows("TEP4", {1: 8.0, 4: 12.0}),
@@ -95,7 +94,9 @@ def test_the_kv_transfer_is_inside_the_predicted_ttft() -> None:
     for point, other in zip(found.plans, bare.plans, strict=True):
         assert point.ttft_ms == pytest.approx(other.ttft_ms + transfer_ms)
         assert point.concurrency == pytest.approx(other.concurrency + point.req_s * transfer_ms / 1000)
-        assert point.little == pytest.approx(1)
+        assert point.osl is not None and point.little is None
+        latency_s = (point.ttft_ms + (point.osl - 1) * point.tpot_ms) / 1000
+        assert point.concurrency == pytest.approx(point.req_s * latency_s)
     assert any("36 ms for the KV transfer" in note for note in found.notes)
 
 

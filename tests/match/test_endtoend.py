@@ -21,8 +21,7 @@ from ratematch.match.question import Question
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.plan.load import Constraints
-
-from .invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
+from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
 GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})
@@ -130,7 +129,8 @@ def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
     assert not plain.calibrated
     assert max(p.tok_s_gpu for p in found.rate_matched) < max(p.tok_s_gpu for p in plain.rate_matched)
     for point in found.plans:
-        assert point.little == pytest.approx(1)
+        latency_s = (point.ttft_ms + (point.osl - 1) * point.tpot_ms) / 1000
+        assert point.concurrency == pytest.approx(point.req_s * latency_s) and point.little is None
         assert any("calibrated: ctx x" in flag for flag in point.flags)
     # What is planned at a concurrency is what the closed loop predicts there.
     assert found.calibration is not None

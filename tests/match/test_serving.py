@@ -16,8 +16,7 @@ from ratematch.match.question import Question
 from ratematch.match.servicetime import open_loop_wait, wait_share
 from ratematch.plan.model import Gpu, Mla, Model
 from ratematch.plan.parallelism import Parallelism, parse_mapping
-
-from .invented import ctx_rows, gen_rows
+from tests.support.invented import ctx_rows, gen_rows
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
 GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})

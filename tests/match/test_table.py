@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from ratematch.cli import main
 from ratematch.match.analysis import analyze
 from ratematch.match.question import Question
-
-from .invented import ifb_rows
+from tests.support.invented import ifb_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, Any] = json.loads((GOLDEN / "rate_matching.json").read_text())

@@ -17,8 +17,7 @@ from ratematch.match.question import Question
 from ratematch.match.table import TableRow
 from ratematch.match.tablematch import TableOptions, match_table
 from ratematch.measure.measured import Measured
-
-from .invented import WORKLOAD, ctx_rows, gen_rows, ifb_rows
+from tests.support.invented import WORKLOAD, ctx_rows, gen_rows, ifb_rows
 
 OSL = WORKLOAD.osl
 DECODED = OSL - 1

@@ -14,8 +14,7 @@ from ratematch.measure.goodput import Goodput, good, parse_goodput
 from ratematch.measure.measurement import measure_load
 from ratematch.plan.load import Concurrency, Rate
 from ratematch.plan.workload import Workload
-
-from .invented import MS, closed_loop, lengths, record
+from tests.support.invented import MS, closed_loop, lengths, record
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from ratematch.measure import metrics
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import describe
-
-from .invented import record
+from tests.support.invented import record
 
 
 def test_metrics_of_one_request_are_those_of_benchmark_serving() -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from ratematch.match.figures import collect_figures
 from ratematch.match.pairs import read_gen_options
+from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, Warming
 from ratematch.measure.measured import Measured
 from ratematch.measure.metrics import acceptance_length
 from ratematch.measure.records import RequestRecord
+from ratematch.measure.serverlog import LogSpan
+from ratematch.measure.servermetrics import StageTimes
 from ratematch.measure.serverside import measure_run
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Constraints
 from ratematch.plan.workload import Workload
-from tests.invented import GEN, PAIR, experiment, records
+from tests.support.invented import GEN, PAIR, experiment, records
 
 ASKED = experiment(stage="gen", deployment=GEN, workload=Workload(64, 5))
 
@@ -28,8 +30,8 @@ def answers(decoded_per_iter: float | None) -> list[RequestRecord]:
     return found
 
 
-def warnings(asked: Experiment, decoded_per_iter: float | None, run: dict[str, Any] | None = None) -> tuple[str, ...]:
-    return measure_run(answers(decoded_per_iter), Concurrency(1, 40), asked, run or {}).warnings
+def warnings(asked: Experiment, decoded_per_iter: float | None, run: LoadRun | None = None) -> tuple[str, ...]:
+    return measure_run(answers(decoded_per_iter), Concurrency(1, 40), asked, run or LoadRun()).warnings
 
 
 def test_acceptance_is_tokens_over_iterations_not_a_mean_of_ratios() -> None:
@@ -41,7 +43,7 @@ def test_acceptance_is_tokens_over_iterations_not_a_mean_of_ratios() -> None:
 
 
 def test_acceptance_stands_with_the_figures() -> None:
-    figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, {})
+    figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, LoadRun())
     assert figures.acceptance_length == pytest.approx(1.8)
     assert not any("iteration" in warning for warning in figures.warnings)
 
@@ -59,8 +61,8 @@ def test_mtp_without_a_count_is_told_and_no_mtp_is_not() -> None:
 
 
 def test_an_emulator_that_fell_behind_is_not_believed() -> None:
-    on_time = {"emulator": {"gen-0": {"busy_s": 10.0, "late_s": 0.4, "lost_s": 0.0}}}
-    late = {"emulator": {"gen-0": {"busy_s": 10.0, "late_s": 0.4, "lost_s": 0.2}}}
+    on_time = LoadRun(emulator={"gen-0": EmulatorTime(busy_s=10.0, late_s=0.4, lost_s=0.0)})
+    late = LoadRun(emulator={"gen-0": EmulatorTime(busy_s=10.0, late_s=0.4, lost_s=0.2)})
     assert measure_run(answers(1.8), Concurrency(1, 40), ASKED, on_time).valid
     figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, late)
     assert not figures.valid
@@ -69,48 +71,49 @@ def test_an_emulator_that_fell_behind_is_not_believed() -> None:
 
 @pytest.mark.parametrize(("expired", "valid"), [(0, True), (2, False)])
 def test_answers_from_kv_caches_that_ctx_had_given_up_are_not_believed(expired: int, valid: bool) -> None:
-    figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, {"stages": {"kv_expired": expired}})
+    stages = StageTimes(10, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, kv_expired=expired)
+    figures = measure_run(answers(1.8), Concurrency(1, 40), ASKED, LoadRun(stages=stages))
     assert figures.valid is valid
     assert any("ctx gave up 2 KV caches" in reason for reason in figures.reasons) is not valid
 
 
-def telemetry(acceptance: float | None) -> dict[str, Any]:
-    return {"telemetry": {"acceptance_length": acceptance}}
+def drafts(acceptance: float | None, log: dict[str, LogSpan] | None = None) -> LoadRun:
+    return LoadRun(telemetry=TelemetrySummary(acceptance_length=acceptance), log=log or {})
 
 
 def test_drafts_counted_by_the_servers_come_before_what_answers_tell() -> None:
     """An answer's count holds the prompt's iteration, which drafts nothing."""
-    figures = measure_run(answers(1.6), Concurrency(1, 40), ASKED, telemetry(1.8))
+    figures = measure_run(answers(1.6), Concurrency(1, 40), ASKED, drafts(1.8))
     assert figures.acceptance_length == 1.8
-    assert measure_run(answers(1.6), Concurrency(1, 40), ASKED, telemetry(None)).acceptance_length == 1.6
+    assert measure_run(answers(1.6), Concurrency(1, 40), ASKED, drafts(None)).acceptance_length == 1.6
 
 
-def span(in_flight: int, step_ms: float) -> dict[str, float]:
-    return {"in_flight": in_flight, "step_ms": step_ms, "mean_step_ms": step_ms, "iterations": 9}
+def span(in_flight: int, step_ms: float) -> LogSpan:
+    return LogSpan(step_ms, iterations=9, in_flight=in_flight, mean_step_ms=step_ms)
 
 
 def test_log_and_client_stand_beside_each_other_and_a_difference_is_told() -> None:
-    client = measure_run(answers(None), Concurrency(1, 40), ASKED, telemetry(1.8)).tok_s
+    client = measure_run(answers(None), Concurrency(1, 40), ASKED, drafts(1.8)).tok_s
     assert client is not None
     same = {"gen-0": span(1, 1000 * 1.8 / client)}
-    figures = measure_run(answers(None), Concurrency(1, 40), ASKED, {"log": same, **telemetry(1.8)})
+    figures = measure_run(answers(None), Concurrency(1, 40), ASKED, drafts(1.8, same))
     assert figures.tok_s_log == pytest.approx(client)
     assert not any("the log says" in warning for warning in figures.warnings)
-    double = {"log": {"gen-0": same["gen-0"], "gen-1": same["gen-0"]}, **telemetry(1.8)}
+    double = drafts(1.8, {"gen-0": same["gen-0"], "gen-1": same["gen-0"]})
     figures = measure_run(answers(None), Concurrency(1, 40), ASKED, double)
     assert figures.tok_s_log == pytest.approx(2 * client)
     assert any(f"the log says {2 * client:.0f} tok/s" in w and "+100%" in w for w in figures.warnings)
 
 
 def test_no_acceptance_no_tok_s_from_the_log() -> None:
-    assert measure_run(answers(None), Concurrency(1, 40), ASKED, {"log": {"gen-0": span(1, 9)}}).tok_s_log is None
+    assert measure_run(answers(None), Concurrency(1, 40), ASKED, LoadRun(log={"gen-0": span(1, 9)})).tok_s_log is None
 
 
 def test_gen_only_has_tpot_and_no_ttft() -> None:
     assert PAIR.gen is not None and PAIR.ctx is not None
     fed = replace(ASKED, deployment=PAIR)
     assert fed.mode == "gen_only"
-    figures = measure_run(answers(1.8), Concurrency(1, 40), fed, {})
+    figures = measure_run(answers(1.8), Concurrency(1, 40), fed, LoadRun())
     assert figures.ttft_ms is None and figures.e2el_ms is None
     assert figures.tpot_ms is not None and figures.valid
     assert any("TTFT is not reported" in warning for warning in figures.warnings)
@@ -121,5 +124,5 @@ def test_gen_only_has_tpot_and_no_ttft() -> None:
 
 
 def test_failed_connection_requests_are_told() -> None:
-    run = {"connections": {"requests": 32, "failed": 2, "errors": ["HTTP 500: boom"], "seconds": 1.0}}
+    run = LoadRun(connections=Warming(requests=32, failed=2, seconds=1.0, errors=("HTTP 500: boom",)))
     assert any("2 of 32 requests to open connections failed: HTTP 500: boom" in w for w in warnings(ASKED, 1.8, run))

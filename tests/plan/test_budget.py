@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratematch.plan.budget import estimate
-from tests.plan.test_sweepfile import GOOD, expanded, parse
+from tests.support.sweeptext import GOOD, expanded, parse
 
 
 def test_cost_is_start_plus_loads_times_the_gpus_of_each_deployment() -> None:

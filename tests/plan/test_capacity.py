@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import read_environment
-from ratematch.emulator.trtllm.settings import SettingsError, worker_settings
+from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines.trtllm_serve.render import kv_settings, worker_config
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings, find_capacity
@@ -19,8 +20,8 @@ from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
-from tests.invented import experiment
-from tests.plan.test_sweepfile import GOOD, expanded, parse
+from tests.support.invented import experiment
+from tests.support.sweeptext import GOOD, expanded, parse
 
 FP8 = KvSettings(0.9, "fp8")
 R1, GB200 = load_model("deepseek-r1"), load_gpu("gb200")
@@ -41,15 +42,15 @@ def test_slots_count_per_attention_dp_rank() -> None:
 def test_kv_memory_limits_long_requests() -> None:
     """The worked sum of a public study: about 129 requests of 8,448 tokens a GPU for R1 in FP8 on 8 H200."""
     group = gen(Parallelism(tp=8, ep=8, attention_dp=True), 4096)
-    found = find_capacity(group, Workload(8192, 256), R1, load_gpu("h200"), KvSettings(0.8, "fp8"))
-    assert 0.7 * 129 <= found.requests / 8 <= 1.3 * 129
-    assert "tokens a request x 8 ranks" in found.explanation
+    capacity = find_capacity(group, Workload(8192, 256), R1, load_gpu("h200"), KvSettings(0.8, "fp8"))
+    assert 0.7 * 129 <= capacity.requests / 8 <= 1.3 * 129
+    assert "tokens a request x 8 ranks" in capacity.explanation
 
 
 def test_weights_that_do_not_fit_leave_no_room() -> None:
-    found = find_capacity(gen(Parallelism(tp=8, ep=8), 8), Workload(64, 8), R1, load_gpu("h100"), FP8)
-    assert found.requests == 0
-    assert "the weights do not fit" in found.explanation and "84.3 GB weights" in found.explanation
+    capacity = find_capacity(gen(Parallelism(tp=8, ep=8), 8), Workload(64, 8), R1, load_gpu("h100"), FP8)
+    assert capacity.requests == 0
+    assert "the weights do not fit" in capacity.explanation and "84.3 GB weights" in capacity.explanation
 
 
 def test_combinations_that_hold_nothing_are_dropped_with_the_sum() -> None:
@@ -66,8 +67,8 @@ def test_loads_beyond_the_slots_are_dropped_and_the_rest_is_kept() -> None:
     expansion = expanded(sweep)
     tep = next(e for e in expansion.experiments if e.deployment.label == "gen1xTEP4-mtp0")
     assert [load.concurrency for load in tep.loads if isinstance(load, Concurrency)] == [1]
-    told = [d.reason for d in expansion.dropped if d.combination.endswith("at 64 in flight")]
-    assert told and all("sequence slots" in reason for reason in told)
+    reasons = [d.reason for d in expansion.dropped if d.combination.endswith("at 64 in flight")]
+    assert reasons and all("sequence slots" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("isl", [100, 8191, 8192, 8193, 20000])
@@ -81,9 +82,9 @@ def test_derived_limits_take_the_whole_prompt_and_its_first_step(isl: int, mtp: 
 
 def test_prompts_longer_than_a_step_need_chunked_prefill() -> None:
     group = ServerGroup("ctx", Parallelism(tp=8, ep=8), max_batch_size=1, max_num_tokens=8192)
-    found = find_capacity(group, Workload(8192, 1), R1, GB200, FP8)
-    assert found.requests == 0
-    assert "max_num_tokens 8192 is less than ISL 8192 + 1" in found.explanation
+    capacity = find_capacity(group, Workload(8192, 1), R1, GB200, FP8)
+    assert capacity.requests == 0
+    assert "max_num_tokens 8192 is less than ISL 8192 + 1" in capacity.explanation
     assert find_capacity(group, Workload(8192, 1), R1, GB200, replace(FP8, chunked_prefill=True)).requests > 0
 
 
@@ -103,8 +104,8 @@ def test_plan_and_emulator_agree_on_what_fits(
     mapping = Parallelism(tp=tp, ep=tp if model.moe else 1, attention_dp=attention_dp)
     group = with_limits(ServerGroup("agg", mapping), workload, in_flight)
     capacity = find_capacity(group, workload, model, load_gpu(gpu), kv_settings(group))
-    asked = replace(experiment(deployment=Deployment(agg=group), workload=workload), model=name, model_path=name)
-    config = worker_config(asked, group)
+    served = replace(experiment(deployment=Deployment(agg=group), workload=workload), model=name, model_path=name)
+    config = worker_config(served, group)
     try:
         build(worker_settings(name, {}, set(), config, "1.2"), read_environment({"RATEMATCH_EMULATED_GPU": gpu}))
         starts = True

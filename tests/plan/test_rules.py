@@ -19,7 +19,7 @@ from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import Instance, NodeGpus, Placement, nodes_needed, place
 from ratematch.plan.rules import check_mapping, check_placement
 from ratematch.plan.workload import Workload
-from tests.invented import experiment
+from tests.support.invented import experiment
 
 R1, QWEN, LLAMA = load_model("deepseek-r1"), load_model("qwen3-235b-a22b"), load_model("llama-3.3-70b")
 GB200 = load_gpu("gb200")
@@ -46,8 +46,8 @@ DEP8 = Parallelism(tp=8, ep=8, attention_dp=True)
     ],
 )
 def test_a_mapping_that_cannot_be(model: object, mapping: Parallelism, axis: str, why: str) -> None:
-    (found,) = check_mapping(mapping, model, RACK)  # type: ignore[arg-type]
-    assert found.axis == axis and why in found.reason
+    (problem,) = check_mapping(mapping, model, RACK)  # type: ignore[arg-type]
+    assert problem.axis == axis and why in problem.reason
 
 
 # ---------------------------------------------------------------------------------------------------- what is held
@@ -67,32 +67,32 @@ def test_tokens_of_a_step_limit_the_slots() -> None:
 
 
 def test_lengths_against_max_seq_len_and_the_model() -> None:
-    asked = Workload(1000, 100)
-    assert find_capacity(group(), asked, R1, GB200, replace(FP8, max_seq_len=1100)).requests > 0
-    short = find_capacity(group(), asked, R1, GB200, replace(FP8, max_seq_len=1099))
+    wanted = Workload(1000, 100)
+    assert find_capacity(group(), wanted, R1, GB200, replace(FP8, max_seq_len=1100)).requests > 0
+    short = find_capacity(group(), wanted, R1, GB200, replace(FP8, max_seq_len=1099))
     assert (
         short.requests == 0 and "ISL 1000 + OSL 100 = 1100 tokens are more than max_seq_len 1099" in short.explanation
     )
     ctx = group("ctx", max_num_tokens=8192)
-    assert find_capacity(ctx, asked, R1, GB200, replace(FP8, max_seq_len=1001)).requests > 0, "one token there"
-    assert find_capacity(ctx, asked, R1, GB200, replace(FP8, max_seq_len=1000)).requests == 0
+    assert find_capacity(ctx, wanted, R1, GB200, replace(FP8, max_seq_len=1001)).requests > 0, "one token there"
+    assert find_capacity(ctx, wanted, R1, GB200, replace(FP8, max_seq_len=1000)).requests == 0
     far = find_capacity(group(), Workload(163_800, 100), R1, GB200, FP8)
     assert far.requests == 0 and "163840 that deepseek-r1 was made for" in far.explanation
 
 
 def test_a_deployment_that_nothing_thins_out() -> None:
     pair = Deployment(ctx=group("ctx", max_num_tokens=8192), gen=group())
-    asked = experiment("e2e", pair, Workload(1000, 100), (Concurrency(500, 1000),))
-    assert why_unfit(asked, R1, GB200, lambda group: FP8) == [], "more in flight than slots only wait, end to end"
-    (why,) = why_unfit(replace(asked, stage="gen"), R1, GB200, lambda group: FP8)
+    wanted = experiment("e2e", pair, Workload(1000, 100), (Concurrency(500, 1000),))
+    assert why_unfit(wanted, R1, GB200, lambda group: FP8) == [], "more in flight than slots only wait, end to end"
+    (why,) = why_unfit(replace(wanted, stage="gen"), R1, GB200, lambda group: FP8)
     assert "waits for 500 / 1 servers = 500 requests before its first step, and holds 128" in why, "gen_only"
     two = replace(pair, gen=replace(group(), instances=2))
-    fed = replace(asked, stage="gen", deployment=two, loads=(Concurrency(256, 1000),))
+    fed = replace(wanted, stage="gen", deployment=two, loads=(Concurrency(256, 1000),))
     assert why_unfit(fed, R1, GB200, lambda group: FP8) == [], "each has its share"
-    alone = replace(asked, deployment=replace(pair, gen=group(mapping=Parallelism(tp=1))))
+    alone = replace(wanted, deployment=replace(pair, gen=group(mapping=Parallelism(tp=1))))
     (why,) = why_unfit(alone, R1, GB200, lambda group: FP8)
     assert why.startswith("gen TP1: ") and "198.0 GB" in why
-    (why, _) = why_unfit(asked, R1, GB200, lambda group: KvSettings(0.8, "fp3"))
+    (why, _) = why_unfit(wanted, R1, GB200, lambda group: KvSettings(0.8, "fp3"))
     assert "fp3" in why, "a format nobody knows is a message, not a crash"
 
 
@@ -151,7 +151,7 @@ def instance(index: int, port: int, *places: tuple[str, tuple[int, ...]]) -> Ins
     ],
 )
 def test_a_placement_that_gives_something_out_twice(instances: tuple[Instance, ...], why: str) -> None:
-    assert any(why in found for found in check_placement(Placement(instances, "a", 9), 4))
+    assert any(why in problem for problem in check_placement(Placement(instances, "a", 9), 4))
 
 
 @given(

@@ -21,9 +21,9 @@ def choose(gpu_hours: float | None) -> tuple[list[Experiment], float, int]:
     sweep, _ = read_sweep(SWEEP, ("search=adaptive", *limits))
     asked = [each for each in expand_sweep(sweep).experiments if each.stage == "ifb"]
     chosen, skips = choose_ifb(sweep, asked)
-    assert {each.id for each in chosen} | {skip["experiment"] for skip in skips} == {each.id for each in asked}
+    assert {each.id for each in chosen} | {skip.experiment for skip in skips} == {each.id for each in asked}
     assert len(chosen) + len(skips) == len(asked)
-    assert all(skip["why"] for skip in skips)
+    assert all(skip.why for skip in skips)
     return chosen, sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in chosen), len(sweep.workloads)
 
 

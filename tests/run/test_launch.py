@@ -17,7 +17,7 @@ from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.launch import Interrupted, Waiting, probe, running
 from tests.ports import free_port
-from tests.run.processes import processes_with, wait_until
+from tests.support.processes import processes_with, wait_until
 
 SERVE = """
 import http.server, sys, time

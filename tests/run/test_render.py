@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,18 +28,11 @@ from ratematch.slurm.srun import HERE, slurm_step
 from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 from tests.engines.golden import RACK, experiment_of, launch
-from tests.invented import AGG, GEN, PAIR, experiment
-from tests.run.processes import processes_with, wait_until
+from tests.support.invented import AGG, GEN, PAIR, experiment
+from tests.support.processes import processes_with, wait_until
+from tests.support.scripts import RATEMATCH, starts
 
 LAPTOP = read_cluster(str(Path(__file__).parents[2] / "slurm" / "clusters" / "laptop.yaml"))
-RATEMATCH = Path(sys.executable).parent / "ratematch"
-
-
-def starts(script: str) -> dict[str, list[str]]:
-    """Words after ``start NAME`` of each process in a run.sh, as the shell would split them."""
-    joined = script.replace("\\\n", " ")
-    lines = [shlex.split(line) for line in joined.splitlines() if line.startswith("start ")]
-    return {words[1]: words[2:] for words in lines}
 
 
 def option(words: list[str], name: str) -> str:

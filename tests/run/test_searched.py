@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.store.folder import Results
-from tests.run.test_sweep import LAPTOP, alive, run
+from tests.support.sites import alive, make_site, run
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +32,7 @@ gen:
 
 
 def test_a_server_that_is_up_is_asked_for_further_loads_and_started_once(tmp_path: Path) -> None:
-    (tmp_path / "slurm" / "clusters").mkdir(parents=True)
-    (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "searched.yaml").write_text(SWEEP)
+    make_site(tmp_path, searched=SWEEP)
     code, _, err = run(tmp_path, "sweep", "searched.yaml", "--max-jobs", "1")
     assert code in (0, 3), err  # 3: nothing valid, on a machine too busy for loads of a second
     assert alive(tmp_path) == []

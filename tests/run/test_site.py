@@ -180,11 +180,41 @@ def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert done.stderr.startswith("ratematch: sbatch is not on PATH: this is no Slurm login node")
 
 
+@pytest.mark.parametrize("more", ["", "emulated: true\nslurm: {}\n", "container: {image: a#b}\n"])
+def test_a_profile_of_slurm_means_slurm_where_nobody_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    """Nothing is started here; what else there is, is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "mini.yaml").write_text(SWEEP)
+    (tmp_path / "rack.yaml").write_text(PROFILE + more)
+    done = CliRunner().invoke(main, ["sweep", "mini.yaml"], catch_exceptions=False)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("ratematch: sbatch is not on PATH: this is no Slurm login node")
+    assert "--executor local" in done.stderr and "--executor simulate" in done.stderr
+    assert not (tmp_path / "results").exists()
+    done = CliRunner().invoke(main, ["render", "mini.yaml", "-o", "out"], catch_exceptions=False)
+    assert done.exit_code == 0 and list(tmp_path.glob("out/*/job.sbatch"))
+
+
+@pytest.mark.parametrize("more", ["nodes: 4\nemulated: true\n", "nodes: 1\n"])
+def test_a_profile_of_this_machine_means_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "mini.yaml").write_text(SWEEP)
+    (tmp_path / "rack.yaml").write_text(PROFILE.replace("nodes: 4\n", more))
+    done = CliRunner().invoke(main, ["render", "mini.yaml", "-o", "out"], catch_exceptions=False)
+    assert done.exit_code == 0 and list(tmp_path.glob("out/*/run.sh")) and not list(tmp_path.glob("out/*/job.sbatch"))
+
+
 def test_a_container_is_not_left_out_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mini.yaml").write_text(SWEEP)
     (tmp_path / "rack.yaml").write_text(PROFILE + "container: {image: a#b}\n")
-    done = CliRunner().invoke(main, ["sweep", "mini.yaml"], catch_exceptions=False)
+    done = CliRunner().invoke(main, ["sweep", "mini.yaml", "--executor", "local"], catch_exceptions=False)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
     assert "runs servers in a container, which only Slurm starts: use --executor slurm" in done.stderr
 

@@ -14,71 +14,33 @@ from typing import Any
 import pytest
 
 from ratematch.run.launch import probe
-from ratematch.store.folder import ExperimentFolder, Results
 from tests.ports import free_port
-from tests.run.processes import processes_with, wait_until
-from tests.run.verdicts import check_fronts
-
-pytestmark = pytest.mark.slow
-
-MINI = """\
-name: mini
-about: The smallest sweep that walks the whole path.
-model: deepseek-r1
-cluster: laptop
-workloads:
-  - {isl: 256, osl: 12}
-budget: {max_gpus: 8}
-ctx:
-  axes: {mapping: DEP4}
-  loads: {concurrency: [1, 4], min_requests: 12, requests_per_slot: 3}
-gen:
-  axes: {mapping: TEP4, mtp: [0]}
-  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
-ifb:
-  axes: {mapping: TEP4}
-  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
-e2e:
-  deployments: 1
-  loads: {around: [0.5, 1.0], min_requests: 12, requests_per_slot: 4}
-"""
-
-VLLM_MINI = (
-    MINI.replace("deepseek-r1", 'llama-3.3-70b\nengine: {name: vllm, version: "0.32"}')
-    .replace("DEP4", "TP1")
-    .replace("TEP4, mtp: [0]", "TP1")
-    .replace("TEP4", "TP1")
+from tests.support.processes import wait_until
+from tests.support.sites import (
+    IFB_ONLY,
+    LAPTOP,
+    MINI,
+    SWEEPS,
+    alive,
+    check_fronts,
+    folders,
+    ifb_only,
+    ifb_twice,
+    make_site,
+    measured,
+    ratematch,
+    read,
+    run,
+    running_job,
 )
 
-SWEEPS = {"trtllm-serve": MINI, "vllm": VLLM_MINI}
+pytestmark = pytest.mark.slow
 
 OUT_OF_MEMORY = {
     "trtllm-serve": ("insufficient GPU memory", "free_gpu_memory_fraction"),
     "vllm": ("the GPU ran out of memory", "gpu_memory_utilization"),
 }
 """What is said of servers that do not fit, and of the option that helps."""
-
-
-def ifb_only(text: str) -> str:
-    return text[: text.index("ctx:")] + text[text.index("ifb:") : text.index("e2e:")]
-
-
-def ifb_twice(text: str) -> str:
-    """Two experiments, so that something is left to do when one is over."""
-    one = ifb_only(text)
-    return one.replace("mapping: TEP4", "mapping: [TEP4, DEP4]").replace("mapping: TP1", "mapping: [TP1, TP2]")
-
-
-IFB_ONLY = ifb_only(MINI)
-
-LAPTOP = """\
-name: laptop
-gpu: gb200
-gpus_per_node: 4
-nodes: 4
-emulated: true
-"""
-
 
 both_engines = pytest.mark.parametrize("engine", list(SWEEPS))
 
@@ -92,52 +54,12 @@ def engine() -> str:
 @pytest.fixture
 def site(tmp_path: Path, engine: str) -> Path:
     """A working directory with a sweep and a cluster profile."""
-    (tmp_path / "slurm" / "clusters").mkdir(parents=True)
-    (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "mini.yaml").write_text(SWEEPS[engine])
-    return tmp_path
-
-
-def ratematch(site: Path, *argv: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ratematch", *argv],
-        cwd=site,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "RATEMATCH_TEST_SITE": str(site), **environment},
-    )
-
-
-def run(site: Path, *argv: str, **environment: str) -> tuple[int, str, str]:
-    process = ratematch(site, *argv, **environment)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def measured(site: Path) -> dict[str, int]:
-    """Every finished load, with the instant its clock started: the same instant, the same measurement."""
-    files = (site / "results" / "mini").glob("*/loads/*/loadrun.json")
-    return {str(file.relative_to(site)): json.loads(file.read_text())["wall_start_ns"] for file in files}
-
-
-def alive(site: Path) -> list[str]:
-    return [command for _, command in processes_with(f"RATEMATCH_TEST_SITE={site}")]
-
-
-def folders(site: Path) -> list[ExperimentFolder]:
-    return Results(site / "results" / "mini").folders()
-
-
-def running_job(site: Path) -> int | None:
-    """Process id of the job that is measuring now."""
-    return next((folder.holder() for folder in folders(site) if folder.held()), None)
+    return make_site(tmp_path, mini=SWEEPS[engine])
 
 
 def check_whole(site: Path) -> dict[str, Any]:
     """The sweep is finished and gives both fronts and IFB."""
-    code, out, err = run(site, "pareto", "results/mini", "--json")
+    code, out, err = read(site, "pareto", "results/mini", "--json")
     assert code == 0, err
     analysis: dict[str, Any] = json.loads(out)
     fronts = analysis["workloads"]["256/12"]
@@ -167,6 +89,7 @@ def check_handed_over(site: Path) -> None:
 def test_from_a_sweep_file_to_both_fronts(site: Path, engine: str) -> None:
     code, out, err = run(site, "sweep", "mini.yaml", "--json")
     assert code == 0, err
+    assert err.startswith("executor local: servers run on this machine, by cluster profile laptop")
     outcome = json.loads(out)
     assert outcome["emulated"] is True
     assert [item["stage"] for item in outcome["experiments"]] == ["ctx", "gen", "ifb", "e2e"]
@@ -195,7 +118,7 @@ def test_from_a_sweep_file_to_both_fronts(site: Path, engine: str) -> None:
     assert code == 0, err
     assert measured(site) == before, "a finished sweep measures nothing again"
 
-    code, out, _ = run(site, "status", "results/mini", "--json")
+    code, out, _ = read(site, "status", "results/mini", "--json")
     status = json.loads(out)
     assert status["states"] == {"done": 4}
     assert status["loads"] == status["loads_done"] == len(before)
@@ -273,7 +196,7 @@ def test_truncated_streams_are_recorded_and_not_trusted(site: Path, engine: str)
     code, _, err = run(site, "sweep", "mini.yaml")
     assert code == 3, err
     assert "3 of 3 loads are not valid" in err
-    code, out, err = run(site, "pareto", "results/mini")
+    code, out, err = read(site, "pareto", "results/mini")
     assert code == 3
     assert "ended without" in out and "no valid point is left" in err
 

@@ -35,3 +35,8 @@ SERVERS = (
 def space(**changes: object) -> Space:
     fields = {"osl": 100.0, "max_gpus": 64, "start_h": 0.33, "load_h": 0.05, "ttft_s": 5.0, **changes}
     return Space(SERVERS, **fields)  # type: ignore[arg-type]
+
+
+def measure(candidate: Candidate, loads: tuple[int, ...], factor: float = 1.0) -> dict[int, Rate]:
+    """What is known of a server once ``loads`` are measured: ``factor`` times what was forecast."""
+    return {load: candidate.forecasts[load].times(factor) for load in loads}

@@ -17,12 +17,8 @@ from ratematch.search.fronts import GRID, Side, empty_front, front_of, gain, hyp
 from ratematch.search.portfolio import compose
 from ratematch.search.speeds import Outlook
 from ratematch.search.view import View
-from ratematch.search.workloads import _taught, decide_among, lend, share
-from tests.search.invented import LADDER, SERVERS, ctx, gen, space
-
-
-def measure(candidate: Candidate, loads: tuple[int, ...], factor: float = 1.0) -> dict[int, Rate]:
-    return {load: candidate.forecasts[load].times(factor) for load in loads}
+from ratematch.search.workloads import decide_among, lend, share, teach
+from tests.search.invented import LADDER, SERVERS, ctx, gen, measure, space
 
 
 def run_to_the_end(
@@ -242,7 +238,7 @@ def test_stretches_put_together_are_the_front_of_the_whole_curve():
 def test_one_workload_learns_from_another():
     of = {name: replace(space(), workload=name, candidates=renamed(name)) for name in ("a", "b")}
     known = {"a ctx-a": measure(SERVERS[0], (4,)), "a gen-wide": measure(SERVERS[3], (64,), 0.7)}
-    taught = _taught(of["b"], of.values(), known)
+    taught = teach(of, known)["b"]
     assert [(one.workload, one.family) for one in taught.elsewhere] == [("a", "ctx DEP"), ("a", "gen DEP")]
     own = of["b"].find("b gen-wide")
     assert View(taught, {}, {}).rate(own, 64).req_s < 0.8 * View(of["b"], {}, {}).rate(own, 64).req_s

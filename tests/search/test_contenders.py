@@ -11,9 +11,8 @@ from ratematch.search.candidates import Candidate, Rate, Space
 from ratematch.search.repeats import MOST_RUNS, Longer, Measured, find_longer, pool
 from ratematch.search.space import lengthen, shorten
 from ratematch.search.view import View
-from tests.invented import FIGURES
-from tests.search.invented import ctx, gen, space
-from tests.search.test_adaptive import measure
+from tests.search.invented import ctx, gen, measure, space
+from tests.support.invented import FIGURES
 
 FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)
 RIVALS = (gen("gen-one", "gen DEP", 8), gen("gen-other", "gen TEP", 8, base_s=0.01005))

@@ -6,8 +6,7 @@ import pytest
 
 from ratematch.search.price import Promised, promise, settle
 from ratematch.search.view import View
-from tests.search.invented import SERVERS, space
-from tests.search.test_adaptive import measure
+from tests.search.invented import SERVERS, measure, space
 
 
 def view(known: dict[str, dict[int, object]] | None = None) -> View:

@@ -7,8 +7,7 @@ from dataclasses import replace
 from ratematch.search.candidates import Candidate, Space
 from ratematch.search.regret import regret
 from ratematch.search.view import View
-from tests.search.invented import ctx, gen, space
-from tests.search.test_adaptive import measure
+from tests.search.invented import ctx, gen, measure, space
 
 FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)
 LEADER = gen("gen-leader", "gen DEP", 8)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ratematch.store.folder import Results
-from tests.run.processes import wait_until
-from tests.run.test_sweep import LAPTOP, ratematch, run
+from tests.support.processes import wait_until
+from tests.support.sites import make_site, ratematch, read, run
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +42,7 @@ e2e:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    (tmp_path / "slurm" / "clusters").mkdir(parents=True)
-    (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "adaptive.yaml").write_text(SWEEP)
-    return tmp_path
+    return make_site(tmp_path, adaptive=SWEEP)
 
 
 def search(results: Path) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
     assert search(killed)["decisions"] == whole["decisions"]
     assert search(killed)["skips"] == whole["skips"]
     assert choices(killed) == choices(site / "whole")
-    code, out, err = run(site, "status", "killed")
+    code, out, err = read(site, "status", "killed")
     assert code == 0, err
     assert "end-to-end runs chosen" in out and f"after choice {chosen['after']}" in out
 

@@ -12,9 +12,9 @@ from ratematch.inputs.find import read_sweep
 from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import measure_load
 from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.expansion import experiment_of
 from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import parse_mapping
-from ratematch.plan.sweep import experiment_of
 from ratematch.plan.workload import Workload
 from ratematch.simulate.forecasts import deviations, predict_sweep, to_measurement
 from ratematch.simulate.load import simulate_load

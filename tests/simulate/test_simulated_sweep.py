@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ratematch.store.folder import Results
-from tests.run.processes import wait_until
-from tests.run.test_sweep import IFB_ONLY, LAPTOP, MINI, ratematch, run
+from tests.support.processes import wait_until
+from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
 
 pytestmark = pytest.mark.slow
 
@@ -44,12 +44,7 @@ deployments:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    (tmp_path / "slurm" / "clusters").mkdir(parents=True)
-    (tmp_path / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP)
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "mini.yaml").write_text(MINI)
-    (tmp_path / "sweeps" / "agreement.yaml").write_text(AGREEMENT)
-    return tmp_path
+    return make_site(tmp_path, mini=MINI, agreement=AGREEMENT)
 
 
 def figures(results: Path) -> dict[tuple[str, str], Any]:
@@ -74,13 +69,13 @@ def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: 
         assert (experiment.path / "launch" / "1" / "placement.json").exists()
         assert experiment.gpu_hours() > 0
         for load in experiment.loads():
-            assert load.run["simulated"] is True
+            assert load.run.simulated is True
             assert (load.folder / "records.parquet").exists()
-    code, out, err = run(site, "pareto", str(folder))
+    code, out, err = read(site, "pareto", str(folder))
     assert code == 0, err
     assert "SIMULATED" in out
     assert "EMULATED" not in out
-    code, out, err = run(site, "pareto", str(folder), "--remeasure", "--json")
+    code, out, err = read(site, "pareto", str(folder), "--remeasure", "--json")
     assert code == 0, err
     analysis = json.loads(out)
     assert analysis["simulated"] is True
@@ -102,7 +97,7 @@ def test_simulated_figures_never_meet_others(site: Path) -> None:
         (other / name).symlink_to(one.path / name)
     content = json.loads((one.path / "experiment.json").read_text())
     (other / "experiment.json").write_text(json.dumps({**content, "simulated": False}))
-    code, _, err = run(site, "pareto", "results/ifb-simulated")
+    code, _, err = read(site, "pareto", "results/ifb-simulated")
     assert code != 0
     assert "emulated and simulated results never share a front" in err
 
@@ -120,7 +115,7 @@ def test_figures_of_two_step_time_models_never_meet(site: Path) -> None:
     for done, folder in enumerate(folders, 1):
         file = folder.path / "experiment.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "step_times": "kernels"}))
-        code, out, err = run(site, "pareto", "results/ifb-simulated", "--remeasure")
+        code, out, err = read(site, "pareto", "results/ifb-simulated", "--remeasure")
         if done < len(folders):
             assert code == 1 and "step-time models never share a front" in err
     assert code == 0 and "step times: kernels" in out
@@ -167,6 +162,7 @@ def differences(
     return found
 
 
+@pytest.mark.xdist_group("timing")
 def test_simulated_and_emulated_figures_agree(site: Path) -> None:
     """The emulator needs a machine that keeps its times; what disturbs it comes and goes, so what differs is measured
     again."""

@@ -8,14 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ratematch.store.folder import ExperimentFolder, Results
-from tests.run.processes import processes_with, wait_until
+from tests.support import faultmatrix, sites
+from tests.support.processes import processes_with, wait_until
 
 CANNOT = 77
 SCRIPT = Path(__file__).parents[2] / "slurm" / "testcluster.py"
-
-MATRIX: list[tuple[str, float, str]] = []
-"""Fault, seconds until the controller told of it, outcome: printed when the tests are over."""
 
 PROFILE = """\
 name: four
@@ -43,8 +43,8 @@ ifb:
 LONG = SWEEP.replace("osl: 16", "osl: 48").replace("min_requests: 8", "min_requests: 16")
 """The same with loads that take longer than Slurm needs to find a node dead."""
 
-LONGEST = LONG.replace("osl: 48", "osl: 96")
-"""Longer than the half minute between two of Slurm's looks at time limits."""
+LONGEST = LONG.replace("osl: 48", "osl: 64").replace("requests_per_slot: 4", "requests_per_slot: 16")
+"""After the first load still longer than the half minute between two of Slurm's looks at time limits."""
 
 ALIKE = SWEEP.replace("mapping: DEP8", "mapping: TEP4, mtp: [0, 1]").replace("max_gpus: 8", "max_gpus: 4")
 """Two deployments that ask for the same: one array."""
@@ -92,8 +92,11 @@ class TestCluster:
 class Site:
     """A working directory with one sweep, and the controllers started in it."""
 
-    def __init__(self, path: Path, cluster: TestCluster, sweep: str = SWEEP, profile: str = PROFILE):
+    def __init__(
+        self, path: Path, cluster: TestCluster, test: pytest.Item, sweep: str = SWEEP, profile: str = PROFILE
+    ):
         self.path, self.cluster = path, cluster
+        self.test = test
         (path / "slurm" / "clusters").mkdir(parents=True)
         (path / "sweeps").mkdir()
         self.set_profile(profile)
@@ -122,6 +125,14 @@ class Site:
             command, cwd=self.path, capture_output=True, text=True, timeout=240, env=environment, check=False
         )
         return done.returncode, done.stdout, done.stderr
+
+    def read(self, *argv: str) -> tuple[int, str, str]:
+        """The same of a verb that only reads what is stored and what Slurm says, inside this process."""
+        return sites.read(self.path, *argv, environment=self._environment)
+
+    def report_fault(self, fault: str, noticed_s: float, outcome: str) -> None:
+        """A row of the table that is printed when all tests are over."""
+        faultmatrix.add_row(self.test, fault, noticed_s, outcome)
 
     @property
     def _environment(self) -> dict[str, str]:

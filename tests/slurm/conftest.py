@@ -1,4 +1,7 @@
-"""A real Slurm for the tests below: started once, stopped at the end, skipped loudly where it cannot be."""
+"""A real Slurm for the tests below: started once, stopped at the end, skipped loudly where it cannot be.
+
+Tests in several processes (``pytest -n 5``) go in lanes: each lane is run by one process, on a cluster of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import CANNOT, MATRIX, TestCluster
+from tests.slurm.cluster import CANNOT, Site, TestCluster
 
-SKIPPED: list[str] = []
+LANES = 3
 
 
-def _start(state: Path, *options: str) -> Iterator[TestCluster]:
-    cluster = TestCluster(state)
-    code, told = cluster.verb("start", *options)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test into the lane with the least to do so far, the longest first."""
+    mine = [item for item in items if item.get_closest_marker("slurm")]
+    busy_s = [0.0] * LANES
+    for item in sorted(mine, key=_seconds, reverse=True):
+        lane = busy_s.index(min(busy_s))
+        busy_s[lane] += _seconds(item)
+        item.add_marker(pytest.mark.xdist_group(f"slurm-{lane}"))
+
+
+def _seconds(item: pytest.Item) -> float:
+    """About how long a test takes, by its marker ``takes``."""
+    marker = item.get_closest_marker("takes")
+    return float(marker.args[0]) if marker else 15.0
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    """Four nodes with accounting."""
+    cluster = TestCluster(tmp_path_factory.mktemp("slurm") / "state")
+    code, told = cluster.verb("start")
     if code == CANNOT:
-        SKIPPED.append(told)
         pytest.skip(told)
     assert code == 0, told
     try:
@@ -27,24 +47,23 @@ def _start(state: Path, *options: str) -> Iterator[TestCluster]:
         assert cluster.left_over() == []
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    """Four nodes with accounting."""
-    yield from _start(tmp_path_factory.mktemp("slurm") / "state")
+@pytest.fixture
+def cluster_without_accounting(cluster: TestCluster) -> Iterator[TestCluster]:
+    """The same, on which sacct knows nothing for a while."""
+    cluster.wait_idle()
+    code, told = cluster.verb("accounting", "off")
+    assert code == 0, told
+    try:
+        yield cluster
+    finally:
+        code, told = cluster.verb("accounting", "on")
+        assert code == 0, told
 
 
 @pytest.fixture
-def cluster_without_accounting(tmp_path: Path) -> Iterator[TestCluster]:
-    """Another one, on which sacct knows nothing."""
-    yield from _start(tmp_path / "state", "--no-accounting")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if SKIPPED:
-        terminalreporter.section("NO SLURM TESTS ON THIS MACHINE", sep="!")
-        terminalreporter.write_line(SKIPPED[0])
-    if MATRIX:
-        terminalreporter.section("faults on a real Slurm")
-        terminalreporter.write_line(f"{'fault':<40} {'noticed after':>13}  outcome")
-        for fault, seconds, outcome in MATRIX:
-            terminalreporter.write_line(f"{fault:<40} {seconds:>11.1f} s  {outcome}")
+def site(tmp_path: Path, cluster: TestCluster, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """On a cluster with nothing else on it; what a failed test leaves is cancelled."""
+    cluster.wait_idle()
+    yield Site(tmp_path, cluster, request.node)
+    if cluster.jobs():
+        cluster.tell("scancel", "--user=root")

@@ -17,19 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.processes import wait_until
-from tests.slurm.cluster import ALIKE, LONG, LONGEST, MATRIX, MIXED, PROFILE, Site, TestCluster
+from tests.slurm.cluster import ALIKE, LONG, LONGEST, MIXED, PROFILE, Site, TestCluster
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-
-
-@pytest.fixture
-def site(tmp_path: Path, cluster: TestCluster) -> Iterator[Site]:
-    """On a cluster with nothing else on it; what a failed test leaves is cancelled."""
-    cluster.wait_idle()
-    yield Site(tmp_path, cluster)
-    cluster.tell("scancel", "--user=root")
-    cluster.wait_idle()
 
 
 class Fault:
@@ -70,7 +61,7 @@ class Fault:
             assert controller.wait(120) == 0, site.said()
         site.check_whole(loads)
         assert site.measured().items() >= self.kept.items(), "what was measured is not measured again"
-        MATRIX.append((self.name, self.noticed_s, outcome))
+        site.report_fault(self.name, self.noticed_s, outcome)
 
 
 def test_kill_9_of_the_controller(site: Site) -> None:
@@ -96,6 +87,7 @@ def test_kill_9_of_the_controller_of_an_array(site: Site) -> None:
     assert all(len(list(folder.path.glob("launch/*"))) == 1 for folder in site.folders())
 
 
+@pytest.mark.takes(28)
 def test_faults_in_a_pack(site: Site) -> None:
     """A controller and then a server are killed: the pack is adopted, and the neighbours of the server go on."""
     site.set_sweep(MIXED)
@@ -120,6 +112,7 @@ def test_faults_in_a_pack(site: Site) -> None:
     assert {job["id"] for job in neighbours if job} == {pack}
 
 
+@pytest.mark.takes(45)
 def test_a_pack_is_requeued_and_then_loses_its_driver(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(MIXED)
     fault = Fault("requeue, then kill -9 of the driver of a pack", site, "--pack", "4")
@@ -154,6 +147,7 @@ def test_kill_9_of_one_rank(site: Site) -> None:
     fault.finish("job sent again, measured the rest", 0)
 
 
+@pytest.mark.takes(50)
 @pytest.mark.parametrize("index", [0, 1])
 def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
     site.set_sweep(LONG)
@@ -182,6 +176,7 @@ def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
         assert code == 0, told
 
 
+@pytest.mark.takes(22)
 def test_requeue(site: Site, cluster: TestCluster) -> None:
     fault = Fault("scontrol requeue", site)
     job = fault.job()
@@ -191,6 +186,7 @@ def test_requeue(site: Site, cluster: TestCluster) -> None:
     assert [folder.job()["id"] for folder in site.folders() if folder.job()] == [job]  # type: ignore[index]
 
 
+@pytest.mark.takes(21)
 def test_preemption(site: Site, cluster: TestCluster) -> None:
     fault = Fault("preemption", site, SBATCH_PARTITION="low")
     fault.began = time.monotonic()
@@ -199,10 +195,15 @@ def test_preemption(site: Site, cluster: TestCluster) -> None:
     fault.finish("Slurm started the job again, which measured the rest", 0)
 
 
-def test_time_limit(site: Site) -> None:
-    # Slurm's shortest limit is a minute; its warning comes at one of its looks, half a minute apart.
+@pytest.mark.takes(65)
+def test_time_limit(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(LONGEST)
-    fault = Fault("time limit", site, SBATCH_TIMELIMIT="1", SBATCH_SIGNAL="USR2@50")
+    # The warning is due from the moment the limit is known; it comes at one of Slurm's looks, half a minute apart.
+    fault = Fault("time limit", site, SBATCH_SIGNAL="USR2@150")
+    ran = cluster.tell("squeue", "--noheader", "--format=%M", "--jobs", fault.job()).strip()
+    minutes = int(ran.rpartition(":")[0]) + 2
+    cluster.tell("scontrol", "update", f"jobid={fault.job()}", f"timelimit={minutes}")
+    fault.began = time.monotonic()
     fault.wait_for_word("time limit, tried again", 90)
     fault.controller.send_signal(signal.SIGTERM)
     fault.controller.wait(60)
@@ -236,6 +237,7 @@ def test_ctrl_c_of_the_controller(site: Site) -> None:
     fault.finish("job cancelled in order", 130)
 
 
+@pytest.mark.takes(22)
 def test_a_server_that_is_never_ready(site: Site) -> None:
     site.set_profile(PROFILE + "ready_minutes: 0.1\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
     began = time.monotonic()
@@ -246,9 +248,10 @@ def test_a_server_that_is_never_ready(site: Site) -> None:
     site.set_profile(PROFILE)
     assert site.sweep().wait(90) == 0, site.said()
     site.check_whole()
-    MATRIX.append(("server never ready", noticed_s, "given up with its log, not tried again by itself"))
+    site.report_fault("server never ready", noticed_s, "given up with its log, not tried again by itself")
 
 
+@pytest.mark.takes(38)
 def test_a_server_that_hangs(site: Site) -> None:
     site.set_profile(PROFILE + "stall_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: stall=300s@2}\n")
     began = time.monotonic()
@@ -262,23 +265,25 @@ def test_a_server_that_hangs(site: Site) -> None:
     assert site.sweep().wait(90) == 0, site.said()
     site.check_whole()
     assert site.measured().items() >= kept.items()
-    MATRIX.append(("server hangs mid-load", noticed_s, "load ended, job sent again once"))
+    site.report_fault("server hangs mid-load", noticed_s, "load ended, job sent again once")
 
 
-def test_a_start_that_fails_for_a_known_cause(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("oom", "GPU memory"), ("nccl", "two ranks see the same GPU"), ("ucx", "UCX has no CUDA transport")],
+)
+def test_a_start_that_fails_for_a_known_cause(site: Site, fault: str, cause: str) -> None:
     """Told with cause and remedy, and not met a second time by itself where a new start cannot help."""
-    causes = {"oom": "GPU memory", "nccl": "two ranks see the same GPU", "ucx": "UCX has no CUDA transport"}
-    for fault, cause in causes.items():
-        site.set_profile(PROFILE + f"environment: {{RATEMATCH_EMULATED_FAULT: die_at_start={fault}}}\n")
-        began = time.monotonic()
-        assert site.sweep().wait(90) == 2, site.said()
-        noticed_s = time.monotonic() - began
-        code, out, _ = site.run("status", "results/mini", "--json")
-        (row,) = json.loads(out)["experiments"]
-        assert code == 0 and cause in row["cause"] and row["remedy"], row
-        assert ("tried again" in site.said()) == (fault == "ucx"), site.said()
-        MATRIX.append((f"{fault} at start", noticed_s, f"told: {row['cause']}"[:72]))
+    site.set_profile(PROFILE + f"environment: {{RATEMATCH_EMULATED_FAULT: die_at_start={fault}}}\n")
+    began = time.monotonic()
+    assert site.sweep().wait(90) == 2, site.said()
+    noticed_s = time.monotonic() - began
+    code, out, _ = site.read("status", "results/mini", "--json")
+    (row,) = json.loads(out)["experiments"]
+    assert code == 0 and cause in row["cause"] and row["remedy"], row
+    assert ("tried again" in site.said()) == (fault == "ucx"), site.said()
     wait_until(lambda: not site.cluster.jobs() and not site.processes(), "all processes to end", 30)
+    site.report_fault(f"{fault} at start", noticed_s, f"told: {row['cause']}"[:72])
 
 
 def test_a_node_that_failed_twice_is_left_out(site: Site) -> None:
@@ -289,7 +294,7 @@ def test_a_node_that_failed_twice_is_left_out(site: Site) -> None:
     site.check_whole()
     for file in (site.path / "results").glob("**/placement.json"):
         assert '"node1"' not in file.read_text()
-    code, out, _ = site.run("status", "results/mini")
+    code, out, _ = site.read("status", "results/mini")
     assert code == 0 and "node1 is left out: failed 2 times, last DOWN* Not responding" in out, out
 
 
@@ -307,9 +312,11 @@ def mounted(site: Site, *options: str) -> Iterator[Path]:
         subprocess.run(["umount", str(results)], check=True)
 
 
-def test_a_shared_file_system_that_hangs_for_a_while(cluster: TestCluster, tmp_path: Path) -> None:
+def test_a_shared_file_system_that_hangs_for_a_while(
+    cluster: TestCluster, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     cluster.wait_idle()
-    site = Site(cluster.state / "shared" / "slow", cluster)
+    site = Site(cluster.state / "shared" / tmp_path.name, cluster, request.node)
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(96 << 20)
@@ -325,15 +332,23 @@ def test_a_shared_file_system_that_hangs_for_a_while(cluster: TestCluster, tmp_p
         assert all(len(list(folder.path.glob("launch/*"))) == 1 for folder in site.folders())
 
 
-def test_a_full_disk(cluster: TestCluster) -> None:
+def fill(filler: Path) -> None:
+    """All that is free on its disk, however much others write meanwhile."""
+    with filler.open("wb", buffering=0) as file:
+        for piece in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(piece))
+
+
+@pytest.mark.takes(24)
+def test_a_full_disk(cluster: TestCluster, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cluster.wait_idle()
-    site = Site(cluster.state / "shared" / "site", cluster)
+    site = Site(cluster.state / "shared" / tmp_path.name, cluster, request.node)
     with mounted(site, "-t", "tmpfs", "-o", "size=64m", "tmpfs") as results:
         fault = Fault("full disk in results", site)
         filler = results / "filler"
-        with filler.open("wb") as file:
-            size = os.statvfs(results).f_bavail * os.statvfs(results).f_frsize
-            os.posix_fallocate(file.fileno(), 0, size)
+        fill(filler)
         fault.wait_for_word("the disk is full")
         fault.controller.wait(60)
         assert fault.controller.returncode == 2, site.said()
@@ -342,8 +357,8 @@ def test_a_full_disk(cluster: TestCluster) -> None:
         fault.rerun("stopped in order; whole once there was room", needed=True)
 
 
-def test_without_accounting(tmp_path: Path, cluster_without_accounting: TestCluster) -> None:
-    site = Site(tmp_path / "site", cluster_without_accounting)
+@pytest.mark.takes(25)
+def test_without_accounting(cluster_without_accounting: TestCluster, site: Site) -> None:
     fault = Fault("accounting off, kill -9 of the driver", site)
     told = subprocess.run(
         ["sacct"], env=site.cluster.environment, capture_output=True, text=True, timeout=30, check=False

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from ratematch.inputs.find import read_cluster
 from ratematch.run import render
 from ratematch.store.files import read_json
-from tests.run.processes import wait_until
-from tests.run.test_render import RATEMATCH, starts
 from tests.slurm.cluster import PROFILE, Site, TestCluster
+from tests.support.processes import wait_until
+from tests.support.scripts import RATEMATCH, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -21,11 +20,12 @@ RANKS = PROFILE + "slurm: {tasks: gpu, partition: main, sbatch: [--comment=by-ha
 
 
 @pytest.fixture
-def site(tmp_path: Path, cluster: TestCluster) -> Site:
-    cluster.wait_idle()
-    return Site(tmp_path, cluster, profile=RANKS)
+def site(site: Site) -> Site:
+    site.set_profile(RANKS)
+    return site
 
 
+@pytest.mark.takes(20)
 def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestCluster) -> None:
     code, out, err = site.run("render", "mini", "--executor", "slurm", "-o", "rendered")
     assert code == 0, err
@@ -72,6 +72,7 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     assert "#SBATCH --comment=by-hand" in asked and set(asked) <= set(sent)
 
 
+@pytest.mark.takes(8)
 def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:
     code, out, err = site.run("doctor", "--cluster", "four", "--probe", "--json")
     found = {check["name"]: check for check in json.loads(out)["checks"]}
@@ -89,6 +90,7 @@ def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: T
     assert not [line for line in bad.values() if "\n" in line]
 
 
+@pytest.mark.takes(4)
 @pytest.mark.parametrize(
     ("slurm", "said"),
     [

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ratematch.store.records import read_records
-from tests.run.processes import wait_until
-from tests.run.verdicts import check_fronts
 from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
+from tests.support.processes import wait_until
+from tests.support.sites import FRONTS, check_fronts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -29,30 +29,31 @@ workloads:
 budget: {max_gpus: 16}
 ctx:
   axes: {mapping: DEP4}
-  loads: {concurrency: [1, 4], min_requests: 12, requests_per_slot: 3}
+  loads: {concurrency: [1, 4], min_requests: 24, requests_per_slot: 6}
 gen:
   axes: {mapping: DEP8, mtp: [0]}
-  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
+  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 6}
 ifb:
   axes: {mapping: TEP4}
-  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 4}
+  loads: {concurrency: [1, 4, 8], min_requests: 12, requests_per_slot: 6}
 e2e:
   deployments: 1
-  loads: {around: [0.5, 1.0], min_requests: 12, requests_per_slot: 4}
+  loads: {around: [0.5, 1.0], min_requests: 24, requests_per_slot: 6}
 """
 
 
 @pytest.fixture
-def site(tmp_path: Path, cluster: TestCluster) -> Site:
-    cluster.wait_idle()
-    return Site(tmp_path, cluster, WHOLE)
+def site(site: Site) -> Site:
+    site.set_sweep(WHOLE)
+    return site
 
 
+@pytest.mark.takes(90)
 def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep()
     wait_until(lambda: len(cluster.jobs()) == 3 or controller.poll() is not None, "three jobs at once")
     assert controller.wait(180) == 0, site.said()
-    code, out, err = site.run("pareto", "results/mini", "--json")
+    code, out, err = site.read("pareto", "results/mini", "--json")
     assert code == 0, err
     fronts = json.loads(out)["workloads"]["256/12"]
     check_fronts(fronts, site.path / "results" / "mini")
@@ -63,16 +64,13 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     assert {instance["host"] for instance in instances} <= {"node1", "node2", "node3", "node4"}
     wait_until(lambda: not cluster.jobs() and not site.processes(), "all processes to end", 30)
 
-    here = Site(site.path / "here", cluster, WHOLE)
-    code, _, err = here.run("sweep", "mini.yaml", "--executor", "local")
+    # Where the jobs ran changes nothing: the same sweep in virtual time, which no machine disturbs.
+    code, _, err = site.run("sweep", "mini.yaml", "--executor", "simulate")
     assert code == 0, err
-    code, out, err = here.run("pareto", "results/mini", "--json")
-    local = json.loads(out)["workloads"]["256/12"]
-    check_fronts(local, here.path / "results" / "mini")
-    for front in ("rate_matched", "end_to_end", "ifb"):
-        if not (fronts[front] and local[front]):
-            continue
-        best = [max(point["tok_s_gpu"] for point in found[front]) for found in (fronts, local)]
+    code, out, err = site.read("pareto", "results/mini-simulated", "--json")
+    simulated = json.loads(out)["workloads"]["256/12"]
+    for front in FRONTS:
+        best = [max(point["tok_s_gpu"] for point in found[front]) for found in (fronts, simulated)]
         assert 0.5 < best[0] / best[1] < 2, (front, best)
 
     before = site.measured()
@@ -80,7 +78,7 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     assert again.wait(60) == 0, site.said()
     assert site.measured() == before, "a finished sweep sends no job"
 
-    code, out, err = site.run("status", "results/mini", "--json")
+    code, out, err = site.read("status", "results/mini", "--json")
     status = json.loads(out)
     assert status["states"] == {"done": 4}
     spent = status["gpu_hours_of"]
@@ -89,6 +87,7 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     assert 0 < status["overhead"] < 1
 
 
+@pytest.mark.takes(24)
 def test_detached_watched_and_cancelled(site: Site, cluster: TestCluster) -> None:
     code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", "--detach", "--max-jobs", "1")
     assert code == 0, err
@@ -96,7 +95,7 @@ def test_detached_watched_and_cancelled(site: Site, cluster: TestCluster) -> Non
     wait_until(lambda: len(site.measured()) >= 1, "a first load")
     code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
     assert code == 2 and "another `ratematch sweep`" in err
-    code, out, err = site.run("logs", "ctx1xDEP4", "--role", "ctx", "--index", "0")
+    code, out, err = site.read("logs", "ctx1xDEP4", "--role", "ctx", "--index", "0")
     assert code == 0 and "[TRT-LLM]" in out, out + err
     code, out, err = site.run("cancel", "results/mini")
     assert code == 0 and "controller" in out
@@ -112,7 +111,7 @@ def test_a_waiting_job_says_why(site: Site, cluster: TestCluster) -> None:
     try:
         controller = site.sweep()
         wait_until(lambda: "(Resources)" in site.said() or "(Priority)" in site.said(), "the reason", 30)
-        code, out, _ = site.run("status", "results/mini", "--json")
+        code, out, _ = site.read("status", "results/mini", "--json")
         rows = json.loads(out)["experiments"]
         assert code == 0 and any(row["state"] == "queued" and "pending" in row["job"] for row in rows)
         controller.terminate()
@@ -139,12 +138,27 @@ def test_an_unknown_partition_is_one_line_before_anything_is_sent(site: Site, cl
 def test_no_slurm_here_is_one_line(site: Site) -> None:
     here = os.environ["PATH"].split(":")
     path = ":".join(folder for folder in here if not (Path(folder) / "sbatch").exists())
-    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", PATH=path)
-    assert code == 1
-    assert err.startswith("ratematch: sbatch is not on PATH") and err.count("\n") == 1
-    assert out == "" and not (site.path / "results").exists()
+    site.set_profile(PROFILE + "slurm: {partition: main}\n")
+    for executor in (("--executor", "slurm"), ()):
+        code, out, err = site.run("sweep", "mini.yaml", *executor, PATH=path)
+        assert code == 1
+        assert err.startswith("ratematch: sbatch is not on PATH") and err.count("\n") == 1
+        assert out == "" and not (site.path / "results").exists()
 
 
+def test_a_profile_with_a_slurm_part_sends_jobs_where_nobody_says_it(site: Site, cluster: TestCluster) -> None:
+    site.set_profile(PROFILE + "slurm: {partition: main}\n")
+    site.set_sweep(SWEEP.replace("concurrency: [1, 2, 3, 4]", "concurrency: 1"))
+    code, _, err = site.run("sweep", "mini.yaml")
+    assert code in (0, 3), err  # 3: so few requests are no steady load on a busy machine
+    assert err.startswith(
+        "executor slurm: servers run in Slurm jobs, by cluster profile four (--executor overrides it)\n"
+    )
+    assert list(site.path.glob("results/mini/*/job/*/*submission.sh"))
+    site.check_whole(1)
+
+
+@pytest.mark.takes(32)
 def test_in_an_allocation_that_we_already_hold(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(WHOLE[: WHOLE.index("e2e:")].replace("max_gpus: 16", "max_gpus: 8"))
     code, _, err = site.run("sweep", "mini.yaml", "--executor", "allocation")
@@ -176,6 +190,7 @@ def beside_each_other(site: Site) -> bool:
     return bool(pairs)
 
 
+@pytest.mark.takes(40)
 def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep("--pack", "4")
     wait_until(lambda: cluster.jobs() or controller.poll() is not None, "a job")
@@ -189,14 +204,15 @@ def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
         for instance in json.loads(file.read_text())["instances"]
     ]
     assert len(ports) == len(set(ports)), "no port is anybody else's"
-    code, out, err = site.run("logs", "ctx1xDEP4-mtp0-", "--role", "driver")
+    code, out, err = site.read("logs", "ctx1xDEP4-mtp0-", "--role", "driver")
     assert code == 0 and "driver_log.out" in err, out + err
     packs = [json.loads(file.read_text()) for file in (site.path / "results").glob("mini/packs/*/idle.json")]
-    status = json.loads(site.run("status", "results/mini", "--json")[1])
+    status = json.loads(site.read("status", "results/mini", "--json")[1])
     idle_gpu_s = sum(start["idle_gpu_s"] for pack in packs for start in pack)
     assert idle_gpu_s > 0 and status["gpu_hours_of"]["idle"] >= idle_gpu_s / 3600, "who pays is told"
 
 
+@pytest.mark.takes(20)
 def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) -> None:
     site.set_profile(PROFILE + "slurm: {senders: 1}\n")
     wide = SWEEP.replace("osl: 16", "osl: 4").replace("[1, 2, 3, 4], min_requests: 8", "[1100], min_requests: 1100")
@@ -217,13 +233,14 @@ def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) ->
     assert len(seen) == 2, "each on a node of its own"
     (folder,) = site.folders()
     (load,) = folder.loads()
-    assert load.run["client"]["processes"] == 2
+    assert load.run.client and load.run.client.processes == 2
     records = read_records(load.folder / "records.parquet")
     assert sorted(record.seq for record in records) == list(range(1100))
     assert {record.outcome for record in records} == {"ok"}
     assert not list(folder.path.glob("launch/*/senders")), "their scratch files are gone"
 
 
+@pytest.mark.takes(30)
 def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(WHOLE[: WHOLE.index("e2e:")])
     controller = site.sweep("--pack", "4")

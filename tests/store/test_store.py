@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from ratematch.errors import DiskFull, ResultsError, RunError
+from ratematch.measure.loadrun import LoadRun
 from ratematch.plan.load import Concurrency
-from ratematch.store.files import reserve, write_json, write_text
+from ratematch.store.files import replacing, reserve, write_aside, write_json, write_text
 from ratematch.store.folder import ExperimentFolder, Results
-from tests.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
+from tests.support.invented import FIGURES, GEN, LAPTOP, PAIR, experiment
 
 
 def finish(folder: ExperimentFolder, load: Concurrency) -> None:
     folder.load_folder(load).mkdir(parents=True, exist_ok=True)
-    folder.finish_load(load, {"launch": "1"}, FIGURES)
+    folder.finish_load(load, LoadRun(launch="1"), FIGURES)
 
 
 @pytest.mark.parametrize("stage_deployment", [("ifb", None), ("gen", GEN), ("e2e", PAIR)])
@@ -145,3 +146,16 @@ def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
         Results.open(tmp_path)
     with pytest.raises(ResultsError, match=r"no experiment\.json"):
         ExperimentFolder(tmp_path).read()
+
+
+def test_every_kind_of_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "x.csv"
+    write_aside(file, b"old")
+    with pytest.raises(KeyError), replacing(file) as aside:
+        aside.write_bytes(b"half")
+        raise KeyError
+    assert file.read_bytes() == b"old"
+    with replacing(file, sync=False) as aside:
+        aside.write_bytes(b"new")
+        assert file.read_bytes() == b"old"
+    assert file.read_bytes() == b"new" and [path.name for path in file.parent.iterdir()] == ["x.csv"]

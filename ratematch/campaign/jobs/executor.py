@@ -1,27 +1,24 @@
-"""Experiments to jobs: submitit's executors, nothing on top of them.
+"""Where jobs are sent: to this machine, to Slurm's queue, to nodes that are held already, or to virtual time.
 
 submitit starts the jobs and keeps their logs; whether an experiment is finished is read from its results folder,
 never from a job's state, so that a controller that comes back after a crash sees the same as one that never left.
-Jobs on this machine are here, jobs in Slurm's queue in :mod:`ratematch.campaign.jobs.slurm`.
+Jobs on this machine are in :mod:`ratematch.campaign.jobs.local`, jobs in Slurm's queue in
+:mod:`ratematch.campaign.jobs.slurm`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import submitit
+from typing import Literal
 
 from ratematch.campaign.jobs import slurm
+from ratematch.campaign.jobs.job import Job, Started
+from ratematch.campaign.jobs.local import LocalJob, start_here
 from ratematch.campaign.jobs.simulated import SimulatedJob, most_jobs, refuse_unsimulated
-from ratematch.campaign.jobs.slurm import Begun, Packing, piece_of
+from ratematch.campaign.jobs.slurm import JobPacking, piece_of
 from ratematch.campaign.jobs.step import StepJob
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
@@ -29,8 +26,6 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import next_to_start
 from ratematch.plan.sweep import Sweep
 from ratematch.run import machines
-from ratematch.run.experiment import run_experiment
-from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.slurm import allocation
 from ratematch.slurm.queue import Queue
 from ratematch.store.folder import ExperimentFolder
@@ -39,36 +34,6 @@ ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
 
 SLURM_JOBS = 16
 """Jobs of one sweep in Slurm's queue at once, unless said otherwise: enough to keep it busy, and still polite."""
-
-DAY_MIN = 24 * 60
-CANCEL_WAIT_S = 30.0
-
-
-class Job(Protocol):
-    """One experiment under way, in a job of ours or in one that an earlier controller left running."""
-
-    folder: ExperimentFolder
-    adopted: bool
-
-    @property
-    def slot(self) -> str:
-        """The same for experiments that share one job of the scheduler."""
-
-    @property
-    def doing(self) -> str | None:
-        """What it waits for; ``None`` when it runs."""
-
-    def running(self) -> bool: ...
-
-    def failure(self) -> Failure | None:
-        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
-
-    @property
-    def broken_nodes(self) -> dict[str, str]:
-        """Nodes that were lost under it, with the scheduler's reason."""
-
-    def cancel(self, *, wait: bool = True) -> None:
-        """Ask the measuring process to stop its servers and end; ``wait`` until it has."""
 
 
 class Executor:
@@ -80,7 +45,7 @@ class Executor:
     tried again in the same run of the controller.
     """
 
-    def __init__(self, name: ExecutorName, max_jobs: int | None = None, packing: Packing | None = None):
+    def __init__(self, name: ExecutorName, max_jobs: int | None = None, packing: JobPacking | None = None):
         self.name = name
         self.packing = packing
         self.retries = name in ("slurm", "allocation")
@@ -88,7 +53,7 @@ class Executor:
         self.max_jobs = max_jobs or usual.get(name, 1)
         self.queue = Queue()
         self._nodes: tuple[str, ...] = ()
-        self._seen: tuple[list[str], list[Path]] | None = None
+        self._nothing_fitted: tuple[list[str], list[Path]] | None = None
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
@@ -104,7 +69,9 @@ class Executor:
         if self.name == "allocation":
             machines.refuse_too_large(cluster, experiments)
 
-    def start(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], exclude: Sequence[str] = ()) -> Begun:
+    def start(
+        self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], exclude: Sequence[str] = ()
+    ) -> Started:
         """Start (or adopt) jobs that measure what is missing in some of ``waiting``, as many as may start now beside
         ``active``, not on the nodes ``exclude``. Empty: nothing may; ask again later, or when something has ended.
 
@@ -113,7 +80,7 @@ class Executor:
         Raises:
             RunError: the scheduler does not answer; nothing was started. UserError: it cannot be started at all.
         """
-        room = self.max_jobs - len({job.slot for job in active})
+        room = self.max_jobs - len({job.scheduler_job for job in active})
         if room < 1:
             return []
         match self.name:
@@ -122,38 +89,40 @@ class Executor:
             case "slurm":
                 return slurm.send(waiting, self.queue, room, exclude)
             case "allocation":
-                return self._start_beside(waiting, active)
+                return self._start_in_allocation(waiting, active)
         folder = waiting[0]
         if self.name == "simulate":
             return [(folder, SimulatedJob(folder))]
-        return [(folder, LocalJob(folder, None if folder.held() else _start_here(folder, self.name)))]
+        return [(folder, LocalJob(folder, None if folder.held() else start_here(folder, self.name)))]
 
-    def _start_beside(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Begun:
+    def _start_in_allocation(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Started:
         """The next that fits on nodes of our allocation which nobody uses."""
         self._nodes = self._nodes or allocation.own_nodes()
         running = [job for job in active if isinstance(job, StepJob)]
         taken = {node for job in running for node in job.nodes}
         free = [node for node in self._nodes if node not in taken]
-        seen = (free, [folder.path for folder in waiting])
-        if not free or seen == self._seen:
+        situation = (free, [folder.path for folder in waiting])
+        if not free or situation == self._nothing_fitted:
             return []
-        now = time.monotonic() / 60
+        now_min = time.monotonic() / 60
         pieces = [piece_of(folder) for folder in waiting]
         for folder, piece in zip(waiting, pieces, strict=True):
             if piece.nodes > len(self._nodes):  # chosen after matching
-                held = f"the allocation has {len(self._nodes)}"
-                return [(folder, UserError(f"{piece.name} needs {piece.nodes} nodes, {held}"))]
-        index = next_to_start(pieces, len(free), [(job.until, len(job.nodes)) for job in running], now)
-        self._seen = seen if index is None else None
+                why = f"{piece.name} needs {piece.nodes} nodes, the allocation has {len(self._nodes)}"
+                return [(folder, UserError(why))]
+        ends = [(job.expected_end_min, len(job.nodes)) for job in running]
+        index = next_to_start(pieces, len(free), ends, now_min)
+        self._nothing_fitted = situation if index is None else None
         if index is None:
             return []
         folder, piece = waiting[index], pieces[index]
         number = 1 + len(list(folder.path.glob("job/step-*")))
         log = folder.path / "job" / f"step-{number}" / "driver_log.out"
-        return [(folder, StepJob(folder, free[: piece.nodes], log, until=now + piece.minutes))]
+        job = StepJob(folder, free[: piece.nodes], log, expected_end_min=now_min + piece.minutes)
+        return [(folder, job)]
 
 
-def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hours: float) -> Packing | None:
+def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hours: float) -> JobPacking | None:
     """How experiments are packed, within the time limit that the profile allows; ``nodes``: of a pack, 0 = enough for
     the largest deployment of the sweep, ``None`` = one job for each experiment.
 
@@ -167,82 +136,4 @@ def choose_packing(sweep: Sweep, executor: ExecutorName, nodes: int | None, hour
     largest = min(sweep.cluster.nodes, -(-sweep.max_gpus // sweep.cluster.gpus_per_node))
     time = sweep.cluster.slurm.time
     most = float("inf") if time.max_minutes is None else (time.max_minutes - time.floor_minutes) / time.factor
-    return Packing(nodes or largest, min(hours * 60, most))
-
-
-class LocalJob:
-    """A job on this machine; ``job`` is ``None`` for one that an earlier controller started."""
-
-    doing = None
-    broken_nodes: dict[str, str] = {}  # noqa: RUF012 - nothing is ever added
-
-    def __init__(self, folder: ExperimentFolder, job: submitit.Job[Any] | None):
-        self.folder = folder
-        self.slot = str(folder.path)
-        self.adopted = job is None
-        self._job = job
-
-    def running(self) -> bool:
-        return self.folder.held() if self._job is None else not self._job.done()
-
-    def failure(self) -> Failure | None:
-        if self.folder.done():
-            return None
-        outcome = self._result() or self.folder.outcome()
-        if outcome and outcome["error"]:
-            return Failure(OF_ERROR.get(outcome.get("kind", ""), "failed"), str(outcome["error"]))
-        logs = self.folder.path / "job"
-        return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
-
-    def _result(self) -> dict[str, Any] | None:
-        if self._job is not None:
-            with contextlib.suppress(Exception):  # a job that was killed has no result to tell
-                result: dict[str, Any] = self._job.result()
-                return result if result["error"] else None
-        return None
-
-    def cancel(self, *, wait: bool = True) -> None:
-        told: set[int] = set()
-        self._tell_to_stop(told)
-        if not wait:
-            return
-        deadline = time.monotonic() + CANCEL_WAIT_S
-        while self.running() and time.monotonic() < deadline:
-            # A job that was only just sent has nobody to tell until it has imported all it needs.
-            self._tell_to_stop(told)
-            time.sleep(0.1)
-        if self._job is not None and self.running():
-            self._job.cancel()
-
-    def _tell_to_stop(self, told: set[int]) -> None:
-        """SIGTERM, once, to the process that measures in the folder."""
-        holder = self.folder.holder()
-        if holder and holder not in told and self.folder.held():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(holder, signal.SIGTERM)
-            told.add(holder)
-
-
-def _start_here(folder: ExperimentFolder, executor: ExecutorName) -> submitit.Job[Any]:
-    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster=executor)
-    runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
-    with _ctrl_c_kept_from_children(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return runner.submit(run_experiment, str(Path(folder.path).absolute()))
-
-
-@contextlib.contextmanager
-def _ctrl_c_kept_from_children() -> Iterator[None]:
-    """Jobs started inside do not get the terminal's Ctrl-C: the controller tells them to stop, in order.
-
-    submitit's local controller would otherwise kill its job one second after Ctrl-C, servers and all.
-    """
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: no terminal to protect from
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return JobPacking(nodes or largest, min(hours * 60, most))

@@ -12,7 +12,7 @@ import sys
 import threading
 
 from ratematch.errors import RatematchError
-from ratematch.run.experiment import run_experiment
+from ratematch.run.experiment import measure_experiment
 
 
 def _stop_at_end_of_input() -> None:
@@ -25,11 +25,11 @@ def main(folder: str, nodes: str, sent: str) -> int:
     """Exit code 0 when all that was asked for is measured."""
     threading.Thread(target=_stop_at_end_of_input, name="stdin", daemon=True).start()
     try:
-        outcome = run_experiment(folder, allocated=True, nodes=nodes.split(","), sent=sent or None)
+        outcome = measure_experiment(folder, allocated=True, nodes=nodes.split(","), sent=sent or None)
     except RatematchError as error:
         sys.stderr.write(f"ratematch: {error}\n")
         return error.exit_code
-    return 0 if outcome["ok"] else 2
+    return 0 if outcome.ok else 2
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ratematch.errors import UserError
@@ -23,14 +23,14 @@ JOIN_S = 5.0
 
 def simulate_in(path: str) -> None:
     """What a job's process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which tells its jobs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which stops its jobs
     from ratematch.run.simulated import simulate_experiment  # noqa: PLC0415 - only where a simulation runs
 
     simulate_experiment(path)
 
 
 def most_jobs() -> int:
-    """One more than there are processors: the next is at hand while the controller looks."""
+    """One more than there are processors, so that none is idle between two turns of the controller."""
     return len(os.sched_getaffinity(0)) + 1
 
 
@@ -43,32 +43,48 @@ def refuse_unsimulated(experiments: Sequence[Experiment]) -> None:
 
 
 class SimulatedJob:
-    """One experiment being simulated; ``Job`` of :mod:`ratematch.campaign.jobs.executor`."""
+    """One experiment being simulated, in a process of its own that no controller can take over."""
 
-    doing = None
-    broken_nodes: dict[str, str] = {}  # noqa: RUF012 - nothing is ever added
     adopted = False
 
     def __init__(self, folder: ExperimentFolder):
+        """Start the process."""
         self.folder = folder
-        self.slot = str(folder.path)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ratematch.run.simulated"])
         self._process = context.Process(target=simulate_in, args=(str(Path(folder.path).absolute()),), daemon=True)
         self._process.start()
 
-    def running(self) -> bool:
+    @property
+    def scheduler_job(self) -> str:
+        """Nobody shares it."""
+        return str(self.folder.path)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Nothing: it was started at once."""
+        return None
+
+    @property
+    def broken_nodes(self) -> Mapping[str, str]:
+        """None: there are no nodes."""
+        return {}
+
+    def poll(self) -> bool:
+        """Does its process still run?"""
         return self._process.is_alive()
 
     def failure(self) -> Failure | None:
+        """Why the experiment is not done, once the process has ended; ``None`` when it is done."""
         if self.folder.done():
             return None
         outcome = self.folder.outcome()
-        if outcome and outcome["error"]:
-            return Failure(OF_ERROR.get(outcome.get("kind", ""), "failed"), str(outcome["error"]))
+        if outcome and outcome.error:
+            return Failure(OF_ERROR.get(outcome.kind, "failed"), outcome.error)
         return Failure("driver ended", f"its process ended without a word (exit code {self._process.exitcode})")
 
     def cancel(self, *, wait: bool = True) -> None:
+        """End the process; ``wait`` until it has."""
         if self._process.is_alive():
             self._process.terminate()
         if wait:

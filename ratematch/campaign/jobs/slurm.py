@@ -7,8 +7,8 @@ submitit writes the batch script and pickles the call; Slurm starts it. The driv
         srun --overlap --nodelist=...                                           each server
 
 A step, and not the batch script itself, because Slurm's signals (USR2 before the time limit, TERM at a preemption)
-go to steps: a driver in the batch script is told nothing and killed in the middle of a load. It is one task although
-the job has N nodes, which submitit must not know (it would wait for N results), so nodes go in as raw parameters.
+go to steps: a driver in the batch script gets none and is killed in the middle of a load. It is one task although the
+job has N nodes, which submitit must not know (it would wait for N results), so nodes go in as raw parameters.
 
 No checkpoint is pickled: the results folder is the checkpoint. A job that Slurm starts again, under the same id after
 a preemption, a requeue or a dead node, goes on at the first load that is missing.
@@ -19,9 +19,10 @@ again as a job of its own. Arrays are as long as the queue may hold (``--max-job
 Several experiments of different size in one job are a pack (:mod:`ratematch.campaign.jobs.pack`).
 
 Before a job is sent, its unique name is written to ``job.json``; its id after. A controller that comes back finds its
-jobs by both, so an id that a cluster gives out again after a reset never passes for ours, and a controller that died
-between the two steps finds the job by its name. A job that was sent in spite of all that (a controller killed with
-its ``sbatch`` still on the way) finds another name in ``job.json`` when it starts, and measures nothing.
+jobs by both. So an id that a cluster gives out again after a reset is never taken for ours, and a controller that
+died between the two steps finds the job by its name. When a controller is killed while its ``sbatch`` is still on the
+way, the job starts although another was sent for the same experiment; it finds another name in ``job.json`` and
+measures nothing.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ from typing import Any
 
 import submitit
 
-from ratematch.campaign.jobs.pack import run_pack
-from ratematch.campaign.jobs.sent import Sent, SlurmJob
+from ratematch.campaign.jobs.job import Started
+from ratematch.campaign.jobs.pack import PackFile, run_pack
+from ratematch.campaign.jobs.sent import SlurmJob, Submission
 from ratematch.errors import RunError
 from ratematch.plan import cluster as clusters
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.packs import Pack, Piece, pack
+from ratematch.plan.packs import Pack, Piece
+from ratematch.plan.packs import pack as pack_pieces
 from ratematch.plan.placement import nodes_needed
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.followup import num_further
@@ -51,25 +54,25 @@ from ratematch.slurm.queue import Queue, QueuedJob
 from ratematch.slurm.sbatch import batch_options, judge, prologue, refusal
 from ratematch.slurm.site import refuse_missing
 from ratematch.store import filelock
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_json
 from ratematch.store.folder import ExperimentFolder
 
 WARN_S = 90
 """How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
 
-Begun = list[tuple[ExperimentFolder, Any]]
-"""Experiments that have a job (:class:`ratematch.campaign.jobs.executor.Job`), or were refused one (UserError)."""
+Parameters = dict[str, Any]
+"""Of a job, by the names that submitit has for them."""
 
 
 @dataclass(frozen=True)
-class Packing:
+class JobPacking:
     """Several experiments go into one job of at most ``nodes`` nodes, for about ``minutes``."""
 
     nodes: int
     minutes: float
 
 
-def send(folders: Sequence[ExperimentFolder], queue: Queue, room: int, exclude: Sequence[str] = ()) -> Begun:
+def send(folders: Sequence[ExperimentFolder], queue: Queue, room: int, exclude: Sequence[str] = ()) -> Started:
     """Adopt the jobs that are there already for ``folders``, at most ``room``; if there is none, send the next.
 
     What is sent at once is the first experiment and those that ask Slurm for the same: one job, or one array.
@@ -80,18 +83,19 @@ def send(folders: Sequence[ExperimentFolder], queue: Queue, room: int, exclude: 
     jobs = _look(queue)
     if adopted := _adopt(folders, queue, jobs):
         return adopted[:room]
-    shape = _shape(folders[0], exclude)
-    alike = [folder for folder in folders[:room] if _shape(folder, exclude) == shape]
+    parameters = _parameters_for(folders[0], exclude)
+    alike = [folder for folder in folders[:room] if _parameters_for(folder, exclude) == parameters]
     token = uuid.uuid4().hex[:12]
     name = f"ratematch-{folders[0].read().id}-{token}" if len(alike) == 1 else f"ratematch-{token}"
-    calls = [functools.partial(run_experiment, str(f.path.absolute()), allocated=True, sent=name) for f in alike]
-    tasks = list(range(len(alike))) if len(alike) > 1 else [None]
-    return _submit(alike, tasks, queue, Sent(name, None, time.time()), calls, shape)
+    calls = [
+        functools.partial(run_experiment, str(folder.path.absolute()), allocated=True, sent=name) for folder in alike
+    ]
+    return _submit(alike, queue, Submission(name, None, time.time()), calls, parameters)
 
 
 def send_packs(
-    folders: Sequence[ExperimentFolder], queue: Queue, room: int, packing: Packing, exclude: Sequence[str] = ()
-) -> Begun:
+    folders: Sequence[ExperimentFolder], queue: Queue, room: int, packing: JobPacking, exclude: Sequence[str] = ()
+) -> Started:
     """The same with several experiments in each job, of different size too: at most ``room`` jobs.
 
     Raises:
@@ -101,44 +105,43 @@ def send_packs(
     if adopted := _adopt(folders, queue, jobs):
         return adopted
     by_name = {folder.path.name: folder for folder in folders}
-    begun: Begun = []
-    for each in plan_packs(folders, packing)[:room]:
-        members = [by_name[slot.piece.name] for slot in each.slots]
+    started: Started = []
+    for pack in plan_packs(folders, packing)[:room]:
+        pieces = tuple(slot.piece for slot in pack.slots)
+        members = [by_name[piece.name] for piece in pieces]
         token = uuid.uuid4().hex[:12]
-        name = f"ratematch-pack-{token}"
-        at = members[0].path.parent / "packs" / token
-        at.mkdir(parents=True)
+        submission = Submission(f"ratematch-pack-{token}", None, time.time(), pack=token)
+        home = members[0].path.parent / "packs" / token
+        home.mkdir(parents=True)
         cluster = _cluster(members[0])
-        told = [{"folder": s.piece.name, "nodes": s.piece.nodes, "minutes": s.piece.minutes} for s in each.slots]
-        write_json(at / "pack.json", {"name": name, "gpus_per_node": cluster.gpus_per_node, "members": told})
-        shape = _parameters(cluster, each.nodes, each.minutes, exclude)
-        call = functools.partial(run_pack, str(at.absolute()))
-        begun += _submit(members, [None], queue, Sent(name, None, time.time(), pack=token), [call], shape)
-    return begun
+        PackFile(submission.name, cluster.gpus_per_node, pieces).write(home)
+        parameters = _parameters(cluster, pack.nodes, pack.minutes, exclude)
+        call = functools.partial(run_pack, str(home.absolute()))
+        started += _submit(members, queue, submission, [call], parameters)
+    return started
 
 
-def plan_packs(folders: Sequence[ExperimentFolder], packing: Packing) -> tuple[Pack, ...]:
+def plan_packs(folders: Sequence[ExperimentFolder], packing: JobPacking) -> tuple[Pack, ...]:
     """Which of ``folders`` run together, and about when. One that is wider than a pack widens all of them."""
     pieces = [piece_of(folder) for folder in folders]
-    return pack(pieces, max(packing.nodes, *(piece.nodes for piece in pieces)), packing.minutes)
+    return pack_pieces(pieces, max(packing.nodes, *(piece.nodes for piece in pieces)), packing.minutes)
 
 
 def _submit(
     folders: Sequence[ExperimentFolder],
-    tasks: Sequence[int | None],
     queue: Queue,
-    sent: Sent,
+    submission: Submission,
     calls: Sequence[Callable[[], Any]],
-    shape: dict[str, Any],
-) -> Begun:
-    """Send ``calls`` for ``folders`` as one job or one array; ``tasks``: which task each is, one for a whole pack."""
+    parameters: Parameters,
+) -> Started:
+    """Send ``calls`` for ``folders``: one call is one job for all of them, several are an array, a task for each."""
     # A folder of its own: submitit names files by job id, and ids begin anew when a cluster does.
     home = folders[0].path / "job" if len(folders) == 1 else folders[0].path.parent / "jobs"
-    runner = submitit.SlurmExecutor(folder=home / sent.name.rpartition("-")[2])
-    runner.update_parameters(**shape, job_name=sent.name)
-    of_folder = list(zip(folders, tasks if len(tasks) > 1 else [None] * len(folders), strict=True))
-    for folder, task in of_folder:
-        replace(sent, task=task).write(folder)
+    runner = submitit.SlurmExecutor(folder=home / submission.name.rpartition("-")[2])
+    runner.update_parameters(**parameters, job_name=submission.name)
+    submissions = [replace(submission, task=index if len(calls) > 1 else None) for index in range(len(folders))]
+    for folder, named in zip(folders, submissions, strict=True):
+        named.write(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -150,12 +153,12 @@ def _submit(
                 raise why from error
             return [(folder, why) for folder in folders]
     queue.nudge()
-    begun: Begun = []
-    for number, (folder, task) in enumerate(of_folder):
-        known = replace(sent, task=task, id=jobs[number if len(jobs) > 1 else 0].job_id)
-        known.write(folder)
-        begun.append((folder, SlurmJob(folder, queue, known, adopted=False)))
-    return begun
+    started: Started = []
+    for folder, named in zip(folders, submissions, strict=True):
+        numbered = replace(named, id=jobs[named.task or 0].job_id)
+        numbered.write(folder)
+        started.append((folder, SlurmJob(folder, queue, numbered, adopted=False)))
+    return started
 
 
 def _look(queue: Queue) -> dict[str, QueuedJob]:
@@ -165,31 +168,31 @@ def _look(queue: Queue) -> dict[str, QueuedJob]:
     return jobs
 
 
-def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, QueuedJob]) -> Begun:
-    """Those that have a job in the queue."""
-    found: Begun = []
+def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, QueuedJob]) -> Started:
+    """Those that have a job in the queue. Locks of jobs that have gone are forgotten."""
+    adopted: Started = []
     for folder in folders:
-        sent = Sent.read(folder)
-        if sent is None:
+        submission = Submission.read(folder)
+        if submission is None:
             continue
-        line = sent.line(list(jobs.values()))
-        member = sent.membership(folder)
-        if line is None or (member and (member.verdict() or member.is_cancelled())):
-            if line is None and sent.id:
-                filelock.forget(folder.path / "run.lock", sent.id)
+        queued = submission.find_in(list(jobs.values()))
+        member = submission.membership(folder)
+        if queued is None or (member and (member.ending() or member.is_cancelled())):
+            if queued is None and submission.id:
+                filelock.forget(folder.path / "run.lock", submission.id)
             continue
-        if sent.id != line.id:
-            sent = replace(sent, id=line.id)
-            sent.write(folder)
-        found.append((folder, SlurmJob(folder, queue, sent, adopted=True)))
-    return found
+        if submission.id != queued.id:
+            submission = replace(submission, id=queued.id)
+            submission.write(folder)
+        adopted.append((folder, SlurmJob(folder, queue, submission, adopted=True)))
+    return adopted
 
 
 def _cluster(folder: ExperimentFolder) -> Cluster:
     return clusters.from_json(read_json(folder.path / "cluster.json"))
 
 
-def minutes(folder: ExperimentFolder) -> float:
+def estimate_minutes(folder: ExperimentFolder) -> float:
     """How long a job for what is missing in ``folder`` takes: as the profile says, or as it took so far if that was
     longer.
 
@@ -197,31 +200,30 @@ def minutes(folder: ExperimentFolder) -> float:
     time is allowed for, so that a time limit that was met once is not met for the same reason again.
     """
     experiment, cluster = folder.read(), _cluster(folder)
-    start, load = cluster.start_minutes, cluster.load_minutes
+    start_min, load_min = cluster.start_minutes, cluster.load_minutes
     for outcome in folder.outcomes():
-        measured, starting_s = outcome["measured"], outcome.get("starting_s", 0.0)
-        if measured:
-            start = max(start, starting_s / 60)
-            load = max(load, outcome.get("measuring_s", 0.0) / measured / 60)
-        elif outcome.get("interrupted") and outcome.get("signal") == "SIGUSR2":
-            start = max(start, 2 * outcome["seconds"] / 60)
-    missing = [[each for each in part.loads if not folder.finished(each)] for part in experiment.launches()]
-    return sum(start + (len(loads) + num_further(folder)) * load for loads in missing if loads)
+        if outcome.measured:
+            start_min = max(start_min, outcome.starting_s / 60)
+            load_min = max(load_min, outcome.measuring_s / outcome.measured / 60)
+        elif outcome.interrupted and outcome.signal == "SIGUSR2":
+            start_min = max(start_min, 2 * outcome.seconds / 60)
+    missing = [[load for load in part.loads if not folder.finished(load)] for part in experiment.launches()]
+    return sum(start_min + (len(loads) + num_further(folder)) * load_min for loads in missing if loads)
 
 
 def piece_of(folder: ExperimentFolder) -> Piece:
     """Nodes and minutes that what is missing in ``folder`` takes."""
     nodes = nodes_needed(folder.read().deployment, _cluster(folder).gpus_per_node)
-    return Piece(folder.path.name, nodes, minutes(folder))
+    return Piece(folder.path.name, nodes, estimate_minutes(folder))
 
 
-def _shape(folder: ExperimentFolder, exclude: Sequence[str]) -> dict[str, Any]:
+def _parameters_for(folder: ExperimentFolder, exclude: Sequence[str]) -> Parameters:
     """What the job for ``folder`` asks Slurm for."""
     piece = piece_of(folder)
     return _parameters(_cluster(folder), piece.nodes, piece.minutes, exclude)
 
 
-def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str]) -> dict[str, Any]:
+def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequence[str]) -> Parameters:
     """A job of ``nodes`` nodes for what takes about ``estimate_min`` minutes."""
     raw = batch_options(cluster, nodes, estimate_min, exclude)
     return {
@@ -235,7 +237,7 @@ def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequ
     }
 
 
-def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: Packing | None = None) -> None:
+def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: JobPacking | None = None) -> None:
     """Look for what servers need, and let Slurm judge the largest job, before any is sent.
 
     Raises:

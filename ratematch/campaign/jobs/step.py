@@ -18,10 +18,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ratematch.campaign.jobs.sent import explain
+from ratematch.campaign.jobs.sent import classify_ending
 from ratematch.run.experiment import JOB_BEGAN
 from ratematch.run.failure import Failure
 from ratematch.slurm.allocation import srun
@@ -36,20 +36,24 @@ class StepJob:
     """One experiment in a step of the allocation that this process runs in."""
 
     adopted = False
-    doing = None
 
     def __init__(
-        self, folder: ExperimentFolder, nodes: Sequence[str], log: Path, sent: str = "", *, until: float = 0.0
+        self,
+        folder: ExperimentFolder,
+        nodes: Sequence[str],
+        log: Path,
+        submission: str = "",
+        *,
+        expected_end_min: float = 0.0,
     ):
-        """Start it on ``nodes``; its driver speaks to ``log``.
+        """Start it on ``nodes``; its driver writes to ``log``.
 
-        ``sent``: the name that ``job.json`` must still hold. ``until``: when it is expected to end, in minutes of the
-        monotonic clock.
+        ``submission``: the name that ``job.json`` must still hold, empty = any. ``expected_end_min``: when it is
+        expected to end, in minutes of the monotonic clock.
         """
         self.folder = folder
         self.nodes = tuple(nodes)
-        self.until = until
-        self.broken_nodes: dict[str, str] = {}
+        self.expected_end_min = expected_end_min
         self._cancelled = False
         self._began = time.time()
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,7 @@ class StepJob:
             "ratematch.campaign.jobs.member",
             str(folder.path.absolute()),
             ",".join(nodes),
-            sent,
+            submission,
         ]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -74,26 +78,37 @@ class StepJob:
             )
 
     @property
-    def slot(self) -> str:
-        """Nobody shares it."""
+    def scheduler_job(self) -> str:
+        """Nobody shares its step."""
         return str(self.folder.path)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Nothing: its nodes were free when it was started."""
+        return None
+
+    @property
+    def broken_nodes(self) -> Mapping[str, str]:
+        """None: when a node of the allocation is lost, Slurm ends the job that this runs in."""
+        return {}
 
     @property
     def code(self) -> int | None:
         """Exit code; ``None`` while it runs."""
         return self._process.poll()
 
-    def running(self) -> bool:
+    def poll(self) -> bool:
+        """Does the step still run?"""
         return self.code is None
 
     def failure(self) -> Failure | None:
         """Why the experiment is not done, once the step has ended; ``None`` when it is done."""
         if self.folder.done():
             return None
-        ours = [outcome for outcome in self.folder.outcomes() if outcome["began"] >= self._began - 1]
-        outcomes = sorted(ours, key=lambda outcome: float(outcome["began"]), reverse=True)
+        ours = [outcome for outcome in self.folder.outcomes() if outcome.began >= self._began - 1]
+        outcomes = sorted(ours, key=lambda outcome: outcome.began, reverse=True)
         ending = Ending("CANCELLED") if self._cancelled else Ending(None)
-        return explain(filelock.own_job() or "", ending, outcomes, self.folder.path / "job")
+        return classify_ending(filelock.own_job() or "", ending, outcomes, self.folder.path / "job")
 
     def cancel(self, *, wait: bool = True) -> None:
         """Have the driver stop its servers and end; ``wait`` until it has."""

@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 import click
 
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import Environment, read_environment
-from ratematch.emulator.faults import LoadFailure
-from ratematch.emulator.logs import LEVELS, Log
+from ratematch.emulator.errors import LoadFailure, SettingsError
 from ratematch.emulator.serving import version_text
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.logs import LEVELS, Log
 from ratematch.emulator.trtllm.orchestrator import Orchestrator
 from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
-from ratematch.emulator.trtllm.settings import SettingsError, read_yaml, worker_settings
+from ratematch.emulator.trtllm.settings import read_yaml, worker_settings
 from ratematch.emulator.trtllm.worker import Worker
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options
 

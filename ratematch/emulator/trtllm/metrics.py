@@ -1,4 +1,4 @@
-"""What a worker tells about its iterations and requests: log lines, ``/metrics``, ``/perf_metrics``, Prometheus."""
+"""What a worker shows of its iterations and requests: log lines, ``/metrics``, ``/perf_metrics``, Prometheus."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections import deque
 from datetime import datetime
-from typing import Any
 
-from ratematch.emulator.logs import Log
-from ratematch.emulator.protocol import GenerationRequest
+from ratematch.emulator.protocol import Json
 from ratematch.emulator.scheduler import Scheduler, Sequence, Step
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.emulator.trtllm.protocol import GenerationRequest
 from ratematch.emulator.trtllm.settings import WorkerSettings
 
 
@@ -42,7 +42,7 @@ class IterationRecorder:
         self._scheduler = scheduler
         self._settings = settings
         self._log = log
-        self._kept: deque[dict[str, Any]] = deque(maxlen=settings.stats_kept)
+        self._kept: deque[Json] = deque(maxlen=settings.stats_kept)
         self._arrived = asyncio.Event()
         self._previous_s: float | None = None
         self._completed = 0
@@ -62,7 +62,7 @@ class IterationRecorder:
             self._arrived.set()
         self._previous_s = end_s - start_s
 
-    def _stats(self, step: Step, step_s: float) -> dict[str, Any]:
+    def _stats(self, step: Step, step_s: float) -> Json:
         scheduler, rank = self._scheduler, step.ranks[0]
         completed, self._completed = scheduler.num_completed - self._completed, scheduler.num_completed
         drafts, accepted = scheduler.draft_tokens - self._drafts[0], scheduler.accepted_tokens - self._drafts[1]
@@ -115,7 +115,7 @@ class IterationRecorder:
             "requestStats": [],
         }
 
-    async def drain(self, wait_s: float) -> list[dict[str, Any]]:
+    async def drain(self, wait_s: float) -> list[Json]:
         """Statistics since the last call; waits up to ``wait_s`` seconds for the first."""
         if not self._kept and self._settings.iter_perf_stats:
             self._arrived.clear()
@@ -133,7 +133,7 @@ class PerfRecorder:
 
     def __init__(self, keep: int, tokens_per_block: int, drafts_per_step: int):
         self.offset_s = 0.0
-        self._kept: deque[dict[str, Any]] = deque(maxlen=keep)
+        self._kept: deque[Json] = deque(maxlen=keep)
         self._tokens_per_block = tokens_per_block
         self._drafts = drafts_per_step
         self._requests = 0
@@ -142,7 +142,7 @@ class PerfRecorder:
         self._e2e_s = 0.0
 
     def add(
-        self, asked: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
+        self, request: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
     ) -> None:
         """Keep the record of a finished request."""
         last = seq.finished_s if seq.finished_s is not None else time.monotonic()
@@ -167,7 +167,7 @@ class PerfRecorder:
             timing["kv_cache_transfer_start"] = seq.ready_s - seq.transfer_s + at
         blocks = -(-(seq.prompt_len + seq.generated) // self._tokens_per_block)
         reused = seq.reused // self._tokens_per_block
-        metrics: dict[str, Any] = {
+        metrics: Json = {
             "first_iter": None,
             "last_iter": None,
             "timing_metrics": timing,
@@ -187,10 +187,10 @@ class PerfRecorder:
                 "total_accepted_draft_tokens": accepted,
                 "total_draft_tokens": drafts,
             }
-        ctx_request_id = asked.disagg.get("ctx_request_id") or asked.disagg.get("disagg_request_id")
+        ctx_request_id = request.disagg.get("ctx_request_id") or request.disagg.get("disagg_request_id")
         self._kept.append({"request_id": seq.id, "ctx_request_id": ctx_request_id, "perf_metrics": metrics})
 
-    def drain(self) -> list[dict[str, Any]]:
+    def drain(self) -> list[Json]:
         """Records since the last call."""
         kept = list(self._kept)
         self._kept.clear()

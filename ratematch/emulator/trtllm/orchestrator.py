@@ -7,7 +7,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -15,12 +14,12 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.logs import Log
-from ratematch.emulator.protocol import tokenize
-from ratematch.emulator.routers import Routed, Router, build_router
+from ratematch.emulator.protocol import Json, tokenize
 from ratematch.emulator.serving import bind, json_answer, new_app, run_blocking, serve, version_text
-from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings, RoleSettings
-from ratematch.emulator.trtllm.perfjoin import Forwarded, PerfJoin
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
+from ratematch.emulator.trtllm.perf_metrics import Forwarded, PerfJoin
+from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
 
 POLL_S = 0.2
 """Pause between two health polls of the workers; the real one waits about 3 s."""
@@ -186,11 +185,11 @@ class Orchestrator:
                 self._perf.add(short, url, await self._worker_perf(url))
         return json_answer(self._perf.drain())
 
-    async def _worker_perf(self, url: str) -> list[dict[str, Any]]:
+    async def _worker_perf(self, url: str) -> list[Json]:
         try:
             async with self.http.get(f"http://{url}/perf_metrics") as answer:
-                found: list[dict[str, Any]] = msgspec.json.decode(await answer.read())
-                return found
+                records: list[Json] = msgspec.json.decode(await answer.read())
+                return records
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.DecodeError) as error:
             self.log.warning(f"Cannot read perf metrics of {url}: {error}")
             return []
@@ -210,17 +209,17 @@ class Orchestrator:
             body = msgspec.json.decode(await request.read())
             if not isinstance(body, dict):
                 raise ValueError("the body must be a JSON object")
-            asked = _routed(body, chat, request)
+            routed = _routed(body, chat, request)
         except (ValueError, msgspec.DecodeError) as error:
             self.counts["validation_exceptions"] += 1
             return json_answer({"error": str(error)}, 400)
         self.counts["stream_requests" if body.get("stream") else "nonstream_requests"] += 1
         record = Forwarded(arrival_s)
         try:
-            gen_body = await self._run_context(route, body, asked, record)
+            gen_body = await self._run_context(route, body, routed, record)
             if isinstance(gen_body, web.Response):
                 return gen_body
-            response = await self._run_generation(request, route, gen_body, asked, record)
+            response = await self._run_generation(request, route, gen_body, routed, record)
         except ForwardError as error:
             self.counts["internal_errors"] += 1
             self.log.error(f"Error in processing request: {error}")
@@ -229,9 +228,7 @@ class Orchestrator:
         self._perf.forwarded(record)
         return response
 
-    async def _run_context(
-        self, route: str, body: dict[str, Any], asked: Routed, record: Forwarded
-    ) -> dict[str, Any] | web.Response:
+    async def _run_context(self, route: str, body: Json, routed: Routed, record: Forwarded) -> Json | web.Response:
         """The body for the generation server, or the answer when the prompt alone ended the request."""
         request_id = self._new_id()
         if self.environment.gen_only:
@@ -247,7 +244,7 @@ class Orchestrator:
                 },
             }
         limit = self.settings.max_local_prefill
-        if limit is not None and not asked.chat and len(asked.prompt_ids) <= limit:
+        if limit is not None and not routed.chat and len(routed.prompt_ids) <= limit:
             return body
         ctx_body = {
             **body,
@@ -255,7 +252,7 @@ class Orchestrator:
             "disaggregated_params": {"request_type": "context_only", "disagg_request_id": request_id},
         }
         ctx_body.pop("stream_options", None)
-        raw, url = await self._post_context(route, ctx_body, asked)
+        raw, url = await self._post_context(route, ctx_body, routed)
         answer = msgspec.json.decode(raw)
         choices = answer.get("choices") or []
         if len(choices) != 1:
@@ -268,7 +265,7 @@ class Orchestrator:
         record.ctx_server, record.ctx_request_id = url, params["ctx_request_id"]
         if choices[0].get("finish_reason") not in ("length", "not_finished"):
             return web.Response(body=raw, content_type="application/json")
-        prompt_key = "prompt_token_ids" if asked.chat else "prompt"
+        prompt_key = "prompt_token_ids" if routed.chat else "prompt"
         params = {**params, "request_type": "generation_only"}
         return {**body, prompt_key: answer["prompt_token_ids"], "disaggregated_params": params}
 
@@ -277,18 +274,18 @@ class Orchestrator:
         now_ms = int(time.time() * 1e3) & ((1 << 39) - 1)
         return max(1 << 40, now_ms << 24 | next(self._ids) & 0x3FF)
 
-    def _pick(self, role: RoleSettings, asked: Routed) -> tuple[str, Callable[[], None]]:
+    def _pick(self, role: RoleSettings, routed: Routed) -> tuple[str, Callable[[], None]]:
         router = self._routers.get(role.role)
         if router is None:
             raise ForwardError(f"No {role.role} servers available")
         try:
-            index = router.choose(asked)
+            index = router.choose(routed)
         except ValueError as error:
             raise ForwardError(str(error)) from None
-        return role.urls[index], lambda: router.finish(index, asked)
+        return role.urls[index], lambda: router.finish(index, routed)
 
-    async def _post_context(self, route: str, body: dict[str, Any], asked: Routed) -> tuple[bytes, str]:
-        url, done = self._pick(self.settings.ctx, asked)
+    async def _post_context(self, route: str, body: Json, routed: Routed) -> tuple[bytes, str]:
+        url, done = self._pick(self.settings.ctx, routed)
         try:
             answer = await self._post(f"http://{url}{route}", body, "ctx")
             async with answer:
@@ -298,7 +295,7 @@ class Orchestrator:
         finally:
             done()
 
-    async def _post(self, url: str, body: dict[str, Any], role: str) -> aiohttp.ClientResponse:
+    async def _post(self, url: str, body: Json, role: str) -> aiohttp.ClientResponse:
         """POST until it works or the retries are used up; the open answer.
 
         1.2 tries again whatever went wrong; later lines do not repeat what a worker refused (4xx), and are more
@@ -337,9 +334,9 @@ class Orchestrator:
         raise ForwardError(what)
 
     async def _run_generation(
-        self, request: web.Request, route: str, body: dict[str, Any], asked: Routed, record: Forwarded
+        self, request: web.Request, route: str, body: Json, routed: Routed, record: Forwarded
     ) -> web.StreamResponse:
-        url, done = self._pick(self.settings.gen, asked)
+        url, done = self._pick(self.settings.gen, routed)
         record.gen_server = url
         try:
             answer = await self._post(f"http://{url}{route}", body, "gen")
@@ -373,7 +370,7 @@ class Orchestrator:
             await response.write_eof()
 
 
-def _routed(body: dict[str, Any], chat: bool, request: web.Request) -> Routed:
+def _routed(body: Json, chat: bool, request: web.Request) -> Routed:
     """What routers look at.
 
     Raises:

@@ -1,24 +1,14 @@
-"""What an orchestrator was told: its YAML file and command line made into one validated value."""
+"""What configures an orchestrator: its YAML file and command line made into one validated value."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.trtllm.settings import SettingsError
-from ratematch.engines.settings import without
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config
-
-
-@dataclass(frozen=True)
-class RoleSettings:
-    """Servers of one role: ``host:port`` each, and how requests are spread over them."""
-
-    role: str
-    urls: tuple[str, ...]
-    router: str
-    router_args: dict[str, Any]
+from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.trtllm.routers import RoleSettings
+from ratematch.engines.settings import Config, without
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,7 @@ class OrchestratorSettings:
     generation_first: bool
 
 
-def _role(name: str, section: dict[str, Any] | None) -> RoleSettings:
+def _role(name: str, section: Config | None) -> RoleSettings:
     block = section or {}
     router = dict(block.get("router") or {})
     kind = str(router.pop("type", "round_robin")).lower()
@@ -56,7 +46,7 @@ def _role(name: str, section: dict[str, Any] | None) -> RoleSettings:
 
 
 def orchestrator_settings(
-    config: dict[str, Any],
+    config: Config,
     environment: Environment,
     *,
     start_timeout_s: float,

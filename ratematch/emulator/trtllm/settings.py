@@ -1,4 +1,4 @@
-"""What a worker or an orchestrator was told: command line and YAML file made into one validated value."""
+"""What configures a worker: command line and YAML file made into one validated value."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.iteration import AttentionDpBalance
-from ratematch.engines.settings import without
+from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import check_model
-from ratematch.engines.trtllm_serve.contract import check_worker_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_model
 from ratematch.plan.model import Model
@@ -37,11 +38,7 @@ CLI_KEYS = {
 """Command-line parameter of ``serve`` -> worker YAML key."""
 
 
-class SettingsError(Exception):
-    """The server must not start; the message is what its log shows."""
-
-
-def read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> Config:
     """The mapping in a YAML file.
 
     Raises:
@@ -74,12 +71,10 @@ def resolve_model(name: str) -> Model:
         raise SettingsError(str(error)) from None
 
 
-def _merge(
-    cli: Mapping[str, Any], typed: Collection[str], config: dict[str, Any], version: str
-) -> tuple[dict[str, Any], list[str]]:
+def _merge(cli: Mapping[str, Any], typed: Collection[str], config: Config, version: str) -> tuple[Config, list[str]]:
     """One flat configuration, and warnings. 1.2: the file wins. Later: options the user typed win."""
     merged = {key: cli[name] for name, key in CLI_KEYS.items() if cli.get(name) is not None}
-    kv: dict[str, Any] = {"free_gpu_memory_fraction": cli.get("free_gpu_memory_fraction", 0.9)}
+    kv: Config = {"free_gpu_memory_fraction": cli.get("free_gpu_memory_fraction", 0.9)}
     if cli.get("kv_cache_dtype"):
         kv["dtype"] = cli["kv_cache_dtype"]
     file_kv = config.get("kv_cache_config") or {}
@@ -98,7 +93,12 @@ def _merge(
     return merged, warnings
 
 
-def _check_model(model: Model, config: dict[str, Any]) -> None:
+def _check_config(config: Config, version: str) -> None:
+    if problems := check_worker_config(config, version):
+        raise SettingsError("\n".join(problems))
+
+
+def _check_model(model: Model, config: Config) -> None:
     """What the engine finds out only when it loads this model."""
     problems = list(check_model(config, model))
     balancer = (config.get("moe_config") or {}).get("load_balancer")
@@ -143,11 +143,11 @@ class WorkerSettings:
     perf_metrics: bool
     perf_metrics_kept: int
     server_role: str | None
-    config: dict[str, Any]
+    config: Config
     warnings: tuple[str, ...]
 
 
-def _draft_tokens(config: dict[str, Any]) -> int:
+def _draft_tokens(config: Config) -> int:
     block = config.get("speculative_config") or {}
     if not block:
         return 0
@@ -160,7 +160,7 @@ def worker_settings(
     model_path: str,
     cli: Mapping[str, Any],
     typed: Collection[str],
-    config: dict[str, Any],
+    config: Config,
     version: str,
     unchecked: Collection[str] = (),
 ) -> WorkerSettings:
@@ -172,22 +172,14 @@ def worker_settings(
         SettingsError: an unknown key, a value or combination the engine refuses, an unknown model.
     """
     config = without(config, unchecked)
-    problems = check_worker_config(config, version)
-    if problems:
-        raise SettingsError("\n".join(problems))
+    _check_config(config, version)
     merged, warnings = _merge(cli, typed, config, version)
-    problems = check_worker_config(merged, version)
-    if problems:
-        raise SettingsError("\n".join(problems))
+    _check_config(merged, version)
     model = resolve_model(model_path)
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
     transceiver = merged.get("cache_transceiver_config") or {}
     timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if version == "1.2" else 60000)
-    tp = int(merged.get("tensor_parallel_size", 1))
-    ep = merged.get("moe_expert_parallel_size")
-    if ep is None or ep < 1:
-        ep = tp // int(merged.get("moe_tensor_parallel_size") or tp)
     if cli.get("server_role") is None and (cli.get("metadata_server_config_file") or cli.get("disagg_cluster_uri")):
         raise SettingsError("server_role is required when metadata_server_cfg or disagg_cluster_config is provided")
     return WorkerSettings(
@@ -197,13 +189,7 @@ def worker_settings(
         port=int(cli.get("port") or 0),
         version=version,
         log_level=cli.get("log_level") or "info",
-        mapping=Parallelism(
-            tp=tp,
-            pp=int(merged.get("pipeline_parallel_size", 1)),
-            cp=int(merged.get("context_parallel_size", 1)),
-            ep=ep,
-            attention_dp=bool(merged.get("enable_attention_dp", False)),
-        ),
+        mapping=_parallelism(merged),
         max_batch_size=int(merged.get("max_batch_size", 2048)),
         max_num_tokens=int(merged.get("max_num_tokens", 8192)),
         max_seq_len=int(merged.get("max_seq_len") or model.max_seq_len),
@@ -230,7 +216,21 @@ def worker_settings(
     )
 
 
-def _balance(config: dict[str, Any]) -> AttentionDpBalance | None:
+def _parallelism(config: Config) -> Parallelism:
+    tp = int(config.get("tensor_parallel_size", 1))
+    ep = config.get("moe_expert_parallel_size")
+    if ep is None or ep < 1:
+        ep = tp // int(config.get("moe_tensor_parallel_size") or tp)
+    return Parallelism(
+        tp=tp,
+        pp=int(config.get("pipeline_parallel_size", 1)),
+        cp=int(config.get("context_parallel_size", 1)),
+        ep=ep,
+        attention_dp=bool(config.get("enable_attention_dp", False)),
+    )
+
+
+def _balance(config: Config) -> AttentionDpBalance | None:
     if not config.get("enable_balance"):
         return None
     return AttentionDpBalance(int(config.get("timeout_iters", 50)), int(config.get("batching_wait_iters", 10)))

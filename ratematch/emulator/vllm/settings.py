@@ -1,4 +1,4 @@
-"""What an emulated ``vllm serve`` was told: its flags made into one validated value, with vLLM's own defaults."""
+"""What configures an emulated ``vllm serve``: its flags made into one validated value, with vLLM's own defaults."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratematch.emulator.trtllm.settings import SettingsError
+from ratematch.emulator.errors import SettingsError
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism
 
 BLOCK = 16
-"""``block_size`` on GPUs unless told otherwise."""
+"""``block_size`` on GPUs where no flag sets it."""
 
 MEMORY_SHARE = {"0.24": 0.9}
 """``gpu_memory_utilization`` by release line; lines after the last one here have :data:`LATER_MEMORY_SHARE`."""
@@ -41,7 +41,7 @@ class TransferSettings:
 class ServeSettings:
     """One server. Limits count per data-parallel rank. ``names``: what the ``model`` field of requests may say.
 
-    ``drafts``: draft tokens a step. ``kv_format``: number format of the KV cache; ``kv_dtype``: as it was told.
+    ``drafts``: draft tokens a step. ``kv_format``: number format of the KV cache; ``kv_dtype``: as the flag says.
     """
 
     path: str

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
+from ratematch.engines.engine import Json
 from ratematch.measure.breakdown import Breakdown
 
 
-def read_breakdown(records: Sequence[dict[str, Any]], *, skip_first: int, skip_last: int) -> Breakdown | None:
+def read_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """Mean stages of the orchestrator's joined ``records``, without those that arrived first (warm-up, ramp) and last
     (drain). ``None`` when fewer than two complete records are left."""
-    stages = sorted(found for record in records if (found := _stages(record)) is not None)
+    stages = sorted(stage for record in records if (stage := _stages(record)) is not None)
     kept = stages[skip_first : len(stages) - skip_last]
     if len(kept) < 2:
         return None
@@ -20,7 +20,7 @@ def read_breakdown(records: Sequence[dict[str, Any]], *, skip_first: int, skip_l
     return Breakdown(len(kept), *(fmean(column) for column in columns))
 
 
-def _stages(record: dict[str, Any]) -> tuple[float, ...] | None:
+def _stages(record: Json) -> tuple[float, ...] | None:
     """(arrival, dispatch, ctx queue, prefill, KV transfer, gen queue, decode), seconds; ``None`` when incomplete."""
     try:
         ctx = record["ctx_perf_metrics"]["perf_metrics"]["timing_metrics"]

@@ -42,17 +42,17 @@ def read_body(raw: bytes) -> Body:
 
 
 def prefill_body(body: Body) -> bytes:
-    """What the prefill server is asked: one token in one piece, and to keep the KV blocks."""
-    asked = {name: value for name, value in body.items() if name not in _NOT_FOR_PREFILL}
-    asked |= {"max_tokens": _ONE, "stream": _FALSE, "kv_transfer_params": _KEEP_FOR_DECODE}
-    return msgspec.json.encode(asked)
+    """The prefill server's request: one token in one piece, and its KV blocks kept."""
+    request = {name: value for name, value in body.items() if name not in _NOT_FOR_PREFILL}
+    request |= {"max_tokens": _ONE, "stream": _FALSE, "kv_transfer_params": _KEEP_FOR_DECODE}
+    return msgspec.json.encode(request)
 
 
 def decode_body(body: Body, prefill_answer: bytes) -> bytes:
-    """What the decode server is asked: what the client asked, and where the KV blocks lie.
+    """The decode server's request: the client's, and where the KV blocks lie.
 
     Raises:
-        HandoverError: the prefill server's answer does not tell.
+        HandoverError: the prefill server's answer does not say where.
     """
     try:
         where = msgspec.json.decode(prefill_answer, type=_PrefillAnswer).kv_transfer_params

@@ -39,7 +39,7 @@ _PASSED_ON = ("Content-Type", "X-Request-Id", "Retry-After")
 
 
 class _ServerError(Exception):
-    """A server that could not be asked, or whose answer is of no use; status 502."""
+    """A server that could not be reached, or whose answer is of no use; status 502."""
 
 
 class Proxy:
@@ -144,10 +144,10 @@ class Proxy:
             if status != 200:
                 return web.Response(status=status, body=kept, headers={"Content-Type": content_type})
             try:
-                asked = decode_body(body, kept)
+                decode_request = decode_body(body, kept)
             except HandoverError as error:
                 raise _ServerError(f"prefill server {prefill}: {error}") from None
-            return await self._ask_decode(request, decode, asked, headers)
+            return await self._ask_decode(request, decode, decode_request, headers)
         except _ServerError as error:
             _log(str(error))
             return _bad_gateway(str(error))
