@@ -23,7 +23,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.search.candidates import Rate
-from ratematch.search.price import Promised
+from ratematch.search.price import Pricing
 from ratematch.simulate.forecasts import to_measurement
 from ratematch.simulate.predict import Forecast
 from ratematch.store.folder import Results
@@ -135,12 +135,12 @@ class EndToEnd:
         self._taken: dict[str, Experiment] = {}
         self._layouts: dict[str, str] = {}
 
-    def worth(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> list[Choice]:
+    def worth(self, turn: Turn, workload: Workload, promised: Pricing, gpu_hours: float) -> list[Choice]:
         """The runs that would be chosen if everything turned out as promised."""
-        expected = [self._promise(server.id, load, rate) for server, load, rate in promised.rates()]
+        expected = [self._promise(server.id, load, rate) for server, load, rate in promised.expected_rates()]
         return self._choose(turn, [*self._rows(turn), *expected], workload, promised, gpu_hours)
 
-    def find_next(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> Choice | None:
+    def find_next(self, turn: Turn, workload: Workload, promised: Pricing, gpu_hours: float) -> Choice | None:
         """Of the runs of measured servers the one that is expected to bring most per GPU-hour, if that is worth the
         price; what it brings is discounted by the chance that servers still planned push it off the front."""
         choices = self._choose(
@@ -149,7 +149,7 @@ class EndToEnd:
             workload,
             promised,
             gpu_hours,
-            chance=lambda point: promised.stays(point.tok_s_user, point.tok_s_gpu),
+            chance=lambda point: promised.chance_on_front(point.tok_s_user, point.tok_s_gpu),
             one_at_least=False,
         )
         return max(choices, key=lambda choice: (choice.share_per_hour, choice.predicted.label), default=None)
@@ -198,7 +198,7 @@ class EndToEnd:
         turn: Turn,
         rows: Sequence[Measured],
         workload: Workload,
-        promised: Promised,
+        promised: Pricing,
         gpu_hours: float,
         **more: Any,
     ) -> list[Choice]:
@@ -208,7 +208,7 @@ class EndToEnd:
             workload,
             gpu_hours=gpu_hours,
             price=promised.price_per_hour,
-            whole=promised.whole,
+            whole=promised.reachable_area,
             already=self._already(turn, workload),
             **more,
         )

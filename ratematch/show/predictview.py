@@ -41,8 +41,8 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
         "model": prediction.model,
         "learnt_from": prediction.learnt_from,
         "families": [
-            {**asdict(belief), "factor": belief.factor, "low": belief.interval[0], "high": belief.interval[1]}
-            for belief in prediction.beliefs
+            {**asdict(effect), "factor": effect.factor, "low": effect.interval[0], "high": effect.interval[1]}
+            for effect in prediction.effects
         ],
         "workloads": {
             each.workload: {
@@ -77,8 +77,8 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
     number = prediction.learnt_from
     taught = f"learnt from {number} measured servers" if number else "nothing measured"
     rows = [
-        (belief.family, belief.servers, belief.factor, belief.interval[0], belief.interval[1])
-        for belief in prediction.beliefs
+        (effect.family, effect.servers, effect.factor, effect.interval[0], effect.interval[1])
+        for effect in prediction.effects
     ]
     columns = ("family", "measured", "factor", "95 %: low", "high")
     console.print(table(f"factor on predicted speed, {taught}", columns, rows))
@@ -123,7 +123,7 @@ def write_prediction_plots(
     """
     by_workload = {each.workload: each for each in measured.workloads} if measured else {}
     spread = max(
-        (belief.total_sd for belief in prediction.beliefs if not belief.family.startswith("ifb")), default=0.0
+        (effect.total_sd for effect in prediction.effects if not effect.family.startswith("ifb")), default=0.0
     )
     written: list[Path] = []
     for each in prediction.analyses:
