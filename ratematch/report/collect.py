@@ -11,7 +11,7 @@ from ratematch.analysis import analyze
 from ratematch.analysis.provenance import read_provenance
 from ratematch.errors import UserError
 from ratematch.match.analysis import select_workload
-from ratematch.match.openloop import say_limits
+from ratematch.match.openloop import describe_limits
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, Recommendation, recommend_all
 from ratematch.measure.measured import Measured
@@ -92,7 +92,7 @@ def make_report(
     report = Report(
         analysis=analysis,
         command=command,
-        limits=say_limits(inputs.constraints),
+        limits=describe_limits(inputs.constraints),
         origin=_describe_origin(inputs.measured, facts),
         provenance=tuple(facts.items()),
         sections=tuple(sections),
