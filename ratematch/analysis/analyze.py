@@ -13,11 +13,10 @@ from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import to_json
 from ratematch.measure.serverside import measure_run
 from ratematch.plan.load import Constraints
-from ratematch.store.files import read_json, write_json
+from ratematch.store import layout
+from ratematch.store.files import write_json
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
-
-LIMITS = "limits.json"
 
 
 def remeasure(results: Results) -> int:
@@ -32,23 +31,11 @@ def remeasure(results: Results) -> int:
         for stored in folder.loads():
             if stored.run.imported:  # of another tool: its figures are what they were, records or not
                 continue
-            records = read_records(stored.folder / "records.parquet")
+            records = read_records(stored.folder / layout.RECORDS)
             figures = measure_run(records, stored.load, experiment, stored.run)
-            write_json(stored.folder / "measurement.json", to_json(figures))
+            write_json(stored.folder / layout.MEASUREMENT, to_json(figures))
             count += 1
     return count
-
-
-def write_limits(results: Results, name: str, constraints: Constraints, max_gpus: int) -> None:
-    """Keep what an analysis needs of the sweep file, so that the folder can be read without the file."""
-    content = {
-        "name": name,
-        "max_gpus": max_gpus,
-        "ttft_ms": constraints.ttft_ms,
-        "tpot_ms": constraints.tpot_ms,
-        "percentile": constraints.percentile,
-    }
-    write_json(results.path / LIMITS, content)
 
 
 def analyze_results(results: Results) -> Analysis:
@@ -87,13 +74,14 @@ def read_inputs(results: Results, question: Question | None = None) -> Inputs:
     Raises:
         ResultsError: no limits.json, or nothing measured yet.
     """
-    name, limits = _read_limits(results)
+    kept = results.limits()
+    limits = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, kept.max_gpus)
     measured = measured_in_detail(results)
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
     sweep = replace(limits, gpus_per_node=find_gpus_per_node(results))
     filled_in = (question or Question()).filled_in(sweep)
-    return Inputs(name, tuple(measured), filled_in, tuple(_count_imported(results)))
+    return Inputs(kept.name, tuple(measured), filled_in, tuple(_count_imported(results)))
 
 
 def analyze_inputs(inputs: Inputs) -> Analysis:
@@ -123,13 +111,3 @@ def _count_imported(results: Results) -> list[str]:
         f"{count} of {len(every)} loads are imported from {tool}, not measured by ratematch: definitions differ"
         for tool, count in sorted(tools.items())
     ]
-
-
-def _read_limits(results: Results) -> tuple[str, Question]:
-    """The sweep's name and what it asks."""
-    file = results.path / LIMITS
-    if not file.exists():
-        raise ResultsError(f"{results.path}: no {LIMITS} here; give a folder that `ratematch sweep` made")
-    kept = read_json(file)
-    limits = Question(kept["ttft_ms"], kept["tpot_ms"], kept["percentile"], kept["max_gpus"])
-    return kept["name"], limits

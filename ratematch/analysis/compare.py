@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ratematch.analysis import analyze
-from ratematch.analysis.provenance import read_provenance
 from ratematch.errors import UserError
 from ratematch.match.change import Change, find_changes
 from ratematch.match.points import Analysis
 from ratematch.match.question import Question
 from ratematch.plan.experiment import Experiment
-from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 
 
@@ -71,9 +69,9 @@ def find_drift(before: Results, after: Results) -> list[Drift]:
 
 def _facts(results: Results) -> dict[str, str]:
     """What holds for a whole folder; several values of one fact stand side by side."""
-    origin = read_provenance(results.folders())
-    experiments, launches = origin.experiments, origin.launches
-    limits = read_json(results.path / analyze.LIMITS)
+    experiments = [folder.read() for folder in results.folders()]
+    launches = [launch for folder in results.folders() for launch in folder.provenances()]
+    limits = asdict(results.limits())
     facts = {
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
@@ -84,9 +82,9 @@ def _facts(results: Results) -> dict[str, str]:
         "Python": _join(launch.python for launch in launches),
         "platform": _join(launch.platform for launch in launches),
         "load generator on": _join(launch.host for launch in launches),
-        "packages": _join(launch.packages for launch in launches),
+        "packages": _join(launch.package_list for launch in launches),
     }
-    return facts | {f"limits: {key}": str(value) for key, value in limits.items() if key != "name"}
+    return facts | {f"limits: {key}": str(value) for key, value in sorted(limits.items()) if key != "name"}
 
 
 def _join(values: Iterable[object]) -> str:

@@ -21,11 +21,9 @@ from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.store.files import read_json
+from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from ratematch.store.records import read_records
-
-PERF_METRICS = "perf_metrics.jsonl.zst"
 
 
 def measured_in_detail(results: Results) -> list[Measured]:
@@ -40,7 +38,7 @@ def measured_in_detail(results: Results) -> list[Measured]:
         experiment = folder.read()
         for stored in folder.loads():
             row = Measured(experiment, stored.load, stored.measurement, layout=find_layout(experiment))
-            records = stored.folder / "records.parquet"
+            records = stored.folder / layout.RECORDS
             if stored.measurement.valid and records.exists():
                 row = replace(row, noise=read_noise(records, stored.measurement))
             found.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
@@ -60,7 +58,7 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
     """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
     stages = stored.run.stages
     if stages is None:
-        return read_perf_metrics(stored.folder / PERF_METRICS, stored.load, experiment.engine.name)
+        return read_perf_metrics(stored.folder / layout.PERF_METRICS, stored.load, experiment.engine.name)
     return Breakdown(
         num=stages.num,
         dispatch_s=0.0,
@@ -77,8 +75,8 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
 
 def find_gpus_per_node(results: Results) -> int | None:
     """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is told."""
-    files = [folder.path / "cluster.json" for folder in results.folders()]
-    sizes = {int(read_json(file)["gpus_per_node"]) for file in files if file.exists()}
+    folders = [folder for folder in results.folders() if (folder.path / layout.CLUSTER).exists()]
+    sizes = {folder.cluster().gpus_per_node for folder in folders}
     return sizes.pop() if len(sizes) == 1 else None
 
 

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ratematch.analysis import analyze
-from ratematch.analysis.provenance import read_provenance
 from ratematch.errors import UserError
 from ratematch.match.analysis import select_workload
 from ratematch.match.openloop import describe_limits
@@ -152,8 +151,8 @@ def _group_warnings(measured: Sequence[Measured]) -> list[str]:
 
 def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) -> dict[str, str]:
     """Where the figures come from, each fact in words: what all launches say, and how they differ."""
-    origin = read_provenance(folders)
-    experiments, launches = origin.experiments, origin.launches
+    experiments = [folder.read() for folder in folders]
+    launches = [launch for folder in folders for launch in folder.provenances()]
     spent = sum((folder.account() for folder in folders), GpuHours())
     runs = [stored.run for folder in folders for stored in folder.loads()]
     times = sorted(run.wall_start_ns for run in runs if run.wall_start_ns)
@@ -168,7 +167,7 @@ def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) ->
         "imported from": _join({f"{run.imported.tool}: {run.imported.file}" for run in runs if run.imported}),
         "ratematch": _join({f"{launch.ratematch} ({launch.git or 'no git'})" for launch in launches}),
         "Python, platform": _join({f"{launch.python}, {launch.platform}" for launch in launches}),
-        "packages": _join({launch.packages for launch in launches}),
+        "packages": _join({launch.package_list for launch in launches}),
         "load generator on": _join({str(launch.host) for launch in launches}),
         "experiments, launches, loads": f"{len(experiments)}, {len(launches)}, {len(times)}",
         "GPU-hours": f"{spent.total:.2f} (starting {spent.starting:.2f}, measuring {spent.measuring:.2f})",

@@ -15,13 +15,11 @@ from ratematch.match.points import Point, WorkloadAnalysis
 from ratematch.match.question import Question
 from ratematch.match.recommend import Recommendation, recommend
 from ratematch.measure.measured import Measured
-from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.run import render as rendering
-from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 
 REQUESTS_PER_SLOT, FEWEST_REQUESTS = 8, 64
@@ -106,7 +104,7 @@ def _cluster_of(results: Results, experiment: Experiment, point: Point) -> Clust
     """The profile of the folder that the point was measured in."""
     for folder in results.folders():
         if folder.read().id in point.sources:
-            return clusters.from_json(read_json(folder.path / "cluster.json"))
+            return folder.cluster()
     raise UserError(f"{experiment.label}: no cluster profile is stored; give --cluster")
 
 

@@ -44,6 +44,7 @@ from ratematch.store.files import write_json, write_text
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import Starting, Waiting
+from ratematch.store.provenance import Provenance
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -179,7 +180,7 @@ def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocati
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
         software = provenance.collect(plan)
-        write_json(launch.path / layout.PROVENANCE, software)
+        folder.write_provenance(launch.path, software)
         _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
         senders = NodeSenders(where, launch.path) if where else None
@@ -202,12 +203,12 @@ def _import_ahead() -> None:
         importlib.import_module("pandas")
 
 
-def _refuse_mixture(software: dict[str, Any], cluster: Cluster) -> None:
-    for name, server in software["servers"].items():
-        if name == "orchestrator" and server["version"] is None:
+def _refuse_mixture(software: Provenance, cluster: Cluster) -> None:
+    for name, server in software.servers.items():
+        if name == "orchestrator" and server.version is None:
             continue  # a router of somebody else's, which reports nothing of itself
-        if server["emulated"] != cluster.emulated:
-            really = "the emulator" if server["emulated"] else "no emulator"
+        if server.emulated != cluster.emulated:
+            really = "the emulator" if server.emulated else "no emulator"
             raise RunError(
                 f"{name} is {really}, and cluster profile {cluster.name} says "
                 f"emulated: {str(cluster.emulated).lower()}; "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 
 from ratematch.plan.load import Load
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 
@@ -72,7 +72,7 @@ def _wait_for_more(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
         now = time.monotonic()
         if now - checked > ALONE_S / 6:
             checked = now
-            if filelock.is_held(folder.path.parent / "controller.lock"):
+            if filelock.is_held(folder.path.parent / layout.CONTROLLER_LOCK):
                 controller_seen = now
         if now - controller_seen > ALONE_S or now - begin > ANSWER_S:
             return ()

@@ -324,8 +324,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
     return LoadRun(
         launch=launch.name,
         mode=experiment.mode,
-        emulated=experiment.emulated,
-        simulated=experiment.simulated,
+        origin=experiment.origin,
         start_ns=result.start_ns,
         end_ns=result.end_ns,
         wall_start_ns=result.wall_start_ns,

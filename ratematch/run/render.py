@@ -17,6 +17,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
 from ratematch.run.experiment import ready_s
 from ratematch.run.script import batch_script, run_script
+from ratematch.store import layout
 from ratematch.store.files import to_text
 
 
@@ -66,8 +67,8 @@ def _files(
         raise UserError(f"{experiment.label}: the engine would refuse its files: " + "; ".join(refused))
     return {
         **{file.path: file.content for file in plan.files},
-        "placement.json": to_text(placement_to_json(placement)),
-        "run.sh": run_script(experiment, plan, cluster, allocated=allocated),
+        layout.PLACEMENT: to_text(placement_to_json(placement)),
+        layout.RUN_SCRIPT: run_script(experiment, plan, cluster, allocated=allocated),
         **({"job.sbatch": batch_script(experiment, cluster)} if allocated else {}),
     }
 

@@ -25,10 +25,10 @@ from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 from ratematch.store import layout
-from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import VIRTUAL_TIME, Measuring
+from ratematch.store.provenance import Provenance, ServerVersion
 from ratematch.store.records import write_records
 from ratematch.version import __version__
 
@@ -71,18 +71,11 @@ def _run(launch: Launch) -> Outcome:
 def _simulate(launch: Launch, plan: LaunchPlan) -> None:
     experiment = launch.experiment
     service = Service(plan, Timeline())
-    write_json(
-        launch.path / layout.PROVENANCE,
-        {
-            "ratematch": __version__,
-            "python": platform.python_version(),
-            "simulated": True,
-            "step_time": service.steps,
-            "servers": {
-                spec.name: {"version": experiment.engine.version, "emulated": True} for spec in plan.processes
-            },
-        },
+    servers = {spec.name: ServerVersion(experiment.engine.version, emulated=True) for spec in plan.processes}
+    software = Provenance(
+        __version__, python=platform.python_version(), servers=servers, simulated=True, step_time=service.steps
     )
+    launch.folder.write_provenance(launch.path, software)
     for number, load in enumerate(loads_while_open(launch.folder, launch.loads)):
         total = max(number + 1, len(launch.loads))
         progress = Measuring(time.time(), load.label, number + 1, total, VIRTUAL_TIME, load.num_requests)

@@ -25,11 +25,14 @@ from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
 from ratematch.plan.load import Load
 from ratematch.store import filelock, layout
 from ratematch.store import outcome as outcomes
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_json, read_value, write_json
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import RunProgress
 from ratematch.store.progress import from_json as progress_from_json
 from ratematch.store.progress import to_json as progress_to_json
+from ratematch.store.provenance import Provenance
+from ratematch.store.provenance import from_json as provenance_from_json
+from ratematch.store.provenance import to_json as provenance_to_json
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,7 @@ def read_stored_load(folder: Path) -> StoredLoad:
 
 def read_outcome(file: Path) -> Outcome:
     """Raises ResultsError when ``file`` is no ``outcome.json``."""
-    try:
-        return outcomes.from_json(read_json(file))
-    except (TypeError, ValueError) as error:
-        raise ResultsError(f"{file}: not the outcome of a launch ({error}); move it away to go on") from error
+    return read_value(file, outcomes.from_json)
 
 
 def read_launch(folder: Path) -> Launch:
@@ -200,6 +200,19 @@ class ExperimentFolder:
         folder = parent / str(1 + int(last.name) if last else 1)
         folder.mkdir()
         return folder
+
+    def provenances(self) -> list[Provenance]:
+        """Where the figures of each launch come from, of those that got so far as to ask.
+
+        Raises:
+            ResultsError: a file is no ``provenance.json``.
+        """
+        files = sorted(self.path.glob(f"{layout.LAUNCHES}/*/{layout.PROVENANCE}"))
+        return [read_value(file, provenance_from_json) for file in files]
+
+    def write_provenance(self, launch: Path, provenance: Provenance) -> None:
+        """Keep where the figures of the launch in the folder ``launch`` come from."""
+        write_json(launch / layout.PROVENANCE, provenance_to_json(provenance))
 
     def write_outcome(self, launch: Path, outcome: Outcome) -> None:
         """Keep how the launch in the folder ``launch`` ended."""

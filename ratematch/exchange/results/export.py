@@ -18,6 +18,7 @@ from ratematch.exchange.results.foreign import RunInfo
 from ratematch.exchange.results.inferencex import make_row
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
+from ratematch.store import layout
 from ratematch.store.files import write_aside
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from ratematch.store.records import read_records
@@ -58,7 +59,7 @@ def _stored(results: Results) -> Iterator[tuple[ExperimentFolder, Experiment, St
 
 def _write_records(results: Results, form: Form, output: Path, notes: list[str]) -> Iterator[Path]:
     for folder, experiment, stored in _stored(results):
-        file = stored.folder / "records.parquet"
+        file = stored.folder / layout.RECORDS
         if not file.exists():
             notes.append(f"{folder.path.name}/{stored.folder.name}: has no requests, only figures; left out")
             continue
@@ -75,7 +76,7 @@ def _write_records(results: Results, form: Form, output: Path, notes: list[str])
 
 
 def _warmup(stored: StoredLoad) -> list[RequestRecord]:
-    file = stored.folder / "warmup.parquet"
+    file = stored.folder / layout.WARMUP
     return read_records(file) if file.exists() else []
 
 

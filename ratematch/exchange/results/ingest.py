@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ratematch.analysis.analyze import LIMITS, write_limits
 from ratematch.errors import UserError
 from ratematch.exchange.results.convert import list_unknown, make_cluster, make_experiment, make_load, measure_records
 from ratematch.exchange.results.detect import read_foreign
@@ -21,8 +20,10 @@ from ratematch.measure.loadrun import Import, LoadRun
 from ratematch.plan.deployment import Stage
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Constraints, Load
+from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.records import write_records
+from ratematch.store.sweeprun import SweepLimits
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def import_results(
             continue
         _refuse_misfit(results, make_experiment(hints, stage), load.where)
         imported.append(_store(results, path, load, hints, stage))
-    if imported and not (into / LIMITS).exists():
-        write_limits(results, into.name, Constraints(), RACK_GPUS)
+    if imported and not (into / layout.LIMITS).exists():
+        results.write_limits(SweepLimits.of(into.name, Constraints(), RACK_GPUS))
     return imported, skipped
 
 
@@ -122,12 +123,12 @@ def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage:
         place = folder.load_folder(setting)
         place.mkdir(parents=True, exist_ok=True)
         if load.records:
-            write_records(place / "records.parquet", load.records)
-            write_records(place / "warmup.parquet", load.warmup)
+            write_records(place / layout.RECORDS, load.records)
+            write_records(place / layout.WARMUP, load.warmup)
         origin = Import(load.tool, path.name, load.row or None, digest, tuple(missing))
         # AIPerf's clock is the wall clock already.
         start_ns = load.records[0].intended_ns if load.records else None
-        run = LoadRun(emulated=experiment.emulated, start_ns=start_ns, wall_start_ns=start_ns, imported=origin)
+        run = LoadRun(origin=experiment.origin, start_ns=start_ns, wall_start_ns=start_ns, imported=origin)
         folder.finish_load(setting, run, figures)
         folder.mark_done()
     return Imported(load.where, folder.load_folder(setting), figures.valid, missing)
@@ -138,7 +139,7 @@ def _find_place(
 ) -> tuple[ExperimentFolder, Load]:
     """Where the load belongs: a repeat of one that is there takes the next number; the same file keeps its place."""
     folder = ExperimentFolder(results.path / experiment.folder)
-    known = folder.read().loads if (folder.path / "experiment.json").exists() else ()
+    known = folder.read().loads if (folder.path / layout.EXPERIMENT).exists() else ()
     while folder.finished(load):
         origin = folder.stored(load).run.imported
         if origin and origin.sha256 == digest and (origin.row or "") == row:

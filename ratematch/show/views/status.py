@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratematch.show.console import table
-from ratematch.store.files import read_json
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from ratematch.store.progress import Measuring, RunProgress, Starting
 
@@ -44,9 +43,8 @@ def status_to_json(
 
 def _budget(results: Results) -> float | None:
     """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not given."""
-    file = results.path / "controller.json"
-    budget: float | None = read_json(file)["budget_gpu_hours"] if file.exists() else None
-    return budget
+    plan = results.controller_plan()
+    return plan.budget_gpu_hours if plan else None
 
 
 def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str, Any]:
