@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ratematch.campaign.decisions import ReservedHours
 from ratematch.campaign.endtoend import EndToEnd
 from ratematch.campaign.turn import Turn
-from ratematch.match.choose import Choice as RunChoice
+from ratematch.match.choose import RunChoice
 from ratematch.plan.workload import Workload
 from ratematch.search.decide import Choice as ServerChoice
 from ratematch.search.price import Pricing, settle_price

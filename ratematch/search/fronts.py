@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 GRID = np.geomspace(4.0, 2000.0, 240)
 """tok/s/user at which fronts are kept."""
@@ -53,9 +54,11 @@ def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool
     """
     if not gen.req_s.size or ctx.req_s[0] <= 0:
         return empty_front()
-    req_s, speed = _read_between(gen)
-    at_load = best_ratio(ctx, gen.gpus, req_s, osl, max_gpus, ceil_only)
-    return np.asarray(_spread(np.zeros(req_s.size, dtype=int), speed, at_load, 1)[0])
+    low = np.arange(max(1, gen.req_s.size - 1))
+    high = np.minimum(low + 1, gen.req_s.size - 1)
+    at_load = best_ratio(ctx, gen.gpus, _read_stretches(gen.req_s, low, high), osl, max_gpus, ceil_only)
+    one = np.zeros(at_load.size, dtype=np.int64)
+    return np.asarray(_spread(one, _read_stretches(gen.tok_s_user, low, high), at_load, 1)[0])
 
 
 def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
@@ -69,15 +72,9 @@ def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
     if not size or ctx.req_s[0] <= 0:
         return fronts
     low, high = np.triu_indices(size)
-    steps = np.linspace(0.0, 1.0, BETWEEN + 1)
-
-    def read(values: Floats) -> Floats:
-        logs = np.log(values)
-        return np.asarray(np.exp(logs[low, None] * (1 - steps) + logs[high, None] * steps).ravel())
-
-    at_load = best_ratio(ctx, gen.gpus, read(gen.req_s), osl, max_gpus, False)
-    which = np.repeat(np.arange(low.size), steps.size)
-    fronts[low, high] = _spread(which, read(gen.tok_s_user), at_load, low.size)
+    at_load = best_ratio(ctx, gen.gpus, _read_stretches(gen.req_s, low, high), osl, max_gpus, False)
+    which = np.repeat(np.arange(low.size), BETWEEN + 1)
+    fronts[low, high] = _spread(which, _read_stretches(gen.tok_s_user, low, high), at_load, low.size)
     return fronts
 
 
@@ -116,7 +113,7 @@ def ctx_instances(
     return np.asarray(np.where(wanted <= room, wanted, 0.0) if ceil_only else np.minimum(wanted, room))
 
 
-def _spread(which: NDArray[np.int64], speed: Floats, value: Floats, rows: int) -> Floats:
+def _spread(which: Ints, speed: Floats, value: Floats, rows: int) -> Floats:
     """Points onto the grid, each into the row ``which``: the best ``value`` of all that are at least as fast."""
     fronts = np.zeros((rows, GRID.size))
     place = np.searchsorted(GRID, speed * (1 + 1e-12), side="right") - 1
@@ -124,14 +121,9 @@ def _spread(which: NDArray[np.int64], speed: Floats, value: Floats, rows: int) -
     return np.asarray(np.maximum.accumulate(fronts[:, ::-1], axis=1)[:, ::-1])
 
 
-def _read_between(gen: Side) -> tuple[Floats, Floats]:
-    """Rates and speeds at the loads and between them, geometrically."""
-    size = gen.req_s.size
-    if size == 1:
-        return gen.req_s, gen.tok_s_user
-    at = np.linspace(0, size - 1, BETWEEN * (size - 1) + 1)
-    known = np.arange(size)
-    return (
-        np.exp(np.interp(at, known, np.log(gen.req_s))),
-        np.exp(np.interp(at, known, np.log(gen.tok_s_user))),
-    )
+def _read_stretches(values: Floats, low: Ints, high: Ints) -> Floats:
+    """``values`` at the loads ``low``, ``high`` and between them, geometrically: ``BETWEEN`` + 1 of each stretch, one
+    after the other."""
+    steps = np.linspace(0.0, 1.0, BETWEEN + 1)
+    logs = np.log(values)
+    return np.asarray(np.exp(logs[low, None] * (1 - steps) + logs[high, None] * steps).ravel())

@@ -13,7 +13,7 @@ from ratematch.campaign.decisions import ChosenRun
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.turn import Turn
 from ratematch.inputs.find import read_sweep
-from ratematch.match.choose import Choice
+from ratematch.match.choose import RunChoice
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.search.price import Pricing, price_hours
@@ -156,7 +156,7 @@ def test_a_run_is_sent_while_servers_are_searched_if_it_is_worth_the_price_and_l
     assert further is None or further.key != run.key
 
 
-def _choose_all(runs: EndToEnd, now: Turn, workload: Workload, promised: Pricing) -> list[Choice]:
+def _choose_all(runs: EndToEnd, now: Turn, workload: Workload, promised: Pricing) -> list[RunChoice]:
     found = []
     free = replace(promised, price=0.0)
     while (run := runs.find_next(now, workload, free, 100.0)) and len(found) < 4:
