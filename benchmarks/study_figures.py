@@ -20,6 +20,7 @@ from PIL import Image
 from ratematch.match.analysis import analyze
 from ratematch.match.pareto import extract_front, speed_up
 from ratematch.match.points import Analysis, WorkloadAnalysis, objectives
+from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.show.picture import save_figure
 from ratematch.show.plots.pareto import plot_pareto
@@ -75,7 +76,9 @@ def analyse(figure: Figure, results: Results) -> Analysis:
         for row in results.measured()
         if figure.keep(row) and (row.experiment.workload.label == figure.workload or _is_ctx_of(row, isl))
     ]
-    return analyze(rows, sweep=limits.name, constraints=limits.constraints, max_gpus=limits.max_gpus, draws=0)
+    kept = limits.constraints
+    question = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, limits.max_gpus, draws=0)
+    return analyze(rows, question, sweep=limits.name)
 
 
 def _is_ctx_of(row: Measured, isl: int) -> bool:

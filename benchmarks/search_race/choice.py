@@ -71,7 +71,7 @@ def choice_shares(truth: Truth, measured: Known) -> tuple[list[float], list[floa
     """
     space, view = truth.space, View(truth.space, measured, {})
     known = {name: set(rates) for name, rates in measured.items()}
-    ctx = [each for each in view.ctxs if known.get(each.id)]
+    ctx = [each for each in view.rates.ctxs if known.get(each.id)]
     rng = np.random.default_rng(truth.noise.integers(2**32))
     possible, chosen = [], []
     for speed in SPEEDS:
@@ -85,9 +85,9 @@ def choice_shares(truth: Truth, measured: Known) -> tuple[list[float], list[floa
                 side.gpus,
                 gen,
             )
-            for gen in view.gens
+            for gen in view.rates.gens
             if measured.get(gen.id)
-            for side in view.feeders(gen.mtp)
+            for side in view.rates.feeders(gen.mtp)
         ]
         promised.sort(key=lambda each: (-each[0], each[2].label, each[1]))
         found = []

@@ -11,6 +11,7 @@ from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.change import Change, find_changes
 from ratematch.match.points import Analysis
+from ratematch.match.question import Question
 from ratematch.plan.experiment import Experiment
 from ratematch.store.folder import Results
 
@@ -33,24 +34,16 @@ class SweepComparison:
 
 
 def compare_results(
-    before: Path,
-    after: Path,
-    *,
-    max_regression: float = 0.03,
-    ttft_ms: float | None = None,
-    tpot_ms: float | None = None,
-    percentile: Any = None,
+    before: Path, after: Path, question: Question | None = None, *, max_regression: float = 0.03
 ) -> SweepComparison:
-    """``after`` against ``before``; limits that are given replace those of both sweeps.
+    """``after`` against ``before``; options that ``question`` gives replace those of both sweeps.
 
     Raises:
         UserError: they are of different origin (real, emulated, simulated), or of different models.
         ResultsError: a folder that cannot be read.
     """
     opened = [Results.open(before), Results.open(after)]
-    inputs = [
-        analyze.read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile) for results in opened
-    ]
+    inputs = [analyze.read_inputs(results, question) for results in opened]
     first, second = (analyze.analyze_inputs(each) for each in inputs)
     origins = [each.measured[0].experiment.origin for each in inputs]
     if origins[0] != origins[1]:

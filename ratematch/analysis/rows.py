@@ -14,9 +14,8 @@ import pyarrow as pa
 from ratematch.engines import find_engine
 from ratematch.errors import CatalogError, ResultsError
 from ratematch.inputs.catalog import load_gpu, load_model
-from ratematch.match.feasibility import Links, Site
+from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
-from ratematch.match.packing import Packing
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
@@ -81,8 +80,8 @@ def find_gpus_per_node(results: Results) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def find_site(measured: Sequence[Measured], packing: Packing | None = None, segment_gpus: int | None = None) -> Site:
-    """What a plan must fit: nodes, segment, and, where the catalog knows model and GPU, links for KV transfers.
+def find_links(measured: Sequence[Measured]) -> Links | None:
+    """What KV transfers go over, where the catalog knows model and GPU.
 
     The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
     """
@@ -90,13 +89,13 @@ def find_site(measured: Sequence[Measured], packing: Packing | None = None, segm
     try:
         model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
     except CatalogError:
-        return Site(None, packing, segment_gpus)
+        return None
     told = {
         str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
         for row in measured
         for group in row.experiment.deployment.groups
     }
-    return Site(Links(model, gpu, "fp8" if told == {"fp8"} else "bf16"), packing, segment_gpus)
+    return Links(model, gpu, "fp8" if told == {"fp8"} else "bf16")
 
 
 def read_noise(records: Path, figures: Measurement) -> Noise | None:

@@ -131,7 +131,9 @@ class Controller:
         sweep, results = self._sweep, self._results
         written_out = {experiment.id for experiment in expand_written_out(sweep)}
         servers = [experiment for experiment in requested if experiment.stage in ("ctx", "gen")]
-        aggregated = [each for each in requested if each.stage == "ifb" and each.id not in written_out]
+        aggregated = [
+            experiment for experiment in requested if experiment.stage == "ifb" and experiment.id not in written_out
+        ]
         ifb, left_out = choose_ifb(sweep, aggregated)
         self._measure([experiment for experiment in requested if experiment.id in written_out])
 

@@ -292,6 +292,7 @@ def export_deployment(
     """
     from ratematch.errors import UserError
     from ratematch.inputs.find import read_cluster
+    from ratematch.match.question import Question
     from ratematch.report import collect, deployment
 
     targets = collect.parse_targets(at)
@@ -303,8 +304,7 @@ def export_deployment(
         workload=workload,
         cluster=read_cluster(cluster) if cluster else None,
         allocated=None if executor is None else executor == "slurm",
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
+        question=Question(ttft_ms, tpot_ms),
     )
     written = deployment.write_handover(found, output, force=force)
     told = deployment.describe(found.workload, found.found, found.experiment, found.cluster)

@@ -87,7 +87,7 @@ def sweep(
     parsed = replace(parsed, simulated=executor == "simulate")
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
     if detach:
-        from ratematch.campaign.control import detach as start_detached
+        from ratematch.campaign.control import start_detached
 
         pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
         click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
@@ -140,7 +140,7 @@ def status(results: Path, as_json: bool) -> None:
     Example:
         ratematch status results/quickstart
     """
-    from ratematch.campaign.control import queued
+    from ratematch.campaign.control import queued_jobs
     from ratematch.campaign.decisions import read_chosen_runs, read_search, runs_to_json, search_to_json
     from ratematch.campaign.nodes import excluded_nodes
     from ratematch.show.views.search import print_choices, print_search
@@ -148,7 +148,7 @@ def status(results: Path, as_json: bool) -> None:
     from ratematch.store.folder import Results
 
     opened = Results.open(results)
-    jobs = {name: str(job) for name, job in queued(opened).items()}
+    jobs = {name: str(job) for name, job in queued_jobs(opened).items()}
     content = status_to_json(opened, jobs, excluded_nodes(opened))
     searched, choices = read_search(opened), read_chosen_runs(opened)
     if as_json:
@@ -172,10 +172,10 @@ def cancel(results: Path, experiment: str | None) -> None:
     Example:
         ratematch cancel results/quickstart
     """
-    from ratematch.campaign.control import cancel as stop
+    from ratematch.campaign.control import cancel_sweep
     from ratematch.store.folder import Results
 
-    stopped = stop(Results.open(results), experiment)
+    stopped = cancel_sweep(Results.open(results), experiment)
     for line in stopped or ["nothing runs there"]:
         click.echo(line)
 
@@ -195,8 +195,7 @@ def logs(experiment: str, role: str | None, index: int | None, lines: int, follo
     Example:
         ratematch logs gen1xDEP4-mtp1 --role gen --index 0 -f
     """
-    from ratematch.campaign.control import find_experiment, follow
-    from ratematch.campaign.control import logs as find_logs
+    from ratematch.campaign.control import find_experiment, find_logs, follow_logs
     from ratematch.run.launch import log_tail
 
     folder = find_experiment(RESULTS, experiment)
@@ -206,5 +205,5 @@ def logs(experiment: str, role: str | None, index: int | None, lines: int, follo
         if tail := log_tail(log.path, lines) if lines else "":
             click.echo(tail)
     if following:
-        for log, line in follow(folder, files):
+        for log, line in follow_logs(folder, files):
             click.echo(line if len(files) == 1 else f"{log.name}: {line}")

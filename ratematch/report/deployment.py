@@ -12,6 +12,7 @@ from typing import Any
 from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.points import Point, WorkloadAnalysis
+from ratematch.match.question import Question
 from ratematch.match.recommend import Recommendation, recommend
 from ratematch.measure.measured import Measured
 from ratematch.plan.cluster import Cluster
@@ -147,18 +148,18 @@ def export_deployment(
     workload: str | None = None,
     cluster: Cluster | None = None,
     allocated: bool | None = None,
-    ttft_ms: float | None = None,
-    tpot_ms: float | None = None,
+    question: Question | None = None,
 ) -> Handover:
     """The deployment recommended in the results folder ``path`` at ``at`` tok/s/user.
 
-    ``workload``: a label such as ``1024/64``; the only one when left out.
+    ``workload``: a label such as ``1024/64``; the only one when left out. ``question``: options instead of the
+    sweep's.
 
     Raises:
         UserError: see :func:`hand_over`; or there are several workloads and none, or no such one, is named.
     """
     results = Results.open(path)
-    inputs = analyze.read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+    inputs = analyze.read_inputs(results, question)
     analysis = analyze.analyze_inputs(inputs)
     known = [each.workload for each in analysis.workloads]
     if workload is None and len(known) > 1:

@@ -91,7 +91,7 @@ def decide(
     view = View(
         replace(space, candidates=tuple(e for e in space.candidates if e.id not in pointless)), known, running
     )
-    pointless |= {each.id: TOO_SLOW for each in view.ctxs if _too_slow(view, each)}
+    pointless |= {each.id: TOO_SLOW for each in view.rates.ctxs if _too_slow(view, each)}
     plan = compose(view, hours_left)
     offers = _chances(view, plan) | {name: (offer, "") for name, offer in plan.parts.items()}
     offers |= _scouts(view, plan) | _ctx_offers(view, plan)
@@ -157,9 +157,9 @@ def _choice(view: View, plan: Portfolio, each: Candidate, offer: Offer, why: str
 def _first_load(view: View, each: Candidate, offer: Offer) -> int:
     """Of the loads planned the one that brings most by itself."""
     if each.stage == "ctx":
-        return max(offer.loads, key=lambda load: (view.worth(each, load), -load))
+        return max(offer.loads, key=lambda load: (view.rates.worth(each, load), -load))
     now = view.now()
-    taken = view.taken(each)
+    taken = view.rates.taken(each)
     return max(
         offer.loads,
         key=lambda load: (view.value(np.maximum(now, view.front(each, taken | {load}))), -load),
@@ -170,23 +170,23 @@ def _urgency(view: View, plan: Portfolio, each: Candidate, offer: Offer, why: st
     """What comes first: a ctx server, for nothing runs without; looks at unknown families; then whatever makes the
     front of now larger per GPU-hour."""
     if each.stage == "ctx":
-        nothing = not any(view.started(other) for other in view.ctxs)
+        nothing = not any(view.rates.started(other) for other in view.rates.ctxs)
         return (2 if nothing else 1 if why else 0, offer.gain / offer.hours, each.label)
     if why == CHANCE:
         return (0, offer.gain / offer.hours, each.label)
     now = view.now()
-    gain = view.value(np.maximum(now, view.front(each, view.taken(each) | offer.loads))) - view.value(now)
+    gain = view.value(np.maximum(now, view.front(each, view.rates.taken(each) | offer.loads))) - view.value(now)
     return (1 if why else 0, (offer.gain + AT_ONCE * gain) / offer.hours, each.label)
 
 
 def _scouts(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
     """For each gen family that may matter and is not known: its cheapest server, with what it brings by itself."""
     found = {}
-    for family in sorted({each.family for each in view.gens}):
-        mine = [each for each in view.gens if each.family == family]
-        if any(view.running.get(each.id) for each in mine):
+    for family in sorted({each.family for each in view.rates.gens}):
+        mine = [each for each in view.rates.gens if each.family == family]
+        if any(view.rates.running.get(each.id) for each in mine):
             continue
-        unsure = [each for each in mine if view.spread(each) > UNKNOWN_SD]
+        unsure = [each for each in mine if view.rates.spread(each) > UNKNOWN_SD]
         hopeful = [each for each in unsure if each.id in plan.parts or _lucky_gain(view, each, plan.front) > 0.003]
         if not hopeful:
             continue
@@ -207,8 +207,8 @@ def _chances(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
     """Servers that are expected to be no better than what is planned, by what they add if they are after all."""
     found = {}
     before = view.value(plan.front)
-    for each in view.gens:
-        if view.started(each) or each.id in plan.parts:
+    for each in view.rates.gens:
+        if view.rates.started(each) or each.id in plan.parts:
             continue
         every = frozenset(each.forecasts)
         gain = sum(
@@ -234,25 +234,34 @@ def _lucky_gain(view: View, each: Candidate, front: Floats) -> float:
 
 def _ctx_offers(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
     """Ctx servers by what they would add to the planned front, on average over how fast they may be."""
-    gens = [each for each in view.gens if view.started(each) or each.id in plan.parts]
+    gens = [each for each in view.rates.gens if view.rates.started(each) or each.id in plan.parts]
     found: dict[str, tuple[Offer, str]] = {}
     if not gens:
         return found
     sides = [
         (
             each,
-            view.gen_side(
-                each, view.taken(each) | (plan.parts[each.id].loads if each.id in plan.parts else frozenset())
-            ),
+            view.rates.gen_side(
+                each,
+                sorted(
+                    view.rates.taken(each) | (plan.parts[each.id].loads if each.id in plan.parts else frozenset())
+                ),
+            )[1],
         )
         for each in gens
     ]
-    started = [(each, view.capacity(each, view.taken(each))) for each in view.ctxs if view.started(each)]
-    groups = {(each.family, each.gpus) for each in view.ctxs} - {(each.family, each.gpus) for each, _ in started}
+    started = [
+        (each, view.rates.capacity(each, view.rates.taken(each)))
+        for each in view.rates.ctxs
+        if view.rates.started(each)
+    ]
+    groups = {(each.family, each.gpus) for each in view.rates.ctxs} - {
+        (each.family, each.gpus) for each, _ in started
+    }
     before = view.value(_fed_by(view, sides, started)) if started else 0.0
     for group in sorted(groups):
         drafts = [each.mtp for each, _ in sides]
-        mine = [each for each in view.ctxs if (each.family, each.gpus) == group]
+        mine = [each for each in view.rates.ctxs if (each.family, each.gpus) == group]
         each = min(mine, key=lambda each: (sum(abs(each.mtp - mtp) for mtp in drafts), each.label))
         loads = _near_best(view, each)
         if not loads:
@@ -260,7 +269,7 @@ def _ctx_offers(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
         hours = view.space.hours(each, loads)
         gain = sum(
             weight
-            * (view.value(_fed_by(view, sides, [*started, (each, view.capacity(each, loads, lucky))])) - before)
+            * (view.value(_fed_by(view, sides, [*started, (each, view.rates.capacity(each, loads, lucky))])) - before)
             for lucky, weight in CHANCES
         )
         if gain > max(plan.price, view.space.least_price) * hours / view.space.grid_hours or not started:
@@ -272,25 +281,25 @@ def _fed_by(view: View, sides: Iterable[tuple[Candidate, Side]], ctx: Iterable[t
     front = empty_front()
     rates = list(ctx)
     for each, side in sides:
-        front = np.maximum(front, view.fed(side, view.sides(rates, each.mtp)))
+        front = np.maximum(front, view.fed(side, view.rates.sides(rates, each.mtp)))
     return front
 
 
 def _near_best(view: View, each: Candidate) -> frozenset[int]:
     """Loads at which a ctx server promises nearly its best rate within the TTFT limit, or has given it."""
-    best = view.capacity(each, each.forecasts)
-    return frozenset(load for load in each.forecasts if view.worth(each, load) >= max(NEAR_BEST * best, 1e-9))
+    best = view.rates.capacity(each, each.forecasts)
+    return frozenset(load for load in each.forecasts if view.rates.worth(each, load) >= max(NEAR_BEST * best, 1e-9))
 
 
 def _too_slow(view: View, each: Candidate) -> bool:
     """Is there next to no chance that a load of a ctx server is within the TTFT limit?"""
-    fastest = max((view.rate(each, load).req_s for load in each.forecasts), default=0.0)
-    return view.capacity(each, each.forecasts) <= HARDLY * fastest
+    fastest = max((view.rates.at(each, load).req_s for load in each.forecasts), default=0.0)
+    return view.rates.capacity(each, each.forecasts) <= HARDLY * fastest
 
 
 def _more_ctx(view: View, each: Candidate) -> Offer:
     """What is left of the loads near the best of a ctx server that is up, as measurements move it."""
-    loads = _near_best(view, each) - view.taken(each)
+    loads = _near_best(view, each) - view.rates.taken(each)
     return Offer(loads, 0.0, view.space.hours(each, loads, 0))
 
 
@@ -326,9 +335,9 @@ def _why_not(
     if hours_left is not None and hours > hours_left:
         return f"it costs {hours:.3g} GPU-hours at least, and {max(0.0, hours_left):.3g} are left"
     if each.stage == "ctx":
-        known = view.started(each)
+        known = view.rates.started(each)
         return "measured" if known else "not worth its hours beside the ctx servers that are known or come first"
-    if view.started(each):
+    if view.rates.started(each):
         return "measured where it can change the front"
     lucky = _lucky_gain(view, each, plan.front)
     return (

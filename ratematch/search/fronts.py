@@ -80,18 +80,38 @@ def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
 
 
 def best_ratio(ctx: Side, gpus: int, req_s: Floats, osl: float, max_gpus: int, ceil_only: bool = False) -> Floats:
-    """tok/s/GPU of the best ratio with gen instances at these rates each."""
+    """tok/s/GPU of the best ratio with gen instances of ``gpus`` GPUs at each of these requests/s.
+
+    Shape of ``req_s``; 0 where nothing fits.
+    """
     y = np.arange(1, 2 if ceil_only else max_gpus // gpus + 1)[:, None]
     if not y.size:
         return np.zeros_like(req_s)
-    room = (max_gpus - y * gpus) // ctx.gpus
-    wanted = np.ceil(y * req_s / ctx.req_s[0] - 1e-9)
-    x = np.maximum(1, wanted if ceil_only else np.minimum(wanted, room))
-    fits = (room >= 1) & (x * ctx.gpus + y * gpus <= max_gpus)
+    x = ctx_instances(y, gpus, req_s, ctx.gpus, ctx.req_s[0], max_gpus, ceil_only=ceil_only)
     served = np.minimum(x * ctx.req_s[0], y * req_s)
     # A ctx-limited deployment runs its gen instances at a lower load, which is another point of the same curve: here
     # it is kept at the slower speed of the fuller one, and met again at that point.
-    return np.asarray(np.where(fits, served * osl / (x * ctx.gpus + y * gpus), 0.0).max(axis=0))
+    return np.asarray(np.where(x >= 1, served * osl / (x * ctx.gpus + y * gpus), 0.0).max(axis=0))
+
+
+def ctx_instances(
+    y: Floats | NDArray[np.int64],
+    gen_gpus: Floats | int,
+    gen_req_s: Floats,
+    ctx_gpus: Floats | int,
+    ctx_req_s: Floats | float,
+    max_gpus: int,
+    *,
+    ceil_only: bool = False,
+) -> Floats:
+    """The fewest ctx instances that keep up with ``y`` gen instances, or all that there is room for; 0: none fits.
+
+    GPUs and requests/s are those of one instance; all broadcast against ``y``. ``ceil_only``: never fewer than keep
+    up, so 0 where those do not fit.
+    """
+    room = np.maximum((max_gpus - y * gen_gpus) // ctx_gpus, 0)
+    wanted = np.maximum(np.ceil(y * gen_req_s / ctx_req_s - 1e-9), 1)
+    return np.asarray(np.where(wanted <= room, wanted, 0.0) if ceil_only else np.minimum(wanted, room))
 
 
 def _spread(which: NDArray[np.int64], speed: Floats, value: Floats, rows: int) -> Floats:

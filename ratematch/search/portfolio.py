@@ -93,14 +93,14 @@ def at_price(
     parts = dict(begin)
     # Small servers first: a large one then has to beat them, and takes their place if it does.
     order = sorted(
-        (each for each in view.gens if not view.running.get(each.id) and each.id != without),
+        (each for each in view.rates.gens if not view.rates.running.get(each.id) and each.id != without),
         key=lambda each: (each.gpus, each.label),
     )
     fixed = empty_front()
-    for each in view.gens:
-        if view.running.get(each.id) or each.id == without:
-            fixed = np.maximum(fixed, view.front(each, view.taken(each)))
-    fronts = {each.id: view.front(each, view.taken(each) | _loads(parts, each)) for each in order}
+    for each in view.rates.gens:
+        if view.rates.running.get(each.id) or each.id == without:
+            fixed = np.maximum(fixed, view.front(each, view.rates.taken(each)))
+    fronts = {each.id: view.front(each, view.rates.taken(each) | _loads(parts, each)) for each in order}
     for _ in range(ROUNDS):
         changed = False
         for each in order:
@@ -114,7 +114,7 @@ def at_price(
             offer = offer_of(view, each, others, price / grid, 0 if each.id == up else 1, room)
             if offer.loads != _loads(parts, each):
                 changed = True
-                fronts[each.id] = view.front(each, view.taken(each) | offer.loads)
+                fronts[each.id] = view.front(each, view.rates.taken(each) | offer.loads)
             parts.pop(each.id, None)
             if offer.loads:
                 parts[each.id] = offer
@@ -137,7 +137,7 @@ def offer_of(
 
     ``room``: GPU-hours that they may take.
     """
-    taken = view.taken(each)
+    taken = view.rates.taken(each)
     before = view.value(np.maximum(others, view.front(each, taken)))
 
     def worth(loads: frozenset[int]) -> float:

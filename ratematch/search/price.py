@@ -15,7 +15,8 @@ import numpy as np
 from ratematch.search.candidates import Candidate, Rate
 from ratematch.search.fronts import GRID, WIDTHS, Floats, empty_front
 from ratematch.search.portfolio import PRICES, THRIFT, Offer, Portfolio, at_price, compose
-from ratematch.search.view import NORMAL, View
+from ratematch.search.rates import NORMAL
+from ratematch.search.view import View
 
 LUCK = tuple(np.linspace(-2.5, 2.5, 11).tolist())
 """How fast what is planned may turn out, in standard deviations: at these the front that it makes is looked at."""
@@ -43,28 +44,28 @@ class Promised:
     @cached_property
     def whole(self) -> float:
         """Area under everything that could be measured, tok/s/user x tok/s/GPU: what shares of the front are of."""
-        best = empty_front()
-        for each in self.view.gens:
-            best = np.maximum(best, self.view.front(each, frozenset(each.forecasts)))
+        best = self.view.reachable
         limit = self.view.space.tpot_s
         within = (1 / limit if limit else 0.0) < GRID
         return float(best[within] @ WIDTHS[within])
 
     def rates(self) -> Iterator[tuple[Candidate, int, Rate]]:
         """Of every load planned or under way what is promised: candidate, concurrency, rates."""
-        for each in self.view.gens:
+        for each in self.view.rates.gens:
             planned = self.plan.parts[each.id].loads if each.id in self.plan.parts else frozenset()
-            yield from self._promise(each, self.view.taken(each) | planned)
-        ctxs = [each for each in self.view.ctxs if self.view.capacity(each, self.view.taken(each)) > 0]
+            yield from self._promise(each, self.view.rates.taken(each) | planned)
+        ctxs = [
+            each for each in self.view.rates.ctxs if self.view.rates.capacity(each, self.view.rates.taken(each)) > 0
+        ]
         for each in ctxs:
-            yield from self._promise(each, self.view.taken(each))
-        if not ctxs and self.view.ctxs:
-            likely = max(self.view.ctxs, key=lambda each: self.view.capacity(each, each.forecasts) / each.gpus)
+            yield from self._promise(each, self.view.rates.taken(each))
+        if not ctxs and self.view.rates.ctxs:
+            likely = self.view.rates.likeliest_ctx()
             yield from self._promise(likely, frozenset(likely.forecasts))
 
     def _promise(self, each: Candidate, loads: frozenset[int]) -> Iterator[tuple[Candidate, int, Rate]]:
-        known = self.view.known.get(each.id, {})
-        yield from ((each, load, self.view.rate(each, load)) for load in sorted(loads) if load not in known)
+        known = self.view.rates.known.get(each.id, {})
+        yield from ((each, load, self.view.rates.at(each, load)) for load in sorted(loads) if load not in known)
 
     def stays(self, tok_s_user: float, tok_s_gpu: float) -> float:
         """The chance that a deployment with these figures is still on the front when all that is planned is measured.
@@ -82,10 +83,10 @@ class Promised:
     def _fronts(self) -> list[tuple[float, Floats]]:
         """By luck, the front of everything that is planned or under way."""
         open_loads: Mapping[str, frozenset[int]] = {
-            each.id: self.view.taken(each)
+            each.id: self.view.rates.taken(each)
             | (self.plan.parts[each.id].loads if each.id in self.plan.parts else frozenset())
-            for each in self.view.gens
-            if self.view.running.get(each.id) or each.id in self.plan.parts
+            for each in self.view.rates.gens
+            if self.view.rates.running.get(each.id) or each.id in self.plan.parts
         }
         found = []
         for lucky in LUCK:

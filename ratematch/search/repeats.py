@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ratematch.measure.measurement import Measurement
 from ratematch.search.candidates import Candidate
 from ratematch.search.price import promise
-from ratematch.search.regret import regret
+from ratematch.search.regret import Choices
 from ratematch.search.speeds import NOISE_SD
 from ratematch.search.view import View
 
@@ -81,19 +81,19 @@ def find_longer(
     everything planned must fit into (``None``: no limit).
     """
     promised = promise(view, hours_left)
-    planned = {name: offer.loads for name, offer in promised.plan.parts.items()}
+    choices = Choices(view, {name: offer.loads for name, offer in promised.plan.parts.items()})
     found: list[Longer] = []
     for load, known in sorted(measured.items()):
         width = UNTOLD_CI if known.interval is None else known.interval
         enough = width <= targets[load] or known.runs >= (2 if known.interval is None else MOST_RUNS)
-        if enough or load not in view.known.get(each.id, {}) or load not in each.forecasts:
+        if enough or load not in view.rates.known.get(each.id, {}) or load not in each.forecasts:
             continue
         more, whole = requests[load]
         gpu_hours = view.space.load_h * each.gpus * more / whole
         if hours_left is not None and gpu_hours > hours_left:
             continue
         narrower = width * math.sqrt(known.requests / (known.requests + more))
-        gain = regret(view, each, load, width, planned) - regret(view, each, load, narrower, planned)
+        gain = choices.regret(each, load, width) - choices.regret(each, load, narrower)
         if gain > promised.price_per_hour * gpu_hours:
             told = "is not told by so short a load" if known.interval is None else f"is ±{width:.1%}"
             why = (

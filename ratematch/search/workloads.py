@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ratematch.search.candidates import Known, Space
 from ratematch.search.decide import Decision, decide, go_on
-from ratematch.search.view import see
+from ratematch.search.rates import see
 
 FEW = 4.0
 """Hours left are few when they are no more than so many starts of the largest server."""

@@ -17,6 +17,7 @@ from ratematch.exchange.results.detect import read_foreign
 from ratematch.exchange.results.export import export_results
 from ratematch.exchange.results.foreign import Hints, parse_servers
 from ratematch.exchange.results.ingest import import_results
+from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Rate
@@ -118,10 +119,11 @@ def test_benchmark_serving_of_trtllm_and_sa_bench(tmp_path: Path, content: dict[
 
 def test_a_percentile_that_is_not_in_the_file_is_not_judged_by_but_told(tmp_path: Path) -> None:
     put(tmp_path, write(tmp_path / "result.json", TRTLLM_SERVING))
-    inputs = read_inputs(Results(tmp_path / "in"), ttft_ms=5000, percentile=90)
+    inputs = read_inputs(Results(tmp_path / "in"), Question(ttft_ms=5000, percentile=90))
     (workload,) = analyze_inputs(inputs).workloads
     assert workload.ifb == () and "no TTFT at percentile 90" in workload.left_out[0][2][0]
-    (workload,) = analyze_inputs(read_inputs(Results(tmp_path / "in"), ttft_ms=5000, percentile=99)).workloads
+    inputs = read_inputs(Results(tmp_path / "in"), Question(ttft_ms=5000, percentile=99))
+    (workload,) = analyze_inputs(inputs).workloads
     assert len(workload.ifb) == 1
     (measurement,) = (tmp_path / "in").glob("*/loads/*/measurement.json")
     assert read_json(measurement)["ttft_ms"]["p90"] is None

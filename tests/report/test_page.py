@@ -13,6 +13,7 @@ import pytest
 from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.points import Analysis, WorkloadAnalysis
+from ratematch.match.question import Question
 from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.report import collect
 from ratematch.report.contents import Bundle, Report, RunFile, Section
@@ -198,7 +199,7 @@ def test_targets_a_person_types() -> None:
 
 def test_the_report_of_the_sample_is_whole() -> None:
     results = Results.open(ROOT / "results" / "sample")
-    inputs = analyze.read_inputs(results, tpot_ms=25.0)
+    inputs = analyze.read_inputs(results, Question(tpot_ms=25.0))
     page = collect.make_report(results, inputs, analyze.analyze_inputs(inputs), "ratematch report results/sample")
     reader = Reader(page)
     text = " ".join(reader.texts)

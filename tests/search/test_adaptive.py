@@ -241,7 +241,7 @@ def test_one_workload_learns_from_another():
     taught = teach(of, known)["b"]
     assert [(one.workload, one.family) for one in taught.elsewhere] == [("a", "ctx DEP"), ("a", "gen DEP")]
     own = of["b"].find("b gen-wide")
-    assert View(taught, {}, {}).rate(own, 64).req_s < 0.8 * View(of["b"], {}, {}).rate(own, 64).req_s
+    assert View(taught, {}, {}).rates.at(own, 64).req_s < 0.8 * View(of["b"], {}, {}).rates.at(own, 64).req_s
     label, found = decide_among(of, known, {}, None, {})
     assert label in of
     assert all(decision.choice for decision in found.values())
