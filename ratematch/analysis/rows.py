@@ -32,7 +32,7 @@ def measured_in_detail(results: Results) -> list[Measured]:
     Raises:
         ResultsError: records that cannot be read.
     """
-    found: list[Measured] = []
+    rows: list[Measured] = []
     for path in results.folders():
         folder = ExperimentFolder(path.path)
         experiment = folder.read()
@@ -41,8 +41,8 @@ def measured_in_detail(results: Results) -> list[Measured]:
             records = stored.folder / layout.RECORDS
             if stored.measurement.valid and records.exists():
                 row = replace(row, noise=read_noise(records, stored.measurement))
-            found.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
-    return found
+            rows.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
+    return rows
 
 
 def find_layout(experiment: Experiment) -> str:
@@ -90,12 +90,12 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
         model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
     except CatalogError:
         return None
-    told = {
+    formats = {
         str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
         for row in measured
         for group in row.experiment.deployment.groups
     }
-    return Links(model, gpu, "fp8" if told == {"fp8"} else "bf16")
+    return Links(model, gpu, "fp8" if formats == {"fp8"} else "bf16")
 
 
 def read_noise(records: Path, figures: Measurement) -> Noise | None:

@@ -67,9 +67,9 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
     taught = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
     effects = estimate_effects({family: taught.get(family, []) for family in families})
     rows = tuple(
-        Measured(experiment, load, to_measurement(each, effects[family_of(experiment)].factor))
+        Measured(experiment, load, to_measurement(predicted, effects[family_of(experiment)].factor))
         for experiment in experiments
-        for load, each in forecasts[experiment.id].items()
+        for load, predicted in forecasts[experiment.id].items()
     )
     limits = sweep.constraints
     question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus, draws=0)
