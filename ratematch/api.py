@@ -57,7 +57,7 @@ class LoadedResults:
 
     @cached_property
     def loads(self) -> pd.DataFrame:
-        """One row a measured load, valid or not: what was asked, rates, latencies (mean, p50, p99), verdict."""
+        """One row a measured load, valid or not: the load, rates, latencies (mean, p50, p99), verdict."""
         return pd.DataFrame([load_row(row) for row in self.measured])
 
     @cached_property
@@ -151,17 +151,17 @@ def recommendations(analysis: Analysis, targets: Sequence[float] = TARGETS) -> p
         [
             {
                 "workload": w.workload,
-                "at_tok_s_user": found.at,
-                "deployment": found.point.label if found.point else None,
-                "origin": _origin(found.measured, found.point is not None),
-                "gpus": found.point.gpus if found.point else None,
-                "concurrency": found.point.concurrency if found.point else None,
-                "tok_s_user": found.point.tok_s_user if found.point else None,
-                "tok_s_gpu": found.point.tok_s_gpu if found.point else None,
-                "over_ifb": found.over_ifb,
+                "at_tok_s_user": best.at,
+                "deployment": best.point.label if best.point else None,
+                "origin": _origin(best.measured, best.point is not None),
+                "gpus": best.point.gpus if best.point else None,
+                "concurrency": best.point.concurrency if best.point else None,
+                "tok_s_user": best.point.tok_s_user if best.point else None,
+                "tok_s_gpu": best.point.tok_s_gpu if best.point else None,
+                "over_ifb": best.over_ifb,
             }
             for w in analysis.workloads
-            for found in recommend_all(w, targets)
+            for best in recommend_all(w, targets)
         ]
     )
 
@@ -282,8 +282,8 @@ def plot_latency(results: LoadedResults, analysis: Analysis, workload: str | Non
         UserError: no such workload, or no load on a measured front has records.
     """
     chosen = pick_workload(analysis, workload)
-    found = pictures.read_front_records(Results(results.path), results.inputs, chosen)
-    picture = picture_cdf(found, analysis, chosen.workload, "latency")
+    records = pictures.read_front_records(Results(results.path), results.inputs, chosen)
+    picture = picture_cdf(records, analysis, chosen.workload, "latency")
     return _there(picture, "no load on a measured front has request records")
 
 
@@ -312,8 +312,8 @@ def pick_workload(analysis: Analysis, label: str | None) -> WorkloadAnalysis:
 
 
 def _figures(results: LoadedResults, label: str) -> Any:
-    asked = pictures.find_workload(results.measured, label)
-    return collect_figures(select_workload(results.measured, asked), results.constraints)[0]
+    workload = pictures.find_workload(results.measured, label)
+    return collect_figures(select_workload(results.measured, workload), results.constraints)[0]
 
 
 def _there(picture: Picture | None, otherwise: str) -> Picture:

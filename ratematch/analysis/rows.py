@@ -32,7 +32,7 @@ def measured_in_detail(results: Results) -> list[Measured]:
     Raises:
         ResultsError: records that cannot be read.
     """
-    found: list[Measured] = []
+    rows: list[Measured] = []
     for path in results.folders():
         folder = ExperimentFolder(path.path)
         experiment = folder.read()
@@ -41,8 +41,8 @@ def measured_in_detail(results: Results) -> list[Measured]:
             records = stored.folder / layout.RECORDS
             if stored.measurement.valid and records.exists():
                 row = replace(row, noise=read_noise(records, stored.measurement))
-            found.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
-    return found
+            rows.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
+    return rows
 
 
 def find_layout(experiment: Experiment) -> str:
@@ -74,7 +74,7 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
 
 
 def find_gpus_per_node(results: Results) -> int | None:
-    """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is told."""
+    """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is known."""
     folders = [folder for folder in results.folders() if (folder.path / layout.CLUSTER).exists()]
     sizes = {folder.cluster().gpus_per_node for folder in folders}
     return sizes.pop() if len(sizes) == 1 else None
@@ -83,19 +83,19 @@ def find_gpus_per_node(results: Results) -> int | None:
 def find_links(measured: Sequence[Measured]) -> Links | None:
     """What KV transfers go over, where the catalog knows model and GPU.
 
-    The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
+    The KV format is the servers' own where one is set, else bf16: the larger, so no transfer is too short.
     """
     experiment = measured[0].experiment
     try:
         model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
     except CatalogError:
         return None
-    told = {
+    formats = {
         str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
         for row in measured
         for group in row.experiment.deployment.groups
     }
-    return Links(model, gpu, "fp8" if told == {"fp8"} else "bf16")
+    return Links(model, gpu, "fp8" if formats == {"fp8"} else "bf16")
 
 
 def read_noise(records: Path, figures: Measurement) -> Noise | None:

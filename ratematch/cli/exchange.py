@@ -307,7 +307,7 @@ def export_deployment(
         question=Question(ttft_ms, tpot_ms),
     )
     written = deployment.write_handover(found, output, force=force)
-    told = deployment.describe(found.workload, found.found, found.experiment, found.cluster)
+    told = deployment.describe(found.workload, found.recommended, found.experiment, found.cluster)
     if as_json:
         print_json(told | {"files": [str(path) for path in written]})
         return
