@@ -57,7 +57,7 @@ class LoadedResults:
 
     @cached_property
     def loads(self) -> pd.DataFrame:
-        """One row a measured load, valid or not: the load, rates, latencies (mean, p50, p99), verdict."""
+        """One row a measured load, valid or not: what was requested, rates, latencies (mean, p50, p99), verdict."""
         return pd.DataFrame([load_row(row) for row in self.measured])
 
     @cached_property
@@ -151,17 +151,17 @@ def recommendations(analysis: Analysis, targets: Sequence[float] = TARGETS) -> p
         [
             {
                 "workload": w.workload,
-                "at_tok_s_user": best.at,
-                "deployment": best.point.label if best.point else None,
-                "origin": _origin(best.measured, best.point is not None),
-                "gpus": best.point.gpus if best.point else None,
-                "concurrency": best.point.concurrency if best.point else None,
-                "tok_s_user": best.point.tok_s_user if best.point else None,
-                "tok_s_gpu": best.point.tok_s_gpu if best.point else None,
-                "over_ifb": best.over_ifb,
+                "at_tok_s_user": row.at,
+                "deployment": row.point.label if row.point else None,
+                "origin": _origin(row.measured, row.point is not None),
+                "gpus": row.point.gpus if row.point else None,
+                "concurrency": row.point.concurrency if row.point else None,
+                "tok_s_user": row.point.tok_s_user if row.point else None,
+                "tok_s_gpu": row.point.tok_s_gpu if row.point else None,
+                "over_ifb": row.over_ifb,
             }
             for w in analysis.workloads
-            for best in recommend_all(w, targets)
+            for row in recommend_all(w, targets)
         ]
     )
 
@@ -312,8 +312,8 @@ def pick_workload(analysis: Analysis, label: str | None) -> WorkloadAnalysis:
 
 
 def _figures(results: LoadedResults, label: str) -> Any:
-    workload = pictures.find_workload(results.measured, label)
-    return collect_figures(select_workload(results.measured, workload), results.constraints)[0]
+    requested = pictures.find_workload(results.measured, label)
+    return collect_figures(select_workload(results.measured, requested), results.constraints)[0]
 
 
 def _there(picture: Picture | None, otherwise: str) -> Picture:

@@ -24,7 +24,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.search.candidates import Rate
-from ratematch.search.price import Promised
+from ratematch.search.price import Pricing
 from ratematch.simulate.forecasts import to_measurement
 from ratematch.simulate.predict import Forecast
 from ratematch.store.folder import Results
@@ -74,9 +74,9 @@ def choose(
     return choose_end_to_end(measured, workload, question, runs, spending, already=already, chance=chance)
 
 
-def _spending(promised: Promised, gpu_hours: float) -> Spending:
+def _spending(pricing: Pricing, gpu_hours: float) -> Spending:
     """What runs may cost at the price that servers are held against."""
-    return Spending(gpu_hours, promised.price_per_hour, promised.whole)
+    return Spending(gpu_hours, pricing.price_per_hour, pricing.reachable_area)
 
 
 def _experiment(sweep: Sweep, choice: RunChoice) -> Experiment:
@@ -139,20 +139,20 @@ class EndToEnd:
         self._taken: dict[str, Experiment] = {}
         self._layouts: dict[str, str] = {}
 
-    def worth(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> list[RunChoice]:
-        """The runs that would be chosen if everything turned out as promised."""
-        expected = [self._promise(server.id, load, rate) for server, load, rate in promised.rates()]
-        return self._choose(turn, [*self._rows(turn), *expected], workload, _spending(promised, gpu_hours))
+    def worth(self, turn: Turn, workload: Workload, pricing: Pricing, gpu_hours: float) -> list[RunChoice]:
+        """The runs that would be chosen if everything turned out as forecast."""
+        expected = [self._promise(server.id, load, rate) for server, load, rate in pricing.expected_rates()]
+        return self._choose(turn, [*self._rows(turn), *expected], workload, _spending(pricing, gpu_hours))
 
-    def find_next(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> RunChoice | None:
+    def find_next(self, turn: Turn, workload: Workload, pricing: Pricing, gpu_hours: float) -> RunChoice | None:
         """Of the runs of measured servers the one that is expected to bring most per GPU-hour, if that is worth the
         price; what it brings is discounted by the chance that servers still planned push it off the front."""
         choices = self._choose(
             turn,
             self._rows(turn),
             workload,
-            replace(_spending(promised, gpu_hours), one_at_least=False),
-            chance=lambda point: promised.stays(point.tok_s_user, point.tok_s_gpu),
+            replace(_spending(pricing, gpu_hours), one_at_least=False),
+            chance=lambda point: pricing.chance_on_front(point.tok_s_user, point.tok_s_gpu),
         )
         return max(choices, key=lambda choice: (choice.share_per_hour, choice.predicted.label), default=None)
 

@@ -298,7 +298,7 @@ def export_deployment(
     targets = collect.parse_targets(at)
     if len(targets) != 1:
         raise UserError(f"--at {at}: one speed, for one deployment")
-    found = deployment.export_deployment(
+    files = deployment.export_deployment(
         results,
         targets[0],
         workload=workload,
@@ -306,12 +306,12 @@ def export_deployment(
         allocated=None if executor is None else executor == "slurm",
         question=Question(ttft_ms, tpot_ms),
     )
-    written = deployment.write_handover(found, output, force=force)
-    told = deployment.describe(found.workload, found.recommended, found.experiment, found.cluster)
+    written = deployment.write_handover(files, output, force=force)
+    facts = deployment.describe(files.workload, files.recommendation, files.experiment, files.cluster)
     if as_json:
-        print_json(told | {"files": [str(path) for path in written]})
+        print_json(facts | {"files": [str(path) for path in written]})
         return
-    about = f"{told['figures_are']} figures, {told['origin']}"
-    click.echo(f"{told['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
+    about = f"{facts['figures_are']} figures, {facts['origin']}"
+    click.echo(f"{facts['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
     for path in written:
         click.echo(str(path))

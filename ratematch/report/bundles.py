@@ -42,13 +42,13 @@ def make_bundles(
 
 
 def _bundle(files: deployment.Handover, results: Results, anchor: str) -> Bundle:
-    point = files.recommended.point
+    point = files.recommendation.point
     assert point is not None
     start = "sbatch job.sbatch" if "job.sbatch" in files.files else "bash run.sh"
-    again = f"ratematch export deployment {results.path.name} --at {files.recommended.at:g} -o deploy"
+    again = f"ratematch export deployment {results.path.name} --at {files.recommendation.at:g} -o deploy"
     return Bundle(
         anchor,
-        f"{point.label}, for {files.recommended.at:g} tok/s/user, on {files.cluster.name}",
+        f"{point.label}, for {files.recommendation.at:g} tok/s/user, on {files.cluster.name}",
         f"{start} runs it. To write these files, also for another cluster (--cluster): {again}",
         tuple(RunFile(name, text) for name, text in files.files.items()),
     )

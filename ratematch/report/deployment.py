@@ -32,7 +32,7 @@ class Handover:
     """``experiment``: the servers, with the one load they are recommended at. ``files``: by name."""
 
     workload: str
-    recommended: Recommendation
+    recommendation: Recommendation
     experiment: Experiment
     cluster: Cluster
     files: dict[str, str]
@@ -56,16 +56,16 @@ def hand_over(
         UserError: nothing reaches ``at``, what it needs is not stored, or the engine would refuse the files.
         PlacementError: it does not fit the cluster.
     """
-    recommended = recommend(workload, at)
-    if recommended.point is None:
-        fastest = f"; the fastest gives {recommended.fastest:.3g}" if recommended.fastest else ""
+    recommendation = recommend(workload, at)
+    if recommendation.point is None:
+        fastest = f"; the fastest gives {recommendation.fastest:.3g}" if recommendation.fastest else ""
         raise UserError(f"{workload.workload}: no deployment gives {at:g} tok/s/user{fastest}")
-    experiment = find_experiment(measured, recommended.point)
-    where = cluster or _cluster_of(results, experiment, recommended.point)
+    experiment = find_experiment(measured, recommendation.point)
+    where = cluster or _cluster_of(results, experiment, recommendation.point)
     slurm = not where.emulated if allocated is None else allocated
     (rendered,) = rendering.render(replace(experiment, cluster=where.name), where, allocated=slurm)
-    about = json.dumps(describe(workload.workload, recommended, experiment, where), indent=1, allow_nan=False)
-    return Handover(workload.workload, recommended, experiment, where, {**rendered.files, ABOUT: about + "\n"})
+    about = json.dumps(describe(workload.workload, recommendation, experiment, where), indent=1, allow_nan=False)
+    return Handover(workload.workload, recommendation, experiment, where, {**rendered.files, ABOUT: about + "\n"})
 
 
 def find_experiment(measured: Sequence[Measured], point: Point) -> Experiment:
@@ -108,20 +108,22 @@ def _cluster_of(results: Results, experiment: Experiment, point: Point) -> Clust
     raise UserError(f"{experiment.label}: no cluster profile is stored; give --cluster")
 
 
-def describe(workload: str, recommended: Recommendation, experiment: Experiment, cluster: Cluster) -> dict[str, Any]:
+def describe(
+    workload: str, recommendation: Recommendation, experiment: Experiment, cluster: Cluster
+) -> dict[str, Any]:
     """What is known of a deployment, as JSON values: figures, where they come from, what they were measured on."""
-    point = recommended.point
+    point = recommendation.point
     assert point is not None
     return {
         "deployment": point.label,
         "workload": workload,
-        "at_tok_s_user": recommended.at,
+        "at_tok_s_user": recommendation.at,
         "origin": "measured"
-        if recommended.measured
+        if recommendation.measured
         else "predicted from ctx and gen measured apart; not measured together",
         "emulated": point.emulated,
         "figures_are": experiment.origin,
-        "over_ifb": recommended.over_ifb,
+        "over_ifb": recommendation.over_ifb,
         "model": experiment.model,
         "engine": experiment.stack,
         "gpu": experiment.gpu,

@@ -1,7 +1,7 @@
-"""Fronts as arrays, quickly: what ctx and gen servers give in whole instances, on a fixed grid of tok/s/user.
+"""Fronts as arrays: what whole instances of ctx and gen servers give, on a fixed grid of tok/s/user.
 
-The exact solver of :mod:`ratematch.match` decides what is reported; this one is asked thousands of times for a single
-decision. It differs in reading generation curves at a few points between measured loads, not everywhere.
+Reports use the exact solver of :mod:`ratematch.match`. This one is fast enough for the thousands of fronts of a
+single decision: it reads generation curves at a few points between measured loads instead of everywhere.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ GRID = np.geomspace(4.0, 2000.0, 240)
 """tok/s/user at which fronts are kept."""
 WIDTHS = np.diff(GRID, prepend=0.0)
 BETWEEN = 4
-"""Steps that the stretch between two loads of a generation curve is read in."""
+"""Steps in which a generation curve is read between two loads."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """Rates of one instance. ctx: ``req_s`` of shape (1,), its capacity. gen: by load, with ``tok_s_user``."""
+    """Rates of one instance: of ctx its capacity, ``req_s`` of shape (1,); of gen by load, with ``tok_s_user``."""
 
     gpus: int
     req_s: Floats
@@ -40,7 +40,7 @@ def hypervolume(front: Floats) -> float:
 
 
 def gain(front: Floats, other: Floats, weights: Floats | None = None) -> float:
-    """Hypervolume that ``other`` adds to ``front``, each tok/s/user weighted."""
+    """Hypervolume that ``other`` adds to ``front``, with ``weights`` of every tok/s/user."""
     added = np.maximum(other - front, 0.0)
     return float(added @ (WIDTHS if weights is None else WIDTHS * weights))
 
@@ -48,9 +48,9 @@ def gain(front: Floats, other: Floats, weights: Floats | None = None) -> float:
 def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool = False) -> Floats:
     """tok/s/GPU of the best deployment that gives at least ``GRID`` tok/s/user. Shape of ``GRID``.
 
-    Every number of gen instances, fed by the fewest ctx instances that keep up, or by all that there is room for,
-    with generation throttled to what they supply. ``ceil_only``: one gen instance and the ratio rounded up, as some
-    tools do.
+    Every number of gen instances is tried with the fewest ctx instances that keep up, or with all that there is room
+    for and generation throttled to what they supply. ``ceil_only``: one gen instance and the ratio rounded up, as
+    some tools do.
     """
     if not gen.req_s.size or ctx.req_s[0] <= 0:
         return empty_front()
@@ -62,9 +62,11 @@ def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool
 
 
 def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
-    """Fronts of every stretch of a generation curve, of shape (loads, loads, grid): ``[i, j]`` is that of the loads i
-    and j and what is read between them, i = j one load alone. The front of any loads is the maximum over its
-    neighbours'."""
+    """Fronts of every stretch of a generation curve, of shape (loads, loads, grid).
+
+    ``[i, j]``: of the loads i < j and what is read between them; ``[i, i]``: of one load. The front of a set of loads
+    is the maximum over its neighbouring pairs.
+    """
     size = gen.req_s.size
     fronts = np.zeros((size, size, GRID.size))
     if not size or ctx.req_s[0] <= 0:
@@ -112,7 +114,7 @@ def ctx_instances(
 
 
 def _spread(which: Ints, speed: Floats, value: Floats, rows: int) -> Floats:
-    """Points onto the grid, each into the row ``which``: the best of all that are at least as fast."""
+    """Points onto the grid, each into the row ``which``: the best ``value`` of all that are at least as fast."""
     fronts = np.zeros((rows, GRID.size))
     place = np.searchsorted(GRID, speed * (1 + 1e-12), side="right") - 1
     np.maximum.at(fronts, (which, np.maximum(place, 0)), np.where(place >= 0, value, 0.0))

@@ -32,15 +32,15 @@ class Forecast:
 def forecast(emulation: Emulation, experiment: Experiment, load: Concurrency) -> Forecast:
     """Figures of ``load`` against servers of ``experiment``, which are all of one role (ctx, gen or aggregated)."""
     group = experiment.deployment.groups[-1]
-    each = load.concurrency / group.instances
+    in_flight = load.concurrency / group.instances
     model = _Steady(emulation, experiment.workload)
     match group.role:
         case "ctx":
-            req_s, ttft_s, tpot_s = model.prefill(each)
+            req_s, ttft_s, tpot_s = model.prefill(in_flight)
         case "gen":
-            req_s, ttft_s, tpot_s = model.generate(each)
+            req_s, ttft_s, tpot_s = model.generate(in_flight)
         case _:
-            req_s, ttft_s, tpot_s = model.mix(each)
+            req_s, ttft_s, tpot_s = model.mix(in_flight)
     osl = 1.0 if group.role == "ctx" else experiment.workload.mean_osl
     return Forecast(load.concurrency, req_s * group.instances, ttft_s, tpot_s, osl)
 

@@ -224,9 +224,9 @@ class Service:
 
     def _pick(self, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
         router = self._routers[role.role]
-        asked = self._routed(role, isl)
-        index = router.choose(asked)
-        return self._workers[role.urls[index]], lambda: router.finish(index, asked)
+        request = self._routed(role, isl)
+        index = router.choose(request)
+        return self._workers[role.urls[index]], lambda: router.finish(index, request)
 
     def _routed(self, role: RoleSettings, isl: int) -> Routed:
         """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""

@@ -63,7 +63,7 @@ def test_a_predicted_deployment_is_put_together_from_its_measured_servers() -> N
     apart = replace(inputs, measured=tuple(r for r in inputs.measured if r.experiment.stage in ("ctx", "gen")))
     (workload,) = analyze.analyze_inputs(apart).workloads
     handed = deployment.hand_over(results, apart.measured, workload, 100.0)
-    point, servers = handed.recommended.point, handed.experiment.deployment
+    point, servers = handed.recommendation.point, handed.experiment.deployment
     assert point is not None and servers.ctx is not None and servers.gen is not None
     assert servers.label == point.label and servers.ctx.mtp == servers.gen.mtp
     assert "not measured together" in json.loads(handed.files["deployment.json"])["origin"]

@@ -9,23 +9,11 @@ import pytest
 
 from ratematch.errors import ResultsError
 from ratematch.plan.load import Constraints
-from ratematch.store import provenance, sweeprun
-from ratematch.store.files import to_text, write_json
+from ratematch.store import provenance
+from ratematch.store.files import write_json
 from ratematch.store.folder import Results
 from ratematch.store.provenance import Provenance, ServerVersion
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits
-
-SAMPLE = Path(__file__).parents[2] / "results" / "sample"
-
-
-def test_files_of_the_sample_are_written_as_they_were_read() -> None:
-    limits = SAMPLE / "limits.json"
-    assert to_text(sweeprun.to_json(Results(SAMPLE).limits())) == limits.read_text()
-    files = sorted(SAMPLE.glob("*/launch/*/provenance.json"))
-    assert len(files) == 19
-    for file in files:
-        value = provenance.from_json(json.loads(file.read_text()))
-        assert to_text(provenance.to_json(value)) == file.read_text(), file
 
 
 def test_limits_come_back_and_their_absence_is_explained(tmp_path: Path) -> None:
