@@ -74,7 +74,7 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
 
 
 def find_gpus_per_node(results: Results) -> int | None:
-    """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is told."""
+    """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is known."""
     folders = [folder for folder in results.folders() if (folder.path / layout.CLUSTER).exists()]
     sizes = {folder.cluster().gpus_per_node for folder in folders}
     return sizes.pop() if len(sizes) == 1 else None
@@ -83,7 +83,7 @@ def find_gpus_per_node(results: Results) -> int | None:
 def find_links(measured: Sequence[Measured]) -> Links | None:
     """What KV transfers go over, where the catalog knows model and GPU.
 
-    The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
+    The KV format is the servers' own where one is set, else bf16: the larger, so no transfer is too short.
     """
     experiment = measured[0].experiment
     try:
