@@ -69,7 +69,7 @@ def figures(tok_s: float) -> Measurement:
 def make_results(path: Path, count: int) -> Results:
     """``count`` simulated experiments of four loads each."""
     results, cluster = Results(path), Cluster("rack", "gb200", gpus_per_node=4, nodes=18, emulated=True)
-    run = LoadRun("1", "gen_only_no_context", emulated=True, simulated=True, simulation=Simulation(0.1))
+    run = LoadRun("1", "gen_only_no_context", "simulated", simulation=Simulation(0.1))
     for number in range(count):
         group = ServerGroup("gen", Parallelism(tp=4, ep=4), max_batch_size=32, max_num_tokens=32 + number)
         experiment = Experiment(

@@ -8,7 +8,7 @@ frame of figures has an ``emulated`` column, frames of loads and requests an ``o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,20 @@ from ratematch.errors import UserError
 from ratematch.match.analysis import select_workload
 from ratematch.match.figures import collect_figures, select_stage
 from ratematch.match.points import Analysis, WorkloadAnalysis
+from ratematch.match.question import Question
 from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.measure.measured import Measured
 from ratematch.plan.load import Constraints, Percentile
 from ratematch.report import pictures
-from ratematch.show.cdfs import picture_cdf, picture_slip
-from ratematch.show.changeview import picture_change
-from ratematch.show.gapparts import picture_gap
-from ratematch.show.ladders import picture_ctx, picture_gen
 from ratematch.show.picture import Picture
-from ratematch.show.plots import picture_pareto, picture_speedup
-from ratematch.show.presets import PRESETS
-from ratematch.show.splits import picture_split
+from ratematch.show.plots.cdfs import picture_cdf, picture_slip
+from ratematch.show.plots.change import picture_change
+from ratematch.show.plots.gap import picture_gap
+from ratematch.show.plots.ladders import picture_ctx, picture_gen
+from ratematch.show.plots.pareto import picture_pareto
+from ratematch.show.plots.presets import PRESETS
+from ratematch.show.plots.speedup import picture_speedup
+from ratematch.show.plots.splits import picture_split
 from ratematch.show.tables import front_rows, point_rows
 from ratematch.store.folder import Results
 
@@ -102,14 +104,8 @@ def match_results(
     Raises:
         ResultsError: emulated and real results in one folder.
     """
-    kept = results.constraints
-    limits = Constraints(
-        kept.ttft_ms if ttft_ms is None else ttft_ms,
-        kept.tpot_ms if tpot_ms is None else tpot_ms,
-        kept.percentile if percentile is None else percentile,
-    )
-    inputs = replace(results.inputs, constraints=limits, max_gpus=max_gpus or results.inputs.max_gpus)
-    return analyze.analyze_inputs(inputs, calibrate=calibrate)
+    question = Question(ttft_ms, tpot_ms, percentile, max_gpus or None, calibrate)
+    return analyze.analyze_inputs(results.inputs.asking(question))
 
 
 def fronts(analysis: Analysis) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -52,3 +53,11 @@ def test_the_map_stands_in_the_order_of_the_layers() -> None:
     named = re.findall(r"^``(\w+)``  ", ratematch.__doc__ or "", re.MULTILINE)
     assert [floor[room] for room in named] == sorted(floor[room] for room in named)
     assert set(floor) - {"__main__"} == rooms_on_disk()
+
+
+def test_every_stop_of_the_walks_is_where_the_page_says() -> None:
+    page = (PYPROJECT.parent / "docs" / "architecture.md").read_text("utf-8")
+    stops = re.findall(r"`(ratematch(?:\.\w+)+)(?::(\w+))?`", page)
+    assert len(stops) > 30
+    for module, name in stops:
+        assert not name or hasattr(importlib.import_module(module), name), f"{module}:{name}"

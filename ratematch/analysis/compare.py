@@ -11,8 +11,8 @@ from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.change import Change, find_changes
 from ratematch.match.points import Analysis
+from ratematch.match.question import Question
 from ratematch.plan.experiment import Experiment
-from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 
 
@@ -34,24 +34,16 @@ class SweepComparison:
 
 
 def compare_results(
-    before: Path,
-    after: Path,
-    *,
-    max_regression: float = 0.03,
-    ttft_ms: float | None = None,
-    tpot_ms: float | None = None,
-    percentile: Any = None,
+    before: Path, after: Path, question: Question | None = None, *, max_regression: float = 0.03
 ) -> SweepComparison:
-    """``after`` against ``before``; limits that are given replace those of both sweeps.
+    """``after`` against ``before``; options that ``question`` gives replace those of both sweeps.
 
     Raises:
         UserError: they are of different origin (real, emulated, simulated), or of different models.
         ResultsError: a folder that cannot be read.
     """
     opened = [Results.open(before), Results.open(after)]
-    inputs = [
-        analyze.read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=percentile) for results in opened
-    ]
+    inputs = [analyze.read_inputs(results, question) for results in opened]
     first, second = (analyze.analyze_inputs(each) for each in inputs)
     origins = [each.measured[0].experiment.origin for each in inputs]
     if origins[0] != origins[1]:
@@ -64,36 +56,35 @@ def compare_results(
 
 def find_drift(before: Results, after: Results) -> list[Drift]:
     """What the two folders did not have in common: limits, versions, deployments and each of their settings."""
-    found = _differences("", _facts(before), _facts(after))
+    drift = _differences("", _facts(before), _facts(after))
     first, second = _deployments(before), _deployments(after)
     for name in sorted({*first, *second}):
         if name not in first or name not in second:
             here, there = ("measured", None) if name in first else (None, "measured")
-            found.append(Drift(name, here, there))
+            drift.append(Drift(name, here, there))
         else:
-            found += _differences(f"{name}: ", first[name], second[name])
-    return found
+            drift += _differences(f"{name}: ", first[name], second[name])
+    return drift
 
 
 def _facts(results: Results) -> dict[str, str]:
     """What holds for a whole folder; several values of one fact stand side by side."""
     experiments = [folder.read() for folder in results.folders()]
-    launches = [read_json(file) for file in sorted(results.path.glob("*/launch/*/provenance.json"))]
-    servers = [server for launch in launches for server in launch.get("servers", {}).values()]
-    limits = read_json(results.path / analyze.LIMITS)
+    launches = [launch for folder in results.folders() for launch in folder.provenances()]
+    limits = asdict(results.limits())
     facts = {
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
         "model path": _join(e.model_path for e in experiments),
         "engine asked for": _join(e.stack for e in experiments),
-        "servers said": _join(server.get("version") for server in servers),
-        "ratematch": _join(f"{launch.get('ratematch')} ({launch.get('git')})" for launch in launches),
-        "Python": _join(launch.get("python") for launch in launches),
-        "platform": _join(launch.get("platform") for launch in launches),
-        "load generator on": _join(launch.get("host") for launch in launches),
-        "packages": _join(", ".join(f"{n} {v}" for n, v in sorted(x.get("packages", {}).items())) for x in launches),
+        "servers said": _join(version for launch in launches for version in launch.server_versions),
+        "ratematch": _join(f"{launch.ratematch} ({launch.git})" for launch in launches),
+        "Python": _join(launch.python for launch in launches),
+        "platform": _join(launch.platform for launch in launches),
+        "load generator on": _join(launch.host for launch in launches),
+        "packages": _join(launch.package_list for launch in launches),
     }
-    return facts | {f"limits: {key}": str(value) for key, value in limits.items() if key != "name"}
+    return facts | {f"limits: {key}": str(value) for key, value in sorted(limits.items()) if key != "name"}
 
 
 def _join(values: Iterable[object]) -> str:
@@ -105,13 +96,13 @@ def _deployments(results: Results) -> dict[str, dict[str, str]]:
 
     Two experiments of one label differ in a setting; their values then stand side by side.
     """
-    found: dict[str, dict[str, set[str]]] = {}
+    by_label: dict[str, dict[str, set[str]]] = {}
     for folder in results.folders():
         experiment = folder.read()
-        settings = found.setdefault(experiment.label, {})
+        settings = by_label.setdefault(experiment.label, {})
         for key, value in {**_settings(experiment), "loads": _loads(experiment)}.items():
             settings.setdefault(key, set()).add(value)
-    return {label: {k: " | ".join(sorted(v)) for k, v in settings.items()} for label, settings in found.items()}
+    return {label: {k: " | ".join(sorted(v)) for k, v in settings.items()} for label, settings in by_label.items()}
 
 
 def _settings(experiment: Experiment) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Measured loads and their requests as flat rows: one row a thing, one column a figure, units in the names.
 
-An undefined figure is ``None`` or NaN. Rows of loads and of requests both say their ``origin``.
+An undefined figure is ``None`` or NaN. Rows of loads and of requests both have their ``origin``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from ratematch.measure import metrics
 from ratematch.measure.measured import Measured
 from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.store import layout
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
 
@@ -25,7 +26,7 @@ def find_records(results: Results) -> dict[tuple[str, Load], Path]:
         (folder.read().id, stored.load): path
         for folder in results.folders()
         for stored in folder.loads()
-        if (path := stored.folder / "records.parquet").exists()
+        if (path := stored.folder / layout.RECORDS).exists()
     }
 
 
@@ -43,9 +44,9 @@ def request_rows(results: Results, measured: Sequence[Measured]) -> Iterator[dic
 
 
 def load_row(row: Measured) -> dict[str, Any]:
-    """A measured load: what was asked for, rates, latencies (mean, p50, p99 in ms), verdict."""
+    """A measured load: the load itself, rates, latencies (mean, p50, p99 in ms), verdict."""
     experiment, figures = row.experiment, row.measurement
-    found: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "stage": experiment.stage,
         "workload": experiment.workload.label,
         "deployment": experiment.deployment.label,
@@ -66,8 +67,8 @@ def load_row(row: Measured) -> dict[str, Any]:
     for name in STATS:
         stats = getattr(figures, name)
         for which in ("mean", "p50", "p99"):
-            found[f"{name.removesuffix('_ms')}_{which}_ms"] = getattr(stats, which) if stats else None
-    return found | {"emulated": experiment.emulated, "origin": experiment.origin, "experiment": experiment.id}
+            columns[f"{name.removesuffix('_ms')}_{which}_ms"] = getattr(stats, which) if stats else None
+    return columns | {"emulated": experiment.emulated, "origin": experiment.origin, "experiment": experiment.id}
 
 
 def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:

@@ -14,19 +14,16 @@ import pyarrow as pa
 from ratematch.engines import find_engine
 from ratematch.errors import CatalogError, ResultsError
 from ratematch.inputs.catalog import load_gpu, load_model
-from ratematch.match.feasibility import Links, Site
+from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
-from ratematch.match.packing import Packing
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.store.files import read_json
+from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from ratematch.store.records import read_records
-
-PERF_METRICS = "perf_metrics.jsonl.zst"
 
 
 def measured_in_detail(results: Results) -> list[Measured]:
@@ -41,7 +38,7 @@ def measured_in_detail(results: Results) -> list[Measured]:
         experiment = folder.read()
         for stored in folder.loads():
             row = Measured(experiment, stored.load, stored.measurement, layout=find_layout(experiment))
-            records = stored.folder / "records.parquet"
+            records = stored.folder / layout.RECORDS
             if stored.measurement.valid and records.exists():
                 row = replace(row, noise=read_noise(records, stored.measurement))
             found.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
@@ -61,7 +58,7 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
     """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
     stages = stored.run.stages
     if stages is None:
-        return read_perf_metrics(stored.folder / PERF_METRICS, stored.load, experiment.engine.name)
+        return read_perf_metrics(stored.folder / layout.PERF_METRICS, stored.load, experiment.engine.name)
     return Breakdown(
         num=stages.num,
         dispatch_s=0.0,
@@ -78,13 +75,13 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
 
 def find_gpus_per_node(results: Results) -> int | None:
     """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is told."""
-    files = [folder.path / "cluster.json" for folder in results.folders()]
-    sizes = {int(read_json(file)["gpus_per_node"]) for file in files if file.exists()}
+    folders = [folder for folder in results.folders() if (folder.path / layout.CLUSTER).exists()]
+    sizes = {folder.cluster().gpus_per_node for folder in folders}
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def find_site(measured: Sequence[Measured], packing: Packing | None = None, segment_gpus: int | None = None) -> Site:
-    """What a plan must fit: nodes, segment, and, where the catalog knows model and GPU, links for KV transfers.
+def find_links(measured: Sequence[Measured]) -> Links | None:
+    """What KV transfers go over, where the catalog knows model and GPU.
 
     The KV format is the servers' own when they were told one, else bf16: the larger, so no transfer is too short.
     """
@@ -92,13 +89,13 @@ def find_site(measured: Sequence[Measured], packing: Packing | None = None, segm
     try:
         model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
     except CatalogError:
-        return Site(None, packing, segment_gpus)
+        return None
     told = {
         str(group.options.get("kv_cache_config", {}).get("dtype", "auto"))
         for row in measured
         for group in row.experiment.deployment.groups
     }
-    return Site(Links(model, gpu, "fp8" if told == {"fp8"} else "bf16"), packing, segment_gpus)
+    return Links(model, gpu, "fp8" if told == {"fp8"} else "bf16")
 
 
 def read_noise(records: Path, figures: Measurement) -> Noise | None:

@@ -23,17 +23,19 @@ EARLY_S = 3.0
 """A detached controller that is to fail at once does so within this time."""
 
 
-def detach(argv: Sequence[str], results: Path) -> int:
-    """Start ``ratematch ARGV`` as a process of its own that outlives the terminal; its id. It speaks to
-    ``controller.log``.
+def start_detached(argv: Sequence[str], results: Path) -> int:
+    """Start ``ratematch ARGV`` as a process of its own that outlives the terminal and writes to ``controller.log``.
+
+    Returns:
+        Its process id.
 
     Raises:
-        RunError: it ended at once; with what it said.
+        RunError: it ended at once; with what it wrote.
     """
     results.mkdir(parents=True, exist_ok=True)
     log = results / "controller.log"
     with log.open("ab") as output:
-        start = output.tell()
+        begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "ratematch", *argv],
             stdin=subprocess.DEVNULL,
@@ -43,44 +45,44 @@ def detach(argv: Sequence[str], results: Path) -> int:
         )
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.wait(EARLY_S):
-            said = log.read_bytes()[start:].decode(errors="replace").strip()
-            raise RunError(f"the detached controller ended at once: {said.removeprefix('ratematch: ')}")
+            text = log.read_bytes()[begin:].decode(errors="replace").strip()
+            raise RunError(f"the detached controller ended at once: {text.removeprefix('ratematch: ')}")
     return process.pid
 
 
-def queued(results: Results) -> dict[str, QueuedJob]:
+def queued_jobs(results: Results) -> dict[str, QueuedJob]:
     """Slurm's line for each experiment that has a job there now, by folder name; one query for all of them."""
-    sent = {}
+    submissions = {}
     for folder in results.folders():
-        job = Submission.read(folder)
-        if job is None or folder.done():
+        submission = Submission.read(folder)
+        if submission is None or folder.done():
             continue
-        member = job.membership(folder)
+        member = submission.membership(folder)
         if member is None or member.ending() is None:
-            sent[folder.path.name] = job
-    jobs = list(((Queue().look() if sent else None) or {}).values())
-    found = {folder: job.find_in(jobs) for folder, job in sent.items()}
-    return {folder: line for folder, line in found.items() if line is not None}
+            submissions[folder.path.name] = submission
+    jobs = list(((Queue().refresh() if submissions else None) or {}).values())
+    lines = {folder: submission.find_in(jobs) for folder, submission in submissions.items()}
+    return {folder: line for folder, line in lines.items() if line is not None}
 
 
-def cancel(results: Results, experiment: str | None) -> list[str]:
-    """Stop a whole sweep, or one experiment of it, in order; what was told to stop, in words.
+def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
+    """Stop a whole sweep, or one experiment of it, in order; returns a line for all that was asked to stop.
 
     Raises:
         CatalogError: no such experiment.
     """
     stopped: list[str] = []
     folders = results.folders() if experiment is None else [find_experiment(results.path, experiment)]
-    if experiment is None and (told := _stop_controller(results)):
-        stopped.append(told)
-    lines = queued(results)
+    if experiment is None and (controller := _stop_controller(results)):
+        stopped.append(controller)
+    jobs = queued_jobs(results)
     for folder in folders:
-        line, sent = lines.get(folder.path.name), Submission.read(folder)
-        if line is not None and sent is not None:
-            member = sent.membership(folder)
+        job, submission = jobs.get(folder.path.name), Submission.read(folder)
+        if job is not None and submission is not None:
+            member = submission.membership(folder)
             if member is None or member.cancel():
-                ask_slurm(["scancel", line.id])
-            stopped.append(f"{folder.path.name}: job {line.id}")
+                ask_slurm(["scancel", job.id])
+            stopped.append(f"{folder.path.name}: job {job.id}")
         elif folder.held() and (pid := folder.holder()) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGTERM)
@@ -112,12 +114,12 @@ def find_experiment(results: Path, name: str) -> ExperimentFolder:
     """
     if (Path(name) / "experiment.json").exists():
         return ExperimentFolder(Path(name))
-    found = [file.parent for file in sorted(results.glob("**/experiment.json")) if name in file.parent.name]
-    if len(found) == 1:
-        return ExperimentFolder(found[0])
-    if not found:
+    paths = [file.parent for file in sorted(results.glob("**/experiment.json")) if name in file.parent.name]
+    if len(paths) == 1:
+        return ExperimentFolder(paths[0])
+    if not paths:
         raise CatalogError(f"{name}: no experiment below {results} has that in its name")
-    raise CatalogError(f"{name}: several experiments: {', '.join(path.name for path in found)}")
+    raise CatalogError(f"{name}: several experiments: {', '.join(path.name for path in paths)}")
 
 
 @dataclass(frozen=True)
@@ -128,41 +130,42 @@ class LogFile:
     path: Path
 
 
-def logs(folder: ExperimentFolder, role: str | None = None, index: int | None = None) -> list[LogFile]:
+def find_logs(folder: ExperimentFolder, role: str | None = None, index: int | None = None) -> list[LogFile]:
     """Logs of the last launch and of its driver, or those of one role, or of one server.
 
     Raises:
         ResultsError: there are none.
     """
     launch = folder.last_launch()
-    found = [LogFile(path.stem, path) for path in sorted(launch.glob("*.log"))] if launch else []
-    sent = Submission.read(folder)
+    logs = [LogFile(path.stem, path) for path in sorted(launch.glob("*.log"))] if launch else []
+    submission = Submission.read(folder)
     drivers = {*folder.path.glob("job/**/*_log.out")}
-    drivers |= {*sent.logs(folder).glob(f"{sent.id}_*_log.out")} if sent else set()
-    found += [LogFile("driver", path) for path in sorted(drivers, key=_age)[-1:]]
+    if submission is not None:
+        drivers |= {*submission.logs(folder).glob(f"{submission.id}_*_log.out")}
+    logs += [LogFile("driver", path) for path in sorted(drivers, key=_age)[-1:]]
     if role is not None:
         wanted = role if index is None or role in ("driver", "orchestrator") else f"{role}-{index}"
-        found = [log for log in found if log.name == wanted or log.name.rpartition("-")[0] == wanted]
-    if not found:
+        logs = [log for log in logs if log.name == wanted or log.name.rpartition("-")[0] == wanted]
+    if not logs:
         raise ResultsError(f"{folder.path}: there is no such log (yet); `ratematch status` says how far it is")
-    return found
+    return logs
 
 
 def _age(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def follow(folder: ExperimentFolder, files: Sequence[LogFile]) -> Iterator[tuple[LogFile, str]]:
-    """New lines as they come, until nobody measures here any more."""
-    at = {log.path: log.path.stat().st_size for log in files}
+def follow_logs(folder: ExperimentFolder, files: Sequence[LogFile]) -> Iterator[tuple[LogFile, str]]:
+    """New lines as they come, until no process measures there any more."""
+    offsets = {log.path: log.path.stat().st_size for log in files}
     last = False
     while True:
         for log in files:
             with log.path.open("rb") as file:
-                file.seek(at[log.path])
+                file.seek(offsets[log.path])
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
-            at[log.path] += len(whole)
+            offsets[log.path] += len(whole)
             for line in whole.decode(errors="replace").splitlines():
                 yield log, line
         if last:

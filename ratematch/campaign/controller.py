@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ratematch.analysis.analyze import write_limits
 from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.ifb import choose_ifb
@@ -31,9 +30,10 @@ from ratematch.run.failure import tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock
-from ratematch.store.files import write_json, write_text
+from ratematch.store.files import write_text
 from ratematch.store.folder import Results
 from ratematch.store.snapshot import Snapshot
+from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
 POLL_S = 0.25
 """Pause between two turns."""
@@ -111,16 +111,15 @@ class Controller:
         """Write what is run, and what it is expected to take."""
         sweep, path, expected = self._sweep, self._results.path, self.campaign.expected
         write_text(path / "sweep.yaml", text)
-        write_limits(self._results, sweep.name, sweep.constraints, sweep.max_gpus)
-        write_json(
-            path / "controller.json",
-            {
-                "began": time.time(),
-                "executor": self._executor.name,
-                "budget_gpu_hours": sweep.budget.gpu_hours,
-                "expected_gpu_hours": expected.gpu_hours if expected else None,
-                "expected_minutes": expected.minutes if expected else None,
-            },
+        self._results.write_limits(SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus))
+        self._results.write_controller_plan(
+            ControllerPlan(
+                began=time.time(),
+                executor=self._executor.name,
+                budget_gpu_hours=sweep.budget.gpu_hours,
+                expected_gpu_hours=expected.gpu_hours if expected else None,
+                expected_minutes=expected.minutes if expected else None,
+            )
         )
 
     def _run_search(self, requested: Sequence[Experiment]) -> EndToEnd | None:
@@ -132,7 +131,9 @@ class Controller:
         sweep, results = self._sweep, self._results
         written_out = {experiment.id for experiment in expand_written_out(sweep)}
         servers = [experiment for experiment in requested if experiment.stage in ("ctx", "gen")]
-        aggregated = [each for each in requested if each.stage == "ifb" and each.id not in written_out]
+        aggregated = [
+            experiment for experiment in requested if experiment.stage == "ifb" and experiment.id not in written_out
+        ]
         ifb, left_out = choose_ifb(sweep, aggregated)
         self._measure([experiment for experiment in requested if experiment.id in written_out])
 

@@ -1,4 +1,4 @@
-"""Is this machine ready? Each check says what it found and, when it fails, what would be right."""
+"""Is this machine ready? A check returns what is there and, when it fails, what would be right."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.finding import Finding
 from ratematch.plan.placement import FIRST_PORT
 from ratematch.run.launch import port_is_free
-from ratematch.slurm.probe import probe
-from ratematch.slurm.site import look_at_slurm, look_for_files, look_for_weights
+from ratematch.slurm.probe import probe_node
+from ratematch.slurm.site import check_files, check_slurm, check_weights
 from ratematch.version import __version__
 
 FREE_GB = 1.0
@@ -37,15 +37,15 @@ def examine(
         return [*checks, *(Finding(f"cluster {cluster_name}", False, str(problem)) for problem in error.problems)]
     checks += _cluster(cluster, engine)
     if runs_on_slurm(cluster):
-        checks += [*look_at_slurm(cluster), *look_for_files(cluster)]
-    checks += look_for_weights(cluster)
+        checks += [*check_slurm(cluster), *check_files(cluster)]
+    checks += check_weights(cluster)
     if probing:
-        checks += probe(cluster, engine, folder)
+        checks += probe_node(cluster, engine, folder)
     return checks
 
 
 def runs_on_slurm(cluster: Cluster) -> bool:
-    """Emulated profiles run here as well, so only those that say something of Slurm are asked about it."""
+    """Emulated profiles run on this machine as well, so Slurm is checked only for those that set something of it."""
     return not cluster.emulated or cluster.slurm != Slurm(mpi=None, tasks="node")
 
 
@@ -71,8 +71,10 @@ def _ports() -> Finding:
 
 def _guard() -> Finding:
     there = Path("/proc/self/environ").exists()
-    found = "servers of a killed run are found and ended" if there else "no /proc: servers of a killed run may stay"
-    return Finding("clean-up after kill -9", there, found)
+    description = (
+        "servers of a killed run are found and ended" if there else "no /proc: servers of a killed run may stay"
+    )
+    return Finding("clean-up after kill -9", there, description)
 
 
 def _cluster(cluster: Cluster, engine: str) -> list[Finding]:

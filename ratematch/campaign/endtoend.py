@@ -6,15 +6,16 @@ are chosen one by one, at the price for GPU-hours that the servers are held agai
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ratematch.analysis.rows import find_layout, measured_in_detail
 from ratematch.campaign.decisions import ChosenRun, read_chosen_runs, write_chosen_runs
 from ratematch.campaign.turn import Turn
 from ratematch.match.analysis import select_workload
-from ratematch.match.choose import Choice, Key, choose_end_to_end
+from ratematch.match.choose import Choice, Key, Runs, Spending, certain, choose_end_to_end
+from ratematch.match.points import Point
+from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.expansion import experiment_of
@@ -42,7 +43,7 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     runs: list[ChosenRun] = []
     for number, workload in enumerate(sweep.workloads):
         hours = None if left is None else left / (len(sweep.workloads) - number)
-        for choice in choose(sweep, measured, workload, gpu_hours=hours):
+        for choice in choose(sweep, measured, workload, Spending(hours)):
             if left is not None:
                 left -= choice.gpu_hours
             experiments.append(_experiment(sweep, choice))
@@ -51,28 +52,31 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     return experiments
 
 
-def choose(sweep: Sweep, measured: Sequence[Measured], workload: Workload, **limits: Any) -> list[Choice]:
-    """Choices for one workload as the sweep file wants them; ``limits``: of :func:`choose_end_to_end`."""
-    plan, cluster = sweep.e2e, sweep.cluster
+def choose(
+    sweep: Sweep,
+    measured: Sequence[Measured],
+    workload: Workload,
+    spending: Spending,
+    *,
+    already: Mapping[Key, bool] | None = None,
+    chance: Callable[[Point], float] = certain,
+) -> list[Choice]:
+    """Choices for one workload as the sweep file wants them; see :func:`choose_end_to_end`."""
+    plan, cluster, limits = sweep.e2e, sweep.cluster, sweep.constraints
     assert plan is not None
 
     def cost(deployment: Deployment, concurrencies: Sequence[int]) -> float:
         minutes = cluster.start_minutes + len(concurrencies) * plan.loads.repeats * cluster.load_minutes
         return deployment.gpus * minutes / 60
 
-    return choose_end_to_end(
-        measured,
-        workload,
-        constraints=sweep.constraints,
-        max_gpus=sweep.max_gpus,
-        deployments=plan.deployments,
-        around=plan.around,
-        concurrencies=plan.loads.concurrency,
-        router=plan.router,
-        cost=cost,
-        choose_at=plan.choose_at,
-        **limits,
-    )
+    question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus)
+    runs = Runs(plan.deployments, plan.around, plan.loads.concurrency, plan.choose_at, plan.router, cost)
+    return choose_end_to_end(measured, workload, question, runs, spending, already=already, chance=chance)
+
+
+def _spending(pricing: Pricing, gpu_hours: float) -> Spending:
+    """What runs may cost at the price that servers are held against."""
+    return Spending(gpu_hours, pricing.price_per_hour, pricing.reachable_area)
 
 
 def _experiment(sweep: Sweep, choice: Choice) -> Experiment:
@@ -135,22 +139,20 @@ class EndToEnd:
         self._taken: dict[str, Experiment] = {}
         self._layouts: dict[str, str] = {}
 
-    def worth(self, turn: Turn, workload: Workload, promised: Pricing, gpu_hours: float) -> list[Choice]:
-        """The runs that would be chosen if everything turned out as promised."""
-        expected = [self._promise(server.id, load, rate) for server, load, rate in promised.expected_rates()]
-        return self._choose(turn, [*self._rows(turn), *expected], workload, promised, gpu_hours)
+    def worth(self, turn: Turn, workload: Workload, pricing: Pricing, gpu_hours: float) -> list[Choice]:
+        """The runs that would be chosen if everything planned gave what is expected."""
+        expected = [self._promise(server.id, load, rate) for server, load, rate in pricing.expected_rates()]
+        return self._choose(turn, [*self._rows(turn), *expected], workload, _spending(pricing, gpu_hours))
 
-    def find_next(self, turn: Turn, workload: Workload, promised: Pricing, gpu_hours: float) -> Choice | None:
+    def find_next(self, turn: Turn, workload: Workload, pricing: Pricing, gpu_hours: float) -> Choice | None:
         """Of the runs of measured servers the one that is expected to bring most per GPU-hour, if that is worth the
         price; what it brings is discounted by the chance that servers still planned push it off the front."""
         choices = self._choose(
             turn,
             self._rows(turn),
             workload,
-            promised,
-            gpu_hours,
-            chance=lambda point: promised.chance_on_front(point.tok_s_user, point.tok_s_gpu),
-            one_at_least=False,
+            replace(_spending(pricing, gpu_hours), one_at_least=False),
+            chance=lambda point: pricing.chance_on_front(point.tok_s_user, point.tok_s_gpu),
         )
         return max(choices, key=lambda choice: (choice.share_per_hour, choice.predicted.label), default=None)
 
@@ -183,7 +185,7 @@ class EndToEnd:
         for number, workload in enumerate(self.sweep.workloads):
             hours = None if left is None else max(0.0, left / (len(self.sweep.workloads) - number))
             already = self._already(turn, workload)
-            for choice in choose(self.sweep, measured, workload, gpu_hours=hours, already=already):
+            for choice in choose(self.sweep, measured, workload, Spending(hours), already=already):
                 if left is not None:
                     left -= choice.gpu_hours
                 rest.append(self.take(choice, AT_END))
@@ -198,20 +200,11 @@ class EndToEnd:
         turn: Turn,
         rows: Sequence[Measured],
         workload: Workload,
-        promised: Pricing,
-        gpu_hours: float,
-        **more: Any,
+        spending: Spending,
+        chance: Callable[[Point], float] = certain,
     ) -> list[Choice]:
-        return choose(
-            self.sweep,
-            select_workload(rows, workload),
-            workload,
-            gpu_hours=gpu_hours,
-            price=promised.price_per_hour,
-            whole=promised.reachable_area,
-            already=self._already(turn, workload),
-            **more,
-        )
+        rows, already = select_workload(rows, workload), self._already(turn, workload)
+        return choose(self.sweep, rows, workload, spending, already=already, chance=chance)
 
     def _already(self, turn: Turn, workload: Workload) -> dict[Key, bool]:
         """The runs of a workload that are decided on, and whether each is over: measured, failed or moved away."""

@@ -1,4 +1,4 @@
-"""Which aggregated servers an adaptive sweep measures: those that promise to make the IFB front.
+"""Which aggregated servers an adaptive sweep measures: those that are predicted to make the IFB front.
 
 They are what deployments are compared with, so they are chosen by their own front, out of a share of the budget.
 """
@@ -17,8 +17,8 @@ from ratematch.plan.sweep import Sweep
 from ratematch.simulate.forecasts import forecast_experiment
 
 IFB_CLOSE = 0.25
-"""An aggregated server is measured when it promises to come this near to the predicted IFB front at some load; within
-a budget, at the loads where it does."""
+"""An aggregated server is measured when it is predicted to come this near to the IFB front at some load; within a
+budget, at the loads where it does."""
 IFB_SHARE = 0.2
 """Of the budget, at most, for aggregated servers; one of each workload is measured in any case."""
 
@@ -47,16 +47,16 @@ def choose_ifb(sweep: Sweep, experiments: Sequence[Experiment]) -> tuple[list[Ex
 def _curve(sweep: Sweep, experiment: Experiment) -> Curve:
     gpus = experiment.deployment.gpus
     return {
-        load: (1 / each.tpot_s, each.req_s * each.osl / gpus)
-        for load, each in forecast_experiment(experiment, sweep.cluster).items()
-        if each.tpot_s
+        load: (1 / forecast.tpot_s, forecast.req_s * forecast.osl / gpus)
+        for load, forecast in forecast_experiment(experiment, sweep.cluster).items()
+        if forecast.tpot_s
     }
 
 
 def _near_the_front(
     experiments: Sequence[Experiment], curves: Mapping[str, Curve]
 ) -> tuple[list[Experiment], list[SkippedServer]]:
-    """Servers that come near the front of all of them at some load, and what is said of the others."""
+    """Servers that come near the front of all of them at some load, and why the others are left out."""
     near, skips = [], []
     for experiment in experiments:
         nearest = max((_nearness(point, curves) for point in curves[experiment.id].values()), default=1.0)
@@ -70,7 +70,7 @@ def _near_the_front(
 
 
 def _nearness(point: tuple[float, float], curves: Mapping[str, Curve]) -> float:
-    """tok/s/GPU over the best that any server promises at that tok/s/user or better."""
+    """tok/s/GPU over the best that is predicted of any server at that tok/s/user or better."""
     speed, value = point
     return value / max(v for curve in curves.values() for u, v in curve.values() if u >= speed)
 
@@ -80,42 +80,47 @@ def _within(
 ) -> tuple[list[Experiment], list[SkippedServer]]:
     """The servers that add most to the predicted front per GPU-hour, within ``gpu_hours``, at their loads near it."""
     left = {
-        each.id: replace(
-            each,
+        experiment.id: replace(
+            experiment,
             loads=tuple(
                 load
-                for load in each.loads
-                if load not in curves[each.id] or _nearness(curves[each.id][load], curves) >= 1 - IFB_CLOSE
+                for load in experiment.loads
+                if load not in curves[experiment.id]
+                or _nearness(curves[experiment.id][load], curves) >= 1 - IFB_CLOSE
             ),
         )
-        for each in experiments
+        for experiment in experiments
     }
     whole = hypervolume(extract_front([p for c in curves.values() for p in c.values()], lambda point: point)) or 1.0
     chosen: list[Experiment] = []
     points: list[tuple[float, float]] = []
     while left:
-        gains = {name: _gain(points, curves[name], each.loads) / whole for name, each in left.items()}
-        costs = {name: minutes_of(sweep, each) * each.deployment.gpus / 60 for name, each in left.items()}
+        gains = {name: _gain(points, curves[name], server.loads) / whole for name, server in left.items()}
+        costs = {name: _gpu_hours(sweep, server) for name, server in left.items()}
         fitting = [name for name in left if costs[name] <= gpu_hours or not chosen]
         best = max(fitting, key=lambda name: (gains[name] / costs[name], name), default=None)
         if best is None or (points and gains[best] <= 0):
             break
-        each = left.pop(best)
-        chosen.append(each)
-        points += [curves[best][load] for load in each.loads if load in curves[best]]
+        server = left.pop(best)
+        chosen.append(server)
+        points += [curves[best][load] for load in server.loads if load in curves[best]]
         gpu_hours -= costs[best]
     skips = []
-    for name, each in left.items():
-        told = f"it would add {_gain(points, curves[name], each.loads) / whole:.1%} to the predicted IFB front"
-        hours = minutes_of(sweep, each) * each.deployment.gpus / 60
-        skips.append(_skip(each, f"{told} for {hours:.3g} GPU-hours, and {max(0.0, gpu_hours):.3g} are left for IFB"))
+    for name, server in left.items():
+        gain = f"{_gain(points, curves[name], server.loads) / whole:.1%} to the predicted IFB front"
+        rest = f"{max(0.0, gpu_hours):.3g} are left for IFB"
+        skips.append(_skip(server, f"it would add {gain} for {_gpu_hours(sweep, server):.3g} GPU-hours, and {rest}"))
     return chosen, skips
+
+
+def _gpu_hours(sweep: Sweep, experiment: Experiment) -> float:
+    return minutes_of(sweep, experiment) * experiment.deployment.gpus / 60
 
 
 def _gain(points: Sequence[tuple[float, float]], curve: Curve, loads: Sequence[Load]) -> float:
     """Area that a server adds to the front of ``points``."""
     own = [curve[load] for load in loads if load in curve]
-    after, before = (extract_front(each, lambda point: point) for each in ([*points, *own], points))
+    before, after = (extract_front(some, lambda point: point) for some in (points, [*points, *own]))
     return hypervolume(after) - hypervolume(before)
 
 

@@ -26,22 +26,22 @@ def expand_sweep(sweep: Sweep) -> Expansion:
 
 
 def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]:
-    """What every kind of server is told and why, once for servers that are told the same for the same reasons."""
-    found: dict[str, Explained] = {}
+    """Every setting of every kind of server and its reason; servers with the same settings and reasons stand once."""
+    explained: dict[str, Explained] = {}
     for experiment in experiments:
         for role, settings in find_engine(experiment.engine.name).explain_settings(experiment).items():
             group = next((group for group in experiment.deployment.groups if group.role == role), None)
             mtp = f" mtp={group.mtp}" if group is not None and group.mtp else ""
             servers = f"{role} {group.mapping.label}{mtp}" if group is not None else role
             label = f"{servers} {experiment.workload.label}"
-            found.setdefault(f"{label} {settings}", Explained(label, settings))
-    return tuple(found.values())
+            explained.setdefault(f"{label} {settings}", Explained(label, settings))
+    return tuple(explained.values())
 
 
 def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:
-    """Render every experiment on made-up nodes and let the engine's contract judge the files.
+    """Render every experiment on made-up nodes and check the files against the engine's contract.
 
-    The end-to-end stage, not known before matching, is judged by pairs of what is measured for it.
+    The end-to-end stage, which is not known before matching, is checked by pairs of what is measured for it.
     ``here``: servers will start on this machine, so a weights path can be looked for.
 
     Raises:
@@ -79,9 +79,9 @@ def refuse_mixture(results: Results, sweep: Sweep) -> None:
                 f"{STEPS_VARIABLE}={experiment.step_times}"
             )
         if experiment.simulated != sweep.simulated:
-            there, asked = ("simulated", "measured") if not sweep.simulated else ("measured", "simulated")
+            there, wanted = ("simulated", "measured") if not sweep.simulated else ("measured", "simulated")
             raise ResultsError(
-                f"{results.path}: holds {there} figures, and {asked} ones are asked for: give another folder with -o"
+                f"{results.path}: holds {there} figures, and {wanted} ones are asked for: give another folder with -o"
             )
 
 

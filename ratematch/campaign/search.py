@@ -267,7 +267,9 @@ class Search:
         budget = self._sweep.budget.gpu_hours
         if budget is None:
             return None
-        under_way = sum(minutes_of(self._sweep, each) * each.deployment.gpus / 60 for each in turn.busy)
+        under_way = sum(
+            minutes_of(self._sweep, experiment) * experiment.deployment.gpus / 60 for experiment in turn.busy
+        )
         return budget - self._ifb_gpu_hours - turn.gpu_hours - under_way
 
     def _for_servers(self, hours_left: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The command itself: errors to one line and an exit code, and what several verbs share."""
+"""The command itself: errors become one line and an exit code; results become JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,22 +13,6 @@ from rich.console import Console
 
 from ratematch.errors import RatematchError
 from ratematch.version import __version__
-
-RESULTS = Path("results")
-"""Where sweeps put their results when nobody says otherwise."""
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the sweep file, e.g. workloads.0.isl=4096.",
-)
-
-cluster_option = click.option(
-    "--cluster", metavar="NAME|FILE", help="Cluster profile, instead of the one that the sweep file names."
-)
 
 
 class _WrongCall(click.UsageError):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import urllib.request
-from dataclasses import dataclass
 from typing import Any
+
+from ratematch.store.provenance import ServerVersion
 
 EMULATED_HEADER = "X-Ratematch-Emulated"
 """In every answer of the emulator."""
@@ -21,14 +22,6 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def fetch(url: str, timeout_s: float) -> Any:
     """The answer to GET ``url``, as :func:`urllib.request.urlopen` returns and raises."""
     return _DIRECT.open(url, timeout=timeout_s)
-
-
-@dataclass(frozen=True)
-class ServerVersion:
-    """``version``: as the server gives it, ``None`` when it gives none. ``emulated``: is it the emulator?"""
-
-    version: str | None = None
-    emulated: bool = False
 
 
 def server_version(host: str, port: int) -> ServerVersion:

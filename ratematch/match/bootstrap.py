@@ -21,6 +21,9 @@ from ratematch.match.noise import Noise, draw
 from ratematch.match.packing import Packing
 from ratematch.match.solver import SAME, Cells, Floats, Problem, Rows, tabulate_cells
 
+DrawnFront = tuple[Floats, Floats]
+"""(u, p) of the front of one draw: u strictly ascending, p strictly falling."""
+
 CHUNK = 4_000_000
 """Candidates held at a time: memory, not results."""
 
@@ -150,7 +153,7 @@ def draw_fronts(
     objective: Objective = "per_used_gpu",
     packing: Packing | None = None,
     tpot_limit_s: float | None = None,
-) -> list[tuple[Floats, Floats]]:
+) -> list[DrawnFront]:
     """The front of each draw, as (u, p): u strictly ascending, p strictly falling. ``osl``: one, or one a problem."""
     osls = [float(osl)] * len(problems) if isinstance(osl, int | float) else [float(value) for value in osl]
     tables = [
@@ -164,7 +167,7 @@ def draw_fronts(
         if table is not None
     )
     step = max(1, CHUNK // max(1, width))
-    fronts: list[tuple[Floats, Floats]] = []
+    fronts: list[DrawnFront] = []
     for first in range(0, factors.draws, step):
         part = slice(first, first + step)
         points = [
@@ -234,32 +237,6 @@ class RowDraws:
     on_front: float
 
 
-def draw_row(
-    problem: Problem,
-    factors: tuple[Floats, Floats],
-    *,
-    x: int,
-    y: int,
-    ctx_index: int,
-    gen_index: int,
-    osl: float,
-    denominator: float,
-    fronts: Sequence[tuple[Floats, Floats]],
-) -> RowDraws:
-    """What a row would have been in each draw: demand min(x capacity, y gen point), gen read there.
-
-    ``score`` = demand x OSL / ``denominator``. On the front: no point of the draw's front with as much u has more.
-    """
-    drawn = _drawn(problem, *factors)
-    req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])
-    rate = np.minimum(req_s * problem.gen.tokens_per_request / y, drawn.tok_s[:, -1])
-    u = rate / _read_loads(drawn, rate[:, None])[:, 0]
-    score = req_s * osl / denominator
-    on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, score, strict=True)]
-    ratio = drawn.req_s[:, gen_index] / drawn.capacities[:, -1]
-    return RowDraws(req_s, u, score, ratio, float(np.mean(on)) if on else 0.0)
-
-
 def draw_solved(
     problem: Problem,
     factors: Factors,
@@ -268,22 +245,25 @@ def draw_solved(
     *,
     score: float,
     osl: float,
-    fronts: Sequence[tuple[Floats, Floats]],
+    fronts: Sequence[DrawnFront],
 ) -> RowDraws:
-    """:func:`draw_row` of row ``k`` of the solver, which is of ``problem``. ``score``: what its front is ordered by,
-    which tells the denominator: demand x OSL / ``score``."""
-    number = int(rows.pair[k])
-    return draw_row(
-        problem,
-        (factors.ctx[number], factors.gen[number]),
-        x=int(rows.x[k]),
-        y=int(rows.y[k]),
-        ctx_index=int(rows.ctx_index[k]),
-        gen_index=int(rows.gen_index[k]),
-        osl=osl,
-        denominator=float(rows.req_s[k] * osl / score),
-        fronts=fronts,
-    )
+    """What row ``k`` of the solver, which is of ``problem``, would have been in each draw: demand = min(x capacity,
+    y gen point), gen read there.
+
+    ``score``: what its front is ordered by, which tells the GPUs that count: demand x OSL / ``score``. On the front:
+    no point of the draw's front with as much u has more.
+    """
+    number, x, y = int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])
+    ctx_index, gen_index = int(rows.ctx_index[k]), int(rows.gen_index[k])
+    drawn = _drawn(problem, factors.ctx[number], factors.gen[number])
+    req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])
+    rate = np.minimum(req_s * problem.gen.tokens_per_request / y, drawn.tok_s[:, -1])
+    u = rate / _read_loads(drawn, rate[:, None])[:, 0]
+    denominator = float(rows.req_s[k] * osl / score)
+    scores = req_s * osl / denominator
+    on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, scores, strict=True)]
+    ratio = drawn.req_s[:, gen_index] / drawn.capacities[:, -1]
+    return RowDraws(req_s, u, scores, ratio, float(np.mean(on)) if on else 0.0)
 
 
 def _best_at(front: tuple[Floats, Floats], u: float) -> float:

@@ -29,6 +29,12 @@ ENOUGH = 0.9
 """Share of draws in which a comparison must exist for an interval: from fewer it would be one of those draws only."""
 
 Drawn = Sequence[tuple[Front, Front]]
+"""In each bootstrap draw, both fronts."""
+
+
+def pair_draws(a: Sequence[Front], b: Sequence[Front]) -> Drawn:
+    """Both fronts draw by draw; empty when the noise of either is not known."""
+    return list(zip(a, b, strict=True)) if a and b else ()
 
 
 def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Speedup]:

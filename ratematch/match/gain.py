@@ -30,6 +30,8 @@ DIFFERS = 0.07
 """Standard deviation of what one deployment reaches over what is predicted for it, when no end-to-end run has told
 it: published end-to-end results lie 0 to 25 % below the rate-matched ones, and a uniform spread of 25 % has 7 %."""
 
+SEED = 0
+
 DRAWS = 64
 """Common to all candidates, so differences between them are far less noisy than the gains themselves."""
 
@@ -62,47 +64,41 @@ Outcomes = list[list[tuple[float, float]]]
 """For each draw the points (tok/s/user, tok/s/GPU) that a candidate's runs might give."""
 
 
+@dataclass(frozen=True)
+class Allowance:
+    """``most``: candidates that may be taken. ``gpu_hours``: what all of them may cost (``None``: anything).
+    ``price``: value that each must add per GPU-hour."""
+
+    most: int
+    gpu_hours: float | None = None
+    price: float = 0.0
+
+
 def pick(
     candidates: Sequence[Candidate],
     known: Front,
-    *,
-    most: int,
-    gpu_hours: float | None,
+    value: Value,
+    allowance: Allowance,
     constraints: Constraints,
-    differs: float = DIFFERS,
-    seed: int = 0,
-    price: float = 0.0,
+    *,
     under_way: Sequence[Candidate] = (),
-    choose_at: Sequence[float] = (),
-    scale: float = 1.0,
+    differs: float = DIFFERS,
 ) -> list[Picked]:
-    """Up to ``most`` candidates that together are expected to add most to the area dominated by ``known``.
+    """The allowed candidates that together are expected to add most to the value of the front ``known``.
 
-    ``gpu_hours``: what all of them may cost (``None``: anything). ``price``: area that each must add per GPU-hour.
-    ``choose_at``: tok/s/user at which a deployment will be chosen: what is dominated there counts once more;
-    ``scale``: what all gains are multiplied by, see :class:`Value`.
-    ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. Taking the
-    largest gain first and taking the largest gain per GPU-hour first are both tried; the better set is returned, in
-    the order in which it was taken.
+    ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. ``differs``: how
+    far a deployment may be off its prediction, standard deviation of the logarithm. Taking the largest gain first and
+    taking the largest gain per GPU-hour first are both tried; the better set is returned, in the order in which it
+    was taken.
     """
-    affordable = [each for each in candidates if gpu_hours is None or each.gpu_hours <= gpu_hours]
-    drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs, seed=seed)
-    sure, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
-    value = Value((1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0), tuple(choose_at), scale)
+    hours, price = allowance.gpu_hours, allowance.price
+    affordable = [each for each in candidates if hours is None or each.gpu_hours <= hours]
+    drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs)
+    expected, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
     start = value(known)
     tries = [
-        take(
-            affordable,
-            outcomes,
-            known,
-            value,
-            most=most,
-            gpu_hours=gpu_hours,
-            per_cost=per_cost,
-            price=price,
-            sure=sure,
-        )
-        for per_cost in ((False, True) if gpu_hours is not None or price else (False,))
+        take(affordable, outcomes, known, value, allowance, per_cost=per_cost, expected=expected)
+        for per_cost in ((False, True) if hours is not None or price else (False,))
     ]
     best = max(tries, key=lambda taken: sum(gain - price * affordable[k].gpu_hours for k, gain in taken))
     whole = start or sum(gain for _, gain in best) or 1.0
@@ -123,16 +119,19 @@ class Value:
         return self.scale * (hypervolume(front, self.floor) + there)
 
 
+def floor_of(constraints: Constraints) -> tuple[float, float]:
+    """Where the area of a front begins: at the tok/s/user of the TPOT limit, (0, 0) without one."""
+    return (1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0)
+
+
 def like_area(front: Front, choose_at: Sequence[float]) -> float:
     """The scale at which ``front`` is worth its area."""
     return hypervolume(front) / (Value((0.0, 0.0), tuple(choose_at))(front) or 1.0) if front else 1.0
 
 
-def draw_outcomes(
-    candidates: Sequence[Candidate], constraints: Constraints, *, differs: float, seed: int
-) -> list[Outcomes]:
+def draw_outcomes(candidates: Sequence[Candidate], constraints: Constraints, *, differs: float) -> list[Outcomes]:
     """What each candidate might be measured at. A point beyond the TTFT limit is none: it would be on no front."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     common: dict[str, Floats] = {}
 
     def of(source: str) -> Floats:
@@ -153,7 +152,7 @@ def draw_outcomes(
             decode = at.tpot_s * pair.gen.rates.tokens_per_request
             share = {"ctx": 1.0, "gen": 0.0}.get(at.limit or "", at.ttft_s / (at.ttft_s + decode))
             factors = np.exp(share * _rel(pair.ctx.noise) * ctx + (1 - share) * _rel(pair.gen.noise) * gen + own)
-            u, p = 1 / at.tpot_s, at.req_s * (pair.gen.rates.tokens_per_request + 1) / point.gpus
+            u, p = 1 / at.tpot_s, at.req_s * pair.gen.osl / point.gpus
             for k, factor in enumerate(factors):
                 drawn[k].append((u * float(factor), p * float(factor)))
         found.append(drawn)
@@ -170,26 +169,25 @@ def take(
     outcomes: Sequence[Outcomes],
     known: Front,
     value: Value,
+    allowance: Allowance,
     *,
-    most: int,
-    gpu_hours: float | None,
     per_cost: bool,
-    price: float = 0.0,
-    sure: Sequence[Outcomes] = (),
+    expected: Sequence[Outcomes] = (),
 ) -> list[tuple[int, float]]:
-    """(candidate, gain), best first by gain or by gain per GPU-hour. ``sure``: outcomes that come in any case."""
+    """(candidate, gain), best first by gain or by gain per GPU-hour. ``expected``: outcomes that come in any case."""
+    price = allowance.price
     fronts: list[Front] = [known] * DRAWS
-    for drawn in sure:
+    for drawn in expected:
         fronts = [_join(front, points) for front, points in zip(fronts, drawn, strict=True)]
     areas = [value(front) for front in fronts]
     bounds = dict.fromkeys(range(len(candidates)), math.inf)
-    left = gpu_hours
+    left = allowance.gpu_hours
     taken: list[tuple[int, float]] = []
 
     def worth(k: int, gain: float) -> float:
         return gain / candidates[k].gpu_hours if per_cost and candidates[k].gpu_hours > 0 else gain
 
-    while len(taken) < most:
+    while len(taken) < allowance.most:
         bounds = {
             k: gain
             for k, gain in bounds.items()

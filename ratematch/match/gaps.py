@@ -181,10 +181,10 @@ def find_pair(pairs: Sequence[Pair], deployment: Deployment) -> Pair | None:
         return None
     ctx, gen = one_instance(deployment.ctx), one_instance(deployment.gen)
     for pair in pairs:
-        if pair.gen.group == gen and replace(pair.ctx.group, mtp=gen.mtp) == ctx:
+        if pair.gen.servers == gen and replace(pair.ctx.servers, mtp=gen.mtp) == ctx:
             return pair
     for pair in pairs:
-        own = pair.gen.group
-        if (own.mapping, own.mtp, pair.ctx.group.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
+        own = pair.gen.servers
+        if (own.mapping, own.mtp, pair.ctx.servers.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
             return pair
     return None

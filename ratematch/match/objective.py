@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing, allocated_gpus, count_nodes
 from ratematch.match.points import Point
+from ratematch.match.question import Question
 from ratematch.plan.deployment import Deployment
 
 COUNTED: dict[Objective, str] = {
@@ -17,52 +18,45 @@ COUNTED: dict[Objective, str] = {
 OVER_BUDGET = "over the budget"
 
 
-@dataclass(frozen=True)
-class Counting:
-    """``objective`` with what it takes to count: the GPUs of the budget and the nodes.
+def score_unit(question: Question) -> float:
+    """What a score of the solver (tok/s, or tok/s/GPU) is divided by to be tok/s/GPU."""
+    return float(question.budget_gpus) if question.objective == "tok_s_in_budget" else 1.0
 
-    ``per_allocated_gpu`` needs ``packing``; without it used GPUs are taken.
+
+def per_gpu(point: Point, question: Question, on_nodes: float) -> Point:
+    """A measured ``point``, given per GPU in use, over the GPUs that the objective counts.
+
+    Of a budget whole copies are filled. ``on_nodes``: GPUs of the nodes it takes, :func:`gpus_on_nodes`.
     """
+    if question.objective == "per_used_gpu":
+        return point
+    flags = point.flags
+    counted = on_nodes
+    if question.objective == "tok_s_in_budget":
+        budget = question.budget_gpus
+        copies = budget // point.gpus
+        counted = budget / max(1, copies)
+        if not copies:
+            flags += (f"{OVER_BUDGET} of {budget} GPUs",)
+    scale = point.gpus / counted
+    return replace(
+        point,
+        flags=flags,
+        tok_s_gpu=point.tok_s_gpu * scale,
+        tok_s_gpu_low=None if point.tok_s_gpu_low is None else point.tok_s_gpu_low * scale,
+        tok_s_gpu_high=None if point.tok_s_gpu_high is None else point.tok_s_gpu_high * scale,
+    )
 
-    objective: Objective = "per_used_gpu"
-    max_gpus: int = 0
-    packing: Packing | None = None
 
-    @property
-    def unit(self) -> float:
-        """What a score of the solver (tok/s, or tok/s/GPU) is divided by to be tok/s/GPU."""
-        return float(self.max_gpus) if self.objective == "tok_s_in_budget" else 1.0
+def gpus_on_nodes(deployment: Deployment, packing: Packing | None) -> float:
+    """GPUs of the nodes that a deployment takes; those in use where the size of a node is not known.
 
-    def recount(self, point: Point, deployment: Deployment) -> Point:
-        """A measured ``point`` of ``deployment`` over the GPUs that count.
-
-        Of a budget whole copies are filled; on nodes aggregated servers stand side by side, as many as fit.
-        """
-        if self.objective == "per_used_gpu":
-            return point
-        flags = point.flags
-        if self.objective == "tok_s_in_budget":
-            copies = self.max_gpus // point.gpus
-            counted = self.max_gpus / max(1, copies)
-            if not copies:
-                flags += (f"{OVER_BUDGET} of {self.max_gpus} GPUs",)
-        else:
-            counted = self._allocated(deployment)
-        scale = point.gpus / counted
-        return replace(
-            point,
-            flags=flags,
-            tok_s_gpu=point.tok_s_gpu * scale,
-            tok_s_gpu_low=None if point.tok_s_gpu_low is None else point.tok_s_gpu_low * scale,
-            tok_s_gpu_high=None if point.tok_s_gpu_high is None else point.tok_s_gpu_high * scale,
-        )
-
-    def _allocated(self, deployment: Deployment) -> float:
-        if self.packing is None:
-            return deployment.gpus
-        per_node, ctx, gen = self.packing.gpus_per_node, deployment.ctx, deployment.gen
-        if ctx and gen:
-            return per_node * count_nodes(
-                ctx.mapping.gpus, ctx.instances, gen.mapping.gpus, gen.instances, self.packing
-            )
-        return allocated_gpus(deployment.gpus, self.packing)
+    Aggregated servers stand side by side on nodes, as many as fit, and each pays for its share.
+    """
+    if packing is None:
+        return deployment.gpus
+    ctx, gen = deployment.ctx, deployment.gen
+    if ctx and gen:
+        nodes = count_nodes(ctx.mapping.gpus, ctx.instances, gen.mapping.gpus, gen.instances, packing)
+        return nodes * packing.gpus_per_node
+    return allocated_gpus(deployment.gpus, packing)

@@ -13,63 +13,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from ratematch.match.curves import read_rate_at, throttle
 from ratematch.match.feasibility import Links, kv_transfer_s
 from ratematch.match.pairs import Pair, label_deployment
 from ratematch.match.points import ServingPlan
-from ratematch.match.servicetime import Routing, open_loop_wait
+from ratematch.match.question import Question
+from ratematch.match.servicetime import open_loop_wait
 from ratematch.plan.load import Constraints
 
 MOST_INSTANCES = 4096
 
 
-def plan_serving(
-    pairs: Iterable[Pair],
-    req_s: float,
-    *,
-    constraints: Constraints,
-    routing: Routing = "round_robin",
-    links: Links | None = None,
-    max_gpus: int | None = None,
-) -> list[ServingPlan]:
-    """The smallest deployment of each pair, fewest GPUs first; pairs that cannot keep the limits are left out."""
-    plans = []
-    for pair in pairs:
-        plan = _plan(pair, req_s, constraints, routing, links)
-        if plan is not None:
-            plans.append(replace(plan, within=max_gpus is None or plan.gpus <= max_gpus))
+def plan_serving(pairs: Iterable[Pair], question: Question, links: Links | None = None) -> list[ServingPlan]:
+    """The smallest deployment of each pair for the question's request rate, fewest GPUs first.
+
+    Pairs that cannot keep the limits are left out. ``links``: what KV transfers go over, where it is known.
+    """
+    req_s = question.request_rate
+    if req_s is None:
+        return []
+    plans = [plan for pair in pairs if (plan := _plan(pair, req_s, question, links)) is not None]
     return sorted(plans, key=lambda plan: (plan.gpus, plan.tpot_ms, plan.label))
 
 
-def _plan(
-    pair: Pair, req_s: float, constraints: Constraints, routing: Routing, links: Links | None
-) -> ServingPlan | None:
-    found = _fewest_gen(pair, req_s, constraints)
-    if found is None:
+def _plan(pair: Pair, req_s: float, question: Question, links: Links | None) -> ServingPlan | None:
+    constraints = question.constraints
+    share = _fewest_gen(pair, req_s, constraints)
+    if share is None:
         return None
-    y, tpot_s, tpot_limit_s, mean_load, share, gen_flags = found
-    ctx, gen = pair.ctx.group.mapping, pair.gen.group.mapping
+    y = share.instances
+    ctx, gen = pair.ctx.servers.mapping, pair.gen.servers.mapping
     service_s = 1 / pair.ctx.rates.curve.max_rate
     alone_s = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
     x = max(1, math.ceil(req_s * service_s / MOST_INSTANCES))
     while x <= MOST_INSTANCES:
         gpus = x * ctx.gpus + y * gen.gpus
-        kv_s = kv_transfer_s(links, ctx, gen, pair.gen.group.mtp, gpus) if links is not None else None
+        kv_s = kv_transfer_s(links, ctx, gen, pair.gen.servers.mtp, gpus) if links is not None else None
         # A calibrated handover holds the KV transfer already.
         fixed_s = alone_s + max(kv_s or 0.0, pair.handover_s)
-        wait = open_loop_wait(req_s, service_s, x, routing)
+        wait = open_loop_wait(req_s, service_s, x, question.routing)
         limit_s = None if constraints.ttft_ms is None else constraints.ttft_ms / 1000
         if limit_s is not None and fixed_s > limit_s:
             return None
         if wait is None or (limit_s is not None and wait.at(constraints.percentile) + fixed_s > limit_s):
             x += 1
             continue
-        osl = pair.gen.rates.tokens_per_request + 1
+        osl = pair.gen.osl
         ttft_s = wait.mean_s + fixed_s
-        flags = (*pair.flags, *gen_flags)
+        flags = (*pair.flags, *share.flags)
         if kv_s is None and not pair.handover_s:
             flags += ("KV transfer time is not in TTFT",)
         return ServingPlan(
@@ -82,22 +76,33 @@ def _plan(
             ttft_limit_ms=(wait.at(constraints.percentile) + fixed_s) * 1000,
             wait_ms=wait.mean_s * 1000,
             kv_transfer_ms=None if kv_s is None else kv_s * 1000,
-            tpot_ms=tpot_s * 1000,
-            tpot_limit_ms=tpot_limit_s * 1000,
+            tpot_ms=share.tpot_s * 1000,
+            tpot_limit_ms=share.tpot_limit_s * 1000,
             ctx_load=req_s * service_s / x,
-            gen_load=share,
-            concurrency=req_s * ttft_s + y * mean_load,
+            gen_load=share.of_capacity,
+            concurrency=req_s * ttft_s + y * share.decoding,
             tok_s_gpu=req_s * osl / gpus,
-            within=True,
+            within=question.max_gpus is None or gpus <= question.max_gpus,
             flags=flags,
         )
     return None
 
 
-def _fewest_gen(
-    pair: Pair, req_s: float, constraints: Constraints
-) -> tuple[int, float, float, float, float, tuple[str, ...]] | None:
-    """(y, mean TPOT s, TPOT at the percentile s, requests decoding in one instance, share of the rate, flags)."""
+@dataclass(frozen=True)
+class GenShare:
+    """What each of so many gen instances does: mean TPOT and TPOT at the percentile of the limits, s; requests
+    decoding in it; its rate over the highest one measured."""
+
+    instances: int
+    tpot_s: float
+    tpot_limit_s: float
+    decoding: float
+    of_capacity: float
+    flags: tuple[str, ...]
+
+
+def _fewest_gen(pair: Pair, req_s: float, constraints: Constraints) -> GenShare | None:
+    """The fewest gen instances that keep the TPOT limit; ``None`` when none do."""
     gen, curve = pair.gen.rates, pair.gen.rates.curve
     z = 0.0 if constraints.percentile == "mean" else NormalDist().inv_cdf(constraints.percentile / 100)
     limit_s = None if constraints.tpot_ms is None else constraints.tpot_ms / 1000
@@ -115,7 +120,7 @@ def _fewest_gen(
                 return None  # already below the smallest load measured: more instances are not known to be faster
             continue
         flags = ("TPOT read at the smallest gen concurrency measured",) if point.clamped else ()
-        return y, point.latency_s, slow_s, point.load, demand / y / curve.max_rate, flags
+        return GenShare(y, point.latency_s, slow_s, point.load, demand / y / curve.max_rate, flags)
     return None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.curves import latency_at, make_curve, throttle
+from ratematch.match.curves import Curve, Reading, latency_at, make_curve, throttle
 from ratematch.match.figures import Figures
 from ratematch.match.matching import (
     Ctx,
@@ -32,42 +33,77 @@ MOST_TURNS = 100
 
 @dataclass(frozen=True)
 class CtxOption:
-    """One measured ctx configuration. ``group``: its servers, one instance. ``noise``: of each capacity.
-
-    ``ttft_limit_s``: TTFT measured at each capacity, at the percentile of the constraints. ``layout``: of its KV
-    cache.
-    """
+    """One measured ctx configuration, as rates of one instance."""
 
     source: str
-    group: ServerGroup
+    """Which measurement it is: the id of an experiment, or rows of a table."""
+    label: str
+    """Its parallelism, or its name in a table."""
+    mtp: int | None
+    """Draft tokens a step; ``None`` when a table does not say."""
     rates: Ctx[float]
-    emulated: bool
+    group: ServerGroup | None = None
+    """Its servers, one instance; ``None`` when a table gives rates alone."""
     noise: tuple[Noise | None, ...] = ()
-    simulated: bool = False
+    """Of each capacity."""
     ttft_limit_s: tuple[float, ...] = ()
+    """TTFT measured at each capacity, s, at the percentile of the constraints."""
     layout: str = ""
+    """Of its KV cache."""
+    emulated: bool = False
+    simulated: bool = False
+
+    @property
+    def servers(self) -> ServerGroup:
+        """See :func:`_servers_of`."""
+        return _servers_of(self.label, self.group)
 
 
 @dataclass(frozen=True)
 class GenOption:
-    """One measured gen configuration. ``noise``: of the rate at each load of the curve.
-
-    ``loads`` and ``tail``: at each measured load, TPOT at the percentile of the constraints over mean TPOT.
-    """
+    """One measured gen configuration, as rates of one instance; see :class:`CtxOption`."""
 
     source: str
-    group: ServerGroup
+    label: str
+    mtp: int | None
     rates: Gen[float]
     loads: tuple[float, ...]
+    """Requests decoding at each measured point."""
     tail: tuple[float, ...]
-    emulated: bool
+    """At each of ``loads``, TPOT at the percentile of the constraints over mean TPOT."""
+    group: ServerGroup | None = None
     noise: tuple[Noise | None, ...] = ()
-    simulated: bool = False
+    """Of the rate at each load of the curve."""
     layout: str = ""
+    emulated: bool = False
+    simulated: bool = False
+    tokens_from_ctx: int = 1
+    """Tokens of an answer that the rates do not count, for ctx sends them; 0 where they count all (tables)."""
+
+    @property
+    def servers(self) -> ServerGroup:
+        """See :func:`_servers_of`."""
+        return _servers_of(self.label, self.group)
+
+    @property
+    def osl(self) -> float:
+        """Output tokens of a request."""
+        return self.rates.tokens_per_request + self.tokens_from_ctx
 
     def tpot_limit_ms(self, plan: Plan[float]) -> float:
         """TPOT that a limit is held against, ms; the tail is read between measured loads like the curve."""
         return plan.tpot_s * 1000 * float(np.interp(plan.gen.load, self.loads, self.tail))
+
+
+def _servers_of(label: str, group: ServerGroup | None) -> ServerGroup:
+    """The measured servers, one instance.
+
+    Raises:
+        ValueError: they come from a table, which gives rates alone.
+    """
+    if group is None:
+        raise ValueError(f"{label}: its servers are not known, only its rates")
+    return group
 
 
 @dataclass(frozen=True)
@@ -89,64 +125,93 @@ def one_instance(group: ServerGroup) -> ServerGroup:
     return replace(group, instances=1)
 
 
-Candidate = tuple["CtxOption", list[tuple[float, float]], list[tuple[Noise | None, float]]]
-"""A ctx configuration without capacities, its allowed rows (requests/s, TTFT), and of each the noise and the TTFT
-that a limit is held against."""
+@dataclass(frozen=True)
+class CtxRow:
+    """One measured row of a ctx configuration, of one instance: requests/s, and the TTFT at it.
+
+    ``latency_s``: mean TTFT as the curve has it, ``None`` when it is not known. ``ttft_limit_s``: what a limit is
+    held against.
+    """
+
+    req_s: float
+    latency_s: float | None
+    ttft_limit_s: float
+    noise: Noise | None = None
 
 
 def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> list[CtxOption]:
     """Every ctx configuration with a row inside the TTFT limit, as rates of one instance.
 
-    The curve is requests/s over the prompts being prefilled, c = requests/s x TTFT. Capacities are the rows within
-    the limit (at its percentile) that no other row beats in requests/s and TTFT; a configuration that another one
-    with the same MTP and KV layout beats in GPUs, requests/s and TTFT at once is left out.
+    The curve is requests/s over the prompts being prefilled, c = requests/s x TTFT. Capacities: see
+    :func:`keep_capacities`.
     """
-    candidates: list[Candidate] = []
+    candidates: list[tuple[CtxOption, list[CtxRow]]] = []
     for rows in _by_experiment(figures):
-        group = rows[0].experiment.deployment.ctx
+        experiment = rows[0].experiment
+        group = experiment.deployment.ctx
         if group is None:
             continue
         curve = make_curve(
             [(row.req_s * row.ttft_ms / 1000 / group.instances, row.req_s / group.instances) for row in rows]
         )
-        allowed: list[tuple[float, float]] = []
-        beside: list[tuple[Noise | None, float]] = []
+        allowed = []
         for row in rows:
             if constraints.ttft_ms is None or row.ttft_limit_ms <= constraints.ttft_ms:
                 load = row.req_s * row.ttft_ms / 1000 / group.instances
-                rate = float(np.interp(load, curve.loads, curve.rates))
-                allowed.append((rate, load / rate))
-                beside.append((row.noise, row.ttft_limit_ms / 1000))
-        if allowed:
-            rates = Ctx(group.mapping.gpus, curve, ())
-            experiment = rows[0].experiment
-            option = CtxOption(
-                experiment.id,
-                one_instance(group),
-                rates,
-                experiment.emulated,
-                simulated=experiment.simulated,
-                layout=rows[0].layout,
-            )
-            candidates.append((option, allowed, beside))
-    return _drop_beaten(candidates)
+                allowed.append(read_ctx_row(curve, load, row.ttft_limit_ms / 1000, row.noise))
+        option = CtxOption(
+            source=experiment.id,
+            label=group.mapping.label,
+            mtp=group.mtp,
+            rates=Ctx(group.mapping.gpus, curve, ()),
+            group=one_instance(group),
+            layout=rows[0].layout,
+            emulated=experiment.emulated,
+            simulated=experiment.simulated,
+        )
+        candidates.append((option, allowed))
+    return keep_capacities(candidates)
 
 
-def _drop_beaten(candidates: Sequence[Candidate]) -> list[CtxOption]:
+def read_ctx_row(curve: Curve[float], load: float, ttft_limit_s: float, noise: Noise | None) -> CtxRow:
+    """The row of ``curve`` with ``load`` prompts in flight."""
+    rate = float(np.interp(load, curve.loads, curve.rates))
+    return CtxRow(rate, load / rate, ttft_limit_s, noise)
+
+
+def keep_capacities(candidates: Sequence[tuple[CtxOption, Sequence[CtxRow]]]) -> list[CtxOption]:
+    """The configurations with the rows that no other row beats in GPUs, requests/s and TTFT at once as capacities.
+
+    Rows are held against those of the same MTP and KV layout; those without a TTFT against their own configuration
+    only. A configuration with no row left is left out.
+    """
+    groups: dict[tuple[int, str, str], list[tuple[CtxOption, Sequence[CtxRow]]]] = {}
+    for option, rows in candidates:
+        alone = option.source if any(row.latency_s is None for row in rows) else ""
+        groups.setdefault((-1 if option.mtp is None else option.mtp, option.layout, alone), []).append((option, rows))
     options = []
-    for mtp, layout in sorted({(option.group.mtp, option.layout) for option, _, _ in candidates}):
-        same = [each for each in candidates if (each[0].group.mtp, each[0].layout) == (mtp, layout)]
-        flat = [
-            (k, n, option.rates.gpus, *row) for k, (option, rows, _) in enumerate(same) for n, row in enumerate(rows)
+    for key in sorted(groups):
+        flat = [(k, row) for k, (_, rows) in enumerate(groups[key]) for row in rows]
+        rates = [
+            (groups[key][k][0].rates.gpus, row.req_s, math.inf if row.latency_s is None else row.latency_s)
+            for k, row in flat
         ]
-        kept = [flat[i] for i in keep_undominated([row[2:] for row in flat])]
-        for k, (option, _, beside) in enumerate(same):
-            own = sorted((rate, n) for owner, n, _, rate, _ in kept if owner == k)
-            if own:
-                rates = replace(option.rates, capacities=tuple(rate for rate, _ in own))
-                noise, ttft_s = zip(*(beside[n] for _, n in own), strict=True)
-                options.append(replace(option, rates=rates, noise=noise, ttft_limit_s=ttft_s))
+        kept = [flat[i] for i in keep_undominated(rates)]
+        for k, (option, _) in enumerate(groups[key]):
+            if own := [row for owner, row in kept if owner == k]:
+                options.append(with_capacities(option, own))
     return options
+
+
+def with_capacities(option: CtxOption, rows: Iterable[CtxRow]) -> CtxOption:
+    """The configuration with the rates of these rows as its capacities, ascending."""
+    own = sorted(rows, key=lambda row: row.req_s)
+    return replace(
+        option,
+        rates=replace(option.rates, capacities=tuple(row.req_s for row in own)),
+        noise=tuple(row.noise for row in own),
+        ttft_limit_s=tuple(row.ttft_limit_s for row in own),
+    )
 
 
 def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
@@ -171,14 +236,16 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
         options.append(
             GenOption(
                 source=experiment.id,
-                group=one_instance(group),
+                label=group.mapping.label,
+                mtp=group.mtp,
                 rates=Gen(group.mapping.gpus, make_curve([(load, rate) for load, rate, _, _ in points]), tokens),
                 loads=tuple(load for load, _, _, _ in points),
                 tail=tuple(tail for _, _, tail, _ in points),
+                group=one_instance(group),
+                noise=tuple({load: noise for load, _, _, noise in points}.values()),
+                layout=rows[0].layout,
                 emulated=experiment.emulated,
                 simulated=experiment.simulated,
-                layout=rows[0].layout,
-                noise=tuple({load: noise for load, _, _, noise in points}.values()),
             )
         )
     return options
@@ -196,21 +263,24 @@ def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pai
     measured.
 
     Both sides must carry the same MTP layers, or their KV layouts differ; a ctx rate measured with another MTP is
-    an assumption, and flagged.
+    an assumption, and flagged. An MTP that is not known goes with any.
     """
     pairs = []
     for option in gen:
-        mtp = option.group.mtp
         alike = [each for each in ctx if each.layout == option.layout]
-        nearest = min((abs(c.group.mtp - mtp), c.group.mtp) for c in alike)[1] if alike else mtp
-        flags: tuple[str, ...] = () if nearest == mtp else (f"ctx measured with mtp={nearest}, not {mtp}",)
+        fed = [each for each in alike if None in (each.mtp, option.mtp) or each.mtp == option.mtp]
+        flags: tuple[str, ...] = ()
+        if not fed and option.mtp is not None and alike:
+            nearest = min((abs(mtp - option.mtp), mtp) for each in alike if (mtp := each.mtp) is not None)[1]
+            fed = [each for each in alike if each.mtp == nearest]
+            flags = (f"ctx measured with mtp={nearest}, not {option.mtp}",)
         if option.rates.curve.smoothed:
             flags += ("gen tok/s fell with concurrency; pooled",)
-        pairs += [Pair(c, option, flags) for c in alike if c.group.mtp == nearest]
+        pairs += [Pair(each, option, flags) for each in fed]
     return pairs
 
 
-def pose(pair: Pair) -> Problem:
+def to_problem(pair: Pair) -> Problem:
     """The pair as the array solver takes it."""
     return Problem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail)
 
@@ -237,7 +307,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
     """The row of a plan. Its ``ratio`` is the ideal one at the gen point it runs at, or, when ctx is the limit and
     gen is throttled, at the highest gen rate measured: what x:y falls short of."""
     ctx, gen = pair.ctx, pair.gen
-    osl = gen.rates.tokens_per_request + 1
+    osl, tokens = gen.osl, gen.osl - gen.tokens_from_ctx
     gen_rate = gen.rates.curve.max_rate if plan.limit == "ctx" else plan.gen.rate
     flags = pair.flags
     if plan.gen.clamped:
@@ -245,16 +315,16 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
     ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
-    in_flight = plan.req_s * (ttft_s + (osl - 1) * plan.tpot_s)  # by Little's law, so it can be no check of the row
+    in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
     return Point(
         kind="rate_matched",
         workload=workload,
         label=label,
         ctx=plan.x,
         gen=plan.y,
-        ctx_mapping=ctx.group.mapping.label,
-        gen_mapping=gen.group.mapping.label,
-        mtp=gen.group.mtp,
+        ctx_mapping=ctx.label,
+        gen_mapping=gen.label,
+        mtp=gen.mtp or 0,
         gpus=plan.gpus,
         concurrency=in_flight,
         req_s=plan.req_s,
@@ -293,44 +363,50 @@ def bunched_ttft_s(pair: Pair, plan: Plan[float]) -> float:
 
 
 def label_deployment(pair: Pair, x: int, y: int) -> str:
-    """The label an end-to-end run of this deployment has: ``ctx2xTEP4-gen1xDEP8-mtp1``."""
+    """The label an end-to-end run of this deployment has, ``ctx2xTEP4-gen1xDEP8-mtp1``; of rows of a table
+    ``2xTEP4+1xDEP8``."""
+    if pair.ctx.group is None or pair.gen.group is None:
+        return f"{x}x{pair.ctx.label}+{y}x{pair.gen.label}"
     groups = deploy(pair, x, y)
     return Deployment(ctx=groups[0], gen=groups[1]).label
 
 
 def deploy(pair: Pair, x: int, y: int) -> tuple[ServerGroup, ServerGroup]:
-    """The servers of a plan: those measured, ``x`` and ``y`` times; ctx takes the MTP of gen (same KV layout)."""
-    ctx, gen = pair.ctx.group, pair.gen.group
+    """The servers of a plan: those measured, ``x`` and ``y`` times; ctx takes the MTP of gen (same KV layout).
+
+    Raises:
+        ValueError: the pair comes from a table, which says nothing of servers.
+    """
+    ctx, gen = pair.ctx.servers, pair.gen.servers
     return replace(ctx, instances=x, mtp=gen.mtp), replace(gen, instances=y)
 
 
 def bound_points(
     pair: Pair, *, workload: str, constraints: Constraints, gen_rates: Iterable[float] = ()
 ) -> list[Point]:
-    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance).
+    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance)."""
+    curve = pair.gen.rates.curve
+    readings = [throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates})]
+    points = [bound_point(pair, reading, workload, constraints) for reading in readings]
+    return [point for point in points if point is not None]
 
-    Rows are for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
+
+def bound_point(pair: Pair, gen: Reading[float], workload: str, constraints: Constraints) -> Point | None:
+    """The ideal fractional ratio with a gen instance at ``gen``; ``None`` when its TPOT is over the limit.
+
+    The row is for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
     ``ctx`` and ``gpus`` are 0, ``ratio`` says the share.
     """
-    ctx_rate = pair.ctx.rates.capacities[-1]
-    rates = pair.gen.rates
-    osl = rates.tokens_per_request + 1
-    ctx_point = throttle(pair.ctx.rates.curve, ctx_rate)
-    points = []
-    for tok_s in sorted({*rates.curve.rates, *gen_rates}):
-        req_s = rates.req_s(tok_s)
-        gen_point = throttle(rates.curve, tok_s)
-        plan = Plan(0, 1, 0, req_s, "both", ctx_point, gen_point)
-        if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
-            continue
-        ratio = solve_ratio(ctx_rate, req_s)
-        label = f"ctx{ratio:.3g}x{pair.ctx.group.mapping.label}-gen1x{pair.gen.group.mapping.label}"
-        points.append(
-            replace(
-                _point(pair, plan, workload, f"{label}-mtp{pair.gen.group.mtp}"),
-                kind="bound",
-                tok_s_gpu=bound_tok_s_gpu(osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
-                ratio=show_ratio(ratio),
-            )
-        )
-    return points
+    rates, ctx_rate = pair.gen.rates, pair.ctx.rates.capacities[-1]
+    req_s = rates.req_s(gen.rate)
+    plan = Plan(0, 1, 0, req_s, "both", throttle(pair.ctx.rates.curve, ctx_rate), gen)
+    if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
+        return None
+    ratio = solve_ratio(ctx_rate, req_s)
+    label = f"ctx{ratio:.3g}x{pair.ctx.label}-gen1x{pair.gen.label}-mtp{pair.gen.mtp or 0}"
+    return replace(
+        _point(pair, plan, workload, label),
+        kind="bound",
+        tok_s_gpu=bound_tok_s_gpu(pair.gen.osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
+        ratio=show_ratio(ratio),
+    )

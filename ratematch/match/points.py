@@ -11,6 +11,9 @@ Kind = Literal["bound", "rate_matched", "end_to_end", "ifb"]
 """``bound``: ideal fractional ratio, an upper limit. ``rate_matched``: whole instances, predicted from ctx and gen
 measured apart. ``end_to_end`` and ``ifb``: measured."""
 
+DrawnFronts = tuple[tuple[tuple[float, float], ...], ...]
+"""The front of each bootstrap draw, as (tok/s/user, tok/s/GPU) pairs; empty when no noise is known."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -242,7 +245,7 @@ class WorkloadAnalysis:
     calibration: Calibration | None = None
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
-    drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
+    drawn: tuple[tuple[Kind, DrawnFronts], ...] = ()
     simulated: bool = False
 
     def front(self, kind: Kind) -> tuple[Point, ...]:

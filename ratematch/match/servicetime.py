@@ -133,16 +133,6 @@ def _poisson(mean: float, num: int) -> Floats:
     return np.asarray(np.exp(logs))
 
 
-def wait_md1_s(req_s: Number, service_s: Number) -> Number:
-    """Mean wait of Poisson arrivals for one server with constant service time (M/D/1): lambda S^2 / (2 (1 - rho)), s.
-
-    Raises:
-        ValueError: rho = lambda S >= 1, the queue grows without bound.
-    """
-    load = _check_load(req_s * service_s, 1)
-    return req_s * service_s * service_s / (2 * (1 - load))
-
-
 def erlang_c(load: Number, servers: int) -> Number:
     """Probability that an arrival must wait for one of ``servers``, offered load a = lambda S in Erlang (M/M/c).
 
@@ -172,11 +162,6 @@ def wait_mgc_s(req_s: Number, service_s: Number, servers: int, *, cv_service: Nu
     """
     spread = (cv_arrival * cv_arrival + cv_service * cv_service) / 2
     return wait_mmc_s(req_s, service_s, servers) * spread
-
-
-def ttft_md1_s(req_s: Number, service_s: Number) -> Number:
-    """Mean TTFT of one context server that takes prompts one by one: wait + service, s."""
-    return wait_md1_s(req_s, service_s) + service_s
 
 
 def _check_load(load: Number, servers: int) -> Number:

@@ -16,11 +16,11 @@ class Breakdown:
     ``kv_transfer``: its own start to end. ``gen_queue``: from the gen server's arrival to its first scheduling, the
     transfer in between taken out. ``decode``: first to last token in the gen server, and from scheduling to the first
     token there. ``dispatch``: orchestrator arrival to ctx arrival, and ctx first token to gen arrival; 0 where nobody
-    tells it, and then a part of what the client sees beyond the servers.
+    has it, and then a part of what the client sees beyond the servers.
 
     ``kv_posting``: share of the time in which gen servers posted KV transfers while their decode waited; it is
     within ``decode``. ``kv_descriptors``: pieces that the KV cache of a request was sent in, ``kv_b`` bytes in all.
-    ``None``: not told.
+    ``None``: not reported.
     """
 
     num: int

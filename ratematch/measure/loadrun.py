@@ -21,12 +21,13 @@ from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.jsonkeys import absent_keys, without
 from ratematch.measure.serverlog import LogSpan
 from ratematch.measure.servermetrics import StageTimes
+from ratematch.plan.experiment import Origin, origin_of
 
 
 @dataclass(frozen=True)
 class Import:
     """Where an imported load comes from. ``tool``: that measured it; ``file``, its ``row`` (``None``: the whole file)
-    and its ``sha256``; ``missing``: what the file does not tell."""
+    and its ``sha256``; ``missing``: figures that the file does not have."""
 
     tool: str
     file: str = ""
@@ -48,7 +49,7 @@ class Warming:
 
 @dataclass(frozen=True)
 class WarmedPrompts:
-    """Prompts that were put into the prefix cache before the clock, as :class:`Warming` says of requests.
+    """Prompts that were put into the prefix cache before the clock; fields as in :class:`Warming`.
 
     ``expected``: share of the prompt tokens that should be found there during the load, ``hit_rate``: that were, both
     ``None`` where it is not known.
@@ -74,7 +75,7 @@ class EmulatorTime:
 
 @dataclass(frozen=True)
 class TelemetrySummary:
-    """What the servers said during the load. ``iterations`` and ``perf_records``: how many of each are stored.
+    """What the servers reported during the load. ``iterations`` and ``perf_records``: how many of each are stored.
 
     ``acceptance_length``: tokens an iteration yields for a request with drafts, by the servers' own counters.
     ``problems``: servers that do not report, and why. ``window``: by server, means of its iterations in the steady
@@ -118,19 +119,19 @@ class LoadRun:
     """How one load ran.
 
     ``launch``: folder of the start of the servers that it was measured on. ``mode``: see
-    :data:`ratematch.plan.experiment.Mode`. ``start_ns`` and ``end_ns``: on the records' clock; ``wall_start_ns``: the
-    Unix time at ``start_ns``. ``sent`` and ``failed``: requests. ``aborted``: why it ended before its last request;
-    ``ended_early``: the rule that ended it sooner and whole. ``log``: by generating server. ``emulator``: by emulated
-    server. ``connections``: those that were opened before the first load of the launch. ``cause`` and ``remedy``: of
-    failed requests, where known. ``prometheus``: by address, means and growths in the steady window. ``imported``:
-    where the load comes from when another tool measured it; hardly anything else is known then. ``absent``: paths of
-    keys that the file did not have.
+    :data:`ratematch.plan.experiment.Mode`. ``origin``: of its figures (``emulated`` and ``simulated`` in the file).
+    ``start_ns`` and ``end_ns``: on the records' clock; ``wall_start_ns``: the Unix time at ``start_ns``. ``sent`` and
+    ``failed``: requests. ``aborted``: why it ended before its last request; ``ended_early``: the rule that ended it
+    sooner and whole. ``log``: by generating server. ``emulator``: by emulated server. ``connections``: those that
+    were opened before the first load of the launch. ``cause`` and ``remedy``: of failed requests, where known.
+    ``prometheus``: by address, means and growths in the steady window. ``imported``: where the load comes from when
+    another tool measured it; hardly anything else is known then. ``absent``: paths of keys that the file did not
+    have.
     """
 
     launch: str = ""
     mode: str = ""
-    emulated: bool = False
-    simulated: bool = False
+    origin: Origin = "real"
     start_ns: int | None = None
     end_ns: int | None = None
     wall_start_ns: int | None = None
@@ -163,7 +164,7 @@ class LoadRun:
 IMPORTED = ("emulated", "start_ns", "wall_start_ns")
 """Keys of an imported load besides ``origin``; instants only where they are known."""
 OPTIONAL = ("connections", "warmed", "cause", "remedy", "simulation")
-"""Keys of a load measured here that are not written where there is nothing to say."""
+"""Keys of a load measured here that are not written where they would be ``null``."""
 IN_WINDOW = ("gpus", "prometheus", "stages")
 """Keys that are written, ``null`` too, for a load whose servers were watched over a steady window."""
 
@@ -173,17 +174,18 @@ def to_json(run: LoadRun) -> dict[str, Any]:
 
     An imported load has ``origin``, ``emulated`` and, where they are known, its instants. One measured here has the
     rest: ``log`` unless it was simulated, ``emulator`` if besides it was emulated, the keys of :data:`OPTIONAL` where
-    there is something to say, and those of :data:`IN_WINDOW` when ``telemetry.window`` is there.
+    they are not ``None``, and those of :data:`IN_WINDOW` when ``telemetry.window`` is there.
     """
     content = asdict(run)
-    absent, imported = content.pop("absent"), content.pop("imported")
+    absent, imported, origin = (content.pop(key) for key in ("absent", "imported", "origin"))
+    content |= {"emulated": origin != "real", "simulated": origin == "simulated"}
     if imported is not None:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
         return without(_lists({"origin": imported, **known}), absent)
     left_out = {key for key in OPTIONAL if content[key] is None}
-    if run.simulated:
+    if run.origin == "simulated":
         left_out |= {"log"}
-    if run.simulated or not run.emulated:
+    if run.origin != "emulated":
         left_out |= {"emulator"}
     if run.telemetry.window is None:
         left_out |= {key for key in IN_WINDOW if content[key] is None}
@@ -197,9 +199,9 @@ def from_json(content: Mapping[str, Any]) -> LoadRun:
     Raises:
         ValueError: the content is not that of a ``loadrun.json``.
     """
-    known = {key: value for key, value in content.items() if key not in ("load", "origin", "absent", "imported")}
-    if content.get("origin"):
-        known["imported"] = content["origin"]
+    known = {key: value for key, value in content.items() if key not in ("load", "absent", "imported")}
+    known["imported"] = content.get("origin") or None
+    known["origin"] = origin_of(bool(content.get("emulated")), bool(content.get("simulated")))
     run: LoadRun = msgspec.convert(known, LoadRun)
     return replace(run, absent=absent_keys(content, to_json(run)))
 

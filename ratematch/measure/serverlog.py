@@ -1,4 +1,4 @@
-"""What servers say about a load or about their end, in words that every engine can fill in."""
+"""What server logs show of a load or of a server's end, in fields that every engine can fill in."""
 
 from __future__ import annotations
 

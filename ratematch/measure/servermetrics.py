@@ -1,4 +1,4 @@
-"""What servers tell of themselves over HTTP, in words that every engine can fill in."""
+"""What servers report over HTTP, in fields that every engine can fill in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FULL = 0.98
 """Share of the KV blocks in use from which on the cache counts as full."""
 
 QUEUED = 0.05
-"""Waiting requests, as a share of the active ones, from which on they are told."""
+"""Waiting requests, as a share of the active ones, from which on a load is warned of them."""
 
 
 class Iteration(NamedTuple):
@@ -23,7 +23,7 @@ class Iteration(NamedTuple):
     ``step_ms``: time of the iteration, or mean time of each. ``active``, ``queued``: requests in the server, running
     and waiting. ``kv_used_blocks`` of ``kv_max_blocks``. ``cache_hit_rate``: share of prompts' tokens or blocks found
     in the prefix cache. ``draft_tokens`` and ``accepted_tokens`` of ``drafted_requests``: requests x iterations with
-    drafts. ``None``: not told.
+    drafts. ``None``: not reported.
     """
 
     iter: int
@@ -44,9 +44,9 @@ class Iteration(NamedTuple):
 
 
 ReadIterations = Callable[[bytes, int], list[Iteration]]
-"""What an answer of one server, which came at an instant (ns), says beyond the answers before it.
+"""The iterations in an answer of one server, which came at an instant (ns), that no earlier answer had.
 
-Raises ValueError: it says nothing of iterations.
+Raises ValueError: the answer has none.
 """
 
 
@@ -60,7 +60,7 @@ Raises ValueError: the answer is not what it looks like.
 
 @dataclass(frozen=True)
 class Routes:
-    """Where servers tell of themselves. ``iterations``: read about once a second. ``request_times``: timings request
+    """Where servers report. ``iterations``: read about once a second. ``request_times``: timings request
     by request, each handed out once; ``None`` = there are none. ``prometheus``: counters and histograms."""
 
     iterations: str
@@ -102,11 +102,11 @@ def parse_prometheus(text: str) -> dict[str, float]:
     """Samples by name and labels, as written. Buckets of histograms are left out: their sum and count say enough."""
     samples = {}
     for line in text.splitlines():
-        found = _LINE.match(line)
-        if found and not found[1].endswith("_bucket"):
-            value = float(found[3])
+        match = _LINE.match(line)
+        if match and not match[1].endswith("_bucket"):
+            value = float(match[3])
             if math.isfinite(value):
-                samples[found[1] + (found[2] or "")] = value
+                samples[match[1] + (match[2] or "")] = value
     return samples
 
 
@@ -122,16 +122,16 @@ def is_counter(name: str) -> bool:
 
 def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
     """Queueing, a full KV cache, paused requests and cache hits, from the means of a server's iterations."""
-    found = []
+    doubts = []
     queued, active = figures.get("queued"), figures.get("active")
     if queued and queued > QUEUED * (active or 1.0):
-        found.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
+        doubts.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
     used, most = figures.get("kv_used"), figures.get("kv_max")
     if used is not None and most and used / most > FULL:
-        found.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
+        doubts.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
     if figures.get("paused"):
-        found.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
+        doubts.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
     rate = figures.get("cache_hit_rate")
     if rate and not workload.reuses:
-        found.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
-    return found
+        doubts.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
+    return doubts

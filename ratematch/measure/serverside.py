@@ -1,4 +1,4 @@
-"""The verdict on a load, from its records and from what the servers say of themselves. Pure."""
+"""The verdict on a load, from its records and from what the servers report. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMULATOR_LATE = 0.05
 
 
 def measure_run(records: Sequence[RequestRecord], load: Load, experiment: Experiment, run: LoadRun) -> Measurement:
-    """The figures of one load: its records, judged together with what ``run`` says of client and servers."""
+    """The figures of one load: its records, judged together with what client and servers report in ``run``."""
     return judge_servers(measure_load(records, load, experiment.workload, client=run.client), experiment, run)
 
 
@@ -101,7 +101,7 @@ def _add_servers_account(figures: Measurement, experiment: Experiment, run: Load
     """
     length = run.telemetry.acceptance_length or figures.acceptance_length
     figures = replace(figures, acceptance_length=length)
-    # Without MTP a step is a token; with it and without a measured length nothing can be said.
+    # Without MTP a step is a token; with it, tokens a step are only known from a measured length.
     tokens = length or (None if experiment.deployment.mtp else 1.0)
     if not run.log or tokens is None:
         return figures

@@ -17,7 +17,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
 
 SEVERAL_PER_CHUNK = 1.05
-"""Tokens a chunk from which on it is said: a last chunk without a token alone makes a few per cent at short OSL."""
+"""Tokens a chunk from which on there is a warning: a last chunk without a token makes a few per cent at short OSL."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _judge_overload(load: Load, inside: InWindow, limits: Limits) -> Iterator[tu
 
 
 def _judge_client(client: ClientHealth | None, total: int, limits: Limits) -> Iterator[tuple[bool, str]]:
-    """Was the client itself the bottleneck? Nothing is said where its health is not known."""
+    """Was the client itself the bottleneck? Without its health there is no finding."""
     if client is None:
         return
     share = client.cpu_share / client.processes

@@ -11,6 +11,9 @@ Role = Literal["ctx", "gen", "agg"]
 Stage = Literal["ctx", "gen", "ifb", "e2e"]
 STAGES: tuple[Stage, ...] = ("ctx", "gen", "ifb", "e2e")
 
+Options = dict[str, Any]
+"""Options of a serving stack by name, as its own files have them: plain YAML values, nested."""
+
 
 @dataclass(frozen=True)
 class ServerGroup:
@@ -31,8 +34,8 @@ class ServerGroup:
     mtp: int = 0
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] | None = None
+    options: Options = field(default_factory=dict)
+    config: Options | None = None
     environment: dict[str, str] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
     tag: str = field(default="", compare=False)
@@ -58,8 +61,8 @@ class Deployment:
     gen: ServerGroup | None = None
     agg: ServerGroup | None = None
     router: str = "round_robin"
-    orchestrator: dict[str, Any] = field(default_factory=dict)
-    router_args: dict[str, Any] = field(default_factory=dict)
+    orchestrator: Options = field(default_factory=dict)
+    router_args: Options = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
     warmed: bool = False
 

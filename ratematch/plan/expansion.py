@@ -15,14 +15,14 @@ from typing import Any
 
 from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup, Stage
+from ratematch.plan.deployment import Deployment, Options, ServerGroup, Stage
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment, merge_loads
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency, Load, most_in_flight
 from ratematch.plan.model import Model
 from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
-from ratematch.plan.sweep import MAPPING_AXES, ROLE_OF_STAGE, StagePlan, Sweep
+from ratematch.plan.sweep import MAPPING_AXES, ROLE_OF_STAGE, AxisValues, StagePlan, Sweep
 from ratematch.plan.workload import Workload
 
 OPTION_PREFIX = "options."
@@ -53,7 +53,7 @@ class Expansion:
 class Combination:
     """One cell of the product of a stage's axes."""
 
-    axes: dict[str, Any]
+    axes: AxisValues
     mapping: Parallelism
 
     @property
@@ -69,7 +69,7 @@ def combinations(plan: StagePlan) -> Iterator[Combination]:
         yield Combination(axes, _mapping_of(axes))
 
 
-def _mapping_of(axes: dict[str, Any]) -> Parallelism:
+def _mapping_of(axes: AxisValues) -> Parallelism:
     if "mapping" in axes:
         return parse_mapping(axes["mapping"])
     tp = axes.get("tp", 1)
@@ -229,7 +229,7 @@ def _deployment(group: ServerGroup) -> Deployment:
             return Deployment(agg=group)
 
 
-def _matches(rule: dict[str, Any], combination: Combination) -> bool:
+def _matches(rule: AxisValues, combination: Combination) -> bool:
     facts = {
         **{name: getattr(combination.mapping, name) for name in MAPPING_AXES},
         "mapping": combination.mapping.label,
@@ -240,9 +240,9 @@ def _matches(rule: dict[str, Any], combination: Combination) -> bool:
     return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.items())
 
 
-def merge_options(options: dict[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_options(options: Options, axes: Mapping[str, Any]) -> Options:
     """``options`` with the dotted engine options among the axes laid over them."""
-    merged: dict[str, Any] = _copy(options)
+    merged: Options = _copy(options)
     for key, value in axes.items():
         if not key.startswith(OPTION_PREFIX):
             continue

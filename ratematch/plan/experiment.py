@@ -17,6 +17,12 @@ from ratematch.plan.workload import Workload, workload_from_json, workload_to_js
 Origin = Literal["real", "emulated", "simulated"]
 """Where figures come from. Those of different origins never share a front."""
 
+
+def origin_of(emulated: bool, simulated: bool) -> Origin:
+    """The origin that two keys of a file mean; what is simulated has both."""
+    return "simulated" if simulated else "emulated" if emulated else "real"
+
+
 DEFAULT_STEP_TIMES = "roofline"
 """The emulator's own step-time model."""
 
@@ -73,7 +79,7 @@ class Experiment:
 
     @property
     def origin(self) -> Origin:
-        return "simulated" if self.simulated else "emulated" if self.emulated else "real"
+        return origin_of(self.emulated, self.simulated)
 
     @property
     def mode(self) -> Mode:

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
+from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup, Stage
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef
 from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.workload import Workload
+
+AxisValues = dict[str, Any]
+"""Values by axis: one each in a combination; in a rule one, or a list of those that match."""
 
 MAPPING_AXES = ("tp", "ep", "pp", "cp", "attention_dp")
 GROUP_AXES = ("mtp", "max_batch_size", "max_num_tokens")
@@ -90,10 +93,10 @@ class StagePlan:
     stage: Stage
     axes: dict[str, tuple[Any, ...]]
     loads: LoadPlan
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    exclude: tuple[dict[str, Any], ...] = ()
-    only: tuple[dict[str, Any], ...] = ()
+    exclude: tuple[AxisValues, ...] = ()
+    only: tuple[AxisValues, ...] = ()
 
     supply: ServerGroup | None = None
     warmed: bool = False
@@ -113,7 +116,7 @@ class E2ePlan:
     loads: LoadPlan = field(default_factory=LoadPlan)
     choose_at: tuple[float, ...] = ()
     router: str = "round_robin"
-    router_args: dict[str, Any] = field(default_factory=dict)
+    router_args: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,32 +6,33 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from ratematch.analysis import analyze
-from ratematch.errors import PlacementError, UserError
+from ratematch.errors import UserError
 from ratematch.match.analysis import select_workload
 from ratematch.match.openloop import say_limits
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, Recommendation, recommend_all
 from ratematch.measure.measured import Measured
-from ratematch.report import deployment, pictures
-from ratematch.report.page import Bundle, Report, RunFile, Section, render_report
-from ratematch.store.files import read_json, write_aside
+from ratematch.report import pictures
+from ratematch.report.bundles import make_bundles
+from ratematch.report.contents import Report, Section
+from ratematch.report.page import render_report
+from ratematch.store.files import write_aside
 from ratematch.store.folder import ExperimentFolder, GpuHours, Results
 
-MOST_SAID = 3
+MOST_VALUES = 3
 """Different values of one fact that are spelt out."""
 UNITS = ("tok/s/user", "tok/s", "tps")
 
 
 def parse_targets(text: str) -> tuple[float, ...]:
-    """Interactivities a person typed: ``20,50,100`` or ``50 tok/s/user``.
+    """Interactivities as typed: ``20,50,100`` or ``50 tok/s/user``.
 
     Raises:
         UserError: not such numbers.
     """
-    found = []
+    speeds = []
     for part in text.split(","):
         word = part.strip().lower()
         for unit in UNITS:
@@ -42,14 +43,14 @@ def parse_targets(text: str) -> tuple[float, ...]:
             value = 0.0
         if not 0 < value < 1e6:
             raise UserError(f"--at {text}: write tok/s/user, such as 50 or 20,50,100")
-        found.append(value)
-    return tuple(sorted(set(found)))
+        speeds.append(value)
+    return tuple(sorted(set(speeds)))
 
 
-def choose_targets(inputs: analyze.Inputs, asked: Sequence[float] | None) -> tuple[float, ...]:
-    """Those asked for; else the TPOT limit's own tok/s/user, else 20, 50 and 100."""
-    if asked:
-        return tuple(asked)
+def choose_targets(inputs: analyze.Inputs, requested: Sequence[float] | None) -> tuple[float, ...]:
+    """Those requested; else the TPOT limit's own tok/s/user, else 20, 50 and 100."""
+    if requested:
+        return tuple(requested)
     if inputs.constraints.tpot_ms is not None:
         return (1000 / inputs.constraints.tpot_ms,)
     return TARGETS
@@ -80,28 +81,18 @@ def make_report(
     targets: Sequence[float] | None = None,
 ) -> str:
     """The page as text."""
-    wanted = choose_targets(inputs, targets)
+    speeds = choose_targets(inputs, targets)
     folders = results.folders()
-    sections: list[Section] = []
-    for workload in analysis.workloads:
-        asked = pictures.find_workload(inputs.measured, workload.workload)
-        rows = select_workload(inputs.measured, asked)
-        found = recommend_all(workload, wanted)
-        sections.append(
-            Section(
-                workload,
-                tuple(found),
-                tuple(pictures.draw_workload(results, inputs, analysis, workload, asked)),
-                tuple(row for row in rows if row.experiment.stage in ("ifb", "e2e") and not row.measurement.valid),
-                make_bundles(results, inputs, workload, found, len(sections)),
-            )
-        )
+    sections = [
+        _make_section(results, inputs, analysis, workload, number, recommend_all(workload, speeds))
+        for number, workload in enumerate(analysis.workloads)
+    ]
     facts = collect_provenance(results, folders)
     report = Report(
         analysis=analysis,
         command=command,
         limits=say_limits(inputs.constraints),
-        origin=_say_origin(inputs.measured, facts),
+        origin=_describe_origin(inputs.measured, facts),
         provenance=tuple(facts.items()),
         sections=tuple(sections),
         warnings=tuple(collect_warnings(analysis, inputs.measured, folders)),
@@ -109,41 +100,22 @@ def make_report(
     return render_report(report)
 
 
-def make_bundles(
+def _make_section(
     results: Results,
     inputs: analyze.Inputs,
+    analysis: Analysis,
     workload: WorkloadAnalysis,
-    found: Sequence[Recommendation],
     number: int,
-) -> dict[float, Bundle]:
-    """The ready-to-run files of each recommendation, one bundle a deployment and load; none where they cannot be
-    made (an imported load has no engine of ours)."""
-    bundles: dict[float, Bundle] = {}
-    made: dict[tuple[str, float], Bundle] = {}
-    for each in found:
-        if each.point is None:
-            continue
-        key = (each.point.label, each.point.concurrency)
-        if key not in made:
-            try:
-                handed = deployment.hand_over(results, inputs.measured, workload, each.at)
-            except (UserError, PlacementError):
-                continue
-            made[key] = _bundle(handed, results, f"files-{number}-{each.at:g}")
-        bundles[each.at] = made[key]
-    return bundles
-
-
-def _bundle(handed: deployment.Handover, results: Results, anchor: str) -> Bundle:
-    point = handed.found.point
-    assert point is not None
-    start = "sbatch job.sbatch" if "job.sbatch" in handed.files else "bash run.sh"
-    again = f"ratematch export deployment {results.path.name} --at {handed.found.at:g} -o deploy"
-    return Bundle(
-        anchor,
-        f"{point.label}, for {handed.found.at:g} tok/s/user, on {handed.cluster.name}",
-        f"{start} runs it. To write these files, also for another cluster (--cluster): {again}",
-        tuple(RunFile(name, text) for name, text in handed.files.items()),
+    recommendations: Sequence[Recommendation],
+) -> Section:
+    lengths = pictures.find_workload(inputs.measured, workload.workload)
+    rows = select_workload(inputs.measured, lengths)
+    return Section(
+        workload,
+        tuple(recommendations),
+        tuple(pictures.draw_workload(results, inputs, analysis, workload, lengths)),
+        tuple(row for row in rows if row.experiment.stage in ("ifb", "e2e") and not row.measurement.valid),
+        make_bundles(results, inputs, workload, recommendations, number),
     )
 
 
@@ -151,77 +123,69 @@ def collect_warnings(
     analysis: Analysis, measured: Sequence[Measured], folders: Iterable[ExperimentFolder]
 ) -> list[str]:
     """What a reader must know before believing the page: failures, loads left out, doubts, notes."""
-    found = []
+    warnings = []
     for folder in folders:
         if (state := folder.state()) in ("failed", "interrupted"):
             outcome = folder.outcome()
             why = (outcome and outcome.error) or "no reason known"
-            found.append(f"{folder.path.name} {state}: {why.splitlines()[0]}")
+            warnings.append(f"{folder.path.name} {state}: {why.splitlines()[0]}")
         elif missing := folder.missing():
-            found.append(f"{folder.path.name}: {len(missing)} of its loads are not measured")
+            warnings.append(f"{folder.path.name}: {len(missing)} of its loads are not measured")
     for workload in analysis.workloads:
         for label, load, reasons in workload.left_out:
-            found.append(f"left out: {label} {load}: {', '.join(reasons)}")
-        found += [f"{workload.workload}: {note}" for note in workload.notes]
-    return found + _group_doubts(measured)
+            warnings.append(f"left out: {label} {load}: {', '.join(reasons)}")
+        warnings += [f"{workload.workload}: {note}" for note in workload.notes]
+    return warnings + _group_warnings(measured)
 
 
-def _group_doubts(measured: Sequence[Measured]) -> list[str]:
+def _group_warnings(measured: Sequence[Measured]) -> list[str]:
     """Warnings of loads, those that differ only in their numbers together, the most common first."""
-    doubts: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for row in measured:
         for warning in row.measurement.warnings:
-            told = f"{row.experiment.label} {row.load.label}: {warning}"
-            doubts.setdefault(re.sub(r"[-+]?\d[\d.,]*", "#", warning), []).append(told)
-    ordered = sorted(doubts.values(), key=len, reverse=True)
-    return [told[0] if len(told) == 1 else f"{len(told)} loads, such as {told[0]}" for told in ordered]
+            text = f"{row.experiment.label} {row.load.label}: {warning}"
+            alike.setdefault(re.sub(r"[-+]?\d[\d.,]*", "#", warning), []).append(text)
+    ordered = sorted(alike.values(), key=len, reverse=True)
+    return [texts[0] if len(texts) == 1 else f"{len(texts)} loads, such as {texts[0]}" for texts in ordered]
 
 
 def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) -> dict[str, str]:
     """Where the figures come from, each fact in words: what all launches say, and how they differ."""
-    launches = [found for folder in folders for found in _launches(folder)]
     experiments = [folder.read() for folder in folders]
+    launches = [launch for folder in folders for launch in folder.provenances()]
     spent = sum((folder.account() for folder in folders), GpuHours())
-    times = sorted(
-        stored.run.wall_start_ns for folder in folders for stored in folder.loads() if stored.run.wall_start_ns
-    )
-    servers = [server for found in launches for server in found.get("servers", {}).values()]
-    imports = [stored.run.imported for folder in folders for stored in folder.loads() if stored.run.imported]
-    origins = sorted({f"{each.tool}: {each.file}" for each in imports})
+    runs = [stored.run for folder in folders for stored in folder.loads()]
+    times = sorted(run.wall_start_ns for run in runs if run.wall_start_ns)
     facts = {
         "results folder": results.path.name,
         "measured": f"{_date(times[0])} to {_date(times[-1])} UTC" if times else "",
-        "model": _say({f"{e.model} ({e.model_path})" if e.model_path != e.model else e.model for e in experiments}),
-        "GPU, cluster": _say({f"{e.gpu}, {e.cluster}" for e in experiments}),
-        "engine asked for": _say({e.stack for e in experiments}),
-        "servers said": _say({str(server.get("version")) for server in servers}),
-        "figures are": _say({e.origin for e in experiments}),
-        "imported from": _say(origins),
-        "ratematch": _say({f"{f.get('ratematch')} ({f.get('git') or 'no git'})" for f in launches}),
-        "Python, platform": _say({f"{f.get('python')}, {f.get('platform')}" for f in launches}),
-        "packages": _say({", ".join(f"{n} {v}" for n, v in sorted(f.get("packages", {}).items())) for f in launches}),
-        "load generator on": _say({str(f.get("host")) for f in launches}),
+        "model": _join({f"{e.model} ({e.model_path})" if e.model_path != e.model else e.model for e in experiments}),
+        "GPU, cluster": _join({f"{e.gpu}, {e.cluster}" for e in experiments}),
+        "engine asked for": _join({e.stack for e in experiments}),
+        "servers said": _join({str(version) for launch in launches for version in launch.server_versions}),
+        "figures are": _join({e.origin for e in experiments}),
+        "imported from": _join({f"{run.imported.tool}: {run.imported.file}" for run in runs if run.imported}),
+        "ratematch": _join({f"{launch.ratematch} ({launch.git or 'no git'})" for launch in launches}),
+        "Python, platform": _join({f"{launch.python}, {launch.platform}" for launch in launches}),
+        "packages": _join({launch.package_list for launch in launches}),
+        "load generator on": _join({str(launch.host) for launch in launches}),
         "experiments, launches, loads": f"{len(experiments)}, {len(launches)}, {len(times)}",
         "GPU-hours": f"{spent.total:.2f} (starting {spent.starting:.2f}, measuring {spent.measuring:.2f})",
     }
     return {name: value for name, value in facts.items() if value}
 
 
-def _launches(folder: ExperimentFolder) -> list[dict[str, Any]]:
-    return [read_json(file) for file in sorted(folder.path.glob("launch/*/provenance.json"))]
-
-
-def _say(values: Iterable[str]) -> str:
+def _join(values: Iterable[str]) -> str:
     known = sorted({value for value in values if value})
-    more = f" and {len(known) - MOST_SAID} more" if len(known) > MOST_SAID else ""
-    return "; ".join(known[:MOST_SAID]) + more
+    more = f" and {len(known) - MOST_VALUES} more" if len(known) > MOST_VALUES else ""
+    return "; ".join(known[:MOST_VALUES]) + more
 
 
 def _date(wall_ns: int) -> str:
     return datetime.fromtimestamp(wall_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M")
 
 
-def _say_origin(measured: Sequence[Measured], facts: dict[str, str]) -> str:
+def _describe_origin(measured: Sequence[Measured], facts: dict[str, str]) -> str:
     valid = sum(row.measurement.valid for row in measured)
     when = f", measured {facts['measured']}" if "measured" in facts else ""
     return f"{valid} of {len(measured)} loads valid{when}"

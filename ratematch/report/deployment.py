@@ -12,15 +12,14 @@ from typing import Any
 from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.points import Point, WorkloadAnalysis
+from ratematch.match.question import Question
 from ratematch.match.recommend import Recommendation, recommend
 from ratematch.measure.measured import Measured
-from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.run import render as rendering
-from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 
 REQUESTS_PER_SLOT, FEWEST_REQUESTS = 8, 64
@@ -105,7 +104,7 @@ def _cluster_of(results: Results, experiment: Experiment, point: Point) -> Clust
     """The profile of the folder that the point was measured in."""
     for folder in results.folders():
         if folder.read().id in point.sources:
-            return clusters.from_json(read_json(folder.path / "cluster.json"))
+            return folder.cluster()
     raise UserError(f"{experiment.label}: no cluster profile is stored; give --cluster")
 
 
@@ -149,18 +148,18 @@ def export_deployment(
     workload: str | None = None,
     cluster: Cluster | None = None,
     allocated: bool | None = None,
-    ttft_ms: float | None = None,
-    tpot_ms: float | None = None,
+    question: Question | None = None,
 ) -> Handover:
     """The deployment recommended in the results folder ``path`` at ``at`` tok/s/user.
 
-    ``workload``: a label such as ``1024/64``; the only one when left out.
+    ``workload``: a label such as ``1024/64``; the only one when left out. ``question``: options instead of the
+    sweep's.
 
     Raises:
         UserError: see :func:`hand_over`; or there are several workloads and none, or no such one, is named.
     """
     results = Results.open(path)
-    inputs = analyze.read_inputs(results, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+    inputs = analyze.read_inputs(results, question)
     analysis = analyze.analyze_inputs(inputs)
     known = [each.workload for each in analysis.workloads]
     if workload is None and len(known) > 1:

@@ -14,14 +14,15 @@ from ratematch.match.figures import collect_figures, select_stage
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.measure.measured import Measured
 from ratematch.plan.workload import Workload
-from ratematch.show.cdfs import MOST_LOADS, LoadRecords, keep_counted, picture_cdf, picture_slip
 from ratematch.show.files import name_part
-from ratematch.show.gapparts import picture_gap
-from ratematch.show.ladders import picture_ctx, picture_gen
 from ratematch.show.picture import Picture
-from ratematch.show.plots import picture_pareto, picture_speedup
-from ratematch.show.presets import PRESETS, Preset, picture_preset
-from ratematch.show.splits import picture_split
+from ratematch.show.plots.cdfs import MOST_LOADS, LoadRecords, keep_counted, picture_cdf, picture_slip
+from ratematch.show.plots.gap import picture_gap
+from ratematch.show.plots.ladders import picture_ctx, picture_gen
+from ratematch.show.plots.pareto import picture_pareto
+from ratematch.show.plots.presets import PRESETS, Preset, picture_preset
+from ratematch.show.plots.speedup import picture_speedup
+from ratematch.show.plots.splits import picture_split
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
 
@@ -36,17 +37,20 @@ def draw_pictures(results: Results, inputs: Inputs, analysis: Analysis) -> list[
     """
     pictures: list[Picture] = []
     for workload in analysis.workloads:
-        asked = find_workload(inputs.measured, workload.workload)
-        pictures += draw_workload(results, inputs, analysis, workload, asked)
+        lengths = find_workload(inputs.measured, workload.workload)
+        pictures += draw_workload(results, inputs, analysis, workload, lengths)
     return pictures
 
 
 def draw_workload(
-    results: Results, inputs: Inputs, analysis: Analysis, workload: WorkloadAnalysis, asked: Workload
+    results: Results, inputs: Inputs, analysis: Analysis, workload: WorkloadAnalysis, lengths: Workload
 ) -> list[Picture]:
-    """The pictures of one workload: fronts, speed-up, gap, split, ctx, gen, latencies, slip."""
+    """The pictures of one workload: fronts, speed-up, gap, split, ctx, gen, latencies, slip.
+
+    ``lengths``: the workload that ``workload`` analyses.
+    """
     part = name_part(workload.workload)
-    rows = select_workload(inputs.measured, asked)
+    rows = select_workload(inputs.measured, lengths)
     figures, _ = collect_figures(rows, inputs.constraints)
     label = workload.workload
     drawn = [
@@ -117,15 +121,15 @@ def read_front_records(results: Results, inputs: Inputs, workload: WorkloadAnaly
         ResultsError: records that cannot be read.
     """
     paths = find_records(results)
-    found = []
+    loads = []
     for kind in MEASURED_KINDS:
-        front = workload.end_to_end if kind == "end_to_end" else workload.ifb
+        front = workload.front(kind)
         for point in spread_along(front, MOST_LOADS) if front else ():
             row = find_row(inputs.measured, point)
             path = paths.get((row.experiment.id, row.load)) if row else None
             if row is not None and path is not None:
-                found.append(keep_counted(row, read_records(path), kind))
-    return found
+                loads.append(keep_counted(row, read_records(path), kind))
+    return loads
 
 
 def find_row(measured: Sequence[Measured], point: Point) -> Measured | None:
@@ -135,5 +139,4 @@ def find_row(measured: Sequence[Measured], point: Point) -> Measured | None:
         for row in measured
         if row.experiment.id in point.sources and row.measurement.valid and row.measurement.in_flight is not None
     ]
-
     return min(rows, key=lambda row: abs((row.measurement.in_flight or 0) - point.concurrency), default=None)

@@ -14,23 +14,22 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import load_model
-from ratematch.plan import cluster as clusters
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_needed, place, placement_to_json
 from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
+from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
+from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.load import Live, measure_load, seed_of
 from ratematch.run.machines import Allocation
 from ratematch.run.script import run_script
@@ -39,11 +38,13 @@ from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
 from ratematch.run.warmup import warm_connections
 from ratematch.run.watch import explain_failure
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store import outcome as outcomes
-from ratematch.store.files import read_json, write_json, write_text
+from ratematch.store.files import write_json, write_text
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.progress import Starting, Waiting
+from ratematch.store.provenance import Provenance
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -57,15 +58,6 @@ LAST_PORT = 32000
 READY_FLOOR_S = 600.0
 READ_B_S = 0.5e9
 """Weights read per second that a start-up deadline allows for: a busy shared file system, not a good one."""
-
-
-@dataclass
-class _Spent:
-    """What a launch came to: loads measured, seconds until its servers were ready, seconds of loads."""
-
-    measured: list[str] = field(default_factory=list)
-    starting_s: float = 0.0
-    measuring_s: float = 0.0
 
 
 def run_experiment(
@@ -93,84 +85,62 @@ def measure_experiment(
         ResultsError: no experiment there. RunError: another process is measuring it.
     """
     folder = ExperimentFolder(Path(path))
-    experiment = folder.read()
-    outcome = Outcome(ok=True)
-    measured = 0
-    # An allocation costs from its first second, not from ours.
-    since = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
+    folder.read()
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and (folder.job() or {}).get("name") != sent:
             return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
-        for part in experiment.launches():
-            missing = tuple(load for load in part.loads if not folder.finished(load))
-            if missing:
-                outcome = _launch(folder, part, missing, stop, nodes if allocated else None, since or time.time())
-                since = time.time()
-                measured += outcome.measured
-                if not outcome.ok:
-                    break
-        else:
-            folder.mark_done()
-        return replace(outcome, measured=measured)
+        # An allocation costs from its first second, not from ours.
+        began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
+        driver = _Driver(stop, nodes if allocated else None, began or time.time())
+        return launch_missing(folder, driver.run)
 
 
-def _launch(
-    folder: ExperimentFolder,
-    experiment: Experiment,
-    loads: Sequence[Load],
-    stop: Stop,
-    nodes: Sequence[str] | None,
-    since: float,
-) -> Outcome:
-    """Start the servers once, measure ``loads``, stop them; what became of it, as kept in ``outcome.json``.
+@dataclass
+class _Driver:
+    """Runs launches one after the other. ``nodes``: of the allocation that it may use, none named = all; ``None`` =
+    there is no allocation. ``since``: from when on the GPUs are held for the next launch."""
 
-    ``nodes``: of the allocation that it may use, none named = all; ``None`` = there is no allocation. ``since``: from
-    when on the GPUs are held for this launch.
-    """
-    launch = folder.new_launch()
-    began = time.time()
-    spent = _Spent()
-    gpus = experiment.deployment.gpus
-    outcome = Outcome(ok=True)
-    plan: LaunchPlan | None = None
-    try:
-        cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
-        where = None if nodes is None else machines.current(cluster, nodes)
-        gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
-        plan = _plan(experiment, cluster, launch, where)
-        _measure(folder, experiment, cluster, plan, launch, loads, stop, spent, where)
-    except RatematchError as error:
-        outcome = _describe_end(error, stop, experiment, plan, launch)
-    now = time.time()
-    if not spent.measured and not spent.starting_s:
-        spent.starting_s = now - began
-    outcome = replace(
-        outcome,
-        measured=len(spent.measured),
-        seconds=now - began,
-        began=began,
-        starting_s=spent.starting_s,
-        measuring_s=spent.measuring_s,
-        held_s=now - since,
-        gpus=gpus,
-        job=None if nodes is None else filelock.own_job(),
-    )
-    # With a full disk the outcome cannot be kept either; the job's own result still carries it.
-    with contextlib.suppress(DiskFull):
-        write_json(launch / "outcome.json", outcomes.to_json(outcome))
-    return outcome
+    stop: Stop
+    nodes: Sequence[str] | None
+    since: float
+
+    def run(self, launch: Launch) -> Outcome:
+        """Start the servers once, measure the loads, stop the servers; what became of it, which is kept."""
+        began = time.time()
+        gpus = launch.experiment.deployment.gpus
+        outcome = Outcome(ok=True)
+        plan: LaunchPlan | None = None
+        try:
+            cluster = launch.folder.cluster()
+            where = None if self.nodes is None else machines.current(cluster, self.nodes)
+            gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
+            plan = _plan(launch, cluster, where)
+            _measure(launch, cluster, plan, where, self.stop)
+        except RatematchError as error:
+            outcome = _describe_end(error, self.stop, launch, plan)
+        now = time.time()
+        if not launch.measured and not launch.starting_s:
+            launch.starting_s = now - began
+        job = None if self.nodes is None else filelock.own_job()
+        outcome = replace(
+            launch.spend(outcome), seconds=now - began, began=began, held_s=now - self.since, gpus=gpus, job=job
+        )
+        # With a full disk the outcome cannot be kept either; the job's own result still carries it.
+        with contextlib.suppress(DiskFull):
+            launch.folder.write_outcome(launch.path, outcome)
+        self.since = time.time()
+        return outcome
 
 
-def _describe_end(
-    error: RatematchError, stop: Stop, experiment: Experiment, plan: LaunchPlan | None, launch: Path
-) -> Outcome:
+def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: LaunchPlan | None) -> Outcome:
     """What ended a launch."""
     # Slurm's signals go to the servers too, which may be gone before one comes here.
     stopped = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(SIGNAL_LAG_S))
     if stopped:
         return Outcome(ok=False, error=str(error), interrupted=True, signal=stop.signal)
-    known = plan and explain_failure(find_engine(experiment.engine.name), experiment, plan, launch, error)
+    engine = find_engine(launch.experiment.engine.name)
+    known = plan and explain_failure(engine, launch.experiment, plan, launch.path, error)
     return Outcome(
         ok=False,
         error=str(error),
@@ -181,56 +151,49 @@ def _describe_end(
     )
 
 
-def _plan(experiment: Experiment, cluster: Cluster, launch: Path, where: Allocation | None) -> LaunchPlan:
+def _plan(launch: Launch, cluster: Cluster, where: Allocation | None) -> LaunchPlan:
+    """What is started and where, written to the launch's folder too."""
+    experiment = launch.experiment
     engine = find_engine(experiment.engine.name)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
-    write_json(launch / "placement.json", placement_to_json(placement))
-    write_text(launch / "run.sh", run_script(experiment, plan, cluster, allocated=where is not None))
+    write_json(launch.path / layout.PLACEMENT, placement_to_json(placement))
+    write_text(launch.path / layout.RUN_SCRIPT, run_script(experiment, plan, cluster, allocated=where is not None))
     return plan
 
 
-def _measure(
-    folder: ExperimentFolder,
-    experiment: Experiment,
-    cluster: Cluster,
-    plan: LaunchPlan,
-    launch: Path,
-    loads: Sequence[Load],
-    stop: threading.Event,
-    spent: _Spent,
-    where: Allocation | None,
-) -> None:
+def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocation | None, stop: Stop) -> None:
+    """Start the servers of ``plan``, measure the loads against them and whatever is asked for meanwhile."""
+    folder, experiment, loads = launch.folder, launch.experiment, launch.loads
     engine = find_engine(experiment.engine.name)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
-        servers = [{"name": w.name, "why": w.why, "seconds": w.seconds, "last_line": w.last_line} for w in waiting]
-        folder.write_progress({"phase": "starting", "waiting": servers, "time": time.time()})
+        folder.write_progress(Starting(time.time(), tuple(waiting)))
 
-    folder.write_progress({"phase": "starting", "waiting": [], "time": time.time()})
+    show_waiting(())
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     machine = where or ThisMachine(cluster)
     listener = Telemetry(plan, engine.routes, engine.iteration_reader)
-    starting = running(plan, launch, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
+    starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
-        found = provenance.collect(plan)
-        write_json(launch / "provenance.json", found)
-        _refuse_mixture(found, cluster)
+        software = provenance.collect(plan)
+        folder.write_provenance(launch.path, software)
+        _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        senders = NodeSenders(where, launch) if where else None
-        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
+        senders = NodeSenders(where, launch.path) if where else None
+        live = Live(folder, launch.path, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
-        spent.starting_s = time.monotonic() - begin
+        launch.starting_s = time.monotonic() - begin
         for number, load in enumerate(loads_while_open(folder, loads, stop)):
             begin = time.monotonic()
             measure_load(live, load, number, max(number + 1, len(loads)))
-            spent.measuring_s += time.monotonic() - begin
-            spent.measured.append(load.label)
+            launch.measuring_s += time.monotonic() - begin
+            launch.measured += 1
 
 
 def _import_ahead() -> None:
@@ -240,12 +203,12 @@ def _import_ahead() -> None:
         importlib.import_module("pandas")
 
 
-def _refuse_mixture(found: dict[str, Any], cluster: Cluster) -> None:
-    for name, server in found["servers"].items():
-        if name == "orchestrator" and server["version"] is None:
-            continue  # a router of somebody else's, which tells nothing of itself
-        if server["emulated"] != cluster.emulated:
-            really = "the emulator" if server["emulated"] else "no emulator"
+def _refuse_mixture(software: Provenance, cluster: Cluster) -> None:
+    for name, server in software.servers.items():
+        if name == "orchestrator" and server.version is None:
+            continue  # a router of somebody else's, which reports nothing of itself
+        if server.emulated != cluster.emulated:
+            really = "the emulator" if server.emulated else "no emulator"
             raise RunError(
                 f"{name} is {really}, and cluster profile {cluster.name} says "
                 f"emulated: {str(cluster.emulated).lower()}; "

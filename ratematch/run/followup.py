@@ -1,7 +1,7 @@
 """A server that is up asks what to measure next, so that it is not started again for what is only known later.
 
-The controller opens an experiment (``open.json``) when it sends it. A driver whose loads are done then says so
-(``asks.json``) and waits: until ``experiment.json`` has a further load, or the experiment is closed. It does not wait
+The controller opens an experiment (``open.json``) when it sends it. A driver whose loads are done then writes
+``asks.json`` and waits: until ``experiment.json`` has a further load, or the experiment is closed. It does not wait
 for a controller that is gone. Both sides only write their own file, aside and renamed.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 
 from ratematch.plan.load import Load
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 
@@ -72,7 +72,7 @@ def _wait_for_more(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
         now = time.monotonic()
         if now - checked > ALONE_S / 6:
             checked = now
-            if filelock.is_held(folder.path.parent / "controller.lock"):
+            if filelock.is_held(folder.path.parent / layout.CONTROLLER_LOCK):
                 controller_seen = now
         if now - controller_seen > ALONE_S or now - begin > ANSWER_S:
             return ()

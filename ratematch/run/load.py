@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -49,8 +48,10 @@ from ratematch.run.telemetry import (
     write_lines,
 )
 from ratematch.run.watch import Stalled, Watched, find_cause, watch
+from ratematch.store import layout
 from ratematch.store.files import reserve, write_json
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.progress import Measuring, RunProgress
 from ratematch.store.records import write_records
 
 RECORD_B = 512
@@ -120,11 +121,11 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     if why := _why_not_kept(live, load, sent, reported.run):
         _keep_partial(at, sent.result, reported.run, reported.rows)
         raise why
-    write_records(at / "warmup.parquet", sent.result.warmup)
-    write_records(at / "records.parquet", sent.result.records)
-    write_iterations(at / "iterations.parquet", reported.rows)
-    write_lines(at / "perf_metrics.jsonl.zst", reported.perf)
-    write_lines(at / "prometheus.jsonl.zst", [msgspec.json.encode(line) for line in reported.samples.lines()])
+    write_records(at / layout.WARMUP, sent.result.warmup)
+    write_records(at / layout.RECORDS, sent.result.records)
+    write_iterations(at / layout.ITERATIONS, reported.rows)
+    write_lines(at / layout.PERF_METRICS, reported.perf)
+    write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
     figures = measurement.measure_load(
         sent.result.records, load, live.experiment.workload, client=reported.run.client
     )
@@ -236,7 +237,7 @@ def _add_window(live: Live, sent: _Sent, reported: _Reported, span: tuple[int, i
 
 
 def _ruined(live: Live) -> RunError | None:
-    """Did requests fail because servers were going away? Then the load says nothing of them and is not kept.
+    """Did requests fail because servers were going away? Then the load is no measure of them and is not kept.
 
     Servers that are ended together with us (scancel, a preemption) or by themselves refuse the rest of a load within
     milliseconds: it is over before anybody has noticed that they are gone.
@@ -302,21 +303,20 @@ def _errors(records: Sequence[RequestRecord]) -> list[str]:
     return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
 
 
-def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> dict[str, Any]:
-    return {
-        "phase": "measuring",
-        "load": load.label,
-        "load_number": number + 1,
-        "loads": total,
-        "time": time.time(),
-        "part": progress.phase,
-        "total": progress.total,
-        "done": progress.done,
-        "failed": progress.failed,
-        "in_flight": progress.in_flight,
-        "tok_s": progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
-        "ttft_ms": progress.ttft_ms,
-    }
+def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
+    return Measuring(
+        time=time.time(),
+        load=load.label,
+        load_number=number + 1,
+        loads=total,
+        part=progress.phase,
+        total=progress.total,
+        done=progress.done,
+        failed=progress.failed,
+        in_flight=progress.in_flight,
+        tok_s=progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
+        ttft_ms=progress.ttft_ms,
+    )
 
 
 def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
@@ -324,8 +324,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
     return LoadRun(
         launch=launch.name,
         mode=experiment.mode,
-        emulated=experiment.emulated,
-        simulated=experiment.simulated,
+        origin=experiment.origin,
         start_ns=result.start_ns,
         end_ns=result.end_ns,
         wall_start_ns=result.wall_start_ns,
@@ -344,9 +343,9 @@ def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[Wor
     while (aside := at / f"partial-{number}").exists():
         number += 1
     aside.mkdir(parents=True)
-    write_records(aside / "records.parquet", result.records)
-    write_iterations(aside / "iterations.parquet", rows)
-    write_json(aside / "loadrun.json", loadruns.to_json(run))
+    write_records(aside / layout.RECORDS, result.records)
+    write_iterations(aside / layout.ITERATIONS, rows)
+    write_json(aside / layout.LOADRUN, loadruns.to_json(run))
 
 
 LAST_S = 2.0
@@ -354,9 +353,9 @@ LAST_S = 2.0
 
 
 @contextlib.contextmanager
-def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[dict[str, Any]], None]]:
+def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[RunProgress], None]]:
     """A function that hands over what ``progress.json`` is to hold and returns at once."""
-    newest: list[dict[str, Any]] = []
+    newest: list[RunProgress] = []
     news, over = threading.Event(), threading.Event()
 
     def write() -> None:
@@ -368,8 +367,8 @@ def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[dict[str,
             if over.is_set() and not newest:
                 return
 
-    def report(content: dict[str, Any]) -> None:
-        newest[:] = [content]
+    def report(progress: RunProgress) -> None:
+        newest[:] = [progress]
         news.set()
 
     thread = threading.Thread(target=write, name="write progress", daemon=True)

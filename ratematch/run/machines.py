@@ -22,7 +22,7 @@ from ratematch.store import filelock
 
 @dataclass(frozen=True)
 class Allocation:
-    """Nodes that a job holds, or a part of them. ``cluster``: what a step on them must say."""
+    """Nodes that a job holds, or a part of them. ``cluster``: its profile, which the options of a step follow."""
 
     job_id: str
     nodes: tuple[str, ...]

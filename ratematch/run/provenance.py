@@ -8,31 +8,30 @@ import platform
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from ratematch.loadgen.http import server_version
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.store.provenance import Provenance
 from ratematch.version import __version__
 
 PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
 
 
-def collect(plan: LaunchPlan) -> dict[str, Any]:
-    """All that could be found out, as plain JSON values."""
-    return {
-        "ratematch": __version__,
-        "git": _git(),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "host": socket.gethostname(),
-        "packages": {name: _package(name) for name in PACKAGES},
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "servers": {spec.name: asdict(server_version(spec.host, spec.port)) for spec in plan.processes},
-    }
+def collect(plan: LaunchPlan) -> Provenance:
+    """Where the figures of a launch of ``plan`` come from, as far as that can be found out."""
+    return Provenance(
+        ratematch=__version__,
+        git=_git(),
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        cpus=os.cpu_count(),
+        host=socket.gethostname(),
+        packages={name: _package(name) for name in PACKAGES},
+        slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+        servers={spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
+    )
 
 
 def _git() -> str | None:

@@ -187,7 +187,7 @@ def _variable(part: str) -> str | None:
 def _placeholders(plan: LaunchPlan, steps: Sequence[Step]) -> int:
     """How many nodes have to be filled in."""
     texts = [*(file.content for file in plan.files), *(word for step in steps for word in step.argv)]
-    return max((int(found) + 1 for text in texts for found in NODE.findall(text)), default=0)
+    return max((int(index) + 1 for text in texts for index in NODE.findall(text)), default=0)
 
 
 def _find_nodes(count: int) -> str:

@@ -6,7 +6,7 @@ its servers (``slurm.senders`` of the profile). A load that needs more is sent b
     srun --overlap --nodes=N --ntasks=<senders> python -m ratematch.loadgen.shards FOLDER
 
 which share one schedule, begin at one instant and leave one set of records (:mod:`ratematch.loadgen.shards`). Their
-instants are then as exact as the nodes' clocks agree, which the load's notes say.
+instants are then as exact as the nodes' clocks agree, which the load's notes name.
 """
 
 from __future__ import annotations

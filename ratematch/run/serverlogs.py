@@ -28,7 +28,7 @@ def read_since(plan: LaunchPlan, folder: Path, marks: Mapping[str, int]) -> Iter
 def read_logs(
     plan: LaunchPlan, folder: Path, marks: Mapping[str, int], engine: Engine, experiment: Experiment, load: Load
 ) -> dict[str, LogSpan]:
-    """What each generating worker's log says of ``load``, which ran since ``marks``; without a step, nothing."""
+    """What the logs of generating workers that ran a step show of ``load``, which ran since ``marks``."""
     workers: dict[str, LogSpan] = {}
     for spec in plan.processes:
         if spec.role not in ("gen", "agg"):

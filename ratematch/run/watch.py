@@ -109,7 +109,7 @@ def find_cause(
 ) -> Diagnosis | None:
     """The first known cause in ``errors`` and in the logs of all servers (since ``marks``), orchestrator included.
 
-    The workers' logs are read before the orchestrator's, which mostly tells that a worker failed and not why.
+    The workers' logs are read before the orchestrator's, which mostly shows that a worker failed and not why.
     """
     return engine.diagnose([*read_since(plan, folder, marks or {}), *errors])
 

@@ -21,9 +21,8 @@ SCREEN_DPI = 130
 
 @dataclass(frozen=True)
 class Picture:
-    """``name``: stem of its files. ``figure``: matplotlib's, on its own canvas. ``rows``: what is drawn, flat,
-    units in
-    the ``columns``' names."""
+    """``name``: stem of its files. ``figure``: matplotlib's, on its own canvas. ``rows``: what is drawn, flat, with
+    units in the names of the ``columns``."""
 
     name: str
     figure: Figure

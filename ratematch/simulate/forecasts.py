@@ -12,6 +12,7 @@ from statistics import fmean
 
 from ratematch.match.analysis import analyze_workload
 from ratematch.match.points import WorkloadAnalysis
+from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.measure.stats import Stats
@@ -70,11 +71,9 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         for experiment in experiments
         for load, each in forecasts[experiment.id].items()
     )
-    analyses = tuple(
-        analyze_workload(rows, workload, constraints=sweep.constraints, max_gpus=sweep.max_gpus)
-        for workload in sweep.workloads
-        if rows
-    )
+    limits = sweep.constraints
+    question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus, draws=0)
+    analyses = tuple(analyze_workload(rows, workload, question) for workload in sweep.workloads if rows)
     return Prediction(
         sweep.step_times,
         analyses,

@@ -11,6 +11,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
+from ratematch.store import layout
 from ratematch.store.files import write_json, write_text
 
 
@@ -32,5 +33,5 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
     if launch is not None:
         for file in plan.files:
             write_text(launch / file.path, file.content)
-        write_json(launch / "placement.json", placement_to_json(placement))
+        write_json(launch / layout.PLACEMENT, placement_to_json(placement))
     return plan

@@ -1,7 +1,7 @@
 """The Slurm allocation that a driver runs in: its nodes, and steps on them.
 
-The driver is one process: a task of its own step, which ``srun --overlap`` starts from the batch script. Servers are
-steps beside it, each told its nodes (:func:`ratematch.slurm.srun.slurm_step`).
+A driver is one process: a task of its own step, which ``srun --overlap`` starts from the batch script. Servers are
+steps beside it, each with a list of its nodes (:func:`ratematch.slurm.srun.slurm_step`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from ratematch.errors import RunError
 from ratematch.slurm.queue import ask_slurm, read_fields
-from ratematch.store import filelock
 
 SWEEP_S = 60.0
-"""How long the clean-up on all nodes may take; a node that is down answers never."""
+"""How long the clean-up on all nodes may take; a node that is down never answers."""
 
 
 def srun(nodes: Sequence[str], name: str, tasks: int | None = None) -> tuple[str, ...]:
@@ -34,20 +33,20 @@ def own_nodes() -> tuple[str, ...]:
         RunError: their list cannot be read.
     """
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
-    told = ask_slurm(["scontrol", "show", "hostnames", nodes])
-    if not told:
-        raise RunError(f"job {filelock.own_job()}: scontrol cannot read the node list {nodes!r}")
-    return tuple(told.split())
+    hostnames = ask_slurm(["scontrol", "show", "hostnames", nodes])
+    if not hostnames:
+        raise RunError(f"job {os.environ.get('SLURM_JOB_ID')}: scontrol cannot read the node list {nodes!r}")
+    return tuple(hostnames.split())
 
 
 def failed_nodes(nodes: str) -> dict[str, str]:
-    """Those of a node list that Slurm holds for broken, with its reason; empty when it does not answer."""
-    told = ask_slurm(["scontrol", "show", "node", "--oneliner", nodes]) if nodes else None
-    found = {}
-    for line in (told or "").splitlines():
+    """Those of a node list that are broken, with Slurm's reason; empty when it does not answer."""
+    output = ask_slurm(["scontrol", "show", "node", "--oneliner", nodes]) if nodes else None
+    failed = {}
+    for line in (output or "").splitlines():
         fields = read_fields(line)
         state = fields.get("State", "")
         if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")) or state.endswith("*"):
             reason = line.partition("Reason=")[2].partition(" [")[0]
-            found[fields["NodeName"]] = f"{state} {reason}".strip()
-    return found
+            failed[fields["NodeName"]] = f"{state} {reason}".strip()
+    return failed

@@ -1,5 +1,5 @@
-"""A job of one node that tells what servers would find there: the engine's own version and options, wrappers, GPUs,
-weights, and whether what is written here is seen there.
+"""A job of one node that shows what servers would find there: the engine's own version and options, wrappers, GPUs,
+weights, and whether what is written here can be read there.
 
 One step runs a short script of plain commands in the container, as a server's step would be started; each command's
 output comes back between two marks.
@@ -31,14 +31,14 @@ WAIT_S = 3600.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What one command said, stdout and stderr, and its exit code."""
+    """What one command printed, stdout and stderr, and its exit code."""
 
     text: str
     code: int
 
 
-def probe(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S) -> list[Finding]:
-    """Send the job and judge its answers. ``folder``: one that jobs must see, where results go."""
+def probe_node(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S) -> list[Finding]:
+    """Send the job and check its answers. ``folder``: one that jobs must see, where results go."""
     written = folder.absolute() / f".ratematch-probe-{uuid.uuid4().hex[:8]}"
     try:
         written.write_text("seen\n", encoding="utf-8")
@@ -46,18 +46,18 @@ def probe(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S) -
         return [Finding("results folder", False, f"{folder} cannot be written ({error.strerror})")]
     try:
         argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
-        said, complaints = _run(argv, written.name, wait_s)
+        output, errors = _run(argv, written.name, wait_s)
     except subprocess.TimeoutExpired:
         return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")]
     except OSError as error:
         return [Finding("probe", False, f"srun cannot be started ({error.strerror})")]
     finally:
         written.unlink(missing_ok=True)
-    answers = read_answers(said)
+    answers = read_answers(output)
     if not answers:
-        known = find_engine(engine).diagnose([complaints])
-        return [Finding("probe", False, str(known or refusal(complaints or "srun said nothing")))]
-    return list(_judge(cluster, engine, answers))
+        known = find_engine(engine).diagnose([errors])
+        return [Finding("probe", False, str(known or refusal(errors or "srun said nothing")))]
+    return list(_check_answers(cluster, engine, answers))
 
 
 def _run(argv: Sequence[str], name: str, wait_s: float) -> tuple[str, str]:
@@ -103,9 +103,9 @@ def script(commands: Mapping[str, tuple[str, ...]]) -> str:
 
 
 def read_answers(text: str) -> dict[str, Answer]:
-    """What each command of a :func:`script` said, by its name."""
-    found = re.findall(r"^=== (?!end )(.+?)\n(.*?)\n?^=== end (\d+)$", text, re.MULTILINE | re.DOTALL)
-    return {name: Answer(said, int(code)) for name, said, code in found}
+    """What each command of a :func:`script` printed, by its name."""
+    blocks = re.findall(r"^=== (?!end )(.+?)\n(.*?)\n?^=== end (\d+)$", text, re.MULTILINE | re.DOTALL)
+    return {name: Answer(output, int(code)) for name, output, code in blocks}
 
 
 def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[str, ...]]:
@@ -128,7 +128,7 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
     return commands
 
 
-def _judge(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
+def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
     known = find_engine(engine)
     theirs = known.probe_commands(known.command(cluster))
     node = answers.get("node")
@@ -137,12 +137,12 @@ def _judge(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iter
     for name, answer in answers.items():
         if name in theirs or name == "node":
             continue
-        said = " ".join(answer.text.split())
+        output = " ".join(answer.text.split())
         if name == "GPUs":
-            seen = len(re.findall(r"^GPU \d+:", answer.text, re.MULTILINE))
-            right = seen == cluster.gpus_per_node
-            yield Finding(name, right, f"{seen} of {cluster.gpus_per_node}" + ("" if right else f": {said[:120]}"))
+            count = len(re.findall(r"^GPU \d+:", answer.text, re.MULTILINE))
+            right = count == cluster.gpus_per_node
+            yield Finding(name, right, f"{count} of {cluster.gpus_per_node}" + ("" if right else f": {output[:120]}"))
         elif answer.code:
-            yield Finding(name, False, f"{said[-160:] or 'not found'} (exit code {answer.code})")
+            yield Finding(name, False, f"{output[-160:] or 'not found'} (exit code {answer.code})")
         else:
-            yield Finding(name, True, said[-160:] or "works")
+            yield Finding(name, True, output[-160:] or "works")

@@ -1,8 +1,8 @@
-"""What Slurm says of our jobs, asked gently: one ``squeue`` for all of them, seldom, and never again at once.
+"""Our jobs in Slurm's queue, with few queries: one ``squeue`` for all of them, now and then.
 
 A cluster's controller serves a thousand people. Queries are batched, spaced out while nothing changes, and spaced out
-further when it does not answer. That it does not answer says nothing about a job: an answer of ``None`` means "not
-known now", never "gone". ``sacct`` is used where there is accounting and missed nowhere else.
+further when it does not answer. Silence says nothing about a job: ``None`` means "not known now", never "gone".
+``sacct`` is asked where there is accounting; nothing depends on it elsewhere.
 """
 
 from __future__ import annotations
@@ -74,21 +74,23 @@ class Ending:
 def ask_slurm(argv: Sequence[str]) -> str | None:
     """Output of a Slurm command, ``None`` when it failed or took too long."""
     try:
-        told = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout if told.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
 
 @dataclass
 class Queue:
-    """Our jobs in Slurm's queue, remembered between looks."""
+    """Our jobs in Slurm's queue, as of the last answer.
+
+    ``ask``, ``clock``: stand-ins for Slurm and for the monotonic clock (s) in tests.
+    """
 
     ask: Ask = ask_slurm
     clock: Callable[[], float] = time.monotonic
-    queries: int = 0
     _known: dict[str, QueuedJob] | None = None
-    _looked: float | None = None
+    _asked_at: float | None = None
     _pause: float = FASTEST_S
     _silent: bool = field(default=False)
 
@@ -97,29 +99,30 @@ class Queue:
         """Did Slurm not answer the last question?"""
         return self._silent
 
-    def look(self, *, now: bool = False) -> dict[str, QueuedJob] | None:
-        """Our jobs by id; ``None`` while Slurm does not answer. Asks only when the last answer is old enough.
+    def refresh(self, *, now: bool = False) -> dict[str, QueuedJob] | None:
+        """Our jobs by id; ``None`` while Slurm does not answer. Asks it again when the last answer is old enough.
 
-        ``now``: ask anyway, for a decision that must not rest on an old answer.
+        ``now``: ask in any case, for a decision that must not rest on an old answer.
         """
-        if now or self._looked is None or self.clock() - self._looked >= self._pause:
-            self._refresh()
+        if now or self._asked_at is None or self.clock() - self._asked_at >= self._pause:
+            self._query()
         return None if self._silent else self._known
 
     def nudge(self) -> None:
-        """Something of ours changed (a job was sent or ended): the next look may come soon."""
+        """Something of ours changed (a job was sent or ended): the next query may come soon."""
         self._pause = FASTEST_S
 
-    def _refresh(self) -> None:
-        self.queries += 1
+    def _query(self) -> None:
         # --array: a line for each task of an array, waiting ones too, which Slurm would put together.
-        told = self.ask(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N|%j"])
-        self._looked = self.clock()
-        self._silent = told is None
+        output = self.ask(
+            ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N|%j"]
+        )
+        self._asked_at = self.clock()
+        self._silent = output is None
         before = self._known
-        if told is not None:
-            self._known = {job.id: job for job in map(_parse_line, told.splitlines()) if job is not None}
-        changed = told is not None and self._known != before
+        if output is not None:
+            self._known = {job.id: job for job in map(_parse_line, output.splitlines()) if job is not None}
+        changed = output is not None and self._known != before
         self._pause = FASTEST_S if changed else min(SLOWEST_S, self._pause * 1.5)
 
     def ending(self, job_id: str, name: str) -> Ending | None:
@@ -127,32 +130,31 @@ class Queue:
 
         ``name`` guards against another job with the same id, on a cluster whose numbers began anew.
         """
-        self.queries += 1
-        told = self.ask(["scontrol", "show", "job", "--oneliner", job_id])
-        if told is not None:
-            found = read_fields(told)
-            if found.get("JobName") != name:
+        shown = self.ask(["scontrol", "show", "job", "--oneliner", job_id])
+        if shown is not None:
+            fields = read_fields(shown)
+            if fields.get("JobName") != name:
                 return Ending(None)
-            if found.get("JobState") not in OVER:
+            if fields.get("JobState") not in OVER:
                 return None
             return Ending(
-                found["JobState"],
-                found.get("ExitCode", ""),
-                int(found.get("Restarts", "0")),
-                _list(found.get("NodeList", "")),
-                _seconds(found.get("RunTime", "")),
-                _list(found.get("FailedNode", "")) or None,
+                fields["JobState"],
+                fields.get("ExitCode", ""),
+                int(fields.get("Restarts", "0")),
+                _node_list(fields.get("NodeList", "")),
+                _seconds(fields.get("RunTime", "")),
+                _node_list(fields.get("FailedNode", "")) or None,
             )
-        if self.look(now=True) is None:
+        if self.refresh(now=True) is None:
             return None
-        # Slurm answers and does not know the job any more: the account may.
-        told = self.ask(
+        # Slurm answers and does not know the job any more: the accounting may.
+        accounted = self.ask(
             ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,NodeList,ElapsedRaw,JobName%200"]
         )
-        for line in reversed((told or "").splitlines()):
-            state, code, nodes, seconds, called = line.split("|", 4)
-            if called == name and state.split()[0] in OVER:
-                return Ending(state.split()[0], code, 0, _list(nodes), float(seconds or 0))
+        for line in reversed((accounted or "").splitlines()):
+            state, code, nodes, seconds, job_name = line.split("|", 4)
+            if job_name == name and state.split()[0] in OVER:
+                return Ending(state.split()[0], code, 0, _node_list(nodes), float(seconds or 0))
         return Ending(None)
 
 
@@ -169,7 +171,7 @@ def read_fields(text: str) -> dict[str, str]:
     return dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", text))
 
 
-def _list(text: str) -> str:
+def _node_list(text: str) -> str:
     return "" if text in ("(null)", "None assigned", "None") else text
 
 

@@ -1,4 +1,4 @@
-"""What sbatch is told about a job: resources, limits and the site's own options, from the cluster profile."""
+"""Options of sbatch for a job: resources, limits and the site's own options, from the cluster profile."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _rounded_up(minutes: int, most: float | None) -> int:
 
 
 def site_options(cluster: Cluster) -> Options:
-    """What every job says, however large: where it is charged, where it runs, whole nodes with all their GPUs."""
+    """Options of every job, however large: where it is charged, where it runs, whole nodes with all their GPUs."""
     slurm = cluster.slurm
     options: Options = {}
     for name in ("partition", "account", "qos", "reservation"):
@@ -87,27 +87,27 @@ def spell(options: Mapping[str, str | int | bool], quote: Callable[[str], str] =
     return [f"--{name}" if value is True else f"--{name}={quote(str(value))}" for name, value in options.items()]
 
 
-def judge(options: Options) -> None:
-    """Let Slurm look at a job of these options, and send nothing.
+def check_submission(options: Options) -> None:
+    """Let Slurm check a job of these options (``--test-only``), and send nothing.
 
     Raises:
         UserError: it would refuse the job. RunError: it does not answer.
     """
     argv = ["sbatch", "--test-only", *spell(options), "--wrap=true"]
     try:
-        told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired as error:
         raise RunError("Slurm does not answer (sbatch --test-only took over 60 s); nothing was sent") from error
-    if told.returncode:
-        raise refusal(told.stderr)
+    if done.returncode:
+        raise refusal(done.stderr)
 
 
 def refusal(text: str) -> UserError | RunError:
-    """One line from what sbatch said."""
+    """Why sbatch refuses a job, in one line, from what it printed: a mistake of the user, or that Slurm is away."""
     lines = [line for line in text.splitlines() if "error:" in line or "ailure" in line] or text.strip().splitlines()
-    said = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
+    reason = "; ".join(line.partition("error:")[2].strip() or line.strip() for line in lines[:2])
     if "fetch_config" in text or "slurm.conf" in text:
-        return UserError(f"Slurm's commands are here, but not its configuration: {said}; set SLURM_CONF")
+        return UserError(f"Slurm's commands are here, but not its configuration: {reason}; set SLURM_CONF")
     if any(word in text for word in ("ontact slurm controller", "onnection", "imed out", "ocket")):
-        return RunError(f"Slurm does not answer: {said}")
-    return UserError(f"Slurm refuses the job: {said}; correct the cluster profile (slurm/clusters/)")
+        return RunError(f"Slurm does not answer: {reason}")
+    return UserError(f"Slurm refuses the job: {reason}; correct the cluster profile (slurm/clusters/)")

@@ -1,6 +1,6 @@
-"""Is a cluster as its profile says? What can be seen from a login node, without a job.
+"""Is a cluster as its profile says? Checks from a login node, without a job.
 
-:func:`refuse_missing` is the part that a sweep asks before it sends anything; ``ratematch doctor`` shows all of it.
+:func:`refuse_missing` is what a sweep checks before it sends anything; ``ratematch doctor`` shows all checks.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ratematch.errors import RatematchError, UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 from ratematch.slurm.queue import ANSWER_S, ask_slurm, read_fields
-from ratematch.slurm.sbatch import Options, extra_options, judge, site_options
+from ratematch.slurm.sbatch import Options, check_submission, extra_options, site_options
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 SEGMENT_SINCE = (23, 11)
-"""Slurm learned `--segment` then."""
+"""The first Slurm that has ``--segment``."""
 
 
 def refuse_missing(cluster: Cluster) -> None:
@@ -31,12 +31,12 @@ def refuse_missing(cluster: Cluster) -> None:
             f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use "
             "--executor local or --executor simulate"
         )
-    for finding in (*look_for_files(cluster), *look_for_pyxis(cluster)):
+    for finding in (*check_files(cluster), *check_pyxis(cluster)):
         if not finding.ok:
             raise UserError(f"cluster profile {cluster.name}: {finding.name}: {finding.found}")
 
 
-def look_for_files(cluster: Cluster) -> Iterator[Finding]:
+def check_files(cluster: Cluster) -> Iterator[Finding]:
     """Image, mounts and prologue, where the login node sees what servers see (``check_paths``)."""
     if (prologue := cluster.slurm.prologue) is not None:
         there = Path(prologue).is_file()
@@ -50,8 +50,8 @@ def look_for_files(cluster: Cluster) -> Iterator[Finding]:
     for mount in container.mounts:
         host = Path(mount.partition(":")[0])
         there = host.exists()
-        found = mount if there else f"{host} does not exist; set check_paths: false if only the nodes have it"
-        yield Finding("container mount", there, found)
+        description = mount if there else f"{host} does not exist; set check_paths: false if only the nodes have it"
+        yield Finding("container mount", there, description)
 
 
 def _readable(path: Path) -> tuple[bool, str]:
@@ -64,13 +64,15 @@ def _readable(path: Path) -> tuple[bool, str]:
     return True, f"{path}, {path.stat().st_size / 1e9:.1f} GB"
 
 
-def look_for_pyxis(cluster: Cluster) -> Iterator[Finding]:
+def check_pyxis(cluster: Cluster) -> Iterator[Finding]:
     """Does srun know how to start a container?"""
     if cluster.container is None:
         return
     there = "--container-image" in (ask_slurm(["srun", "--help"]) or "")
-    found = "srun takes --container-image" if there else "srun has no --container-image: pyxis is not installed here"
-    yield Finding("pyxis", there, found)
+    description = (
+        "srun takes --container-image" if there else "srun has no --container-image: pyxis is not installed here"
+    )
+    yield Finding("pyxis", there, description)
 
 
 def weights_on_host(path: str, cluster: Cluster) -> Path | None:
@@ -88,7 +90,7 @@ def weights_on_host(path: str, cluster: Cluster) -> Path | None:
     return None
 
 
-def look_for_weights(cluster: Cluster) -> Iterator[Finding]:
+def check_weights(cluster: Cluster) -> Iterator[Finding]:
     """Each of ``model_paths``, through the mounts."""
     for model, path in cluster.model_paths.items():
         if why := why_no_weights(path, cluster):
@@ -113,8 +115,8 @@ def why_no_weights(path: str, cluster: Cluster) -> str | None:
 # ------------------------------------------------------------------------------------------------------- Slurm
 
 
-def look_at_slurm(cluster: Cluster) -> Iterator[Finding]:
-    """Commands, version, and what the profile asks Slurm for. A handful of questions, asked once."""
+def check_slurm(cluster: Cluster) -> Iterator[Finding]:
+    """Commands, version, and what the profile asks Slurm for: a handful of queries, each once."""
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         yield Finding("Slurm", False, f"{', '.join(missing)} not on PATH: this is no login node")
         return
@@ -132,28 +134,28 @@ def look_at_slurm(cluster: Cluster) -> Iterator[Finding]:
     yield from _account(cluster)
     yield from _mpi(cluster)
     yield from _excluded(cluster)
-    yield from look_for_pyxis(cluster)
+    yield from check_pyxis(cluster)
     yield _test_job(cluster)
 
 
 def _partition(cluster: Cluster) -> Finding:
     name = cluster.slurm.partition
-    told = ask_slurm(["scontrol", "show", "partition", "--oneliner", *([name] if name else [])])
-    if told is None:
+    output = ask_slurm(["scontrol", "show", "partition", "--oneliner", *([name] if name else [])])
+    if output is None:
         return Finding("partition", False, f"{name or 'any'}: Slurm knows no such partition, or does not answer")
-    partitions = [read_fields(line) for line in told.splitlines() if line.strip()]
+    partitions = [read_fields(line) for line in output.splitlines() if line.strip()]
     ours = [fields for fields in partitions if name or fields.get("Default") == "YES"]
     if not ours:
         known = ", ".join(fields.get("PartitionName", "?") for fields in partitions)
         return Finding("partition", False, f"there is no default one; set slurm.partition: {known}")
     fields = ours[0]
     state, nodes = fields.get("State", "?"), int(fields.get("TotalNodes", "0"))
-    found = f"{fields['PartitionName']}: {state}, {nodes} nodes, at most {fields.get('MaxTime', '?')}"
+    description = f"{fields['PartitionName']}: {state}, {nodes} nodes, at most {fields.get('MaxTime', '?')}"
     if state != "UP":
-        return Finding("partition", False, f"{found}; it takes no jobs now")
+        return Finding("partition", False, f"{description}; it takes no jobs now")
     if nodes < cluster.nodes:
-        return Finding("partition", False, f"{found}; the profile says nodes: {cluster.nodes}")
-    return Finding("partition", True, found)
+        return Finding("partition", False, f"{description}; the profile says nodes: {cluster.nodes}")
+    return Finding("partition", True, description)
 
 
 def _account(cluster: Cluster) -> Iterator[Finding]:
@@ -162,33 +164,35 @@ def _account(cluster: Cluster) -> Iterator[Finding]:
     who = getpass.getuser()
     # Without accounting nobody keeps a list, and Slurm takes any name.
     listed = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={who}", "format=account"]
-    told = ask_slurm(listed) if shutil.which("sacctmgr") else None
-    if told is None:
+    output = ask_slurm(listed) if shutil.which("sacctmgr") else None
+    if output is None:
         yield Finding("account", True, f"{account}: not looked up, this Slurm keeps no accounts")
         return
-    known = sorted(set(told.split()))
-    found = account if account in known else f"{who} may not use {account}; accounts: {', '.join(known) or 'none'}"
-    yield Finding("account", account in known, found)
+    known = sorted(set(output.split()))
+    description = (
+        account if account in known else f"{who} may not use {account}; accounts: {', '.join(known) or 'none'}"
+    )
+    yield Finding("account", account in known, description)
 
 
 def _mpi(cluster: Cluster) -> Iterator[Finding]:
     if (wanted := cluster.slurm.mpi) is None:
         return
-    told = re.findall(r"^(?:srun:)?\s*([a-z]\w*)\s*$", _said(["srun", "--mpi=list"]), re.MULTILINE)
-    there = wanted in told
-    found = (
-        f"srun --mpi={wanted}" if there else f"srun has no --mpi={wanted}; it lists {', '.join(told) or 'nothing'}"
+    plugins = re.findall(r"^(?:srun:)?\s*([a-z]\w*)\s*$", _output(["srun", "--mpi=list"]), re.MULTILINE)
+    there = wanted in plugins
+    description = (
+        f"srun --mpi={wanted}" if there else f"srun has no --mpi={wanted}; it lists {', '.join(plugins) or 'nothing'}"
     )
-    yield Finding("MPI", there, found)
+    yield Finding("MPI", there, description)
 
 
-def _said(argv: Sequence[str]) -> str:
+def _output(argv: Sequence[str]) -> str:
     """Both streams of a command: srun lists its plugins on one or the other."""
     try:
-        told = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return f"{told.stdout}\n{told.stderr}"
+    return f"{done.stdout}\n{done.stderr}"
 
 
 def _excluded(cluster: Cluster) -> Iterator[Finding]:
@@ -200,7 +204,7 @@ def _excluded(cluster: Cluster) -> Iterator[Finding]:
 def _test_job(cluster: Cluster) -> Finding:
     options: Options = {**site_options(cluster), "nodes": 1, "time": 10, **extra_options(cluster.slurm)}
     try:
-        judge(options)
+        check_submission(options)
     except RatematchError as error:
         return Finding("a job of one node", False, str(error))
     return Finding("a job of one node", True, "sbatch --test-only takes it")

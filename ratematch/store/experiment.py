@@ -18,13 +18,21 @@ from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement as measurements
 from ratematch.measure.loadrun import LoadRun
 from ratematch.measure.measurement import Measurement
+from ratematch.plan import cluster as clusters
 from ratematch.plan import experiment as experiments
+from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
 from ratematch.plan.load import Load
 from ratematch.store import filelock, layout
 from ratematch.store import outcome as outcomes
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_json, read_value, write_json
 from ratematch.store.outcome import Outcome
+from ratematch.store.progress import RunProgress
+from ratematch.store.progress import from_json as progress_from_json
+from ratematch.store.progress import to_json as progress_to_json
+from ratematch.store.provenance import Provenance
+from ratematch.store.provenance import from_json as provenance_from_json
+from ratematch.store.provenance import to_json as provenance_to_json
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ def hours_of(launches: Iterable[Launch], gpus: int) -> GpuHours:
 
 @dataclass(frozen=True)
 class StoredLoad:
-    """One finished load: its folder, what was asked, how it ran, and its figures."""
+    """One finished load: its folder, the load itself, how it ran, and its figures."""
 
     folder: Path
     load: Load
@@ -104,10 +112,7 @@ def read_stored_load(folder: Path) -> StoredLoad:
 
 def read_outcome(file: Path) -> Outcome:
     """Raises ResultsError when ``file`` is no ``outcome.json``."""
-    try:
-        return outcomes.from_json(read_json(file))
-    except (TypeError, ValueError) as error:
-        raise ResultsError(f"{file}: not the outcome of a launch ({error}); move it away to go on") from error
+    return read_value(file, outcomes.from_json)
 
 
 def read_launch(folder: Path) -> Launch:
@@ -142,6 +147,10 @@ class ExperimentFolder:
         except (KeyError, TypeError) as error:
             raise ResultsError(f"{file}: not an experiment of this version ({error})") from error
 
+    def cluster(self) -> Cluster:
+        """The profile of the cluster that it runs on."""
+        return clusters.from_json(read_json(self.path / layout.CLUSTER))
+
     # -- loads ------------------------------------------------------------------------------------------------
 
     def load_folder(self, load: Load) -> Path:
@@ -155,7 +164,7 @@ class ExperimentFolder:
         return tuple(load for load in self.read().loads if not self.finished(load))
 
     def loads(self) -> list[StoredLoad]:
-        """Every finished load, also of ladders asked for earlier."""
+        """Every finished load, also of earlier, shorter ladders."""
         files = sorted((self.path / layout.LOADS).glob(f"*/{layout.LOADRUN}"))
         return sorted((read_stored_load(file.parent) for file in files), key=lambda stored: repr(stored.load))
 
@@ -191,6 +200,23 @@ class ExperimentFolder:
         folder = parent / str(1 + int(last.name) if last else 1)
         folder.mkdir()
         return folder
+
+    def provenances(self) -> list[Provenance]:
+        """Where the figures of each launch come from, of those that got so far as to ask.
+
+        Raises:
+            ResultsError: a file is no ``provenance.json``.
+        """
+        files = sorted(self.path.glob(f"{layout.LAUNCHES}/*/{layout.PROVENANCE}"))
+        return [read_value(file, provenance_from_json) for file in files]
+
+    def write_provenance(self, launch: Path, provenance: Provenance) -> None:
+        """Keep where the figures of the launch in the folder ``launch`` come from."""
+        write_json(launch / layout.PROVENANCE, provenance_to_json(provenance))
+
+    def write_outcome(self, launch: Path, outcome: Outcome) -> None:
+        """Keep how the launch in the folder ``launch`` ended."""
+        write_json(launch / layout.OUTCOME, outcomes.to_json(outcome))
 
     def last_launch(self) -> Path | None:
         folders = self._launch_folders()
@@ -258,15 +284,15 @@ class ExperimentFolder:
     def done(self) -> bool:
         return (self.path / layout.DONE).exists() and not self.missing()
 
-    def progress(self) -> dict[str, Any] | None:
-        """What the measuring process last said; ``None`` before it said anything."""
+    def progress(self) -> RunProgress | None:
+        """What the measuring process last reported; ``None`` before it did."""
         file = self.path / layout.PROGRESS
-        return read_json(file) if file.exists() else None
+        return progress_from_json(read_json(file)) if file.exists() else None
 
-    def write_progress(self, content: dict[str, Any]) -> None:
+    def write_progress(self, progress: RunProgress) -> None:
         # Only a view: a full disk must not stop a measurement for it.
         with contextlib.suppress(DiskFull):
-            write_json(self.path / layout.PROGRESS, content)
+            write_json(self.path / layout.PROGRESS, progress_to_json(progress))
 
     def state(self) -> str:
         """``done``, ``running``, ``failed``, ``interrupted`` or ``pending``."""

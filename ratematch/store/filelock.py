@@ -4,7 +4,7 @@ The kernel's ``flock`` decides wherever it works: it is let go when the process 
 file systems grant it to everybody, or keep it apart on each machine; so the holder also writes who it is and touches
 the file every few seconds, and a file that another machine touched a moment ago counts as held.
 
-What the file says: ``host pid job``, with ``-`` for no Slurm job; empty once it was let go in order.
+What the file holds: ``host pid job``, with ``-`` for no Slurm job; empty once it was let go in order.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _keep_touching(path: Path, over: threading.Event) -> None:
 
 
 def forget(path: Path, job: str) -> None:
-    """Strike out a holder that ran in Slurm job ``job``, once Slurm has said that the job is over."""
+    """Strike out a holder that ran in Slurm job ``job``, once Slurm has reported that the job is over."""
     with contextlib.suppress(OSError), path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         holder = read_holder(path)

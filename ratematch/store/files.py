@@ -6,9 +6,9 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ratematch.errors import DiskFull, ResultsError
 
@@ -98,6 +98,23 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResultsError(f"{path}: not valid JSON ({error}); move it away to measure again") from error
+
+
+Value = TypeVar("Value")
+
+
+def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
+    """The value that ``from_json`` makes of a JSON file.
+
+    Raises:
+        ResultsError: the file is not JSON, or its content is of another shape (``from_json`` raised ValueError,
+            TypeError or KeyError).
+    """
+    try:
+        return from_json(read_json(file))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no value for {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultsError(f"{file}: not what this version writes there ({what}); move it away to go on") from error
 
 
 @contextlib.contextmanager

@@ -17,8 +17,10 @@ from ratematch.store import layout
 from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
 from ratematch.store.experiment import GpuHours as GpuHours
 from ratematch.store.experiment import StoredLoad as StoredLoad
-from ratematch.store.files import disk_full_as, disk_full_message, read_json, write_json
+from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json
 from ratematch.store.snapshot import Snapshot, read_idle_s, take_snapshot
+from ratematch.store.sweeprun import ControllerPlan, SweepLimits, limits_from_json, plan_from_json
+from ratematch.store.sweeprun import to_json as sweeprun_to_json
 
 
 class Results:
@@ -57,17 +59,40 @@ class Results:
         idle_s = sum(read_idle_s(file) for file in self.path.glob(f"{layout.PACKS}/*/{layout.IDLE}"))
         return sum((folder.account() for folder in self.folders()), GpuHours(total=idle_s / 3600))
 
+    def limits(self) -> SweepLimits:
+        """What an analysis needs of the sweep file.
+
+        Raises:
+            ResultsError: it is not there, or not what it should be.
+        """
+        file = self.path / layout.LIMITS
+        if not file.exists():
+            raise ResultsError(f"{self.path}: no {layout.LIMITS} here; give a folder that `ratematch sweep` made")
+        return read_value(file, limits_from_json)
+
+    def write_limits(self, limits: SweepLimits) -> None:
+        """Keep what an analysis needs of the sweep file, so that the folder can be read without it."""
+        write_json(self.path / layout.LIMITS, sweeprun_to_json(limits))
+
+    def controller_plan(self) -> ControllerPlan | None:
+        """What the last controller began with; ``None`` when there was none."""
+        file = self.path / layout.CONTROLLER
+        return read_value(file, plan_from_json) if file.exists() else None
+
+    def write_controller_plan(self, plan: ControllerPlan) -> None:
+        write_json(self.path / layout.CONTROLLER, sweeprun_to_json(plan))
+
     def folder_of(self, experiment: Experiment) -> ExperimentFolder:
         """Where an experiment is kept, or would be."""
         return ExperimentFolder(self.path / experiment.folder)
 
     def measured(self) -> list[Measured]:
         """Every finished load of every experiment, with its figures."""
-        found: list[Measured] = []
+        rows: list[Measured] = []
         for folder in self.folders():
             experiment = folder.read()
-            found.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
-        return found
+            rows.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
+        return rows
 
     def add(self, experiment: Experiment, cluster: Cluster) -> ExperimentFolder:
         """The experiment's folder, made when it is new; a longer ladder replaces the list of loads only.

@@ -19,7 +19,7 @@ from ratematch.measure.jsonkeys import absent_keys, without
 class Outcome:
     """How one start of an experiment's servers ended, and what it took.
 
-    ``error``: why it ended early, ``kind``: name of the error's type; ``interrupted``: it was told to stop, by
+    ``error``: why it ended early, ``kind``: name of the error's type; ``interrupted``: it was stopped by
     ``signal``. ``cause``, ``remedy``, ``reference``: of the error, where known. ``measured``: loads. ``began``: Unix
     time, ``seconds``: until it ended. ``starting_s``: until the servers were ready, ``measuring_s``: of its loads,
     ``held_s``: for which ``gpus`` GPUs were held for it (``None`` as long as nobody counted them: those of the
@@ -51,7 +51,7 @@ KNOWN_CAUSE = ("cause", "remedy", "reference")
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """As ``outcome.json`` holds it: ``signal`` when it was interrupted, ``kind`` and the cause when it failed (a
-    simulation has no logs that tell a cause), ``simulated`` when it was."""
+    simulation has no logs to find a cause in), ``simulated`` when it was."""
     left_out: set[str] = {"absent"}
     if not outcome.interrupted:
         left_out |= {"signal"}
@@ -65,7 +65,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Outcome:
-    """The inverse of :func:`to_json`. The GPUs of a launch whose ``held_s`` is not told were held for its
+    """The inverse of :func:`to_json`. The GPUs of a launch without ``held_s`` count as held for its
     ``seconds``.
 
     Raises:

@@ -248,10 +248,10 @@ def _read_packs(path: Path, old: Mapping[str, tuple[Version, float]]) -> dict[st
 def _version(file: Path) -> Version | None:
     """Of ``file``; ``None`` when it is not there."""
     try:
-        found = file.stat()
+        status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _modified_ns(folder: Path) -> int | None:
@@ -260,5 +260,5 @@ def _modified_ns(folder: Path) -> int | None:
 
 
 def _reliable(modified_ns: int | None) -> int | None:
-    """A time of modification that is old enough to tell a later change apart, else ``None``."""
+    """A time of modification that is old enough that a later change would show, else ``None``."""
     return None if modified_ns is None or time.time_ns() - modified_ns < YOUNG_NS else modified_ns

@@ -48,8 +48,8 @@ def test_plan_of_the_quickstart(root: Path) -> None:
     assert {stage["stage"] for stage in plan["stages"]} == {"ctx", "gen", "ifb", "e2e"}
     assert plan["gpu_hours"] == pytest.approx(sum(stage["gpu_hours"] for stage in plan["stages"]))
     assert plan["assumptions"]
-    told = call("plan", "sweeps/quickstart.yaml").stdout
-    assert "EMULATED" in told and "GPU-hours" in told and "assumed:" in told
+    output = call("plan", "sweeps/quickstart.yaml").stdout
+    assert "EMULATED" in output and "GPU-hours" in output and "assumed:" in output
 
 
 def test_sweep_files_are_found_by_name_here_and_in_sweeps(root: Path) -> None:
@@ -67,7 +67,7 @@ def test_set_lies_over_the_file(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["plan", "quickstart", "--set", "clutser=x"], "unknown key 'clutser'"),
         (["plan", "quickstart", "--set", "gen.axes.tp=4"], "mapping already says tp"),
@@ -87,10 +87,10 @@ def test_set_lies_over_the_file(root: Path) -> None:
         (["--colour"], "No such option"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_1(root: Path, argv: list[str], said: str) -> None:
+def test_mistakes_are_one_line_and_exit_1(root: Path, argv: list[str], message: str) -> None:
     result = call(*argv)
     assert result.exit_code == 1, result.stderr
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
 
@@ -117,9 +117,9 @@ def test_nobody_listening_is_told_and_exit_3(root: Path) -> None:
 
 
 def test_doctor_looks_at_the_machine_and_the_cluster(root: Path) -> None:
-    found = json.loads(call("doctor", "--cluster", "laptop", "--json").stdout)
-    assert found["ok"] is True
-    assert {"software", "results disk", "cluster laptop"} <= {check["name"] for check in found["checks"]}
+    report = json.loads(call("doctor", "--cluster", "laptop", "--json").stdout)
+    assert report["ok"] is True
+    assert {"software", "results disk", "cluster laptop"} <= {check["name"] for check in report["checks"]}
     bad = call("doctor", "--cluster", "nowhere")
     assert bad.exit_code == 1
     assert "no cluster profile" in bad.stdout
@@ -149,16 +149,16 @@ def test_render_writes_one_folder_an_experiment(root: Path, tmp_path: Path) -> N
     assert {path.name for path in folder.iterdir()} == {"gen.yaml", "orchestrator.yaml", "placement.json", "run.sh"}
     unknown = call("render", "quickstart", "--experiment", "TEP99", "-o", str(tmp_path))
     assert unknown.exit_code == 1 and unknown.stderr.count("\n") == 1
-    told = call("render", "quickstart", "--cluster", "gb200-nvl72", "-o", str(tmp_path), "--json")
-    folders = json.loads(told.stdout)["rendered"]
+    output = call("render", "quickstart", "--cluster", "gb200-nvl72", "-o", str(tmp_path), "--json")
+    folders = json.loads(output.stdout)["rendered"]
     assert len(folders) == 7 and all("job.sbatch" in each["files"] for each in folders)
 
 
 def test_render_knows_the_end_to_end_experiments_that_were_chosen(root: Path, tmp_path: Path) -> None:
     laptop = read_cluster("laptop")
     results = Results(tmp_path / "results")
-    for asked in (experiment("e2e", PAIR), experiment("gen", GEN)):
-        results.add(asked, laptop)
+    for stored in (experiment("e2e", PAIR), experiment("gen", GEN)):
+        results.add(stored, laptop)
     output = ("-o", str(tmp_path / "out"), "--experiment", "e2e")
     without = call("render", "quickstart", *output)
     assert without.exit_code == 1 and "no experiment of this sweep is called 'e2e'" in without.stderr

@@ -8,6 +8,7 @@ from ratematch.errors import ResultsError
 from ratematch.match.analysis import analyze
 from ratematch.match.gaps import predict_at
 from ratematch.match.points import Point, WorkloadAnalysis
+from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.load import Constraints
@@ -20,8 +21,12 @@ IFB = ifb_rows("TP8", {8: (6, 80), 32: (12, 200), 128: (40, 400)})
 NO_LIMIT = Constraints()
 
 
+def ask(limits: Constraints, max_gpus: int) -> Question:
+    return Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, max_gpus)
+
+
 def one(measured: list[Measured], constraints: Constraints = NO_LIMIT, max_gpus: int = 32) -> WorkloadAnalysis:
-    analysis = analyze(measured, sweep="s", constraints=constraints, max_gpus=max_gpus)
+    analysis = analyze(measured, ask(constraints, max_gpus), sweep="s")
     assert len(analysis.workloads) == 1
     return analysis.workloads[0]
 
@@ -194,7 +199,7 @@ def test_two_step_time_models_of_the_emulator_are_refused_together_and_one_is_na
     with pytest.raises(ResultsError, match=r"engines or step-time models never share a front.*step times: kernels"):
         one([*CTX, *kernels])
     other = [replace(row, experiment=replace(row.experiment, step_times="kernels")) for row in CTX]
-    found = analyze([*other, *kernels], sweep="both", constraints=Constraints(), max_gpus=64)
+    found = analyze([*other, *kernels], Question(max_gpus=64), sweep="both")
     assert found.engine == "trtllm-serve 1.2, step times: kernels"
 
 
@@ -227,7 +232,7 @@ def test_too_small_a_budget_becomes_a_note() -> None:
 
 def test_nothing_measured_is_an_error() -> None:
     with pytest.raises(ResultsError, match="nothing is measured"):
-        analyze([], sweep="s", constraints=NO_LIMIT, max_gpus=8)
+        analyze([], Question(max_gpus=8), sweep="s")
 
 
 def test_ctx_runs_of_the_same_isl_serve_every_osl() -> None:

@@ -17,6 +17,7 @@ from ratematch.match.gaps import attribute, find_gaps, say_transfer
 from ratematch.match.matching import bound_tok_s_gpu
 from ratematch.match.pairs import pair_options, predict_deployment
 from ratematch.match.points import Calibration
+from ratematch.match.question import Question
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.plan.load import Constraints
@@ -81,7 +82,7 @@ def run_together(truth: Fit, noise: float = 0.0, seed: int = 0) -> list[Measured
 
 
 def fitted(rows: list[Measured]) -> Calibration:
-    found = analyze([*CTX, *GEN, *rows], sweep="s", constraints=FREE, max_gpus=32, draws=0)
+    found = analyze([*CTX, *GEN, *rows], Question(max_gpus=32, draws=0), sweep="s")
     calibration = found.workloads[0].calibration
     assert calibration is not None
     return calibration
@@ -121,9 +122,9 @@ def test_one_run_tells_little_and_says_so() -> None:
 
 def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
     rows = run_together(Fit(0.85, 0.9, 0.3))
-    kwargs = {"sweep": "s", "constraints": FREE, "max_gpus": 32, "draws": 0}
-    plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
-    found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]
+    question = Question(max_gpus=32, draws=0)
+    plain = analyze([*CTX, *GEN, *rows], question, sweep="s").workloads[0]
+    found = analyze([*CTX, *GEN, *rows], replace(question, calibrate=True), sweep="s").workloads[0]
     assert found.calibrated
     assert not plain.calibrated
     assert max(p.tok_s_gpu for p in found.rate_matched) < max(p.tok_s_gpu for p in plain.rate_matched)
@@ -142,10 +143,9 @@ def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
 
 def test_a_limit_that_only_bunches_break_is_flagged() -> None:
     rows = run_together(Fit(1.0, 1.0, 0.5))
-    limits = Constraints(ttft_ms=400.0)  # 4 prompts in flight take 333 ms
-    kwargs = {"sweep": "s", "constraints": limits, "max_gpus": 32, "draws": 0}
-    plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
-    found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]
+    question = Question(ttft_ms=400.0, max_gpus=32, draws=0)  # 4 prompts in flight take 333 ms
+    plain = analyze([*CTX, *GEN, *rows], question, sweep="s").workloads[0]
+    found = analyze([*CTX, *GEN, *rows], replace(question, calibrate=True), sweep="s").workloads[0]
     assert not any("bunches" in flag for point in plain.plans for flag in point.flags)
     for point in found.plans:
         assert (point.ttft_ms > 400) == any("over the limit of 400 ms" in flag for flag in point.flags)

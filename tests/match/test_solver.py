@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.match.bootstrap import Factors, NoisyProblem, draw_factors, draw_fronts, draw_row, pool_rising
+from ratematch.match.bootstrap import Factors, NoisyProblem, draw_factors, draw_fronts, draw_solved, pool_rising
 from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen, list_cells, plan_curve
 from ratematch.match.noise import Noise
@@ -143,17 +143,7 @@ def chance(better: float, rel: float) -> float:
     rows = solve_rows(space, max_gpus=16)
     score = rows.score(OSL, "per_used_gpu")
     k = int(np.flatnonzero(rows.pair == 0)[np.argmax(score[rows.pair == 0])])
-    drawn = draw_row(
-        space[0],
-        (factors.ctx[0], factors.gen[0]),
-        x=int(rows.x[k]),
-        y=int(rows.y[k]),
-        ctx_index=int(rows.ctx_index[k]),
-        gen_index=int(rows.gen_index[k]),
-        osl=OSL,
-        denominator=float(rows.gpus[k]),
-        fronts=fronts,
-    )
+    drawn = draw_solved(space[0], factors, rows, k, score=float(score[k]), osl=OSL, fronts=fronts)
     return drawn.on_front
 
 

@@ -74,7 +74,7 @@ SENT_JSON: dict[str, Any] = {
 KINDS: dict[str, tuple[LoadRun, dict[str, Any]]] = {
     "without a window": (SENT, SENT_JSON | {"log": {}}),
     "emulated": (
-        replace(SENT, emulated=True, emulator={"gen.0": EmulatorTime(2.0, 0.1, 0.0)}),
+        replace(SENT, origin="emulated", emulator={"gen.0": EmulatorTime(2.0, 0.1, 0.0)}),
         SENT_JSON
         | {"emulated": True, "log": {}, "emulator": {"gen.0": {"busy_s": 2.0, "late_s": 0.1, "lost_s": 0.0}}},
     ),
@@ -142,11 +142,11 @@ KINDS: dict[str, tuple[LoadRun, dict[str, Any]]] = {
         | {"gpus": None, "prometheus": None, "stages": None},
     ),
     "simulated": (
-        replace(SENT, emulated=True, simulated=True, simulation=Simulation(0.2)),
+        replace(SENT, origin="simulated", simulation=Simulation(0.2)),
         SENT_JSON | {"emulated": True, "simulated": True, "simulation": {"wall_s": 0.2}},
     ),
     "imported figures": (
-        LoadRun(emulated=True, imported=Import("inferencex", "rows.json", "row 2", "ab", ("E2EL",))),
+        LoadRun(origin="emulated", imported=Import("inferencex", "rows.json", "row 2", "ab", ("E2EL",))),
         {
             "emulated": True,
             "origin": {

@@ -36,11 +36,11 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_measured_deployment_is_written_as_it_was_measured(tmp_path: Path) -> None:
     result = call(SAMPLE, "--at", "50 tok/s/user", "-o", tmp_path / "deploy", "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["origin"] == "measured" and told["emulated"] is True and told["figures"]["tok_s_user"] >= 50
+    content = json.loads(result.stdout)
+    assert content["origin"] == "measured" and content["emulated"] is True and content["figures"]["tok_s_user"] >= 50
     names = {path.name for path in (tmp_path / "deploy").iterdir()}
     assert {"ctx.yaml", "gen.yaml", "orchestrator.yaml", "run.sh", "placement.json", "deployment.json"} <= names
-    measured = next(SAMPLE.glob(f"e2e-*-{told['deployment']}-*/launch/1"))
+    measured = next(SAMPLE.glob(f"e2e-*-{content['deployment']}-*/launch/1"))
     for name in ("ctx.yaml", "gen.yaml"):
         assert yaml.safe_load((tmp_path / "deploy" / name).read_text()) == yaml.safe_load(
             (measured / name).read_text()
@@ -73,14 +73,14 @@ def test_a_predicted_deployment_is_put_together_from_its_measured_servers() -> N
 
 
 def test_what_cannot_be_handed_over_says_why(tmp_path: Path) -> None:
-    for argv, said in (
+    for argv, message in (
         (("--at", "5000"), "no deployment gives 5000 tok/s/user; the fastest gives"),
         (("--at", "20,50"), "one speed, for one deployment"),
         (("--at", "50", "--workload", "1/1"), "no workload '1/1'; there are: 1024/64"),
         (("--at", "50", "--cluster", "nowhere"), "no cluster profile"),
     ):
         result = call(SAMPLE, *argv, "-o", tmp_path / "deploy")
-        assert result.exit_code == 1 and said in result.stderr, result.stderr
+        assert result.exit_code == 1 and message in result.stderr, result.stderr
     assert call(SAMPLE, "--at", "50", "-o", tmp_path / "deploy").exit_code == 0
     again = call(SAMPLE, "--at", "200", "-o", tmp_path / "deploy")
     assert again.exit_code == 1 and "--force" in again.stderr

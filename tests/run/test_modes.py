@@ -21,7 +21,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
 from ratematch.run.experiment import run_experiment
-from ratematch.show.statusview import status_to_json
+from ratematch.show.views.status import status_to_json
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from tests.support.invented import LAPTOP, experiment
 

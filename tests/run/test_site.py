@@ -61,7 +61,7 @@ def told(findings: list[Finding]) -> dict[str, tuple[bool, str]]:
 
 def test_a_site_that_is_as_its_profile_says(bin_folder: Path) -> None:
     slurm = Slurm(partition="batch", account="llm", segment=18)
-    found = told(list(site.look_at_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))
+    found = told(list(site.check_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))
     assert all(ok for ok, _ in found.values()), found
     assert found["partition"][1] == "batch: UP, 18 nodes, at most 04:00:00"
     assert set(found) == {"Slurm", "segment", "partition", "account", "MPI", "pyxis", "a job of one node"}
@@ -90,19 +90,19 @@ def test_what_is_not_as_the_profile_says_is_named(
 ) -> None:
     stand_in(bin_folder, name, body)
     slurm = Slurm(partition="batch", account="llm", segment=18)
-    ok, found = told(list(site.look_at_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))[check]
+    ok, found = told(list(site.check_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))[check]
     assert not ok and said in found and "\n" not in found
 
 
 def test_no_slurm_at_all_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (found,) = site.look_at_slurm(RACK)
+    (found,) = site.check_slurm(RACK)
     assert not found.ok and found.found == "sbatch, srun, squeue, scontrol not on PATH: this is no login node"
 
 
 def test_without_accounting_no_account_is_looked_up(bin_folder: Path) -> None:
     (bin_folder / "sacctmgr").unlink()
-    found = told(list(site.look_at_slurm(replace(RACK, slurm=Slurm(account="llm")))))
+    found = told(list(site.check_slurm(replace(RACK, slurm=Slurm(account="llm")))))
     assert found["account"] == (True, "llm: not looked up, this Slurm keeps no accounts")
 
 
@@ -253,7 +253,7 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
 ) -> None:
     run_here(bin_folder)
     cluster = replace(EMULATED, environment={"RATEMATCH_EMULATED_VERSION": version})
-    found = told(probe.probe(cluster, "trtllm-serve", tmp_path))
+    found = told(probe.probe_node(cluster, "trtllm-serve", tmp_path))
     assert found["version"][0] and found["version"][1].endswith(
         'set engine.version: "1.2" in the sweep' if version == "1.2" else "set engine.version: main in the sweep"
     )
@@ -269,14 +269,14 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
 
 def test_a_probe_that_slurm_refuses_is_one_line(tmp_path: Path, bin_folder: Path) -> None:
     stand_in(bin_folder, "srun", 'echo "srun: error: Unable to allocate resources: Invalid account" >&2; exit 1')
-    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path)
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
     assert not found.ok and "Invalid account" in found.found and "\n" not in found.found
 
 
 def test_a_probe_that_nobody_waits_for_is_cancelled(tmp_path: Path, bin_folder: Path) -> None:
     stand_in(bin_folder, "srun", f"echo $$ >{tmp_path}/pid; exec sleep 60")
     stand_in(bin_folder, "scancel", f'echo "$@" >{tmp_path}/cancelled')
-    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path, wait_s=1.0)
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path, wait_s=1.0)
     assert found == Finding("probe", False, "the job did not end within 1 s")
     assert (tmp_path / "cancelled").read_text().startswith("--name=.ratematch-probe-")
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
@@ -284,7 +284,7 @@ def test_a_probe_that_nobody_waits_for_is_cancelled(tmp_path: Path, bin_folder: 
 
 def test_a_container_that_does_not_start_is_diagnosed(tmp_path: Path, bin_folder: Path) -> None:
     stand_in(bin_folder, "srun", 'echo "slurmstepd: error: pyxis: couldn\'t start container" >&2; exit 1')
-    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path)
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
     assert not found.ok and "the container could not be started" in found.found
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show.files import name_part
-from ratematch.show.plots import picture_pareto, picture_speedup, plot_pareto
+from ratematch.show.plots.pareto import picture_pareto, plot_pareto
+from ratematch.show.plots.speedup import picture_speedup
 
 
 def make_point(

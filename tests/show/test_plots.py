@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 
 from ratematch.show import style
 from ratematch.show.picture import save_figure
-from ratematch.show.plots import FRONT_KINDS, gap_band, plot_pareto, plot_speedup
+from ratematch.show.plots.pareto import FRONT_KINDS, gap_band, plot_pareto
+from ratematch.show.plots.speedup import plot_speedup
 
 from .invented import (
     draw,

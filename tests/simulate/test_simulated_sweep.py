@@ -69,7 +69,7 @@ def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: 
         assert (experiment.path / "launch" / "1" / "placement.json").exists()
         assert experiment.gpu_hours() > 0
         for load in experiment.loads():
-            assert load.run.simulated is True
+            assert load.run.origin == "simulated"
             assert (load.folder / "records.parquet").exists()
     code, out, err = read(site, "pareto", str(folder))
     assert code == 0, err

@@ -166,7 +166,7 @@ def test_a_step_of_many_can_be_cut_at_a_boundary():
     cut = scheduler.cut(many, middle)
     assert cut.count == 101
     assert cut.end_s == pytest.approx(float(many.ends_s[100]))
-    with pytest.raises(ValueError, match="tells only what begins or ends"):
+    with pytest.raises(ValueError, match="returns only what begins or ends"):
         scheduler.finish(cut, cut.end_s)
 
 

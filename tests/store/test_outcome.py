@@ -77,5 +77,5 @@ def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
     launch = tmp_path / "launch" / "1"
     launch.mkdir(parents=True)
     (launch / "outcome.json").write_text('{"ok": "yes"}')
-    with pytest.raises(ResultsError, match=r"outcome\.json: not the outcome of a launch"):
+    with pytest.raises(ResultsError, match=r"outcome\.json: not what this version writes there"):
         ExperimentFolder(tmp_path).outcomes()

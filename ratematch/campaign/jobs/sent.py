@@ -117,7 +117,7 @@ class SlurmJob:
             self._ending = Ending(None)
             return False
         # The first answer must be younger than the job, or it would seem to be over already.
-        jobs = self._queue.look(now=not self._seen_since_sent)
+        jobs = self._queue.refresh(now=not self._seen_since_sent)
         if jobs is None:
             return True
         self._seen_since_sent = True

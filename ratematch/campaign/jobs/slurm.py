@@ -41,7 +41,6 @@ from ratematch.campaign.jobs.job import Started
 from ratematch.campaign.jobs.pack import PackFile, run_pack
 from ratematch.campaign.jobs.sent import SlurmJob, Submission
 from ratematch.errors import RunError
-from ratematch.plan import cluster as clusters
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -51,10 +50,9 @@ from ratematch.plan.placement import nodes_needed
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.followup import num_further
 from ratematch.slurm.queue import Queue, QueuedJob
-from ratematch.slurm.sbatch import batch_options, judge, prologue, refusal
+from ratematch.slurm.sbatch import batch_options, check_submission, prologue, refusal
 from ratematch.slurm.site import refuse_missing
 from ratematch.store import filelock
-from ratematch.store.files import read_json
 from ratematch.store.folder import ExperimentFolder
 
 WARN_S = 90
@@ -80,7 +78,7 @@ def send(folders: Sequence[ExperimentFolder], queue: Queue, room: int, exclude: 
     Raises:
         RunError: Slurm does not answer; nothing was sent.
     """
-    jobs = _look(queue)
+    jobs = _queued_jobs(queue)
     if adopted := _adopt(folders, queue, jobs):
         return adopted[:room]
     parameters = _parameters_for(folders[0], exclude)
@@ -101,7 +99,7 @@ def send_packs(
     Raises:
         RunError: Slurm does not answer; nothing was sent.
     """
-    jobs = _look(queue)
+    jobs = _queued_jobs(queue)
     if adopted := _adopt(folders, queue, jobs):
         return adopted
     by_name = {folder.path.name: folder for folder in folders}
@@ -161,8 +159,8 @@ def _submit(
     return started
 
 
-def _look(queue: Queue) -> dict[str, QueuedJob]:
-    jobs = queue.look(now=True)
+def _queued_jobs(queue: Queue) -> dict[str, QueuedJob]:
+    jobs = queue.refresh(now=True)
     if jobs is None:
         raise RunError("Slurm does not answer (squeue failed); nothing was sent")
     return jobs
@@ -189,7 +187,7 @@ def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, Qu
 
 
 def _cluster(folder: ExperimentFolder) -> Cluster:
-    return clusters.from_json(read_json(folder.path / "cluster.json"))
+    return folder.cluster()
 
 
 def estimate_minutes(folder: ExperimentFolder) -> float:
@@ -238,7 +236,7 @@ def _parameters(cluster: Cluster, nodes: int, estimate_min: float, exclude: Sequ
 
 
 def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packing: JobPacking | None = None) -> None:
-    """Look for what servers need, and let Slurm judge the largest job, before any is sent.
+    """Check what servers need, and let Slurm check the largest job, before any is sent.
 
     Raises:
         UserError: no Slurm here, no such image or mount, or Slurm would refuse the job. RunError: it does not answer.
@@ -249,4 +247,4 @@ def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packi
     nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
     estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
     options = batch_options(cluster, max(nodes, packing.nodes) if packing else nodes, estimate_min)
-    judge(options)
+    check_submission(options)

@@ -1,4 +1,4 @@
-"""Model, cluster profile and engine version of imported recipes: from the files, unless a person decides."""
+"""Model, cluster profile and engine version of imported recipes: from the files, unless an option decides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE_WORDS = re.compile(r"(nv|mx)?fp[48]|bf16|v\d+|\d{4}|nvidia|instruct|hf|ai|
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person decides instead of the file; ``None`` leaves it to the file.
+    """What options decide instead of the file; ``None`` leaves it to the file.
 
     ``cluster``: profile name or path. ``workload``: ISL and OSL, and ``concurrency``, for recipes that name no load.
     """
@@ -74,11 +74,11 @@ def choose_model(recipes: Sequence[Recipe], given: str | None, notes: list[str])
         notes.append(f"model path {path!r} is an alias of another tool: set model_paths in the cluster profile")
     if given is not None:
         return load_model(given).name, weights, f"--model; {_short(recipes[0], origin)}"
-    found = find_model_name(path or "")
-    if found is None:
+    name = find_model_name(path or "")
+    if name is None:
         what = f"{path!r} is no model that ratematch knows" if path else "names no model"
         raise RecipeError([Problem(origin, what, f"give --model, one of {', '.join(model_names())}")])
-    return found, weights, f"{path}, {_short(recipes[0], origin)}"
+    return name, weights, f"{path}, {_short(recipes[0], origin)}"
 
 
 def find_model_name(path: str) -> str | None:
@@ -131,7 +131,7 @@ def choose_cluster(recipes: Sequence[Recipe], given: str | None) -> tuple[str, s
         try:
             cluster = read_cluster(str(path))
         except ClusterError:
-            continue  # `doctor --cluster` tells what is wrong with it
+            continue  # `doctor --cluster` says what is wrong with it
         if not cluster.emulated and (cluster.gpu, cluster.gpus_per_node) == (wanted, first.gpus_per_node):
             return path.stem, _short(first, origin)
     what = f"there is no cluster profile with {first.gpus_per_node} x {wanted} a node"
@@ -139,17 +139,17 @@ def choose_cluster(recipes: Sequence[Recipe], given: str | None) -> tuple[str, s
 
 
 def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> tuple[str, str]:
-    """Release line of the engine, as asked for, as the tag of the container says, or the default."""
+    """Release line of the engine, as given, as the tag of the container says, or the default."""
     if given is not None:
         try:
             return release_line(given), "--engine-version"
         except ValueError as error:
             raise RecipeError([Problem("--engine-version", str(error))]) from error
-    said = {version for recipe in recipes if (version := version_in_tag(recipe.container or ""))}
-    if len(said) == 1:
-        return said.pop(), f"{recipes[0].container}, {_short(recipes[0], recipes[0].origins['container'])}"
-    if said:
-        notes.append(f"the containers are of different versions ({', '.join(sorted(said))})")
+    tags = {version for recipe in recipes if (version := version_in_tag(recipe.container or ""))}
+    if len(tags) == 1:
+        return tags.pop(), f"{recipes[0].container}, {_short(recipes[0], recipes[0].origins['container'])}"
+    if tags:
+        notes.append(f"the containers are of different versions ({', '.join(sorted(tags))})")
     notes.append(
         f"engine version {DEFAULT_VERSION} is assumed, the container's name does not tell it; "
         f"--engine-version takes {', '.join(RELEASE_LINES)}"
@@ -158,7 +158,7 @@ def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str
 
 
 def version_in_tag(container: str) -> str | None:
-    """The release line that the name of a TensorRT-LLM release image tells; runtimes of Dynamo carry its version."""
+    """The release line in the name of a TensorRT-LLM release image; runtimes of Dynamo carry its version."""
     match = re.search(r"tensorrt[-_]?llm[-_/+#]release[:+_-]v?(\d+\.\d+)", container.lower())
     try:
         return release_line(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""Recipe files -> sweep files: which format, which model, which cluster, which version, and the proof at the end."""
+"""Recipe files -> sweep files: format, model, cluster, engine version, and a check that nothing was changed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import yaml
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, worker_keys
 from ratematch.errors import Problem, RecipeError, SweepError
 from ratematch.exchange.recipes.choices import Choices, choose_cluster, choose_model, choose_version
-from ratematch.exchange.recipes.reader import Left
+from ratematch.exchange.recipes.reader import Unsupported
 from ratematch.exchange.recipes.recipe import Recipe, unknown_keys
-from ratematch.exchange.recipes.roundtrip import prove
+from ratematch.exchange.recipes.roundtrip import check_roundtrip
 from ratematch.exchange.recipes.srtslurm import is_srt_recipe, read_srt_recipe
 from ratematch.exchange.recipes.sweeptext import Target, sweep_name, sweep_text, workload_of
 from ratematch.exchange.recipes.trtllm_slurm import is_trtllm_config, read_trtllm_config
@@ -28,7 +28,7 @@ from ratematch.plan.located import Path as YamlPath
 @dataclass(frozen=True)
 class Imported:
     """One sweep file. ``path``: where it was written, ``None`` when it was not. ``notes``: what a reader should know
-    beside what is in ``left``, the parts of the recipes that have no counterpart."""
+    besides ``unsupported``, the parts of the recipes that have no counterpart."""
 
     name: str
     text: str
@@ -37,14 +37,14 @@ class Imported:
     path: Path | None = None
 
     @property
-    def left(self) -> tuple[Left, ...]:
-        return tuple(left for recipe in self.recipes for left in recipe.left)
+    def unsupported(self) -> tuple[Unsupported, ...]:
+        return tuple(part for recipe in self.recipes for part in recipe.unsupported)
 
     def messages(self) -> list[str]:
         """For people: notes first, then what was left out, one line each."""
         return [
             *(f"note: {note}" for note in self.notes),
-            *(f"no counterpart: {left}" for left in self.left),
+            *(f"no counterpart: {part}" for part in self.unsupported),
         ]
 
 
@@ -68,16 +68,16 @@ def read_recipes(given: str) -> list[Recipe]:
         raise RecipeError(located.problems)
     _refuse_other_keys(located, yaml.safe_load(text), ())
     if is_srt_recipe(located.data):
-        found = [read_srt_recipe(variant) for variant in expand_variants(located, selector)]
+        recipes = [read_srt_recipe(variant) for variant in expand_variants(located, selector)]
     elif is_trtllm_config(located.data):
-        found = [read_trtllm_config(located)]
+        recipes = [read_trtllm_config(located)]
     else:
         what = "is neither an srt-slurm recipe nor a TensorRT-LLM slurm/benchmark config"
         fix = "the one has resources and backend or roles, the other hardware and worker_config"
         raise RecipeError([Problem(f"{path}:1", what, fix)])
     if located.problems:
         raise RecipeError(list(dict.fromkeys(located.problems)))
-    return [recipe for recipe in found if recipe is not None]
+    return [recipe for recipe in recipes if recipe is not None]
 
 
 def _refuse_other_keys(located: Located, value: Any, path: YamlPath) -> None:
@@ -122,16 +122,18 @@ def import_recipes(files: Sequence[str], choices: Choices, name: str | None = No
     text = sweep_text(named, recipes, target)
     where = ", ".join(dict.fromkeys(recipe.source for recipe in recipes))
     try:
-        proof = prove(
+        check = check_roundtrip(
             text, f"{named}.yaml", recipes, find_model=load_model, find_cluster=read_cluster, find_gpu=load_gpu
         )
     except SweepError as error:
         raise RecipeError(
             [Problem(where, f"cannot run: {problem.what}", problem.fix) for problem in error.problems]
         ) from error
-    if proof.differences:
-        raise RecipeError([Problem(where, f"would not be given back: {each}") for each in proof.differences])
-    return Imported(named, text, tuple(recipes), tuple(dict.fromkeys([*notes, *proof.notes])))
+    if check.differences:
+        raise RecipeError(
+            [Problem(where, f"would not be given back: {difference}") for difference in check.differences]
+        )
+    return Imported(named, text, tuple(recipes), tuple(dict.fromkeys([*notes, *check.notes])))
 
 
 def import_files(
@@ -151,36 +153,45 @@ def import_files(
     if into is not None and output is not None:
         raise RecipeError([Problem("--into", "names the one file to write, and -o is given too", "keep one of them")])
     if into is not None:
-        found: list[tuple[Path | None, Imported]] = [(into, import_recipes(files, choices, into.stem))]
+        placed: list[tuple[Path | None, Imported]] = [(into, import_recipes(files, choices, into.stem))]
     else:
-        if len(files) > 1 and (output is None or output.suffix in (".yaml", ".yml")):
-            what = f"{len(files)} files become {len(files)} sweep files"
-            raise RecipeError([Problem("-o", what, "give a folder with -o, or one file with --into")])
-        found = []
-        problems: list[Problem] = []
-        for file in files:
-            try:
-                each = import_recipes([file], choices)
-            except RecipeError as error:
-                problems += error.problems
-                continue
-            folder = output is not None and (len(files) > 1 or output.is_dir())
-            found.append((output / f"{each.name}.yaml" if output is not None and folder else output, each))
-        if problems:
-            raise RecipeError(problems)
-    targets = [path for path, _ in found if path is not None]
-    taken = [path for path in targets if path.exists() and not force]
-    twice = [path for path in dict.fromkeys(targets) if targets.count(path) > 1]
-    if taken or twice:
-        raise RecipeError(
-            [Problem(str(path), "is there already", "--force overwrites it") for path in taken]
-            + [Problem(str(path), "would be written twice", "import them apart or --into one file") for path in twice]
-        )
-    for path, each in found:
+        placed = _import_each(files, choices, output)
+    _refuse_overwriting([path for path, _ in placed if path is not None], force)
+    for path, imported in placed:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(each.text, encoding="utf-8")
-    return [replace(each, path=path) for path, each in found]
+            path.write_text(imported.text, encoding="utf-8")
+    return [replace(imported, path=path) for path, imported in placed]
+
+
+def _import_each(files: Sequence[str], choices: Choices, output: Path | None) -> list[tuple[Path | None, Imported]]:
+    """A sweep file for each recipe file, with the path it belongs at."""
+    if len(files) > 1 and (output is None or output.suffix in (".yaml", ".yml")):
+        what = f"{len(files)} files become {len(files)} sweep files"
+        raise RecipeError([Problem("-o", what, "give a folder with -o, or one file with --into")])
+    placed: list[tuple[Path | None, Imported]] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            imported = import_recipes([file], choices)
+        except RecipeError as error:
+            problems += error.problems
+            continue
+        folder = output is not None and (len(files) > 1 or output.is_dir())
+        placed.append((output / f"{imported.name}.yaml" if output is not None and folder else output, imported))
+    if problems:
+        raise RecipeError(problems)
+    return placed
+
+
+def _refuse_overwriting(paths: Sequence[Path], force: bool) -> None:
+    existing = [path for path in paths if path.exists() and not force]
+    twice = [path for path in dict.fromkeys(paths) if paths.count(path) > 1]
+    if existing or twice:
+        raise RecipeError(
+            [Problem(str(path), "is there already", "--force overwrites it") for path in existing]
+            + [Problem(str(path), "would be written twice", "import them apart or --into one file") for path in twice]
+        )
 
 
 def imported_to_json(imported: Imported) -> dict[str, Any]:
@@ -193,7 +204,7 @@ def imported_to_json(imported: Imported) -> dict[str, Any]:
             {"recipe": recipe.name, "source": recipe.source, "shape": recipe.shape} for recipe in imported.recipes
         ],
         "notes": list(imported.notes),
-        "left": [{"where": left.where, "value": left.value, "why": left.why} for left in imported.left],
+        "left": [{"where": part.where, "value": part.value, "why": part.why} for part in imported.unsupported],
     }
 
 
@@ -217,14 +228,14 @@ def merge_ladders(recipes: Sequence[Recipe]) -> list[Recipe]:
             same,
             concurrency=tuple(sorted({*same.concurrency, *recipe.concurrency})),
             origins={**same.origins, "concurrency": both},
-            left=(*same.left, *recipe.left),
+            unsupported=(*same.unsupported, *recipe.unsupported),
             notes=(*same.notes, f"is the same deployment as {recipe.name}: their concurrencies are one ladder"),
         )
     return list(merged.values())
 
 
 def _with_load(recipe: Recipe, choices: Choices) -> Recipe:
-    """``recipe`` with the load that was asked for where the file names none."""
+    """``recipe`` with the load of ``choices`` where the file names none."""
     problems: list[Problem] = []
     changes: dict[str, Any] = {}
     origins = dict(recipe.origins)
@@ -249,7 +260,7 @@ def _with_load(recipe: Recipe, choices: Choices) -> Recipe:
 
 def _unknown_keys(recipes: Sequence[Recipe], version: str) -> list[str]:
     """Worker keys that the version is not known to have, where they stand, and the versions that do have them."""
-    found: list[str] = []
+    notes: list[str] = []
     for recipe in recipes:
         for servers in recipe.servers:
             for key in unknown_keys(servers.config, worker_keys(version)):
@@ -257,7 +268,7 @@ def _unknown_keys(recipes: Sequence[Recipe], version: str) -> list[str]:
                     line for line in RELEASE_LINES if key not in unknown_keys(servers.config, worker_keys(line))
                 ]
                 known = f"known in {', '.join(others)}: --engine-version" if others else "known in no version"
-                found.append(
+                notes.append(
                     f"{servers.origin}: {key} is not known in trtllm-serve {version} ({known}); passed on !unchecked"
                 )
-    return found
+    return notes

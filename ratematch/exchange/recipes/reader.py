@@ -1,4 +1,4 @@
-"""Taking values out of a document, so that what nobody took can be listed."""
+"""Takes values out of a document and lists those that were not taken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MISSING = object()
 
 
 @dataclass(frozen=True)
-class Left:
+class Unsupported:
     """One part of a file that has no counterpart: ``where`` is ``file:line: key``, ``why`` may be empty."""
 
     where: str
@@ -63,7 +63,7 @@ class Reader:
         return value
 
     def peek_text(self, *path: str) -> str | None:
-        """The text at ``path``, which stays among what is left."""
+        """The text at ``path``, which does not count as taken."""
         value = self._find(path)
         return value if isinstance(value, str) else None
 
@@ -118,10 +118,10 @@ class Reader:
         place = f"{self.located.source}:{line}" if line else self.located.source
         return f"{'.'.join(path)} ({place})"
 
-    def left(self, reasons: dict[str, str]) -> tuple[Left, ...]:
-        """What was not taken, in file order; a map nobody touched is one part. ``reasons``: by start of the key."""
+    def unsupported(self, reasons: dict[str, str]) -> tuple[Unsupported, ...]:
+        """What was not taken, in file order; an untouched map is one part. ``reasons``: by start of the key."""
         return tuple(
-            Left(self.located.where(path), self._find(path), _reason(path, reasons))
+            Unsupported(self.located.where(path), self._find(path), _reason(path, reasons))
             for path in self._untaken(self.located.data, ())
         )
 

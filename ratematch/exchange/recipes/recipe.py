@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ratematch.exchange.recipes.reader import Left, Reader
+from ratematch.exchange.recipes.reader import Reader, Unsupported
 from ratematch.plan.deployment import Role
 from ratematch.plan.parallelism import Parallelism
 
@@ -42,10 +42,10 @@ class Servers:
 class Recipe:
     """One deployment and the load it was run at.
 
-    ``model``: path or name of the weights. ``gpu``: type of GPU, ``None`` when the file does not tell.
+    ``model``: path or name of the weights. ``gpu``: type of GPU, ``None`` when the file does not say.
     ``concurrency``: requests in flight over the whole deployment. ``requests_per_slot`` and ``warmup_per_slot``:
     requests as multiples of it. ``isl`` is ``None`` when the file names no load. ``origins``: where a value was
-    written, by the name of the field. ``left``: what has no counterpart; ``notes``: what a reader should know.
+    written, by the name of the field. ``unsupported``: what has no counterpart; ``notes``: what a reader should know.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Recipe:
     nodes: int
     orchestrator: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
-    left: tuple[Left, ...] = ()
+    unsupported: tuple[Unsupported, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -110,14 +110,14 @@ def read_mapping(reader: Reader, path: Sequence[str], config: dict[str, Any]) ->
 
 def read_environment(reader: Reader, path: Sequence[str], given: dict[str, Any]) -> dict[str, str]:
     """Environment variables as text. A bare ``yes`` is a truth value in YAML, so it is refused, not guessed."""
-    found: dict[str, str] = {}
+    environment: dict[str, str] = {}
     for name, value in given.items():
         if isinstance(value, bool) or value is None or isinstance(value, (dict, list)):
             what = f"the value of an environment variable must be text, and YAML reads this as {value!r}"
             reader.located.add((*path, name), what, "put it in quotes")
         else:
-            found[str(name)] = str(value)
-    return found
+            environment[str(name)] = str(value)
+    return environment
 
 
 def nodes_for(instances: int, gpus: int, gpus_per_node: int) -> int:
@@ -143,11 +143,11 @@ def read_ladder(reader: Reader, *path: str) -> tuple[int, ...]:
 
 def unknown_keys(config: dict[str, Any], rules: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys of a worker YAML that stand in no rule."""
-    found: list[str] = []
+    unknown: list[str] = []
     for name, value in config.items():
         rule = rules.get(name)
         if rule is None:
-            found.append(f"{prefix}{name}")
+            unknown.append(f"{prefix}{name}")
         elif isinstance(value, dict) and "keys" in rule:
-            found += unknown_keys(value, rule["keys"], f"{prefix}{name}.")
-    return found
+            unknown += unknown_keys(value, rule["keys"], f"{prefix}{name}.")
+    return unknown

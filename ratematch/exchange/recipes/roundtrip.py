@@ -1,4 +1,4 @@
-"""That an imported sweep gives the recipe back: it is parsed, expanded and rendered, and every part is compared."""
+"""Checks that an imported sweep gives the recipe back: parses, expands and renders it, and compares every part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ratematch.plan.sweepfile import parse_sweep
 
 
 @dataclass(frozen=True)
-class Proof:
+class RoundTrip:
     """``differences``: where the rendered deployment is not the recipe's; empty when the import is faithful.
 
     ``notes``: what is added around it (environment variables, fewer or more nodes) or would be refused at a launch.
@@ -30,7 +30,7 @@ class Proof:
     notes: tuple[str, ...]
 
 
-def prove(
+def check_roundtrip(
     text: str,
     source: str,
     recipes: Sequence[Recipe],
@@ -38,20 +38,20 @@ def prove(
     find_model: Callable[[str], Model],
     find_cluster: Callable[[str], Cluster],
     find_gpu: Callable[[str], Gpu],
-) -> Proof:
+) -> RoundTrip:
     """Compare the deployments of a sweep file with the recipes it was written from, in the same order.
 
     Raises:
         SweepError: the text is no sweep file.
     """
 
-    def roomy(name: str) -> Cluster:
-        # Whether the profile has enough nodes is told beside; it must not hide the comparison.
+    def enlarge(name: str) -> Cluster:
+        # Too few nodes in the profile are a note; they must not prevent the comparison.
         cluster = find_cluster(name)
         most = max(-(-recipe.gpus // cluster.gpus_per_node) + recipe.nodes for recipe in recipes)
         return replace(cluster, nodes=max(cluster.nodes, most))
 
-    sweep = parse_sweep(text, source, find_model=find_model, find_cluster=roomy, find_gpu=find_gpu, engines=ENGINES)
+    sweep = parse_sweep(text, source, find_model=find_model, find_cluster=enlarge, find_gpu=find_gpu, engines=ENGINES)
     has_nodes = find_cluster(sweep.cluster.name).nodes
     engine = find_engine(sweep.engine.name)
     experiments = expand(sweep, engine.kv_settings).experiments
@@ -61,9 +61,9 @@ def prove(
         differences.append(f"{len(recipes)} recipes became {len(experiments)} experiments")
     for recipe, experiment in zip(recipes, experiments, strict=False):
         needed = nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node)
-        found, told = _compare(recipe, experiment, sweep.cluster, needed)
-        differences += [f"{recipe.name}: {each}" for each in found]
-        notes += [f"{recipe.name}: {each}" for each in told]
+        different, remarks = _compare(recipe, experiment, sweep.cluster, needed)
+        differences += [f"{recipe.name}: {text}" for text in different]
+        notes += [f"{recipe.name}: {text}" for text in remarks]
         if needed > has_nodes:
             notes.append(
                 f"{recipe.name}: needs {needed} nodes, and cluster {sweep.cluster.name} has {has_nodes}: "
@@ -71,44 +71,45 @@ def prove(
             )
         if needed != recipe.nodes:
             notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {needed}")
-    return Proof(tuple(differences), tuple(dict.fromkeys(notes)))
+    return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)))
 
 
 def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: int) -> tuple[list[str], list[str]]:
+    """(what is not the recipe's, what is added around it or would be refused at a launch)."""
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
     engine = find_engine(experiment.engine.name)
     plan = engine.plan_launch(experiment, placement, cluster, 1.0)
     files = {file.path: yaml.safe_load(file.content) for file in plan.files}
-    found: list[str] = []
+    differences: list[str] = []
     added: dict[str, str] = {}
     for servers in recipe.servers:
         if _canonical(files.get(f"{servers.role}.yaml")) != _canonical(servers.config):
-            found.append(f"the {servers.role} configuration is not the recipe's")
-        instances = [each for each in placement.instances if each.role == servers.role]
+            differences.append(f"the {servers.role} configuration is not the recipe's")
+        instances = [instance for instance in placement.instances if instance.role == servers.role]
         if len(instances) != servers.instances:
-            found.append(f"{len(instances)} {servers.role} servers instead of {servers.instances}")
-        sizes = {sum(len(each.gpus) for each in instance.places) for instance in instances}
+            differences.append(f"{len(instances)} {servers.role} servers instead of {servers.instances}")
+        sizes = {sum(len(part.gpus) for part in instance.places) for instance in instances}
         if sizes != {servers.mapping.gpus}:
-            found.append(f"{servers.role} servers of {sizes} GPUs instead of {servers.mapping.gpus}")
+            differences.append(f"{servers.role} servers of {sizes} GPUs instead of {servers.mapping.gpus}")
         for process in plan.processes:
             if process.role == servers.role:
                 differing, more = _compare_environment(servers, dict(process.env))
-                found += differing
+                differences += differing
                 added |= more
     if (experiment.workload.isl, experiment.workload.osl) != (recipe.isl, recipe.osl):
-        found.append(f"workload {experiment.workload.label} instead of {recipe.isl}/{recipe.osl}")
+        differences.append(f"workload {experiment.workload.label} instead of {recipe.isl}/{recipe.osl}")
     ladder = tuple(load.concurrency for load in experiment.loads if isinstance(load, Concurrency))
     if ladder != recipe.concurrency:
-        found.append(f"concurrency {ladder} instead of {recipe.concurrency}")
-    told = []
+        differences.append(f"concurrency {ladder} instead of {recipe.concurrency}")
+    notes = []
     if added:
         shown = " ".join(f"{name}={value}" for name, value in sorted(added.items()))
-        told.append(f"ratematch and cluster {cluster.name} add to the environment: {shown}")
-    told += [
+        notes.append(f"ratematch and cluster {cluster.name} add to the environment: {shown}")
+    notes += [
         f"trtllm-serve {experiment.engine.version} would refuse {problem}"
         for problem in engine.check_launch(plan, experiment)
     ]
-    return list(dict.fromkeys(found)), told
+    return list(dict.fromkeys(differences)), notes
 
 
 def _compare_environment(servers: Servers, given: dict[str, str]) -> tuple[list[str], dict[str, str]]:

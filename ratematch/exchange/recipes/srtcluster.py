@@ -12,7 +12,7 @@ import yaml
 
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.choices import find_model_name
-from ratematch.exchange.recipes.reader import Left, Reader
+from ratematch.exchange.recipes.reader import Reader, Unsupported
 from ratematch.inputs.catalog import gpu_names, load_gpu
 from ratematch.inputs.clusterfile import OWN_SBATCH, parse_cluster
 from ratematch.plan.located import read_located
@@ -43,12 +43,12 @@ class ImportedCluster:
     name: str
     text: str
     notes: tuple[str, ...]
-    left: tuple[Left, ...]
+    unsupported: tuple[Unsupported, ...]
 
     def messages(self) -> list[str]:
         return [
             *(f"note: {note}" for note in self.notes),
-            *(f"no counterpart: {left}" for left in self.left),
+            *(f"no counterpart: {part}" for part in self.unsupported),
         ]
 
 
@@ -81,18 +81,18 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
         raise RecipeError(located.problems)
     reader, notes = Reader(located), list[str]()
     profile = _profile(reader, choices, notes)
-    left = reader.left(REASONS)
+    unsupported = reader.unsupported(REASONS)
     if located.problems:
         raise RecipeError(located.problems)
-    for key in left:
-        if isinstance(key.value, str) and "$" in key.value:
-            notes.append(f"{key.where} is filled in by srt-slurm's launcher: write the value into the profile")
+    for part in unsupported:
+        if isinstance(part.value, str) and "$" in part.value:
+            notes.append(f"{part.where} is filled in by srt-slurm's launcher: write the value into the profile")
     written = _text(profile, path)
     try:
         parse_cluster(written, f"{profile['name']}.yaml")
     except ClusterError as error:
         raise RecipeError(error.problems) from error
-    return ImportedCluster(str(profile["name"]), written, tuple(notes), left)
+    return ImportedCluster(str(profile["name"]), written, tuple(notes), unsupported)
 
 
 def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def _gpu(reader: Reader, choices: SiteChoices) -> str:
 
 
 def _filled(reader: Reader, *path: str) -> str | None:
-    """The text at ``path``, unless it is one that srt-slurm's launcher fills in: that stays among what is left."""
-    told = reader.peek_text(*path)
-    if told is not None and "$" in told:
+    """The text at ``path``, unless srt-slurm's launcher fills it in: then it is not taken."""
+    value = reader.peek_text(*path)
+    if value is not None and "$" in value:
         return None
     return reader.take_text(*path)
 
@@ -174,18 +174,18 @@ def _slurm(reader: Reader, gpu: str, nodes: int, notes: list[str]) -> dict[str, 
 def _directives(reader: Reader, slurm: dict[str, Any]) -> None:
     for key in reader.section("default_sbatch_directives"):
         path = ("default_sbatch_directives", key)
-        told = reader.located.data["default_sbatch_directives"][key]
-        if "$" in str(told):
+        value = reader.located.data["default_sbatch_directives"][key]
+        if "$" in str(value):
             continue
         if key == "exclude":
             reader.take(*path)
-            slurm["exclude"] = [str(node) for node in told] if isinstance(told, list) else str(told).split(",")
+            slurm["exclude"] = [str(node) for node in value] if isinstance(value, list) else str(value).split(",")
         elif key in SITE_KEYS:
             slurm[key] = reader.take_text(*path)
         elif key not in OWN_SBATCH:
             reader.take(*path)
-            bare = told is True or told in ("", None)
-            slurm.setdefault("sbatch", []).append(f"--{key}" if bare else f"--{key}={told}")
+            bare = value is True or value in ("", None)
+            slurm.setdefault("sbatch", []).append(f"--{key}" if bare else f"--{key}={value}")
 
 
 def read_minutes(text: str) -> int | None:
@@ -203,26 +203,26 @@ def read_minutes(text: str) -> int | None:
 
 def _models(reader: Reader, notes: list[str]) -> dict[str, str]:
     """Paths by our names of the models: of the alias, else of the path's last part."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for alias in reader.section("model_paths"):
-        told = reader.peek_text("model_paths", alias)
-        if told is None or "$" in told or "$" in alias:
+        value = reader.peek_text("model_paths", alias)
+        if value is None or "$" in value or "$" in alias:
             continue
-        name = find_model_name(alias) or find_model_name(told)
-        if name is None or name in found:
+        name = find_model_name(alias) or find_model_name(value)
+        if name is None or name in paths:
             continue
         reader.take("model_paths", alias)
-        found[name] = told
+        paths[name] = value
         if name != alias:
             notes.append(f"model_paths: {alias} is {name} here")
-    return found
+    return paths
 
 
 def _container(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str, Any] | None:
     aliases = {
-        alias: told
+        alias: value
         for alias in reader.section("containers")
-        if (told := reader.peek_text("containers", alias)) and "$" not in told
+        if (value := reader.peek_text("containers", alias)) and "$" not in value
     }
     chosen = choices.container or next(
         (alias for alias in aliases if re.search(r"trt|tensorrt", alias.lower())), None
@@ -247,12 +247,12 @@ def _container(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[s
     return container
 
 
-def _image(told: str) -> str:
+def _image(value: str) -> str:
     """pyxis wants ``registry#image``; docker's spelling with a slash is srt-slurm's too."""
-    registry, slash, rest = told.removeprefix("docker://").partition("/")
-    if slash and "." in registry and "#" not in told and not told.startswith(("/", ".")):
+    registry, slash, rest = value.removeprefix("docker://").partition("/")
+    if slash and "." in registry and "#" not in value and not value.startswith(("/", ".")):
         return f"{registry}#{rest}"
-    return told.removeprefix("docker://")
+    return value.removeprefix("docker://")
 
 
 def _ready_minutes(reader: Reader) -> float | None:

@@ -114,10 +114,10 @@ def read_srt_recipe(located: Located) -> Recipe | None:
     nodes = 0
     for keys in _keys(schema if isinstance(schema, int) else 2):
         if any(reader.has(*path) for path in (keys.config, keys.workers)):
-            found = _read_servers(reader, keys, per_node, common)
-            if found is not None:
-                servers.append(found)
-                nodes += _check_nodes(reader, keys, found, servers, per_node, notes)
+            group = _read_servers(reader, keys, per_node, common)
+            if group is not None:
+                servers.append(group)
+                nodes += _check_nodes(reader, keys, group, per_node, notes)
     _check_roles(located, servers)
     load = _read_load(reader, notes)
     model = reader.take_text("model", "path")
@@ -146,7 +146,7 @@ def read_srt_recipe(located: Located) -> Recipe | None:
         nodes=nodes,
         orchestrator=orchestrator,
         origins=origins,
-        left=reader.left(REASONS),
+        unsupported=reader.unsupported(REASONS),
         notes=tuple(notes),
         **load,
     )
@@ -178,17 +178,17 @@ def _read_servers(reader: Reader, keys: _Keys, per_node: int, common: dict[str, 
     if mapping is None or workers is None:
         return None
     gpus = reader.take_count(*keys.gpus)
-    given, said = gpus, reader.origin(*keys.gpus)
+    given, origin = gpus, reader.origin(*keys.gpus)
     if gpus is None:
         nodes = _find_count(reader, keys.nodes)
         if nodes:
-            given, said = nodes * per_node // workers, f"{nodes} nodes x {per_node} GPUs / {workers} workers"
+            given, origin = nodes * per_node // workers, f"{nodes} nodes x {per_node} GPUs / {workers} workers"
     if given is not None and given != mapping.gpus:
         where = keys.gpus if gpus is not None else keys.nodes
         sizes = f"tp {mapping.tp} x pp {mapping.pp} x cp {mapping.cp} = {mapping.gpus}"
         located.add(
             where,
-            f"each {keys.name} worker gets {given} GPUs ({said}), but its configuration needs {sizes}",
+            f"each {keys.name} worker gets {given} GPUs ({origin}), but its configuration needs {sizes}",
             f"write {keys.gpus[-1]}: {mapping.gpus}, or tensor_parallel_size: {given // (mapping.pp * mapping.cp)}",
         )
         return None
@@ -217,13 +217,11 @@ def _find_count(reader: Reader, path: tuple[str, ...]) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _check_nodes(
-    reader: Reader, keys: _Keys, found: Servers, before: list[Servers], per_node: int, notes: list[str]
-) -> int:
-    """Nodes that the recipe sets aside for a role; too few are a problem, too many are told."""
+def _check_nodes(reader: Reader, keys: _Keys, servers: Servers, per_node: int, notes: list[str]) -> int:
+    """Nodes that the recipe sets aside for a role; too few are a problem, too many a note."""
     value = reader.take(*keys.nodes)
     if value is None:
-        return nodes_for(found.instances, found.mapping.gpus, per_node)
+        return nodes_for(servers.instances, servers.mapping.gpus, per_node)
     shared = value == 0 or value == "colocate"
     if shared:
         notes.append(f"{keys.name} workers share the nodes of the others ({reader.origin(*keys.nodes)})")
@@ -231,8 +229,8 @@ def _check_nodes(
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         reader.located.add(keys.nodes, f"must be a number of nodes, not {value!r}")
         return 0
-    needed = nodes_for(found.instances, found.mapping.gpus, per_node)
-    sum_ = f"{found.instances} workers x {found.mapping.gpus} GPUs need {needed} nodes of {per_node}"
+    needed = nodes_for(servers.instances, servers.mapping.gpus, per_node)
+    sum_ = f"{servers.instances} workers x {servers.mapping.gpus} GPUs need {needed} nodes of {per_node}"
     if needed > value:
         reader.located.add(keys.nodes, f"{sum_}, and {value} are given", f"write {keys.nodes[-1]}: {needed}")
     elif needed < value:
@@ -241,7 +239,7 @@ def _check_nodes(
 
 
 def _check_roles(located: Located, servers: list[Servers]) -> None:
-    roles = {each.role for each in servers}
+    roles = {group.role for group in servers}
     if not located.problems and roles not in ({"ctx", "gen"}, {"agg"}):
         what = f"has workers for {' and '.join(sorted(roles)) or 'no role'}"
         located.add(("resources",), what, "give prefill and decode, or agg alone")

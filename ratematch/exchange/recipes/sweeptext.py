@@ -17,7 +17,7 @@ from ratematch.plan.located import UNCHECKED
 
 @dataclass(frozen=True)
 class Target:
-    """What the recipes alone do not decide, each with the comment that says who did."""
+    """What the recipes alone do not decide; every value has a comment that says where it comes from."""
 
     model: str
     model_path: str | None
@@ -46,9 +46,9 @@ def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
     ]
     for recipe in recipes:
         lines += _deployment(recipe, target, own_workload=len(target.workloads) > 1)
-    left = [left for recipe in recipes for left in recipe.left]
-    if left:
-        lines += ["# Without counterpart here:", *(f"#   {_one_line(str(each))}" for each in left)]
+    unsupported = [part for recipe in recipes for part in recipe.unsupported]
+    if unsupported:
+        lines += ["# Without counterpart here:", *(f"#   {_one_line(str(part))}" for part in unsupported)]
     return "\n".join(lines) + "\n"
 
 
@@ -64,14 +64,14 @@ def sweep_name(text: str) -> str:
 
 
 def _about(recipes: Sequence[Recipe]) -> list[str]:
-    told = []
+    lines = []
     for recipe in recipes:
         isl, osl, _ = workload_of(recipe)
-        told.append(
+        lines.append(
             f"{recipe.kind} {_one_line(recipe.name)} ({_one_line(recipe.source)}): {recipe.shape}, {isl}/{osl}."
         )
-    told.append("Imported as it stands: the worker configuration is the recipe's own, key for key.")
-    return told
+    lines.append("Imported as it stands: the worker configuration is the recipe's own, key for key.")
+    return lines
 
 
 def _origin_of(recipes: Sequence[Recipe], workload: tuple[int, int, float]) -> str:
@@ -130,7 +130,7 @@ def _tagged(config: dict[str, Any], unknown: set[str], prefix: str, indent: int)
         if path in unknown:
             head = " " * indent + _flow(key) + ":"
             lines += [f"{head} {UNCHECKED}{first.removeprefix(head)}", *rest]
-        elif isinstance(value, dict) and any(each.startswith(f"{path}.") for each in unknown):
+        elif isinstance(value, dict) and any(other.startswith(f"{path}.") for other in unknown):
             lines += [first, *_tagged(value, unknown, f"{path}.", indent + 2)]
         else:
             lines += [first, *rest]
@@ -169,14 +169,14 @@ def _shorten(recipe: Recipe) -> Recipe:
         origins={key: short(origin) for key, origin in recipe.origins.items()},
         servers=tuple(
             replace(
-                each,
-                origin=short(each.origin),
-                count_origin=short(each.count_origin),
-                environment_origin=short(each.environment_origin),
+                servers,
+                origin=short(servers.origin),
+                count_origin=short(servers.count_origin),
+                environment_origin=short(servers.environment_origin),
             )
-            for each in recipe.servers
+            for servers in recipe.servers
         ),
-        left=tuple(replace(each, where=short(each.where)) for each in recipe.left),
+        unsupported=tuple(replace(part, where=short(part.where)) for part in recipe.unsupported),
     )
 
 

@@ -43,7 +43,8 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         located.add(("hardware", "gpus_per_node"), "is missing", "give the GPUs of one node, e.g. 4 on GB200")
     common = _read_assignments(reader, "environment", "worker_env_var")
     roles: tuple[Role, ...] = ("ctx", "gen")
-    servers = [found for role in roles if (found := _read_servers(reader, role, per_node or 1, common)) is not None]
+    groups = (_read_servers(reader, role, per_node or 1, common) for role in roles)
+    servers = [group for group in groups if group is not None]
     isl = reader.take_count("benchmark", "input_length")
     osl = reader.take_count("benchmark", "output_length", least=2)
     listed = read_ladder(reader, "benchmark", "concurrency_list")
@@ -59,7 +60,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     container = reader.peek_text("environment", "container_image")
     if located.problems or per_node is None:
         return None
-    gen = next(each for each in servers if each.role == "gen")
+    gen = next(group for group in servers if group.role == "gen")
     times = f" x {gen.instances} generation servers" if gen.instances > 1 else ""
     origins = {
         "model": reader.origin("environment", "model_path"),
@@ -81,12 +82,12 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         osl=osl,
         osl_ratio=ratio,
         # Its clients multiply every listed concurrency by the number of generation servers (contract, section 6.2).
-        concurrency=tuple(each * gen.instances for each in listed),
+        concurrency=tuple(number * gen.instances for number in listed),
         requests_per_slot=rounds or 8.0,
         warmup_per_slot=0.25,
-        nodes=sum(nodes_for(each.instances, each.mapping.gpus, per_node) for each in servers),
+        nodes=sum(nodes_for(group.instances, group.mapping.gpus, per_node) for group in servers),
         origins=origins,
-        left=reader.left(REASONS),
+        unsupported=reader.unsupported(REASONS),
         notes=tuple(notes),
     )
 
@@ -131,15 +132,15 @@ def _read_servers(reader: Reader, role: Role, per_node: int, common: dict[str, s
 def _read_assignments(reader: Reader, *path: str) -> dict[str, str]:
     """``A=1 B="two words"`` as a shell would read it."""
     text = reader.take_text(*path) or ""
-    found: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     try:
         words = shlex.split(text)
     except ValueError as error:
         reader.located.add(path, f"{text!r} cannot be read: {error}")
-        return found
+        return assigned
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
             reader.located.add(path, f"{word!r} is no NAME=VALUE")
-        found[name] = value
-    return found
+        assigned[name] = value
+    return assigned

@@ -25,8 +25,8 @@ def expand_variants(located: Located, selector: str = "") -> list[Located]:
     if not isinstance(data.get("base"), dict):
         if selector:
             located.add((), f"there is no variant {selector!r}: the file has no base", "give the file alone")
-        return [each for _, each in _fill_placeholders(located, "")]
-    found: list[Located] = []
+        return [filled for _, filled in _fill_placeholders(located, "")]
+    selected: list[Located] = []
     names: list[str] = []
     for key in data:
         if key == "base" or not key.startswith((OVERRIDE, ZIP)):
@@ -34,16 +34,16 @@ def expand_variants(located: Located, selector: str = "") -> list[Located]:
         for name, variant in _variants_of(located, key):
             names.append(name)
             if not selector or name == selector or fnmatchcase(key, selector):
-                found.extend(each for _, each in _fill_placeholders(variant, name))
+                selected.extend(filled for _, filled in _fill_placeholders(variant, name))
     if selector == "base" or not names:
-        return [each for _, each in _fill_placeholders(_below(located, ("base",)), "base")]
-    if not found:
+        return [filled for _, filled in _fill_placeholders(_below(located, ("base",)), "base")]
+    if not selected:
         located.add((), f"there is no variant {selector!r}", f"there are base, {', '.join(names)}")
         return [located]
     for key in data:
         if key != "base" and not key.startswith((OVERRIDE, ZIP)):
-            found[0].add((key,), f"{key!r} stands beside base, where only {OVERRIDE}* and {ZIP}* count")
-    return found
+            selected[0].add((key,), f"{key!r} stands beside base, where only {OVERRIDE}* and {ZIP}* count")
+    return selected
 
 
 def _variants_of(located: Located, key: str) -> Iterator[tuple[str, Located]]:
@@ -91,7 +91,7 @@ def _below(located: Located, path: Path) -> Located:
     value = located.data
     for part in path:
         value = value[part]
-    lines = {each[len(path) :]: line for each, line in located.lines.items() if each[: len(path)] == path}
+    lines = {key[len(path) :]: line for key, line in located.lines.items() if key[: len(path)] == path}
     return Located(value, located.source, lines, located.problems)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ratematch.errors import UserError
-from ratematch.exchange.results.foreign import ForeignRate, number
+from ratematch.exchange.results.foreign import number
+from ratematch.match.table import TableRow
 from ratematch.plan.parallelism import Parallelism
 
 DISAGG = ("(p)seq/s/worker", "(d)seq/s/worker", "(p)tp", "(d)tp")
@@ -23,8 +25,8 @@ def is_table(header: list[str]) -> bool:
     return set(DISAGG) <= set(header) or {*AGG, "moe_tp", "bs"} <= set(header)
 
 
-def read_rates(text: str, file: str) -> list[ForeignRate]:
-    """The rows of a table, each distinct server once.
+def read_rates(text: str, file: str) -> list[TableRow]:
+    """The rows of a table, each distinct server once, numbered anew from 2 (the header is row 1).
 
     A disaggregated row gives a ctx row ((p)seq/s/worker) and a gen row; ``tok_s`` of the latter is (d)seq/s/worker x
     OSL, so that matching divides it back to the same requests/s.
@@ -37,14 +39,15 @@ def read_rates(text: str, file: str) -> list[ForeignRate]:
     if not is_table(header):
         raise UserError(f"{file}: no columns of AIConfigurator: {', '.join(DISAGG)}, or {', '.join(AGG)}")
     disagg = set(DISAGG) <= set(header)
-    rates: list[ForeignRate] = []
+    rates: list[TableRow] = []
     for place, cells in enumerate(reader, 2):
         row = {(key or "").strip(): value for key, value in cells.items() if isinstance(value, str)}
         where = f"{file}: row {place}"
         rates += [_ctx(row, where), _gen(row, where)] if disagg else [_ifb(row, where)]
     if not rates:
         raise UserError(f"{file}: no row below the header")
-    return list({repr(rate): rate for rate in rates}.values())
+    distinct = {repr(rate): rate for rate in rates}
+    return [replace(rate, row=place) for place, rate in enumerate(distinct.values(), 2)]
 
 
 def _need(row: Mapping[str, str], key: str, where: str) -> float:
@@ -79,9 +82,10 @@ def _length(row: Mapping[str, str], key: str, where: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _ctx(row: Mapping[str, str], where: str) -> ForeignRate:
+def _ctx(row: Mapping[str, str], where: str) -> TableRow:
     mapping = _mapping(row, "(p)", where)
-    return ForeignRate(
+    return TableRow(
+        0,
         "ctx",
         mapping.label,
         mapping.gpus,
@@ -93,12 +97,13 @@ def _ctx(row: Mapping[str, str], where: str) -> ForeignRate:
     )
 
 
-def _gen(row: Mapping[str, str], where: str) -> ForeignRate:
+def _gen(row: Mapping[str, str], where: str) -> TableRow:
     mapping = _mapping(row, "(d)", where)
     osl, batch = int(_need(row, "osl", where)), _batch(row, "(d)", where)
     if batch is None:
         raise UserError(f"{where}: no (d)global_bs and no (d)bs: at which concurrency?")
-    return ForeignRate(
+    return TableRow(
+        0,
         "gen",
         mapping.label,
         mapping.gpus,
@@ -111,9 +116,10 @@ def _gen(row: Mapping[str, str], where: str) -> ForeignRate:
     )
 
 
-def _ifb(row: Mapping[str, str], where: str) -> ForeignRate:
+def _ifb(row: Mapping[str, str], where: str) -> TableRow:
     mapping = _mapping(row, "", where)
-    return ForeignRate(
+    return TableRow(
+        0,
         "ifb",
         mapping.label,
         mapping.gpus,
@@ -133,5 +139,5 @@ def _batch(row: Mapping[str, str], prefix: str, where: str) -> float | None:
     whole = number(row, f"{prefix}global_bs", where)
     if whole is not None:
         return whole
-    each = number(row, f"{prefix}bs", where)
-    return None if each is None else each * (number(row, f"{prefix}dp", where) or 1)
+    per_rank = number(row, f"{prefix}bs", where)
+    return None if per_rank is None else per_rank * (number(row, f"{prefix}dp", where) or 1)

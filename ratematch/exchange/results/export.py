@@ -14,10 +14,11 @@ from ratematch.analysis.flatrows import load_row, request_rows
 from ratematch.errors import UserError
 from ratematch.exchange.results import aiperf
 from ratematch.exchange.results.benchmark_serving import benchmark_serving_result
-from ratematch.exchange.results.foreign import RunAbout
+from ratematch.exchange.results.foreign import RunInfo
 from ratematch.exchange.results.inferencex import make_row
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
+from ratematch.store import layout
 from ratematch.store.files import write_aside
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from ratematch.store.records import read_records
@@ -58,32 +59,32 @@ def _stored(results: Results) -> Iterator[tuple[ExperimentFolder, Experiment, St
 
 def _write_records(results: Results, form: Form, output: Path, notes: list[str]) -> Iterator[Path]:
     for folder, experiment, stored in _stored(results):
-        file = stored.folder / "records.parquet"
+        file = stored.folder / layout.RECORDS
         if not file.exists():
             notes.append(f"{folder.path.name}/{stored.folder.name}: has no requests, only figures; left out")
             continue
-        records, about = read_records(file), _about(experiment, stored)
+        records, info = read_records(file), _make_info(experiment, stored)
         place = output / folder.path.name
         if form == "benchmark-serving":
-            yield _write_json(place / f"{stored.folder.name}.json", benchmark_serving_result(records, about))
+            yield _write_json(place / f"{stored.folder.name}.json", benchmark_serving_result(records, info))
             continue
         place = place / stored.folder.name
-        lines = aiperf.profile_export_lines(records, about, _warmup(stored))
+        lines = aiperf.profile_export_lines(records, info, _warmup(stored))
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         yield write_aside(place / aiperf.RECORDS_FILE, text.encode("utf-8"))
-        yield _write_json(place / aiperf.SUMMARY_FILE, aiperf.profile_export_aiperf(records, about))
+        yield _write_json(place / aiperf.SUMMARY_FILE, aiperf.profile_export_aiperf(records, info))
 
 
 def _warmup(stored: StoredLoad) -> list[RequestRecord]:
-    file = stored.folder / "warmup.parquet"
+    file = stored.folder / layout.WARMUP
     return read_records(file) if file.exists() else []
 
 
-def _about(experiment: Experiment, stored: StoredLoad) -> RunAbout:
+def _make_info(experiment: Experiment, stored: StoredLoad) -> RunInfo:
     """What an exported file says of the run; the records' clock is tied to the wall clock where the load tells it."""
     start, wall = stored.run.start_ns, stored.run.wall_start_ns
     offset = 0 if wall is None or start is None else wall - start
-    return RunAbout(experiment.model, "", stored.load, wall_offset_ns=offset, emulated=experiment.emulated)
+    return RunInfo(experiment.model, "", stored.load, wall_offset_ns=offset, emulated=experiment.emulated)
 
 
 def _write_rows(results: Results, output: Path, notes: list[str]) -> Iterator[Path]:

@@ -1,5 +1,4 @@
-"""Measurements of other tools, as one neutral value each. Pure;
-:mod:`ratematch.exchange.results.ingest` puts them into a store.
+"""Measurements of other tools, as one neutral value each. Pure; :mod:`ratematch.exchange.results.ingest` stores them.
 
 What a file does not say stays ``None`` and is named in ``missing``: nothing is guessed. Units are ours: ms, tokens,
 requests/s; what was another unit in the file is converted and no more.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ratematch.errors import UserError
@@ -87,81 +86,72 @@ class ForeignLoad:
 
 
 @dataclass(frozen=True)
-class ForeignRate:
-    """One row of a rate table, from a file about servers of one role. ``extra``: columns that are kept as they
-    are."""
+class RunFigures:
+    """Figures of a whole run as a file holds them, ramp and drain included; ``None`` where it does not.
 
-    role: ForeignRole
-    label: str
-    gpus: int
-    isl: int | None = None
-    osl: int | None = None
-    concurrency: float | None = None
-    req_s: float | None = None
-    tok_s: float | None = None
-    tpot_ms: float | None = None
-    ttft_ms: float | None = None
-    mtp: int | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-
-
-def whole_run(
-    *,
-    num_requests: int | None,
-    num_failed: int | None,
-    stats: Mapping[str, Stats | None],
-    req_s: float | None,
-    tok_s: float | None,
-    isl: float | None,
-    osl: float | None,
-    tool: Tool,
-    acceptance_length: float | None = None,
-) -> Measurement:
-    """Figures of a whole run as a measurement: ramp and drain are in its rates, and it says so.
-
-    ``in_flight`` is what Little's law makes of rate and latency, for no such file tells it. ``num_requests``:
-    ``None``
-    when the file does not tell it either; it is 0 in the measurement then, and said.
+    ``stats``: distributions by our names (``ttft_ms``, ``tpot_ms``, ``itl_ms``, ``e2el_ms``). ``req_s``, ``tok_s``:
+    requests/s and output tokens/s. ``isl``, ``osl``: mean lengths in tokens.
     """
-    ttft, tpot = stats.get("ttft_ms"), stats.get("tpot_ms")
-    in_flight = None
-    if req_s and ttft is not None and osl:
-        decode = (osl - 1) * tpot.mean if tpot is not None else 0.0
-        in_flight = req_s * (ttft.mean + decode) / 1000
-    failed, asked = num_failed or 0, num_requests or 0
+
+    num_requests: int | None
+    num_failed: int | None
+    stats: Mapping[str, Stats | None]
+    req_s: float | None
+    tok_s: float | None
+    isl: float | None
+    osl: float | None
+    acceptance_length: float | None = None
+
+    @property
+    def in_flight(self) -> float | None:
+        """Requests in flight by Little's law, from rate and latency; no such file holds them."""
+        ttft, tpot = self.stats.get("ttft_ms"), self.stats.get("tpot_ms")
+        if not self.req_s or ttft is None or not self.osl:
+            return None
+        decode_ms = (self.osl - 1) * tpot.mean if tpot is not None else 0.0
+        return self.req_s * (ttft.mean + decode_ms) / 1000
+
+
+def measure_run(figures: RunFigures, tool: Tool) -> Measurement:
+    """The measurement that ``figures`` of ``tool`` make, with a warning that ramp and drain are in its rates.
+
+    A number of requests that the file does not hold is 0 in the measurement, with a warning.
+    """
+    total, failed = figures.num_requests or 0, figures.num_failed or 0
     reasons = []
-    if num_requests is not None and not num_requests - failed:
+    if figures.num_requests is not None and not figures.num_requests - failed:
         reasons.append("no request was answered")
-    elif failed > DEFAULT_LIMITS.failed * asked:
-        reasons.append(f"{failed} of {asked} requests failed")
+    elif failed > DEFAULT_LIMITS.failed * total:
+        reasons.append(f"{failed} of {total} requests failed")
     warnings = [f"imported from {tool}: rates are of the whole run, ramp and drain included"]
-    if num_requests is None:
+    if figures.num_requests is None:
         warnings.append("the file does not tell how many requests there were")
-    if num_failed is None:
+    if figures.num_failed is None:
         warnings.append("the file does not tell how many requests failed")
+    tpot, in_flight = figures.stats.get("tpot_ms"), figures.in_flight
     return Measurement(
-        num_requests=asked,
-        num_ok=asked - failed,
+        num_requests=total,
+        num_ok=total - failed,
         num_failed=failed,
         window=None,
-        ttft_ms=ttft,
+        ttft_ms=figures.stats.get("ttft_ms"),
         tpot_ms=tpot,
-        itl_ms=stats.get("itl_ms"),
-        e2el_ms=stats.get("e2el_ms"),
+        itl_ms=figures.stats.get("itl_ms"),
+        e2el_ms=figures.stats.get("e2el_ms"),
         send_lag_ms=None,
         tok_s_user=1000 / tpot.mean if tpot is not None and tpot.mean else None,
-        tok_s=tok_s,
-        req_s=req_s,
-        tok_s_run=tok_s,
-        req_s_run=req_s,
-        isl_mean=isl,
-        osl_mean=osl,
+        tok_s=figures.tok_s,
+        req_s=figures.req_s,
+        tok_s_run=figures.tok_s,
+        req_s_run=figures.req_s,
+        isl_mean=figures.isl,
+        osl_mean=figures.osl,
         in_flight=in_flight,
         little=1.0 if in_flight else None,
         valid=not reasons,
         reasons=tuple(reasons),
         warnings=tuple(warnings),
-        acceptance_length=acceptance_length,
+        acceptance_length=figures.acceptance_length,
     )
 
 
@@ -210,7 +200,7 @@ def number(content: Mapping[str, Any], key: str, where: str) -> float | None:
 
 
 def parse_servers(text: str) -> Servers:
-    """Servers a person typed: ``2xDEP4``, or ``DEP4`` for one.
+    """Servers as typed: ``2xDEP4``, or ``DEP4`` for one.
 
     Raises:
         UserError: another form.
@@ -224,18 +214,19 @@ def parse_servers(text: str) -> Servers:
         raise UserError(f"{text!r}: write servers as 2xDEP4 (instances x mapping)") from error
 
 
-def lay_over(found: Hints, said: Hints) -> Hints:
-    """What a person said in the place of what the file says."""
-    given = {name: value for name in Hints.__dataclass_fields__ if (value := getattr(said, name)) is not None}
-    return replace(found, **given)
+def lay_over(below: Hints, above: Hints) -> Hints:
+    """``below`` with everything replaced that ``above`` knows."""
+    known = {name: value for name in Hints.__dataclass_fields__ if (value := getattr(above, name)) is not None}
+    return replace(below, **known)
 
 
 def list_missing(content: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    """The ``keys`` that are not in ``content``, or null there."""
     return tuple(key for key in keys if content.get(key) is None)
 
 
 @dataclass(frozen=True)
-class RunAbout:
+class RunInfo:
     """One load, as an exported file describes it.
 
     ``wall_offset_ns``: wall clock (Unix epoch) minus the records' monotonic clock, ns. ``emulated``: no GPU stood

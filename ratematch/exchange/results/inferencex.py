@@ -7,17 +7,20 @@ decode GPUs only where prefill and decode are apart. Precision, recipe and image
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ratematch.errors import UserError
 from ratematch.exchange.results.foreign import (
     ForeignLoad,
     Hints,
+    RunFigures,
     Servers,
+    Tool,
     list_missing,
     make_stats,
+    measure_run,
     number,
-    whole_run,
 )
 from ratematch.measure.measurement import Measurement
 from ratematch.measure.stats import Stats
@@ -26,18 +29,12 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.parallelism import Parallelism
 
-KEYS: tuple[str, ...] = (
-    "hw",
-    "model",
-    "conc",
-    "isl",
-    "osl",
-    "disagg",
-    "spec_decoding",
-    "tput_per_gpu",
-    "output_tput_per_gpu",
-)
-KEYS += ("mean_ttft", "mean_tpot", "mean_e2el")
+TOOL: Tool = "InferenceX"
+KEYS = (
+    "hw", "model", "conc", "isl", "osl", "disagg", "spec_decoding", "tput_per_gpu", "output_tput_per_gpu",
+    "mean_ttft", "mean_tpot", "mean_e2el",
+)  # fmt: skip
+"""Keys that a complete row has."""
 NAMES = {"mean": "mean", "std": "std", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
 """Our names of what a distribution holds, and theirs."""
 NO_DRAFTS = ("", "none", "off", "stp", "false")
@@ -56,28 +53,17 @@ def read_row(row: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
     """
     where = f"{file}{f': {place}' if place else ''}"
     row = {**row, **(row.get("metrics") or {})}  # the application's API nests what the files have flat
-    disagg = str(row.get("disagg", "")).lower() == "true"
-    ctx = gen = agg = None
-    if disagg:
-        ctx, gen = _servers(row, "prefill_", where), _servers(row, "decode_", where)
-        gpus, out_gpus = ctx.gpus + gen.gpus, gen.gpus
-        for key, servers in (("num_prefill_gpu", ctx), ("num_decode_gpu", gen)):
-            told = number(row, key, where)
-            if told is not None and told != servers.gpus:
-                raise UserError(f"{where}: {key} is {told:g}, and the layout makes {servers.gpus}")
-    else:
-        agg = _servers(row, "", where)
-        gpus = out_gpus = agg.gpus
+    layout = _read_layout(row, where)
     total, output = number(row, "tput_per_gpu", where), number(row, "output_tput_per_gpu", where)
-    tok_s = None if output is None else output * out_gpus
+    tok_s = None if output is None else output * layout.output_gpus
     conc, e2el = number(row, "conc", where), number(row, "mean_e2el", where)
     req_s = conc / e2el if conc and e2el else None
-    stats = {f"{name}_ms": _stats(row, name, where) for name in ("ttft", "tpot", "itl", "e2el")}
+    stats = {f"{name}_ms": _read_stats(row, name, where) for name in ("ttft", "tpot", "itl", "e2el")}
     osl = tok_s / req_s if tok_s is not None and req_s else None
-    isl = (total * gpus - tok_s) / req_s if total is not None and tok_s is not None and req_s else None
+    isl = (total * layout.gpus - tok_s) / req_s if total is not None and tok_s is not None and req_s else None
     missing = list_missing(row, KEYS)
     requests = number(row, "num_prompts", where)  # ratematch writes it; InferenceX does not
-    figures = whole_run(
+    figures = RunFigures(
         num_requests=None if requests is None else int(requests),
         num_failed=None,
         stats=stats,
@@ -85,40 +71,56 @@ def read_row(row: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
         tok_s=tok_s,
         isl=isl,
         osl=osl,
-        tool="InferenceX",
     )
     drafts = str(row.get("spec_decoding") or "none").lower()
     emulated = row.get("emulated")
     hints = Hints(
         model=str(row["model"]) if row.get("model") else None,
         gpu=str(row["hw"]).split("-")[0].lower() if row.get("hw") else None,
-        engine=_engine(row),
+        engine=_read_engine(row),
         isl=number(row, "isl", where),
         osl=number(row, "osl", where),
         concurrency=int(conc) if conc else None,
-        ctx=ctx,
-        gen=gen,
-        agg=agg,
-        mtp=0 if drafts in NO_DRAFTS else _drafts(row, where),
+        ctx=layout.ctx,
+        gen=layout.gen,
+        agg=layout.agg,
+        mtp=0 if drafts in NO_DRAFTS else _read_drafts(row, where),
         emulated=emulated if isinstance(emulated, bool) else None,
     )
     if hints.mtp is None:
         missing = (*missing, "number of draft tokens (spec_decoding does not tell it)")
-    return ForeignLoad("InferenceX", file, hints, place, figures=figures, missing=missing)
+    return ForeignLoad(TOOL, file, hints, place, figures=measure_run(figures, TOOL), missing=missing)
 
 
-def _engine(row: Mapping[str, Any]) -> str | None:
-    """``name/version``; the container's image stands for the version where nothing else does."""
-    version = row.get("engine_version") or row.get("image")
-    return f"{row['framework']}/{version or 'unknown'}" if row.get("framework") else None
+@dataclass(frozen=True)
+class _Layout:
+    """Servers of a row. ``output_gpus``: GPUs that its output rate is per, the decode GPUs where they are apart."""
+
+    ctx: Servers | None = None
+    gen: Servers | None = None
+    agg: Servers | None = None
+
+    @property
+    def gpus(self) -> int:
+        return sum(servers.gpus for servers in (self.ctx, self.gen, self.agg) if servers is not None)
+
+    @property
+    def output_gpus(self) -> int:
+        return self.gpus if self.gen is None else self.gen.gpus
 
 
-def _drafts(row: Mapping[str, Any], where: str) -> int | None:
-    told = number(row, "num_draft_tokens", where)  # written by ratematch, as an extra field
-    return None if told is None else int(told)
+def _read_layout(row: Mapping[str, Any], where: str) -> _Layout:
+    if str(row.get("disagg", "")).lower() != "true":
+        return _Layout(agg=_read_servers(row, "", where))
+    ctx, gen = _read_servers(row, "prefill_", where), _read_servers(row, "decode_", where)
+    for key, servers in (("num_prefill_gpu", ctx), ("num_decode_gpu", gen)):
+        gpus = number(row, key, where)
+        if gpus is not None and gpus != servers.gpus:
+            raise UserError(f"{where}: {key} is {gpus:g}, and the layout makes {servers.gpus}")
+    return _Layout(ctx=ctx, gen=gen)
 
 
-def _servers(row: Mapping[str, Any], prefix: str, where: str) -> Servers:
+def _read_servers(row: Mapping[str, Any], prefix: str, where: str) -> Servers:
     tp = number(row, f"{prefix}tp", where)
     if tp is None:
         raise UserError(f"{where}: no {prefix}tp: not a row with its layout")
@@ -132,7 +134,18 @@ def _servers(row: Mapping[str, Any], prefix: str, where: str) -> Servers:
     return Servers(mapping, int(workers))
 
 
-def _stats(row: Mapping[str, Any], name: str, where: str) -> Stats | None:
+def _read_engine(row: Mapping[str, Any]) -> str | None:
+    """``name/version``; the container's image stands for the version where nothing else does."""
+    version = row.get("engine_version") or row.get("image")
+    return f"{row['framework']}/{version or 'unknown'}" if row.get("framework") else None
+
+
+def _read_drafts(row: Mapping[str, Any], where: str) -> int | None:
+    drafts = number(row, "num_draft_tokens", where)  # written by ratematch, as an extra field
+    return None if drafts is None else int(drafts)
+
+
+def _read_stats(row: Mapping[str, Any], name: str, where: str) -> Stats | None:
     values = {ours: number(row, f"{theirs}_{name}", where) for ours, theirs in NAMES.items()}
     return make_stats({key: None if value is None else 1000 * value for key, value in values.items()}, 0)
 
@@ -166,11 +179,11 @@ def make_row(experiment: Experiment, load: Load, figures: Measurement) -> dict[s
     }
     if deployment.agg is not None:
         output_gpus = input_gpus = deployment.agg.gpus
-        row |= {"disagg": False, "is_multinode": False, **_layout("", deployment.agg)}
+        row |= {"disagg": False, "is_multinode": False, **_write_layout("", deployment.agg)}
     elif deployment.ctx is not None and deployment.gen is not None and experiment.stage == "e2e":
         input_gpus, output_gpus = deployment.ctx.gpus, deployment.gen.gpus
         row |= {"disagg": True, "is_multinode": True}
-        row |= {**_layout("prefill_", deployment.ctx), **_layout("decode_", deployment.gen)}
+        row |= {**_write_layout("prefill_", deployment.ctx), **_write_layout("decode_", deployment.gen)}
         row |= {"num_prefill_gpu": input_gpus, "num_decode_gpu": output_gpus}
     else:
         return None
@@ -190,7 +203,7 @@ def make_row(experiment: Experiment, load: Load, figures: Measurement) -> dict[s
     return row
 
 
-def _layout(prefix: str, group: ServerGroup) -> dict[str, Any]:
+def _write_layout(prefix: str, group: ServerGroup) -> dict[str, Any]:
     mapping = group.mapping
     row = {
         f"{prefix}tp": mapping.tp,
