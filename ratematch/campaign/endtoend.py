@@ -26,7 +26,7 @@ from ratematch.plan.workload import Workload
 from ratematch.search.candidates import Rate
 from ratematch.search.price import Pricing
 from ratematch.simulate.forecasts import to_measurement
-from ratematch.simulate.predict import Forecast
+from ratematch.simulate.steadystate import Forecast
 from ratematch.store.folder import Results
 
 SEARCHING, AT_END = "while servers were searched", "when all servers were measured"

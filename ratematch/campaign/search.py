@@ -40,7 +40,7 @@ from ratematch.search.space import lengthen, make_space, read_known, shorten
 from ratematch.search.view import View
 from ratematch.search.workloads import decide_among, go_on_among, share_deviations, share_hours
 from ratematch.simulate.forecasts import forecast_experiment
-from ratematch.simulate.predict import Forecast
+from ratematch.simulate.steadystate import Forecast
 from ratematch.store.folder import Results
 
 

@@ -1,6 +1,6 @@
-"""A sweep's figures before it runs: forecasts of every load, corrected by what results teach, then matched.
+"""A sweep's figures before it runs: forecasts of every load, corrected by measured results, then matched.
 
-Predicted figures are only ever put together with predicted ones: what comes out is an analysis of its own.
+Predicted figures are matched with predicted ones only, in an analysis of their own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
 from ratematch.simulate.plan import plan_simulation
-from ratematch.simulate.predict import Forecast, forecast
 from ratematch.simulate.service import Service
+from ratematch.simulate.steadystate import Forecast, forecast
 from ratematch.simulate.timeline import Timeline
 from ratematch.store.folder import Results
 
@@ -57,19 +57,19 @@ def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, 
 
 
 def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:
-    """Forecast every load of ``experiments`` and match them; ``results`` teach how far off forecasts are.
+    """Forecast every load of ``experiments`` and match them; ``results``: measurements that correct the forecasts.
 
     Raises:
         RatematchError: servers of an experiment would not start.
     """
     forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
     families = {family_of(experiment) for experiment in experiments}
-    taught = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
-    effects = estimate_effects({family: taught.get(family, []) for family in families})
+    by_family = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
+    effects = estimate_effects({family: by_family.get(family, []) for family in families})
     rows = tuple(
-        Measured(experiment, load, to_measurement(predicted, effects[family_of(experiment)].factor))
+        Measured(experiment, load, to_measurement(forecast_of_load, effects[family_of(experiment)].factor))
         for experiment in experiments
-        for load, predicted in forecasts[experiment.id].items()
+        for load, forecast_of_load in forecasts[experiment.id].items()
     )
     limits = sweep.constraints
     question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus, draws=0)
@@ -78,7 +78,7 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         sweep.step_times,
         analyses,
         tuple(effects[name] for name in sorted(effects)),
-        sum(map(len, taught.values())),
+        sum(map(len, by_family.values())),
         rows,
     )
 
@@ -88,7 +88,7 @@ def deviations(
 ) -> dict[str, list[float]]:
     """By family, the log of measured over predicted speed of each server: the mean over its valid loads.
 
-    Speed is requests/s, of generation tokens/s/user. End-to-end runs teach nothing here. ``step_times``: the model
+    Speed is requests/s, of generation tokens/s/user. End-to-end runs are not used. ``step_times``: the model
     that predicts, whichever one stands behind figures that are emulated themselves.
     """
     by_experiment: dict[str, list[Measured]] = {}

@@ -144,7 +144,7 @@ class _Phase:
             _fill(record, reply)
             then(self._timeline.now_s)
 
-        self._service.ask(isl, osl, ended)
+        self._service.send(isl, osl, ended)
         return True
 
     def health(self, wall_ns: int) -> ClientHealth:

@@ -1,4 +1,4 @@
-"""What would be launched, told without launching anything: the plan of an experiment in virtual time."""
+"""The launch plan of an experiment in virtual time: what would be launched, without launching anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
         raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
     stand_in = replace(cluster, emulated=True)
     nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
-    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)  # which nobody will ever reach
+    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)  # nothing listens on these ports
     plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))

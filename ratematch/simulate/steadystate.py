@@ -1,8 +1,8 @@
-"""What a load will measure, from the mean step of its steady state: a formula's answer, in under a millisecond.
+"""Forecast of a load from the mean step of its steady state: a formula, in under a millisecond.
 
-The step-time model is the emulator's; what is approximated is everything around it. Prompts meet in steps as requests
-sent together do (the first starts alone), sequences are spread evenly over ranks and are in the middle of their
-output on average. ``docs/simulation.md`` says how far that is from the simulation.
+The step-time model is the emulator's; everything around it is approximated. Of prompts that are sent together the
+first starts a step alone; sequences are spread evenly over ranks and are in the middle of their output on average.
+``docs/search.md`` says how far that is from the simulation.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Steady:
         self._most = self._ranks * max(1, min(config.slots, int(config.kv_blocks // held)))
 
     def _seconds(self, prompts: float, decoding: float) -> float:
-        """A step with so many prompts and decoding sequences, dealt out to the ranks one by one."""
+        """Of a step with these numbers of prompts and decoding sequences, dealt out to the ranks one by one."""
         kv = self._isl + self._osl / 2
         loads = []
         for rank in range(self._ranks):
@@ -79,7 +79,7 @@ class _Steady:
         return self._step_time.seconds(StepBatch(tuple(loads)), self._config.overlap)
 
     def _groups(self, waiting: float, most: float) -> tuple[float, float]:
-        """Prompts of two steps in a row in a closed loop: who comes first starts alone, the others wait for it."""
+        """Prompts of two consecutive steps in a closed loop: the first starts alone, the others wait for its end."""
         first = min(most, max(1.0, waiting - 1))
         return first, min(most, max(0.0, waiting - first))
 
@@ -100,7 +100,7 @@ class _Steady:
         return req_s, in_flight / req_s - (self._osl - 1) * tpot_s, tpot_s
 
     def mix(self, in_flight: float) -> tuple[float, float, float]:
-        """In-flight batching: over the iterations of one request, the others' prompts each cost a step its length."""
+        """In-flight batching: the prompts of the other requests lengthen some of the iterations of one request."""
         held = min(in_flight, float(self._most))
         config = self._config
         room = config.token_budget - held / self._ranks * self._query
@@ -112,7 +112,7 @@ class _Steady:
         steps_with_prompts = max(0.0, held / size - 1)
         slower = min(iterations, steps_with_prompts)
         decoding_s = (iterations - slower) * decode_s + slower * mixed_s
-        # More prompt steps than iterations: they cannot all be hidden among them, the rest is waited for.
+        # More prompt steps than iterations: the request waits for those beyond its own iterations.
         waited_s = max(0.0, steps_with_prompts - iterations) * mixed_s
         first_s = mixed_s + decode_s / 2 + waited_s + self._http_s
         req_s = held / (first_s + decoding_s)
@@ -121,7 +121,7 @@ class _Steady:
 
 
 def _share(total: float, ranks: int, rank: int) -> float:
-    """What rank number ``rank`` has of ``total`` sequences dealt out in turn; a fraction goes to the first."""
+    """Sequences of rank ``rank`` if ``total`` are dealt out in turn; a fraction goes to the next rank in turn."""
     whole = math.floor(total)
     share = whole // ranks + (rank < whole % ranks)
     return share + (total - whole if rank == whole % ranks else 0.0)

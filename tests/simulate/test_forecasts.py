@@ -19,8 +19,8 @@ from ratematch.plan.workload import Workload
 from ratematch.simulate.forecasts import deviations, predict_sweep, to_measurement
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
-from ratematch.simulate.predict import forecast
 from ratematch.simulate.service import Service
+from ratematch.simulate.steadystate import forecast
 from ratematch.simulate.timeline import Timeline
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -74,7 +74,7 @@ def test_a_prediction_is_labelled_and_corrected_by_what_was_measured():
             ]
 
     def to_measurement_at(row: Measured, factor: float):
-        from ratematch.simulate.predict import Forecast
+        from ratematch.simulate.steadystate import Forecast
 
         figures = row.measurement
         tpot_s = figures.tpot_ms.mean / 1000 if figures.tpot_ms else 0.0
@@ -88,5 +88,5 @@ def test_a_prediction_is_labelled_and_corrected_by_what_was_measured():
     assert by_family["ifb TEP"].factor == 1.0
     best = max(point.tok_s_gpu for point in learnt.analyses[0].rate_matched)
     assert best == pytest.approx(0.8 * max(point.tok_s_gpu for point in analysis.rate_matched), rel=0.03)
-    found = deviations(Taught().measured(), sweep.cluster)
-    assert all(value == pytest.approx(math.log(0.8)) for values in found.values() for value in values)
+    deviations_by_family = deviations(Taught().measured(), sweep.cluster)
+    assert all(value == pytest.approx(math.log(0.8)) for values in deviations_by_family.values() for value in values)
