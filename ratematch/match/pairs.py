@@ -25,6 +25,7 @@ from ratematch.match.noise import Noise
 from ratematch.match.points import Point
 from ratematch.match.solver import Problem, Rows
 from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.experiment import ORIGINS, Origin
 from ratematch.plan.load import Constraints
 
 MOST_TURNS = 100
@@ -50,8 +51,7 @@ class CtxOption:
     """TTFT measured at each capacity, s, at the percentile of the constraints."""
     layout: str = ""
     """Of its KV cache."""
-    emulated: bool = False
-    simulated: bool = False
+    origin: Origin = "real"
 
     @property
     def servers(self) -> ServerGroup:
@@ -75,8 +75,7 @@ class GenOption:
     noise: tuple[Noise | None, ...] = ()
     """Of the rate at each load of the curve."""
     layout: str = ""
-    emulated: bool = False
-    simulated: bool = False
+    origin: Origin = "real"
     tokens_from_ctx: int = 1
     """Tokens of an answer that the rates do not count, for ctx sends them; 0 where they count all (tables)."""
 
@@ -166,8 +165,7 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
             rates=Ctx(group.mapping.gpus, curve, ()),
             group=one_instance(group),
             layout=rows[0].layout,
-            emulated=experiment.emulated,
-            simulated=experiment.simulated,
+            origin=experiment.origin,
         )
         candidates.append((option, allowed))
     return keep_capacities(candidates)
@@ -244,8 +242,7 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
                 group=one_instance(group),
                 noise=tuple({load: noise for load, _, _, noise in points}.values()),
                 layout=rows[0].layout,
-                emulated=experiment.emulated,
-                simulated=experiment.simulated,
+                origin=experiment.origin,
             )
         )
     return options
@@ -316,6 +313,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
     ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
     in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
+    origin = max(ctx.origin, gen.origin, key=ORIGINS.index)
     return Point(
         kind="rate_matched",
         workload=workload,
@@ -338,8 +336,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         limit=plan.limit,
         ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),
         clamped=plan.clamped,
-        emulated=ctx.emulated or gen.emulated,
-        simulated=ctx.simulated or gen.simulated,
+        emulated=origin != "real",
+        simulated=origin == "simulated",
         sources=(ctx.source, gen.source),
         flags=flags,
     )
