@@ -141,7 +141,18 @@ def make_few() -> WorkloadAnalysis:
     bound = tuple(replace(p, kind="bound", tok_s_gpu=1.05 * p.tok_s_gpu) for p in matched)
     e2e = (replace(matched[1], kind="end_to_end", little=1.0, tok_s_user=46.5, tok_s_gpu=129.0),)
     return WorkloadAnalysis(
-        workload, "emulated", bound, matched, e2e, ifb, matched, (*e2e, *ifb), (), (), (), ("one end-to-end point only",)
+        workload,
+        "emulated",
+        bound,
+        matched,
+        e2e,
+        ifb,
+        matched,
+        (*e2e, *ifb),
+        (),
+        (),
+        (),
+        ("one end-to-end point only",),
     )
 
 
