@@ -20,7 +20,7 @@ Rates = Mapping[str, Mapping[int, Rate]]
 
 @dataclass
 class Truth:
-    """Rates of every candidate, and what is found when it is measured."""
+    """Rates of every candidate, and what measuring it gives."""
 
     space: Space
     rates: Rates

@@ -96,10 +96,8 @@ def analyze_inputs(inputs: Inputs) -> Analysis:
     analysis = analyze(inputs.measured, question, sweep=inputs.sweep, links=find_links(inputs.measured))
     if not inputs.imported:
         return analysis
-    return replace(
-        analysis,
-        workloads=tuple(replace(each, notes=(*inputs.imported, *each.notes)) for each in analysis.workloads),
-    )
+    workloads = (replace(workload, notes=(*inputs.imported, *workload.notes)) for workload in analysis.workloads)
+    return replace(analysis, workloads=tuple(workloads))
 
 
 def _count_imported(results: Results) -> list[str]:

@@ -44,8 +44,8 @@ def compare_results(
     """
     opened = [Results.open(before), Results.open(after)]
     inputs = [analyze.read_inputs(results, question) for results in opened]
-    first, second = (analyze.analyze_inputs(each) for each in inputs)
-    origins = [each.measured[0].experiment.origin for each in inputs]
+    first, second = (analyze.analyze_inputs(own) for own in inputs)
+    origins = [own.measured[0].experiment.origin for own in inputs]
     if origins[0] != origins[1]:
         raise UserError(f"{before} is {origins[0]} and {after} is {origins[1]}: such figures are never compared")
     if first.model != second.model:

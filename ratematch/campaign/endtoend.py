@@ -13,7 +13,7 @@ from ratematch.analysis.rows import find_layout, measured_in_detail
 from ratematch.campaign.decisions import ChosenRun, read_chosen_runs, write_chosen_runs
 from ratematch.campaign.turn import Turn
 from ratematch.match.analysis import select_workload
-from ratematch.match.choose import Choice, Key, Runs, Spending, certain, choose_end_to_end
+from ratematch.match.choose import Key, RunChoice, Runs, Spending, certain, choose_end_to_end
 from ratematch.match.points import Point
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
@@ -24,7 +24,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.search.candidates import Rate
-from ratematch.search.price import Promised
+from ratematch.search.price import Pricing
 from ratematch.simulate.forecasts import to_measurement
 from ratematch.simulate.predict import Forecast
 from ratematch.store.folder import Results
@@ -60,7 +60,7 @@ def choose(
     *,
     already: Mapping[Key, bool] | None = None,
     chance: Callable[[Point], float] = certain,
-) -> list[Choice]:
+) -> list[RunChoice]:
     """Choices for one workload as the sweep file wants them; see :func:`choose_end_to_end`."""
     plan, cluster, limits = sweep.e2e, sweep.cluster, sweep.constraints
     assert plan is not None
@@ -74,12 +74,12 @@ def choose(
     return choose_end_to_end(measured, workload, question, runs, spending, already=already, chance=chance)
 
 
-def _spending(promised: Promised, gpu_hours: float) -> Spending:
+def _spending(pricing: Pricing, gpu_hours: float) -> Spending:
     """What runs may cost at the price that servers are held against."""
-    return Spending(gpu_hours, promised.price_per_hour, promised.whole)
+    return Spending(gpu_hours, pricing.price_per_hour, pricing.reachable_area)
 
 
-def _experiment(sweep: Sweep, choice: Choice) -> Experiment:
+def _experiment(sweep: Sweep, choice: RunChoice) -> Experiment:
     assert sweep.e2e is not None
     loads = tuple(
         load for concurrency in choice.concurrencies for load in sweep.e2e.loads.at_concurrency(concurrency)
@@ -88,7 +88,7 @@ def _experiment(sweep: Sweep, choice: Choice) -> Experiment:
     return experiment_of(sweep, "e2e", deployment, choice.workload, loads)
 
 
-def _chosen_run(choice: Choice, experiment: Experiment, when: str, after: int | None = None) -> ChosenRun:
+def _chosen_run(choice: RunChoice, experiment: Experiment, when: str, after: int | None = None) -> ChosenRun:
     sources, ctx, gen = choice.key
     return ChosenRun(
         workload=choice.workload.label,
@@ -139,24 +139,24 @@ class EndToEnd:
         self._taken: dict[str, Experiment] = {}
         self._layouts: dict[str, str] = {}
 
-    def worth(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> list[Choice]:
-        """The runs that would be chosen if everything turned out as promised."""
-        expected = [self._promise(server.id, load, rate) for server, load, rate in promised.rates()]
-        return self._choose(turn, [*self._rows(turn), *expected], workload, _spending(promised, gpu_hours))
+    def worth(self, turn: Turn, workload: Workload, pricing: Pricing, gpu_hours: float) -> list[RunChoice]:
+        """The runs that would be chosen if everything turned out as forecast."""
+        expected = [self._promise(server.id, load, rate) for server, load, rate in pricing.expected_rates()]
+        return self._choose(turn, [*self._rows(turn), *expected], workload, _spending(pricing, gpu_hours))
 
-    def find_next(self, turn: Turn, workload: Workload, promised: Promised, gpu_hours: float) -> Choice | None:
+    def find_next(self, turn: Turn, workload: Workload, pricing: Pricing, gpu_hours: float) -> RunChoice | None:
         """Of the runs of measured servers the one that is expected to bring most per GPU-hour, if that is worth the
         price; what it brings is discounted by the chance that servers still planned push it off the front."""
         choices = self._choose(
             turn,
             self._rows(turn),
             workload,
-            replace(_spending(promised, gpu_hours), one_at_least=False),
-            chance=lambda point: promised.stays(point.tok_s_user, point.tok_s_gpu),
+            replace(_spending(pricing, gpu_hours), one_at_least=False),
+            chance=lambda point: pricing.chance_on_front(point.tok_s_user, point.tok_s_gpu),
         )
         return max(choices, key=lambda choice: (choice.share_per_hour, choice.predicted.label), default=None)
 
-    def take(self, choice: Choice, when: str = SEARCHING, after: int | None = None) -> Experiment:
+    def take(self, choice: RunChoice, when: str = SEARCHING, after: int | None = None) -> Experiment:
         """Write a choice, and make it an experiment. ``after``: number of the last decision on servers."""
         experiment = _experiment(self.sweep, choice)
         # In this order: a choice that is on record has a folder to go on in.
@@ -202,7 +202,7 @@ class EndToEnd:
         workload: Workload,
         spending: Spending,
         chance: Callable[[Point], float] = certain,
-    ) -> list[Choice]:
+    ) -> list[RunChoice]:
         rows, already = select_workload(rows, workload), self._already(turn, workload)
         return choose(self.sweep, rows, workload, spending, already=already, chance=chance)
 

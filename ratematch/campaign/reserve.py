@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from ratematch.campaign.decisions import ReservedHours
 from ratematch.campaign.endtoend import EndToEnd
 from ratematch.campaign.turn import Turn
-from ratematch.match.choose import Choice as RunChoice
+from ratematch.match.choose import RunChoice
 from ratematch.plan.workload import Workload
 from ratematch.search.decide import Choice as ServerChoice
-from ratematch.search.price import Promised, settle
+from ratematch.search.price import Pricing, settle_price
 from ratematch.search.view import View
 
 
 @dataclass
 class _RunCost:
-    """GPU-hours of the end-to-end runs that would be worth it on a promised front of one workload.
+    """GPU-hours of the end-to-end runs that would be worth it at a pricing of one workload's hours.
 
     ``choices``: those runs, as of the last call.
     """
@@ -32,39 +32,39 @@ class _RunCost:
     turn: Turn
     choices: list[RunChoice] = field(default_factory=list)
 
-    def __call__(self, promised: Promised) -> float:
-        self.choices = self.runs.worth(self.turn, self.workload, promised, self.gpu_hours)
+    def __call__(self, pricing: Pricing) -> float:
+        self.choices = self.runs.worth(self.turn, self.workload, pricing, self.gpu_hours)
         return sum(choice.gpu_hours for choice in self.choices)
 
 
 def reserve_hours(
     runs: EndToEnd, turn: Turn, workload: Workload, view: View, gpu_hours: float, before: float
-) -> tuple[Promised, ReservedHours]:
-    """What is promised of the servers of ``workload`` within its ``gpu_hours``, and what it keeps of them for runs.
+) -> tuple[Pricing, ReservedHours]:
+    """The pricing of the ``gpu_hours`` of ``workload``, and what it keeps of them for end-to-end runs.
 
     ``before``: GPU-hours that were kept at the last decision; most often they still hold.
     """
     cost = _RunCost(runs, workload, gpu_hours, turn)
-    promised, kept = settle(view, gpu_hours, cost, before)
-    return promised, ReservedHours(kept, promised.price, tuple(choice.deployment.label for choice in cost.choices))
+    pricing, kept = settle_price(view, gpu_hours, cost, before)
+    return pricing, ReservedHours(kept, pricing.price, tuple(choice.deployment.label for choice in cost.choices))
 
 
 def best_runs(
     runs: EndToEnd,
     turn: Turn,
-    promised: Mapping[str, Promised],
+    pricings: Mapping[str, Pricing],
     reserved: Mapping[str, ReservedHours],
     gpu_hours: float,
 ) -> dict[str, RunChoice]:
     """By workload, the end-to-end run of measured servers that brings most per GPU-hour, if that is worth its price.
 
-    ``promised``, ``reserved``: see :func:`reserve_hours`, by workload. ``gpu_hours``: all that are left.
+    ``pricings``, ``reserved``: see :func:`reserve_hours`, by workload. ``gpu_hours``: all that are left.
     """
     best: dict[str, RunChoice] = {}
     for workload in runs.sweep.workloads:
         label = workload.label
         others = sum(hours.gpu_hours for other, hours in reserved.items() if other != label)
-        if run := runs.find_next(turn, workload, promised[label], max(0.0, gpu_hours - others)):
+        if run := runs.find_next(turn, workload, pricings[label], max(0.0, gpu_hours - others)):
             best[label] = run
     return best
 

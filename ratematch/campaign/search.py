@@ -34,11 +34,11 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.search.candidates import Candidate, Known, Rate, Space
 from ratematch.search.decide import Choice, Decision
-from ratematch.search.price import Promised
-from ratematch.search.repeats import TARGET_CI, Longer, find_longer, pool
+from ratematch.search.price import Pricing
+from ratematch.search.repeats import TARGET_CI, LongerRunOffer, find_longer_run, pool
 from ratematch.search.space import lengthen, make_space, read_known, shorten
 from ratematch.search.view import View
-from ratematch.search.workloads import decide_among, go_on_among, share, teach
+from ratematch.search.workloads import decide_among, go_on_among, share_deviations, share_hours
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.simulate.predict import Forecast
 from ratematch.store.folder import Results
@@ -109,9 +109,9 @@ class Search:
             choice = go_on_among(spaces, label, known, running, name, rest, spent).choice
             if choice is not None:
                 return self._take(turn, label, choice, start=False)
-            hours = share(spaces, rest, spent)[label]
+            hours = share_hours(spaces, rest, spent)[label]
             others = {other: loads for other, loads in running.items() if other != name}
-            view = View(teach(spaces, known)[label], known, others)
+            view = View(share_deviations(spaces, known)[label], known, others)
             if longer := self._find_longer(turn, view, name, hours):
                 return self._take_longer(turn, label, name, longer)
         self._mark_stopped(name)
@@ -134,11 +134,11 @@ class Search:
         hours_left = self._hours_left(turn)
         spaces, known = self._usable_spaces(turn)
         running = self._running(turn)
-        promised = self._reserve_for_runs(turn, spaces, known, hours_left)
+        pricings = self._reserve_for_runs(turn, spaces, known, hours_left)
         label, decisions = decide_among(spaces, known, running, self._for_servers(hours_left), self._spent())
         self._update(skips=self._skips(decisions, turn.failed), runs_waiting=())
         choice = decisions[label].choice if label is not None else None
-        if promised and hours_left is not None and (run := self._run_first(turn, promised, choice, hours_left)):
+        if pricings and hours_left is not None and (run := self._run_first(turn, pricings, choice, hours_left)):
             return run
         if label is None or choice is None:
             self._update(ended=None if turn.busy else next(iter(decisions.values())).why)
@@ -148,29 +148,29 @@ class Search:
 
     def _reserve_for_runs(
         self, turn: Turn, spaces: Mapping[str, Space], known: Known, hours_left: float | None
-    ) -> dict[str, Promised]:
-        """Settle what is kept for end-to-end runs of each workload; what is promised of its servers beside them."""
+    ) -> dict[str, Pricing]:
+        """Settle what is kept for end-to-end runs of each workload; the pricing of the hours beside them."""
         if self._runs is None or hours_left is None:
             return {}
-        taught, running = teach(spaces, known), self._running(turn)
-        shares = share(spaces, hours_left, self._spent())
-        promised, kept = {}, {}
+        taught, running = share_deviations(spaces, known), self._running(turn)
+        shares = share_hours(spaces, hours_left, self._spent())
+        pricings, kept = {}, {}
         for workload in self._sweep.workloads:
             label = workload.label
             view = View(taught[label], known, running)
             before = self.record.kept[label].gpu_hours if label in self.record.kept else 0.0
             hours = max(0.0, shares[label] or 0.0)
-            promised[label], kept[label] = reserve_hours(self._runs, turn, workload, view, hours, before)
+            pricings[label], kept[label] = reserve_hours(self._runs, turn, workload, view, hours, before)
         self._update(kept=kept)
-        return promised
+        return pricings
 
     def _run_first(
-        self, turn: Turn, promised: Mapping[str, Promised], server: Choice | None, hours_left: float
+        self, turn: Turn, pricings: Mapping[str, Pricing], server: Choice | None, hours_left: float
     ) -> Experiment | None:
         """An end-to-end run that brings more per GPU-hour now than the ``server`` that would be started next, as an
         experiment; why runs wait otherwise is kept."""
         assert self._runs is not None
-        runs = best_runs(self._runs, turn, promised, self.record.kept, hours_left)
+        runs = best_runs(self._runs, turn, pricings, self.record.kept, hours_left)
         if not runs:
             return None
         best = max(runs, key=lambda label: (runs[label].share_per_hour, label))
@@ -185,7 +185,7 @@ class Search:
         self._write()
         return self._runs.take(runs[best], after=len(self.record.decisions))
 
-    def _find_longer(self, turn: Turn, view: View, name: str, hours_left: float | None) -> Longer | None:
+    def _find_longer(self, turn: Turn, view: View, name: str, hours_left: float | None) -> LongerRunOffer | None:
         """The load of a server that is up that is worth measuring for longer, if there is one."""
         experiment = self._servers[name]
         if experiment.mode == "gen_only":
@@ -198,7 +198,7 @@ class Search:
         wholes = self._wholes(name)
         requests = {load: (lengthen(whole).num_requests, whole.num_requests) for load, whole in wholes.items()}
         targets = {load: whole.target_ci or TARGET_CI for load, whole in wholes.items()}
-        return find_longer(view, view.space.find(name), measured, requests, hours_left, targets)
+        return find_longer_run(view, view.space.find(name), measured, requests, hours_left, targets)
 
     def _take(self, turn: Turn, label: str, choice: Choice, *, start: bool) -> Experiment:
         """Write that a server is measured at a load, and make it an experiment."""
@@ -223,7 +223,7 @@ class Search:
         load = shorten(self._wholes(choice.candidate)[choice.load])
         return self._with_loads(turn, choice.candidate, (load,))
 
-    def _take_longer(self, turn: Turn, label: str, name: str, longer: Longer) -> Experiment:
+    def _take_longer(self, turn: Turn, label: str, name: str, longer: LongerRunOffer) -> Experiment:
         """Write that a load is measured again, for longer, and make it an experiment."""
         measured = {stored.load.label for stored in turn.loads(self._servers[name])}
         load = lengthen(self._wholes(name)[longer.load], measured)

@@ -105,7 +105,7 @@ def pareto(
         ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
     from ratematch.analysis import analyze
-    from ratematch.match.openloop import say_limits
+    from ratematch.match.openloop import describe_limits
     from ratematch.match.question import Question
     from ratematch.report import pictures
     from ratematch.show.tables import analysis_to_json, write_tables
@@ -131,7 +131,7 @@ def pareto(
         print_json(analysis_to_json(analysis))
     else:
         print_analysis(analysis, Console())
-        limits = say_limits(inputs.constraints)
+        limits = describe_limits(inputs.constraints)
         print_details(analysis, Console(), request_rate=question.request_rate, limits=limits)
         for path in written:
             click.echo(str(path))
@@ -225,18 +225,20 @@ def compare(
     from ratematch.show.plots.change import picture_change
     from ratematch.show.views.change import change_to_json, print_change
 
-    found = compare.compare_results(before, after, Question(**limits), max_regression=parse_share(max_regression))
+    share = parse_share(max_regression)
+    comparison = compare.compare_results(before, after, Question(**limits), max_regression=share)
+    change = comparison.change
     if as_json:
-        print_json(change_to_json(found.change) | {"drift": [asdict(drift) for drift in found.drift]})
+        print_json(change_to_json(change) | {"drift": [asdict(drift) for drift in comparison.drift]})
     else:
-        print_change(found.change, [astuple(drift) for drift in found.drift], str(before), str(after), Console())
+        print_change(change, [astuple(drift) for drift in comparison.drift], str(before), str(after), Console())
     if output is not None:
-        for workload in dict.fromkeys(front.workload for front in found.change.fronts):
-            picture = picture_change(found.change, found.before, found.after, workload)
+        for workload in dict.fromkeys(front.workload for front in change.fronts):
+            picture = picture_change(change, comparison.before, comparison.after, workload)
             for path in picture.save(output) if picture else ():
                 click.echo(str(path), err=as_json)
-    if found.change.regressions:
-        raise Regression(f"{after} is worse than {before}: {found.change.regressions[0]}")
+    if change.regressions:
+        raise Regression(f"{after} is worse than {before}: {change.regressions[0]}")
 
 
 def parse_share(text: str) -> float:

@@ -11,12 +11,13 @@ from ratematch.match.compare import compare_fronts, pair_draws, sum_up
 from ratematch.match.feasibility import Links, add_transfer
 from ratematch.match.figures import Figures, collect_figures, measured_point, select_stage
 from ratematch.match.frontier import Frontier, find_frontier
-from ratematch.match.gaps import find_gaps, say_transfer
-from ratematch.match.measuredfront import MeasuredFront, front_of, measure_front
+from ratematch.match.gaps import describe_transfer, find_gaps
+from ratematch.match.measuredfront import MeasuredFront, make_front, measure_front
 from ratematch.match.notes import describe_fronts
 from ratematch.match.objective import gpus_on_nodes, per_gpu
 from ratematch.match.openloop import plan_serving
-from ratematch.match.pairs import Pair, bound_points, pair_options, read_ctx_options, read_gen_options
+from ratematch.match.options import read_ctx_options, read_gen_options
+from ratematch.match.pairs import Pair, bound_points, pair_options
 from ratematch.match.points import (
     Analysis,
     Calibration,
@@ -117,7 +118,7 @@ def analyze_workload(
     runs = select_stage(figures, "e2e")
     over_used = frontier.front if question.objective == "per_used_gpu" else ()
     gaps = find_gaps(runs, servers.pairs, over_used, question.constraints)
-    costly = say_transfer(gaps, runs)
+    costly = describe_transfer(gaps, runs)
     return WorkloadAnalysis(
         workload=workload.label,
         origin=rows[0].experiment.origin,
@@ -214,4 +215,4 @@ def _bound_front(
         own = [p for p in frontier.front if p.sources == (pair.ctx.source, pair.gen.source)]
         within = [min(p.req_s * rates.tokens_per_request / p.gen, rates.curve.max_rate) for p in own]
         points += bound_points(pair, workload=workload, constraints=constraints, gen_rates=within)
-    return front_of(points)
+    return make_front(points)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
 from ratematch.match.figures import collect_figures
-from ratematch.match.gain import DIFFERS, Allowance, Candidate, Picked, Value, floor_of, like_area, pick
+from ratematch.match.gain import DIFFERS, Allowance, Picked, RunCandidate, Value, floor_of, like_area, pick
 from ratematch.match.pairs import Pair, deploy
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Point, WorkloadAnalysis, objectives
@@ -18,21 +18,21 @@ from ratematch.plan.deployment import Deployment
 from ratematch.plan.workload import Workload
 
 NEAR = 0.8
-"""Neighbours below this share of the front at their tok/s/user are not worth a thought: twice the usual gap."""
+"""Neighbours below this share of the front at their tok/s/user are no candidates: twice the usual gap."""
 
 MOST_CANDIDATES = 200
 """More deployments than this on the front, or beside it, are thinned out evenly before gains are estimated."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunChoice:
     """One deployment to run end to end.
 
     ``deployment``: the measured ctx and gen servers (mapping, options, batch limits), x and y of them.
     ``predicted``: the row it was chosen for. ``concurrencies``: ascending, of the whole deployment. ``gain``: what it
     is expected to add to the dominated area, over the choices before it; ``share``: the same as a share of the area
     under the whole rate-matched front, the measure that ctx and gen servers are searched by. ``gpu_hours``: its
-    estimated cost. ``chance``: see :class:`ratematch.match.gain.Candidate`.
+    estimated cost. ``chance``: see :class:`ratematch.match.gain.RunCandidate`.
     """
 
     workload: Workload
@@ -67,7 +67,7 @@ Cost = Callable[[Deployment, Sequence[int]], float]
 
 
 def count_gpu_hours(deployment: Deployment, concurrencies: Sequence[int]) -> float:
-    """When nobody knows what starts and loads take: in units of one GPU for one load, a start being four loads."""
+    """Where their times are not known, in units of one GPU for one load; a start takes four loads."""
     return deployment.gpus * (4 + len(concurrencies))
 
 
@@ -117,7 +117,7 @@ def choose_end_to_end(
     *,
     already: Mapping[Key, bool] | None = None,
     chance: Callable[[Point], float] = certain,
-) -> list[Choice]:
+) -> list[RunChoice]:
     """The deployments that together are expected to add most to the area above the IFB front.
 
     Candidates are the deployments on the rate-matched front of ``workload``, their neighbours, one instance more or
@@ -153,9 +153,7 @@ def choose_end_to_end(
     picked, expected = best(known, runs.deployments - field.num_before, spending.price), "of area"
     if not picked and ifb and not already and spending.one_at_least:
         picked, expected = best([], 1, 0.0), "of area without IFB, and nothing beside it"
-    return [
-        _choice(workload, each, field.place(each.candidate.point), expected, runs.router, area) for each in picked
-    ]
+    return [_choice(workload, one, field.place(one.candidate.point), expected, runs.router, area) for one in picked]
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ class Field:
     of the runs decided on before are still worth a place."""
 
     front: Front
-    candidates: list[Candidate]
-    under_way: list[Candidate]
+    candidates: list[RunCandidate]
+    under_way: list[RunCandidate]
     on_front: Sequence[Point]
     contending: Sequence[Point]
     num_before: int
@@ -194,12 +192,12 @@ def _find_field(
     ]
     before = find_fullest(point for point in analysis.plans if key_of(point) in already)
 
-    def candidate(point: Point) -> Candidate:
+    def candidate(point: Point) -> RunCandidate:
         pair = pairs[point.sources[0], point.sources[1]]
         rows = [point, *contenders.get(key_of(point), ())]
         concurrencies = tuple(runs.concurrencies) or choose_concurrencies(rows, runs.around)
         cost = runs.cost(_deploy(pair, point, runs.router), concurrencies)
-        return Candidate(point, pair, concurrencies, cost, chance(point))
+        return RunCandidate(point, pair, concurrencies, cost, chance(point))
 
     kept = {key_of(point) for point in analysis.plans if key_of(point) in before and _nearness(point, front) >= NEAR}
     return Field(
@@ -249,12 +247,12 @@ def _neighbours(chosen: Sequence[Point], plans: Sequence[Point]) -> list[Point]:
     """The fullest row of every planned deployment one instance away from a chosen one."""
     by_deployment = find_fullest(plans)
     taken = {key_of(point) for point in chosen}
-    found: dict[Key, Point] = {}
+    beside: dict[Key, Point] = {}
     for sources, x, y in sorted(taken):
         for key in ((sources, x + 1, y), (sources, x - 1, y), (sources, x, y + 1), (sources, x, y - 1)):
             if key in by_deployment and key not in taken:
-                found[key] = by_deployment[key]
-    return list(found.values())
+                beside[key] = by_deployment[key]
+    return list(beside.values())
 
 
 def _nearness(point: Point, front: Sequence[tuple[float, float]]) -> float:
@@ -262,18 +260,20 @@ def _nearness(point: Point, front: Sequence[tuple[float, float]]) -> float:
     return point.tok_s_gpu / (step_at(front, point.tok_s_user) or point.tok_s_gpu)
 
 
-def _choice(workload: Workload, picked: Picked, where: str, expected: str, router: str, front_area: float) -> Choice:
-    each = picked.candidate
-    return Choice(
+def _choice(
+    workload: Workload, picked: Picked, where: str, expected: str, router: str, front_area: float
+) -> RunChoice:
+    candidate = picked.candidate
+    return RunChoice(
         workload=workload,
-        deployment=_deploy(each.pair, each.point, router),
-        predicted=each.point,
-        concurrencies=each.concurrencies,
-        why="; ".join((f"{where}, expected to add {picked.gain:.1%} {expected}", *each.point.flags)),
+        deployment=_deploy(candidate.pair, candidate.point, router),
+        predicted=candidate.point,
+        concurrencies=candidate.concurrencies,
+        why="; ".join((f"{where}, expected to add {picked.gain:.1%} {expected}", *candidate.point.flags)),
         gain=picked.gain,
-        gpu_hours=each.gpu_hours,
+        gpu_hours=candidate.gpu_hours,
         share=picked.area / front_area if front_area else 0.0,
-        chance=each.chance,
+        chance=candidate.chance,
     )
 
 
@@ -313,7 +313,7 @@ def find_contenders(plans: Sequence[Point], front: Front, choose_at: Sequence[fl
     A row at u is the one with most tok/s/GPU of those that are as fast. A deployment may be the best where it is
     predicted within what deployments usually differ from their prediction of the rate-matched ``front``.
     """
-    found: dict[Key, list[Point]] = {}
+    contenders: dict[Key, list[Point]] = {}
     for speed in choose_at:
         best = step_at(front, speed)
         if best is None:
@@ -321,5 +321,5 @@ def find_contenders(plans: Sequence[Point], front: Front, choose_at: Sequence[fl
         rows = find_fullest(point for point in plans if point.tok_s_user >= speed)
         near = [point for point in rows.values() if point.tok_s_gpu >= (1 - DIFFERS) * best]
         for point in sorted(near, key=lambda point: (-point.tok_s_gpu, point.label))[:MOST]:
-            found.setdefault(key_of(point), []).append(point)
-    return found
+            contenders.setdefault(key_of(point), []).append(point)
+    return contenders

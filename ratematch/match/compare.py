@@ -46,7 +46,7 @@ def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Sp
     for u in (float(value) for value in log_grid(*overlap, GRID)):
         pairs = [speed_up(x, y, u) for x, y in drawn]
         step, linear = speed_up(a, b, u)
-        steps, lines = _span(step, [each for each, _ in pairs]), _span(linear, [each for _, each in pairs])
+        steps, lines = _span(step, [a for a, _ in pairs]), _span(linear, [b for _, b in pairs])
         rows.append(Speedup(kind, u, step, linear, *steps, *lines))
     return rows
 

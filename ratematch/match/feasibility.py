@@ -111,7 +111,7 @@ def add_transfer(
     It is the time of one request alone on its links, those of the largest deployment allowed. ctx capacities whose
     TTFT with it is over the limit are left out, and pairs without any.
     """
-    found: list[Pair] = []
+    carried: list[Pair] = []
     notes: list[str] = []
     for pair in pairs:
         ctx, gen = pair.ctx, pair.gen.servers
@@ -132,5 +132,5 @@ def add_transfer(
             noise=tuple(ctx.noise[k] for k in kept),
             ttft_limit_s=tuple(ctx.ttft_limit_s[k] for k in kept),
         )
-        found.append(replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=seconds))
-    return found, notes
+        carried.append(replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=seconds))
+    return carried, notes

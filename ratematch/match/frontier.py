@@ -31,7 +31,7 @@ SHOWN_WITHIN = 0.2
 """Which rows are kept of more: those within this share of the front at their tok/s/user."""
 
 TIE_CHANCE = 0.05
-"""A row off the front that is on it in this share of draws or more cannot be told from it."""
+"""A row off the front that is on it in this share of draws or more is as good within the noise."""
 
 MOST_TIES = 200
 """Rows nearest to the front that are tried for a tie."""

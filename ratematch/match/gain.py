@@ -27,8 +27,8 @@ from ratematch.match.points import Point
 from ratematch.plan.load import Constraints
 
 DIFFERS = 0.07
-"""Standard deviation of what one deployment reaches over what is predicted for it, when no end-to-end run has told
-it: published end-to-end results lie 0 to 25 % below the rate-matched ones, and a uniform spread of 25 % has 7 %."""
+"""Standard deviation of measured over predicted when no end-to-end run has calibrated it: published end-to-end
+results lie 0 to 25 % below the rate-matched ones, and a uniform spread of 25 % has 7 %."""
 
 SEED = 0
 
@@ -37,7 +37,7 @@ DRAWS = 64
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RunCandidate:
     """A deployment that may be run. ``concurrencies``: of the whole deployment. ``gpu_hours``: what the run costs.
 
     ``chance``: that the deployment will still be on the front when everything is measured; its gain counts so much.
@@ -55,7 +55,7 @@ class Picked:
     """A candidate with what it adds, over the ones picked before it, to the area: a share of the area without any
     run (or of the area of all that was picked, when there was none). ``area``: the same in tok/s/user x tok/s/GPU."""
 
-    candidate: Candidate
+    candidate: RunCandidate
     gain: float
     area: float = 0.0
 
@@ -75,13 +75,13 @@ class Allowance:
 
 
 def pick(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[RunCandidate],
     known: Front,
     value: Value,
     allowance: Allowance,
     constraints: Constraints,
     *,
-    under_way: Sequence[Candidate] = (),
+    under_way: Sequence[RunCandidate] = (),
     differs: float = DIFFERS,
 ) -> list[Picked]:
     """The allowed candidates that together are expected to add most to the value of the front ``known``.
@@ -92,7 +92,7 @@ def pick(
     was taken.
     """
     hours, price = allowance.gpu_hours, allowance.price
-    affordable = [each for each in candidates if hours is None or each.gpu_hours <= hours]
+    affordable = [candidate for candidate in candidates if hours is None or candidate.gpu_hours <= hours]
     drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs)
     expected, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
     start = value(known)
@@ -129,7 +129,7 @@ def like_area(front: Front, choose_at: Sequence[float]) -> float:
     return hypervolume(front) / (Value((0.0, 0.0), tuple(choose_at))(front) or 1.0) if front else 1.0
 
 
-def draw_outcomes(candidates: Sequence[Candidate], constraints: Constraints, *, differs: float) -> list[Outcomes]:
+def draw_outcomes(candidates: Sequence[RunCandidate], constraints: Constraints, *, differs: float) -> list[Outcomes]:
     """What each candidate might be measured at. A point beyond the TTFT limit is none: it would be on no front."""
     rng = np.random.default_rng(SEED)
     common: dict[str, Floats] = {}
@@ -139,13 +139,13 @@ def draw_outcomes(candidates: Sequence[Candidate], constraints: Constraints, *, 
             common[source] = rng.standard_normal(DRAWS)
         return common[source]
 
-    found = []
-    for each in candidates:
-        pair, point = each.pair, each.point
+    outcomes = []
+    for candidate in candidates:
+        pair, point = candidate.pair, candidate.point
         ctx, gen = of("ctx " + pair.ctx.source), of("gen " + pair.gen.source)
         own = differs * rng.standard_normal(DRAWS)
         drawn: Outcomes = [[] for _ in range(DRAWS)]
-        for number in each.concurrencies:
+        for number in candidate.concurrencies:
             at = operate(pair, point.ctx, point.gen, number)
             if constraints.ttft_ms is not None and at.ttft_s * 1000 > constraints.ttft_ms:
                 continue
@@ -155,8 +155,8 @@ def draw_outcomes(candidates: Sequence[Candidate], constraints: Constraints, *, 
             u, p = 1 / at.tpot_s, at.req_s * pair.gen.osl / point.gpus
             for k, factor in enumerate(factors):
                 drawn[k].append((u * float(factor), p * float(factor)))
-        found.append(drawn)
-    return found
+        outcomes.append(drawn)
+    return outcomes
 
 
 def _rel(noises: Sequence[Noise | None]) -> float:
@@ -165,7 +165,7 @@ def _rel(noises: Sequence[Noise | None]) -> float:
 
 
 def take(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[RunCandidate],
     outcomes: Sequence[Outcomes],
     known: Front,
     value: Value,

@@ -85,7 +85,7 @@ def _same(a: float | Fraction, b: float | Fraction) -> bool:
 class Ctx(Generic[Number]):
     """One ctx configuration: requests/s of one instance over the prompts in it, up to ``capacities``.
 
-    ``capacities``: requests/s that may be asked of one instance (the measured rows within the TTFT limit), ascending.
+    ``capacities``: requests/s of one instance (the measured rows within the TTFT limit), ascending.
     """
 
     gpus: int

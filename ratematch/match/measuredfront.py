@@ -31,7 +31,7 @@ def measure_front(rows: Sequence[tuple[Point, Noise | None]], *, draws: int, see
     if draws and any(noises):
         fronts = draw_measured_fronts([objectives(p) for p in points], noises, draws=draws, seed=seed)
         drawn = tuple(tuple(front) for front in fronts)
-    return MeasuredFront(tuple(point for point, _ in rows), front_of(points), drawn)
+    return MeasuredFront(tuple(point for point, _ in rows), make_front(points), drawn)
 
 
 def may_stand(point: Point) -> bool:
@@ -39,7 +39,7 @@ def may_stand(point: Point) -> bool:
     return not any(flag.startswith((OVER_LIMIT, OVER_BUDGET)) for flag in point.flags)
 
 
-def front_of(points: Iterable[Point]) -> tuple[Point, ...]:
+def make_front(points: Iterable[Point]) -> tuple[Point, ...]:
     """Without dominated or duplicate rows, ascending tok/s/user; of equals the one with fewer GPUs, then TTFT."""
     return extract_front(
         points, objectives, prefer=lambda p: (len(p.flags), p.gpus, p.ttft_ms, p.label, p.sources, p.req_s)

@@ -8,7 +8,8 @@ from math import gcd
 from ratematch.match.figures import Figures, select_stage
 from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier
 from ratematch.match.measuredfront import may_stand
-from ratematch.match.pairs import Pair, read_ctx_options, read_gen_options
+from ratematch.match.options import read_ctx_options, read_gen_options
+from ratematch.match.pairs import Pair
 from ratematch.match.points import Point
 from ratematch.match.question import Question
 

@@ -124,12 +124,12 @@ def _fewest_gen(pair: Pair, req_s: float, constraints: Constraints) -> GenShare 
     return None
 
 
-def say_limits(constraints: Constraints) -> str:
+def describe_limits(constraints: Constraints) -> str:
     """``p99 TTFT 2000 ms, p99 TPOT 20 ms``; ``no limit`` without any."""
     name = "mean" if constraints.percentile == "mean" else f"p{constraints.percentile}"
-    told = [
+    limits = [
         f"{name} {what} {limit:g} ms"
         for what, limit in (("TTFT", constraints.ttft_ms), ("TPOT", constraints.tpot_ms))
         if limit is not None
     ]
-    return ", ".join(told) or "no limit"
+    return ", ".join(limits) or "no limit"

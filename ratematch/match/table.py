@@ -216,7 +216,7 @@ def describe_rows(numbers: Iterable[int]) -> str:
 def select_workload(rows: Sequence[TableRow], osl: int | None, name: str) -> tuple[list[TableRow], int, list[str]]:
     """The rows of one ISL and OSL, the OSL, and notes. Without ``osl`` the output length that most gen rows have.
 
-    ctx rows serve every OSL. A row without ``osl`` is taken to be of the one asked for.
+    ctx rows serve every OSL. A row without ``osl`` is taken to be of the one that is matched.
 
     Raises:
         TableError: no row has that OSL, no row says any, or the rows left are of several ISLs.

@@ -17,7 +17,8 @@ from ratematch.match.compare import compare_fronts, pair_draws
 from ratematch.match.curves import Reading
 from ratematch.match.frontier import Frontier, Solved, find_frontier, solve_pairs
 from ratematch.match.measuredfront import measure_front
-from ratematch.match.pairs import CtxOption, Pair, bound_point, pair_options
+from ratematch.match.options import CtxOption
+from ratematch.match.pairs import Pair, bound_point, pair_options
 from ratematch.match.pareto import extract_front
 from ratematch.match.points import Point, Speedup, objectives
 from ratematch.match.question import Question
@@ -42,7 +43,7 @@ IFB_SEED = 1
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What is asked of a table beside the question.
+    """Options of a table beside the question.
 
     ``osl``: output length to match, ``None`` takes that of most gen rows. ``concurrencies``: requests in flight to
     predict the plans shown at. ``all_plans``: every feasible plan instead of the best of each pair.
@@ -81,7 +82,7 @@ class ClosedLoopRow:
 class TableMatch:
     """``ideal``: of each gen row. ``plans``: the best of every ctx and gen pair (or all of them), best first by the
     objective. ``front`` and ``ifb_front``: ascending tok/s/user; with intervals where the table has repeats.
-    ``closed_loop``: each deployment among ``plans`` at the concurrencies asked for. ``notes``: in words."""
+    ``closed_loop``: each deployment among ``plans`` at the given concurrencies. ``notes``: in words."""
 
     osl: int
     question: Question
@@ -111,7 +112,8 @@ def match_table(
     gen = read_gen([row for row in rows if row.role == "gen"], osl, noise, notes)
     ifb = read_ifb([row for row in rows if row.role == "ifb"], question, osl, notes)
     _check_enough(ctx, gen, ifb, name, notes)
-    every = pair_options(list_options(ctx), [each.option for each in gen])
+    gen_options = [configuration.option for configuration in gen]
+    every = pair_options(list_options(ctx), gen_options)
     notes += _describe_assumed(every, gen)
     solved = solve_pairs(every, question, workload=f"OSL {osl}")
     if every and not solved.rows.size:
@@ -119,7 +121,7 @@ def match_table(
     best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
     kept = keep_options(ctx)
     notes += _describe_beaten(ctx, kept)
-    frontier = find_frontier(pair_options(kept, [each.option for each in gen]), question, workload=f"OSL {osl}")
+    frontier = find_frontier(pair_options(kept, gen_options), question, workload=f"OSL {osl}")
     clamped = sum(point.clamped for point in frontier.front)
     if clamped:
         notes.append(
@@ -156,7 +158,7 @@ def _check_enough(
 
 def _describe_assumed(pairs: Iterable[Pair], gen: Sequence[TableGen]) -> list[str]:
     """Gen rows that are matched with ctx rows of another MTP."""
-    rows_of = {each.option.source: each.rows for each in gen}
+    rows_of = {configuration.option.source: configuration.rows for configuration in gen}
     assumed: dict[tuple[int, int], set[int]] = {}
     for pair in pairs:
         ctx, own = pair.ctx.mtp, pair.gen.mtp
@@ -173,7 +175,11 @@ def _describe_beaten(ctx: Sequence[TableCtx], kept: Iterable[CtxOption]) -> list
     """ctx rows that no front is made of."""
     sources = {option.source for option in kept}
     numbers = [
-        number for each in ctx if each.option.source not in sources for row in each.rows for number in row.rows
+        number
+        for configuration in ctx
+        if configuration.option.source not in sources
+        for row in configuration.rows
+        for number in row.rows
     ]
     if not numbers:
         return []
@@ -194,12 +200,12 @@ def _describe_no_plan(question: Question) -> str:
 
 def _find_ideal(pairs: Sequence[Pair], gen: Sequence[TableGen], question: Question, osl: int) -> tuple[IdealRow, ...]:
     rows: list[IdealRow] = []
-    for each in gen:
-        fed = [pair for pair in pairs if pair.gen is each.option]
+    for configuration in gen:
+        fed = [pair for pair in pairs if pair.gen is configuration.option]
         if not fed:
             continue
         pair = max(fed, key=lambda pair: (pair.ctx.rates.capacities[-1] / pair.ctx.rates.gpus, -pair.ctx.rates.gpus))
-        for row in each.rows:
+        for row in configuration.rows:
             load = row.concurrency or 0.0
             reading = Reading(load, row.rate, load / row.rate, clamped=False)
             point = bound_point(pair, reading, f"OSL {osl}", question.constraints)
@@ -226,14 +232,14 @@ def _close_loop(
     solved: Solved, best: Sequence[int], ctx: Sequence[TableCtx], concurrencies: Sequence[int], notes: list[str]
 ) -> tuple[ClosedLoopRow, ...]:
     """Each deployment among the plans, once, at every concurrency."""
-    configurations = {each.option.source: each for each in ctx}
+    by_source = {configuration.option.source: configuration for configuration in ctx}
     rows = solved.rows
     closed: list[ClosedLoopRow] = []
     unknown: set[int] = set()
     deployments = dict.fromkeys((int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])) for k in best)
     for number, x, y in deployments if concurrencies else ():
         pair = solved.pairs[number]
-        configuration = configurations[pair.ctx.source]
+        configuration = by_source[pair.ctx.source]
         if configuration.loads_known:
             closed += [ClosedLoopRow(pair, x, y, operate(pair, x, y, concurrency)) for concurrency in concurrencies]
         else:

@@ -14,14 +14,8 @@ from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen
 from ratematch.match.noise import Noise, noise_of_mean, pool_noise
 from ratematch.match.objective import per_gpu
+from ratematch.match.options import CtxOption, CtxRow, GenOption, keep_capacities, read_ctx_row
 from ratematch.match.packing import allocated_gpus
-from ratematch.match.pairs import (
-    CtxOption,
-    CtxRow,
-    GenOption,
-    keep_capacities,
-    read_ctx_row,
-)
 from ratematch.match.points import Point
 from ratematch.match.question import Question
 from ratematch.match.table import TableRow, describe_rows
@@ -127,12 +121,13 @@ def _prompts(row: TableRow) -> float | None:
 
 def list_options(ctx: Iterable[TableCtx]) -> list[CtxOption]:
     """Every ctx configuration with all its rows that none of its own beats."""
-    return [option for each in ctx for option in keep_capacities([(each.option, each.capable)])]
+    kept = (keep_capacities([(configuration.option, configuration.capable)]) for configuration in ctx)
+    return [option for options in kept for option in options]
 
 
 def keep_options(ctx: Iterable[TableCtx]) -> list[CtxOption]:
     """The ctx configurations that a front needs: :func:`ratematch.match.pairs.keep_capacities` of all of them."""
-    return keep_capacities([(each.option, each.capable) for each in ctx])
+    return keep_capacities([(configuration.option, configuration.capable) for configuration in ctx])
 
 
 def read_gen(rows: Sequence[TableRow], osl: int, noise: TableNoise, notes: list[str]) -> list[TableGen]:

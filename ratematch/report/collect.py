@@ -10,7 +10,7 @@ from pathlib import Path
 from ratematch.analysis import analyze
 from ratematch.errors import UserError
 from ratematch.match.analysis import select_workload
-from ratematch.match.openloop import say_limits
+from ratematch.match.openloop import describe_limits
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, Recommendation, recommend_all
 from ratematch.measure.measured import Measured
@@ -91,7 +91,7 @@ def make_report(
     report = Report(
         analysis=analysis,
         command=command,
-        limits=say_limits(inputs.constraints),
+        limits=describe_limits(inputs.constraints),
         origin=_describe_origin(inputs.measured, facts),
         provenance=tuple(facts.items()),
         sections=tuple(sections),

@@ -161,10 +161,10 @@ def export_deployment(
     results = Results.open(path)
     inputs = analyze.read_inputs(results, question)
     analysis = analyze.analyze_inputs(inputs)
-    known = [each.workload for each in analysis.workloads]
+    known = [candidate.workload for candidate in analysis.workloads]
     if workload is None and len(known) > 1:
         raise UserError(f"{path}: say which workload: --workload {' or '.join(known)}")
-    for each in analysis.workloads:
-        if workload in (None, each.workload):
-            return hand_over(results, inputs.measured, each, at, cluster=cluster, allocated=allocated)
+    for candidate in analysis.workloads:
+        if workload in (None, candidate.workload):
+            return hand_over(results, inputs.measured, candidate, at, cluster=cluster, allocated=allocated)
     raise UserError(f"{path}: no workload {workload!r}; there are: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What can be measured for one workload, and the rates that are forecast or known of it."""
+"""What can be measured for one workload: servers, their forecast rates, and what measuring them costs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Rate:
-    """At one load, of one instance: requests/s, s to the first token, s a token (0: ctx)."""
+    """Rates of one instance at one load: requests/s, seconds to the first token, seconds a token (0 for ctx)."""
 
     req_s: float
     ttft_s: float
     tpot_s: float
 
     def times(self, factor: float) -> Rate:
+        """The same ``factor`` times as fast."""
         return Rate(self.req_s * factor, self.ttft_s / factor, self.tpot_s / factor)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A server that may be measured. ``forecasts``: by concurrency, ascending, uncorrected.
+    """A server that may be measured.
 
-    ``shares``: of the requests of each whole load, those that the search sends; 1 where nothing is said.
-    ``kind``: what it has in common with servers of other workloads (mapping, drafts, options); empty: nothing.
+    ``forecasts``: uncorrected rates by concurrency, ascending; these concurrencies are its ladder. ``shares``: by
+    concurrency, the share of the load's requests that the search sends; 1 where absent. ``kind``: mapping, drafts and
+    options, equal for the same server at another workload; empty: like no other.
     """
 
     id: str
@@ -36,8 +38,8 @@ class Candidate:
     kind: str = ""
     shares: Mapping[int, float] = field(default_factory=dict)
 
-    def place(self, load: int) -> float:
-        """Where ``load`` stands on the ladder, from -1 (smallest) to 1."""
+    def position(self, load: int) -> float:
+        """Of ``load`` on the ladder, from -1 (smallest) to 1."""
         ladder = list(self.forecasts)
         return 2 * ladder.index(load) / (len(ladder) - 1) - 1 if len(ladder) > 1 else 0.0
 
@@ -47,24 +49,28 @@ Known = Mapping[str, Mapping[int, Rate]]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The log of measured over predicted speed at one load of one server, ``at`` its place on the ladder."""
+class Deviation:
+    """How far a forecast was off at one load of one server: the log of measured over predicted speed.
+
+    ``position``: of the load on the ladder, from -1 to 1.
+    """
 
     workload: str
     family: str
     kind: str
-    at: float
-    log: float
+    position: float
+    log_ratio: float
 
 
 @dataclass(frozen=True)
 class Space:
-    """What can be measured for one workload, within which limits, and what a start and a whole load cost, in hours.
+    """What can be measured for one workload, within which limits, and what it costs.
 
-    ``elsewhere``: what was seen of servers for other workloads. ``choose_at``: tok/s/user at
-    which one deployment will be chosen. ``least_price``: the share of the front that a share
-    of the GPU-hours of a whole grid must be expected to bring (0.1: a hundredth of the grid for a thousandth of the
-    front); what brings less is not measured, whatever is left of a budget.
+    ``start_h``, ``load_h``: hours of a start, and of a load with all its requests. ``ttft_s``, ``tpot_s``: limits.
+    ``elsewhere``: deviations measured on servers for other workloads. ``choose_at``: tok/s/user at which one
+    deployment will be chosen. ``least_price``: the share of the front that a share of the grid's GPU-hours must be
+    expected to bring (0.1: a thousandth of the front for a hundredth of the grid); what brings less is not measured,
+    whatever is left of a budget.
     """
 
     candidates: tuple[Candidate, ...]
@@ -75,23 +81,24 @@ class Space:
     ttft_s: float | None = None
     tpot_s: float | None = None
     workload: str = ""
-    elsewhere: tuple[Seen, ...] = ()
+    elsewhere: tuple[Deviation, ...] = ()
     choose_at: tuple[float, ...] = ()
     least_price: float = 0.1
     _by_id: dict[str, Candidate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_id", {each.id: each for each in self.candidates})
+        object.__setattr__(self, "_by_id", {server.id: server for server in self.candidates})
 
     def find(self, candidate_id: str) -> Candidate:
+        """The candidate of this id; ``KeyError`` where there is none."""
         return self._by_id[candidate_id]
 
-    def hours(self, each: Candidate, loads: Collection[int], starts: int = 1) -> float:
-        """GPU-hours of ``loads``, as the search sends them, on a server that is started ``starts`` times for it."""
-        sent = sum(each.shares.get(load, 1.0) for load in loads)
-        return (starts * self.start_h + sent * self.load_h) * each.gpus
+    def hours(self, server: Candidate, loads: Collection[int], starts: int = 1) -> float:
+        """GPU-hours of ``loads``, with the requests that the search sends, and of ``starts`` starts of the server."""
+        sent = sum(server.shares.get(load, 1.0) for load in loads)
+        return (starts * self.start_h + sent * self.load_h) * server.gpus
 
     @property
     def grid_hours(self) -> float:
         """GPU-hours of the whole ladder of every server, with all requests."""
-        return sum((self.start_h + len(each.forecasts) * self.load_h) * each.gpus for each in self.candidates)
+        return sum((self.start_h + len(server.forecasts) * self.load_h) * server.gpus for server in self.candidates)

@@ -5,44 +5,49 @@ Everything is a function of what is measured and under way, so the same results 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ratematch.search.candidates import Candidate, Known, Space
 from ratematch.search.fronts import Floats, Side, empty_front
-from ratematch.search.portfolio import Offer, Portfolio, compose, offer_of
+from ratematch.search.portfolio import NOTHING, Offer, Portfolio, compose, offer_of
+from ratematch.search.rates import Rates
 from ratematch.search.view import CHANCES, View
 
 UNKNOWN_SD = 0.12
-"""A family whose speed is less sure than this is looked at on a small server before a large one of it is started."""
-LUCKY = 1.3
-"""A server that would not be worth its hours if it were so many standard deviations faster is out: one in ten is."""
-HARDLY = 0.01
+"""Where the log of speed of a family is less certain than this (standard deviation), a small server of it is measured
+before a large one is started."""
+OPTIMISM_SD = 1.3
+"""Drop a server that would not pay even this many standard deviations faster than expected (a 10 % chance)."""
+FAMILY_MATTERS = 0.003
+"""An uncertain family is tried if an optimistic server of it would add this share of the front."""
+MIN_TTFT_CHANCE = 0.01
+"""Drop a ctx server whose chances to keep the TTFT limit leave less than this share of its highest rate."""
 TOO_SLOW = "no load within the TTFT limit"
-NEAR_BEST = 0.85
-"""A ctx server is measured at the loads that promise this share of its best rate within the TTFT limit: with other
-drafts, or another day, it is the one beside that holds."""
-AT_ONCE = 0.2
-"""What a gain over the front of now is worth, beside what is left of it once all that is planned is measured: the
-front should be good early too."""
-CHANCE = "it may be faster than expected"
-LEAST_CHANCE = 0.02
-"""Share of the front that a chance must bring on average for a share of the grid's GPU-hours: it is what remains of a
-budget that goes to chances, when nothing surer is left."""
-WITH_IT = 1.5
+NEAR_BEST_RATE = 0.85
+"""A ctx server is measured at the loads expected to give this share of its best rate within the TTFT limit: with
+other drafts, or on another day, a neighbour of the best load may be the one that keeps the limit."""
+EARLY_WEIGHT = 0.2
+"""Weight of what a server adds to the front as it is now, beside what it adds once everything planned is measured:
+the front should be good early too."""
+CHANCE_REASON = "it may be faster than expected"
+MIN_CHANCE_GAIN = 0.02
+"""Share of the front that a server of ``_chances`` must add on average for a share of the grid's GPU-hours. Such
+servers take what remains of a budget when nothing more certain is left."""
+FOLLOW_UP_LOADS = 1.5
 """Whole loads that such a server will run after its first, if it is faster."""
 MTP_MARGIN = 0.02
-"""How much faster a further draft must promise to be, at one end of the ladder at least."""
+"""A further draft must be forecast to be this much faster at one end of the ladder at least."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Measure ``candidate`` at ``load`` now, and at ``planned`` as far as they stay worth it while it is up.
+    """Measure ``candidate`` at ``load`` now, and at ``planned`` as long as they stay worth it while it is up.
 
-    ``gain``: expected of all of them, as a share of the front; ``gpu_hours``: what they cost, start included.
-    ``price``: see :mod:`ratematch.search.portfolio`. ``urgency``: greater comes first, among several workloads too.
+    ``gain``: expected of all planned loads, as a share of the front; ``gpu_hours``: what they cost, start included.
+    ``price``: see :mod:`ratematch.search.portfolio`. ``urgency``: the greatest comes first, among workloads too.
     """
 
     candidate: str
@@ -67,11 +72,24 @@ class Skip:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now: ``choice``, or nothing, for the reason ``why``. ``skips``: everything that was passed over."""
+    """What to do now: ``choice``, or nothing, for the reason ``why``. ``skips``: every candidate passed over."""
 
     choice: Choice | None
     why: str
     skips: tuple[Skip, ...]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A server that may be measured next at the loads of ``offer``. ``why``: empty for what the portfolio plans."""
+
+    server: Candidate
+    offer: Offer
+    why: str = ""
+
+
+_Options = Mapping[str, _Option]
+"""By candidate."""
 
 
 def decide(
@@ -84,33 +102,37 @@ def decide(
 ) -> Decision:
     """The server to start now, of those that fit into ``hours_left`` GPU-hours (``None``: no limit).
 
-    ``running``: loads under way, by candidate; they are taken to turn out as promised. ``explain``: say of every
-    server why it is passed over.
+    ``running``: loads under way, by candidate; they are expected to give what is predicted. ``explain``: give the
+    reason for every server that is passed over.
     """
-    pointless = {each.id: why for each in space.candidates if (why := _why_no_draft(space, each))}
-    view = View(
-        replace(space, candidates=tuple(e for e in space.candidates if e.id not in pointless)), known, running
-    )
-    pointless |= {each.id: TOO_SLOW for each in view.rates.ctxs if _too_slow(view, each)}
+    pointless = {server.id: why for server in space.candidates if (why := _why_no_draft(space, server))}
+    useful = tuple(server for server in space.candidates if server.id not in pointless)
+    view = View(replace(space, candidates=useful), known, running)
+    pointless |= {server.id: TOO_SLOW for server in view.rates.ctxs if _too_slow(view.rates, server)}
     plan = compose(view, hours_left)
-    offers = _chances(view, plan) | {name: (offer, "") for name, offer in plan.parts.items()}
-    offers |= _scouts(view, plan) | _ctx_offers(view, plan)
+    options = _chances(view, plan) | _planned(view, plan) | _family_trials(view, plan) | _ctx_options(view, plan)
     affordable = {
-        name: (offer, why)
-        for name, (offer, why) in offers.items()
-        if name not in pointless and (hours_left is None or offer.hours <= hours_left)
+        name: option
+        for name, option in options.items()
+        if name not in pointless and (hours_left is None or option.offer.hours <= hours_left)
     }
-    skips = [Skip(each.id, each.label, pointless[each.id]) for each in space.candidates if each.id in pointless]
-    best = max(affordable, key=lambda name: _urgency(view, plan, space.find(name), *affordable[name]), default=None)
-    for each in space.candidates if explain else ():
-        if each.id == best or each.id in pointless or running.get(each.id):
+    urgencies = {name: _urgency(view, option) for name, option in affordable.items()}
+    best = max(urgencies, key=lambda name: urgencies[name], default=None)
+    skips = [
+        Skip(server.id, server.label, pointless[server.id]) for server in space.candidates if server.id in pointless
+    ]
+    for server in space.candidates if explain else ():
+        if server.id == best or server.id in pointless or running.get(server.id):
             continue
-        skips.append(Skip(each.id, each.label, _why_not(view, each, plan, offers, affordable, hours_left)))
+        if server.id in affordable:
+            why = "planned, after what brings more per GPU-hour now"
+        else:
+            why = _why_not(view, server, plan, options.get(server.id), hours_left)
+        skips.append(Skip(server.id, server.label, why))
     if best is None:
         why = "nothing left is worth its GPU-hours" if hours_left is None else "nothing left is worth it or fits"
         return Decision(None, why, tuple(skips))
-    choice = _choice(view, plan, space.find(best), *affordable[best])
-    choice = replace(choice, urgency=_urgency(view, plan, space.find(best), *affordable[best])[:2])
+    choice = replace(_choice(view, plan.price, affordable[best]), urgency=urgencies[best][:2])
     return Decision(choice, choice.why, tuple(skips))
 
 
@@ -121,226 +143,211 @@ def go_on(
     up: str,
     hours_left: float | None = None,
 ) -> Decision:
-    """A further load of the server ``up``, which is idle now and needs no start; no choice: it may be stopped."""
+    """A further load of the server ``up``, which is idle and needs no start; without a choice it may be stopped."""
     view = View(space, known, {name: loads for name, loads in running.items() if name != up})
-    each = space.find(up)
-    if each.stage == "ctx":
-        offer = _more_ctx(view, each)
-        plan = Portfolio(space.least_price, {}, view.now())
+    server = space.find(up)
+    if server.stage == "ctx":
+        offer, price = _more_ctx(view, server), space.least_price
     else:
         plan = compose(view, hours_left, up)
-        offer = plan.parts.get(up, Offer(frozenset(), 0.0, 0.0))
+        offer, price = plan.parts.get(up, NOTHING), plan.price
     if not offer.loads or (
-        hours_left is not None and min(space.hours(each, (load,), 0) for load in offer.loads) > hours_left
+        hours_left is not None and min(space.hours(server, (load,), 0) for load in offer.loads) > hours_left
     ):
         return Decision(None, "no further load of it is worth its GPU-hours", ())
-    choice = _choice(view, plan, each, offer, "")
+    choice = _choice(view, price, _Option(server, offer))
     return Decision(choice, choice.why, ())
 
 
-def _choice(view: View, plan: Portfolio, each: Candidate, offer: Offer, why: str) -> Choice:
-    first = _first_load(view, each, offer)
-    at = ", ".join(map(str, sorted(offer.loads)))
-    told = f"at C = {at}: {offer.gain:.1%} more front expected for {offer.hours:.3g} GPU-hours"
+def _choice(view: View, price: float, option: _Option) -> Choice:
+    server, offer = option.server, option.offer
+    loads = sorted(offer.loads)
+    expected = (
+        f"at C = {', '.join(map(str, loads))}: {offer.gain:.1%} more front expected for {offer.hours:.3g} GPU-hours"
+    )
     return Choice(
-        each.id,
-        each.label,
-        first,
-        tuple(sorted(offer.loads)),
+        server.id,
+        server.label,
+        _first_load(view, server, offer.loads),
+        tuple(loads),
         offer.gain,
         offer.hours,
-        plan.price,
-        f"{why}; {told}" if why else told,
+        price,
+        f"{option.why}; {expected}" if option.why else expected,
     )
 
 
-def _first_load(view: View, each: Candidate, offer: Offer) -> int:
-    """Of the loads planned the one that brings most by itself."""
-    if each.stage == "ctx":
-        return max(offer.loads, key=lambda load: (view.rates.worth(each, load), -load))
+def _first_load(view: View, server: Candidate, loads: Collection[int]) -> int:
+    """The one of ``loads`` that brings most by itself."""
+    if server.stage == "ctx":
+        return max(loads, key=lambda load: (view.rates.worth(server, load), -load))
     now = view.now()
-    taken = view.rates.taken(each)
-    return max(
-        offer.loads,
-        key=lambda load: (view.value(np.maximum(now, view.front(each, taken | {load}))), -load),
-    )
+    taken = view.rates.taken(server)
+    return max(loads, key=lambda load: (view.value(np.maximum(now, view.front(server, taken | {load}))), -load))
 
 
-def _urgency(view: View, plan: Portfolio, each: Candidate, offer: Offer, why: str) -> tuple[int, float, str]:
-    """What comes first: a ctx server, for nothing runs without; looks at unknown families; then whatever makes the
-    front of now larger per GPU-hour."""
-    if each.stage == "ctx":
-        nothing = not any(view.rates.started(other) for other in view.rates.ctxs)
-        return (2 if nothing else 1 if why else 0, offer.gain / offer.hours, each.label)
-    if why == CHANCE:
-        return (0, offer.gain / offer.hours, each.label)
-    now = view.now()
-    gain = view.value(np.maximum(now, view.front(each, view.rates.taken(each) | offer.loads))) - view.value(now)
-    return (1 if why else 0, (offer.gain + AT_ONCE * gain) / offer.hours, each.label)
+def _urgency(view: View, option: _Option) -> tuple[int, float, str]:
+    """The order of options, the greatest first: the first ctx server, for nothing runs without one; first servers of
+    uncertain families; then by what is added to the front per GPU-hour."""
+    server, offer = option.server, option.offer
+    if server.stage == "ctx":
+        first = not any(view.rates.started(other) for other in view.rates.ctxs)
+        return (2 if first else 1 if option.why else 0, offer.gain / offer.hours, server.label)
+    if option.why == CHANCE_REASON:
+        return (0, offer.gain / offer.hours, server.label)
+    gain = view.gain(view.now(), view.front(server, view.rates.taken(server) | offer.loads))
+    return (1 if option.why else 0, (offer.gain + EARLY_WEIGHT * gain) / offer.hours, server.label)
 
 
-def _scouts(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
-    """For each gen family that may matter and is not known: its cheapest server, with what it brings by itself."""
-    found = {}
-    for family in sorted({each.family for each in view.rates.gens}):
-        mine = [each for each in view.rates.gens if each.family == family]
-        if any(view.rates.running.get(each.id) for each in mine):
+# -- options ----------------------------------------------------------------------------------------------------
+
+
+def _planned(view: View, plan: Portfolio) -> dict[str, _Option]:
+    return {name: _Option(view.space.find(name), offer) for name, offer in plan.parts.items()}
+
+
+def _family_trials(view: View, plan: Portfolio) -> dict[str, _Option]:
+    """For each gen family that may matter and whose speed is uncertain: its best server of the smallest size."""
+    trials = {}
+    rates = view.rates
+    for family in sorted({server.family for server in rates.gens}):
+        members = [server for server in rates.gens if server.family == family]
+        if any(rates.running.get(server.id) for server in members):
             continue
-        unsure = [each for each in mine if view.rates.spread(each) > UNKNOWN_SD]
-        hopeful = [each for each in unsure if each.id in plan.parts or _lucky_gain(view, each, plan.front) > 0.003]
+        uncertain = [server for server in members if rates.spread(server) > UNKNOWN_SD]
+        hopeful = [
+            server
+            for server in uncertain
+            if server.id in plan.parts or _optimistic_gain(view, server, plan.front) > FAMILY_MATTERS
+        ]
         if not hopeful:
             continue
-        least = min(each.gpus for each in mine)
-        small = [each for each in mine if each.gpus == least]
-        now = view.now()
-        offers = {each.id: offer_of(view, each, now, plan.price / view.space.grid_hours, 1) for each in small}
+        least = min(server.gpus for server in members)
+        now, price = view.now(), plan.price / view.space.grid_hours
+        offers = {server.id: offer_of(view, server, now, price, 1) for server in members if server.gpus == least}
         best = max(offers, key=lambda name: (offers[name].gain, name))
         if not offers[best].loads:
             continue
-        if all(each.gpus == least for each in hopeful) and best in plan.parts:
-            continue  # it comes anyway, and nothing larger waits for it
-        found[best] = (offers[best], f"how fast {family} is must be known before more of it is started")
-    return found
+        if all(server.gpus == least for server in hopeful) and best in plan.parts:
+            continue  # it is planned anyway, and nothing larger waits for it
+        why = f"how fast {family} is must be known before more of it is started"
+        trials[best] = _Option(view.space.find(best), offers[best], why)
+    return trials
 
 
-def _chances(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
-    """Servers that are expected to be no better than what is planned, by what they add if they are after all."""
-    found = {}
-    before = view.value(plan.front)
-    for each in view.rates.gens:
-        if view.rates.started(each) or each.id in plan.parts:
+def _chances(view: View, plan: Portfolio) -> dict[str, _Option]:
+    """Servers that are expected to be no better than the plan, by what they add if they are faster than expected."""
+    chances = {}
+    for server in view.rates.gens:
+        if view.rates.started(server) or server.id in plan.parts:
             continue
-        every = frozenset(each.forecasts)
-        gain = sum(
-            weight * (view.value(np.maximum(plan.front, view.front(each, every, lucky))) - before)
-            for lucky, weight in CHANCES
-        )
+        ladder = frozenset(server.forecasts)
+        gain = sum(weight * view.gain(plan.front, view.front(server, ladder, z)) for z, weight in CHANCES)
         if gain <= 0:
             continue
-        lucky = CHANCES[-1][0]
-        fronts = {load: view.front(each, frozenset((load,)), lucky) for load in every}
-        load = max(every, key=lambda load: (view.value(np.maximum(plan.front, fronts[load])), -load))
-        hours = view.space.hours(each, (load,)) + WITH_IT * view.space.load_h * each.gpus
-        if gain > LEAST_CHANCE * hours / view.space.grid_hours:
-            found[each.id] = (Offer(frozenset((load,)), gain, hours), CHANCE)
-    return found
+        z = CHANCES[-1][0]
+        fronts = {load: view.front(server, frozenset((load,)), z) for load in ladder}
+        load = max(ladder, key=lambda load: (view.value(np.maximum(plan.front, fronts[load])), -load))
+        hours = view.space.hours(server, (load,)) + FOLLOW_UP_LOADS * view.space.load_h * server.gpus
+        if gain > MIN_CHANCE_GAIN * hours / view.space.grid_hours:
+            chances[server.id] = _Option(server, Offer(frozenset((load,)), gain, hours), CHANCE_REASON)
+    return chances
 
 
-def _lucky_gain(view: View, each: Candidate, front: Floats) -> float:
-    """What a server would add to ``front`` if it were faster than expected."""
-    lucky = view.front(each, frozenset(each.forecasts), LUCKY)
-    return view.value(np.maximum(front, lucky)) - view.value(front)
+def _optimistic_gain(view: View, server: Candidate, front: Floats) -> float:
+    """What a server would add to ``front`` if it were ``OPTIMISM_SD`` faster than expected."""
+    return view.gain(front, view.front(server, frozenset(server.forecasts), OPTIMISM_SD))
 
 
-def _ctx_offers(view: View, plan: Portfolio) -> dict[str, tuple[Offer, str]]:
-    """Ctx servers by what they would add to the planned front, on average over how fast they may be."""
-    gens = [each for each in view.rates.gens if view.rates.started(each) or each.id in plan.parts]
-    found: dict[str, tuple[Offer, str]] = {}
+def _ctx_options(view: View, plan: Portfolio) -> dict[str, _Option]:
+    """Ctx servers of sizes and families not started yet, by what they would add to the planned front on average."""
+    rates = view.rates
+    gens = [server for server in rates.gens if rates.started(server) or server.id in plan.parts]
+    options: dict[str, _Option] = {}
     if not gens:
-        return found
-    sides = [
-        (
-            each,
-            view.rates.gen_side(
-                each,
-                sorted(
-                    view.rates.taken(each) | (plan.parts[each.id].loads if each.id in plan.parts else frozenset())
-                ),
-            )[1],
-        )
-        for each in gens
-    ]
-    started = [
-        (each, view.rates.capacity(each, view.rates.taken(each)))
-        for each in view.rates.ctxs
-        if view.rates.started(each)
-    ]
-    groups = {(each.family, each.gpus) for each in view.rates.ctxs} - {
-        (each.family, each.gpus) for each, _ in started
-    }
-    before = view.value(_fed_by(view, sides, started)) if started else 0.0
+        return options
+    sides = [(gen.mtp, rates.gen_side(gen, sorted(rates.taken(gen) | plan.loads_of(gen)))[1]) for gen in gens]
+    started = [(ctx, rates.capacity(ctx, rates.taken(ctx))) for ctx in rates.ctxs if rates.started(ctx)]
+    groups = {(ctx.family, ctx.gpus) for ctx in rates.ctxs} - {(ctx.family, ctx.gpus) for ctx, _ in started}
+    before = view.value(_front_fed_by(view, sides, started)) if started else 0.0
     for group in sorted(groups):
-        drafts = [each.mtp for each, _ in sides]
-        mine = [each for each in view.rates.ctxs if (each.family, each.gpus) == group]
-        each = min(mine, key=lambda each: (sum(abs(each.mtp - mtp) for mtp in drafts), each.label))
-        loads = _near_best(view, each)
+        members = [ctx for ctx in rates.ctxs if (ctx.family, ctx.gpus) == group]
+        ctx = min(members, key=lambda ctx: (sum(abs(ctx.mtp - mtp) for mtp, _ in sides), ctx.label))
+        loads = _near_best(rates, ctx)
         if not loads:
             continue
-        hours = view.space.hours(each, loads)
-        gain = sum(
-            weight
-            * (view.value(_fed_by(view, sides, [*started, (each, view.rates.capacity(each, loads, lucky))])) - before)
-            for lucky, weight in CHANCES
+        hours = view.space.hours(ctx, loads)
+        afters = (
+            (weight, _front_fed_by(view, sides, [*started, (ctx, rates.capacity(ctx, loads, z))]))
+            for z, weight in CHANCES
         )
+        gain = sum(weight * (view.value(after) - before) for weight, after in afters)
         if gain > max(plan.price, view.space.least_price) * hours / view.space.grid_hours or not started:
-            found[each.id] = (Offer(loads, gain, hours), "")
-    return found
+            options[ctx.id] = _Option(ctx, Offer(loads, gain, hours))
+    return options
 
 
-def _fed_by(view: View, sides: Iterable[tuple[Candidate, Side]], ctx: Iterable[tuple[Candidate, float]]) -> Floats:
+def _front_fed_by(
+    view: View, gens: Iterable[tuple[int, Side]], ctx_rates: Sequence[tuple[Candidate, float]]
+) -> Floats:
+    """The front of ``gens`` (drafts, and rates of one instance) with ctx servers of these requests/s."""
     front = empty_front()
-    rates = list(ctx)
-    for each, side in sides:
-        front = np.maximum(front, view.fed(side, view.rates.sides(rates, each.mtp)))
+    for mtp, gen in gens:
+        front = np.maximum(front, view.fed(gen, view.rates.sides(ctx_rates, mtp)))
     return front
 
 
-def _near_best(view: View, each: Candidate) -> frozenset[int]:
-    """Loads at which a ctx server promises nearly its best rate within the TTFT limit, or has given it."""
-    best = view.rates.capacity(each, each.forecasts)
-    return frozenset(load for load in each.forecasts if view.rates.worth(each, load) >= max(NEAR_BEST * best, 1e-9))
+def _near_best(rates: Rates, ctx: Candidate) -> frozenset[int]:
+    """Loads at which a ctx server gives, or is expected to give, nearly its best rate within the TTFT limit."""
+    enough = max(NEAR_BEST_RATE * rates.capacity(ctx, ctx.forecasts), 1e-9)
+    return frozenset(load for load in ctx.forecasts if rates.worth(ctx, load) >= enough)
 
 
-def _too_slow(view: View, each: Candidate) -> bool:
+def _too_slow(rates: Rates, ctx: Candidate) -> bool:
     """Is there next to no chance that a load of a ctx server is within the TTFT limit?"""
-    fastest = max((view.rates.at(each, load).req_s for load in each.forecasts), default=0.0)
-    return view.rates.capacity(each, each.forecasts) <= HARDLY * fastest
+    fastest = max((rates.at(ctx, load).req_s for load in ctx.forecasts), default=0.0)
+    return rates.capacity(ctx, ctx.forecasts) <= MIN_TTFT_CHANCE * fastest
 
 
-def _more_ctx(view: View, each: Candidate) -> Offer:
-    """What is left of the loads near the best of a ctx server that is up, as measurements move it."""
-    loads = _near_best(view, each) - view.rates.taken(each)
-    return Offer(loads, 0.0, view.space.hours(each, loads, 0))
+def _more_ctx(view: View, ctx: Candidate) -> Offer:
+    """The loads near the best one, as known by now, that a ctx server that is up has not been measured at."""
+    loads = _near_best(view.rates, ctx) - view.rates.taken(ctx)
+    return Offer(loads, 0.0, view.space.hours(ctx, loads, 0))
 
 
-def _why_no_draft(space: Space, each: Candidate) -> str | None:
+# -- reasons ----------------------------------------------------------------------------------------------------
+
+
+def _why_no_draft(space: Space, server: Candidate) -> str | None:
     """Why a further draft cannot pay, if it cannot."""
-    if each.stage != "gen" or not each.mtp:
+    if server.stage != "gen" or not server.mtp:
         return None
-    alike = (each.family, each.gpus, each.mtp - 1)
+    alike = (server.family, server.gpus, server.mtp - 1)
     for other in space.candidates:
         if other.stage != "gen" or (other.family, other.gpus, other.mtp) != alike:
             continue
-        both = sorted(set(each.forecasts) & set(other.forecasts))
-        ends = [other.forecasts[c].tpot_s / each.forecasts[c].tpot_s for c in both[:1] + both[-1:]]
+        both = sorted(set(server.forecasts) & set(other.forecasts))
+        ends = [other.forecasts[c].tpot_s / server.forecasts[c].tpot_s for c in both[:1] + both[-1:]]
         if ends and max(ends) < 1 + MTP_MARGIN:
             return (
-                f"MTP {each.mtp} cannot pay over MTP {other.mtp}: tok/s/user x {ends[0]:.2f} at C = {both[0]} "
+                f"MTP {server.mtp} cannot pay over MTP {other.mtp}: tok/s/user x {ends[0]:.2f} at C = {both[0]} "
                 f"and x {ends[-1]:.2f} at C = {both[-1]}"
             )
     return None
 
 
-def _why_not(
-    view: View,
-    each: Candidate,
-    plan: Portfolio,
-    offers: Mapping[str, tuple[Offer, str]],
-    affordable: Mapping[str, tuple[Offer, str]],
-    hours_left: float | None,
-) -> str:
-    if each.id in affordable:
-        return "planned, after what brings more per GPU-hour now"
-    hours = offers[each.id][0].hours if each.id in offers else view.space.hours(each, tuple(each.forecasts)[:1])
+def _why_not(view: View, server: Candidate, plan: Portfolio, option: _Option | None, hours_left: float | None) -> str:
+    """Why a server is passed over that is not among the affordable options. ``option``: its, if it is one."""
+    hours = option.offer.hours if option else view.space.hours(server, tuple(server.forecasts)[:1])
     if hours_left is not None and hours > hours_left:
         return f"it costs {hours:.3g} GPU-hours at least, and {max(0.0, hours_left):.3g} are left"
-    if each.stage == "ctx":
-        known = view.rates.started(each)
-        return "measured" if known else "not worth its hours beside the ctx servers that are known or come first"
-    if view.rates.started(each):
+    if server.stage == "ctx":
+        started = view.rates.started(server)
+        return "measured" if started else "not worth its hours beside the ctx servers that are known or come first"
+    if view.rates.started(server):
         return "measured where it can change the front"
-    lucky = _lucky_gain(view, each, plan.front)
     return (
-        f"not worth its hours beside what is planned: it would add at most {lucky:.2%} of the front, "
-        f"{LUCKY:g} standard deviations above what is expected of it"
+        f"not worth its hours beside what is planned: it would add at most "
+        f"{_optimistic_gain(view, server, plan.front):.2%} of the front, "
+        f"{OPTIMISM_SD:g} standard deviations above what is expected of it"
     )

@@ -1,8 +1,8 @@
-"""How far predictions are to be trusted, learnt from what was measured, mapping family by mapping family.
+"""How far predictions are off, estimated from measurements, mapping family by mapping family.
 
 A family is a stage with one kind of mapping (``gen DEP``): its servers run the same kernels, so a step-time model is
 wrong about all of them in much the same way. The logarithm of measured over predicted speed of a server is taken as
-``family effect + own deviation``; both are normal, the first with ``FAMILY_SD`` before anything is known.
+``family effect + own deviation``. Both are normal; the family effect has the prior standard deviation ``FAMILY_SD``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ratematch.plan.experiment import Experiment
 FAMILY_SD = 0.2
 """Of the family effect before anything of the family is measured: half of all models within +-14 %."""
 OWN_SD = 0.04
-"""Of a server about its family, before there are enough of them to tell."""
+"""Of a server about its family, before enough of them are measured to estimate it."""
 OWN_WEIGHT = 4.0
-"""Servers that ``OWN_SD`` counts as when the deviation is learnt."""
+"""Servers that ``OWN_SD`` counts as when the own deviation is estimated."""
 
 
 def family_of(experiment: Experiment) -> str:
@@ -28,9 +28,12 @@ def family_of(experiment: Experiment) -> str:
 
 
 @dataclass(frozen=True)
-class Belief:
-    """Of the logarithm of measured over predicted speed: ``mean`` of a family, ``sd`` of that mean, ``own_sd`` of one
-    server about it. ``servers``: measured, of the family."""
+class FamilyEffect:
+    """The log of measured over predicted speed of one family's servers, as estimated.
+
+    ``mean``: of the family. ``sd``: standard deviation of that mean. ``own_sd``: standard deviation of one server
+    about it. ``servers``: how many of the family are measured.
+    """
 
     family: str
     mean: float = 0.0
@@ -54,10 +57,10 @@ class Belief:
         return math.exp(self.mean - 1.96 * self.total_sd), math.exp(self.mean + 1.96 * self.total_sd)
 
 
-def learn(deviations: Mapping[str, Iterable[float]]) -> dict[str, Belief]:
-    """Beliefs of every family named, from the log of measured over predicted speed of each of its servers.
+def estimate_effects(deviations: Mapping[str, Iterable[float]]) -> dict[str, FamilyEffect]:
+    """The effect of every family named, from the log of measured over predicted speed of each of its servers.
 
-    The deviation of single servers is pooled over families, with ``OWN_SD`` as ``OWN_WEIGHT`` servers' worth.
+    The own deviation is pooled over families, with ``OWN_SD`` as ``OWN_WEIGHT`` servers' worth.
     """
     known = {family: list(values) for family, values in deviations.items()}
     squares, count = OWN_WEIGHT * OWN_SD**2, OWN_WEIGHT
@@ -67,10 +70,10 @@ def learn(deviations: Mapping[str, Iterable[float]]) -> dict[str, Belief]:
             squares += sum((value - mean) ** 2 for value in values)
             count += len(values) - 1
     own = squares / count
-    beliefs = {}
+    effects = {}
     for family, values in known.items():
         precision = 1 / FAMILY_SD**2 + len(values) / own
-        beliefs[family] = Belief(
+        effects[family] = FamilyEffect(
             family, sum(values) / own / precision, math.sqrt(1 / precision), math.sqrt(own), len(values)
         )
-    return beliefs
+    return effects

@@ -1,7 +1,7 @@
-"""Fronts as arrays, quickly: what ctx and gen servers give in whole instances, on a fixed grid of tok/s/user.
+"""Fronts as arrays: what whole instances of ctx and gen servers give, on a fixed grid of tok/s/user.
 
-The exact solver of :mod:`ratematch.match` decides what is reported; this one is asked thousands of times for a single
-decision. It differs in reading generation curves at a few points between measured loads, not everywhere.
+Reports use the exact solver of :mod:`ratematch.match`. This one is fast enough for the thousands of fronts of a
+single decision: it reads generation curves at a few points between measured loads instead of everywhere.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 GRID = np.geomspace(4.0, 2000.0, 240)
 """tok/s/user at which fronts are kept."""
 WIDTHS = np.diff(GRID, prepend=0.0)
 BETWEEN = 4
-"""Steps that the stretch between two loads of a generation curve is read in."""
+"""Steps in which a generation curve is read between two loads."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """Rates of one instance. ctx: ``req_s`` of shape (1,), its capacity. gen: by load, with ``tok_s_user``."""
+    """Rates of one instance: of ctx its capacity, ``req_s`` of shape (1,); of gen by load, with ``tok_s_user``."""
 
     gpus: int
     req_s: Floats
@@ -39,7 +40,7 @@ def hypervolume(front: Floats) -> float:
 
 
 def gain(front: Floats, other: Floats, weights: Floats | None = None) -> float:
-    """Hypervolume that ``other`` adds to ``front``, each tok/s/user weighted."""
+    """Hypervolume that ``other`` adds to ``front``, with ``weights`` of every tok/s/user."""
     added = np.maximum(other - front, 0.0)
     return float(added @ (WIDTHS if weights is None else WIDTHS * weights))
 
@@ -47,35 +48,33 @@ def gain(front: Floats, other: Floats, weights: Floats | None = None) -> float:
 def front_of(ctx: Side, gen: Side, osl: float, max_gpus: int, *, ceil_only: bool = False) -> Floats:
     """tok/s/GPU of the best deployment that gives at least ``GRID`` tok/s/user. Shape of ``GRID``.
 
-    Every number of gen instances, fed by the fewest ctx instances that keep up, or by all that there is room for,
-    with generation throttled to what they supply. ``ceil_only``: one gen instance and the ratio rounded up, as some
-    tools do.
+    Every number of gen instances is tried with the fewest ctx instances that keep up, or with all that there is room
+    for and generation throttled to what they supply. ``ceil_only``: one gen instance and the ratio rounded up, as
+    some tools do.
     """
     if not gen.req_s.size or ctx.req_s[0] <= 0:
         return empty_front()
-    req_s, speed = _read_between(gen)
-    at_load = best_ratio(ctx, gen.gpus, req_s, osl, max_gpus, ceil_only)
-    return np.asarray(_spread(np.zeros(req_s.size, dtype=int), speed, at_load, 1)[0])
+    low = np.arange(max(1, gen.req_s.size - 1))
+    high = np.minimum(low + 1, gen.req_s.size - 1)
+    at_load = best_ratio(ctx, gen.gpus, _read_stretches(gen.req_s, low, high), osl, max_gpus, ceil_only)
+    one = np.zeros(at_load.size, dtype=np.int64)
+    return np.asarray(_spread(one, _read_stretches(gen.tok_s_user, low, high), at_load, 1)[0])
 
 
 def stretches_of(ctx: Side, gen: Side, osl: float, max_gpus: int) -> Floats:
-    """Fronts of every stretch of a generation curve, of shape (loads, loads, grid): ``[i, j]`` is that of the loads i
-    and j and what is read between them, i = j one load alone. The front of any loads is the maximum over its
-    neighbours'."""
+    """Fronts of every stretch of a generation curve, of shape (loads, loads, grid).
+
+    ``[i, j]``: of the loads i < j and what is read between them; ``[i, i]``: of one load. The front of a set of loads
+    is the maximum over its neighbouring pairs.
+    """
     size = gen.req_s.size
     fronts = np.zeros((size, size, GRID.size))
     if not size or ctx.req_s[0] <= 0:
         return fronts
     low, high = np.triu_indices(size)
-    steps = np.linspace(0.0, 1.0, BETWEEN + 1)
-
-    def read(values: Floats) -> Floats:
-        logs = np.log(values)
-        return np.asarray(np.exp(logs[low, None] * (1 - steps) + logs[high, None] * steps).ravel())
-
-    at_load = best_ratio(ctx, gen.gpus, read(gen.req_s), osl, max_gpus, False)
-    which = np.repeat(np.arange(low.size), steps.size)
-    fronts[low, high] = _spread(which, read(gen.tok_s_user), at_load, low.size)
+    at_load = best_ratio(ctx, gen.gpus, _read_stretches(gen.req_s, low, high), osl, max_gpus, False)
+    which = np.repeat(np.arange(low.size), BETWEEN + 1)
+    fronts[low, high] = _spread(which, _read_stretches(gen.tok_s_user, low, high), at_load, low.size)
     return fronts
 
 
@@ -114,22 +113,17 @@ def ctx_instances(
     return np.asarray(np.where(wanted <= room, wanted, 0.0) if ceil_only else np.minimum(wanted, room))
 
 
-def _spread(which: NDArray[np.int64], speed: Floats, value: Floats, rows: int) -> Floats:
-    """Points onto the grid, each into the row ``which``: the best of all that are at least as fast."""
+def _spread(which: Ints, speed: Floats, value: Floats, rows: int) -> Floats:
+    """Points onto the grid, each into the row ``which``: the best ``value`` of all that are at least as fast."""
     fronts = np.zeros((rows, GRID.size))
     place = np.searchsorted(GRID, speed * (1 + 1e-12), side="right") - 1
     np.maximum.at(fronts, (which, np.maximum(place, 0)), np.where(place >= 0, value, 0.0))
     return np.asarray(np.maximum.accumulate(fronts[:, ::-1], axis=1)[:, ::-1])
 
 
-def _read_between(gen: Side) -> tuple[Floats, Floats]:
-    """Rates and speeds at the loads and between them, geometrically."""
-    size = gen.req_s.size
-    if size == 1:
-        return gen.req_s, gen.tok_s_user
-    at = np.linspace(0, size - 1, BETWEEN * (size - 1) + 1)
-    known = np.arange(size)
-    return (
-        np.exp(np.interp(at, known, np.log(gen.req_s))),
-        np.exp(np.interp(at, known, np.log(gen.tok_s_user))),
-    )
+def _read_stretches(values: Floats, low: Ints, high: Ints) -> Floats:
+    """``values`` at the loads ``low``, ``high`` and between them, geometrically: ``BETWEEN`` + 1 of each stretch, one
+    after the other."""
+    steps = np.linspace(0.0, 1.0, BETWEEN + 1)
+    logs = np.log(values)
+    return np.asarray(np.exp(logs[low, None] * (1 - steps) + logs[high, None] * steps).ravel())

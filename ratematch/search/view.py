@@ -1,4 +1,4 @@
-"""What is known, under way and expected for one workload, made into fronts: the view that a decision is taken on."""
+"""The fronts that a decision rests on, from what is measured, under way and expected for one workload."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from ratematch.search.fronts import GRID, WIDTHS, Floats, Side, empty_front, fro
 from ratematch.search.rates import Rates, correct
 
 EVENLY = 0.5
-"""Weight of tok/s/GPU at every tok/s/user alike (its logarithm), beside that of the hypervolume, which knows little
-of slow users."""
+"""Weight of the relative tok/s/GPU at every tok/s/user alike, beside 1 for the hypervolume, in which slow users
+hardly count."""
 CHOICES = 0.3
-"""Weight of tok/s/GPU where a deployment will be chosen, all of those together."""
+"""Weight of the relative tok/s/GPU at all of ``Space.choose_at`` together."""
 BESIDE = 0.06
-"""They reach so far to both sides (logarithm): fronts are read in steps, and a step must not decide."""
+"""Half width (of the logarithm) of the range around each of them that counts: fronts are read in steps, and one step
+must not decide."""
 CHANCES = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))
 """A normal distribution as three values, in standard deviations, and their weights (Gauss-Hermite)."""
 
 
 class View:
-    """Fronts of one workload, each computed once, and what they are worth.
+    """Fronts of one workload, each computed once, and their values.
 
-    ``rates`` never change, so neither does a front: whoever wants to know what other rates would bring makes other
-    :class:`ratematch.search.rates.Rates`, and if it needs their fronts, another view.
+    ``rates`` never change, so neither does a front. What other rates would bring is computed from other
+    :class:`ratematch.search.rates.Rates`, and their fronts in another view. ``reachable``: the front of every gen
+    server at its whole ladder. ``weights``: of tok/s/GPU at each tok/s/user of the grid.
     """
 
     def __init__(self, space: Space, known: Known, running: Mapping[str, Collection[int]]):
@@ -39,50 +41,56 @@ class View:
         self.reachable = best
         self.weights = _weigh(best, space.choose_at)
 
-    def front(self, each: Candidate, loads: frozenset[int], lucky: float = 0.0) -> Floats:
-        """Of a gen server measured at ``loads``, fed as it can be fed."""
-        key = (each.id, loads, lucky)
+    def front(self, server: Candidate, loads: frozenset[int], z: float = 0.0) -> Floats:
+        """Of a gen server at ``loads``, with the ctx servers there are; of what is not measured, ``z`` standard
+        deviations faster than expected."""
+        key = (server.id, loads, z)
         if key not in self._fronts:
-            place, fronts = self._stretches_of(each, lucky)
-            at = sorted(place[load] for load in loads if load in place)
+            index, fronts = self._stretches_of(server, z)
+            at = sorted(index[load] for load in loads if load in index)
             ends = at[1:] if len(at) > 1 else at
             self._fronts[key] = fronts[at[: len(ends)], ends].max(axis=0) if at else empty_front()
         return self._fronts[key]
 
-    def _stretches_of(self, each: Candidate, lucky: float) -> tuple[dict[int, int], Floats]:
-        """Where each load is, of those within the TPOT limit, and :func:`ratematch.search.fronts.stretches_of`."""
-        key = (each.id, lucky)
+    def _stretches_of(self, server: Candidate, z: float) -> tuple[dict[int, int], Floats]:
+        """The index of each load within the TPOT limit, and fronts by two such indices, see
+        :func:`ratematch.search.fronts.stretches_of`."""
+        key = (server.id, z)
         if key not in self._stretches:
-            kept, gen = self.rates.gen_side(each, each.forecasts, lucky)
+            kept, gen = self.rates.gen_side(server, server.forecasts, z)
             fronts = np.zeros((len(kept), len(kept), GRID.size))
-            for side in self.rates.feeders(each.mtp):
+            for side in self.rates.feeders(server.mtp):
                 fronts = np.maximum(fronts, stretches_of(side, gen, self.space.osl, self.space.max_gpus))
             self._stretches[key] = {load: k for k, load in enumerate(kept)}, fronts
         return self._stretches[key]
 
     def fed(self, gen: Side, ctx: Iterable[Side]) -> Floats:
-        """Of one gen server with each of these ctx servers."""
+        """Of one gen server with the best of these ctx servers at each tok/s/user."""
         front = empty_front()
         for side in ctx:
             front = np.maximum(front, front_of(side, gen, self.space.osl, self.space.max_gpus))
         return front
 
     def value(self, front: Floats) -> float:
-        """1 is about what everything measured would be worth."""
+        """Of a front; about 1 for ``reachable``."""
         return float(front @ self.weights)
+
+    def gain(self, front: Floats, other: Floats) -> float:
+        """What ``other`` adds to ``front``, in value."""
+        return self.value(np.maximum(front, other)) - self.value(front)
 
     def now(self) -> Floats:
         """The front of everything measured and under way."""
         front = empty_front()
-        if any(self.rates.started(each) for each in self.rates.ctxs):
-            for each in self.rates.gens:
-                front = np.maximum(front, self.front(each, self.rates.taken(each)))
+        if any(self.rates.started(server) for server in self.rates.ctxs):
+            for server in self.rates.gens:
+                front = np.maximum(front, self.front(server, self.rates.taken(server)))
         return front
 
 
 def _weigh(reachable: Floats, choose_at: Iterable[float]) -> Floats:
-    """Of tok/s/GPU at each tok/s/user: hypervolume, every tok/s/user alike as far as the front reaches, and
-    more of it around those that a deployment will be chosen at."""
+    """Weights of tok/s/GPU at each tok/s/user: of the hypervolume, of every tok/s/user alike as far as the front
+    reaches, and of the ranges around those that a deployment will be chosen at."""
     size = hypervolume(reachable)
     if size <= 0:
         return WIDTHS

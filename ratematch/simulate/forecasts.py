@@ -20,7 +20,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
-from ratematch.search.families import Belief, family_of, learn
+from ratematch.search.families import FamilyEffect, estimate_effects, family_of
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.predict import Forecast, forecast
 from ratematch.simulate.service import Service
@@ -32,13 +32,13 @@ from ratematch.store.folder import Results
 class Prediction:
     """What a sweep is predicted to give. ``analyses``: one a workload, of predicted rows alone.
 
-    ``beliefs``: by family, what predictions were corrected by and how far off they may be. ``learnt_from``: servers
-    measured. ``rows``: the forecasts themselves, corrected.
+    ``effects``: of each family, what predictions were corrected by and how far off they may still be.
+    ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts.
     """
 
     model: str
     analyses: tuple[WorkloadAnalysis, ...]
-    beliefs: tuple[Belief, ...]
+    effects: tuple[FamilyEffect, ...]
     learnt_from: int
     rows: tuple[Measured, ...]
 
@@ -65,9 +65,9 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
     forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
     families = {family_of(experiment) for experiment in experiments}
     taught = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
-    beliefs = learn({family: taught.get(family, []) for family in families})
+    effects = estimate_effects({family: taught.get(family, []) for family in families})
     rows = tuple(
-        Measured(experiment, load, to_measurement(each, beliefs[family_of(experiment)].factor))
+        Measured(experiment, load, to_measurement(each, effects[family_of(experiment)].factor))
         for experiment in experiments
         for load, each in forecasts[experiment.id].items()
     )
@@ -77,7 +77,7 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
     return Prediction(
         sweep.step_times,
         analyses,
-        tuple(beliefs[name] for name in sorted(beliefs)),
+        tuple(effects[name] for name in sorted(effects)),
         sum(map(len, taught.values())),
         rows,
     )
@@ -95,13 +95,13 @@ def deviations(
     for row in measured:
         if row.experiment.stage != "e2e" and row.measurement.valid and row.measurement.req_s:
             by_experiment.setdefault(row.experiment.id, []).append(row)
-    found: dict[str, list[float]] = {}
+    by_family: dict[str, list[float]] = {}
     for rows in by_experiment.values():
         forecasts = forecast_experiment(replace(rows[0].experiment, step_times=step_times), cluster)
         logs = [speed_ratio(row.measurement, forecasts[row.load]) for row in rows if row.load in forecasts]
         if logs:
-            found.setdefault(family_of(rows[0].experiment), []).append(fmean(logs))
-    return found
+            by_family.setdefault(family_of(rows[0].experiment), []).append(fmean(logs))
+    return by_family
 
 
 def speed_ratio(measured: Measurement, predicted: Forecast) -> float:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze_workload, find_pairs
-from ratematch.match.choose import Choice, Key, Runs, Spending, certain, choose_end_to_end, find_contenders
+from ratematch.match.choose import Key, RunChoice, Runs, Spending, certain, choose_end_to_end, find_contenders
 from ratematch.match.figures import collect_figures
-from ratematch.match.gain import DRAWS, Allowance, Candidate, Value, like_area, take
+from ratematch.match.gain import DRAWS, Allowance, RunCandidate, Value, like_area, take
 from ratematch.match.pareto import extract_front, hypervolume, step_at
 from ratematch.match.points import Point
 from ratematch.match.question import Question
@@ -40,7 +40,7 @@ def choose(
     already: Mapping[Key, bool] | None = None,
     chance: Callable[[Point], float] = certain,
     **runs: Any,
-) -> list[Choice]:
+) -> list[RunChoice]:
     how = Runs(deployments, **runs)
     return choose_end_to_end(rows, WORKLOAD, QUESTION, how, spending, already=already, chance=chance)
 
@@ -209,7 +209,7 @@ def test_taking_the_best_first_is_close_to_the_best_set(
     """1 - 1/e of the best set, as for every submodular gain; and what bounds spare is never taken wrongly."""
     pair = find_pairs(collect_figures(ROWS, Constraints())[0], Constraints())[0]
     point = choose(1)[0].predicted
-    candidates = [Candidate(point, pair, (1,), 1.0) for _ in outcomes]
+    candidates = [RunCandidate(point, pair, (1,), 1.0) for _ in outcomes]
     drawn = [[points] * DRAWS for points in outcomes]
     value = Value((0.0, 0.0), choose_at)
     taken = take(candidates, drawn, [], value, Allowance(most), per_cost=False)

@@ -13,7 +13,7 @@ from ratematch.match.analysis import analyze, find_pairs
 from ratematch.match.calibration import Fit, apply_calibration, calibrated
 from ratematch.match.closedloop import derate, operate, settle_all
 from ratematch.match.figures import collect_figures, measured_point
-from ratematch.match.gaps import attribute, find_gaps, say_transfer
+from ratematch.match.gaps import attribute, describe_transfer, find_gaps
 from ratematch.match.matching import bound_tok_s_gpu
 from ratematch.match.pairs import pair_options, predict_deployment
 from ratematch.match.points import Calibration
@@ -259,7 +259,7 @@ def test_what_kv_transfers_cost_is_put_into_words_where_it_is_worth_it(
         kv_b=pieces * 32768,
     )
     figures = [replace(row, breakdown=told) for row in collect_figures(rows, FREE)[0]]
-    note = say_transfer(find_gaps(figures, [PAIR], (), FREE), figures)
+    note = describe_transfer(find_gaps(figures, [PAIR], (), FREE), figures)
     assert note is None if said is None else said in (note or "")
     if pieces < 1000:
         assert "pieces" not in (note or "")

@@ -19,7 +19,7 @@ from ratematch.match.matching import (
 )
 from ratematch.match.packing import Packing, count_nodes
 from ratematch.match.servicetime import erlang_c, wait_mgc_s
-from ratematch.match.solver import Problem, solve_rows
+from ratematch.match.solver import MatchProblem, solve_rows
 
 gpus = st.sampled_from([1, 2, 4, 8])
 rates = st.fractions(min_value=F(1, 10), max_value=50, max_denominator=20)
@@ -29,10 +29,10 @@ curves = st.lists(st.tuples(st.integers(1, 64).map(F), rates.map(lambda r: r * 1
 floats = st.floats(min_value=0.1, max_value=1e4)
 
 
-def one_point(g_ctx: int, r_ctx: F, g_gen: int, r_gen: F) -> Problem:
+def one_point(g_ctx: int, r_ctx: F, g_gen: int, r_gen: F) -> MatchProblem:
     """A ctx and a gen configuration of one measured point each, requests/s."""
     ctx = Ctx(g_ctx, make_curve([(1.0, float(r_ctx))]), (float(r_ctx),))
-    return Problem(ctx, Gen(g_gen, make_curve([(1.0, float(r_gen))]), 1.0))
+    return MatchProblem(ctx, Gen(g_gen, make_curve([(1.0, float(r_gen))]), 1.0))
 
 
 @given(gpus, rates, gpus, rates, st.integers(16, 48))

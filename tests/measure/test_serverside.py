@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ratematch.match.figures import collect_figures
-from ratematch.match.pairs import read_gen_options
+from ratematch.match.options import read_gen_options
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, Warming
 from ratematch.measure.measured import Measured
 from ratematch.measure.metrics import acceptance_length

@@ -13,10 +13,10 @@ from ratematch.campaign.decisions import ChosenRun
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.turn import Turn
 from ratematch.inputs.find import read_sweep
-from ratematch.match.choose import Choice
+from ratematch.match.choose import RunChoice
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
-from ratematch.search.price import Promised, promise
+from ratematch.search.price import Pricing, price_hours
 from ratematch.search.space import make_space, read_known
 from ratematch.search.view import View
 from ratematch.simulate.forecasts import forecast_experiment
@@ -127,7 +127,7 @@ def test_a_run_is_sent_while_servers_are_searched_if_it_is_worth_the_price_and_l
     known = read_known(results.measured())
     runs = EndToEnd(sweep, results, servers, [])
 
-    whole = promise(View(space, known, {}), 100.0)
+    whole = price_hours(View(space, known, {}), 100.0)
     run = runs.find_next(turn(results), workload, whole, 100.0)
     assert run is not None
     assert run.chance > 0.9
@@ -141,7 +141,7 @@ def test_a_run_is_sent_while_servers_are_searched_if_it_is_worth_the_price_and_l
     best = max(gens, key=lambda name: known[name][max(known[name])].req_s / servers[name].deployment.gpus)
     fewer = {name: rates for name, rates in known.items() if name != best}
     shutil.rmtree(results.folder_of(servers[best]).path)
-    doubted = promise(View(space, fewer, {}), 100.0)
+    doubted = price_hours(View(space, fewer, {}), 100.0)
     assert best in doubted.plan.parts
     chances = [each.chance for each in _choose_all(runs, turn(results), workload, doubted)]
     assert min(chances) < 0.9
@@ -156,7 +156,7 @@ def test_a_run_is_sent_while_servers_are_searched_if_it_is_worth_the_price_and_l
     assert further is None or further.key != run.key
 
 
-def _choose_all(runs: EndToEnd, now: Turn, workload: Workload, promised: Promised) -> list[Choice]:
+def _choose_all(runs: EndToEnd, now: Turn, workload: Workload, promised: Pricing) -> list[RunChoice]:
     found = []
     free = replace(promised, price=0.0)
     while (run := runs.find_next(now, workload, free, 100.0)) and len(found) < 4:

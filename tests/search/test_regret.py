@@ -60,7 +60,7 @@ def test_a_ctx_rate_that_is_not_sure_costs_by_the_ratio_that_is_chosen_for_it() 
 
 def derived(rates: Rates) -> list[object]:
     """Everything that a decision asks of rates."""
-    each_gen = [rates.gen_side(gen, gen.forecasts, lucky) for gen in rates.gens for lucky in (0.0, 1.0)]
+    each_gen = [rates.gen_side(gen, gen.forecasts, z) for gen in rates.gens for z in (0.0, 1.0)]
     each_ctx = [rates.capacity(ctx, ctx.forecasts) for ctx in rates.ctxs]
     feeders = [rates.feeders(mtp) for mtp in (0, 1)]
     return [repr(each_gen), each_ctx, repr(feeders), [rates.started(each) for each in rates.space.candidates]]

@@ -82,7 +82,7 @@ def test_a_prediction_is_labelled_and_corrected_by_what_was_measured():
         return to_measurement(at, factor)
 
     learnt = predict_sweep(sweep, experiments, Taught())  # type: ignore[arg-type]
-    by_family = {belief.family: belief for belief in learnt.beliefs}
+    by_family = {effect.family: effect for effect in learnt.effects}
     assert by_family["ctx DEP"].factor == pytest.approx(0.8, abs=0.02)
     assert by_family["gen TEP"].factor == pytest.approx(0.8, abs=0.02)
     assert by_family["ifb TEP"].factor == 1.0

@@ -45,7 +45,7 @@ def _plot_prediction(
     prediction: Prediction, predicted: WorkloadAnalysis, beside: WorkloadAnalysis | None, title: str
 ) -> Figure:
     spread = max(
-        (belief.total_sd for belief in prediction.beliefs if not belief.family.startswith("ifb")), default=0.0
+        (effect.total_sd for effect in prediction.effects if not effect.family.startswith("ifb")), default=0.0
     )
     with style.house_style():
         figure = new_figure(style.FIGURE_INCHES)

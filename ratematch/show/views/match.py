@@ -194,15 +194,15 @@ def _print_ifb(match: TableMatch, console: Console) -> None:
         ("server", "GPUs", "conc.", "TPOT ms", "TTFT ms", "tok/s/user", SCORES[match.question.objective][0]),
         [
             (
-                each.row.label,
-                each.row.gpus,
-                each.row.concurrency,
-                each.point.tpot_ms,
-                each.row.ttft_ms,
-                each.point.tok_s_user,
-                each.point.tok_s_gpu * unit,
+                server.row.label,
+                server.row.gpus,
+                server.row.concurrency,
+                server.point.tpot_ms,
+                server.row.ttft_ms,
+                server.point.tok_s_user,
+                server.point.tok_s_gpu * unit,
             )
-            for each in match.ifb_front
+            for server in match.ifb_front
         ],
         console,
     )

@@ -30,8 +30,8 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
         "model": prediction.model,
         "learnt_from": prediction.learnt_from,
         "families": [
-            {**asdict(belief), "factor": belief.factor, "low": belief.interval[0], "high": belief.interval[1]}
-            for belief in prediction.beliefs
+            {**asdict(effect), "factor": effect.factor, "low": effect.interval[0], "high": effect.interval[1]}
+            for effect in prediction.effects
         ],
         "workloads": {
             workload.workload: {
@@ -66,8 +66,8 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
     number = prediction.learnt_from
     learnt = f"learnt from {number} measured servers" if number else "nothing measured"
     rows = [
-        (belief.family, belief.servers, belief.factor, belief.interval[0], belief.interval[1])
-        for belief in prediction.beliefs
+        (effect.family, effect.servers, effect.factor, effect.interval[0], effect.interval[1])
+        for effect in prediction.effects
     ]
     columns = ("family", "measured", "factor", "95 %: low", "high")
     console.print(table(f"factor on predicted speed, {learnt}", columns, rows))

@@ -10,14 +10,14 @@ import pytest
 
 from ratematch.match.curves import Curve
 from ratematch.match.matching import Ctx, Gen, plan_curve
-from ratematch.search.candidates import Candidate, Rate, Seen, Space
+from ratematch.search.candidates import Candidate, Deviation, Rate, Space
 from ratematch.search.decide import Decision, decide, go_on
-from ratematch.search.families import FAMILY_SD, Belief, learn
+from ratematch.search.families import FAMILY_SD, FamilyEffect, estimate_effects
 from ratematch.search.fronts import GRID, Side, empty_front, front_of, gain, hypervolume, stretches_of
 from ratematch.search.portfolio import compose
-from ratematch.search.speeds import Outlook
+from ratematch.search.speeds import SpeedModel
 from ratematch.search.view import View
-from ratematch.search.workloads import decide_among, lend, share, teach
+from ratematch.search.workloads import decide_among, plannable_hours, share_deviations, share_hours
 from tests.search.invented import LADDER, SERVERS, ctx, gen, measure, space
 
 
@@ -126,19 +126,19 @@ def test_a_ctx_server_over_the_ttft_limit_is_passed_over():
     assert skip.why == "no load within the TTFT limit"
 
 
-def test_what_one_server_shows_is_believed_of_its_family():
-    beliefs = learn({"gen DEP": [math.log(0.8)] * 3, "gen TEP": []})
-    assert beliefs["gen DEP"].factor == pytest.approx(0.8, abs=0.01)
-    assert beliefs["gen DEP"].sd < 0.2 * FAMILY_SD
-    assert beliefs["gen TEP"] == Belief("gen TEP", own_sd=beliefs["gen TEP"].own_sd)
-    low, high = beliefs["gen TEP"].interval
+def test_one_server_informs_its_whole_family():
+    effects = estimate_effects({"gen DEP": [math.log(0.8)] * 3, "gen TEP": []})
+    assert effects["gen DEP"].factor == pytest.approx(0.8, abs=0.01)
+    assert effects["gen DEP"].sd < 0.2 * FAMILY_SD
+    assert effects["gen TEP"] == FamilyEffect("gen TEP", own_sd=effects["gen TEP"].own_sd)
+    low, high = effects["gen TEP"].interval
     assert low < 0.7
     assert high > 1.4
 
 
 def test_scattered_servers_widen_the_band():
-    calm = learn({"gen DEP": [0.01, -0.01, 0.0, 0.01]})["gen DEP"]
-    wild = learn({"gen DEP": [0.3, -0.3, 0.2, -0.2]})["gen DEP"]
+    calm = estimate_effects({"gen DEP": [0.01, -0.01, 0.0, 0.01]})["gen DEP"]
+    wild = estimate_effects({"gen DEP": [0.3, -0.3, 0.2, -0.2]})["gen DEP"]
     assert wild.own_sd > 3 * calm.own_sd
 
 
@@ -191,25 +191,25 @@ def test_a_portfolio_costs_no_more_than_there_is():
 def test_a_server_that_is_up_goes_on_without_another_start_and_ends():
     of = replace(space(), candidates=(SERVERS[0], SERVERS[3]))
     known = {"ctx-a": measure(SERVERS[0], LADDER), "gen-wide": measure(SERVERS[3], (64,))}
-    seen = {64}
+    measured = {64}
     while choice := go_on(of, known, {}, "gen-wide").choice:
         assert choice.candidate == "gen-wide"
-        assert choice.load not in seen
+        assert choice.load not in measured
         assert choice.gpu_hours == pytest.approx(16 * 0.05 * len(choice.planned))
-        seen.add(choice.load)
+        measured.add(choice.load)
         known["gen-wide"] |= measure(SERVERS[3], (choice.load,))
-    assert len(seen) > 1
+    assert len(measured) > 1
 
 
-def test_what_is_seen_of_a_server_says_most_of_itself_less_of_its_family_and_nothing_of_others():
-    seen = [Seen("1k/1k", "gen DEP", "DEP8", at, math.log(0.8)) for at in (-1.0, 0.0, 1.0)]
-    outlook = Outlook(seen, "1k/1k")
+def test_a_deviation_informs_its_server_most_its_family_less_and_others_not_at_all():
+    deviations = [Deviation("1k/1k", "gen DEP", "DEP8", at, math.log(0.8)) for at in (-1.0, 0.0, 1.0)]
+    model = SpeedModel(deviations, "1k/1k")
     itself, family = gen("a", "gen DEP", 8), gen("b", "gen DEP", 16)
     stranger = gen("c", "gen TEP", 8)
     means = {}
     sds = {}
     for each, kind in ((itself, "DEP8"), (family, "DEP16"), (stranger, "TEP8")):
-        mean, sd = outlook.speeds(replace(each, kind=kind))
+        mean, sd = model.predict(replace(each, kind=kind))
         means[kind], sds[kind] = float(mean.mean()), float(sd.mean())
     assert means["DEP8"] == pytest.approx(math.log(0.8), abs=0.02)
     assert means["DEP16"] == pytest.approx(math.log(0.8), abs=0.03)
@@ -217,10 +217,10 @@ def test_what_is_seen_of_a_server_says_most_of_itself_less_of_its_family_and_not
     assert sds["DEP8"] < sds["DEP16"] < 0.5 * sds["TEP8"]
 
 
-def test_servers_that_scatter_make_the_outlook_wider():
+def test_servers_that_scatter_widen_the_prediction():
     def spread(logs: list[float]) -> float:
-        seen = [Seen("w", "gen DEP", f"server {k}", 0.0, log) for k, log in enumerate(logs)]
-        return float(Outlook(seen, "w").speeds(gen("new", "gen DEP", 8))[1].mean())
+        deviations = [Deviation("w", "gen DEP", f"server {k}", 0.0, log) for k, log in enumerate(logs)]
+        return float(SpeedModel(deviations, "w").predict(gen("new", "gen DEP", 8))[1].mean())
 
     assert spread([0.2, -0.2, 0.25, -0.15, 0.1]) > 2 * spread([0.01, -0.01, 0.0, 0.01, -0.01])
 
@@ -232,19 +232,19 @@ def test_stretches_put_together_are_the_front_of_the_whole_curve():
     feeder = Side(4, np.array([10.0]), np.empty(0))
     parts = stretches_of(feeder, side, 100.0, 64)
     joined = np.max([parts[k, k + 1] for k in range(len(LADDER) - 1)], axis=0)
-    assert joined == pytest.approx(front_of(feeder, side, 100.0, 64))
+    assert np.array_equal(joined, front_of(feeder, side, 100.0, 64))
 
 
 def test_one_workload_learns_from_another():
     of = {name: replace(space(), workload=name, candidates=renamed(name)) for name in ("a", "b")}
     known = {"a ctx-a": measure(SERVERS[0], (4,)), "a gen-wide": measure(SERVERS[3], (64,), 0.7)}
-    taught = teach(of, known)["b"]
-    assert [(one.workload, one.family) for one in taught.elsewhere] == [("a", "ctx DEP"), ("a", "gen DEP")]
+    informed = share_deviations(of, known)["b"]
+    assert [(one.workload, one.family) for one in informed.elsewhere] == [("a", "ctx DEP"), ("a", "gen DEP")]
     own = of["b"].find("b gen-wide")
-    assert View(taught, {}, {}).rates.at(own, 64).req_s < 0.8 * View(of["b"], {}, {}).rates.at(own, 64).req_s
-    label, found = decide_among(of, known, {}, None, {})
+    assert View(informed, {}, {}).rates.at(own, 64).req_s < 0.8 * View(of["b"], {}, {}).rates.at(own, 64).req_s
+    label, decisions = decide_among(of, known, {}, None, {})
     assert label in of
-    assert all(decision.choice for decision in found.values())
+    assert all(decision.choice for decision in decisions.values())
 
 
 def renamed(prefix: str) -> tuple[Candidate, ...]:
@@ -253,15 +253,15 @@ def renamed(prefix: str) -> tuple[Candidate, ...]:
 
 def test_hours_are_shared_among_workloads_by_what_each_had():
     of = {name: replace(space(), workload=name) for name in ("a", "b")}
-    assert share(of, None, {}) == {"a": None, "b": None}
-    assert share(of, 10.0, {}) == {"a": pytest.approx(5.0), "b": pytest.approx(5.0)}
-    assert share(of, 6.0, {"a": 4.0}) == {"a": pytest.approx(1.0), "b": pytest.approx(5.0)}
+    assert share_hours(of, None, {}) == {"a": None, "b": None}
+    assert share_hours(of, 10.0, {}) == {"a": pytest.approx(5.0), "b": pytest.approx(5.0)}
+    assert share_hours(of, 6.0, {"a": 4.0}) == {"a": pytest.approx(1.0), "b": pytest.approx(5.0)}
 
 
 def test_the_last_hours_are_for_whoever_needs_them_most():
     """A part of them would buy only small servers."""
     of = {name: replace(space(), workload=name) for name in ("a", "b")}
     largest = max(each.gpus for each in SERVERS) * of["a"].start_h
-    assert lend(of, 2 * largest, {"a": 40.0}) == {"a": 2 * largest, "b": 2 * largest}
-    assert lend(of, 20 * largest, {"a": 40.0}) == share(of, 20 * largest, {"a": 40.0})
-    assert lend(of, None, {}) == {"a": None, "b": None}
+    assert plannable_hours(of, 2 * largest, {"a": 40.0}) == {"a": 2 * largest, "b": 2 * largest}
+    assert plannable_hours(of, 20 * largest, {"a": 40.0}) == share_hours(of, 20 * largest, {"a": 40.0})
+    assert plannable_hours(of, None, {}) == {"a": None, "b": None}

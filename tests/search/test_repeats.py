@@ -8,7 +8,7 @@ import pytest
 
 from ratematch.plan.load import Concurrency
 from ratematch.search.candidates import Candidate, Rate, Space
-from ratematch.search.repeats import MOST_RUNS, Longer, Measured, find_longer, pool
+from ratematch.search.repeats import MAX_RUNS, KnownLoad, LongerRunOffer, find_longer_run, pool
 from ratematch.search.space import lengthen, shorten
 from ratematch.search.view import View
 from tests.search.invented import ctx, gen, measure, space
@@ -16,22 +16,22 @@ from tests.support.invented import FIGURES
 
 FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)
 RIVALS = (gen("gen-one", "gen DEP", 8), gen("gen-other", "gen TEP", 8, base_s=0.01005))
-SHORT = Measured(0.05, 1, 60)
+SHORT = KnownLoad(0.05, 1, 60)
 LOAD_H = 0.002
 """What is known for sure of servers that are nearly alike is worth little, so it must cost little."""
 
 
 def find(
     known: dict[str, dict[int, Rate]],
-    measured: dict[int, Measured],
+    measured: dict[int, KnownLoad],
     *,
     of: Space,
     each: Candidate = RIVALS[0],
     hours: float | None = None,
-) -> Longer | None:
+) -> LongerRunOffer | None:
     requests = dict.fromkeys(each.forecasts, (100, 100))
     targets = dict.fromkeys(each.forecasts, 0.02)
-    return find_longer(View(of, known, {}), of.find(each.id), measured, requests, hours, targets)
+    return find_longer_run(View(of, known, {}), of.find(each.id), measured, requests, hours, targets)
 
 
 @pytest.fixture
@@ -53,23 +53,23 @@ def test_a_load_that_decides_which_server_leads_is_measured_for_longer(close) ->
 def test_a_narrow_interval_needs_no_longer_run(close) -> None:  # type: ignore[no-untyped-def]
     of, known = close
     loads = tuple(RIVALS[0].forecasts)
-    assert find(known, dict.fromkeys(loads, Measured(0.015, 1, 60)), of=of) is None
+    assert find(known, dict.fromkeys(loads, KnownLoad(0.015, 1, 60)), of=of) is None
     # Of several, the one that is not narrow.
-    mixed = dict.fromkeys(loads, Measured(0.015, 1, 60)) | {loads[-1]: SHORT}
+    mixed = dict.fromkeys(loads, KnownLoad(0.015, 1, 60)) | {loads[-1]: SHORT}
     longer = find(known, mixed, of=of)
     assert longer is not None
     assert longer.load == loads[-1]
     # Nor one that was measured so often already.
-    assert find(known, mixed | {loads[-1]: replace(SHORT, runs=MOST_RUNS)}, of=of) is None
+    assert find(known, mixed | {loads[-1]: replace(SHORT, runs=MAX_RUNS)}, of=of) is None
 
 
 def test_a_load_too_short_to_tell_is_measured_for_longer_once(close) -> None:  # type: ignore[no-untyped-def]
     of, known = close
     load = tuple(RIVALS[0].forecasts)[-1]
-    longer = find(known, {load: Measured(None, 1, 60)}, of=of)
+    longer = find(known, {load: KnownLoad(None, 1, 60)}, of=of)
     assert longer is not None
     assert "not told" in longer.why
-    assert find(known, {load: Measured(None, 2, 160)}, of=of) is None
+    assert find(known, {load: KnownLoad(None, 2, 160)}, of=of) is None
 
 
 def test_a_server_that_leads_by_far_in_the_only_ratio_there_is_stays_short() -> None:
@@ -102,15 +102,15 @@ def test_a_longer_run_must_fit_and_be_worth_its_hours(close) -> None:  # type: i
 
 def test_intervals_of_runs_are_pooled_as_their_mean_is() -> None:
     run = replace(FIGURES, valid=True, tok_s_ci=0.3, ttft_ci=0.04, num_requests=60)
-    assert pool([run]) == Measured(0.04, 1, 60)
+    assert pool([run]) == KnownLoad(0.04, 1, 60)
     both = pool([run, replace(run, ttft_ci=0.03, num_requests=100)])
     assert both.interval == pytest.approx((0.04**2 + 0.03**2) ** 0.5 / 2)
     assert (both.runs, both.requests) == (2, 160)
-    untold = replace(run, ttft_ci=None)
-    assert pool([untold]).interval is None
-    assert pool([untold, run]).interval == pytest.approx(0.04 / 2**0.5)
+    no_interval = replace(run, ttft_ci=None)
+    assert pool([no_interval]).interval is None
+    assert pool([no_interval, run]).interval == pytest.approx(0.04 / 2**0.5)
     # One that is not valid is in no mean, and was measured all the same.
-    assert pool([run, replace(run, valid=False)]) == Measured(0.04, 2, 60)
+    assert pool([run, replace(run, valid=False)]) == KnownLoad(0.04, 2, 60)
 
 
 def test_longer_runs_never_take_the_name_of_another() -> None:

@@ -13,7 +13,7 @@ from tests.search.invented import space
 
 
 def worth_of_five_percent_at(speed: float, *choose_at: float) -> float:
-    """More of the promised front around a tok/s/user, in value."""
+    """More of the reachable front around a tok/s/user, in value."""
     view = View(replace(space(), choose_at=choose_at), {}, {})
     front = np.maximum.reduce([view.front(each, frozenset(each.forecasts)) for each in view.rates.gens])
     better = np.where(np.abs(np.log(GRID / speed)) < 0.05, 1.05, 1.0) * front
