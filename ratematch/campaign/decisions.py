@@ -141,7 +141,7 @@ def write_search(results: Results, record: SearchRecord) -> None:
 
 def search_to_json(record: SearchRecord) -> dict[str, Any]:
     """The content of ``search.json``. Without end-to-end runs that compete, it has no keys for them."""
-    content = {
+    content: dict[str, Any] = {
         "decisions": [_to_json(decision) for decision in record.decisions],
         "ended": record.ended,
         "skips": [_to_json(skip) for skip in record.skips],

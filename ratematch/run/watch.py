@@ -35,12 +35,13 @@ class Stalled(LoadAborted):
 @dataclass
 class Watched:
     """``halt`` ends the load; ``died`` or ``stalled`` say why, unless somebody wanted it to end. ``in_flight``: the
-    client's, written while the load runs."""
+    client's, written while the load runs. ``started``: when it stalled, had a server that generates ever iterated?"""
 
     halt: threading.Event = field(default_factory=threading.Event)
     in_flight: int = 0
     died: str | None = None
     stalled: str | None = None
+    started: bool = False
 
 
 @contextlib.contextmanager
@@ -62,6 +63,8 @@ def watch(
             except ServerDied as error:
                 watched.died = str(error)
             if stall_s is not None and watched.in_flight and silence.is_longer_than(stall_s):
+                # Now, not when the load is over: requests that are given up can make a server iterate.
+                watched.started = silence.has_started()
                 waiting = f"{watched.in_flight} requests are in flight"
                 watched.stalled = f"no server has run an iteration for {stall_s:g} s while {waiting}"
             elif not watched.in_flight:
@@ -99,6 +102,15 @@ class _Silence:
             self.restart()
             return False
         return True
+
+    def has_started(self) -> bool:
+        """Has a server that generates ever iterated? Context servers may have, whatever gen does."""
+        names = [spec.name for spec in self._plan.processes if spec.role in ("gen", "agg")]
+        names = names or [spec.name for spec in self._plan.processes]
+        texts = read_since(self._plan, self._folder, {})
+        logs = zip((spec.name for spec in self._plan.processes), texts, strict=True)
+        iterating = self._telemetry.reporting | {name for name, text in logs if self._engine.has_iterations(text)}
+        return not iterating.isdisjoint(names)
 
     def _logs_iterations(self, marks: Marks) -> bool:
         return any(self._engine.has_iterations(text) for text in read_since(self._plan, self._folder, marks))

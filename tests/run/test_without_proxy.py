@@ -57,8 +57,9 @@ def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_proxy_of_these_tests_would_be_asked() -> None:
+    # Not urlopen: it keeps the opener, and so the proxies, of its first call in this process.
     with server({"/version": [{"version": "1.2"}]}) as port, pytest.raises(urllib.error.URLError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5)
+        urllib.request.build_opener().open(f"http://127.0.0.1:{port}/version", timeout=5)
 
 
 def test_pollers_and_probes_reach_a_server() -> None:
