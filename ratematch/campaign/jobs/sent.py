@@ -18,6 +18,7 @@ from ratematch.store import filelock
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.sentjob import SentJob
 
 CANCEL_WAIT_S = 60.0
 CLOCKS_S = 60.0
@@ -43,15 +44,14 @@ class Submission:
     @staticmethod
     def read(folder: ExperimentFolder) -> Submission | None:
         """The last one for this experiment; ``None`` when there was none, or not to Slurm."""
-        content = folder.job()
-        if content is None or content.get("executor") != "slurm":
+        job = folder.job()
+        if job is None or job.executor != "slurm":
             return None
-        return Submission(content["name"], content["id"], content["sent"], content.get("task"), content.get("pack"))
+        return Submission(job.name, job.id, job.sent, job.task, job.pack)
 
     def write(self, folder: ExperimentFolder) -> None:
         """Make it the last one for this experiment."""
-        content = {"name": self.name, "id": self.id, "sent": self.sent_at, "task": self.task, "pack": self.pack}
-        folder.write_job({"executor": "slurm", **content})
+        folder.write_job(SentJob(self.name, self.id, self.sent_at, self.task, self.pack))
 
     def find_in(self, jobs: Sequence[QueuedJob]) -> QueuedJob | None:
         """Its line among ``jobs`` of the queue, by name and task: ids are given out again when a cluster is set up
@@ -225,7 +225,7 @@ class Membership:
 
     def is_current(self) -> bool:
         """Was nothing sent for this experiment since? Else whoever was sent later measures it."""
-        return (self.folder.job() or {}).get("name") == self.name
+        return self.folder.is_sent_as(self.name)
 
     def ending(self) -> MemberEnding | None:
         """How it ended in this pack; ``None`` while it has not."""
