@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from ratematch.errors import ResultsError
+from ratematch.store import layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import Results
 
-SEARCH = "search.json"
-CHOICE = "choice.json"
-IFB_CHOICE = "ifb_choice.json"
+SEARCH = layout.SEARCH
+CHOICE = layout.CHOICE
+IFB_CHOICE = layout.IFB_CHOICE
 
 
 class LongerRun(msgspec.Struct, frozen=True):
@@ -141,7 +142,7 @@ def write_search(results: Results, record: SearchRecord) -> None:
 
 def search_to_json(record: SearchRecord) -> dict[str, Any]:
     """The content of ``search.json``. Without end-to-end runs that compete, it has no keys for them."""
-    content = {
+    content: dict[str, Any] = {
         "decisions": [_to_json(decision) for decision in record.decisions],
         "ended": record.ended,
         "skips": [_to_json(skip) for skip in record.skips],
