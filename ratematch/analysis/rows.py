@@ -59,18 +59,7 @@ def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | N
     stages = stored.run.stages
     if stages is None:
         return read_perf_metrics(stored.folder / layout.PERF_METRICS, stored.load, experiment.engine.name)
-    return Breakdown(
-        num=stages.num,
-        dispatch_s=0.0,
-        ctx_queue_s=stages.ctx_queue_s,
-        prefill_s=stages.prefill_s,
-        kv_transfer_s=stages.kv_transfer_s,
-        gen_queue_s=stages.gen_queue_s,
-        decode_s=stages.decode_s,
-        kv_posting=stages.kv_posting,
-        kv_descriptors=stages.kv_descriptors,
-        kv_b=stages.kv_b,
-    )
+    return Breakdown.of(stages)
 
 
 def find_gpus_per_node(results: Results) -> int | None:

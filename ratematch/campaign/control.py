@@ -16,7 +16,7 @@ from pathlib import Path
 from ratematch.campaign.jobs.sent import Submission
 from ratematch.errors import CatalogError, ResultsError, RunError
 from ratematch.slurm.queue import Queue, QueuedJob, ask_slurm
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder, Results
 
 EARLY_S = 3.0
@@ -92,7 +92,7 @@ def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
 
 def _stop_controller(results: Results) -> str | None:
     """The controller goes first: it would send again what is cancelled under it."""
-    lock = results.path / "controller.lock"
+    lock = results.path / layout.CONTROLLER_LOCK
     holder = filelock.read_holder(lock)
     if holder is None or not filelock.is_held(lock):
         return None
@@ -112,9 +112,9 @@ def find_experiment(results: Path, name: str) -> ExperimentFolder:
     Raises:
         CatalogError: none, or several.
     """
-    if (Path(name) / "experiment.json").exists():
+    if (Path(name) / layout.EXPERIMENT).exists():
         return ExperimentFolder(Path(name))
-    paths = [file.parent for file in sorted(results.glob("**/experiment.json")) if name in file.parent.name]
+    paths = [file.parent for file in sorted(results.glob(f"**/{layout.EXPERIMENT}")) if name in file.parent.name]
     if len(paths) == 1:
         return ExperimentFolder(paths[0])
     if not paths:

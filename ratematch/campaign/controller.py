@@ -29,7 +29,7 @@ from ratematch.run import followup
 from ratematch.run.failure import tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.files import write_text
 from ratematch.store.folder import Results
 from ratematch.store.snapshot import Snapshot
@@ -60,7 +60,7 @@ def run_campaign(
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, requested)
     results.path.mkdir(parents=True, exist_ok=True)
-    lock = results.path / "controller.lock"
+    lock = results.path / layout.CONTROLLER_LOCK
     with filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"):
         return Controller(sweep, results, executor, on_update, again=again).run(requested, text)
 
@@ -110,7 +110,7 @@ class Controller:
     def _write_plan(self, text: str) -> None:
         """Write what is run, and what it is expected to take."""
         sweep, path, expected = self._sweep, self._results.path, self.campaign.expected
-        write_text(path / "sweep.yaml", text)
+        write_text(path / layout.SWEEP, text)
         self._results.write_limits(SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus))
         self._results.write_controller_plan(
             ControllerPlan(

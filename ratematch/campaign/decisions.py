@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from ratematch.errors import ResultsError
+from ratematch.store import layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import Results
 
-SEARCH = "search.json"
-CHOICE = "choice.json"
-IFB_CHOICE = "ifb_choice.json"
+SEARCH = layout.SEARCH
+CHOICE = layout.CHOICE
+IFB_CHOICE = layout.IFB_CHOICE
 
 
 class LongerRun(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from ratematch.store import layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import Results
 
@@ -31,12 +32,12 @@ def remember_nodes(results: Results, broken: Mapping[str, str], experiment: str)
     for node, reason in broken.items():
         known.setdefault(node, []).append(NodeFailure(time.time(), reason, experiment))
     content = {node: [asdict(failure) for failure in failures] for node, failures in known.items()}
-    write_json(results.path / "nodes.json", content)
+    write_json(results.path / layout.NODES, content)
 
 
 def read_nodes(results: Results) -> dict[str, list[NodeFailure]]:
     """All failures by node."""
-    file = results.path / "nodes.json"
+    file = results.path / layout.NODES
     content = read_json(file) if file.exists() else {}
     return {
         node: [NodeFailure(failure["time"], failure["reason"], failure["experiment"]) for failure in failures]

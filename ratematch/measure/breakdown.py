@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ratematch.measure.servermetrics import StageTimes
+
 
 @dataclass(frozen=True)
 class Breakdown:
@@ -33,6 +35,22 @@ class Breakdown:
     kv_posting: float | None = None
     kv_descriptors: float | None = None
     kv_b: float | None = None
+
+    @staticmethod
+    def of(stages: StageTimes) -> Breakdown:
+        """From the sums of the servers' counters, which have no ``dispatch``."""
+        return Breakdown(
+            num=stages.num,
+            dispatch_s=0.0,
+            ctx_queue_s=stages.ctx_queue_s,
+            prefill_s=stages.prefill_s,
+            kv_transfer_s=stages.kv_transfer_s,
+            gen_queue_s=stages.gen_queue_s,
+            decode_s=stages.decode_s,
+            kv_posting=stages.kv_posting,
+            kv_descriptors=stages.kv_descriptors,
+            kv_b=stages.kv_b,
+        )
 
     @property
     def total_s(self) -> float:

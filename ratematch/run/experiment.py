@@ -88,7 +88,7 @@ def measure_experiment(
     folder.read()
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
-        if sent is not None and (folder.job() or {}).get("name") != sent:
+        if sent is not None and not folder.is_sent_as(sent):
             return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
         # An allocation costs from its first second, not from ours.
         began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0

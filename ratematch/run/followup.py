@@ -16,8 +16,6 @@ from ratematch.store import filelock, layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 
-OPEN = "open.json"
-ASKS = "asks.json"
 CHECK_S = 0.05
 ALONE_S = 3.0
 """How long a driver waits with no controller about: one that is started again needs a moment."""
@@ -27,26 +25,26 @@ ANSWER_S = 300.0
 
 def open_for_more(folder: ExperimentFolder, further: int) -> None:
     """More loads may follow, about ``further`` of them."""
-    write_json(folder.path / OPEN, {"further": further})
+    write_json(folder.path / layout.OPEN, {"further": further})
 
 
 def close(folder: ExperimentFolder) -> None:
-    (folder.path / OPEN).unlink(missing_ok=True)
+    (folder.path / layout.OPEN).unlink(missing_ok=True)
 
 
 def is_open(folder: ExperimentFolder) -> bool:
-    return (folder.path / OPEN).exists()
+    return (folder.path / layout.OPEN).exists()
 
 
 def num_further(folder: ExperimentFolder) -> int:
     """Loads that are likely to follow those of the experiment: the time of a job allows for them."""
-    file = folder.path / OPEN
+    file = folder.path / layout.OPEN
     return int(read_json(file)["further"]) if file.exists() else 0
 
 
 def is_asking(folder: ExperimentFolder) -> bool:
     """Does its driver wait for an answer?"""
-    file = folder.path / ASKS
+    file = folder.path / layout.ASKS
     if not (is_open(folder) and file.exists()) or folder.missing():
         return False
     measured: list[str] = read_json(file)["measured"]
@@ -64,7 +62,7 @@ def loads_while_open(folder: ExperimentFolder, loads: Sequence[Load], stop: Even
 def _wait_for_more(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
     if not is_open(folder):
         return ()
-    write_json(folder.path / ASKS, {"measured": [load.label for load in folder.read().loads]})
+    write_json(folder.path / layout.ASKS, {"measured": [load.label for load in folder.read().loads]})
     begin = controller_seen = checked = time.monotonic()
     while is_open(folder) and not stop.is_set():
         if missing := folder.missing():

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ratematch.errors import DiskFull, ResultsError
 from ratematch.measure import loadrun as loadruns
@@ -23,7 +22,7 @@ from ratematch.plan import experiment as experiments
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
 from ratematch.plan.load import Load
-from ratematch.store import filelock, layout
+from ratematch.store import filelock, layout, sentjob
 from ratematch.store import outcome as outcomes
 from ratematch.store.files import read_json, read_value, write_json
 from ratematch.store.outcome import Outcome
@@ -33,6 +32,7 @@ from ratematch.store.progress import to_json as progress_to_json
 from ratematch.store.provenance import Provenance
 from ratematch.store.provenance import from_json as provenance_from_json
 from ratematch.store.provenance import to_json as provenance_to_json
+from ratematch.store.sentjob import SentJob
 
 
 @dataclass(frozen=True)
@@ -270,13 +270,18 @@ class ExperimentFolder:
         holder = filelock.read_holder(self.path / layout.RUN_LOCK)
         return holder.pid if holder and holder.host == socket.gethostname() else None
 
-    def job(self) -> dict[str, Any] | None:
+    def job(self) -> SentJob | None:
         """The job that was sent to a scheduler for this last; ``None`` when none was."""
         file = self.path / layout.JOB
-        return read_json(file) if file.exists() else None
+        return read_value(file, sentjob.from_json) if file.exists() else None
 
-    def write_job(self, content: dict[str, Any]) -> None:
-        write_json(self.path / layout.JOB, content)
+    def is_sent_as(self, name: str) -> bool:
+        """Was the job with this name sent for this last? Else whoever was sent later measures it."""
+        job = self.job()
+        return job is not None and job.name == name
+
+    def write_job(self, job: SentJob) -> None:
+        write_json(self.path / layout.JOB, sentjob.to_json(job))
 
     def mark_done(self) -> None:
         write_json(self.path / layout.DONE, {"loads": [load.label for load in self.read().loads]})

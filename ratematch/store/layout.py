@@ -39,8 +39,9 @@ NODES = "nodes.json"
 PACKS = "packs"
 JOBS = "jobs"
 
-# Of a pack.
+# Of a pack; OVER in the folder of each of its members.
 IDLE = "idle.json"
+OVER = "over.json"
 
 # Of an experiment.
 EXPERIMENT = "experiment.json"

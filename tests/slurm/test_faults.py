@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.store.folder import ExperimentFolder
 from tests.slurm.cluster import ALIKE, LONG, LONGEST, MIXED, PROFILE, Site, TestCluster
 from tests.support.processes import wait_until
 
@@ -83,7 +84,7 @@ def test_kill_9_of_the_controller_of_an_array(site: Site) -> None:
     assert len(tasks) == 2 and {task.partition("_")[2] for task in tasks} == {"0", "1"}, tasks
     fault.rerun("each task adopted for its own experiment", needed=True, loads=8)
     sent = [folder.job() for folder in site.folders()]
-    assert sorted(job["id"] for job in sent if job) == sorted(tasks), "adopted, not sent again"
+    assert sorted(job.id or "" for job in sent if job) == sorted(tasks), "adopted, not sent again"
     assert all(len(list(folder.path.glob("launch/*"))) == 1 for folder in site.folders())
 
 
@@ -102,14 +103,14 @@ def test_faults_in_a_pack(site: Site) -> None:
     os.kill(server, signal.SIGKILL)
     fault.began = time.monotonic()
     # By the second controller, whether it saw the death or found the pack's word of it.
-    wait_until(lambda: (victim.job() or {})["id"] not in (None, pack), "its experiment to be sent again")
+    wait_until(lambda: _sent_as(victim) not in (None, pack), "its experiment to be sent again")
     fault.noticed_s = time.monotonic() - fault.began
     assert controller.wait(120) == 0, site.said()
     fault.rerun("pack adopted; the server's experiment sent again, its neighbours went on", needed=False, loads=16)
     launches = {folder.path.name: len(list(folder.path.glob("launch/*"))) for folder in site.folders()}
     assert launches.pop(victim.path.name) == 2 and set(launches.values()) == {1}
     neighbours = [folder.job() for folder in site.folders() if folder.path != victim.path]
-    assert {job["id"] for job in neighbours if job} == {pack}
+    assert {job.id for job in neighbours if job} == {pack}
 
 
 @pytest.mark.takes(45)
@@ -183,7 +184,7 @@ def test_requeue(site: Site, cluster: TestCluster) -> None:
     cluster.tell("scontrol", "requeue", job)
     fault.wait_for_word("pending")
     fault.finish("Slurm started the job again, which measured the rest", 0)
-    assert [folder.job()["id"] for folder in site.folders() if folder.job()] == [job]  # type: ignore[index]
+    assert [sent.id for folder in site.folders() if (sent := folder.job())] == [job]
 
 
 @pytest.mark.takes(21)
@@ -368,6 +369,12 @@ def test_without_accounting(cluster_without_accounting: TestCluster, site: Site)
         os.kill(pid, signal.SIGKILL)
     fault.wait_for_word("driver ended, tried again")
     fault.finish("told from scontrol; job sent again", 0)
+
+
+def _sent_as(folder: ExperimentFolder) -> str | None:
+    """The id of the job that was sent for it last."""
+    job = folder.job()
+    return job.id if job else None
 
 
 def _name(pid: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from ratematch.measure import loadrun, measurement
 from ratematch.plan import cluster, experiment
-from ratematch.store import layout, outcome, progress, provenance, sweeprun
+from ratematch.store import layout, outcome, progress, provenance, sentjob, sweeprun
 from ratematch.store.files import to_text
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,7 @@ SAME: dict[str, tuple[Rewrite, int]] = {
     layout.OUTCOME: (lambda content: outcome.to_json(outcome.from_json(content)), 30),
     layout.PROVENANCE: (lambda content: provenance.to_json(provenance.from_json(content)), 29),
     layout.PROGRESS: (_progress, 11),
+    layout.JOB: (lambda content: sentjob.to_json(sentjob.from_json(content)), 2),
     layout.LIMITS: (lambda content: sweeprun.to_json(sweeprun.limits_from_json(content)), 4),
     layout.CONTROLLER: (lambda content: sweeprun.to_json(sweeprun.plan_from_json(content)), 2),
 }

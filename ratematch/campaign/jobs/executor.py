@@ -28,6 +28,7 @@ from ratematch.plan.sweep import Sweep
 from ratematch.run import machines
 from ratematch.slurm import allocation
 from ratematch.slurm.queue import Queue
+from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder
 
 ExecutorName = Literal["local", "debug", "slurm", "allocation", "simulate"]
@@ -117,7 +118,7 @@ class Executor:
             return []
         folder, piece = waiting[index], pieces[index]
         number = 1 + len(list(folder.path.glob("job/step-*")))
-        log = folder.path / "job" / f"step-{number}" / "driver_log.out"
+        log = folder.path / layout.JOB_LOGS / f"step-{number}" / "driver_log.out"
         job = StepJob(folder, free[: piece.nodes], log, expected_end_min=now_min + piece.minutes)
         return [(folder, job)]
 

@@ -15,6 +15,7 @@ import submitit
 
 from ratematch.run.experiment import run_experiment
 from ratematch.run.failure import OF_ERROR, Failure
+from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
 from ratematch.store.outcome import from_json as outcome_from_json
@@ -57,7 +58,7 @@ class LocalJob:
         outcome = self._result() or self.folder.outcome()
         if outcome and outcome.error:
             return Failure(OF_ERROR.get(outcome.kind, "failed"), outcome.error)
-        logs = self.folder.path / "job"
+        logs = self.folder.path / layout.JOB_LOGS
         return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
 
     def _result(self) -> Outcome | None:
@@ -92,7 +93,7 @@ class LocalJob:
 
 def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
     """Start the process that measures what is missing in ``folder``. ``executor``: of submitit, local or debug."""
-    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster=executor)
+    runner = submitit.AutoExecutor(folder=folder.path / layout.JOB_LOGS / "%j", cluster=executor)
     runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
     with _ctrl_c_kept_from_children(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

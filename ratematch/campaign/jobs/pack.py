@@ -21,6 +21,7 @@ from ratematch.campaign.jobs.step import StepJob
 from ratematch.plan.packs import Piece, next_to_start
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.slurm import allocation
+from ratematch.store import layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 
@@ -131,7 +132,7 @@ class _Account:
     one entry for each start of the job."""
 
     def __init__(self, folder: Path, nodes: int, gpus_per_node: int):
-        self._file = folder / "idle.json"
+        self._file = folder / layout.IDLE
         self._before = read_json(self._file) if self._file.exists() else []
         self._gpus, self._per_node = nodes * gpus_per_node, gpus_per_node
         self._idle_gpu_s = 0.0

@@ -14,10 +14,11 @@ from pathlib import Path
 from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.slurm.allocation import failed_nodes
 from ratematch.slurm.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.sentjob import SentJob
 
 CANCEL_WAIT_S = 60.0
 CLOCKS_S = 60.0
@@ -43,15 +44,14 @@ class Submission:
     @staticmethod
     def read(folder: ExperimentFolder) -> Submission | None:
         """The last one for this experiment; ``None`` when there was none, or not to Slurm."""
-        content = folder.job()
-        if content is None or content.get("executor") != "slurm":
+        job = folder.job()
+        if job is None or job.executor != "slurm":
             return None
-        return Submission(content["name"], content["id"], content["sent"], content.get("task"), content.get("pack"))
+        return Submission(job.name, job.id, job.sent, job.task, job.pack)
 
     def write(self, folder: ExperimentFolder) -> None:
         """Make it the last one for this experiment."""
-        content = {"name": self.name, "id": self.id, "sent": self.sent_at, "task": self.task, "pack": self.pack}
-        folder.write_job({"executor": "slurm", **content})
+        folder.write_job(SentJob(self.name, self.id, self.sent_at, self.task, self.pack))
 
     def find_in(self, jobs: Sequence[QueuedJob]) -> QueuedJob | None:
         """Its line among ``jobs`` of the queue, by name and task: ids are given out again when a cluster is set up
@@ -61,7 +61,7 @@ class Submission:
 
     def logs(self, folder: ExperimentFolder) -> Path:
         """Where its driver's log is: in the experiment's folder, or, of an array, in the sweep's ``jobs``."""
-        home = folder.path / "job" if self.task is None else folder.path.parent / "jobs"
+        home = folder.path / layout.JOB_LOGS if self.task is None else folder.path.parent / layout.JOBS
         return home / (self.name if self.pack else self.name.rpartition("-")[2])
 
     def membership(self, folder: ExperimentFolder) -> Membership | None:
@@ -130,7 +130,7 @@ class SlurmJob:
             return True
         if self._ending.state == "NODE_FAIL":
             self._broken_nodes |= failed_nodes(self._ending.nodes)
-        filelock.forget(self.folder.path / "run.lock", self.id)
+        filelock.forget(self.folder.path / layout.RUN_LOCK, self.id)
         return False
 
     def _note_nodes(self, nodes: str) -> None:
@@ -216,7 +216,7 @@ class Membership:
     @property
     def path(self) -> Path:
         """Folder of its files, which may not be there yet."""
-        return self.folder.path / "job" / self.name
+        return self.folder.path / layout.JOB_LOGS / self.name
 
     @property
     def log(self) -> Path:
@@ -225,11 +225,11 @@ class Membership:
 
     def is_current(self) -> bool:
         """Was nothing sent for this experiment since? Else whoever was sent later measures it."""
-        return (self.folder.job() or {}).get("name") == self.name
+        return self.folder.is_sent_as(self.name)
 
     def ending(self) -> MemberEnding | None:
         """How it ended in this pack; ``None`` while it has not."""
-        file = self.path / "over.json"
+        file = self.path / layout.OVER
         if not file.exists():
             return None
         content = read_json(file)
@@ -238,11 +238,11 @@ class Membership:
     def end(self, code: int | None) -> None:
         """Write that it has ended with this exit code; ``None``: it was never started."""
         self._make_folder()
-        write_json(self.path / "over.json", {"code": code, "cancelled": self.is_cancelled()})
+        write_json(self.path / layout.OVER, {"code": code, "cancelled": self.is_cancelled()})
 
     def begin_anew(self) -> None:
         """Slurm has started the whole pack again, so how it ended in an earlier start of the pack is void."""
-        (self.path / "over.json").unlink(missing_ok=True)
+        (self.path / layout.OVER).unlink(missing_ok=True)
 
     def is_cancelled(self) -> bool:
         """Was its end asked for?"""
@@ -254,7 +254,7 @@ class Membership:
         (self.path / "cancel").touch()
         others = (
             Membership(ExperimentFolder(file.parent), self.name)
-            for file in self.folder.path.parent.glob("*/experiment.json")
+            for file in self.folder.path.parent.glob(f"*/{layout.EXPERIMENT}")
         )
         return not any(
             other.is_current() and not other.is_cancelled() and not other.ending() and not other.folder.done()

@@ -52,7 +52,7 @@ from ratematch.run.followup import num_further
 from ratematch.slurm.queue import Queue, QueuedJob
 from ratematch.slurm.sbatch import batch_options, check_submission, prologue, refusal
 from ratematch.slurm.site import refuse_missing
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder
 
 WARN_S = 90
@@ -109,7 +109,7 @@ def send_packs(
         members = [by_name[piece.name] for piece in pieces]
         token = uuid.uuid4().hex[:12]
         submission = Submission(f"ratematch-pack-{token}", None, time.time(), pack=token)
-        home = members[0].path.parent / "packs" / token
+        home = members[0].path.parent / layout.PACKS / token
         home.mkdir(parents=True)
         cluster = _cluster(members[0])
         PackFile(submission.name, cluster.gpus_per_node, pieces).write(home)
@@ -134,7 +134,7 @@ def _submit(
 ) -> Started:
     """Send ``calls`` for ``folders``: one call is one job for all of them, several are an array, a task for each."""
     # A folder of its own: submitit names files by job id, and ids begin anew when a cluster does.
-    home = folders[0].path / "job" if len(folders) == 1 else folders[0].path.parent / "jobs"
+    home = folders[0].path / layout.JOB_LOGS if len(folders) == 1 else folders[0].path.parent / layout.JOBS
     runner = submitit.SlurmExecutor(folder=home / submission.name.rpartition("-")[2])
     runner.update_parameters(**parameters, job_name=submission.name)
     submissions = [replace(submission, task=index if len(calls) > 1 else None) for index in range(len(folders))]
@@ -177,7 +177,7 @@ def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, Qu
         member = submission.membership(folder)
         if queued is None or (member and (member.ending() or member.is_cancelled())):
             if queued is None and submission.id:
-                filelock.forget(folder.path / "run.lock", submission.id)
+                filelock.forget(folder.path / layout.RUN_LOCK, submission.id)
             continue
         if submission.id != queued.id:
             submission = replace(submission, id=queued.id)

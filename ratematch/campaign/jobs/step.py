@@ -26,7 +26,7 @@ from ratematch.run.experiment import JOB_BEGAN
 from ratematch.run.failure import Failure
 from ratematch.slurm.allocation import srun
 from ratematch.slurm.queue import Ending
-from ratematch.store import filelock
+from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder
 
 CANCEL_WAIT_S = 60.0
@@ -108,7 +108,7 @@ class StepJob:
         ours = [outcome for outcome in self.folder.outcomes() if outcome.began >= self._began - 1]
         outcomes = sorted(ours, key=lambda outcome: outcome.began, reverse=True)
         ending = Ending("CANCELLED") if self._cancelled else Ending(None)
-        return classify_ending(filelock.own_job() or "", ending, outcomes, self.folder.path / "job")
+        return classify_ending(filelock.own_job() or "", ending, outcomes, self.folder.path / layout.JOB_LOGS)
 
     def cancel(self, *, wait: bool = True) -> None:
         """Have the driver stop its servers and end; ``wait`` until it has."""
