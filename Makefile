@@ -29,11 +29,13 @@ demo-slurm: $(VENV)/.installed
 	$(BIN)/python slurm/testcluster.py stop; exit $$status
 
 # What takes its time runs beside each other: Debian's packages beside pip, and checks beside tests.
-test:
+test: $(VENV)/bin/python
 	@$(MAKE) --no-print-directory -j2 $(VENV)/.installed-dev packages
 	@$(MAKE) --no-print-directory -j2 --keep-going lint tests
 
+# The first pass only counts: it leaves every module compiled, which each of the others would else do by itself.
 tests: $(VENV)/.installed-dev
+	$(BIN)/pytest --collect-only -q | tail -1
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 # A browser for report.html and a real Slurm: get them if we may, else their tests are skipped and say so.
@@ -73,7 +75,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
 clean:

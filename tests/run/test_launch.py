@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -63,16 +64,18 @@ def start(wanted: LaunchPlan, folder: Path, stop: threading.Event | None = None,
     return running(wanted, folder, diagnose, stop or threading.Event(), on_wait)
 
 
-def left_in(folder: Path) -> list[str]:
-    """Command lines of processes that work in ``folder``."""
-    found = []
+def working_in(folder: Path) -> dict[int, str]:
+    """Command lines of processes that work in ``folder``, by their ids."""
+    found = {}
     for pid, command in processes_with("RATEMATCH_RUN="):
-        try:
+        with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/cwd").readlink() == folder:
-                found.append(command)
-        except OSError:
-            continue
+                found[pid] = command
     return found
+
+
+def left_in(folder: Path) -> list[str]:
+    return list(working_in(folder).values())
 
 
 def test_waves_start_in_order_and_everything_is_ended(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_a_cause_told_by_another_server_is_found(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_later_is_noticed(tmp_path: Path) -> None:
     with start(plan(spec("a", free_port())), tmp_path) as servers:
-        (pid,) = (pid for pid, command in processes_with("RATEMATCH_RUN=") if "serve_forever" in command)
+        (pid,) = (pid for pid, command in working_in(tmp_path).items() if "serve_forever" in command)
         os.kill(pid, signal.SIGKILL)
 
         def noticed() -> bool:

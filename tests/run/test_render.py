@@ -31,6 +31,8 @@ from tests.support.invented import AGG, GEN, PAIR, experiment
 from tests.support.processes import processes_with, wait_until
 from tests.support.scripts import RATEMATCH, starts
 
+PORTS = 32_100
+"""Beyond those that tests and sweeps draw from: each test that starts servers by hand has a hundred of its own."""
 LAPTOP = read_cluster(str(Path(__file__).parents[2] / "slurm" / "clusters" / "laptop.yaml"))
 
 
@@ -285,35 +287,35 @@ def run_script(folder: Path, **environment: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "port"),
     [
-        experiment("e2e", PAIR, loads=(Concurrency(4, 12, 2),)),
-        experiment("ifb", AGG, loads=(Rate(20.0, 20, "constant"),)),
+        (experiment("e2e", PAIR, loads=(Concurrency(4, 12, 2),)), PORTS),
+        (experiment("ifb", AGG, loads=(Rate(20.0, 20, "constant"),)), PORTS + 100),
     ],
     ids=["ctx-gen-orchestrator", "aggregated"],
 )
-def test_the_script_runs_an_experiment_by_hand(tmp_path: Path, asked: Experiment) -> None:
-    found = render.render(asked, LAPTOP, allocated=False, port_base=25100)
+def test_the_script_runs_an_experiment_by_hand(tmp_path: Path, asked: Experiment, port: int) -> None:
+    found = render.render(asked, LAPTOP, allocated=False, port_base=port)
     render.write(found, tmp_path)
     folder = tmp_path / found[0].path
     code, told = run_script(folder)
     assert code in (0, 3), told  # 3: so few requests are no steady load on a busy machine
     (figures,) = folder.glob("run-*/loads/*/measurement.json")
     assert json.loads(figures.read_text())["num_ok"] == asked.loads[0].num_requests
-    assert not [line for _, line in processes_with("RATEMATCH_EMULATED_GPU") if str(25100) in line]
+    assert not [line for _, line in processes_with("RATEMATCH_EMULATED_GPU") if str(port)[:-1] in line]
     assert {path.name for path in folder.iterdir()} == {*found[0].files, figures.parents[2].name}
 
 
 @pytest.mark.slow
 def test_the_script_tells_which_server_fails_and_ends_the_others(tmp_path: Path) -> None:
-    found = render.render(experiment("e2e", PAIR), LAPTOP, allocated=False, port_base=25200)
+    found = render.render(experiment("e2e", PAIR), LAPTOP, allocated=False, port_base=PORTS + 200)
     render.write(found, tmp_path)
     folder = tmp_path / found[0].path
     config = folder / "gen.yaml"
     config.write_text(config.read_text() + "no_such_key: 1\n")
     code, told = run_script(folder)
     assert code == 1 and "gen-0 has ended" in told and "no_such_key" in told
-    assert not [line for _, line in processes_with("RATEMATCH_EMULATED_GPU") if "2520" in line]
+    assert not [line for _, line in processes_with("RATEMATCH_EMULATED_GPU") if str(PORTS + 200)[:-1] in line]
 
 
 def test_the_script_wants_an_allocation_when_its_nodes_are_placeholders(tmp_path: Path) -> None:
