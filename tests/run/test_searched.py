@@ -24,17 +24,17 @@ budget: {max_gpus: 8}
 search: adaptive
 ctx:
   axes: {mapping: DEP4}
-  loads: {concurrency: [1, 4], min_requests: 16, requests_per_slot: 4}
+  loads: {concurrency: [1, 4], min_requests: 24, requests_per_slot: 6}
 gen:
   axes: {mapping: TEP4}
-  loads: {concurrency: [1, 4, 16], min_requests: 12, requests_per_slot: 5}
+  loads: {concurrency: [1, 4, 16], min_requests: 12, requests_per_slot: 6}
 """
 
 
 def test_a_server_that_is_up_is_asked_for_further_loads_and_started_once(tmp_path: Path) -> None:
     make_site(tmp_path, searched=SWEEP)
     code, _, err = run(tmp_path, "sweep", "searched.yaml", "--max-jobs", "1")
-    assert code in (0, 3), err  # 3: nothing valid, on a machine too busy for loads of a second
+    assert code == 0, err
     assert alive(tmp_path) == []
 
     results = Results(tmp_path / "results" / "searched")

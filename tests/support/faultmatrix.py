@@ -31,6 +31,7 @@ def write(terminalreporter: pytest.TerminalReporter) -> None:
     if not (found := rows(terminalreporter.getreports("passed"))):
         return
     terminalreporter.section("faults on a real Slurm")
-    terminalreporter.write_line(f"{'fault':<40} {'noticed after':>13}  outcome")
+    width = max(len(fault) for fault, _, _ in found)
+    terminalreporter.write_line(f"{'fault':<{width}} {'noticed after':>13}  outcome")
     for fault, seconds, outcome in found:
-        terminalreporter.write_line(f"{fault:<40} {seconds:>11.1f} s  {outcome}")
+        terminalreporter.write_line(f"{fault:<{width}} {seconds:>11.1f} s  {outcome}")
