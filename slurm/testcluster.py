@@ -357,10 +357,12 @@ class Cluster:
         wait_for(lambda: self._answers("munge", "-n", "-S", str(folder / "socket")), 5, f"munged ({folder}/log)")
 
     def _start_accounting(self) -> None:
-        asked, data = self.asked, self.state / "mysql"
+        asked, data, scratch = self.asked, self.state / "mysql", self.state / "mysql-tmp"
         data.mkdir()
-        # As root: user mysql may not reach a state folder below somebody's private folder.
-        own = ["--no-defaults", "--user=root", f"--datadir={data}"]
+        scratch.mkdir()
+        # As root: user mysql may not reach a state folder below somebody's private folder. With a temporary folder of
+        # its own: a server that starts removes the tables of all others from a common one.
+        own = ["--no-defaults", "--user=root", f"--datadir={data}", f"--tmpdir={scratch}"]
         install_db = ["mariadb-install-db", *own, "--skip-test-db", "--auth-root-authentication-method=normal"]
         subprocess.run(install_db, check=True, capture_output=True)
         where = [f"--socket={data}/s", f"--port={asked['db_port']}", "--bind-address=127.0.0.1"]
