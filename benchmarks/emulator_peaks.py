@@ -19,12 +19,12 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.scheduler import AttentionDpBalance, Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import RooflineStepTime, StepBatch, StepTime
-from ratematch.plan.mapping import parse_mapping
-from ratematch.plan.memory import activation_bytes, kv_tokens_per_rank
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.memory import MemoryUse, activation_bytes, kv_tokens_per_rank
+from ratematch.plan.parallelism import parse_mapping
 
 MAX_NUM_TOKENS = 8192
 MAX_BATCH_SIZE = 2048
@@ -152,7 +152,8 @@ def find_throughput(row: Published, kernels: bool = False) -> float:
     # trtllm-bench does not chunk prompts unless told to, and raises the token limit to a prompt beside a full batch.
     max_num_tokens = max(MAX_NUM_TOKENS, row.isl + MAX_BATCH_SIZE)
     reserve_b = RUNTIME_B + activation_bytes(model, mapping, max_num_tokens, MAX_BATCH_SIZE)
-    kv_tokens = kv_tokens_per_rank(model, gpu, mapping, row.precision, kv_dtype, KV_FRACTION, reserve_b)
+    use = MemoryUse(row.precision, kv_dtype, KV_FRACTION, reserve_b)
+    kv_tokens = kv_tokens_per_rank(model, gpu, mapping, use)
     config = SchedulerConfig(
         mapping, MAX_BATCH_SIZE, max_num_tokens, row.isl + row.osl, kv_tokens, balance=BALANCED.get(row.model)
     )

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from ratematch.analysis.analyze import analyze_results
 from ratematch.match.points import Calibration, CalibrationRow
-from ratematch.readout import analyze_results
-from ratematch.store import Results
+from ratematch.store.folder import Results
 
 SWEEP = Path(__file__).with_name("prediction.yaml")
 

@@ -13,15 +13,15 @@ import argparse
 import time
 from pathlib import Path
 
-from ratematch.inputs import read_sweep
+from ratematch.inputs.find import read_sweep
 from ratematch.measure.measurement import measure_load
 from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.expansion import experiment_of
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import parse_mapping
-from ratematch.plan.sweep import experiment_of
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.workload import Workload
-from ratematch.run.simulated import plan_simulation
 from ratematch.simulate.load import simulate_load
+from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 

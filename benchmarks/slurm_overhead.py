@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ratematch.match.pareto import hypervolume
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store.folder import ExperimentFolder, Results
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = [sys.executable, str(ROOT / "slurm" / "testcluster.py")]
@@ -60,10 +60,10 @@ def seconds_of(folder: ExperimentFolder) -> dict[str, float]:
             if first and last:
                 sent += (max(last) - min(first)) / 1e9
     return {
-        "held": sum(outcome["held_s"] for outcome in outcomes),
-        "start": sum(outcome["starting_s"] for outcome in outcomes),
+        "held": sum(outcome.held_s for outcome in outcomes),
+        "start": sum(outcome.starting_s for outcome in outcomes),
         "loads": sent,
-        "gpus": max(outcome["gpus"] for outcome in outcomes),
+        "gpus": max(outcome.gpus or 0 for outcome in outcomes),
         "launches": len(outcomes),
         "num_loads": len(loads),
     }

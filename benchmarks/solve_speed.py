@@ -22,14 +22,14 @@ from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
 from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen
 from ratematch.match.noise import Noise
-from ratematch.match.solver import Problem, front_indices, solve_rows
+from ratematch.match.solver import MatchProblem, front_indices, solve_rows
 
 GPUS = 72
 OSL = 1024
 LOADS = [2.0**k for k in range(12)]
 
 
-def make_space(seed: int = 0) -> list[Problem]:
+def make_space(seed: int = 0) -> list[MatchProblem]:
     """All pairs of invented curves; every instance has 4 GPUs, which gives the most cells (153)."""
     rng = np.random.default_rng(seed)
     ctx = [
@@ -40,7 +40,7 @@ def make_space(seed: int = 0) -> list[Problem]:
     for single, half in zip(rng.uniform(50, 200, 40), rng.uniform(20, 400, 40), strict=True):
         points = [(load, float(single * load / (1 + load / half))) for load in LOADS]
         gen.append(Gen(4, make_curve(points), OSL - 1.0))
-    return [Problem(c, g) for c in ctx for g in gen]
+    return [MatchProblem(c, g) for c in ctx for g in gen]
 
 
 def main() -> None:

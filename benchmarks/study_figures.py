@@ -19,11 +19,12 @@ from PIL import Image
 
 from ratematch.match.analysis import analyze
 from ratematch.match.pareto import extract_front, speed_up
-from ratematch.match.points import Analysis, Measured, WorkloadAnalysis, objectives
-from ratematch.plan.constraints import Constraints
+from ratematch.match.points import Analysis, WorkloadAnalysis, objectives
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
 from ratematch.show.picture import save_figure
-from ratematch.show.plots import plot_pareto
-from ratematch.store import Results, read_json
+from ratematch.show.plots.pareto import plot_pareto
+from ratematch.store.folder import Results
 
 Keep = Callable[[Measured], bool]
 
@@ -68,15 +69,16 @@ AT = (20.0, 50.0, 100.0)
 
 def analyse(figure: Figure, results: Results) -> Analysis:
     """The servers of the figure alone; end-to-end runs made of them count."""
-    limits = read_json(results.path / "limits.json")
+    limits = results.limits()
     isl = int(figure.workload.split("/")[0])
     rows = [
         row
         for row in results.measured()
         if figure.keep(row) and (row.experiment.workload.label == figure.workload or _is_ctx_of(row, isl))
     ]
-    constraints = Constraints(limits["ttft_ms"], limits["tpot_ms"], limits["percentile"])
-    return analyze(rows, sweep=limits["name"], constraints=constraints, max_gpus=limits["max_gpus"], draws=0)
+    kept = limits.constraints
+    question = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, limits.max_gpus, draws=0)
+    return analyze(rows, question, sweep=limits.name)
 
 
 def _is_ctx_of(row: Measured, isl: int) -> bool:

@@ -11,7 +11,7 @@ makes it from a simulated sweep's own figures.
     random       the same in random order
     prediction   in the order that uncorrected forecasts suggest, whole ladders, nothing learnt
     ceil ratio   the grid's figures, matched as one generation server and the ratio rounded up
-    adaptive     ratematch.search, one job at a time, longer runs of contenders included: all three workloads in one
+    adaptive     ratematch.search, one job at a time, longer runs included: all three workloads in one
                  budget, as the sweep is run
     apart        the same, each workload by itself
 
@@ -35,17 +35,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from choice import CONTENDERS, SPEEDS, choice_shares
+from choice import FINALISTS, SPEEDS, choice_shares
 from methods import Requests, Trace, grid_jobs, predicted_order, requests_of, run, run_adaptive
 from truth import Rates, make_truth
 
-from ratematch.inputs import read_sweep
-from ratematch.prediction import forecast_experiment
-from ratematch.run.precheck import expand_sweep
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.inputs.find import read_sweep
+from ratematch.search.candidates import Candidate, Space
 from ratematch.search.fronts import hypervolume
-from ratematch.search.servers import Candidate, Space
 from ratematch.search.space import make_space, read_known
-from ratematch.store import Results
+from ratematch.simulate.forecasts import forecast_experiment
+from ratematch.store.folder import Results
 
 SHARES = (0.95, 0.99, 0.995)
 BUDGETS = (0.1, 0.2, 0.4)
@@ -143,8 +143,8 @@ def main() -> int:
             ended.append(each)
             trace, total = each.traces["adaptive"][0]
             reached = (trace.reach(0.99) or np.inf) / total
-            told = f"99 % at {reached:.1%}; at 10 % the workload worst off has {trace.lowest_at(0.1 * total):.1%}"
-            print(f"seed {each.seed}: {told}", file=sys.stderr)
+            shares = f"99 % at {reached:.1%}; at 10 % the workload worst off has {trace.lowest_at(0.1 * total):.1%}"
+            print(f"seed {each.seed}: {shares}", file=sys.stderr)
     return report(ended, time.perf_counter() - began)
 
 
@@ -170,7 +170,7 @@ def report(ended: Sequence[Ended], seconds: float) -> int:
         chosen = [share for each in ended for share in each.chosen[name]]
         print(f"{name} at its end, at {speeds} tok/s/user: tok/s/GPU over that of the best of all")
         print(f"    the best deployment of servers measured: {_within(possible)}")
-        print(f"    chosen of {CONTENDERS} that are run end to end: {_within(chosen)}")
+        print(f"    chosen of {FINALISTS} that are run end to end: {_within(chosen)}")
     runs = [run for each in ended for run in each.traces["adaptive"]]
     median = float(np.median([_relative(trace.reach(0.99), total) for trace, total in runs]))
     met = median <= 0.1 and min(trace.lowest_at(0.1 * total) for trace, total in runs) >= 0.97

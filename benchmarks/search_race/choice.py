@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from truth import Truth
 
+from ratematch.search.candidates import Candidate, Known, Rate, Space
 from ratematch.search.fronts import Floats, Side, best_ratio
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate, Known, Rate, Space
+from ratematch.search.view import View
 
 SPEEDS = (20.0, 50.0, 100.0)
 """tok/s/user."""
-CONTENDERS = 4
+FINALISTS = 4
 """Deployments that are run end to end for each tok/s/user."""
 AROUND = (0.5, 0.8, 1.0, 1.25)
 """Multiples of the expected concurrency that they are run at, as in ``sweeps/deepseek-r1.yaml``."""
@@ -67,11 +67,11 @@ def best_of(truth: Truth, known: Mapping[str, set[int]], speed: float) -> float:
 def choice_shares(truth: Truth, measured: Known) -> tuple[list[float], list[float]]:
     """At each of ``SPEEDS`` over the best of all: the best deployment of what was measured, and what is chosen.
 
-    Chosen is what gives most end to end, of the deployments that promise most by what was measured of their servers.
+    Chosen is what gives most end to end, of the deployments that are best by what was measured of their servers.
     """
     space, view = truth.space, View(truth.space, measured, {})
     known = {name: set(rates) for name, rates in measured.items()}
-    ctx = [each for each in view.ctxs if known.get(each.id)]
+    ctx = [each for each in view.rates.ctxs if known.get(each.id)]
     rng = np.random.default_rng(truth.noise.integers(2**32))
     possible, chosen = [], []
     for speed in SPEEDS:
@@ -79,29 +79,29 @@ def choice_shares(truth: Truth, measured: Known) -> tuple[list[float], list[floa
         if best <= 0:
             continue
         possible.append(best_of(truth, known, speed) / best)
-        promised = [
+        expected = [
             (
                 tok_s_gpu(space, gen, curve_of(measured[gen.id].values()).at(speed), side.gpus, side.req_s[0]),
                 side.gpus,
                 gen,
             )
-            for gen in view.gens
+            for gen in view.rates.gens
             if measured.get(gen.id)
-            for side in view.feeders(gen.mtp)
+            for side in view.rates.feeders(gen.mtp)
         ]
-        promised.sort(key=lambda each: (-each[0], each[2].label, each[1]))
-        found = []
-        for _, gpus, gen in promised[:CONTENDERS]:
+        expected.sort(key=lambda each: (-each[0], each[2].label, each[1]))
+        results = []
+        for _, gpus, gen in expected[:FINALISTS]:
             rate = truth.feeders(ctx, gen.mtp, known).get(gpus, 0.0)
             curve = curve_of(truth.rates[gen.id].values())
             run = _run(truth.rates[gen.id], speed, rng)
-            found.append(
+            results.append(
                 (
                     tok_s_gpu(space, gen, run.at(speed), gpus, rate),
                     tok_s_gpu(space, gen, curve.at(speed), gpus, rate) / best,
                 )
             )
-        chosen.append(max(found, default=(0.0, 0.0))[1])
+        chosen.append(max(results, default=(0.0, 0.0))[1])
     return possible, chosen
 
 

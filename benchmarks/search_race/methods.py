@@ -11,12 +11,12 @@ from truth import NOISE, Truth
 
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.search.contenders import TARGET_CI, Measured, find_longer
+from ratematch.search.candidates import Candidate, Rate, Space
 from ratematch.search.fronts import Floats, gain, hypervolume
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.repeats import TARGET_CI, KnownLoad, find_longer_run
 from ratematch.search.space import lengthen
-from ratematch.search.workloads import decide_among, go_on_among, share, teach
+from ratematch.search.view import View
+from ratematch.search.workloads import decide_among, go_on_among, share_deviations, share_hours
 
 Requests = Mapping[str, Mapping[int, tuple[int, int]]]
 """By candidate and concurrency: requests of a longer run, and of the whole load."""
@@ -142,10 +142,10 @@ class Sweep:
         """For all workloads in one budget, and when that is spent, in the next."""
         for budget in budgets:
             while True:
-                label, found = decide_among(
+                label, decisions = decide_among(
                     self.spaces, self.known, {}, self._left(budget), self.spent, explain=False
                 )
-                choice = found[label].choice if label else None
+                choice = decisions[label].choice if label else None
                 if label is None or choice is None:
                     break
                 name, starts = choice.candidate, 1
@@ -168,20 +168,20 @@ class Sweep:
 
     def _longer(self, label: str, name: str, budget: float) -> Job | None:
         """What the server that is up measures again, if anything is in doubt that is worth it."""
-        view = View(teach(self.spaces, self.known)[label], self.known, {})
+        view = View(share_deviations(self.spaces, self.known)[label], self.known, {})
         each = view.space.find(name)
         wholes = {load: whole for load, (_, whole) in self.requests[name].items()}
         measured = {
-            load: Measured(
+            load: KnownLoad(
                 1.96 * NOISE * sum(1 / sent for _, sent in runs) ** 0.5 / len(runs),
                 len(runs),
                 round(sum(sent * wholes[load] for _, sent in runs)),
             )
             for load, runs in self.runs[name].items()
         }
-        hours_left = share(self.spaces, self._left(budget), self.spent)[label]
+        hours_left = share_hours(self.spaces, self._left(budget), self.spent)[label]
         targets = dict.fromkeys(measured, TARGET_CI)
-        longer = find_longer(view, each, measured, self.requests[name], hours_left, targets)
+        longer = find_longer_run(view, each, measured, self.requests[name], hours_left, targets)
         if longer is None:
             return None
         more, whole = self.requests[name][longer.load]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ratematch.search.candidates import Candidate, Rate, Space
 from ratematch.search.fronts import Floats, Side, empty_front, front_of
-from ratematch.search.servers import Candidate, Rate, Space
 
 FAMILY, TILT, OWN, NOISE = 0.3, 0.05, 0.03, 0.015
 """Step times of a family, up to; its tilt over the ladder, up to; standard deviation of a server about its family;
@@ -20,7 +20,7 @@ Rates = Mapping[str, Mapping[int, Rate]]
 
 @dataclass
 class Truth:
-    """Rates of every candidate, and what is found when it is measured."""
+    """Rates of every candidate, and what measuring it gives."""
 
     space: Space
     rates: Rates

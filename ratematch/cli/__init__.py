@@ -1,12 +1,13 @@
 """The command line: each verb calls one library function, prints what it returns, and picks the exit code.
 
-One module a group of verbs; a verb imports what it needs when it runs, so that --help and errors come at once.
+One module a family of verbs, :mod:`ratematch.cli.options` for options that several share; a verb imports what it
+needs when it runs, so that --help and errors come at once.
 
 Exit codes: 0 ok, 1 the input must change, 2 some experiments failed (the same command resumes), 3 there are results
 but none may be trusted. ``--json`` prints one object on stdout; everything else a verb says goes to stderr.
 """
 
-from ratematch.cli import decide, exchange, load, measure, site
+from ratematch.cli import decide, exchange, load, plan, run, site
 from ratematch.cli.group import main
 
-__all__ = ["decide", "exchange", "load", "main", "measure", "site"]
+__all__ = ["decide", "exchange", "load", "main", "plan", "run", "site"]

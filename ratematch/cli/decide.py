@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
+
+Command = Callable[..., Any]
 
 
 def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -24,6 +28,18 @@ def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | 
     return numbers
 
 
+def _read_percentile(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    return int(value) if value and value.isdecimal() else value
+
+
+def _percentile_option(command: Command) -> Command:
+    """``--percentile``, the same for every verb that judges limits."""
+    choices = click.Choice(["mean", "50", "90", "95", "99"])
+    return click.option("--percentile", type=choices, callback=_read_percentile, help="Where limits are judged.")(
+        command
+    )
+
+
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
@@ -34,7 +50,7 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 )
 @click.option("--ttft-ms", type=float, help="TTFT limit instead of the sweep's.")
 @click.option("--tpot-ms", type=float, help="TPOT limit instead of the sweep's.")
-@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@_percentile_option
 @click.option("--max-gpus", type=int, help="Largest deployment to plan, instead of the sweep's.")
 @click.option("--calibrate", is_flag=True, help="Predict with derate factors fitted to the end-to-end runs.")
 @click.option(
@@ -74,21 +90,10 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 def pareto(
     results: Path,
     output: Path | None,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    percentile: str | None,
-    max_gpus: int | None,
-    calibrate: bool,
-    request_rate: float | None,
-    routing: Any,
     figure: str | None,
-    objective: Any,
-    gpus_per_node: int | None,
-    nodes: int | None,
-    share_nodes: bool,
-    segment_gpus: int | None,
     remeasure: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Match rates and draw the fronts of RESULTS: tables (csv, json) and plots (png, svg, csv).
 
@@ -99,42 +104,35 @@ def pareto(
         ratematch pareto results/quickstart --request-rate 40 --ttft-ms 2000 --percentile 99
         ratematch pareto results/quickstart --objective per_allocated_gpu --no-share-nodes
     """
-    from ratematch import gallery, readout
-    from ratematch.show.analysisdetail import print_details
-    from ratematch.show.console import print_analysis
+    from ratematch.analysis import analyze
+    from ratematch.match.openloop import describe_limits
+    from ratematch.match.question import Question
+    from ratematch.report import pictures
     from ratematch.show.tables import analysis_to_json, write_tables
-    from ratematch.store import Results
+    from ratematch.show.views.analysis import print_analysis
+    from ratematch.show.views.details import print_details
+    from ratematch.store.folder import Results
 
     opened = Results.open(results)
     if remeasure:
-        readout.remeasure(opened)
-    at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at, max_gpus=max_gpus)
+        analyze.remeasure(opened)
+    question = Question(**options)
+    inputs = analyze.read_inputs(opened, question if figure is None else question.limits_only())
     folder = output or results / "report"
     if figure is not None:
-        for path in gallery.draw_figure(inputs, int(figure)).save(folder):
+        for path in pictures.draw_figure(inputs, int(figure)).save(folder):
             click.echo(str(path))
         return
-    analysis = readout.analyze_inputs(
-        inputs,
-        calibrate=calibrate,
-        request_rate=request_rate,
-        routing=routing,
-        objective=objective,
-        gpus_per_node=gpus_per_node,
-        nodes=nodes,
-        share_nodes=share_nodes,
-        segment_gpus=segment_gpus,
-    )
+    analysis = analyze.analyze_inputs(inputs)
     # The picture people came for stands last, where the eye ends.
-    pictures = [path for picture in gallery.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
-    written = [*write_tables(analysis, folder), *reversed(pictures)]
+    drawn = [path for picture in pictures.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
+    written = [*write_tables(analysis, folder), *reversed(drawn)]
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
         print_analysis(analysis, Console())
-        limits = readout.say_limits_of(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=at)
-        print_details(analysis, Console(), request_rate=request_rate, limits=limits)
+        limits = describe_limits(inputs.constraints)
+        print_details(analysis, Console(), request_rate=question.request_rate, limits=limits)
         for path in written:
             click.echo(str(path))
     if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
@@ -151,16 +149,14 @@ def pareto(
 )
 @click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
 @click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
-@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@_percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
 def report(
     results: Path,
     output: Path | None,
     at: str | None,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    percentile: str | None,
     notebook: bool,
+    **limits: Any,
 ) -> None:
     """Write RESULTS as one page, report.html: what to run, how sure that is, every front, table and plot.
 
@@ -168,17 +164,18 @@ def report(
     Example:
         ratematch report results/sample --at 30,60
     """
-    from ratematch import readout, reporting
-    from ratematch.notebooks import write_executed
-    from ratematch.store import Results
+    from ratematch.analysis import analyze
+    from ratematch.match.question import Question
+    from ratematch.report import collect
+    from ratematch.report.notebooks import write_executed
+    from ratematch.store.folder import Results
 
     opened = Results.open(results)
-    where: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    inputs = readout.read_inputs(opened, ttft_ms=ttft_ms, tpot_ms=tpot_ms, percentile=where)
-    targets = reporting.parse_targets(at) if at else None
+    inputs = analyze.read_inputs(opened, Question(**limits))
+    targets = collect.parse_targets(at) if at else None
     page = output or results / "report" / "report.html"
-    analysis = readout.analyze_inputs(inputs)
-    reporting.write_report(
+    analysis = analyze.analyze_inputs(inputs)
+    collect.write_report(
         opened,
         inputs,
         analysis,
@@ -203,17 +200,15 @@ def report(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweeps'.")
 @click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweeps'.")
-@click.option("--percentile", type=click.Choice(["mean", "50", "90", "95", "99"]), help="Where limits are judged.")
+@_percentile_option
 @json_option
 def compare(
     before: Path,
     after: Path,
     max_regression: str,
     output: Path | None,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    percentile: str | None,
     as_json: bool,
+    **limits: Any,
 ) -> None:
     """Compare two sweeps: what differs in versions and settings, and AFTER's fronts over BEFORE's with intervals.
 
@@ -225,29 +220,25 @@ def compare(
     """
     from dataclasses import asdict, astuple
 
-    from ratematch import comparing
-    from ratematch.show.changeview import change_to_json, picture_change, print_change
+    from ratematch.analysis import compare
+    from ratematch.match.question import Question
+    from ratematch.show.plots.change import picture_change
+    from ratematch.show.views.change import change_to_json, print_change
 
-    at: Any = None if percentile is None else "mean" if percentile == "mean" else int(percentile)
-    found = comparing.compare_results(
-        before,
-        after,
-        max_regression=parse_share(max_regression),
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
-        percentile=at,
-    )
+    share = parse_share(max_regression)
+    comparison = compare.compare_results(before, after, Question(**limits), max_regression=share)
+    change = comparison.change
     if as_json:
-        print_json(change_to_json(found.change) | {"drift": [asdict(drift) for drift in found.drift]})
+        print_json(change_to_json(change) | {"drift": [asdict(drift) for drift in comparison.drift]})
     else:
-        print_change(found.change, [astuple(drift) for drift in found.drift], str(before), str(after), Console())
+        print_change(change, [astuple(drift) for drift in comparison.drift], str(before), str(after), Console())
     if output is not None:
-        for workload in dict.fromkeys(front.workload for front in found.change.fronts):
-            picture = picture_change(found.change, found.before, found.after, workload)
+        for workload in dict.fromkeys(front.workload for front in change.fronts):
+            picture = picture_change(change, comparison.before, comparison.after, workload)
             for path in picture.save(output) if picture else ():
                 click.echo(str(path), err=as_json)
-    if found.change.regressions:
-        raise Regression(f"{after} is worse than {before}: {found.change.regressions[0]}")
+    if change.regressions:
+        raise Regression(f"{after} is worse than {before}: {change.regressions[0]}")
 
 
 def parse_share(text: str) -> float:
@@ -289,7 +280,9 @@ def parse_share(text: str) -> float:
 )
 @click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
 @json_option
-def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
+def match(
+    table: Path, osl: int | None, concurrency: tuple[int, ...], all_plans: bool, as_json: bool, **options: Any
+) -> None:
     """Match rates that are already measured: TABLE.csv to plans, fronts and the speed-up over IFB.
 
     Columns: role (ctx, gen, ifb), label, gpus, isl, osl, concurrency, req_s, tok_s, tpot_ms, ttft_ms, mtp.
@@ -299,15 +292,16 @@ def match(table: Path, all_plans: bool, as_json: bool, **options: Any) -> None:
     Example:
         ratematch match rates.csv --max-gpus 72 --gpus-per-node 4 --ttft-ms 1000
     """
-    from ratematch.match.tablematch import match_table
-    from ratematch.rates import read_rates
-    from ratematch.show.matchview import match_to_json, print_match
+    from ratematch.inputs.ratetable import read_rates
+    from ratematch.match.question import Question
+    from ratematch.match.tablematch import TableOptions, match_table
+    from ratematch.show.views.match import match_to_json, print_match
 
-    rows, asked = read_rates(table, **options)
-    found = match_table(rows, asked, name=str(table), all_plans=all_plans)
-    for note in found.notes:
+    rows, question = read_rates(table, Question(**options))
+    result = match_table(rows, question, TableOptions(osl, concurrency, all_plans), name=str(table))
+    for note in result.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        print_json(match_to_json(found))
+        print_json(match_to_json(result))
     else:
-        print_match(found, asked.objective, Console())
+        print_match(result, Console())

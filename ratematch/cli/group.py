@@ -1,4 +1,4 @@
-"""The command itself: errors to one line and an exit code, and what several verbs share."""
+"""The command itself: errors become one line and an exit code; results become JSON."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-import ratematch
 from ratematch.errors import RatematchError
-
-RESULTS = Path("results")
-"""Where sweeps put their results when nobody says otherwise."""
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the sweep file, e.g. workloads.0.isl=4096.",
-)
-
-cluster_option = click.option(
-    "--cluster", metavar="NAME|FILE", help="Cluster profile, instead of the one that the sweep file names."
-)
+from ratematch.version import __version__
 
 
 class _WrongCall(click.UsageError):
@@ -75,7 +58,7 @@ class _Verbs(click.Group):
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(ratematch.__version__, "--version", message="%(prog)s %(version)s")
+@click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
 def main(debug: bool) -> None:
     """Benchmark and rate-match disaggregated LLM serving.

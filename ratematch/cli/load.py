@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json, stderr_console
+from ratematch.cli.group import main, print_json, stderr_console
+from ratematch.cli.options import json_option
 from ratematch.errors import Untrustworthy
 
 if TYPE_CHECKING:
-    from ratematch.loadrun import LoadRow
+    from ratematch.loadgen.ladder import LoadOptions, LoadRow
+    from ratematch.measure.servermetrics import ReadSamples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -129,12 +131,18 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
-    from ratematch.loadrun import LoadOptions, run_ladder
-    from ratematch.show.loadview import LoadView, ladder_to_json
+    from ratematch.loadgen.ladder import LoadOptions, run_ladder
+    from ratematch.show.views.load import LoadView, ladder_to_json
 
-    asked = LoadOptions(url=url, **options)
+    settings = LoadOptions(url=url, **options)
     with LoadView(stderr_console()) as view:
-        rows = run_ladder(asked, output, view.update, lambda row, folder: _export(row, folder, asked))
+        rows = run_ladder(
+            settings,
+            output,
+            view.update,
+            lambda row, folder: _export(row, folder, settings),
+            _metrics_reader(settings),
+        )
     if as_json:
         print_json(ladder_to_json(rows))
     else:
@@ -145,18 +153,34 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         raise Untrustworthy(f"{url}: {what}; the reasons stand above")
 
 
-def _export(row: LoadRow, folder: Path | None, asked: Any) -> None:
+def _metrics_reader(options: LoadOptions) -> ReadSamples:
+    """What reads the answers of ``--server-metrics``. Engines are imported only where there are such addresses."""
+    from ratematch.measure.servermetrics import read_prometheus
+
+    if not options.server_metrics:
+        return read_prometheus
+    from ratematch.engines import read_metrics
+
+    return read_metrics
+
+
+def _export(row: LoadRow, folder: Path | None, settings: Any) -> None:
     if folder is None:
         return
-    from ratematch.exchange.aiperf import RECORDS_FILE, SUMMARY_FILE, profile_export_aiperf, profile_export_lines
-    from ratematch.exchange.benchmark_serving import benchmark_serving_result
-    from ratematch.exchange.runabout import RunAbout
-    from ratematch.store import write_json, write_lines
-
-    result, goal = row.result, asked.goal()
-    about = RunAbout(
-        asked.model, asked.url, row.load, asked.api, result.wall_start_ns - result.start_ns, row.emulated
+    from ratematch.exchange.results.aiperf import (
+        RECORDS_FILE,
+        SUMMARY_FILE,
+        profile_export_aiperf,
+        profile_export_lines,
     )
-    write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, about, result.warmup))
-    write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, about, goal))
-    write_json(folder / "benchmark_serving.json", benchmark_serving_result(result.records, about, goal))
+    from ratematch.exchange.results.benchmark_serving import benchmark_serving_result
+    from ratematch.exchange.results.foreign import RunInfo
+    from ratematch.store.files import write_json, write_lines
+
+    result, goal = row.result, settings.goal()
+    info = RunInfo(
+        settings.model, settings.url, row.load, settings.api, result.wall_start_ns - result.start_ns, row.emulated
+    )
+    write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, info, result.warmup))
+    write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, info, goal))
+    write_json(folder / "benchmark_serving.json", benchmark_serving_result(result.records, info, goal))

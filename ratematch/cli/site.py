@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ratematch.cli.group import json_option, main, print_json
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import json_option
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
@@ -21,7 +22,7 @@ def emulate(arguments: tuple[str, ...]) -> None:
     Example:
         ratematch emulate serve deepseek-r1 --port 8001 --extra_llm_api_options worker.yaml
     """
-    from ratematch.emulator.command import main as emulator
+    from ratematch.emulator.trtllm.command import main as emulator
 
     emulator(list(arguments))
 
@@ -47,20 +48,20 @@ def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json:
     Example:
         ratematch doctor --cluster gb200-nvl72 --probe
     """
-    from ratematch.run.doctor import examine
+    from ratematch.campaign.doctor import examine
     from ratematch.show.console import table
 
     if probe and cluster is None:
         raise click.UsageError("--probe sends a job to a cluster: name its profile with --cluster")
     if probe:
         click.echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
-    found = examine(cluster, probing=probe, folder=folder, engine=engine)
+    checks = examine(cluster, probing=probe, folder=folder, engine=engine)
     if as_json:
-        print_json({"ok": all(check.ok for check in found), "checks": [check.__dict__ for check in found]})
+        print_json({"ok": all(check.ok for check in checks), "checks": [check.__dict__ for check in checks]})
     else:
-        rows = [(check.name, "ok" if check.ok else "NO", check.found) for check in found]
+        rows = [(check.name, "ok" if check.ok else "NO", check.found) for check in checks]
         Console().print(table("ratematch doctor", ["check", "", "found"], rows))
-    sys.exit(0 if all(check.ok for check in found) else 1)
+    sys.exit(0 if all(check.ok for check in checks) else 1)
 
 
 @main.command()

@@ -1,5 +1,5 @@
 """``python -m ratematch.emulator ARGS``: the emulated ``trtllm-serve``."""
 
-from ratematch.emulator.command import main
+from ratematch.emulator.trtllm.command import main
 
 main()

@@ -1,4 +1,4 @@
-"""What a server does around its scheduler, whatever its clock: tell who is admitted, see that the fill gate opens."""
+"""What a server does around its scheduler, whatever its clock: notices of admission, and a check of the fill gate."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ class EngineFailure(RuntimeError):
 
 
 class Admissions:
-    """Who is to be told when a sequence has a slot and KV blocks, which is when its KV transfer begins."""
+    """Calls to make when sequences get a slot and KV blocks, which is when their KV transfers begin."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Sequence, Callable[[], None]]] = deque()
 
-    def expect(self, sequence: Sequence, tell: Callable[[], None]) -> None:
-        """Call ``tell`` once ``sequence``, which was just queued, is admitted."""
-        self._waiting.append((sequence, tell))
+    def expect(self, sequence: Sequence, on_admitted: Callable[[], None]) -> None:
+        """Call ``on_admitted`` once ``sequence``, which was just queued, is admitted."""
+        self._waiting.append((sequence, on_admitted))
 
-    def tell(self) -> None:
-        """Admission is first come, first served, so only the oldest can be next."""
+    def notify(self) -> None:
+        """Make the calls that are due. Admission is first come, first served, so only the oldest can be next."""
         waiting = self._waiting
         while waiting and (waiting[0][0].admitted_s is not None or waiting[0][0].state == "cancelled"):
-            sequence, tell = waiting.popleft()
+            sequence, on_admitted = waiting.popleft()
             if sequence.state != "cancelled":
-                tell()
+                on_admitted()
 
 
 def check_gate(scheduler: Scheduler) -> None:

@@ -1,51 +1,83 @@
-"""From settings to a scheduler with the memory and the speed of the emulated GPUs."""
+"""From what decides a server's memory and speed to the parts of its scheduler, whichever engine it is of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ratematch.catalog import load_gpu
 from ratematch.emulator.environment import Environment
+from ratematch.emulator.iteration import SchedulerConfig
 from ratematch.emulator.kernelsteps import KernelStepTime
-from ratematch.emulator.scheduler import Scheduler, SchedulerConfig
-from ratematch.emulator.settings import SettingsError, WorkerSettings
 from ratematch.emulator.steptime import RooflineStepTime, StepTime
-from ratematch.emulator.transfer import TRANSFER_LATENCY_S
-from ratematch.engines.trtllm_serve.render import KV_FORMATS
-from ratematch.errors import CatalogError
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import (
     RUNTIME_RESERVE_B,
+    MemoryFit,
+    MemoryUse,
     activation_bytes,
     default_precision,
     kv_bytes_per_token_per_rank,
     memory_fit,
 )
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 
 @dataclass(frozen=True)
-class Emulation:
-    """The inside of one worker. ``kv_bytes(tokens)``, ``transfer_s(tokens)``: of one KV transfer to it."""
+class ServerShape:
+    """What a server's memory and speed follow from.
 
-    scheduler: Scheduler
-    step_time: StepTime
-    kv_bytes: Callable[[int], float]
-    transfer_s: Callable[[int], float]
+    ``kv_format``: number format of its KV cache. ``drafts``: draft tokens a step. ``max_batch_size``,
+    ``max_num_tokens``: limits of an attention-DP rank. ``kv_fraction``: share of what weights and activations leave
+    that the KV cache takes. ``spare_b``: bytes of each GPU that the server does not use at all.
+    """
+
+    model: Model
+    gpu: Gpu
+    mapping: Parallelism
+    kv_format: str
+    drafts: int
+    max_batch_size: int
+    max_num_tokens: int
+    kv_fraction: float = 1.0
+    spare_b: float = 0.0
+
+    @property
+    def draft_layers(self) -> int:
+        """Layers of the checkpoint that draft: they hold weights and KV cache too."""
+        return min(self.drafts, self.model.mtp_layers)
+
+    @property
+    def kv_token_b(self) -> float:
+        """Bytes of one token's KV cache on one GPU."""
+        return kv_bytes_per_token_per_rank(self.model, self.mapping, self.kv_format, self.draft_layers)
+
+    def precision(self, environment: Environment) -> str:
+        """Number format of the weights: forced, else what deployments of this model on this GPU normally use."""
+        return environment.precision or default_precision(self.model, self.gpu)
 
 
-def make_step_time(
-    environment: Environment, model: Model, gpu: Gpu, mapping: Mapping, precision: str, kv_format: str, drafts: int
-) -> StepTime:
-    """The step-time model that ``environment`` asks for.
+def fit_memory(shape: ServerShape, environment: Environment) -> MemoryFit:
+    """How the GPUs' memory is shared out.
+
+    Raises:
+        ValueError: an unknown number format.
+    """
+    reserve_b = RUNTIME_RESERVE_B + shape.spare_b
+    reserve_b += activation_bytes(shape.model, shape.mapping, shape.max_num_tokens, shape.max_batch_size)
+    precision, draft_layers = shape.precision(environment), shape.draft_layers
+    use = MemoryUse(precision, shape.kv_format, shape.kv_fraction, reserve_b, draft_layers)
+    return memory_fit(shape.model, shape.gpu, shape.mapping, use)
+
+
+def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:
+    """The step-time model that ``environment`` names.
 
     Raises:
         ValueError: an unknown number format, or something that was not measured in kernels.
     """
+    model, gpu, mapping, precision = shape.model, shape.gpu, shape.mapping, shape.precision(environment)
     if environment.steps == "kernels":
-        return KernelStepTime(model, gpu, mapping, precision, kv_format, drafts)
-    return RooflineStepTime(model, gpu, mapping, precision, kv_format)
+        return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts)
+    return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format)
 
 
 def draft_acceptance(environment: Environment, model: Model, drafts: int) -> tuple[float, ...]:
@@ -57,55 +89,21 @@ def draft_acceptance(environment: Environment, model: Model, drafts: int) -> tup
     return known
 
 
-def build(settings: WorkerSettings, environment: Environment) -> Emulation:
-    """The scheduler that behaves like this worker.
+def scheduler_config(
+    shape: ServerShape, environment: Environment, max_seq_len: int, kv_tokens: int, tokens_per_block: int
+) -> SchedulerConfig:
+    """The limits that ``shape`` and the size of the KV cache give; what only one engine has is left at its default.
 
-    Raises:
-        SettingsError: an unknown GPU or number format, or weights that do not fit (in the engine's words).
+    ``kv_tokens``: of an attention-DP rank.
     """
-    model, mapping = settings.model, settings.mapping
-    try:
-        gpu = load_gpu(environment.gpu)
-        precision = environment.precision or default_precision(model, gpu)
-        kv_format = KV_FORMATS.get(settings.kv_dtype, "bf16")
-        mtp_layers = min(settings.mtp, model.mtp_layers)
-        reserve_b = RUNTIME_RESERVE_B + activation_bytes(
-            model, mapping, settings.max_num_tokens, settings.max_batch_size
-        )
-        fit = memory_fit(
-            model, gpu, mapping, precision, kv_format, settings.kv_fraction, reserve_b, mtp_layers=mtp_layers
-        )
-        step_time = make_step_time(environment, model, gpu, mapping, precision, kv_format, settings.mtp)
-    except (CatalogError, ValueError) as error:
-        raise SettingsError(str(error)) from None
-    if not fit.fits:
-        raise SettingsError(
-            "CUDA out of memory\nRuntimeError: Executor creation failed due to insufficient GPU memory.\n"
-            + fit.explanation
-        )
-    kv_tokens = fit.kv_tokens if settings.kv_max_tokens is None else min(fit.kv_tokens, settings.kv_max_tokens)
-    config = SchedulerConfig(
-        mapping=mapping,
-        max_batch_size=settings.max_batch_size,
-        max_num_tokens=settings.max_num_tokens,
-        max_seq_len=settings.max_seq_len,
+    return SchedulerConfig(
+        mapping=shape.mapping,
+        max_batch_size=shape.max_batch_size,
+        max_num_tokens=shape.max_num_tokens,
+        max_seq_len=max_seq_len,
         kv_tokens=kv_tokens,
-        tokens_per_block=settings.tokens_per_block,
-        mtp=settings.mtp,
-        acceptance=draft_acceptance(environment, model, settings.mtp),
+        tokens_per_block=tokens_per_block,
+        mtp=shape.drafts,
+        acceptance=draft_acceptance(environment, shape.model, shape.drafts),
         forced_acceptance=environment.forced_acceptance,
-        chunked_prefill=settings.chunked_prefill,
-        block_reuse=settings.block_reuse,
-        overlap=settings.overlap,
-        fill_gate=environment.fill_gate,
-        balance=settings.balance,
-    )
-    token_b = kv_bytes_per_token_per_rank(model, mapping, kv_format, mtp_layers)
-    # Transfers run over NVLink inside a rack-scale domain, over the network between smaller ones.
-    link_b_s = gpu.nvlink_b_s if gpu.nvlink_domain > 8 else gpu.network_b_s
-    return Emulation(
-        Scheduler(config, step_time, environment.seed),
-        step_time,
-        kv_bytes=lambda tokens: tokens * token_b,
-        transfer_s=lambda tokens: TRANSFER_LATENCY_S + tokens * token_b / link_b_s,
     )

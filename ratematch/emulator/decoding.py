@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.iteration import SchedulerConfig, Sequence
-from ratematch.emulator.lookahead import look_ahead
-from ratematch.emulator.outlook import Outlook
+from ratematch.emulator.kvgrowth import KvGrowth
+from ratematch.emulator.lookahead import step_times_ahead
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepTime
 
 
 class Decoding:
-    """Books of what is generated in which iteration, on all ranks."""
+    """What is generated in which iteration, on all ranks."""
 
     def __init__(self, config: SchedulerConfig, seed: int):
         self._block = config.tokens_per_block
         self._overlap = config.overlap
         self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
-        self._outlook = Outlook(config.mapping.dp_ranks)
+        self._growth = KvGrowth(config.mapping.dp_ranks)
         self._ending: dict[int, list[Sequence]] = {}  # by their last iteration
         self._ends: list[int] = []  # heap of these iterations; those that nothing ends in any more stay until met
 
@@ -41,7 +41,7 @@ class Decoding:
         seq.last_iter = first_iter + gains.size - 1
         rank.gen[seq] = None
         rank.kv_read += seq.kv_len
-        self._outlook.enter(seq.rank, first_iter, gains, seq.kv_len, self._block)
+        self._growth.enter(seq.rank, first_iter, gains, seq.kv_len, self._block)
         ending = self._ending.get(seq.last_iter)
         if ending is None:
             self._ending[seq.last_iter] = [seq]
@@ -58,14 +58,14 @@ class Decoding:
         seq.kv_len += had
         seq.generated += had
         rank.kv_read -= seq.kv_len
-        self._outlook.enter(seq.rank, seq.first_iter + gone, seq.gains[gone:], seq.kv_len, self._block, sign=-1)
+        self._growth.enter(seq.rank, seq.first_iter + gone, seq.gains[gone:], seq.kv_len, self._block, sign=-1)
         ending = self._ending[seq.last_iter]
         ending.remove(seq)
         if not ending:
             del self._ending[seq.last_iter]
 
     def ended_in(self, iteration: int) -> dict[int, list[Sequence]]:
-        """The sequences, by rank, whose last iteration this was. They are told once."""
+        """Sequences that ended in this iteration, by rank; each is returned once."""
         by_rank: dict[int, list[Sequence]] = {}
         for seq in self._ending.pop(iteration, ()):
             by_rank.setdefault(seq.rank, []).append(seq)
@@ -73,7 +73,7 @@ class Decoding:
 
     def added(self, iteration: int, count: int) -> list[list[int]]:
         """Tokens and KV blocks that ``count`` iterations from ``iteration`` add on each rank. Shape (ranks, 2)."""
-        growth = self._outlook.read(iteration, count)
+        growth = self._growth.read(iteration, count)
         added: list[list[int]] = (growth[:, :, 0] if count == 1 else growth.sum(axis=2)).tolist()
         return added
 
@@ -98,8 +98,8 @@ class Decoding:
         change_s = math.inf if change_s is None else change_s
         if change_s <= begin_s + first_s:  # no need to know how long the others would take
             return np.array([begin_s + first_s])
-        grown = self._outlook.read(iteration, count - 1)[:, 0]
-        seconds = look_ahead(loads, grown, first_s, step_time, self._overlap)
+        grown = self._growth.read(iteration, count - 1)[:, 0]
+        seconds = step_times_ahead(loads, grown, first_s, step_time, self._overlap)
         ends_s: NDArray[np.float64] = begin_s + seconds.cumsum()
         return ends_s[: int(ends_s.searchsorted(change_s)) + 1]
 

@@ -2,7 +2,7 @@
 
 Steps end at absolute deadlines. A step that follows another without a gap starts at the planned end of that one, not
 at the instant the event loop woke up, so late wake-ups do not add up. When the loop cannot keep up, results made with
-this emulator are not trustworthy; how late it was is counted (``Timeliness``) and shown in ``/server_info``.
+this emulator are not trustworthy; how late it was is counted (``EmulatorLag``) and shown in ``/server_info``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sink(Protocol):
 
 
 @dataclass
-class Timeliness:
+class EmulatorLag:
     """How well real time kept up with planned time.
 
     ``steps``, ``busy_s``: steps run and their planned seconds. ``behind``: steps that ended later than planned by
@@ -67,7 +67,7 @@ class Engine:
         on_late: Callable[[float], None] | None = None,
     ):
         self.scheduler = scheduler
-        self.timeliness = Timeliness()
+        self.lag = EmulatorLag()
         self.hanging = False
         self.stall_until_s = 0.0
         self._on_step = on_step
@@ -127,7 +127,7 @@ class Engine:
                 start_s = clock()
                 continue
             step = self.scheduler.begin(start_s)
-            self._admissions.tell()
+            self._admissions.notify()
             if step is None:
                 check_gate(self.scheduler)
                 await self._sleep(self.scheduler.wake_s())
@@ -162,7 +162,7 @@ class Engine:
 
     def _next_start(self, now_s: float, end_s: float, duration_s: float) -> float:
         late_s = now_s - end_s
-        kept = self.timeliness
+        kept = self.lag
         kept.steps += 1
         kept.busy_s += duration_s
         excess_s = max(0.0, late_s - duration_s)

@@ -1,7 +1,7 @@
-"""What the emulator is told through its environment: ``RATEMATCH_EMULATED_*`` and the engine's own switches.
+"""Settings of the emulator in its environment: ``RATEMATCH_EMULATED_*`` and the engine's own switches.
 
-The command line stays exactly that of ``trtllm-serve``, so a launcher cannot tell the difference; everything that
-only an emulator can be asked comes from the environment and is described in ``ratematch/emulator/README.md``.
+The command line stays exactly that of ``trtllm-serve``, so a launcher sees no difference; everything that only an
+emulator has comes from the environment and is described in ``ratematch/emulator/README.md``.
 """
 
 from __future__ import annotations
@@ -102,29 +102,29 @@ def parse_faults(text: str) -> Faults:
     Raises:
         ValueError: an unknown fault or a value of the wrong form; the message lists the known faults.
     """
-    found: dict[str, float | bool | str] = {}
+    faults: dict[str, float | bool | str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")
         match name:
             case "never_ready" | "hang":
-                found[name] = True
+                faults[name] = True
             case "die_at_start":
-                found[name] = _failure(value or "oom")
+                faults[name] = _failure(value or "oom")
             case "die_after":
-                found["die_after_s"] = parse_duration(value)
+                faults["die_after_s"] = parse_duration(value)
             case "truncate_stream" | "http_500":
-                found[name] = _share(name, value)
+                faults[name] = _share(name, value)
             case "stall":
                 length, at, when = value.partition("@")
                 if not at:
                     raise ValueError(f"{PREFIX}FAULT: {part!r}: write stall=3s@10 (3 s long, 10 s after ready)")
-                found["stall_s"], found["stall_at_s"] = parse_duration(length), parse_duration(when)
+                faults["stall_s"], faults["stall_at_s"] = parse_duration(length), parse_duration(when)
             case _:
                 raise ValueError(
                     f"{PREFIX}FAULT: unknown fault {name!r}: known are never_ready, die_at_start=oom, die_after=5s, "
                     "truncate_stream=0.1, http_500=0.1, stall=3s@10, hang"
                 )
-    return Faults(**found)  # type: ignore[arg-type]
+    return Faults(**faults)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratematch.emulator.steptime import RankLoad
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 
 Kind = Literal["full", "context_only", "generation_only"]
 State = Literal["queued", "transfer", "prefill", "decode", "held", "done", "cancelled"]
@@ -39,7 +39,7 @@ class SchedulerConfig:
     many tokens (``None``: of a block).
     """
 
-    mapping: Mapping
+    mapping: Parallelism
     max_batch_size: int
     max_num_tokens: int
     max_seq_len: int

@@ -24,8 +24,8 @@ from itertools import count
 from typing import Any
 
 from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch, merge_alike
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 EXTRA = "pip install 'ratematch[kernels]'"
 
@@ -64,7 +64,7 @@ class KernelStepTime:
         ValueError: the extra is not installed, or the database has nothing for this combination.
     """
 
-    def __init__(self, model: Model, gpu: Gpu, mapping: Mapping, precision: str, kv_dtype: str, mtp: int = 0):
+    def __init__(self, model: Model, gpu: Gpu, mapping: Parallelism, precision: str, kv_dtype: str, mtp: int = 0):
         if mapping.pp > 1 or mapping.cp > 1:
             raise ValueError("step times from kernels know no pipeline or context parallelism: use the roofline")
         for name, known, what in ((gpu.name, SYSTEMS, "GPU"), (model.name, MODELS, "model")):
@@ -151,18 +151,19 @@ class _Phase:
         self.others = remember(partial(self._of_tokens, [k for k in range(len(names)) if k not in taken]))
 
     def attention(self, sequences: int, tokens: int, before: int) -> float:
-        """Of so many sequences with so many tokens each: new ones after ``before`` others, or cached ones."""
-        found = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
-        return sum([milliseconds for _, milliseconds, *_ in found])
+        """Milliseconds of attention of ``sequences`` sequences of ``tokens`` tokens: cached ones, or new ones after
+        ``before`` others."""
+        operations = self._evaluate(self._sequences, batch_size=sequences, s=max(1, tokens), prefix=before)
+        return sum([milliseconds for _, milliseconds, *_ in operations])
 
     def _of_tokens(self, indices: list[int], tokens: int) -> float:
-        found = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
-        return sum([milliseconds for _, milliseconds, *_ in found])
+        operations = self._evaluate(indices, batch_size=tokens, s=1, x=tokens) if indices and tokens else []
+        return sum([milliseconds for _, milliseconds, *_ in operations])
 
 
 def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:
-    """Of an engine's operations, in order, without the phase they begin with. How many there are it tells only by
-    refusing the one after the last."""
+    """Names of an engine's operations, in order, without the phase they begin with. The engine does not say how many
+    there are: it refuses the one after the last."""
     for index in count():
         try:
             ((name, *_),) = evaluate([index], batch_size=1, s=1024)
@@ -174,7 +175,9 @@ def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iter
 
 
 @lru_cache(maxsize=64)
-def _compile(path: str, system: str, mapping: Mapping, gemm: str, experts: str | None, cache: str, mtp: int) -> Any:
+def _compile(
+    path: str, system: str, mapping: Parallelism, gemm: str, experts: str | None, cache: str, mtp: int
+) -> Any:
     try:
         engine = importlib.import_module("aiconfigurator_core.sdk.engine")
     except ImportError:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ratematch.emulator.outlook import Ints
+from ratematch.emulator.kvgrowth import Ints
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 
 STRAIGHT = 1e-4
 """How far, relatively, a step may lie off the line between two others for the line to be taken between them."""
 
 
-def look_ahead(
+def step_times_ahead(
     loads: tuple[RankLoad, ...], grown: Ints, first_s: float, step_time: StepTime, overlap: bool
 ) -> NDArray[np.float64]:
     """Seconds of iterations in a row without prompts. The first computes ``loads`` in ``first_s``, the k-th after it
@@ -36,7 +36,7 @@ def look_ahead(
 def fill_between(seconds: Callable[[int], float], count: int) -> NDArray[np.float64]:
     """``seconds(0)`` ... ``seconds(count - 1)`` of steps that differ by the tokens their caches hold.
 
-    Step times are piecewise linear in those, so few of them are asked for: where the middle of a stretch lies on the
+    Step times are piecewise linear in those, so few of them are computed: where the middle of a stretch lies on the
     line between its ends, to ``STRAIGHT``, so does all of it. Shape (count,).
     """
     filled = np.empty(count)

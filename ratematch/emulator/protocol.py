@@ -1,7 +1,7 @@
-"""Requests and answers of the OpenAI-style routes, as bytes.
+"""What the OpenAI-style routes of both engines share: fields of requests, stand-in tokens, and events as bytes.
 
-Per stream, everything that does not change is encoded once (``StreamEncoder``); a token costs a few byte joins and no
-JSON library.
+Per stream, everything that does not change is encoded once (:class:`StreamEncoder`); a token costs a few byte joins
+and no JSON library.
 """
 
 from __future__ import annotations
@@ -9,62 +9,54 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-RequestKind = Literal["full", "context_only", "generation_only"]
+from ratematch.emulator.errors import BadRequest
+
+Json = dict[str, Any]
+"""A JSON object as it is sent or received."""
 
 DONE = b"data: [DONE]\n\n"
 
-_SHARED_FIELDS = {
-    "model", "n", "best_of", "use_beam_search", "temperature", "top_p", "top_k", "min_p", "top_p_min", "seed", "stop",
-    "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty",
-    "early_stopping", "stream", "stream_options", "user", "max_tokens", "min_tokens", "ignore_eos", "stop_token_ids",
-    "include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "truncate_prompt_tokens",
-    "detokenize", "thinking_token_budget", "prompt_ignore_length", "add_special_tokens", "return_context_logits",
-    "return_generation_logits", "response_format", "lora_request", "priority", "conversation_params",
-    "disaggregated_params", "echo", "prompt_logprobs", "bad", "bad_token_ids", "end_id",
-}  # fmt: skip
-COMPLETION_FIELDS = frozenset(_SHARED_FIELDS | {"prompt"})
-CHAT_FIELDS = frozenset(
-    _SHARED_FIELDS
-    | {
-        "messages", "prompt_token_ids", "max_completion_tokens", "top_logprobs", "tools", "tool_choice",
-        "add_generation_prompt", "chat_template", "chat_template_kwargs", "reasoning_effort", "cache_salt",
-        "documents", "continue_final_message", "parallel_tool_calls", "mm_processor_kwargs", "agent_hierarchy",
-    }
-)  # fmt: skip
-DISAGG_FIELDS = frozenset(
-    {
-        "request_type", "first_gen_tokens", "first_gen_log_probs", "first_gen_logits", "ctx_request_id",
-        "encoded_opaque_state", "draft_tokens", "disagg_request_id", "ctx_dp_rank", "ctx_info_endpoint",
-        "schedule_style", "ctx_usage", "return_prompt_token_ids_b64", "resolved_thinking", "conversation_id",
-        "multimodal_embedding_handles", "multimodal_hashes",
-    }
-)  # fmt: skip
-
-
-class BadRequest(Exception):
-    """The body does not pass validation: status 400 with ``{"error": ...}``."""
-
 
 @dataclass(frozen=True)
-class GenerationRequest:
-    """One request, validated. ``prompt_ids`` are the ids given, or stand-ins for the pieces of a text."""
+class Request:
+    """One validated request. ``prompt_ids`` are the ids given, or stand-ins for the pieces of a text.
+
+    ``model``: its name in the request, if it has one.
+    """
 
     chat: bool
-    model: str
+    model: str | None
     prompt_ids: tuple[int, ...]
     max_tokens: int | None
     stream: bool
     include_usage: bool
     continuous_usage: bool
-    detokenize: bool
-    kind: RequestKind
-    disagg: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnswerHead:
+    """What all parts of one answer have alike. ``model``: the name it is answered under. ``key``: what its output ids
+    derive from (:func:`output_key`). ``vocab``: number of different ids."""
+
+    request_id: str
+    model: str
+    key: int
+    vocab: int
+
+    def fields(self, chat: bool, *, chunk: bool) -> Json:
+        """The first fields of a body, or of each event of a stream; ``created`` is Unix time in seconds."""
+        kind = "text_completion" if not chat else "chat.completion.chunk" if chunk else "chat.completion"
+        return {"id": self.request_id, "object": kind, "created": int(time.time()), "model": self.model}
+
+    def ids(self, first: int, count: int) -> list[int]:
+        """Ids of the output tokens ``first``.. of the answer."""
+        return output_ids(self.key, first, count, self.vocab)
 
 
 _PIECE = re.compile(r"\w+|[^\w\s]")
@@ -85,24 +77,7 @@ def block_hashes(ids: tuple[int, ...], tokens_per_block: int) -> tuple[int, ...]
     return tuple(chained)
 
 
-def _forbid_extra(body: dict[str, Any], known: frozenset[str], where: tuple[str, ...] = ("body",)) -> None:
-    extra = [name for name in body if name not in known]
-    if extra:
-        details = ", ".join(
-            str(
-                {
-                    "type": "extra_forbidden",
-                    "loc": (*where, name),
-                    "msg": "Extra inputs are not permitted",
-                    "input": body[name],
-                }
-            )
-            for name in extra
-        )
-        raise BadRequest(f"{len(extra)} validation error{'s' if len(extra) > 1 else ''}: {details}")
-
-
-def typed_field(body: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
+def typed_field(body: Json, name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
     """The field ``name`` of a body, or ``default``.
 
     Raises:
@@ -136,7 +111,7 @@ def prompt_ids(prompt: Any, vocab: int) -> tuple[int, ...]:
             raise BadRequest("1 validation error: prompt: Input should be a valid string or list of integers")
 
 
-def chat_ids(body: dict[str, Any], vocab: int) -> tuple[int, ...]:
+def chat_ids(body: Json, vocab: int) -> tuple[int, ...]:
     """Token ids of a chat: those given, or stand-ins for its messages.
 
     Raises:
@@ -158,62 +133,6 @@ def chat_ids(body: dict[str, Any], vocab: int) -> tuple[int, ...]:
         for part in parts:
             ids.extend(tokenize(str(part.get("text", "")) if isinstance(part, dict) else str(part), vocab))
     return tuple(ids)
-
-
-def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
-    """The request in a decoded JSON ``body``.
-
-    Raises:
-        BadRequest: an unknown field or a wrong type, as the engine's own validation would.
-    """
-    if not isinstance(body, dict):
-        raise BadRequest("1 validation error: body: Input should be a valid dictionary")
-    _forbid_extra(body, CHAT_FIELDS if chat else COMPLETION_FIELDS)
-    model = typed_field(body, "model", str, None)
-    if model is None:
-        raise BadRequest("1 validation error: model: Field required")
-    if not chat and "prompt" not in body:
-        raise BadRequest("1 validation error: prompt: Field required")
-    stream = typed_field(body, "stream", bool, False)
-    options = typed_field(body, "stream_options", dict, None)
-    if options is not None and not stream:
-        raise BadRequest("1 validation error: Value error, Stream options can only be defined when stream is true.")
-    # With options given, usage is on unless they say otherwise.
-    usage_wanted = options is not None
-    options = options or {}
-    _forbid_extra(options, frozenset({"include_usage", "continuous_usage_stats"}), ("body", "stream_options"))
-    disagg = typed_field(body, "disaggregated_params", dict, None) or {}
-    _forbid_extra(disagg, DISAGG_FIELDS, ("body", "disaggregated_params"))
-    kind: RequestKind
-    match disagg.get("request_type", "context_and_generation"):
-        case "context_and_generation":
-            kind = "full"
-        case "context_only":
-            kind = "context_only"
-        case "generation_only":
-            kind = "generation_only"
-        case other:
-            raise BadRequest(f"1 validation error: disaggregated_params.request_type: {other!r} is not known")
-    max_tokens = typed_field(body, "max_completion_tokens" if chat else "max_tokens", int, None)
-    if max_tokens is None and chat:
-        max_tokens = typed_field(body, "max_tokens", int, None)
-    if max_tokens is not None and max_tokens < 1:
-        raise BadRequest("1 validation error: max_tokens must be greater than 0")
-    typed_field(body, "ignore_eos", bool, False)
-    if typed_field(body, "n", int, 1) != 1 or typed_field(body, "best_of", int, 1) != 1:
-        raise BadRequest("the emulator answers one choice per request: n and best_of must be 1")
-    return GenerationRequest(
-        chat=chat,
-        model=model,
-        prompt_ids=chat_ids(body, vocab) if chat else prompt_ids(body["prompt"], vocab),
-        max_tokens=max_tokens,
-        stream=stream,
-        include_usage=bool(options.get("include_usage", usage_wanted)),
-        continuous_usage=bool(options.get("continuous_usage_stats", False)),
-        detokenize=typed_field(body, "detokenize", bool, True),
-        kind=kind,
-        disagg=disagg,
-    )
 
 
 _WORDS = ("lorem", "ipsum", "dolor", "sit", "amet", "elit", "sed", "magna")
@@ -241,126 +160,37 @@ def output_ids(key: int, first: int, count: int, vocab: int) -> list[int]:
     return [(key * 7919 + index * 104729) % vocab for index in range(first, first + count)]
 
 
-def usage(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt,
-        "total_tokens": prompt + completion,
-        "completion_tokens": completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
-
-
 def encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
 class StreamEncoder:
-    """Server-sent events of one stream; ``created`` is Unix time in seconds."""
+    """Server-sent events of one stream: what does not change is encoded once; an engine adds its own fields.
 
-    __slots__ = (
-        "_head",
-        "_ids",
-        "_key",
-        "_middle",
-        "_model",
-        "_open",
-        "_prompt",
-        "_request_id",
-        "_tail",
-        "_usage",
-        "_vocab",
-        "chat",
-        "sent",
-    )
+    ``with_ids``: each event has the ids of its tokens. ``sent``: tokens in the chunks made so far.
+    """
 
-    def __init__(self, request: GenerationRequest, request_id: str, model: str, key: int, vocab: int):
-        kind = "chat.completion.chunk" if request.chat else "text_completion"
-        created = int(time.time())
-        head = encode({"id": request_id, "object": kind, "created": created, "model": model})[:-1]
-        self._open = b"data: " + head
+    __slots__ = ("_open", "_usage", "_with_ids", "chat", "head", "sent")
+
+    def __init__(self, request: Request, head: AnswerHead, *, with_ids: bool):
         self.chat = request.chat
-        self._request_id, self._model = request_id, model
-        self._ids = not request.detokenize
-        self._key, self._vocab, self._prompt = key, vocab, len(request.prompt_ids)
-        self._usage = request.continuous_usage
+        self.head = head
         self.sent = 0
-        if request.chat:
-            self._head = self._open + b',"choices":[{"index":0,"delta":{"role":null,"content":"'
-            self._middle = b'"},"logprobs":null,'
-        else:
-            self._head = self._open + b',"choices":[{"index":0,"text":"'
-            self._middle = b'","token_ids":'
-        self._tail = b',"stop_reason":null,"disaggregated_params":null,"avg_decoded_tokens_per_iter":'
+        self._usage = request.continuous_usage
+        self._with_ids = with_ids
+        self._open = b"data: " + encode(head.fields(request.chat, chunk=True))[:-1]
 
     def role(self) -> bytes:
         """First event of a chat stream: the role, no token."""
-        return (
-            self._open + b',"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
-            b'"finish_reason":null,"stop_reason":null}],"usage":null}\n\n'
-        )
+        raise NotImplementedError
 
     def chunk(self, tokens: int, iterations: int, finish_reason: bytes = b"null") -> bytes:
         """Event with ``tokens`` more tokens; ``iterations`` steps were decoded so far."""
-        first = self.sent
-        self.sent += tokens
-        ids = b"null"
-        if self._ids:
-            ids = encode(output_ids(self._key, first, tokens, self._vocab))
-        text = b"" if self._ids else text_bytes(tokens)
-        parts = [self._head, text, self._middle]
-        if not self.chat:
-            parts += [ids, b',"logprobs":null,"context_logits":null,']
-        elif self._ids:
-            parts += [b'"token_ids":', ids, b","]
-        parts += [b'"finish_reason":', finish_reason, self._tail]
-        parts.append(b"%.4f" % (self.sent / iterations) if iterations else b"null")
-        parts.append(b'}],"usage":')
-        parts.append(encode(usage(self._prompt, self.sent)) if self._usage else b"null")
-        parts.append(b"}\n\n")
-        return b"".join(parts)
+        raise NotImplementedError
 
-    def final_usage(self, cached: int = 0) -> bytes:
+    def final_usage(self) -> bytes:
         """Event with usage and no choices, the last before ``[DONE]``."""
-        return self._open + b',"choices":[],"usage":' + encode(usage(self._prompt, self.sent, cached)) + b"}\n\n"
+        raise NotImplementedError
 
-
-def answer(
-    request: GenerationRequest,
-    request_id: str,
-    model: str,
-    key: int,
-    vocab: int,
-    tokens: int,
-    iterations: int,
-    *,
-    finish_reason: str,
-    disagg: dict[str, Any] | None = None,
-    cached: int = 0,
-) -> bytes:
-    """Body of a non-streaming answer."""
-    ids = output_ids(key, 0, tokens, vocab)
-    text = output_text(tokens) if request.detokenize else ""
-    choice: dict[str, Any] = {"index": 0}
-    if request.chat:
-        choice["message"] = {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": []}
-    else:
-        choice |= {"text": text, "context_logits": None}
-    choice |= {
-        "token_ids": None if request.detokenize else ids,
-        "logprobs": None,
-        "finish_reason": finish_reason,
-        "stop_reason": None,
-        "disaggregated_params": disagg,
-        "avg_decoded_tokens_per_iter": tokens / iterations if iterations else None,
-    }
-    body: dict[str, Any] = {
-        "id": request_id,
-        "object": "chat.completion" if request.chat else "text_completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
-        "usage": usage(len(request.prompt_ids), tokens, cached),
-    }
-    if request.kind == "context_only":
-        body["prompt_token_ids"] = list(request.prompt_ids)
-    return encode(body)
+    def _ids(self, first: int, tokens: int) -> bytes:
+        return encode(self.head.ids(first, tokens)) if self._with_ids else b"null"

@@ -1,4 +1,4 @@
-"""Books of one attention-DP rank: its sequences, its KV blocks and what its prompt cache still holds."""
+"""State of one attention-DP rank: its sequences, its KV blocks and what its prompt cache still holds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Rank:
     """One attention-DP rank, or the whole instance without attention DP.
 
     ``active``: sequences with a slot. ``reserved``: KV blocks promised; ``used``: blocks that hold tokens.
-    ``kv_read``: cached tokens of all generating sequences. ``blocked``: its first prompt found no room in the
-    last step. ``gen``: the generating sequences, an ordered set. ``posting_s``: what the next step is
-    longer by for the pulls that it begins.
+    ``kv_read``: cached tokens of all generating sequences. ``blocked``: there was no room for its first prompt in the
+    last step. ``gen``: the generating sequences, an ordered set. ``posting_s``: by how much the pulls that the next
+    step begins make it longer.
     """
 
     def __init__(self, config: SchedulerConfig):

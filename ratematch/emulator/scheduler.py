@@ -12,8 +12,6 @@ is fetched.
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +27,7 @@ from ratematch.emulator.iteration import (
 )
 from ratematch.emulator.rank import Rank
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
+from ratematch.emulator.waitqueue import PromptBalance, WaitQueue
 
 __all__ = ["AttentionDpBalance", "Emission", "RankCounts", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
 
@@ -37,7 +36,7 @@ class Scheduler:
     """In-flight batching of one server instance.
 
     Counters for metrics are plain attributes: ``iter``, ``num_completed``, ``num_cancelled``, ``draft_tokens``,
-    ``accepted_tokens``, ``reused_blocks``, ``missed_blocks``; the rest are properties.
+    ``accepted_tokens``; the rest are properties.
     """
 
     def __init__(self, config: SchedulerConfig, step_time: StepTime, seed: int = 0):
@@ -45,50 +44,24 @@ class Scheduler:
         self.iter = 0
         self.num_completed = 0
         self.num_cancelled = 0
-        self.num_admitted = 0
-        self.reused_blocks = 0
-        self.missed_blocks = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
         self._step_time = step_time
         self._ranks = tuple(Rank(config) for _ in range(config.mapping.dp_ranks))
         self._decoding = Decoding(config, seed)
         self._no_chunks: tuple[list[tuple[Sequence, int]], ...] = tuple([] for _ in self._ranks)
-        self._posting: list[Rank] = []  # ranks that begin pulls in the next step
-        self._queue: deque[Sequence] = deque()
-        self._transfers: list[tuple[float, int, Sequence]] = []
+        self._waiting = WaitQueue(config, self._ranks)
+        self._balance = PromptBalance(config)
         self._fresh: list[Sequence] = []  # began to generate since the last step
         self._live: dict[int, Sequence] = {}
         self._held: dict[int, Sequence] = {}
-        self._uneven_iters = 0
-        self._batching_iters = 0
-        self._gate_open = config.fill_gate is None
         self._in_flight: Step | None = None
 
     # ------------------------------------------------------------------------------------------------ in and out
 
     def refusal(self, seq: Sequence) -> str | None:
         """Why ``seq`` can never run here, or ``None``."""
-        config = self.config
-        if seq.prompt_len < 1 or seq.max_tokens < 1:
-            return f"prompt length ({seq.prompt_len}) and max_tokens ({seq.max_tokens}) must be at least 1"
-        prompt = seq.prompt_len / config.mapping.cp
-        if seq.kind != "generation_only" and not config.chunked_prefill and prompt > config.max_num_tokens:
-            return (
-                f"The sum of prompt length ({prompt}), query length (0) should not exceed max_num_tokens "
-                f"({config.max_num_tokens})"
-            )
-        if seq.prompt_len + seq.max_tokens > config.max_seq_len:
-            return (
-                f"prompt length ({seq.prompt_len}) + max_tokens ({seq.max_tokens}) exceed max_seq_len "
-                f"({config.max_seq_len})"
-            )
-        if config.slots < 1:
-            return f"max_num_tokens ({config.max_num_tokens}) is less than 1 + mtp ({1 + config.mtp}) tokens"
-        need = self._blocks_for(seq)
-        if need > config.kv_blocks:
-            return f"{need} KV blocks of {config.tokens_per_block} tokens are needed, a rank has {config.kv_blocks}"
-        return None
+        return self._waiting.refusal(seq)
 
     def add(self, seq: Sequence, now_s: float) -> None:
         """Queue ``seq``.
@@ -103,7 +76,7 @@ class Scheduler:
         seq.arrival_s = now_s
         seq.ready_s = max(seq.ready_s, now_s)
         self._live[seq.id] = seq
-        self._queue.append(seq)
+        self._waiting.append(seq)
 
     def cancel(self, seq_id: int) -> bool:
         """Drop a sequence and free its KV at once; ``False`` when it is not here (any more)."""
@@ -113,7 +86,7 @@ class Scheduler:
         if seq is None:
             return False
         if seq.state == "queued":
-            self._queue.remove(seq)
+            self._waiting.remove(seq)
         else:
             rank = self._ranks[seq.rank]
             if seq.state == "prefill" and seq in rank.prefill:
@@ -122,8 +95,7 @@ class Scheduler:
                 # What it would have gained in a step in flight is lost.
                 self._decoding.stop(rank, seq, self.iter if self._in_flight is not None else self.iter + 1)
             elif seq.state == "transfer":
-                self._transfers = [entry for entry in self._transfers if entry[2] is not seq]
-                heapq.heapify(self._transfers)
+                self._waiting.remove_transfer(seq)
             rank.active -= 1
             rank.free(seq)
         seq.state = "cancelled"
@@ -153,16 +125,15 @@ class Scheduler:
         """
         if self._in_flight is not None:
             raise RuntimeError(f"iteration {self._in_flight.iter} was not finished")
-        for rank in self._posting:
+        waiting = self._waiting
+        for rank in waiting.posting:
             rank.posting_s = 0.0
-        self._posting.clear()
-        self._admit(now_s)
-        while self._transfers and self._transfers[0][0] <= now_s:
-            self._arrive(heapq.heappop(self._transfers)[2])
-        if not self._gate_open:
-            if self.num_admitted < (self.config.fill_gate or 0) or self._transfers:
-                return None
-            self._gate_open = True
+        waiting.posting.clear()
+        waiting.admit(now_s)
+        for seq in waiting.take_arrived(now_s):
+            self._arrive(seq)
+        if not waiting.gate_open and not waiting.open_gate():
+            return None
         # Most steps of a generation server know no prompts, and asking each of its ranks for them is not free.
         prompts = bool([rank for rank in self._ranks if rank.prefill or rank.blocked])
         chunks = self._take_chunks() if prompts else self._no_chunks
@@ -170,11 +141,11 @@ class Scheduler:
             return None
         loads = self._loads(chunks, now_s)
         self.iter += 1
-        posting_s = max([rank.posting_s for rank in self._posting], default=0.0)
+        posting_s = max([rank.posting_s for rank in waiting.posting], default=0.0)
         first_s = self._step_time.seconds(StepBatch(loads), self.config.overlap)
         ends_s = None
         if ahead > 1 and not prompts:
-            begin_s, change_s = now_s + posting_s, self.wake_s()
+            begin_s, change_s = now_s + posting_s, waiting.wake_s()
             ends_s = self._decoding.ends_ahead(self.iter, ahead, loads, begin_s, first_s, change_s, self._step_time)
         duration = posting_s + first_s if ends_s is None else float(ends_s[-1]) - now_s
         step = Step(self.iter, now_s, duration, chunks, loads, self.num_active, self.num_queued, ends_s)
@@ -187,7 +158,7 @@ class Scheduler:
 
     def _take_chunks(self) -> tuple[list[tuple[Sequence, int]], ...]:
         chunks = tuple([rank.take_chunks() for rank in self._ranks])
-        return self._no_chunks if self._hold_prompts(chunks) else chunks
+        return self._no_chunks if self._balance.holds(chunks, self._ranks) else chunks
 
     def _loads(self, chunks: tuple[list[tuple[Sequence, int]], ...], now_s: float) -> tuple[RankLoad, ...]:
         query = 1 + self.config.mtp
@@ -212,8 +183,8 @@ class Scheduler:
     def finish(self, step: Step, now_s: float, *, all_tokens: bool = True) -> list[Emission]:
         """Hand out the tokens of ``step``, in rank order, generation before prompts.
 
-        Without ``all_tokens`` only what begins or ends is told: a finished sequence with all tokens since it began
-        to decode. When each of them came is in its ``first_iter`` and ``gains``.
+        Without ``all_tokens`` only what begins or ends is returned: a finished sequence with all tokens since it
+        began to decode. When they came is in its ``first_iter`` and ``gains``.
 
         Raises:
             RuntimeError: ``step`` is not the one in flight.
@@ -221,7 +192,7 @@ class Scheduler:
         if step is not self._in_flight:
             raise RuntimeError(f"iteration {step.iter} is not in flight")
         if all_tokens and step.count > 1:
-            raise ValueError("a step of several iterations tells only what begins or ends in it")
+            raise ValueError("a step of several iterations returns only what begins or ends in it")
         self._in_flight = None
         count = step.count
         emissions: list[Emission] = []
@@ -255,14 +226,29 @@ class Scheduler:
 
     def wake_s(self) -> float | None:
         """When the earliest KV transfer ends; ``None`` when none is under way."""
-        return self._transfers[0][0] if self._transfers else None
+        return self._waiting.wake_s()
 
     # ------------------------------------------------------------------------------------------------ counters
 
     @property
     def num_queued(self) -> int:
         """Sequences that have no slot or no KV yet."""
-        return len(self._queue)
+        return len(self._waiting)
+
+    @property
+    def num_admitted(self) -> int:
+        """Sequences that got a slot so far."""
+        return self._waiting.num_admitted
+
+    @property
+    def reused_blocks(self) -> int:
+        """Full prompt blocks of admitted sequences that the prompt cache held."""
+        return self._waiting.reused_blocks
+
+    @property
+    def missed_blocks(self) -> int:
+        """Full prompt blocks of admitted sequences that it did not hold."""
+        return self._waiting.missed_blocks
 
     @property
     def num_active(self) -> int:
@@ -286,10 +272,7 @@ class Scheduler:
     @property
     def fetching_per_rank(self) -> tuple[int, ...]:
         """Admitted sequences whose KV is on its way."""
-        counts = [0] * len(self._ranks)
-        for _, _, seq in self._transfers:
-            counts[seq.rank] += 1
-        return tuple(counts)
+        return self._waiting.fetching_per_rank()
 
     @property
     def kv_used_per_rank(self) -> tuple[int, ...]:
@@ -317,65 +300,9 @@ class Scheduler:
 
     def gate_problem(self) -> str | None:
         """Why the fill gate can never open, or ``None`` while it still may."""
-        size = self.config.fill_gate
-        if self._gate_open or size is None or not self._queue or self._transfers:
-            return None
-        if self._pick_rank(self._queue[0]) is not None or self.num_admitted >= size:
-            return None
-        return (
-            f"Insufficient KV cache for gen-only benchmark mode: {len(self._queue)} request(s) are waiting for KV "
-            "cache or a slot. Increase free_gpu_memory_fraction or reduce TLLM_BENCHMARK_REQ_QUEUES_SIZE "
-            f"(currently {size})"
-        )
+        return self._waiting.gate_problem()
 
     # ------------------------------------------------------------------------------------------------ inside
-
-    def _blocks_for(self, seq: Sequence) -> int:
-        tokens = seq.prompt_len + (1 if seq.kind == "context_only" else seq.max_tokens + self.config.mtp)
-        return -(-tokens // self.config.tokens_per_block)
-
-    def _pick_rank(self, seq: Sequence) -> int | None:
-        """The least-loaded rank that has a slot and the KV for ``seq``."""
-        need, slots, capacity = self._blocks_for(seq), self.config.slots, self.config.kv_blocks
-        best, fewest, least = None, slots, 0
-        for index, rank in enumerate(self._ranks):
-            active = rank.active
-            if active > fewest or (active == fewest and rank.reserved >= least):
-                continue
-            if not rank.blocked and rank.reserved + need <= capacity:
-                best, fewest, least = index, active, rank.reserved
-        return best
-
-    def _admit(self, now_s: float) -> None:
-        while self._queue:
-            index = self._pick_rank(self._queue[0])
-            if index is None:
-                return
-            seq, rank = self._queue.popleft(), self._ranks[index]
-            seq.rank, seq.admitted_s, seq.blocks = index, now_s, self._blocks_for(seq)
-            rank.active += 1
-            rank.reserved += seq.blocks
-            self.num_admitted += 1
-            if seq.kind == "generation_only":
-                seq.prefilled, seq.generated = seq.prompt_len, 1
-                rank.store(seq, seq.prompt_len)
-                self._fetch(seq, now_s + seq.transfer_s)
-                continue
-            if self.config.block_reuse and seq.prompt_hash:
-                hits = rank.reuse(seq)
-                self.reused_blocks += hits
-                self.missed_blocks += len(seq.prompt_hash) - hits
-            if seq.pull is not None:
-                self._posting.append(rank)
-                self._fetch(seq, rank.begin_pull(seq, now_s))
-                continue
-            seq.state = "prefill"
-            rank.prefill.append(seq)
-
-    def _fetch(self, seq: Sequence, ready_s: float) -> None:
-        """The KV cache of ``seq`` is on its way until ``ready_s``."""
-        seq.state, seq.ready_s = "transfer", max(seq.ready_s, ready_s)
-        heapq.heappush(self._transfers, (seq.ready_s, self.num_admitted, seq))
 
     def _arrive(self, seq: Sequence) -> None:
         """The KV cache of ``seq`` is here."""
@@ -384,22 +311,6 @@ class Scheduler:
         else:
             seq.state = "prefill"
             self._ranks[seq.rank].prefill.append(seq)
-
-    def _hold_prompts(self, chunks: tuple[list[tuple[Sequence, int]], ...]) -> bool:
-        """Whether balancing makes the prompts wait for this iteration. The slowest rank decides how long a step
-        takes, so one prompt on one rank would make all of them pay."""
-        balance = self.config.balance
-        if balance is None or len(chunks) == 1 or not any(chunks) or not any(rank.gen for rank in self._ranks):
-            return False
-        if not all(chunks):
-            self._uneven_iters += 1
-            if self._uneven_iters <= balance.timeout_iters:
-                return True
-        elif all(rank.gen for rank in self._ranks) and self._batching_iters < balance.batching_wait_iters:
-            self._batching_iters += 1
-            return True
-        self._uneven_iters = self._batching_iters = 0
-        return False
 
     def _start_decode(self, seq: Sequence) -> None:
         self._decoding.start(self._ranks[seq.rank], seq, self.iter + 1)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import uvloop
 from aiohttp import web
 
-from ratematch import __version__
 from ratematch.emulator.protocol import encode
+from ratematch.version import __version__
 
 HEADER = "X-Ratematch-Emulated"
 SHUTDOWN_S = 0.3
@@ -122,14 +122,7 @@ async def serve(
             handler_cancellation=True,
             shutdown_timeout=SHUTDOWN_S,
         )
-        await runner.setup()
-        # Connections inherit it: those that linger after the end do not keep the next server off the port.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        host, port = sock.getsockname()[:2]
-        try:
-            await web.SockSite(runner, sock, backlog=2048).start()
-        except OSError as error:
-            raise RuntimeError(f"Failed to bind socket to {host}:{port}: {error}") from None
+        host, port = await _listen(runner, sock)
         log.uvicorn("Application startup complete.")
         log.uvicorn(f"Uvicorn running on http://{host}:{port} (Press CTRL+C to quit)")
         working = asyncio.ensure_future(during())
@@ -148,6 +141,19 @@ async def serve(
             await runner.cleanup()
             log.uvicorn("Application shutdown complete.")
         sock.close()
+
+
+async def _listen(runner: web.AppRunner, sock: socket.socket) -> tuple[str, int]:
+    """Answer requests on a bound socket; its address."""
+    await runner.setup()
+    # Connections inherit it: those that linger after the end do not keep the next server off the port.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, port = sock.getsockname()[:2]
+    try:
+        await web.SockSite(runner, sock, backlog=2048).start()
+    except OSError as error:
+        raise RuntimeError(f"Failed to bind socket to {host}:{port}: {error}") from None
+    return host, port
 
 
 def run_blocking(server: Coroutine[Any, Any, int]) -> int:

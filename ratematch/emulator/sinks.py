@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from aiohttp import web
 
-from ratematch.emulator.protocol import DONE
-
-
-class Encoder(Protocol):
-    """Events of one stream in an engine's form. ``sent``: tokens that are in the chunks made so far."""
-
-    chat: bool
-    sent: int
-
-    def role(self) -> bytes: ...
-
-    def chunk(self, tokens: int, iterations: int, finish_reason: bytes = b"null") -> bytes: ...
-
-    def final_usage(self) -> bytes: ...
+from ratematch.emulator.protocol import DONE, StreamEncoder
 
 
 class StreamSink:
@@ -34,7 +20,7 @@ class StreamSink:
     def __init__(
         self,
         request: web.Request,
-        encoder: Encoder,
+        encoder: StreamEncoder,
         *,
         interval: int,
         include_usage: bool,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import attention_params, expert_params, format_bytes, kv_elements_per_layer
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 _REMEMBERED = 4096
 """Numbers of tokens for which the time of a part is kept: from step to step most of a server's are the same."""
@@ -117,7 +117,7 @@ class RooflineStepTime:
         self,
         model: Model,
         gpu: Gpu,
-        mapping: Mapping,
+        mapping: Parallelism,
         precision: str,
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
@@ -153,20 +153,9 @@ class RooflineStepTime:
             self._dense_layers, self._shared_params, self._expert_params = model.layers, 0.0, 0.0
         self._weight_b = weight_b
 
-        # Attention proper: FLOPs per (query token, cached token) pair and bytes per cached token, per layer and rank.
-        # Prompts use plain heads; generation under MLA uses the absorbed form on the latent itself.
-        heads = model.heads / shards
-        kv_share = shards if model.mla is None else 1
-        kv_share = min(kv_share, model.kv_heads)
-        if model.mla:
-            mla = model.mla
-            self._ctx_pair_flops = 2 * heads * (mla.nope_dim + mla.rope_dim + mla.v_dim)
-            self._gen_pair_flops = 2 * heads * (2 * mla.kv_lora_rank + mla.rope_dim)
-        else:
-            self._ctx_pair_flops = 4 * heads * model.head_dim
-            self._gen_pair_flops = self._ctx_pair_flops
+        self._ctx_pair_flops, self._gen_pair_flops = self._pair_flops(shards)
+        kv_share = min(shards if model.mla is None else 1, model.kv_heads)
         self._kv_b = kv_elements_per_layer(model) * format_bytes(kv_dtype) / kv_share
-
         self._link_b_s = self._link()
 
         # Of a step only the reading of caches differs from that of the one before, as a rule.
@@ -176,6 +165,18 @@ class RooflineStepTime:
         self._moe = remember(self._moe_s)
         self._exchange = remember(self._exchange_s)
         self._head = remember(self._head_s)
+
+    def _pair_flops(self, shards: int) -> tuple[float, float]:
+        """FLOPs of attention proper per (query token, cached token) pair, per layer and rank: of prompts, which use
+        plain heads, and of generation, which under MLA uses the absorbed form on the latent itself."""
+        model, heads = self.model, self.model.heads / shards
+        if model.mla:
+            mla = model.mla
+            return (
+                2 * heads * (mla.nope_dim + mla.rope_dim + mla.v_dim),
+                2 * heads * (2 * mla.kv_lora_rank + mla.rope_dim),
+            )
+        return 4 * heads * model.head_dim, 4 * heads * model.head_dim
 
     def _link(self) -> float:
         """Bytes/s: the slower of what crosses NVLink and what must cross the network, for evenly spread peers."""
@@ -194,7 +195,7 @@ class RooflineStepTime:
         loads = [self._micro_batch(load) for load, _ in kinds]
         tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
         most_tokens = max(tokens)
-        all_tokens = sum([each * ranks for each, (_, ranks) in zip(tokens, kinds, strict=True)])
+        all_tokens = sum([load_tokens * ranks for load_tokens, (_, ranks) in zip(tokens, kinds, strict=True)])
 
         attention = max(map(self._attention, loads, tokens))
         device = model.layers * (attention + self._exchange(most_tokens) + eff.layer_s)
@@ -209,7 +210,7 @@ class RooflineStepTime:
             if drafts > 1:
                 later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
                 attention = max(map(self._attention, later, rows))
-                all_rows = sum([each * ranks for each, (_, ranks) in zip(rows, kinds, strict=True)])
+                all_rows = sum([load_rows * ranks for load_rows, (_, ranks) in zip(rows, kinds, strict=True)])
                 device += (drafts - 1) * self._draft(attention, most_rows, all_rows, most_rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)

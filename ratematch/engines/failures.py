@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ratematch.plan.serverlog import Diagnosis
+from ratematch.measure.serverlog import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ def row(reference: str, pattern: str, cause: str, remedy: str, *, general: bool 
 def find_failure(texts: Sequence[str], known: Sequence[KnownFailure]) -> Diagnosis | None:
     """The first of ``known`` in ``texts`` (logs, error answers), read in order; general ones only without another."""
     for general in (False, True):
-        rows = [each for each in known if each.general is general]
+        rows = [failure for failure in known if failure.general is general]
         for text in texts:
-            found = [(match.start(), each) for each in rows if (match := re.search(each.pattern, text))]
-            if found:
-                return min(found, key=lambda pair: pair[0])[1].diagnosis
+            matches = [(match.start(), failure) for failure in rows if (match := re.search(failure.pattern, text))]
+            if matches:
+                return min(matches, key=lambda pair: pair[0])[1].diagnosis
     return None
 
 

@@ -8,10 +8,13 @@ from typing import Any
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.setting import Setting
 
+Config = dict[str, Any]
+"""A configuration as it stands in a file or on a command line: keys are the engine's own, maps may be nested."""
 
-def fold(settings: Iterable[Setting]) -> dict[str, Any]:
+
+def fold(settings: Iterable[Setting]) -> Config:
     """Dotted keys -> nested maps, in order."""
-    config: dict[str, Any] = {}
+    config: Config = {}
     for setting in settings:
         *path, last = setting.key.split(".")
         place = config
@@ -21,7 +24,7 @@ def fold(settings: Iterable[Setting]) -> dict[str, Any]:
     return config
 
 
-def lay_over(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def lay_over(config: Config, options: Config) -> Config:
     """``config`` with ``options`` over it: maps are merged key by key, anything else is replaced."""
     merged = dict(config)
     for key, value in options.items():
@@ -30,7 +33,7 @@ def lay_over(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def leaves(config: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Config, where: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted path and value of everything that is no map (or an empty one)."""
     for key, value in config.items():
         path = f"{where}.{key}" if where else str(key)
@@ -40,8 +43,8 @@ def leaves(config: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]
             yield path, value
 
 
-def explain_group(group: ServerGroup, options: dict[str, Any], derived: Sequence[Setting]) -> tuple[Setting, ...]:
-    """Every key that a server of ``group`` is told: derived ones by their rule, given ones and what they replace.
+def explain_group(group: ServerGroup, options: Config, derived: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Every configured key of a server of ``group``: its value, and the rule or the override it comes from.
 
     ``options``: the group's own, as the engine spells them. Of a configuration given as a whole nothing is derived.
     """
@@ -60,9 +63,9 @@ def explain_group(group: ServerGroup, options: dict[str, Any], derived: Sequence
             seen.add(replaced)
             instead = f"given in the sweep file; derived: {setting.value} ({setting.why})"
             kept.append(Setting(replaced, own[replaced], instead, given=True))
-    told = {setting.key for setting in kept} | seen
+    covered = {setting.key for setting in kept} | seen
     rest = [
-        Setting(key, value, "given in the sweep file", given=True) for key, value in own.items() if key not in told
+        Setting(key, value, "given in the sweep file", given=True) for key, value in own.items() if key not in covered
     ]
     return (*kept, *rest)
 
@@ -76,7 +79,7 @@ def merge_env(*layers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]
     return tuple({name: value for layer in layers for name, value in layer}.items())
 
 
-def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+def without(config: Config, paths: Iterable[str]) -> Config:
     """``config`` without the keys at dotted ``paths``."""
     for path in paths:
         name, _, below = path.partition(".")

@@ -1,4 +1,4 @@
-"""The emulator's step-time model by name: read from the environment, recorded, and told to emulated servers."""
+"""The emulator's step-time model by name: read from the environment, recorded, and handed to emulated servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEP_MODELS = (DEFAULT_STEP_TIMES, "kernels")
 
 
 def read_step_model(env: Mapping[str, str]) -> str:
-    """The step-time model that ``env`` asks for.
+    """The step-time model that ``env`` names.
 
     Raises:
         ValueError: there is no such model.
@@ -26,5 +26,5 @@ def read_step_model(env: Mapping[str, str]) -> str:
 
 
 def step_times_env(experiment: Experiment, cluster: Cluster) -> tuple[tuple[str, str], ...]:
-    """What tells emulated servers the model that the experiment says, in whatever environment its job runs."""
+    """The variable that gives emulated servers the experiment's model, in whatever environment its job runs."""
     return ((STEPS_VARIABLE, experiment.step_times),) if experiment.emulated and cluster.emulated else ()

@@ -4,13 +4,16 @@
 """
 
 from ratematch.loadgen.client import Target
+from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
-from ratematch.loadgen.recordfile import RECORDS_SCHEMA, read_records, write_records
+from ratematch.loadgen.loadresult import LoadResult, Progress
+from ratematch.measure.clienthealth import ClientHealth
+from ratematch.store.records import RECORDS_SCHEMA, read_records, write_records
 
 __all__ = [
     "RECORDS_SCHEMA",
     "ClientHealth",
+    "LoadControl",
     "LoadResult",
     "Progress",
     "Target",

@@ -2,9 +2,9 @@
 
 Bytes are stamped as they arrive, by the kernel or in the transport, before anything is parsed and before any task
 wakes up (:mod:`ratematch.loadgen.connection`). A request wakes its task once, at its end, not once per token; the
-bytes are decoded afterwards. HTTP is read by :mod:`ratematch.loadgen.wire`, which takes chunk borders anywhere in a
+bytes are decoded afterwards. HTTP is read by :mod:`ratematch.loadgen.http1`, which takes chunk borders anywhere in a
 read, TLS records, trailers, interim answers and gzip; what it does not take goes to aiohttp's parser
-(:mod:`ratematch.loadgen.oddwire`).
+(:mod:`ratematch.loadgen.http1_fallback`).
 
 ``sent_ns`` is taken when the request's bytes (head and body in one write) are handed to the socket, after a
 connection is there. ``benchmarks/loadgen`` prints the error of all this against a server that logs its own truth.
@@ -25,14 +25,15 @@ from urllib.parse import urlsplit
 import msgspec
 from numpy.typing import NDArray
 
-from ratematch import __version__
 from ratematch.errors import UserError
 from ratematch.loadgen.connection import Connection
+from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.http1 import unwrap
 from ratematch.loadgen.pool import ConnectionPool
-from ratematch.loadgen.turnstile import Turnstile
-from ratematch.loadgen.wire import Head, WireError, unwrap
+from ratematch.loadgen.sendgate import SendGate
 from ratematch.measure.records import Outcome
 from ratematch.plan.workload import RequestSpec
+from ratematch.version import __version__
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens" ?: ?(\d{1,9})')
 _TAIL_BYTES = 1024
@@ -162,9 +163,9 @@ class Exchange:
         wire = self.wire
         begin = max(0, len(wire) - _TAIL_BYTES)
         at = wire.rfind(b'"completion_tokens"', begin)
-        found = _COMPLETION_TOKENS.match(wire, at) if at >= 0 else None
+        usage = _COMPLETION_TOKENS.match(wire, at) if at >= 0 else None
         complete = self.status == 200 and self.failure is None and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
-        return int(found[1]) if found else 0, complete
+        return int(usage[1]) if usage else 0, complete
 
     def cut(self, outcome: Outcome, why: str) -> None:
         """End the request from outside; its record says why."""
@@ -217,11 +218,11 @@ def open_pool(target: Target) -> ConnectionPool:
     return ConnectionPool(url.hostname or "", url.port or (443 if tls else 80), tls, target.connect_timeout_s)
 
 
-async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchange, turnstile: Turnstile) -> None:
+async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchange, gate: SendGate) -> None:
     """Send one request and collect its answer into ``exchange``. Raises only a cancellation nobody explained."""
     connection: Connection | None = None
     try:
-        await turnstile.turn()
+        await gate.wait()
         connection = pool.take_idle() or await pool.open()
         exchange.answered = answered = asyncio.get_running_loop().create_future()
         exchange.sent_ns = monotonic_ns()
@@ -239,7 +240,7 @@ async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchang
         if connection is not None:
             connection.close()
     except (OSError, ssl.CertificateError) as problem:
-        exchange.failure = ("connect_error", _say(problem))
+        exchange.failure = ("connect_error", _describe(problem))
     exchange.close(exchange.failure is None)
 
 
@@ -253,8 +254,8 @@ def _failure(problem: Exception | None, exchange: Exchange) -> tuple[Outcome, st
             # A server that gives up in the middle closes; a broken connection is another matter.
             return "truncated", str(problem)
         case _:
-            return "reset", _say(problem)
+            return "reset", _describe(problem)
 
 
-def _say(problem: BaseException) -> str:
+def _describe(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__

@@ -32,7 +32,7 @@ class KernelClock:
     """From the wall clock, by which the kernel stamps what arrives, to the monotonic one of records.
 
     Both run alike (time servers slow down or speed up both), so their difference is a constant until somebody sets
-    the wall clock; :meth:`offset_ns` is asked before each batch of reads to notice that.
+    the wall clock; :meth:`offset_ns` is called before each batch of reads to notice that.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class KernelClock:
 
     def offset_ns(self) -> int | None:
         """What to take from a kernel's stamp; ``None`` when the wall clock was set since the last call, so that
-        stamps of what has arrived meanwhile say nothing."""
+        stamps of what has arrived meanwhile mean nothing."""
         seen_ns = time_ns() - monotonic_ns()
         if -_STEP_NS < seen_ns - self._offset_ns < _STEP_NS:
             return self._offset_ns

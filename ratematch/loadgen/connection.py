@@ -2,7 +2,7 @@
 
 What a client library does per read (parse, wake a task) is what makes its clock late. Here, per read: one stamp, one
 copy into the exchange's buffer, two integers; the headers are parsed once, and the framing is walked when a read ends
-as an answer's last one would (:mod:`ratematch.loadgen.wire`). Bytes come from sockets of our own, stamped by the
+as an answer's last one would (:mod:`ratematch.loadgen.http1`). Bytes come from sockets of our own, stamped by the
 kernel (:mod:`ratematch.loadgen.sockets`), or from an event loop's transport (:class:`StreamConnection`: TLS, and
 systems without epoll).
 """
@@ -16,8 +16,9 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Protocol, cast
 
-from ratematch.loadgen.oddwire import LibraryReader
-from ratematch.loadgen.wire import LAST_BYTES, ChunkWalk, Head, WireError, parse_head
+from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.http1 import LAST_BYTES, ChunkWalk, parse_head
+from ratematch.loadgen.http1_fallback import LibraryReader
 
 
 class Receiver(Protocol):
@@ -54,7 +55,7 @@ class Connection(ABC):
     def arrived(self, data: bytes | memoryview, stamp_ns: int) -> None:
         """Take what came in, at ``stamp_ns`` of the monotonic clock. ``data`` is copied."""
         receiver = self._receiver
-        if receiver is None:  # nothing was asked: this connection can be trusted no more
+        if receiver is None:  # no request is under way: this connection can be trusted no more
             self.close()
             return
         # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.

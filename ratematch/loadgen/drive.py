@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from ratematch.loadgen.client import Target, open_pool, request_encoder
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult, Progress
-from ratematch.loadgen.phase import Limits, Phase
-from ratematch.loadgen.schedule import WHOLE, Part, Shard, take_part
+from ratematch.loadgen.control import LoadControl
+from ratematch.loadgen.loadresult import LoadResult, Progress
+from ratematch.loadgen.phase import Phase
+from ratematch.loadgen.schedule import ALONE, Part, Shard, Share, take_part
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import RequestSpec
 
@@ -34,7 +35,9 @@ else:
 _OTHER_FILES = 256
 """Open files a process may need beside its connections."""
 
-__all__ = ["ClientHealth", "LoadResult", "Progress", "drive"]
+_UNWATCHED = LoadControl()
+
+__all__ = ["ClientHealth", "LoadControl", "LoadResult", "Progress", "drive"]
 
 
 def drive(
@@ -44,15 +47,8 @@ def drive(
     warmup: Sequence[RequestSpec] = (),
     *,
     seed: int = 0,
-    stop: threading.Event | None = None,
-    drain: threading.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    shard: Shard = WHOLE,
-    wait_start: Callable[[], int] | None = None,
-    give_up_after: int = 32,
-    late_ms: float = 10.0,
-    progress_s: float = 0.5,
-    backlog_bytes: int = 32 << 20,
+    control: LoadControl = _UNWATCHED,
+    share: Share = ALONE,
 ) -> LoadResult:
     """Run ``load`` against ``target``: ``warmup`` first, to its end, then ``requests``, in their order.
 
@@ -62,25 +58,20 @@ def drive(
     sent late, never skipped. The turns of a conversation are sent one after another in one slot.
 
     A list of ``requests`` decides how many are sent, not ``load.num_requests``, and is encoded before the clock
-    starts; an iterator (for loads with ``seconds``) is asked for a request when one is needed. ``shard``: send only
-    this share of the schedule, among processes that were given the same arguments. ``wait_start`` is called when the
-    warm-up is through and gives the instant to start at (ns, this machine's monotonic clock).
+    starts; an iterator (for loads with ``seconds``) is advanced when a request is needed. ``share``: what this
+    process sends of the schedule, among processes that were given the same arguments.
 
-    Failures are records. The load ends early (``aborted`` says why) when ``stop`` is set, with the requests in flight
-    recorded as ``cancelled``, or after ``give_up_after`` connect errors in a row. When ``drain`` is set no further
-    request is begun and those in flight are waited for. ``on_progress`` is called about every ``progress_s`` seconds
-    in the loop's thread and must be quick; what it raises ends the load.
+    Failures are records. The load ends early (``aborted`` says why) as ``control`` says.
 
     Raises:
         UserError: the target's base URL is unusable.
         ValueError: concurrency, rate or speed is not positive.
     """
-    limits = Limits(stop, drain, on_progress, give_up_after, late_ms, progress_s, backlog_bytes)
-    warm, measured = _parts(target, load, requests, warmup, seed, shard)
+    warm, measured = _parts(target, load, requests, warmup, seed, share.shard)
     _allow_sockets(measured.most_sockets)
     loop = new_event_loop()
     try:
-        return loop.run_until_complete(_run_load(target, warm, measured, wait_start, limits))
+        return loop.run_until_complete(_run_load(target, warm, measured, share.wait_start, control))
     finally:
         # After Ctrl-C the main task still stands in the middle of the load: let it put the collector back on.
         left = asyncio.all_tasks(loop)
@@ -107,14 +98,14 @@ def _parts(
 
 
 async def _run_load(
-    target: Target, warm: Part, part: Part, wait_start: Callable[[], int] | None, limits: Limits
+    target: Target, warm: Part, part: Part, wait_start: Callable[[], int] | None, control: LoadControl
 ) -> LoadResult:
     pool = open_pool(target)
     try:
-        warming = Phase("warm-up", target, pool, limits)
+        warming = Phase("warm-up", target, pool, control)
         if warm.total:  # an empty warm-up has nothing to wait for
             await warming.run(warm)
-        measured = Phase("load", target, pool, limits, aborted=warming.aborted)
+        measured = Phase("load", target, pool, control, aborted=warming.aborted)
         start_ns = await asyncio.to_thread(wait_start) if wait_start is not None else None
         wall_start_ns = time.time_ns()
         if warming.aborted is None:

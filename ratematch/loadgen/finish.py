@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
-from ratematch.loadgen.wire import WireError
+from ratematch.loadgen.head import WireError
 from ratematch.measure.records import RequestRecord
 
 _BODY_SHOWN = 300
@@ -36,9 +36,9 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
         body, ends = b"", []
         exchange.failure = ("bad_stream", str(problem))
     if exchange.status is not None and exchange.status != 200:
-        said = " ".join(body.decode("utf-8", "replace").split())
+        shown = " ".join(body.decode("utf-8", "replace").split())
         record.outcome = "http_error"
-        record.error = f"HTTP {exchange.status}: {redact(said, target)[:_BODY_SHOWN]}"
+        record.error = f"HTTP {exchange.status}: {redact(shown, target)[:_BODY_SHOWN]}"
     elif exchange.json:
         _take(record, read_whole(body))
         record.last_token_ns = exchange.stamps[-1] if exchange.stamps and record.outcome == "ok" else None

@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from ratematch.measure.loadrun import GpuMeans, GpuSummary
+
 PERIOD_S = 0.1
 
-_FIGURES = ("power_w", "sm_mhz", "utilisation")
+
+_FIGURES = tuple(column.name for column in fields(GpuMeans))
 
 Sample = tuple[int, int, float, float, float]
 """Instant (ns), GPU, power (W), SM clock (MHz), utilisation (%)."""
@@ -46,7 +49,7 @@ def open_nvml() -> Any:
 class GpuSampler:
     """A thread that samples every GPU ten times a second; used as a context around a load.
 
-    ``nvml``: the module to ask, found when ``None``; ``notes``: why nothing is sampled, where that may surprise.
+    ``nvml``: the NVML module, imported when ``None``; ``notes``: why nothing is sampled, where that may surprise.
     """
 
     nvml: Any = None
@@ -79,24 +82,24 @@ class GpuSampler:
         while not self._over.wait(PERIOD_S):
             for index, handle in enumerate(handles):
                 values = []
-                for ask in (
+                for read in (
                     lambda h=handle: nvml.nvmlDeviceGetPowerUsage(h) / 1e3,
                     lambda h=handle: float(nvml.nvmlDeviceGetClockInfo(h, nvml.NVML_CLOCK_SM)),
                     lambda h=handle: float(nvml.nvmlDeviceGetUtilizationRates(h).gpu),
                 ):
                     value = float("nan")
-                    with contextlib.suppress(Exception):  # a value that this GPU does not tell
-                        value = ask()
+                    with contextlib.suppress(Exception):  # a value that this GPU does not report
+                        value = read()
                     values.append(value)
                 self.samples.append((monotonic_ns(), index, *values))  # type: ignore[arg-type]
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Everything that was sampled, for a file of one JSON object a line; ``None`` where a GPU does not tell."""
+    def lines(self) -> Iterator[dict[str, float | None]]:
+        """Everything that was sampled, for a file of one JSON object a line; ``None`` where a GPU reports nothing."""
         for at_ns, gpu, *values in self.samples:
-            told = [None if np.isnan(value) else value for value in values]
-            yield {"at_ns": at_ns, "gpu": gpu, **dict(zip(_FIGURES, told, strict=True))}
+            reported = [None if np.isnan(value) else value for value in values]
+            yield {"at_ns": at_ns, "gpu": gpu, **dict(zip(_FIGURES, reported, strict=True))}
 
-    def summarise(self, start_ns: int, end_ns: int, tok_s: float | None) -> dict[str, Any] | None:
+    def summarise(self, start_ns: int, end_ns: int, tok_s: float | None) -> GpuSummary | None:
         """Means inside a span, and energy per output token = mean power of all GPUs / tok/s. ``None``: no samples."""
         inside = [sample for sample in self.samples if start_ns <= sample[0] <= end_ns]
         if not inside:
@@ -105,11 +108,7 @@ class GpuSampler:
         for index in sorted({sample[1] for sample in inside}):
             columns = np.array([sample[2:] for sample in inside if sample[1] == index])
             means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in columns.T]
-            gpus[str(index)] = dict(zip(_FIGURES, means, strict=True))
-        told = [gpu["power_w"] for gpu in gpus.values() if gpu["power_w"] is not None]
-        power = sum(told) if told else None
-        return {
-            "gpus": gpus,
-            "power_w": power,
-            "joules_per_output_token": power / tok_s if power is not None and tok_s else None,
-        }
+            gpus[str(index)] = GpuMeans(*means)
+        powers = [gpu.power_w for gpu in gpus.values() if gpu.power_w is not None]
+        power = sum(powers) if powers else None
+        return GpuSummary(gpus, power, power / tok_s if power is not None and tok_s else None)

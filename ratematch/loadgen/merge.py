@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ratematch.errors import UserError
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult
-from ratematch.loadgen.recordfile import read_records
+from ratematch.loadgen.loadresult import LoadResult
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
+from ratematch.store.records import read_records
+
+
+@dataclass(frozen=True)
+class SenderResult:
+    """What one sender leaves beside its records, in ``result-<i>.json``.
+
+    Instants are ns of the monotonic clock of the sender's machine, ``wall_start_ns`` is Unix time at ``start_ns``.
+    ``boot``: tells machines apart; ``clock_ns``: wall clock minus monotonic clock there.
+    """
+
+    start_ns: int
+    end_ns: int
+    wall_start_ns: int
+    aborted: str | None
+    health: ClientHealth
+    boot: str
+    clock_ns: int
+
+    @property
+    def seconds(self) -> float:
+        return max(1, self.end_ns - self.start_ns) / 1e9
+
+    def shifted(self, shift_ns: int) -> SenderResult:
+        """The same on a monotonic clock that shows ``shift_ns`` more."""
+        return replace(self, start_ns=self.start_ns + shift_ns, end_ns=self.end_ns + shift_ns)
+
+
+def read_result(path: Path) -> SenderResult:
+    content = json.loads(path.read_text())
+    return SenderResult(**{**content, "health": ClientHealth(**content["health"])})
+
 
 _INSTANTS = ("intended_ns", "sent_ns", "first_token_ns", "last_token_ns", "end_ns")
 
@@ -30,24 +61,22 @@ def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequen
     here, clock_ns = boot_id(), wall_offset_ns()
     records: list[RequestRecord] = []
     warmup: list[RequestRecord] = []
-    results: list[dict[str, Any]] = []
+    results: list[SenderResult] = []
     other_hosts = set()
     for index in present:
-        result = json.loads((folder / f"result-{index}.json").read_text())
+        result = read_result(folder / f"result-{index}.json")
         shift_ns = 0
-        if result["boot"] != here:  # another machine: its monotonic clock counts from another instant
-            other_hosts.add(result["boot"])
-            shift_ns = result["clock_ns"] - clock_ns
-        for name in ("start_ns", "end_ns"):
-            result[name] += shift_ns
-        results.append(result)
+        if result.boot != here:  # another machine: its monotonic clock counts from another instant
+            other_hosts.add(result.boot)
+            shift_ns = result.clock_ns - clock_ns
+        results.append(result.shifted(shift_ns))
         for into, kind in ((records, "records"), (warmup, "warmup")):
-            into += [_shift(each, shift_ns) for each in read_records(folder / f"{kind}-{index}.parquet")]
+            into += [_shift(record, shift_ns) for record in read_records(folder / f"{kind}-{index}.parquet")]
     for some in (records, warmup):
         some.sort(key=lambda record: record.seq)
-    aborted = [result["aborted"] for result in results if result["aborted"]]
+    aborted = [result.aborted for result in results if result.aborted]
     aborted = [f"{len(lost)} of {len(present) + len(lost)} senders ended without a result"] if lost else aborted
-    first = min(results, key=lambda result: int(result["start_ns"]))
+    first = min(results, key=lambda result: result.start_ns)
     notes: tuple[str, ...] = ()
     if other_hosts:
         notes = (
@@ -56,34 +85,34 @@ def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequen
     return LoadResult(
         warmup=warmup,
         records=records,
-        start_ns=first["start_ns"],
-        end_ns=max(result["end_ns"] for result in results),
-        wall_start_ns=first["wall_start_ns"],
+        start_ns=first.start_ns,
+        end_ns=max(result.end_ns for result in results),
+        wall_start_ns=first.wall_start_ns,
         health=_merge_health(results, records),
         aborted=aborted[0] if aborted else None,
         notes=notes,
     )
 
 
-def _merge_health(results: Sequence[dict[str, Any]], records: Sequence[RequestRecord]) -> ClientHealth:
-    each = [ClientHealth(**result["health"]) for result in results]
-    seconds = [max(1, result["end_ns"] - result["start_ns"]) / 1e9 for result in results]
+def _merge_health(results: Sequence[SenderResult], records: Sequence[RequestRecord]) -> ClientHealth:
+    senders = [result.health for result in results]
+    seconds = [result.seconds for result in results]
     lags_ms = [(r.sent_ns - r.intended_ns) / 1e6 for r in records if r.sent_ns is not None]
     longest = max(seconds)
     return ClientHealth(
-        cpu_share=sum(health.cpu_share * own for health, own in zip(each, seconds, strict=True)) / longest,
-        loop_lag_p99_ms=max(health.loop_lag_p99_ms for health in each),
-        loop_lag_max_ms=max(health.loop_lag_max_ms for health in each),
-        max_in_flight=sum(health.max_in_flight for health in each),
-        mean_in_flight=sum(h.mean_in_flight * own for h, own in zip(each, seconds, strict=True)) / longest,
-        late_sends=sum(health.late_sends for health in each),
-        late_ms=each[0].late_ms,
+        cpu_share=sum(health.cpu_share * own for health, own in zip(senders, seconds, strict=True)) / longest,
+        loop_lag_p99_ms=max(health.loop_lag_p99_ms for health in senders),
+        loop_lag_max_ms=max(health.loop_lag_max_ms for health in senders),
+        max_in_flight=sum(health.max_in_flight for health in senders),
+        mean_in_flight=sum(h.mean_in_flight * own for h, own in zip(senders, seconds, strict=True)) / longest,
+        late_sends=sum(health.late_sends for health in senders),
+        late_ms=senders[0].late_ms,
         send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if lags_ms else None,
-        at_transport=all(health.at_transport for health in each),
-        event_loop=each[0].event_loop,
-        processes=len(each),
-        decode_cpu_s=sum(health.decode_cpu_s for health in each),
-        kernel_stamped=min(health.kernel_stamped for health in each),
+        at_transport=all(health.at_transport for health in senders),
+        event_loop=senders[0].event_loop,
+        processes=len(senders),
+        decode_cpu_s=sum(health.decode_cpu_s for health in senders),
+        kernel_stamped=min(health.kernel_stamped for health in senders),
     )
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from time import monotonic_ns
 
 import numpy as np
 
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
+from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.finish import finish_record, redact
-from ratematch.loadgen.loadresult import ClientHealth, Ended, Progress
+from ratematch.loadgen.loadresult import Ended, Progress
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
-from ratematch.loadgen.turnstile import Turnstile
+from ratematch.loadgen.sendgate import SendGate
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec
@@ -38,19 +38,6 @@ _RECENT = 64
 """Answers behind the TTFT shown while a load runs."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The arguments of ``drive`` that hold for every phase."""
-
-    stop: threading.Event | None
-    drain: threading.Event | None
-    on_progress: Callable[[Progress], None] | None
-    give_up_after: int
-    late_ms: float
-    progress_s: float
-    backlog_bytes: int
-
-
 class Phase:
     """Runs once. ``aborted`` says why it ended early; ``records()`` gives the records in order of ``seq`` sent."""
 
@@ -59,19 +46,19 @@ class Phase:
         name: str,
         target: Target,
         pool: ConnectionPool,
-        limits: Limits,
+        control: LoadControl,
         aborted: str | None = None,
     ) -> None:
         self.name, self.aborted = name, aborted
         self.start_ns = self.end_ns = monotonic_ns()
-        self._target, self._pool, self._limits = target, pool, limits
+        self._target, self._pool, self._control = target, pool, control
         self._in_flight: dict[Exchange, None] = {}
         self._order: list[Exchange] = []
         self._records: dict[Exchange, RequestRecord] = {}
         self._backlog: deque[Exchange] = deque()
         self._backlog_bytes = 0
         self._backlog_grew = asyncio.Event()
-        self._turnstile = Turnstile(_SENDS_AT_ONCE)
+        self._send_gate = SendGate(_SENDS_AT_ONCE)
         self._lags_ms = array("d")
         self._recent_ttft_ms: deque[float] = deque(maxlen=_RECENT)
         self._recent_tpot_ms: deque[float] = deque(maxlen=_RECENT)
@@ -105,8 +92,8 @@ class Phase:
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
                 raise outcome
-        if self._limits.on_progress is not None:
-            self._limits.on_progress(self._progress())
+        if self._control.on_progress is not None:
+            self._control.on_progress(self._progress())
 
     async def _closed_loop(self, part: Part) -> None:
         if isinstance(part.load, Concurrency) and part.load.seconds:
@@ -155,7 +142,7 @@ class Phase:
         """Is no further request to be begun?"""
         if self.aborted is not None or monotonic_ns() >= self._last_send_ns:
             return True
-        return self._limits.drain is not None and self._limits.drain.is_set()
+        return self._control.draining
 
     async def _send(self, spec: RequestSpec, body: bytes, intended_ns: int) -> int:
         """Send one request, wait for its end and return the instant of it."""
@@ -164,7 +151,7 @@ class Phase:
         self._in_flight[exchange] = None
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
         try:
-            await exchange_bytes(self._pool, body, exchange, self._turnstile)
+            await exchange_bytes(self._pool, body, exchange, self._send_gate)
         finally:
             del self._in_flight[exchange]
         self._note_end(exchange)
@@ -181,16 +168,16 @@ class Phase:
             self._recent_ttft_ms.append((first_ns - exchange.sent_ns) / 1e6)
             if tokens > 1:
                 self._recent_tpot_ms.append((last_ns - first_ns) / 1e6 / (tokens - 1))
-            if complete and self._limits.on_progress is not None:
+            if complete and self._control.on_progress is not None:
                 self._ended.append(Ended(exchange.intended_ns, exchange.sent_ns, first_ns, last_ns, tokens))
         refused = exchange.failure is not None and exchange.failure[0] == "connect_error"
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
-        if self._refused_in_a_row >= self._limits.give_up_after and exchange.failure is not None:
+        if self._refused_in_a_row >= self._control.give_up_after and exchange.failure is not None:
             last = redact(exchange.failure[1], self._target)
             self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {last}")
         self._backlog.append(exchange)
         self._backlog_bytes += len(exchange.wire)
-        if self._backlog_bytes > self._limits.backlog_bytes:
+        if self._backlog_bytes > self._control.backlog_bytes:
             self._backlog_grew.set()
 
     def _stop(self, reason: str) -> None:
@@ -201,20 +188,20 @@ class Phase:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        next_progress = loop.time() + self._limits.progress_s
+        next_progress = loop.time() + self._control.progress_s
         next_look = 0.0
         while True:
             due = loop.time() + _TICK_S
             await asyncio.sleep(_TICK_S)
             now = loop.time()
             self._lags_ms.append(max(0.0, (now - due) * 1e3))
-            if self._limits.stop is not None and self._limits.stop.is_set():
+            if self._control.stopped:
                 self._stop("stopped on request")
             if now >= next_look:
                 next_look = now + self._cut_overdue()
-            if self._limits.on_progress is not None and now >= next_progress:
-                next_progress = now + self._limits.progress_s
-                self._limits.on_progress(self._progress())
+            if self._control.on_progress is not None and now >= next_progress:
+                next_progress = now + self._control.progress_s
+                self._control.on_progress(self._progress())
 
     def _cut_overdue(self) -> float:
         """Cut requests over a time limit; return the seconds until the next look."""
@@ -289,8 +276,8 @@ class Phase:
             loop_lag_max_ms=max(self._lags_ms, default=0.0),
             max_in_flight=self._max_in_flight,
             mean_in_flight=busy_ns / wall_ns,
-            late_sends=int((lags_ms > self._limits.late_ms).sum()),
-            late_ms=self._limits.late_ms,
+            late_sends=int((lags_ms > self._control.late_ms).sum()),
+            late_ms=self._control.late_ms,
             send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if sent else None,
             at_transport=True,
             kernel_stamped=self._pool.kernel_stamped,

@@ -72,8 +72,8 @@ class PromptSource:
         """Requests that share nothing with the measured ones: of a file's lengths, but with random ids."""
         if self._entries is None:
             return self.requests(number, first_seq, seed)
-        told = [entry.isl for entry in self._entries if entry.isl] or [self.workload.isl]
-        typical = Workload(min(self.workload.isl, int(np.median(told))), min(self.workload.osl, 64))
+        lengths = [entry.isl for entry in self._entries if entry.isl] or [self.workload.isl]
+        typical = Workload(min(self.workload.isl, int(np.median(lengths))), min(self.workload.osl, 64))
         return make_requests(typical, number, self.vocab_size, seed, first_seq)
 
     def endless(self, first_seq: int = 0) -> Iterator[RequestSpec]:
@@ -92,13 +92,13 @@ class PromptSource:
         """Does the workload's file say when each request is due?"""
         return self._entries is not None and all(entry.due_s is not None for entry in self._entries)
 
-    def _note(self, too_long: int, asked: int, made: int) -> None:
+    def _note(self, too_long: int, wanted: int, made: int) -> None:
         if too_long:
             self.notes.append(
                 f"{self.workload.file}: {too_long} requests are longer than asked for and were left out"
             )
-        if made < asked:
-            self.notes.append(f"{self.workload.file}: holds {made} requests that fit, {asked} were asked for")
+        if made < wanted:
+            self.notes.append(f"{self.workload.file}: holds {made} requests that fit, {wanted} were asked for")
 
     def _read_corpus(self) -> NDArray[np.int32]:
         if self._encode is None:

@@ -28,7 +28,19 @@ class Shard:
     count: int
 
 
-WHOLE = Shard(0, 1)
+@dataclass(frozen=True)
+class Share:
+    """What one sending process sends of a schedule, and when it begins.
+
+    ``wait_start`` is called when the warm-up is through and returns the instant to start at (ns, this machine's
+    monotonic clock); ``None``: at once.
+    """
+
+    shard: Shard
+    wait_start: Callable[[], int] | None = None
+
+
+ALONE = Share(Shard(0, 1))
 
 
 @dataclass(frozen=True)

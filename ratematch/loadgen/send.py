@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.prompts import PromptSource
@@ -17,15 +18,23 @@ from ratematch.measure.early import EarlyRules, EarlyStop
 class DriveMany(Protocol):
     """Sends a job with ``count`` processes."""
 
-    def __call__(
-        self,
-        job: LoadJob,
-        count: int,
-        *,
-        stop: threading.Event | None = None,
-        drain: threading.Event | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> LoadResult: ...
+    def __call__(self, job: LoadJob, count: int, control: LoadControl) -> LoadResult: ...
+
+
+@dataclass(frozen=True)
+class Senders:
+    """The processes that send a load.
+
+    ``count``: how many, chosen by the load when ``None``; then ``most`` at most (``None``: as many as there are cores
+    here). ``drive_many``: how several do it.
+    """
+
+    count: int | None = None
+    most: int | None = None
+    drive_many: DriveMany = drive_in_processes
+
+
+_LOCAL = Senders()
 
 
 def send_load(
@@ -33,14 +42,12 @@ def send_load(
     source: PromptSource,
     *,
     rules: EarlyRules | None = None,
-    processes: int | None = None,
-    most: int | None = None,
-    drive_many: DriveMany = drive_in_processes,
+    senders: Senders = _LOCAL,
     stop: threading.Event | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> LoadResult:
-    """Run ``job``. ``processes``: how many send, chosen when ``None``, ``most`` (``None``: as many as there are cores
-    here) at most; several do so by ``drive_many``. ``rules`` may end the load early.
+    """Run ``job`` with as many ``senders`` as it needs. ``rules`` may end the load early; ``stop`` and
+    ``on_progress`` as in :class:`ratematch.loadgen.control.LoadControl`.
 
     Raises:
         UserError: an unusable base URL, a file that cannot be read, a sender that could not begin.
@@ -49,7 +56,7 @@ def send_load(
     drain = threading.Event()
     reasons: list[str] = []
 
-    def look(progress: Progress) -> None:
+    def check_rules(progress: Progress) -> None:
         if on_progress is not None:
             on_progress(progress)
         if progress.phase == "load" and not reasons and (reason := early.observe(progress.ended)):
@@ -57,13 +64,12 @@ def send_load(
             drain.set()
 
     source.notes.clear()
-    count = processes or count_processes(job.load, job.workload, most)
+    control = LoadControl(stop, drain, check_rules)
+    count = senders.count or count_processes(job.load, job.workload, senders.most)
     if count > 1:
-        result = drive_many(job, count, stop=stop, drain=drain, on_progress=look)
+        result = senders.drive_many(job, count, control)
     else:
         requests, warmup = job.make_requests(source)
-        result = drive(
-            job.target, job.load, requests, warmup, seed=job.seed, stop=stop, drain=drain, on_progress=look
-        )
+        result = drive(job.target, job.load, requests, warmup, seed=job.seed, control=control)
     notes = (*source.notes, *result.notes)
     return replace(result, notes=notes, ended_early=reasons[0] if reasons else None)

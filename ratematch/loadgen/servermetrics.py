@@ -1,168 +1,128 @@
-"""What servers tell of themselves while a load runs from outside a sweep: Prometheus text or TensorRT-LLM iterations.
+"""Samples of what servers report at their metrics addresses while a load runs.
 
-One thread an address. TensorRT-LLM's ``/metrics`` and ``/perf_metrics`` hand every entry out once, so nobody else may
-read them meanwhile. Nothing here can fail a load: an address that does not answer becomes a note.
+``ratematch load --server-metrics`` reads them through :class:`MetricsPoller`; a sweep through
+:mod:`ratematch.run.telemetry`.
 """
 
 from __future__ import annotations
 
-import threading
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic_ns
-from types import TracebackType
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
-from ratematch.plan.servermetrics import is_counter, parse_prometheus
+from ratematch.loadgen.poller import Poller, Subscription
+from ratematch.measure.servermetrics import ReadSamples, doubt_iterations, is_counter, read_prometheus
 from ratematch.plan.workload import Workload
 
 PERIOD_S = 1.0
-ANSWER_S = 5.0
-
-ITERATION = {
-    "queued": "numQueuedRequests",
-    "active": "numActiveRequests",
-    "step_ms": "iterLatencyMS",
-    "kv_used": "kvCacheStats.usedNumBlocks",
-    "kv_max": "kvCacheStats.maxNumBlocks",
-    "cache_hit_rate": "kvCacheStats.cacheHitRate",
-    "paused": "inflightBatchingStats.numPausedRequests",
-    "acceptance_length": "specDecodingStats.acceptanceLength",
-}
-"""What is kept of an iteration, by its path."""
-
-FULL = 0.98
-"""Share of the KV blocks in use from which on the cache counts as full."""
-
-GIVE_UP = 3
-"""Failures in a row after which an address is not asked again."""
-
-QUEUED = 0.05
-"""Waiting requests, as a share of the active ones, from which on they are told."""
 
 
-def parse_iterations(body: bytes) -> list[dict[str, float]]:
-    """The iterations of TensorRT-LLM's ``/metrics``, each as far as it tells.
+class Sample(NamedTuple):
+    """Figures of one answer, or of one iteration in it. ``read_ns``: the records' clock, when the answer came."""
 
-    Raises:
-        msgspec.DecodeError: no JSON list.
+    read_ns: int
+    url: str
+    values: dict[str, float]
+
+
+@dataclass
+class MetricSamples:
+    """All samples of some addresses, in the order in which they came. Readers' threads append to ``rows``.
+
+    ``read``: what turns an answer into figures; the formats of engines are known to their rooms only.
     """
-    return [
-        {name: value for name, path in ITERATION.items() if (value := _at(step, path)) is not None}
-        for step in msgspec.json.decode(body, type=list[dict[str, Any]])
-    ]
 
+    read: ReadSamples = read_prometheus
+    rows: list[Sample] = field(default_factory=list)
 
-def _at(step: Mapping[str, Any], path: str) -> float | None:
-    value: Any = step
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    def add(self, url: str, body: bytes, read_ns: int) -> None:
+        """Keep an answer of ``url``.
+
+        Raises:
+            ValueError: the answer is not what it looks like.
+        """
+        self.rows += [Sample(read_ns, url, values) for values in self.read(body)]
+
+    def take(self) -> MetricSamples:
+        """Everything so far. The newest sample of each address stays too: what follows counts from there."""
+        rows = self.rows[:]
+        newest = {row.url: row for row in rows}
+        self.rows[: len(rows)] = newest.values()
+        return MetricSamples(self.read, rows)
+
+    def lines(self) -> Iterator[dict[str, float | str]]:
+        """Everything that was read, for a file of one JSON object a line."""
+        for row in self.rows:
+            yield {"read_ns": row.read_ns, "url": row.url, **row.values}
+
+    def summarise(self, start_ns: int, end_ns: int) -> dict[str, dict[str, float]] | None:
+        """By address: means inside a span, and for counters (``_total``, ``_sum``, ``_count``) their growth in it.
+
+        ``samples``: how many there are. ``None`` when there is none.
+        """
+        by_url: dict[str, list[dict[str, float]]] = {}
+        for row in self.rows:
+            if start_ns <= row.read_ns <= end_ns:
+                by_url.setdefault(row.url, []).append(row.values)
+        summary: dict[str, dict[str, float]] = {}
+        for url, samples in by_url.items():
+            figures: dict[str, float] = {}
+            for name in sorted({name for sample in samples for name in sample}):
+                values = [sample[name] for sample in samples if name in sample]
+                figures[name] = values[-1] - values[0] if is_counter(name) else float(np.mean(values))
+            if figures:
+                summary[url] = {"samples": len(samples), **figures}
+        return summary or None
+
+    def growth(self, url: str, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:
+        """How much each counter of an address grew over a span, and over how many seconds: from the last sample
+        before it to the first one after it."""
+        rows = [row for row in self.rows if row.url == url]
+        begin = next((row for row in reversed(rows) if row.read_ns <= start_ns), rows[0] if rows else None)
+        end = next((row for row in rows if row.read_ns >= end_ns), rows[-1] if rows else None)
+        if begin is None or end is None or end.read_ns <= begin.read_ns:
+            return {}, 0.0
+        grown = {name: value - begin.values.get(name, 0.0) for name, value in end.values.items() if is_counter(name)}
+        # What is no counter is given as it was at the end: labels such as the number of blocks.
+        rest = {name: value for name, value in end.values.items() if name not in grown}
+        return grown | rest, (end.read_ns - begin.read_ns) / 1e9
 
 
 @dataclass
 class MetricsPoller:
-    """Reads every address once a second; used as a context around a load. ``rows``: (instant ns, address, values)."""
+    """Reads every address of ``urls`` every ``period_s`` seconds while it is used as a context around a load."""
 
     urls: Sequence[str]
     period_s: float = PERIOD_S
-    notes: list[str] = field(default_factory=list)
-    rows: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
+    read: ReadSamples = read_prometheus
+
+    def __post_init__(self) -> None:
+        self.samples = MetricSamples(self.read)
+        self._subscriptions = [
+            Subscription(url, partial(self.samples.add, url), self.period_s) for url in dict.fromkeys(self.urls)
+        ]
+        self._poller = Poller(self._subscriptions)
 
     def __enter__(self) -> MetricsPoller:
-        for url in self.urls:
-            thread = threading.Thread(target=self._poll, args=(url,), name=f"metrics {url}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._poller.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(ANSWER_S)
+    def __exit__(self, *exception: object) -> None:
+        self._poller.refresh()  # once more, for the end of the load
+        self._poller.__exit__()
 
-    def _poll(self, url: str) -> None:
-        failures = 0
-        while True:
-            last = self._over.is_set()  # one more look, for the end of the load
-            try:
-                with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
-                    body = answer.read()
-                now_ns = monotonic_ns()
-                if body.lstrip()[:1] == b"[":
-                    self.rows += [(now_ns, url, step) for step in parse_iterations(body)]
-                else:
-                    self.rows.append((now_ns, url, parse_prometheus(body.decode("utf-8", "replace"))))
-            except (OSError, ValueError, msgspec.DecodeError) as problem:
-                failures += 1
-                if failures == 1:
-                    self.notes.append(f"{url}: {problem}")
-            else:
-                failures = 0
-            if last or failures == GIVE_UP:
-                return
-            self._over.wait(self.period_s)
+    @property
+    def rows(self) -> list[Sample]:
+        return self.samples.rows
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Everything that was read, for a file of one JSON object a line."""
-        for at_ns, url, values in self.rows:
-            yield {"read_ns": at_ns, "url": url, **values}
+    @property
+    def notes(self) -> list[str]:
+        """Addresses that did not answer, and why."""
+        return [f"{own.url}: {problem}" for own in self._subscriptions for problem in own.problems]
 
-    def summarise(self, start_ns: int, end_ns: int) -> dict[str, Any] | None:
-        """By address: means inside a span, and for counters (``_total``, ``_sum``, ``_count``) their growth in it."""
-        told: dict[str, Any] = {}
-        for url in self.urls:
-            rows = [values for at_ns, of, values in self.rows if of == url and start_ns <= at_ns <= end_ns]
-            names = sorted({name for row in rows for name in row})
-            figures = {}
-            for name in names:
-                values = [row[name] for row in rows if name in row]
-                figures[name] = values[-1] - values[0] if is_counter(name) else float(np.mean(values))
-            if figures:
-                told[url] = {"samples": len(rows), **figures}
-        return told or None
-
-    def growth(self, url: str, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:
-        """How much each counter of an address grew over a span, and over how many seconds: from the last look before
-        it to the first one after it."""
-        rows = [(at_ns, values) for at_ns, of, values in self.rows if of == url]
-        begin = next((row for row in reversed(rows) if row[0] <= start_ns), rows[0] if rows else None)
-        end = next((row for row in rows if row[0] >= end_ns), rows[-1] if rows else None)
-        if begin is None or end is None or end[0] <= begin[0]:
-            return {}, 0.0
-        grown = {name: value - begin[1].get(name, 0.0) for name, value in end[1].items() if is_counter(name)}
-        # What is no counter is told as it was at the end: labels such as the number of blocks.
-        rest = {name: value for name, value in end[1].items() if name not in grown}
-        return grown | rest, (end[0] - begin[0]) / 1e9
-
-    def doubts(self, told: dict[str, Any] | None, workload: Workload) -> list[str]:
-        """What the servers' own figures throw doubt on, in words."""
-        found = []
-        for url, figures in (told or {}).items():
-            found += doubt_iterations(url, figures, workload)
-        return found
-
-
-def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
-    """Queueing, a full KV cache, paused requests and cache hits, from the means of a server's iterations."""
-    found = []
-    queued, active = figures.get("queued"), figures.get("active")
-    if queued and queued > QUEUED * (active or 1.0):
-        found.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
-    used, most = figures.get("kv_used"), figures.get("kv_max")
-    if used is not None and most and used / most > FULL:
-        found.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
-    if figures.get("paused"):
-        found.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
-    rate = figures.get("cache_hit_rate")
-    if rate and not workload.reuses:
-        found.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
-    return found
+    def doubts(self, summary: Mapping[str, Mapping[str, float]] | None, workload: Workload) -> list[str]:
+        """Warnings from the servers' own figures: queueing, a full KV cache, prefix hits that nobody asked for."""
+        return [text for url, figures in (summary or {}).items() for text in doubt_iterations(url, figures, workload)]

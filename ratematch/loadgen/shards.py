@@ -28,24 +28,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ratematch.errors import RatematchError, UserError
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
+from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
-from ratematch.loadgen.merge import merge_results
+from ratematch.loadgen.merge import SenderResult, merge_results
 from ratematch.loadgen.prompts import PromptSource
-from ratematch.loadgen.recordfile import write_records
-from ratematch.loadgen.schedule import Shard
+from ratematch.loadgen.schedule import Shard, Share
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
+from ratematch.store.files import write_text
+from ratematch.store.records import write_records
 
 HEADERS_ENV = "RATEMATCH_LOAD_HEADERS"
 """JSON list of [name, value]: headers reach the senders through their environment and no file."""
@@ -56,6 +58,8 @@ STREAMS_EACH = 1024
 TOK_S_EACH = 40_000
 """Output tokens a second, likewise."""
 
+_UNWATCHED = LoadControl()
+
 _LEAD_NS = 200_000_000
 _POLL_S = 0.02
 
@@ -64,7 +68,7 @@ _POLL_S = 0.02
 class LoadJob:
     """A load and all that its requests are made from; the same job gives every sender the same schedule.
 
-    ``distinct``: only so many different prompts, asked in turn again and again (0: no two are alike).
+    ``distinct``: so many different prompts, which the job cycles through (0: no two are alike).
     """
 
     target: Target
@@ -88,7 +92,7 @@ class LoadJob:
         ``distinct`` ones are wanted."""
         load = self.load
         if self.distinct:
-            return self._again_and_again(source)
+            return self._make_repeated(source)
         after = self.first_seq + load.num_requests
         warmup = source.warmup(load.warmup, after, self.seed + 1)
         if isinstance(load, Concurrency) and load.seconds:
@@ -96,21 +100,21 @@ class LoadJob:
         return source.requests(load.num_requests, self.first_seq), warmup
 
     def make_distinct(self, source: PromptSource) -> list[RequestSpec]:
-        """The different prompts of a job that has only so many."""
+        """The prompts that a job with ``distinct`` ones cycles through."""
         return source.requests(self.distinct, self.first_seq)
 
-    def _again_and_again(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
+    def _make_repeated(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
         load, prompts = self.load, self.make_distinct(source)
         after = self.first_seq + load.num_requests
 
-        def asked(first_seq: int) -> Iterator[RequestSpec]:
+        def repeated(first_seq: int) -> Iterator[RequestSpec]:
             for number, prompt in enumerate(cycle(prompts)):
                 yield replace(prompt, seq=first_seq + number)
 
-        warmup = list(islice(asked(after), load.warmup))
+        warmup = list(islice(repeated(after), load.warmup))
         if isinstance(load, Concurrency) and load.seconds:
-            return asked(after + load.warmup), warmup
-        return list(islice(asked(self.first_seq), load.num_requests)), warmup
+            return repeated(after + load.warmup), warmup
+        return list(islice(repeated(self.first_seq), load.num_requests)), warmup
 
 
 def count_processes(load: Load, workload: Workload, cores: int | None = None) -> int:
@@ -127,14 +131,7 @@ def count_processes(load: Load, workload: Workload, cores: int | None = None) ->
     return max(1, min(cores, math.ceil(needed)))
 
 
-def drive_in_processes(
-    job: LoadJob,
-    count: int,
-    *,
-    stop: threading.Event | None = None,
-    drain: threading.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> LoadResult:
+def drive_in_processes(job: LoadJob, count: int, control: LoadControl = _UNWATCHED) -> LoadResult:
     """:func:`ratematch.loadgen.drive` with ``count`` processes of this machine.
 
     Raises:
@@ -156,15 +153,8 @@ def drive_in_processes(
             for index in range(count)
         ]
         try:
-            return collect(
-                folder,
-                job,
-                count,
-                gone=lambda: [k for k, sender in enumerate(senders) if sender.poll() is not None],
-                stop=stop,
-                drain=drain,
-                on_progress=on_progress,
-            )
+            gone = partial(_ended, senders)
+            return collect(folder, job.load.label, count, gone, control)
         finally:
             for sender in senders:
                 sender.terminate()
@@ -172,9 +162,13 @@ def drive_in_processes(
                 sender.wait()
 
 
+def _ended(senders: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    return [index for index, sender in enumerate(senders) if sender.poll() is not None]
+
+
 def prepare(folder: Path, job: LoadJob, count: int) -> None:
     """Write ``job.json`` for ``count`` senders into ``folder``, which must be empty."""
-    target = {each.name: getattr(job.target, each.name) for each in fields(Target)}
+    target = {item.name: getattr(job.target, item.name) for item in fields(Target)}
     del target["headers"], target["spell"]
     content = {
         "count": count,
@@ -183,7 +177,7 @@ def prepare(folder: Path, job: LoadJob, count: int) -> None:
         "workload": workload_to_json(job.workload),
         **{name: getattr(job, name) for name in ("vocab_size", "seed", "first_seq", "distinct")},
     }
-    _write(folder / "job.json", content)
+    _write(folder / "job.json", json.dumps(content))
 
 
 def read_job(folder: Path) -> tuple[LoadJob, int]:
@@ -210,11 +204,11 @@ def run_shard(folder: Path, index: int) -> None:
     try:
         source = job.source()
         requests, warmup = job.make_requests(source)
-        with (folder / f"progress-{index}.jsonl").open("w") as told:
+        with (folder / f"progress-{index}.jsonl").open("w") as file:
 
-            def tell(progress: Progress) -> None:
-                told.write(json.dumps(asdict(progress)) + "\n")
-                told.flush()
+            def write_progress(progress: Progress) -> None:
+                file.write(json.dumps(asdict(progress)) + "\n")
+                file.flush()
 
             result = drive(
                 replace(job.target, spell=source.spell),
@@ -222,43 +216,32 @@ def run_shard(folder: Path, index: int) -> None:
                 requests,
                 warmup,
                 seed=job.seed,
-                stop=stop,
-                drain=drain,
-                on_progress=tell,
-                shard=Shard(index, count),
-                wait_start=lambda: _wait_start(folder, index, stop),
+                control=LoadControl(stop, drain, write_progress),
+                share=Share(Shard(index, count), lambda: _wait_start(folder, index, stop)),
             )
     except RatematchError as problem:
-        _write_text(folder / f"failed-{index}", str(problem))
+        _write(folder / f"failed-{index}", str(problem))
         return
     finally:
         over.set()
     write_records(folder / f"records-{index}.parquet", result.records)
     write_records(folder / f"warmup-{index}.parquet", result.warmup)
-    content = {
-        "start_ns": result.start_ns,
-        "end_ns": result.end_ns,
-        "wall_start_ns": result.wall_start_ns,
-        "aborted": result.aborted,
-        "health": asdict(result.health),
-        "boot": boot_id(),
-        "clock_ns": wall_offset_ns(),
-    }
-    _write(folder / f"result-{index}.json", content)
+    left = SenderResult(
+        start_ns=result.start_ns,
+        end_ns=result.end_ns,
+        wall_start_ns=result.wall_start_ns,
+        aborted=result.aborted,
+        health=result.health,
+        boot=boot_id(),
+        clock_ns=wall_offset_ns(),
+    )
+    _write(folder / f"result-{index}.json", json.dumps(asdict(left)))
 
 
 def collect(
-    folder: Path,
-    job: LoadJob,
-    count: int,
-    *,
-    gone: Callable[[], Sequence[int]],
-    stop: threading.Event | None = None,
-    drain: threading.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    progress_s: float = 0.5,
+    folder: Path, label: str, count: int, gone: Callable[[], Sequence[int]], control: LoadControl = _UNWATCHED
 ) -> LoadResult:
-    """Let the senders begin together, watch them, and put together what they leave.
+    """Let the ``count`` senders of the load called ``label`` begin together, watch them, and merge what they leave.
 
     ``gone``: indices of senders whose process has ended. One that ends without a result ends the load; the records of
     the others are kept, and ``aborted`` says why.
@@ -268,7 +251,7 @@ def collect(
     """
     watched = _Watched(count)
     everybody = set(range(count))
-    next_progress = time.monotonic() + progress_s
+    next_progress = time.monotonic() + control.progress_s
     lost: set[int] = set()
     while True:
         ended = set(gone())
@@ -278,25 +261,25 @@ def collect(
             if all((folder / f"ready-{k}").exists() or k in done for k in everybody):
                 _write_start(folder)
         lost = {k for k in ended - done if not (folder / f"result-{k}.json").exists()}
-        if (lost or (stop is not None and stop.is_set())) and not (folder / "stop").exists():
-            _write_text(folder / "stop", "")
-        if drain is not None and drain.is_set() and not (folder / "drain").exists():
-            _write_text(folder / "drain", "")
+        if (lost or control.stopped) and not (folder / "stop").exists():
+            _write(folder / "stop", "")
+        if control.draining and not (folder / "drain").exists():
+            _write(folder / "drain", "")
         if done | lost == everybody:
             break
-        if on_progress is not None and time.monotonic() >= next_progress:
-            next_progress = time.monotonic() + progress_s
-            on_progress(watched.read(folder))
+        if control.on_progress is not None and time.monotonic() >= next_progress:
+            next_progress = time.monotonic() + control.progress_s
+            control.on_progress(watched.read(folder))
         time.sleep(_POLL_S)
-    if on_progress is not None:
-        on_progress(watched.read(folder))
-    return merge_results(folder, job.load.label, sorted(everybody - lost), sorted(lost))
+    if control.on_progress is not None:
+        control.on_progress(watched.read(folder))
+    return merge_results(folder, label, sorted(everybody - lost), sorted(lost))
 
 
 def _raise_failed(folder: Path, count: int) -> None:
     for index in range(count):
         if (failed := folder / f"failed-{index}").exists():
-            _write_text(folder / "stop", "")
+            _write(folder / "stop", "")
             raise UserError(failed.read_text())
 
 
@@ -319,19 +302,19 @@ class _Watched:
                     self._places[index] = lines.tell()
                     content = json.loads(line)
                     if content["phase"] == "load":
-                        ended += [Ended(*each) for each in content["ended"]]
+                        ended += [Ended(*answer) for answer in content["ended"]]
                     self._last[index] = Progress(**{**content, "ended": ()})
-        told = list(self._last.values())
-        ttft, tpot = ([p.ttft_ms for p in told if p.ttft_ms], [p.tpot_ms for p in told if p.tpot_ms])
+        reports = list(self._last.values())
+        ttft, tpot = ([p.ttft_ms for p in reports if p.ttft_ms], [p.tpot_ms for p in reports if p.tpot_ms])
         return Progress(
-            phase=min((p.phase for p in told), key=lambda phase: phase == "load", default="warm-up"),
-            total=sum(p.total for p in told),
-            sent=sum(p.sent for p in told),
-            done=sum(p.done for p in told),
-            failed=sum(p.failed for p in told),
-            in_flight=sum(p.in_flight for p in told),
-            tokens=sum(p.tokens for p in told),
-            elapsed_s=max((p.elapsed_s for p in told), default=0.0),
+            phase=min((p.phase for p in reports), key=lambda phase: phase == "load", default="warm-up"),
+            total=sum(p.total for p in reports),
+            sent=sum(p.sent for p in reports),
+            done=sum(p.done for p in reports),
+            failed=sum(p.failed for p in reports),
+            in_flight=sum(p.in_flight for p in reports),
+            tokens=sum(p.tokens for p in reports),
+            elapsed_s=max((p.elapsed_s for p in reports), default=0.0),
             ttft_ms=float(np.median(ttft)) if ttft else None,
             tpot_ms=float(np.median(tpot)) if tpot else None,
             ended=tuple(ended),
@@ -339,7 +322,7 @@ class _Watched:
 
 
 def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
-    _write_text(folder / f"ready-{index}", "")
+    _write(folder / f"ready-{index}", "")
     while not stop.is_set():
         with contextlib.suppress(OSError, ValueError):
             start = json.loads((folder / "start").read_text())
@@ -353,7 +336,7 @@ def _wait_start(folder: Path, index: int, stop: threading.Event) -> int:
 def _write_start(folder: Path) -> None:
     start_ns = time.monotonic_ns() + _LEAD_NS
     content = {"start_ns": start_ns, "wall_ns": start_ns + wall_offset_ns(), "boot": boot_id()}
-    _write(folder / "start", content)
+    _write(folder / "start", json.dumps(content))
 
 
 def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, over: threading.Event) -> None:
@@ -365,14 +348,10 @@ def _watch_folder(folder: Path, stop: threading.Event, drain: threading.Event, o
             stop.set()
 
 
-def _write(path: Path, content: Any) -> None:
-    _write_text(path, json.dumps(content))
-
-
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(path)
+def _write(path: Path, text: str) -> None:
+    """Whole or not there, and not synced: these files live as long as the load, and a disk may take longer to sync
+    than there is between ``start`` and the instant that it names."""
+    write_text(path, text, sync=False)
 
 
 if __name__ == "__main__":

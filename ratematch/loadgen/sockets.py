@@ -1,6 +1,6 @@
 """Sockets of our own, read in batches, with the kernel's word on when bytes arrived.
 
-Linux tells with each read when the last packet of what it gives had come in (``SO_TIMESTAMPNS``; for TCP too): the
+Linux reports with each read when the last packet of what it gives had come in (``SO_TIMESTAMPNS``; for TCP too): the
 instant is right however late the read is. So this process need not wake up for each chunk of each stream. After a
 batch of reads it rests for a millisecond and takes what has come by then in one go, which saves most of its wake-ups
 when a few dozen streams trickle. It does not rest
@@ -71,7 +71,7 @@ class SocketConnection(Connection):
             self._write(self._left)
 
     def gap_ns(self, stamp_ns: int) -> int:
-        """Time since the read of it that was asked about before; only some are."""
+        """Time since its last read for which this was called, which is not done for every read."""
         last_ns, self.last_ns = self.last_ns, stamp_ns
         return stamp_ns - last_ns
 

@@ -55,8 +55,8 @@ def _split_any(body: bytes) -> Iterator[tuple[bytes, int]]:
     data: list[bytes] = []
     data_end = 0
     while start <= len(body):
-        found = _LINE_END.search(body, start)
-        end, following = (found.start(), found.end()) if found else (len(body), len(body) + 1)
+        line_end = _LINE_END.search(body, start)
+        end, following = (line_end.start(), line_end.end()) if line_end else (len(body), len(body) + 1)
         line = body[start:end]
         start = following
         if not line:

@@ -10,10 +10,17 @@ from types import ModuleType
 from typing import Any
 
 
-class _Room(ModuleType):
+class _CallableRoom(ModuleType):
+    """The module, with a call.
+
+    ``ratematch.match`` names two things of the public API: this room, and the function of notebooks. As soon as any
+    module of the room is imported, Python binds the room to that name in the package, over whatever the package has
+    there, and a module is called by its class alone. Two names instead would break one of the two promises.
+    """
+
     def __call__(self, results: Any, **limits: Any) -> Any:
         """``results.match(**limits)``: what is measured, matched; see :func:`ratematch.match_results`."""
         return results.match(**limits)
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _CallableRoom

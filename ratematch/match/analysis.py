@@ -3,53 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from math import gcd
+from dataclasses import dataclass, replace
 
 from ratematch.errors import ResultsError
 from ratematch.match.calibration import apply_calibration, fit_calibration
-from ratematch.match.compare import compare_fronts, draw_measured_fronts, sum_up
-from ratematch.match.counting import OVER_BUDGET, Counting
-from ratematch.match.feasibility import Site, add_transfer
-from ratematch.match.figures import OVER_LIMIT, Figures, collect_figures, measured_point, select_stage
-from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier, find_frontier
-from ratematch.match.gaps import find_gaps, say_transfer
-from ratematch.match.matching import Objective
-from ratematch.match.pareto import extract_front
-from ratematch.match.points import Analysis, Kind, Measured, Point, ServingPlan, WorkloadAnalysis, objectives
-from ratematch.match.predict import Pair, bound_points, pair_options, read_ctx_options, read_gen_options
-from ratematch.match.servicetime import Routing
-from ratematch.match.serving import plan_serving
-from ratematch.plan.constraints import Constraints
+from ratematch.match.compare import compare_fronts, pair_draws, sum_up
+from ratematch.match.feasibility import Links, add_transfer
+from ratematch.match.figures import Figures, collect_figures, measured_point, select_stage
+from ratematch.match.frontier import Frontier, find_frontier
+from ratematch.match.gaps import describe_transfer, find_gaps
+from ratematch.match.measuredfront import MeasuredFront, make_front, measure_front
+from ratematch.match.notes import describe_fronts
+from ratematch.match.objective import gpus_on_nodes, per_gpu
+from ratematch.match.openloop import plan_serving
+from ratematch.match.options import read_ctx_options, read_gen_options
+from ratematch.match.pairs import Pair, bound_points, pair_options
+from ratematch.match.points import (
+    Analysis,
+    Calibration,
+    Comparison,
+    DrawnFronts,
+    Kind,
+    Point,
+    ServingPlan,
+    Speedup,
+    WorkloadAnalysis,
+    objectives,
+)
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Stage
+from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
 
-MEASURED_KINDS: tuple[tuple[Kind, Stage], ...] = (("end_to_end", "e2e"), ("ifb", "ifb"))
-
-DRAWS = 200
-"""Bootstrap draws: the ends of a 95 % interval then move by a few per cent of its width."""
+IFB_SEED, END_TO_END_SEED = 1, 2
+"""Of the draws of measured fronts, each its own."""
 
 
-def analyze(
-    measured: Sequence[Measured],
-    *,
-    sweep: str,
-    constraints: Constraints,
-    max_gpus: int,
-    draws: int = DRAWS,
-    calibrate: bool = False,
-    site: Site | None = None,
-    request_rate: float | None = None,
-    routing: Routing = "round_robin",
-    objective: Objective = "per_used_gpu",
-) -> Analysis:
-    """Fronts, plans, gaps and speed-ups of every workload measured. ``max_gpus``: largest deployment planned.
+def analyze(measured: Sequence[Measured], question: Question, *, sweep: str, links: Links | None = None) -> Analysis:
+    """Fronts, plans, gaps and speed-ups of every workload measured. ``question``: filled in.
 
-    What is missing or not valid leaves fronts empty and a note or a ``left_out`` entry behind. ``draws``: bootstrap
-    draws for the intervals, which exist where repeats or batches tell the noise of the rates; 0 leaves them out.
-    ``calibrate``: predict with the factors fitted to the end-to-end runs. ``site``: leave out what the machines
-    cannot carry, count nodes and KV transfer. ``request_rate``: requests/s, Poisson arrivals, to find the smallest
-    deployments for; ``routing``: how they reach ctx instances. ``objective``: which GPUs tok/s/GPU is over.
+    What is missing or not valid leaves fronts empty and a note or a ``left_out`` entry behind. ``links``: what KV
+    transfers go over, where model and GPU are known: transfers are then part of TTFT and judged.
 
     Raises:
         ResultsError: nothing was measured, or results of different origins, models, GPUs or engines are mixed.
@@ -65,21 +60,9 @@ def analyze(
         engine=first.stack,
         emulated=first.emulated,
         simulated=first.simulated,
-        objective=objective,
+        objective=question.objective,
         workloads=tuple(
-            analyze_workload(
-                measured,
-                workload,
-                constraints=constraints,
-                max_gpus=max_gpus,
-                draws=draws,
-                calibrate=calibrate,
-                site=site,
-                request_rate=request_rate,
-                routing=routing,
-                objective=objective,
-            )
-            for workload in list_workloads(measured)
+            analyze_workload(measured, workload, question, links) for workload in list_workloads(measured)
         ),
     )
 
@@ -118,114 +101,104 @@ def select_workload(measured: Sequence[Measured], workload: Workload) -> list[Me
 
 
 def analyze_workload(
-    measured: Sequence[Measured],
-    workload: Workload,
-    *,
-    constraints: Constraints,
-    max_gpus: int,
-    draws: int = 0,
-    calibrate: bool = False,
-    site: Site | None = None,
-    request_rate: float | None = None,
-    routing: Routing = "round_robin",
-    objective: Objective = "per_used_gpu",
+    measured: Sequence[Measured], workload: Workload, question: Question, links: Links | None = None
 ) -> WorkloadAnalysis:
-    """One workload's fronts, plans, gaps and speed-ups."""
+    """One workload's fronts, plans, gaps and speed-ups. See :func:`analyze`."""
     rows = select_workload(measured, workload)
-    figures, left_out = collect_figures(rows, constraints)
-    name = workload.label
-    site = (site or Site()).at_isl(workload.isl)
-    measured_pairs = find_pairs(figures, constraints)
-    too_slow: list[str] = []
-    if site.links is not None:
-        measured_pairs, too_slow = add_transfer(measured_pairs, site.links, max_gpus, constraints.ttft_ms)
-    calibration = fit_calibration(select_stage(figures, "e2e"), measured_pairs)
-    used = calibration if calibrate else None
-    pairs = apply_calibration(measured_pairs, used) if used else measured_pairs
-    counting = Counting(objective, max_gpus, site.packing)
-    frontier = find_frontier(
-        pairs,
-        workload=name,
-        constraints=constraints,
-        max_gpus=max_gpus,
-        site=site,
-        draws=draws,
-        counting=counting,
-    )
-    serving: list[ServingPlan] = []
-    if request_rate is not None:
-        # Open loop, the TTFT limit is judged with the queue: a ctx row over it alone is not a reason to leave it out.
-        open_loop = find_pairs(figures, replace(constraints, ttft_ms=None))
-        open_loop = apply_calibration(open_loop, used) if used else open_loop
-        serving = plan_serving(
-            open_loop, request_rate, constraints=constraints, routing=routing, links=site.links, max_gpus=max_gpus
-        )
-    bounds = [p for pair in pairs for p in _bounds(pair, frontier.front, name, constraints)]
-    end_to_end, ifb = (
-        [
-            (row, counting.recount(measured_point(row, kind, constraints), row.experiment.deployment))
-            for row in select_stage(figures, stage)
-        ]
-        for kind, stage in MEASURED_KINDS
-    )
-    ifb_front = _front(_allowed(point for _, point in ifb))
-    e2e_front = _front(_allowed(point for _, point in end_to_end))
-    ifb_draws, e2e_draws = _draw(ifb, draws, seed=1), _draw(end_to_end, draws, seed=2)
-    versus = (
-        ("rate_matched", frontier.front, list(zip(frontier.draws, ifb_draws, strict=False))),
-        ("end_to_end", e2e_front, list(zip(e2e_draws, ifb_draws, strict=False))),
-    )
-    own, other = (
-        [[objectives(point) for point in front] for _, front, _ in versus],
-        [objectives(p) for p in ifb_front],
+    figures, left_out = collect_figures(rows, question.constraints)
+    links = links.at_isl(workload.isl) if links is not None else None
+    servers = _pair_servers(figures, question, links)
+    frontier = find_frontier(servers.pairs, question, workload=workload.label, links=links)
+    ifb = _measure(figures, "ifb", "ifb", question, IFB_SEED)
+    end_to_end = _measure(figures, "end_to_end", "e2e", question, END_TO_END_SEED)
+    over_ifb = (
+        _over_ifb("rate_matched", frontier.front, frontier.draws, ifb),
+        _over_ifb("end_to_end", end_to_end.front, end_to_end.draws, ifb),
     )
     # Gaps are over used GPUs, whatever fronts are over.
-    pairs_run = select_stage(figures, "e2e")
-    gaps = find_gaps(pairs_run, pairs, frontier.front if objective == "per_used_gpu" else (), constraints)
-    costly = say_transfer(gaps, pairs_run)
-    sums = [sum_up(kind, front, other, drawn) for (kind, _, drawn), front in zip(versus, own, strict=True)]  # type: ignore[arg-type]
+    runs = select_stage(figures, "e2e")
+    over_used = frontier.front if question.objective == "per_used_gpu" else ()
+    gaps = find_gaps(runs, servers.pairs, over_used, question.constraints)
+    costly = describe_transfer(gaps, runs)
     return WorkloadAnalysis(
-        workload=name,
+        workload=workload.label,
         emulated=rows[0].experiment.emulated,
         simulated=rows[0].experiment.simulated,
-        bound=_front(bounds),
+        bound=_bound_front(servers.pairs, frontier, workload.label, question.constraints),
         rate_matched=frontier.front,
-        end_to_end=e2e_front,
-        ifb=ifb_front,
+        end_to_end=end_to_end.front,
+        ifb=ifb.front,
         plans=frontier.plans,
-        measured=tuple(point for _, point in (*end_to_end, *ifb)),
+        measured=(*end_to_end.points, *ifb.points),
         gaps=tuple(gaps),
-        speedups=tuple(
-            row
-            for (kind, _, drawn), front in zip(versus, own, strict=True)
-            for row in compare_fronts(kind, front, other, drawn)  # type: ignore[arg-type]
-        ),
+        speedups=tuple(row for speedups, _ in over_ifb for row in speedups),
         left_out=tuple(left_out),
         notes=(
-            *too_slow,
+            *servers.notes,
             *([costly] if costly else []),
-            *_notes(figures, pairs, frontier, [p for _, p in ifb], [p for _, p in end_to_end], constraints, max_gpus),
+            *describe_fronts(figures, servers.pairs, frontier, ifb.points, end_to_end.points, question),
         ),
         ties=frontier.ties,
-        comparisons=tuple(each for each in sums if each is not None),
-        calibration=calibration,
-        calibrated=used is not None,
-        serving=tuple(serving),
-        drawn=(
-            ("rate_matched", frontier.draws),
-            ("end_to_end", tuple(tuple(front) for front in e2e_draws)),
-            ("ifb", tuple(tuple(front) for front in ifb_draws)),
-        ),
+        comparisons=tuple(whole for _, whole in over_ifb if whole is not None),
+        calibration=servers.calibration,
+        calibrated=question.calibrate and servers.calibration is not None,
+        serving=tuple(_plan_open_loop(figures, servers, question, links)),
+        drawn=(("rate_matched", frontier.draws), ("end_to_end", end_to_end.draws), ("ifb", ifb.draws)),
     )
 
 
-def _draw(rows: Sequence[tuple[Figures, Point]], draws: int, *, seed: int) -> list[list[tuple[float, float]]]:
-    """Fronts of measured rows as they might have been; empty when the noise of none is known."""
-    allowed = [(row, point) for row, point in rows if _allowed([point])]
-    if not draws or not any(row.noise for row, _ in allowed):
+@dataclass(frozen=True)
+class PairedServers:
+    """ctx and gen servers measured apart, paired. ``calibration``: what end-to-end runs say of them; the pairs are
+    with it where the question wants that. ``notes``: pairs that are left out, in words."""
+
+    pairs: tuple[Pair, ...]
+    calibration: Calibration | None
+    notes: tuple[str, ...]
+
+
+def _pair_servers(figures: Sequence[Figures], question: Question, links: Links | None) -> PairedServers:
+    pairs = find_pairs(figures, question.constraints)
+    notes: list[str] = []
+    if links is not None:
+        pairs, notes = add_transfer(pairs, links, question.budget_gpus, question.ttft_ms)
+    calibration = fit_calibration(select_stage(figures, "e2e"), pairs)
+    if question.calibrate and calibration is not None:
+        pairs = apply_calibration(pairs, calibration)
+    return PairedServers(tuple(pairs), calibration, tuple(notes))
+
+
+def _measure(figures: Sequence[Figures], kind: Kind, stage: Stage, question: Question, seed: int) -> MeasuredFront:
+    """The measured rows of one kind, over the GPUs that count, and their front."""
+    rows = []
+    for row in select_stage(figures, stage):
+        on_nodes = gpus_on_nodes(row.experiment.deployment, question.packing)
+        rows.append((per_gpu(measured_point(row, kind, question.constraints), question, on_nodes), row.noise))
+    return measure_front(rows, draws=question.draws, seed=seed)
+
+
+def _over_ifb(
+    kind: Kind, front: Sequence[Point], draws: DrawnFronts, ifb: MeasuredFront
+) -> tuple[list[Speedup], Comparison | None]:
+    """A front over that of IFB, at equal tok/s/user and as a whole."""
+    own, other = [objectives(point) for point in front], [objectives(point) for point in ifb.front]
+    drawn = pair_draws(draws, ifb.draws)
+    return compare_fronts(kind, own, other, drawn), sum_up(kind, own, other, drawn)
+
+
+def _plan_open_loop(
+    figures: Sequence[Figures], servers: PairedServers, question: Question, links: Links | None
+) -> list[ServingPlan]:
+    """The smallest deployments for the question's request rate; none when it has none.
+
+    The TTFT limit is judged with the queue: a ctx row over it alone is not a reason to leave it out.
+    """
+    if question.request_rate is None:
         return []
-    points = [objectives(point) for _, point in allowed]
-    return draw_measured_fronts(points, [row.noise for row, _ in allowed], draws=draws, seed=seed)
+    pairs = find_pairs(figures, replace(question.constraints, ttft_ms=None))
+    if question.calibrate and servers.calibration is not None:
+        pairs = apply_calibration(pairs, servers.calibration)
+    return plan_serving(pairs, question, links)
 
 
 def find_pairs(figures: Sequence[Figures], constraints: Constraints) -> list[Pair]:
@@ -234,86 +207,14 @@ def find_pairs(figures: Sequence[Figures], constraints: Constraints) -> list[Pai
     return pair_options(ctx, read_gen_options(select_stage(figures, "gen")))
 
 
-def _front(points: Iterable[Point]) -> tuple[Point, ...]:
-    """Without dominated or duplicate rows, ascending tok/s/user; of equals the one with fewer GPUs, then TTFT."""
-    return extract_front(
-        points, objectives, prefer=lambda p: (len(p.flags), p.gpus, p.ttft_ms, p.label, p.sources, p.req_s)
-    )
-
-
-def _bounds(pair: Pair, front: Sequence[Point], workload: str, constraints: Constraints) -> list[Point]:
+def _bound_front(
+    pairs: Sequence[Pair], frontier: Frontier, workload: str, constraints: Constraints
+) -> tuple[Point, ...]:
     """Bounds at the measured gen points and at those the front runs at, so that they lie above it everywhere."""
-    tokens = pair.gen.rates.tokens_per_request
-    rates = [p.req_s * tokens / p.gen for p in front if p.sources == (pair.ctx.source, pair.gen.source)]
-    within = [min(rate, pair.gen.rates.curve.max_rate) for rate in rates]
-    return bound_points(pair, workload=workload, constraints=constraints, gen_rates=within)
-
-
-def _allowed(points: Iterable[Point]) -> list[Point]:
-    over = (OVER_LIMIT, OVER_BUDGET)
-    return [point for point in points if not any(flag.startswith(over) for flag in point.flags)]
-
-
-def _say_ttft(pairs: Sequence[Pair]) -> str:
-    handovers = [pair.handover_s * 1000 for pair in pairs]
-    bunching = max(pair.bunching for pair in pairs)
-    queues = "queueing" if not bunching else f"queueing beyond bunches of {bunching:.0%} of all in flight"
-    if not any(handovers):
-        return f"rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and {queues} are not in it"
-    low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
-    span = low if low == high else f"{low} to {high}"
-    return (
-        f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
-        f"over link; orchestrator and {queues} are not in it"
-    )
-
-
-def _notes(
-    figures: Sequence[Figures],
-    pairs: Sequence[Pair],
-    frontier: Frontier,
-    ifb: Sequence[Point],
-    end_to_end: Sequence[Point],
-    constraints: Constraints,
-    max_gpus: int,
-) -> list[str]:
-    """What a reader must know about the fronts, in words."""
-    notes = list(frontier.notes)
-    plans = frontier.plans
-    if frontier.num_rows > MOST_ROWS:
-        notes.append(
-            f"{len(plans)} of {frontier.num_rows} rate-matched rows are listed: those within {SHOWN_WITHIN:.0%} of "
-            "the front at their tok/s/user"
-        )
-    silent = [stage for stage in ("ctx", "gen") if not any(row.noise for row in select_stage(figures, stage))]
-    if frontier.draws and silent:
-        notes.append(f"the noise of {silent[0]} rates is not known: intervals are without it, too narrow")
-    if plans and not frontier.draws:
-        notes.append("no intervals: no repeats, and no run long enough for batches, tell how noisy the rates are")
-    ctx, gen = select_stage(figures, "ctx"), select_stage(figures, "gen")
-    if not ctx:
-        notes.append("no valid ctx measurement: nothing to rate-match")
-    elif not read_ctx_options(ctx, constraints):
-        notes.append(f"no ctx measurement within TTFT {constraints.ttft_ms:g} ms ({constraints.percentile})")
-    if not gen:
-        notes.append("no valid gen measurement: nothing to rate-match")
-    elif not read_gen_options(gen):
-        notes.append("no gen measurement decodes: OSL must be above 1")
-    if pairs and not plans:
-        limit = f" within TPOT {constraints.tpot_ms:g} ms" if constraints.tpot_ms is not None else ""
-        notes.append(f"no deployment of up to {max_gpus} GPUs{limit}")
-    if plans:
-        notes.append(_say_ttft(pairs))
-        if all(gcd(point.ctx, point.gen) == 1 for point in plans):
-            notes.append("deployments are listed without common divisor: k copies have the same figures per GPU")
-    if any(pair.gen.rates.curve.smoothed or pair.ctx.rates.curve.smoothed for pair in pairs):
-        notes.append("some measured rates fell with load and were pooled to non-falling ones")
-    if not ifb:
-        notes.append("no valid IFB measurement: no speed-up")
-    if not end_to_end:
-        notes.append("no valid end-to-end measurement")
-    for name, rows in (("IFB", ifb), ("end-to-end", end_to_end)):
-        over = len(rows) - len(_allowed(rows))
-        if over:
-            notes.append(f"{over} of {len(rows)} {name} rows are over a limit and not on the front")
-    return notes
+    points: list[Point] = []
+    for pair in pairs:
+        rates = pair.gen.rates
+        own = [p for p in frontier.front if p.sources == (pair.ctx.source, pair.gen.source)]
+        within = [min(p.req_s * rates.tokens_per_request / p.gen, rates.curve.max_rate) for p in own]
+        points += bound_points(pair, workload=workload, constraints=constraints, gen_rates=within)
+    return make_front(points)

@@ -19,7 +19,10 @@ import numpy as np
 from ratematch.match.matching import Objective
 from ratematch.match.noise import Noise, draw
 from ratematch.match.packing import Packing
-from ratematch.match.solver import SAME, Cells, Floats, Problem, Rows, tabulate_cells
+from ratematch.match.solver import SAME, Cells, Floats, MatchProblem, Rows, tabulate_cells
+
+DrawnFront = tuple[Floats, Floats]
+"""(u, p) of the front of one draw: u strictly ascending, p strictly falling."""
 
 CHUNK = 4_000_000
 """Candidates held at a time: memory, not results."""
@@ -41,7 +44,7 @@ class Factors:
 class NoisyProblem:
     """A problem with the noise of each ctx capacity and each gen point (``None``: not known, taken as measured)."""
 
-    problem: Problem
+    problem: MatchProblem
     ctx: tuple[Noise | None, ...] = field(default=())
     gen: tuple[Noise | None, ...] = field(default=())
 
@@ -57,8 +60,8 @@ def draw_factors(problems: Sequence[NoisyProblem], *, draws: int, seed: int) -> 
             known[id(side)] = np.stack([draw(noise, draws, rng) for noise in padded], axis=1)
         return known[id(side)]
 
-    ctx = tuple(of(each.problem.ctx, each.ctx, len(each.problem.ctx.capacities)) for each in problems)
-    gen = tuple(of(each.problem.gen, each.gen, len(each.problem.gen.curve.rates)) for each in problems)
+    ctx = tuple(of(noisy.problem.ctx, noisy.ctx, len(noisy.problem.ctx.capacities)) for noisy in problems)
+    gen = tuple(of(noisy.problem.gen, noisy.gen, len(noisy.problem.gen.curve.rates)) for noisy in problems)
     return Factors(ctx, gen)
 
 
@@ -85,7 +88,7 @@ def pool_rising(rates: Floats) -> Floats:
 class _Drawn:
     """One problem's rates in every draw: capacities (draws x J), gen tok/s and requests/s (draws x K)."""
 
-    problem: Problem
+    problem: MatchProblem
     capacities: Floats
     tok_s: Floats
     loads: Floats
@@ -95,7 +98,7 @@ class _Drawn:
         return self.tok_s / self.problem.gen.tokens_per_request
 
 
-def _drawn(problem: Problem, ctx: Floats, gen: Floats) -> _Drawn:
+def _drawn(problem: MatchProblem, ctx: Floats, gen: Floats) -> _Drawn:
     return _Drawn(
         problem,
         np.array(problem.ctx.capacities) * ctx,
@@ -142,7 +145,7 @@ def _tabulate(cells: Cells, objective: Objective) -> _CellTable:
 
 
 def draw_fronts(
-    problems: Sequence[Problem],
+    problems: Sequence[MatchProblem],
     factors: Factors,
     *,
     max_gpus: int,
@@ -150,7 +153,7 @@ def draw_fronts(
     objective: Objective = "per_used_gpu",
     packing: Packing | None = None,
     tpot_limit_s: float | None = None,
-) -> list[tuple[Floats, Floats]]:
+) -> list[DrawnFront]:
     """The front of each draw, as (u, p): u strictly ascending, p strictly falling. ``osl``: one, or one a problem."""
     osls = [float(osl)] * len(problems) if isinstance(osl, int | float) else [float(value) for value in osl]
     tables = [
@@ -164,21 +167,19 @@ def draw_fronts(
         if table is not None
     )
     step = max(1, CHUNK // max(1, width))
-    fronts: list[tuple[Floats, Floats]] = []
+    fronts: list[DrawnFront] = []
     for first in range(0, factors.draws, step):
         part = slice(first, first + step)
         points = [
-            _candidates(_drawn(problem, ctx[part], gen[part]), table, each_osl, tpot_limit_s)
-            for problem, table, ctx, gen, each_osl in zip(
-                problems, tables, factors.ctx, factors.gen, osls, strict=True
-            )
+            _candidates(_drawn(problem, ctx[part], gen[part]), table, of_osl, tpot_limit_s)
+            for problem, table, ctx, gen, of_osl in zip(problems, tables, factors.ctx, factors.gen, osls, strict=True)
             if table is not None
         ]
         if not points:
             fronts += [(np.zeros(0), np.zeros(0))] * len(range(*part.indices(factors.draws)))
             continue
-        u = np.concatenate([each[0] for each in points], axis=1)
-        p = np.concatenate([each[1] for each in points], axis=1)
+        u = np.concatenate([of_pair[0] for of_pair in points], axis=1)
+        p = np.concatenate([of_pair[1] for of_pair in points], axis=1)
         fronts += [_front(u[k], p[k]) for k in range(u.shape[0])]
     return fronts
 
@@ -187,8 +188,8 @@ def _candidates(drawn: _Drawn, table: _CellTable, osl: float, tpot_limit_s: floa
     """(u, p), draws x candidates each; p is 0 where a candidate does not exist in a draw."""
     problem = drawn.problem
     most = drawn.capacities[:, -1:] / drawn.req_s
-    found = np.searchsorted(table.feed_ratio, most * (1 + SAME), side="right") - 1
-    fed = np.where(found >= 0, table.feed_best[np.maximum(found, 0)], 0.0) * drawn.req_s * osl
+    cell = np.searchsorted(table.feed_ratio, most * (1 + SAME), side="right") - 1
+    fed = np.where(cell >= 0, table.feed_best[np.maximum(cell, 0)], 0.0) * drawn.req_s * osl
     loads = np.broadcast_to(drawn.loads, drawn.tok_s.shape)
     us, ps = [drawn.tok_s / loads], [_within(problem, loads, drawn.tok_s, fed, tpot_limit_s)]
     for j in range(drawn.capacities.shape[1]):
@@ -204,7 +205,7 @@ def _candidates(drawn: _Drawn, table: _CellTable, osl: float, tpot_limit_s: floa
     return np.concatenate(us, axis=1), np.concatenate(ps, axis=1)
 
 
-def _within(problem: Problem, load: Floats, rate: Floats, p: Floats, tpot_limit_s: float | None) -> Floats:
+def _within(problem: MatchProblem, load: Floats, rate: Floats, p: Floats, tpot_limit_s: float | None) -> Floats:
     if tpot_limit_s is None:
         return p
     tail = np.interp(load, problem.loads, problem.tail) if problem.loads else 1.0
@@ -234,56 +235,33 @@ class RowDraws:
     on_front: float
 
 
-def draw_row(
-    problem: Problem,
-    factors: tuple[Floats, Floats],
-    *,
-    x: int,
-    y: int,
-    ctx_index: int,
-    gen_index: int,
-    osl: float,
-    denominator: float,
-    fronts: Sequence[tuple[Floats, Floats]],
-) -> RowDraws:
-    """What a row would have been in each draw: demand min(x capacity, y gen point), gen read there.
-
-    ``score`` = demand x OSL / ``denominator``. On the front: no point of the draw's front with as much u has more.
-    """
-    drawn = _drawn(problem, *factors)
-    req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])
-    rate = np.minimum(req_s * problem.gen.tokens_per_request / y, drawn.tok_s[:, -1])
-    u = rate / _read_loads(drawn, rate[:, None])[:, 0]
-    score = req_s * osl / denominator
-    on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, score, strict=True)]
-    ratio = drawn.req_s[:, gen_index] / drawn.capacities[:, -1]
-    return RowDraws(req_s, u, score, ratio, float(np.mean(on)) if on else 0.0)
-
-
 def draw_solved(
-    problem: Problem,
+    problem: MatchProblem,
     factors: Factors,
     rows: Rows,
     k: int,
     *,
     score: float,
     osl: float,
-    fronts: Sequence[tuple[Floats, Floats]],
+    fronts: Sequence[DrawnFront],
 ) -> RowDraws:
-    """:func:`draw_row` of row ``k`` of the solver, which is of ``problem``. ``score``: what its front is ordered by,
-    which tells the denominator: demand x OSL / ``score``."""
-    number = int(rows.pair[k])
-    return draw_row(
-        problem,
-        (factors.ctx[number], factors.gen[number]),
-        x=int(rows.x[k]),
-        y=int(rows.y[k]),
-        ctx_index=int(rows.ctx_index[k]),
-        gen_index=int(rows.gen_index[k]),
-        osl=osl,
-        denominator=float(rows.req_s[k] * osl / score),
-        fronts=fronts,
-    )
+    """What row ``k`` of the solver, which is of ``problem``, would have been in each draw: demand = min(x capacity,
+    y gen point), gen read there.
+
+    ``score``: what its front is ordered by, which tells the GPUs that count: demand x OSL / ``score``. On the front:
+    no point of the draw's front with as much u has more.
+    """
+    number, x, y = int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])
+    ctx_index, gen_index = int(rows.ctx_index[k]), int(rows.gen_index[k])
+    drawn = _drawn(problem, factors.ctx[number], factors.gen[number])
+    req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])
+    rate = np.minimum(req_s * problem.gen.tokens_per_request / y, drawn.tok_s[:, -1])
+    u = rate / _read_loads(drawn, rate[:, None])[:, 0]
+    denominator = float(rows.req_s[k] * osl / score)
+    scores = req_s * osl / denominator
+    on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, scores, strict=True)]
+    ratio = drawn.req_s[:, gen_index] / drawn.capacities[:, -1]
+    return RowDraws(req_s, u, scores, ratio, float(np.mean(on)) if on else 0.0)
 
 
 def _best_at(front: tuple[Floats, Floats], u: float) -> float:

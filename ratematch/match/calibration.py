@@ -24,8 +24,8 @@ from ratematch.match.curves import Curve, latency_at
 from ratematch.match.figures import Figures
 from ratematch.match.gaps import find_pair
 from ratematch.match.noise import Floats
+from ratematch.match.pairs import Pair
 from ratematch.match.points import Calibration, CalibrationRow
-from ratematch.match.predict import Pair
 
 TRIED = np.round(np.arange(0.6, 1.201, 0.02), 2)
 """Ctx factors tried, two per cent apart: about what rates repeat to."""
@@ -92,7 +92,7 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
     )
     return Calibration(
         ctx=fit.ctx,
-        ctx_spread=_spread([each.ctx for each in others]) if held_out else None,
+        ctx_spread=_spread([other.ctx for other in others]) if held_out else None,
         gen=fit.gen,
         gen_spread=_spread([run.gen_factor() for run in runs]),
         bunching=fit.bunching,
@@ -144,8 +144,10 @@ def _row(run: Run, fit: Fit) -> CalibrationRow:
     )
 
 
-def apply_calibration(pairs: Iterable[Pair], found: Calibration) -> list[Pair]:
+def apply_calibration(pairs: Iterable[Pair], calibration: Calibration) -> list[Pair]:
     """Pairs with the numbers applied, and a flag that says so."""
-    flag = f"calibrated: ctx x {found.ctx:.3f}, gen x {found.gen:.3f}, bunching {found.bunching:.2f}"
-    fit = Fit(found.ctx, found.gen, found.bunching)
+    flag = (
+        f"calibrated: ctx x {calibration.ctx:.3f}, gen x {calibration.gen:.3f}, bunching {calibration.bunching:.2f}"
+    )
+    fit = Fit(calibration.ctx, calibration.gen, calibration.bunching)
     return [replace(calibrated(pair, fit), flags=(*pair.flags, flag)) for pair in pairs]

@@ -140,12 +140,12 @@ def _judge(
         # At the ends of the overlap too few draws still overlap for an interval; `ends` speak about these.
         ratios = [ratio for ratio in ratios if ratio.high is not None]
     lowest = min(ratios, key=lambda ratio: ratio.value, default=None)
-    # A front that sank has sunk at many speeds: its worst one that is sure is told, else its worst.
-    sure = [ratio for ratio in ratios if ratio.high is None or ratio.high < 1]
-    told = [min(sure, key=lambda ratio: ratio.value)] if sure else []
-    if lowest is not None and lowest not in told:
-        told.append(lowest)
-    for ratio in (*told, *ends):
+    # A front that is lower is so at many speeds: its worst certain ratio is reported, else its worst.
+    certain = [ratio for ratio in ratios if ratio.high is None or ratio.high < 1]
+    reported = [min(certain, key=lambda ratio: ratio.value)] if certain else []
+    if lowest is not None and lowest not in reported:
+        reported.append(lowest)
+    for ratio in (*reported, *ends):
         if ratio.value >= 1 - allowed:
             continue
         span = "" if ratio.low is None else f" (95 %: {ratio.low:.3f} to {ratio.high:.3f})"

@@ -18,7 +18,7 @@ import numpy as np
 from ratematch.match.curves import Curve, Reading, latency_at, throttle
 from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
-from ratematch.match.predict import Pair
+from ratematch.match.pairs import Pair
 from ratematch.match.solver import throttle_all
 
 STEPS = 40
@@ -100,7 +100,7 @@ def settle_all(
     ctx_loads, ctx_rates = np.array(own.loads), np.array(own.rates)
     gen_loads, gen_rates = np.array(decode.curve.loads), np.array(decode.curve.rates)
     tokens = decode.tokens_per_request
-    bunch_s = np.array([latency_at(own, float(each) * concurrency / x) for each in bunching]) / ctx
+    bunch_s = np.array([latency_at(own, float(share) * concurrency / x) for share in bunching]) / ctx
     top = np.minimum(x * own.max_rate * ctx, y * decode.req_s(decode.curve.max_rate) * gen)
 
     def held(req_s: Floats) -> Floats:

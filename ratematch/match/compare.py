@@ -29,6 +29,12 @@ ENOUGH = 0.9
 """Share of draws in which a comparison must exist for an interval: from fewer it would be one of those draws only."""
 
 Drawn = Sequence[tuple[Front, Front]]
+"""In each bootstrap draw, both fronts."""
+
+
+def pair_draws(a: Sequence[Front], b: Sequence[Front]) -> Drawn:
+    """Both fronts draw by draw; empty when the noise of either is not known."""
+    return list(zip(a, b, strict=True)) if a and b else ()
 
 
 def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Speedup]:
@@ -40,7 +46,7 @@ def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Sp
     for u in (float(value) for value in log_grid(*overlap, GRID)):
         pairs = [speed_up(x, y, u) for x, y in drawn]
         step, linear = speed_up(a, b, u)
-        steps, lines = _span(step, [each for each, _ in pairs]), _span(linear, [each for _, each in pairs])
+        steps, lines = _span(step, [a for a, _ in pairs]), _span(linear, [b for _, b in pairs])
         rows.append(Speedup(kind, u, step, linear, *steps, *lines))
     return rows
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.packing import Packing
-from ratematch.match.predict import Pair
+from ratematch.match.pairs import Pair
 from ratematch.match.solver import Bools, Floats, Rows
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import transfer_bytes, transfer_bytes_received
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 
 @dataclass(frozen=True)
@@ -37,35 +36,22 @@ class Links:
         """Bytes/s of one GPU towards another instance: NVLink while the whole deployment is in one domain."""
         return self.gpu.nvlink_b_s if gpus <= self.gpu.nvlink_domain else self.gpu.network_b_s
 
-
-@dataclass(frozen=True)
-class Site:
-    """The machines, as far as a plan must fit them.
-
-    ``links``: ``None`` when model or GPU are not known; transfers are then not judged. ``packing``: nodes.
-    ``segment_gpus``: most GPUs of one instance (NVLink domain, rack, Slurm segment; ``None``: any).
-    """
-
-    links: Links | None = None
-    packing: Packing | None = None
-    segment_gpus: int | None = None
-
-    def at_isl(self, isl: int) -> Site:
-        """The site for prompts of ``isl`` tokens."""
-        return self if self.links is None else replace(self, links=replace(self.links, isl=isl))
+    def at_isl(self, isl: int) -> Links:
+        """The same links, with prompts of ``isl`` tokens."""
+        return replace(self, isl=isl)
 
 
-def egress_b_s(links: Links, req_s: float, ctx: Mapping, mtp: int) -> float:
+def egress_b_s(links: Links, req_s: float, ctx: Parallelism, mtp: int) -> float:
     """Bytes/s that each GPU of a ctx instance sends at ``req_s`` requests/s of that instance."""
     return req_s * transfer_bytes(links.model, links.isl, links.kv_dtype, mtp) / ctx.gpus
 
 
-def ingress_b_s(links: Links, req_s: float, gen: Mapping, mtp: int) -> float:
+def ingress_b_s(links: Links, req_s: float, gen: Parallelism, mtp: int) -> float:
     """Bytes/s that each GPU of a gen instance receives at ``req_s`` requests/s of that instance."""
     return req_s * transfer_bytes_received(links.model, gen, links.isl, links.kv_dtype, mtp) / gen.gpus
 
 
-def kv_transfer_s(links: Links, ctx: Mapping, gen: Mapping, mtp: int, gpus: int) -> float:
+def kv_transfer_s(links: Links, ctx: Parallelism, gen: Parallelism, mtp: int, gpus: int) -> float:
     """Shortest time of one request's KV transfer: its bytes over the links that carry it, s. Latency is not in it.
 
     Links: of the side with fewer senders or receivers. Attention DP keeps a request on one GPU.
@@ -76,38 +62,44 @@ def kv_transfer_s(links: Links, ctx: Mapping, gen: Mapping, mtp: int, gpus: int)
     return max(sent / senders, received / receivers) / links.b_s(gpus)
 
 
-def feasible_rows(rows: Rows, pairs: Sequence[Pair], site: Site) -> tuple[Bools, list[str]]:
-    """Which rows the site can carry, and why others are left out, in words."""
+def feasible_rows(
+    rows: Rows, pairs: Sequence[Pair], links: Links | None, segment_gpus: int | None
+) -> tuple[Bools, list[str]]:
+    """Which rows the machines can carry, and why others are left out, in words.
+
+    ``links``: ``None`` when model or GPU are not known; transfers are then not judged. ``segment_gpus``: most GPUs of
+    one instance.
+    """
     kept = np.ones(rows.size, dtype=np.bool_)
     notes: list[str] = []
     for number, pair in enumerate(pairs):
         own = rows.pair == number
         if not own.any():
             continue
-        name = f"{pair.ctx.group.mapping.label} + {pair.gen.group.mapping.label}"
-        for role, option in (("ctx", pair.ctx.group), ("gen", pair.gen.group)):
-            if site.segment_gpus is not None and option.mapping.gpus > site.segment_gpus:
+        name = f"{pair.ctx.label} + {pair.gen.label}"
+        for role, gpus in (("ctx", pair.ctx.rates.gpus), ("gen", pair.gen.rates.gpus)):
+            if segment_gpus is not None and gpus > segment_gpus:
                 kept &= ~own
-                notes.append(f"{name}: a {role} instance of {option.mapping.gpus} GPUs exceeds one segment")
-        if site.links is None:
+                notes.append(f"{name}: a {role} instance of {gpus} GPUs exceeds one segment")
+        if links is None:
             continue
-        for what, needed, links in _needed_b_s(rows, pair, site.links):
-            over = own & kept & (needed > links)
+        for what, needed, has in _needed_b_s(rows, pair, links):
+            over = own & kept & (needed > has)
             if over.any():
                 kept &= ~over
                 notes.append(
                     f"{name}: {int(over.sum())} rows need up to {needed[over].max() / 1e9:.3g} GB/s {what}, more "
-                    f"than the {links[over].max() / 1e9:.3g} GB/s of a link"
+                    f"than the {has[over].max() / 1e9:.3g} GB/s of a link"
                 )
     return kept, list(dict.fromkeys(notes))
 
 
 def _needed_b_s(rows: Rows, pair: Pair, links: Links) -> list[tuple[str, Floats, Floats]]:
     """(what, bytes/s needed of one GPU, bytes/s that it has) for every row, were it of this pair."""
-    mtp, gpu = pair.gen.group.mtp, links.gpu
+    mtp, gpu = pair.gen.servers.mtp, links.gpu
     has = np.where(rows.gpus <= gpu.nvlink_domain, gpu.nvlink_b_s, gpu.network_b_s)
-    out = egress_b_s(links, 1.0, pair.ctx.group.mapping, mtp) * rows.req_s / rows.x
-    into = ingress_b_s(links, 1.0, pair.gen.group.mapping, mtp) * rows.req_s / rows.y
+    out = egress_b_s(links, 1.0, pair.ctx.servers.mapping, mtp) * rows.req_s / rows.x
+    into = ingress_b_s(links, 1.0, pair.gen.servers.mapping, mtp) * rows.req_s / rows.y
     return [("egress of a ctx GPU", out, has), ("ingress of a gen GPU", into, has)]
 
 
@@ -119,18 +111,18 @@ def add_transfer(
     It is the time of one request alone on its links, those of the largest deployment allowed. ctx capacities whose
     TTFT with it is over the limit are left out, and pairs without any.
     """
-    found: list[Pair] = []
+    carried: list[Pair] = []
     notes: list[str] = []
     for pair in pairs:
-        ctx, gen = pair.ctx, pair.gen.group
-        seconds = kv_transfer_s(links, ctx.group.mapping, gen.mapping, gen.mtp, max_gpus)
+        ctx, gen = pair.ctx, pair.gen.servers
+        seconds = kv_transfer_s(links, ctx.servers.mapping, gen.mapping, gen.mtp, max_gpus)
         kept = [
             k
             for k, ttft_s in enumerate(ctx.ttft_limit_s)
             if ttft_limit_ms is None or (ttft_s + seconds) * 1000 <= ttft_limit_ms
         ]
         if not kept:
-            name = f"{ctx.group.mapping.label} + {gen.mapping.label}"
+            name = f"{ctx.label} + {pair.gen.label}"
             notes.append(f"{name}: over the TTFT limit with {seconds * 1000:.3g} ms of KV transfer")
             continue
         rates = replace(ctx.rates, capacities=tuple(ctx.rates.capacities[k] for k in kept))
@@ -140,5 +132,5 @@ def add_transfer(
             noise=tuple(ctx.noise[k] for k in kept),
             ttft_limit_s=tuple(ctx.ttft_limit_s[k] for k in kept),
         )
-        found.append(replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=seconds))
-    return found, notes
+        carried.append(replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=seconds))
+    return carried, notes

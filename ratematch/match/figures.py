@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.breakdown import Breakdown
 from ratematch.match.noise import Noise, draw, interval, noise_of_mean, pool_noise
-from ratematch.match.points import Kind, Measured, Point
+from ratematch.match.points import Kind, Point
+from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
-from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import STAGES, Stage
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Load
+from ratematch.plan.load import Constraints, Load
 
 LeftOut = tuple[str, str, tuple[str, ...]]
 

@@ -7,14 +7,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.bootstrap import Factors, NoisyProblem, RowDraws, draw_factors, draw_fronts, draw_solved
-from ratematch.match.counting import Counting
-from ratematch.match.feasibility import Site, feasible_rows
+from ratematch.match.bootstrap import (
+    DrawnFront,
+    Factors,
+    NoisyProblem,
+    RowDraws,
+    draw_factors,
+    draw_fronts,
+    draw_solved,
+)
+from ratematch.match.feasibility import Links, feasible_rows
 from ratematch.match.noise import interval, interval_about
-from ratematch.match.points import Point
-from ratematch.match.predict import Pair, pose, row_point
+from ratematch.match.objective import score_unit
+from ratematch.match.pairs import Pair, row_point, to_problem
+from ratematch.match.points import DrawnFronts, Point
+from ratematch.match.question import Question
 from ratematch.match.solver import Floats, Ints, Rows, front_indices, near_front, solve_rows
-from ratematch.plan.constraints import Constraints
 
 MOST_ROWS = 5000
 """More rows than this are not turned into points: the rest is neither drawn nor chosen."""
@@ -23,10 +31,14 @@ SHOWN_WITHIN = 0.2
 """Which rows are kept of more: those within this share of the front at their tok/s/user."""
 
 TIE_CHANCE = 0.05
-"""A row off the front that is on it in this share of draws or more cannot be told from it."""
+"""A row off the front that is on it in this share of draws or more is as good within the noise."""
 
 MOST_TIES = 200
 """Rows nearest to the front that are tried for a tie."""
+
+
+SEED = 0
+"""Of the draws."""
 
 
 @dataclass(frozen=True)
@@ -39,83 +51,107 @@ class Frontier:
     front: tuple[Point, ...]
     ties: tuple[Point, ...]
     notes: tuple[str, ...]
-    draws: tuple[tuple[tuple[float, float], ...], ...]
+    draws: DrawnFronts
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Every row of every pair that the machines can carry. ``score``: tok/s/GPU over the GPUs that count."""
+
+    pairs: tuple[Pair, ...]
+    rows: Rows
+    score: Floats
+    workload: str
+    notes: tuple[str, ...] = ()
+
+    def pair(self, k: int) -> Pair:
+        """The pair that row ``k`` is of."""
+        return self.pairs[int(self.rows.pair[k])]
+
+    def point(self, k: int) -> Point:
+        """Row ``k`` as a point, its tok/s/GPU over the GPUs that count."""
+        return replace(row_point(self.pair(k), self.rows, k, self.workload), tok_s_gpu=float(self.score[k]))
+
+    def front(self) -> Ints:
+        """Rows on the front, ascending tok/s/user; of equal ones that with fewer flags, GPUs, and TTFT."""
+        rows = self.rows
+        flagged = np.array([len(pair.flags) for pair in self.pairs], dtype=np.int64)
+        ttft_s = rows.ctx_load / rows.ctx_rate
+        prefer = (flagged[rows.pair], rows.gen_clamped, rows.gpus, ttft_s, rows.pair, rows.x)
+        return front_indices(rows.tok_s_user, self.score, prefer)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rates as they might have been measured: their ``factors``, and the front of each draw."""
+
+    factors: Factors
+    fronts: tuple[DrawnFront, ...]
+
+
+def solve_pairs(
+    pairs: Sequence[Pair], question: Question, *, workload: str, links: Links | None = None, copies: bool = True
+) -> Solved:
+    """Every row of every pair within the question's limits.
+
+    ``copies``: also deployments whose instances have a common divisor. ``links``: what KV transfers go over; rows
+    that need more are left out, and said in ``notes``.
+    """
+    rows = solve_rows(
+        [to_problem(pair) for pair in pairs],
+        max_gpus=question.budget_gpus,
+        packing=question.packing,
+        coprime=not copies,
+        tpot_limit_s=_tpot_limit_s(question),
+    )
+    feasible, notes = feasible_rows(rows, pairs, links, question.segment_gpus)
+    rows = rows.take(feasible)
+    osl = np.array([pair.gen.osl for pair in pairs])
+    score = rows.score(osl[rows.pair], question.objective) / score_unit(question) if rows.size else np.zeros(0)
+    return Solved(tuple(pairs), rows, score, workload, tuple(notes))
 
 
 def find_frontier(
-    pairs: Sequence[Pair],
-    *,
-    workload: str,
-    constraints: Constraints,
-    max_gpus: int,
-    site: Site | None = None,
-    draws: int = 0,
-    seed: int = 0,
-    counting: Counting | None = None,
+    pairs: Sequence[Pair], question: Question, *, workload: str, links: Links | None = None
 ) -> Frontier:
-    """Every row of every pair, its front, and with ``draws`` > 0 the intervals of the front and what ties with it.
+    """Every row of every pair, its front, and, where noise is known, its intervals and what ties with it.
 
-    ``site``: rows that it cannot carry are left out; nodes are counted on it. Rows are of deployments without a
-    common divisor: k copies have the same figures per used GPU. ``counting``: which GPUs tok/s/GPU is over, those in
-    use unless told; over others copies differ, and none is left out.
+    Rows are of deployments without a common divisor where tok/s/GPU is over used GPUs: k copies have the same
+    figures. Over others copies differ, and none is left out.
     """
-    counting = counting or Counting()
-    limit_s = None if constraints.tpot_ms is None else constraints.tpot_ms / 1000
-    problems = [pose(pair) for pair in pairs]
-    packing = site.packing if site is not None else None
-    coprime = counting.objective == "per_used_gpu"
-    rows = solve_rows(problems, max_gpus=max_gpus, packing=packing, coprime=coprime, tpot_limit_s=limit_s)
-    notes: list[str] = []
-    if site is not None:
-        feasible, notes = feasible_rows(rows, pairs, site)
-        rows = rows.take(feasible)
-    osl = np.array([pair.gen.rates.tokens_per_request + 1 for pair in pairs])
-    score = rows.score(osl[rows.pair], counting.objective) / counting.unit if rows.size else np.zeros(0)
-    flagged = np.array([len(pair.flags) for pair in pairs], dtype=np.int64)
-    front = front_indices(
-        rows.tok_s_user,
-        score,
-        (flagged[rows.pair], rows.gen_clamped, rows.gpus, rows.ctx_load / rows.ctx_rate, rows.pair, rows.x),
-    )
+    copies = question.objective != "per_used_gpu"
+    solved = solve_pairs(pairs, question, workload=workload, links=links, copies=copies)
+    rows = solved.rows
+    front = solved.front()
     kept = np.arange(rows.size)
     if rows.size > MOST_ROWS:
-        kept = np.flatnonzero(near_front(rows.tok_s_user, score, SHOWN_WITHIN))
+        kept = np.flatnonzero(near_front(rows.tok_s_user, solved.score, SHOWN_WITHIN))
     # Points are compared by value: the front's own must be among the plans.
-    points = {
-        int(k): replace(row_point(pairs[int(rows.pair[k])], rows, int(k), workload), tok_s_gpu=float(score[k]))
-        for k in {*kept, *front}
-    }
-    if constraints.ttft_ms is not None:
-        bunched = {k for k in points if pairs[int(rows.pair[k])].bunching}
-        points |= {k: _flag_ttft(points[k], constraints.ttft_ms) for k in bunched}
-    drawn_fronts: list[tuple[Floats, Floats]] = []
+    points = {int(k): solved.point(int(k)) for k in {*kept, *front}}
+    if question.ttft_ms is not None:
+        bunched = {k for k in points if solved.pair(k).bunching}
+        points |= {k: _flag_ttft(points[k], question.ttft_ms) for k in bunched}
+    drawn = _draw_all(solved, question)
     ties: list[Point] = []
-    if draws and rows.size and any(_noise_known(pair) for pair in pairs):
-        noisy = [NoisyProblem(p, pair.ctx.noise, pair.gen.noise) for p, pair in zip(problems, pairs, strict=True)]
-        factors = draw_factors(noisy, draws=draws, seed=seed)
-        drawn_fronts = [
-            (u, p / counting.unit)
-            for u, p in draw_fronts(
-                problems,
-                factors,
-                max_gpus=max_gpus,
-                osl=list(osl),
-                objective=counting.objective,
-                packing=packing,
-                tpot_limit_s=limit_s,
-            )
-        ]
+    if drawn is not None:
         for k in (int(k) for k in front):
-            points[k] = _add_intervals(points[k], _draw(rows, k, score, pairs, factors, drawn_fronts))
-        ties = _find_ties(rows, score, front, pairs, factors, drawn_fronts, workload)
+            points[k] = _add_intervals(points[k], _draw_row(solved, k, drawn))
+        ties = _find_ties(solved, front, drawn)
     return Frontier(
         plans=tuple(points[k] for k in sorted(points)),
         num_rows=rows.size,
         front=tuple(points[int(k)] for k in front),
         ties=tuple(ties),
-        notes=tuple(notes),
-        draws=tuple(tuple((float(a), float(b)) for a, b in zip(u, p, strict=True)) for u, p in drawn_fronts),
+        notes=solved.notes,
+        draws=tuple(
+            tuple((float(a), float(b)) for a, b in zip(u, p, strict=True))
+            for u, p in (drawn.fronts if drawn is not None else ())
+        ),
     )
+
+
+def _tpot_limit_s(question: Question) -> float | None:
+    return None if question.tpot_ms is None else question.tpot_ms / 1000
 
 
 def _flag_ttft(point: Point, limit_ms: float) -> Point:
@@ -129,17 +165,31 @@ def _noise_known(pair: Pair) -> bool:
     return any(noise is not None for noise in (*pair.ctx.noise, *pair.gen.noise))
 
 
-def _draw(
-    rows: Rows,
-    k: int,
-    score: Floats,
-    pairs: Sequence[Pair],
-    factors: Factors,
-    fronts: Sequence[tuple[Floats, Floats]],
-) -> RowDraws:
-    pair = pairs[int(rows.pair[k])]
-    osl = pair.gen.rates.tokens_per_request + 1
-    return draw_solved(pose(pair), factors, rows, k, score=float(score[k]), osl=osl, fronts=fronts)
+def _draw_all(solved: Solved, question: Question) -> Drawn | None:
+    """The fronts of every draw; ``None`` when there is nothing to draw, or the noise of no rate is known."""
+    if not question.draws or not solved.rows.size or not any(_noise_known(pair) for pair in solved.pairs):
+        return None
+    problems = [to_problem(pair) for pair in solved.pairs]
+    noisy = [NoisyProblem(p, pair.ctx.noise, pair.gen.noise) for p, pair in zip(problems, solved.pairs, strict=True)]
+    factors = draw_factors(noisy, draws=question.draws, seed=SEED)
+    fronts = draw_fronts(
+        problems,
+        factors,
+        max_gpus=question.budget_gpus,
+        osl=[pair.gen.osl for pair in solved.pairs],
+        objective=question.objective,
+        packing=question.packing,
+        tpot_limit_s=_tpot_limit_s(question),
+    )
+    unit = score_unit(question)
+    return Drawn(factors, tuple((u, p / unit) for u, p in fronts))
+
+
+def _draw_row(solved: Solved, k: int, drawn: Drawn) -> RowDraws:
+    pair = solved.pair(k)
+    osl = pair.gen.osl
+    score = float(solved.score[k])
+    return draw_solved(to_problem(pair), drawn.factors, solved.rows, k, score=score, osl=osl, fronts=drawn.fronts)
 
 
 def _add_intervals(point: Point, drawn: RowDraws) -> Point:
@@ -155,39 +205,31 @@ def _add_intervals(point: Point, drawn: RowDraws) -> Point:
     )
 
 
-def _in_digits(rows: Rows, score: Floats, k: int) -> tuple[str, str]:
+def _in_digits(solved: Solved, k: int) -> tuple[str, str]:
     """The objectives of row ``k`` to twelve digits."""
-    return f"{rows.tok_s_user[k]:.11e}", f"{score[k]:.11e}"
+    return f"{solved.rows.tok_s_user[k]:.11e}", f"{solved.score[k]:.11e}"
 
 
-def _find_ties(
-    rows: Rows,
-    score: Floats,
-    front: Ints,
-    pairs: Sequence[Pair],
-    factors: Factors,
-    fronts: Sequence[tuple[Floats, Floats]],
-    workload: str,
-) -> list[Point]:
+def _find_ties(solved: Solved, front: Ints, drawn: Drawn) -> list[Point]:
     """Rows off the front that are on it in at least ``TIE_CHANCE`` of the draws, likeliest first."""
-    known = [noise.rel for pair in pairs for noise in (*pair.ctx.noise, *pair.gen.noise) if noise is not None]
+    rows, score = solved.rows, solved.score
+    known = [noise.rel for pair in solved.pairs for noise in (*pair.ctx.noise, *pair.gen.noise) if noise is not None]
     near = np.flatnonzero(near_front(rows.tok_s_user, score, min(0.5, 4 * max(known))))
     near = np.setdiff1d(near, front)
     # Copies of a deployment have the same figures and are no news: only the smallest is tried.
     near = near[np.argsort(rows.gpus[near], kind="stable")]
-    seen = {_in_digits(rows, score, int(k)) for k in front}
-    fresh: dict[tuple[str, str], int] = {}
+    on_front = {_in_digits(solved, int(k)) for k in front}
+    smallest: dict[tuple[str, str], int] = {}
     for k in (int(k) for k in near):
-        fresh.setdefault(_in_digits(rows, score, k), k)
-    near = np.array([k for digits, k in fresh.items() if digits not in seen], dtype=np.int64)
+        smallest.setdefault(_in_digits(solved, k), k)
+    near = np.array([k for digits, k in smallest.items() if digits not in on_front], dtype=np.int64)
     if near.size > MOST_TIES:
         us, ps = rows.tok_s_user[front], score[front]
         best = ps[np.minimum(np.searchsorted(us, rows.tok_s_user[near]), ps.size - 1)]
         near = near[np.argsort(-(score[near] / best), kind="stable")[:MOST_TIES]]
     ties = []
     for k in (int(k) for k in near):
-        drawn = _draw(rows, k, score, pairs, factors, fronts)
-        if drawn.on_front >= TIE_CHANCE:
-            point = row_point(pairs[int(rows.pair[k])], rows, k, workload)
-            ties.append(_add_intervals(replace(point, tok_s_gpu=float(score[k])), drawn))
+        row = _draw_row(solved, k, drawn)
+        if row.on_front >= TIE_CHANCE:
+            ties.append(_add_intervals(solved.point(k), row))
     return sorted(ties, key=lambda point: (-(point.front_chance or 0), point.label, point.req_s))

@@ -21,21 +21,23 @@ import numpy as np
 
 from ratematch.match.closedloop import operate
 from ratematch.match.noise import Floats, Noise
+from ratematch.match.pairs import Pair
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Point
-from ratematch.match.predict import Pair
-from ratematch.plan.constraints import Constraints
+from ratematch.plan.load import Constraints
 
 DIFFERS = 0.07
-"""Standard deviation of what one deployment reaches over what is predicted for it, when no end-to-end run has told
-it: published end-to-end results lie 0 to 25 % below the rate-matched ones, and a uniform spread of 25 % has 7 %."""
+"""Standard deviation of measured over predicted when no end-to-end run has calibrated it: published end-to-end
+results lie 0 to 25 % below the rate-matched ones, and a uniform spread of 25 % has 7 %."""
+
+SEED = 0
 
 DRAWS = 64
 """Common to all candidates, so differences between them are far less noisy than the gains themselves."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RunCandidate:
     """A deployment that may be run. ``concurrencies``: of the whole deployment. ``gpu_hours``: what the run costs.
 
     ``chance``: that the deployment will still be on the front when everything is measured; its gain counts so much.
@@ -53,7 +55,7 @@ class Picked:
     """A candidate with what it adds, over the ones picked before it, to the area: a share of the area without any
     run (or of the area of all that was picked, when there was none). ``area``: the same in tok/s/user x tok/s/GPU."""
 
-    candidate: Candidate
+    candidate: RunCandidate
     gain: float
     area: float = 0.0
 
@@ -62,47 +64,41 @@ Outcomes = list[list[tuple[float, float]]]
 """For each draw the points (tok/s/user, tok/s/GPU) that a candidate's runs might give."""
 
 
-def pick(
-    candidates: Sequence[Candidate],
-    known: Front,
-    *,
-    most: int,
-    gpu_hours: float | None,
-    constraints: Constraints,
-    differs: float = DIFFERS,
-    seed: int = 0,
-    price: float = 0.0,
-    under_way: Sequence[Candidate] = (),
-    choose_at: Sequence[float] = (),
-    scale: float = 1.0,
-) -> list[Picked]:
-    """Up to ``most`` candidates that together are expected to add most to the area dominated by ``known``.
+@dataclass(frozen=True)
+class Allowance:
+    """``most``: candidates that may be taken. ``gpu_hours``: what all of them may cost (``None``: anything).
+    ``price``: value that each must add per GPU-hour."""
 
-    ``gpu_hours``: what all of them may cost (``None``: anything). ``price``: area that each must add per GPU-hour.
-    ``choose_at``: tok/s/user at which a deployment will be chosen: what is dominated there counts once more;
-    ``scale``: what all gains are multiplied by, see :class:`Value`.
-    ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. Taking the
-    largest gain first and taking the largest gain per GPU-hour first are both tried; the better set is returned, in
-    the order in which it was taken.
+    most: int
+    gpu_hours: float | None = None
+    price: float = 0.0
+
+
+def pick(
+    candidates: Sequence[RunCandidate],
+    known: Front,
+    value: Value,
+    allowance: Allowance,
+    constraints: Constraints,
+    *,
+    under_way: Sequence[RunCandidate] = (),
+    differs: float = DIFFERS,
+) -> list[Picked]:
+    """The allowed candidates that together are expected to add most to the value of the front ``known``.
+
+    ``under_way``: runs decided on and not measured yet: what candidates add, they add to those too. ``differs``: how
+    far a deployment may be off its prediction, standard deviation of the logarithm. Taking the largest gain first and
+    taking the largest gain per GPU-hour first are both tried; the better set is returned, in the order in which it
+    was taken.
     """
-    affordable = [each for each in candidates if gpu_hours is None or each.gpu_hours <= gpu_hours]
-    drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs, seed=seed)
-    sure, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
-    value = Value((1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0), tuple(choose_at), scale)
+    hours, price = allowance.gpu_hours, allowance.price
+    affordable = [candidate for candidate in candidates if hours is None or candidate.gpu_hours <= hours]
+    drawn = draw_outcomes([*under_way, *affordable], constraints, differs=differs)
+    expected, outcomes = drawn[: len(under_way)], drawn[len(under_way) :]
     start = value(known)
     tries = [
-        take(
-            affordable,
-            outcomes,
-            known,
-            value,
-            most=most,
-            gpu_hours=gpu_hours,
-            per_cost=per_cost,
-            price=price,
-            sure=sure,
-        )
-        for per_cost in ((False, True) if gpu_hours is not None or price else (False,))
+        take(affordable, outcomes, known, value, allowance, per_cost=per_cost, expected=expected)
+        for per_cost in ((False, True) if hours is not None or price else (False,))
     ]
     best = max(tries, key=lambda taken: sum(gain - price * affordable[k].gpu_hours for k, gain in taken))
     whole = start or sum(gain for _, gain in best) or 1.0
@@ -123,16 +119,19 @@ class Value:
         return self.scale * (hypervolume(front, self.floor) + there)
 
 
+def floor_of(constraints: Constraints) -> tuple[float, float]:
+    """Where the area of a front begins: at the tok/s/user of the TPOT limit, (0, 0) without one."""
+    return (1000 / constraints.tpot_ms if constraints.tpot_ms else 0.0, 0.0)
+
+
 def like_area(front: Front, choose_at: Sequence[float]) -> float:
     """The scale at which ``front`` is worth its area."""
     return hypervolume(front) / (Value((0.0, 0.0), tuple(choose_at))(front) or 1.0) if front else 1.0
 
 
-def draw_outcomes(
-    candidates: Sequence[Candidate], constraints: Constraints, *, differs: float, seed: int
-) -> list[Outcomes]:
+def draw_outcomes(candidates: Sequence[RunCandidate], constraints: Constraints, *, differs: float) -> list[Outcomes]:
     """What each candidate might be measured at. A point beyond the TTFT limit is none: it would be on no front."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     common: dict[str, Floats] = {}
 
     def of(source: str) -> Floats:
@@ -140,24 +139,24 @@ def draw_outcomes(
             common[source] = rng.standard_normal(DRAWS)
         return common[source]
 
-    found = []
-    for each in candidates:
-        pair, point = each.pair, each.point
+    outcomes = []
+    for candidate in candidates:
+        pair, point = candidate.pair, candidate.point
         ctx, gen = of("ctx " + pair.ctx.source), of("gen " + pair.gen.source)
         own = differs * rng.standard_normal(DRAWS)
         drawn: Outcomes = [[] for _ in range(DRAWS)]
-        for number in each.concurrencies:
+        for number in candidate.concurrencies:
             at = operate(pair, point.ctx, point.gen, number)
             if constraints.ttft_ms is not None and at.ttft_s * 1000 > constraints.ttft_ms:
                 continue
             decode = at.tpot_s * pair.gen.rates.tokens_per_request
             share = {"ctx": 1.0, "gen": 0.0}.get(at.limit or "", at.ttft_s / (at.ttft_s + decode))
             factors = np.exp(share * _rel(pair.ctx.noise) * ctx + (1 - share) * _rel(pair.gen.noise) * gen + own)
-            u, p = 1 / at.tpot_s, at.req_s * (pair.gen.rates.tokens_per_request + 1) / point.gpus
+            u, p = 1 / at.tpot_s, at.req_s * pair.gen.osl / point.gpus
             for k, factor in enumerate(factors):
                 drawn[k].append((u * float(factor), p * float(factor)))
-        found.append(drawn)
-    return found
+        outcomes.append(drawn)
+    return outcomes
 
 
 def _rel(noises: Sequence[Noise | None]) -> float:
@@ -166,30 +165,29 @@ def _rel(noises: Sequence[Noise | None]) -> float:
 
 
 def take(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[RunCandidate],
     outcomes: Sequence[Outcomes],
     known: Front,
     value: Value,
+    allowance: Allowance,
     *,
-    most: int,
-    gpu_hours: float | None,
     per_cost: bool,
-    price: float = 0.0,
-    sure: Sequence[Outcomes] = (),
+    expected: Sequence[Outcomes] = (),
 ) -> list[tuple[int, float]]:
-    """(candidate, gain), best first by gain or by gain per GPU-hour. ``sure``: outcomes that come in any case."""
+    """(candidate, gain), best first by gain or by gain per GPU-hour. ``expected``: outcomes that come in any case."""
+    price = allowance.price
     fronts: list[Front] = [known] * DRAWS
-    for drawn in sure:
+    for drawn in expected:
         fronts = [_join(front, points) for front, points in zip(fronts, drawn, strict=True)]
     areas = [value(front) for front in fronts]
     bounds = dict.fromkeys(range(len(candidates)), math.inf)
-    left = gpu_hours
+    left = allowance.gpu_hours
     taken: list[tuple[int, float]] = []
 
     def worth(k: int, gain: float) -> float:
         return gain / candidates[k].gpu_hours if per_cost and candidates[k].gpu_hours > 0 else gain
 
-    while len(taken) < most:
+    while len(taken) < allowance.most:
         bounds = {
             k: gain
             for k, gain in bounds.items()

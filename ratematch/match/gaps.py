@@ -18,16 +18,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import gcd
 
-from ratematch.match.breakdown import Breakdown
 from ratematch.match.closedloop import Operating, operate
 from ratematch.match.curves import throttle
 from ratematch.match.figures import Figures, measured_point
 from ratematch.match.matching import bound_tok_s_gpu
+from ratematch.match.options import one_instance
+from ratematch.match.pairs import Pair, predict_deployment
 from ratematch.match.pareto import Front, extract_front, linear_at
 from ratematch.match.points import Gap, GapPart, Point, objectives
-from ratematch.match.predict import Pair, one_instance, predict_deployment
-from ratematch.plan.constraints import Constraints
+from ratematch.measure.breakdown import Breakdown
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 
 WHOLE_INSTANCES = ("integer rounding", "spare ctx at this load")
 """Parts that lie between the ideal ratio and the plan: a rate-matched front has lost them already."""
@@ -137,13 +138,13 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
     whole = predicted.req_s * osl / (enough * pair.ctx.rates.gpus + point.gen * gen.gpus)
     parts = [GapPart(WHOLE_INSTANCES[0], ideal - whole), GapPart(WHOLE_INSTANCES[1], whole - plan)]
     parts += [GapPart(name, seconds * share) for name, seconds in longer]
-    told = sum(part.tok_s_gpu for part in parts)
-    parts.append(GapPart("residual", ideal - point.tok_s_gpu - told))
+    explained = sum(part.tok_s_gpu for part in parts)
+    parts.append(GapPart("residual", ideal - point.tok_s_gpu - explained))
     # What is only the last digits of a float is nothing.
     return tuple(part if abs(part.tok_s_gpu) > 1e-9 * ideal else GapPart(part.name, 0.0) for part in parts)
 
 
-def say_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | None:
+def describe_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | None:
     """What the KV transfer costs the end-to-end deployment that it costs most, where that is worth saying."""
     worst: tuple[float, Gap, Breakdown] | None = None
     for gap, row in zip(gaps, rows, strict=True):
@@ -152,15 +153,15 @@ def say_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | None:
             worst = (lost, gap, row.breakdown)
     if worst is None:
         return None
-    lost, gap, told = worst
+    lost, gap, breakdown = worst
     pieces = ""
-    if told.kv_descriptors is not None and told.kv_descriptors >= MANY_PIECES:
-        size = f" of {told.kv_b / told.kv_descriptors / 1e3:.3g} kB" if told.kv_b else ""
-        pieces = f", in {told.kv_descriptors:,.0f} pieces{size}: larger KV blocks make fewer"
+    if breakdown.kv_descriptors is not None and breakdown.kv_descriptors >= MANY_PIECES:
+        size = f" of {breakdown.kv_b / breakdown.kv_descriptors / 1e3:.3g} kB" if breakdown.kv_b else ""
+        pieces = f", in {breakdown.kv_descriptors:,.0f} pieces{size}: larger KV blocks make fewer"
     assert gap.ideal is not None
     return (
         f"the KV transfer costs {gap.label} at {gap.concurrency:.0f} in flight {lost:.3g} tok/s/GPU, "
-        f"{lost / gap.ideal:.0%} of its ideal; {told.kv_transfer_s * 1000:.3g} ms a request{pieces}"
+        f"{lost / gap.ideal:.0%} of its ideal; {breakdown.kv_transfer_s * 1000:.3g} ms a request{pieces}"
     )
 
 
@@ -181,10 +182,10 @@ def find_pair(pairs: Sequence[Pair], deployment: Deployment) -> Pair | None:
         return None
     ctx, gen = one_instance(deployment.ctx), one_instance(deployment.gen)
     for pair in pairs:
-        if pair.gen.group == gen and replace(pair.ctx.group, mtp=gen.mtp) == ctx:
+        if pair.gen.servers == gen and replace(pair.ctx.servers, mtp=gen.mtp) == ctx:
             return pair
     for pair in pairs:
-        own = pair.gen.group
-        if (own.mapping, own.mtp, pair.ctx.group.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
+        own = pair.gen.servers
+        if (own.mapping, own.mtp, pair.ctx.servers.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
             return pair
     return None

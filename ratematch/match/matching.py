@@ -15,7 +15,7 @@ All arithmetic works in floats and, for exact cases, in Fractions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -58,22 +58,6 @@ def bound_tok_s_gpu(osl: Number, ctx_gpus: int, ctx_req_s: Number, gen_gpus: int
     return osl / (ctx_gpus / ctx_req_s + gen_gpus / gen_req_s)
 
 
-@dataclass(frozen=True)
-class Cell(Generic[Number]):
-    """``x`` ctx and ``y`` gen instances at their best: ``req_s`` = lambda, and the side that limits it.
-
-    ``gpus``: used. ``nodes`` and ``gpus_allocated``: whole nodes paid for, without packing the used GPUs.
-    """
-
-    x: int
-    y: int
-    gpus: int
-    req_s: Number
-    limit: Limit
-    nodes: int | None
-    gpus_allocated: int
-
-
 def list_cells(ctx_gpus: int, gen_gpus: int, max_gpus: int, packing: Packing | None = None) -> list[tuple[int, int]]:
     """Every (x, y) with at least one instance a side that fits ``max_gpus`` and the nodes, ordered by y then x."""
     return [
@@ -82,26 +66,6 @@ def list_cells(ctx_gpus: int, gen_gpus: int, max_gpus: int, packing: Packing | N
         for x in range(1, (max_gpus - y * gen_gpus) // ctx_gpus + 1)
         if packing is None or packing.nodes is None or count_nodes(ctx_gpus, x, gen_gpus, y, packing) <= packing.nodes
     ]
-
-
-def match_cells(
-    ctx_gpus: int,
-    ctx_req_s: Number,
-    gen_gpus: int,
-    gen_req_s: Number,
-    *,
-    max_gpus: int,
-    packing: Packing | None = None,
-) -> list[Cell[Number]]:
-    """Every whole deployment, not a rounded ratio: rates in requests/s of one instance each."""
-    cells = []
-    for x, y in list_cells(ctx_gpus, gen_gpus, max_gpus, packing):
-        req_s, limit = match_rates(x * ctx_req_s, y * gen_req_s)
-        gpus = x * ctx_gpus + y * gen_gpus
-        nodes = count_nodes(ctx_gpus, x, gen_gpus, y, packing) if packing else None
-        allocated = nodes * packing.gpus_per_node if packing and nodes else gpus
-        cells.append(Cell(x, y, gpus, req_s, limit, nodes, allocated))
-    return cells
 
 
 def match_rates(ctx_req_s: Number, gen_req_s: Number) -> tuple[Number, Limit]:
@@ -117,31 +81,11 @@ def _same(a: float | Fraction, b: float | Fraction) -> bool:
     return isclose(a, b, rel_tol=1e-9)
 
 
-def score_cell(cell: Cell[Number], osl: Number, objective: Objective) -> Number:
-    """What ``objective`` says a deployment is worth, in output tok/s or tok/s/GPU."""
-    match objective:
-        case "per_used_gpu":
-            return cell.req_s * osl / cell.gpus
-        case "per_allocated_gpu":
-            return cell.req_s * osl / cell.gpus_allocated
-        case "tok_s_in_budget":
-            return cell.req_s * osl
-
-
-def choose_cell(cells: Iterable[Cell[Number]], osl: Number, objective: Objective = "per_used_gpu") -> Cell[Number]:
-    """The best deployment; among equals the one with fewest GPUs.
-
-    Raises:
-        ValueError: there is no cell to choose from.
-    """
-    return max(cells, key=lambda cell: (score_cell(cell, osl, objective), -cell.gpus_allocated, -cell.gpus, -cell.x))
-
-
 @dataclass(frozen=True)
 class Ctx(Generic[Number]):
     """One ctx configuration: requests/s of one instance over the prompts in it, up to ``capacities``.
 
-    ``capacities``: requests/s that may be asked of one instance (the measured rows within the TTFT limit), ascending.
+    ``capacities``: requests/s of one instance (the measured rows within the TTFT limit), ascending.
     """
 
     gpus: int
@@ -185,11 +129,6 @@ class Plan(Generic[Number]):
     @property
     def clamped(self) -> bool:
         return self.gen.clamped
-
-
-def concurrency(plan: Plan[Number], osl: Number) -> Number:
-    """Requests in flight in the whole deployment: N = lambda x (TTFT + (OSL-1) x TPOT), Little's law."""
-    return plan.req_s * (plan.ttft_s + (osl - 1) * plan.tpot_s)
 
 
 def plan_curve(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int) -> list[Plan[Number]]:

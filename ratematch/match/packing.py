@@ -27,6 +27,15 @@ def count_nodes(ctx_gpus: int, x: int, gen_gpus: int, y: int, packing: Packing) 
     return _nodes_of(size, ctx_gpus, x) + _nodes_of(size, gen_gpus, y)
 
 
+def allocated_gpus(gpus: int, packing: Packing) -> float:
+    """GPUs that one server of ``gpus`` pays for, with copies of it side by side: its share of a node, or whole nodes.
+
+    Three on a node of eight stand there twice and pay for 4 each; six stand alone and pay for all 8.
+    """
+    size = packing.gpus_per_node
+    return size / (size // gpus) if gpus <= size else float(-(-gpus // size) * size)
+
+
 def _nodes_of(size: int, gpus: int, instances: int) -> int:
     if gpus > size:
         return instances * -(-gpus // size)

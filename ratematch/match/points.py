@@ -5,79 +5,79 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ratematch.match.breakdown import Breakdown
-from ratematch.match.matching import Objective
-from ratematch.match.noise import Noise
-from ratematch.measure.measurement import Measurement
-from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Load
+from ratematch.match.matching import Limit, Objective
 
 Kind = Literal["bound", "rate_matched", "end_to_end", "ifb"]
 """``bound``: ideal fractional ratio, an upper limit. ``rate_matched``: whole instances, predicted from ctx and gen
 measured apart. ``end_to_end`` and ``ifb``: measured."""
 
-
-@dataclass(frozen=True)
-class Measured:
-    """One load of one experiment, with its figures. ``noise``: of its rates, from batches within the run.
-    ``breakdown``: where its requests' time went, by the servers' own records. ``layout``: of the KV cache of its
-    servers; those of different layouts cannot hand caches over."""
-
-    experiment: Experiment
-    load: Load
-    measurement: Measurement
-    noise: Noise | None = None
-    breakdown: Breakdown | None = None
-    layout: str = ""
+DrawnFronts = tuple[tuple[tuple[float, float], ...], ...]
+"""The front of each bootstrap draw, as (tok/s/user, tok/s/GPU) pairs; empty when no noise is known."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row of a table, one dot on a plot.
-
-    ``tok_s_user`` = 1000 / TPOT in ms. ``tok_s_gpu``: output tok/s over all used GPUs (ctx + gen, or aggregated),
-    or over those that another objective of the analysis counts.
-    ``concurrency``: requests in flight N of the whole deployment. ``ctx`` and ``gen``: instances (both 0 for ifb,
-    whose one instance is in ``gpus``). ``ratio``: ideal ctx:gen instance ratio as a fraction, ``"9/2"``. ``limit``:
-    which side bounds the rate. ``little``: N / (req_s * (TTFT + (OSL-1) * TPOT)). ``clamped``: read at an end of a
-    measured curve because the demand lies outside it. ``osl``: mean output length, tokens. ``flags``: assumptions and
-    warnings, in words. ``*_low`` and ``*_high``: 95 % interval from the noise of the measured rates, and
-    ``nodes`` and ``gpus_allocated``: whole nodes paid for, where the cluster is known;
-    ``front_chance`` the share of bootstrap draws in which the row is on the front (``None``: the noise is not known).
-    """
+    """One row of a table, one dot on a plot: a deployment at a load. Files have these names, in this order."""
 
     kind: Kind
     workload: str
+    """Label of the workload: ``1024/64``."""
     label: str
+    """Of the deployment: ``ctx2xTEP4-gen1xDEP8-mtp1``."""
     ctx: int
+    """Instances; 0 in a bound, whose share of ctx is no whole number, and for IFB."""
     gen: int
+    """Instances; 0 for IFB, whose one instance is in ``gpus``."""
     ctx_mapping: str | None
+    """Parallelism of a ctx instance, or its name in a table of rates."""
     gen_mapping: str | None
+    """The same of a gen instance, or of the aggregated server."""
     mtp: int
+    """Draft tokens a step."""
     gpus: int
+    """GPUs in use: ctx and gen, or aggregated."""
     concurrency: float
+    """Requests in flight N in the whole deployment."""
     req_s: float
     tok_s: float
+    """Output tokens/s."""
     tok_s_user: float
+    """1000 / TPOT in ms."""
     tok_s_gpu: float
+    """Output tok/s over the GPUs in use, or over those that another objective of the analysis counts."""
     ttft_ms: float
+    """Mean."""
     tpot_ms: float
-    little: float
+    """Mean."""
+    little: float | None
+    """N / (requests/s x (TTFT + (OSL - 1) x TPOT)) of a measured row; ``None`` for a planned one, whose N is computed
+    by that law."""
     osl: float | None = None
-    limit: Literal["ctx", "gen", "both"] | None = None
+    """Mean output length, tokens."""
+    limit: Limit | None = None
+    """Which side bounds the rate; ``None`` for measured rows."""
     ratio: str | None = None
+    """Ideal ctx:gen instance ratio as a fraction: ``9/2``."""
     clamped: bool = False
+    """Read at an end of a measured curve, because the demand lies outside it."""
     emulated: bool = False
     simulated: bool = False
     sources: tuple[str, ...] = ()
+    """Ids of the experiments that it comes from: ctx and gen, or the one that was measured."""
     flags: tuple[str, ...] = ()
+    """Assumptions and warnings, in words."""
     tok_s_gpu_low: float | None = None
+    """Lower end of the 95 % interval of ``tok_s_gpu``; ``None`` as long as the noise of no rate is known."""
     tok_s_gpu_high: float | None = None
     ratio_low: float | None = None
+    """Lower end of the 95 % interval of ``ratio``."""
     ratio_high: float | None = None
     nodes: int | None = None
+    """Whole nodes paid for, where the size of a node is known."""
     gpus_allocated: int | None = None
+    """GPUs of those nodes."""
     front_chance: float | None = None
+    """Share of bootstrap draws in which the row is on the front."""
 
     @property
     def mapping(self) -> str | None:
@@ -237,7 +237,7 @@ class WorkloadAnalysis:
     ``plans``: every feasible rate-matched row, fronts or not. ``measured``: every end-to-end and IFB row.
     ``ties``: rate-matched rows that the noise cannot tell from those on the front.
     ``calibration``: fitted to the end-to-end runs; ``calibrated``: plans and fronts are predicted with it.
-    ``serving``: the smallest deployment of each pair for an open-loop request rate, where one was asked for.
+    ``serving``: the smallest deployment of each pair for an open-loop request rate, where the question has one.
     ``left_out``: (experiment label, load label, reasons) of invalid measurements. ``notes``: in words.
     ``drawn``: by kind, the front as it might have been, (tok/s/user, tok/s/GPU) a bootstrap draw; empty when the
     noise of none of its rates is known.
@@ -260,7 +260,7 @@ class WorkloadAnalysis:
     calibration: Calibration | None = None
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
-    drawn: tuple[tuple[Kind, tuple[tuple[tuple[float, float], ...], ...]], ...] = ()
+    drawn: tuple[tuple[Kind, DrawnFronts], ...] = ()
     simulated: bool = False
 
     def front(self, kind: Kind) -> tuple[Point, ...]:

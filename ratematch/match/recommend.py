@@ -11,8 +11,8 @@ from ratematch.match.points import Point, WorkloadAnalysis, objectives
 TARGETS = (20.0, 50.0, 100.0)
 """tok/s/user at which a report recommends a deployment when nobody names others."""
 
-WORTH_TELLING = 1.02
-"""A predicted deployment is told beside the measured one when it promises this much more tok/s/GPU."""
+WORTH_NAMING = 1.02
+"""A predicted deployment is named beside the measured one when it has this much more tok/s/GPU."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def recommend(workload: WorkloadAnalysis, at: float) -> Recommendation:
         return Recommendation(at, None, fastest=fastest)
     ifb = step_at([objectives(p) for p in workload.ifb], at)
     over = point.tok_s_gpu / ifb if ifb and point.kind != "ifb" else None
-    better = predicted if predicted is not None and predicted.tok_s_gpu > WORTH_TELLING * point.tok_s_gpu else None
+    better = predicted if predicted is not None and predicted.tok_s_gpu > WORTH_NAMING * point.tok_s_gpu else None
     promising = better if measured is not None and better is not None and better.label != point.label else None
     beaten = point.kind == "ifb" and _best(workload.end_to_end, at) is not None
     return Recommendation(at, point, over, promising, fastest, beaten)

@@ -31,7 +31,7 @@ SAME = 1e-9
 
 
 @dataclass(frozen=True)
-class Problem:
+class MatchProblem:
     """One ctx and one gen configuration. ``loads`` and ``tail``: TPOT at the percentile of the limit over mean TPOT,
     at each measured load of gen (empty: judged at the mean)."""
 
@@ -140,7 +140,7 @@ class Rows:
 
 
 def solve_rows(
-    problems: Sequence[Problem],
+    problems: Sequence[MatchProblem],
     *,
     max_gpus: int,
     packing: Packing | None = None,
@@ -166,7 +166,7 @@ def _join(parts: Sequence[Rows], name: str) -> Column:
     return np.concatenate([getattr(part, name) for part in parts])
 
 
-def _solve(number: int, problem: Problem, cells: Cells, tpot_limit_s: float | None) -> Rows:
+def _solve(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: float | None) -> Rows:
     ctx, gen = problem.ctx, problem.gen
     capacities = np.array(ctx.capacities)
     gen_req_s = np.array([gen.req_s(rate) for rate in gen.curve.rates])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -47,8 +47,8 @@ UNLIKE = 0.05
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row. ``row``: its number in the file. ``mtp``: ``None`` when not told. ``rows``: all that were averaged,
-    ``spread``: their rates (empty for one)."""
+    """One row. ``row``: its number in the file. ``mtp``: ``None`` when the table does not say. ``rows``: all that
+    were averaged, ``spread``: their rates (empty for one)."""
 
     row: int
     role: TableRole
@@ -87,7 +87,7 @@ def read_table(text: str, name: str) -> list[TableRow]:
     header = [cell.strip().lower() for cell in lines[0][1]]
     missing = [column for column in ("role", "label", "gpus") if column not in header]
     if missing:
-        raise TableError([_say_missing(name, missing, header)])
+        raise TableError([_describe_missing(name, missing, header)])
     twice = sorted({column for column in header if column and header.count(column) > 1})
     if twice:
         raise TableError([Problem(name, f"row 1: the column {', '.join(twice)} is there twice", "keep one")])
@@ -96,7 +96,7 @@ def read_table(text: str, name: str) -> list[TableRow]:
     if not lines[1:]:
         problems.append(Problem(name, "no row below the header", "one row a measurement"))
     if absent := _absent(rows, header):
-        problems.append(_say_missing(name, absent, header))
+        problems.append(_describe_missing(name, absent, header))
     if problems:
         raise TableError(_once(problems))
     _refuse_mixture(name, rows)
@@ -107,7 +107,7 @@ def _once(problems: Iterable[Problem]) -> list[Problem]:
     return list({str(problem): problem for problem in problems}.values())
 
 
-def _say_missing(name: str, missing: Sequence[str], header: Sequence[str]) -> Problem:
+def _describe_missing(name: str, missing: Sequence[str], header: Sequence[str]) -> Problem:
     for separator, called in ((";", "semicolons"), ("\t", "tabs")):
         if len(header) == 1 and separator in header[0]:
             return Problem(name, f"row 1: columns are separated by {called}", "save it with commas")
@@ -126,18 +126,18 @@ def _read_row(
     if len(cells) > len(header):
         problems.append(Problem(where, f"{len(cells)} cells under {len(header)} columns", "quote text with commas"))
         return None
-    found = {column: cell.strip() for column, cell in zip(header, cells, strict=False)}
-    role = ROLES.get(found.get("role", "").lower())
+    by_column = {column: cell.strip() for column, cell in zip(header, cells, strict=False)}
+    role = ROLES.get(by_column.get("role", "").lower())
     if role is None:
-        problems.append(Problem(where, f"role {found.get('role', '')!r} is not known", "write ctx, gen or ifb"))
+        problems.append(Problem(where, f"role {by_column.get('role', '')!r} is not known", "write ctx, gen or ifb"))
         return None
-    label = found.get("label", "")
+    label = by_column.get("label", "")
     if not label:
         problems.append(Problem(where, "no label", "name the configuration, e.g. DEP8"))
     before = len(problems)
-    numbers = {column: _number(where, column, found.get(column, ""), problems) for column in NUMBERS}
+    numbers = {column: _number(where, column, by_column.get(column, ""), problems) for column in NUMBERS}
     for column in NEEDED[role]:
-        if column in header and not found.get(column, ""):
+        if column in header and not by_column.get(column, ""):
             problems.append(Problem(where, f"no {column}", f"a {role} row needs {' and '.join(NEEDED[role])}"))
     if len(problems) > before or not label:
         return None
@@ -154,7 +154,7 @@ def _read_row(
         tpot_ms=numbers["tpot_ms"],
         ttft_ms=numbers["ttft_ms"],
         mtp=_whole(numbers["mtp"]),
-        extra={column: value for column, value in found.items() if column and column not in COLUMNS},
+        extra={column: value for column, value in by_column.items() if column and column not in COLUMNS},
         rows=(number,),
         spread=(),
     )
@@ -186,22 +186,22 @@ def _number(where: str, column: str, text: str, problems: list[Problem]) -> floa
     return None
 
 
-def _refuse_mixture(name: str, rows: Sequence[TableRow]) -> None:
+def _refuse_mixture(name: str, table: Sequence[TableRow]) -> None:
     """Emulated and real rates never share a front, nor do two models, GPUs or precisions."""
     for column in ("emulated", "predicted", "model", "gpu", "hardware", "precision"):
         by_value: dict[str, list[int]] = {}
-        for row in rows:
+        for row in table:
             if column in row.extra:
                 by_value.setdefault(row.extra[column].lower(), []).append(row.row)
         if len(by_value) > 1:
-            told = "; ".join(f"{value or 'nothing'} in {say_rows(numbers)}" for value, numbers in by_value.items())
+            where = "; ".join(f"{value or 'nothing'} in {describe_rows(rows)}" for value, rows in by_value.items())
             what = {"emulated": "emulated and real rates", "predicted": "predicted and measured rates"}.get(
                 column, f"rates of different {column}"
             )
-            raise TableError([Problem(name, f"{what} never share a front: {told}", "one table for each")])
+            raise TableError([Problem(name, f"{what} never share a front: {where}", "one table for each")])
 
 
-def say_rows(numbers: Iterable[int]) -> str:
+def describe_rows(numbers: Iterable[int]) -> str:
     """``row 4``, ``rows 2-5, 9``."""
     spans: list[list[int]] = []
     for number in sorted(set(numbers)):
@@ -209,14 +209,14 @@ def say_rows(numbers: Iterable[int]) -> str:
             spans[-1].append(number)
         else:
             spans.append([number])
-    told = ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
-    return f"row{'s' if sum(map(len, spans)) > 1 else ''} {told}"
+    text = ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
+    return f"row{'s' if sum(map(len, spans)) > 1 else ''} {text}"
 
 
 def select_workload(rows: Sequence[TableRow], osl: int | None, name: str) -> tuple[list[TableRow], int, list[str]]:
     """The rows of one ISL and OSL, the OSL, and notes. Without ``osl`` the output length that most gen rows have.
 
-    ctx rows serve every OSL. A row without ``osl`` is taken to be of the one asked for.
+    ctx rows serve every OSL. A row without ``osl`` is taken to be of the one that is matched.
 
     Raises:
         TableError: no row has that OSL, no row says any, or the rows left are of several ISLs.
@@ -233,29 +233,32 @@ def select_workload(rows: Sequence[TableRow], osl: int | None, name: str) -> tup
             raise TableError([Problem(name, "no gen or ifb row has an osl", "fill the column or give --osl")])
         osl = max(counts, key=lambda value: (counts[value], -value))
         if len(by_osl) > 1:
-            told = "; ".join(f"OSL {value} in {say_rows(numbers)}" for value, numbers in sorted(by_osl.items()))
-            notes.append(f"mixed output lengths ({told}): OSL {osl} is taken; --osl chooses")
+            lengths = _describe_lengths("OSL", by_osl)
+            notes.append(f"mixed output lengths ({lengths}): OSL {osl} is taken; --osl chooses")
     elif by_osl and osl not in by_osl and all(row.osl is not None for row in deciding):
-        told = "; ".join(f"OSL {value} in {say_rows(numbers)}" for value, numbers in sorted(by_osl.items()))
-        raise TableError([Problem(name, f"no gen or ifb row has OSL {osl}", told)])
+        raise TableError([Problem(name, f"no gen or ifb row has OSL {osl}", _describe_lengths("OSL", by_osl))])
     elif len(by_osl) > 1:
         others = sorted(number for value, numbers in by_osl.items() if value != osl for number in numbers)
-        notes.append(f"OSL {osl} as asked for; {say_rows(others)} of other output lengths left out")
+        notes.append(f"OSL {osl} as asked for; {describe_rows(others)} of other output lengths left out")
     chosen = [row for row in rows if row.role == "ctx" or row.osl in (None, osl)]
     by_isl: dict[int, list[int]] = {}
     for row in chosen:
         if row.isl is not None:
             by_isl.setdefault(row.isl, []).append(row.row)
     if len(by_isl) > 1:
-        told = "; ".join(f"ISL {value} in {say_rows(numbers)}" for value, numbers in sorted(by_isl.items()))
-        raise TableError([Problem(name, f"rates of different prompt lengths cannot be matched: {told}", "split it")])
+        what = f"rates of different prompt lengths cannot be matched: {_describe_lengths('ISL', by_isl)}"
+        raise TableError([Problem(name, what, "split it")])
     return chosen, osl, notes
+
+
+def _describe_lengths(what: str, rows: Mapping[int, Sequence[int]]) -> str:
+    return "; ".join(f"{what} {value} in {describe_rows(numbers)}" for value, numbers in sorted(rows.items()))
 
 
 def merge_repeats(rows: Sequence[TableRow]) -> tuple[list[TableRow], list[str]]:
     """One row for each operating point: rows that say it again are repeats, averaged and said.
 
-    ctx rows without concurrency are told apart by their TTFT.
+    ctx rows without concurrency are kept apart by their TTFT.
     """
     groups: dict[tuple[object, ...], list[TableRow]] = {}
     for row in rows:
@@ -273,7 +276,7 @@ def merge_repeats(rows: Sequence[TableRow]) -> tuple[list[TableRow], list[str]]:
         at = f" at concurrency {first.concurrency:g}" if first.concurrency is not None else ""
         apart = (max(rates) - min(rates)) / mean
         what = f"{apart:.1%} apart, averaged" if apart else "equal, counted once"
-        notes.append(f"{say_rows(numbers)}: {first.role} {first.label}{at} is there {len(group)} times, {what}")
+        notes.append(f"{describe_rows(numbers)}: {first.role} {first.label}{at} is there {len(group)} times, {what}")
         merged.append(
             replace(
                 first,
@@ -297,7 +300,7 @@ def check_identities(rows: Sequence[TableRow], osl: int) -> list[str]:
     """Notes on rows that contradict themselves: tok/s against requests/s x OSL, TPOT against C / T, Little's law."""
     notes = []
     for row in rows:
-        where, c = f"{say_rows(row.rows)} ({row.role} {row.label})", row.concurrency
+        where, c = f"{describe_rows(row.rows)} ({row.role} {row.label})", row.concurrency
         if row.role == "ctx" or row.tok_s is None or c is None:
             continue
         if row.req_s is not None and abs(row.tok_s / (row.req_s * osl) - 1) > UNLIKE:

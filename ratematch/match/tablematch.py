@@ -1,225 +1,266 @@
-"""Rates from a table to the plans and fronts they predict: what ``ratematch match`` shows.
+"""A table of rates to the plans and fronts they predict: what ``ratematch match`` shows.
 
-``tok_s`` of a table is output tokens/s, and a request asks OSL of them: R_g = T / OSL (published tables count so).
+Rows of the table become the configurations that a sweep's measurements become (:mod:`ratematch.match.tablerates`);
+from there on the way is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from ratematch.errors import Problem as TableProblem
-from ratematch.errors import TableError
-from ratematch.match.closedloop import settle
-from ratematch.match.compare import compare_fronts
-from ratematch.match.matching import bound_tok_s_gpu, show_ratio, solve_ratio
-from ratematch.match.packing import Packing
+from ratematch.errors import Problem, TableError
+from ratematch.match.closedloop import Operating, operate
+from ratematch.match.compare import compare_fronts, pair_draws
+from ratematch.match.curves import Reading
+from ratematch.match.frontier import Frontier, Solved, find_frontier, solve_pairs
+from ratematch.match.measuredfront import measure_front
+from ratematch.match.options import CtxOption
+from ratematch.match.pairs import Pair, bound_point, pair_options
 from ratematch.match.pareto import extract_front
-from ratematch.match.solver import LIMITS, Floats, Problem, Rows, front_indices, solve_rows
-from ratematch.match.table import TableRow, check_identities, merge_repeats, say_rows, select_workload
-from ratematch.match.tablenoise import draw_table, judge_row, pair_fronts
-from ratematch.match.tablepoints import Asked, Bound, ClosedLoopRow, IfbRow, TableMatch, TablePlan
-from ratematch.match.tableread import NO_CTX, CtxRows, GenRows, Pairs, pair_up, read_ctx, read_gen, read_ifb
+from ratematch.match.points import Point, Speedup, objectives
+from ratematch.match.question import Question
+from ratematch.match.table import TableRow, check_identities, describe_rows, merge_repeats, select_workload
+from ratematch.match.tablerates import (
+    NO_CTX,
+    TableCtx,
+    TableGen,
+    TableIfb,
+    TableNoise,
+    keep_options,
+    list_options,
+    read_ctx,
+    read_gen,
+    read_ifb,
+    read_noise,
+)
+
+IFB_SEED = 1
+"""Of the draws of the IFB front."""
 
 
-def match_table(rows: Sequence[TableRow], asked: Asked, *, name: str, all_plans: bool = False) -> TableMatch:
-    """Solve a table. ``all_plans``: every feasible (x, y) at every demand instead of the best of each pair.
+@dataclass(frozen=True)
+class TableOptions:
+    """Options of a table beside the question.
+
+    ``osl``: output length to match, ``None`` takes that of most gen rows. ``concurrencies``: requests in flight to
+    predict the plans shown at. ``all_plans``: every feasible plan instead of the best of each pair.
+    """
+
+    osl: int | None = None
+    concurrencies: tuple[int, ...] = ()
+    all_plans: bool = False
+
+
+@dataclass(frozen=True)
+class IdealRow:
+    """A gen row at its ideal, fractional share of the ctx configuration with most requests/s per GPU."""
+
+    pair: Pair
+    row: TableRow
+    point: Point
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class ClosedLoopRow:
+    """``x`` ctx and ``y`` gen instances of a pair with a number of requests in flight, as a benchmark holds them.
+
+    TTFT is ctx as it was measured, and what waits beyond the limit; KV transfer, router and uneven arrivals are not
+    in it.
+    """
+
+    pair: Pair
+    x: int
+    y: int
+    at: Operating
+
+
+@dataclass(frozen=True)
+class TableMatch:
+    """``ideal``: of each gen row. ``plans``: the best of every ctx and gen pair (or all of them), best first by the
+    objective. ``front`` and ``ifb_front``: ascending tok/s/user; with intervals where the table has repeats.
+    ``closed_loop``: each deployment among ``plans`` at the given concurrencies. ``notes``: in words."""
+
+    osl: int
+    question: Question
+    ideal: tuple[IdealRow, ...]
+    plans: tuple[Point, ...]
+    front: tuple[Point, ...]
+    ifb_front: tuple[TableIfb, ...]
+    speedup: tuple[Speedup, ...]
+    notes: tuple[str, ...]
+    closed_loop: tuple[ClosedLoopRow, ...] = ()
+
+
+def match_table(
+    rows: Sequence[TableRow], question: Question, options: TableOptions | None = None, *, name: str
+) -> TableMatch:
+    """Match the rates of a table. ``question``: filled in. ``name``: what to call the table in messages.
 
     Raises:
         TableError: nothing can be matched; the message says what is missing.
     """
-    rows, osl, notes = select_workload(rows, asked.osl, name)
+    options = options or TableOptions()
+    rows, osl, notes = select_workload(rows, options.osl, name)
     rows, repeated = merge_repeats(rows)
     notes += [*repeated, *check_identities(rows, osl)]
-    ctx = read_ctx([row for row in rows if row.role == "ctx"], asked, name, notes)
-    gen = read_gen([row for row in rows if row.role == "gen"], osl, notes)
-    ifb = read_ifb([row for row in rows if row.role == "ifb"], asked, notes)
-    if not (ctx and gen) and not ifb:
-        why = [note for note in notes if note.startswith(NO_CTX) or "over a limit" in note]
-        fix = "raise the limit" if why else "give ctx and gen rows, or ifb rows"
-        raise TableError([TableProblem(name, "; ".join(["nothing to match", *why]), fix)])
-    for role, there in (("ctx", ctx), ("gen", gen)):
-        if not there:
-            notes.append(f"no {role} row: nothing is rate-matched, only the ifb front is shown")
-    pairs = pair_up(ctx, gen, notes)
-    problems = [Problem(c.rates, g.rates) for c, g in pairs]
-    limit_s = None if asked.tpot_ms is None else asked.tpot_ms / 1000
-    solved = solve_rows(problems, max_gpus=asked.max_gpus, packing=asked.packing, tpot_limit_s=limit_s)
-    if pairs and not solved.size:
-        notes.append(_say_none(asked))
-    score = solved.score(osl, asked.objective)
-    front = front_indices(solved.tok_s_user, score, (solved.gpus_allocated, solved.gpus, solved.pair, solved.x))
-    best = _sort(solved, score) if all_plans else _best_of_pairs(solved, score)
-    plans = [_plan(solved, int(k), pairs, osl, asked.packing) for k in best]
-    front_plans = [_plan(solved, int(k), pairs, osl, asked.packing) for k in front]
-    ifb_front = extract_front(
-        ifb, lambda row: (row.tok_s_user, _ifb_score(row, asked)), prefer=lambda row: (row.gpus, row.label)
-    )
-    clamped = [plan for plan in front_plans if plan.clamped]
+    noise = read_noise(rows)
+    ctx = read_ctx([row for row in rows if row.role == "ctx"], question, noise, name, notes)
+    gen = read_gen([row for row in rows if row.role == "gen"], osl, noise, notes)
+    ifb = read_ifb([row for row in rows if row.role == "ifb"], question, osl, notes)
+    _check_enough(ctx, gen, ifb, name, notes)
+    gen_options = [configuration.option for configuration in gen]
+    every = pair_options(list_options(ctx), gen_options)
+    notes += _describe_assumed(every, gen)
+    solved = solve_pairs(every, question, workload=f"OSL {osl}")
+    if every and not solved.rows.size:
+        notes.append(_describe_no_plan(question))
+    best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
+    kept = keep_options(ctx)
+    notes += _describe_beaten(ctx, kept)
+    frontier = find_frontier(pair_options(kept, gen_options), question, workload=f"OSL {osl}")
+    clamped = sum(point.clamped for point in frontier.front)
     if clamped:
         notes.append(
-            f"{len(clamped)} of {len(front_plans)} front plans are clamped: their demand lies below the smallest gen "
+            f"{clamped} of {len(frontier.front)} front plans are clamped: their demand lies below the smallest gen "
             "concurrency measured, TPOT is read there"
         )
-    drawn = draw_table(rows, problems, [(c.row, g.rows) for c, g in pairs], asked, osl)
-    speedup = compare_fronts(
-        "rate_matched",
-        [(plan.tok_s_user, float(score[k])) for k, plan in zip(front, front_plans, strict=True)],
-        [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb_front],
-        pair_fronts(drawn, [(row.tok_s_user, _ifb_score(row, asked)) for row in ifb]),
-    )
-    bounds = _bounds(pairs, osl, asked)
-    closed = _close_loop(solved, best, pairs, osl, asked, notes) if asked.concurrencies else []
+    ifb_front, speedup = _over_ifb(frontier, ifb, noise, question)
+    closed_loop = _close_loop(solved, best, ctx, options.concurrencies, notes)
     return TableMatch(
         osl=osl,
-        rate_matched=bounds,
-        plans=tuple(plans),
-        front=tuple(front_plans),
+        question=question,
+        ideal=_find_ideal(every, gen, question, osl),
+        plans=tuple(solved.point(k) for k in best),
+        front=frontier.front,
         ifb_front=ifb_front,
-        speedup=tuple(speedup),
+        speedup=speedup,
         notes=tuple(notes),
-        closed_loop=tuple(closed),
-        sure=tuple(judge_row(drawn, solved, int(k), score, osl) for k in front) if drawn is not None else (),
+        closed_loop=closed_loop,
     )
 
 
-def _say_none(asked: Asked) -> str:
-    limits = [f"{asked.max_gpus} GPUs"]
-    if asked.packing is not None and asked.packing.nodes is not None:
-        limits.append(f"{asked.packing.nodes} nodes of {asked.packing.gpus_per_node}")
-    if asked.tpot_ms is not None:
-        limits.append(f"TPOT {asked.tpot_ms:g} ms")
+def _check_enough(
+    ctx: Sequence[TableCtx], gen: Sequence[TableGen], ifb: Sequence[TableIfb], name: str, notes: list[str]
+) -> None:
+    """Refuses a table with nothing to match; what is missing of one with something is said in ``notes``."""
+    if not (ctx and gen) and not ifb:
+        why = [note for note in notes if note.startswith(NO_CTX) or "not on the front" in note]
+        fix = "raise the limit" if why else "give ctx and gen rows, or ifb rows"
+        raise TableError([Problem(name, "; ".join(["nothing to match", *why]), fix)])
+    for role, configurations in (("ctx", ctx), ("gen", gen)):
+        if not configurations:
+            notes.append(f"no {role} row: nothing is rate-matched, only the ifb front is shown")
+
+
+def _describe_assumed(pairs: Iterable[Pair], gen: Sequence[TableGen]) -> list[str]:
+    """Gen rows that are matched with ctx rows of another MTP."""
+    rows_of = {configuration.option.source: configuration.rows for configuration in gen}
+    assumed: dict[tuple[int, int], set[int]] = {}
+    for pair in pairs:
+        ctx, own = pair.ctx.mtp, pair.gen.mtp
+        if ctx is not None and own is not None and ctx != own:
+            numbers = {number for row in rows_of[pair.gen.source] for number in row.rows}
+            assumed.setdefault((ctx, own), set()).update(numbers)
+    return [
+        f"{describe_rows(numbers)}: no ctx row with mtp={own}; matched with mtp={ctx}, which is faster"
+        for (ctx, own), numbers in assumed.items()
+    ]
+
+
+def _describe_beaten(ctx: Sequence[TableCtx], kept: Iterable[CtxOption]) -> list[str]:
+    """ctx rows that no front is made of."""
+    sources = {option.source for option in kept}
+    numbers = [
+        number
+        for configuration in ctx
+        if configuration.option.source not in sources
+        for row in configuration.rows
+        for number in row.rows
+    ]
+    if not numbers:
+        return []
+    return [
+        f"{describe_rows(numbers)}: another ctx configuration has no more GPUs, no fewer requests/s and no longer "
+        "TTFT; on no front"
+    ]
+
+
+def _describe_no_plan(question: Question) -> str:
+    limits = [f"{question.budget_gpus} GPUs"]
+    if question.packing is not None and question.nodes is not None:
+        limits.append(f"{question.nodes} nodes of {question.gpus_per_node}")
+    if question.tpot_ms is not None:
+        limits.append(f"TPOT {question.tpot_ms:g} ms")
     return f"no plan within {', '.join(limits)}"
 
 
-def _bounds(pairs: Pairs, osl: int, asked: Asked) -> tuple[Bound, ...]:
-    rows: list[tuple[CtxRows, GenRows, TableRow, float]] = []
-    for g in dict.fromkeys(id(g) for _, g in pairs):
-        fed = [(c, gen) for c, gen in pairs if id(gen) == g]
-        c, gen = max(fed, key=lambda pair: (pair[0].row.rate / pair[0].row.gpus, -pair[0].row.gpus))
-        for row in gen.rows:
-            tpot_ms = 1000 * (row.concurrency or 0) / row.rate
-            if asked.tpot_ms is None or tpot_ms <= asked.tpot_ms:
-                rows.append((c, gen, row, bound_tok_s_gpu(osl, c.row.gpus, c.row.rate, row.gpus, row.rate / osl)))
-    points = [(row.rate / (row.concurrency or 1), value) for _, _, row, value in rows]
-    front = set(extract_front(range(len(points)), lambda k: points[k], prefer=lambda k: (rows[k][2].row,)))
-    return tuple(
-        Bound(
-            ctx_label=c.row.label,
-            gen_label=gen.label,
-            mtp=gen.mtp,
-            concurrency=row.concurrency or 0.0,
-            ratio=show_ratio(solve_ratio(c.row.rate, row.rate / osl)),
-            req_s_gen=row.rate / osl,
-            req_s_ctx=c.row.rate,
-            tpot_ms=1000 * (row.concurrency or 0.0) / row.rate,
-            tok_s_user=points[k][0],
-            tok_s_gpu=value,
-            on_front=k in front,
-            extra=row.extra,
-        )
-        for k, (c, gen, row, value) in enumerate(rows)
-    )
+def _find_ideal(pairs: Sequence[Pair], gen: Sequence[TableGen], question: Question, osl: int) -> tuple[IdealRow, ...]:
+    rows: list[IdealRow] = []
+    for configuration in gen:
+        fed = [pair for pair in pairs if pair.gen is configuration.option]
+        if not fed:
+            continue
+        pair = max(fed, key=lambda pair: (pair.ctx.rates.capacities[-1] / pair.ctx.rates.gpus, -pair.ctx.rates.gpus))
+        for row in configuration.rows:
+            load = row.concurrency or 0.0
+            reading = Reading(load, row.rate, load / row.rate, clamped=False)
+            point = bound_point(pair, reading, f"OSL {osl}", question.constraints)
+            if point is not None:
+                rows.append(IdealRow(pair, row, point))
+    front = extract_front(rows, lambda row: objectives(row.point), prefer=lambda row: (row.row.row,))
+    on_front = {row.row.row for row in front}
+    return tuple(IdealRow(row.pair, row.row, row.point, row.row.row in on_front) for row in rows)
+
+
+def _over_ifb(
+    frontier: Frontier, ifb: Sequence[TableIfb], noise: TableNoise, question: Question
+) -> tuple[tuple[TableIfb, ...], tuple[Speedup, ...]]:
+    """The front of the aggregated servers, and that of the plans over it."""
+    by_source = {server.point.sources: server for server in ifb}
+    rows = [(server.point, noise.of(server.row)) for server in ifb]
+    measured = measure_front(rows, draws=question.draws, seed=IFB_SEED)
+    own, other = ([objectives(point) for point in front] for front in (frontier.front, measured.front))
+    speedup = compare_fronts("rate_matched", own, other, pair_draws(frontier.draws, measured.draws))
+    return tuple(by_source[point.sources] for point in measured.front), tuple(speedup)
 
 
 def _close_loop(
-    rows: Rows,
-    best: Sequence[int],
-    pairs: Pairs,
-    osl: int,
-    asked: Asked,
-    notes: list[str],
-) -> list[ClosedLoopRow]:
-    """Each deployment among the plans, once, at every concurrency asked for."""
-    found: list[ClosedLoopRow] = []
-    unknown: list[int] = []
-    for number, x, y in dict.fromkeys((int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])) for k in best):
-        ctx, gen = pairs[number]
-        if ctx.loaded is None:
-            unknown += ctx.row.rows
-            continue
-        gpus = x * ctx.row.gpus + y * gen.rates.gpus
-        for concurrency in asked.concurrencies:
-            at = settle(ctx.loaded, gen.rates, x, y, concurrency)
-            found.append(
-                ClosedLoopRow(
-                    ctx_label=ctx.row.label,
-                    gen_label=gen.label,
-                    x=x,
-                    y=y,
-                    gpus=gpus,
-                    concurrency=concurrency,
-                    req_s=at.req_s,
-                    limit=at.limit,
-                    concurrency_per_gen=at.req_s * osl * at.tpot_s / y,
-                    ttft_ms=at.ttft_s * 1000,
-                    tpot_ms=at.tpot_s * 1000,
-                    tok_s_user=1 / at.tpot_s,
-                    tok_s=at.req_s * osl,
-                    tok_s_gpu=at.req_s * osl / gpus,
-                    clamped=at.clamped,
-                )
-            )
+    solved: Solved, best: Sequence[int], ctx: Sequence[TableCtx], concurrencies: Sequence[int], notes: list[str]
+) -> tuple[ClosedLoopRow, ...]:
+    """Each deployment among the plans, once, at every concurrency."""
+    by_source = {configuration.option.source: configuration for configuration in ctx}
+    rows = solved.rows
+    closed: list[ClosedLoopRow] = []
+    unknown: set[int] = set()
+    deployments = dict.fromkeys((int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])) for k in best)
+    for number, x, y in deployments if concurrencies else ():
+        pair = solved.pairs[number]
+        configuration = by_source[pair.ctx.source]
+        if configuration.loads_known:
+            closed += [ClosedLoopRow(pair, x, y, operate(pair, x, y, concurrency)) for concurrency in concurrencies]
+        else:
+            unknown |= {number for row in configuration.rows for number in row.rows}
     if unknown:
-        notes.append(f"{say_rows(unknown)}: no concurrency and no ttft_ms, so nothing is predicted at a concurrency")
-    return found
+        notes.append(
+            f"{describe_rows(unknown)}: no concurrency and no ttft_ms, so nothing is predicted at a concurrency"
+        )
+    return tuple(closed)
 
 
-def _sort(rows: Rows, score: Floats) -> list[int]:
-    order = np.lexsort((rows.pair, -rows.tok_s_user, rows.gpus, rows.gpus_allocated, -_rounded(score)))
+def _sort(solved: Solved) -> list[int]:
+    """Rows, best first by the objective. Equal plans reached by different sums must tie."""
+    rows = solved.rows
+    score = np.array([float(f"{value:.12g}") for value in solved.score])
+    order = np.lexsort((rows.pair, -rows.tok_s_user, rows.gpus, rows.gpus_allocated, -score))
     return [int(k) for k in order]
 
 
-def _rounded(score: Floats) -> Floats:
-    # Equal plans reached by different sums must tie.
-    return np.array([float(f"{value:.12g}") for value in score])
-
-
-def _best_of_pairs(rows: Rows, score: Floats) -> list[int]:
+def _best_of_pairs(solved: Solved) -> list[int]:
     best: dict[int, int] = {}
-    for k in _sort(rows, score):
-        best.setdefault(int(rows.pair[k]), k)
+    for k in _sort(solved):
+        best.setdefault(int(solved.rows.pair[k]), k)
     return list(best.values())
-
-
-def _plan(rows: Rows, k: int, pairs: Pairs, osl: int, packing: Packing | None) -> TablePlan:
-    ctx, gen = pairs[int(rows.pair[k])]
-    plan = rows.plan(k)
-    allocated = int(rows.gpus_allocated[k])
-    tok_s = plan.req_s * osl
-    gen_rate = gen.rates.curve.max_rate if plan.limit == "ctx" else plan.gen.rate
-    return TablePlan(
-        ctx_label=ctx.row.label,
-        gen_label=gen.label,
-        x=plan.x,
-        y=plan.y,
-        gpus=plan.gpus,
-        gpus_allocated=allocated,
-        nodes=int(rows.nodes[k]) if packing is not None else None,
-        req_s=plan.req_s,
-        limit=LIMITS[int(rows.limit[k])],
-        concurrency=plan.gen.load * plan.y,
-        concurrency_per_gen=plan.gen.load,
-        tpot_ms=plan.tpot_s * 1000,
-        tok_s_user=1 / plan.tpot_s,
-        tok_s=tok_s,
-        tok_s_gpu=tok_s / plan.gpus,
-        tok_s_gpu_allocated=tok_s / allocated,
-        ratio=show_ratio(solve_ratio(ctx.row.rate, gen_rate / osl)),
-        clamped=plan.clamped,
-    )
-
-
-def _ifb_score(row: IfbRow, asked: Asked) -> float:
-    """An aggregated server in the objective's unit: whole copies of it, in the budget or on whole nodes."""
-    if asked.objective == "tok_s_in_budget":
-        return row.tok_s * (asked.max_gpus // row.gpus)
-    if (
-        asked.objective == "per_allocated_gpu"
-        and asked.packing is not None
-        and row.gpus > asked.packing.gpus_per_node
-    ):
-        size = asked.packing.gpus_per_node
-        return row.tok_s / (-(-row.gpus // size) * size)
-    return row.tok_s_gpu

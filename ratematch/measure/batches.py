@@ -51,7 +51,7 @@ def batch_means(instants_s: Floats, amounts: Floats, start_s: float, end_s: floa
     off = sums - mean
     variance = float(off @ off) / (num - 1)
     together = float(off[1:] @ off[:-1]) / float(off @ off) if variance > 0 else 0.0
-    # A correlation is believed from two standard deviations of chance on; more than 0.8 cannot be told from a trend.
+    # A correlation is believed from two standard deviations of chance on; above 0.8 it may as well be a trend.
     r = min(together, 0.8) if together > 2 / math.sqrt(num) else 0.0
     variance *= (1 + r) / (1 - r)
     return Noise(math.sqrt(variance / num) / mean, num - 1, f"{num} batches of one run")
@@ -117,7 +117,7 @@ def settled_from(values: Floats, wave: int = 1) -> int:
 def drift(values: Floats, wave: int = 1) -> float | None:
     """Second half against first, minus 1, when chance (three standard errors of batch means) does not explain it.
 
-    ``None`` when it does, or when there are too few values to tell.
+    ``None`` when it does, or when there are too few values to decide.
     """
     half = values.size // 2
     first, second = values[:half], values[half:]

@@ -1,4 +1,4 @@
-"""When a load has told enough, or will tell nothing good any more: rules that end it before its last request. Pure.
+"""Rules that end a load before its last request: its intervals are narrow enough, or it is far over its limits. Pure.
 
 GPUs that wait for a narrower interval than anybody asked for are wasted, and so are those of a load that is far over
 its limits. Judged from first looks at answers while the load runs; the records decide the figures afterwards.
@@ -64,7 +64,7 @@ class EarlyRules:
 
 @dataclass
 class EarlyStop:
-    """Collects answers of one load and says, once, why it may end."""
+    """Collects the answers of one load and returns, once, why it may end."""
 
     rules: EarlyRules
     load: Load
@@ -143,5 +143,5 @@ class EarlyStop:
             widths["TPOT"] = half_width(batch_series(latencies["tpot"], wave))
         if any(width is None or width > target for width in widths.values()):
             return None
-        told = ", ".join(f"{name} ±{width:.1%}" for name, width in widths.items() if width is not None)
-        return f"enough: {told} after {len(answers)} answers"
+        reached = ", ".join(f"{name} ±{width:.1%}" for name, width in widths.items() if width is not None)
+        return f"enough: {reached} after {len(answers)} answers"

@@ -37,17 +37,17 @@ def parse_goodput(text: str) -> Goodput:
     """
     limits: list[tuple[Metric, float]] = []
     for term in re.split(r"[,\s]+(?=[a-z])", text.strip().strip(",")):
-        found = _TERM.fullmatch(term)
-        if found is None:
+        match = _TERM.fullmatch(term)
+        if match is None:
             raise UserError(f"goodput {text!r}: {term!r} is not of the form ttft<=1000 (ms)")
-        name = next((metric for metric in METRICS if metric == found[1].removesuffix("_ms")), None)
+        name = next((metric for metric in METRICS if metric == match[1].removesuffix("_ms")), None)
         if name is None:
-            raise UserError(f"goodput {text!r}: unknown metric {found[1]!r}; valid: {', '.join(METRICS)}")
+            raise UserError(f"goodput {text!r}: unknown metric {match[1]!r}; valid: {', '.join(METRICS)}")
         try:
-            limit = float(found[2])
+            limit = float(match[2])
         except ValueError:
-            raise UserError(f"goodput {text!r}: {found[2]!r} is not a number") from None
-        limits.append((name, limit * (1000.0 if found[3] == "s" else 1.0)))
+            raise UserError(f"goodput {text!r}: {match[2]!r} is not a number") from None
+        limits.append((name, limit * (1000.0 if match[3] == "s" else 1.0)))
     return Goodput(tuple(limits))
 
 

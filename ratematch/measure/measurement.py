@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from ratematch.measure import metrics
 from ratematch.measure.batches import batch_means, batch_series, drift, half_width
-from ratematch.measure.goodput import Goodput, good
+from ratematch.measure.clienthealth import ClientHealth
+from ratematch.measure.goodput import Goodput
+from ratematch.measure.inwindow import measure_inside
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats, describe
-from ratematch.measure.validity import DEFAULT_LIMITS, Limits, judge
+from ratematch.measure.validity import DEFAULT_LIMITS, Evidence, Limits, judge
 from ratematch.measure.window import Window, choose_window
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
@@ -78,94 +80,53 @@ def measure_load(
     *,
     limits: Limits = DEFAULT_LIMITS,
     goodput: Goodput | None = None,
-    client: Mapping[str, Any] | None = None,
+    client: ClientHealth | None = None,
 ) -> Measurement:
     """The figures of one load from its request records (warm-up not among them), with the verdict.
 
     Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
-    ``client``: the client's health (:class:`ratematch.loadgen.ClientHealth`, or its fields), judged too.
+    ``client``: how well the client kept up, judged too; ``None`` = not known.
     """
     records = sorted(records, key=lambda record: record.seq)  # sums in floats depend on the order
     since: metrics.Since = "sent" if isinstance(load, Concurrency) else "intended"
-    starts, ends = metrics.start_ns(records, since), metrics.end_ns(records)
-    window = choose_window(starts, ends, load)
-    complete = np.array([metrics.is_complete(record) for record in records], dtype=bool)
+    window = choose_window(metrics.start_ns(records, since), metrics.end_ns(records), load)
     answers = [record for record in records if metrics.is_complete(record)]
-    lag = describe(metrics.send_lag_ms([record for record in records if record.sent_ns is not None]))
-
-    inside: list[RequestRecord] = []
-    in_flight = req_s = tok_s = arrived_req_s = None
-    ttft = tpot = good_share = goodput_req_s = None
-    if window is not None and window.seconds > 0:
-        first_ns, last_ns = window.start_ns, window.end_ns
-        ended = ends[complete]
-        chosen = (ended > first_ns) & (ended <= last_ns)
-        inside = [record for record, take in zip(answers, chosen, strict=True) if take]
-        ttft, tpot = describe(metrics.ttft_ms(inside, since)), describe(metrics.tpot_ms(inside))
-        lives = ended - starts[complete]
-        if window.steady and since == "sent":
-            means = (ttft.mean if ttft else None), (tpot.mean if tpot else None)
-            lives = metrics.lives_under_load_ns(answers, last_ns, *means)
-        shares = metrics.shares_inside(starts[complete], ended, lives, first_ns, last_ns)
-        req_s = float(shares.sum()) / window.seconds or None
-        tok_s = float((shares * metrics.output_tokens(answers)).sum()) / window.seconds or None
-        arrived = (starts >= first_ns) & (starts < last_ns)
-        arrived_req_s = float(arrived.sum()) / window.seconds
-        in_flight = metrics.mean_in_flight(starts, ends, first_ns, last_ns)
-        if goodput is not None and answers:
-            kept = good(answers, goodput, since)
-            goodput_req_s = float(shares[kept].sum()) / window.seconds
-            good_share = float(kept[chosen].mean()) if chosen.any() else None
-    osl = describe(metrics.output_tokens(inside))
-    in_order = sorted(inside, key=lambda record: record.end_ns or 0)
+    seen = measure_inside(records, window, since, goodput)
+    in_order = sorted(seen.answers, key=lambda record: record.end_ns or 0)
     wave = load.concurrency if isinstance(load, Concurrency) else 1
-    little = metrics.littles_ratio(
-        in_flight, req_s, ttft.mean if ttft else None, tpot.mean if tpot else None, osl.mean if osl else None
-    )
+    lag = describe(metrics.send_lag_ms([record for record in records if record.sent_ns is not None]))
+    settling = drift(metrics.e2el_ms(in_order, since), wave)
+    verdict = judge(records, load, workload, Evidence(window, seen, lag, client, settling), limits)
     req_s_run, tok_s_run = _rates_of_run(answers, since)
-    verdict = judge(
-        records,
-        load,
-        workload,
-        window=window,
-        in_flight=in_flight,
-        little=little,
-        req_s=req_s,
-        arrived_req_s=arrived_req_s,
-        send_lag_ms=lag,
-        client=client or {},
-        latency_drift=drift(metrics.e2el_ms(in_order, since), wave),
-        limits=limits,
-    )
     return Measurement(
         num_requests=len(records),
         num_ok=len(answers),
         num_failed=len(records) - len(answers),
         window=window,
-        ttft_ms=ttft,
-        tpot_ms=tpot,
-        itl_ms=describe(metrics.itl_ms(inside)),
-        e2el_ms=describe(metrics.e2el_ms(inside, since)),
+        ttft_ms=seen.ttft_ms,
+        tpot_ms=seen.tpot_ms,
+        itl_ms=describe(metrics.itl_ms(seen.answers)),
+        e2el_ms=describe(metrics.e2el_ms(seen.answers, since)),
         send_lag_ms=lag,
-        tok_s_user=metrics.tok_s_user(tpot.mean if tpot else None),
-        tok_s=tok_s,
-        req_s=req_s,
+        tok_s_user=metrics.tok_s_user(seen.tpot_ms.mean if seen.tpot_ms else None),
+        tok_s=seen.tok_s,
+        req_s=seen.req_s,
         tok_s_run=tok_s_run,
         req_s_run=req_s_run,
-        isl_mean=float(np.mean([record.isl for record in inside])) if inside else None,
-        osl_mean=osl.mean if osl else None,
-        in_flight=in_flight,
-        little=little,
+        isl_mean=float(np.mean([record.isl for record in seen.answers])) if seen.answers else None,
+        osl_mean=seen.osl.mean if seen.osl else None,
+        in_flight=seen.in_flight,
+        little=seen.little,
         valid=verdict.valid,
         reasons=verdict.reasons,
         warnings=verdict.warnings,
         acceptance_length=metrics.acceptance_length(answers),
-        ttst_ms=describe(metrics.ttst_ms(inside)),
-        tokens_per_chunk=metrics.tokens_per_chunk(inside),
+        ttst_ms=describe(metrics.ttst_ms(seen.answers)),
+        tokens_per_chunk=metrics.tokens_per_chunk(seen.answers),
         **_intervals(in_order, wave, window, since),
         goodput=str(goodput) if goodput is not None else None,
-        goodput_req_s=goodput_req_s,
-        good_share=good_share,
+        goodput_req_s=seen.goodput_req_s,
+        good_share=seen.good_share,
     )
 
 

@@ -1,7 +1,7 @@
 """Latency metrics of requests and rates inside a window: a function each, with formula, unit and when undefined.
 
 The definitions are those of TensorRT-LLM's ``benchmark_serving`` where both have the metric (contract, section 8);
-differences are said in the docstring. Arrays are 1-d float64, one element a record, in the records' order, NaN where
+the docstrings name the differences. Arrays are 1-d float64, one element a record, in the records' order, NaN where
 the metric is undefined for that record.
 
 A request *occupies* its slot from its start to ``end_ns``. The start is ``sent_ns`` in closed loop and
@@ -84,8 +84,8 @@ def ttst_ms(records: Sequence[RequestRecord]) -> Floats:
 def tokens_per_chunk(records: Sequence[RequestRecord]) -> float | None:
     """Mean output tokens a chunk = sum(OSL) / sum(chunks), over records that have both. 1 without stream_interval or
     speculative decoding. Undefined (``None``) when no record has chunks and usage."""
-    told = [(record.osl, len(record.chunk_ns)) for record in records if record.osl and record.chunk_ns]
-    return sum(osl for osl, _ in told) / sum(chunks for _, chunks in told) if told else None
+    counts = [(record.osl, len(record.chunk_ns)) for record in records if record.osl and record.chunk_ns]
+    return sum(osl for osl, _ in counts) / sum(chunks for _, chunks in counts) if counts else None
 
 
 def chunk_gap_ms(records: Sequence[RequestRecord]) -> Floats:
@@ -186,11 +186,11 @@ def acceptance_length(records: Sequence[RequestRecord]) -> float | None:
     """Tokens that one iteration yields for one request, measured: sum(osl) / sum(osl / decoded_per_iter).
 
     1 without speculative decoding, up to drafts + 1 with it. From the server's own count per request
-    (``avg_decoded_tokens_per_iter``). Undefined (``None``) when no answer tells it.
+    (``avg_decoded_tokens_per_iter``). Undefined (``None``) when no answer reports it.
     """
-    told = [(record.osl, record.decoded_per_iter) for record in records if record.osl and record.decoded_per_iter]
-    iterations = sum(osl / per_iteration for osl, per_iteration in told)
-    return sum(osl for osl, _ in told) / iterations if iterations else None
+    counts = [(record.osl, record.decoded_per_iter) for record in records if record.osl and record.decoded_per_iter]
+    iterations = sum(osl / per_iteration for osl, per_iteration in counts)
+    return sum(osl for osl, _ in counts) / iterations if iterations else None
 
 
 def littles_ratio(

@@ -26,7 +26,7 @@ class RequestRecord:
     bytes went to the socket. ``first_token_ns``: arrival of the first chunk that carries tokens. ``last_token_ns``:
     arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk. ``isl``: prompt tokens sent.
     ``isl_reported`` and ``osl``: the server's usage (``None`` without usage). ``osl_requested``: max_tokens.
-    ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: it does not say).
+    ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: unknown).
     ``session``, ``turn``: which conversation, and which of its requests, from 0; ``None`` for single requests.
     ``isl`` is 0 for a text that was sent without being counted.
     """

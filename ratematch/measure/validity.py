@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ratematch.measure.clienthealth import ClientHealth
+from ratematch.measure.inwindow import InWindow
 from ratematch.measure.metrics import is_complete, tokens_per_chunk
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
@@ -16,7 +17,7 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
 
 SEVERAL_PER_CHUNK = 1.05
-"""Tokens a chunk from which on it is said: a last chunk without a token alone makes a few per cent at short OSL."""
+"""Tokens a chunk from which on there is a warning: a last chunk without a token makes a few per cent at short OSL."""
 
 
 @dataclass(frozen=True)
@@ -65,39 +66,44 @@ class Verdict:
         return not self.reasons
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict looks at beside the records themselves.
+
+    ``window``: the steady one, and what happened ``inside`` it. ``send_lag_ms``: how late requests were sent.
+    ``client``: how well the client kept up, ``None`` = not known. ``latency_drift``: of the window's second half
+    against its first, as a share.
+    """
+
+    window: Window | None
+    inside: InWindow
+    send_lag_ms: Stats | None
+    client: ClientHealth | None
+    latency_drift: float | None
+
+
 def judge(
     records: Sequence[RequestRecord],
     load: Load,
     workload: Workload,
-    *,
-    window: Window | None,
-    in_flight: float | None,
-    little: float | None,
-    req_s: float | None,
-    arrived_req_s: float | None,
-    send_lag_ms: Stats | None,
-    client: Mapping[str, Any],
-    latency_drift: float | None,
+    evidence: Evidence,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
-    """Everything that is wrong with a load, in words with the figures that show it.
-
-    ``req_s`` and ``arrived_req_s``: requests/s served and arrived in the window.
-    """
+    """Everything that is wrong with a load, in words with the figures that show it."""
     answers = [record for record in records if is_complete(record)]
     if not answers:
         return Verdict((_no_answer(records),), ())
-    found = [
+    findings = [
         *_judge_answers(records, answers, workload, limits),
-        *_judge_load(load, window, in_flight, little, send_lag_ms, limits),
-        *_judge_overload(load, req_s, arrived_req_s, limits),
-        *_judge_client(client, len(records), limits),
+        *_judge_load(load, evidence, limits),
+        *_judge_overload(load, evidence.inside, limits),
+        *_judge_client(evidence.client, len(records), limits),
         *_judge_chunks(answers),
-        *_judge_drift(latency_drift, load, limits),
+        *_judge_drift(evidence.latency_drift, load, limits),
     ]
     return Verdict(
-        reasons=tuple(text for severe, text in found if severe),
-        warnings=tuple(text for severe, text in found if not severe),
+        reasons=tuple(text for severe, text in findings if severe),
+        warnings=tuple(text for severe, text in findings if not severe),
     )
 
 
@@ -157,15 +163,10 @@ def _judge_prompts(
         yield abs(drift) > max(1.0, limits.isl_drift * sent), text
 
 
-def _judge_load(
-    load: Load,
-    window: Window | None,
-    in_flight: float | None,
-    little: float | None,
-    send_lag_ms: Stats | None,
-    limits: Limits,
-) -> Iterator[tuple[bool, str]]:
+def _judge_load(load: Load, evidence: Evidence, limits: Limits) -> Iterator[tuple[bool, str]]:
     """(severe, text) of everything wrong with the load as a whole."""
+    window, in_flight, little = evidence.window, evidence.inside.in_flight, evidence.inside.little
+    send_lag_ms = evidence.send_lag_ms
     if window is None or window.seconds <= 0 or window.num_requests == 0:
         yield True, "no request ended inside the window: nothing to take rates from"
         return
@@ -186,23 +187,22 @@ def _judge_load(
         yield False, f"the client sent late: {send_lag_ms.p99:.1f} ms at the 99th percentile"
 
 
-def _judge_overload(
-    load: Load, req_s: float | None, arrived_req_s: float | None, limits: Limits
-) -> Iterator[tuple[bool, str]]:
+def _judge_overload(load: Load, inside: InWindow, limits: Limits) -> Iterator[tuple[bool, str]]:
     """Open loop only: beyond capacity the queue grows as long as the load lasts, and TTFT says how long that was."""
+    req_s, arrived_req_s = inside.req_s, inside.arrived_req_s
     if isinstance(load, Concurrency) or not req_s or not arrived_req_s:
         return
     if req_s < (1 - limits.behind) * arrived_req_s:
         yield True, f"overloaded: {arrived_req_s:.3g} requests/s arrived, {req_s:.3g} were served; the queue grew"
 
 
-def _judge_client(client: Mapping[str, Any], total: int, limits: Limits) -> Iterator[tuple[bool, str]]:
-    """Was the client itself the bottleneck? Nothing is said where its health is not known."""
-    if not client:
+def _judge_client(client: ClientHealth | None, total: int, limits: Limits) -> Iterator[tuple[bool, str]]:
+    """Was the client itself the bottleneck? Without its health there is no finding."""
+    if client is None:
         return
-    share = client["cpu_share"] / client.get("processes", 1)
-    lag_ms = client["loop_lag_p99_ms"]
-    late = client["late_sends"] / max(1, total)
+    share = client.cpu_share / client.processes
+    lag_ms = client.loop_lag_p99_ms
+    late = client.late_sends / max(1, total)
     signs = []
     if share > limits.cpu_share:
         signs.append(f"{share:.0%} of a core in each sending process")
@@ -211,7 +211,7 @@ def _judge_client(client: Mapping[str, Any], total: int, limits: Limits) -> Iter
     if not signs:
         return
     if late > limits.late_sends:
-        signs.append(f"{late:.0%} of requests sent more than {client['late_ms']:g} ms late")
+        signs.append(f"{late:.0%} of requests sent more than {client.late_ms:g} ms late")
     yield len(signs) > 1, f"the client is saturated: {', '.join(signs)}; use more processes or another machine"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ratematch.plan.deployment import ServerGroup
-from ratematch.plan.memory import RUNTIME_RESERVE_B, activation_bytes, default_precision, memory_fit
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Concurrency
+from ratematch.plan.memory import RUNTIME_RESERVE_B, MemoryUse, activation_bytes, default_precision, memory_fit
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.workload import Workload
 
@@ -15,9 +18,9 @@ class KvSettings:
     """What an engine does with the memory that weights and activations leave.
 
     ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache. ``chunked_prefill``: may a
-    prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as told, ``None`` = as derived,
-    which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``: share of the
-    whole GPU that the engine does not touch.
+    prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as configured, ``None`` = as
+    derived, which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``:
+    share of the whole GPU that the engine does not touch.
     """
 
     fraction: float
@@ -58,19 +61,16 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     if at_once < 1:
         return Capacity(0, f"max_num_tokens {tokens} is less than one request's MTP {group.mtp} + 1 tokens a step")
     length = workload.isl + (0 if group.role == "ctx" else workload.osl + group.mtp)
-    each = -(-length // kv.block) * kv.block
-    fit = memory_fit(
-        model,
-        gpu,
-        mapping,
+    request_tokens = -(-length // kv.block) * kv.block
+    use = MemoryUse(
         default_precision(model, gpu),
         kv.dtype,
         kv.fraction,
         RUNTIME_RESERVE_B + activation_bytes(model, mapping, tokens, batch) + kv.left_alone * gpu.memory_b,
-        mtp_layers=min(group.mtp, model.mtp_layers),
-        tokens_needed=each,
+        min(group.mtp, model.mtp_layers),
     )
-    held = fit.kv_tokens // each * mapping.dp_ranks
+    fit = memory_fit(model, gpu, mapping, use, request_tokens)
+    held = fit.kv_tokens // request_tokens * mapping.dp_ranks
     slots = min(batch, at_once) * mapping.dp_ranks
     ranks = f" x {mapping.dp_ranks} ranks" if mapping.attention_dp else ""
     if group.role != "ctx" and slots < held:
@@ -78,7 +78,7 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
         if at_once < batch:
             limit = f"max_num_tokens {tokens} / (MTP {group.mtp} + 1) = {at_once} requests a step, of {limit}"
         return Capacity(slots, f"{limit}{ranks} = {slots} sequence slots")
-    return Capacity(held, f"{fit.explanation}; / {each} tokens a request{ranks} = {held} requests")
+    return Capacity(held, f"{fit.explanation}; / {request_tokens} tokens a request{ranks} = {held} requests")
 
 
 def _check_length(group: ServerGroup, workload: Workload, model: Model, kv: KvSettings) -> str:
@@ -91,3 +91,31 @@ def _check_length(group: ServerGroup, workload: Workload, model: Model, kv: KvSe
     if whole > model.max_seq_len:
         return f"{needed} are more than the {model.max_seq_len} that {model.name} was made for: ask for less"
     return ""
+
+
+def why_unfit(
+    experiment: Experiment, model: Model, gpu: Gpu, kv_of: Callable[[ServerGroup], KvSettings]
+) -> list[str]:
+    """Why the deployment cannot run its workload, with the sum; empty when it can.
+
+    Each server must hold one request at least. In gen_only it must hold its whole share of every load, because it
+    waits for that share before its first step; elsewhere more requests than slots only wait, as prompts in flight do.
+    """
+    problems = []
+    for group in experiment.deployment.groups:
+        try:
+            capacity = find_capacity(group, experiment.workload, model, gpu, kv_of(group))
+        except ValueError as error:
+            problems.append(f"{group.role}: {error}")
+            continue
+        if capacity.requests < 1:
+            problems.append(f"{group.role} {group.mapping.label}: {capacity.explanation}")
+        elif experiment.mode == "gen_only" and group.role == "gen":
+            most = max((load.concurrency for load in experiment.loads if isinstance(load, Concurrency)), default=0)
+            share = most // group.instances
+            if share > capacity.requests:
+                waits = f"waits for {most} / {group.instances} servers = {share} requests before its first step"
+                problems.append(
+                    f"gen {group.mapping.label}: {waits}, and holds {capacity.requests}: {capacity.explanation}"
+                )
+    return problems

@@ -23,8 +23,8 @@ class TimeLimit:
 
     def minutes(self, estimate: float) -> int:
         """Whole minutes to ask for."""
-        asked = int(self.factor * estimate + self.floor_minutes + 0.999)
-        return asked if self.max_minutes is None else min(asked, int(self.max_minutes))
+        minutes = int(self.factor * estimate + self.floor_minutes + 0.999)
+        return minutes if self.max_minutes is None else min(minutes, int(self.max_minutes))
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Slurm:
     """What a site wants of every job and step.
 
     ``partition``, ``account``, ``qos``, ``reservation``, ``exclude`` (nodes): sbatch's options of these names.
-    ``gpus``: how GPUs are asked for, ``--gpus-per-node=N``, ``--gres=<gres>:N`` or not at all (whole nodes are given
+    ``gpus``: how GPUs are requested, ``--gpus-per-node=N``, ``--gres=<gres>:N`` or not at all (whole nodes are given
     anyway). ``exclusive``: no neighbours on the nodes, which would be measured too.
     ``segment``: nodes in one NVLink domain. A job asks for ``--segment``, the largest divisor of its nodes not above
-    this, so that no server reaches over two domains; ``None`` = not asked for.
+    this, so that no server reaches over two domains; ``None`` = not requested.
     ``mpi``: ``srun --mpi`` of server steps, ``None`` = Slurm's default. ``tasks``: of a server's step, one for each
     GPU (the engine's ranks) or one a node (the emulator, which needs no ranks).
     ``senders``: most processes of the load generator on one node. ``sbatch``, ``srun``: further options, as typed.
@@ -90,7 +90,8 @@ class Cluster:
     long servers may take to answer, ``None`` = scaled to the size of the weights. ``stall_minutes``: a load is
     ended when for so long no server runs an iteration with requests in flight (``None``: never).
     ``environment``: of every server. ``check_paths``: the login node sees the image, the mounts and the weights, so
-    they are looked for before anything is sent.
+    they are looked for before anything is sent. ``slurm_given``: the profile has a ``slurm`` part, whatever it says
+    there; only for :attr:`default_executor`, so it is not kept with results.
     """
 
     name: str
@@ -112,6 +113,17 @@ class Cluster:
     slurm: Slurm = field(default_factory=Slurm)
     container: Container | None = None
     check_paths: bool = True
+    slurm_given: bool = field(default=False, compare=False)
+
+    @property
+    def default_executor(self) -> Literal["slurm", "local"]:
+        """Where servers run when nobody says it: in Slurm's jobs or as processes of this machine.
+
+        Slurm's where the profile has a ``slurm`` part, a container, or real servers on more than one node: nothing
+        else would start those.
+        """
+        several = self.nodes > 1 and not self.emulated
+        return "slurm" if self.slurm_given or self.container is not None or several else "local"
 
     @property
     def gpus(self) -> int:
@@ -121,6 +133,7 @@ class Cluster:
 def to_json(cluster: Cluster) -> dict[str, Any]:
     """Plain JSON values."""
     content: dict[str, Any] = _plain(asdict(cluster))
+    del content["slurm_given"]
     return content
 
 

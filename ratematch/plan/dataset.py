@@ -78,8 +78,8 @@ def _read_entry(item: dict[str, Any]) -> Entry | None:
     if "conversations" in item or "conversation" in item:
         return _read_sharegpt(item.get("conversations") or item.get("conversation") or [])
     if isinstance(item.get("input"), dict):
-        asked = item["input"]
-        return Entry(text=str(asked["messages"][-1]["content"]), osl=_whole(asked.get("max_tokens")))
+        request = item["input"]
+        return Entry(text=str(request["messages"][-1]["content"]), osl=_whole(request.get("max_tokens")))
     due = item.get("timestamp")
     delay = item.get("delay")
     return Entry(
@@ -87,7 +87,7 @@ def _read_entry(item: dict[str, Any]) -> Entry | None:
         osl=_whole(_first(item, "output_length", "osl", "max_tokens", "completion_tokens")),
         text=_first(item, "text_input", "prompt", "text"),
         due_s=None if due is None else float(due) / 1e3,
-        hash_ids=tuple(int(each) for each in item.get("hash_ids") or ()),
+        hash_ids=tuple(int(block) for block in item.get("hash_ids") or ()),
         session=None if item.get("session_id") is None else str(item["session_id"]),
         delay_s=0.0 if delay is None else float(delay) / 1e3,
     )

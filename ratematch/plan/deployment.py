@@ -1,15 +1,18 @@
-"""Which servers stand together, and what each of them is told."""
+"""Which servers stand together, and how each of them is configured."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 
 Role = Literal["ctx", "gen", "agg"]
 Stage = Literal["ctx", "gen", "ifb", "e2e"]
 STAGES: tuple[Stage, ...] = ("ctx", "gen", "ifb", "e2e")
+
+Options = dict[str, Any]
+"""Options of a serving stack by name, as its own files have them: plain YAML values, nested."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,17 @@ class ServerGroup:
     ``config``: the engine's whole configuration as given, to which nothing is added (a recipe somebody else wrote).
     ``environment``: set for these servers only. ``unchecked``: dotted paths of options marked ``!unchecked`` in the
     sweep file, which are passed on though the contract of the version may not know them. ``tag``: option axes that
-    tell servers of one sweep apart, for labels only.
+    distinguish servers of one sweep, for labels only.
     """
 
     role: Role
-    mapping: Mapping
+    mapping: Parallelism
     instances: int = 1
     mtp: int = 0
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] | None = None
+    options: Options = field(default_factory=dict)
+    config: Options | None = None
     environment: dict[str, str] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
     tag: str = field(default="", compare=False)
@@ -58,8 +61,8 @@ class Deployment:
     gen: ServerGroup | None = None
     agg: ServerGroup | None = None
     router: str = "round_robin"
-    orchestrator: dict[str, Any] = field(default_factory=dict)
-    router_args: dict[str, Any] = field(default_factory=dict)
+    orchestrator: Options = field(default_factory=dict)
+    router_args: Options = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
     warmed: bool = False
 

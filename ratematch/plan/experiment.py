@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload, workload_from_json, workload_to_json
 
 Origin = Literal["real", "emulated", "simulated"]
 """Where figures come from. Those of different origins never share a front."""
+
+
+def origin_of(emulated: bool, simulated: bool) -> Origin:
+    """The origin that two keys of a file mean; what is simulated has both."""
+    return "simulated" if simulated else "emulated" if emulated else "real"
+
 
 DEFAULT_STEP_TIMES = "roofline"
 """The emulator's own step-time model."""
@@ -72,7 +79,7 @@ class Experiment:
 
     @property
     def origin(self) -> Origin:
-        return "simulated" if self.simulated else "emulated" if self.emulated else "real"
+        return origin_of(self.emulated, self.simulated)
 
     @property
     def mode(self) -> Mode:
@@ -89,8 +96,8 @@ class Experiment:
     def launches(self) -> tuple[Experiment, ...]:
         """The experiment in parts that each need their own start of the servers: the loads that share one.
 
-        All loads share one, except in ``gen_only``: the servers are told at start how many requests make a batch
-        (contract, section 6), so each concurrency has its own.
+        All loads share one, except in ``gen_only``: the servers are started with the number of requests that make a
+        batch (contract, section 6), so each concurrency has its own.
         """
         if self.mode != "gen_only":
             return (self,)
@@ -144,6 +151,27 @@ class Experiment:
         return f"{self._label(self.deployment.short_label)}-{self.id}"
 
 
+def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
+    """Experiments of one id as one, where the first of them stands, with the loads of all in their order, each once.
+
+    They would share a results folder, and one start of the servers serves them all. Loads of one label would share a
+    folder there too, so the first of these stands for all.
+    """
+    first: dict[str, Experiment] = {}
+    loads: dict[str, dict[str, Load]] = {}
+    for experiment in experiments:
+        first.setdefault(experiment.id, experiment)
+        known = loads.setdefault(experiment.id, {})
+        for load in experiment.loads:
+            known.setdefault(load.label, load)
+    return tuple(
+        experiment
+        if len(loads[id_]) == len(experiment.loads)
+        else replace(experiment, loads=tuple(loads[id_].values()))
+        for id_, experiment in first.items()
+    )
+
+
 def to_json(experiment: Experiment) -> dict[str, Any]:
     """Plain JSON values, loads tagged by kind."""
     content = asdict(experiment)
@@ -160,7 +188,7 @@ def from_json(content: dict[str, Any]) -> Experiment:
     """
     groups = {
         role: ServerGroup(
-            **{**group, "mapping": Mapping(**group["mapping"]), "unchecked": tuple(group.get("unchecked", ()))}
+            **{**group, "mapping": Parallelism(**group["mapping"]), "unchecked": tuple(group.get("unchecked", ()))}
         )
         for role, group in content["deployment"].items()
         if role in ("ctx", "gen", "agg") and group is not None

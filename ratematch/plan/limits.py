@@ -16,7 +16,7 @@ def with_limits(group: ServerGroup, workload: Workload, in_flight: int) -> Serve
     """``group`` with the batch and token limits that were left open; ``in_flight``: requests one instance must hold.
 
     A limit among the options (or in a whole configuration) counts like one given as an axis: it is what the server
-    will be told.
+    will be started with.
     """
     batch, tokens = find_limits(group, workload, in_flight)
     return replace(group, max_batch_size=batch.value, max_num_tokens=tokens.value)

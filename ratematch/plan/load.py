@@ -84,6 +84,18 @@ class Trace:
 Load = Concurrency | Rate | Trace
 
 
+Percentile = Literal["mean", 50, 90, 95, 99]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Limits in ms at ``percentile`` of the requests; ``None`` = no limit."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    percentile: Percentile = "mean"
+
+
 def most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
     """Requests that one of ``instances`` servers holds at the largest closed load, at least 1.
 

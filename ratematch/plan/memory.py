@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Gpu, Model, Moe
+from ratematch.plan.parallelism import Parallelism
 
 FORMAT_BYTES: dict[str, float] = {
     "bf16": 2.0,
@@ -75,7 +75,7 @@ def total_params(model: Model) -> int:
     return count
 
 
-def weight_bytes_per_rank(model: Model, mapping: Mapping, precision: str, mtp_layers: int = 0) -> float:
+def weight_bytes_per_rank(model: Model, mapping: Parallelism, precision: str, mtp_layers: int = 0) -> float:
     """Weight bytes on the fullest GPU of an instance.
 
     Routed experts are always spread over all ``tp`` ranks. Under attention DP everything else is replicated;
@@ -126,7 +126,7 @@ def kv_bytes_per_token(model: Model, dtype: str, mtp_layers: int = 0) -> float:
     return (model.layers + mtp_layers) * kv_elements_per_layer(model) * format_bytes(dtype)
 
 
-def kv_bytes_per_token_per_rank(model: Model, mapping: Mapping, dtype: str, mtp_layers: int = 0) -> float:
+def kv_bytes_per_token_per_rank(model: Model, mapping: Parallelism, dtype: str, mtp_layers: int = 0) -> float:
     """KV bytes that one token of a sequence costs on each GPU that holds it.
 
     Attention DP: all of it, on the one rank that owns the sequence. Tensor parallel: the MLA latent is replicated on
@@ -140,7 +140,7 @@ def kv_bytes_per_token_per_rank(model: Model, mapping: Mapping, dtype: str, mtp_
     return layers * kv_elements_per_layer(model) * format_bytes(dtype) * share / mapping.cp
 
 
-def kv_duplication(model: Model, mapping: Mapping) -> float:
+def kv_duplication(model: Model, mapping: Parallelism) -> float:
     """How many times each KV byte of a sequence is stored within an instance (1 = once)."""
     if mapping.attention_dp:
         return 1.0
@@ -154,7 +154,7 @@ def transfer_bytes(model: Model, isl: int, dtype: str, mtp_layers: int = 0) -> f
     return isl * kv_bytes_per_token(model, dtype, mtp_layers)
 
 
-def transfer_bytes_received(model: Model, mapping: Mapping, isl: int, dtype: str, mtp_layers: int = 0) -> float:
+def transfer_bytes_received(model: Model, mapping: Parallelism, isl: int, dtype: str, mtp_layers: int = 0) -> float:
     """KV bytes that all GPUs of a gen instance together receive for one request: replicated parts count each time."""
     return transfer_bytes(model, isl, dtype, mtp_layers) * kv_duplication(model, mapping)
 
@@ -162,7 +162,7 @@ def transfer_bytes_received(model: Model, mapping: Mapping, isl: int, dtype: str
 # ------------------------------------------------------------------------------------------------ fit
 
 
-def activation_bytes(model: Model, mapping: Mapping, max_num_tokens: int, max_batch_size: int) -> float:
+def activation_bytes(model: Model, mapping: Parallelism, max_num_tokens: int, max_batch_size: int) -> float:
     """Peak bytes of activations and logits on one GPU while ``max_num_tokens`` tokens are in a step.
 
     Counted: four bf16 hidden-sized buffers, the widest MLP buffer, routed copies of tokens (dispatch and combine;
@@ -182,10 +182,27 @@ def activation_bytes(model: Model, mapping: Mapping, max_num_tokens: int, max_ba
 
 
 @dataclass(frozen=True)
+class MemoryUse:
+    """What a server does with the memory of a GPU.
+
+    ``precision``, ``kv_dtype``: number formats of weights and KV cache. ``fraction``: of what weights and
+    ``reserve_b`` bytes (activations and runtime) leave, the share for the KV cache. ``mtp_layers``: MTP layers that
+    are loaded.
+    """
+
+    precision: str
+    kv_dtype: str
+    fraction: float
+    reserve_b: float
+    mtp_layers: int = 0
+
+
+@dataclass(frozen=True)
 class MemoryFit:
     """Memory of one GPU of an instance, in bytes, and how many KV tokens its rank can hold.
 
-    ``tokens_needed``: KV tokens per rank asked for, 0 when nothing was. ``explanation``: the sum in words.
+    ``tokens_needed``: KV tokens that a rank must hold, 0 when nothing was required. ``explanation``: the sum in
+    words.
     """
 
     memory_b: float
@@ -203,55 +220,38 @@ class MemoryFit:
         return self.kv_tokens >= max(1, self.tokens_needed)
 
 
-def memory_fit(
-    model: Model,
-    gpu: Gpu,
-    mapping: Mapping,
-    precision: str,
-    kv_dtype: str,
-    fraction: float,
-    reserve_b: float,
-    mtp_layers: int = 0,
-    tokens_needed: int = 0,
-) -> MemoryFit:
-    """Do weights, ``reserve_b`` bytes for activations and runtime, and ``tokens_needed`` KV tokens fit on a GPU?
+def memory_fit(model: Model, gpu: Gpu, mapping: Parallelism, use: MemoryUse, tokens_needed: int = 0) -> MemoryFit:
+    """Do weights, the reserve for activations and runtime, and ``tokens_needed`` KV tokens fit on a GPU?
 
     KV pool = ``fraction`` x (memory - weights - reserve), contract section 3.4.
 
     Raises:
         ValueError: unknown format, or ``fraction`` outside [0, 1].
     """
+    fraction, reserve_b = use.fraction, use.reserve_b
     if not 0 <= fraction <= 1:
         raise ValueError(f"KV fraction {fraction:g} is not between 0 and 1")
-    weights = weight_bytes_per_rank(model, mapping, precision, mtp_layers)
-    token_b = kv_bytes_per_token_per_rank(model, mapping, kv_dtype, mtp_layers)
+    weights = weight_bytes_per_rank(model, mapping, use.precision, use.mtp_layers)
+    token_b = kv_bytes_per_token_per_rank(model, mapping, use.kv_dtype, use.mtp_layers)
     free = gpu.memory_b - weights - reserve_b
     tokens = max(0, math.floor(fraction * free / token_b))
     words = (
-        f"{model.name} {precision} as {mapping.label} on {gpu.name}: {gpu.memory_b / 1e9:.1f} GB"
+        f"{model.name} {use.precision} as {mapping.label} on {gpu.name}: {gpu.memory_b / 1e9:.1f} GB"
         f" - {weights / 1e9:.1f} GB weights - {reserve_b / 1e9:.1f} GB activations = {free / 1e9:.1f} GB free"
     )
     if free <= 0:
         words += ": the weights do not fit; use more GPUs or a smaller format"
     else:
-        words += f"; x {fraction:g} / {token_b / 1e3:.1f} kB per {kv_dtype} KV token = {tokens} tokens per rank" + (
-            f" for {tokens_needed} needed" if tokens_needed else ""
+        words += (
+            f"; x {fraction:g} / {token_b / 1e3:.1f} kB per {use.kv_dtype} KV token = {tokens} tokens per rank"
+            + (f" for {tokens_needed} needed" if tokens_needed else "")
         )
         if tokens < tokens_needed:
             words += ": use more GPUs, attention DP, a smaller KV format or a smaller batch"
     return MemoryFit(gpu.memory_b, weights, reserve_b, fraction, token_b, tokens, tokens_needed, words)
 
 
-def kv_tokens_per_rank(
-    model: Model,
-    gpu: Gpu,
-    mapping: Mapping,
-    precision: str,
-    kv_dtype: str,
-    fraction: float,
-    reserve_b: float,
-    mtp_layers: int = 0,
-) -> int:
+def kv_tokens_per_rank(model: Model, gpu: Gpu, mapping: Parallelism, use: MemoryUse) -> int:
     """KV tokens that one attention-DP rank (or the whole instance without attention DP) can hold; 0 if weights do
     not fit."""
-    return memory_fit(model, gpu, mapping, precision, kv_dtype, fraction, reserve_b, mtp_layers).kv_tokens
+    return memory_fit(model, gpu, mapping, use).kv_tokens

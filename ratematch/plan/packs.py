@@ -4,9 +4,9 @@ Nodes are the unit. Two deployments never share one, so each has its GPUs, its p
 memory to itself and is measured as if it were alone.
 
 Starts follow one rule, :func:`next_to_start`, here where packs are planned with estimates and in
-:mod:`ratematch.run.pack` where they run: the first that waits goes first, and a later one may overtake it only where
-that cannot hold it up (EASY backfill). A plan is the rule played through with the estimates, so a time limit that was
-derived from it stays right as long as the estimates are.
+:mod:`ratematch.campaign.jobs.pack` where they run: the first that waits goes first, and a later one may overtake it
+only where that cannot hold it up (EASY backfill). A plan is the rule played through with the estimates, so a time
+limit that was derived from it stays right as long as the estimates are.
 """
 
 from __future__ import annotations

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ratematch.errors import PlacementError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role
+
+FIRST_PORT = 18000
+"""From here on servers get their ports where neither the profile nor a person names one."""
 
 
 @dataclass(frozen=True)
@@ -146,3 +150,19 @@ def _cut(left: list[int], count: int) -> tuple[int, ...]:
     taken = tuple(left[:count])
     del left[:count]
     return taken
+
+
+def placement_to_json(placement: Placement) -> dict[str, Any]:
+    return {
+        "instances": [
+            {
+                "name": instance.name,
+                "host": instance.host,
+                "port": instance.port,
+                "places": [{"node": place.node, "gpus": list(place.gpus)} for place in instance.places],
+            }
+            for instance in placement.instances
+        ],
+        "orchestrator": placement.orchestrator_port
+        and {"host": placement.orchestrator_host, "port": placement.orchestrator_port},
+    }

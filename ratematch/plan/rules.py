@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.model import Model
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import Placement
 
 
@@ -18,13 +18,13 @@ class Impossible:
     reason: str
 
 
-def check_mapping(mapping: Mapping, model: Model, cluster: Cluster) -> list[Impossible]:
+def check_mapping(mapping: Parallelism, model: Model, cluster: Cluster) -> list[Impossible]:
     """Why ``model`` cannot run with ``mapping`` on ``cluster``; empty when it can."""
-    found = [Impossible("ep" if "ep=" in reason else "tp", reason) for reason in mapping.problems()]
-    if found:
-        return found
+    problems = [Impossible("ep" if "ep=" in reason else "tp", reason) for reason in mapping.problems()]
+    if problems:
+        return problems
     if not mapping.attention_dp and model.heads % mapping.tp:
-        found.append(
+        problems.append(
             Impossible(
                 "tp",
                 f"tp={mapping.tp} does not divide the {model.heads} attention heads of {model.name}: "
@@ -33,11 +33,11 @@ def check_mapping(mapping: Mapping, model: Model, cluster: Cluster) -> list[Impo
         )
     if model.moe is None:
         if mapping.ep > 1:
-            found.append(
+            problems.append(
                 Impossible("ep", f"ep={mapping.ep} needs an MoE model, and {model.name} is dense: write ep: 1")
             )
     elif model.moe.experts % mapping.ep:
-        found.append(
+        problems.append(
             Impossible(
                 "ep",
                 f"ep={mapping.ep} does not divide the {model.moe.experts} experts of {model.name}: "
@@ -45,12 +45,12 @@ def check_mapping(mapping: Mapping, model: Model, cluster: Cluster) -> list[Impo
             )
         )
     if mapping.pp > model.layers:
-        found.append(Impossible("pp", f"pp={mapping.pp} is more than the {model.layers} layers of {model.name}"))
-    found.extend(_check_nodes(mapping, cluster))
-    return found
+        problems.append(Impossible("pp", f"pp={mapping.pp} is more than the {model.layers} layers of {model.name}"))
+    problems.extend(_check_nodes(mapping, cluster))
+    return problems
 
 
-def _check_nodes(mapping: Mapping, cluster: Cluster) -> list[Impossible]:
+def _check_nodes(mapping: Parallelism, cluster: Cluster) -> list[Impossible]:
     gpus, node = mapping.gpus, cluster.gpus_per_node
     if gpus > cluster.gpus:
         return [
@@ -86,20 +86,20 @@ def check_mtp(mtp: int, model: Model, *, draft_model: bool) -> list[Impossible]:
 
 def check_placement(placement: Placement, gpus_per_node: int) -> list[str]:
     """What is wrong with where instances sit: a GPU or port given out twice, an instance uneven over its nodes."""
-    found: list[str] = []
+    problems: list[str] = []
     owner: dict[tuple[str, int], str] = {}
     for instance in placement.instances:
         sizes = {len(place.gpus) for place in instance.places}
         if len(instance.places) > 1 and sizes != {gpus_per_node}:
             shares = " + ".join(str(len(place.gpus)) for place in instance.places)
-            found.append(
+            problems.append(
                 f"{instance.name} straddles nodes with {shares} GPUs: it must take whole nodes of {gpus_per_node}"
             )
         for place in instance.places:
             for gpu in place.gpus:
                 other = owner.setdefault((place.node, gpu), instance.name)
                 if other != instance.name or not 0 <= gpu < gpus_per_node:
-                    found.append(
+                    problems.append(
                         f"GPU {gpu} of {place.node} cannot be {instance.name}'s: it is {other}'s or not there"
                     )
     ports = [(instance.host, instance.port, instance.name) for instance in placement.instances]
@@ -108,8 +108,8 @@ def check_placement(placement: Placement, gpus_per_node: int) -> list[str]:
     taken: dict[tuple[str, int], str] = {}
     for host, port, name in ports:
         if taken.setdefault((host, port), name) != name:
-            found.append(f"port {port} on {host} is given to {taken[host, port]} and to {name}")
-    return found
+            problems.append(f"port {port} on {host} is given to {taken[host, port]} and to {name}")
+    return problems
 
 
 def _divisors(number: int) -> str:

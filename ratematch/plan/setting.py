@@ -21,7 +21,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Explained:
-    """Everything one kind of server is told. ``label``: ``gen DEP8 mtp=3 8192/1024``."""
+    """The whole configuration of one kind of server. ``label``: ``gen DEP8 mtp=3 8192/1024``."""
 
     label: str
     settings: tuple[Setting, ...]

@@ -1,29 +1,19 @@
-"""A sweep: what the file asks for, and the experiments it stands for.
-
-The axes of a stage are multiplied; combinations that the model or the cluster cannot run are dropped with the
-arithmetic why. All loads of one deployment belong to one experiment, because loading weights takes minutes and a
-load takes seconds.
-"""
+"""A sweep: what its file asks for, checked, with every default filled in."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.constraints import Constraints
-from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
-from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef, Experiment
-from ratematch.plan.limits import with_limits
-from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace, most_in_flight
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup, Stage
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef
+from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace
 from ratematch.plan.model import Gpu, Model
-from ratematch.plan.optionaxes import merge_options, name_options
-from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.workload import Workload
+
+AxisValues = dict[str, Any]
+"""Values by axis: one each in a combination; in a rule one, or a list of those that match."""
 
 MAPPING_AXES = ("tp", "ep", "pp", "cp", "attention_dp")
 GROUP_AXES = ("mtp", "max_batch_size", "max_num_tokens")
@@ -103,10 +93,10 @@ class StagePlan:
     stage: Stage
     axes: dict[str, tuple[Any, ...]]
     loads: LoadPlan
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    exclude: tuple[dict[str, Any], ...] = ()
-    only: tuple[dict[str, Any], ...] = ()
+    exclude: tuple[AxisValues, ...] = ()
+    only: tuple[AxisValues, ...] = ()
 
     supply: ServerGroup | None = None
     warmed: bool = False
@@ -126,7 +116,7 @@ class E2ePlan:
     loads: LoadPlan = field(default_factory=LoadPlan)
     choose_at: tuple[float, ...] = ()
     router: str = "round_robin"
-    router_args: dict[str, Any] = field(default_factory=dict)
+    router_args: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,8 +148,8 @@ class Sweep:
     """One sweep file, checked: every name in it is known and every axis value can be run.
 
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
-    experiments are to run in virtual time (said by who runs it, not by the file). ``step_times``: the emulator's
-    step-time model, for whatever of it runs on the emulator (said by the environment).
+    experiments are to run in virtual time (decided by who runs it, not by the file). ``step_times``: the emulator's
+    step-time model, for whatever of it runs on the emulator (set in the environment).
     """
 
     name: str
@@ -185,209 +175,3 @@ class Sweep:
     def max_gpus(self) -> int:
         """GPUs that one deployment may use: the budget's limit within the cluster's."""
         return min(self.budget.max_gpus or self.cluster.gpus, self.cluster.gpus)
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A combination that is not run, and why."""
-
-    stage: Stage
-    combination: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """What the stages before matching run, and what was dropped. End-to-end experiments come after matching."""
-
-    experiments: tuple[Experiment, ...]
-    dropped: tuple[Dropped, ...]
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One cell of the product of a stage's axes."""
-
-    axes: dict[str, Any]
-    mapping: Mapping
-
-    @property
-    def label(self) -> str:
-        extra = [f"{key}={value}" for key, value in self.axes.items() if key not in (*MAPPING_AXES, "mapping")]
-        return " ".join([self.mapping.label, *extra])
-
-
-def combinations(plan: StagePlan) -> Iterator[Combination]:
-    """Every cell of the product of the axes, in the file's order."""
-    for values in itertools.product(*plan.axes.values()):
-        axes = dict(zip(plan.axes, values, strict=True))
-        yield Combination(axes, _mapping_of(axes))
-
-
-def _mapping_of(axes: dict[str, Any]) -> Mapping:
-    if "mapping" in axes:
-        return parse_mapping(axes["mapping"])
-    tp = axes.get("tp", 1)
-    ep = axes.get("ep", 1)
-    return Mapping(
-        tp=tp,
-        ep=tp if ep == "tp" else ep,
-        pp=axes.get("pp", 1),
-        cp=axes.get("cp", 1),
-        attention_dp=axes.get("attention_dp", False),
-    )
-
-
-def why_impossible(combination: Combination, plan: StagePlan, model: Model, cluster: Cluster) -> list[Impossible]:
-    """Why the model or the cluster cannot run the combination; empty when they can."""
-    draft_model = "speculative_config" in plan.options
-    return [
-        *check_mapping(combination.mapping, model, cluster),
-        *check_mtp(combination.axes.get("mtp", 0), model, draft_model=draft_model),
-    ]
-
-
-KvOf = Callable[[ServerGroup], KvSettings]
-
-
-def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
-    """The experiments of ctx, gen and ifb for every workload, and the combinations dropped on the way.
-
-    ``kv_of``: what the engine does with the memory of a server. Combinations that cannot hold one request are
-    dropped, and so are single loads that ask for more requests in flight than an instance holds: they would only
-    measure its queue. Deployments written out in the file are run as they stand.
-    """
-    experiments: list[Experiment] = []
-    dropped: list[Dropped] = []
-    for plan in sweep.stages:
-        for combination in combinations(plan):
-            impossible = why_impossible(combination, plan, sweep.model, sweep.cluster)
-            if impossible:
-                dropped.append(Dropped(plan.stage, combination.label, impossible[0].reason))
-            elif any(_matches(rule, combination) for rule in plan.exclude):
-                dropped.append(Dropped(plan.stage, combination.label, "excluded by the sweep file"))
-            elif plan.only and not any(_matches(rule, combination) for rule in plan.only):
-                dropped.append(Dropped(plan.stage, combination.label, "matches no `only` rule of the sweep file"))
-            else:
-                for workload in sweep.workloads:
-                    experiment, too_much = _fitting(sweep, plan, combination, workload, kv_of)
-                    dropped.extend(too_much)
-                    # Workloads that differ in OSL only are one to a ctx server.
-                    if experiment is not None and experiment not in experiments:
-                        experiments.append(experiment)
-    experiments.extend(
-        experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
-        for named in sweep.deployments
-        for workload in ((named.workload,) if named.workload else sweep.workloads)
-    )
-    return Expansion(tuple(experiments), tuple(dropped))
-
-
-def _fitting(
-    sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload, kv_of: KvOf
-) -> tuple[Experiment | None, list[Dropped]]:
-    """The experiment with the loads that its servers can hold, and what had to go."""
-    whole = _experiment(sweep, plan, combination, workload, _loads_of(plan))
-    where = f"{combination.label} {whole.workload.label}"
-    if plan.supply and whole.deployment.gpus > sweep.max_gpus:
-        needed = f"needs {whole.deployment.gpus} GPUs with the context servers that supply it"
-        return None, [Dropped(plan.stage, where, f"{needed}, and {sweep.max_gpus} are allowed")]
-    for group in whole.deployment.groups:  # the measured one is the last: the supply's capacity only has to be there
-        capacity = find_capacity(group, whole.workload, sweep.model, sweep.gpu, kv_of(group))
-        if capacity.requests < 1:
-            supplied = f"context supply {group.mapping.label}: " if plan.supply and group.role == "ctx" else ""
-            return None, [Dropped(plan.stage, where, supplied + capacity.explanation)]
-    if plan.stage == "ctx":  # waiting prompts hold no memory: a context server's queue is part of its TTFT
-        return whole, []
-    kept = tuple(
-        load for load in whole.loads if not isinstance(load, Concurrency) or load.concurrency <= capacity.requests
-    )
-    over = [load for load in whole.loads if load not in kept]
-    reason = f"more in flight than one instance holds: {capacity.explanation}"
-    asked = sorted({load.concurrency for load in over if isinstance(load, Concurrency)})
-    dropped = [Dropped(plan.stage, f"{where} at {', '.join(map(str, asked))} in flight", reason)] if over else []
-    if not kept:
-        return None, dropped
-    return (_experiment(sweep, plan, combination, workload, kept) if over else whole), dropped
-
-
-def _loads_of(plan: StagePlan) -> tuple[Load, ...]:
-    """The loads of a stage. In gen_only a warm-up smaller than the batch would wait for ever, so the first wave,
-    which fills the batch, is the warm-up: the window leaves it out, and three waves are what it needs."""
-    loads = plan.loads.loads()
-    if plan.supply is None:
-        return loads
-    return tuple(
-        replace(load, warmup=0, num_requests=max(load.num_requests, 3 * load.concurrency))
-        for load in loads
-        if isinstance(load, Concurrency)
-    )
-
-
-def _experiment(
-    sweep: Sweep, plan: StagePlan, combination: Combination, workload: Workload, loads: tuple[Load, ...]
-) -> Experiment:
-    group = ServerGroup(
-        role=ROLE_OF_STAGE[plan.stage],
-        mapping=combination.mapping,
-        mtp=combination.axes.get("mtp", 0),
-        max_batch_size=combination.axes.get("max_batch_size"),
-        max_num_tokens=combination.axes.get("max_num_tokens"),
-        options=merge_options(plan.options, combination.axes),
-        environment=plan.environment,
-        unchecked=plan.unchecked,
-        tag=name_options(plan.axes, combination.axes),
-    )
-    # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
-    one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
-    asked = one_token if plan.stage == "ctx" else workload
-    deployment = replace(_deployment(group), warmed=plan.warmed)
-    if plan.supply is not None:
-        deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
-    return experiment_of(sweep, plan.stage, deployment, asked, loads)
-
-
-def experiment_of(
-    sweep: Sweep, stage: Stage, deployment: Deployment, workload: Workload, loads: tuple[Load, ...]
-) -> Experiment:
-    """The experiment that runs ``deployment`` within ``sweep``; limits left open are filled in."""
-    groups = {
-        group.role: with_limits(group, workload, most_in_flight(loads, group.instances))
-        for group in deployment.groups
-    }
-    emulated = sweep.cluster.emulated or sweep.simulated
-    return Experiment(
-        stage=stage,
-        model=sweep.model.name,
-        model_path=sweep.model_path,
-        engine=sweep.engine,
-        gpu=sweep.cluster.gpu,
-        cluster=sweep.cluster.name,
-        emulated=emulated,
-        simulated=sweep.simulated,
-        step_times=sweep.step_times if emulated else DEFAULT_STEP_TIMES,
-        deployment=replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg")),
-        workload=workload,
-        loads=loads,
-    )
-
-
-def _deployment(group: ServerGroup) -> Deployment:
-    match group.role:
-        case "ctx":
-            return Deployment(ctx=group)
-        case "gen":
-            return Deployment(gen=group)
-        case "agg":
-            return Deployment(agg=group)
-
-
-def _matches(rule: dict[str, Any], combination: Combination) -> bool:
-    facts = {
-        **{name: getattr(combination.mapping, name) for name in MAPPING_AXES},
-        "mapping": combination.mapping.label,
-        "gpus": combination.mapping.gpus,
-        "mtp": 0,
-        **{key: value for key, value in combination.axes.items() if key not in (*MAPPING_AXES, "mapping")},
-    }
-    return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.items())

@@ -1,11 +1,10 @@
-"""Sweep file text -> Sweep. The only place where pydantic sees a sweep; the format is told in ``sweeps/README.md``.
+"""Sweep file text -> Sweep. The only place where pydantic sees a sweep; ``sweeps/README.md`` has the format.
 
 Every problem of the file is collected before anything is raised, each with file and line.
 """
 
 from __future__ import annotations
 
-import re
 from collections import abc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,16 +13,15 @@ from pydantic import ValidationError
 
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.enginefacts import EngineFacts
+from ratematch.plan.expansion import OPTION_PREFIX
 from ratematch.plan.experiment import EngineRef
+from ratematch.plan.genmode import with_supply
+from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
-from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Model
-from ratematch.plan.optionaxes import OPTION_PREFIX
-from ratematch.plan.rules import check_mapping
-from ratematch.plan.supply import with_supply
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
@@ -33,15 +31,14 @@ from ratematch.plan.sweep import (
     NamedDeployment,
     StagePlan,
     Sweep,
-    combinations,
-    why_impossible,
 )
-from ratematch.plan.sweeploads import check_loads, read_loads
+from ratematch.plan.sweepchecks import check_against_cluster, check_engine, check_loads, check_stages, check_values
 from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
     E2eIn,
     GroupIn,
+    LoadsIn,
     StageIn,
     SweepIn,
     as_list,
@@ -76,37 +73,22 @@ def parse_sweep(
     Raises:
         SweepError: with every problem of the file, each with ``source`` and line.
     """
-    located = read_located(text, source)
-    if located.problems:
-        raise SweepError(located.problems)
-    if not isinstance(located.data, dict):
-        located.add((), "a sweep file is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
-        raise SweepError(located.problems)
+    located = _read_map(text, source)
     for override in overrides:
         _override(located, override)
     _rename_aliases(located)
     parsed = _validate(located)
-    model = _look_up(located, ("model",), _name_in(located.data.get("model")), find_model)
-    cluster = _look_up(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
+    model = _resolve(located, ("model",), _name_in(located.data.get("model")), find_model)
+    cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
     if parsed is None:
         raise _error(located)
-    given: tuple[tuple[Stage, StageIn | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
-    facts = _check_engine(located, parsed, engines)
-    stages = with_supply(
-        located,
-        parsed,
-        tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None),
-        facts.gen_modes,
-    )
+    facts = check_engine(located, parsed, engines)
+    stages = with_supply(located, parsed, _stage_plans(located, parsed), facts.gen_modes)
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
-    _check_whole(located, parsed)
+    check_stages(located, parsed)
     check_loads(located, parsed)
     if model and cluster and not located.problems:
-        for plan in stages:
-            _check_axes(located, plan, model, cluster)
-            for impossible in check_mapping(plan.supply.mapping, model, cluster) if plan.supply else ():
-                located.add(("gen", "supply"), impossible.reason)
-        _check_named(located, named, model, cluster)
+        check_against_cluster(located, stages, named, model, cluster)
     if located.problems or model is None or cluster is None:
         raise _error(located)
     return Sweep(
@@ -127,6 +109,15 @@ def parse_sweep(
         seed=parsed.seed,
         source=source,
     )
+
+
+def _read_map(text: str, source: str) -> Located:
+    located = read_located(text, source)
+    if not located.problems and not isinstance(located.data, dict):
+        located.add((), "a sweep file is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
+    if located.problems:
+        raise SweepError(located.problems)
+    return located
 
 
 def _error(located: Located) -> SweepError:
@@ -189,7 +180,7 @@ def _validate(located: Located) -> SweepIn | None:
         return None
 
 
-def _look_up(located: Located, path: Path, name: str | None, find: Callable[[str], Any]) -> Any:
+def _resolve(located: Located, path: Path, name: str | None, find: Callable[[str], Any]) -> Any:
     if name is None:
         return None
     try:
@@ -216,6 +207,73 @@ def _model_path(parsed: SweepIn, model: Model, cluster: Cluster) -> str:
     return given or cluster.model_paths.get(model.name) or model.name
 
 
+def _stage_plans(located: Located, parsed: SweepIn) -> tuple[StagePlan, ...]:
+    given: tuple[tuple[Stage, StageIn | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
+    return tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
+
+
+def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
+    axes: dict[str, tuple[Any, ...]] = {}
+    if not given.axes:
+        located.add((stage, "axes"), "is empty", f"give at least mapping or tp; axes are {', '.join(NAMED_AXES)}")
+    for name, values in given.axes.items():
+        listed = as_list(values)
+        path: Path = (stage, "axes", name)
+        if not listed:
+            located.add(path, "axis is empty", "list at least one value")
+        elif name not in NAMED_AXES and not name.startswith(OPTION_PREFIX):
+            valid = f"valid: {', '.join(NAMED_AXES)}, or options.<engine option>"
+            located.add(path, f"unknown axis {name!r}", valid)
+        else:
+            check_values(located, path, name, listed)
+        axes[name] = tuple(listed)
+    if "mapping" in axes and (both := [name for name in MAPPING_AXES if name in axes]):
+        located.add(
+            (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
+        )
+    for place in ("exclude", "only"):
+        for index, rule in enumerate(getattr(given, place)):
+            for key in rule:
+                if key not in (*NAMED_AXES, "gpus") and key not in axes:
+                    located.add(
+                        (stage, place, index, key),
+                        f"unknown axis {key!r} in a rule",
+                        f"valid: {', '.join(NAMED_AXES)}, gpus",
+                    )
+    return StagePlan(
+        stage=stage,
+        axes=axes,
+        loads=_read_loads(given.loads),
+        options=given.options,
+        environment=given.environment,
+        exclude=tuple(given.exclude),
+        only=tuple(given.only),
+        unchecked=(
+            *located.unchecked_below(stage, "options"),
+            *(
+                path.removeprefix(OPTION_PREFIX)
+                for path in located.unchecked_below(stage, "axes")
+                if path.startswith(OPTION_PREFIX)
+            ),
+        ),
+    )
+
+
+def _read_loads(given: LoadsIn) -> LoadPlan:
+    return LoadPlan(
+        concurrency=tuple(given.concurrency or ()),
+        req_s=tuple(given.req_s or ()),
+        arrival=given.arrival,
+        seconds=given.seconds,
+        burstiness=given.burstiness,
+        ramp_to=given.ramp_to or 0.0,
+        max_in_flight=given.max_in_flight,
+        replay=tuple(given.replay or ()),
+        num_requests=given.num_requests or 0,
+        **given.counts(),
+    )
+
+
 def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
     if given is None:
         return None
@@ -240,7 +298,7 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
             mapping = parse_mapping(group.mapping)
         except ValueError as error:
             located.add(("deployments", index, role, "mapping"), str(error))
-            mapping = Mapping()
+            mapping = Parallelism()
         place = "options" if group.config is None else "config"
         unchecked = located.unchecked_below("deployments", index, role, place)
         groups[role] = ServerGroup(role=role, **{**group.model_dump(), "mapping": mapping}, unchecked=unchecked)
@@ -258,141 +316,6 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
             orchestrator=given.orchestrator,
             unchecked=located.unchecked_below("deployments", index, "orchestrator"),
         ),
-        read_loads(given.loads),
+        _read_loads(given.loads),
         own.workload() if own else None,
     )
-
-
-def _check_named(located: Located, named: Sequence[NamedDeployment], model: Model, cluster: Cluster) -> None:
-    """A deployment written out must run as it stands: nothing thins it out."""
-    for index, each in enumerate(named):
-        for group in each.deployment.groups:
-            for impossible in check_mapping(group.mapping, model, cluster):
-                located.add(("deployments", index, group.role, "mapping"), impossible.reason)
-        gpus = each.deployment.gpus
-        if gpus > cluster.gpus:
-            what = f"{each.deployment.label} needs {gpus} GPUs, and cluster {cluster.name} has {cluster.gpus}"
-            located.add(("deployments", index), what)
-
-
-def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
-    axes: dict[str, tuple[Any, ...]] = {}
-    if not given.axes:
-        located.add((stage, "axes"), "is empty", f"give at least mapping or tp; axes are {', '.join(NAMED_AXES)}")
-    for name, values in given.axes.items():
-        listed = as_list(values)
-        path: Path = (stage, "axes", name)
-        if not listed:
-            located.add(path, "axis is empty", "list at least one value")
-        elif name not in NAMED_AXES and not name.startswith(OPTION_PREFIX):
-            valid = f"valid: {', '.join(NAMED_AXES)}, or options.<engine option>"
-            located.add(path, f"unknown axis {name!r}", valid)
-        else:
-            _check_values(located, path, name, listed)
-        axes[name] = tuple(listed)
-    if "mapping" in axes and (both := [name for name in MAPPING_AXES if name in axes]):
-        located.add(
-            (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
-        )
-    for place in ("exclude", "only"):
-        for index, rule in enumerate(getattr(given, place)):
-            for key in rule:
-                if key not in (*NAMED_AXES, "gpus") and key not in axes:
-                    located.add(
-                        (stage, place, index, key),
-                        f"unknown axis {key!r} in a rule",
-                        f"valid: {', '.join(NAMED_AXES)}, gpus",
-                    )
-    return StagePlan(
-        stage=stage,
-        axes=axes,
-        loads=read_loads(given.loads),
-        options=given.options,
-        environment=given.environment,
-        exclude=tuple(given.exclude),
-        only=tuple(given.only),
-        unchecked=(
-            *located.unchecked_below(stage, "options"),
-            *(
-                path.removeprefix(OPTION_PREFIX)
-                for path in located.unchecked_below(stage, "axes")
-                if path.startswith(OPTION_PREFIX)
-            ),
-        ),
-    )
-
-
-def _check_values(located: Located, path: Path, name: str, values: list[Any]) -> None:
-    for index, value in enumerate(values):
-        here = (*path, index) if (*path, index) in located.lines else path
-        if name == "mapping":
-            try:
-                parse_mapping(str(value))
-            except ValueError as error:
-                located.add(here, str(error))
-        elif name == "attention_dp":
-            if not isinstance(value, bool):
-                located.add(here, f"must be true or false, not {value!r}")
-        elif name in (*MAPPING_AXES, *GROUP_AXES):
-            least = 0 if name == "mtp" else 1
-            if name == "ep" and value == "tp":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                also = ', or "tp" for ep = tp' if name == "ep" else ""
-                located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
-
-
-def _check_engine(located: Located, parsed: SweepIn, engines: abc.Mapping[str, EngineFacts]) -> EngineFacts:
-    """What is known of the engine that the file names; of the first one when it names none that is known."""
-    given = parsed.engine
-    facts = engines.get(given.name)
-    if facts is None:
-        located.add(("engine", "name"), f"unknown engine {given.name!r}", f"known: {', '.join(engines)}")
-        return next(iter(engines.values()))
-    if not _is_version(given.version, facts.versions):
-        what = f"unknown version {given.version!r} of {given.name}"
-        such = f"{facts.versions[0]}.1"
-        located.add(
-            ("engine", "version"), what, f"known: {', '.join(facts.versions)}, and versions of these such as {such}"
-        )
-    routers: list[tuple[Path, str]] = [
-        (("deployments", index, "router"), each.router.type) for index, each in enumerate(parsed.deployments)
-    ]
-    for path, router in [*routers, *([(("e2e", "router"), parsed.e2e.router.type)] if parsed.e2e else [])]:
-        if router not in facts.routers:
-            located.add(path, f"{given.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
-    return facts
-
-
-def _is_version(text: str, lines: Sequence[str]) -> bool:
-    """One of the release lines, or a version of one: ``1.2.1`` and ``1.3.0rc17`` belong to 1.2 and 1.3."""
-    return text in lines or any(re.fullmatch(rf"v?{re.escape(line)}\.\d+\w*(\.\w+)*", text) for line in lines)
-
-
-def _check_whole(located: Located, parsed: SweepIn) -> None:
-    if parsed.ctx is None and parsed.gen is None and parsed.ifb is None and not parsed.deployments:
-        located.add((), "names no stage to measure", "give ctx and gen (and ifb to compare with)")
-    for stage, other in (("ctx", "gen"), ("gen", "ctx")):
-        if getattr(parsed, stage) and not getattr(parsed, other) and parsed.e2e:
-            located.add(("e2e",), f"end-to-end runs are chosen by matching ctx with gen, and {other} is missing")
-    if parsed.e2e and not parsed.ctx and not parsed.gen:
-        located.add(("e2e",), "end-to-end runs are chosen by matching ctx with gen, and both are missing")
-
-
-def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluster) -> None:
-    """An axis value that no combination can use is a mistake; one that some can use only thins the product out."""
-    cells = [(cell, why_impossible(cell, plan, model, cluster)) for cell in combinations(plan)]
-    told: set[str] = set()
-    for name in ("mapping", "ep", "pp", "cp", "mtp", "tp", "attention_dp"):
-        for index, value in enumerate(plan.axes.get(name, ())):
-            with_value = [reasons for cell, reasons in cells if cell.axes[name] == value]
-            if not with_value or not all(with_value):
-                continue
-            reason = with_value[0][0]
-            if reason.reason in told or (reason.axis != name and reason.axis in plan.axes and name != "mapping"):
-                continue
-            told.add(reason.reason)
-            path: Path = (plan.stage, "axes", name, index)
-            located.add(path if path in located.lines else path[:-1], reason.reason)
-    if not located.problems and all(reasons for _, reasons in cells):
-        located.add((plan.stage, "axes"), f"no combination can run: {cells[0][1][0].reason}")

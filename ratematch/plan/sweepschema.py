@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
 
-from ratematch.plan.constraints import Percentile
+from ratematch.plan.deployment import Options
 from ratematch.plan.enginefacts import GenMode
-from ratematch.plan.load import Arrival
+from ratematch.plan.load import Arrival, Percentile
+from ratematch.plan.sweep import AxisValues
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
 
@@ -107,12 +108,12 @@ class E2eLoadsIn(RequestCountsIn):
 
 
 class StageIn(Strict):
-    axes: dict[str, Any]
+    axes: AxisValues
     loads: LoadsIn
-    options: dict[str, Any] = {}
+    options: Options = {}
     environment: dict[str, str] = {}
-    exclude: list[dict[str, Any]] = []
-    only: list[dict[str, Any]] = []
+    exclude: list[AxisValues] = []
+    only: list[AxisValues] = []
 
 
 class SupplyIn(Strict):
@@ -127,7 +128,7 @@ class GenStageIn(StageIn):
 
 class RouterIn(Strict):
     type: Literal["round_robin", "load_balancing", "kv_cache_aware", "conversation", "command"]
-    args: dict[str, Any] = {}
+    args: Options = {}
 
 
 def as_router(value: Any) -> Any:
@@ -143,8 +144,8 @@ class GroupIn(Strict):
     mtp: Annotated[int, Field(ge=0, strict=True)] = 0
     max_batch_size: Positive | None = None
     max_num_tokens: Positive | None = None
-    options: dict[str, Any] = {}
-    config: dict[str, Any] | None = None
+    options: Options = {}
+    config: Options | None = None
     environment: dict[str, str] = {}
 
 
@@ -153,7 +154,7 @@ class DeploymentIn(Strict):
     gen: GroupIn | None = None
     agg: GroupIn | None = None
     router: Router = RouterIn(type="round_robin")
-    orchestrator: dict[str, Any] = {}
+    orchestrator: Options = {}
     workload: WorkloadIn | None = None
     loads: LoadsIn
 

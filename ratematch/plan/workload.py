@@ -1,4 +1,4 @@
-"""What is asked of the servers: input and output lengths, and the requests made from them."""
+"""What servers are measured with: input and output lengths, and the requests made from them."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def parse_spread(text: str) -> Spread:
     Raises:
         ValueError: another form, or a mean that is not positive.
     """
-    found = _SPREAD.fullmatch(text.replace(" ", ""))
-    if found is None or float(found[2]) <= 0:
+    match = _SPREAD.fullmatch(text.replace(" ", ""))
+    if match is None or float(match[2]) <= 0:
         raise ValueError(f"{text!r} is not of the form normal:MEAN,STD or lognormal:MEAN,STD")
-    return Spread("normal" if found[1] == "normal" else "lognormal", float(found[2]), float(found[3]))
+    return Spread("normal" if match[1] == "normal" else "lognormal", float(match[2]), float(match[3]))
 
 
 @dataclass(frozen=True, order=True)
@@ -125,7 +125,7 @@ class Workload:
 
     @property
     def mean_isl(self) -> float | None:
-        """E[ISL] in tokens; ``None`` where only the requests tell (data sets, conversations)."""
+        """E[ISL] in tokens; ``None`` where only the requests have it (data sets, conversations)."""
         if self.file or self.turns > 1:
             return None
         return self.isl_spread.mean_below(self.isl) if self.isl_spread else (self.isl_min + self.isl) / 2
@@ -149,7 +149,7 @@ class Workload:
         return f"{self.isl}/{self.osl}{tail}"
 
 
-_NO_SPREAD = {each.name: each.default for each in fields(Workload) if each.name not in ("isl", "osl", "osl_ratio")}
+_NO_SPREAD = {item.name: item.default for item in fields(Workload) if item.name not in ("isl", "osl", "osl_ratio")}
 
 
 def workload_to_json(workload: Workload) -> dict[str, Any]:

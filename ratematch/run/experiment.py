@@ -14,58 +14,68 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ratematch import filelock
-from ratematch.catalog import load_model
 from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
-from ratematch.plan import cluster as clusters
+from ratematch.inputs.catalog import load_model
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.load import Load
 from ratematch.plan.memory import format_bytes, total_params
-from ratematch.plan.placement import Placement, count_ports, nodes_needed, place
-from ratematch.run import allocation, provenance
-from ratematch.run.allocation import Allocation
-from ratematch.run.connections import warm_connections
-from ratematch.run.launch import Interrupted, ThisMachine, Waiting, port_is_free, running
-from ratematch.run.measureload import Live, measure_load, seed_of
-from ratematch.run.postmortem import explain_failure
+from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_needed, place, placement_to_json
+from ratematch.run import machines, provenance
+from ratematch.run.followup import loads_while_open
+from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
+from ratematch.run.launches import Launch, launch_missing
+from ratematch.run.load import Live, measure_load, seed_of
+from ratematch.run.machines import Allocation
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
-from ratematch.run.turns import in_turn
-from ratematch.store import ExperimentFolder, read_json, write_json, write_text
+from ratematch.run.warmup import warm_connections
+from ratematch.run.watch import explain_failure
+from ratematch.store import filelock, layout
+from ratematch.store import outcome as outcomes
+from ratematch.store.files import write_json, write_text
+from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
+from ratematch.store.progress import Starting, Waiting
+from ratematch.store.provenance import Provenance
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
 
-TOLD_S = 1.0
+SIGNAL_LAG_S = 1.0
 """Between a server's death by a signal that went to the whole job and the same signal here, at most."""
+
+LAST_PORT = 32000
+"""Below the range from which the kernel picks ports for outgoing connections, which would come and go."""
 
 READY_FLOOR_S = 600.0
 READ_B_S = 0.5e9
 """Weights read per second that a start-up deadline allows for: a busy shared file system, not a good one."""
 
 
-@dataclass
-class _Spent:
-    """What a launch came to: loads measured, seconds until its servers were ready, seconds of loads."""
-
-    measured: list[str] = field(default_factory=list)
-    starting_s: float = 0.0
-    measuring_s: float = 0.0
-
-
 def run_experiment(
     path: str | Path, *, allocated: bool = False, nodes: Sequence[str] = (), sent: str | None = None
 ) -> dict[str, Any]:
-    """Measure every missing load of the experiment in ``path``; returns what became of it, as in ``outcome.json``.
+    """:func:`measure_experiment`, with what became of it as plain JSON values.
+
+    Jobs that wait in a queue were sent to call this by its name, and their result goes from one process to another:
+    name, arguments and result stay as they are.
+    """
+    return outcomes.to_json(measure_experiment(path, allocated=allocated, nodes=nodes, sent=sent))
+
+
+def measure_experiment(
+    path: str | Path, *, allocated: bool = False, nodes: Sequence[str] = (), sent: str | None = None
+) -> Outcome:
+    """Measure every missing load of the experiment in ``path``; returns how its last launch ended, with the loads of
+    all of them as ``measured``.
 
     ``allocated``: on the nodes of the Slurm allocation this runs in, or those of them in ``nodes``, else all on this
     machine. ``sent``: the name that this job was sent under. When ``job.json`` holds another by now, because two
@@ -75,137 +85,115 @@ def run_experiment(
         ResultsError: no experiment there. RunError: another process is measuring it.
     """
     folder = ExperimentFolder(Path(path))
-    experiment = folder.read()
-    outcome: dict[str, Any] = {"ok": True}
-    measured = 0
-    # An allocation costs from its first second, not from ours.
-    since = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
+    folder.read()
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and (folder.job() or {}).get("name") != sent:
-            return {"ok": False, "error": "another job was sent for this since", "interrupted": True, "measured": 0}
-        for part in experiment.launches():
-            missing = tuple(load for load in part.loads if not folder.finished(load))
-            if missing:
-                outcome = _launch(folder, part, missing, stop, nodes if allocated else None, since or time.time())
-                since = time.time()
-                measured += outcome["measured"]
-                if not outcome["ok"]:
-                    break
-        else:
-            folder.mark_done()
-        return outcome | {"measured": measured}
+            return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
+        # An allocation costs from its first second, not from ours.
+        began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
+        driver = _Driver(stop, nodes if allocated else None, began or time.time())
+        return launch_missing(folder, driver.run)
 
 
-def _launch(
-    folder: ExperimentFolder,
-    experiment: Experiment,
-    loads: Sequence[Load],
-    stop: Stop,
-    nodes: Sequence[str] | None,
-    since: float,
-) -> dict[str, Any]:
-    """Start the servers once, measure ``loads``, stop them; what became of it, as kept in ``outcome.json``.
+@dataclass
+class _Driver:
+    """Runs launches one after the other. ``nodes``: of the allocation that it may use, none named = all; ``None`` =
+    there is no allocation. ``since``: from when on the GPUs are held for the next launch."""
 
-    ``nodes``: of the allocation that it may use, none named = all; ``None`` = there is no allocation. ``since``: from
-    when on the GPUs are held for this launch.
-    """
-    launch = folder.new_launch()
-    began = time.time()
-    spent = _Spent()
-    gpus = experiment.deployment.gpus
-    outcome: dict[str, Any] = {"ok": True, "error": None, "interrupted": False}
-    plan: LaunchPlan | None = None
-    try:
-        cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
-        where = None if nodes is None else allocation.current(cluster, nodes)
-        gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
-        plan = _plan(experiment, cluster, launch, where)
-        _measure(folder, experiment, cluster, plan, launch, loads, stop, spent, where)
-    except RatematchError as error:
-        outcome = _describe_end(error, stop, experiment, plan, launch)
-    now = time.time()
-    if not spent.measured and not spent.starting_s:
-        spent.starting_s = now - began
-    outcome |= {"measured": len(spent.measured), "seconds": now - began, "began": began}
-    outcome |= {"starting_s": spent.starting_s, "measuring_s": spent.measuring_s, "held_s": now - since, "gpus": gpus}
-    outcome |= {"job": None if nodes is None else filelock.own_job()}
-    # With a full disk the outcome cannot be kept either; the job's own result still carries it.
-    with contextlib.suppress(DiskFull):
-        write_json(launch / "outcome.json", outcome)
-    return outcome
+    stop: Stop
+    nodes: Sequence[str] | None
+    since: float
+
+    def run(self, launch: Launch) -> Outcome:
+        """Start the servers once, measure the loads, stop the servers; what became of it, which is kept."""
+        began = time.time()
+        gpus = launch.experiment.deployment.gpus
+        outcome = Outcome(ok=True)
+        plan: LaunchPlan | None = None
+        try:
+            cluster = launch.folder.cluster()
+            where = None if self.nodes is None else machines.current(cluster, self.nodes)
+            gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
+            plan = _plan(launch, cluster, where)
+            _measure(launch, cluster, plan, where, self.stop)
+        except RatematchError as error:
+            outcome = _describe_end(error, self.stop, launch, plan)
+        now = time.time()
+        if not launch.measured and not launch.starting_s:
+            launch.starting_s = now - began
+        job = None if self.nodes is None else filelock.own_job()
+        outcome = replace(
+            launch.spend(outcome), seconds=now - began, began=began, held_s=now - self.since, gpus=gpus, job=job
+        )
+        # With a full disk the outcome cannot be kept either; the job's own result still carries it.
+        with contextlib.suppress(DiskFull):
+            launch.folder.write_outcome(launch.path, outcome)
+        self.since = time.time()
+        return outcome
 
 
-def _describe_end(
-    error: RatematchError, stop: Stop, experiment: Experiment, plan: LaunchPlan | None, launch: Path
-) -> dict[str, Any]:
-    """What ended a launch, for ``outcome.json``."""
-    # Slurm's signals go to the servers too, which may be gone before we are told.
-    told = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(TOLD_S))
-    if told:
-        return {"ok": False, "error": str(error), "interrupted": True, "signal": stop.signal}
-    known = plan and explain_failure(find_engine(experiment.engine.name), experiment, plan, launch, error)
-    return {
-        "ok": False,
-        "error": str(error),
-        "kind": type(error).__name__,
-        "interrupted": False,
-        "cause": known.cause if known else None,
-        "remedy": known.remedy if known else None,
-        "reference": known.reference if known else None,
-    }
+def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: LaunchPlan | None) -> Outcome:
+    """What ended a launch."""
+    # Slurm's signals go to the servers too, which may be gone before one comes here.
+    stopped = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(SIGNAL_LAG_S))
+    if stopped:
+        return Outcome(ok=False, error=str(error), interrupted=True, signal=stop.signal)
+    engine = find_engine(launch.experiment.engine.name)
+    known = plan and explain_failure(engine, launch.experiment, plan, launch.path, error)
+    return Outcome(
+        ok=False,
+        error=str(error),
+        kind=type(error).__name__,
+        cause=known.cause if known else None,
+        remedy=known.remedy if known else None,
+        reference=known.reference if known else None,
+    )
 
 
-def _plan(experiment: Experiment, cluster: Cluster, launch: Path, where: Allocation | None) -> LaunchPlan:
+def _plan(launch: Launch, cluster: Cluster, where: Allocation | None) -> LaunchPlan:
+    """What is started and where, written to the launch's folder too."""
+    experiment = launch.experiment
     engine = find_engine(experiment.engine.name)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
-    write_json(launch / "placement.json", placement_to_json(placement))
-    write_text(launch / "run.sh", run_script(experiment, plan, cluster, allocated=where is not None))
+    write_json(launch.path / layout.PLACEMENT, placement_to_json(placement))
+    write_text(launch.path / layout.RUN_SCRIPT, run_script(experiment, plan, cluster, allocated=where is not None))
     return plan
 
 
-def _measure(
-    folder: ExperimentFolder,
-    experiment: Experiment,
-    cluster: Cluster,
-    plan: LaunchPlan,
-    launch: Path,
-    loads: Sequence[Load],
-    stop: threading.Event,
-    spent: _Spent,
-    where: Allocation | None,
-) -> None:
+def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocation | None, stop: Stop) -> None:
+    """Start the servers of ``plan``, measure the loads against them and whatever is asked for meanwhile."""
+    folder, experiment, loads = launch.folder, launch.experiment, launch.loads
     engine = find_engine(experiment.engine.name)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
-        servers = [{"name": w.name, "why": w.why, "seconds": w.seconds, "last_line": w.last_line} for w in waiting]
-        folder.write_progress({"phase": "starting", "waiting": servers, "time": time.time()})
+        folder.write_progress(Starting(time.time(), tuple(waiting)))
 
-    folder.write_progress({"phase": "starting", "waiting": [], "time": time.time()})
+    show_waiting(())
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     machine = where or ThisMachine(cluster)
-    listener = Telemetry(plan, engine.routes.iterations, engine.iteration_reader)
-    starting = running(plan, launch, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
+    listener = Telemetry(plan, engine.routes, engine.iteration_reader)
+    starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
-        found = provenance.collect(plan)
-        write_json(launch / "provenance.json", found)
-        _refuse_mixture(found, cluster)
+        software = provenance.collect(plan)
+        folder.write_provenance(launch.path, software)
+        _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        senders = NodeSenders(where, launch) if where else None
-        live = Live(folder, launch, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
+        senders = NodeSenders(where, launch.path) if where else None
+        live = Live(folder, launch.path, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
-        told = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
-        live = replace(live, connections=told)
-        spent.starting_s = time.monotonic() - begin
-        for number, load in enumerate(in_turn(folder, loads, stop)):
+        opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
+        live = replace(live, connections=opened)
+        launch.starting_s = time.monotonic() - begin
+        for number, load in enumerate(loads_while_open(folder, loads, stop)):
             begin = time.monotonic()
             measure_load(live, load, number, max(number + 1, len(loads)))
-            spent.measuring_s += time.monotonic() - begin
-            spent.measured.append(load.label)
+            launch.measuring_s += time.monotonic() - begin
+            launch.measured += 1
 
 
 def _import_ahead() -> None:
@@ -215,12 +203,12 @@ def _import_ahead() -> None:
         importlib.import_module("pandas")
 
 
-def _refuse_mixture(found: dict[str, Any], cluster: Cluster) -> None:
-    for name, server in found["servers"].items():
-        if name == "orchestrator" and server["version"] is None:
-            continue  # a router of somebody else's, which tells nothing of itself
-        if server["emulated"] != cluster.emulated:
-            really = "the emulator" if server["emulated"] else "no emulator"
+def _refuse_mixture(software: Provenance, cluster: Cluster) -> None:
+    for name, server in software.servers.items():
+        if name == "orchestrator" and server.version is None:
+            continue  # a router of somebody else's, which reports nothing of itself
+        if server.emulated != cluster.emulated:
+            really = "the emulator" if server.emulated else "no emulator"
             raise RunError(
                 f"{name} is {really}, and cluster profile {cluster.name} says "
                 f"emulated: {str(cluster.emulated).lower()}; "
@@ -249,8 +237,10 @@ def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation)
     Raises:
         PlacementError: it does not fit.
     """
-    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (14000 - _all_ports(experiment))
-    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or 18000 + spread)
+    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (
+        LAST_PORT - FIRST_PORT - _all_ports(experiment)
+    )
+    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or FIRST_PORT + spread)
 
 
 def _all_ports(experiment: Experiment) -> int:
@@ -262,12 +252,11 @@ def _all_ports(experiment: Experiment) -> int:
 def _port_base(cluster: Cluster, count: int) -> int:
     if cluster.port_base is not None:
         return cluster.port_base
-    # Below the range from which the kernel picks ports for outgoing connections, which would come and go.
     for _ in range(200):
-        base = random.randrange(18000, 32000 - count)
+        base = random.randrange(FIRST_PORT, LAST_PORT - count)
         if all(port_is_free("127.0.0.1", base + offset) for offset in range(count)):
             return base
-    raise PortInUse(f"found no {count} free ports in a row between 18000 and 32000")
+    raise PortInUse(f"found no {count} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
 
 
 def ready_s(experiment: Experiment, cluster: Cluster) -> float:
@@ -275,19 +264,3 @@ def ready_s(experiment: Experiment, cluster: Cluster) -> float:
     if cluster.ready_minutes is not None:
         return cluster.ready_minutes * 60
     return READY_FLOOR_S + total_params(load_model(experiment.model)) * format_bytes("fp8") / READ_B_S
-
-
-def placement_to_json(placement: Placement) -> dict[str, Any]:
-    return {
-        "instances": [
-            {
-                "name": instance.name,
-                "host": instance.host,
-                "port": instance.port,
-                "places": [{"node": place.node, "gpus": list(place.gpus)} for place in instance.places],
-            }
-            for instance in placement.instances
-        ],
-        "orchestrator": placement.orchestrator_port
-        and {"host": placement.orchestrator_host, "port": placement.orchestrator_port},
-    }

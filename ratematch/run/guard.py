@@ -2,8 +2,8 @@
 
 It reads a pipe whose other end only the driver holds. When the driver ends in any way, ``kill -9`` included, the read
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
-SIGKILL. Servers are found by the mark, not by process id, so that children of servers in sessions of their own are
-found too. It imports nothing of ratematch, to start fast and to survive anything that breaks the driver.
+SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
+are ended too. It imports nothing of ratematch, to start fast and to survive anything that breaks the driver.
 
 Usage: ``python -I guard.py MARK GRACE_S < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end them now: how a
 driver cleans the other nodes of its allocation.
@@ -24,12 +24,12 @@ VARIABLE = "RATEMATCH_RUN"
 def marked(mark: str) -> list[int]:
     """Ids of all live processes, except this one, that were started with ``RATEMATCH_RUN=mark``."""
     wanted = f"{VARIABLE}={mark}".encode()
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 def end(mark: str, grace_s: float) -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
-from ratematch.fetch import fetch
+from ratematch.loadgen.http import fetch
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
-from ratematch.plan.step import HERE, Step, local_step
 from ratematch.run import guard
-from ratematch.store import write_text
+from ratematch.slurm.srun import HERE, Step, local_step
+from ratematch.store.files import write_text
+from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
 """How long a server may take to end after SIGTERM before it is killed."""
@@ -34,7 +35,7 @@ TAIL_LINES = 15
 
 
 Diagnose = Callable[[Sequence[str]], object]
-"""Whole logs, most telling first, to a cause (``str()`` of it is shown); ``None`` when it is not known."""
+"""Whole logs, the most relevant first, to a cause (``str()`` of it is shown); ``None`` when it is not known."""
 
 
 GivenUp = Callable[[str], bool]
@@ -42,16 +43,6 @@ GivenUp = Callable[[str], bool]
 
 class Interrupted(RunError):
     """The person or the scheduler asked the run to stop."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A server that is not ready yet: ``why`` is what its probe got, ``last_line`` the end of its log."""
-
-    name: str
-    why: str
-    seconds: float
-    last_line: str
 
 
 class Machine(Protocol):
@@ -104,7 +95,7 @@ class Servers:
         """Start wave after wave; return when everything answers its probe.
 
         Raises:
-            PortInUse, ServerDied, NotReady: with the end of the log that tells why.
+            PortInUse, ServerDied, NotReady: with the end of the log that shows why.
             Interrupted: ``stop`` was set.
         """
         for file in self.plan.files:
@@ -122,7 +113,7 @@ class Servers:
         for child in self._children:
             code = child.process.poll()
             if code is not None:
-                raise ServerDied(self._obituary(child, code))
+                raise ServerDied(self._describe_death(child, code))
 
     def stop(self) -> None:
         """End all, last started first; whatever stays longer than the grace time is killed."""
@@ -206,7 +197,7 @@ class Servers:
                 # Loading takes minutes on a real cluster; a probe a second is enough there.
                 pause = min(1.0, pause * 1.2)
 
-    def _obituary(self, child: _Child, code: int) -> str:
+    def _describe_death(self, child: _Child, code: int) -> str:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"{child.spec.name} {how} after {time.monotonic() - child.started:.0f} s{self._cause(child)}"
 
@@ -218,7 +209,7 @@ class Servers:
 
     def _cause(self, child: _Child) -> str:
         tail = log_tail(child.log)
-        # A worker's trouble is often told by another one, and rarely in the last lines: its own log goes first.
+        # A worker's trouble often shows in the log of another one, rarely in the last lines: its own log goes first.
         logs = [child.log, *(other.log for other in self._children if other is not child)]
         known = self._diagnose([whole_log(log) for log in logs])
         cause = f": {known}" if known else ""
@@ -237,7 +228,7 @@ def running(
 ) -> Iterator[Servers]:
     """The servers of ``plan``, ready; ended on leaving, whatever happened. Errors as in :meth:`Servers.start`.
 
-    ``given_up``: does a log say that its server will never be ready?
+    ``given_up``: does a log show that its server will never be ready?
     """
     servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up)
     try:

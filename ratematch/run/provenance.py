@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import socket
@@ -11,45 +10,32 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import ratematch
-from ratematch.fetch import fetch
+from ratematch.loadgen.http import server_version
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.store.provenance import Provenance
+from ratematch.version import __version__
 
 PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
-EMULATED_HEADER = "X-Ratematch-Emulated"
 
 
-def collect(plan: LaunchPlan) -> dict[str, Any]:
-    """All that could be found out, as plain JSON values."""
-    return {
-        "ratematch": ratematch.__version__,
-        "git": _git(),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "host": socket.gethostname(),
-        "packages": {name: _package(name) for name in PACKAGES},
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "servers": {spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
-    }
-
-
-def server_version(host: str, port: int) -> dict[str, Any]:
-    """What GET ``/version`` says, and whether the answer is marked as the emulator's."""
-    found: dict[str, Any] = {"version": None, "emulated": False}
-    with (
-        contextlib.suppress(OSError, ValueError),
-        fetch(f"http://{host}:{port}/version", 5) as answer,
-    ):
-        found["emulated"] = answer.headers.get(EMULATED_HEADER) is not None
-        found["version"] = json.load(answer).get("version")
-    return found
+def collect(plan: LaunchPlan) -> Provenance:
+    """Where the figures of a launch of ``plan`` come from, as far as that can be found out."""
+    return Provenance(
+        ratematch=__version__,
+        git=_git(),
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        cpus=os.cpu_count(),
+        host=socket.gethostname(),
+        packages={name: _package(name) for name in PACKAGES},
+        slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+        servers={spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
+    )
 
 
 def _git() -> str | None:
-    folder = Path(ratematch.__file__).parent
+    folder = Path(__file__).parents[1]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--tags"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -14,12 +14,11 @@ from ratematch.engines import find_engine
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed, place
-from ratematch.run.experiment import placement_to_json, ready_s
+from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
+from ratematch.run.experiment import ready_s
 from ratematch.run.script import batch_script, run_script
-from ratematch.store import to_text
-
-PORT_BASE = 18000
+from ratematch.store import layout
+from ratematch.store.files import to_text
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ def render(
         PlacementError: it does not fit ``nodes``. UserError: the engine would refuse the files.
     """
     parts = experiment.launches()
-    found = []
+    renderings = []
     for number, part in enumerate(parts, start=1):
         path = Path(experiment.folder) / str(number) if len(parts) > 1 else Path(experiment.folder)
-        found.append(Rendering(path, part, _files(part, cluster, allocated, nodes, port_base)))
-    return found
+        renderings.append(Rendering(path, part, _files(part, cluster, allocated, nodes, port_base)))
+    return renderings
 
 
 def _files(
@@ -60,7 +59,7 @@ def _files(
     if allocated:
         names = list(nodes) or [f"__NODE{index}__" for index in range(count)]
     addresses = None if allocated else dict.fromkeys(names, "127.0.0.1")
-    first = port_base or cluster.port_base or PORT_BASE
+    first = port_base or cluster.port_base or FIRST_PORT
     placement = place(experiment.deployment, cluster, names, first, addresses)
     engine = find_engine(experiment.engine.name)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
@@ -68,8 +67,8 @@ def _files(
         raise UserError(f"{experiment.label}: the engine would refuse its files: " + "; ".join(refused))
     return {
         **{file.path: file.content for file in plan.files},
-        "placement.json": to_text(placement_to_json(placement)),
-        "run.sh": run_script(experiment, plan, cluster, allocated=allocated),
+        layout.PLACEMENT: to_text(placement_to_json(placement)),
+        layout.RUN_SCRIPT: run_script(experiment, plan, cluster, allocated=allocated),
         **({"job.sbatch": batch_script(experiment, cluster)} if allocated else {}),
     }
 
@@ -82,11 +81,11 @@ def choose(experiments: Sequence[Experiment], named: str | None) -> list[Experim
     """
     if named is None:
         return list(experiments)
-    found = [experiment for experiment in experiments if experiment.id == named or named in experiment.folder]
-    if not found:
+    chosen = [experiment for experiment in experiments if experiment.id == named or named in experiment.folder]
+    if not chosen:
         some = ", ".join(experiment.folder for experiment in experiments[:3])
         raise UserError(f"no experiment of this sweep is called {named!r}; there are {len(experiments)}: {some}, ...")
-    return found
+    return chosen
 
 
 def write(renderings: Sequence[Rendering], output: Path, *, force: bool = False) -> None:
@@ -95,7 +94,7 @@ def write(renderings: Sequence[Rendering], output: Path, *, force: bool = False)
     Raises:
         UserError: a file of that name says something else, and ``force`` is not given; nothing is written then.
     """
-    files = {output / each.path / name: text for each in renderings for name, text in each.files.items()}
+    files = {output / part.path / name: text for part in renderings for name, text in part.files.items()}
     for path, text in files.items():
         if not force and path.exists() and path.read_text(encoding="utf-8") != text:
             raise UserError(f"{path} is there already and says something else; take another folder, or --force")

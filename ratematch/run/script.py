@@ -13,19 +13,20 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ratematch import __version__
-from ratematch.catalog import load_model
 from ratematch.engines import find_engine
+from ratematch.inputs.catalog import load_model
+from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.placement import nodes_needed
-from ratematch.plan.step import HERE, Step, local_step, slurm_step
 from ratematch.plan.workload import Workload
-from ratematch.run import connections
-from ratematch.run.batch import batch_options, prologue, spell
+from ratematch.run import warmup
+from ratematch.slurm.sbatch import batch_options, prologue, spell
+from ratematch.slurm.srun import HERE, Step, local_step, slurm_step
+from ratematch.version import __version__
 
 NODE = re.compile(r"__NODE(\d+)__")
 
@@ -186,7 +187,7 @@ def _variable(part: str) -> str | None:
 def _placeholders(plan: LaunchPlan, steps: Sequence[Step]) -> int:
     """How many nodes have to be filled in."""
     texts = [*(file.content for file in plan.files), *(word for step in steps for word in step.argv)]
-    return max((int(found) + 1 for text in texts for found in NODE.findall(text)), default=0)
+    return max((int(index) + 1 for text in texts for index in NODE.findall(text)), default=0)
 
 
 def _find_nodes(count: int) -> str:
@@ -227,10 +228,10 @@ def _lines(words: Sequence[str]) -> str:
 
 
 def _warm_up(experiment: Experiment) -> str:
-    """Opens the connections between context and generation servers (:mod:`ratematch.run.connections`)."""
-    count = connections.count_requests(experiment.deployment)
-    workload = Workload(min(connections.ISL, experiment.workload.isl), min(connections.OSL, experiment.workload.osl))
-    load = Concurrency(min(connections.AT_ONCE, count), count)
+    """Opens the connections between context and generation servers (:mod:`ratematch.run.warmup`)."""
+    count = warmup.count_requests(experiment.deployment)
+    workload = Workload(min(warmup.ISL, experiment.workload.isl), min(warmup.OSL, experiment.workload.osl))
+    load = Concurrency(min(AT_ONCE, count), count)
     words = [*_load_options(load), *_workload_options(workload, experiment.model), "-o", "connections"]
     # So few tokens give no figures, and none are wanted.
     return f"send {_lines(words)}\nCODE=0\n"

@@ -6,7 +6,7 @@ its servers (``slurm.senders`` of the profile). A load that needs more is sent b
     srun --overlap --nodes=N --ntasks=<senders> python -m ratematch.loadgen.shards FOLDER
 
 which share one schedule, begin at one instant and leave one set of records (:mod:`ratematch.loadgen.shards`). Their
-instants are then as exact as the nodes' clocks agree, which the load's notes say.
+instants are then as exact as the nodes' clocks agree, which the load's notes name.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratematch.loadgen.loadresult import LoadResult, Progress
+from ratematch.loadgen.control import LoadControl
+from ratematch.loadgen.loadresult import LoadResult
 from ratematch.loadgen.shards import HEADERS_ENV, LoadJob, collect, drive_in_processes, prepare
-from ratematch.run.allocation import Allocation, srun
+from ratematch.run.machines import Allocation
+from ratematch.slurm.allocation import srun
 
 END_S = 10.0
 
@@ -36,35 +36,27 @@ class NodeSenders:
     folder: Path
 
     @property
-    def each(self) -> int:
+    def per_node(self) -> int:
         """Most senders on one node."""
         return self.where.cluster.slurm.senders
 
     @property
     def most(self) -> int:
-        return self.each * len(self.where.nodes)
+        return self.per_node * len(self.where.nodes)
 
-    def drive(
-        self,
-        job: LoadJob,
-        count: int,
-        *,
-        stop: threading.Event | None = None,
-        drain: threading.Event | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> LoadResult:
+    def drive(self, job: LoadJob, count: int, control: LoadControl) -> LoadResult:
         """Send ``job`` with ``count`` processes, from as few nodes as have room for them.
 
         Raises:
             UserError: a sender could not begin.
         """
-        if count <= self.each:
-            return drive_in_processes(job, count, stop=stop, drain=drain, on_progress=on_progress)
+        if count <= self.per_node:
+            return drive_in_processes(job, count, control)
         folder = self.folder / "senders"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         prepare(folder, job, count)
-        nodes = self.where.nodes[: -(-count // self.each)]
+        nodes = self.where.nodes[: -(-count // self.per_node)]
         command = [sys.executable, "-m", "ratematch.loadgen.shards", str(folder.absolute())]
         with (self.folder / "senders.log").open("ab") as log:
             step = subprocess.Popen(
@@ -76,14 +68,9 @@ class NodeSenders:
                 start_new_session=True,
             )
         try:
+            # One step holds them all: they end together.
             result = collect(
-                folder,
-                job,
-                count,
-                gone=lambda: range(count) if step.poll() is not None else (),
-                stop=stop,
-                drain=drain,
-                on_progress=on_progress,
+                folder, job.load.label, count, lambda: range(count) if step.poll() is not None else (), control
             )
         finally:
             _end(step)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ratematch.engines import Engine
+from ratematch.measure.serverlog import LogSpan
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Concurrency, Load
@@ -28,9 +27,9 @@ def read_since(plan: LaunchPlan, folder: Path, marks: Mapping[str, int]) -> Iter
 
 def read_logs(
     plan: LaunchPlan, folder: Path, marks: Mapping[str, int], engine: Engine, experiment: Experiment, load: Load
-) -> dict[str, Any]:
-    """What each generating worker's log says of ``load``, which ran since ``marks``; without a step, nothing."""
-    workers: dict[str, Any] = {}
+) -> dict[str, LogSpan]:
+    """What the logs of generating workers that ran a step show of ``load``, which ran since ``marks``."""
+    workers: dict[str, LogSpan] = {}
     for spec in plan.processes:
         if spec.role not in ("gen", "agg"):
             continue
@@ -38,7 +37,7 @@ def read_logs(
         in_flight = load.concurrency // group.instances if isinstance(load, Concurrency) else None
         span = engine.read_log(_read(folder / spec.log, marks[spec.name]), group, in_flight)
         if span is not None:
-            workers[spec.name] = asdict(span)
+            workers[spec.name] = span
     return workers
 
 

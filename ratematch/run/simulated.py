@@ -1,142 +1,95 @@
 """One experiment in virtual time: what :mod:`ratematch.run.experiment` does, without servers and without waiting.
 
 The folder gets the same files. GPU-hours are those that the run would have taken: virtual seconds of its loads, and
-the minutes that the cluster's profile says a start takes.
+the minutes that a start takes by the cluster's profile.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import ratematch
-from ratematch.engines import find_engine
-from ratematch.errors import RatematchError, UserError
+from ratematch.errors import RatematchError
 from ratematch.loadgen.loadresult import LoadResult
-from ratematch.loadgen.recordfile import write_records
-from ratematch.plan import cluster as clusters
-from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment
+from ratematch.measure.loadrun import LoadRun, Simulation, TelemetrySummary
+from ratematch.measure.serverside import measure_run
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Load
-from ratematch.plan.placement import nodes_needed, place
-from ratematch.readout import measure_run
-from ratematch.run.experiment import placement_to_json
-from ratematch.run.measureload import describe_run, seed_of
-from ratematch.run.turns import in_turn
+from ratematch.run.followup import loads_while_open
+from ratematch.run.launches import Launch, launch_missing
+from ratematch.run.load import describe_run, seed_of
 from ratematch.simulate.load import simulate_load
+from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
-from ratematch.store import ExperimentFolder, read_json, write_json, write_text
-
-FIRST_PORT = 18000
-"""Of servers that nobody will ever reach."""
-
-
-@dataclass
-class _Spent:
-    measured: int = 0
-    measuring_s: float = 0.0
+from ratematch.store import layout
+from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
+from ratematch.store.progress import VIRTUAL_TIME, Measuring
+from ratematch.store.provenance import Provenance, ServerVersion
+from ratematch.store.records import write_records
+from ratematch.version import __version__
 
 
-def simulate_experiment(path: str | Path) -> dict[str, Any]:
-    """Simulate every missing load of the experiment in ``path``; what became of it, as in ``outcome.json``.
+def simulate_experiment(path: str | Path) -> Outcome:
+    """Simulate every missing load of the experiment in ``path``; how its last launch ended, with the loads of all of
+    them as ``measured``.
 
     Raises:
         ResultsError: no experiment there. RunError: another process is measuring it.
     """
     folder = ExperimentFolder(Path(path))
-    experiment = folder.read()
-    outcome: dict[str, Any] = {"ok": True, "error": None}
-    measured = 0
+    folder.read()
     with folder.lock():
-        for part in experiment.launches():
-            missing = tuple(load for load in part.loads if not folder.finished(load))
-            if missing:
-                outcome = _launch(folder, part, missing)
-                measured += outcome["measured"]
-                if not outcome["ok"]:
-                    break
-        else:
-            folder.mark_done()
-    return outcome | {"measured": measured}
+        return launch_missing(folder, _run)
 
 
-def _launch(folder: ExperimentFolder, experiment: Experiment, loads: tuple[Load, ...]) -> dict[str, Any]:
-    launch = folder.new_launch()
+def _run(launch: Launch) -> Outcome:
+    """Simulate the loads of one launch; what became of it, which is kept."""
     began = time.time()
-    spent = _Spent()
-    outcome: dict[str, Any] = {"ok": True, "error": None, "interrupted": False}
-    cluster = clusters.from_json(read_json(folder.path / "cluster.json"))
+    outcome = Outcome(ok=True)
+    cluster = launch.folder.cluster()
     try:
-        plan = plan_simulation(experiment, cluster, launch)
-        _simulate(folder, experiment, plan, launch, loads, spent)
+        _simulate(launch, plan_simulation(launch.experiment, cluster, launch.path))
     except RatematchError as error:
-        outcome = {"ok": False, "error": str(error), "kind": type(error).__name__, "interrupted": False}
-    starting_s = cluster.start_minutes * 60
-    outcome |= {"measured": spent.measured, "seconds": time.time() - began, "began": began, "simulated": True}
-    outcome |= {"starting_s": starting_s, "measuring_s": spent.measuring_s, "gpus": experiment.deployment.gpus}
-    outcome |= {"held_s": starting_s + spent.measuring_s, "job": None}
-    write_json(launch / "outcome.json", outcome)
+        outcome = Outcome(ok=False, error=str(error), kind=type(error).__name__)
+    launch.starting_s = cluster.start_minutes * 60
+    outcome = replace(
+        launch.spend(outcome),
+        simulated=True,
+        seconds=time.time() - began,
+        began=began,
+        held_s=launch.starting_s + launch.measuring_s,
+        gpus=launch.experiment.deployment.gpus,
+    )
+    launch.folder.write_outcome(launch.path, outcome)
     return outcome
 
 
-def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | None = None) -> LaunchPlan:
-    """What a launch would write and start, for the emulator; written to ``launch``, where that is given.
-
-    Raises:
-        UserError: the engine would refuse it. PlacementError: it does not fit on the cluster.
-    """
-    engine = find_engine(experiment.engine.name)
-    if why := engine.why_no_simulation():
-        raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
-    stand_in = replace(cluster, emulated=True)
-    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
-    placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)
-    plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
-    if refused := engine.check_launch(plan, experiment):
-        raise UserError("the engine would refuse its files: " + "; ".join(refused))
-    if launch is not None:
-        for file in plan.files:
-            write_text(launch / file.path, file.content)
-        write_json(launch / "placement.json", placement_to_json(placement))
-    return plan
-
-
-def _simulate(
-    folder: ExperimentFolder,
-    experiment: Experiment,
-    plan: LaunchPlan,
-    launch: Path,
-    loads: tuple[Load, ...],
-    spent: _Spent,
-) -> None:
+def _simulate(launch: Launch, plan: LaunchPlan) -> None:
+    experiment = launch.experiment
     service = Service(plan, Timeline())
-    write_json(
-        launch / "provenance.json",
-        {
-            "ratematch": ratematch.__version__,
-            "python": platform.python_version(),
-            "simulated": True,
-            "step_time": service.steps,
-            "servers": {
-                spec.name: {"version": experiment.engine.version, "emulated": True} for spec in plan.processes
-            },
-        },
+    servers = {spec.name: ServerVersion(experiment.engine.version, emulated=True) for spec in plan.processes}
+    software = Provenance(
+        __version__, python=platform.python_version(), servers=servers, simulated=True, step_time=service.steps
     )
-    for number, load in enumerate(in_turn(folder, loads)):
-        folder.write_progress(_progress(load, number, max(number + 1, len(loads))))
+    launch.folder.write_provenance(launch.path, software)
+    for number, load in enumerate(loads_while_open(launch.folder, launch.loads)):
+        total = max(number + 1, len(launch.loads))
+        progress = Measuring(time.time(), load.label, number + 1, total, VIRTUAL_TIME, load.num_requests)
+        launch.folder.write_progress(progress)
         before_s = service.timeline.now_s
         before = service.acceptance
         begin = time.perf_counter()
         result = simulate_load(service, experiment.workload, load, seed_of(experiment, load))
-        wall_s = time.perf_counter() - begin
-        spent.measuring_s += service.timeline.now_s - before_s
-        _keep(folder, experiment, launch, load, result, _acceptance_length(before, service.acceptance), wall_s)
-        spent.measured += 1
+        simulation = Simulation(time.perf_counter() - begin)
+        launch.measuring_s += service.timeline.now_s - before_s
+        telemetry = TelemetrySummary(acceptance_length=_acceptance_length(before, service.acceptance))
+        run = replace(describe_run(result, launch.path, experiment), telemetry=telemetry, simulation=simulation)
+        _keep(launch, load, result, run)
+        launch.measured += 1
 
 
 def _acceptance_length(before: tuple[int, int], after: tuple[int, int]) -> float | None:
@@ -145,37 +98,10 @@ def _acceptance_length(before: tuple[int, int], after: tuple[int, int]) -> float
     return 1 + (after[0] - before[0]) / drafted if drafted else None
 
 
-def _keep(
-    folder: ExperimentFolder,
-    experiment: Experiment,
-    launch: Path,
-    load: Load,
-    result: LoadResult,
-    acceptance: float | None,
-    wall_s: float,
-) -> None:
-    at = folder.load_folder(load)
+def _keep(launch: Launch, load: Load, result: LoadResult, run: LoadRun) -> None:
+    """Commit records and figures of a load."""
+    at = launch.folder.load_folder(load)
     at.mkdir(parents=True, exist_ok=True)
-    run = describe_run(result, launch, experiment)
-    run["simulation"] = {"wall_s": wall_s}
-    run["telemetry"] = {"iterations": 0, "perf_records": 0, "acceptance_length": acceptance, "problems": {}}
-    write_records(at / "warmup.parquet", result.warmup)
-    write_records(at / "records.parquet", result.records)
-    folder.finish_load(load, run, measure_run(result.records, load, experiment, run))
-
-
-def _progress(load: Load, number: int, total: int) -> dict[str, Any]:
-    return {
-        "phase": "measuring",
-        "load": load.label,
-        "load_number": number + 1,
-        "loads": total,
-        "time": time.time(),
-        "part": "virtual time",
-        "total": load.num_requests,
-        "done": 0,
-        "failed": 0,
-        "in_flight": 0,
-        "tok_s": 0.0,
-        "ttft_ms": None,
-    }
+    write_records(at / layout.WARMUP, result.warmup)
+    write_records(at / layout.RECORDS, result.records)
+    launch.folder.finish_load(load, run, measure_run(result.records, load, launch.experiment, run))

@@ -1,4 +1,4 @@
-"""How a driver hears that it is to stop."""
+"""How a driver learns that it is to stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Stop(threading.Event):
 def stop_on_signal() -> Iterator[Stop]:
     """An event that SIGTERM, SIGINT, SIGHUP and SIGUSR2 set, so that servers are always stopped in order.
 
-    submitit's own SIGTERM handler only logs, and on SIGUSR2, Slurm's word that the time limit is near, it would raise
+    submitit's own SIGTERM handler only logs, and on SIGUSR2, with which Slurm warns of the time limit, it would raise
     in the middle of an event loop, as a terminal's Ctrl-C would.
 
     The handler only writes to a pipe, and a thread that reads it sets the event: an event's lock is not reentrant, so
@@ -30,14 +30,14 @@ def stop_on_signal() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    heard, told = os.pipe()
+    reading, writing = os.pipe()
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.signal = stop.signal or signal.Signals(number).name
-        os.write(told, b"!")
+        os.write(writing, b"!")
 
     def listen() -> None:
-        while os.read(heard, 1):
+        while os.read(reading, 1):
             stop.set()
 
     listener = threading.Thread(target=listen, name="stop signals", daemon=True)
@@ -49,6 +49,6 @@ def stop_on_signal() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(told)
+        os.close(writing)
         listener.join()
-        os.close(heard)
+        os.close(reading)

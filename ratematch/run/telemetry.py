@@ -1,41 +1,145 @@
-"""What the servers tell about themselves while loads run: their iterations, and request timings at the end.
+"""What servers report of themselves while loads run: iterations, Prometheus samples, and request timings at the end.
 
-One thread a worker asks about once a second for as long as the servers live (where the route hands every iteration
-out once, there must be one reader). A server without the route costs nothing but a note in the load's
-``loadrun.json``; nothing here can fail a load.
+One :class:`Telemetry` reads every server for as long as a launch lives, through one reader an address
+(:mod:`ratematch.loadgen.poller`). A server without a route costs nothing but a note in the load's ``loadrun.json``;
+nothing here can fail a load.
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.fetch import fetch
+from ratematch.loadgen.http import fetch
+from ratematch.loadgen.poller import Poller, Subscription
+from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.measure.loadrun import EmulatorTime
+from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
-from ratematch.plan.servermetrics import ReadIterations
+from ratematch.store.files import disk_full_as, disk_full_message, replacing
 
 PERIOD_S = 1.0
+"""Between two looks at a worker's iterations."""
+
+PROMETHEUS_S = 5.0
+"""Between two looks at a server's Prometheus samples."""
 
 ANSWER_S = 10.0
-"""Longest wait for an answer; TensorRT-LLM's idle server holds it back for up to 2 s by itself."""
+"""Longest wait for iterations; TensorRT-LLM's idle server holds its answer back for up to 2 s by itself."""
 
 PERF_S = 60.0
 """Longest wait for the request timings of a whole load."""
 
-IDLE_S = 0.05
-"""A reader that waits this long for an answer has read everything: the route answers at once when it has news."""
 
-GIVE_UP = 3
-"""Answers in a row that are no statistics after which a server is not asked again."""
+class WorkerIteration(NamedTuple):
+    """One iteration. ``read_ns``: the records' clock, when the answer with it came, up to a second after it ran."""
 
+    server: str
+    read_ns: int
+    iteration: Iteration
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What servers reported over a stretch of time. ``samples``: Prometheus, one more from before the stretch."""
+
+    iterations: Sequence[WorkerIteration]
+    samples: MetricSamples
+
+
+@dataclass
+class _Worker:
+    """One worker's iterations. Written by its reader's thread; ``rows`` only ever grow between two takes."""
+
+    name: str
+    read: ReadIterations
+    rows: list[WorkerIteration] = field(default_factory=list)
+
+
+class Telemetry:
+    """Readers of every server of a launch; used as a context around all of its loads.
+
+    ``routes``: where servers report. ``new_reader``: makes what reads the iterations in the answers of one worker.
+    ``last_step_s``: when (monotonic) one last reported an iteration. ``reporting``: names of those that ever did.
+    """
+
+    def __init__(
+        self, plan: LaunchPlan, routes: Routes, new_reader: Callable[[], ReadIterations], period_s: float = PERIOD_S
+    ) -> None:
+        self.last_step_s = time.monotonic()
+        self.reporting: set[str] = set()
+        self._route = routes.iterations
+        self._samples = MetricSamples()
+        self._workers: dict[str, _Worker] = {}
+        self._iterations: dict[str, Subscription] = {}
+        self._prometheus: dict[str, Subscription] = {}
+        for spec in plan.processes:
+            if spec.role != "orchestrator":
+                worker = self._workers[spec.name] = _Worker(spec.name, new_reader())
+                url, take = _url(spec, routes.iterations), partial(self._take_iterations, worker)
+                self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
+            url = _url(spec, routes.prometheus)
+            self._prometheus[spec.name] = Subscription(url, partial(self._samples.add, url), PROMETHEUS_S)
+        self._poller = Poller([*self._iterations.values(), *self._prometheus.values()])
+
+    def __enter__(self) -> Telemetry:
+        self._poller.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._poller.__exit__()
+
+    def take(self) -> Reports:
+        """Everything reported since the last take; what is still to come is read first."""
+        self._poller.refresh()
+        iterations: list[WorkerIteration] = []
+        for worker in self._workers.values():
+            count = len(worker.rows)
+            iterations += worker.rows[:count]
+            del worker.rows[:count]
+        return Reports(iterations, self._samples.take())
+
+    @property
+    def blind(self) -> bool:
+        """No server reports its iterations here."""
+        return all(subscription.gone for subscription in self._iterations.values())
+
+    def problems(self) -> dict[str, str]:
+        """Servers that do not report their iterations, and why."""
+        return {
+            name: f"{self._route}: {subscription.problem}"
+            for name, subscription in self._iterations.items()
+            if subscription.problem is not None
+        }
+
+    def prometheus_url(self, server: str) -> str:
+        """The address under which the samples of ``server`` are kept."""
+        return self._prometheus[server].url
+
+    def _take_iterations(self, worker: _Worker, body: bytes, read_ns: int) -> None:
+        steps = worker.read(body, read_ns)
+        worker.rows += [WorkerIteration(worker.name, read_ns, step) for step in steps]
+        if steps:
+            self.last_step_s = time.monotonic()
+            self.reporting.add(worker.name)
+
+
+def _url(spec: ProcessSpec, route: str) -> str:
+    return f"http://{spec.host}:{spec.port}{route}"
+
+
+# ------------------------------------------------------------------------------------------------ iterations
 
 COLUMNS = (
     ("server", pa.dictionary(pa.int32(), pa.string())),
@@ -56,130 +160,43 @@ COLUMNS = (
     ("accepted_tokens", pa.float32()),
     ("drafted_requests", pa.float32()),
 )
-"""Columns of ``iterations.parquet``: the fields of :class:`ratematch.plan.servermetrics.Iteration`.
-
-``read_ns``: the records' clock, when the answer with the iteration came.
-"""
+"""Columns of ``iterations.parquet``: server, instant of reading, and the fields of
+:class:`ratematch.measure.servermetrics.Iteration`."""
 
 
-@dataclass
-class _Reader:
-    """One worker's statistics. Written by its own thread; ``rows`` only ever grow between two takes."""
-
-    spec: ProcessSpec
-    read: ReadIterations
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    asked_s: float | None = None
-    answers: int = 0
-    failures: int = 0
-    problem: str | None = None
-
-    @property
-    def gone(self) -> bool:
-        return self.failures >= GIVE_UP
+def write_iterations(path: Path, rows: Sequence[WorkerIteration]) -> None:
+    columns = list(zip(*((row.server, row.read_ns, *row.iteration) for row in rows), strict=True))
+    columns = columns or [()] * len(COLUMNS)
+    arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]
+    with disk_full_as(disk_full_message(path)), replacing(path) as aside:
+        pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), aside, compression="zstd")
 
 
-class Telemetry:
-    """Readers of every worker of a launch; used as a context around all of its loads.
-
-    ``route``: where workers tell their iterations. ``new_reader``: makes what reads the answers of one worker.
-    ``last_step_s``: when (monotonic) one last told of an iteration. ``told``: names of those that ever did.
-    """
-
-    def __init__(
-        self, plan: LaunchPlan, route: str, new_reader: Callable[[], ReadIterations], period_s: float = PERIOD_S
-    ):
-        self._plan, self._route = plan, route
-        self._period_s = period_s
-        self._readers = [_Reader(spec, new_reader()) for spec in plan.processes if spec.role != "orchestrator"]
-        self._over = threading.Event()
-        self._wake = threading.Condition()
-        self._flushes = 0
-        self.last_step_s = time.monotonic()
-        self.told: set[str] = set()
-
-    def __enter__(self) -> Telemetry:
-        for reader in self._readers:
-            threading.Thread(
-                target=self._read, args=(reader,), name=f"metrics {reader.spec.name}", daemon=True
-            ).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        # Not joined: a reader may wait two more seconds in an idle server's route, and the servers end now anyway.
-        self._over.set()
-        with self._wake:
-            self._wake.notify_all()
-
-    def take(self) -> list[tuple[Any, ...]]:
-        """Every iteration told since the last take, as rows of :data:`COLUMNS`; reads what is still to come first."""
-        with self._wake:
-            self._flushes += 1
-            self._wake.notify_all()
-        begin = time.monotonic()
-        before = [reader.answers for reader in self._readers]
-        while time.monotonic() < begin + self._period_s and not all(
-            reader.gone or reader.answers > count or self._is_idle(reader)
-            for reader, count in zip(self._readers, before, strict=True)
-        ):
-            time.sleep(0.01)
-        taken: list[tuple[Any, ...]] = []
-        for reader in self._readers:
-            count = len(reader.rows)
-            taken += reader.rows[:count]
-            del reader.rows[:count]
-        return taken
-
-    @property
-    def blind(self) -> bool:
-        """No server tells its iterations here."""
-        return all(reader.gone for reader in self._readers)
-
-    def problems(self) -> dict[str, str]:
-        """Servers that do not tell their iterations, and why."""
-        return {reader.spec.name: reader.problem for reader in self._readers if reader.problem}
-
-    def _is_idle(self, reader: _Reader) -> bool:
-        asked_s = reader.asked_s
-        return asked_s is not None and time.monotonic() - asked_s > IDLE_S
-
-    def _read(self, reader: _Reader) -> None:
-        url = f"http://{reader.spec.host}:{reader.spec.port}{self._route}"
-        while not self._over.is_set() and not reader.gone:
-            flushes = self._flushes
-            reader.asked_s = time.monotonic()
-            try:
-                with fetch(url, ANSWER_S) as answer:
-                    body = answer.read()
-                now_ns = time.monotonic_ns()
-                told = reader.read(body, now_ns)
-            except (OSError, ValueError, msgspec.DecodeError) as error:
-                reader.failures += 1
-                reader.problem = f"{self._route}: {error}"
-                told = []
-            else:
-                reader.failures, reader.problem = 0, None
-            reader.asked_s = None
-            reader.rows += [(reader.spec.name, now_ns, *step) for step in told]
-            reader.answers += 1
-            if told:
-                self.last_step_s = time.monotonic()
-                self.told.add(reader.spec.name)
-            with self._wake:
-                self._wake.wait_for(lambda seen=flushes: self._over.is_set() or self._flushes != seen, self._period_s)  # type: ignore[misc]
-
-
-def acceptance_length(rows: Sequence[tuple[Any, ...]]) -> float | None:
+def acceptance_length(rows: Sequence[WorkerIteration]) -> float | None:
     """Tokens an iteration yields for a request that drafts: 1 + accepted tokens / requests with drafts, all rows.
 
-    ``None`` when no row tells of drafts.
+    ``None`` when no row has drafts.
     """
     accepted = drafted = 0.0
     for row in rows:
-        if row[-1]:
-            accepted += row[-2] or 0.0
-            drafted += row[-1]
+        if row.iteration.drafted_requests:
+            accepted += row.iteration.accepted_tokens or 0.0
+            drafted += row.iteration.drafted_requests
     return 1 + accepted / drafted if drafted else None
+
+
+def prefix_hit_rate(rows: Sequence[WorkerIteration], servers: Collection[str]) -> float | None:
+    """Share of the prompt tokens of ``servers`` that were found in their prefix caches, all rows.
+
+    ``None`` when no row reports hits.
+    """
+    shares = [
+        (row.iteration.cache_hit_rate, row.iteration.ctx_tokens)
+        for row in rows
+        if row.server in servers and row.iteration.cache_hit_rate is not None and row.iteration.ctx_tokens
+    ]
+    total = sum(tokens for _, tokens in shares)
+    return sum(rate * tokens for rate, tokens in shares) / total if total else None
 
 
 _MEANS = {
@@ -190,52 +207,45 @@ _MEANS = {
     "kv_max": "kv_max_blocks",
     "cache_hit_rate": "cache_hit_rate",
 }
-"""Figures of a summary and the columns that they are means of."""
+"""Figures of a summary and the fields of an iteration that they are means of."""
 
 
-def summarise(rows: Sequence[tuple[Any, ...]], start_ns: int, end_ns: int) -> dict[str, dict[str, float]]:
-    """By server: means over its iterations that were read inside a span, and how many (``iterations``).
-
-    Rows carry the instant of reading, up to a second after the iteration.
-    """
-    places = {name: index for index, (name, _) in enumerate(COLUMNS)}
-    by_server: dict[str, list[tuple[Any, ...]]] = {}
+def summarise(rows: Sequence[WorkerIteration], start_ns: int, end_ns: int) -> dict[str, dict[str, float]]:
+    """By server: means over its iterations that were read inside a span, and how many (``iterations``)."""
+    by_server: dict[str, list[Iteration]] = {}
     for row in rows:
-        if start_ns <= row[places["read_ns"]] <= end_ns:
-            by_server.setdefault(row[places["server"]], []).append(row)
+        if start_ns <= row.read_ns <= end_ns:
+            by_server.setdefault(row.server, []).append(row.iteration)
     summary = {}
-    for server, own in by_server.items():
-        figures = {"iterations": float(len(own))}
-        for name, column in _MEANS.items():
-            told = [row[places[column]] for row in own if row[places[column]] is not None]
-            if told:
-                figures[name] = sum(told) / len(told)
+    for server, steps in by_server.items():
+        figures = {"iterations": float(len(steps))}
+        for name, attribute in _MEANS.items():
+            values = [value for step in steps if (value := getattr(step, attribute)) is not None]
+            if values:
+                figures[name] = sum(values) / len(values)
         summary[server] = figures
     return summary
 
 
-def write_iterations(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
-    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
-    arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]
-    pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), path, compression="zstd")
+# ------------------------------------------------------------------------------------------------ timings of requests
 
 
 def read_perf_metrics(plan: LaunchPlan, route: str | None) -> tuple[list[bytes], dict[str, str]]:
-    """Timings of the requests that ended since the last call, one JSON object each; and servers that tell none.
+    """Timings of the requests that ended since the last call, one JSON object each; and servers that report none.
 
-    ``route``: where they are told, ``None`` = nowhere. From the orchestrator where there is one (it joins its
-    workers' records), else from each worker.
+    ``route``: where they are, ``None`` = nowhere. From the orchestrator where there is one (it joins its workers'
+    records), else from each worker.
     """
     if route is None:
         return [], {}
-    asked = [spec for spec in plan.processes if spec.role == "orchestrator"] or list(plan.processes)
+    servers = [spec for spec in plan.processes if spec.role == "orchestrator"] or list(plan.processes)
     lines: list[bytes] = []
     problems: dict[str, str] = {}
-    for spec in asked:
+    for spec in servers:
         try:
-            with fetch(f"http://{spec.host}:{spec.port}{route}", PERF_S) as answer:
+            with fetch(_url(spec, route), PERF_S) as answer:
                 records = msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             problems[spec.name] = f"{route}: {error}"
             continue
         lines += [msgspec.json.encode({"server": spec.name, **record}) for record in records]
@@ -244,6 +254,37 @@ def read_perf_metrics(plan: LaunchPlan, route: str | None) -> tuple[list[bytes],
 
 def write_lines(path: Path, lines: Sequence[bytes]) -> None:
     """One line each, zstd-compressed."""
-    with pa.CompressedOutputStream(str(path), "zstd") as file:
+    with (
+        disk_full_as(disk_full_message(path)),
+        replacing(path) as aside,
+        pa.CompressedOutputStream(str(aside), "zstd") as file,
+    ):
         for line in lines:
             file.write(line + b"\n")
+
+
+# ------------------------------------------------------------------------------------------ the emulator's own time
+
+
+def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
+    """Of every emulated worker that answers, since its start."""
+    times: dict[str, EmulatorTime] = {}
+    for spec in plan.processes:
+        if spec.role == "orchestrator":
+            continue
+        with (
+            contextlib.suppress(OSError, HTTPException, ValueError, KeyError, TypeError),
+            fetch(_url(spec, "/server_info"), 5) as answer,
+        ):
+            reported = json.load(answer)["emulated"]
+            times[spec.name] = EmulatorTime(*(float(reported[name]) for name in ("busy_s", "late_s", "lost_s")))
+    return times
+
+
+def spent_between(before: Mapping[str, EmulatorTime], after: Mapping[str, EmulatorTime]) -> dict[str, EmulatorTime]:
+    """What each server that answered both times did in between."""
+    return {
+        name: EmulatorTime(now.busy_s - then.busy_s, now.late_s - then.late_s, now.lost_s - then.lost_s)
+        for name, then in before.items()
+        if (now := after.get(name)) is not None
+    }

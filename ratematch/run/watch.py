@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ratematch.engines import Engine
 from ratematch.errors import LoadAborted, ServerDied
+from ratematch.measure.serverlog import Diagnosis
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import LaunchPlan
 from ratematch.run.launch import Servers
 from ratematch.run.serverlogs import Marks, mark_logs, read_since
 from ratematch.run.telemetry import Telemetry
@@ -30,8 +34,8 @@ class Stalled(LoadAborted):
 
 @dataclass
 class Watched:
-    """``halt`` ends the load; ``died`` or ``stalled`` say why, unless it was asked for. ``in_flight``: the client's,
-    written while the load runs."""
+    """``halt`` ends the load; ``died`` or ``stalled`` say why, unless somebody wanted it to end. ``in_flight``: the
+    client's, written while the load runs."""
 
     halt: threading.Event = field(default_factory=threading.Event)
     in_flight: int = 0
@@ -45,13 +49,13 @@ def watch(
 ) -> Iterator[Watched]:
     """Ends the load when ``stop`` is set, a server dies, or for ``stall_s`` none iterates with requests in flight.
 
-    Iterations are taken from ``/metrics``, and before giving up from the logs too. Servers that tell of iterations in
+    Iterations are taken from ``/metrics``, and before giving up from the logs too. Servers that report iterations in
     neither are not held to it: silence would prove nothing.
     """
     watched, over = Watched(), threading.Event()
     silence = _Silence(servers, telemetry, engine)
 
-    def look() -> None:
+    def check_servers() -> None:
         while not over.wait(WATCH_S):
             try:
                 servers.check()
@@ -66,7 +70,7 @@ def watch(
                 watched.halt.set()
                 return
 
-    thread = threading.Thread(target=look, name="watch servers", daemon=True)
+    thread = threading.Thread(target=check_servers, name="watch servers", daemon=True)
     thread.start()
     try:
         yield watched
@@ -76,7 +80,7 @@ def watch(
 
 
 class _Silence:
-    """How long no server has told of an iteration."""
+    """How long no server has reported an iteration."""
 
     def __init__(self, servers: Servers, telemetry: Telemetry, engine: Engine):
         self._plan, self._folder, self._telemetry, self._engine = servers.plan, servers.folder, telemetry, engine
@@ -91,10 +95,30 @@ class _Silence:
             self.restart()
         if time.monotonic() - self._since_s <= limit_s:
             return False
-        if self._log_tells(self._marks) or (self._telemetry.blind and not self._log_tells({})):
+        if self._logs_iterations(self._marks) or (self._telemetry.blind and not self._logs_iterations({})):
             self.restart()
             return False
         return True
 
-    def _log_tells(self, marks: Marks) -> bool:
+    def _logs_iterations(self, marks: Marks) -> bool:
         return any(self._engine.has_iterations(text) for text in read_since(self._plan, self._folder, marks))
+
+
+def find_cause(
+    engine: Engine, plan: LaunchPlan, folder: Path, errors: Sequence[str] = (), marks: Mapping[str, int] | None = None
+) -> Diagnosis | None:
+    """The first known cause in ``errors`` and in the logs of all servers (since ``marks``), orchestrator included.
+
+    The workers' logs are read before the orchestrator's, which mostly shows that a worker failed and not why.
+    """
+    return engine.diagnose([*read_since(plan, folder, marks or {}), *errors])
+
+
+def explain_failure(
+    engine: Engine, experiment: Experiment, plan: LaunchPlan, folder: Path, error: Exception
+) -> Diagnosis | None:
+    """Cause and remedy of what ended a launch; ``None`` when it is not known."""
+    known = find_cause(engine, plan, folder)
+    if known is None and isinstance(error, Stalled):
+        return engine.explain("stalled" if error.started else "never_started", experiment)
+    return known

@@ -1,1 +1,1 @@
-"""Which measurement next: beliefs about what is not measured, and what knowing it would be worth. Pure."""
+"""Which measurement next: what unmeasured rates are likely to be, and what measuring them would be worth. Pure."""

@@ -1,8 +1,9 @@
 """Which servers, at which loads, would together make the best front for the hours that are left.
 
-Servers overlap: a wide one that leads everywhere makes two small ones worthless. So not the next best server is
-asked for, but the best set, at a price for GPU-hours: a set is worth its front less the price of its hours. The price
-is the lowest one at which the set can be paid for, so an hour brings the same everywhere.
+Servers overlap: a wide one that leads everywhere makes two small ones worthless. So the search does not look for the
+next best server but for the best set of servers, at a price for GPU-hours: a set is worth the value of its front less
+the price of its hours. The price is the lowest one at which the hours left pay for the set, so that an hour brings
+the same everywhere.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ratematch.search.candidates import Candidate
 from ratematch.search.fronts import Floats, empty_front
-from ratematch.search.promise import View
-from ratematch.search.servers import Candidate
+from ratematch.search.view import View
 
 PRICES = (3.0, 1.7, 1.0, 0.6, 0.35, 0.2, 0.12, 0.07, 0.04)
-"""Share of the front that is asked for a share of the whole grid's GPU-hours, tried from above."""
+"""Share of the front that a share of the whole grid's GPU-hours must bring; tried from the highest down."""
 THRIFT = 0.7
-"""Share of the hours left that is planned with."""
+"""Share of the hours left that a portfolio may cost; the rest is for what turns out otherwise."""
 ROUNDS = 6
-"""Times that every server is looked at anew, with the others as they were last chosen."""
+"""Most times that every server's loads are chosen, with those of the others as they were chosen last."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,15 @@ class Offer:
     hours: float
 
 
+NOTHING = Offer(frozenset(), 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Portfolio:
-    """What to measure beside what is known: by candidate, its part. ``front``: promised of all of it."""
+    """What to measure beside what is known: an offer by candidate. ``front``: expected once all of it is measured.
+
+    ``price``: share of the front that a share of the grid's GPU-hours must bring.
+    """
 
     price: float
     parts: Mapping[str, Offer]
@@ -43,39 +50,44 @@ class Portfolio:
 
     @property
     def hours(self) -> float:
+        """GPU-hours of all parts."""
         return sum(offer.hours for offer in self.parts.values())
 
+    def loads_of(self, server: Candidate) -> frozenset[int]:
+        """Loads planned of ``server``."""
+        return self.parts.get(server.id, NOTHING).loads
+
     def net(self, view: View) -> float:
-        """Its worth less the price of its hours."""
+        """The value of its front less the price of its hours."""
         return view.value(self.front) - self.price * self.hours / view.space.grid_hours
 
 
 def compose(view: View, hours_left: float | None, up: str | None = None) -> Portfolio:
-    """The best portfolio of gen servers found that leaves some of ``hours_left`` for what turns out otherwise; when
-    there is none, the best one that fits. ``up``: a server that needs no start."""
+    """The portfolio of gen servers at the lowest price at which it costs at most ``THRIFT`` of ``hours_left``
+    (``None``: no limit); where that is empty, the best one that fits. ``up``: a server that needs no start."""
     least = view.space.least_price
     best = Portfolio(PRICES[0], {}, view.now())
     for price in [price for price in PRICES if price > least] + [least]:
-        found = at_price(view, price, best.parts, up)
-        if hours_left is not None and found.hours > THRIFT * hours_left:
+        plan = at_price(view, price, best.parts, up)
+        if hours_left is not None and plan.hours > THRIFT * hours_left:
             break
-        best = found
-    best = _without_each(view, best, up)
+        best = plan
+    best = _drop_redundant(view, best, up)
     if best.parts or hours_left is None:
         return best
     return at_price(view, least, {}, up, hours_left)
 
 
-def _without_each(view: View, plan: Portfolio, up: str | None) -> Portfolio:
-    """Do the others make up for a server that is left out? Choosing them in turn does not find that out."""
+def _drop_redundant(view: View, plan: Portfolio, up: str | None) -> Portfolio:
+    """Leave out servers that the others make up for, which choosing them one by one does not show."""
     better = True
     while better:
         better = False
         for name in sorted(plan.parts):
             rest = {other: offer for other, offer in plan.parts.items() if other != name}
-            found = at_price(view, plan.price, rest, up, without=name)
-            if found.net(view) > plan.net(view) + 1e-6:
-                plan, better = found, True
+            smaller = at_price(view, plan.price, rest, up, without=name)
+            if smaller.net(view) > plan.net(view) + 1e-6:
+                plan, better = smaller, True
                 break
     return plan
 
@@ -88,36 +100,39 @@ def at_price(
     hours_left: float | None = None,
     without: str | None = None,
 ) -> Portfolio:
-    """Choose every server's loads in turn, the others being as they are, until nothing changes."""
-    grid = view.space.grid_hours
+    """The portfolio at ``price``: from ``begin`` every server's loads are chosen in turn, beside those of the others,
+    until nothing changes. ``without``: a server to leave out; for ``up`` and ``hours_left`` see :func:`compose`."""
+    rates, grid = view.rates, view.space.grid_hours
     parts = dict(begin)
     # Small servers first: a large one then has to beat them, and takes their place if it does.
     order = sorted(
-        (each for each in view.gens if not view.running.get(each.id) and each.id != without),
-        key=lambda each: (each.gpus, each.label),
+        (server for server in rates.gens if not rates.running.get(server.id) and server.id != without),
+        key=lambda server: (server.gpus, server.label),
     )
     fixed = empty_front()
-    for each in view.gens:
-        if view.running.get(each.id) or each.id == without:
-            fixed = np.maximum(fixed, view.front(each, view.taken(each)))
-    fronts = {each.id: view.front(each, view.taken(each) | _loads(parts, each)) for each in order}
+    for server in rates.gens:
+        if rates.running.get(server.id) or server.id == without:
+            fixed = np.maximum(fixed, view.front(server, rates.taken(server)))
+    fronts = {
+        server.id: view.front(server, rates.taken(server) | parts.get(server.id, NOTHING).loads) for server in order
+    }
     for _ in range(ROUNDS):
         changed = False
-        for each in order:
+        for server in order:
             others = fixed
             for name, front in fronts.items():
-                if name != each.id:
+                if name != server.id:
                     others = np.maximum(others, front)
             room = None
             if hours_left is not None:
-                room = hours_left - sum(offer.hours for name, offer in parts.items() if name != each.id)
-            offer = offer_of(view, each, others, price / grid, 0 if each.id == up else 1, room)
-            if offer.loads != _loads(parts, each):
+                room = hours_left - sum(offer.hours for name, offer in parts.items() if name != server.id)
+            offer = offer_of(view, server, others, price / grid, 0 if server.id == up else 1, room)
+            if offer.loads != parts.get(server.id, NOTHING).loads:
                 changed = True
-                fronts[each.id] = view.front(each, view.taken(each) | offer.loads)
-            parts.pop(each.id, None)
+                fronts[server.id] = view.front(server, rates.taken(server) | offer.loads)
+            parts.pop(server.id, None)
             if offer.loads:
-                parts[each.id] = offer
+                parts[server.id] = offer
         if not changed:
             break
     whole = fixed
@@ -126,37 +141,33 @@ def at_price(
     return Portfolio(price, parts, whole)
 
 
-def _loads(parts: Mapping[str, Offer], each: Candidate) -> frozenset[int]:
-    return parts[each.id].loads if each.id in parts else frozenset()
-
-
 def offer_of(
-    view: View, each: Candidate, others: Floats, price: float, starts: int, room: float | None = None
+    view: View, server: Candidate, others: Floats, price: float, starts: int, room: float | None = None
 ) -> Offer:
-    """The loads of a server that are worth most beside ``others`` at ``price`` for a GPU-hour; none if none are.
+    """The loads of ``server`` that are worth most beside the front ``others``; :data:`NOTHING` if none are.
 
-    ``room``: GPU-hours that they may take.
+    ``price``: of a GPU-hour, in value. ``starts``: of the server, 0 if it is up. ``room``: GPU-hours that they may
+    take.
     """
-    taken = view.taken(each)
-    before = view.value(np.maximum(others, view.front(each, taken)))
+    taken = view.rates.taken(server)
+    before = view.value(np.maximum(others, view.front(server, taken)))
 
     def worth(loads: frozenset[int]) -> float:
-        return view.value(np.maximum(others, view.front(each, taken | loads)))
+        return view.value(np.maximum(others, view.front(server, taken | loads)))
 
-    left = frozenset(each.forecasts) - taken
-    nothing = Offer(frozenset(), 0.0, 0.0)
-    least = min((view.space.hours(each, (load,), starts) for load in left), default=0.0)
+    left = frozenset(server.forecasts) - taken
+    least = min((view.space.hours(server, (load,), starts) for load in left), default=0.0)
     if not left or (room is not None and least > room) or worth(left) - before <= price * least:
-        return nothing
+        return NOTHING
     chosen: frozenset[int] = frozenset()
-    best, most = nothing, 0.0
+    best, most = NOTHING, 0.0
     while left:
         tried = sorted(left)
-        fronts = np.array([view.front(each, taken | chosen | {load}) for load in tried])
+        fronts = np.array([view.front(server, taken | chosen | {load}) for load in tried])
         values = np.maximum(others, fronts) @ view.weights
         load = tried[int(values.argmax())]
         chosen |= {load}
-        hours = view.space.hours(each, chosen, starts)
+        hours = view.space.hours(server, chosen, starts)
         if room is not None and hours > room:
             break
         gain = worth(chosen) - before

@@ -10,79 +10,114 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ratematch.search.fronts import GRID, Floats
-from ratematch.search.promise import CHANCES, View
-from ratematch.search.servers import Candidate
+from ratematch.search.candidates import Candidate
+from ratematch.search.fronts import GRID, Floats, ctx_instances
+from ratematch.search.rates import Rates
+from ratematch.search.view import CHANCES, View
 
 Z95 = 1.96
 
-Planned = Mapping[str, frozenset[int]]
 
+class Choices:
+    """The deployment that is chosen at every tok/s/user by the rates of ``view``, with all that is planned.
 
-def regret(view: View, each: Candidate, load: int, width: float, planned: Planned) -> float:
-    """Share of the front that is lost on average for what is not known of ``each`` at ``load``.
-
-    ``width``: half width of the 95 % interval of its rate, as a share of it. ``planned``: loads to be measured beside
-    those known and under way, by candidate.
+    ``planned``: loads to be measured beside those known and under way, by candidate.
     """
-    rate = view.known[each.id][load]
-    fed = [
-        (gen, at, feeder.gpus)
-        for gen in view.gens
-        for at in sorted(view.taken(gen) | planned.get(gen.id, frozenset()))
-        if at in gen.forecasts and gen.forecasts[at].tpot_s > 0
-        for feeder in view.feeders(gen.mtp)
-    ]
-    if not fed:
-        return 0.0
-    now = _read(view, fed)
-    # A curve is a curve: where a load turns out otherwise, so does what is served at its tok/s/user.
-    fast = (1 / np.array([view.rate(gen, at).tpot_s for gen, at, _ in fed]))[None, :] >= GRID[:, None]
-    if view.space.tpot_s is not None:
-        fast &= (GRID * view.space.tpot_s >= 1)[:, None]
-    x, y = now.best_instances(view.space.max_gpus)
-    chosen = np.where(fast, now.served(x, y)[None, :], 0.0).argmax(axis=1)
-    lost = 0.0
-    for lucky, weight in CHANCES:
-        then = _read(view.assuming(each, load, rate.times(math.exp(lucky * width / Z95))), fed)
-        kept = then.served(x, y)[chosen]
-        most = np.where(fast, then.served(*then.best_instances(view.space.max_gpus))[None, :], 0.0).max(axis=1)
-        lost += weight * view.value(np.where(fast.any(axis=1), np.maximum(most - kept, 0.0), 0.0) * view.space.osl)
-    return lost
+
+    def __init__(self, view: View, planned: Mapping[str, frozenset[int]]):
+        self._view = view
+        rates = view.rates
+        self._loads = [
+            _FedLoad(gen, load, feeder.gpus)
+            for gen in rates.gens
+            for load in sorted(rates.taken(gen) | planned.get(gen.id, frozenset()))
+            if load in gen.forecasts and gen.forecasts[load].tpot_s > 0
+            for feeder in rates.feeders(gen.mtp)
+        ]
+
+    @cached_property
+    def _fast(self) -> NDArray[np.bool_]:
+        """Which fed loads are at least as fast as each tok/s/user, of shape (grid, loads).
+
+        A curve is a curve: where a load turns out otherwise, so does what is served at its tok/s/user.
+        """
+        rates, limit = self._view.rates, self._view.space.tpot_s
+        tok_s_user = 1 / np.array([rates.at(fed.gen, fed.load).tpot_s for fed in self._loads])
+        fast = tok_s_user[None, :] >= GRID[:, None]
+        return fast if limit is None else fast & (GRID * limit >= 1)[:, None]
+
+    @cached_property
+    def _chosen(self) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """Ctx and gen instances of the best ratio at each fed load, and the load chosen at each tok/s/user."""
+        figures = _figures(self._view.rates, self._loads)
+        x, y = figures.best_instances(self._view.space.max_gpus)
+        return x, y, np.where(self._fast, figures.req_s_per_gpu(x, y)[None, :], 0.0).argmax(axis=1)
+
+    def regret(self, server: Candidate, load: int, width: float) -> float:
+        """Share of the front that is lost on average for what is not known of ``server`` at a measured ``load``.
+
+        ``width``: half width of the 95 % interval of its rate, as a share of it.
+        """
+        if not self._loads:
+            return 0.0
+        view, fast = self._view, self._fast
+        x, y, chosen = self._chosen
+        rate = view.rates.known[server.id][load]
+        lost = 0.0
+        for z, weight in CHANCES:
+            then = _figures(view.rates.assuming(server, load, rate.times(math.exp(z * width / Z95))), self._loads)
+            kept = then.req_s_per_gpu(x, y)[chosen]
+            best = then.req_s_per_gpu(*then.best_instances(view.space.max_gpus))
+            most = np.where(fast, best[None, :], 0.0).max(axis=1)
+            missed = np.where(fast.any(axis=1), np.maximum(most - kept, 0.0), 0.0)
+            lost += weight * view.value(missed * view.space.osl)
+        return lost
 
 
 @dataclass(frozen=True)
-class _Loads:
-    """Loads of gen servers, each with what feeds it: requests/s and GPUs of one instance, of shape (loads,)."""
+class _FedLoad:
+    """A load of a gen server, fed by ctx servers of ``ctx_gpus`` GPUs."""
+
+    gen: Candidate
+    load: int
+    ctx_gpus: int
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Of every fed load: requests/s and GPUs of one instance, of shape (loads,)."""
 
     req_s: Floats
     gen_gpus: Floats
     ctx_req_s: Floats
     ctx_gpus: Floats
 
-    def served(self, x: Floats, y: Floats) -> Floats:
-        """Requests/s/GPU of x ctx and y gen instances; 0 of none."""
+    def req_s_per_gpu(self, x: Floats, y: Floats) -> Floats:
+        """Of x ctx and y gen instances; 0 of none."""
         gpus = np.maximum(x * self.ctx_gpus + y * self.gen_gpus, 1)
         return np.asarray(np.minimum(x * self.ctx_req_s, y * self.req_s) / gpus)
 
     def best_instances(self, max_gpus: int) -> tuple[Floats, Floats]:
         """Ctx and gen instances of the best ratio; zeros where none fits."""
         y = np.arange(1.0, max_gpus + 1)[:, None]
-        room = np.maximum((max_gpus - y * self.gen_gpus) // self.ctx_gpus, 0)
-        x = np.minimum(np.maximum(np.ceil(y * self.req_s / self.ctx_req_s - 1e-9), 1), room)
-        best = self.served(x, np.where(x >= 1, y, 0.0)).argmax(axis=0)
+        x = ctx_instances(y, self.gen_gpus, self.req_s, self.ctx_gpus, self.ctx_req_s, max_gpus)
+        best = self.req_s_per_gpu(x, np.where(x >= 1, y, 0.0)).argmax(axis=0)
         number = np.arange(self.req_s.size)
         return x[best, number], np.where(x[best, number] >= 1, y[best, 0], 0.0)
 
 
-def _read(view: View, fed: Sequence[tuple[Candidate, int, int]]) -> _Loads:
-    feeders = {(gen.mtp, side.gpus): float(side.req_s[0]) for gen, _, _ in fed for side in view.feeders(gen.mtp)}
-    return _Loads(
-        np.array([view.rate(gen, at).req_s for gen, at, _ in fed]),
-        np.array([float(gen.gpus) for gen, _, _ in fed]),
-        np.array([feeders.get((gen.mtp, gpus), 1e-9) for gen, _, gpus in fed]),
-        np.array([float(gpus) for _, _, gpus in fed]),
+def _figures(rates: Rates, loads: Sequence[_FedLoad]) -> _Figures:
+    ctx_req_s = {
+        (fed.gen.mtp, side.gpus): float(side.req_s[0]) for fed in loads for side in rates.feeders(fed.gen.mtp)
+    }
+    return _Figures(
+        np.array([rates.at(fed.gen, fed.load).req_s for fed in loads]),
+        np.array([float(fed.gen.gpus) for fed in loads]),
+        np.array([ctx_req_s.get((fed.gen.mtp, fed.ctx_gpus), 1e-9) for fed in loads]),
+        np.array([float(fed.ctx_gpus) for fed in loads]),
     )

@@ -7,16 +7,16 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Protocol
 
-from ratematch.match.points import Measured
+from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
-from ratematch.search.belief import family_of
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.candidates import Candidate, Rate, Space
+from ratematch.search.families import family_of
 
 SHORT = 0.6
-"""Share of a load's requests that the search sends: a choice needs less than a report."""
+"""Share of a load's requests that the search sends: choosing needs fewer than reporting."""
 WAVES = 3
 """Fewest requests of a load, in concurrencies: what the steady window needs."""
 
@@ -30,9 +30,9 @@ def shorten(load: Concurrency) -> Concurrency:
 
 
 def lengthen(load: Concurrency, measured: Collection[str] = ()) -> Concurrency:
-    """The load with all its requests: as a grid sends it, or longer where so few waves could not tell their interval.
+    """The load with all its requests, as a grid sends it, or more where those are too few waves for an interval.
 
-    Never one of those ``measured`` (their labels), nor the short one: each has a name of its own.
+    Its label is none of ``measured`` and not that of the short load, so that every run has a folder of its own.
     """
     longer = replace(load, num_requests=max(LONG_WAVES * load.concurrency, load.num_requests))
     while longer.label in measured or longer.label == shorten(load).label:
@@ -57,7 +57,7 @@ def make_space(
     experiments: Iterable[Experiment],
     forecasts: Mapping[str, Mapping[Load, Forecast]],
 ) -> Space:
-    """The ctx and gen servers that speak about ``workload``. ``forecasts``: by experiment id."""
+    """The ctx and gen servers that can be measured for ``workload``. ``forecasts``: by experiment id."""
     candidates = []
     for experiment in experiments:
         same = experiment.workload == workload or (
@@ -66,8 +66,8 @@ def make_space(
         if experiment.stage not in ("ctx", "gen") or not same or not forecasts.get(experiment.id):
             continue
         rates = {
-            load.concurrency: Rate(each.req_s, each.ttft_s, each.tpot_s)
-            for load, each in sorted(forecasts[experiment.id].items(), key=lambda pair: _concurrency(pair[0]))
+            load.concurrency: Rate(forecast.req_s, forecast.ttft_s, forecast.tpot_s)
+            for load, forecast in sorted(forecasts[experiment.id].items(), key=lambda pair: _concurrency(pair[0]))
             if isinstance(load, Concurrency)
         }
         group = experiment.deployment.groups[-1]
@@ -103,10 +103,10 @@ def _closed(experiment: Experiment) -> Iterable[Concurrency]:
 
 
 def _kind(experiment: Experiment) -> str:
-    """What the measured servers are, whatever the workload."""
+    """The settings of the measured servers, equal at every workload."""
     group = experiment.deployment.groups[-1]
-    asked = (group.max_batch_size, group.max_num_tokens, group.options, group.config, group.environment)
-    return f"{experiment.stage} {group.mapping.label} mtp{group.mtp} {asked}"
+    settings = (group.max_batch_size, group.max_num_tokens, group.options, group.config, group.environment)
+    return f"{experiment.stage} {group.mapping.label} mtp{group.mtp} {settings}"
 
 
 def _concurrency(load: Load) -> int:
@@ -114,8 +114,7 @@ def _concurrency(load: Load) -> int:
 
 
 def read_known(rows: Iterable[Measured]) -> dict[str, dict[int, Rate]]:
-    """Measured rates by experiment and concurrency, the mean over runs of a load, short or long; without what is not
-    valid, or open loop."""
+    """Measured rates by experiment and concurrency: means over the valid closed-loop runs of a load of any length."""
     runs: dict[str, dict[int, list[Rate]]] = {}
     for row in rows:
         figures = row.measurement
@@ -129,7 +128,7 @@ def read_known(rows: Iterable[Measured]) -> dict[str, dict[int, Rate]]:
 
 
 def _mean(rates: Sequence[Rate]) -> Rate:
-    """As matching takes the mean of repeats: each alike."""
+    """With equal weights, as matching takes the mean of repeats."""
     return Rate(
         fmean(rate.req_s for rate in rates),
         fmean(rate.ttft_s for rate in rates),

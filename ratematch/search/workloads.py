@@ -1,16 +1,16 @@
-"""Several workloads in one budget: whose server comes next, and what one workload's servers show of another's."""
+"""Several workloads in one budget: whose server comes next, and what servers of one show about those of another."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from ratematch.search.adaptive import Decision, decide, go_on
-from ratematch.search.promise import see
-from ratematch.search.servers import Known, Space
+from ratematch.search.candidates import Deviation, Known, Space
+from ratematch.search.decide import Decision, decide, go_on
+from ratematch.search.rates import observe_deviations
 
-FEW = 4.0
-"""Hours left are few when they are no more than so many starts of the largest server."""
+POOL_BELOW_STARTS = 4.0
+"""Below this many starts of the largest server, pool the remaining hours."""
 
 Spaces = Mapping[str, Space]
 """By workload."""
@@ -28,21 +28,21 @@ def decide_among(
 ) -> tuple[str | None, dict[str, Decision]]:
     """The workload whose choice is most urgent (``None``: none has one), and every workload's decision.
 
-    ``spent``: GPU-hours, by workload. ``explain``: say of every server why it is passed over.
+    ``spent``: GPU-hours, by workload. ``explain``: give the reason for every server that is passed over.
     """
-    shares = lend(spaces, hours_left, spent)
-    found = {
-        label: decide(_taught(space, spaces.values(), known), known, running, shares[label], explain=explain)
-        for label, space in spaces.items()
-    }
-    if not any(decision.choice for decision in found.values()) and hours_left is not None and len(spaces) > 1:
-        # Nothing fits into what each workload has left by itself.
-        found = {
-            label: decide(_taught(space, spaces.values(), known), known, running, hours_left, explain=explain)
-            for label, space in spaces.items()
+    informed = share_deviations(spaces, known)
+
+    def decide_within(hours: Mapping[str, float | None]) -> dict[str, Decision]:
+        return {
+            label: decide(space, known, running, hours[label], explain=explain) for label, space in informed.items()
         }
-    offers = [(each.choice.urgency, label) for label, each in found.items() if each.choice is not None]
-    return (max(offers)[1] if offers else None), found
+
+    decisions = decide_within(plannable_hours(spaces, hours_left, spent))
+    if not any(decision.choice for decision in decisions.values()) and hours_left is not None and len(spaces) > 1:
+        # Nothing fits into what each workload has left by itself.
+        decisions = decide_within(dict.fromkeys(spaces, hours_left))
+    choices = [(decision.choice.urgency, label) for label, decision in decisions.items() if decision.choice]
+    return (max(choices)[1] if choices else None), decisions
 
 
 def go_on_among(
@@ -55,21 +55,21 @@ def go_on_among(
     spent: Mapping[str, float],
 ) -> Decision:
     """What the server ``up``, chosen for the workload ``label``, does next."""
-    taught = _taught(spaces[label], spaces.values(), known)
-    return go_on(taught, known, running, up, lend(spaces, hours_left, spent)[label])
+    informed = _with_deviations(spaces[label], spaces.values(), known)
+    return go_on(informed, known, running, up, plannable_hours(spaces, hours_left, spent)[label])
 
 
-def lend(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) -> dict[str, float | None]:
-    """What each workload's servers may be planned with: its :func:`share`; or all hours left when they are few, for a
-    part of them would buy only small servers, and the choice is among workloads then."""
-    largest = max((space.hours(each, ()) for space in spaces.values() for each in space.candidates), default=0.0)
-    if hours_left is not None and hours_left <= FEW * largest:
+def plannable_hours(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) -> dict[str, float | None]:
+    """GPU-hours that each workload's servers may be planned with: its share, see :func:`share_hours`; or all that are
+    left when they are few, since a part of them would buy only small servers."""
+    largest = max((space.hours(server, ()) for space in spaces.values() for server in space.candidates), default=0.0)
+    if hours_left is not None and hours_left <= POOL_BELOW_STARTS * largest:
         return dict.fromkeys(spaces, hours_left)
-    return share(spaces, hours_left, spent)
+    return share_hours(spaces, hours_left, spent)
 
 
-def share(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) -> dict[str, float | None]:
-    """Of the hours left, what each workload may plan with: its part by the size of its grid, less what it had."""
+def share_hours(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) -> dict[str, float | None]:
+    """The GPU-hours left, split by the sizes of the workloads' grids, less what each has ``spent``."""
     if hours_left is None:
         return dict.fromkeys(spaces)
     grids = {label: space.grid_hours for label, space in spaces.items()}
@@ -78,21 +78,19 @@ def share(spaces: Spaces, hours_left: float | None, spent: Mapping[str, float]) 
         label: max(0.0, budget * grid / (sum(grids.values()) or 1.0) - spent.get(label, 0.0))
         for label, grid in grids.items()
     }
-    return {label: hours_left * each / (sum(owed.values()) or 1.0) for label, each in owed.items()}
+    return {label: hours_left * hours / (sum(owed.values()) or 1.0) for label, hours in owed.items()}
 
 
-def teach(spaces: Spaces, known: Known) -> dict[str, Space]:
-    """Every space with what is known of servers for other workloads."""
-    return {label: _taught(space, spaces.values(), known) for label, space in spaces.items()}
+def share_deviations(spaces: Spaces, known: Known) -> dict[str, Space]:
+    """Every space with the deviations measured on servers for other workloads."""
+    return {label: _with_deviations(space, spaces.values(), known) for label, space in spaces.items()}
 
 
-def _taught(space: Space, others: Iterable[Space], known: Known) -> Space:
-    """The space with what is known of servers for other workloads."""
-    own = {each.id for each in space.candidates}
-    seen = [
-        one
-        for other in others
-        if other.workload != space.workload
-        for one in see(replace(other, candidates=tuple(e for e in other.candidates if e.id not in own)), known)
-    ]
-    return replace(space, elsewhere=tuple(seen))
+def _with_deviations(space: Space, spaces: Iterable[Space], known: Known) -> Space:
+    own = {server.id for server in space.candidates}
+    elsewhere: list[Deviation] = []
+    for other in spaces:
+        if other.workload != space.workload:
+            foreign = tuple(server for server in other.candidates if server.id not in own)
+            elsewhere += observe_deviations(replace(other, candidates=foreign), known)
+    return replace(space, elsewhere=tuple(elsewhere))

@@ -59,7 +59,8 @@ DEFINITIONS: tuple[Definition, ...] = (
         "Little",
         "1",
         "requests in flight / (requests/s × (TTFT + (OSL − 1) × TPOT))",
-        "1 for a row that does not contradict itself; outside 0.95 to 1.05 it is left off the fronts.",
+        "1 for a measured row that does not contradict itself; outside 0.95 to 1.05 it is left off the fronts. "
+        "Planned rows satisfy it by construction and have none.",
         ("little",),
     ),
     Definition(

@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import unicodedata
-from pathlib import Path
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._~]+")
-
-
-def write_aside(path: Path, content: bytes) -> Path:
-    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one, never a part.
-
-    Raises:
-        OSError: the folder cannot be written; no partial file stays behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def name_part(text: str) -> str:

@@ -253,26 +253,26 @@ def label_points(axes: Axes, series: Sequence[Labelled]) -> None:
     lines: list[Segment] = []
     faint: list[Segment] = []
     markers: list[Box] = []
-    for each in series:
-        look, at = each.look, [pixel(point) for point in each.points]
+    for curve in series:
+        look, at = curve.look, [pixel(point) for point in curve.points]
         (lines if look.marker else faint).extend(pairwise(at))
         markers += [Box(x, y, x, y).grown(look.marker_pt / 2 * pt) for x, y in at if look.marker]
     chosen = [
-        (each, point, rank < NUM_INSISTING)
-        for each in sorted(series, key=lambda each: LABELLED.index(each.name) if each.name in LABELLED else 9)
-        for rank, point in enumerate(choose_points(each.points, each.look.max_labels, pixel, SPACING_PT * pt))
+        (curve, point, rank < NUM_INSISTING)
+        for curve in sorted(series, key=lambda curve: LABELLED.index(curve.name) if curve.name in LABELLED else 9)
+        for rank, point in enumerate(choose_points(curve.points, curve.look.max_labels, pixel, SPACING_PT * pt))
     ]
     texts = [
-        _draw_text(axes, each.look, point, f"label:{each.name}:{number}")
-        for number, (each, point, _) in enumerate(chosen)
+        _draw_text(axes, curve.look, point, f"label:{curve.name}:{number}")
+        for number, (curve, point, _) in enumerate(chosen)
     ]
     wanted = []
-    for (each, point, insists), text in zip(chosen, texts, strict=True):
+    for (curve, point, insists), text in zip(chosen, texts, strict=True):
         extent = text.get_window_extent(renderer)
-        wanted.append(Wanted(pixel(point), extent.width, extent.height, each.look.side, insists))
+        wanted.append(Wanted(pixel(point), extent.width, extent.height, curve.look.side, insists))
     frame = axes.get_window_extent(renderer)
     spots = place_labels(wanted, markers, lines, faint, Box(frame.x0, frame.y0, frame.x1, frame.y1), pt)
-    for number, ((each, point, _), text, spot) in enumerate(zip(chosen, texts, spots, strict=True)):
+    for number, ((curve, point, _), text, spot) in enumerate(zip(chosen, texts, spots, strict=True)):
         if spot is None:
             text.remove()
             continue
@@ -282,7 +282,7 @@ def label_points(axes: Axes, series: Sequence[Labelled]) -> None:
         )
         if spot.leader is not None:
             (x0, y0), (x1, y1) = spot.leader
-            _draw_leader(axes, each.look, point, ((x1 - x0) / pt, (y1 - y0) / pt), f"leader:{number}")
+            _draw_leader(axes, curve.look, point, ((x1 - x0) / pt, (y1 - y0) / pt), f"leader:{number}")
 
 
 def _draw_text(axes: Axes, look: style.KindStyle, point: Point, gid: str) -> Annotation:

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ratematch.show import style
-from ratematch.show.files import write_aside
 from ratematch.show.tables import to_csv
+from ratematch.store.files import write_aside
 
 SCREEN_DPI = 130
 """Of the PNG that a notebook shows; files have :data:`style.PNG_DPI`."""
@@ -21,9 +21,8 @@ SCREEN_DPI = 130
 
 @dataclass(frozen=True)
 class Picture:
-    """``name``: stem of its files. ``figure``: matplotlib's, on its own canvas. ``rows``: what is drawn, flat,
-    units in
-    the ``columns``' names."""
+    """``name``: stem of its files. ``figure``: matplotlib's, on its own canvas. ``rows``: what is drawn, flat, with
+    units in the names of the ``columns``."""
 
     name: str
     figure: Figure

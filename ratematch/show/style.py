@@ -41,6 +41,7 @@ HEADROOM_X, HEADROOM_Y = 0.15, 0.10
 
 STAMP_TEXT = "EMULATED — not measured on GPUs"
 SIMULATED_TEXT = "SIMULATED — computed in virtual time, not measured on GPUs"
+PREDICTED_TEXT = "PREDICTED — by a model, nothing was run"
 STAMP_FACE, STAMP_INK = YELLOW, BLACK
 
 
@@ -153,11 +154,16 @@ class Marked(Protocol):
 
 def find_stamp(*shown: Marked) -> str | None:
     """What stands over everything that was not measured on GPUs; ``None`` when all of ``shown`` was."""
-    if any(each.simulated for each in shown):
+    if any(item.simulated for item in shown):
         return SIMULATED_TEXT
-    return STAMP_TEXT if any(each.emulated for each in shown) else None
+    return STAMP_TEXT if any(item.emulated for item in shown) else None
 
 
-def say_origin(shown: Marked) -> str:
+def name_origin(shown: Marked) -> str:
     """``simulated`` or ``emulated``; empty for what was measured on GPUs."""
     return "simulated" if shown.simulated else "emulated" if shown.emulated else ""
+
+
+def origin_suffix(shown: Marked) -> str:
+    """``, simulated`` or ``, emulated`` to stand behind a name; empty for what was measured on GPUs."""
+    return f", {origin}" if (origin := name_origin(shown)) else ""

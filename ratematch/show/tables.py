@@ -26,7 +26,7 @@ from ratematch.match.points import (
     Speedup,
     WorkloadAnalysis,
 )
-from ratematch.show.files import write_aside
+from ratematch.store.files import write_aside
 
 ORIGIN_COLUMNS = ("emulated", "simulated")
 SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")
@@ -62,7 +62,7 @@ def write_tables(analysis: Analysis, folder: Path) -> list[Path]:
         "comparisons.csv": (
             (*SWEEP_COLUMNS, "workload", *ORIGIN_COLUMNS, *COMPARISON_COLUMNS),
             _rows_of(
-                analysis, lambda workload: [row for each in workload.comparisons for row in _compare_rows(each)]
+                analysis, lambda workload: [row for item in workload.comparisons for row in _compare_rows(item)]
             ),
         ),
         "calibration.csv": (
@@ -173,7 +173,7 @@ def _compare_rows(row: Comparison) -> list[Row]:
         ("area_on_overlap", None, row.area_ratio, row.area_interval),
     )
     equal = (
-        ("tok_s_user", each.tok_s_gpu, each.ratio, (each.ratio_low, each.ratio_high)) for each in row.interactivity
+        ("tok_s_user", item.tok_s_gpu, item.ratio, (item.ratio_low, item.ratio_high)) for item in row.interactivity
     )
     return [
         dict(zip(COMPARISON_COLUMNS, (row.kind, what, at, ratio, *(ends or (None, None))), strict=True))
@@ -185,11 +185,11 @@ FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "num", "held_ou
 CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow)), *FACTORS)
 
 
-def _calibration_rows(found: Calibration | None) -> list[Row]:
+def _calibration_rows(calibration: Calibration | None) -> list[Row]:
     """A row an end-to-end run, each with the factors that all runs agree on."""
-    if found is None:
+    if calibration is None:
         return []
-    return [asdict(row) | {name: getattr(found, name) for name in FACTORS} for row in found.rows]
+    return [asdict(row) | {name: getattr(calibration, name) for name in FACTORS} for row in calibration.rows]
 
 
 def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:

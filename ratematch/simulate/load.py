@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from ratematch.errors import RunError, UserError
-from ratematch.loadgen.loadresult import ClientHealth, LoadResult
+from ratematch.loadgen.loadresult import LoadResult
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency, Load, Rate, Trace, due_times_s
 from ratematch.plan.workload import Workload, draw_lengths
@@ -143,7 +144,7 @@ class _Phase:
             _fill(record, reply)
             then(self._timeline.now_s)
 
-        self._service.ask(isl, osl, ended)
+        self._service.send(isl, osl, ended)
         return True
 
     def health(self, wall_ns: int) -> ClientHealth:

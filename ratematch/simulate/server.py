@@ -33,14 +33,16 @@ class Server:
         self._ends = array("d", [0.0])  # of every iteration since the start, by its number
         self._asleep = True
 
-    def submit(self, sequence: Sequence, tell: OnEmission, on_admitted: Callable[[], None] | None = None) -> None:
-        """Queue ``sequence``. ``tell`` gets its emissions: the end of its prompt and its last token.
+    def submit(
+        self, sequence: Sequence, on_emission: OnEmission, on_admitted: Callable[[], None] | None = None
+    ) -> None:
+        """Queue ``sequence``. ``on_emission`` gets its emissions: the end of its prompt and its last token.
 
         Raises:
             ValueError: it can never run here.
         """
         self.scheduler.add(sequence, self._timeline.now_s)
-        self._owners[sequence.id] = tell
+        self._owners[sequence.id] = on_emission
         if on_admitted is not None:
             self._admissions.expect(sequence, on_admitted)
         self._changed()
@@ -51,7 +53,7 @@ class Server:
             self._changed()
 
     def cancel(self, sequence_id: int) -> None:
-        """Forget a sequence; nothing more is told of it."""
+        """Drop a sequence; it has no further emissions."""
         if self._owners.pop(sequence_id, None) is not None:
             self._changed()
             self.scheduler.cancel(sequence_id)
@@ -79,7 +81,7 @@ class Server:
             return
         now_s = self._timeline.now_s
         step = self.scheduler.begin(now_s, MOST_AHEAD)
-        self._admissions.tell()
+        self._admissions.notify()
         if step is not None:
             self._fly(step)
             return
@@ -106,10 +108,10 @@ class Server:
             self._ends.extend(step.ends_s.tolist())
         self.busy_s += step.duration_s
         for emission in self.scheduler.finish(step, step.end_s, all_tokens=False):
-            tell = self._owners.get(emission.seq.id)
-            if tell is not None:
+            on_emission = self._owners.get(emission.seq.id)
+            if on_emission is not None:
                 if emission.finished:
                     del self._owners[emission.seq.id]
-                tell(emission)
+                on_emission(emission)
         self._asleep = False
         self._timeline.at(self._timeline.now_s, self._begin, LAST)

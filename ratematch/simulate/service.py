@@ -1,8 +1,8 @@
 """A whole deployment in virtual time: orchestrator, routers, context and generation servers, KV hand-over.
 
-What the servers are told is what a launch would tell them: the same files, read by the emulator's own settings, make
-the same schedulers. In place of HTTP stands one fixed delay a hop (:class:`Delays`). Left out: that parsing a request
-takes the orchestrator's processor, prefix reuse (a benchmark's prompts share nothing), and injected faults.
+Schedulers are configured from the files that a launch would write, read by the emulator's own settings. HTTP is
+replaced by one fixed delay a hop (:class:`Delays`). Not simulated: the orchestrator's processor time for parsing
+requests, prefix reuse (a benchmark's prompts share nothing), and injected faults.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ratematch.emulator.assembly import Emulation, build
 from ratematch.emulator.environment import read_environment
+from ratematch.emulator.errors import SettingsError, TransferError
 from ratematch.emulator.iteration import Kind, Sequence
-from ratematch.emulator.orchestrator_settings import OrchestratorSettings, RoleSettings, orchestrator_settings
-from ratematch.emulator.routers import Routed, Router, build_router
 from ratematch.emulator.scheduler import Emission
-from ratematch.emulator.settings import SettingsError, WorkerSettings, worker_settings
-from ratematch.emulator.transfer import KvSource, TransferError, check_layout
+from ratematch.emulator.trtllm.assembly import Emulation, build
+from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings, orchestrator_settings
+from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
+from ratematch.emulator.trtllm.settings import WorkerSettings, worker_settings
+from ratematch.emulator.trtllm.transfer import KvSource, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
@@ -34,7 +35,7 @@ from ratematch.simulate.timeline import Timeline
 
 @dataclass(frozen=True)
 class Delays:
-    """What stands for HTTP. ``hop_s``: one way between two processes. ``request_s`` and ``token_s``: what a request,
+    """What replaces HTTP. ``hop_s``: one way between two processes. ``request_s`` and ``token_s``: what a request,
     and each token of its prompt, takes a server or the orchestrator to read, one request after another.
 
     That requests are read one after another matters more than how long it takes: of several sent together the first
@@ -49,9 +50,10 @@ class Delays:
 
 @dataclass(slots=True)
 class Reply:
-    """How a request ended. ``chunks_s``: when each token-carrying chunk reached the client. ``iterations``: it took.
+    """How a request ended.
 
-    ``error``: what it was told instead of a whole answer, with ``status``.
+    ``chunks_s``: when each token-carrying chunk reached the client. ``iterations``: that it took. ``error``: the
+    message in place of a whole answer, with its HTTP ``status``.
     """
 
     end_s: float
@@ -154,13 +156,13 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------ requests
 
-    def ask(self, isl: int, osl: int, tell: OnReply) -> None:
-        """Send a request now; ``tell`` gets its reply when the client has all of it."""
+    def send(self, isl: int, osl: int, on_reply: OnReply) -> None:
+        """Send a request now; ``on_reply`` is called when the client has all of the reply."""
         if self._orchestrator is None:
             worker = next(iter(self._workers.values()))
-            self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, tell))
+            self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, on_reply))
         else:
-            self._enter(self._door, isl, lambda: self._forward(isl, osl, tell))
+            self._enter(self._door, isl, lambda: self._forward(isl, osl, on_reply))
 
     def _enter(self, door: Door, isl: int, event: Callable[[], None]) -> None:
         """Send a request of ``isl`` prompt tokens to a process; ``event`` when it has been read there."""
@@ -172,19 +174,19 @@ class Service:
     def _after(self, hops: int, event: Callable[[], None]) -> None:
         self.timeline.at(self.timeline.now_s + hops * self.delays.hop_s, event)
 
-    def _fail(self, hops: int, status: int, error: str, tell: OnReply) -> None:
+    def _fail(self, hops: int, status: int, error: str, on_reply: OnReply) -> None:
         end_s = self.timeline.now_s + hops * self.delays.hop_s
-        self._after(hops, lambda: tell(Reply(end_s, status=status, error=error)))
+        self._after(hops, lambda: on_reply(Reply(end_s, status=status, error=error)))
 
-    def _forward(self, isl: int, osl: int, tell: OnReply) -> None:
+    def _forward(self, isl: int, osl: int, on_reply: OnReply) -> None:
         """The orchestrator's way: context first."""
         settings = self._orchestrator
         assert settings is not None
         if not settings.ctx.urls:  # the context is invented
-            self._to_generation(isl, osl, "generation_only", None, tell)
+            self._to_generation(isl, osl, "generation_only", None, on_reply)
             return
         if settings.max_local_prefill is not None and isl <= settings.max_local_prefill:
-            self._to_generation(isl, osl, "full", None, tell)
+            self._to_generation(isl, osl, "full", None, on_reply)
             return
         worker, done = self._pick(settings.ctx, isl)
 
@@ -193,7 +195,7 @@ class Service:
                 worker.server.submit(worker.sequence(isl, osl, "context_only"), finished)
             except ValueError as error:
                 done()
-                self._fail(2, 500, f"Internal server error {error}", tell)
+                self._fail(2, 500, f"Internal server error {error}", on_reply)
 
         def finished(emission: Emission) -> None:
             key = (worker, emission.seq.id)
@@ -205,27 +207,27 @@ class Service:
 
         def answered(key: tuple[_Worker, int]) -> None:
             done()
-            self._to_generation(isl, osl, "generation_only", key, tell)
+            self._to_generation(isl, osl, "generation_only", key, on_reply)
 
         self._enter(worker.door, isl, compute)
 
     def _to_generation(
-        self, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, tell: OnReply
+        self, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, on_reply: OnReply
     ) -> None:
         assert self._orchestrator is not None
         worker, done = self._pick(self._orchestrator.gen, isl)
 
         def answered(reply: Reply) -> None:
             done()
-            tell(reply)
+            on_reply(reply)
 
         self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
 
     def _pick(self, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
         router = self._routers[role.role]
-        asked = self._routed(role, isl)
-        index = router.choose(asked)
-        return self._workers[role.urls[index]], lambda: router.finish(index, asked)
+        routed = self._routed(role, isl)
+        index = router.choose(routed)
+        return self._workers[role.urls[index]], lambda: router.finish(index, routed)
 
     def _routed(self, role: RoleSettings, isl: int) -> Routed:
         """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""
@@ -241,7 +243,7 @@ class Service:
         kind: Kind,
         source: tuple[_Worker, int] | None,
         hops: int,
-        tell: OnReply,
+        on_reply: OnReply,
     ) -> None:
         """A request at the server that streams its tokens back over ``hops``."""
         sequence = worker.sequence(isl, osl, kind)
@@ -257,13 +259,13 @@ class Service:
             chunks_s = self._chunks(worker, sequence, first_s) + hops * self.delays.hop_s
             steps = 0 if sequence.gains is None else sequence.gains.size
             reply = Reply(now_s + hops * self.delays.hop_s, chunks_s, sequence.max_tokens, 1 + steps)
-            self._after(hops, lambda: tell(reply))
+            self._after(hops, lambda: on_reply(reply))
 
         def admitted() -> None:
             assert source is not None
             if source not in self._held:
                 worker.server.cancel(sequence.id)
-                self._fail(hops, 200, f"KV cache of request {source[1]} is no longer held", tell)
+                self._fail(hops, 200, f"KV cache of request {source[1]} is no longer held", on_reply)
                 return
             self._held.discard(source)
             ctx = source[0].server
@@ -275,7 +277,7 @@ class Service:
                 sequence.transfer_s = worker.emulation.transfer_s(isl)
             worker.server.submit(sequence, progress, admitted if source is not None else None)
         except (ValueError, TransferError) as error:
-            self._fail(hops, 400 if hops == 1 else 500, str(error), tell)
+            self._fail(hops, 400 if hops == 1 else 500, str(error), on_reply)
 
     def _release(self, key: tuple[_Worker, int]) -> None:
         if key in self._held:

@@ -22,15 +22,15 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import Environment, Faults
-from ratematch.emulator.logs import Log
-from ratematch.emulator.orchestrator import Orchestrator
-from ratematch.emulator.orchestrator_settings import orchestrator_settings
 from ratematch.emulator.scheduler import Scheduler
-from ratematch.emulator.settings import worker_settings
 from ratematch.emulator.steptime import ConstantStepTime
-from ratematch.emulator.worker import Worker
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.emulator.trtllm.orchestrator import Orchestrator
+from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.trtllm.settings import worker_settings
+from ratematch.emulator.trtllm.worker import Worker
 
 QUICK = Environment(load_s=0.0)
 BASE: dict[str, Any] = {

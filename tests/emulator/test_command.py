@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from ratematch.emulator.command import cli
+from ratematch.emulator.trtllm.command import cli
 from tests.ports import free_ports
 
 from .servers import DISAGG, process, refuses, wait_bound, wait_healthy, write_yaml

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.acceptance import DraftAcceptance
+from ratematch.emulator.kvgrowth import KvGrowth
 from ratematch.emulator.lookahead import fill_between
-from ratematch.emulator.outlook import Outlook
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime, RankLoad, RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.parallelism import parse_mapping
 
 RANKS, BLOCK = 3, 32
 
@@ -33,7 +33,7 @@ sequences = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(sequences, st.integers(1, 40))
 def test_the_outlook_is_what_counting_each_sequence_gives(wanted, stride):
-    outlook = Outlook(RANKS)
+    outlook = KvGrowth(RANKS)
     plain: dict[tuple[int, int], tuple[int, int]] = {}
     now = 0
     for rank, later, gains, kv_len, taken_back in wanted:

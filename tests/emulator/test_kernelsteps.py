@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator import kernelsteps
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.steptime import Efficiency, RankLoad, RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.parallelism import parse_mapping
 
 INSTALLED = importlib.util.find_spec("aiconfigurator_core") is not None
 

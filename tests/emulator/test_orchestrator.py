@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ratematch.emulator.orchestrator_settings import orchestrator_settings
-from ratematch.emulator.routers import Conversation, KvCacheAware, LoadBalancing, RoundRobin, Routed
+from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.trtllm.routers import Conversation, KvCacheAware, LoadBalancing, RoundRobin, Routed
 
 from .servers import DISAGG, QUICK, get, make_worker, orchestrating, post, serving
 from .test_worker import ASK, STREAM, events, words
@@ -150,7 +150,7 @@ def test_perf_records_are_joined_and_drained() -> None:
 def test_a_refusal_of_a_worker_becomes_status_500(
     version: str, retries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratematch.emulator.orchestrator.RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("ratematch.emulator.trtllm.orchestrator.RETRY_PAUSE_S", 0.01)
 
     async def go() -> None:
         async with Cluster(version=version) as address:
@@ -174,7 +174,7 @@ def test_a_batch_of_prompts_is_refused() -> None:
 
 
 def test_a_dead_worker_is_retried_then_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratematch.emulator.orchestrator.RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("ratematch.emulator.trtllm.orchestrator.RETRY_PAUSE_S", 0.01)
 
     async def go() -> None:
         async with AsyncExitStack() as stack:
@@ -223,8 +223,8 @@ def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
 
 
 def test_missing_workers_time_out() -> None:
-    from ratematch.emulator.logs import Log
-    from ratematch.emulator.orchestrator import Orchestrator
+    from ratematch.emulator.trtllm.logs import Log
+    from ratematch.emulator.trtllm.orchestrator import Orchestrator
     from tests.ports import free_ports
 
     config = {"context_servers": {"urls": [f"127.0.0.1:{free_ports(1)[0]}"]}}

@@ -6,10 +6,10 @@ The mean step of a closed loop in closed form: n sequences per rank, of which n 
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.steptime import RankLoad, RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
-from ratematch.plan.memory import activation_bytes, kv_tokens_per_rank
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.memory import MemoryUse, activation_bytes, kv_tokens_per_rank
+from ratematch.plan.parallelism import parse_mapping
 
 ROWS = [
     ("deepseek-r1", "b200", "DEP4", "nvfp4", 1024, 1024, 6430),
@@ -30,7 +30,7 @@ def test_peak_is_within_a_factor_of_two(name, gpu_name, label, precision, isl, o
     model, gpu, mapping = load_model(name), load_gpu(gpu_name), parse_mapping(label)
     kv_dtype = "bf16" if precision == "mxfp4" else "fp8"
     reserve_b = 4e9 + activation_bytes(model, mapping, 8192, 2048)
-    tokens = kv_tokens_per_rank(model, gpu, mapping, precision, kv_dtype, 0.9, reserve_b)
+    tokens = kv_tokens_per_rank(model, gpu, mapping, MemoryUse(precision, kv_dtype, 0.9, reserve_b))
     n = min(2048, tokens // (isl + osl))
     mean_load = RankLoad(
         ctx_requests=n / osl,

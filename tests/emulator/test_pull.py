@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.iteration import Pull
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime, RooflineStepTime
 from ratematch.emulator.vllm.transfer import POST_IPC_S, is_local, layout
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.parallelism import parse_mapping
 
 STEP_S = 0.01
 PULL = Pull(latency_s=0.001, post_block_s=0.002, move_block_s=0.003)

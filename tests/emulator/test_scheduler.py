@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ratematch.emulator.scheduler import AttentionDpBalance, Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 
 STEP_S = 0.01
 
@@ -53,7 +53,7 @@ def tokens_of(emissions, seq):
 # ------------------------------------------------------------------------------------------------ invariants
 
 configs = st.builds(
-    lambda tp, pp, adp, **fields: SchedulerConfig(Mapping(tp=tp, pp=pp, ep=tp, attention_dp=adp), **fields),
+    lambda tp, pp, adp, **fields: SchedulerConfig(Parallelism(tp=tp, pp=pp, ep=tp, attention_dp=adp), **fields),
     tp=st.sampled_from([1, 2, 4]),
     pp=st.sampled_from([1, 2]),
     adp=st.booleans(),

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import Faults, parse_duration, parse_faults, read_environment
-from ratematch.emulator.orchestrator_settings import orchestrator_settings
-from ratematch.emulator.settings import SettingsError, WorkerSettings, read_yaml, worker_settings
+from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.trtllm.settings import WorkerSettings, read_yaml, worker_settings
 
 from .servers import QUICK
 

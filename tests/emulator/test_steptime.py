@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model, model_names
 from ratematch.emulator.steptime import Efficiency, RankLoad, RooflineStepTime, StepBatch
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model, model_names
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 
 R1, GB200 = load_model("deepseek-r1"), load_gpu("gb200")
 
@@ -37,7 +37,7 @@ loads = st.builds(
     kv_read_tokens=st.integers(0, 10**7),
 )
 single_stage = st.builds(
-    lambda tp, ep, dp, cp: Mapping(tp=tp, ep=min(ep, tp), cp=cp, attention_dp=dp),
+    lambda tp, ep, dp, cp: Parallelism(tp=tp, ep=min(ep, tp), cp=cp, attention_dp=dp),
     st.sampled_from([1, 2, 4, 8, 16]),
     st.sampled_from([1, 2, 4, 8, 16]),
     st.booleans(),

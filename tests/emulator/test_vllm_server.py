@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ratematch.emulator.environment import Faults
-from ratematch.emulator.settings import SettingsError
+from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.vllm.assembly import build
 from ratematch.emulator.vllm.settings import serve_settings
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from ratematch.emulator.admission import EngineFailure
-from ratematch.emulator.engine import Timeliness
+from ratematch.emulator.engine import EmulatorLag
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.sinks import CollectSink
 
@@ -307,9 +307,9 @@ def test_a_stall_stops_the_iterations_for_a_while() -> None:
 
 
 def test_late_machines_are_not_trusted() -> None:
-    assert Timeliness(steps=100, busy_s=10.0, behind=1, late_s=0.05).trustworthy
-    assert not Timeliness(steps=100, busy_s=10.0, behind=1, late_s=0.5).trustworthy
-    assert not Timeliness(steps=100, busy_s=1000.0, behind=1, lost_s=1.5).trustworthy
+    assert EmulatorLag(steps=100, busy_s=10.0, behind=1, late_s=0.05).trustworthy
+    assert not EmulatorLag(steps=100, busy_s=10.0, behind=1, late_s=0.5).trustworthy
+    assert not EmulatorLag(steps=100, busy_s=1000.0, behind=1, lost_s=1.5).trustworthy
 
 
 def test_under_attention_dp_the_log_counts_one_rank() -> None:

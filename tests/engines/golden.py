@@ -19,11 +19,11 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import parse_mapping
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.step import slurm_step
 from ratematch.plan.workload import Workload
 from ratematch.run.script import batch_script, start_line
+from ratematch.slurm.srun import slurm_step
 from tests.support.invented import experiment
 
 FOLDER = Path(__file__).parents[1] / "golden" / "launch"

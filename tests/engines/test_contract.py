@@ -6,14 +6,9 @@ from typing import Any
 
 import pytest
 
-from ratematch.engines.trtllm_serve.contract import (
-    check_orchestrator_config,
-    check_worker_config,
-    orchestrator_keys,
-    release_line,
-    router_types,
-    worker_keys,
-)
+from ratematch.engines.trtllm_serve.contract import in_line, load_keys, release_line, worker_keys
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 
 RECIPE: dict[str, Any] = {
     "backend": "pytorch",
@@ -59,6 +54,11 @@ def one(problems: list[str]) -> str:
 def test_every_key_of_public_recipes_is_taken(version: str) -> None:
     assert check_worker_config(RECIPE, version) == []
     assert check_worker_config({**RECIPE, "cuda_graph_config": None, "speculative_config": None}, version) == []
+
+
+def orchestrator_keys(version: str) -> dict[str, Any]:
+    keys = in_line(load_keys("orchestrator"), version)
+    return {name: rule for name, rule in keys.items() if name not in ("server_section", "routers")}
 
 
 @pytest.mark.parametrize("keys", [worker_keys, orchestrator_keys])
@@ -142,7 +142,9 @@ def test_versions_differ() -> None:
     onboard = {"kv_cache_config": {"onboard_blocks": True}}
     assert check_worker_config(onboard, "1.2") == []
     assert "only in 1.2" in one(check_worker_config(onboard, "main"))
-    assert "conversation" in router_types("main") and "conversation" not in router_types("1.2")
+    router = {"generation_servers": {"num_instances": 1, "urls": ["b:1"], "router": {"type": "conversation"}}}
+    assert check_orchestrator_config(router, "main") == []
+    assert "Unsupported router type: conversation" in one(check_orchestrator_config(router, "1.2"))
 
 
 def test_release_lines() -> None:

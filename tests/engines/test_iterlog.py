@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratematch.emulator.iteration import Step
-from ratematch.emulator.itermetrics import iteration_line
 from ratematch.emulator.steptime import RankLoad
+from ratematch.emulator.trtllm.metrics import iteration_line
 from ratematch.engines.trtllm_serve.iterlog import (
     IterationLine,
     StepTime,
@@ -16,7 +16,7 @@ from ratematch.engines.trtllm_serve.iterlog import (
     read_span,
     read_step_time,
 )
-from ratematch.plan.serverlog import log_tok_s
+from ratematch.measure.serverlog import log_tok_s
 
 STATES = "states = {'num_ctx_requests': 0, 'num_ctx_tokens': 0, 'num_generation_tokens': 256}"
 V10 = (

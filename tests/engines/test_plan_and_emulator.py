@@ -10,20 +10,21 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
-from ratematch.emulator.assembly import build
+from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
 from ratematch.emulator.environment import read_environment
-from ratematch.emulator.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.scheduler import Sequence
-from ratematch.emulator.settings import SettingsError, worker_settings
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
-from ratematch.run.precheck import expand_sweep, refuse_unlaunchable
 
 CLUSTERS = {
     "gb200": Cluster("gb200", "gb200", gpus_per_node=4, nodes=18, emulated=True),

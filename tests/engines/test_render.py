@@ -19,7 +19,7 @@ from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
 from tests.support.invented import AGG, GEN, PAIR, experiment
@@ -106,7 +106,7 @@ def test_aggregated_server_answers_itself() -> None:
 
 
 def test_environment_of_a_server() -> None:
-    half = Deployment(agg=ServerGroup("agg", Mapping(tp=2), max_batch_size=8, max_num_tokens=8192))
+    half = Deployment(agg=ServerGroup("agg", Parallelism(tp=2), max_batch_size=8, max_num_tokens=8192))
     (shared,) = launch(experiment(deployment=half)).processes
     assert dict(shared.env)["CUDA_VISIBLE_DEVICES"] == "0,1"
     (whole,) = launch(experiment(deployment=AGG)).processes
@@ -120,7 +120,7 @@ def test_environment_of_a_server() -> None:
 
 def test_options_of_the_user_win_key_by_key() -> None:
     options = {"kv_cache_config": {"free_gpu_memory_fraction": 0.7, "dtype": "auto"}, "stream_interval": 20}
-    group = ServerGroup("agg", Mapping(tp=4), max_batch_size=8, max_num_tokens=8192, options=options)
+    group = ServerGroup("agg", Parallelism(tp=4), max_batch_size=8, max_num_tokens=8192, options=options)
     worker = config(launch(experiment(deployment=Deployment(agg=group))), "agg.yaml")
     assert worker["kv_cache_config"] == {
         "enable_block_reuse": False,
@@ -138,7 +138,9 @@ def test_the_contract_accepts_what_is_rendered(version: str, deployment: Deploym
 
 
 def test_the_contract_refuses_unknown_options() -> None:
-    group = ServerGroup("agg", Mapping(tp=4), max_batch_size=8, max_num_tokens=8192, options={"max_batch_sise": 4})
+    group = ServerGroup(
+        "agg", Parallelism(tp=4), max_batch_size=8, max_num_tokens=8192, options={"max_batch_sise": 4}
+    )
     asked = experiment(deployment=Deployment(agg=group))
     (problem,) = ENGINE.check_launch(launch(asked), asked)
     assert "agg.yaml" in problem and "max_batch_sise" in problem and "max_batch_size" in problem
@@ -254,7 +256,7 @@ def test_every_key_of_a_worker_is_explained_with_its_value(version: str, deploym
 
 
 def test_reasons_hold_the_arithmetic() -> None:
-    gen = with_limits(ServerGroup("gen", Mapping(tp=8, ep=8, attention_dp=True), mtp=3), Workload(1000, 200), 100)
+    gen = with_limits(ServerGroup("gen", Parallelism(tp=8, ep=8, attention_dp=True), mtp=3), Workload(1000, 200), 100)
     asked = experiment("gen", Deployment(gen=gen), Workload(1000, 200), (Concurrency(100, 800),))
     why = {setting.key: setting.why for setting in ENGINE.explain_settings(asked)["gen"]}
     assert "100 requests in flight on one instance / 8 attention-DP ranks = 13 a rank" in why["max_batch_size"]
@@ -267,7 +269,7 @@ def test_reasons_hold_the_arithmetic() -> None:
 
 
 def test_limits_among_the_options_count_like_axes() -> None:
-    group = ServerGroup("gen", Mapping(tp=8), mtp=1, options={"max_batch_size": 12})
+    group = ServerGroup("gen", Parallelism(tp=8), mtp=1, options={"max_batch_size": 12})
     filled = with_limits(group, Workload(100, 10), 500)
     assert (filled.max_batch_size, filled.max_num_tokens) == (12, 24)
     told = config(launch(experiment("gen", Deployment(gen=filled))), "gen.yaml")

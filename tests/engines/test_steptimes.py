@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.campaign.precheck import expand_sweep
 from ratematch.engines.steptimes import STEPS_VARIABLE
 from ratematch.errors import UserError
-from ratematch.inputs import read_sweep
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.sweep import Sweep
-from ratematch.run.precheck import expand_sweep
-from ratematch.run.simulated import plan_simulation
+from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 

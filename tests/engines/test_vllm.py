@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.engines import find_engine
 from ratematch.engines.vllm.contract import KNOWN_LINES, RELEASE_LINES, check_options, serve_flags, to_argv
 from ratematch.engines.vllm.diagnosis import KNOWN
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import find_capacity
 from ratematch.plan.cluster import Cluster, Container
 from ratematch.plan.deployment import Deployment, ServerGroup
@@ -20,10 +20,10 @@ from ratematch.plan.experiment import EngineRef, Experiment, from_json, to_json
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import parse_mapping
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.step import slurm_step
 from ratematch.plan.workload import Workload
+from ratematch.slurm.srun import slurm_step
 
 VLLM = find_engine("vllm")
 NODE = Cluster("node", "h200", gpus_per_node=8, nodes=2)

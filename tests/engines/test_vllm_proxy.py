@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ratematch.engines.vllm.handover import HandoverError, decode_body, prefill_body, read_body
+from ratematch.engines.vllm.disagg_requests import HandoverError, decode_body, prefill_body, read_body
 from ratematch.engines.vllm.proxy import EMULATED, Proxy, serve
 
 from ..emulator.servers import get, post, wait_healthy

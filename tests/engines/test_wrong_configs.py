@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ratematch.engines import find_engine
-from ratematch.plan.serverlog import Diagnosis
+from ratematch.measure.serverlog import Diagnosis
 from tests.emulator.servers import process, wait_healthy, write_yaml
 from tests.ports import free_ports
 from tests.support.invented import PAIR, experiment

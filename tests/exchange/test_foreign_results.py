@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from ratematch.analysis.analyze import analyze_inputs, read_inputs, remeasure
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.exchange.foreign import Hints, parse_servers
-from ratematch.exporting import export_results
-from ratematch.importing import import_results, read_foreign
-from ratematch.match.points import Measured
+from ratematch.exchange.results.detect import read_foreign
+from ratematch.exchange.results.export import export_results
+from ratematch.exchange.results.foreign import Hints, parse_servers
+from ratematch.exchange.results.ingest import import_results
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Rate
-from ratematch.readout import analyze_inputs, read_inputs, remeasure
-from ratematch.store import Results, read_json
+from ratematch.store.files import read_json
+from ratematch.store.folder import Results
 
 from .foreign_files import (
     AIC_AGG,
@@ -53,9 +56,9 @@ def stored(into: Path) -> list[Measured]:
     return Results(into).measured()
 
 
-def put(tmp_path: Path, file: Path, said: Hints = SAID, **options: Any) -> Measured:
+def put(tmp_path: Path, file: Path, given: Hints = SAID, **options: Any) -> Measured:
     """Import one file and read its one load back from the store."""
-    imported, skipped = import_results([file], said, tmp_path / "in", **options)
+    imported, skipped = import_results([file], given, tmp_path / "in", **options)
     assert not skipped and len(imported) == 1
     return stored(tmp_path / "in")[-1]
 
@@ -110,16 +113,17 @@ def test_benchmark_serving_of_trtllm_and_sa_bench(tmp_path: Path, content: dict[
     assert figures.acceptance_length == 2.4
     assert figures.in_flight == pytest.approx(5.12 * (2000 + 255 * 40) / 1000), "Little's law"
     assert any("whole run" in warning for warning in figures.warnings)
-    told = [warning for warning in figures.warnings if warning.startswith("not in the file")]
-    assert told and "mean_e2el_ms" in told[0]
+    messages = [warning for warning in figures.warnings if warning.startswith("not in the file")]
+    assert messages and "mean_e2el_ms" in messages[0]
 
 
 def test_a_percentile_that_is_not_in_the_file_is_not_judged_by_but_told(tmp_path: Path) -> None:
     put(tmp_path, write(tmp_path / "result.json", TRTLLM_SERVING))
-    inputs = read_inputs(Results(tmp_path / "in"), ttft_ms=5000, percentile=90)
+    inputs = read_inputs(Results(tmp_path / "in"), Question(ttft_ms=5000, percentile=90))
     (workload,) = analyze_inputs(inputs).workloads
     assert workload.ifb == () and "no TTFT at percentile 90" in workload.left_out[0][2][0]
-    (workload,) = analyze_inputs(read_inputs(Results(tmp_path / "in"), ttft_ms=5000, percentile=99)).workloads
+    inputs = read_inputs(Results(tmp_path / "in"), Question(ttft_ms=5000, percentile=99))
+    (workload,) = analyze_inputs(inputs).workloads
     assert len(workload.ifb) == 1
     (measurement,) = (tmp_path / "in").glob("*/loads/*/measurement.json")
     assert read_json(measurement)["ttft_ms"]["p90"] is None
@@ -132,8 +136,8 @@ def test_vllm_with_a_rate_and_failures(tmp_path: Path) -> None:
 
 
 def test_inferencex_rows_are_in_seconds_and_per_gpu(tmp_path: Path) -> None:
-    said = Hints(emulated=False)
-    row = put(tmp_path, write(tmp_path / "agg.json", INFERENCEX_DISAGG), said)
+    given = Hints(emulated=False)
+    row = put(tmp_path, write(tmp_path / "agg.json", INFERENCEX_DISAGG), given)
     figures, deployment = row.measurement, row.experiment.deployment
     assert deployment.label == "ctx2xDEP4-gen1xDEP8-mtp0" and row.experiment.gpu == "gb200"
     assert row.experiment.engine.name == "dynamo-trt" and row.experiment.model == "deepseek-r1"
@@ -182,14 +186,14 @@ def test_origin_stays_and_tools_are_mixed_only_on_demand(tmp_path: Path) -> None
 
 def test_what_no_analysis_could_read_together_is_not_put_together(tmp_path: Path) -> None:
     put(tmp_path, write(tmp_path / "result.json", TRTLLM_SERVING))
-    for said, told in (
+    for given, messages in (
         ({"emulated": True}, "figures emulated, and .* holds real"),
         ({"gpu": "h200"}, "GPU h200, and .* holds gb200"),
         ({"engine": "vllm/0.24"}, "engine vllm 0.24, and .* holds trtllm-serve 1.2"),
         ({"model": "qwen3-235b-a22b"}, "model qwen3-235b-a22b, and .* holds deepseek-r1"),
     ):
-        with pytest.raises(UserError, match=told):
-            import_results([tmp_path / "result.json"], Hints(**{**SAID.__dict__, **said}), tmp_path / "in")
+        with pytest.raises(UserError, match=messages):
+            import_results([tmp_path / "result.json"], Hints(**{**SAID.__dict__, **given}), tmp_path / "in")
 
 
 def test_importing_again_changes_nothing_and_another_file_of_the_same_load_is_a_repeat(tmp_path: Path) -> None:
@@ -226,8 +230,8 @@ def test_predicted_and_measured_rates_never_share_a_table(tmp_path: Path) -> Non
     table = tmp_path / "rates.csv"
     serving = write(tmp_path / "result.json", {**TRTLLM_SERVING, "model_id": "deepseek-ai/DeepSeek-R1"})
     aic = write(tmp_path / "pareto.csv", AIC_DISAGG)
-    said = ("--agg", "TEP8", "--mtp", "0", "--gpu", "h200", "--real")
-    assert call("import", "results", serving, aic, "-o", table, *said).exit_code == 0
+    given = ("--agg", "TEP8", "--mtp", "0", "--gpu", "h200", "--real")
+    assert call("import", "results", serving, aic, "-o", table, *given).exit_code == 0
     matched = call("match", table)
     assert matched.exit_code == 1 and "never share a front" in matched.stderr
 
@@ -254,8 +258,8 @@ def test_round_trip_through_aiperf_gives_the_same_figures(tmp_path: Path) -> Non
     written, _ = export_results(results, "aiperf", tmp_path / "out")
     files = [path for path in written if path.suffix == ".jsonl" and "ifb-" in str(path)]
     (one,) = [path for path in files if "TEP4-mtp3" in str(path) and "/c12-" in str(path)]
-    said = Hints(gpu="gb200", engine="trtllm-serve/1.2", agg=parse_servers("TEP4"), mtp=3)
-    again = put(tmp_path, one, said)
+    given = Hints(gpu="gb200", engine="trtllm-serve/1.2", agg=parse_servers("TEP4"), mtp=3)
+    again = put(tmp_path, one, given)
     (own,) = [
         row
         for row in results.measured()

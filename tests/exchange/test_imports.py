@@ -14,20 +14,21 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
+from ratematch.campaign.precheck import refuse_unlaunchable
 from ratematch.cli import main
 from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import RecipeError
-from ratematch.exchange.choices import Choices, find_model_name, version_in_tag
-from ratematch.exchange.imports import import_files, import_recipes
-from ratematch.inputs import read_cluster
+from ratematch.exchange.recipes.choices import Choices, find_model_name, version_in_tag
+from ratematch.exchange.recipes.convert import import_files, import_recipes
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.find import read_cluster
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.expansion import expand
 from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.sweep import Sweep, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
-from ratematch.run.precheck import refuse_unlaunchable
 from tests.exchange import invented
 
 ROOT = Path(__file__).parents[2]
@@ -204,7 +205,7 @@ def test_trtllm_benchmark_config_comes_back(tmp_path: Path) -> None:
     assert sweep.engine.version == "1.3"
     environment = dict(processes["gen"][0].env)
     assert (environment["UCX_TLS"], environment["NOTE"]) == ("rc,tcp", "two words")
-    left = {each.where.rpartition(": ")[2] for each in imported.left}
+    left = {each.where.rpartition(": ")[2] for each in imported.unsupported}
     assert {"benchmark.benchmark_ratio", "slurm", "environment.container_image"} <= left
 
 
@@ -214,7 +215,7 @@ def test_sa_client_draws_lengths_from_a_range(tmp_path: Path) -> None:
     imported = import_recipes([write(tmp_path, config)], Choices(cluster="gb200-nvl72"))
     _, (experiment,) = read(imported.text)
     assert experiment.workload.osl_ratio == 0.8
-    assert any(each.where.endswith("benchmark.mode") for each in imported.left)
+    assert any(each.where.endswith("benchmark.mode") for each in imported.unsupported)
 
 
 def test_trtllm_config_names_no_gpu(tmp_path: Path) -> None:
@@ -249,9 +250,9 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
     recipe["benchmark"] |= {"use_chat_template": True, "req_rate": 4}
     recipe["backend"] |= {"numa_memory_bind": True, "decode_extra_args": ["--tool_parser", "glm47"]}
     recipe["resources"]["spread_workers"] = True
-    left = import_recipes([write(tmp_path, recipe)], Choices()).left
-    told = {key for each in left for key in leaves(each.value, each.where.rpartition(": ")[2])}
-    assert set(leaves(strange)) <= told
+    left = import_recipes([write(tmp_path, recipe)], Choices()).unsupported
+    listed = {key for each in left for key in leaves(each.value, each.where.rpartition(": ")[2])}
+    assert set(leaves(strange)) <= listed
     assert {
         "benchmark.use_chat_template",
         "benchmark.req_rate",
@@ -260,8 +261,8 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
         "resources.spread_workers",
         "model.container",
         "model.precision",
-    } <= told
-    assert not any("trtllm_config" in key or "isl" in key for key in told)
+    } <= listed
+    assert not any("trtllm_config" in key or "isl" in key for key in listed)
 
 
 def test_unknown_worker_key_is_kept_and_told(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_orchestrator_keys_go_to_the_orchestrator(tmp_path: Path) -> None:
     assert files["orchestrator"]["context_servers"]["num_instances"] == 1
     assert files["orchestrator"]["context_servers"]["stream_interval"] == 20
     assert files["orchestrator"]["max_retries"] == 3
-    assert "frontend" not in " ".join(each.where for each in imported.left)
+    assert "frontend" not in " ".join(each.where for each in imported.unsupported)
     plain = replace(experiment, deployment=replace(experiment.deployment, orchestrator={}))
     assert plain.id != experiment.id
     old = to_json(plain)
@@ -354,9 +355,9 @@ def test_contradictions_name_file_line_and_what_would_be_right(
         import_recipes([path], Choices())
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     numbers = {number for number, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")}
-    told = str(caught.value)
-    assert right in told
-    assert any(f"recipe.yaml:{number}" in told for number in numbers), told
+    text = str(caught.value)
+    assert right in text
+    assert any(f"recipe.yaml:{number}" in text for number in numbers), text
 
 
 def test_tp_that_fills_no_whole_nodes_is_refused(tmp_path: Path) -> None:

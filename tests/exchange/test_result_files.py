@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ratematch.exchange.aiperf import profile_export_aiperf, profile_export_lines
-from ratematch.exchange.benchmark_serving import benchmark_serving_result
-from ratematch.exchange.runabout import RunAbout
+from ratematch.exchange.results.aiperf import profile_export_aiperf, profile_export_lines
+from ratematch.exchange.results.benchmark_serving import benchmark_serving_result
+from ratematch.exchange.results.foreign import RunInfo
 from ratematch.measure import metrics
 from ratematch.measure.goodput import parse_goodput
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency, Rate
 from tests.support.invented import closed_loop, lengths, record
 
-ABOUT = RunAbout("m", "http://h:8000", Concurrency(4, 40), wall_offset_ns=1_700_000_000_000_000_000)
+INFO = RunInfo("m", "http://h:8000", Concurrency(4, 40), wall_offset_ns=1_700_000_000_000_000_000)
 
 
 def some() -> list[RequestRecord]:
@@ -28,7 +28,7 @@ def some() -> list[RequestRecord]:
 def test_benchmark_serving_counts_and_definitions() -> None:
     records = some()
     done = records[:40]
-    content = benchmark_serving_result(records, ABOUT, parse_goodput("ttft<=60 tpot<=4"))
+    content = benchmark_serving_result(records, INFO, parse_goodput("ttft<=60 tpot<=4"))
     json.dumps(content, allow_nan=False)
     seconds = (max(r.last_token_ns or 0 for r in done) - min(r.sent_ns or 0 for r in done)) / 1e9
     tokens = sum(r.osl or 0 for r in done)
@@ -45,7 +45,7 @@ def test_benchmark_serving_counts_and_definitions() -> None:
 
 def test_benchmark_serving_itl_is_the_chunk_gap_and_ours_is_per_token() -> None:
     several = [record(k, sent_ms=k * 1000.0, osl=21, tokens_per_chunk=4) for k in range(5)]
-    content = benchmark_serving_result(several, ABOUT, detailed=False)
+    content = benchmark_serving_result(several, INFO, detailed=False)
     assert content["mean_itl_ms"] == pytest.approx(20.0)
     assert metrics.itl_ms(several).mean() == pytest.approx(5.0)
     assert "itls" not in content
@@ -53,14 +53,14 @@ def test_benchmark_serving_itl_is_the_chunk_gap_and_ours_is_per_token() -> None:
 
 def test_benchmark_serving_of_an_open_loop_starts_at_the_intended_instant() -> None:
     late = [record(k, sent_ms=k * 10.0, lag_ms=30.0) for k in range(5)]
-    about = replace(ABOUT, load=Rate(100.0, 5, "gamma", burstiness=0.5))
+    about = replace(INFO, load=Rate(100.0, 5, "gamma", burstiness=0.5))
     content = benchmark_serving_result(late, about)
     assert content["mean_ttft_ms"] == pytest.approx(80.0)
     assert (content["request_rate"], content["burstiness"], content["clock_starts"]) == (100.0, 0.5, "intended")
 
 
 def test_aiperf_lines_one_a_request_with_warm_up_and_errors() -> None:
-    lines = list(profile_export_lines(some(), ABOUT, warmup=[record(99)]))
+    lines = list(profile_export_lines(some(), INFO, warmup=[record(99)]))
     json.dumps(lines, allow_nan=False)
     assert [line["metadata"]["benchmark_phase"] for line in lines] == ["warmup", *["profiling"] * 41]
     first = lines[1]
@@ -68,13 +68,13 @@ def test_aiperf_lines_one_a_request_with_warm_up_and_errors() -> None:
     assert first["metrics"]["inter_token_latency"]["value"] == pytest.approx(5.0)
     assert first["metrics"]["output_token_throughput_per_user"]["value"] == pytest.approx(200.0)
     assert isinstance(first["metrics"]["output_sequence_length"]["value"], int)
-    assert first["metadata"]["request_start_ns"] == ABOUT.wall_offset_ns
+    assert first["metadata"]["request_start_ns"] == INFO.wall_offset_ns
     assert lines[-1]["error"] == {"code": 500, "type": "http_error", "message": "HTTP 500: out of blocks"}
     assert lines[-1]["metrics"] == {}
 
 
 def test_aiperf_summary() -> None:
-    content = profile_export_aiperf(some(), ABOUT, parse_goodput("ttft<=1s"))
+    content = profile_export_aiperf(some(), INFO, parse_goodput("ttft<=1s"))
     json.dumps(content, allow_nan=False)
     assert content["request_count"]["avg"] == 40 and content["error_request_count"]["avg"] == 1
     assert content["time_to_first_token"]["p99"] == pytest.approx(50.0)
@@ -86,13 +86,13 @@ def test_aiperf_summary() -> None:
 
 
 def test_emulated_figures_say_so_in_every_file() -> None:
-    about = replace(ABOUT, emulated=True)
+    about = replace(INFO, emulated=True)
     assert benchmark_serving_result(some(), about)["emulated"] is True
     assert profile_export_aiperf(some(), about)["emulated"] is True
 
 
 def test_nothing_answered_leaves_figures_undefined() -> None:
     lost = some()[-1:]
-    content = benchmark_serving_result(lost, ABOUT)
+    content = benchmark_serving_result(lost, INFO)
     assert content["mean_ttft_ms"] is None and content["output_throughput"] is None
-    json.dumps([content, profile_export_aiperf(lost, ABOUT), *profile_export_lines(lost, ABOUT)], allow_nan=False)
+    json.dumps([content, profile_export_aiperf(lost, INFO), *profile_export_lines(lost, INFO)], allow_nan=False)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratematch.cli import main
-from ratematch.clusterfile import parse_cluster
 from ratematch.errors import RecipeError
-from ratematch.exchange.srtcluster import SiteChoices, import_cluster, read_minutes
+from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster, read_minutes
+from ratematch.inputs.clusterfile import parse_cluster
 from ratematch.plan.cluster import Container, TimeLimit
 
 FULL = """\
@@ -56,8 +56,8 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_every_key_arrives_or_is_listed(tmp_path: Path) -> None:
-    found = import_cluster(write(tmp_path, FULL), SiteChoices())
-    cluster = parse_cluster(found.text, "oak.yaml")
+    profile = import_cluster(write(tmp_path, FULL), SiteChoices())
+    cluster = parse_cluster(profile.text, "oak.yaml")
     assert (cluster.name, cluster.gpu, cluster.gpus_per_node, cluster.nodes) == ("oak", "gb200", 4, 18)
     slurm = cluster.slurm
     assert (slurm.partition, slurm.account, slurm.qos) == ("batch", "llm", "high")
@@ -67,27 +67,29 @@ def test_every_key_arrives_or_is_listed(tmp_path: Path) -> None:
     assert cluster.container == Container("/images/trtllm.sqsh", ("/models:/models", "/scratch/x:/work"))
     assert cluster.model_paths == {"deepseek-r1": "/models/DeepSeek-R1-0528-NVFP4"}
     assert (cluster.ready_minutes, cluster.check_paths) == (30.0, False)
-    assert {left.where.partition(": ")[2] for left in found.left} == {
+    assert {left.where.partition(": ")[2] for left in profile.unsupported} == {
         *("network_interface", "srtctl_root", "output_dir", "cloud", "surprise"),
         *("default_sbatch_directives.nodes", "model_paths.homemade", "containers.nginx"),
     }
 
 
 def test_what_the_file_leaves_out_is_assumed_and_said(tmp_path: Path) -> None:
-    found = import_cluster(write(tmp_path, "default_partition: gpu\n"), SiteChoices(gpu="H200", nodes=6, name="hop"))
-    cluster = parse_cluster(found.text, "hop.yaml")
+    profile = import_cluster(
+        write(tmp_path, "default_partition: gpu\n"), SiteChoices(gpu="H200", nodes=6, name="hop")
+    )
+    cluster = parse_cluster(profile.text, "hop.yaml")
     assert (cluster.gpu, cluster.gpus_per_node, cluster.nodes, cluster.container) == ("h200", 8, 6, None)
     # srt-slurm's own defaults: one segment with all nodes of a job, no exclusive nodes.
     assert (cluster.slurm.segment, cluster.slurm.exclusive) == (6, False)
-    assert any("gpus_per_node is not in the file" in note for note in found.notes)
+    assert any("gpus_per_node is not in the file" in note for note in profile.notes)
 
 
 def test_values_that_a_launcher_fills_in_are_left_to_the_reader(tmp_path: Path) -> None:
     text = "cluster: x\ndefault_account: ${ACCOUNT}\ndefault_partition: batch\ncontainers: {trt: '${IMAGE}'}\n"
-    found = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
-    assert parse_cluster(found.text, "x.yaml").slurm.account is None
-    assert [left.value for left in found.left] == ["${ACCOUNT}", {"trt": "${IMAGE}"}]
-    assert any("default_account is filled in" in note for note in found.notes)
+    profile = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
+    assert parse_cluster(profile.text, "x.yaml").slurm.account is None
+    assert [left.value for left in profile.unsupported] == ["${ACCOUNT}", {"trt": "${IMAGE}"}]
+    assert any("default_account is filled in" in note for note in profile.notes)
 
 
 @pytest.mark.parametrize(
@@ -99,21 +101,21 @@ def test_values_that_a_launcher_fills_in_are_left_to_the_reader(tmp_path: Path) 
     ],
 )
 def test_directives(tmp_path: Path, directives: str, gpus: str, segment: int | None) -> None:
-    found = import_cluster(write(tmp_path, directives), SiteChoices(gpu="gb300"))
-    slurm = parse_cluster(found.text, "x.yaml").slurm
+    profile = import_cluster(write(tmp_path, directives), SiteChoices(gpu="gb300"))
+    slurm = parse_cluster(profile.text, "x.yaml").slurm
     assert (slurm.gpus, slurm.segment) == (gpus, segment)
 
 
 def test_a_registry_is_spelled_as_pyxis_wants_it(tmp_path: Path) -> None:
     text = "containers: {release: 'nvcr.io/nvidia/tensorrt-llm/release:1.2.0'}\n"
-    found = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
-    container = parse_cluster(found.text, "x.yaml").container
+    profile = import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
+    container = parse_cluster(profile.text, "x.yaml").container
     assert container is not None and container.image == "nvcr.io#nvidia/tensorrt-llm/release:1.2.0"
     assert container.file is None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("default_partition: batch\n", "names no GPU type (give --gpu, one of b200"),
         ("default_gpu_type: tpu\n", "srtslurm.yaml:1: default_gpu_type: GPU 'tpu' is not known"),
@@ -127,10 +129,10 @@ def test_a_registry_is_spelled_as_pyxis_wants_it(tmp_path: Path) -> None:
         ("default_gpu_type: b200\ncontainers: {trt: /a.sqsh}\ndefault_mounts: {rel: /x}\n", "'rel:/x' is no mount"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         import_cluster(write(tmp_path, text), SiteChoices())
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @given(st.integers(0, 9), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))

@@ -19,9 +19,9 @@ def test_the_offset_turns_wall_instants_into_monotonic_ones() -> None:
 
 def test_a_wall_clock_that_is_set_is_noticed_once_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = clocks.KernelClock()
-    told = clock.offset_ns()
+    before_set = clock.offset_ns()
     monkeypatch.setattr(clocks, "time_ns", lambda: time.time_ns() - 3_000_000_000)
     assert clock.offset_ns() is None, "what arrived meanwhile may bear the old time or the new one"
     after = clock.offset_ns()
-    assert told is not None and after is not None
-    assert abs(told - after - 3_000_000_000) < 1_000_000
+    assert before_set is not None and after is not None
+    assert abs(before_set - after - 3_000_000_000) < 1_000_000

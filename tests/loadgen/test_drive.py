@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ratematch.errors import UserError
-from ratematch.loadgen import LoadResult, Progress, Target, drive
+from ratematch.loadgen import LoadControl, LoadResult, Progress, Target, drive
 from ratematch.loadgen.client import request_url
 from ratematch.plan.load import Concurrency, Rate, due_times_s
 from ratematch.plan.workload import RequestSpec, Workload, make_requests
@@ -28,7 +28,12 @@ def specs(number: int, isl: int = 8, osl: int = 4, first: int = 0) -> list[Reque
 def closed(
     url: str, number: int, concurrency: int = 1, *, target: dict[str, Any] | None = None, **more: Any
 ) -> LoadResult:
-    return drive(Target(url, "m", **(target or {})), Concurrency(concurrency, number), specs(number), **more)
+    return drive(
+        Target(url, "m", **(target or {})),
+        Concurrency(concurrency, number),
+        specs(number),
+        control=LoadControl(**more),
+    )
 
 
 def outcomes(result: LoadResult) -> Counter[str]:
@@ -349,8 +354,8 @@ def test_stop_in_an_open_loop_and_in_warm_up() -> None:
     stop = threading.Event()
     stop.set()
     with serve() as (url, _):
-        opened = drive(Target(url, "m"), Rate(0.5, 50), specs(50), stop=stop)
-        warm = drive(Target(url, "m"), Rate(0.5, 50), specs(50), specs(50), stop=stop)
+        opened = drive(Target(url, "m"), Rate(0.5, 50), specs(50), control=LoadControl(stop))
+        warm = drive(Target(url, "m"), Rate(0.5, 50), specs(50), specs(50), control=LoadControl(stop))
     assert opened.aborted == warm.aborted == "stopped on request"
     assert len(opened.records) == len(warm.warmup) == 1
     assert warm.records == []
@@ -412,7 +417,13 @@ def test_progress_and_collector() -> None:
         assert gc.isenabled() == (progress.phase == "warm-up")
 
     with serve(slow) as (url, _):
-        drive(Target(url, "m"), Concurrency(2, 4), specs(4), specs(2), on_progress=note, progress_s=0.05)
+        drive(
+            Target(url, "m"),
+            Concurrency(2, 4),
+            specs(4),
+            specs(2),
+            control=LoadControl(on_progress=note, progress_s=0.05),
+        )
     assert gc.isenabled()
     assert {progress.phase for progress in seen} == {"warm-up", "load"}
     last = seen[-1]
@@ -472,9 +483,9 @@ def test_base_url_forms(given: str, url: str) -> None:
 
 @pytest.mark.parametrize("given", ["", "ftp://h", "http://", "http://:80", "http://user:secret@h:80"])
 def test_unusable_base_url(given: str) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         drive(Target(given, "m"), Concurrency(1, 1), specs(1))
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(refused.value)
 
 
 def test_wall_clock_of_the_start() -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ratematch.loadgen import Progress, Target, drive
+from ratematch.loadgen import LoadControl, Progress, Target, drive
 from ratematch.loadgen.send import send_load
 from ratematch.loadgen.shards import LoadJob
 from ratematch.measure.early import EarlyRules
@@ -72,9 +72,8 @@ def test_drain_waits_for_what_is_in_flight() -> None:
 
     with serve(slow) as (url, _):
         requests = make_requests(Workload(8, 4), 4000, 32000, 0)
-        result = drive(
-            Target(url, "m"), Concurrency(4, 4000), requests, drain=drain, on_progress=look, progress_s=0.05
-        )
+        control = LoadControl(drain=drain, on_progress=look, progress_s=0.05)
+        result = drive(Target(url, "m"), Concurrency(4, 4000), requests, control=control)
     assert 8 <= len(result.records) < 4000
     assert {record.outcome for record in result.records} == {"ok"} and result.aborted is None
 
@@ -142,7 +141,9 @@ def test_ten_thousand_requests_one_in_ten_failing_keep_ten_thousand_records() ->
 
     with serve(every_tenth_fails) as (url, _):
         requests = make_requests(Workload(8, 2), 10_000, 32000, 0)
-        result = drive(Target(url, "m"), Concurrency(64, 10_000), requests, backlog_bytes=100_000)
+        result = drive(
+            Target(url, "m"), Concurrency(64, 10_000), requests, control=LoadControl(backlog_bytes=100_000)
+        )
     assert [record.seq for record in result.records] == list(range(10_000))
     outcomes = Counter(record.outcome for record in result.records)
     assert outcomes["ok"] == 9000

@@ -9,7 +9,7 @@ from tokenizers import ByteLevelBPETokenizer
 from ratematch.errors import UserError
 from ratematch.loadgen import Target
 from ratematch.loadgen.prompts import PromptSource
-from ratematch.loadgen.send import send_load
+from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.shards import LoadJob
 from ratematch.plan.load import Concurrency, Trace
 from ratematch.plan.workload import Workload
@@ -102,6 +102,6 @@ def test_chat_prompts_are_spelled_by_the_tokenizer(tokenizer: Path, processes: i
     source = PromptSource(Workload(12, 4, tokenizer=str(tokenizer)), 300)
     with serve() as (url, seen):
         job = LoadJob(Target(url, "m", "chat", spell=source.spell), Concurrency(1, 1), source.workload, 300)
-        send_load(job, source, processes=processes)
+        send_load(job, source, senders=Senders(processes))
     assert source.spell is not None
     assert seen.bodies[0]["messages"][0]["content"] == source.spell(source.requests(1)[0].prompt)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratematch.errors import UserError
-from ratematch.loadgen import Progress, Target
+from ratematch.loadgen import LoadControl, Progress, Target
 from ratematch.loadgen.schedule import Shard, take_part
 from ratematch.loadgen.shards import HEADERS_ENV, LoadJob, count_processes, drive_in_processes, prepare
 from ratematch.plan.load import Concurrency, Load, Rate, due_times_s
@@ -61,7 +61,7 @@ def test_two_processes_send_one_schedule() -> None:
         job = LoadJob(
             Target(url, "m", headers=(("Authorization", "Bearer sk-1234"),)), load, Workload(8, 4), 32000, 7
         )
-        result = drive_in_processes(job, 2, on_progress=seen_progress.append)
+        result = drive_in_processes(job, 2, LoadControl(on_progress=seen_progress.append))
     assert [record.seq for record in result.records] == list(range(60))
     assert {record.outcome for record in result.records} == {"ok"}
     due = [record.intended_ns - result.start_ns for record in result.records]
@@ -95,7 +95,7 @@ def test_a_lost_sender_ends_the_load_and_keeps_the_others_records() -> None:
 
     with serve(endless) as (url, _):
         job = LoadJob(Target(url, "m"), Concurrency(4, 400), Workload(8, 4), 32000)
-        result = drive_in_processes(job, 2, on_progress=kill_one)
+        result = drive_in_processes(job, 2, LoadControl(on_progress=kill_one))
     assert result.aborted == "1 of 2 senders ended without a result"
     assert any(record.outcome == "ok" for record in result.records)
     assert _senders_of(os.getpid()) == []
@@ -111,7 +111,8 @@ def test_stop_reaches_every_sender() -> None:
     with serve(slow) as (url, _):
         job = LoadJob(Target(url, "m"), Concurrency(4, 100_000), Workload(8, 4), 32000)
         begun = time.monotonic()
-        result = drive_in_processes(job, 2, stop=stop, on_progress=lambda progress: progress.done and stop.set())
+        control = LoadControl(stop, on_progress=lambda progress: stop.set() if progress.done else None)
+        result = drive_in_processes(job, 2, control)
     assert result.aborted == "stopped on request"
     assert 0 < len(result.records) < 100_000
     assert time.monotonic() - begun < 60

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ratematch.loadgen import Target, client, drive
+from ratematch.loadgen.head import Head
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.sockets import KERNEL_STAMPS
-from ratematch.loadgen.wire import Head
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload, make_requests
 

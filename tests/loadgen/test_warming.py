@@ -20,20 +20,20 @@ JOB = LoadJob(Target("http://127.0.0.1:1", "m"), Concurrency(4, 10, 3), Workload
 def test_a_load_of_distinct_prompts_asks_them_in_turn_and_its_warm_up_too() -> None:
     source = JOB.source()
     requests, warmup = JOB.make_requests(source)
-    asked = list(requests)
-    prompts = [each.prompt.tobytes() for each in JOB.make_distinct(source)]
+    sent = list(requests)
+    prompts = [request.prompt.tobytes() for request in JOB.make_distinct(source)]
     assert len(set(prompts)) == 4
-    assert [each.prompt.tobytes() for each in asked] == [prompts[k % 4] for k in range(10)]
-    assert [each.seq for each in asked] == list(range(10)), "every request has a number of its own"
-    assert [each.prompt.tobytes() for each in warmup] == prompts[:3]
-    assert not {each.seq for each in warmup} & {each.seq for each in asked}
+    assert [request.prompt.tobytes() for request in sent] == [prompts[k % 4] for k in range(10)]
+    assert [request.seq for request in sent] == list(range(10)), "every request has a number of its own"
+    assert [request.prompt.tobytes() for request in warmup] == prompts[:3]
+    assert not {request.seq for request in warmup} & {request.seq for request in sent}
 
 
 def test_a_load_that_lasts_for_a_time_never_runs_out_of_them() -> None:
     job = replace(JOB, load=Concurrency(4, 10, 3, seconds=1.0))
     source = job.source()
     requests, _ = job.make_requests(source)
-    assert len({each.prompt.tobytes() for each in islice(requests, 100)}) == 4
+    assert len({request.prompt.tobytes() for request in islice(requests, 100)}) == 4
 
 
 def test_several_senders_share_the_same_prompts(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -60,5 +60,7 @@ def test_as_many_prompts_as_are_in_flight() -> None:
         ([], 16, None),
     ],
 )
-def test_whole_blocks_are_found_and_the_last_token_never(lengths: list[int], block: int, share: float | None) -> None:
+def test_whole_blocks_are_hits_and_the_last_token_never_is(
+    lengths: list[int], block: int, share: float | None
+) -> None:
     assert expected_hits(lengths, block) == share

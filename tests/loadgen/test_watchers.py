@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 
 from ratematch.loadgen.gpu import GpuSampler
-from ratematch.loadgen.servermetrics import MetricsPoller, doubt_iterations, parse_iterations
-from ratematch.plan.servermetrics import parse_prometheus
+from ratematch.loadgen.servermetrics import MetricsPoller
+from ratematch.measure.servermetrics import doubt_iterations, parse_prometheus
 from ratematch.plan.workload import Workload
 
 PROMETHEUS = """
@@ -24,16 +25,6 @@ latency_bucket{le="1"} 4
 latency_sum 2.5e1
 odd NaN
 """
-
-
-def iteration(queued: int = 0, active: int = 8, used: int = 50, hit: float = 0.0) -> dict[str, Any]:
-    return {
-        "iter": 1,
-        "iterLatencyMS": 20.0,
-        "numQueuedRequests": queued,
-        "numActiveRequests": active,
-        "kvCacheStats": {"usedNumBlocks": used, "maxNumBlocks": 100, "cacheHitRate": hit},
-    }
 
 
 @contextmanager
@@ -66,11 +57,6 @@ def test_prometheus_text() -> None:
     }
 
 
-def test_iterations_give_what_they_tell() -> None:
-    told = parse_iterations(json.dumps([iteration(queued=3), {"iter": 2}]).encode())
-    assert told[0]["queued"] == 3 and told[0]["kv_used"] == 50 and told[1] == {}
-
-
 def counted() -> Iterator[bytes]:
     number = 0
     while True:
@@ -83,18 +69,29 @@ def test_gauges_are_averaged_and_counters_are_their_growth() -> None:
     with metrics_server(counted()) as url, MetricsPoller([url], period_s=0.02) as poller:
         while len(poller.rows) < 5:
             time.sleep(0.01)
-    told = poller.summarise(begin, time.monotonic_ns())
-    assert told is not None and poller.notes == []
-    assert told[url]['DCGM_FI_DEV_POWER_USAGE{gpu="0"}'] == 412.5
-    assert told[url]['total_requests_total{role="gen"}'] == told[url]["samples"] - 1
-    assert poller.summarise(0, begin - 1) is None
+    summary = poller.samples.summarise(begin, time.monotonic_ns())
+    assert summary is not None and poller.notes == []
+    assert summary[url]['DCGM_FI_DEV_POWER_USAGE{gpu="0"}'] == 412.5
+    assert summary[url]['total_requests_total{role="gen"}'] == summary[url]["samples"] - 1
+    assert poller.samples.summarise(0, begin - 1) is None
+
+
+def test_answers_are_read_by_what_the_caller_passes() -> None:
+    def read(body: bytes) -> list[dict[str, float]]:
+        return [{"size": float(len(body))}, {"size": 0.0}]
+
+    with metrics_server(counted()) as url, MetricsPoller([url], period_s=0.01, read=read) as poller:
+        while not poller.rows:
+            time.sleep(0.01)
+    sizes = [values["size"] for _, _, values in poller.rows]
+    assert sizes[0] == len(PROMETHEUS % 1) and sizes[1] == 0.0, "one row a map"
 
 
 def test_an_address_that_does_not_answer_is_one_note() -> None:
     with MetricsPoller(["http://127.0.0.1:9/metrics"], period_s=0.01) as poller:
         time.sleep(0.1)
     assert len(poller.notes) == 1 and "127.0.0.1:9" in poller.notes[0]
-    assert poller.summarise(0, time.monotonic_ns()) is None
+    assert poller.samples.summarise(0, time.monotonic_ns()) is None
 
 
 @pytest.mark.parametrize(
@@ -133,11 +130,12 @@ def test_energy_per_token_is_the_power_of_all_gpus_over_the_rate() -> None:
     with GpuSampler(invented_nvml()) as sampler:
         while len(sampler.samples) < 6:
             time.sleep(0.02)
-    told = sampler.summarise(begin, time.monotonic_ns(), tok_s=1400.0)
-    assert told is not None
-    assert told["power_w"] == 700.0 and told["joules_per_output_token"] == 0.5
-    assert told["gpus"]["1"] == {"power_w": 400.0, "sm_mhz": 1980.0, "utilisation": None}
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    summary = sampler.summarise(begin, time.monotonic_ns(), tok_s=1400.0)
+    assert summary is not None
+    assert summary.power_w == 700.0 and summary.joules_per_output_token == 0.5
+    written = asdict(summary)
+    assert written["gpus"]["1"] == {"power_w": 400.0, "sm_mhz": 1980.0, "utilisation": None}
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
 
 
 def test_without_gpus_nothing_is_sampled() -> None:

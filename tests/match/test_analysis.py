@@ -7,9 +7,11 @@ import pytest
 from ratematch.errors import ResultsError
 from ratematch.match.analysis import analyze
 from ratematch.match.gaps import predict_at
-from ratematch.match.points import Measured, Point, WorkloadAnalysis
-from ratematch.plan.constraints import Constraints
+from ratematch.match.points import Point, WorkloadAnalysis
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 from ratematch.plan.workload import Workload
 from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, experiment, gen_rows, group, ifb_rows, measurement
 
@@ -19,8 +21,12 @@ IFB = ifb_rows("TP8", {8: (6, 80), 32: (12, 200), 128: (40, 400)})
 NO_LIMIT = Constraints()
 
 
+def ask(limits: Constraints, max_gpus: int) -> Question:
+    return Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, max_gpus)
+
+
 def one(measured: list[Measured], constraints: Constraints = NO_LIMIT, max_gpus: int = 32) -> WorkloadAnalysis:
-    analysis = analyze(measured, sweep="s", constraints=constraints, max_gpus=max_gpus)
+    analysis = analyze(measured, ask(constraints, max_gpus), sweep="s")
     assert len(analysis.workloads) == 1
     return analysis.workloads[0]
 
@@ -53,7 +59,8 @@ def test_every_row_obeys_littles_law_and_stays_below_the_bound() -> None:
         assert point.osl == pytest.approx(201)
         latency_s = (point.ttft_ms + (point.osl - 1) * point.tpot_ms) / 1000
         assert point.concurrency == pytest.approx(point.req_s * latency_s)
-        assert point.little == pytest.approx(1)
+        planned = point.kind in ("rate_matched", "bound")
+        assert point.little is None if planned else point.little == pytest.approx(1)
         assert point.tok_s_user == pytest.approx(1000 / point.tpot_ms)
     for point in rows.rate_matched:
         assert max(b.tok_s_gpu for b in rows.bound if b.tok_s_user >= point.tok_s_user * (1 - 1e-9)) >= (
@@ -192,7 +199,7 @@ def test_two_step_time_models_of_the_emulator_are_refused_together_and_one_is_na
     with pytest.raises(ResultsError, match=r"engines or step-time models never share a front.*step times: kernels"):
         one([*CTX, *kernels])
     other = [replace(row, experiment=replace(row.experiment, step_times="kernels")) for row in CTX]
-    found = analyze([*other, *kernels], sweep="both", constraints=Constraints(), max_gpus=64)
+    found = analyze([*other, *kernels], Question(max_gpus=64), sweep="both")
     assert found.engine == "trtllm-serve 1.2, step times: kernels"
 
 
@@ -225,7 +232,7 @@ def test_too_small_a_budget_becomes_a_note() -> None:
 
 def test_nothing_measured_is_an_error() -> None:
     with pytest.raises(ResultsError, match="nothing is measured"):
-        analyze([], sweep="s", constraints=NO_LIMIT, max_gpus=8)
+        analyze([], Question(max_gpus=8), sweep="s")
 
 
 def test_ctx_runs_of_the_same_isl_serve_every_osl() -> None:

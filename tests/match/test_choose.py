@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze_workload, find_pairs
-from ratematch.match.choose import choose_end_to_end
-from ratematch.match.contend import find_contenders
+from ratematch.match.choose import Key, RunChoice, Runs, Spending, certain, choose_end_to_end, find_contenders
 from ratematch.match.figures import collect_figures
-from ratematch.match.gain import DRAWS, Candidate, Value, like_area, take
+from ratematch.match.gain import DRAWS, Allowance, RunCandidate, Value, like_area, take
 from ratematch.match.pareto import extract_front, hypervolume, step_at
-from ratematch.match.points import Measured
-from ratematch.plan.constraints import Constraints
+from ratematch.match.points import Point
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
+from ratematch.plan.load import Constraints
 from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
 OPTIONS = {"kv_cache_config": {"free_gpu_memory_fraction": 0.8}}
@@ -27,10 +29,20 @@ ROWS: list[Measured] = [
 ]
 
 
-def choose(deployments: int, **kwargs: object):  # type: ignore[no-untyped-def]
-    return choose_end_to_end(
-        ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=deployments, **kwargs
-    )
+QUESTION = Question(max_gpus=32)
+
+
+def choose(
+    deployments: int,
+    spending: Spending | None = None,
+    *,
+    rows: Sequence[Measured] = ROWS,
+    already: Mapping[Key, bool] | None = None,
+    chance: Callable[[Point], float] = certain,
+    **runs: Any,
+) -> list[RunChoice]:
+    how = Runs(deployments, **runs)
+    return choose_end_to_end(rows, WORKLOAD, QUESTION, how, spending, already=already, chance=chance)
 
 
 def test_the_choice_runs_the_servers_that_were_measured() -> None:
@@ -51,7 +63,7 @@ def test_ctx_servers_take_the_mtp_of_gen() -> None:
 
 
 def test_choices_cover_the_front_and_its_neighbours_by_what_they_are_expected_to_add() -> None:
-    front = analyze_workload(ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32).rate_matched
+    front = analyze_workload(ROWS, WORKLOAD, QUESTION).rate_matched
     many = choose(30)
     labels = [choice.deployment.label for choice in many]
     assert len(labels) == len(set(labels))
@@ -69,27 +81,27 @@ def test_the_budget_of_gpu_hours_holds_and_buys_more_than_the_dearest() -> None:
         return deployment.gpus * 0.1
 
     for budget in (0.5, 1.7, 4.0, 9.0):
-        chosen = choose(30, cost=hours, gpu_hours=budget)
+        chosen = choose(30, Spending(gpu_hours=budget), cost=hours)
         assert sum(choice.gpu_hours for choice in chosen) <= budget
         assert [choice.gpu_hours for choice in chosen] == [0.1 * choice.predicted.gpus for choice in chosen]
         worth = [sum(choice.gain for choice in choose(k, cost=hours)) for k in range(4)]
         reached = max(k for k in range(4) if sum(choice.gpu_hours for choice in choose(k, cost=hours)) <= budget)
         assert sum(choice.gain for choice in chosen) >= worth[reached] * (1 - 1e-9)
-    assert choose(30, cost=hours, gpu_hours=0.5) == []
+    assert choose(30, Spending(gpu_hours=0.5), cost=hours) == []
 
 
 def test_end_to_end_runs_do_not_change_the_choice() -> None:
     again = [*ROWS, *e2e_rows(group("ctx", "TEP4", 2), group("gen", "DEP8"), {32: (20.0, 900.0)})]
-    chosen = choose_end_to_end(again, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=5)
+    chosen = choose(5, rows=again)
     assert chosen == choose(5)
 
 
 def test_where_ifb_is_better_everywhere_one_deployment_is_run_to_show_it() -> None:
     better = ifb_rows("TEP8", {1: (1.0, 1.0), 4096: (2.0, 5.0)})
-    (only,) = choose_end_to_end([*ROWS, *better], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=5)
+    (only,) = choose(5, rows=[*ROWS, *better])
     assert only.deployment == choose(1)[0].deployment
     assert "without IFB" in only.why
-    nothing = choose_end_to_end([*ROWS, *better], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=0)
+    nothing = choose(0, rows=[*ROWS, *better])
     assert nothing == []
 
 
@@ -100,7 +112,7 @@ def test_a_price_leaves_out_what_brings_less_per_gpu_hour() -> None:
     free = choose(30, cost=hours)
     sizes = []
     for price in (0.0, 0.003, 0.02, 1.0):
-        chosen = choose(30, cost=hours, price=price)
+        chosen = choose(30, Spending(price=price), cost=hours)
         assert all(choice.share > price * choice.gpu_hours for choice in chosen)
         sizes.append(len(chosen))
     assert sizes == sorted(sizes, reverse=True)
@@ -127,9 +139,7 @@ def test_further_runs_are_chosen_beside_those_decided_on_before() -> None:
     ctx, gen = first.deployment.ctx, first.deployment.gen
     assert ctx is not None and gen is not None
     poor = [*ROWS, *e2e_rows(ctx, gen, {round(first.predicted.concurrency): (3 * first.predicted.tpot_ms, 3000.0)})]
-    after = choose_end_to_end(
-        poor, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=3, already={first.key: True}
-    )
+    after = choose(3, rows=poor, already={first.key: True})
     assert len(after) == 2
     assert after[0].share > further[0].share
 
@@ -146,9 +156,7 @@ def test_a_run_that_is_far_off_the_front_by_now_takes_no_place() -> None:
         *gen_rows(other, {32: 16000.0, 64: 26000.0, 128: 30000.0}, mtp=first.predicted.mtp),
         *ctx_rows("TEP8", {1: 60.0, 4: 90.0}, mtp=first.predicted.mtp),
     ]
-    again = choose_end_to_end(
-        faster, WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=1, already={first.key: False}
-    )
+    again = choose(1, rows=faster, already={first.key: False})
     assert [each.predicted.gen_mapping for each in again] == [other]
 
 
@@ -156,13 +164,11 @@ def test_where_one_will_be_chosen_the_deployments_that_may_be_best_there_run_the
     """One of the front is otherwise run where it is fullest, and one just below the front not at all."""
     alike = gen_rows("TEP16", {64: 4000.0 * 1.95, 128: 6400.0 * 1.95, 256: 8000.0 * 1.95})
 
-    def best(**kwargs: object) -> dict[str, tuple[int, ...]]:
-        found = choose_end_to_end(
-            [*ROWS, *alike], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=6, around=(1.0,), **kwargs
-        )
+    def best(**kwargs: Any) -> dict[str, tuple[int, ...]]:
+        found = choose(6, rows=[*ROWS, *alike], around=(1.0,), **kwargs)
         return {each.deployment.label: each.concurrencies for each in found}
 
-    front = analyze_workload(ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32).rate_matched
+    front = analyze_workload(ROWS, WORKLOAD, QUESTION).rate_matched
     there = next(row for row in front if row.tok_s_user == pytest.approx(100.0))
     without, asked = best(), best(choose_at=(100.0,))
     assert round(there.concurrency) not in without.get(there.label, ())
@@ -181,7 +187,7 @@ def test_gains_stay_comparable_with_area_where_one_will_be_chosen() -> None:
 
 
 def test_what_cannot_be_best_there_does_not_contend() -> None:
-    analysis = analyze_workload(ROWS, WORKLOAD, constraints=Constraints(), max_gpus=32)
+    analysis = analyze_workload(ROWS, WORKLOAD, QUESTION)
     front = [(row.tok_s_user, row.tok_s_gpu) for row in analysis.rate_matched]
     found = find_contenders(analysis.plans, front, [100.0, 1e6])
     rows = [row for rows in found.values() for row in rows]
@@ -203,10 +209,10 @@ def test_taking_the_best_first_is_close_to_the_best_set(
     """1 - 1/e of the best set, as for every submodular gain; and what bounds spare is never taken wrongly."""
     pair = find_pairs(collect_figures(ROWS, Constraints())[0], Constraints())[0]
     point = choose(1)[0].predicted
-    candidates = [Candidate(point, pair, (1,), 1.0) for _ in outcomes]
+    candidates = [RunCandidate(point, pair, (1,), 1.0) for _ in outcomes]
     drawn = [[points] * DRAWS for points in outcomes]
     value = Value((0.0, 0.0), choose_at)
-    taken = take(candidates, drawn, [], value, most=most, gpu_hours=None, per_cost=False)
+    taken = take(candidates, drawn, [], value, Allowance(most), per_cost=False)
 
     def area(chosen: Iterable[int]) -> float:
         return value(extract_front([p for k in chosen for p in outcomes[k]], lambda p: p))
@@ -230,4 +236,4 @@ def test_concurrencies_are_around_that_of_littles_law() -> None:
 
 def test_nothing_to_match_is_no_choice() -> None:
     assert choose(0) == []
-    assert choose_end_to_end(ROWS[:2], WORKLOAD, constraints=Constraints(), max_gpus=32, deployments=3) == []
+    assert choose(3, rows=ROWS[:2]) == []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ratematch.match.analysis import analyze
-from ratematch.match.feasibility import Links, Site
+from ratematch.match.feasibility import Links
 from ratematch.match.matching import Objective
-from ratematch.match.packing import Packing
 from ratematch.match.points import WorkloadAnalysis
-from ratematch.plan.constraints import Constraints
+from ratematch.match.question import Question
 from ratematch.plan.model import Gpu, Mla, Model
 from tests.support.invented import ctx_rows, e2e_rows, gen_rows, group, ifb_rows
 
@@ -19,18 +20,21 @@ ROWS = [
     *ifb_rows("TP4", {8: (6, 80), 32: (12, 200)}),
     *e2e_rows(group("ctx", "TEP4", 3), group("gen", "DEP8"), {96: (14, 100)}),
 ]
-NODES = Packing(8, 4, share_nodes=False)
+USED = Question(max_gpus=32)
+ON_NODES = replace(USED, gpus_per_node=8, nodes=4, share_nodes=False)
 
 
-def analyzed(objective: Objective, site: Site | None = None, max_gpus: int = 32) -> WorkloadAnalysis:
-    return analyze(
-        ROWS, sweep="s", constraints=Constraints(), max_gpus=max_gpus, site=site, objective=objective
-    ).workloads[0]
+def analyzed(question: Question, links: Links | None = None) -> WorkloadAnalysis:
+    return analyze(ROWS, question, sweep="s", links=links).workloads[0]
+
+
+def over(question: Question, objective: Objective) -> WorkloadAnalysis:
+    return analyzed(replace(question, objective=objective))
 
 
 def test_over_allocated_gpus_whole_nodes_count_everywhere() -> None:
-    used = analyzed("per_used_gpu", Site(packing=NODES))
-    found = analyzed("per_allocated_gpu", Site(packing=NODES))
+    used = over(ON_NODES, "per_used_gpu")
+    found = over(ON_NODES, "per_allocated_gpu")
     for point in found.plans:
         assert point.gpus_allocated == 8 * (point.nodes or 0) >= point.gpus
         assert point.tok_s_gpu == pytest.approx(point.tok_s / point.gpus_allocated)
@@ -45,7 +49,7 @@ def test_over_allocated_gpus_whole_nodes_count_everywhere() -> None:
 
 
 def test_in_a_budget_all_of_its_gpus_count() -> None:
-    found = analyzed("tok_s_in_budget", max_gpus=30)
+    found = over(Question(max_gpus=30), "tok_s_in_budget")
     for point in found.plans:
         assert point.tok_s_gpu == pytest.approx(point.tok_s / 30)
     best = max(found.rate_matched, key=lambda point: point.tok_s_gpu)
@@ -57,21 +61,21 @@ def test_in_a_budget_all_of_its_gpus_count() -> None:
 
 
 def test_what_is_larger_than_the_budget_is_on_no_front() -> None:
-    found = analyzed("tok_s_in_budget", max_gpus=16)
+    found = over(Question(max_gpus=16), "tok_s_in_budget")
     assert not found.end_to_end
     measured = next(point for point in found.measured if point.kind == "end_to_end")
     assert "over the budget of 16 GPUs" in measured.flags
 
 
 def test_gaps_stay_over_used_gpus() -> None:
-    (gap,) = analyzed("per_allocated_gpu", Site(packing=NODES)).gaps
-    (same,) = analyzed("per_used_gpu", Site(packing=NODES)).gaps
+    (gap,) = over(ON_NODES, "per_allocated_gpu").gaps
+    (same,) = over(ON_NODES, "per_used_gpu").gaps
     assert (gap.end_to_end, gap.parts, gap.ratio) == (same.end_to_end, same.parts, same.ratio)
     assert gap.front is None
 
 
 def test_too_few_nodes_leave_plans_out() -> None:
-    two = analyzed("per_used_gpu", Site(packing=Packing(8, 2, share_nodes=False)))
+    two = analyzed(replace(ON_NODES, nodes=2))
     assert {(point.ctx, point.gen) for point in two.plans} == {(1, 1), (2, 1)}
 
 
@@ -83,25 +87,25 @@ MODEL = Model(
 
 
 def test_the_kv_transfer_is_inside_the_predicted_ttft() -> None:
-    bare = analyzed("per_used_gpu")
-    found = analyzed("per_used_gpu", Site(Links(MODEL, SLOW, "fp8")))
+    bare = analyzed(USED)
+    found = analyzed(USED, Links(MODEL, SLOW, "fp8"))
     # 1,024 tokens of 35,136 bytes; TEP4 sends from four GPUs, one DEP8 GPU receives them at 1 GB/s.
     transfer_ms = 1024 * 35136 / 1e9 * 1000
     for point, other in zip(found.plans, bare.plans, strict=True):
         assert point.ttft_ms == pytest.approx(other.ttft_ms + transfer_ms)
         assert point.concurrency == pytest.approx(other.concurrency + point.req_s * transfer_ms / 1000)
-        assert point.little == pytest.approx(1)
+        assert point.osl is not None and point.little is None
+        latency_s = (point.ttft_ms + (point.osl - 1) * point.tpot_ms) / 1000
+        assert point.concurrency == pytest.approx(point.req_s * latency_s)
     assert any("36 ms for the KV transfer" in note for note in found.notes)
 
 
 def test_a_ctx_row_may_be_over_the_limit_only_with_its_transfer() -> None:
-    def capacities(ttft_ms: float, site: Site | None) -> float:
-        found = analyze(ROWS, sweep="s", constraints=Constraints(ttft_ms=ttft_ms), max_gpus=32, site=site).workloads[
-            0
-        ]
+    def capacities(ttft_ms: float, links: Links | None) -> float:
+        found = analyzed(replace(USED, ttft_ms=ttft_ms), links)
         return max((point.req_s / point.ctx for point in found.plans), default=0.0)
 
-    site = Site(Links(MODEL, SLOW, "fp8"))
+    links = Links(MODEL, SLOW, "fp8")
     assert capacities(340, None) == pytest.approx(12)  # 4 prompts in flight at 12/s: 333 ms
-    assert capacities(340, site) == pytest.approx(8)  # and 36 ms more
-    assert capacities(150, site) == 0
+    assert capacities(340, links) == pytest.approx(8)  # and 36 ms more
+    assert capacities(150, links) == 0

@@ -10,15 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze, find_pairs
-from ratematch.match.breakdown import Breakdown
 from ratematch.match.calibration import Fit, apply_calibration, calibrated
 from ratematch.match.closedloop import derate, operate, settle_all
 from ratematch.match.figures import collect_figures, measured_point
-from ratematch.match.gaps import attribute, find_gaps, say_transfer
+from ratematch.match.gaps import attribute, describe_transfer, find_gaps
 from ratematch.match.matching import bound_tok_s_gpu
-from ratematch.match.points import Calibration, Measured
-from ratematch.match.predict import pair_options, predict_deployment
-from ratematch.plan.constraints import Constraints
+from ratematch.match.pairs import pair_options, predict_deployment
+from ratematch.match.points import Calibration
+from ratematch.match.question import Question
+from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.measured import Measured
+from ratematch.plan.load import Constraints
 from tests.support.invented import WORKLOAD, ctx_rows, e2e_rows, gen_rows, group
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
@@ -80,7 +82,7 @@ def run_together(truth: Fit, noise: float = 0.0, seed: int = 0) -> list[Measured
 
 
 def fitted(rows: list[Measured]) -> Calibration:
-    found = analyze([*CTX, *GEN, *rows], sweep="s", constraints=FREE, max_gpus=32, draws=0)
+    found = analyze([*CTX, *GEN, *rows], Question(max_gpus=32, draws=0), sweep="s")
     calibration = found.workloads[0].calibration
     assert calibration is not None
     return calibration
@@ -120,14 +122,15 @@ def test_one_run_tells_little_and_says_so() -> None:
 
 def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
     rows = run_together(Fit(0.85, 0.9, 0.3))
-    kwargs = {"sweep": "s", "constraints": FREE, "max_gpus": 32, "draws": 0}
-    plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
-    found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]
+    question = Question(max_gpus=32, draws=0)
+    plain = analyze([*CTX, *GEN, *rows], question, sweep="s").workloads[0]
+    found = analyze([*CTX, *GEN, *rows], replace(question, calibrate=True), sweep="s").workloads[0]
     assert found.calibrated
     assert not plain.calibrated
     assert max(p.tok_s_gpu for p in found.rate_matched) < max(p.tok_s_gpu for p in plain.rate_matched)
     for point in found.plans:
-        assert point.little == pytest.approx(1)
+        latency_s = (point.ttft_ms + (point.osl - 1) * point.tpot_ms) / 1000
+        assert point.concurrency == pytest.approx(point.req_s * latency_s) and point.little is None
         assert any("calibrated: ctx x" in flag for flag in point.flags)
     # What is planned at a concurrency is what the closed loop predicts there.
     assert found.calibration is not None
@@ -140,10 +143,9 @@ def test_a_calibrated_prediction_is_flagged_and_obeys_littles_law() -> None:
 
 def test_a_limit_that_only_bunches_break_is_flagged() -> None:
     rows = run_together(Fit(1.0, 1.0, 0.5))
-    limits = Constraints(ttft_ms=400.0)  # 4 prompts in flight take 333 ms
-    kwargs = {"sweep": "s", "constraints": limits, "max_gpus": 32, "draws": 0}
-    plain = analyze([*CTX, *GEN, *rows], **kwargs).workloads[0]  # type: ignore[arg-type]
-    found = analyze([*CTX, *GEN, *rows], calibrate=True, **kwargs).workloads[0]  # type: ignore[arg-type]
+    question = Question(ttft_ms=400.0, max_gpus=32, draws=0)  # 4 prompts in flight take 333 ms
+    plain = analyze([*CTX, *GEN, *rows], question, sweep="s").workloads[0]
+    found = analyze([*CTX, *GEN, *rows], replace(question, calibrate=True), sweep="s").workloads[0]
     assert not any("bunches" in flag for point in plain.plans for flag in point.flags)
     for point in found.plans:
         assert (point.ttft_ms > 400) == any("over the limit of 400 ms" in flag for flag in point.flags)
@@ -257,7 +259,7 @@ def test_what_kv_transfers_cost_is_put_into_words_where_it_is_worth_it(
         kv_b=pieces * 32768,
     )
     figures = [replace(row, breakdown=told) for row in collect_figures(rows, FREE)[0]]
-    note = say_transfer(find_gaps(figures, [PAIR], (), FREE), figures)
+    note = describe_transfer(find_gaps(figures, [PAIR], (), FREE), figures)
     assert note is None if said is None else said in (note or "")
     if pieces < 1000:
         assert "pieces" not in (note or "")

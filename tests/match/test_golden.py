@@ -13,20 +13,28 @@ from ratematch.match.curves import make_curve, throttle
 from ratematch.match.matching import (
     Ctx,
     Gen,
+    Plan,
     bound_tok_s_gpu,
-    choose_cell,
     list_cells,
-    match_cells,
     plan_curve,
-    score_cell,
     show_ratio,
     solve_ratio,
 )
-from ratematch.match.packing import Packing
+from ratematch.match.packing import Packing, count_nodes
 from ratematch.match.pareto import extract_front, hypervolume, overlap_area_ratio, speed_up
-from ratematch.match.queueing import erlang_c, ttft_md1_s, wait_md1_s, wait_mgc_s, wait_mmc_s
+from ratematch.match.servicetime import erlang_c, wait_mgc_s, wait_mmc_s
 
 CASES: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "rate_matching.json").read_text())
+
+
+def plan_whole(case: dict[str, Any], budget: int, packing: Packing | None = None) -> list[Plan[F]]:
+    """Every whole deployment of a case's ctx and gen at its limit, exactly. Each side has one measured point."""
+    ctx, gen, osl = case["ctx"], case["gen"], F(case["osl"])
+    tok_s = F(gen["T"]) if "T" in gen else F(gen["R"]) * osl
+    ctx_side = Ctx(ctx["G"], make_curve([(F(1), F(ctx["R"]))]), (F(ctx["R"]),))
+    gen_side = Gen(gen["G"], make_curve([(F(gen.get("C", 1)), tok_s)]), osl)
+    cells = list_cells(ctx["G"], gen["G"], budget, packing)
+    return [plan_curve(ctx_side, gen_side, x, y)[-1] for x, y in cells]
 
 
 def test_g1_ratio_and_bound() -> None:
@@ -43,25 +51,22 @@ def test_g1_ratio_and_bound() -> None:
 @pytest.mark.parametrize("budget", ["20", "24", "44", "72"])
 def test_g1_best_whole_plan_per_used_gpu(budget: str) -> None:
     case = CASES["G1"]
-    ctx, gen, osl = case["ctx"], case["gen"], F(case["osl"])
-    want = case["expect"]["best_per_used_gpu"][budget]
-    cells = match_cells(ctx["G"], F(ctx["R"]), gen["G"], F(gen["T"]) / osl, max_gpus=int(budget))
-    assert len(cells) == case["expect"]["cells"][budget]
-    best = choose_cell(cells, osl)
+    osl, want = F(case["osl"]), case["expect"]["best_per_used_gpu"][budget]
+    plans = plan_whole(case, int(budget))
+    assert len(plans) == case["expect"]["cells"][budget]
+    best = max(plans, key=lambda plan: (plan.req_s / plan.gpus, -plan.gpus))
     assert (best.x, best.y, best.gpus, best.limit) == (want["x"], want["y"], want["gpus"], want["limit"])
     assert best.req_s == F(want["lambda"])
-    assert score_cell(best, osl, "per_used_gpu") == F(want["P"])
+    assert best.req_s * osl / best.gpus == F(want["P"])
 
 
 def test_g1_most_tokens_in_a_budget_is_another_plan() -> None:
     case = CASES["G1"]
-    ctx, gen, osl = case["ctx"], case["gen"], F(case["osl"])
-    want = case["expect"]["best_tokens_per_s_with_24_gpus"]
-    cells = match_cells(ctx["G"], F(ctx["R"]), gen["G"], F(gen["T"]) / osl, max_gpus=24)
-    best = choose_cell(cells, osl, "tok_s_in_budget")
+    osl, want = F(case["osl"]), case["expect"]["best_tokens_per_s_with_24_gpus"]
+    best = max(plan_whole(case, 24), key=lambda plan: (plan.req_s, -plan.gpus, -plan.x))
     assert (best.x, best.y) == (want["x"], want["y"])
-    assert score_cell(best, osl, "tok_s_in_budget") == F(want["tok_s"])
-    assert score_cell(best, osl, "per_used_gpu") == F(want["P_used"])
+    assert best.req_s * osl == F(want["tok_s"])
+    assert best.req_s * osl / best.gpus == F(want["P_used"])
 
 
 def test_g2_a_ctx_limited_plan_runs_at_the_throttled_point() -> None:
@@ -90,16 +95,16 @@ def test_g3_whole_nodes_are_paid_for() -> None:
     assert solve_ratio(F(ctx["R"]), F(gen["R"])) == F(expect["ratio"])
     assert bound_tok_s_gpu(osl, ctx["G"], F(ctx["R"]), gen["G"], F(gen["R"])) == F(expect["P_sol"])
     assert len(list_cells(ctx["G"], gen["G"], budget, packing)) == expect["feasible_cells"]
-    cells = match_cells(ctx["G"], F(ctx["R"]), gen["G"], F(gen["R"]), max_gpus=budget, packing=packing)
-    by_xy = {(cell.x, cell.y): cell for cell in cells}
+    plans = {(plan.x, plan.y): plan for plan in plan_whole(case, budget, packing)}
     for row in expect["rows"]:
-        cell = by_xy[row["x"], row["y"]]
-        assert (cell.nodes, cell.limit, cell.req_s) == (row["nodes"], row["limit"], F(row["lambda"]))
-        assert score_cell(cell, osl, "per_used_gpu") == F(row["P_used"])
-        assert score_cell(cell, osl, "per_allocated_gpu") == F(row["P_allocated"])
-    best = choose_cell(cells, osl, "tok_s_in_budget")
+        plan = plans[row["x"], row["y"]]
+        nodes = count_nodes(ctx["G"], plan.x, gen["G"], plan.y, packing)
+        assert (nodes, plan.limit, plan.req_s) == (row["nodes"], row["limit"], F(row["lambda"]))
+        assert plan.req_s * osl / plan.gpus == F(row["P_used"])
+        assert plan.req_s * osl / (nodes * packing.gpus_per_node) == F(row["P_allocated"])
+    best = max(plans.values(), key=lambda plan: (plan.req_s, -plan.gpus, -plan.x))
     assert (best.x, best.y) == (expect["max_tok_s"]["x"], expect["max_tok_s"]["y"])
-    assert score_cell(best, osl, "tok_s_in_budget") == F(expect["max_tok_s"]["tok_s"])
+    assert best.req_s * osl == F(expect["max_tok_s"]["tok_s"])
 
 
 @pytest.mark.parametrize("limit", ["0.5", "1.0", "3.0"])
@@ -136,8 +141,9 @@ def test_g5_fronts_compared() -> None:
 
 def test_g6_queueing() -> None:
     one, two = CASES["G6"]["expect"]["md1"], CASES["G6"]["expect"]["two_servers"]
-    assert wait_md1_s(F(one["lambda"]), F(one["service_s"])) == F(one["wait_s"])
-    assert ttft_md1_s(F(one["lambda"]), F(one["service_s"])) == F(one["ttft_s"])
+    wait_s = wait_mgc_s(F(one["lambda"]), F(one["service_s"]), 1, cv_service=F(0), cv_arrival=F(1))
+    assert wait_s == F(one["wait_s"])
+    assert wait_s + F(one["service_s"]) == F(one["ttft_s"])
     rate, service = F(two["lambda"]), F(two["service_s"])
     assert erlang_c(rate * service, 2) == F(two["erlang_c"])
     assert wait_mmc_s(rate, service, 2) == F(two["mm2_wait_s"])

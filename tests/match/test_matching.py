@@ -3,6 +3,7 @@ from __future__ import annotations
 from fractions import Fraction as F
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,16 +13,13 @@ from ratematch.match.matching import (
     Ctx,
     Gen,
     bound_tok_s_gpu,
-    choose_cell,
-    concurrency,
     keep_undominated,
-    match_cells,
     plan_curve,
-    score_cell,
     show_ratio,
 )
 from ratematch.match.packing import Packing, count_nodes
-from ratematch.match.queueing import erlang_c, wait_md1_s, wait_mgc_s
+from ratematch.match.servicetime import erlang_c, wait_mgc_s
+from ratematch.match.solver import MatchProblem, solve_rows
 
 gpus = st.sampled_from([1, 2, 4, 8])
 rates = st.fractions(min_value=F(1, 10), max_value=50, max_denominator=20)
@@ -31,24 +29,33 @@ curves = st.lists(st.tuples(st.integers(1, 64).map(F), rates.map(lambda r: r * 1
 floats = st.floats(min_value=0.1, max_value=1e4)
 
 
+def one_point(g_ctx: int, r_ctx: F, g_gen: int, r_gen: F) -> MatchProblem:
+    """A ctx and a gen configuration of one measured point each, requests/s."""
+    ctx = Ctx(g_ctx, make_curve([(1.0, float(r_ctx))]), (float(r_ctx),))
+    return MatchProblem(ctx, Gen(g_gen, make_curve([(1.0, float(r_gen))]), 1.0))
+
+
 @given(gpus, rates, gpus, rates, st.integers(16, 48))
 def test_no_whole_plan_beats_the_fractional_bound(g_ctx: int, r_ctx: F, g_gen: int, r_gen: F, budget: int) -> None:
-    bound = bound_tok_s_gpu(F(100), g_ctx, r_ctx, g_gen, r_gen)
-    for cell in match_cells(g_ctx, r_ctx, g_gen, r_gen, max_gpus=budget):
-        assert score_cell(cell, F(100), "per_used_gpu") <= bound
+    bound = bound_tok_s_gpu(100.0, g_ctx, float(r_ctx), g_gen, float(r_gen))
+    rows = solve_rows([one_point(g_ctx, r_ctx, g_gen, r_gen)], max_gpus=budget)
+    assert rows.size
+    assert np.all(rows.score(100.0, "per_used_gpu") <= bound * (1 + 1e-12))
 
 
 @given(gpus, rates, gpus, rates, st.integers(16, 40), st.booleans())
 def test_the_solver_equals_brute_force(g_ctx: int, r_ctx: F, g_gen: int, r_gen: F, budget: int, share: bool) -> None:
     packing = Packing(8, budget // 8, share)
-    cells = match_cells(g_ctx, r_ctx, g_gen, r_gen, max_gpus=budget, packing=packing)
+    rows = solve_rows([one_point(g_ctx, r_ctx, g_gen, r_gen)], max_gpus=budget, packing=packing)
     best = max(
         min(x * r_ctx, y * r_gen) / (x * g_ctx + y * g_gen)
         for x, y in product(range(1, 41), repeat=2)
         if x * g_ctx + y * g_gen <= budget and _nodes_by_search(g_ctx, x, g_gen, y, share) <= budget // 8
     )
-    chosen = choose_cell(cells, F(1))
-    assert chosen.req_s / chosen.gpus == best
+    chosen = int(np.argmax(rows.score(1.0, "per_used_gpu")))
+    # The best row again in fractions: what the solver chose is exactly as good as what all were searched for.
+    x, y = int(rows.x[chosen]), int(rows.y[chosen])
+    assert min(x * r_ctx, y * r_gen) / (x * g_ctx + y * g_gen) == best
 
 
 def _nodes_by_search(g_ctx: int, x: int, g_gen: int, y: int, share: bool) -> int:
@@ -77,7 +84,8 @@ def test_every_row_of_a_plan_obeys_littles_law(
     for row in rows:
         assert y * row.gen.load == row.req_s * (osl - 1) * row.tpot_s
         assert x * row.ctx.load == row.req_s * row.ttft_s
-        assert concurrency(row, osl) == x * row.ctx.load + y * row.gen.load
+        in_flight = row.req_s * (row.ttft_s + (osl - 1) * row.tpot_s)
+        assert in_flight == x * row.ctx.load + y * row.gen.load
         assert row.req_s * osl / row.gpus <= bound_tok_s_gpu(
             osl, g_ctx, ctx_curve.max_rate, g_gen, gen.req_s(row.gen.rate)
         )
@@ -163,11 +171,12 @@ def test_measured_ratios_are_shown_as_short_fractions() -> None:
 
 def test_queues_that_only_grow_are_refused() -> None:
     with pytest.raises(ValueError, match="no steady state"):
-        wait_md1_s(2.0, 0.5)
+        wait_mgc_s(2.0, 0.5, 1, cv_service=0.0, cv_arrival=1.0)
     with pytest.raises(ValueError, match="no steady state"):
         erlang_c(2.0, 2)
 
 
 @given(st.fractions(min_value=F(1, 10), max_value=F(9, 10), max_denominator=30))
 def test_allen_cunneen_is_exact_for_one_server_with_constant_service(load: F) -> None:
-    assert wait_mgc_s(load, F(1), 1, cv_service=F(0), cv_arrival=F(1)) == wait_md1_s(load, F(1))
+    # Pollaczek-Khinchine, M/D/1: lambda S^2 / (2 (1 - rho)).
+    assert wait_mgc_s(load, F(1), 1, cv_service=F(0), cv_arrival=F(1)) == load / (2 * (1 - load))

@@ -10,7 +10,7 @@ from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
 from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen
 from ratematch.match.noise import Noise, batch_means, draw, interval, interval_about, noise_of_mean, pool_noise
-from ratematch.match.solver import Problem
+from ratematch.match.solver import MatchProblem
 
 
 def test_batch_means_cover_the_true_rate() -> None:
@@ -55,12 +55,12 @@ def test_repeats_cover_the_true_rate_through_the_whole_solve(ctx_rate: float, ma
     rng = np.random.default_rng(7)
     loads, truth, osl = (16.0, 64.0), (1600.0, 4000.0), 101.0
 
-    def pose(ctx: float, *gen: float) -> Problem:
-        return Problem(
+    def pose(ctx: float, *gen: float) -> MatchProblem:
+        return MatchProblem(
             Ctx(4, make_curve([(1.0, ctx)]), (ctx,)), Gen(4, make_curve(zip(loads, gen, strict=True)), osl - 1)
         )
 
-    def draw_best(problem: Problem, noise: Noise | None, draws: int, seed: int) -> NDArray[np.float64]:
+    def draw_best(problem: MatchProblem, noise: Noise | None, draws: int, seed: int) -> NDArray[np.float64]:
         factors = draw_factors([NoisyProblem(problem, (noise,), (noise, noise))], draws=draws, seed=seed)
         return np.array([p[0] for _, p in draw_fronts([problem], factors, max_gpus=max_gpus, osl=osl)])
 

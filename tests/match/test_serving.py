@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from ratematch.match.analysis import analyze
-from ratematch.match.feasibility import Links, Site, egress_b_s, ingress_b_s, kv_transfer_s
+from ratematch.match.feasibility import Links, egress_b_s, ingress_b_s, kv_transfer_s
 from ratematch.match.points import ServingPlan
+from ratematch.match.question import Question
 from ratematch.match.servicetime import open_loop_wait, wait_share
-from ratematch.plan.constraints import Constraints
-from ratematch.plan.mapping import Mapping, parse_mapping
 from ratematch.plan.model import Gpu, Mla, Model
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from tests.support.invented import ctx_rows, gen_rows
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
@@ -70,8 +71,8 @@ def test_a_server_that_is_too_busy_has_no_wait() -> None:
 
 
 def serve(req_s: float, **limits: float | int) -> list[ServingPlan]:
-    constraints = Constraints(**limits)  # type: ignore[arg-type]
-    analysis = analyze([*CTX, *GEN], sweep="s", constraints=constraints, max_gpus=64, draws=0, request_rate=req_s)
+    question = Question(max_gpus=64, draws=0, request_rate=req_s, **limits)  # type: ignore[arg-type]
+    analysis = analyze([*CTX, *GEN], question, sweep="s")
     return list(analysis.workloads[0].serving)
 
 
@@ -107,7 +108,7 @@ H200 = Gpu("h200", 141e9, 4.8e12, {"fp8": 1e15}, nvlink_b_s=450e9, network_b_s=5
 
 def test_g7_transfer_bandwidth() -> None:
     links = Links(MLA, H200, "fp8", isl=8192)
-    dep4, tep4 = parse_mapping("DEP4"), Mapping(tp=4)
+    dep4, tep4 = parse_mapping("DEP4"), Parallelism(tp=4)
     assert egress_b_s(links, 4.0, dep4, 0) == pytest.approx(0.287834112e9)
     assert ingress_b_s(links, 18.0, dep4, 0) == pytest.approx(1.295253504e9)
     assert ingress_b_s(links, 18.0, tep4, 0) == pytest.approx(5.181014016e9)
@@ -120,11 +121,12 @@ def test_what_the_links_cannot_carry_is_left_out_and_said() -> None:
     slow = Gpu(
         "slow", 141e9, 4.8e12, {"fp8": 1e15}, nvlink_b_s=1e8, network_b_s=1e8, nvlink_domain=8, precision="fp8"
     )
-    kwargs = {"sweep": "s", "constraints": Constraints(), "max_gpus": 32}
-    free = analyze([*CTX, *GEN], **kwargs).workloads[0]  # type: ignore[arg-type]
-    tight = analyze([*CTX, *GEN], site=Site(Links(MLA, slow, "fp8")), **kwargs).workloads[0]  # type: ignore[arg-type]
+    question = Question(max_gpus=32)
+    free = analyze([*CTX, *GEN], question, sweep="s").workloads[0]
+    tight = analyze([*CTX, *GEN], question, sweep="s", links=Links(MLA, slow, "fp8")).workloads[0]
     assert 0 < len(tight.plans) < len(free.plans)
     assert any("GB/s egress of a ctx GPU" in note or "GB/s ingress of a gen GPU" in note for note in tight.notes)
-    narrow = analyze([*CTX, *GEN], site=Site(Links(MLA, H200, "fp8"), segment_gpus=4), **kwargs).workloads[0]  # type: ignore[arg-type]
+    question = replace(question, segment_gpus=4)
+    narrow = analyze([*CTX, *GEN], question, sweep="s", links=Links(MLA, H200, "fp8")).workloads[0]
     assert not narrow.plans
     assert any("exceeds one segment" in note for note in narrow.notes)

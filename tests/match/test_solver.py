@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.match.bootstrap import Factors, NoisyProblem, draw_factors, draw_fronts, draw_row, pool_rising
+from ratematch.match.bootstrap import Factors, NoisyProblem, draw_factors, draw_fronts, draw_solved, pool_rising
 from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen, list_cells, plan_curve
 from ratematch.match.noise import Noise
 from ratematch.match.packing import Packing
 from ratematch.match.pareto import extract_front
-from ratematch.match.solver import Problem, front_indices, near_front, solve_rows
+from ratematch.match.solver import MatchProblem, front_indices, near_front, solve_rows
 
 gpus = st.sampled_from([1, 2, 4, 8])
 floats = st.floats(0.1, 100.0)
@@ -26,17 +26,17 @@ OSL = 100.0
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn) -> MatchProblem:
     rates = sorted(draw(st.lists(floats, min_size=1, max_size=3, unique=True)))
     ctx = Ctx(draw(gpus), make_curve([(2.0**k, rate) for k, rate in enumerate(rates)]), tuple(rates))
-    return Problem(ctx, Gen(draw(gpus), draw(curves), OSL - 1))
+    return MatchProblem(ctx, Gen(draw(gpus), draw(curves), OSL - 1))
 
 
 spaces = st.lists(problems(), min_size=1, max_size=3)
 
 
 @given(spaces, st.integers(8, 24), st.booleans())
-def test_every_row_is_that_of_the_scalar_solver(space: list[Problem], budget: int, packed: bool) -> None:
+def test_every_row_is_that_of_the_scalar_solver(space: list[MatchProblem], budget: int, packed: bool) -> None:
     packing = Packing(8, budget // 8) if packed else None
     rows = solve_rows(space, max_gpus=budget, packing=packing)
     k = 0
@@ -56,7 +56,7 @@ def test_every_row_is_that_of_the_scalar_solver(space: list[Problem], budget: in
 
 
 @given(spaces, st.integers(8, 24))
-def test_the_front_equals_brute_force(space: list[Problem], budget: int) -> None:
+def test_the_front_equals_brute_force(space: list[MatchProblem], budget: int) -> None:
     points = []
     for problem in space:
         ctx, gen = problem.ctx, problem.gen
@@ -94,7 +94,7 @@ def test_the_front_equals_brute_force(space: list[Problem], budget: int) -> None
 
 @given(spaces, st.integers(8, 24), st.sampled_from(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]))
 @settings(deadline=None)
-def test_a_draw_without_noise_has_the_solvers_front(space: list[Problem], budget: int, objective: str) -> None:
+def test_a_draw_without_noise_has_the_solvers_front(space: list[MatchProblem], budget: int, objective: str) -> None:
     packing = Packing(8, budget // 8)
     kwargs = {"max_gpus": budget, "packing": packing, "tpot_limit_s": 0.05}
     rows = solve_rows(space, **kwargs)  # type: ignore[arg-type]
@@ -128,11 +128,11 @@ def test_pooled_rates_are_those_of_the_curve(rates: list[float]) -> None:
     assert pool_rising(np.array([rates]))[0] == pytest.approx(want)
 
 
-def two_configurations(better: float) -> list[Problem]:
+def two_configurations(better: float) -> list[MatchProblem]:
     """Two gen configurations whose rates differ by the factor ``better``."""
     ctx = Ctx(4, make_curve([(1.0, 40.0)]), (40.0,))
     curves = [make_curve([(64.0, 6400.0 * f)]) for f in (1.0, better)]
-    return [Problem(ctx, Gen(4, curve, OSL - 1)) for curve in curves]
+    return [MatchProblem(ctx, Gen(4, curve, OSL - 1)) for curve in curves]
 
 
 def chance(better: float, rel: float) -> float:
@@ -143,17 +143,7 @@ def chance(better: float, rel: float) -> float:
     rows = solve_rows(space, max_gpus=16)
     score = rows.score(OSL, "per_used_gpu")
     k = int(np.flatnonzero(rows.pair == 0)[np.argmax(score[rows.pair == 0])])
-    drawn = draw_row(
-        space[0],
-        (factors.ctx[0], factors.gen[0]),
-        x=int(rows.x[k]),
-        y=int(rows.y[k]),
-        ctx_index=int(rows.ctx_index[k]),
-        gen_index=int(rows.gen_index[k]),
-        osl=OSL,
-        denominator=float(rows.gpus[k]),
-        fronts=fronts,
-    )
+    drawn = draw_solved(space[0], factors, rows, k, score=float(score[k]), osl=OSL, fronts=fronts)
     return drawn.on_front
 
 

@@ -11,6 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from ratematch.cli import main
+from ratematch.match.analysis import analyze
+from ratematch.match.question import Question
+from tests.support.invented import ifb_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, Any] = json.loads((GOLDEN / "rate_matching.json").read_text())
@@ -302,3 +305,90 @@ def test_the_terminal_shows_what_plans_are_ordered_by(tmp_path: Path, objective:
     assert done.exit_code == 0
     line = next(line for line in done.stdout.splitlines() if line.startswith("3xc+1xg"))
     assert line.split()[-2:] == [shown, "3/1"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "score"), [(3, 150.0), (6, 75.0), (4, 150.0), (5, 75.0), (8, 75.0), (12, 37.5), (16, 37.5)]
+)
+def test_an_aggregated_server_scores_in_a_table_what_it_scores_in_a_sweep(
+    tmp_path: Path, gpus: int, score: float
+) -> None:
+    """600 tok/s on nodes of eight GPUs: two servers of three share a node, one of six has it for itself."""
+    rows = ifb_rows(f"TP{gpus}", {6: (10, 10)})
+    question = Question(max_gpus=32, objective="per_allocated_gpu", gpus_per_node=8, nodes=4, share_nodes=False)
+    (point,) = analyze(rows, question, sweep="s").workloads[0].ifb
+    assert (point.tok_s, point.tok_s_gpu) == (pytest.approx(600), pytest.approx(score))
+
+    text = HEADER + "ctx,c,8,,,,5,,,,\ngen,g,8,,512,32,,5120,,,\ngen,g,8,,512,64,,7680,,,\n"
+    text += f"ifb,agg,{gpus},,512,6,,600,7.5,,\n"
+    options = ("--gpus-per-node", "8", "--nodes", "4", "--objective", "per_allocated_gpu")
+    found, _ = match(tmp_path, text, *options)
+    (speedup,) = found["speedup"]
+    best = max(plan["tok_s_gpu_allocated"] for plan in found["front"] if plan["tok_s_user"] >= speedup["tok_s_user"])
+    assert best / speedup["step"] == pytest.approx(score)
+    done = CliRunner(env={"COLUMNS": "100"}).invoke(main, ["match", str(tmp_path / "rates.csv"), *options])
+    line = next(line for line in done.stdout.splitlines() if line.startswith("agg"))
+    assert float(line.split()[-1]) == pytest.approx(score, rel=1e-2)
+
+
+def test_an_aggregated_server_larger_than_the_budget_is_on_no_front(tmp_path: Path) -> None:
+    """As in a sweep: none of it fits, so there is nothing to compare with."""
+    text = HEADER + "ctx,c,4,,,,5,,,,\ngen,g,4,,512,32,,5120,,,\n"
+    small, large = "ifb,small,4,,512,8,,600,8,,\n", "ifb,large,16,,512,4,,900,5,,\n"
+    options = ("--max-gpus", "8", "--objective", "tok_s_in_budget")
+    alone, _ = match(tmp_path, text + small, *options)
+    both, said = match(tmp_path, text + small + large, *options)
+    assert [row["label"] for row in both["ifb_front"]] == ["small"]
+    assert both["speedup"] == alone["speedup"]
+    assert "row 5: ifb on more than the budget of 8 GPUs, not on the front" in said
+
+
+REAL = (GOLDEN / "real_2xh200_vllm.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "cell", "req_s", "loaded", "tok_s_gpu"),
+    [
+        # ctx with 4 prompts in flight: 20.115 requests/s, T' = 20.115 x 256 = 5149.44 tok/s of one gen server,
+        # between C = 32 (4255.32) and 64 (6311.64): C* = 32 + 32 x 894.12 / 2056.32 = 45.914. P = T' / 2 GPUs.
+        (("--osl", "256", "--max-gpus", "2"), (1, 1), 20.115, 45.914, 2574.72),
+        # With one prompt: 17.977 requests/s, T' = 4602.112, C* = 32 + 32 x 346.792 / 2056.32 = 37.397.
+        (("--osl", "256", "--max-gpus", "2"), (1, 1), 17.977, 37.397, 2301.056),
+        # Three gen servers: T' = 17.977 x 1024 / 3 = 6136.149 each, between C = 64 (5765.77) and 128 (7293.45):
+        # C* = 64 + 64 x 370.379 / 1527.68 = 79.517. P = 17.977 x 1024 / 4 GPUs.
+        (("--osl", "1024", "--max-gpus", "4"), (1, 3), 17.977, 79.517, 4602.112),
+    ],
+)
+def test_a_ctx_row_with_fewer_prompts_in_flight_is_a_plan_too(
+    tmp_path: Path, options: tuple[str, ...], cell: tuple[int, int], req_s: float, loaded: float, tok_s_gpu: float
+) -> None:
+    """As in a sweep. Its row for the front is faster per user than that of the best ctx row."""
+    front = match(tmp_path, REAL, *options)[0]["front"]
+    (row,) = [row for row in front if (row["x"], row["y"]) == cell and row["req_s"] == pytest.approx(req_s)]
+    assert row["limit"] == "ctx"
+    assert row["concurrency_per_gen"] == pytest.approx(loaded, rel=1e-4)
+    assert row["tpot_ms"] == pytest.approx(1000 * loaded / (tok_s_gpu * sum(cell) / cell[1]), rel=1e-4)
+    assert row["tok_s_gpu"] == pytest.approx(tok_s_gpu)
+
+
+def test_a_ctx_configuration_that_another_beats_in_everything_is_on_no_front(tmp_path: Path) -> None:
+    """Its plans are listed, its points would only be those of the better one with idle ctx servers."""
+    better, beaten = "ctx,c,4,,,,8,,,100,\n", "ctx,d,4,,,,6,,,120,\n"
+    gen = CURVE.format(8, 1000) + CURVE.format(32, 3000)
+    alone, _ = match(tmp_path, HEADER + better + gen)
+    both, said = match(tmp_path, HEADER + better + beaten + gen)
+    assert both["front"] == alone["front"]
+    assert {plan["ctx_label"] for plan in both["plans"]} == {"c", "d"}
+    assert "row 3: another ctx configuration has no more GPUs, no fewer requests/s and no longer TTFT" in said
+    # What is not known is not judged: without their TTFT the rows of both stay.
+    text = HEADER + better.replace("100", "") + beaten.replace("120", "") + gen
+    unknown, said = match(tmp_path, text, "--max-gpus", "8")
+    assert {plan["ctx_label"] for plan in unknown["front"]} == {"c", "d"}
+    assert "on no front" not in said
+
+
+def test_ctx_rows_beyond_the_best_one_are_overload(tmp_path: Path) -> None:
+    """20.565 requests/s with 64 prompts in flight do not pull down the 20.633 with 16."""
+    header, *rows = REAL.splitlines(keepends=True)
+    without = header + "".join(row for row in rows if "20.565" not in row)
+    assert match(tmp_path, REAL)[0]["front"] == match(tmp_path, without)[0]["front"]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.measurement import Measurement, from_json, measure_load, to_json
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.validity import Limits
@@ -220,7 +221,18 @@ def test_what_only_warns(records: list[RequestRecord], warning: str) -> None:
     assert any(text.startswith(warning) for text in result.warnings), result.warnings
 
 
-HEALTHY = {"cpu_share": 0.3, "loop_lag_p99_ms": 1.5, "late_sends": 0, "late_ms": 10.0, "processes": 1}
+HEALTHY = ClientHealth(
+    cpu_share=0.3,
+    loop_lag_p99_ms=1.5,
+    loop_lag_max_ms=2.0,
+    max_in_flight=4,
+    mean_in_flight=4.0,
+    late_sends=0,
+    late_ms=10.0,
+    send_lag_p99_ms=None,
+    at_transport=True,
+    event_loop="uvloop",
+)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +248,7 @@ HEALTHY = {"cpu_share": 0.3, "loop_lag_p99_ms": 1.5, "late_sends": 0, "late_ms":
 )
 def test_a_saturated_client_is_told(told: dict[str, float], reason: bool, warning: bool) -> None:
     records = closed_loop(4, [101] * 40)
-    result = measure_load(records, Concurrency(4, 40), Workload(100, 101), client=HEALTHY | told)
+    result = measure_load(records, Concurrency(4, 40), Workload(100, 101), client=replace(HEALTHY, **told))  # type: ignore[arg-type]
     assert any("the client is saturated" in text for text in result.reasons) is reason
     assert any("the client is saturated" in text for text in result.warnings) is warning
 

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
-from ratematch.emulator.assembly import build
 from ratematch.emulator.environment import read_environment
-from ratematch.emulator.settings import SettingsError, worker_settings
+from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines.trtllm_serve.render import kv_settings, worker_config
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings, find_capacity
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
 from tests.support.invented import experiment
 from tests.support.sweeptext import GOOD, expanded, parse
@@ -26,30 +27,30 @@ FP8 = KvSettings(0.9, "fp8")
 R1, GB200 = load_model("deepseek-r1"), load_gpu("gb200")
 
 
-def gen(mapping: Mapping, batch: int, mtp: int = 0) -> ServerGroup:
+def gen(mapping: Parallelism, batch: int, mtp: int = 0) -> ServerGroup:
     return ServerGroup("gen", mapping, mtp=mtp, max_batch_size=batch, max_num_tokens=batch * (mtp + 1))
 
 
 def test_slots_count_per_attention_dp_rank() -> None:
     short = Workload(64, 8)
-    tensor = find_capacity(gen(Mapping(tp=4, ep=4), 16), short, R1, GB200, FP8)
-    data = find_capacity(gen(Mapping(tp=4, ep=4, attention_dp=True), 16), short, R1, GB200, FP8)
+    tensor = find_capacity(gen(Parallelism(tp=4, ep=4), 16), short, R1, GB200, FP8)
+    data = find_capacity(gen(Parallelism(tp=4, ep=4, attention_dp=True), 16), short, R1, GB200, FP8)
     assert (tensor.requests, data.requests) == (16, 64)
     assert "16 sequence slots" in tensor.explanation and "16 x 4 ranks = 64" in data.explanation
 
 
 def test_kv_memory_limits_long_requests() -> None:
     """The worked sum of a public study: about 129 requests of 8,448 tokens a GPU for R1 in FP8 on 8 H200."""
-    group = gen(Mapping(tp=8, ep=8, attention_dp=True), 4096)
-    found = find_capacity(group, Workload(8192, 256), R1, load_gpu("h200"), KvSettings(0.8, "fp8"))
-    assert 0.7 * 129 <= found.requests / 8 <= 1.3 * 129
-    assert "tokens a request x 8 ranks" in found.explanation
+    group = gen(Parallelism(tp=8, ep=8, attention_dp=True), 4096)
+    capacity = find_capacity(group, Workload(8192, 256), R1, load_gpu("h200"), KvSettings(0.8, "fp8"))
+    assert 0.7 * 129 <= capacity.requests / 8 <= 1.3 * 129
+    assert "tokens a request x 8 ranks" in capacity.explanation
 
 
 def test_weights_that_do_not_fit_leave_no_room() -> None:
-    found = find_capacity(gen(Mapping(tp=8, ep=8), 8), Workload(64, 8), R1, load_gpu("h100"), FP8)
-    assert found.requests == 0
-    assert "the weights do not fit" in found.explanation and "84.3 GB weights" in found.explanation
+    capacity = find_capacity(gen(Parallelism(tp=8, ep=8), 8), Workload(64, 8), R1, load_gpu("h100"), FP8)
+    assert capacity.requests == 0
+    assert "the weights do not fit" in capacity.explanation and "84.3 GB weights" in capacity.explanation
 
 
 def test_combinations_that_hold_nothing_are_dropped_with_the_sum() -> None:
@@ -66,24 +67,24 @@ def test_loads_beyond_the_slots_are_dropped_and_the_rest_is_kept() -> None:
     expansion = expanded(sweep)
     tep = next(e for e in expansion.experiments if e.deployment.label == "gen1xTEP4-mtp0")
     assert [load.concurrency for load in tep.loads if isinstance(load, Concurrency)] == [1]
-    told = [d.reason for d in expansion.dropped if d.combination.endswith("at 64 in flight")]
-    assert told and all("sequence slots" in reason for reason in told)
+    reasons = [d.reason for d in expansion.dropped if d.combination.endswith("at 64 in flight")]
+    assert reasons and all("sequence slots" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("isl", [100, 8191, 8192, 8193, 20000])
 @pytest.mark.parametrize("mtp", [0, 3])
 def test_derived_limits_take_the_whole_prompt_and_its_first_step(isl: int, mtp: int) -> None:
     for role in ("ctx", "agg"):
-        group = with_limits(ServerGroup(role, Mapping(tp=8, ep=8), mtp=mtp), Workload(isl, 16), 4)
+        group = with_limits(ServerGroup(role, Parallelism(tp=8, ep=8), mtp=mtp), Workload(isl, 16), 4)
         assert group.max_num_tokens is not None and group.max_num_tokens >= isl + mtp + 1
         assert find_capacity(group, Workload(isl, 16), R1, GB200, FP8).requests >= 1
 
 
 def test_prompts_longer_than_a_step_need_chunked_prefill() -> None:
-    group = ServerGroup("ctx", Mapping(tp=8, ep=8), max_batch_size=1, max_num_tokens=8192)
-    found = find_capacity(group, Workload(8192, 1), R1, GB200, FP8)
-    assert found.requests == 0
-    assert "max_num_tokens 8192 is less than ISL 8192 + 1" in found.explanation
+    group = ServerGroup("ctx", Parallelism(tp=8, ep=8), max_batch_size=1, max_num_tokens=8192)
+    capacity = find_capacity(group, Workload(8192, 1), R1, GB200, FP8)
+    assert capacity.requests == 0
+    assert "max_num_tokens 8192 is less than ISL 8192 + 1" in capacity.explanation
     assert find_capacity(group, Workload(8192, 1), R1, GB200, replace(FP8, chunked_prefill=True)).requests > 0
 
 
@@ -100,11 +101,11 @@ def test_plan_and_emulator_agree_on_what_fits(
 ) -> None:
     """What the plan keeps starts on the emulator, and what has no room there was dropped by the plan."""
     model, workload = load_model(name), Workload(isl, 128)
-    mapping = Mapping(tp=tp, ep=tp if model.moe else 1, attention_dp=attention_dp)
+    mapping = Parallelism(tp=tp, ep=tp if model.moe else 1, attention_dp=attention_dp)
     group = with_limits(ServerGroup("agg", mapping), workload, in_flight)
     capacity = find_capacity(group, workload, model, load_gpu(gpu), kv_settings(group))
-    asked = replace(experiment(deployment=Deployment(agg=group), workload=workload), model=name, model_path=name)
-    config = worker_config(asked, group)
+    served = replace(experiment(deployment=Deployment(agg=group), workload=workload), model=name, model_path=name)
+    config = worker_config(served, group)
     try:
         build(worker_settings(name, {}, set(), config, "1.2"), read_environment({"RATEMATCH_EMULATED_GPU": gpu}))
         starts = True
@@ -120,4 +121,4 @@ def test_plan_and_emulator_agree_on_what_fits(
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
 def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="not between 0 and 1"):
-        find_capacity(gen(Mapping(tp=4), 4), Workload(8, 8), R1, GB200, KvSettings(fraction, "fp8"))
+        find_capacity(gen(Parallelism(tp=4), 4), Workload(8, 8), R1, GB200, KvSettings(fraction, "fp8"))

@@ -38,7 +38,7 @@ def test_a_mooncake_trace_keeps_lengths_instants_and_shared_blocks() -> None:
     assert all((a.prompt == b.prompt).all() for a, b in zip(picked.requests, again.requests, strict=True))
 
 
-def test_context_servers_are_asked_for_one_token_of_every_request_of_a_file() -> None:
+def test_context_servers_make_one_token_of_every_request_of_a_file() -> None:
     picked = pick_requests(parse_dataset(MOONCAKE), Workload(4096, 1), 10, 32000, seed=1)
     assert [spec.osl for spec in picked.requests] == [1, 1, 1]
 

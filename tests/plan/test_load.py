@@ -30,7 +30,7 @@ def test_instants_ascend_from_zero_and_repeat_bit_for_bit(
 
 
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
-def test_gamma_gaps_have_the_mean_and_the_spread_asked_for(burstiness: float) -> None:
+def test_gamma_gaps_have_the_mean_and_the_spread_of_the_load(burstiness: float) -> None:
     gaps = np.diff(due_times_s(Rate(20.0, 40_000, "gamma", burstiness=burstiness), 3))
     assert gaps.mean() == pytest.approx(1 / 20, rel=0.03)
     assert gaps.std() / gaps.mean() == pytest.approx(1 / np.sqrt(burstiness), rel=0.05)

@@ -6,23 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 
 
 @pytest.mark.parametrize(
     ("label", "mapping", "gpus", "ranks"),
     [
-        ("TP1", Mapping(), 1, 1),
-        ("TP8", Mapping(tp=8), 8, 1),
-        ("TEP4", Mapping(tp=4, ep=4), 4, 1),
-        ("DEP8", Mapping(tp=8, ep=8, attention_dp=True), 8, 8),
-        ("DP4", Mapping(tp=4, attention_dp=True), 4, 4),
-        ("TP8EP2", Mapping(tp=8, ep=2), 8, 1),
-        ("TP4PP2", Mapping(tp=4, pp=2), 8, 1),
-        ("DEP4PP2CP2", Mapping(tp=4, ep=4, pp=2, cp=2, attention_dp=True), 16, 4),
+        ("TP1", Parallelism(), 1, 1),
+        ("TP8", Parallelism(tp=8), 8, 1),
+        ("TEP4", Parallelism(tp=4, ep=4), 4, 1),
+        ("DEP8", Parallelism(tp=8, ep=8, attention_dp=True), 8, 8),
+        ("DP4", Parallelism(tp=4, attention_dp=True), 4, 4),
+        ("TP8EP2", Parallelism(tp=8, ep=2), 8, 1),
+        ("TP4PP2", Parallelism(tp=4, pp=2), 8, 1),
+        ("DEP4PP2CP2", Parallelism(tp=4, ep=4, pp=2, cp=2, attention_dp=True), 16, 4),
     ],
 )
-def test_labels_gpus_and_ranks(label: str, mapping: Mapping, gpus: int, ranks: int) -> None:
+def test_labels_gpus_and_ranks(label: str, mapping: Parallelism, gpus: int, ranks: int) -> None:
     assert mapping.label == label
     assert parse_mapping(label.lower()) == mapping
     assert (mapping.gpus, mapping.dp_ranks) == (gpus, ranks)
@@ -36,7 +36,7 @@ def test_labels_gpus_and_ranks(label: str, mapping: Mapping, gpus: int, ranks: i
     adp=st.booleans(),
 )
 def test_a_label_names_one_mapping(tp: int, ep: int, pp: int, cp: int, adp: bool) -> None:
-    mapping = Mapping(tp, pp, cp, ep, adp)
+    mapping = Parallelism(tp, pp, cp, ep, adp)
     if mapping.problems():
         assert tp % ep
     else:

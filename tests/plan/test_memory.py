@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.catalog import gpu_names, load_gpu, load_model, model_names
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.inputs.catalog import gpu_names, load_gpu, load_model, model_names
 from ratematch.plan.memory import (
+    MemoryUse,
     activation_bytes,
     default_precision,
     kv_bytes_per_token,
@@ -19,6 +19,7 @@ from ratematch.plan.memory import (
     transfer_bytes_received,
     weight_bytes_per_rank,
 )
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 
 R1, QWEN, LLAMA = (load_model(name) for name in ("deepseek-r1", "qwen3-235b-a22b", "llama-3.3-70b"))
 
@@ -73,7 +74,7 @@ def test_kv_bytes_on_each_rank(model, label, share):
 
 @given(st.sampled_from([R1, QWEN, LLAMA]), st.sampled_from([1, 2, 4, 8, 16]), st.booleans())
 def test_what_the_ranks_store_is_the_whole_cache_times_its_duplication(model, tp, attention_dp):
-    mapping = Mapping(tp=tp, ep=tp, attention_dp=attention_dp)
+    mapping = Parallelism(tp=tp, ep=tp, attention_dp=attention_dp)
     holders = 1 if attention_dp else tp
     stored = holders * kv_bytes_per_token_per_rank(model, mapping, "fp8")
     assert stored == pytest.approx(kv_bytes_per_token(model, "fp8") * kv_duplication(model, mapping))
@@ -94,43 +95,41 @@ def test_weights_of_deepseek_on_eight_gpus():
     st.sampled_from(["bf16", "fp8", "nvfp4"]),
 )
 def test_ranks_together_hold_at_least_the_model(model, tp, attention_dp, precision):
-    mapping = Mapping(tp=tp, ep=tp, attention_dp=attention_dp)
+    mapping = Parallelism(tp=tp, ep=tp, attention_dp=attention_dp)
     per_rank = weight_bytes_per_rank(model, mapping, precision)
-    one = weight_bytes_per_rank(model, Mapping(), precision)
+    one = weight_bytes_per_rank(model, Parallelism(), precision)
     assert one / tp * (1 - 1e-9) <= per_rank <= one * (1 + 1e-9)
     assert per_rank <= weight_bytes_per_rank(model, mapping, precision, mtp_layers=1)
 
 
 @given(st.sampled_from([R1, QWEN, LLAMA]), st.sampled_from([1, 2, 3, 4, 8]))
 def test_pipeline_stages_together_hold_at_least_the_model(model, pp):
-    whole = weight_bytes_per_rank(model, Mapping(), "fp8")
+    whole = weight_bytes_per_rank(model, Parallelism(), "fp8")
     embeddings = 2 * model.vocab * model.hidden * 2
-    stage = weight_bytes_per_rank(model, Mapping(pp=pp), "fp8")
+    stage = weight_bytes_per_rank(model, Parallelism(pp=pp), "fp8")
     assert (whole - embeddings) / pp <= stage <= whole
 
 
 def test_deepseek_on_h200_holds_about_130_long_requests_per_gpu():
-    tokens = kv_tokens_per_rank(
-        R1, load_gpu("h200"), parse_mapping("DEP8"), "fp8", "fp8", fraction=0.8, reserve_b=3e9
-    )
+    tokens = kv_tokens_per_rank(R1, load_gpu("h200"), parse_mapping("DEP8"), MemoryUse("fp8", "fp8", 0.8, 3e9))
     assert 115 <= tokens // 8448 <= 140
 
 
 def test_memory_fit_explains_itself():
-    fit = memory_fit(R1, load_gpu("h200"), parse_mapping("TP4"), "fp8", "fp8", 0.9, reserve_b=5e9)
+    fit = memory_fit(R1, load_gpu("h200"), parse_mapping("TP4"), MemoryUse("fp8", "fp8", 0.9, 5e9))
     assert not fit.fits
     assert fit.kv_tokens == 0
     assert "the weights do not fit" in fit.explanation
     assert "151.4 GB" in fit.explanation
 
     short = memory_fit(
-        R1, load_gpu("h200"), parse_mapping("DEP8"), "fp8", "fp8", 0.8, reserve_b=5e9, tokens_needed=10_000_000
+        R1, load_gpu("h200"), parse_mapping("DEP8"), MemoryUse("fp8", "fp8", 0.8, 5e9), tokens_needed=10_000_000
     )
     assert not short.fits
     assert "10000000 needed" in short.explanation
 
     enough = memory_fit(
-        R1, load_gpu("h200"), parse_mapping("DEP8"), "fp8", "fp8", 0.8, reserve_b=5e9, tokens_needed=500_000
+        R1, load_gpu("h200"), parse_mapping("DEP8"), MemoryUse("fp8", "fp8", 0.8, 5e9), tokens_needed=500_000
     )
     assert enough.fits
 
@@ -146,8 +145,8 @@ def test_more_fraction_or_less_reserve_never_holds_fewer_tokens(f1, f2, r1, r2, 
     low_f, high_f = sorted((f1, f2))
     low_r, high_r = sorted((r1, r2))
     mapping = parse_mapping("DEP8")
-    less = kv_tokens_per_rank(QWEN, gpu, mapping, "fp8", "fp8", low_f, high_r)
-    more = kv_tokens_per_rank(QWEN, gpu, mapping, "fp8", "fp8", high_f, low_r)
+    less = kv_tokens_per_rank(QWEN, gpu, mapping, MemoryUse("fp8", "fp8", low_f, high_r))
+    more = kv_tokens_per_rank(QWEN, gpu, mapping, MemoryUse("fp8", "fp8", high_f, low_r))
     assert 0 <= less <= more
 
 
@@ -163,7 +162,7 @@ def test_unknown_format_and_fraction_are_refused():
     with pytest.raises(ValueError, match=r"'int3' is not known.*fp8"):
         kv_bytes_per_token(R1, "int3")
     with pytest.raises(ValueError, match="between 0 and 1"):
-        memory_fit(R1, load_gpu("h200"), parse_mapping("DEP8"), "fp8", "fp8", 1.5, reserve_b=0)
+        memory_fit(R1, load_gpu("h200"), parse_mapping("DEP8"), MemoryUse("fp8", "fp8", 1.5, 0))
 
 
 def test_default_precision_is_the_models_only_one_or_the_usual_of_the_gpu():

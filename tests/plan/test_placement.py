@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from ratematch.errors import PlacementError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import Placement, count_ports, nodes_needed, place
 
 
 def deployment(ctx_tp: int, x: int, gen_tp: int, y: int) -> Deployment:
     return Deployment(
-        ctx=ServerGroup("ctx", Mapping(tp=ctx_tp), instances=x),
-        gen=ServerGroup("gen", Mapping(tp=gen_tp), instances=y),
+        ctx=ServerGroup("ctx", Parallelism(tp=ctx_tp), instances=x),
+        gen=ServerGroup("gen", Parallelism(tp=gen_tp), instances=y),
     )
 
 
@@ -50,7 +50,7 @@ def test_one_laptop_serves_all_nodes_on_its_own_address() -> None:
 
 
 def test_aggregated_server_needs_no_orchestrator() -> None:
-    only = Deployment(agg=ServerGroup("agg", Mapping(tp=8)))
+    only = Deployment(agg=ServerGroup("agg", Parallelism(tp=8)))
     placement = place(only, rack(13, 8), names(1), 8000)
     assert placement.orchestrator_host is None and placement.orchestrator_port is None
     assert count_ports(only) == 1

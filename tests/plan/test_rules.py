@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.errors import PlacementError
-from ratematch.plan.capacity import KvSettings, find_capacity
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.capacity import KvSettings, find_capacity, why_unfit
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup
-from ratematch.plan.fit import why_unfit
 from ratematch.plan.limits import explain_limits, find_limits, with_limits
 from ratematch.plan.load import Concurrency, Rate, most_in_flight
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.placement import Instance, NodeGpus, Placement, nodes_needed, place
 from ratematch.plan.rules import check_mapping, check_placement
 from ratematch.plan.workload import Workload
@@ -26,30 +25,35 @@ R1, QWEN, LLAMA = load_model("deepseek-r1"), load_model("qwen3-235b-a22b"), load
 GB200 = load_gpu("gb200")
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18)
 FP8 = KvSettings(0.85, "fp8")
-DEP8 = Mapping(tp=8, ep=8, attention_dp=True)
+DEP8 = Parallelism(tp=8, ep=8, attention_dp=True)
 
 
 @pytest.mark.parametrize(
     ("model", "mapping", "axis", "why"),
     [
-        (R1, Mapping(tp=4, ep=3), "ep", "ep=3 does not divide tp=4: valid ep are 1, 2, 4"),
-        (QWEN, Mapping(tp=3), "tp", "tp=3 does not divide the 64 attention heads"),
-        (LLAMA, Mapping(tp=4, ep=4), "ep", "ep=4 needs an MoE model"),
-        (load_model("gpt-oss-120b"), Mapping(tp=3, ep=3, attention_dp=True), "ep", "does not divide the 128 experts"),
-        (R1, Mapping(tp=1, pp=64), "pp", "pp=64 is more than the 61 layers"),
-        (R1, Mapping(tp=6, attention_dp=True), "tp", "needs 6 GPUs, which are not whole nodes of 4"),
-        (R1, Mapping(tp=16, pp=8), "tp", "needs 128 GPUs, and cluster rack has 18 nodes x 4 = 72"),
+        (R1, Parallelism(tp=4, ep=3), "ep", "ep=3 does not divide tp=4: valid ep are 1, 2, 4"),
+        (QWEN, Parallelism(tp=3), "tp", "tp=3 does not divide the 64 attention heads"),
+        (LLAMA, Parallelism(tp=4, ep=4), "ep", "ep=4 needs an MoE model"),
+        (
+            load_model("gpt-oss-120b"),
+            Parallelism(tp=3, ep=3, attention_dp=True),
+            "ep",
+            "does not divide the 128 experts",
+        ),
+        (R1, Parallelism(tp=1, pp=64), "pp", "pp=64 is more than the 61 layers"),
+        (R1, Parallelism(tp=6, attention_dp=True), "tp", "needs 6 GPUs, which are not whole nodes of 4"),
+        (R1, Parallelism(tp=16, pp=8), "tp", "needs 128 GPUs, and cluster rack has 18 nodes x 4 = 72"),
     ],
 )
-def test_a_mapping_that_cannot_be(model: object, mapping: Mapping, axis: str, why: str) -> None:
-    (found,) = check_mapping(mapping, model, RACK)  # type: ignore[arg-type]
-    assert found.axis == axis and why in found.reason
+def test_a_mapping_that_cannot_be(model: object, mapping: Parallelism, axis: str, why: str) -> None:
+    (problem,) = check_mapping(mapping, model, RACK)  # type: ignore[arg-type]
+    assert problem.axis == axis and why in problem.reason
 
 
 # ---------------------------------------------------------------------------------------------------- what is held
 
 
-def group(role: Role = "gen", mapping: Mapping = DEP8, **limits: int) -> ServerGroup:
+def group(role: Role = "gen", mapping: Parallelism = DEP8, **limits: int) -> ServerGroup:
     return replace(ServerGroup(role, mapping, mtp=1, max_batch_size=16, max_num_tokens=32), **limits)  # type: ignore[arg-type]
 
 
@@ -63,32 +67,32 @@ def test_tokens_of_a_step_limit_the_slots() -> None:
 
 
 def test_lengths_against_max_seq_len_and_the_model() -> None:
-    asked = Workload(1000, 100)
-    assert find_capacity(group(), asked, R1, GB200, replace(FP8, max_seq_len=1100)).requests > 0
-    short = find_capacity(group(), asked, R1, GB200, replace(FP8, max_seq_len=1099))
+    wanted = Workload(1000, 100)
+    assert find_capacity(group(), wanted, R1, GB200, replace(FP8, max_seq_len=1100)).requests > 0
+    short = find_capacity(group(), wanted, R1, GB200, replace(FP8, max_seq_len=1099))
     assert (
         short.requests == 0 and "ISL 1000 + OSL 100 = 1100 tokens are more than max_seq_len 1099" in short.explanation
     )
     ctx = group("ctx", max_num_tokens=8192)
-    assert find_capacity(ctx, asked, R1, GB200, replace(FP8, max_seq_len=1001)).requests > 0, "one token there"
-    assert find_capacity(ctx, asked, R1, GB200, replace(FP8, max_seq_len=1000)).requests == 0
+    assert find_capacity(ctx, wanted, R1, GB200, replace(FP8, max_seq_len=1001)).requests > 0, "one token there"
+    assert find_capacity(ctx, wanted, R1, GB200, replace(FP8, max_seq_len=1000)).requests == 0
     far = find_capacity(group(), Workload(163_800, 100), R1, GB200, FP8)
     assert far.requests == 0 and "163840 that deepseek-r1 was made for" in far.explanation
 
 
 def test_a_deployment_that_nothing_thins_out() -> None:
     pair = Deployment(ctx=group("ctx", max_num_tokens=8192), gen=group())
-    asked = experiment("e2e", pair, Workload(1000, 100), (Concurrency(500, 1000),))
-    assert why_unfit(asked, R1, GB200, lambda group: FP8) == [], "more in flight than slots only wait, end to end"
-    (why,) = why_unfit(replace(asked, stage="gen"), R1, GB200, lambda group: FP8)
+    wanted = experiment("e2e", pair, Workload(1000, 100), (Concurrency(500, 1000),))
+    assert why_unfit(wanted, R1, GB200, lambda group: FP8) == [], "more in flight than slots only wait, end to end"
+    (why,) = why_unfit(replace(wanted, stage="gen"), R1, GB200, lambda group: FP8)
     assert "waits for 500 / 1 servers = 500 requests before its first step, and holds 128" in why, "gen_only"
     two = replace(pair, gen=replace(group(), instances=2))
-    fed = replace(asked, stage="gen", deployment=two, loads=(Concurrency(256, 1000),))
+    fed = replace(wanted, stage="gen", deployment=two, loads=(Concurrency(256, 1000),))
     assert why_unfit(fed, R1, GB200, lambda group: FP8) == [], "each has its share"
-    alone = replace(asked, deployment=replace(pair, gen=group(mapping=Mapping(tp=1))))
+    alone = replace(wanted, deployment=replace(pair, gen=group(mapping=Parallelism(tp=1))))
     (why,) = why_unfit(alone, R1, GB200, lambda group: FP8)
     assert why.startswith("gen TP1: ") and "198.0 GB" in why
-    (why, _) = why_unfit(asked, R1, GB200, lambda group: KvSettings(0.8, "fp3"))
+    (why, _) = why_unfit(wanted, R1, GB200, lambda group: KvSettings(0.8, "fp3"))
     assert "fp3" in why, "a format nobody knows is a message, not a crash"
 
 
@@ -112,7 +116,7 @@ def test_the_largest_closed_load_counts_for_one_instance() -> None:
 def test_derived_limits_hold_what_they_are_for(
     role: Role, tp: int, adp: bool, mtp: int, isl: int, in_flight: int
 ) -> None:
-    server = ServerGroup(role, Mapping(tp=tp, ep=tp, attention_dp=adp), mtp=mtp)
+    server = ServerGroup(role, Parallelism(tp=tp, ep=tp, attention_dp=adp), mtp=mtp)
     filled = with_limits(server, Workload(isl, 10), in_flight)
     batch, tokens = filled.max_batch_size, filled.max_num_tokens
     assert batch is not None and tokens is not None
@@ -147,7 +151,7 @@ def instance(index: int, port: int, *places: tuple[str, tuple[int, ...]]) -> Ins
     ],
 )
 def test_a_placement_that_gives_something_out_twice(instances: tuple[Instance, ...], why: str) -> None:
-    assert any(why in found for found in check_placement(Placement(instances, "a", 9), 4))
+    assert any(why in problem for problem in check_placement(Placement(instances, "a", 9), 4))
 
 
 @given(
@@ -157,7 +161,7 @@ def test_a_placement_that_gives_something_out_twice(instances: tuple[Instance, .
 def test_every_placement_made_is_sound(sizes: list[int], per_node: int) -> None:
     groups = {"ctx": sizes[0], "gen": sizes[-1]}
     deployment = Deployment(
-        **{role: ServerGroup(role, Mapping(tp=tp), len(sizes)) for role, tp in groups.items()}  # type: ignore[arg-type]
+        **{role: ServerGroup(role, Parallelism(tp=tp), len(sizes)) for role, tp in groups.items()}  # type: ignore[arg-type]
     )
     cluster = replace(RACK, gpus_per_node=per_node, nodes=400)
     nodes = [f"n{k}" for k in range(nodes_needed(deployment, per_node))]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import SweepError
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.budget import minutes_of
+from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.load import Concurrency
-from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from tests.support.invented import LAPTOP
 
@@ -44,8 +45,8 @@ def expanded(text: str) -> tuple[Sweep, Expansion]:
 
 
 def test_by_default_one_of_the_first_ctx_mapping_feeds_it_with_gens_own_mtp() -> None:
-    sweep, found = expanded(HEAD + CTX + gen())
-    fed = [each for each in found.experiments if each.stage == "gen"]
+    sweep, expansion = expanded(HEAD + CTX + gen())
+    fed = [each for each in expansion.experiments if each.stage == "gen"]
     assert [each.mode for each in fed] == ["gen_only", "gen_only"]
     for each, mtp in zip(fed, (0, 1), strict=True):
         ctx = each.deployment.ctx
@@ -57,24 +58,24 @@ def test_by_default_one_of_the_first_ctx_mapping_feeds_it_with_gens_own_mtp() ->
 
 
 def test_a_named_supply_needs_no_ctx_stage() -> None:
-    _, found = expanded(HEAD + gen(", supply: {mapping: DEP4, instances: 3}"))
-    ctx = found.experiments[0].deployment.ctx
+    _, expansion = expanded(HEAD + gen(", supply: {mapping: DEP4, instances: 3}"))
+    ctx = expansion.experiments[0].deployment.ctx
     assert ctx is not None and (ctx.mapping.label, ctx.instances) == ("DEP4", 3)
 
 
 def test_no_context_stays_the_default() -> None:
-    _, found = expanded(HEAD + gen().replace("mode: gen_only, ", ""))
-    assert {each.mode for each in found.experiments} == {"gen_only_no_context"}
+    _, expansion = expanded(HEAD + gen().replace("mode: gen_only, ", ""))
+    assert {each.mode for each in expansion.experiments} == {"gen_only_no_context"}
 
 
 def test_a_supply_that_does_not_fit_beside_gen_is_dropped_with_the_sum() -> None:
-    _, found = expanded(HEAD + "budget: {max_gpus: 10}\n" + gen(", supply: {mapping: DEP4}"))
-    assert found.experiments == ()
-    assert "needs 12 GPUs with the context servers that supply it, and 10 are allowed" in found.dropped[0].reason
+    _, expansion = expanded(HEAD + "budget: {max_gpus: 10}\n" + gen(", supply: {mapping: DEP4}"))
+    assert expansion.experiments == ()
+    assert "needs 12 GPUs with the context servers that supply it, and 10 are allowed" in expansion.dropped[0].reason
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (gen(), "gen_only needs context servers"),
         (gen(", supply: {mapping: XEP4}"), "XEP4"),
@@ -85,6 +86,6 @@ def test_a_supply_that_does_not_fit_beside_gen_is_dropped_with_the_sum() -> None
     ],
     ids=["none", "no label", "unrunnable", "open loop", "without mode", "ctx has no mode"],
 )
-def test_mistakes_are_told(text: str, told: str) -> None:
-    with pytest.raises(SweepError, match=told):
+def test_mistakes_are_reported(text: str, message: str) -> None:
+    with pytest.raises(SweepError, match=message):
         parse(HEAD + text)

@@ -9,7 +9,8 @@ import pytest
 from ratematch.errors import SweepError
 from ratematch.plan.experiment import from_json, to_json
 from ratematch.plan.load import Concurrency, Rate, Trace
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Spread
 from tests.support.sweeptext import GOOD, expanded, parse
 
@@ -21,9 +22,9 @@ def problems(text: str, *overrides: str) -> list[str]:
 
 
 def only_problem(text: str, *overrides: str) -> str:
-    found = problems(text, *overrides)
-    assert len(found) == 1, found
-    return found[0]
+    result = problems(text, *overrides)
+    assert len(result) == 1, result
+    return result[0]
 
 
 def test_axes_are_multiplied_and_context_is_measured_at_one_token() -> None:
@@ -71,10 +72,10 @@ def test_numeric_axes_and_ep_equal_to_tp() -> None:
     text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: tp, attention_dp: [false, true]")
     mappings = [e.deployment.gen.mapping for e in expanded(parse(text)).experiments if e.deployment.gen]
     assert mappings == [
-        Mapping(tp=4, ep=4),
-        Mapping(tp=4, ep=4, attention_dp=True),
-        Mapping(tp=8, ep=8),
-        Mapping(tp=8, ep=8, attention_dp=True),
+        Parallelism(tp=4, ep=4),
+        Parallelism(tp=4, ep=4, attention_dp=True),
+        Parallelism(tp=8, ep=8),
+        Parallelism(tp=8, ep=8, attention_dp=True),
     ]
 
 
@@ -182,8 +183,8 @@ def test_other_versions_are_not_guessed_at(version: str) -> None:
 
 def test_routers_by_name_or_with_arguments() -> None:
     plain = parse(GOOD.replace("workloads:", "e2e: {router: load_balancing}\nworkloads:", 1)).e2e
-    told = "e2e: {router: {type: kv_cache_aware, args: {use_tokens: true}}}"
-    full = parse(GOOD.replace("workloads:", f"{told}\nworkloads:", 1)).e2e
+    reported = "e2e: {router: {type: kv_cache_aware, args: {use_tokens: true}}}"
+    full = parse(GOOD.replace("workloads:", f"{reported}\nworkloads:", 1)).e2e
     assert plain is not None and (plain.router, plain.router_args) == ("load_balancing", {})
     assert full is not None and (full.router, full.router_args) == ("kv_cache_aware", {"use_tokens": True})
 
@@ -227,8 +228,8 @@ def test_mtp_without_mtp_layers_is_refused_unless_a_draft_model_is_given() -> No
 
 def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
     text = GOOD.replace("about:", "abuot:").replace("isl: 1024", "isl: -1").replace("cluster: rack", "cluster: moon")
-    found = problems(text)
-    lines = [int(problem.split(":")[1]) for problem in found]
+    result = problems(text)
+    lines = [int(problem.split(":")[1]) for problem in result]
     assert {2, 4, 6} <= set(lines)
     assert lines == sorted(lines)
 
@@ -249,7 +250,7 @@ def test_tags_that_would_run_code_are_refused() -> None:
     ("override", "said"),
     [("nonsense", "key.path=value"), ("workloads.7.isl=1", "workloads"), ("gen.axes.colour=1", "unknown axis")],
 )
-def test_bad_overrides_are_told(override: str, said: str) -> None:
+def test_bad_overrides_are_reported(override: str, said: str) -> None:
     assert said in " ".join(problems(GOOD, override))
 
 
@@ -282,6 +283,57 @@ def test_deployments_written_out_run_as_they_stand() -> None:
     assert pair.deployment.gen and pair.deployment.gen.environment == {"TRTLLM_ENABLE_PDL": "1"}
     assert [load.concurrency for load in pair.loads if isinstance(load, Concurrency)] == [4, 8]
     assert (agg.stage, agg.deployment.label) == ("ifb", "agg1xDEP4-mtp0")
+
+
+SERVERS = "{mapping: DEP4, max_batch_size: 16, max_num_tokens: 2048}"
+
+
+def written_out(*loads: str, stages: str = "") -> Sweep:
+    head = NAMED[: NAMED.index("deployments:")]
+    return parse(
+        head + stages + "deployments:\n" + "".join(f"  - {{agg: {SERVERS}, loads: {each}}}\n" for each in loads)
+    )
+
+
+@pytest.mark.parametrize(
+    ("loads", "labels"),
+    [
+        (("{concurrency: [4, 8]}", "{concurrency: 16}"), ["c4-n32-w1", "c8-n64-w2", "c16-n128-w4"]),
+        (("{concurrency: 16}", "{concurrency: [8, 16, 4]}"), ["c16-n128-w4", "c8-n64-w2", "c4-n32-w1"]),
+        (("{concurrency: 4}", "{req_s: 2, seconds: 30}"), ["c4-n32-w1", "poisson2-n60-w1"]),
+        (
+            ("{req_s: 2, seconds: 30}", "{concurrency: 4}", "{req_s: [2, 3], seconds: 30, arrival: constant}"),
+            ["poisson2-n60-w1", "c4-n32-w1", "constant2-n60-w1", "constant3-n90-w1"],
+        ),
+        (("{concurrency: 4}", "{concurrency: 4, repeats: 2}"), ["c4-n32-w1", "c4-n32-w1-r1"]),
+        (("{concurrency: 4}", "{concurrency: 4}", "{concurrency: 4}"), ["c4-n32-w1"]),
+        (("{concurrency: 4, repeats: 2}", "{concurrency: 4}"), ["c4-n32-w1", "c4-n32-w1-r1"]),
+    ],
+)
+def test_deployments_that_differ_only_in_loads_are_one_experiment_with_all(
+    loads: tuple[str, ...], labels: list[str]
+) -> None:
+    (result,) = expanded(written_out(*loads)).experiments
+    assert [load.label for load in result.loads] == labels
+    alone = [expanded(written_out(each)).experiments[0].id for each in loads]
+    assert set(alone) == {result.id}, "the id is that of each alone"
+
+
+def test_a_deployment_written_out_joins_the_stage_that_measures_it() -> None:
+    axes = "{mapping: [DEP4, TEP4], max_batch_size: [16], max_num_tokens: [2048]}"
+    stage = f"ifb:\n  axes: {axes}\n  loads: {{concurrency: [1, 4]}}\n"
+    first, second = expanded(written_out("{concurrency: [4, 8]}", stages=stage)).experiments
+    assert [load.label for load in first.loads] == ["c1-n16-w1", "c4-n32-w1", "c8-n64-w2"]
+    assert (second.deployment.label, len(second.loads)) == ("agg1xTEP4-mtp0", 2)
+
+
+def test_deployments_of_other_servers_or_workloads_stay_apart() -> None:
+    text = NAMED.replace("  - agg: {mapping: DEP4}", "  - agg: {mapping: DEP4, max_batch_size: 8}")
+    text += "  - agg: {mapping: DEP4}\n    loads: {concurrency: 16}\n"
+    text += "  - agg: {mapping: DEP4}\n    workload: {isl: 512, osl: 64}\n    loads: {concurrency: 16}\n"
+    result = expanded(parse(text)).experiments
+    assert len({each.id for each in result}) == len(result) == 4
+    assert [len(each.loads) for each in result] == [2, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -345,13 +397,13 @@ def test_an_experiment_of_a_plain_workload_keeps_the_id_it_had() -> None:
     ],
 )
 def test_loads_that_cannot_be(key: str, says: str) -> None:
-    told = problems(GOOD.replace("loads: {concurrency: [1, 64]}", f"loads: {{{key}}}"))
-    assert any(says in problem and "demo.yaml:1" in problem for problem in told), told
+    reported = problems(GOOD.replace("loads: {concurrency: [1, 64]}", f"loads: {{{key}}}"))
+    assert any(says in problem and "demo.yaml:1" in problem for problem in reported), reported
 
 
-def test_a_spread_of_another_form_is_told_with_its_line() -> None:
-    told = problems(GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, isl_spread: flat}"))
-    assert any("demo.yaml:6" in problem and "normal:MEAN,STD" in problem for problem in told), told
+def test_a_spread_of_another_form_is_reported_with_its_line() -> None:
+    reported = problems(GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, isl_spread: flat}"))
+    assert any("demo.yaml:6" in problem and "normal:MEAN,STD" in problem for problem in reported), reported
 
 
 def test_tok_s_user_to_choose_at_are_read_ascending_and_once() -> None:

@@ -42,7 +42,7 @@ workloads = st.builds(
 
 
 @given(workload=workloads, seed=st.integers(0, 99), first=st.integers(0, 10**6))
-def test_lengths_lie_within_what_was_asked_and_repeat(workload: Workload, seed: int, first: int) -> None:
+def test_lengths_lie_within_the_workloads_limits_and_repeat(workload: Workload, seed: int, first: int) -> None:
     made = make_requests(workload, 20, 1000, seed, first)
     again = make_requests(workload, 20, 1000, seed, first)
     assert [spec.seq for spec in made] == list(range(first, first + 20))

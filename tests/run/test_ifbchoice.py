@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_sweep
+from ratematch.campaign.ifb import IFB_SHARE, choose_ifb
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import minutes_of
 from ratematch.plan.experiment import Experiment
-from ratematch.run.ifbchoice import IFB_SHARE, choose_ifb
-from ratematch.run.precheck import expand_sweep
 
 SWEEP = str(Path(__file__).parents[2] / "sweeps" / "deepseek-r1.yaml")
 
@@ -21,9 +21,9 @@ def choose(gpu_hours: float | None) -> tuple[list[Experiment], float, int]:
     sweep, _ = read_sweep(SWEEP, ("search=adaptive", *limits))
     asked = [each for each in expand_sweep(sweep).experiments if each.stage == "ifb"]
     chosen, skips = choose_ifb(sweep, asked)
-    assert {each.id for each in chosen} | {skip["experiment"] for skip in skips} == {each.id for each in asked}
+    assert {each.id for each in chosen} | {skip.experiment for skip in skips} == {each.id for each in asked}
     assert len(chosen) + len(skips) == len(asked)
-    assert all(skip["why"] for skip in skips)
+    assert all(skip.why for skip in skips)
     return chosen, sum(minutes_of(sweep, each) * each.deployment.gpus / 60 for each in chosen), len(sweep.workloads)
 
 

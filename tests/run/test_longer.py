@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.inputs import read_sweep
+from ratematch.campaign.decisions import read_search
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.campaign.search import Search
+from ratematch.campaign.turn import Turn
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
-from ratematch.run.adaptive import Search, read_search
-from ratematch.run.precheck import expand_sweep
-from ratematch.store import ExperimentFolder, Results, write_json
-from ratematch.store import read_json as read
+from ratematch.store.files import read_json as read
+from ratematch.store.files import write_json
+from ratematch.store.folder import ExperimentFolder, Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 SERVER = "gen1xTEP4-mtp3"
@@ -72,7 +75,8 @@ def search(results: Results) -> Search:
 def go_on(results: Results) -> list[Load]:
     """What the server is asked for next, as after a kill: nothing missing of it before."""
     folder = server(results)
-    experiment = search(results).go_on(folder.read().id, {folder.read().id}, (), None)
+    turn = Turn(results.snapshot(), busy=(folder.read(),))
+    experiment = search(results).decide_further(turn, folder.read().id)
     return [load for load in experiment.loads if not folder.finished(load)] if experiment else []
 
 
@@ -103,7 +107,7 @@ def test_loads_that_the_front_depends_on_are_asked_for_again_until_they_are_sure
         assert "longer" in last and not last["start"] and "front" in last["why"]
         assert last["loads"] == [concurrency(load)]
         # Killed before it was measured, it is what comes next, and no decision is added for it.
-        again = search(results).next((), (), None)
+        again = search(results).decide_next(Turn(results.snapshot()))
         assert again is not None and load in again.loads
         assert json.loads((results.path / "search.json").read_text())["decisions"][-1] == last
         measure(results, load, 0.5 if len(asked) == 1 else 0.001)
@@ -112,7 +116,7 @@ def test_loads_that_the_front_depends_on_are_asked_for_again_until_they_are_sure
     times = Counter(concurrency(load) for load in asked)
     assert 1 < times.pop(concurrency(asked[0])) <= 3
     assert set(times.values()) <= {1}
-    content = read_search(results)
-    assert content is not None
-    assert content["up"] == []
-    assert len(content["decisions"]) == 1 + len(asked)
+    record = read_search(results)
+    assert record is not None
+    assert record.up == ()
+    assert len(record.decisions) == 1 + len(asked)

@@ -13,22 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ratematch.catalog import load_model
+from ratematch.inputs.catalog import load_model
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.plan.mapping import Mapping
+from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
 from ratematch.run.experiment import run_experiment
-from ratematch.show.statusview import status_to_json
-from ratematch.store import ExperimentFolder, Results, StoredLoad
+from ratematch.show.views.status import status_to_json
+from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from tests.support.invented import LAPTOP, experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("timing")]
 
-CTX = ServerGroup("ctx", Mapping(tp=4, ep=4, attention_dp=True), max_batch_size=16, max_num_tokens=8192)
-GEN = ServerGroup("gen", Mapping(tp=4, ep=4), max_batch_size=16, max_num_tokens=64)
+CTX = ServerGroup("ctx", Parallelism(tp=4, ep=4, attention_dp=True), max_batch_size=16, max_num_tokens=8192)
+GEN = ServerGroup("gen", Parallelism(tp=4, ep=4), max_batch_size=16, max_num_tokens=64)
 
 
 def measured(
@@ -60,8 +60,8 @@ def test_gen_only_starts_once_a_concurrency_and_agrees_with_gen_only_no_context(
     assert outcome["measured"] == 2 and fed.done()
     assert [folder.name for folder in sorted((fed.path / "launch").iterdir())] == ["1", "2"]
     for number, size in enumerate(sizes, 1):
-        assert figures(fed)[size].run["launch"] == str(number)
-    assert fed.gpu_hours() == pytest.approx(8 * sum(row["held_s"] for row in fed.outcomes()) / 3600)
+        assert figures(fed)[size].run.launch == str(number)
+    assert fed.gpu_hours() == pytest.approx(8 * sum(row.held_s for row in fed.outcomes()) / 3600)
 
     loads = tuple(Concurrency(size, 4 * size, 2) for size in sizes)
     outcome, invented = measured(tmp_path / "alone", "gen", Deployment(gen=GEN), loads, workload)
@@ -72,8 +72,8 @@ def test_gen_only_starts_once_a_concurrency_and_agrees_with_gen_only_no_context(
         assert real.tpot_ms is not None and fake.tpot_ms is not None
         assert real.tpot_ms.mean == pytest.approx(fake.tpot_ms.mean, rel=0.1)
         assert fake.tok_s_log == pytest.approx(fake.tok_s, rel=0.1), "a full batch: log and client agree"
-        spans = figures(fed)[size].run["log"]
-        assert spans["gen-0"]["in_flight"] == size
+        spans = figures(fed)[size].run.log
+        assert spans["gen-0"].in_flight == size
 
 
 def test_a_batch_that_never_fills_ends_with_the_cause(tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_a_batch_that_never_fills_ends_with_the_cause(tmp_path: Path) -> None:
     assert not outcome["ok"]
     last = folder.outcome()
     assert last is not None
-    assert last["kind"] == "Stalled" and "TLLM_BENCHMARK_REQ_QUEUES_SIZE" in last["cause"]
-    assert "lower the concurrency" in last["remedy"]
+    assert last.kind == "Stalled" and "TLLM_BENCHMARK_REQ_QUEUES_SIZE" in (last.cause or "")
+    assert "lower the concurrency" in (last.remedy or "")
 
 
 @pytest.mark.parametrize(("fault", "told"), [("hang", "never ran"), ("stall=60s@3", "stopped iterating")])
 def test_servers_that_stop_iterating_end_the_load_with_a_diagnosis(tmp_path: Path, fault: str, told: str) -> None:
     loads = (Concurrency(2, 4000),)
-    group = ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
+    group = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
     outcome, folder = measured(
         tmp_path,
         "ifb",
@@ -111,7 +111,7 @@ def test_servers_that_stop_iterating_end_the_load_with_a_diagnosis(tmp_path: Pat
 
 
 def test_a_stall_shorter_than_the_limit_is_waited_out(tmp_path: Path) -> None:
-    group = ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
+    group = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192)
     outcome, _ = measured(
         tmp_path,
         "ifb",
@@ -132,7 +132,7 @@ def test_acceptance_is_measured_near_what_the_model_data_says(tmp_path: Path, mt
     stored = figures(folder)[16]
     theory = 1 + sum(accumulate(load_model("deepseek-r1").mtp_acceptance[:mtp], mul))
     assert stored.measurement.acceptance_length == pytest.approx(theory, rel=0.04)
-    assert stored.run["telemetry"]["acceptance_length"] == stored.measurement.acceptance_length
+    assert stored.run.telemetry.acceptance_length == stored.measurement.acceptance_length
 
 
 def test_end_to_end_opens_its_connections_first_and_keeps_what_the_servers_told(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_end_to_end_opens_its_connections_first_and_keeps_what_the_servers_told(
     outcome, folder = measured(tmp_path, "e2e", Deployment(CTX, GEN), loads, Workload(128, 8))
     assert outcome["ok"], outcome
     for stored in folder.loads():
-        told = stored.run["connections"]
-        assert (told["requests"], told["failed"]) == (2 * 4 * 4, 0)
+        opened = stored.run.connections
+        assert opened and (opened.requests, opened.failed) == (2 * 4 * 4, 0)
         iterations = pq.read_table(stored.folder / "iterations.parquet")
         assert set(iterations["server"].to_pylist()) == {"ctx-0", "gen-0"}
         with pa.CompressedInputStream(str(stored.folder / "perf_metrics.jsonl.zst"), "zstd") as file:
@@ -152,11 +152,12 @@ def test_end_to_end_opens_its_connections_first_and_keeps_what_the_servers_told(
 
 
 def test_requests_that_fail_name_their_cause(tmp_path: Path) -> None:
-    group = ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=32)
+    group = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=32)
     outcome, folder = measured(tmp_path, "ifb", Deployment(agg=group), (Concurrency(2, 8),), Workload(64, 8))
     assert outcome["ok"], "a failed request is a record, not an exception"
     (stored,) = folder.loads()
     assert not stored.measurement.valid
-    assert "longer than max_num_tokens" in stored.run["cause"] and "chunked_prefill" in stored.run["remedy"]
+    assert "longer than max_num_tokens" in (stored.run.cause or "")
+    assert "chunked_prefill" in (stored.run.remedy or "")
     ((load,),) = (row["measured"] for row in status_to_json(Results(tmp_path))["experiments"])
-    assert load["failed"] == 8 and load["cause"] == stored.run["cause"]
+    assert load["failed"] == 8 and load["cause"] == stored.run.cause

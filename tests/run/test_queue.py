@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratematch.run.queue import SLOWEST_S, Ending, Queue
+from ratematch.slurm.queue import SLOWEST_S, Ending, Queue
 
 LINE = "7|RUNNING|None|node[1-2]|ratematch-abc-1\n"
 ENDED = (
@@ -33,26 +33,26 @@ def test_many_looks_at_once_are_one_question_and_an_unchanged_queue_is_asked_eve
     slurm = Slurm(squeue=LINE)
     queue = slurm.queue()
     for _ in range(600 * 4):
-        assert queue.look() is not None
+        assert queue.refresh() is not None
         slurm.now_s += 0.25
     assert len(slurm.asked) <= 8 + 600 / SLOWEST_S
     before = len(slurm.asked)
     slurm.answers["squeue"] = ""
     slurm.now_s += SLOWEST_S
-    assert queue.look() == {}
+    assert queue.refresh() == {}
     slurm.now_s += 1.1
-    queue.look()
+    queue.refresh()
     assert len(slurm.asked) == before + 2, "after a change it looks sooner"
 
 
 def test_silence_says_nothing_about_a_job() -> None:
     slurm = Slurm(squeue=None, scontrol=None)
     queue = slurm.queue()
-    assert queue.look() is None and queue.silent
+    assert queue.refresh() is None and queue.silent
     assert queue.ending("7", "ratematch-abc-1") is None
     slurm.answers["squeue"] = LINE
     slurm.now_s += SLOWEST_S
-    jobs = queue.look()
+    jobs = queue.refresh()
     assert jobs is not None and jobs["7"].nodes == "node[1-2]" and not queue.silent
 
 

@@ -13,19 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_model
 from ratematch.cli.load import load as load_verb
 from ratematch.errors import UserError
-from ratematch.inputs import read_cluster
-from ratematch.loadoptions import LoadOptions
+from ratematch.inputs.catalog import load_model
+from ratematch.inputs.find import read_cluster
+from ratematch.loadgen.options import LoadOptions
 from ratematch.plan.cluster import Cluster, Container, Slurm, TimeLimit
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
-from ratematch.plan.step import HERE, slurm_step
 from ratematch.plan.workload import Workload, parse_spread
 from ratematch.run import render
 from ratematch.run.script import quote
-from ratematch.store import Results, read_json
+from ratematch.slurm.srun import HERE, slurm_step
+from ratematch.store.files import read_json
+from ratematch.store.folder import Results
 from tests.engines.golden import RACK, experiment_of, launch
 from tests.support.invented import AGG, GEN, PAIR, experiment
 from tests.support.processes import processes_with, wait_until

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from ratematch.run.queue import Ending
-from ratematch.run.retry import RETRIES, Failure, tries_left
-from ratematch.run.sentjob import explain
+from ratematch.campaign.jobs.sent import classify_ending
+from ratematch.run.failure import RETRIES, Failure, tries_left
+from ratematch.slurm.queue import Ending
+from ratematch.store.outcome import Outcome
 
 LOGS = Path("job")
 
 
-def outcome(**changes: Any) -> dict[str, Any]:
-    return {"ok": False, "error": "it broke", "interrupted": False, "measured": 0, **changes}
+def outcome(**changes: Any) -> Outcome:
+    return Outcome(ok=False, error="it broke", **changes)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,8 @@ def outcome(**changes: Any) -> dict[str, Any]:
         (None, [outcome(kind="PortInUse")], "port in use"),
     ],
 )
-def test_the_class_of_an_end(state: str | None, outcomes: list[dict[str, Any]], kind: str) -> None:
-    assert explain("7", Ending(state), outcomes, LOGS).kind == kind
+def test_the_class_of_an_end(state: str | None, outcomes: list[Outcome], kind: str) -> None:
+    assert classify_ending("7", Ending(state), outcomes, LOGS).kind == kind
 
 
 @pytest.mark.parametrize("kind", RETRIES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.support.sites import alive, make_site, run
 
 pytestmark = pytest.mark.slow

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from ratematch import filelock
+from ratematch.campaign.jobs.executor import Executor, choose_packing
+from ratematch.campaign.jobs.sent import Membership, SlurmJob, Submission
+from ratematch.campaign.jobs.slurm import JobPacking, estimate_minutes, piece_of
 from ratematch.errors import UserError
-from ratematch.inputs import read_sweep
+from ratematch.inputs.find import read_sweep
 from ratematch.plan.cluster import Cluster, Slurm, TimeLimit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.run.jobs import Executor, choose_packing
-from ratematch.run.membership import Membership
-from ratematch.run.queue import Queue, QueuedJob
-from ratematch.run.sentjob import Sent, SlurmJob
-from ratematch.run.slurmjob import Packing, minutes, piece_of
-from ratematch.store import ExperimentFolder, GpuHours, Results, write_json
+from ratematch.slurm.queue import Queue, QueuedJob
+from ratematch.store import filelock
+from ratematch.store.files import write_json
+from ratematch.store.folder import ExperimentFolder, GpuHours, Results
 from tests.support.invented import AGG, LAPTOP, PAIR, experiment
 
 SLOW: Cluster = replace(LAPTOP, start_minutes=10.0, load_minutes=2.0)
@@ -42,31 +42,31 @@ def finish(folder: ExperimentFolder, load: Concurrency) -> None:
 
 def test_a_job_asks_for_time_for_what_is_missing(tmp_path: Path) -> None:
     folder = add(tmp_path)
-    assert minutes(folder) == 10 + 2 * 2
+    assert estimate_minutes(folder) == 10 + 2 * 2
     finish(folder, Concurrency(2, 6, 1))
-    assert minutes(folder) == 10 + 2
+    assert estimate_minutes(folder) == 10 + 2
 
 
 def test_in_gen_only_each_concurrency_has_its_own_start(tmp_path: Path) -> None:
     gen_only = Deployment(ctx=PAIR.ctx, gen=PAIR.gen)
     folder = add(tmp_path, experiment("gen", gen_only))
-    assert minutes(folder) == 2 * (10 + 2)
+    assert estimate_minutes(folder) == 2 * (10 + 2)
     finish(folder, Concurrency(2, 6, 1))
-    assert minutes(folder) == 10 + 2
+    assert estimate_minutes(folder) == 10 + 2
 
 
 def test_what_took_longer_than_the_profile_says_is_allowed_for(tmp_path: Path) -> None:
     folder = add(tmp_path)
     launch(folder, measured=2, starting_s=1200.0, measuring_s=2 * 300.0)
-    assert minutes(folder) == 20 + 2 * 5
+    assert estimate_minutes(folder) == 20 + 2 * 5
     launch(folder, measured=1, starting_s=60.0, measuring_s=6.0)
-    assert minutes(folder) == 20 + 2 * 5, "never less than was seen"
+    assert estimate_minutes(folder) == 20 + 2 * 5, "never less than was seen"
 
 
 def test_a_time_limit_that_was_met_while_starting_is_not_met_for_the_same_reason_again(tmp_path: Path) -> None:
     folder = add(tmp_path)
     launch(folder, interrupted=True, signal="SIGUSR2", seconds=1800.0)
-    assert minutes(folder) == 60 + 2 * 2
+    assert estimate_minutes(folder) == 60 + 2 * 2
 
 
 def test_a_piece_of_a_pack_is_whole_nodes(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ QUEUE = [
 
 def test_a_task_of_an_array_is_known_by_the_arrays_name_and_its_number(tmp_path: Path) -> None:
     folder = add(tmp_path)
-    assert Sent.read(folder) is None
-    Sent("ratematch-abc", None, 0.0, task=1).write(folder)
-    sent = Sent.read(folder)
+    assert Submission.read(folder) is None
+    Submission("ratematch-abc", None, 0.0, task=1).write(folder)
+    sent = Submission.read(folder)
     assert sent is not None
-    line = sent.line(QUEUE)
+    line = sent.find_in(QUEUE)
     assert line is not None and line.id == "7_1" and line.task == 1
-    assert Sent("ratematch-abc", "7_0", 0.0, task=2).line(QUEUE) is None
-    assert Sent("ratematch-over", "9", 0.0).line(QUEUE) is None
+    assert Submission("ratematch-abc", "7_0", 0.0, task=2).find_in(QUEUE) is None
+    assert Submission("ratematch-over", "9", 0.0).find_in(QUEUE) is None
     assert QUEUE[2].task is None
 
 
@@ -109,7 +109,7 @@ def test_a_job_calls_itself_what_the_queue_calls_it(monkeypatch: pytest.MonkeyPa
 def test_what_an_allocation_is_too_small_for_is_refused_and_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratematch.run.allocation.own_nodes", lambda: ("node1", "node2"))
+    monkeypatch.setattr("ratematch.slurm.allocation.own_nodes", lambda: ("node1", "node2"))
     ((_, refusal),) = Executor("allocation").start([add(tmp_path, experiment("e2e", PAIR))], [])
     assert isinstance(refusal, UserError) and "needs 4 nodes, the allocation has 2" in str(refusal)
 
@@ -119,9 +119,9 @@ def test_only_slurm_jobs_can_be_packed_and_a_pack_is_no_longer_than_the_partitio
     assert choose_packing(sweep, "local", None, 4.0) is None
     with pytest.raises(UserError, match="needs --executor slurm"):
         choose_packing(sweep, "local", 0, 4.0)
-    assert choose_packing(sweep, "slurm", 0, 4.0) == Packing(4, 240.0), "16 GPUs of 4 a node"
+    assert choose_packing(sweep, "slurm", 0, 4.0) == JobPacking(4, 240.0), "16 GPUs of 4 a node"
     short = replace(sweep.cluster, slurm=Slurm(time=TimeLimit(factor=2, floor_minutes=10, max_minutes=70)))
-    assert choose_packing(replace(sweep, cluster=short), "slurm", 6, 4.0) == Packing(6, 30.0)
+    assert choose_packing(replace(sweep, cluster=short), "slurm", 6, 4.0) == JobPacking(6, 30.0)
 
 
 class Members:
@@ -130,13 +130,13 @@ class Members:
     def __init__(self, at: Path):
         self.folders = [add(at), add(at, experiment(deployment=replace(AGG, unchecked=("other",))))]
         for folder in self.folders:
-            Sent("ratematch-pack-1", "7", 0.0, pack="1").write(folder)
+            Submission("ratematch-pack-1", "7", 0.0, pack="1").write(folder)
         self.all = [Membership(folder, "ratematch-pack-1") for folder in self.folders]
 
     def job(self, index: int) -> SlurmJob:
         line = "7|RUNNING|None|node[1-2]|ratematch-pack-1\n"
         queue = Queue(lambda argv: line if argv[0] == "squeue" else "")
-        sent = Sent.read(self.folders[index])
+        sent = Submission.read(self.folders[index])
         assert sent is not None
         return SlurmJob(self.folders[index], queue, sent, adopted=True)
 
@@ -144,10 +144,10 @@ class Members:
 def test_a_member_is_over_when_its_pack_says_so_while_the_pack_runs_on(tmp_path: Path) -> None:
     members = Members(tmp_path)
     first, second = members.job(0), members.job(1)
-    assert first.running() and second.running() and first.slot == second.slot
+    assert first.poll() and second.poll() and first.scheduler_job == second.scheduler_job
     launch(members.folders[0], kind="ServerDied", job="7", began=1.0)
     members.all[0].end(2)
-    assert not first.running() and second.running()
+    assert not first.poll() and second.poll()
     failure = first.failure()
     assert failure is not None and failure.kind == "server died"
 
@@ -157,7 +157,7 @@ def test_who_was_never_started_is_sent_again_and_not_taken_for_a_crash(tmp_path:
     job = members.job(0)
     ended = "JobId=7 JobName=ratematch-pack-1 JobState=TIMEOUT ExitCode=0:0 RunTime=00:01:00 NodeList=node1"
     job._queue.ask = lambda argv: ended if argv[0] == "scontrol" else ""
-    assert not job.running()
+    assert not job.poll()
     failure = job.failure()
     assert failure is not None and failure.kind == "not started"
 
@@ -168,10 +168,10 @@ def test_cancelling_all_members_ends_the_pack_and_cancelling_one_does_not(tmp_pa
     assert members.all[1].cancel(), "nobody is left"
     assert all(member.is_cancelled() for member in members.all)
     members.all[0].end(None)
-    verdict = members.all[0].verdict()
-    assert verdict is not None and verdict["cancelled"]
+    verdict = members.all[0].ending()
+    assert verdict is not None and verdict.cancelled
     job = members.job(0)
-    assert not job.running()
+    assert not job.poll()
     failure = job.failure()
     assert failure is not None and failure.kind == "cancelled"
 
@@ -180,8 +180,8 @@ def test_a_pack_that_slurm_starts_again_forgets_what_it_said(tmp_path: Path) -> 
     (member, other) = Members(tmp_path).all
     member.end(2)
     member.begin_anew()
-    assert member.verdict() is None
-    Sent("ratematch-xyz", "9", 1.0).write(other.folder)
+    assert member.ending() is None
+    Submission("ratematch-xyz", "9", 1.0).write(other.folder)
     assert member.is_current() and not other.is_current(), "somebody else measures it now"
 
 

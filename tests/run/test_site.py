@@ -18,7 +18,7 @@ from ratematch.engines import find_engine
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options, judge_probe
 from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.finding import Finding
-from ratematch.run import probe, site
+from ratematch.slurm import probe, site
 
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18)
 
@@ -61,7 +61,7 @@ def told(findings: list[Finding]) -> dict[str, tuple[bool, str]]:
 
 def test_a_site_that_is_as_its_profile_says(bin_folder: Path) -> None:
     slurm = Slurm(partition="batch", account="llm", segment=18)
-    found = told(list(site.look_at_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))
+    found = told(list(site.check_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))
     assert all(ok for ok, _ in found.values()), found
     assert found["partition"][1] == "batch: UP, 18 nodes, at most 04:00:00"
     assert set(found) == {"Slurm", "segment", "partition", "account", "MPI", "pyxis", "a job of one node"}
@@ -90,19 +90,19 @@ def test_what_is_not_as_the_profile_says_is_named(
 ) -> None:
     stand_in(bin_folder, name, body)
     slurm = Slurm(partition="batch", account="llm", segment=18)
-    ok, found = told(list(site.look_at_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))[check]
+    ok, found = told(list(site.check_slurm(replace(RACK, slurm=slurm, container=Container("a#b")))))[check]
     assert not ok and said in found and "\n" not in found
 
 
 def test_no_slurm_at_all_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (found,) = site.look_at_slurm(RACK)
+    (found,) = site.check_slurm(RACK)
     assert not found.ok and found.found == "sbatch, srun, squeue, scontrol not on PATH: this is no login node"
 
 
 def test_without_accounting_no_account_is_looked_up(bin_folder: Path) -> None:
     (bin_folder / "sacctmgr").unlink()
-    found = told(list(site.look_at_slurm(replace(RACK, slurm=Slurm(account="llm")))))
+    found = told(list(site.check_slurm(replace(RACK, slurm=Slurm(account="llm")))))
     assert found["account"] == (True, "llm: not looked up, this Slurm keeps no accounts")
 
 
@@ -180,11 +180,41 @@ def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert done.stderr.startswith("ratematch: sbatch is not on PATH: this is no Slurm login node")
 
 
+@pytest.mark.parametrize("more", ["", "emulated: true\nslurm: {}\n", "container: {image: a#b}\n"])
+def test_a_profile_of_slurm_means_slurm_where_nobody_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    """Nothing is started here; what else there is, is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "mini.yaml").write_text(SWEEP)
+    (tmp_path / "rack.yaml").write_text(PROFILE + more)
+    done = CliRunner().invoke(main, ["sweep", "mini.yaml"], catch_exceptions=False)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("ratematch: sbatch is not on PATH: this is no Slurm login node")
+    assert "--executor local" in done.stderr and "--executor simulate" in done.stderr
+    assert not (tmp_path / "results").exists()
+    done = CliRunner().invoke(main, ["render", "mini.yaml", "-o", "out"], catch_exceptions=False)
+    assert done.exit_code == 0 and list(tmp_path.glob("out/*/job.sbatch"))
+
+
+@pytest.mark.parametrize("more", ["nodes: 4\nemulated: true\n", "nodes: 1\n"])
+def test_a_profile_of_this_machine_means_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "mini.yaml").write_text(SWEEP)
+    (tmp_path / "rack.yaml").write_text(PROFILE.replace("nodes: 4\n", more))
+    done = CliRunner().invoke(main, ["render", "mini.yaml", "-o", "out"], catch_exceptions=False)
+    assert done.exit_code == 0 and list(tmp_path.glob("out/*/run.sh")) and not list(tmp_path.glob("out/*/job.sbatch"))
+
+
 def test_a_container_is_not_left_out_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mini.yaml").write_text(SWEEP)
     (tmp_path / "rack.yaml").write_text(PROFILE + "container: {image: a#b}\n")
-    done = CliRunner().invoke(main, ["sweep", "mini.yaml"], catch_exceptions=False)
+    done = CliRunner().invoke(main, ["sweep", "mini.yaml", "--executor", "local"], catch_exceptions=False)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
     assert "runs servers in a container, which only Slurm starts: use --executor slurm" in done.stderr
 
@@ -223,7 +253,7 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
 ) -> None:
     run_here(bin_folder)
     cluster = replace(EMULATED, environment={"RATEMATCH_EMULATED_VERSION": version})
-    found = told(probe.probe(cluster, "trtllm-serve", tmp_path))
+    found = told(probe.probe_node(cluster, "trtllm-serve", tmp_path))
     assert found["version"][0] and found["version"][1].endswith(
         'set engine.version: "1.2" in the sweep' if version == "1.2" else "set engine.version: main in the sweep"
     )
@@ -239,14 +269,14 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
 
 def test_a_probe_that_slurm_refuses_is_one_line(tmp_path: Path, bin_folder: Path) -> None:
     stand_in(bin_folder, "srun", 'echo "srun: error: Unable to allocate resources: Invalid account" >&2; exit 1')
-    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path)
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
     assert not found.ok and "Invalid account" in found.found and "\n" not in found.found
 
 
 def test_a_probe_that_nobody_waits_for_is_cancelled(tmp_path: Path, bin_folder: Path) -> None:
     stand_in(bin_folder, "srun", f"echo $$ >{tmp_path}/pid; exec sleep 60")
     stand_in(bin_folder, "scancel", f'echo "$@" >{tmp_path}/cancelled')
-    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path, wait_s=1.0)
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path, wait_s=1.0)
     assert found == Finding("probe", False, "the job did not end within 1 s")
     assert (tmp_path / "cancelled").read_text().startswith("--name=.ratematch-probe-")
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
@@ -254,7 +284,7 @@ def test_a_probe_that_nobody_waits_for_is_cancelled(tmp_path: Path, bin_folder: 
 
 def test_a_container_that_does_not_start_is_diagnosed(tmp_path: Path, bin_folder: Path) -> None:
     stand_in(bin_folder, "srun", 'echo "slurmstepd: error: pyxis: couldn\'t start container" >&2; exit 1')
-    (found,) = probe.probe(EMULATED, "trtllm-serve", tmp_path)
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
     assert not found.ok and "the container could not be started" in found.found
 
 
@@ -283,7 +313,7 @@ def test_the_emulator_has_exactly_the_options_of_the_contract(
 ) -> None:
     import click
 
-    from ratematch.emulator.command import cli
+    from ratematch.emulator.trtllm.command import cli
 
     monkeypatch.setenv("RATEMATCH_EMULATED_VERSION", version)
     command = cli.commands[subcommand]

@@ -89,6 +89,7 @@ def check_handed_over(site: Path) -> None:
 def test_from_a_sweep_file_to_both_fronts(site: Path, engine: str) -> None:
     code, out, err = run(site, "sweep", "mini.yaml", "--json")
     assert code == 0, err
+    assert err.startswith("executor local: servers run on this machine, by cluster profile laptop")
     outcome = json.loads(out)
     assert outcome["emulated"] is True
     assert [item["stage"] for item in outcome["experiments"]] == ["ctx", "gen", "ifb", "e2e"]

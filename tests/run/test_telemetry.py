@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ratematch.engines.trtllm_serve.metrics import ROUTES, read_iterations
+from ratematch.engines.vllm import metrics as vllm_metrics
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.telemetry import (
     COLUMNS,
     Telemetry,
     acceptance_length,
+    prefix_hit_rate,
     read_perf_metrics,
     write_iterations,
 )
@@ -67,7 +69,7 @@ def plan(*servers: tuple[str, str, int]) -> LaunchPlan:
 
 
 def listen(asked: LaunchPlan, period_s: float = 1.0) -> Telemetry:
-    return Telemetry(asked, ROUTES.iterations, lambda: read_iterations, period_s)
+    return Telemetry(asked, ROUTES, lambda: read_iterations, period_s)
 
 
 def iteration(number: int, accepted: int = 3, drafted: int = 4) -> dict[str, Any]:
@@ -89,10 +91,10 @@ def test_iterations_are_drained_once_and_kept_compactly(tmp_path: Path) -> None:
     told = {"/metrics": [[iteration(1), iteration(2, 1)], [iteration(3, 0, 0)]]}
     with server(told) as port, listen(plan(("gen-0", "gen", port)), period_s=0.05) as telemetry:
         wait_until(lambda: not told["/metrics"], "both answers to be read", 10)
-        rows = telemetry.take()
-        assert [row[2] for row in rows] == [1, 2, 3]
-        assert telemetry.take() == []
-        assert telemetry.told == {"gen-0"} and not telemetry.blind and telemetry.problems() == {}
+        rows = telemetry.take().iterations
+        assert [row.iteration.iter for row in rows] == [1, 2, 3]
+        assert telemetry.take().iterations == []
+        assert telemetry.reporting == {"gen-0"} and not telemetry.blind and telemetry.problems() == {}
     assert acceptance_length(rows) == pytest.approx(1 + (3 + 1) / (4 + 4)), "steps without drafts do not count"
     write_iterations(tmp_path / "iterations.parquet", rows)
     table = pq.read_table(tmp_path / "iterations.parquet")
@@ -100,6 +102,36 @@ def test_iterations_are_drained_once_and_kept_compactly(tmp_path: Path) -> None:
     assert table["server"].to_pylist() == ["gen-0"] * 3
     assert table["kv_used_blocks"].to_pylist() == [7.0] * 3 and table["step_ms"].to_pylist() == [12.5] * 3
     assert table["scheduled"].to_pylist() == [None] * 3, "what a server does not tell is not 0"
+
+
+VLLM = """
+vllm:iteration_tokens_total_count{engine="0"} %d
+vllm:prompt_tokens_total{engine="0"} %d
+vllm:prefix_cache_queries_total{engine="0"} %d
+vllm:prefix_cache_hits_total{engine="0"} %d
+"""
+
+
+def test_iterations_and_samples_on_one_route_are_read_by_one_reader() -> None:
+    def counters(number: int) -> bytes:
+        return (VLLM % (number, 100 * number, 100 * number, 75 * number)).encode()
+
+    answers: Answers = {"/metrics": [counters(number) for number in range(1, 1000)]}
+    with server(answers) as port:
+        servers = plan(("gen-0", "gen", port))
+        with Telemetry(servers, vllm_metrics.ROUTES, vllm_metrics.IterationReader, period_s=0.02) as telemetry:
+            telemetry.take()
+            wait_until(lambda: len(answers["/metrics"]) < 980, "some answers", 10)
+            reports = telemetry.take()
+        url = telemetry.prometheus_url("gen-0")
+    steps = [row.iteration.iter for row in reports.iterations]
+    assert steps == list(range(steps[0], steps[0] + len(steps))), "every answer was an iteration's"
+    assert prefix_hit_rate(reports.iterations, {"gen-0"}) == 0.75
+    assert prefix_hit_rate(reports.iterations, {"gen-1"}) is None
+    first, last = reports.samples.rows[0], reports.samples.rows[-1]
+    growth, elapsed_s = reports.samples.growth(url, first.read_ns, last.read_ns)
+    assert growth['vllm:iteration_tokens_total_count{engine="0"}'] >= len(steps), "from the end of the take before"
+    assert elapsed_s == (last.read_ns - first.read_ns) / 1e9
 
 
 def test_nothing_told_makes_an_empty_table_and_no_acceptance(tmp_path: Path) -> None:
@@ -112,15 +144,15 @@ def test_nothing_told_makes_an_empty_table_and_no_acceptance(tmp_path: Path) -> 
 def test_a_server_that_tells_nothing_is_noted_and_left_alone(answers: Answers) -> None:
     with server(answers) as port, listen(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
         wait_until(lambda: telemetry.blind, "the server to be given up", 10)
-        assert telemetry.take() == []
+        assert telemetry.take().iterations == []
         assert "gen-0" in telemetry.problems()
 
 
 def test_one_bad_answer_does_not_blind_the_reader() -> None:
     told = {"/metrics": [b"nonsense", [iteration(1)]]}
     with server(told) as port, listen(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
-        wait_until(lambda: telemetry.told, "the good answer", 10)
-        assert [row[2] for row in telemetry.take()] == [1]
+        wait_until(lambda: telemetry.reporting, "the good answer", 10)
+        assert [row.iteration.iter for row in telemetry.take().iterations] == [1]
         assert telemetry.problems() == {}
 
 
@@ -138,7 +170,7 @@ def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
     with server({"/metrics": Slow()}) as port:
         began = time.monotonic()
         with listen(plan(("gen-0", "gen", port))) as telemetry:
-            assert telemetry.take() == []
+            assert telemetry.take().iterations == []
         ended = time.monotonic()
         gate.set()
     assert ended - began < 10, "an idle server holds its answer back; nobody waits for it"

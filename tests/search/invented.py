@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratematch.search.servers import Candidate, Rate, Space
+from ratematch.search.candidates import Candidate, Rate, Space
 
 LADDER = (1, 4, 16, 64, 256)
 

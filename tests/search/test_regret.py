@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratematch.search.promise import View
-from ratematch.search.regret import regret
-from ratematch.search.servers import Candidate, Space
+import pytest
+
+from ratematch.search.candidates import Candidate, Space
+from ratematch.search.rates import Rates
+from ratematch.search.regret import Choices
+from ratematch.search.view import View
 from tests.search.invented import ctx, gen, measure, space
 
 FEEDER = ctx("ctx-a", "ctx DEP", 4, 100.0)
@@ -20,7 +23,7 @@ def known(*candidates: Candidate, **changes: object) -> View:
 
 
 def lost(view: View, each: Candidate, width: float) -> float:
-    return regret(view, each, LOAD, width, {})
+    return Choices(view, {}).regret(each, LOAD, width)
 
 
 def test_nothing_is_lost_where_nothing_else_could_be_chosen() -> None:
@@ -52,4 +55,25 @@ def test_a_ctx_rate_that_is_not_sure_costs_by_the_ratio_that_is_chosen_for_it() 
     tight = ctx("ctx-b", "ctx DEP", 4, 10.0)
     view = known(tight, LEADER)
     load = max(tight.forecasts, key=lambda load: tight.forecasts[load].req_s)
-    assert regret(view, tight, load, 0.05, {}) > 0.0
+    assert Choices(view, {}).regret(tight, load, 0.05) > 0.0
+
+
+def derived(rates: Rates) -> list[object]:
+    """Everything that a decision asks of rates."""
+    each_gen = [rates.gen_side(gen, gen.forecasts, z) for gen in rates.gens for z in (0.0, 1.0)]
+    each_ctx = [rates.capacity(ctx, ctx.forecasts) for ctx in rates.ctxs]
+    feeders = [rates.feeders(mtp) for mtp in (0, 1)]
+    return [repr(each_gen), each_ctx, repr(feeders), [rates.started(each) for each in rates.space.candidates]]
+
+
+@pytest.mark.parametrize("server", [FEEDER, LEADER], ids=["ctx", "gen"])
+def test_rates_assumed_derive_nothing_from_those_before(server: Candidate) -> None:
+    before = known(FEEDER, LEADER).rates
+    unchanged = derived(before)
+    rate = before.at(server, LOAD).times(2.0)
+    after = before.assuming(server, LOAD, rate)
+    fresh = Rates(before.space, {**before.known, server.id: {**before.known[server.id], LOAD: rate}}, {}, {
+        each.id: before.corrections[each.id] for each in before.space.candidates
+    })  # fmt: skip
+    assert derived(after) == derived(fresh) != unchanged
+    assert derived(before) == unchanged

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
 from ratematch.show.files import name_part
-from ratematch.show.plots import picture_pareto, picture_speedup, plot_pareto
+from ratematch.show.plots.pareto import picture_pareto, plot_pareto
+from ratematch.show.plots.speedup import picture_speedup
 
 
 def make_point(
@@ -39,7 +40,7 @@ def make_point(
         tok_s_gpu=y,
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
-        little=1.0,
+        little=1.0 if kind in ("ifb", "end_to_end") else None,
         limit=None if kind == "ifb" else "gen",
         ratio=None if kind == "ifb" else "9/4",
         emulated=True,
@@ -67,7 +68,14 @@ def make_many(workload: str = "1024/64") -> WorkloadAnalysis:
     bound = [replace(p, kind="bound", tok_s_gpu=p.tok_s_gpu * 1.06, ctx=0, gen=0) for p in matched]
     drops = [0.82, 0.85, 0.84, 0.9, 0.93, 0.88]
     e2e = [
-        replace(p, kind="end_to_end", tok_s_user=p.tok_s_user * 0.985, tok_s_gpu=p.tok_s_gpu * drop, ratio=None)
+        replace(
+            p,
+            kind="end_to_end",
+            little=1.0,
+            tok_s_user=p.tok_s_user * 0.985,
+            tok_s_gpu=p.tok_s_gpu * drop,
+            ratio=None,
+        )
         for p, drop in zip(matched[::2], drops, strict=True)
     ]
     ifb = [
@@ -130,7 +138,7 @@ def make_few() -> WorkloadAnalysis:
         make_point("ifb", x, y, "agg1xTEP8-mtp1", workload=workload) for x, y in ((18, 210), (40, 96), (85, 52))
     )
     bound = tuple(replace(p, kind="bound", tok_s_gpu=1.05 * p.tok_s_gpu) for p in matched)
-    e2e = (replace(matched[1], kind="end_to_end", tok_s_user=46.5, tok_s_gpu=129.0),)
+    e2e = (replace(matched[1], kind="end_to_end", little=1.0, tok_s_user=46.5, tok_s_gpu=129.0),)
     return WorkloadAnalysis(
         workload, True, bound, matched, e2e, ifb, matched, (*e2e, *ifb), (), (), (), ("one end-to-end point only",)
     )
@@ -147,7 +155,7 @@ def make_crowded() -> WorkloadAnalysis:
         )
         for i, (x, y) in enumerate(knots)
     )
-    e2e = tuple(replace(p, kind="end_to_end", tok_s_gpu=p.tok_s_gpu * 0.99) for p in matched[::2])
+    e2e = tuple(replace(p, kind="end_to_end", little=1.0, tok_s_gpu=p.tok_s_gpu * 0.99) for p in matched[::2])
     ifb = tuple(
         make_point("ifb", x, y, f"agg1xTP{i}PP2-mtp{i % 2}", mtp=i % 2, workload=workload)
         for i, (x, y) in enumerate(((60.5, 3400), (110.5, 2000), (180.2, 500)))

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from ratematch.match.points import Analysis
-from ratematch.show.console import MOST_FRONT, print_analysis, show_value, table, thin_front
+from ratematch.show.console import MOST_FRONT, show_value, table, thin_front
+from ratematch.show.views.analysis import print_analysis
 
 from .invented import make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many, make_point
 

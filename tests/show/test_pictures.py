@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 from ratematch.match.figures import collect_figures
-from ratematch.match.points import Gap, GapPart, Measured
+from ratematch.match.points import Gap, GapPart
+from ratematch.measure.measured import Measured
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.constraints import Constraints
 from ratematch.plan.deployment import Deployment
-from ratematch.plan.load import Concurrency
-from ratematch.show.cdfs import LoadRecords, picture_cdf, picture_slip
-from ratematch.show.gapparts import picture_gap, sum_up_causes
-from ratematch.show.ladders import picture_ctx, picture_gen
-from ratematch.show.plots import picture_pareto, picture_speedup
-from ratematch.show.presets import PRESETS, name_point, picture_preset
-from ratematch.show.splits import picture_split
+from ratematch.plan.load import Concurrency, Constraints
+from ratematch.show.plots.cdfs import LoadRecords, picture_cdf, picture_slip
+from ratematch.show.plots.gap import picture_gap, sum_up_causes
+from ratematch.show.plots.ladders import picture_ctx, picture_gen
+from ratematch.show.plots.pareto import picture_pareto
+from ratematch.show.plots.presets import PRESETS, name_point, picture_preset
+from ratematch.show.plots.speedup import picture_speedup
+from ratematch.show.plots.splits import picture_split
 from tests.support.invented import WORKLOAD, constant, experiment, group, measurement, records
 
 from .invented import make_analysis, make_empty, make_few, make_many, make_point
@@ -153,12 +154,12 @@ def test_gen_curves_are_one_a_mapping_and_mtp_and_differ_without_colour() -> Non
 
 
 def _answers(late_ms: float = 0.0) -> tuple[RequestRecord, ...]:
-    found = records(4)
-    for k, record in enumerate(found):
+    requests = records(4)
+    for k, record in enumerate(requests):
         assert record.sent_ns is not None and record.first_token_ns is not None
         record.intended_ns = int(record.sent_ns - late_ms * 1e6)
         record.first_token_ns += k * 10_000_000
-    return tuple(found)
+    return tuple(requests)
 
 
 def test_cdfs_rise_to_one_at_the_slowest_request_and_count_from_the_due_instant_in_open_loop() -> None:

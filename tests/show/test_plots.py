@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 
 from ratematch.show import style
 from ratematch.show.picture import save_figure
-from ratematch.show.plots import FRONT_KINDS, gap_band, plot_pareto, plot_speedup
+from ratematch.show.plots.pareto import FRONT_KINDS, gap_band, plot_pareto
+from ratematch.show.plots.speedup import plot_speedup
 
 from .invented import (
     draw,
@@ -210,7 +211,7 @@ def test_a_failed_write_keeps_the_old_plot_and_leaves_nothing_behind(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ratematch.show.files.os.fsync", full)
+    monkeypatch.setattr("ratematch.store.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_figure(figure, tmp_path / "plot")
     assert png.read_bytes() == content

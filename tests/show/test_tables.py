@@ -84,13 +84,13 @@ def test_json_rows_are_the_points_and_the_file_says_the_same(tmp_path: Path) -> 
     assert json.loads((tmp_path / "analysis.json").read_text("utf-8")) == content
     assert content["emulated"] is True and list(content["workloads"]) == ["1024/64", "8192/1024"]
     for workload in analysis.workloads:
-        said = content["workloads"][workload.workload]
+        analysed = content["workloads"][workload.workload]
         for kind in ("rate_matched", "end_to_end", "ifb", "bound"):
-            for row, point in zip(said[kind], getattr(workload, kind), strict=True):
+            for row, point in zip(analysed[kind], getattr(workload, kind), strict=True):
                 assert row.pop("mapping") == point.mapping
                 assert Point(**{**row, "sources": tuple(row["sources"]), "flags": tuple(row["flags"])}) == point
-        assert said["notes"] == list(workload.notes)
-        assert len(said["gaps"]) == len(workload.gaps) and len(said["speedups"]) == len(workload.speedups)
+        assert analysed["notes"] == list(workload.notes)
+        assert len(analysed["gaps"]) == len(workload.gaps) and len(analysed["speedups"]) == len(workload.speedups)
     assert content["workloads"]["1024/64"]["left_out"][1] == {
         "experiment": "ifb-1024-64-agg1xDEP8-mtp0",
         "load": "c1024",
@@ -130,8 +130,8 @@ def test_hostile_names_come_back_unchanged(tmp_path: Path) -> None:
     write_tables(make_analysis(workload), tmp_path)
     labels = [point.label for point in workload.rate_matched]
     assert [row["label"] for row in _read(tmp_path / "fronts.csv")][: len(labels)] == labels
-    said = json.loads((tmp_path / "analysis.json").read_text("utf-8"))["workloads"]["../<b>/1"]
-    assert [row["label"] for row in said["rate_matched"]] == labels
+    analysed = json.loads((tmp_path / "analysis.json").read_text("utf-8"))["workloads"]["../<b>/1"]
+    assert [row["label"] for row in analysed["rate_matched"]] == labels
 
 
 def test_a_field_that_is_no_column_is_an_error() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.support.processes import wait_until
 from tests.support.sites import make_site, ratematch, read, run
 
@@ -64,8 +64,8 @@ def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
     assert whole["decisions"][0]["label"].startswith("ctx")
     assert all(decision["why"] for decision in whole["decisions"])
     assert whole["ended"]
-    asked = {decision["experiment"] for decision in whole["decisions"]}
-    assert asked | {skip["experiment"] for skip in whole["skips"]} >= {
+    decided = {decision["experiment"] for decision in whole["decisions"]}
+    assert decided | {skip["experiment"] for skip in whole["skips"]} >= {
         folder.read().id for folder in Results(site / "whole").folders() if folder.read().stage in ("ctx", "gen")
     }
     assert any("GPU-hours" in skip["why"] or "front" in skip["why"] for skip in whole["skips"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.store import Results
+from ratematch.store.folder import Results
 from tests.support.processes import wait_until
 from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
 
@@ -69,7 +69,7 @@ def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: 
         assert (experiment.path / "launch" / "1" / "placement.json").exists()
         assert experiment.gpu_hours() > 0
         for load in experiment.loads():
-            assert load.run["simulated"] is True
+            assert load.run.origin == "simulated"
             assert (load.folder / "records.parquet").exists()
     code, out, err = read(site, "pareto", str(folder))
     assert code == 0, err
@@ -145,7 +145,7 @@ def differences(
     emulated: dict[tuple[str, str], Any], simulated: dict[tuple[str, str], Any]
 ) -> dict[tuple[str, str], str]:
     """Loads whose figures differ by more than a few per cent, or, of TTFT, the few ms that HTTP takes here."""
-    found = {}
+    mismatches = {}
     for key, real in emulated.items():
         virtual = simulated[key]
         pairs = [("requests/s", virtual.req_s, real.req_s, 0.06 * real.req_s)]
@@ -158,8 +158,8 @@ def differences(
             if abs(ours - theirs) > allowed
         ]
         if wrong:
-            found[key] = f"{' '.join(key)}: {', '.join(wrong)}"
-    return found
+            mismatches[key] = f"{' '.join(key)}: {', '.join(wrong)}"
+    return mismatches
 
 
 @pytest.mark.xdist_group("timing")
@@ -174,9 +174,9 @@ def test_simulated_and_emulated_figures_agree(site: Path) -> None:
         assert code in (0, 3), err
         emulated = figures(site / "emulated")
         assert emulated.keys() == simulated.keys()
-        if not (found := differences(emulated, simulated)):
+        if not (mismatches := differences(emulated, simulated)):
             return
         for folder in Results(site / "emulated").folders():
-            if any(label == folder.read().label for label, _ in found):
+            if any(label == folder.read().label for label, _ in mismatches):
                 shutil.rmtree(folder.path)
-    pytest.fail("\n".join(found.values()))
+    pytest.fail("\n".join(mismatches.values()))

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import RooflineStepTime, StepBatch
-from ratematch.plan.mapping import parse_mapping
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.parallelism import parse_mapping
 from ratematch.simulate.server import Server
 from ratematch.simulate.timeline import LAST, Timeline
 
@@ -166,7 +166,7 @@ def test_a_step_of_many_can_be_cut_at_a_boundary():
     cut = scheduler.cut(many, middle)
     assert cut.count == 101
     assert cut.end_s == pytest.approx(float(many.ends_s[100]))
-    with pytest.raises(ValueError, match="tells only what begins or ends"):
+    with pytest.raises(ValueError, match="returns only what begins or ends"):
         scheduler.finish(cut, cut.end_s)
 
 

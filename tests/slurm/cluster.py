@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store.folder import ExperimentFolder, Results
 from tests.support import faultmatrix, sites
 from tests.support.processes import processes_with, wait_until
 

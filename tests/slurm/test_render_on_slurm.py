@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ratematch.inputs import read_cluster
+from ratematch.inputs.find import read_cluster
 from ratematch.run import render
-from ratematch.store import read_json
+from ratematch.store.files import read_json
 from tests.slurm.cluster import PROFILE, Site, TestCluster
 from tests.support.processes import wait_until
 from tests.support.scripts import RATEMATCH, starts

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.loadgen.recordfile import read_records
-from ratematch.store import Results
+from ratematch.store.folder import Results
+from ratematch.store.records import read_records
 from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
 from tests.support.processes import wait_until
 from tests.support.sites import check_fronts
@@ -148,10 +148,24 @@ def test_an_unknown_partition_is_one_line_before_anything_is_sent(site: Site, cl
 def test_no_slurm_here_is_one_line(site: Site) -> None:
     here = os.environ["PATH"].split(":")
     path = ":".join(folder for folder in here if not (Path(folder) / "sbatch").exists())
-    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", PATH=path)
-    assert code == 1
-    assert err.startswith("ratematch: sbatch is not on PATH") and err.count("\n") == 1
-    assert out == "" and not (site.path / "results").exists()
+    site.set_profile(PROFILE + "slurm: {partition: main}\n")
+    for executor in (("--executor", "slurm"), ()):
+        code, out, err = site.run("sweep", "mini.yaml", *executor, PATH=path)
+        assert code == 1
+        assert err.startswith("ratematch: sbatch is not on PATH") and err.count("\n") == 1
+        assert out == "" and not (site.path / "results").exists()
+
+
+def test_a_profile_with_a_slurm_part_sends_jobs_where_nobody_says_it(site: Site, cluster: TestCluster) -> None:
+    site.set_profile(PROFILE + "slurm: {partition: main}\n")
+    site.set_sweep(SWEEP.replace("concurrency: [1, 2, 3, 4]", "concurrency: 1"))
+    code, _, err = site.run("sweep", "mini.yaml")
+    assert code in (0, 3), err  # 3: so few requests are no steady load on a busy machine
+    assert err.startswith(
+        "executor slurm: servers run in Slurm jobs, by cluster profile four (--executor overrides it)\n"
+    )
+    assert list(site.path.glob("results/mini/*/job/*/*submission.sh"))
+    site.check_whole(1)
 
 
 @pytest.mark.takes(32)
@@ -229,7 +243,7 @@ def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) ->
     assert len(seen) == 2, "each on a node of its own"
     (folder,) = site.folders()
     (load,) = folder.loads()
-    assert load.run["client"]["processes"] == 2
+    assert load.run.client and load.run.client.processes == 2
     records = read_records(load.folder / "records.parquet")
     assert sorted(record.seq for record in records) == list(range(1100))
     assert {record.outcome for record in records} == {"ok"}

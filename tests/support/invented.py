@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ratematch.match.points import Measured
+from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import Measurement
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
@@ -19,16 +19,16 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency, Load
-from ratematch.plan.mapping import Mapping, parse_mapping
+from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.workload import Workload
 
 LAPTOP = Cluster("laptop", "gb200", gpus_per_node=4, nodes=18, emulated=True)
 
-AGG = Deployment(agg=ServerGroup("agg", Mapping(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192))
-GEN = Deployment(gen=ServerGroup("gen", Mapping(tp=4, ep=4), mtp=1, max_batch_size=8, max_num_tokens=16))
+AGG = Deployment(agg=ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=8, max_num_tokens=8192))
+GEN = Deployment(gen=ServerGroup("gen", Parallelism(tp=4, ep=4), mtp=1, max_batch_size=8, max_num_tokens=16))
 PAIR = Deployment(
-    ctx=ServerGroup("ctx", Mapping(tp=4, ep=4, attention_dp=True), 2, 1, max_batch_size=8, max_num_tokens=8192),
-    gen=ServerGroup("gen", Mapping(tp=8, ep=8), 1, 1, max_batch_size=64, max_num_tokens=128),
+    ctx=ServerGroup("ctx", Parallelism(tp=4, ep=4, attention_dp=True), 2, 1, max_batch_size=8, max_num_tokens=8192),
+    gen=ServerGroup("gen", Parallelism(tp=8, ep=8), 1, 1, max_batch_size=64, max_num_tokens=128),
 )
 
 
@@ -244,7 +244,7 @@ def measurement(
     )
 
 
-def group(role: str, mapping: Mapping | str, instances: int = 1, mtp: int = 0, **fields: object) -> ServerGroup:
+def group(role: str, mapping: Parallelism | str, instances: int = 1, mtp: int = 0, **fields: object) -> ServerGroup:
     shape = parse_mapping(mapping) if isinstance(mapping, str) else mapping
     return ServerGroup(role, shape, instances, mtp, **fields)  # type: ignore[arg-type]
 

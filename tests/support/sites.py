@@ -14,7 +14,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from ratematch.cli import main
-from ratematch.store import ExperimentFolder, Results
+from ratematch.store.folder import ExperimentFolder, Results
 from tests.support.processes import processes_with
 
 LAPTOP = """\

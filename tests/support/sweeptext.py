@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratematch.catalog import load_gpu, load_model
 from ratematch.engines import ENGINES
 from ratematch.errors import ClusterError, Problem
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.sweep import Expansion, Sweep, expand
+from ratematch.plan.expansion import Expansion, expand
+from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18, emulated=True)

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ratematch.emulator.environment import Environment, read_environment
-from ratematch.emulator.life import LoadFailure
-from ratematch.emulator.settings import SettingsError
+from ratematch.emulator.errors import LoadFailure, SettingsError
 from ratematch.emulator.vllm.assembly import build
 from ratematch.emulator.vllm.logs import CORE_FAILED, Log
 from ratematch.emulator.vllm.server import Server

@@ -1,4 +1,4 @@
-"""What a server does with ``kv_transfer_params``: keep its blocks for another server, or fetch those of another."""
+"""What a server does with ``kv_transfer_params``: hold its blocks for another server, or fetch those of another."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ratematch.emulator.engine import Engine
-from ratematch.emulator.handover import CtxHolds
+from ratematch.emulator.errors import TransferError
+from ratematch.emulator.kvholds import CtxHolds
+from ratematch.emulator.protocol import Json
 from ratematch.emulator.scheduler import Sequence
-from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.logs import Log
 from ratematch.emulator.vllm.metrics import Metrics, Transfer
-from ratematch.emulator.vllm.nixl import BLOCK, Puller, Remote, SideChannel, read_remote
+from ratematch.emulator.vllm.nixl import BLOCK, Agreed, Puller, Remote, SideChannel, read_remote
 from ratematch.emulator.vllm.settings import ServeSettings
 from ratematch.emulator.vllm.transfer import Layout, is_local
 
@@ -37,7 +38,7 @@ class Connector:
         self._settings, self._layout, self._engine = settings, layout, engine
         self._metrics, self._log = metrics, log
         lease_s = settings.transfer.lease_s if settings.transfer else None
-        agreed = {"model": settings.model.name, "cache_dtype": settings.kv_dtype, BLOCK: settings.block_size}
+        agreed: Agreed = {"model": settings.model.name, "cache_dtype": settings.kv_dtype, BLOCK: settings.block_size}
         self.holds = CtxHolds(engine.release, lease_s, self._expired)
         self._channel = SideChannel(*side, self.holds, agreed, self._stale) if settings.transfer else None
         self._puller = Puller(lease_s or 0.0, agreed, log.warning)
@@ -61,7 +62,7 @@ class Connector:
     # ------------------------------------------------------------------------------------------- requests
 
     def read(self, given: Mapping[str, Any]) -> tuple[bool, Remote | None]:
-        """Is the KV cache of a request to be kept for another server, and where is it to be fetched from?"""
+        """Must the KV cache of a request be held for another server, and from where must it be fetched?"""
         if not given:
             return False, None
         if self._channel is None:
@@ -80,8 +81,8 @@ class Connector:
 
     # ------------------------------------------------------------------------------------------- prefill's side
 
-    def hold(self, request_id: str, sequence: Sequence) -> dict[str, Any] | None:
-        """Keep the blocks of a finished prompt; what the decode server is to be told. ``None`` for other requests."""
+    def hold(self, request_id: str, sequence: Sequence) -> Json | None:
+        """Hold the blocks of a finished prompt; the parameters for the decode server. ``None`` for other requests."""
         if sequence.kind != "context_only" or self._channel is None:
             return None
         name = f"{request_id}-0-{uuid.uuid4().hex[:8]}"

@@ -71,7 +71,7 @@ class Transfer:
 
 
 class Metrics:
-    """Counts of one server, told in Prometheus' text form and in the log."""
+    """Counts of one server, shown in Prometheus' text form and in the log."""
 
     def __init__(self, settings: ServeSettings, scheduler: Scheduler, log: Log):
         self._settings, self._scheduler, self._log = settings, scheduler, log
@@ -153,7 +153,7 @@ class Metrics:
         counts["external_prefix_cache_queries"] += fetched
         counts["external_prefix_cache_hits"] += fetched
 
-    # ------------------------------------------------------------------------------------------- what is told
+    # ------------------------------------------------------------------------------------------- output
 
     def text(self) -> str:
         """Everything, in Prometheus' text form."""
@@ -176,8 +176,8 @@ class Metrics:
             for name in (*_COUNTERS, *(_FAILURES if settings.transfer else ())):
                 yield f"vllm:{name}_total{{{labels}}} {now.get(name, rank.counts.get(name, 0.0))}"
             for source in _SOURCES:
-                told = rank.counts.get(source, 0.0)
-                yield f'vllm:prompt_tokens_by_source_total{{{labels},source="{source}"}} {told}'
+                tokens = rank.counts.get(source, 0.0)
+                yield f'vllm:prompt_tokens_by_source_total{{{labels},source="{source}"}} {tokens}'
             for reason, count in rank.finished.items():
                 yield f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {count}.0'
             names = ("iteration_tokens_total", *_TIMES, _BETWEEN, *(_TRANSFERS if settings.transfer else ()))

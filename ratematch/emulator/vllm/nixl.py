@@ -16,9 +16,10 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from ratematch.emulator.handover import CtxHolds
+from ratematch.emulator.errors import TransferError
+from ratematch.emulator.kvholds import CtxHolds
+from ratematch.emulator.protocol import Json
 from ratematch.emulator.serving import bind, json_answer
-from ratematch.emulator.transfer import TransferError
 from ratematch.emulator.vllm.protocol import PULL_KEYS
 
 FETCH_ROUTE = "/_emulated/fetch"
@@ -27,6 +28,9 @@ HEARTBEATS_PER_LEASE = 6
 BLOCK = "block_size"
 """Part of a layout that need not be equal: a block of the decode server may hold several of the prefill server."""
 ANSWER_S = 10.0
+
+Agreed = Mapping[str, str | int]
+"""What both sides of a transfer must have alike, by name."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,10 @@ def read_remote(transfer: Mapping[str, Any]) -> Remote | None:
 class SideChannel:
     """The address at which a server's peers reach it. ``layout``: how its KV blocks lie, as its peers must know them.
 
-    ``stale`` is told the request whose blocks are fetched when they are held no more.
+    ``stale`` is called with a request whose blocks are fetched although they are no longer held.
     """
 
-    def __init__(self, host: str, port: int, holds: CtxHolds, layout: dict[str, Any], stale: Callable[[str], None]):
+    def __init__(self, host: str, port: int, holds: CtxHolds, layout: Agreed, stale: Callable[[str], None]):
         self.host, self.port = host, port
         self._holds, self._layout, self._stale = holds, layout, stale
         self._runner: web.AppRunner | None = None
@@ -92,8 +96,8 @@ class SideChannel:
 def _mismatch(prefill: Mapping[str, Any], decode: Mapping[str, Any]) -> str | None:
     """Why KV blocks that lie like ``prefill`` are of no use to a server of ``decode``; ``None`` when they are."""
     if differing := [key for key, value in prefill.items() if key != BLOCK and decode.get(key) != value]:
-        told = ", ".join(f"{key} {prefill[key]} and {decode.get(key)}" for key in differing)
-        return f"NIXL compatibility hash mismatch: {told}"
+        differences = ", ".join(f"{key} {prefill[key]} and {decode.get(key)}" for key in differing)
+        return f"NIXL compatibility hash mismatch: {differences}"
     if decode[BLOCK] % prefill[BLOCK]:
         return (
             f"Local block size {decode[BLOCK]} is not divisible by remote block size {prefill[BLOCK]} or vice versa."
@@ -104,7 +108,7 @@ def _mismatch(prefill: Mapping[str, Any], decode: Mapping[str, Any]) -> str | No
 class Puller:
     """A decode server's side: heartbeats for what waits, and word of what is fetched."""
 
-    def __init__(self, lease_s: float, layout: dict[str, Any], warn: Callable[[str], None]):
+    def __init__(self, lease_s: float, layout: Agreed, warn: Callable[[str], None]):
         self._period_s = lease_s / HEARTBEATS_PER_LEASE
         self._layout, self._warn = layout, warn
         self._waiting: set[Remote] = set()
@@ -146,7 +150,7 @@ class Puller:
                 except TransferError as error:
                     self._warn(f"heartbeat to {endpoint} failed: {error}")
 
-    async def _post(self, endpoint: str, route: str, body: Any) -> tuple[int, dict[str, Any]]:
+    async def _post(self, endpoint: str, route: str, body: Any) -> tuple[int, Json]:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=ANSWER_S)
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)

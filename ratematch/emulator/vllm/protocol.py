@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from ratematch.emulator.protocol import BadRequest, chat_ids, encode, output_ids, prompt_ids, text_bytes, typed_field
+from ratematch.emulator.errors import BadRequest
+from ratematch.emulator.protocol import (
+    AnswerHead,
+    Json,
+    Request,
+    StreamEncoder,
+    chat_ids,
+    encode,
+    prompt_ids,
+    text_bytes,
+    typed_field,
+)
 
 PULL_KEYS = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port")
 """What ``kv_transfer_params`` must have beside the block ids for a transfer to happen at all."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, validated. ``prompt_ids``: the ids given, or stand-ins for the pieces of a text.
+class ServeRequest(Request):
+    """One request. ``return_ids``: ids are wanted beside text. ``transfer``: its ``kv_transfer_params`` as JSON."""
 
-    ``transfer``: ``kv_transfer_params`` as it came.
-    """
-
-    chat: bool
-    model: str | None
-    prompt_ids: tuple[int, ...]
-    max_tokens: int | None
-    stream: bool
-    include_usage: bool
-    continuous_usage: bool
     return_ids: bool
-    transfer: dict[str, Any]
+    transfer: Json
 
 
-def parse_request(body: Any, *, chat: bool, vocab: int) -> Asked:
+def parse_request(body: Any, *, chat: bool, vocab: int) -> ServeRequest:
     """The request in a decoded JSON ``body``. Fields that vLLM does not know are ignored, as it does.
 
     Raises:
@@ -62,7 +62,7 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> Asked:
     ids = chat_ids(body, vocab) if chat else prompt_ids(body["prompt"], vocab)
     if (most := max(ids)) >= vocab:
         raise BadRequest(f"Token id {most} is out of vocabulary")
-    return Asked(
+    return ServeRequest(
         chat=chat,
         model=typed_field(body, "model", str, None),
         prompt_ids=ids,
@@ -79,7 +79,7 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
-def error_body(message: str, kind: str, code: int, param: str | None = None) -> dict[str, Any]:
+def error_body(message: str, kind: str, code: int, param: str | None = None) -> Json:
     """An error in vLLM's form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -91,102 +91,76 @@ FAILED_STREAM = (
 """Event of a stream whose request failed after the answer had begun; ``[DONE]`` follows all the same."""
 
 
-class StreamEncoder:
-    """Server-sent events of one stream; what does not change is encoded once."""
+class VllmStream(StreamEncoder):
+    """Events as ``vllm serve`` writes them. ``fingerprint``: of the server, in the event with the usage."""
 
-    __slots__ = (
-        "_first",
-        "_head",
-        "_ids",
-        "_key",
-        "_middle",
-        "_open",
-        "_prompt",
-        "_tail",
-        "_usage",
-        "_vocab",
-        "chat",
-        "sent",
-    )
+    __slots__ = ("_fingerprint", "_head", "_middle", "_prompt", "_tail")
 
-    def __init__(self, asked: Asked, request_id: str, model: str, key: int, vocab: int, fingerprint: str):
-        self.chat = asked.chat
-        self.sent = 0
-        self._ids, self._usage = asked.return_ids, asked.continuous_usage
-        self._key, self._vocab, self._prompt = key, vocab, asked.prompt_ids
-        kind = "chat.completion.chunk" if asked.chat else "text_completion"
-        head = {"id": request_id, "object": kind, "created": int(time.time()), "model": model}
-        self._open = b"data: " + encode(head)[:-1]
-        text = b'"delta":{"content":"' if asked.chat else b'"text":"'
+    def __init__(self, request: ServeRequest, head: AnswerHead, fingerprint: str):
+        super().__init__(request, head, with_ids=request.return_ids)
+        self._prompt = request.prompt_ids
+        text = b'"delta":{"content":"' if request.chat else b'"text":"'
         self._head = self._open + b',"choices":[{"index":0,' + text
-        self._middle = b'"},"logprobs":null,"finish_reason":' if asked.chat else b'","logprobs":null,"finish_reason":'
+        self._middle = (
+            b'"},"logprobs":null,"finish_reason":' if request.chat else b'","logprobs":null,"finish_reason":'
+        )
         # Where the keys stand that come after the reason: chat names the stop reason in the last event only.
-        self._tail = b"" if asked.chat else b',"stop_reason":null,"prompt_token_ids":'
-        self._first = encode(fingerprint)
+        self._tail = b"" if request.chat else b',"stop_reason":null,"prompt_token_ids":'
+        self._fingerprint = encode(fingerprint)
 
     def role(self) -> bytes:
-        """First event of a chat stream: the role, no token."""
         return (
             self._open + b',"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
             b'"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}\n\n'
         )
 
     def chunk(self, tokens: int, iterations: int, finish_reason: bytes = b"null") -> bytes:
-        """Event with ``tokens`` more tokens."""
         first, self.sent = self.sent, self.sent + tokens
         parts = [self._head, text_bytes(tokens), self._middle, finish_reason]
         if self.chat:
             parts.append(b',"stop_reason":null' if finish_reason != b"null" else b"")
         else:
-            parts += [self._tail, encode(self._prompt) if self._ids and not first else b"null"]
-        ids = encode(output_ids(self._key, first, tokens, self._vocab)) if self._ids else b"null"
-        parts += [b',"token_ids":', ids, b"}]"]
+            parts += [self._tail, encode(self._prompt) if self._with_ids and not first else b"null"]
+        parts += [b',"token_ids":', self._ids(first, tokens), b"}]"]
         if self._usage:
             parts += [b',"usage":', encode(usage(len(self._prompt), self.sent))]
         parts.append(b"}\n\n")
         return b"".join(parts)
 
-    def final_usage(self, cached: int = 0) -> bytes:
-        """Event with usage and no choices, the last before ``[DONE]``."""
-        told = encode(usage(len(self._prompt), self.sent))
-        return self._open + b',"choices":[],"usage":' + told + b',"system_fingerprint":' + self._first + b"}\n\n"
+    def final_usage(self) -> bytes:
+        total = encode(usage(len(self._prompt), self.sent))
+        return (
+            self._open + b',"choices":[],"usage":' + total + b',"system_fingerprint":' + self._fingerprint + b"}\n\n"
+        )
 
 
-def answer(
-    asked: Asked,
-    request_id: str,
-    model: str,
-    key: int,
-    vocab: int,
-    tokens: int,
-    fingerprint: str,
-    transfer: dict[str, Any] | None,
-) -> bytes:
-    """Body of a non-streaming answer."""
+def answer(request: ServeRequest, head: AnswerHead, tokens: int, fingerprint: str, transfer: Json | None) -> bytes:
+    """Body of a non-streaming answer. ``transfer``: its ``kv_transfer_params``."""
     text = text_bytes(tokens).decode()
     end = {
         "logprobs": None,
         "finish_reason": "length",
         "stop_reason": None,
-        "token_ids": output_ids(key, 0, tokens, vocab) if asked.return_ids else None,
+        "token_ids": head.ids(0, tokens) if request.return_ids else None,
     }
-    choice: dict[str, Any]
-    if asked.chat:
+    choice: Json
+    if request.chat:
         message = {"role": "assistant", "content": text, "refusal": None, "annotations": None, "audio": None}
         choice = {"index": 0, "message": {**message, "function_call": None, "reasoning": None}, **end}
     else:
         choice = {"index": 0, "text": text, **end, "prompt_logprobs": None, "prompt_token_ids": None}
-    told = {**usage(len(asked.prompt_ids), tokens), "prompt_tokens_details": None, "completion_tokens_details": None}
+    counts = {
+        **usage(len(request.prompt_ids), tokens),
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
     return encode(
         {
-            "id": request_id,
-            "object": "chat.completion" if asked.chat else "text_completion",
-            "created": int(time.time()),
-            "model": model,
+            **head.fields(request.chat, chunk=False),
             "choices": [choice],
             "service_tier": None,
             "system_fingerprint": fingerprint,
-            "usage": told,
+            "usage": counts,
             "kv_transfer_params": transfer,
             "ec_transfer_params": None,
             "metrics": None,

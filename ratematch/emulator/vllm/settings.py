@@ -1,4 +1,4 @@
-"""What an emulated ``vllm serve`` was told: its flags made into one validated value, with vLLM's own defaults."""
+"""What configures an emulated ``vllm serve``: its flags made into one validated value, with vLLM's own defaults."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratematch.catalog import load_gpu, load_model
-from ratematch.emulator.settings import SettingsError
+from ratematch.emulator.errors import SettingsError
 from ratematch.errors import CatalogError
-from ratematch.plan.mapping import Mapping as GpuMapping
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 BLOCK = 16
-"""``block_size`` on GPUs unless told otherwise."""
+"""``block_size`` on GPUs where no flag sets it."""
 
 MEMORY_SHARE = {"0.24": 0.9}
 """``gpu_memory_utilization`` by release line; lines after the last one here have :data:`LATER_MEMORY_SHARE`."""
@@ -41,7 +41,7 @@ class TransferSettings:
 class ServeSettings:
     """One server. Limits count per data-parallel rank. ``names``: what the ``model`` field of requests may say.
 
-    ``drafts``: draft tokens a step. ``kv_format``: number format of the KV cache; ``kv_dtype``: as it was told.
+    ``drafts``: draft tokens a step. ``kv_format``: number format of the KV cache; ``kv_dtype``: as the flag says.
     """
 
     path: str
@@ -51,7 +51,7 @@ class ServeSettings:
     host: str | None
     port: int
     version: str
-    mapping: GpuMapping
+    mapping: Parallelism
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
@@ -151,7 +151,7 @@ def _model_len(given: Any, model: Model) -> int:
     return int(given)
 
 
-def _mapping(given: Mapping[str, Any]) -> GpuMapping:
+def _mapping(given: Mapping[str, Any]) -> Parallelism:
     """GPUs of the server. Data-parallel ranks are attention-DP ranks to the scheduler; experts span all of them."""
     tp, dp = int(given.get("tensor-parallel-size", 1)), int(given.get("data-parallel-size", 1))
     pp = int(given.get("pipeline-parallel-size", 1))
@@ -159,7 +159,7 @@ def _mapping(given: Mapping[str, Any]) -> GpuMapping:
         raise SettingsError("data parallelism together with tensor or pipeline parallelism is not emulated")
     size = max(tp, dp)
     ep = size if given.get("enable-expert-parallel") else 1
-    return GpuMapping(tp=size, pp=pp, cp=1, ep=ep, attention_dp=dp > 1)
+    return Parallelism(tp=size, pp=pp, cp=1, ep=ep, attention_dp=dp > 1)
 
 
 def _drafts(config: Any) -> int:

@@ -8,9 +8,9 @@ import socket
 from dataclasses import dataclass
 
 from ratematch.emulator.iteration import Pull
-from ratematch.plan.mapping import Mapping
 from ratematch.plan.memory import kv_bytes_per_token_per_rank
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.parallelism import Parallelism
 
 POST_IPC_S = 2.5e-6
 """Posting one descriptor between GPUs of one node (cuda_ipc): a round figure from the middle of what is public, good
@@ -41,7 +41,7 @@ class Layout:
         return Pull(LATENCY_S, self.descriptors * post_s, self.block_b / link_b_s)
 
 
-def layout(model: Model, mapping: Mapping, kv_format: str, block_size: int, draft_layers: int = 0) -> Layout:
+def layout(model: Model, mapping: Parallelism, kv_format: str, block_size: int, draft_layers: int = 0) -> Layout:
     """One descriptor a block, layer and region; K and V of a layer are two regions, an MLA latent is one."""
     layers = math.ceil(model.layers / mapping.pp) + draft_layers
     regions = 1 if model.mla is not None else 2

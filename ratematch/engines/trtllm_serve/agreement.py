@@ -39,7 +39,7 @@ def has_load_balancer(group: ServerGroup) -> bool:
     return bool(balancer) and not (isinstance(balancer, dict) and balancer.get("num_slots") == 0)
 
 
-def hand_over(config: Mapping[str, Any], version: str) -> dict[str, Any]:
+def hand_over(config: Mapping[str, Any], version: str) -> dict[str, str | int | None]:
     """What both sides of a KV transfer must have alike (contract, sections 3.4, 3.6 and 3.9), by key.
 
     Nothing negotiates: a pair that differs starts, and its requests fail or give wrong text. The kind of speculation
@@ -63,20 +63,20 @@ def hand_over(config: Mapping[str, Any], version: str) -> dict[str, Any]:
 def check_pair(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> list[str]:
     """Why a ctx and a gen worker YAML cannot hand KV caches over; empty when they can."""
     left, right = hand_over(ctx, version), hand_over(gen, version)
-    found = [
-        f"{key}: ctx has {_say(left[key])} and gen has {_say(right[key])}: both sides of a KV transfer must agree"
+    problems = [
+        f"{key}: ctx has {_spell(left[key])} and gen has {_spell(right[key])}: both sides of a KV transfer must agree"
         for key in left
         if left[key] != right[key]
     ]
-    return found or [f"{BLOCK}: is not set on ctx and gen: KV transfer is off without it"] * (left[BLOCK] is None)
+    return problems or [f"{BLOCK}: is not set on ctx and gen: KV transfer is off without it"] * (left[BLOCK] is None)
 
 
-def _say(value: Any) -> str:
+def _spell(value: str | int | None) -> str:
     return "none" if value is None else str(value)
 
 
 def check_drafts(config: Mapping[str, Any], group: ServerGroup) -> Iterator[str]:
-    """The plan counts tokens, labels and matches by ``mtp``: it must be what the server is told."""
+    """The plan counts tokens, labels and matches by ``mtp``, so the server must be configured with the same."""
     drafts = draft_tokens(config)
     if drafts is not None and drafts != group.mtp:
         yield (
@@ -86,17 +86,17 @@ def check_drafts(config: Mapping[str, Any], group: ServerGroup) -> Iterator[str]
 
 
 def check_environment(processes: Sequence[ProcessSpec], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A variable that chooses the KV transfer beside a backend that is named already: one of them is not meant."""
-    told: set[str] = set()
+    """A variable that chooses the KV transfer although a backend is named already: one of the two is a mistake."""
+    reported: set[str] = set()
     for process in processes:
         backend = (configs.get(process.role, {}).get("cache_transceiver_config") or {}).get("backend")
         for name, value in process.env:
             if (
                 name in NAMED_BACKEND_ENV
                 and backend not in (None, "DEFAULT")
-                and f"{process.role} {name}" not in told
+                and f"{process.role} {name}" not in reported
             ):
-                told.add(f"{process.role} {name}")
+                reported.add(f"{process.role} {name}")
                 yield (
                     f"{process.role} environment: {name}={value} chooses the KV transfer behind backend DEFAULT, and "
                     f"{BLOCK} is {backend}: keep one of them"
@@ -104,7 +104,7 @@ def check_environment(processes: Sequence[ProcessSpec], configs: Mapping[str, Ma
 
 
 def check_router(deployment: Deployment) -> Iterator[str]:
-    """Arguments that the orchestrator takes at start and that fail every request."""
+    """Arguments that the orchestrator accepts at its start, and with which every request fails."""
     if deployment.router == "load_balancing" and deployment.router_args.get("use_tokens"):
         yield (
             "router: load_balancing with use_tokens refuses generation_only requests, and gen servers get no others: "
@@ -113,7 +113,7 @@ def check_router(deployment: Deployment) -> Iterator[str]:
 
 
 def check_model(config: Mapping[str, Any], model: Model) -> Iterator[str]:
-    """What the engine finds out only when it loads this model."""
+    """What the engine refuses only once it loads this model."""
     pp = config.get("pipeline_parallel_size", 1)
     if pp > model.layers:
         yield f"pipeline_parallel_size: {pp} is more than the {model.layers} layers of {model.name}"

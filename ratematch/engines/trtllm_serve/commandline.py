@@ -1,6 +1,6 @@
 """The command line of ``trtllm-serve`` as data, and what a given installation's own ``--help`` says about it.
 
-Importing TensorRT-LLM prints a line with its version, so every command of it tells which version answers.
+Importing TensorRT-LLM prints a line with its version, so the output of every command of it begins with the version.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
 
 import yaml
 
-from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.contract import Rule, release_line
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 
@@ -25,9 +24,9 @@ _OPTION = re.compile(r"(?:^\s+|, |/ ?)(--?[A-Za-z][\w-]*)", re.MULTILINE)
 
 
 @cache
-def _data() -> dict[str, dict[str, dict[str, Any]]]:
+def _data() -> dict[str, dict[str, Rule]]:
     text = resources.files(__package__).joinpath("contract-command.yaml").read_text(encoding="utf-8")
-    content: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    content: dict[str, dict[str, Rule]] = yaml.safe_load(text)
     return content
 
 
@@ -71,18 +70,18 @@ def probe_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def judge_probe(answers: Mapping[str, str]) -> list[Finding]:
-    """What the answers to :func:`probe_commands` say, against the contract of the version that answered."""
-    told = next((text for text in answers.values() if BANNER in text), None)
-    if told is None:
+    """The output of :func:`probe_commands`, compared with the contract of the version that it names."""
+    banner = next((text for text in answers.values() if BANNER in text), None)
+    if banner is None:
         last = " ".join(next(iter(answers.values()), "").split())[-200:]
-        return [Finding("version", False, f"no command told a version; it said: {last or 'nothing'}")]
-    version = told.partition(BANNER)[2].split()[0]
+        return [Finding("version", False, f"no command printed a version; its output: {last or 'nothing'}")]
+    version = banner.partition(BANNER)[2].split()[0]
     try:
         line = release_line(version)
     except ValueError as error:
         return [Finding("version", False, str(error))]
-    found = [Finding("version", True, f"{version}: set engine.version: {_quoted(line)} in the sweep")]
-    return [*found, *(_judge(name, text, line) for name, text in answers.items())]
+    findings = [Finding("version", True, f"{version}: set engine.version: {_quoted(line)} in the sweep")]
+    return [*findings, *(_judge(name, text, line) for name, text in answers.items())]
 
 
 def _judge(subcommand: str, text: str, line: str) -> Finding:

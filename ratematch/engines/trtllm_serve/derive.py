@@ -1,10 +1,10 @@
-"""What a worker is told beyond the user's options: each derived key with its value and the reason for it."""
+"""The keys of a worker's file beyond the user's options: each with its derived value and the reason for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -16,8 +16,8 @@ SEQ_MARGIN = 40
 """Tokens beyond ISL + OSL in ``max_seq_len``: the margin most public recipes keep."""
 
 KV_FRACTION: dict[Role, float] = {"ctx": 0.75, "gen": 0.85, "agg": 0.85}
-"""``free_gpu_memory_fraction``: recipes keep 0.3 to 0.75 on ctx (prefill needs more
-for activations), 0.6 to 0.9 on gen."""
+"""``free_gpu_memory_fraction``: recipes keep 0.3 to 0.75 on ctx (prefill needs more for activations), 0.6 to 0.9 on
+gen."""
 
 BLOCK = 32
 """The engine's default ``tokens_per_block``."""
@@ -51,10 +51,10 @@ def derive_worker(experiment: Experiment, group: ServerGroup) -> tuple[Setting, 
     )
 
 
-def _option(group: ServerGroup, key: str) -> dict[str, Any]:
+def _option(group: ServerGroup, key: str) -> Config:
     """A map among the user's options; empty when there is none."""
-    found = group.options.get(key)
-    return found if isinstance(found, dict) else {}
+    value = group.options.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _parallelism(group: ServerGroup) -> Iterator[Setting]:

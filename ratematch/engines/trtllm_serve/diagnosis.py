@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratematch.engines.failures import SITE, KnownFailure, find_failure, row
+from ratematch.measure.serverlog import Diagnosis, Symptom
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.serverlog import Diagnosis, Symptom
 
 KNOWN: tuple[KnownFailure, ...] = (
     row(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from ratematch.plan.serverlog import LogSpan
+from ratematch.measure.serverlog import LogSpan
+from ratematch.plan.deployment import ServerGroup
 
 DROP_FIRST, DROP_LAST = 50, 10
 """Iterations left out at both ends of a span when it is long enough (contract, section 5.5)."""
@@ -64,7 +65,7 @@ class StepTime:
 
 
 def parse_line(line: str) -> IterationLine | None:
-    """The iteration that ``line`` tells of; ``None`` for any other line, however garbled."""
+    """The iteration in ``line``; ``None`` for any other line, however garbled."""
     iteration, scheduled = _ITER.search(line), _SCHEDULED.search(line)
     if iteration is None or scheduled is None:
         return None
@@ -85,12 +86,12 @@ def parse_line(line: str) -> IterationLine | None:
 
 def parse_lines(lines: Iterable[str]) -> Iterator[IterationLine]:
     """Every iteration line among ``lines``, in order."""
-    return (found for line in lines if (found := parse_line(line)) is not None)
+    return (parsed for line in lines if (parsed := parse_line(line)) is not None)
 
 
 def _float(pattern: re.Pattern[str], line: str) -> float | None:
-    found = pattern.search(line)
-    return float(found[1]) if found else None
+    match = pattern.search(line)
+    return float(match[1]) if match else None
 
 
 def _count(pattern: re.Pattern[str], line: str) -> int:
@@ -125,10 +126,25 @@ def _only_generates(line: IterationLine) -> bool:
     return line.num_ctx_requests == 0 and line.num_ctx_tokens == 0 and line.num_generation_tokens > 0
 
 
-def read_span(text: str, dp_ranks: int, in_flight: int | None = None) -> LogSpan | None:
-    """What the log of one generating worker says of the span ``text``; ``None`` when it holds no generation step.
+def read_log(text: str, group: ServerGroup, in_flight: int | None = None) -> LogSpan | None:
+    """:func:`read_span` for a worker of ``group``."""
+    return read_span(text, group.mapping.dp_ranks, in_flight)
 
-    ``in_flight``: requests the worker was asked to hold, which makes in_flight / dp_ranks of them a full rank.
+
+def has_iterations(text: str) -> bool:
+    """Is there any iteration line?"""
+    return any(True for _ in parse_lines(text.splitlines()))
+
+
+def is_trtllm_log(text: str) -> bool:
+    """Is this a log of a TensorRT-LLM process?"""
+    return "TensorRT-LLM" in text or "tensorrt_llm" in text
+
+
+def read_span(text: str, dp_ranks: int, in_flight: int | None = None) -> LogSpan | None:
+    """Steps of one generating worker in ``text``, a part of its log; ``None`` when it holds no generation step.
+
+    ``in_flight``: requests the worker was given to hold, which makes in_flight / dp_ranks of them a full rank.
     """
     expected = in_flight // dp_ranks if in_flight and in_flight % dp_ranks == 0 else None
     step = read_step_time(list(parse_lines(text.splitlines())), expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ratematch.plan.servermetrics import Iteration, Routes
+from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 
 ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
 
@@ -20,12 +20,14 @@ class _Batch(msgspec.Struct, rename="camel"):
     num_context_requests: float | None = None
     num_gen_requests: float | None = None
     num_ctx_tokens: float | None = None
+    num_paused_requests: float | None = None
 
 
 class _Drafts(msgspec.Struct, rename="camel"):
     num_draft_tokens: float | None = None
     num_accepted_tokens: float | None = None
     num_requests_with_draft_tokens: float | None = None
+    acceptance_length: float | None = None
 
 
 class _Iteration(msgspec.Struct):
@@ -41,6 +43,11 @@ class _Iteration(msgspec.Struct):
 
 _DECODER = msgspec.json.Decoder(list[_Iteration])
 _NO_BLOCKS, _NO_BATCH, _NO_DRAFTS = _Blocks(), _Batch(), _Drafts()
+
+
+def iteration_reader() -> ReadIterations:
+    """A reader of one server's answers. It keeps nothing: each answer holds whole iterations."""
+    return read_iterations
 
 
 def read_iterations(body: bytes, now_ns: int) -> list[Iteration]:
@@ -71,3 +78,31 @@ def _read(step: _Iteration) -> Iteration:
         drafts.num_accepted_tokens,
         drafts.num_requests_with_draft_tokens,
     )
+
+
+def read_samples(body: bytes) -> list[dict[str, float]] | None:
+    """The iterations in an answer, each by the names that figures of servers have, as far as it has them.
+
+    ``None`` when the answer is no JSON list: the same server's ``/prometheus/metrics``, or another server.
+
+    Raises:
+        msgspec.DecodeError (a ValueError): a JSON list of something else.
+    """
+    if body.lstrip()[:1] != b"[":
+        return None
+    return [_figures(step) for step in _DECODER.decode(body)]
+
+
+def _figures(step: _Iteration) -> dict[str, float]:
+    blocks, batch, drafts = step.blocks or _NO_BLOCKS, step.batch or _NO_BATCH, step.drafts or _NO_DRAFTS
+    figures = {
+        "queued": step.queued,
+        "active": step.active,
+        "step_ms": step.step_ms,
+        "kv_used": blocks.used_num_blocks,
+        "kv_max": blocks.max_num_blocks,
+        "cache_hit_rate": blocks.cache_hit_rate,
+        "paused": batch.num_paused_requests,
+        "acceptance_length": drafts.acceptance_length,
+    }
+    return {name: value for name, value in figures.items() if value is not None}

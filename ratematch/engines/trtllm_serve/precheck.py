@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ratematch.engines.settings import without
+from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import (
     check_drafts,
     check_environment,
@@ -15,7 +15,9 @@ from ratematch.engines.trtllm_serve.agreement import (
     check_pair,
     check_router,
 )
-from ratematch.engines.trtllm_serve.contract import check_orchestrator_config, check_worker_config
+from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
@@ -29,37 +31,42 @@ ORCHESTRATOR = "orchestrator.yaml"
 def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
     """Problems of the files one by one, and of what must agree between them; empty when there are none.
 
-    ``model``: what loads; ``None`` leaves out what only the model decides.
-    Options marked ``!unchecked`` are left out of the judgement, and so of everything that would follow from them.
+    ``model``: what the servers load; ``None`` leaves out the rules that depend on it. Options marked
+    ``!unchecked`` are not checked, and nothing is concluded from them.
     """
     version, deployment = experiment.engine.version, experiment.deployment
     configs = {file.path: read_config(file.content) for file in plan.files}
-    found: list[str] = []
+    problems: list[str] = []
     for path, config in configs.items():
         if path == ORCHESTRATOR:
             check, unchecked = check_orchestrator_config, deployment.unchecked
         else:
             group = next(group for group in deployment.groups if path == f"{group.role}.yaml")
             check, unchecked = check_worker_config, group.unchecked
-        found.extend(f"{path}: {problem}" for problem in check(without(config, unchecked), version))
-    if found:  # what is not valid by itself cannot be compared
-        return found
+        problems.extend(f"{path}: {problem}" for problem in check(without(config, unchecked), version))
+    if problems:  # what is not valid by itself cannot be compared
+        return problems
     workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
     for group in deployment.groups:
-        found.extend(f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group))
+        problems.extend(f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group))
         if model is not None:
-            found.extend(f"{group.role}.yaml: {problem}" for problem in check_model(workers[group.role], model))
+            problems.extend(f"{group.role}.yaml: {problem}" for problem in check_model(workers[group.role], model))
     if deployment.ctx is not None and deployment.gen is not None:
-        found.extend(check_pair(workers["ctx"], workers["gen"], version))
+        problems.extend(check_pair(workers["ctx"], workers["gen"], version))
     return [
-        *found,
+        *problems,
         *check_environment(plan.processes, workers),
         *check_router(deployment),
     ]
 
 
+def kv_layout(group: ServerGroup, version: str) -> str:
+    """Empty: sides that differ are refused (:func:`check_launch`) before anything is measured."""
+    return ""
+
+
 @lru_cache(maxsize=256)
-def read_config(content: str) -> dict[str, Any]:
+def read_config(content: str) -> Config:
     """The map in a rendered file; not to be changed, it is shared."""
-    config: dict[str, Any] = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
+    config: Config = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
     return config

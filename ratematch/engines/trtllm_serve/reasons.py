@@ -15,14 +15,14 @@ SECTIONS: tuple[tuple[Role, str], ...] = (("ctx", "context_servers"), ("gen", "g
 
 
 def explain_deployment(experiment: Experiment) -> dict[str, tuple[Setting, ...]]:
-    """By role, and for the orchestrator where there is one, what is told and why."""
-    found: dict[str, tuple[Setting, ...]] = {}
+    """By role, and for the orchestrator where there is one: every configured key with its value and the reason."""
+    explained: dict[str, tuple[Setting, ...]] = {}
     for group in experiment.deployment.groups:
         derived = () if group.config is not None else derive_worker(experiment, group)
-        found[group.role] = explain_group(group, group.options, derived)
+        explained[group.role] = explain_group(group, group.options, derived)
     if experiment.deployment.needs_orchestrator:
-        found["orchestrator"] = tuple(_orchestrator(experiment))
-    return found
+        explained["orchestrator"] = tuple(_orchestrator(experiment))
+    return explained
 
 
 def _orchestrator(experiment: Experiment) -> Iterator[Setting]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ratematch.engines.settings import fold, lay_over, merge_env
+from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
@@ -18,7 +18,7 @@ from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECOR
 from ratematch.engines.trtllm_serve.modes import mode_env
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Role, ServerGroup
+from ratematch.plan.deployment import Deployment, Role, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
@@ -47,8 +47,8 @@ EPLB_SHM = "TRTLLM_EPLB_SHM_NAME"
 def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:
     """Files and processes: every worker first, the orchestrator once all of them are ready.
 
-    The orchestrator does not retry workers that cannot be reached, so it starts last. What the mode of the experiment
-    adds to their environment is told in :mod:`ratematch.engines.trtllm_serve.modes`.
+    The orchestrator does not retry workers that cannot be reached, so it starts last. What the experiment's mode adds
+    to their environment: :mod:`ratematch.engines.trtllm_serve.modes`.
     """
     files = [
         FileSpec(f"{group.role}.yaml", to_yaml(worker_config(experiment, group)))
@@ -64,13 +64,18 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     return LaunchPlan(tuple(files), tuple(processes), endpoint)
 
 
-def to_yaml(config: dict[str, Any]) -> str:
+def spare_ports(deployment: Deployment) -> int:
+    """None: a server listens on its own port only."""
+    return 0
+
+
+def to_yaml(config: Config) -> str:
     """The text of a file. Lines are never folded, so that a difference is one line."""
     text: str = yaml.dump(config, Dumper=DUMPER, sort_keys=False, default_flow_style=False, width=10**6)
     return text
 
 
-def worker_config(experiment: Experiment, group: ServerGroup) -> dict[str, Any]:
+def worker_config(experiment: Experiment, group: ServerGroup) -> Config:
     """The worker YAML of one role: derived defaults with the user's options laid over them, key by key."""
     if group.config is not None:
         return group.config
@@ -86,18 +91,18 @@ def kv_settings(group: ServerGroup) -> KvSettings:
     kv = given.get("kv_cache_config")
     kv = kv if isinstance(kv, dict) else {}
     seq_len = given.get("max_seq_len")
-    told = kv.get("free_gpu_memory_fraction", fraction)
+    share = kv.get("free_gpu_memory_fraction", fraction)
     return KvSettings(
-        fraction if told is None else float(told),
+        fraction if share is None else float(share),
         KV_FORMATS.get(str(kv.get("dtype", dtype)), "bf16"),
         bool(given.get("enable_chunked_prefill", False)),
         seq_len if isinstance(seq_len, int) else None,
     )
 
 
-def orchestrator_config(experiment: Experiment, placement: Placement) -> dict[str, Any]:
+def orchestrator_config(experiment: Experiment, placement: Placement) -> Config:
     """The orchestrator YAML: who serves which role. A role without servers (gen only) has no instances."""
-    config: dict[str, Any] = {
+    config: Config = {
         "hostname": placement.orchestrator_host,
         "port": placement.orchestrator_port,
         "backend": "pytorch",
@@ -113,7 +118,7 @@ def orchestrator_config(experiment: Experiment, placement: Placement) -> dict[st
     return lay_over(config, experiment.deployment.orchestrator)
 
 
-def router_config(experiment: Experiment, role: Role) -> dict[str, Any] | None:
+def router_config(experiment: Experiment, role: Role) -> Config | None:
     """The router of one role's servers; ``None`` for the engine's default, round_robin.
 
     A cache-aware router weighs cached blocks against load, so it has to know the workers' own block size and batch;
@@ -123,7 +128,7 @@ def router_config(experiment: Experiment, role: Role) -> dict[str, Any] | None:
     group = next((group for group in deployment.groups if group.role == role), None)
     if group is None or (deployment.router == "round_robin" and not deployment.router_args):
         return None
-    config: dict[str, Any] = {"type": deployment.router}
+    config: Config = {"type": deployment.router}
     if deployment.router == "kv_cache_aware":
         kv = (group.options if group.config is None else group.config).get("kv_cache_config") or {}
         config["max_batch_size"] = group.max_batch_size

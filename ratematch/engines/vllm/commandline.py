@@ -23,18 +23,18 @@ def probe_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def judge_probe(answers: Mapping[str, str]) -> list[Finding]:
-    """What the answers to :func:`probe_commands` say, against what is known of the version that answered."""
-    said = answers.get("version", "").strip()
-    found = next((match[1] for line in reversed(said.splitlines()) if (match := _VERSION.search(line))), None)
-    if found is None:
-        last = " ".join(said.split())[-200:]
-        return [Finding("version", False, f"vllm told no version; it said: {last or 'nothing'}")]
+    """The output of :func:`probe_commands`, compared with what is known of the version that it names."""
+    output = answers.get("version", "").strip()
+    version = next((match[1] for line in reversed(output.splitlines()) if (match := _VERSION.search(line))), None)
+    if version is None:
+        last = " ".join(output.split())[-200:]
+        return [Finding("version", False, f"vllm --version printed no version; its output: {last or 'nothing'}")]
     try:
-        line = release_line(found)
+        line = release_line(version)
     except ValueError as error:
         return [Finding("version", False, str(error))]
-    version = Finding("version", True, f'{found}: set engine: {{name: vllm, version: "{line}"}} in the sweep')
-    return [version, _judge_flags(answers.get("serve", ""), line)]
+    advice = f'{version}: set engine: {{name: vllm, version: "{line}"}} in the sweep'
+    return [Finding("version", True, advice), _judge_flags(answers.get("serve", ""), line)]
 
 
 def _judge_flags(text: str, line: str) -> Finding:

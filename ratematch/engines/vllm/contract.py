@@ -1,6 +1,6 @@
 """The command line of ``vllm serve`` as data, what is wrong with given options, and their words.
 
-Flags, types and choices stand in ``contract-serve.yaml``. The renderer asks before a launch, the emulator at start,
+Flags, types and choices stand in ``contract-serve.yaml``. The renderer checks before a launch, the emulator at start,
 so both refuse the same options for the same reasons. All checks are pure; each problem is one line.
 
 In a sweep file a flag is written without its dashes, words joined by ``_`` or ``-``: ``block_size: 128``,
@@ -26,6 +26,7 @@ RELEASE_LINES = tuple(f"0.{minor}" for minor in range(24, 33))
 """Release lines that can be rendered. Those between the known ones may have the flags of either."""
 
 Rule = dict[str, Any]
+"""A flag's rule as it stands in the YAML file of the contract."""
 
 _HUMAN = re.compile(r"\d+(\.\d+)?[kKmMgGtT]?|auto|-1")
 """How whole numbers may be written besides: ``32k``, ``auto``."""
@@ -37,10 +38,10 @@ def release_line(version: str) -> str:
     Raises:
         ValueError: not one of :data:`RELEASE_LINES`.
     """
-    found = re.match(r"v?(\d+\.\d+)(?:$|[.+a-z])", version.strip())
-    if found is None or found[1] not in RELEASE_LINES:
+    match = re.match(r"v?(\d+\.\d+)(?:$|[.+a-z])", version.strip())
+    if match is None or match[1] not in RELEASE_LINES:
         raise ValueError(f"vLLM version {version!r} is not known: use {RELEASE_LINES[0]} to {RELEASE_LINES[-1]}")
-    return found[1]
+    return match[1]
 
 
 @cache
@@ -58,11 +59,11 @@ def serve_flags(version: str) -> dict[str, Rule]:
         ValueError: the version is not known.
     """
     line = release_line(version)
-    found: dict[str, Rule] = {}
+    flags: dict[str, Rule] = {}
     for name, rule in _load().items():
         if line not in KNOWN_LINES or line in rule.get("only", KNOWN_LINES):
-            found[name] = {**rule, **rule.get("lines", {}).get(line, {})}
-    return found
+            flags[name] = {**rule, **rule.get("lines", {}).get(line, {})}
+    return flags
 
 
 def flag_name(option: str) -> str:

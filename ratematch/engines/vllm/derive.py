@@ -1,10 +1,10 @@
-"""What a server is told beyond the user's options: each derived flag with its value and the reason for it."""
+"""The flags of a server beyond the user's options: each with its derived value and the reason for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from ratematch.engines.settings import Config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.limits import explain_limits
@@ -112,7 +112,7 @@ def _drafts(group: ServerGroup) -> Iterator[Setting]:
     yield Setting(f"{key}.num_speculative_tokens", group.mtp, f"mtp={group.mtp}, the draft length")
 
 
-def _option(group: ServerGroup, key: str) -> dict[str, Any]:
+def _option(group: ServerGroup, key: str) -> Config:
     """A map among the user's options; empty when there is none."""
-    found = group.options.get(key)
-    return found if isinstance(found, dict) else {}
+    value = group.options.get(key)
+    return value if isinstance(value, dict) else {}

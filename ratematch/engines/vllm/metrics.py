@@ -1,4 +1,4 @@
-"""``GET /metrics`` of a vLLM server (Prometheus) in the words that all engines share.
+"""``GET /metrics`` of a vLLM server (Prometheus) under the names that all engines share.
 
 ======================================  ===========================================================================
 common name                             vLLM
@@ -10,13 +10,13 @@ iter, step_ms                           count of ``iteration_tokens_total``; tim
 ctx_tokens                              growth of ``prompt_tokens``
 drafts                                  growth of ``spec_decode_num_draft_tokens``, ``_accepted_tokens``, ``_drafts``
 KV transfer of a request                ``nixl_xfer_time_seconds`` (posting and movement), ``nixl_post_time_seconds``,
-                                        ``nixl_bytes_transferred``, ``nixl_num_descriptors``, all told by gen servers
+                                        ``nixl_bytes_transferred``, ``nixl_num_descriptors``, all of gen servers
 KV caches given up                      ``nixl_num_kv_expired_reqs``, ``nixl_num_notifications_after_expiry`` of ctx
 ctx queue, prefill                      ``request_queue_time_seconds``, ``request_prefill_time_seconds`` of ctx
 gen queue, decode                       queue time of gen without the transfer; prefill and decode time of gen
 ======================================  ===========================================================================
 
-All names begin with ``vllm:``; counters end in ``_total``. A server with data parallelism tells each rank under the
+All names begin with ``vllm:``; counters end in ``_total``. A server with data parallelism has each rank under the
 label ``engine``. While a request waits for its KV cache it is not scheduled, so the queue time of a gen server holds
 the transfer.
 """
@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ratematch.plan.servermetrics import Iteration, Routes, Samples, StageTimes, parse_prometheus
+from ratematch.measure.servermetrics import Iteration, Routes, Samples, StageTimes, parse_prometheus
 
 ROUTES = Routes(iterations="/metrics", request_times=None, prometheus="/metrics")
 
@@ -48,22 +48,22 @@ def split_sample(name: str) -> tuple[str, dict[str, str]]:
 
 def by_engine(samples: Samples) -> dict[int, dict[str, float]]:
     """Samples of vLLM by data-parallel rank, summed over all other labels; ``num_gpu_blocks`` among them."""
-    found: dict[int, dict[str, float]] = {}
+    ranks: dict[int, dict[str, float]] = {}
     for name, value in samples.items():
         if not name.startswith("vllm:"):
             continue
         bare, labels = split_sample(name)
         engine = labels.get("engine", "0")
-        own = found.setdefault(int(engine) if engine.isdigit() else 0, {})
+        own = ranks.setdefault(int(engine) if engine.isdigit() else 0, {})
         own[bare] = own.get(bare, 0.0) + value
         blocks = labels.get("num_gpu_blocks", "")
         if bare == "cache_config_info" and blocks.isdigit():
             own["num_gpu_blocks"] = float(blocks)
-    return found
+    return ranks
 
 
 class IterationReader:
-    """What one server's answers say of the iterations since the answer before; counters are told as their growth."""
+    """The iterations in one server's answers, each since the answer before it; counters become their growth."""
 
     def __init__(self) -> None:
         self._before: dict[int, dict[str, float]] = {}
@@ -80,11 +80,11 @@ class IterationReader:
             raise ValueError("no iterations of a vLLM server")
         before, before_ns = self._before, self._before_ns
         self._before, self._before_ns = now, now_ns
-        found = []
+        iterations = []
         for rank, samples in sorted(now.items()):
             if rank in before and (step := _since(rank, samples, before[rank], now_ns - before_ns)) is not None:
-                found.append(step)
-        return found
+                iterations.append(step)
+        return iterations
 
 
 def _since(rank: int, now: Mapping[str, float], before: Mapping[str, float], elapsed_ns: int) -> Iteration | None:
@@ -95,7 +95,7 @@ def _since(rank: int, now: Mapping[str, float], before: Mapping[str, float], ela
     if not steps or steps < 0:
         return None
     busy = (now.get("num_requests_running") or 0) > 0 and (before.get("num_requests_running") or 0) > 0
-    asked, hits = grown("prefix_cache_queries_total"), grown("prefix_cache_hits_total")
+    queried, hits = grown("prefix_cache_queries_total"), grown("prefix_cache_hits_total")
     share, blocks = now.get("kv_cache_usage_perc"), now.get("num_gpu_blocks")
     return Iteration(
         iter=int(now[_STEPS]),
@@ -107,7 +107,7 @@ def _since(rank: int, now: Mapping[str, float], before: Mapping[str, float], ela
         ctx_tokens=grown("prompt_tokens_total"),
         kv_used_blocks=None if share is None else share * (blocks or 1.0),
         kv_max_blocks=None if share is None else (blocks or 1.0),
-        cache_hit_rate=hits / asked if asked and hits is not None else None,
+        cache_hit_rate=hits / queried if queried and hits is not None else None,
         draft_tokens=grown("spec_decode_num_draft_tokens_total"),
         accepted_tokens=grown("spec_decode_num_accepted_tokens_total"),
         drafted_requests=grown("spec_decode_num_drafts_total"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from ratematch.engines.settings import fold, lay_over
+from ratematch.engines.settings import Config, fold, lay_over
 from ratematch.engines.vllm.contract import flag_name, option_name, serve_flags
 from ratematch.engines.vllm.derive import BLOCK, LIMITS, MEMORY_SHARE, derive_server
 from ratematch.plan.capacity import KvSettings
@@ -28,14 +27,14 @@ KV_FORMATS = {"nvfp4": "nvfp4", "nvfp4_4over6": "nvfp4"}
 """Number format behind a ``kv_cache_dtype`` that does not begin with fp8; anything else is taken as 16-bit."""
 
 
-def spell_options(options: dict[str, Any], version: str) -> dict[str, Any]:
+def spell_options(options: Config, version: str) -> Config:
     """``options`` under the names that derived flags have: ``dp`` -> ``data_parallel_size``."""
     also = {other: name for name, rule in serve_flags(version).items() for other in rule.get("also", ())}
     return {option_name(also.get(flag_name(key), flag_name(key))): value for key, value in options.items()}
 
 
-def server_options(experiment: Experiment, group: ServerGroup) -> dict[str, Any]:
-    """What a server of ``group`` is told, by option, host and port left out."""
+def server_options(experiment: Experiment, group: ServerGroup) -> Config:
+    """The configuration of a server of ``group`` by option, without host and port."""
     if group.config is not None:
         return group.config
     derived = fold(derive_server(experiment, group))

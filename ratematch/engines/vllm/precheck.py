@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ratematch.engines.settings import without
+from ratematch.engines.settings import Config, without
 from ratematch.engines.vllm.contract import check_options, release_line
 from ratematch.engines.vllm.derive import BLOCK
 from ratematch.engines.vllm.options import check_own, server_options, spell_options
@@ -26,23 +26,23 @@ KV_ROLES = ("kv_producer", "kv_consumer", "kv_both")
 def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
     """Problems of each role's flags, and of what must agree between them; empty when there are none.
 
-    Options marked ``!unchecked`` are left out of the judgement. ``model``: what loads; ``None`` leaves out what only
-    the model decides.
+    Options marked ``!unchecked`` are not checked. ``model``: what the servers load; ``None`` leaves out the rules
+    that depend on it.
     """
     version, deployment = experiment.engine.version, experiment.deployment
-    told: dict[str, dict[str, Any]] = {}
-    found: list[str] = []
+    configured: dict[str, Config] = {}
+    problems: list[str] = []
     for group in deployment.groups:
         own = [f"{group.role}: {problem}" for problem in check_own(group, version)]
-        told[group.role] = server_options(experiment, group)
-        judged = without(told[group.role], group.unchecked)
-        found += [*own, *(f"{group.role}: {problem}" for problem in check_options(judged, version))]
-        found += [f"{group.role}: {problem}" for problem in _check_group(group, judged, plan, model)]
-    if not found and deployment.ctx is not None and deployment.gen is not None:
-        found += why_no_hand_over(told["ctx"], told["gen"], version)
+        configured[group.role] = server_options(experiment, group)
+        judged = without(configured[group.role], group.unchecked)
+        problems += [*own, *(f"{group.role}: {problem}" for problem in check_options(judged, version))]
+        problems += [f"{group.role}: {problem}" for problem in _check_group(group, judged, plan, model)]
+    if not problems and deployment.ctx is not None and deployment.gen is not None:
+        problems += why_no_hand_over(configured["ctx"], configured["gen"], version)
     if deployment.needs_orchestrator:
-        found += check_router(deployment)
-    return found
+        problems += check_router(deployment)
+    return problems
 
 
 def _check_group(
@@ -89,25 +89,25 @@ def _check_transfer(config: Any) -> Iterator[str]:
 
 
 def why_no_hand_over(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> list[str]:
-    """Why servers told so cannot hand KV caches over; empty when they can.
+    """Why servers with these options cannot hand KV caches over; empty when they can.
 
     Blocks of gen may hold several of ctx, and not the other way round (since 0.24 at the latest); before a transfer
     both sides compare a hash of model, number format and connector, and refuse each other when it differs.
     """
     release_line(version)
     left, right = _block(ctx), _block(gen)
-    found = []
+    problems = []
     if right % left:
-        found.append(f"block_size: {right} of gen is no multiple of {left} of ctx: blocks cannot be handed over")
+        problems.append(f"block_size: {right} of gen is no multiple of {left} of ctx: blocks cannot be handed over")
     for key, default in (("kv_cache_dtype", "auto"), ("dtype", "auto")):
         if ctx.get(key, default) != gen.get(key, default):
             a, b = ctx.get(key, default), gen.get(key, default)
-            found.append(f"{key}: ctx has {a} and gen has {b}: both sides of a KV transfer must agree")
+            problems.append(f"{key}: ctx has {a} and gen has {b}: both sides of a KV transfer must agree")
     one, other = (side.get("kv_transfer_config") or {} for side in (ctx, gen))
     if one.get("kv_connector") != other.get("kv_connector"):
         a, b = one.get("kv_connector"), other.get("kv_connector")
-        found.append(f"kv_transfer_config.kv_connector: ctx has {a} and gen has {b}")
-    return found
+        problems.append(f"kv_transfer_config.kv_connector: ctx has {a} and gen has {b}")
+    return problems
 
 
 def _block(options: Mapping[str, Any]) -> int:
@@ -116,10 +116,10 @@ def _block(options: Mapping[str, Any]) -> int:
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:
-    """What matching takes to be the same on both sides of a KV transfer.
+    """The layout of the KV cache in words: matching puts servers of one layout together.
 
     Blocks of different sizes can be handed over, in pieces of the smaller one: more work than either side's own.
     """
-    told = spell_options(group.options if group.config is None else group.config, version)
-    format_ = told.get("kv_cache_dtype", "auto")
-    return f"{_block(told)} tokens a block, {format_}"
+    options = spell_options(group.options if group.config is None else group.config, version)
+    format_ = options.get("kv_cache_dtype", "auto")
+    return f"{_block(options)} tokens a block, {format_}"

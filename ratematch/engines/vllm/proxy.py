@@ -1,9 +1,10 @@
 """Prefill and decode servers of vLLM as one server: ``python -m ratematch.engines.vllm.proxy``.
 
 Each request goes to one prefill server and then to one decode server, both in turn (round robin), as
-:mod:`ratematch.engines.vllm.handover` says. Answers are passed on as they come, bytes for bytes, also those that are
-errors. A client that leaves ends its request on the server that works on it; KV blocks that a prefill server already
-holds for it are freed when their lease is over. Nothing is tried twice: what a server refuses is a failed request.
+:mod:`ratematch.engines.vllm.disagg_requests` says. Answers are passed on as they come, bytes for bytes, also those
+that are errors. A client that leaves ends its request on the server that works on it; KV blocks that a prefill server
+already holds for it are freed when their lease is over. Nothing is tried twice: what a server refuses is a failed
+request.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import uvloop
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
-from ratematch.engines.vllm.handover import HandoverError, decode_body, prefill_body, read_body
+from ratematch.engines.vllm.disagg_requests import HandoverError, decode_body, prefill_body, read_body
 
 POLL_S = 0.2
 KEEP_ALIVE_S = 2.0
@@ -38,7 +39,7 @@ _PASSED_ON = ("Content-Type", "X-Request-Id", "Retry-After")
 
 
 class _ServerError(Exception):
-    """A server that could not be asked, or whose answer is of no use; status 502."""
+    """A server that could not be reached, or whose answer is of no use; status 502."""
 
 
 class Proxy:
@@ -143,10 +144,10 @@ class Proxy:
             if status != 200:
                 return web.Response(status=status, body=kept, headers={"Content-Type": content_type})
             try:
-                asked = decode_body(body, kept)
+                decode_request = decode_body(body, kept)
             except HandoverError as error:
                 raise _ServerError(f"prefill server {prefill}: {error}") from None
-            return await self._ask_decode(request, decode, asked, headers)
+            return await self._ask_decode(request, decode, decode_request, headers)
         except _ServerError as error:
             _log(str(error))
             return _bad_gateway(str(error))

@@ -30,6 +30,11 @@ def engine_command(cluster: Cluster) -> tuple[str, ...]:
     return cluster.command or own
 
 
+def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
+    """Nothing but what the profile says: a server starts its own ranks."""
+    return cluster.launcher or ()
+
+
 def side_channels(deployment: Deployment) -> int:
     """Ports for the side channels of NIXL: one for each data-parallel rank of a server that hands KV caches over."""
     return sum(group.instances * group.mapping.dp_ranks for group in deployment.groups if group.role != "agg")
@@ -57,8 +62,8 @@ def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ..
     """What the emulator stands for; the real server has no such settings."""
     if not cluster.emulated:
         return ()
-    told = (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
-    return (*told, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else told
+    variables = (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
+    return (*variables, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else variables
 
 
 def _server(
@@ -99,7 +104,7 @@ def _server(
         wave=0,
         # The server starts its own ranks, so Slurm starts one process.
         ranks=1,
-        launcher=cluster.launcher or (),
+        launcher=engine_launcher(cluster),
     )
 
 

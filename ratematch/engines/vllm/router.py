@@ -80,15 +80,15 @@ def _of(placement: Placement, role: Role) -> list[Instance]:
 
 def _filled(argv: Sequence[Any], placement: Placement) -> Iterator[str]:
     own = {"host": str(placement.orchestrator_host), "port": str(placement.orchestrator_port)}
-    for each in argv:
-        words = each if isinstance(each, list) else [each]
+    for part in argv:
+        words = part if isinstance(part, list) else [part]
         for values in _repeats(words, placement):
             for word in words:
                 yield _fill(str(word), {**own, **values})
 
 
 def _fill(word: str, values: Mapping[str, str]) -> str:
-    return _FIELD.sub(lambda found: values.get(found[1], found[0]), word)
+    return _FIELD.sub(lambda match: values.get(match[1], match[0]), word)
 
 
 def _repeats(words: Sequence[str], placement: Placement) -> list[dict[str, str]]:

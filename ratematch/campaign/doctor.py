@@ -1,0 +1,95 @@
+"""Is this machine ready? A check returns what is there and, when it fails, what would be right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ratematch.engines import find_engine
+from ratematch.errors import ClusterError
+from ratematch.inputs.find import read_cluster
+from ratematch.plan.cluster import Cluster, Slurm
+from ratematch.plan.finding import Finding
+from ratematch.plan.placement import FIRST_PORT
+from ratematch.run.launch import port_is_free
+from ratematch.slurm.probe import probe_node
+from ratematch.slurm.site import check_files, check_slurm, check_weights
+from ratematch.version import __version__
+
+FREE_GB = 1.0
+
+
+def examine(
+    cluster_name: str | None, *, probing: bool = False, folder: Path = Path(), engine: str = "trtllm-serve"
+) -> list[Finding]:
+    """All checks; those of a cluster profile only when one is named. ``probing``: send a job of one node too.
+
+    ``folder``: where results will go. ``engine``: whose command is looked for.
+    """
+    checks = [_python(), _disk(folder), _ports(), _guard()]
+    if cluster_name is None:
+        return checks
+    try:
+        cluster = read_cluster(cluster_name)
+    except ClusterError as error:
+        return [*checks, *(Finding(f"cluster {cluster_name}", False, str(problem)) for problem in error.problems)]
+    checks += _cluster(cluster, engine)
+    if runs_on_slurm(cluster):
+        checks += [*check_slurm(cluster), *check_files(cluster)]
+    checks += check_weights(cluster)
+    if probing:
+        checks += probe_node(cluster, engine, folder)
+    return checks
+
+
+def runs_on_slurm(cluster: Cluster) -> bool:
+    """Emulated profiles run on this machine as well, so Slurm is checked only for those that set something of it."""
+    return not cluster.emulated or cluster.slurm != Slurm(mpi=None, tasks="node")
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("software", True, f"ratematch {__version__}, Python {version}, {os.cpu_count()} CPUs")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / 1e9
+    enough = free >= FREE_GB and os.access(folder, os.W_OK)
+    return Finding(
+        "results disk", enough, f"{free:.1f} GB free here" + ("" if enough else f"; {FREE_GB:g} GB are wanted")
+    )
+
+
+def _ports() -> Finding:
+    free = port_is_free("127.0.0.1", FIRST_PORT)
+    return Finding(
+        "loopback", True, "ports can be bound" if free else f"port {FIRST_PORT} is taken; others will be used"
+    )
+
+
+def _guard() -> Finding:
+    there = Path("/proc/self/environ").exists()
+    description = (
+        "servers of a killed run are found and ended" if there else "no /proc: servers of a killed run may stay"
+    )
+    return Finding("clean-up after kill -9", there, description)
+
+
+def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
+    program = find_engine(engine).command(cluster)[0]
+    where = shutil.which(program)
+    kind = "emulated" if cluster.emulated else "real servers"
+    checks = [
+        Finding(
+            f"cluster {cluster.name}",
+            True,
+            f"{cluster.nodes} nodes x {cluster.gpus_per_node} {cluster.gpu}, {kind}",
+        )
+    ]
+    # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.
+    if cluster.emulated:
+        missing = f"{program} is not on PATH; set `command` in the profile"
+        checks.append(Finding("engine command", where is not None, where or missing))
+    return checks

@@ -1,0 +1,116 @@
+"""Jobs on this machine: a process each, started by submitit, which keeps their logs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from ratematch.run.experiment import run_experiment
+from ratematch.run.failure import OF_ERROR, Failure
+from ratematch.store.folder import ExperimentFolder
+from ratematch.store.outcome import Outcome
+from ratematch.store.outcome import from_json as outcome_from_json
+
+DAY_MIN = 24 * 60
+CANCEL_WAIT_S = 30.0
+
+
+class LocalJob:
+    """A job on this machine; ``job`` is ``None`` for one that an earlier controller started."""
+
+    def __init__(self, folder: ExperimentFolder, job: submitit.Job[Any] | None):
+        self.folder = folder
+        self.adopted = job is None
+        self._job = job
+
+    @property
+    def scheduler_job(self) -> str:
+        """Nobody shares it."""
+        return str(self.folder.path)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Nothing: it was started at once."""
+        return None
+
+    @property
+    def broken_nodes(self) -> Mapping[str, str]:
+        """None: this machine is not one that jobs can be kept off."""
+        return {}
+
+    def poll(self) -> bool:
+        """Does its process still run?"""
+        return self.folder.held() if self._job is None else not self._job.done()
+
+    def failure(self) -> Failure | None:
+        """Why the experiment is not done, once the job has ended; ``None`` when it is done."""
+        if self.folder.done():
+            return None
+        outcome = self._result() or self.folder.outcome()
+        if outcome and outcome.error:
+            return Failure(OF_ERROR.get(outcome.kind, "failed"), outcome.error)
+        logs = self.folder.path / "job"
+        return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
+
+    def _result(self) -> Outcome | None:
+        if self._job is not None:
+            with contextlib.suppress(Exception):  # a job that was killed has no result
+                result = outcome_from_json(self._job.result())
+                return result if result.error else None
+        return None
+
+    def cancel(self, *, wait: bool = True) -> None:
+        """Have the process stop its servers and end; ``wait`` until it has."""
+        signalled: set[int] = set()
+        self._signal_holder(signalled)
+        if not wait:
+            return
+        deadline = time.monotonic() + CANCEL_WAIT_S
+        while self.poll() and time.monotonic() < deadline:
+            # A job that was only just started holds no lock, so nobody to signal, until its imports are done.
+            self._signal_holder(signalled)
+            time.sleep(0.1)
+        if self._job is not None and self.poll():
+            self._job.cancel()
+
+    def _signal_holder(self, signalled: set[int]) -> None:
+        """SIGTERM to the process that measures in the folder, unless it is among ``signalled``, where it is put."""
+        holder = self.folder.holder()
+        if holder and holder not in signalled and self.folder.held():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(holder, signal.SIGTERM)
+            signalled.add(holder)
+
+
+def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
+    """Start the process that measures what is missing in ``folder``. ``executor``: of submitit, local or debug."""
+    runner = submitit.AutoExecutor(folder=folder.path / "job" / "%j", cluster=executor)
+    runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
+    with _ctrl_c_kept_from_children(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return runner.submit(run_experiment, str(Path(folder.path).absolute()))
+
+
+@contextlib.contextmanager
+def _ctrl_c_kept_from_children() -> Iterator[None]:
+    """Jobs started inside do not get the terminal's Ctrl-C: the controller asks them to stop, in order.
+
+    submitit's local controller would otherwise kill its job one second after Ctrl-C, servers and all.
+    """
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread: no terminal to protect from
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,128 @@
+"""What can be refused before anything is started: files the engine would not take, weights that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ratematch.engines import find_engine
+from ratematch.engines.steptimes import STEPS_VARIABLE
+from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
+from ratematch.plan.capacity import why_unfit
+from ratematch.plan.deployment import Deployment
+from ratematch.plan.expansion import Expansion, expand
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.rules import check_placement
+from ratematch.plan.setting import Explained
+from ratematch.plan.sweep import Sweep
+from ratematch.slurm.site import why_no_weights
+from ratematch.store.folder import Results
+
+
+def expand_sweep(sweep: Sweep) -> Expansion:
+    """The sweep's experiments, with what its engine does with memory taken into account."""
+    return expand(sweep, find_engine(sweep.engine.name).kv_settings)
+
+
+def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]:
+    """Every setting of every kind of server and its reason; servers with the same settings and reasons stand once."""
+    explained: dict[str, Explained] = {}
+    for experiment in experiments:
+        for role, settings in find_engine(experiment.engine.name).explain_settings(experiment).items():
+            group = next((group for group in experiment.deployment.groups if group.role == role), None)
+            mtp = f" mtp={group.mtp}" if group is not None and group.mtp else ""
+            servers = f"{role} {group.mapping.label}{mtp}" if group is not None else role
+            label = f"{servers} {experiment.workload.label}"
+            explained.setdefault(f"{label} {settings}", Explained(label, settings))
+    return tuple(explained.values())
+
+
+def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:
+    """Render every experiment on made-up nodes and check the files against the engine's contract.
+
+    The end-to-end stage, which is not known before matching, is checked by pairs of what is measured for it.
+    ``here``: servers will start on this machine, so a weights path can be looked for.
+
+    Raises:
+        SweepError: with every different problem once, and the first experiment that has it.
+    """
+    problems: dict[str, Problem] = {}
+    if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
+        raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
+    if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
+        fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
+        problems["path"] = Problem(f"{sweep.source}: model", why, fix)
+    for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
+        for what in _refusals(sweep, experiment):
+            problems.setdefault(
+                what, Problem(f"{sweep.source}: {experiment.stage} {experiment.deployment.label}", what)
+            )
+    if problems:
+        raise SweepError(list(problems.values()))
+
+
+def refuse_mixture(results: Results, sweep: Sweep) -> None:
+    """Simulated figures and others do not go into one folder, nor do those of two step-time models of the emulator:
+    no analysis could ever use them together.
+
+    Raises:
+        ResultsError: ``results`` holds figures of the other kind.
+    """
+    emulated = sweep.simulated or sweep.cluster.emulated
+    for folder in results.folders():
+        experiment = folder.read()
+        if experiment.emulated and emulated and experiment.step_times != sweep.step_times:
+            raise ResultsError(
+                f"{results.path}: holds figures of the step-time model {experiment.step_times}, and "
+                f"{sweep.step_times} is asked for: give another folder with -o, or set "
+                f"{STEPS_VARIABLE}={experiment.step_times}"
+            )
+        if experiment.simulated != sweep.simulated:
+            there, wanted = ("simulated", "measured") if not sweep.simulated else ("measured", "simulated")
+            raise ResultsError(
+                f"{results.path}: holds {there} figures, and {wanted} ones are asked for: give another folder with -o"
+            )
+
+
+def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[Experiment]:
+    """For each set of options of ctx and of gen, one pair: matching may put any two of one KV layout together. All
+    pairs, which are refused with the reason, when there are none of one layout."""
+    if sweep.e2e is None:
+        return
+    different: dict[str, dict[str, Experiment]] = {"ctx": {}, "gen": {}}
+    for experiment in experiments:
+        if experiment.stage in different and experiment.workload.isl == sweep.workloads[0].isl:
+            group = experiment.deployment.groups[-1]
+            different[experiment.stage].setdefault(repr((group.options, group.unchecked)), experiment)
+    pairs = [
+        (left.deployment.ctx, right.deployment.gen, right)
+        for left in different["ctx"].values()
+        for right in different["gen"].values()
+    ]
+    engine, version = find_engine(sweep.engine.name), sweep.engine.version
+    alike = [
+        (ctx, gen, right)
+        for ctx, gen, right in pairs
+        if ctx and gen and engine.kv_layout(ctx, version) == engine.kv_layout(gen, version)
+    ]
+    for ctx, gen, right in alike or pairs:
+        assert ctx is not None and gen is not None
+        deployment = Deployment(
+            ctx=replace(ctx, mtp=gen.mtp), gen=gen, router=sweep.e2e.router, router_args=sweep.e2e.router_args
+        )
+        yield replace(right, stage="e2e", deployment=deployment)
+
+
+def _refusals(sweep: Sweep, experiment: Experiment) -> list[str]:
+    engine = find_engine(experiment.engine.name)
+    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node))]
+    try:
+        placement = place(experiment.deployment, sweep.cluster, nodes, 8000)
+    except PlacementError as error:
+        return [str(error)]
+    return [
+        *check_placement(placement, sweep.cluster.gpus_per_node),
+        *engine.check_launch(engine.plan_launch(experiment, placement, sweep.cluster, 1.0), experiment, sweep.model),
+        *why_unfit(experiment, sweep.model, sweep.gpu, engine.kv_settings),
+    ]

@@ -1,0 +1,155 @@
+"""Verbs that show a sweep before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ratematch.cli.group import main, print_json
+from ratematch.cli.options import PATH, cluster_option, force_option, json_option, set_option
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@cluster_option
+@click.option("--explain", is_flag=True, help="Every key that servers are told, with the reason for its value.")
+@click.option("--predict", is_flag=True, help="Predict ctx rates, gen curves, ratios and fronts with a model.")
+@click.option(
+    "--learn-from",
+    type=PATH,
+    help="With --predict: a results folder that corrects the model, drawn solid beside the prediction.",
+)
+@click.option("-o", "--output", type=PATH, help="With --predict: a folder for plots.")
+@json_option
+def plan(
+    sweep: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    explain: bool,
+    predict: bool,
+    learn_from: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what SWEEP would run and cost, and what it drops and why. Nothing is started.
+
+    \b
+    Example:
+        ratematch plan sweeps/quickstart.yaml --set budget.max_gpus=8
+        ratematch plan sweeps/deepseek-r1.yaml --predict -o predicted
+    """
+    from ratematch.campaign.precheck import expand_sweep, explain_settings, refuse_unlaunchable
+    from ratematch.errors import UserError
+    from ratematch.inputs.find import read_sweep
+    from ratematch.plan.budget import estimate
+    from ratematch.show.views.explain import explained_to_json, print_explained
+    from ratematch.show.views.plan import plan_to_json, print_plan
+
+    parsed, _ = read_sweep(sweep, overrides, cluster)
+    expansion = expand_sweep(parsed)
+    refuse_unlaunchable(parsed, expansion.experiments, here=False)
+    cost = estimate(parsed, expansion.experiments)
+    explained = explain_settings(expansion.experiments) if explain else ()
+    if not predict and (learn_from or output):
+        raise UserError("--learn-from and -o belong to --predict")
+    prediction = written = None
+    if predict:
+        from ratematch.analysis import analyze
+        from ratematch.show.plots.prediction import write_prediction_plots
+        from ratematch.show.views.predict import prediction_to_json, print_prediction
+        from ratematch.simulate.forecasts import predict_sweep
+        from ratematch.store.folder import Results
+
+        results = Results.open(learn_from) if learn_from else None
+        prediction = predict_sweep(parsed, expansion.experiments, results)
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            measured = analyze.analyze_results(results) if results else None
+            title = f"{parsed.model.name} on {parsed.cluster.gpu}"
+            written = write_prediction_plots(prediction, title, output, measured)
+    if as_json:
+        more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
+        more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
+        print_json(plan_to_json(parsed, expansion, cost) | more)
+    else:
+        print_plan(parsed, expansion, cost, Console())
+        print_explained(explained, Console())
+        if prediction:
+            print_prediction(prediction, Console())
+        for path in written or ():
+            click.echo(str(path))
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@cluster_option
+@click.option("--experiment", metavar="ID", help="Only this one: its id, or a part of its folder's name.")
+@click.option(
+    "--executor",
+    type=click.Choice(["slurm", "local"]),
+    help="Steps of a Slurm job, or processes of this machine [default: by the cluster profile].",
+)
+@click.option("--nodes", metavar="A,B,...", default="", help="Names of the nodes, instead of placeholders.")
+@click.option("--port-base", type=click.IntRange(1024, 65000), help="First port of the servers [default: 18000].")
+@click.option("--results", type=PATH, help="Also the end-to-end experiments chosen in there.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder for a folder of each experiment.")
+@force_option
+@json_option
+def render(
+    sweep: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    experiment: str | None,
+    executor: str | None,
+    nodes: str,
+    port_base: int | None,
+    results: Path | None,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the files and commands that the jobs of SWEEP would use, and start nothing.
+
+    Each experiment gets its YAML files, run.sh (by hand: start, load, stop) and job.sbatch around it.
+
+    \b
+    Example:
+        ratematch render deepseek-r1 --experiment gen-8192-256-gen1xDEP8-mtp3 -o rendered
+    """
+    from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
+    from ratematch.inputs.find import read_sweep
+    from ratematch.run import render as rendering
+    from ratematch.store.folder import Results
+
+    parsed, _ = read_sweep(sweep, overrides, cluster)
+    known = expand_sweep(parsed).experiments
+    refuse_unlaunchable(parsed, known, here=False)
+    if results is not None:
+        chosen = [folder.read() for folder in Results.open(results).folders()]
+        known = (*known, *(item for item in chosen if item.stage == "e2e"))
+    allocated = (executor or parsed.cluster.default_executor) == "slurm"
+    rendered = [
+        item
+        for selected in rendering.choose(known, experiment)
+        for item in rendering.render(
+            selected,
+            parsed.cluster,
+            allocated=allocated,
+            nodes=[node for node in nodes.split(",") if node],
+            port_base=port_base,
+        )
+    ]
+    rendering.write(rendered, output, force=force)
+    if as_json:
+        folders = [{"path": str(output / item.path), "files": sorted(item.files)} for item in rendered]
+        print_json({"sweep": parsed.name, "cluster": parsed.cluster.name, "rendered": folders})
+        return
+    for item in rendered:
+        click.echo(str(output / item.path))
+    how = "sbatch job.sbatch in a folder" if allocated else "bash run.sh in a folder"
+    click.echo(f"{len(rendered)} folders for cluster profile {parsed.cluster.name}; by hand: {how}", err=True)

@@ -1,0 +1,209 @@
+"""Verbs that run and watch a sweep."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ratematch.cli.group import main, print_json, stderr_console
+from ratematch.cli.options import PATH, RESULTS, cluster_option, json_option, results_argument, set_option
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@cluster_option
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    help="Results folder [default: results/NAME, simulated: results/NAME-simulated].",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "debug", "slurm", "allocation", "simulate"]),
+    help="Where servers run [default: slurm or local, by the cluster profile]; `simulate`: nowhere, the emulator's "
+    "scheduler runs in virtual time.",
+)
+@click.option(
+    "--max-jobs",
+    type=click.IntRange(1),
+    help="Jobs under way at once [default: 1 here, 16 in Slurm's queue, one a processor simulated].",
+)
+@click.option(
+    "--pack",
+    "pack_nodes",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=0,
+    metavar="[NODES]",
+    help="Put several deployments into each Slurm job, of so many nodes [default: those of budget.max_gpus].",
+)
+@click.option(
+    "--pack-hours", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Length of such a job."
+)
+@click.option(
+    "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
+)
+@click.option("--detach", is_flag=True, help="Run in the background; `status`, `logs` and `cancel` reach it.")
+@click.option("--again", is_flag=True, help="Measure everything anew; earlier figures are moved aside.")
+@json_option
+def sweep(
+    sweep: str,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    executor: Any,
+    again: bool,
+    as_json: bool,
+    max_jobs: int | None,
+    pack_nodes: int | None,
+    pack_hours: float,
+    max_gpu_hours: float | None,
+    detach: bool,
+    cluster: str | None,
+) -> None:
+    """Run the whole method for SWEEP. Run it again to resume: only what is missing is measured.
+
+    \b
+    Example:
+        ratematch sweep quickstart.yaml
+    """
+    from ratematch.campaign.controller import run_campaign
+    from ratematch.campaign.jobs.executor import Executor, choose_packing
+    from ratematch.inputs.find import read_sweep
+    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
+    from ratematch.store.folder import Results
+
+    # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parsed, text = read_sweep(sweep, overrides, cluster)
+    executor_note = None if executor else describe_default_executor(parsed.cluster)
+    parsed = replace(parsed, simulated=executor == "simulate")
+    results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
+    if detach:
+        from ratematch.campaign.control import start_detached
+
+        pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
+        click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
+        if executor_note:
+            click.echo(executor_note, err=True)
+        click.echo(f"next: ratematch status {results.path}, or ratematch cancel {results.path}")
+        return
+    if max_gpu_hours is not None:
+        parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
+    executor = executor or parsed.cluster.default_executor
+    packing = choose_packing(parsed, executor, pack_nodes, pack_hours)
+    with SweepView(stderr_console(), executor_note) as view:
+        campaign = run_campaign(
+            parsed, text, results, Executor(executor, max_jobs, packing), view.update, again=again
+        )
+    if as_json:
+        print_json(outcome_to_json(campaign))
+    else:
+        view.print_outcome(campaign)
+    if campaign.failed:
+        sys.exit(2)
+    sys.exit(3 if campaign.nothing_valid else 0)
+
+
+@main.command()
+@click.argument("experiment", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def run(experiment: Path) -> None:
+    """Measure what is missing of one EXPERIMENT folder, here and now: what each job of a sweep does.
+
+    \b
+    Example:
+        ratematch run results/quickstart/gen-1024-64-gen1xDEP4-mtp1-6b1f2c90aa
+    """
+    from ratematch.errors import RunError
+    from ratematch.run.experiment import measure_experiment
+
+    outcome = measure_experiment(experiment)
+    if outcome.error:
+        raise RunError(outcome.error)
+    click.echo(f"{experiment}: {outcome.measured} loads measured, all done")
+
+
+@main.command()
+@click.argument("results", type=PATH, default=RESULTS)
+@json_option
+def status(results: Path, as_json: bool) -> None:
+    """Show how far the sweep in RESULTS is: state, loads, GPU-hours, and why something failed or waits.
+
+    \b
+    Example:
+        ratematch status results/quickstart
+    """
+    from ratematch.campaign.control import queued_jobs
+    from ratematch.campaign.decisions import read_chosen_runs, read_search, runs_to_json, search_to_json
+    from ratematch.campaign.nodes import excluded_nodes
+    from ratematch.show.views.search import print_choices, print_search
+    from ratematch.show.views.status import print_status, status_to_json
+    from ratematch.store.folder import Results
+
+    opened = Results.open(results)
+    jobs = {name: str(job) for name, job in queued_jobs(opened).items()}
+    content = status_to_json(opened, jobs, excluded_nodes(opened))
+    searched, choices = read_search(opened), read_chosen_runs(opened)
+    if as_json:
+        search = {"search": search_to_json(searched)} if searched else {}
+        print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
+    else:
+        print_status(content, Console())
+        if searched:
+            print_search(searched, choices, Console())
+        else:
+            print_choices(choices, Console())
+
+
+@main.command()
+@results_argument
+@click.argument("experiment", required=False)
+def cancel(results: Path, experiment: str | None) -> None:
+    """Stop the sweep in RESULTS, or one EXPERIMENT of it, in order. The same `sweep` command resumes it.
+
+    \b
+    Example:
+        ratematch cancel results/quickstart
+    """
+    from ratematch.campaign.control import cancel_sweep
+    from ratematch.store.folder import Results
+
+    stopped = cancel_sweep(Results.open(results), experiment)
+    for line in stopped or ["nothing runs there"]:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("experiment")
+@click.option(
+    "--role", type=click.Choice(["ctx", "gen", "agg", "orchestrator", "driver"]), help="Only these servers."
+)
+@click.option("--index", type=click.IntRange(0), help="Only this server of the role.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Last lines of each log.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with new lines until the experiment ends.")
+def logs(experiment: str, role: str | None, index: int | None, lines: int, following: bool) -> None:
+    """Show the logs of an EXPERIMENT: its folder, or a part of its name below results/.
+
+    \b
+    Example:
+        ratematch logs gen1xDEP4-mtp1 --role gen --index 0 -f
+    """
+    from ratematch.campaign.control import find_experiment, find_logs, follow_logs
+    from ratematch.run.launch import log_tail
+
+    folder = find_experiment(RESULTS, experiment)
+    files = find_logs(folder, role, index)
+    for log in files:
+        click.echo(f"==> {log.path}", err=True)
+        if tail := log_tail(log.path, lines) if lines else "":
+            click.echo(tail)
+    if following:
+        for log, line in follow_logs(folder, files):
+            click.echo(line if len(files) == 1 else f"{log.name}: {line}")

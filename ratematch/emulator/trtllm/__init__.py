@@ -1,0 +1,1 @@
+"""The faces of TensorRT-LLM: ``trtllm-serve``, its orchestrator, metrics and files."""

@@ -1,0 +1,42 @@
+"""What travels from a context to a generation server, and whether the two agree on its form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ratematch.emulator.errors import TransferError
+
+TRANSFER_LATENCY_S = 1e-3
+"""Fixed part of one KV transfer: the handshake between the two executors."""
+
+
+@dataclass(frozen=True)
+class KvSource:
+    """Where the KV cache of one request lies. ``endpoint``: ``host:port`` of the context server.
+
+    ``layout``: how the bytes lie and travel (:func:`ratematch.engines.trtllm_serve.agreement.hand_over`).
+    """
+
+    endpoint: str
+    request_id: int
+    tokens: int
+    layout: dict[str, str | int | None] = field(default_factory=dict)
+
+
+def check_layout(source: KvSource, own: Mapping[str, str | int | None]) -> None:
+    """The two sides must agree; nothing negotiates (contract, sections 3.4 and 3.6).
+
+    Raises:
+        TransferError: naming every key that differs.
+    """
+    differing = [
+        f"{key}: ctx has {value} and gen has {own.get(key)}"
+        for key, value in source.layout.items()
+        if value != own.get(key)
+    ]
+    if differing:
+        raise TransferError(
+            f"KV cache transfer of request {source.request_id} failed: the two sides do not agree: "
+            + "; ".join(differing)
+        )

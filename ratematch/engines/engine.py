@@ -1,0 +1,179 @@
+"""The engine boundary: everything the rest of ratematch needs of a serving stack, as one value.
+
+An engine's folder builds its :class:`Engine` once, out of plain functions. An engine that shares most of another one
+is made with :func:`dataclasses.replace`: a stack that starts ``trtllm-serve`` workers behind an orchestrator of its
+own replaces what plans a launch, and keeps files, metrics and logs. ``docs/adding-an-engine.md`` has every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
+from ratematch.plan.capacity import KvSettings
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.enginefacts import EngineFacts
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.finding import Finding
+from ratematch.plan.launchplan import LaunchPlan
+from ratematch.plan.model import Model
+from ratematch.plan.placement import Placement
+from ratematch.plan.setting import Setting
+
+Json = dict[str, Any]
+"""A JSON object as it is sent or received."""
+
+
+class CheckLaunch(Protocol):
+    """The type of :attr:`Engine.check_launch`, whose last argument may be left out."""
+
+    def __call__(self, plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]: ...
+
+
+class ReadBreakdown(Protocol):
+    """The type of :attr:`Engine.read_breakdown`, whose two counts are given by name."""
+
+    def __call__(self, records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
+
+
+def no_extra_body(experiment: Experiment) -> Json:
+    """Requests carry the OpenAI fields and nothing else."""
+    return {}
+
+
+def no_samples(body: bytes) -> list[dict[str, float]] | None:
+    """The engine answers in Prometheus text only."""
+    return None
+
+
+def no_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
+    """The engine has no timings request by request."""
+    return None
+
+
+def no_stages(ctx: Sequence[Samples], gen: Sequence[Samples], elapsed_s: float) -> StageTimes | None:
+    """The engine's counters have no times of stages."""
+    return None
+
+
+def no_log_span(text: str, group: ServerGroup, in_flight: int | None) -> LogSpan | None:
+    """The engine's log has no times of steps."""
+    return None
+
+
+def never_gives_up(text: str) -> bool:
+    """A server that will never be ready ends its process, so its log need not be read for that."""
+    return False
+
+
+def simulated() -> str | None:
+    """Nothing stands against simulating its servers in virtual time."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One serving stack. Every callable is a plain function; those with a default are things an engine may lack."""
+
+    name: str
+    """What ``engine.name`` of a sweep file says, such as ``trtllm-serve``."""
+
+    facts: EngineFacts
+    """Release lines, modes and routers: checked when a sweep file is read, before anything of it is planned."""
+
+    product: str
+    """Its name for people, such as ``TensorRT-LLM``."""
+
+    reference: str
+    """What the ``reference`` of each of its diagnoses is a part of."""
+
+    routes: Routes
+    """The HTTP paths of its servers' own statistics."""
+
+    # ------------------------------------------------------------------------------------------------- launching
+
+    command: Callable[[Cluster], tuple[str, ...]]
+    """The words that start its CLI on a node: the profile's ``command``, else its own, or its emulator's where the
+    cluster is emulated."""
+
+    launcher: Callable[[Cluster], tuple[str, ...]]
+    """The words before a server whose ranks Slurm starts; empty for an engine that starts its ranks itself."""
+
+    spare_ports: Callable[[Deployment], int]
+    """Ports that servers use beside those of the placement: the ones right after them."""
+
+    plan_launch: Callable[[Experiment, Placement, Cluster, float], LaunchPlan]
+    """Files to write and processes to start, in order; the last argument is the seconds each has to become ready."""
+
+    check_launch: CheckLaunch
+    """What the engine would refuse about the rendered files, at its start or at the first request, a line each; empty
+    when nothing. ``model``: what the servers load; ``None`` leaves out the rules that depend on it."""
+
+    explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
+    """By role (and ``orchestrator``): every configured key, with its value and the reason for it."""
+
+    extra_body: Callable[[Experiment], Json] = no_extra_body
+    """Fields of every request body beside the OpenAI ones."""
+
+    # ---------------------------------------------------------------------------------------------------- memory
+
+    kv_settings: Callable[[ServerGroup], KvSettings]
+    """What a server of this group does with the memory that weights and activations leave."""
+
+    kv_layout: Callable[[ServerGroup, str], str]
+    """The layout of its KV cache in a version, in words: only servers of one layout are matched with each other.
+    Empty where the engine refuses pairs that differ before anything is measured."""
+
+    # ------------------------------------------------------------------------------- what servers say of themselves
+
+    iteration_reader: Callable[[], ReadIterations]
+    """A new reader for the answers of one server's ``routes.iterations``; it may keep state from answer to answer."""
+
+    read_samples: Callable[[bytes], list[dict[str, float]] | None] = no_samples
+    """Figures in an answer of a metrics address that is in a format of the engine's own, by the names that
+    :func:`ratematch.measure.servermetrics.doubt_iterations` knows; ``None`` for an answer in another format."""
+
+    read_stages: Callable[[Sequence[Samples], Sequence[Samples], float], StageTimes | None] = no_stages
+    """Mean stage times of a load, from the growth of every ctx and every gen server's counters
+    (``routes.prometheus``) and the seconds it took. ``None`` where the counters do not have them."""
+
+    read_breakdown: ReadBreakdown = no_breakdown
+    """Mean stage times of a load, from the records of ``routes.request_times``, without the ``skip_first`` that
+    arrived first and the ``skip_last`` that arrived last. ``None`` where they do not have them."""
+
+    read_log: Callable[[str, ServerGroup, int | None], LogSpan | None] = no_log_span
+    """Generation steps in a part of one worker's log, ``None`` when there are none. The last argument is the number
+    of requests this worker was given to hold, where the load sets it."""
+
+    has_iterations: Callable[[str], bool]
+    """Does a part of a server's log show any iteration?"""
+
+    wrote: Callable[[str], bool]
+    """Is a log one of its servers'?"""
+
+    # ------------------------------------------------------------------------------------------------------ failures
+
+    has_given_up: Callable[[str], bool] = never_gives_up
+    """Does a server's log say that it will never be ready, though its process may live on?"""
+
+    diagnose: Callable[[Sequence[str]], Diagnosis | None]
+    """The first known cause in logs and error answers, the most telling text first; ``None`` when none is known."""
+
+    explain: Callable[[Symptom, Experiment], Diagnosis]
+    """What is known of trouble that leaves no line in a log."""
+
+    # ----------------------------------------------------------------------------------- installation and simulation
+
+    probe_commands: Callable[[Sequence[str]], dict[str, tuple[str, ...]]]
+    """Commands, by name, whose output says what is installed on a node; the argument starts the engine's CLI."""
+
+    judge_probe: Callable[[Mapping[str, str]], list[Finding]]
+    """What those outputs say, compared with what is known of the version that answered."""
+
+    why_no_simulation: Callable[[], str | None] = simulated
+    """Why its servers cannot be simulated in virtual time; ``None`` when they can."""

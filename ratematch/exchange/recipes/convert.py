@@ -1,0 +1,274 @@
+"""Recipe files -> sweep files: format, model, cluster, engine version, and a check that nothing was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, worker_keys
+from ratematch.errors import Problem, RecipeError, SweepError
+from ratematch.exchange.recipes.choices import Choices, choose_cluster, choose_model, choose_version
+from ratematch.exchange.recipes.reader import Unsupported
+from ratematch.exchange.recipes.recipe import Recipe, unknown_keys
+from ratematch.exchange.recipes.roundtrip import check_roundtrip
+from ratematch.exchange.recipes.srtslurm import is_srt_recipe, read_srt_recipe
+from ratematch.exchange.recipes.sweeptext import Target, sweep_name, sweep_text, workload_of
+from ratematch.exchange.recipes.trtllm_slurm import is_trtllm_config, read_trtllm_config
+from ratematch.exchange.recipes.variants import expand_variants
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.find import read_cluster
+from ratematch.plan.located import Located, read_located
+from ratematch.plan.located import Path as YamlPath
+
+
+@dataclass(frozen=True)
+class Imported:
+    """One sweep file. ``path``: where it was written, ``None`` when it was not. ``notes``: what a reader should know
+    besides ``unsupported``, the parts of the recipes that have no counterpart."""
+
+    name: str
+    text: str
+    recipes: tuple[Recipe, ...]
+    notes: tuple[str, ...]
+    path: Path | None = None
+
+    @property
+    def unsupported(self) -> tuple[Unsupported, ...]:
+        return tuple(part for recipe in self.recipes for part in recipe.unsupported)
+
+    def messages(self) -> list[str]:
+        """For people: notes first, then what was left out, one line each."""
+        return [
+            *(f"note: {note}" for note in self.notes),
+            *(f"no counterpart: {part}" for part in self.unsupported),
+        ]
+
+
+def read_recipes(given: str) -> list[Recipe]:
+    """Every recipe of one file; ``FILE:SELECTOR`` picks variants of an srt-slurm file with overrides.
+
+    Raises:
+        RecipeError: with every problem of the file.
+    """
+    path, selector = Path(given), ""
+    if not path.is_file() and ":" in given:
+        head, _, selector = given.rpartition(":")
+        path = Path(head)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError([Problem(given, f"cannot be read: {reason}")]) from error
+    located = read_located(text, str(path))
+    if located.problems:
+        raise RecipeError(located.problems)
+    _refuse_other_keys(located, yaml.safe_load(text), ())
+    if is_srt_recipe(located.data):
+        recipes = [read_srt_recipe(variant) for variant in expand_variants(located, selector)]
+    elif is_trtllm_config(located.data):
+        recipes = [read_trtllm_config(located)]
+    else:
+        what = "is neither an srt-slurm recipe nor a TensorRT-LLM slurm/benchmark config"
+        fix = "the one has resources and backend or roles, the other hardware and worker_config"
+        raise RecipeError([Problem(f"{path}:1", what, fix)])
+    if located.problems:
+        raise RecipeError(list(dict.fromkeys(located.problems)))
+    return [recipe for recipe in recipes if recipe is not None]
+
+
+def _refuse_other_keys(located: Located, value: Any, path: YamlPath) -> None:
+    """Keys that are numbers or truth values would come back as text, which the engine may read differently."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_other_keys(located, item, (*path, index))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                located.add((*path, str(key)), f"the key {key!r} is no text", "keep such a map in a file of its own")
+            _refuse_other_keys(located, item, (*path, str(key)))
+
+
+def import_recipes(files: Sequence[str], choices: Choices, name: str | None = None) -> Imported:
+    """One sweep file that holds every recipe of ``files`` as a deployment. ``name``: of the sweep.
+
+    Raises:
+        RecipeError: a file cannot be imported, the files do not belong together, or the result would not give them
+            back. CatalogError, ClusterError: a name in ``choices`` is not known.
+    """
+    recipes = merge_ladders([_with_load(recipe, choices) for file in files for recipe in read_recipes(file)])
+    notes = [f"{recipe.name}: {note}" for recipe in recipes for note in recipe.notes]
+    model, path, model_origin = choose_model(recipes, choices.model, notes)
+    cluster, cluster_origin = choose_cluster(recipes, choices.cluster)
+    version, version_origin = choose_version(recipes, choices.version, notes)
+    notes += _unknown_keys(recipes, version)
+    for recipe in recipes:
+        if any(servers.role == "agg" and servers.instances > 1 for servers in recipe.servers):
+            notes.append(f"{recipe.name}: nothing balances between aggregated servers; only the first gets the load")
+    target = Target(
+        model=model,
+        model_path=path,
+        model_origin=model_origin,
+        cluster=cluster,
+        cluster_origin=cluster_origin,
+        version=version,
+        version_origin=version_origin,
+        workloads=tuple(dict.fromkeys(workload_of(recipe) for recipe in recipes)),
+    )
+    named = sweep_name(name or recipes[0].name)
+    text = sweep_text(named, recipes, target)
+    where = ", ".join(dict.fromkeys(recipe.source for recipe in recipes))
+    try:
+        check = check_roundtrip(
+            text, f"{named}.yaml", recipes, find_model=load_model, find_cluster=read_cluster, find_gpu=load_gpu
+        )
+    except SweepError as error:
+        raise RecipeError(
+            [Problem(where, f"cannot run: {problem.what}", problem.fix) for problem in error.problems]
+        ) from error
+    if check.differences:
+        raise RecipeError(
+            [Problem(where, f"would not be given back: {difference}") for difference in check.differences]
+        )
+    return Imported(named, text, tuple(recipes), tuple(dict.fromkeys([*notes, *check.notes])))
+
+
+def import_files(
+    files: Sequence[str],
+    choices: Choices,
+    *,
+    output: Path | None = None,
+    into: Path | None = None,
+    force: bool = False,
+) -> list[Imported]:
+    """One sweep file per recipe file, or with ``into`` one for all, written to ``output`` (a folder for several).
+
+    Raises:
+        RecipeError: as :func:`import_recipes`, with the problems of every file; nothing is written then. Or there is
+            no place to write to, or something lies there.
+    """
+    if into is not None and output is not None:
+        raise RecipeError([Problem("--into", "names the one file to write, and -o is given too", "keep one of them")])
+    if into is not None:
+        placed: list[tuple[Path | None, Imported]] = [(into, import_recipes(files, choices, into.stem))]
+    else:
+        placed = _import_each(files, choices, output)
+    _refuse_overwriting([path for path, _ in placed if path is not None], force)
+    for path, imported in placed:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(imported.text, encoding="utf-8")
+    return [replace(imported, path=path) for path, imported in placed]
+
+
+def _import_each(files: Sequence[str], choices: Choices, output: Path | None) -> list[tuple[Path | None, Imported]]:
+    """A sweep file for each recipe file, with the path it belongs at."""
+    if len(files) > 1 and (output is None or output.suffix in (".yaml", ".yml")):
+        what = f"{len(files)} files become {len(files)} sweep files"
+        raise RecipeError([Problem("-o", what, "give a folder with -o, or one file with --into")])
+    placed: list[tuple[Path | None, Imported]] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            imported = import_recipes([file], choices)
+        except RecipeError as error:
+            problems += error.problems
+            continue
+        folder = output is not None and (len(files) > 1 or output.is_dir())
+        placed.append((output / f"{imported.name}.yaml" if output is not None and folder else output, imported))
+    if problems:
+        raise RecipeError(problems)
+    return placed
+
+
+def _refuse_overwriting(paths: Sequence[Path], force: bool) -> None:
+    existing = [path for path in paths if path.exists() and not force]
+    twice = [path for path in dict.fromkeys(paths) if paths.count(path) > 1]
+    if existing or twice:
+        raise RecipeError(
+            [Problem(str(path), "is there already", "--force overwrites it") for path in existing]
+            + [Problem(str(path), "would be written twice", "import them apart or --into one file") for path in twice]
+        )
+
+
+def imported_to_json(imported: Imported) -> dict[str, Any]:
+    """Plain JSON values. ``sweep`` holds the text when it was not written to a file."""
+    return {
+        "name": imported.name,
+        "path": None if imported.path is None else str(imported.path),
+        "sweep": imported.text if imported.path is None else None,
+        "deployments": [
+            {"recipe": recipe.name, "source": recipe.source, "shape": recipe.shape} for recipe in imported.recipes
+        ],
+        "notes": list(imported.notes),
+        "left": [{"where": part.where, "value": part.value, "why": part.why} for part in imported.unsupported],
+    }
+
+
+def merge_ladders(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Recipes that differ only in concurrency become one with all of them: they are one deployment, started once."""
+    merged: dict[str, Recipe] = {}
+    for recipe in recipes:
+        key = repr(
+            (
+                [(s.role, s.instances, s.mapping, s.config, s.environment) for s in recipe.servers],
+                (recipe.isl, recipe.osl, recipe.osl_ratio, recipe.requests_per_slot, recipe.warmup_per_slot),
+                recipe.orchestrator,
+            )
+        )
+        same = merged.get(key)
+        if same is None:
+            merged[key] = recipe
+            continue
+        both = f"{same.origins['concurrency']}; {recipe.origins['concurrency']}"
+        merged[key] = replace(
+            same,
+            concurrency=tuple(sorted({*same.concurrency, *recipe.concurrency})),
+            origins={**same.origins, "concurrency": both},
+            unsupported=(*same.unsupported, *recipe.unsupported),
+            notes=(*same.notes, f"is the same deployment as {recipe.name}: their concurrencies are one ladder"),
+        )
+    return list(merged.values())
+
+
+def _with_load(recipe: Recipe, choices: Choices) -> Recipe:
+    """``recipe`` with the load of ``choices`` where the file names none."""
+    problems: list[Problem] = []
+    changes: dict[str, Any] = {}
+    origins = dict(recipe.origins)
+    if recipe.isl is None or recipe.osl is None:
+        if choices.workload:
+            changes["isl"], changes["osl"] = choices.workload
+            origins["workload"] = "--workload"
+        else:
+            problems.append(Problem(recipe.source, f"{recipe.name} names no ISL and OSL", "give --workload ISL/OSL"))
+    if not recipe.concurrency:
+        if choices.concurrency:
+            changes["concurrency"] = choices.concurrency
+            origins["concurrency"] = "--concurrency"
+        else:
+            problems.append(
+                Problem(recipe.source, f"{recipe.name} names no concurrency", "give --concurrency 1,4,16")
+            )
+    if problems:
+        raise RecipeError(problems)
+    return replace(recipe, origins=origins, **changes)
+
+
+def _unknown_keys(recipes: Sequence[Recipe], version: str) -> list[str]:
+    """Worker keys that the version is not known to have, where they stand, and the versions that do have them."""
+    notes: list[str] = []
+    for recipe in recipes:
+        for servers in recipe.servers:
+            for key in unknown_keys(servers.config, worker_keys(version)):
+                others = [
+                    line for line in RELEASE_LINES if key not in unknown_keys(servers.config, worker_keys(line))
+                ]
+                known = f"known in {', '.join(others)}: --engine-version" if others else "known in no version"
+                notes.append(
+                    f"{servers.origin}: {key} is not known in trtllm-serve {version} ({known}); passed on !unchecked"
+                )
+    return notes

@@ -1,0 +1,153 @@
+"""What a recipe says, whichever tool it was written for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ratematch.exchange.recipes.reader import Reader, Unsupported
+from ratematch.plan.deployment import Role
+from ratematch.plan.parallelism import Parallelism
+
+
+@dataclass(frozen=True)
+class Servers:
+    """``instances`` equal servers. ``config``: the worker YAML as it stands. ``origin``: where that was written."""
+
+    role: Role
+    instances: int
+    mapping: Parallelism
+    config: dict[str, Any]
+    environment: dict[str, str]
+    origin: str
+    environment_origin: str
+    count_origin: str
+
+    @property
+    def mtp(self) -> int:
+        """Draft tokens a step, 0 without speculation."""
+        block = self.config.get("speculative_config")
+        if not isinstance(block, dict):
+            return 0
+        tokens = block.get("num_nextn_predict_layers") or block.get("max_draft_len")
+        return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0 else 0
+
+    @property
+    def shape(self) -> str:
+        return f"{self.instances}x {self.mapping.label}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One deployment and the load it was run at.
+
+    ``model``: path or name of the weights. ``gpu``: type of GPU, ``None`` when the file does not say.
+    ``concurrency``: requests in flight over the whole deployment. ``requests_per_slot`` and ``warmup_per_slot``:
+    requests as multiples of it. ``isl`` is ``None`` when the file names no load. ``origins``: where a value was
+    written, by the name of the field. ``unsupported``: what has no counterpart; ``notes``: what a reader should know.
+    """
+
+    name: str
+    source: str
+    kind: str
+    model: str | None
+    container: str | None
+    gpu: str | None
+    gpus_per_node: int
+    servers: tuple[Servers, ...]
+    isl: int | None
+    osl: int | None
+    osl_ratio: float
+    concurrency: tuple[int, ...]
+    requests_per_slot: float
+    warmup_per_slot: float
+    nodes: int
+    orchestrator: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    unsupported: tuple[Unsupported, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> int:
+        return sum(servers.instances * servers.mapping.gpus for servers in self.servers)
+
+    @property
+    def shape(self) -> str:
+        """For people: ``1x DEP4 + 4x TEP8, MTP 3``."""
+        mtp = max(servers.mtp for servers in self.servers)
+        return " + ".join(servers.shape for servers in self.servers) + (f", MTP {mtp}" if mtp else "")
+
+
+def read_mapping(reader: Reader, path: Sequence[str], config: dict[str, Any]) -> Parallelism | None:
+    """The parallelism of a worker YAML that stands at ``path``; ``None``, with problems noted, when it is not sound.
+
+    What is not given has the engine's default: one way of each, and experts split by tensor (contract, section 3.1).
+    """
+    located, sizes = reader.located, {}
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"):
+        size = config.get(name, 1)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            located.add((*path, name), f"must be a whole number of at least 1, not {size!r}")
+            return None
+        sizes[name] = size
+    tp = sizes["tensor_parallel_size"]
+    ep, moe_tp = config.get("moe_expert_parallel_size"), config.get("moe_tensor_parallel_size")
+    if not isinstance(ep, int) or ep < 1:
+        ep = tp // moe_tp if isinstance(moe_tp, int) and moe_tp > 0 and tp % moe_tp == 0 else 1
+    mapping = Parallelism(
+        tp=tp,
+        pp=sizes["pipeline_parallel_size"],
+        cp=sizes["context_parallel_size"],
+        ep=ep,
+        attention_dp=config.get("enable_attention_dp") is True,
+    )
+    problems = mapping.problems()
+    for problem in problems:
+        located.add((*path, "moe_expert_parallel_size"), problem)
+    return None if problems else mapping
+
+
+def read_environment(reader: Reader, path: Sequence[str], given: dict[str, Any]) -> dict[str, str]:
+    """Environment variables as text. A bare ``yes`` is a truth value in YAML, so it is refused, not guessed."""
+    environment: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, bool) or value is None or isinstance(value, (dict, list)):
+            what = f"the value of an environment variable must be text, and YAML reads this as {value!r}"
+            reader.located.add((*path, name), what, "put it in quotes")
+        else:
+            environment[str(name)] = str(value)
+    return environment
+
+
+def nodes_for(instances: int, gpus: int, gpus_per_node: int) -> int:
+    """Nodes that ``instances`` servers of ``gpus`` GPUs fill when no server straddles nodes it does not fill."""
+    if gpus > gpus_per_node:
+        return instances * -(-gpus // gpus_per_node)
+    return -(-instances // (gpus_per_node // gpus))
+
+
+def read_ladder(reader: Reader, *path: str) -> tuple[int, ...]:
+    """Concurrencies: a list, one number, or text with any of ``x``, comma and blanks between the numbers."""
+    value = reader.take(*path)
+    parts = value if isinstance(value, list) else str(value).lower().replace("x", " ").replace(",", " ").split()
+    ladder: list[int] = []
+    for part in parts if value is not None else ():
+        text = str(part).strip()
+        if not text.isdigit() or int(text) < 1 or isinstance(part, bool):
+            reader.located.add(path, f"{value!r} is no list of concurrencies", 'write [1, 4, 16] or "1x4x16"')
+            return ()
+        ladder.append(int(text))
+    return tuple(dict.fromkeys(ladder))
+
+
+def unknown_keys(config: dict[str, Any], rules: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys of a worker YAML that stand in no rule."""
+    unknown: list[str] = []
+    for name, value in config.items():
+        rule = rules.get(name)
+        if rule is None:
+            unknown.append(f"{prefix}{name}")
+        elif isinstance(value, dict) and "keys" in rule:
+            unknown += unknown_keys(value, rule["keys"], f"{prefix}{name}.")
+    return unknown

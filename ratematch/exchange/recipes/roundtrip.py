@@ -1,0 +1,131 @@
+"""Checks that an imported sweep gives the recipe back: parses, expands and renders it, and compares every part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from ratematch.engines import ENGINES, find_engine
+from ratematch.exchange.recipes.recipe import Recipe, Servers
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.expansion import expand
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Concurrency
+from ratematch.plan.model import Gpu, Model
+from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.sweepfile import parse_sweep
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """``differences``: where the rendered deployment is not the recipe's; empty when the import is faithful.
+
+    ``notes``: what is added around it (environment variables, fewer or more nodes) or would be refused at a launch.
+    """
+
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_roundtrip(
+    text: str,
+    source: str,
+    recipes: Sequence[Recipe],
+    *,
+    find_model: Callable[[str], Model],
+    find_cluster: Callable[[str], Cluster],
+    find_gpu: Callable[[str], Gpu],
+) -> RoundTrip:
+    """Compare the deployments of a sweep file with the recipes it was written from, in the same order.
+
+    Raises:
+        SweepError: the text is no sweep file.
+    """
+
+    def enlarge(name: str) -> Cluster:
+        # Too few nodes in the profile are a note; they must not prevent the comparison.
+        cluster = find_cluster(name)
+        most = max(-(-recipe.gpus // cluster.gpus_per_node) + recipe.nodes for recipe in recipes)
+        return replace(cluster, nodes=max(cluster.nodes, most))
+
+    sweep = parse_sweep(text, source, find_model=find_model, find_cluster=enlarge, find_gpu=find_gpu, engines=ENGINES)
+    has_nodes = find_cluster(sweep.cluster.name).nodes
+    engine = find_engine(sweep.engine.name)
+    experiments = expand(sweep, engine.kv_settings).experiments
+    differences: list[str] = []
+    notes: list[str] = []
+    if len(experiments) != len(recipes):
+        differences.append(f"{len(recipes)} recipes became {len(experiments)} experiments")
+    for recipe, experiment in zip(recipes, experiments, strict=False):
+        needed = nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node)
+        different, remarks = _compare(recipe, experiment, sweep.cluster, needed)
+        differences += [f"{recipe.name}: {text}" for text in different]
+        notes += [f"{recipe.name}: {text}" for text in remarks]
+        if needed > has_nodes:
+            notes.append(
+                f"{recipe.name}: needs {needed} nodes, and cluster {sweep.cluster.name} has {has_nodes}: "
+                "raise nodes in its profile, or give --cluster"
+            )
+        if needed != recipe.nodes:
+            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {needed}")
+    return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)))
+
+
+def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: int) -> tuple[list[str], list[str]]:
+    """(what is not the recipe's, what is added around it or would be refused at a launch)."""
+    placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
+    engine = find_engine(experiment.engine.name)
+    plan = engine.plan_launch(experiment, placement, cluster, 1.0)
+    files = {file.path: yaml.safe_load(file.content) for file in plan.files}
+    differences: list[str] = []
+    added: dict[str, str] = {}
+    for servers in recipe.servers:
+        if _canonical(files.get(f"{servers.role}.yaml")) != _canonical(servers.config):
+            differences.append(f"the {servers.role} configuration is not the recipe's")
+        instances = [instance for instance in placement.instances if instance.role == servers.role]
+        if len(instances) != servers.instances:
+            differences.append(f"{len(instances)} {servers.role} servers instead of {servers.instances}")
+        sizes = {sum(len(part.gpus) for part in instance.places) for instance in instances}
+        if sizes != {servers.mapping.gpus}:
+            differences.append(f"{servers.role} servers of {sizes} GPUs instead of {servers.mapping.gpus}")
+        for process in plan.processes:
+            if process.role == servers.role:
+                differing, more = _compare_environment(servers, dict(process.env))
+                differences += differing
+                added |= more
+    if (experiment.workload.isl, experiment.workload.osl) != (recipe.isl, recipe.osl):
+        differences.append(f"workload {experiment.workload.label} instead of {recipe.isl}/{recipe.osl}")
+    ladder = tuple(load.concurrency for load in experiment.loads if isinstance(load, Concurrency))
+    if ladder != recipe.concurrency:
+        differences.append(f"concurrency {ladder} instead of {recipe.concurrency}")
+    notes = []
+    if added:
+        shown = " ".join(f"{name}={value}" for name, value in sorted(added.items()))
+        notes.append(f"ratematch and cluster {cluster.name} add to the environment: {shown}")
+    notes += [
+        f"trtllm-serve {experiment.engine.version} would refuse {problem}"
+        for problem in engine.check_launch(plan, experiment)
+    ]
+    return list(dict.fromkeys(differences)), notes
+
+
+def _compare_environment(servers: Servers, given: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    wrong = [
+        f"{servers.role}: {name}={given.get(name)} instead of {value}"
+        for name, value in servers.environment.items()
+        if given.get(name) != value
+    ]
+    own = ("CUDA_VISIBLE_DEVICES", "RATEMATCH_")
+    more = {
+        name: value for name, value in given.items() if name not in servers.environment and not name.startswith(own)
+    }
+    return wrong, more
+
+
+def _canonical(value: Any) -> str:
+    """Text in which ``1``, ``1.0``, ``true`` and ``"1"`` differ, and the order of keys does not."""
+    text: str = yaml.safe_dump(value, sort_keys=True)
+    return text

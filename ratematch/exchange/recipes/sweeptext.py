@@ -1,0 +1,184 @@
+"""Recipes -> the text of a sweep file, with a comment on where each value came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from ratematch.engines.trtllm_serve.contract import worker_keys
+from ratematch.exchange.recipes.recipe import Recipe, Servers, unknown_keys
+from ratematch.plan.located import UNCHECKED
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the recipes alone do not decide; every value has a comment that says where it comes from."""
+
+    model: str
+    model_path: str | None
+    model_origin: str
+    cluster: str
+    cluster_origin: str
+    version: str
+    version_origin: str
+    workloads: tuple[tuple[int, int, float], ...]
+
+
+def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
+    """One sweep file that runs the deployments of ``recipes`` as they stand."""
+    recipes = [_shorten(recipe) for recipe in recipes]
+    model = target.model if target.model_path is None else _flow({"name": target.model, "path": target.model_path})
+    lines = [
+        f"name: {_flow(name)}",
+        "about: >",
+        *(f"  {line}" for line in _about(recipes)),
+        f"model: {model}{_comment(target.model_origin)}",
+        f"cluster: {_flow(target.cluster)}{_comment(target.cluster_origin)}",
+        f"engine: {_flow({'name': 'trtllm-serve', 'version': target.version})}{_comment(target.version_origin)}",
+        "workloads:",
+        *(f"  - {_workload(workload)}{_comment(_origin_of(recipes, workload))}" for workload in target.workloads),
+        "deployments:",
+    ]
+    for recipe in recipes:
+        lines += _deployment(recipe, target, own_workload=len(target.workloads) > 1)
+    unsupported = [part for recipe in recipes for part in recipe.unsupported]
+    if unsupported:
+        lines += ["# Without counterpart here:", *(f"#   {_one_line(str(part))}" for part in unsupported)]
+    return "\n".join(lines) + "\n"
+
+
+def workload_of(recipe: Recipe) -> tuple[int, int, float]:
+    assert recipe.isl is not None and recipe.osl is not None
+    return recipe.isl, recipe.osl, recipe.osl_ratio
+
+
+def sweep_name(text: str) -> str:
+    """``text`` as the name of a sweep, which is a folder name too."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+    return name or "recipe"
+
+
+def _about(recipes: Sequence[Recipe]) -> list[str]:
+    lines = []
+    for recipe in recipes:
+        isl, osl, _ = workload_of(recipe)
+        lines.append(
+            f"{recipe.kind} {_one_line(recipe.name)} ({_one_line(recipe.source)}): {recipe.shape}, {isl}/{osl}."
+        )
+    lines.append("Imported as it stands: the worker configuration is the recipe's own, key for key.")
+    return lines
+
+
+def _origin_of(recipes: Sequence[Recipe], workload: tuple[int, int, float]) -> str:
+    return next((recipe.origins.get("workload", "") for recipe in recipes if workload_of(recipe) == workload), "")
+
+
+def _deployment(recipe: Recipe, target: Target, *, own_workload: bool) -> list[str]:
+    lines = [f"  # {recipe.shape}: {_one_line(recipe.name)} ({_one_line(recipe.source)})"]
+    for index, servers in enumerate(recipe.servers):
+        lines += [f"  {'-' if index == 0 else ' '} {servers.role}:", *_servers(servers, target.version)]
+    if recipe.orchestrator:
+        lines += ["    orchestrator:  # frontend", *_block(recipe.orchestrator, 6)]
+    if own_workload:
+        lines.append(f"    workload: {_workload(workload_of(recipe))}{_comment(recipe.origins.get('workload', ''))}")
+    loads = {
+        "concurrency": list(recipe.concurrency),
+        "requests_per_slot": recipe.requests_per_slot,
+        "min_requests": 1,
+        "warmup_per_slot": recipe.warmup_per_slot,
+    }
+    lines.append(f"    loads: {_flow(loads)}{_comment(recipe.origins.get('concurrency', ''))}")
+    return lines
+
+
+def _servers(servers: Servers, version: str) -> list[str]:
+    lines = [
+        f"      mapping: {servers.mapping.label}{_comment(servers.origin)}",
+        f"      instances: {servers.instances}{_comment(servers.count_origin)}",
+    ]
+    # Told to ratematch as well, for labels and estimates; the engine reads them below.
+    if servers.mtp:
+        lines.append(f"      mtp: {servers.mtp}")
+    for key in ("max_batch_size", "max_num_tokens"):
+        value = servers.config.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            lines.append(f"      {key}: {value}")
+    lines += [f"      config:{_comment(servers.origin + ', verbatim')}", *_config(servers.config, version)]
+    if servers.environment:
+        lines += [
+            f"      environment:{_comment(servers.environment_origin)}",
+            *_block(servers.environment, 8),
+        ]
+    return lines
+
+
+def _config(config: dict[str, Any], version: str) -> list[str]:
+    """The worker YAML; keys that the version is not known to have are tagged, so that they are passed on unjudged."""
+    return _tagged(config, set(unknown_keys(config, worker_keys(version))), "", 8)
+
+
+def _tagged(config: dict[str, Any], unknown: set[str], prefix: str, indent: int) -> list[str]:
+    lines: list[str] = []
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        first, *rest = _block({key: value}, indent)
+        if path in unknown:
+            head = " " * indent + _flow(key) + ":"
+            lines += [f"{head} {UNCHECKED}{first.removeprefix(head)}", *rest]
+        elif isinstance(value, dict) and any(other.startswith(f"{path}.") for other in unknown):
+            lines += [first, *_tagged(value, unknown, f"{path}.", indent + 2)]
+        else:
+            lines += [first, *rest]
+    return lines
+
+
+def _workload(workload: tuple[int, int, float]) -> str:
+    isl, osl, ratio = workload
+    return _flow({"isl": isl, "osl": osl, **({"osl_ratio": ratio} if ratio < 1 else {})})
+
+
+def _block(value: dict[str, Any], indent: int) -> list[str]:
+    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=118, allow_unicode=True)
+    return [" " * indent + line if line else "" for line in text.splitlines()]
+
+
+def _flow(value: Any) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _comment(text: str) -> str:
+    return f"  # {_one_line(text)}" if text else ""
+
+
+def _shorten(recipe: Recipe) -> Recipe:
+    """``recipe`` with file names instead of paths: where it lay on this machine tells others nothing."""
+    name = PurePath(recipe.source).name
+
+    def short(text: str) -> str:
+        return text.replace(recipe.source, name)
+
+    return replace(
+        recipe,
+        source=name,
+        origins={key: short(origin) for key, origin in recipe.origins.items()},
+        servers=tuple(
+            replace(
+                servers,
+                origin=short(servers.origin),
+                count_origin=short(servers.count_origin),
+                environment_origin=short(servers.environment_origin),
+            )
+            for servers in recipe.servers
+        ),
+        unsupported=tuple(replace(part, where=short(part.where)) for part in recipe.unsupported),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

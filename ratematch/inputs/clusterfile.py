@@ -1,0 +1,228 @@
+"""Cluster profile text -> Cluster. The only place where pydantic sees one; ``slurm/README.md`` has the format.
+
+Every problem of the file is collected before anything is raised, each with file and line.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ratematch.errors import CatalogError, ClusterError
+from ratematch.inputs.catalog import gpu_names, load_gpu
+from ratematch.inputs.localgpus import find_gpus
+from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
+from ratematch.plan.located import Located, read_located
+
+GRACE = ("gb200", "gb300")
+AUTO = "auto"
+NUMACTL = ("-m", "0,1")
+"""Grace shows the memory of its GPUs as NUMA nodes too; host memory belongs on the first two (section 7.4)."""
+
+OWN_SBATCH = (
+    *("nodes", "ntasks", "ntasks-per-node", "time", "exclusive", "mem", "requeue", "no-requeue", "exclude"),
+    *("partition", "account", "qos", "reservation", "segment", "gres", "gpus-per-node", "job-name"),
+    *("output", "error", "signal", "open-mode", "array", "wrap", "test-only"),
+)
+OWN_SRUN = (
+    *("overlap", "mem", "nodes", "ntasks", "ntasks-per-node", "nodelist", "job-name", "kill-on-bad-exit", "mpi"),
+    *("label", "export", "container-image", "container-mounts", "container-workdir", "chdir"),
+)
+"""Options that follow from the deployment or have a key of their own."""
+
+Positive = Annotated[float, Field(gt=0)]
+Whole = Annotated[int, Field(gt=0)]
+Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Time(_Part):
+    factor: Positive = 2.0
+    floor_minutes: Annotated[float, Field(ge=0)] = 10.0
+    max_minutes: Annotated[float, Field(ge=1)] | None = None
+
+
+class _Slurm(_Part):
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    reservation: Word | None = None
+    time: _Time = _Time()
+    segment: Whole | None = None
+    gpus: GpuStyle = "gpus-per-node"
+    gres: Word = "gpu"
+    exclusive: bool = True
+    mpi: Word | None = None
+    tasks: StepTasks = "gpu"
+    exclude: list[Word] = []
+    senders: Whole = 8
+    sbatch: list[str] = []
+    srun: list[str] = []
+    prologue: str | None = None
+
+
+class _Container(_Part):
+    image: Word
+    mounts: list[Word] = []
+    mount_home: bool = False
+
+
+class _Cluster(_Part):
+    name: str
+    about: str = ""
+    gpu: str
+    gpus_per_node: Whole | Literal["auto"]
+    nodes: Whole
+    emulated: bool = False
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    launcher: list[str] | None = None
+    numactl: str | None = None
+    port_base: Annotated[int, Field(gt=0, lt=65000)] | None = None
+    environment: dict[str, str] = {}
+    model_paths: dict[str, str] = {}
+    start_minutes: Positive = 20.0
+    load_minutes: Positive = 5.0
+    ready_minutes: Positive | None = None
+    stall_minutes: Positive | None = 10.0
+    slurm: _Slurm = _Slurm()
+    container: _Container | None = None
+    check_paths: bool = True
+
+
+VALID_KEYS = {
+    "": tuple(_Cluster.model_fields),
+    "slurm": tuple(_Slurm.model_fields),
+    "slurm.time": tuple(_Time.model_fields),
+    "container": tuple(_Container.model_fields),
+}
+
+
+def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster:
+    """The profile that ``text`` describes. ``folder``: where the file lies, for the path of its prologue.
+
+    Raises:
+        ClusterError: with every problem of the profile, each with ``source`` and line.
+    """
+    located = read_located(text, source)
+    if located.problems:
+        raise ClusterError(located.problems)
+    if not isinstance(located.data, dict):
+        located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
+        raise ClusterError(located.problems)
+    try:
+        given = _Cluster.model_validate(located.data)
+    except ValidationError as error:
+        located.add_validation(error, VALID_KEYS)
+        raise ClusterError(located.problems) from error
+    gpu, gpus_per_node = _gpus(located, given)
+    _check_options(located, given.slurm)
+    _check_container(located, given)
+    prologue = _find_prologue(located, given.slurm.prologue, folder)
+    numactl = _numactl(located, given, gpu)
+    for name in given.environment:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            located.add(("environment", name), f"{name!r} is no name of a variable")
+    if located.problems:
+        raise ClusterError(located.problems)
+    return Cluster(
+        name=given.name,
+        about=given.about.strip(),
+        gpu=gpu,
+        gpus_per_node=gpus_per_node,
+        nodes=given.nodes,
+        emulated=given.emulated,
+        command=tuple(given.command or ()),
+        launcher=None if given.launcher is None else tuple(given.launcher),
+        numactl=numactl,
+        port_base=given.port_base,
+        environment=given.environment,
+        model_paths=given.model_paths,
+        start_minutes=given.start_minutes,
+        load_minutes=given.load_minutes,
+        ready_minutes=given.ready_minutes,
+        stall_minutes=given.stall_minutes,
+        slurm=_slurm(given, prologue),
+        container=None if given.container is None else Container(**_tupled(given.container)),
+        check_paths=given.check_paths,
+        slurm_given="slurm" in given.model_fields_set,
+    )
+
+
+def _gpus(located: Located, given: _Cluster) -> tuple[str, int]:
+    """Kind and number of a node's GPUs: as written, or for ``auto`` those of this machine."""
+    gpu, count = given.gpu, given.gpus_per_node
+    try:
+        if AUTO in (gpu, count):
+            if given.nodes != 1:
+                located.add(("nodes",), "auto looks at this machine, which is one node", "write nodes: 1")
+            here = find_gpus({name: load_gpu(name).memory_b for name in gpu_names()})
+            gpu, count = here.name if gpu == AUTO else gpu, here.count if count == AUTO else count
+        return load_gpu(gpu).name, int(count)
+    except CatalogError as error:
+        located.add(("gpu",), str(error))
+        return gpu, 1
+
+
+def _slurm(given: _Cluster, prologue: str | None) -> Slurm:
+    fields = _tupled(given.slurm) | {"time": TimeLimit(**given.slurm.time.model_dump()), "prologue": prologue}
+    written = given.slurm.model_fields_set
+    # The emulator has no ranks and knows no MPI.
+    if "mpi" not in written:
+        fields["mpi"] = None if given.emulated else "pmix"
+    if "tasks" not in written:
+        fields["tasks"] = "node" if given.emulated else "gpu"
+    return Slurm(**fields)
+
+
+def _tupled(part: BaseModel) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in part.model_dump().items()}
+
+
+def _check_options(located: Located, slurm: _Slurm) -> None:
+    for key, words, own in (("sbatch", slurm.sbatch, OWN_SBATCH), ("srun", slurm.srun, OWN_SRUN)):
+        for index, word in enumerate(words):
+            path = ("slurm", key, index)
+            name = word.removeprefix("--").partition("=")[0]
+            if not re.fullmatch(r"--[a-z][a-z0-9-]*(=.*)?", word, re.DOTALL):
+                located.add(path, f"{word!r} is no long option", "write --name=value or --name")
+            elif name in own:
+                where = name if name in _Slurm.model_fields else {"time": "slurm.time"}.get(name)
+                fix = f"use slurm.{where}" if where in _Slurm.model_fields else "it follows from the deployment"
+                located.add(path, f"--{name} is set by ratematch", fix)
+
+
+def _check_container(located: Located, given: _Cluster) -> None:
+    if given.container is None:
+        return
+    if given.emulated:
+        located.add(("container",), "an emulated cluster has none", "the emulator runs on the nodes themselves")
+    for index, mount in enumerate(given.container.mounts):
+        if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[\w+]+)?", mount):
+            path = ("container", "mounts", index)
+            located.add(path, f"{mount!r} is no mount", "write /on/the/host:/in/the/container")
+
+
+def _find_prologue(located: Located, given: str | None, folder: Path | None) -> str | None:
+    if given is None:
+        return None
+    path = (folder or Path()) / given
+    if not path.is_file():
+        located.add(("slurm", "prologue"), f"there is no script {path}", "a path from the profile's own folder")
+    return str(path.absolute())
+
+
+def _numactl(located: Located, given: _Cluster, gpu: str) -> tuple[str, ...]:
+    if given.numactl is None:
+        return NUMACTL if gpu in GRACE and not given.emulated else ()
+    try:
+        return tuple(shlex.split(given.numactl))
+    except ValueError as error:
+        located.add(("numactl",), f"cannot be read as options: {error}")
+        return ()

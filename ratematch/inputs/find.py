@@ -1,0 +1,105 @@
+"""Finds and reads what a person names: sweep files and cluster profiles."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from ratematch.engines import ENGINES
+from ratematch.engines.steptimes import read_step_model
+from ratematch.errors import CatalogError, ClusterError, Problem, UserError
+from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.clusterfile import parse_cluster
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.sweep import Sweep
+from ratematch.plan.sweepfile import parse_sweep
+
+CLUSTERS = Path("slurm") / "clusters"
+SHIPPED = Path(__file__).parents[1] / "data"
+"""What an installed package has of a clone's ``sweeps`` and ``slurm/clusters``."""
+
+OWN_CLUSTERS, OWN_SWEEPS = SHIPPED / "clusters", SHIPPED / "sweeps"
+CLUSTERS_VARIABLE = "RATEMATCH_CLUSTERS"
+SWEEPS = Path("sweeps")
+
+
+def find_sweep_file(name: str) -> Path:
+    """The sweep file a person means: as given, in ``sweeps/``, or one that comes with ratematch. ``.yaml`` may be
+    left out.
+
+    Raises:
+        CatalogError: there is none; the message lists the sweeps that are there.
+    """
+    for folder in (Path(), SWEEPS, OWN_SWEEPS):
+        for path in (folder / name, folder / f"{name}.yaml"):
+            if path.is_file():
+                return path
+    here = ", ".join(sorted(path.name for path in SWEEPS.glob("*.yaml"))) or "none"
+    shipped = ", ".join(sorted(path.name for path in OWN_SWEEPS.glob("*.yaml")))
+    raise CatalogError(
+        f"{name}: no such sweep file here or in sweeps/; sweeps/ holds: {here}; with ratematch come: {shipped}"
+    )
+
+
+def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None = None) -> tuple[Sweep, str]:
+    """The sweep called ``name`` with ``overrides`` (``key.path=value``) laid over it, and the file's text.
+
+    ``cluster``: profile that replaces the one which the file names.
+
+    Raises:
+        CatalogError: no such file. SweepError: with every problem of it. UserError: the environment asks for a
+            step-time model of the emulator that is not there.
+    """
+    path = find_sweep_file(name)
+    text = path.read_text(encoding="utf-8")
+    sweep = parse_sweep(
+        text,
+        path.name,
+        find_model=load_model,
+        find_gpu=load_gpu,
+        engines=ENGINES,
+        find_cluster=lambda profile: read_cluster(profile, beside=path.parent),
+        overrides=overrides if cluster is None else (*overrides, f"cluster={json.dumps(cluster)}"),
+    )
+    try:
+        return replace(sweep, step_times=read_step_model({**os.environ, **sweep.cluster.environment})), text
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def read_cluster(name: str, beside: Path = Path()) -> Cluster:
+    """The cluster profile ``name``: the path of a file, or a name searched for in :func:`cluster_folders`.
+
+    ``beside``: folder of the sweep that names it.
+
+    Raises:
+        ClusterError: no such profile, or every problem of it.
+    """
+    file = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    folders = cluster_folders(beside)
+    for path in (Path(file), beside / file, *(folder / file for folder in folders)):
+        if path.is_file():
+            return parse_cluster(path.read_text(encoding="utf-8"), path.name, path.parent)
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    searched = ", ".join(str(folder) for folder in folders)
+    raise ClusterError(
+        [
+            Problem(
+                name,
+                f"there is no cluster profile {name!r}",
+                f"known in {searched}: {', '.join(known) or 'none'}; or give the path of a file",
+            )
+        ]
+    )
+
+
+def cluster_folders(beside: Path = Path()) -> list[Path]:
+    """Where profiles are looked for, first wins: ``$RATEMATCH_CLUSTERS`` (folders, as in PATH), ``slurm/clusters``
+    here, the same beside the folder of the sweep, the user's ``~/.config/ratematch/clusters``, and those that come
+    with ratematch."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    named = [Path(folder) for folder in os.environ.get(CLUSTERS_VARIABLE, "").split(os.pathsep) if folder]
+    candidates = [*named, CLUSTERS, beside.parent / CLUSTERS, config / "ratematch" / "clusters", OWN_CLUSTERS]
+    return [folder for folder in dict.fromkeys(candidates) if folder.is_dir()] or [CLUSTERS]

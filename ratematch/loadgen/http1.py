@@ -1,0 +1,242 @@
+"""HTTP/1.1 answers on the wire: where one ends, and its body without the framing. Pure: bytes in, values out.
+
+While a load runs only :func:`parse_head` and :class:`ChunkWalk` look at the bytes, the latter when a read ends as
+the last one of an answer would. :func:`unwrap` takes the body out afterwards. What is read follows RFC 9112: interim
+(1xx) answers, chunk extensions and trailers are skipped; bodies are chunked, of a known length, or end with the
+connection.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.http1_fallback import unwrap_by_library
+
+LAST_BYTES = b"\r\n\r\n"
+"""A chunked body ends like this, trailers or not; few reads before its end do."""
+
+_LONGEST_HEAD = 1 << 18
+_LONGEST_SIZE_LINE = 4096
+_WALK_BYTES = 8192
+_BODILESS = (204, 304)
+_CODINGS = ("", "gzip", "x-gzip", "deflate")
+
+
+def parse_head(wire: bytes | bytearray) -> Head | None:
+    """The head of the answer that ``wire`` begins with; ``None`` when it is not whole yet.
+
+    Raises:
+        WireError: no HTTP answer, or a transfer coding that is not read here.
+    """
+    start = 0
+    while True:
+        if not (wire.startswith(b"HTTP/1.", start) or b"HTTP/1.".startswith(bytes(wire[start : start + 7]))):
+            raise WireError(f"no HTTP answer: it begins with {bytes(wire[start : start + 20])!r}")
+        end = wire.find(b"\r\n\r\n", start)
+        # Bare line feeds would be taken for a head that never ends, or that ends in the middle of the body.
+        if wire.find(b"\n\n", start, end if end >= 0 else len(wire)) >= 0:
+            raise WireError("a head whose lines end in bare line feeds")
+        if end < 0:
+            if len(wire) - start > _LONGEST_HEAD:
+                raise WireError(f"no end of the headers within {_LONGEST_HEAD} bytes")
+            return None
+        first, *lines = bytes(wire[start:end]).split(b"\r\n")
+        start = end + 4
+        parts = first.split(None, 2)
+        if len(parts) < 2 or not parts[1].isdigit() or len(parts[1]) != 3:
+            raise WireError(f"no HTTP status in {first[:60]!r}")
+        status = int(parts[1])
+        if status < 200 and status != 101:
+            continue
+        return _read_headers(status, start, parts[0] == b"HTTP/1.1", lines)
+
+
+def _read_headers(status: int, size: int, keep_alive: bool, lines: Sequence[bytes]) -> Head:
+    chunked, length = False, None
+    encoding = content_type = ""
+    for line in lines:
+        name, _, value = line.partition(b":")
+        text = value.strip().decode("latin-1").lower()
+        match name.strip().lower():
+            case b"transfer-encoding":
+                if text not in ("chunked", "identity"):
+                    raise WireError(f"transfer coding {text[:60]!r} is not read here")
+                chunked = text == "chunked"
+            case b"content-length":
+                if not text.isdigit():
+                    raise WireError(f"content length {text[:60]!r}")
+                length = int(text)
+            case b"content-encoding":
+                encoding = "" if text == "identity" else text
+            case b"content-type":
+                content_type = text.partition(";")[0].strip()
+            case b"connection":
+                keep_alive = "close" not in text and (keep_alive or "keep-alive" in text)
+    if status in _BODILESS:
+        length = 0
+    length = None if chunked else length
+    keep_alive = keep_alive and (chunked or length is not None)
+    return Head(status, size, chunked, length, encoding, content_type, keep_alive)
+
+
+class ChunkWalk:
+    """Walks over the chunks of a growing body, never twice over the same.
+
+    ``due``: length of the wire from which on a look is worth it although no end is in sight: so little is left to
+    walk over when the end comes, and a slot waits for it.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._at = start
+        self.due = start + _WALK_BYTES
+
+    def ended(self, wire: bytearray) -> bool:
+        """Is the last chunk, with its trailers, there?
+
+        Raises:
+            WireError: a chunk whose size is no number, or that does not end where it says.
+        """
+        at, size_of_wire = self._at, len(wire)
+        self.due = size_of_wire + _WALK_BYTES
+        try:
+            while (line_end := wire.find(b"\r\n", at)) >= 0:
+                size = _chunk_size(wire[at:line_end])
+                if size == 0:
+                    return wire.startswith(b"\r\n", line_end + 2) or wire.find(LAST_BYTES, line_end) >= 0
+                following = line_end + size + 4
+                if following > size_of_wire:
+                    return False
+                if not wire.startswith(b"\r\n", following - 2):
+                    raise WireError("a chunk is longer than its size says")
+                at = following
+        finally:
+            self._at = at
+        if size_of_wire - at > _LONGEST_SIZE_LINE:
+            raise WireError("a chunk without a size")
+        return False
+
+
+def _chunk_size(line: bytes | bytearray) -> int:
+    try:
+        size = int(line, 16)
+    except ValueError:
+        try:
+            size = int(line.partition(b";")[0], 16)  # a chunk extension
+        except ValueError:
+            size = -1
+    if size < 0:
+        raise WireError(f"chunk size {bytes(line[:30])!r}")
+    return size
+
+
+def unwrap(head: Head, wire: bytes | bytearray, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    """``(body, body_ends)``: the body without framing and compression, and how much of it had come with each read.
+
+    ``wire``: everything that came, head included; ``ends``: how much of it after each read. A body that was cut short
+    gives what is there of it.
+
+    Raises:
+        WireError: a content coding that is not read here.
+    """
+    if head.odd or head.encoding not in _CODINGS:
+        return unwrap_by_library(wire, ends)
+    if head.chunked:
+        body, body_ends = _join_chunks(wire, head.size, ends)
+    else:
+        stop = len(wire) if head.length is None else head.size + head.length
+        body = bytes(wire[head.size : stop])
+        body_ends = [max(0, min(end, stop) - head.size) for end in ends]
+    return _decompress(head.encoding, body, body_ends) if head.encoding else (body, body_ends)
+
+
+def _join_chunks(wire: bytes | bytearray, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    wire = bytes(wire)
+    return _join_plain_chunks(wire, start, ends) or _join_any_chunks(wire, start, ends)
+
+
+def _join_plain_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]] | None:
+    """The common case in a few passes of C: all chunks whole, and no line break of HTTP in any; else ``None``."""
+    parts = wire[start:].split(b"\r\n")
+    if len(parts) < 5 or parts[-3:] != [b"0", b"", b""] or len(parts) % 2 == 0:
+        return None
+    sizes, pieces = parts[:-3:2], parts[1:-3:2]
+    lengths = [len(piece) for piece in pieces]
+    try:
+        if lengths != [int(size, 16) for size in sizes]:
+            return None
+    except ValueError:
+        return None
+    body = b"".join(pieces)
+    # Most reads end where a chunk does.
+    wire_ends = accumulate(
+        (len(size) + length + 4 for size, length in zip(sizes, lengths, strict=True)), initial=start
+    )
+    known = dict(zip(wire_ends, accumulate(lengths, initial=0), strict=True))
+    known[len(wire)] = len(body)
+    try:
+        return body, [known[end] for end in ends]
+    except KeyError:
+        return body, _place_reads(start, sizes, lengths, ends)
+
+
+def _place_reads(start: int, sizes: Sequence[bytes], lengths: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """How much of the body had come with each read, wherever it ended."""
+    body_begins = np.concatenate([[0], np.cumsum(lengths)])
+    framing = np.array([len(size) for size in sizes]) + 4  # the size line's end and the chunk's
+    wire_begins = start + body_begins[:-1] + np.cumsum(framing) - 2
+    at = np.asarray(ends, dtype=np.int64)
+    chunk = np.maximum(np.searchsorted(wire_begins, at, "right") - 1, 0)
+    inside = np.clip(at - wire_begins[chunk], 0, np.asarray(lengths)[chunk])
+    body_ends: list[int] = (body_begins[chunk] + inside).tolist()
+    return body_ends
+
+
+def _join_any_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    pieces: list[bytes] = []
+    body_ends: list[int] = []
+    total, read = 0, 0
+    at = start
+    while True:
+        line_end = wire.find(b"\r\n", at)
+        if line_end < 0:
+            break
+        try:
+            size = _chunk_size(wire[at:line_end])
+        except WireError:
+            break
+        begin = line_end + 2
+        # Reads that ended before this chunk's bytes begin, or within them.
+        while read < len(ends) and ends[read] < begin + size:
+            body_ends.append(total + max(0, ends[read] - begin))
+            read += 1
+        if size == 0:
+            break
+        pieces.append(wire[begin : begin + size])
+        total += len(pieces[-1])
+        at = begin + size + 2
+    body_ends += [total] * (len(ends) - read)
+    return b"".join(pieces), body_ends
+
+
+def _decompress(encoding: str, body: bytes, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    # 32: a gzip or zlib head, whichever is there; some servers send deflate without one.
+    decoder = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    if encoding == "deflate" and body[:1] and body[0] & 0x0F != 8:
+        decoder = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    pieces: list[bytes] = []
+    plain_ends: list[int] = []
+    total = before = 0
+    try:
+        for end in ends:
+            pieces.append(decoder.decompress(body[before:end]))
+            total += len(pieces[-1])
+            before = max(before, end)
+            plain_ends.append(total)
+    except zlib.error as problem:
+        raise WireError(f"broken compression: {problem}") from None
+    return b"".join(pieces), plain_ends

@@ -1,0 +1,194 @@
+"""Context and generation figures, measured apart, to the rows they predict together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ratematch.match.curves import Reading, latency_at, throttle
+from ratematch.match.matching import (
+    Plan,
+    bound_tok_s_gpu,
+    plan_curve,
+    show_ratio,
+    solve_ratio,
+)
+from ratematch.match.options import CtxOption, GenOption
+from ratematch.match.points import Point
+from ratematch.match.solver import MatchProblem, Rows
+from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.load import Constraints
+
+MOST_TURNS = 100
+"""Of the search for what is in flight with bunches; it stops earlier where nothing changes any more."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
+
+    ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
+    known. ``bunching``: see :mod:`ratematch.match.closedloop`.
+    """
+
+    ctx: CtxOption
+    gen: GenOption
+    flags: tuple[str, ...]
+    handover_s: float = 0.0
+    bunching: float = 0.0
+
+
+def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pair]:
+    """Each gen configuration with every ctx configuration of its KV layout and its MTP, else the nearest MTP
+    measured.
+
+    Both sides must carry the same MTP layers, or their KV layouts differ; a ctx rate measured with another MTP is
+    an assumption, and flagged. An MTP that is not known goes with any.
+    """
+    pairs = []
+    for option in gen:
+        alike = [candidate for candidate in ctx if candidate.layout == option.layout]
+        fed = [candidate for candidate in alike if None in (candidate.mtp, option.mtp) or candidate.mtp == option.mtp]
+        flags: tuple[str, ...] = ()
+        if not fed and option.mtp is not None and alike:
+            nearest = min((abs(mtp - option.mtp), mtp) for candidate in alike if (mtp := candidate.mtp) is not None)[
+                1
+            ]
+            fed = [candidate for candidate in alike if candidate.mtp == nearest]
+            flags = (f"ctx measured with mtp={nearest}, not {option.mtp}",)
+        if option.rates.curve.smoothed:
+            flags += ("gen tok/s fell with concurrency; pooled",)
+        pairs += [Pair(candidate, option, flags) for candidate in fed]
+    return pairs
+
+
+def to_problem(pair: Pair) -> MatchProblem:
+    """The pair as the array solver takes it."""
+    return MatchProblem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail)
+
+
+def row_point(pair: Pair, rows: Rows, k: int, workload: str) -> Point:
+    """Row ``k`` of the array solver as a point."""
+    plan = rows.plan(k)
+    point = _point(pair, plan, workload, label_deployment(pair, plan.x, plan.y))
+    nodes = int(rows.nodes[k])
+    return replace(point, nodes=nodes, gpus_allocated=int(rows.gpus_allocated[k])) if nodes else point
+
+
+def predict_deployment(pair: Pair, x: int, y: int, *, workload: str, constraints: Constraints) -> list[Point]:
+    """The rate-matched rows of ``x`` ctx and ``y`` gen instances over demand, ascending; limits filter here, last."""
+    label = label_deployment(pair, x, y)
+    return [
+        _point(pair, plan, workload, label)
+        for plan in plan_curve(pair.ctx.rates, pair.gen.rates, x, y)
+        if constraints.tpot_ms is None or pair.gen.tpot_limit_ms(plan) <= constraints.tpot_ms
+    ]
+
+
+def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
+    """The row of a plan. Its ``ratio`` is the ideal one at the gen point it runs at, or, when ctx is the limit and
+    gen is throttled, at the highest gen rate measured: what x:y falls short of."""
+    ctx, gen = pair.ctx, pair.gen
+    osl, tokens = gen.osl, gen.osl - gen.tokens_from_ctx
+    gen_rate = gen.rates.curve.max_rate if plan.limit == "ctx" else plan.gen.rate
+    flags = pair.flags
+    if plan.gen.clamped:
+        flags += ("demand below the smallest gen concurrency measured: TPOT read there",)
+    if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
+        flags += ("demand below the smallest ctx load measured: TTFT read there",)
+    ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
+    in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
+    return Point(
+        kind="rate_matched",
+        workload=workload,
+        label=label,
+        ctx=plan.x,
+        gen=plan.y,
+        ctx_mapping=ctx.label,
+        gen_mapping=gen.label,
+        mtp=gen.mtp or 0,
+        gpus=plan.gpus,
+        concurrency=in_flight,
+        req_s=plan.req_s,
+        tok_s=plan.req_s * osl,
+        tok_s_user=1 / plan.tpot_s,
+        tok_s_gpu=plan.req_s * osl / max(plan.gpus, 1),
+        ttft_ms=ttft_s * 1000,
+        tpot_ms=plan.tpot_s * 1000,
+        little=None,
+        osl=osl,
+        limit=plan.limit,
+        ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),
+        clamped=plan.clamped,
+        emulated=ctx.emulated or gen.emulated,
+        simulated=ctx.simulated or gen.simulated,
+        sources=(ctx.source, gen.source),
+        flags=flags,
+    )
+
+
+def bunched_ttft_s(pair: Pair, plan: Plan[float]) -> float:
+    """TTFT of ctx when prompts arrive in bunches of ``bunching`` x N / x, with N what is then in flight, s.
+
+    Each prompt more in a bunch holds up the others by no more than 1 / rate, so the search for N ends.
+    """
+    if not pair.bunching or not plan.x:
+        return plan.ttft_s
+    curve, ttft_s = pair.ctx.rates.curve, plan.ttft_s
+    for _ in range(MOST_TURNS):
+        in_flight = plan.req_s * (ttft_s + pair.handover_s + pair.gen.rates.tokens_per_request * plan.tpot_s)
+        longer = max(plan.ttft_s, latency_at(curve, pair.bunching * in_flight / plan.x))
+        if longer <= ttft_s * (1 + 1e-9):
+            break
+        ttft_s = longer
+    return ttft_s
+
+
+def label_deployment(pair: Pair, x: int, y: int) -> str:
+    """The label an end-to-end run of this deployment has, ``ctx2xTEP4-gen1xDEP8-mtp1``; of rows of a table
+    ``2xTEP4+1xDEP8``."""
+    if pair.ctx.group is None or pair.gen.group is None:
+        return f"{x}x{pair.ctx.label}+{y}x{pair.gen.label}"
+    groups = deploy(pair, x, y)
+    return Deployment(ctx=groups[0], gen=groups[1]).label
+
+
+def deploy(pair: Pair, x: int, y: int) -> tuple[ServerGroup, ServerGroup]:
+    """The servers of a plan: those measured, ``x`` and ``y`` times; ctx takes the MTP of gen (same KV layout).
+
+    Raises:
+        ValueError: the pair comes from a table, which says nothing of servers.
+    """
+    ctx, gen = pair.ctx.servers, pair.gen.servers
+    return replace(ctx, instances=x, mtp=gen.mtp), replace(gen, instances=y)
+
+
+def bound_points(
+    pair: Pair, *, workload: str, constraints: Constraints, gen_rates: Iterable[float] = ()
+) -> list[Point]:
+    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance)."""
+    curve = pair.gen.rates.curve
+    readings = [throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates})]
+    points = [bound_point(pair, reading, workload, constraints) for reading in readings]
+    return [point for point in points if point is not None]
+
+
+def bound_point(pair: Pair, gen: Reading[float], workload: str, constraints: Constraints) -> Point | None:
+    """The ideal fractional ratio with a gen instance at ``gen``; ``None`` when its TPOT is over the limit.
+
+    The row is for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
+    ``ctx`` and ``gpus`` are 0, ``ratio`` says the share.
+    """
+    rates, ctx_rate = pair.gen.rates, pair.ctx.rates.capacities[-1]
+    req_s = rates.req_s(gen.rate)
+    plan = Plan(0, 1, 0, req_s, "both", throttle(pair.ctx.rates.curve, ctx_rate), gen)
+    if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
+        return None
+    ratio = solve_ratio(ctx_rate, req_s)
+    label = f"ctx{ratio:.3g}x{pair.ctx.label}-gen1x{pair.gen.label}-mtp{pair.gen.mtp or 0}"
+    return replace(
+        _point(pair, plan, workload, label),
+        kind="bound",
+        tok_s_gpu=bound_tok_s_gpu(pair.gen.osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
+        ratio=show_ratio(ratio),
+    )

@@ -1,0 +1,137 @@
+"""What servers report over HTTP, in fields that every engine can fill in."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ratematch.plan.workload import Workload
+
+FULL = 0.98
+"""Share of the KV blocks in use from which on the cache counts as full."""
+
+QUEUED = 0.05
+"""Waiting requests, as a share of the active ones, from which on a load is warned of them."""
+
+
+class Iteration(NamedTuple):
+    """One look at a worker: an iteration of one rank, or all since the last look where a server only counts them.
+
+    ``step_ms``: time of the iteration, or mean time of each. ``active``, ``queued``: requests in the server, running
+    and waiting. ``kv_used_blocks`` of ``kv_max_blocks``. ``cache_hit_rate``: share of prompts' tokens or blocks found
+    in the prefix cache. ``draft_tokens`` and ``accepted_tokens`` of ``drafted_requests``: requests x iterations with
+    drafts. ``None``: not reported.
+    """
+
+    iter: int
+    rank: int | None = None
+    step_ms: float | None = None
+    active: float | None = None
+    queued: float | None = None
+    scheduled: float | None = None
+    ctx_requests: float | None = None
+    gen_requests: float | None = None
+    ctx_tokens: float | None = None
+    kv_used_blocks: float | None = None
+    kv_max_blocks: float | None = None
+    cache_hit_rate: float | None = None
+    draft_tokens: float | None = None
+    accepted_tokens: float | None = None
+    drafted_requests: float | None = None
+
+
+ReadIterations = Callable[[bytes, int], list[Iteration]]
+"""The iterations in an answer of one server, which came at an instant (ns), that no earlier answer had.
+
+Raises ValueError: the answer has none.
+"""
+
+
+ReadSamples = Callable[[bytes], list[dict[str, float]]]
+"""The figures in one answer of a metrics address, by name: one map for Prometheus text, one an iteration where a
+server lists its iterations.
+
+Raises ValueError: the answer is not what it looks like.
+"""
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Where servers report. ``iterations``: read about once a second. ``request_times``: timings request
+    by request, each handed out once; ``None`` = there are none. ``prometheus``: counters and histograms."""
+
+    iterations: str
+    request_times: str | None
+    prometheus: str
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Mean seconds of the stages of ``num`` requests in a disaggregated deployment, from the servers' own sums.
+
+    ``ctx_queue_s``: arrival to first scheduled, ``prefill_s``: to the first token, in the ctx server.
+    ``kv_transfer_s``: the transfer by its own clock, ``kv_post_s`` of it while the gen server did nothing else.
+    ``gen_queue_s``: wait in the gen server beyond the transfer. ``decode_s``: first scheduled to last token there.
+    ``kv_posting``: share of the time in which gen servers posted transfers in place of decoding. ``kv_b`` bytes in
+    ``kv_descriptors`` pieces a request. ``kv_expired``: KV caches that ctx gave up while gen might still want them.
+    """
+
+    num: int
+    ctx_queue_s: float
+    prefill_s: float
+    kv_transfer_s: float
+    kv_post_s: float
+    gen_queue_s: float
+    decode_s: float
+    kv_posting: float
+    kv_b: float | None = None
+    kv_descriptors: float | None = None
+    kv_expired: int = 0
+
+
+Samples = Mapping[str, float]
+"""Prometheus samples by name and labels, as written."""
+
+_LINE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(\{[^}]*\})?\s+([0-9.eE+-]+|NaN|[+-]Inf)")
+
+
+def parse_prometheus(text: str) -> dict[str, float]:
+    """Samples by name and labels, as written. Buckets of histograms are left out: their sum and count say enough."""
+    samples = {}
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match and not match[1].endswith("_bucket"):
+            value = float(match[3])
+            if math.isfinite(value):
+                samples[match[1] + (match[2] or "")] = value
+    return samples
+
+
+def read_prometheus(body: bytes) -> list[dict[str, float]]:
+    """A :data:`ReadSamples` for servers that answer in Prometheus text."""
+    return [parse_prometheus(body.decode("utf-8", "replace"))]
+
+
+def is_counter(name: str) -> bool:
+    """Does a sample only grow, by its name: a counter, or a sum or a count of a histogram?"""
+    return name.partition("{")[0].endswith(("_total", "_sum", "_count"))
+
+
+def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
+    """Queueing, a full KV cache, paused requests and cache hits, from the means of a server's iterations."""
+    doubts = []
+    queued, active = figures.get("queued"), figures.get("active")
+    if queued and queued > QUEUED * (active or 1.0):
+        doubts.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
+    used, most = figures.get("kv_used"), figures.get("kv_max")
+    if used is not None and most and used / most > FULL:
+        doubts.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
+    if figures.get("paused"):
+        doubts.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
+    rate = figures.get("cache_hit_rate")
+    if rate and not workload.reuses:
+        doubts.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
+    return doubts

@@ -1,0 +1,93 @@
+"""How one server instance is spread over GPUs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Parallelism:
+    """Parallelism of one instance, in TensorRT-LLM's terms.
+
+    ``tp`` x ``pp`` x ``cp`` ranks, one GPU each; expert parallelism and attention DP re-use the tensor-parallel
+    ranks and add none (contract, section 3.1).
+    """
+
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    ep: int = 1
+    attention_dp: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one instance. The one place that multiplies."""
+        return self.tp * self.pp * self.cp
+
+    @property
+    def moe_tp(self) -> int:
+        """Tensor-parallel ways inside the experts: what ``ep`` leaves of ``tp``."""
+        return self.tp // self.ep
+
+    @property
+    def dp_ranks(self) -> int:
+        """Independent attention batches; per-rank limits count this many times."""
+        return self.tp if self.attention_dp else 1
+
+    @property
+    def label(self) -> str:
+        """Name for people: ``TEP4``, ``DEP8``, ``TP8PP2``, ``TP8EP2``. Nothing parses ids from it."""
+        if self.ep == self.tp and self.tp > 1:
+            name = f"{'DEP' if self.attention_dp else 'TEP'}{self.tp}"
+        else:
+            name = f"{'DP' if self.attention_dp else 'TP'}{self.tp}"
+            if self.ep > 1:
+                name += f"EP{self.ep}"
+        if self.pp > 1:
+            name += f"PP{self.pp}"
+        if self.cp > 1:
+            name += f"CP{self.cp}"
+        return name
+
+    def problems(self) -> list[str]:
+        """Why no model could run like this; empty when the mapping is sound by itself."""
+        problems = [
+            f"{name}={value} is not a positive whole number"
+            for name, value in (("tp", self.tp), ("pp", self.pp), ("cp", self.cp), ("ep", self.ep))
+            if value < 1
+        ]
+        if problems:
+            return problems
+        if self.tp % self.ep:
+            divisors = [str(n) for n in range(1, self.tp + 1) if self.tp % n == 0]
+            problems.append(f"ep={self.ep} does not divide tp={self.tp}: valid ep are {', '.join(divisors)}")
+        return problems
+
+
+_LABEL = re.compile(
+    r"(?P<kind>DEP|TEP|DP|TP)(?P<tp>\d+)(?:EP(?P<ep>\d+))?(?:PP(?P<pp>\d+))?(?:CP(?P<cp>\d+))?$",
+    re.IGNORECASE,
+)
+
+
+def parse_mapping(text: str) -> Parallelism:
+    """The mapping a person wrote in a file, such as ``DEP8`` or ``TP8PP2``.
+
+    Raises:
+        ValueError: not such a label; the message says what one looks like.
+    """
+    match = _LABEL.match(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no mapping: write TP8, TEP8, DEP8, TP8EP2 or TP8PP2")
+    kind, tp = match["kind"].upper(), int(match["tp"])
+    whole = kind in ("DEP", "TEP")
+    if whole and match["ep"]:
+        raise ValueError(f"{text!r} names ep twice: {kind}{tp} already means ep={tp}")
+    return Parallelism(
+        tp=tp,
+        pp=int(match["pp"] or 1),
+        cp=int(match["cp"] or 1),
+        ep=tp if whole else int(match["ep"] or 1),
+        attention_dp=kind in ("DEP", "DP"),
+    )

@@ -1,0 +1,142 @@
+"""Checks of a sweep file beyond the form of its keys; each problem goes to ``located``, with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.enginefacts import EngineFacts
+from ratematch.plan.expansion import combinations, why_impossible
+from ratematch.plan.located import Located, Path
+from ratematch.plan.model import Model
+from ratematch.plan.parallelism import parse_mapping
+from ratematch.plan.rules import check_mapping
+from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES, NamedDeployment, StagePlan
+from ratematch.plan.sweepschema import LoadsIn, SweepIn, WorkloadIn
+
+
+def check_values(located: Located, path: Path, name: str, values: list[Any]) -> None:
+    """Every value of the axis ``name``, listed at ``path``, is one that the axis can have."""
+    for index, value in enumerate(values):
+        here = (*path, index) if (*path, index) in located.lines else path
+        if name == "mapping":
+            try:
+                parse_mapping(str(value))
+            except ValueError as error:
+                located.add(here, str(error))
+        elif name == "attention_dp":
+            if not isinstance(value, bool):
+                located.add(here, f"must be true or false, not {value!r}")
+        elif name in (*MAPPING_AXES, *GROUP_AXES):
+            least = 0 if name == "mtp" else 1
+            if name == "ep" and value == "tp":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                also = ', or "tp" for ep = tp' if name == "ep" else ""
+                located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
+
+
+def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, EngineFacts]) -> EngineFacts:
+    """What is known of the engine that the file names; of the first one when it names none that is known."""
+    named = parsed.engine
+    facts = engines.get(named.name)
+    if facts is None:
+        located.add(("engine", "name"), f"unknown engine {named.name!r}", f"known: {', '.join(engines)}")
+        return next(iter(engines.values()))
+    if not _is_version(named.version, facts.versions):
+        what = f"unknown version {named.version!r} of {named.name}"
+        such = f"{facts.versions[0]}.1"
+        located.add(
+            ("engine", "version"), what, f"known: {', '.join(facts.versions)}, and versions of these such as {such}"
+        )
+    routers: list[tuple[Path, str]] = [
+        (("deployments", index, "router"), given.router.type) for index, given in enumerate(parsed.deployments)
+    ]
+    for path, router in [*routers, *([(("e2e", "router"), parsed.e2e.router.type)] if parsed.e2e else [])]:
+        if router not in facts.routers:
+            located.add(path, f"{named.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
+    return facts
+
+
+def _is_version(text: str, lines: Sequence[str]) -> bool:
+    """One of the release lines, or a version of one: ``1.2.1`` and ``1.3.0rc17`` belong to 1.2 and 1.3."""
+    return text in lines or any(re.fullmatch(rf"v?{re.escape(line)}\.\d+\w*(\.\w+)*", text) for line in lines)
+
+
+def check_stages(located: Located, parsed: SweepIn) -> None:
+    """There is something to measure, and what end-to-end runs are chosen from."""
+    if parsed.ctx is None and parsed.gen is None and parsed.ifb is None and not parsed.deployments:
+        located.add((), "names no stage to measure", "give ctx and gen (and ifb to compare with)")
+    for stage, other in (("ctx", "gen"), ("gen", "ctx")):
+        if getattr(parsed, stage) and not getattr(parsed, other) and parsed.e2e:
+            located.add(("e2e",), f"end-to-end runs are chosen by matching ctx with gen, and {other} is missing")
+    if parsed.e2e and not parsed.ctx and not parsed.gen:
+        located.add(("e2e",), "end-to-end runs are chosen by matching ctx with gen, and both are missing")
+
+
+def check_loads(located: Located, parsed: SweepIn) -> None:
+    """Every stage and every deployment written out names a load, and a trace to replay where it replays one."""
+    for stage in ("ctx", "gen", "ifb"):
+        given = getattr(parsed, stage)
+        if given is not None:
+            _check_loads(located, (stage, "loads"), given.loads, parsed.workloads)
+    for index, named in enumerate(parsed.deployments):
+        workloads = [named.workload] if named.workload else parsed.workloads
+        _check_loads(located, ("deployments", index, "loads"), named.loads, workloads)
+
+
+def _check_loads(located: Located, path: Path, loads: LoadsIn, workloads: Sequence[WorkloadIn]) -> None:
+    if not loads.concurrency and not loads.req_s and not loads.replay:
+        located.add(path, "names no load", "give concurrency: [1, 4, 16] or req_s: [0.5, 1]")
+    if not loads.replay:
+        return
+    if not loads.num_requests:
+        located.add((*path, "replay"), "says no number of requests", "give num_requests: how many of the trace")
+    for workload in workloads:
+        if not workload.file:
+            what = f"replays a trace, and workload {workload.workload().label} names no file"
+            located.add((*path, "replay"), what, "give the workload a file with timestamps")
+
+
+def check_against_cluster(
+    located: Located, stages: Sequence[StagePlan], named: Sequence[NamedDeployment], model: Model, cluster: Cluster
+) -> None:
+    """What is to be measured can run: every axis value somewhere, the context supply, the deployments written out."""
+    for plan in stages:
+        _check_axes(located, plan, model, cluster)
+        for impossible in check_mapping(plan.supply.mapping, model, cluster) if plan.supply else ():
+            located.add(("gen", "supply"), impossible.reason)
+    _check_written_out(located, named, model, cluster)
+
+
+def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluster) -> None:
+    """An axis value that no combination can use is a mistake; one that some can use only thins the product out."""
+    cells = [(cell, why_impossible(cell, plan, model, cluster)) for cell in combinations(plan)]
+    reported: set[str] = set()
+    for name in ("mapping", "ep", "pp", "cp", "mtp", "tp", "attention_dp"):
+        for index, value in enumerate(plan.axes.get(name, ())):
+            with_value = [reasons for cell, reasons in cells if cell.axes[name] == value]
+            if not with_value or not all(with_value):
+                continue
+            reason = with_value[0][0]
+            if reason.reason in reported or (reason.axis != name and reason.axis in plan.axes and name != "mapping"):
+                continue
+            reported.add(reason.reason)
+            path: Path = (plan.stage, "axes", name, index)
+            located.add(path if path in located.lines else path[:-1], reason.reason)
+    if not located.problems and all(reasons for _, reasons in cells):
+        located.add((plan.stage, "axes"), f"no combination can run: {cells[0][1][0].reason}")
+
+
+def _check_written_out(located: Located, named: Sequence[NamedDeployment], model: Model, cluster: Cluster) -> None:
+    """A deployment written out must run as it stands: nothing thins it out."""
+    for index, one in enumerate(named):
+        for group in one.deployment.groups:
+            for impossible in check_mapping(group.mapping, model, cluster):
+                located.add(("deployments", index, group.role, "mapping"), impossible.reason)
+        gpus = one.deployment.gpus
+        if gpus > cluster.gpus:
+            what = f"{one.deployment.label} needs {gpus} GPUs, and cluster {cluster.name} has {cluster.gpus}"
+            located.add(("deployments", index), what)

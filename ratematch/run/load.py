@@ -1,0 +1,381 @@
+"""One load against servers that are up: send it, watch them meanwhile, keep what both sides report."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from ratematch.engines import Engine
+from ratematch.errors import LoadAborted, RunError, ServerDied
+from ratematch.inputs.catalog import load_model
+from ratematch.loadgen.client import Target
+from ratematch.loadgen.gpu import GpuSampler
+from ratematch.loadgen.loadresult import LoadResult, Progress
+from ratematch.loadgen.send import Senders, send_load
+from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.loadgen.shards import LoadJob
+from ratematch.loadgen.warming import count_distinct, warm_prompts
+from ratematch.measure import loadrun as loadruns
+from ratematch.measure import measurement
+from ratematch.measure.early import EarlyRules
+from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
+from ratematch.measure.records import RequestRecord
+from ratematch.measure.serverlog import Diagnosis
+from ratematch.measure.servermetrics import StageTimes
+from ratematch.measure.serverside import judge_servers
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Load
+from ratematch.run.launch import Interrupted, Servers, probe
+from ratematch.run.senders import NodeSenders
+from ratematch.run.serverlogs import Marks, mark_logs, read_logs, read_since
+from ratematch.run.telemetry import (
+    Telemetry,
+    WorkerIteration,
+    acceptance_length,
+    prefix_hit_rate,
+    read_emulator_times,
+    read_perf_metrics,
+    spent_between,
+    summarise,
+    write_iterations,
+    write_lines,
+)
+from ratematch.run.watch import Stalled, Watched, find_cause, watch
+from ratematch.store import layout
+from ratematch.store.files import reserve, write_json
+from ratematch.store.folder import ExperimentFolder
+from ratematch.store.progress import Measuring, RunProgress
+from ratematch.store.records import write_records
+
+RECORD_B = 512
+TOKEN_B = 10
+"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A deployment that is up. ``connections``: what came of opening its connections, if that was done. ``senders``:
+    on the nodes of its allocation, if it is in one."""
+
+    folder: ExperimentFolder
+    launch: Path
+    servers: Servers
+    engine: Engine
+    experiment: Experiment
+    telemetry: Telemetry
+    stop: threading.Event
+    stall_s: float | None
+    connections: Warming | None = None
+    senders: NodeSenders | None = None
+
+    @property
+    def target(self) -> Target:
+        body = self.engine.extra_body(self.experiment)
+        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A load that was sent, and what was read of servers and GPUs meanwhile.
+
+    ``marks``: where the servers' logs stood before it; ``before``: the emulated servers' own time then. ``warmed``:
+    the prompts that were put into prefix caches.
+    """
+
+    result: LoadResult
+    watched: Watched
+    marks: Marks
+    before: Mapping[str, EmulatorTime]
+    gpus: GpuSampler
+    warmed: WarmedPrompts | None
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """What servers reported of a load that is over: ``rows``: their iterations, ``samples``: Prometheus, ``perf``:
+    timings request by request."""
+
+    run: LoadRun
+    rows: Sequence[WorkerIteration]
+    samples: MetricSamples
+    perf: Sequence[bytes]
+
+
+def measure_load(live: Live, load: Load, number: int, total: int) -> None:
+    """Run ``load``, the ``number``-th (from 0) of ``total``, and commit its records and figures.
+
+    Raises:
+        ServerDied, Stalled, Interrupted, LoadAborted: it ended early; what there is of it is kept aside.
+        DiskFull: no room for its records.
+    """
+    at = live.folder.load_folder(load)
+    sent = _send(live, load, number, total)
+    reported = _collect(live, load, sent)
+    if why := _why_not_kept(live, load, sent, reported.run):
+        _keep_partial(at, sent.result, reported.run, reported.rows)
+        raise why
+    write_records(at / layout.WARMUP, sent.result.warmup)
+    write_records(at / layout.RECORDS, sent.result.records)
+    write_iterations(at / layout.ITERATIONS, reported.rows)
+    write_lines(at / layout.PERF_METRICS, reported.perf)
+    write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
+    figures = measurement.measure_load(
+        sent.result.records, load, live.experiment.workload, client=reported.run.client
+    )
+    run = reported.run
+    if figures.window is not None:
+        run = _add_window(live, sent, reported, (figures.window.start_ns, figures.window.end_ns), figures.tok_s)
+    live.folder.finish_load(load, run, judge_servers(figures, live.experiment, run))
+
+
+def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
+    """Warm what is to be warmed, send the load and watch the servers meanwhile."""
+    experiment, plan, routes = live.experiment, live.servers.plan, live.engine.routes
+    job = job_of(live, load)
+    source = job.source()
+    warmed = warm_prompts(job, source, live.stop, _block(live)) if experiment.mode == "gen_only_warmed" else None
+    size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
+    before = read_emulator_times(plan) if experiment.emulated else {}
+    live.telemetry.take()
+    read_perf_metrics(plan, routes.request_times)
+    marks = mark_logs(plan, live.launch)
+    gpus = GpuSampler()
+    with (
+        watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
+        reserve(live.folder.load_folder(load), size),
+        reporting_progress(live.folder) as report,
+        gpus,
+    ):
+
+        def show(progress: Progress) -> None:
+            watched.in_flight = progress.in_flight
+            report(_describe_progress(progress, load, number, total))
+
+        result = send_load(
+            job,
+            source,
+            rules=EarlyRules(target_ci=getattr(load, "target_ci", 0.0) or None),
+            senders=Senders(None, live.senders.most, live.senders.drive) if live.senders else Senders(),
+            stop=watched.halt,
+            on_progress=show,
+        )
+    return _Sent(result, watched, marks, before, gpus, warmed)
+
+
+def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
+    """What client and servers report of a load that is over."""
+    experiment, plan, result = live.experiment, live.servers.plan, sent.result
+    run = describe_run(result, live.launch, experiment)
+    emulator = spent_between(sent.before, read_emulator_times(plan)) if experiment.emulated else {}
+    log = read_logs(plan, live.launch, sent.marks, live.engine, experiment, load)
+    reports = live.telemetry.take()
+    rows = reports.iterations
+    perf: list[bytes] = []
+    problems: dict[str, str] = {}
+    if result.aborted is None:
+        perf, problems = read_perf_metrics(plan, live.engine.routes.request_times)
+    problems = live.telemetry.problems() | problems
+    warmed = sent.warmed
+    if warmed is not None:
+        servers = {spec.name for spec in plan.processes if spec.role == "gen"}
+        warmed = replace(warmed, hit_rate=prefix_hit_rate(rows, servers))
+    run = replace(
+        run,
+        emulator=emulator,
+        connections=live.connections,
+        log=log,
+        telemetry=TelemetrySummary(len(rows), len(perf), acceptance_length(rows), problems),
+        warmed=warmed,
+    )
+    known = _find_cause(live, sent, run)
+    run = replace(run, cause=known.cause, remedy=known.remedy) if known else run
+    return _Reported(run, rows, reports.samples, perf)
+
+
+def _find_cause(live: Live, sent: _Sent, run: LoadRun) -> Diagnosis | None:
+    """Why requests of a load failed; ``None`` where none did or nothing is known."""
+    errors = _errors(sent.result.records)
+    if not errors:
+        return None
+    known = find_cause(live.engine, live.servers.plan, live.launch, errors, sent.marks)
+    if known is None and run.failed == run.sent:
+        return live.engine.explain("all_failed", live.experiment)
+    return known
+
+
+def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError | None:
+    """Why the load is not whole; ``None`` when it is."""
+    watched = sent.watched
+    if sent.result.aborted is None:
+        return _ruined(live) if run.failed else None
+    if watched.died:
+        return ServerDied(f"during {load.label}: {watched.died}")
+    if watched.stalled:
+        return Stalled(f"{load.label}: {watched.stalled}", started=_have_started(live))
+    if live.stop.is_set():
+        return Interrupted(f"stopped during {load.label}; loads before it are kept")
+    return LoadAborted(f"{load.label}: {sent.result.aborted}")
+
+
+def _add_window(live: Live, sent: _Sent, reported: _Reported, span: tuple[int, int], tok_s: float | None) -> LoadRun:
+    """``reported.run`` with what servers and GPUs did in the steady window ``span`` (ns)."""
+    run = reported.run
+    return replace(
+        run,
+        telemetry=replace(run.telemetry, window=summarise(reported.rows, *span)),
+        gpus=sent.gpus.summarise(*span, tok_s),
+        prometheus=reported.samples.summarise(*span),
+        stages=_read_stages(live, reported.samples, span),
+    )
+
+
+def _ruined(live: Live) -> RunError | None:
+    """Did requests fail because servers were going away? Then the load is no measure of them and is not kept.
+
+    Servers that are ended together with us (scancel, a preemption) or by themselves refuse the rest of a load within
+    milliseconds: it is over before anybody has noticed that they are gone.
+    """
+    if live.stop.is_set():
+        return Interrupted("stopped while its servers were going away; loads before it are kept")
+    try:
+        live.servers.check()
+    except ServerDied as error:
+        return error
+    for spec in live.servers.plan.processes:
+        if why := probe(spec.ready.url):
+            return ServerDied(f"{spec.name} no longer answers ({why})")
+    return None
+
+
+def job_of(live: Live, load: Load) -> LoadJob:
+    """What is to be sent: reproducible; two requests share a prompt only where the workload or the mode wants it."""
+    experiment = live.experiment
+    vocab = load_model(experiment.model).vocab
+    distinct = count_distinct(load) if experiment.mode == "gen_only_warmed" else 0
+    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load), distinct=distinct)
+
+
+def _block(live: Live) -> int:
+    """Tokens of a KV block of the generation servers."""
+    gen = live.experiment.deployment.gen
+    assert gen is not None
+    return live.engine.kv_settings(gen).block
+
+
+def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> StageTimes | None:
+    """Mean times of the stages of this load's requests, where the servers have counters of them."""
+    if live.experiment.mode != "e2e":
+        return None
+    grown: dict[str, list[dict[str, float]]] = {"ctx": [], "gen": []}
+    seconds: list[float] = []
+    for spec in live.servers.plan.processes:
+        if spec.role in grown:
+            growth, elapsed_s = samples.growth(live.telemetry.prometheus_url(spec.name), *span)
+            grown[spec.role].append(growth)
+            seconds.append(elapsed_s)
+    return live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
+
+
+def seed_of(experiment: Experiment, load: Load) -> int:
+    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _have_started(live: Live) -> bool:
+    """Has a server that generates ever run an iteration? In gen_only the context servers have, whatever gen does."""
+    plan = live.servers.plan
+    names = [spec.name for spec in plan.processes if spec.role in ("gen", "agg")]
+    names = names or [spec.name for spec in plan.processes]
+    logs = zip((spec.name for spec in plan.processes), read_since(plan, live.launch, {}), strict=True)
+    iterating = live.telemetry.reporting | {name for name, text in logs if live.engine.has_iterations(text)}
+    return not iterating.isdisjoint(names)
+
+
+def _errors(records: Sequence[RequestRecord]) -> list[str]:
+    """Distinct error texts of failed requests; cancellations by the client are left out."""
+    return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
+
+
+def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
+    return Measuring(
+        time=time.time(),
+        load=load.label,
+        load_number=number + 1,
+        loads=total,
+        part=progress.phase,
+        total=progress.total,
+        done=progress.done,
+        failed=progress.failed,
+        in_flight=progress.in_flight,
+        tok_s=progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
+        ttft_ms=progress.ttft_ms,
+    )
+
+
+def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
+    """How a load of ``experiment`` ran by the client's account alone."""
+    return LoadRun(
+        launch=launch.name,
+        mode=experiment.mode,
+        origin=experiment.origin,
+        start_ns=result.start_ns,
+        end_ns=result.end_ns,
+        wall_start_ns=result.wall_start_ns,
+        sent=sum(record.sent_ns is not None for record in result.records),
+        failed=sum(record.outcome != "ok" for record in result.records),
+        aborted=result.aborted,
+        ended_early=result.ended_early,
+        notes=tuple(result.notes),
+        client=result.health,
+    )
+
+
+def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[WorkerIteration]) -> None:
+    """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
+    number = 1
+    while (aside := at / f"partial-{number}").exists():
+        number += 1
+    aside.mkdir(parents=True)
+    write_records(aside / layout.RECORDS, result.records)
+    write_iterations(aside / layout.ITERATIONS, rows)
+    write_json(aside / layout.LOADRUN, loadruns.to_json(run))
+
+
+LAST_S = 2.0
+"""How long the end of a load waits until its last progress is written."""
+
+
+@contextlib.contextmanager
+def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[RunProgress], None]]:
+    """A function that hands over what ``progress.json`` is to hold and returns at once."""
+    newest: list[RunProgress] = []
+    news, over = threading.Event(), threading.Event()
+
+    def write() -> None:
+        while True:
+            news.wait()
+            news.clear()
+            if newest:
+                folder.write_progress(newest.pop())
+            if over.is_set() and not newest:
+                return
+
+    def report(progress: RunProgress) -> None:
+        newest[:] = [progress]
+        news.set()
+
+    thread = threading.Thread(target=write, name="write progress", daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        over.set()
+        news.set()
+        thread.join(LAST_S)

@@ -1,0 +1,75 @@
+"""The nodes that a driver holds: of its Slurm allocation, where servers are steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ratematch.errors import RunError, UserError
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.launchplan import ProcessSpec
+from ratematch.plan.placement import nodes_needed
+from ratematch.run import guard
+from ratematch.slurm import allocation
+from ratematch.slurm.srun import Step, slurm_step
+from ratematch.store import filelock
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Nodes that a job holds, or a part of them. ``cluster``: its profile, which the options of a step follow."""
+
+    job_id: str
+    nodes: tuple[str, ...]
+    cluster: Cluster
+
+    def step(self, spec: ProcessSpec) -> Step:
+        """The step that runs ``spec`` on its nodes."""
+        return slurm_step(spec, self.cluster)
+
+    def end(self, mark: str, grace_s: float) -> None:
+        """End what carries ``mark`` on every node, whatever became of the steps that started it."""
+        guard.end(mark, grace_s)
+        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
+        command = [sys.executable, "-I", guard.__file__, "end", mark, str(grace_s)]
+        # A node that has just died cannot be cleaned, and need not be.
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            subprocess.run(
+                [*allocation.srun(self.nodes, "clean-up"), *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=allocation.SWEEP_S,
+                check=False,
+            )
+
+
+def current(cluster: Cluster, only: Sequence[str] = ()) -> Allocation:
+    """The allocation this process runs in, or, with ``only``, the part of it that these nodes are.
+
+    Raises:
+        RunError: it runs in none, or its node list cannot be read.
+    """
+    job_id = filelock.own_job()
+    if not job_id or not os.environ.get("SLURM_JOB_NODELIST"):
+        raise RunError("this is not inside a Slurm allocation (SLURM_JOB_ID is not set); use salloc or sbatch")
+    return Allocation(job_id, tuple(only) or allocation.own_nodes(), cluster)
+
+
+def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
+    """Raises UserError when we hold no allocation, or one with fewer nodes than an experiment needs."""
+    try:
+        held = current(cluster)
+    except RunError as error:
+        raise UserError(str(error)) from error
+    for experiment in experiments:
+        if (needed := nodes_needed(experiment.deployment, cluster.gpus_per_node)) > len(held.nodes):
+            raise UserError(
+                f"{experiment.label} needs {needed} nodes and job {held.job_id} holds {len(held.nodes)}; "
+                "ask for more with salloc or sbatch, or lower budget.max_gpus"
+            )

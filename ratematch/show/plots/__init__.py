@@ -1,0 +1,1 @@
+"""Pictures of an analysis: each a figure with the data behind it."""

@@ -1,0 +1,131 @@
+"""Progress and figures of ``ratematch load``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from ratematch.measure.measurement import Stats
+from ratematch.plan.load import Concurrency, Load, Rate, Trace
+from ratematch.show.console import table
+
+if TYPE_CHECKING:
+    from ratematch.loadgen.ladder import LoadRow
+    from ratematch.loadgen.loadresult import Progress
+
+COLUMNS = ["load", "ok", "held", "TTFT", "p99", "lag", "TPOT", "p99", "/user", "tok/s", "req/s"]
+TITLE = "steady window; mean ms unless named; lag: intended to sent; held: in flight; /user: tok/s/user"
+
+
+class LoadView:
+    """A line that moves on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._last = 0.0
+
+    def __enter__(self) -> LoadView:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, load: Load, progress: Progress) -> None:
+        ttft = f", TTFT {progress.ttft_ms:.0f} ms" if progress.ttft_ms is not None else ""
+        tpot = f", TPOT {progress.tpot_ms:.1f} ms" if progress.tpot_ms is not None else ""
+        tok_s = progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0
+        rate = progress.done / progress.elapsed_s if progress.elapsed_s > 0 else 0.0
+        of = f"/{progress.total}" if progress.total else ""
+        line = (
+            f"{load.label} {progress.phase}: {progress.done}{of} done, {progress.in_flight} in flight, "
+            f"{rate:.1f} req/s, {tok_s:.0f} tok/s{ttft}{tpot}, {progress.failed} failed"
+        )
+        if self._console.is_terminal:
+            self._live.update(Text(line))
+        elif time.monotonic() - self._last > 5:
+            self._last = time.monotonic()
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def print_rows(self, rows: Sequence[LoadRow], console: Console) -> None:
+        """The table of figures, then what is wrong with any of them, and whether the client held what was asked."""
+        if any(row.emulated for row in rows):
+            console.print("[bold yellow]EMULATED[/]: no GPU stands behind these figures", highlight=False)
+        console.print(table(TITLE, COLUMNS, [_row(row) for row in rows]))
+        for row in rows:
+            m = row.measurement
+            _print_sureness(row, console)
+            notes = (*m.warnings, *row.notes)
+            for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", notes)):
+                for line in lines:
+                    console.print(f"[{style}]{word}[/] {row.load.label}: {escape(line)}", highlight=False)
+            if row.result.ended_early:
+                console.print(f"ended early {row.load.label}: {escape(row.result.ended_early)}", highlight=False)
+            if row.result.aborted:
+                console.print(f"[red]stopped[/] {row.load.label}: {escape(row.result.aborted)}", highlight=False)
+            if isinstance(row.load, Concurrency) and m.in_flight and m.in_flight < 0.95 * row.load.concurrency:
+                held = f"held {m.in_flight:.0f} of {row.load.concurrency} requests in flight"
+                console.print(f"[bold red]{held}[/] ({row.load.label})", highlight=False)
+
+
+def _print_sureness(row: LoadRow, console: Console) -> None:
+    m = row.measurement
+    widths = [
+        f"{name} ±{width:.1%}"
+        for name, width in (("tok/s", m.tok_s_ci), ("TTFT", m.ttft_ci), ("TPOT", m.tpot_ci))
+        if width is not None
+    ]
+    parts = [f"95 % intervals {', '.join(widths)}"] if widths else []
+    if m.goodput is not None and m.goodput_req_s is not None and m.good_share is not None:
+        parts.append(f"goodput {m.goodput_req_s:.3g} req/s ({m.good_share:.0%} keep {m.goodput})")
+    if row.gpus is not None and row.gpus.power_w is not None:
+        parts.append(f"{row.gpus.power_w:.0f} W, {row.gpus.joules_per_output_token or 0:.3g} J per output token")
+    if parts:
+        console.print(f"{row.load.label}: {escape('; '.join(parts))}", highlight=False)
+
+
+def _row(row: LoadRow) -> tuple[Any, ...]:
+    m = row.measurement
+    return (
+        _short(row.load),
+        f"{m.num_ok}+{m.num_failed}" if m.num_failed else str(m.num_ok),
+        m.in_flight,
+        _of(m.ttft_ms, "mean"),
+        _of(m.ttft_ms, 99),
+        _of(m.send_lag_ms, "mean"),
+        _of(m.tpot_ms, "mean"),
+        _of(m.tpot_ms, 99),
+        m.tok_s_user,
+        m.tok_s,
+        m.req_s,
+    )
+
+
+def _short(load: Load) -> str:
+    match load:
+        case Concurrency():
+            return f"c{load.concurrency}"
+        case Rate():
+            return f"{load.req_s:g}/s"
+        case Trace():
+            return f"x{load.speed:g}"
+
+
+def _of(stats: Stats | None, percentile: float | str) -> float | None:
+    return stats.at(percentile) if stats else None
+
+
+def ladder_to_json(rows: Sequence[LoadRow]) -> dict[str, Any]:
+    """Every load with all its figures and the client's health."""
+    return {"emulated": any(row.emulated for row in rows), "loads": [row.to_json() for row in rows]}

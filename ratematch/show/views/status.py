@@ -1,0 +1,148 @@
+"""How far a sweep is, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from ratematch.show.console import table
+from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
+from ratematch.store.progress import Measuring, RunProgress, Starting
+
+
+def status_to_json(
+    results: Results, queued: Mapping[str, str] | None = None, left_out: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """State of every experiment and the sums over them.
+
+    ``queued``: what the scheduler says of an experiment's job, by folder name. ``left_out``: nodes that jobs are kept
+    off, and why.
+    """
+    folders = results.folders()
+    rows = [_experiment_status(folder, (queued or {}).get(folder.path.name)) for folder in folders]
+    spent = results.account()
+    states = [row["state"] for row in rows]
+    return {
+        "results": str(results.path),
+        "emulated": any(row["emulated"] for row in rows),
+        "simulated": any(row["simulated"] for row in rows),
+        "states": {state: states.count(state) for state in sorted(set(states))},
+        "loads_done": sum(row["loads_done"] for row in rows),
+        "loads": sum(row["loads"] for row in rows),
+        "gpu_hours": spent.total,
+        "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
+        "overhead": spent.overhead,
+        "budget_gpu_hours": _budget(results),
+        "nodes_left_out": dict(left_out or {}),
+        "experiments": rows,
+    }
+
+
+def _budget(results: Results) -> float | None:
+    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not given."""
+    plan = results.controller_plan()
+    return plan.budget_gpu_hours if plan else None
+
+
+def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str, Any]:
+    experiment = folder.read()
+    missing = len(folder.missing())
+    state = folder.state()
+    if queued and state != "running":
+        state = "queued"
+    outcome = folder.outcome() if state in ("failed", "interrupted") else None
+    return {
+        "experiment": experiment.label,
+        "folder": folder.path.name,
+        "stage": experiment.stage,
+        "mode": experiment.mode,
+        "state": state,
+        "loads": len(experiment.loads),
+        "loads_done": len(experiment.loads) - missing,
+        "gpus": experiment.deployment.gpus,
+        "gpu_hours": folder.gpu_hours(),
+        "emulated": experiment.emulated,
+        "simulated": experiment.simulated,
+        "error": outcome.error if outcome else None,
+        "cause": outcome.cause if outcome else None,
+        "remedy": outcome.remedy if outcome else None,
+        "measured": [_load_status(stored) for stored in folder.loads()],
+        "job": queued,
+        "doing": describe_progress(folder.progress()) if state == "running" else queued,
+    }
+
+
+def _load_status(stored: StoredLoad) -> dict[str, Any]:
+    """One finished load: the client's tok/s beside the servers' own, and why its requests failed, if some did."""
+    figures = stored.measurement
+    return {
+        "load": stored.load.label,
+        "valid": figures.valid,
+        "tok_s": figures.tok_s,
+        "tok_s_log": figures.tok_s_log,
+        "acceptance_length": figures.acceptance_length,
+        "failed": figures.num_failed,
+        "cause": stored.run.cause,
+        "remedy": stored.run.remedy,
+    }
+
+
+def describe_progress(progress: RunProgress | None) -> str:
+    """What a running experiment is doing, in one line."""
+    if progress is None:
+        return "job is starting"
+    if isinstance(progress, Starting):
+        waiting = progress.waiting
+        if not waiting:
+            return "starting servers"
+        names = ", ".join(server.name for server in waiting)
+        return f"waiting for {names}: {waiting[0].why} ({waiting[0].seconds:.0f} s)"
+    if progress.is_virtual:
+        return f"{progress.load} ({progress.load_number}/{progress.loads}) in virtual time"
+    ttft = f", TTFT {progress.ttft_ms:.0f} ms" if progress.ttft_ms is not None else ""
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return f"{describe_load(progress)}, {progress.in_flight} in flight, {progress.tok_s:.0f} tok/s{ttft}{failed}"
+
+
+def describe_load(progress: Measuring) -> str:
+    """Which load is under way, and how far."""
+    return (
+        f"{progress.load} ({progress.load_number}/{progress.loads}) {progress.part} {progress.done}/{progress.total}"
+    )
+
+
+def print_status(content: dict[str, Any], console: Console) -> None:
+    rows = [
+        (row["experiment"], row["state"], f"{row['loads_done']}/{row['loads']}", row["gpus"], row["gpu_hours"])
+        for row in content["experiments"]
+    ]
+    title = content["results"] + (
+        "  (simulated)" if content["simulated"] else "  (emulated)" if content["emulated"] else ""
+    )
+    console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours"], rows))
+    for row in content["experiments"]:
+        if row["doing"]:
+            console.print(f"{escape(row['experiment'])}: {escape(row['doing'])}")
+        if row["error"]:
+            console.print(f"{escape(row['experiment'])}: [red]{escape(row['error'].splitlines()[0])}[/]")
+        _print_cause(row, row["experiment"], console)
+        for load in row["measured"]:
+            _print_cause(load, f"{row['experiment']} {load['load']}: {load['failed']} requests failed", console)
+    states = ", ".join(f"{count} {state}" for state, count in content["states"].items())
+    done = f"{content['loads_done']} of {content['loads']} loads measured"
+    spent = content["gpu_hours_of"]
+    overhead = f", overhead {content['overhead']:.0%}" if content["overhead"] is not None else ""
+    for node, why in content["nodes_left_out"].items():
+        console.print(f"{escape(node)} is left out: {escape(why)}", highlight=False, soft_wrap=True)
+    of = f" of {content['budget_gpu_hours']:g}" if content["budget_gpu_hours"] is not None else ""
+    parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
+    console.print(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})")
+
+
+def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:
+    if row["cause"]:
+        console.print(f"{escape(where)}: cause: {escape(row['cause'])}")
+        console.print(f"{escape(where)}: remedy: {escape(row['remedy'])}")

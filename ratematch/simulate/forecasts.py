@@ -1,0 +1,144 @@
+"""A sweep's figures before it runs: forecasts of every load, corrected by measured results, then matched.
+
+Predicted figures are matched with predicted ones only, in an analysis of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from ratematch.match.analysis import analyze_workload
+from ratematch.match.points import WorkloadAnalysis
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
+from ratematch.measure.measurement import Measurement
+from ratematch.measure.stats import Stats
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
+from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.sweep import Sweep
+from ratematch.search.families import FamilyEffect, estimate_effects, family_of
+from ratematch.simulate.plan import plan_simulation
+from ratematch.simulate.service import Service
+from ratematch.simulate.steadystate import Forecast, forecast
+from ratematch.simulate.timeline import Timeline
+from ratematch.store.folder import Results
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a sweep is predicted to give. ``analyses``: one a workload, of predicted rows alone.
+
+    ``effects``: of each family, what predictions were corrected by and how far off they may still be.
+    ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts.
+    """
+
+    model: str
+    analyses: tuple[WorkloadAnalysis, ...]
+    effects: tuple[FamilyEffect, ...]
+    learnt_from: int
+    rows: tuple[Measured, ...]
+
+
+def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, Forecast]:
+    """Forecasts of the closed-loop loads of an experiment with one kind of server; empty for end-to-end ones.
+
+    Raises:
+        RatematchError: its servers would not start.
+    """
+    if experiment.stage == "e2e" or experiment.workload.mean_isl is None:
+        return {}
+    emulations = Service(plan_simulation(experiment, cluster), Timeline()).emulations
+    emulation = emulations[experiment.deployment.groups[-1].role]
+    return {load: forecast(emulation, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
+
+
+def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:
+    """Forecast every load of ``experiments`` and match them; ``results``: measurements that correct the forecasts.
+
+    Raises:
+        RatematchError: servers of an experiment would not start.
+    """
+    forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
+    families = {family_of(experiment) for experiment in experiments}
+    by_family = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
+    effects = estimate_effects({family: by_family.get(family, []) for family in families})
+    rows = tuple(
+        Measured(experiment, load, to_measurement(forecast_of_load, effects[family_of(experiment)].factor))
+        for experiment in experiments
+        for load, forecast_of_load in forecasts[experiment.id].items()
+    )
+    limits = sweep.constraints
+    question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus, draws=0)
+    analyses = tuple(analyze_workload(rows, workload, question) for workload in sweep.workloads if rows)
+    return Prediction(
+        sweep.step_times,
+        analyses,
+        tuple(effects[name] for name in sorted(effects)),
+        sum(map(len, by_family.values())),
+        rows,
+    )
+
+
+def deviations(
+    measured: Iterable[Measured], cluster: Cluster, step_times: str = DEFAULT_STEP_TIMES
+) -> dict[str, list[float]]:
+    """By family, the log of measured over predicted speed of each server: the mean over its valid loads.
+
+    Speed is requests/s, of generation tokens/s/user. End-to-end runs are not used. ``step_times``: the model
+    that predicts, whichever one stands behind figures that are emulated themselves.
+    """
+    by_experiment: dict[str, list[Measured]] = {}
+    for row in measured:
+        if row.experiment.stage != "e2e" and row.measurement.valid and row.measurement.req_s:
+            by_experiment.setdefault(row.experiment.id, []).append(row)
+    by_family: dict[str, list[float]] = {}
+    for rows in by_experiment.values():
+        forecasts = forecast_experiment(replace(rows[0].experiment, step_times=step_times), cluster)
+        logs = [speed_ratio(row.measurement, forecasts[row.load]) for row in rows if row.load in forecasts]
+        if logs:
+            by_family.setdefault(family_of(rows[0].experiment), []).append(fmean(logs))
+    return by_family
+
+
+def speed_ratio(measured: Measurement, predicted: Forecast) -> float:
+    """Log of measured over predicted speed at one load."""
+    assert measured.req_s
+    if predicted.tpot_s and measured.tpot_ms:
+        return math.log(predicted.tpot_s * 1000 / measured.tpot_ms.mean)
+    return math.log(measured.req_s / predicted.req_s)
+
+
+def to_measurement(predicted: Forecast, factor: float = 1.0) -> Measurement:
+    """The forecast, ``factor`` times as fast, in the form that matching takes. Nothing was measured: ``n`` is 0."""
+    ttft_ms, tpot_ms = predicted.ttft_s * 1000 / factor, predicted.tpot_s * 1000 / factor
+    req_s = predicted.req_s * factor
+    return Measurement(
+        num_requests=0,
+        num_ok=0,
+        num_failed=0,
+        window=None,
+        ttft_ms=_point(max(ttft_ms, 1e-6)),
+        tpot_ms=_point(tpot_ms) if tpot_ms else None,
+        itl_ms=None,
+        e2el_ms=None,
+        send_lag_ms=None,
+        tok_s_user=1000 / tpot_ms if tpot_ms else None,
+        tok_s=req_s * predicted.osl,
+        req_s=req_s,
+        tok_s_run=None,
+        req_s_run=None,
+        isl_mean=None,
+        osl_mean=predicted.osl,
+        in_flight=float(predicted.concurrency),
+        little=None,
+        valid=True,
+        warnings=("predicted, not measured",),
+    )
+
+
+def _point(value: float) -> Stats:
+    return Stats(n=0, mean=value, std=0.0, min=value, p50=value, p90=value, p95=value, p99=value, max=value)

@@ -1,0 +1,1 @@
+"""Asking Slurm: steps, batch options, the queue, the allocation. Knows nothing of experiments under way."""

@@ -1,0 +1,148 @@
+"""A job of one node that shows what servers would find there: the engine's own version and options, wrappers, GPUs,
+weights, and whether what is written here can be read there.
+
+One step runs a short script of plain commands in the container, as a server's step would be started; each command's
+output comes back between two marks.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratematch.engines import find_engine
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.finding import Finding
+from ratematch.slurm.queue import ask_slurm
+from ratematch.slurm.sbatch import extra_options, refusal, site_options, spell
+from ratematch.slurm.srun import RUNTIME, container_options
+
+MINUTES = 15
+"""Time limit of the job: importing the engine from a cold container takes minutes."""
+
+WAIT_S = 3600.0
+"""How long it may wait in the queue."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one command printed, stdout and stderr, and its exit code."""
+
+    text: str
+    code: int
+
+
+def probe_node(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S) -> list[Finding]:
+    """Send the job and check its answers. ``folder``: one that jobs must see, where results go."""
+    written = folder.absolute() / f".ratematch-probe-{uuid.uuid4().hex[:8]}"
+    try:
+        written.write_text("seen\n", encoding="utf-8")
+    except OSError as error:
+        return [Finding("results folder", False, f"{folder} cannot be written ({error.strerror})")]
+    try:
+        argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
+        output, errors = _run(argv, written.name, wait_s)
+    except subprocess.TimeoutExpired:
+        return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")]
+    except OSError as error:
+        return [Finding("probe", False, f"srun cannot be started ({error.strerror})")]
+    finally:
+        written.unlink(missing_ok=True)
+    answers = read_answers(output)
+    if not answers:
+        known = find_engine(engine).diagnose([errors])
+        return [Finding("probe", False, str(known or refusal(errors or "srun said nothing")))]
+    return list(_check_answers(cluster, engine, answers))
+
+
+def _run(argv: Sequence[str], name: str, wait_s: float) -> tuple[str, str]:
+    """stdout and stderr of the job; when we stop waiting, for whatever reason, it is cancelled."""
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as step:
+        try:
+            return step.communicate(timeout=wait_s)
+        except BaseException:
+            step.terminate()
+            ask_slurm(["scancel", f"--name={name}"])
+            raise
+
+
+def probe_argv(cluster: Cluster, folder: str, commands: Mapping[str, tuple[str, ...]], name: str) -> list[str]:
+    """The srun of the job, with the options of any job and any step of this profile."""
+    slurm = cluster.slurm
+    options = {**site_options(cluster), "nodes": 1, "ntasks": 1, "time": MINUTES, "job-name": name}
+    outside = [f"{key}={value}" for key, value in cluster.environment.items() if key.startswith(RUNTIME)]
+    inside = [f"{key}={value}" for key, value in cluster.environment.items()]
+    return [
+        *(("env", *outside) if outside and cluster.container else ()),
+        *("srun", *spell({**options, **extra_options(slurm)}), f"--chdir={folder}"),
+        *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
+        *container_options(cluster, folder),
+        *slurm.srun,
+        *("env", *inside, "bash", "-c", script(commands)),
+    ]
+
+
+def script(commands: Mapping[str, tuple[str, ...]]) -> str:
+    """Each command between two marks, whatever becomes of it."""
+    return "\n".join(
+        f'echo {shlex.quote(f"=== {name}")}; {shlex.join(argv)} 2>&1; s=$?; echo; echo "=== end $s"'
+        for name, argv in commands.items()
+    )
+
+
+def read_answers(text: str) -> dict[str, Answer]:
+    """What each command of a :func:`script` printed, by its name."""
+    blocks = re.findall(r"^=== (?!end )(.+?)\n(.*?)\n?^=== end (\d+)$", text, re.MULTILINE | re.DOTALL)
+    return {name: Answer(output, int(code)) for name, output, code in blocks}
+
+
+def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[str, ...]]:
+    known = find_engine(engine)
+    find = ("bash", "-c", 'command -v "$0"')
+    commands: dict[str, tuple[str, ...]] = {
+        "node": ("hostname",),
+        "results folder": ("cat", str(written)),
+        **known.probe_commands(known.command(cluster)),
+    }
+    if launcher := known.launcher(cluster):
+        commands["launcher"] = (*find, launcher[0])
+    if cluster.numactl:
+        commands["numactl"] = ("numactl", *cluster.numactl, "true")
+    if not cluster.emulated:
+        commands["GPUs"] = ("nvidia-smi", "-L")
+    for model, path in cluster.model_paths.items():
+        if "/" in path:
+            commands[f"weights of {model}"] = ("ls", "-d", path)
+    return commands
+
+
+def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
+    known = find_engine(engine)
+    theirs = known.probe_commands(known.command(cluster))
+    node = answers.get("node")
+    yield Finding("node", node is not None and node.code == 0, node.text.strip() if node else "it said nothing")
+    yield from known.judge_probe({name: answers[name].text for name in theirs if name in answers})
+    for name, answer in answers.items():
+        if name in theirs or name == "node":
+            continue
+        output = " ".join(answer.text.split())
+        if name == "GPUs":
+            count = len(re.findall(r"^GPU \d+:", answer.text, re.MULTILINE))
+            right = count == cluster.gpus_per_node
+            yield Finding(name, right, f"{count} of {cluster.gpus_per_node}" + ("" if right else f": {output[:120]}"))
+        elif answer.code:
+            yield Finding(name, False, f"{output[-160:] or 'not found'} (exit code {answer.code})")
+        else:
+            yield Finding(name, True, output[-160:] or "works")

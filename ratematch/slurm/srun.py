@@ -1,0 +1,106 @@
+"""How a process of a launch plan is started: directly, or as a step of a Slurm job.
+
+The same steps are launched by a job and written down by ``ratematch render``. :data:`HERE` stands for the folder
+that holds the launch files, so that what is written down does not depend on where it lies.
+
+What makes each flag of a server's step needed:
+
+==========================  ========================================================================================
+``--overlap``               the driver's step already owns the allocation; without it a server waits for ever
+``--mem=0``                 so it does the memory: a step that asks for some is refused
+``--nodelist``              GPUs were given out by :mod:`ratematch.plan.placement`; Slurm must not choose again
+``--ntasks[-per-node]``     the ranks of the engine: tensor x pipeline x context parallel size (contract, section 3.1)
+``--distribution=block``    the engine takes rank // GPUs-of-a-node for its node; the driver is itself a step, and
+                            Slurm leaves ``SLURM_DISTRIBUTION=cyclic`` in its environment, which its steps inherit
+``--mpi=pmix``              importing TensorRT-LLM initialises MPI, even in the orchestrator (section 13)
+``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share
+``--export=ALL``            a job sent with ``sbatch --export=...`` would pass that choice on to its steps
+``--label``                 lines of several ranks in one log
+``--kill-on-bad-exit=1``    an instance over several nodes is over when one of its ranks is
+``--container-...``         pyxis: the image, its mounts, and the folder of the files at its own path
+``env --unset=A B=C``       inside the container, where neither the image nor Slurm's list of GPUs has the last word
+``ENROOT_...`` outside      what the container runtime itself reads is also in the environment of srun
+``numactl -m 0,1``          host memory off the memory of the GPUs (Grace), before the wrapper (section 13)
+``trtllm-llmapi-launch``    hands the ranks that Slurm started to the server, which would else spawn its own
+==========================  ========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.launchplan import ProcessSpec
+
+HERE = "__HERE__"
+
+RUNTIME = ("ENROOT_", "NVIDIA_", "MELLANOX_")
+"""Beginnings of the names of variables that enroot reads before there is a container."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """``argv`` in an environment to which ``env`` is added and from which ``unset`` is removed.
+
+    ``argv`` may hold :data:`HERE`, which is replaced by the folder of the launch files.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    unset: tuple[str, ...] = ()
+
+    def filled(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """``argv`` with every key of ``values`` replaced by its value."""
+        words = []
+        for word in self.argv:
+            for key, value in values.items():
+                word = word.replace(key, value)
+            words.append(word)
+        return tuple(words)
+
+
+def local_step(spec: ProcessSpec, cluster: Cluster | None = None) -> Step:
+    """The process itself, on this machine; the engine starts its own ranks."""
+    return Step((*_pinned(spec, cluster), *spec.argv), spec.env, spec.unset)
+
+
+def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
+    """The step that runs ``spec`` on its nodes, in the environment of its caller."""
+    slurm, nodes = cluster.slurm, len(spec.nodes)
+    tasks = spec.ranks if slurm.tasks == "gpu" else nodes
+    return Step(
+        (
+            *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
+            *(f"--ntasks-per-node={-(-tasks // nodes)}", "--distribution=block"),
+            *("--nodelist=" + ",".join(spec.nodes), f"--job-name={spec.name}"),
+            *("--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
+            *(("--label",) if tasks > 1 else ()),
+            *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
+            *(container_options(cluster, HERE) if spec.inside else ()),
+            *slurm.srun,
+            *("env", *(f"--unset={name}" for name in spec.unset), *(f"{name}={value}" for name, value in spec.env)),
+            *_pinned(spec, cluster),
+            *spec.launcher,
+            *spec.argv,
+        ),
+        tuple((name, value) for name, value in spec.env if cluster.container and name.startswith(RUNTIME)),
+    )
+
+
+def container_options(cluster: Cluster, folder: str) -> tuple[str, ...]:
+    """The pyxis options of a step whose working directory is ``folder``; none without a container."""
+    if (container := cluster.container) is None:
+        return ()
+    return (
+        f"--container-image={container.image}",
+        "--container-mounts=" + ",".join((*container.mounts, f"{folder}:{folder}")),
+        f"--container-workdir={folder}",
+        *(() if container.mount_home else ("--no-container-mount-home",)),
+    )
+
+
+def _pinned(spec: ProcessSpec, cluster: Cluster | None) -> tuple[str, ...]:
+    if cluster is None or not cluster.numactl or spec.role == "orchestrator":
+        return ()
+    return ("numactl", *cluster.numactl)

@@ -1,0 +1,306 @@
+"""One experiment on disk: its loads, launches and state. :mod:`ratematch.store.layout` has the names of the files.
+
+Each file is written aside and renamed; ``loadrun.json`` comes last in its folder, and a load that has it is never
+measured again. Nothing is ever deleted: a forced re-run takes the next free name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ratematch.errors import DiskFull, ResultsError
+from ratematch.measure import loadrun as loadruns
+from ratematch.measure import measurement as measurements
+from ratematch.measure.loadrun import LoadRun
+from ratematch.measure.measurement import Measurement
+from ratematch.plan import cluster as clusters
+from ratematch.plan import experiment as experiments
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
+from ratematch.plan.load import Load
+from ratematch.store import filelock, layout
+from ratematch.store import outcome as outcomes
+from ratematch.store.files import read_json, read_value, write_json
+from ratematch.store.outcome import Outcome
+from ratematch.store.progress import RunProgress
+from ratematch.store.progress import from_json as progress_from_json
+from ratematch.store.progress import to_json as progress_to_json
+from ratematch.store.provenance import Provenance
+from ratematch.store.provenance import from_json as provenance_from_json
+from ratematch.store.provenance import to_json as provenance_to_json
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """GPU-hours by what they were spent on. ``total`` counts every GPU held, used by the deployment or not."""
+
+    starting: float = 0.0
+    measuring: float = 0.0
+    total: float = 0.0
+
+    @property
+    def idle(self) -> float:
+        """Neither starting servers nor measuring: the driver's own start and end, and GPUs nobody used."""
+        return max(0.0, self.total - self.starting - self.measuring)
+
+    @property
+    def overhead(self) -> float | None:
+        """Share that was idle; ``None`` before anything was spent."""
+        return self.idle / self.total if self.total else None
+
+    def __add__(self, other: GpuHours) -> GpuHours:
+        return GpuHours(self.starting + other.starting, self.measuring + other.measuring, self.total + other.total)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of the servers. ``outcome``: ``None`` while it runs or when it was killed; ``life_s`` is then the
+    time from its first to its last sign of life, else 0."""
+
+    number: int
+    outcome: Outcome | None
+    life_s: float = 0.0
+
+
+def hours_of(launches: Iterable[Launch], gpus: int) -> GpuHours:
+    """Where the GPU-hours of ``launches`` of a deployment on ``gpus`` GPUs went. All that a killed launch did is
+    counted as start-up."""
+    starting = measuring = total = 0.0
+    for launch in launches:
+        outcome = launch.outcome
+        if outcome is None:
+            starting += launch.life_s * gpus
+            total += launch.life_s * gpus
+        else:
+            starting += outcome.starting_s * gpus
+            measuring += outcome.measuring_s * gpus
+            total += outcome.held_s * (gpus if outcome.gpus is None else outcome.gpus)
+    return GpuHours(starting / 3600, measuring / 3600, total / 3600)
+
+
+@dataclass(frozen=True)
+class StoredLoad:
+    """One finished load: its folder, the load itself, how it ran, and its figures."""
+
+    folder: Path
+    load: Load
+    run: LoadRun
+    measurement: Measurement
+
+
+def read_stored_load(folder: Path) -> StoredLoad:
+    """The finished load in ``folder``.
+
+    Raises:
+        ResultsError: a file of it is not what it should be. FileNotFoundError: the load is not finished.
+    """
+    file = folder / layout.LOADRUN
+    content = read_json(file)
+    try:
+        load, run = load_from_json(content["load"]), loadruns.from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{file}: not the run of a load ({error}); move its folder away to measure again"
+        ) from error
+    return StoredLoad(folder, load, run, measurements.from_json(read_json(folder / layout.MEASUREMENT)))
+
+
+def read_outcome(file: Path) -> Outcome:
+    """Raises ResultsError when ``file`` is no ``outcome.json``."""
+    return read_value(file, outcomes.from_json)
+
+
+def read_launch(folder: Path) -> Launch:
+    """The launch in ``folder``."""
+    file = folder / layout.OUTCOME
+    number = int(folder.name)
+    return Launch(number, read_outcome(file)) if file.exists() else Launch(number, None, _life_s(folder))
+
+
+def _life_s(folder: Path) -> float:
+    """From the first to the last sign of life of a launch that wrote no outcome."""
+    times = [file.stat().st_mtime for file in folder.iterdir()]
+    return max(times) - min(times) if times else 0.0
+
+
+class ExperimentFolder:
+    """One experiment on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"ExperimentFolder({str(self.path)!r})"
+
+    def read(self) -> Experiment:
+        """Raises ResultsError when ``experiment.json`` is missing or is not one."""
+        file = self.path / layout.EXPERIMENT
+        if not file.exists():
+            raise ResultsError(f"{self.path}: no experiment.json here; give a folder that `ratematch sweep` made")
+        try:
+            return experiments.from_json(read_json(file))
+        except (KeyError, TypeError) as error:
+            raise ResultsError(f"{file}: not an experiment of this version ({error})") from error
+
+    def cluster(self) -> Cluster:
+        """The profile of the cluster that it runs on."""
+        return clusters.from_json(read_json(self.path / layout.CLUSTER))
+
+    # -- loads ------------------------------------------------------------------------------------------------
+
+    def load_folder(self, load: Load) -> Path:
+        return self.path / layout.LOADS / load.label
+
+    def finished(self, load: Load) -> bool:
+        return (self.load_folder(load) / layout.LOADRUN).exists()
+
+    def missing(self) -> tuple[Load, ...]:
+        """Loads that were asked for and have no ``loadrun.json`` yet."""
+        return tuple(load for load in self.read().loads if not self.finished(load))
+
+    def loads(self) -> list[StoredLoad]:
+        """Every finished load, also of earlier, shorter ladders."""
+        files = sorted((self.path / layout.LOADS).glob(f"*/{layout.LOADRUN}"))
+        return sorted((read_stored_load(file.parent) for file in files), key=lambda stored: repr(stored.load))
+
+    def stored(self, load: Load) -> StoredLoad:
+        """The finished ``load``."""
+        return read_stored_load(self.load_folder(load))
+
+    def set_aside(self, load: Load) -> None:
+        """Move a finished load to the next free name, so that it is measured again and the old figures stay."""
+        folder = self.load_folder(load)
+        if not folder.exists():
+            return
+        number = 1
+        while (aside := self.path / layout.REPLACED / f"{folder.name}.{number}").exists():
+            number += 1
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        (self.path / layout.DONE).unlink(missing_ok=True)
+
+    def finish_load(self, load: Load, run: LoadRun, figures: Measurement) -> None:
+        """Commit a load whose records are already in its folder; ``loadrun.json`` last."""
+        folder = self.load_folder(load)
+        write_json(folder / layout.MEASUREMENT, measurements.to_json(figures))
+        write_json(folder / layout.LOADRUN, {"load": load_to_json(load), **loadruns.to_json(run)})
+
+    # -- launches ---------------------------------------------------------------------------------------------
+
+    def new_launch(self) -> Path:
+        """A fresh ``launch/<n>``; earlier ones keep their logs."""
+        parent = self.path / layout.LAUNCHES
+        parent.mkdir(exist_ok=True)
+        last = self.last_launch()
+        folder = parent / str(1 + int(last.name) if last else 1)
+        folder.mkdir()
+        return folder
+
+    def provenances(self) -> list[Provenance]:
+        """Where the figures of each launch come from, of those that got so far as to ask.
+
+        Raises:
+            ResultsError: a file is no ``provenance.json``.
+        """
+        files = sorted(self.path.glob(f"{layout.LAUNCHES}/*/{layout.PROVENANCE}"))
+        return [read_value(file, provenance_from_json) for file in files]
+
+    def write_provenance(self, launch: Path, provenance: Provenance) -> None:
+        """Keep where the figures of the launch in the folder ``launch`` come from."""
+        write_json(launch / layout.PROVENANCE, provenance_to_json(provenance))
+
+    def write_outcome(self, launch: Path, outcome: Outcome) -> None:
+        """Keep how the launch in the folder ``launch`` ended."""
+        write_json(launch / layout.OUTCOME, outcomes.to_json(outcome))
+
+    def last_launch(self) -> Path | None:
+        folders = self._launch_folders()
+        return folders[-1] if folders else None
+
+    def _launch_folders(self) -> list[Path]:
+        folders = (path for path in (self.path / layout.LAUNCHES).glob("*") if path.name.isdigit())
+        return sorted(folders, key=lambda path: int(path.name))
+
+    def launches(self) -> list[Launch]:
+        """Every start of the servers, the last one last."""
+        return [read_launch(folder) for folder in self._launch_folders()]
+
+    def outcomes(self) -> list[Outcome]:
+        """How every launch that ended by itself ended."""
+        return [launch.outcome for launch in self.launches() if launch.outcome is not None]
+
+    def gpu_hours(self) -> float:
+        """GPU-hours of every launch, start-up and idle time included; of one that runs or was killed, as far as it
+        got."""
+        return self.account().total
+
+    def account(self) -> GpuHours:
+        """Where the GPU-hours went. All that a killed launch did is counted as start-up."""
+        return hours_of(self.launches(), self.read().deployment.gpus)
+
+    def outcome(self) -> Outcome | None:
+        """How the last launch ended; ``None`` while it runs or when none did."""
+        launch = self.last_launch()
+        file = launch / layout.OUTCOME if launch else None
+        return read_outcome(file) if file and file.exists() else None
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the experiment. The kernel lets go when the process dies, however it dies.
+
+        Raises:
+            RunError: another process is measuring here.
+        """
+        with filelock.hold(self.path / layout.RUN_LOCK, f"{self.path}: another process ({{}}) is measuring this"):
+            yield
+
+    def held(self) -> bool:
+        """Is a process measuring here now?"""
+        return filelock.is_held(self.path / layout.RUN_LOCK)
+
+    def holder(self) -> int | None:
+        """Process id that last held the lock, if it was one of this machine."""
+        holder = filelock.read_holder(self.path / layout.RUN_LOCK)
+        return holder.pid if holder and holder.host == socket.gethostname() else None
+
+    def job(self) -> dict[str, Any] | None:
+        """The job that was sent to a scheduler for this last; ``None`` when none was."""
+        file = self.path / layout.JOB
+        return read_json(file) if file.exists() else None
+
+    def write_job(self, content: dict[str, Any]) -> None:
+        write_json(self.path / layout.JOB, content)
+
+    def mark_done(self) -> None:
+        write_json(self.path / layout.DONE, {"loads": [load.label for load in self.read().loads]})
+
+    def done(self) -> bool:
+        return (self.path / layout.DONE).exists() and not self.missing()
+
+    def progress(self) -> RunProgress | None:
+        """What the measuring process last reported; ``None`` before it did."""
+        file = self.path / layout.PROGRESS
+        return progress_from_json(read_json(file)) if file.exists() else None
+
+    def write_progress(self, progress: RunProgress) -> None:
+        # Only a view: a full disk must not stop a measurement for it.
+        with contextlib.suppress(DiskFull):
+            write_json(self.path / layout.PROGRESS, progress_to_json(progress))
+
+    def state(self) -> str:
+        """``done``, ``running``, ``failed``, ``interrupted`` or ``pending``."""
+        if self.done():
+            return "done"
+        if self.held():
+            return "running"
+        outcome = self.outcome()
+        if outcome is None:
+            return "interrupted" if self.last_launch() else "pending"
+        return "interrupted" if outcome.interrupted else "failed"

@@ -1,0 +1,146 @@
+"""Files that are whole or not there: written aside, synced and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ratematch.errors import DiskFull, ResultsError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def disk_full_as(message: str) -> Iterator[None]:
+    """Raises DiskFull with ``message`` in place of an OSError that says there is no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise DiskFull(message) from error
+        raise
+
+
+def disk_full_message(path: Path) -> str:
+    return (
+        f"{path}: the disk is full; free some space and run the same command again (nothing measured so far is lost)"
+    )
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Gives a path to write to, whose file takes the place of ``path`` when the block has ended without an error.
+
+    A reader sees the old file or the whole new one, never a part; after an error no partial file stays behind.
+    ``sync``: wait until the disk has it; off for files that need not outlive the machine.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        if sync:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def write_aside(path: Path, content: bytes) -> Path:
+    """Write ``content`` to ``path``, whose folder is made where it is missing, as :func:`replacing` does.
+
+    Raises:
+        OSError: the folder cannot be written, or has no space.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+    return path
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write ``text`` to ``path`` as :func:`replacing` does.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    with disk_full_as(disk_full_message(path)), replacing(path, sync=sync) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def to_text(content: Any) -> str:
+    """JSON as it is written here: one spelling for one content."""
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, to_text(content))
+
+
+def write_lines(path: Path, contents: Iterable[Any]) -> None:
+    """One JSON value a line, written aside and renamed.
+
+    Raises:
+        DiskFull: no space; the old file, if any, is untouched.
+    """
+    write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
+
+
+def read_json(path: Path) -> Any:
+    """Raises ResultsError when the file is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultsError(f"{path}: not valid JSON ({error}); move it away to measure again") from error
+
+
+Value = TypeVar("Value")
+
+
+def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
+    """The value that ``from_json`` makes of a JSON file.
+
+    Raises:
+        ResultsError: the file is not JSON, or its content is of another shape (``from_json`` raised ValueError,
+            TypeError or KeyError).
+    """
+    try:
+        return from_json(read_json(file))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no value for {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultsError(f"{file}: not what this version writes there ({what}); move it away to go on") from error
+
+
+@contextlib.contextmanager
+def reserve(folder: Path, size: int) -> Iterator[None]:
+    """Hold ``size`` bytes of the disk in ``folder``; given back on leaving, for the file they were held for.
+
+    Taken before a load is sent, so that GPU time is not spent on figures that could not be written.
+
+    Raises:
+        DiskFull: there is not that much room.
+    """
+    path = folder / ".reserved"
+    try:
+        with disk_full_as(disk_full_message(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+            _allocate(path, size)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _allocate(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems without fallocate
+                raise

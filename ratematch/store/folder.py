@@ -1,0 +1,118 @@
+"""The results folder of a sweep. :mod:`ratematch.store.layout` has the names of its files.
+
+Each file is written aside and renamed. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ratematch.errors import ResultsError
+from ratematch.measure.measured import Measured
+from ratematch.plan import cluster as clusters
+from ratematch.plan import experiment as experiments
+from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import Experiment
+from ratematch.store import layout
+from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
+from ratematch.store.experiment import GpuHours as GpuHours
+from ratematch.store.experiment import StoredLoad as StoredLoad
+from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json
+from ratematch.store.snapshot import Snapshot, read_idle_s, take_snapshot
+from ratematch.store.sweeprun import ControllerPlan, SweepLimits, limits_from_json, plan_from_json
+from ratematch.store.sweeprun import to_json as sweeprun_to_json
+
+
+class Results:
+    """One sweep's results folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @staticmethod
+    def open(path: Path) -> Results:
+        """An existing results folder.
+
+        Raises:
+            ResultsError: there is none, or it holds no experiment.
+        """
+        if not path.is_dir():
+            raise ResultsError(f"{path}: no such results folder; `ratematch sweep` makes one below results/")
+        results = Results(path)
+        if not results.folders():
+            raise ResultsError(f"{path}: holds no experiment; give a folder such as results/quickstart")
+        return results
+
+    def folders(self) -> list[ExperimentFolder]:
+        return [ExperimentFolder(file.parent) for file in sorted(self.path.glob(f"*/{layout.EXPERIMENT}"))]
+
+    def snapshot(self, previous: Snapshot | None = None) -> Snapshot:
+        """Everything that is stored now. With the snapshot before it, only what has changed since is read again.
+
+        Raises:
+            ResultsError: a stored file cannot be read.
+        """
+        return take_snapshot(self.path, previous)
+
+    def account(self) -> GpuHours:
+        """Where the GPU-hours of all experiments went, and those of nodes in packs that had nothing to do."""
+        idle_s = sum(read_idle_s(file) for file in self.path.glob(f"{layout.PACKS}/*/{layout.IDLE}"))
+        return sum((folder.account() for folder in self.folders()), GpuHours(total=idle_s / 3600))
+
+    def limits(self) -> SweepLimits:
+        """What an analysis needs of the sweep file.
+
+        Raises:
+            ResultsError: it is not there, or not what it should be.
+        """
+        file = self.path / layout.LIMITS
+        if not file.exists():
+            raise ResultsError(f"{self.path}: no {layout.LIMITS} here; give a folder that `ratematch sweep` made")
+        return read_value(file, limits_from_json)
+
+    def write_limits(self, limits: SweepLimits) -> None:
+        """Keep what an analysis needs of the sweep file, so that the folder can be read without it."""
+        write_json(self.path / layout.LIMITS, sweeprun_to_json(limits))
+
+    def controller_plan(self) -> ControllerPlan | None:
+        """What the last controller began with; ``None`` when there was none."""
+        file = self.path / layout.CONTROLLER
+        return read_value(file, plan_from_json) if file.exists() else None
+
+    def write_controller_plan(self, plan: ControllerPlan) -> None:
+        write_json(self.path / layout.CONTROLLER, sweeprun_to_json(plan))
+
+    def folder_of(self, experiment: Experiment) -> ExperimentFolder:
+        """Where an experiment is kept, or would be."""
+        return ExperimentFolder(self.path / experiment.folder)
+
+    def measured(self) -> list[Measured]:
+        """Every finished load of every experiment, with its figures."""
+        rows: list[Measured] = []
+        for folder in self.folders():
+            experiment = folder.read()
+            rows.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
+        return rows
+
+    def add(self, experiment: Experiment, cluster: Cluster) -> ExperimentFolder:
+        """The experiment's folder, made when it is new; a longer ladder replaces the list of loads only.
+
+        Raises:
+            DiskFull, ResultsError: the folder cannot be written.
+        """
+        folder = ExperimentFolder(self.path / experiment.folder)
+        try:
+            with disk_full_as(disk_full_message(folder.path)):
+                folder.path.mkdir(parents=True, exist_ok=True)
+                (folder.path / layout.LOADS).mkdir(exist_ok=True)
+        except OSError as error:
+            raise ResultsError(f"{folder.path}: cannot write results here ({error.strerror})") from error
+        # experiment.json makes the folder one of ours, so it comes last.
+        for name, content in (
+            (layout.CLUSTER, clusters.to_json(cluster)),
+            (layout.EXPERIMENT, experiments.to_json(experiment)),
+        ):
+            file = folder.path / name
+            if not file.exists() or read_json(file) != content:
+                write_json(file, content)
+        return folder

@@ -1,0 +1,72 @@
+"""Every file and folder name of a results folder, once. ``results/README.md`` says what each holds.
+
+::
+
+    results/<sweep>/
+        sweep.yaml                          the sweep file as it was last run
+        limits.json                         what an analysis needs of it
+        controller.json, controller.lock    budget; held while a controller runs the sweep
+        search.json, choice.json            decisions of an adaptive sweep; end-to-end runs
+        ifb_choice.json                     aggregated servers that are measured, and those that are not
+        nodes.json                          nodes that failed
+        packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
+        jobs/<name>/                        logs of Slurm job arrays
+        <experiment>/
+            experiment.json                 what is measured: deployment, workload, loads
+            cluster.json                    the cluster profile it runs on
+            run.lock                        held while a process measures here
+            job.json                        the job that was sent for it last
+            open.json, asks.json            more loads may follow; its driver waits for them
+            progress.json                   what that process is doing, for live views
+            launch/<n>/                     one folder per start of the servers: files, logs, placement.json,
+                                            provenance.json, outcome.json
+            loads/<load>/                   records.parquet, warmup.parquet, measurement.json, loadrun.json
+            replaced/<load>.<n>/            loads that were measured again
+            DONE                            every load that was asked for is there
+"""
+
+from __future__ import annotations
+
+# Of a sweep.
+SWEEP = "sweep.yaml"
+LIMITS = "limits.json"
+CONTROLLER = "controller.json"
+CONTROLLER_LOCK = "controller.lock"
+SEARCH = "search.json"
+CHOICE = "choice.json"
+IFB_CHOICE = "ifb_choice.json"
+NODES = "nodes.json"
+PACKS = "packs"
+JOBS = "jobs"
+
+# Of a pack.
+IDLE = "idle.json"
+
+# Of an experiment.
+EXPERIMENT = "experiment.json"
+CLUSTER = "cluster.json"
+RUN_LOCK = "run.lock"
+JOB = "job.json"
+JOB_LOGS = "job"
+OPEN = "open.json"
+ASKS = "asks.json"
+PROGRESS = "progress.json"
+LAUNCHES = "launch"
+LOADS = "loads"
+REPLACED = "replaced"
+DONE = "DONE"
+
+# Of a launch.
+PLACEMENT = "placement.json"
+PROVENANCE = "provenance.json"
+RUN_SCRIPT = "run.sh"
+OUTCOME = "outcome.json"
+
+# Of a load.
+RECORDS = "records.parquet"
+WARMUP = "warmup.parquet"
+ITERATIONS = "iterations.parquet"
+PERF_METRICS = "perf_metrics.jsonl.zst"
+PROMETHEUS = "prometheus.jsonl.zst"
+MEASUREMENT = "measurement.json"
+LOADRUN = "loadrun.json"

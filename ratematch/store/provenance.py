@@ -1,0 +1,71 @@
+"""Where the figures of a launch come from: software, machine, servers. Its ``provenance.json``.
+
+A key that this version does not know is ignored; one that is not in a file is ``None`` or empty here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class ServerVersion:
+    """``version``: as the server gives it, ``None`` when it gives none. ``emulated``: is it the emulator?"""
+
+    version: str | None = None
+    emulated: bool = False
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """``ratematch``: its version, ``git``: its commit. ``python``, ``platform``, ``cpus``, ``host``, ``packages``: of
+    the process that measured. ``servers``: by name. ``simulated``: there were none; ``step_time`` is then the
+    step-time model that stood for them.
+    """
+
+    ratematch: str | None = None
+    git: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    cpus: int | None = None
+    host: str | None = None
+    packages: Mapping[str, str | None] = field(default_factory=dict)
+    slurm_job_id: str | None = None
+    servers: Mapping[str, ServerVersion] = field(default_factory=dict)
+    simulated: bool = False
+    step_time: str | None = None
+
+    @property
+    def package_list(self) -> str:
+        """Names and versions of the packages in one text."""
+        return ", ".join(f"{name} {version}" for name, version in sorted(self.packages.items()))
+
+    @property
+    def server_versions(self) -> tuple[str | None, ...]:
+        """As each server gave it."""
+        return tuple(server.version for server in self.servers.values())
+
+
+SIMULATED = ("ratematch", "python", "simulated", "step_time", "servers")
+"""Keys of a simulation, which depends on no machine and no package."""
+
+
+def to_json(provenance: Provenance) -> dict[str, Any]:
+    """As ``provenance.json`` holds it."""
+    content = asdict(provenance)
+    if provenance.simulated:
+        return {key: content[key] for key in SIMULATED}
+    return {key: value for key, value in content.items() if key not in ("simulated", "step_time")}
+
+
+def from_json(content: Mapping[str, Any]) -> Provenance:
+    """The inverse of :func:`to_json`.
+
+    Raises:
+        ValueError: the content is not that of a ``provenance.json``.
+    """
+    return msgspec.convert(dict(content), Provenance)

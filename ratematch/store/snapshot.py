@@ -1,0 +1,264 @@
+"""A results folder as it stands at one moment, read once; a later one reads again only what has changed.
+
+What has changed is seen by times of modification. Every file is written aside and renamed, so a change in a folder
+changes the time of that folder. Two things follow from the layout:
+
+* An experiment that is done changes only through its own folder: ``DONE`` goes away when a load is measured again,
+  ``experiment.json`` when there are further loads. One look at its folder is enough. (Figures that another process
+  computes anew from the records, as ``pareto --remeasure`` does, are seen when the experiment changes otherwise.)
+* Loads are finished by launches. As long as every launch has ended and none was added, none was finished.
+
+A time that was young when it was seen may hide a further change within the clock's grain, so it is not relied on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ratematch.measure.measured import Measured
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Load
+from ratematch.store import layout
+from ratematch.store.experiment import (
+    ExperimentFolder,
+    GpuHours,
+    Launch,
+    StoredLoad,
+    hours_of,
+    read_launch,
+    read_stored_load,
+)
+from ratematch.store.files import read_json
+from ratematch.store.outcome import Outcome
+
+YOUNG_NS = 10_000_000_000
+"""A time of modification younger than this is not relied on: clocks of machines that share a disk differ a little."""
+
+Version = tuple[int, int, int]
+"""Of a file: time of modification (ns), size, inode. Different after every write aside and rename."""
+
+
+@dataclass(frozen=True)
+class StoredExperiment:
+    """One experiment with all that is known of it. ``marked_done``: it has the file that says so.
+
+    ``versions``: of the files that were read, by path inside the folder. ``folder_ns`` and ``launches_ns``: when the
+    folder, and the one with its launches, last changed; ``None`` where that cannot be relied on.
+    """
+
+    folder: ExperimentFolder = field(compare=False)
+    experiment: Experiment
+    loads: tuple[StoredLoad, ...]
+    launches: tuple[Launch, ...]
+    marked_done: bool
+    versions: Mapping[str, Version] = field(default_factory=dict, compare=False, repr=False)
+    folder_ns: int | None = field(default=None, compare=False, repr=False)
+    launches_ns: int | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def missing(self) -> tuple[Load, ...]:
+        """Loads that were asked for and are not finished."""
+        finished = {stored.folder.name for stored in self.loads}
+        return tuple(load for load in self.experiment.loads if load.label not in finished)
+
+    @property
+    def done(self) -> bool:
+        return self.marked_done and not self.missing
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """How every launch that ended by itself ended, the last one last."""
+        return tuple(launch.outcome for launch in self.launches if launch.outcome is not None)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the last launch ended; ``None`` while it runs, when it was killed, or when there was none."""
+        return self.launches[-1].outcome if self.launches else None
+
+    @cached_property
+    def account(self) -> GpuHours:
+        """Where its GPU-hours went; of a launch that runs or was killed, as far as it got."""
+        return hours_of(self.launches, self.experiment.deployment.gpus)
+
+    @property
+    def is_running(self) -> bool:
+        """Has its last launch not ended? It runs, or it was killed."""
+        return bool(self.launches) and self.launches[-1].outcome is None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What stands in the results folder ``path``. ``experiments``: in the order of their folders' names.
+
+    ``idle_s``: GPU-seconds of nodes in packs that had nothing to do, by file, with the file's version.
+    """
+
+    path: Path
+    experiments: tuple[StoredExperiment, ...]
+    idle_s: Mapping[str, tuple[Version, float]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def folders(self) -> tuple[ExperimentFolder, ...]:
+        return tuple(stored.folder for stored in self.experiments)
+
+    @cached_property
+    def _by_id(self) -> dict[str, StoredExperiment]:
+        return {stored.experiment.id: stored for stored in self.experiments}
+
+    def experiment(self, id: str) -> StoredExperiment | None:
+        """The experiment with this id; ``None`` when it has no folder yet."""
+        return self._by_id.get(id)
+
+    @cached_property
+    def loads(self) -> tuple[StoredLoad, ...]:
+        """Every finished load of every experiment."""
+        return tuple(load for stored in self.experiments for load in stored.loads)
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """How every launch of every experiment ended, of those that ended by themselves."""
+        return tuple(outcome for stored in self.experiments for outcome in stored.outcomes)
+
+    def account(self) -> GpuHours:
+        """Where the GPU-hours of all experiments went, and those of nodes in packs that had nothing to do."""
+        idle_s = sum(seconds for _, seconds in self.idle_s.values())
+        return sum((stored.account for stored in self.experiments), GpuHours(total=idle_s / 3600))
+
+    def measured(self) -> list[Measured]:
+        """Every finished load of every experiment, with its figures."""
+        return [
+            Measured(stored.experiment, load.load, load.measurement)
+            for stored in self.experiments
+            for load in stored.loads
+        ]
+
+
+def take_snapshot(path: Path, previous: Snapshot | None = None) -> Snapshot:
+    """What stands in the results folder ``path`` now; what has not changed since ``previous`` is taken from there.
+
+    Raises:
+        ResultsError: a stored file cannot be read.
+    """
+    known = {stored.folder.path.name: stored for stored in previous.experiments} if previous else {}
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    experiments = []
+    for name in names:
+        stored = _refresh(path / name, known.get(name))
+        if stored is not None:
+            experiments.append(stored)
+    idle_s = _read_packs(path, previous.idle_s if previous else {}) if layout.PACKS in names else {}
+    return Snapshot(path, tuple(experiments), idle_s)
+
+
+def read_idle_s(file: Path) -> float:
+    """GPU-seconds that nodes of a pack had nothing to do, by its ``idle.json``: one entry a start of the pack."""
+    return sum(float(start["idle_gpu_s"]) for start in read_json(file))
+
+
+def _refresh(path: Path, old: StoredExperiment | None) -> StoredExperiment | None:
+    """The experiment in ``path``, ``old`` itself where nothing has changed; ``None``: there is none."""
+    folder_ns = _modified_ns(path)  # before anything is read: what changes meanwhile is read again next time
+    if old is None or old.folder_ns is None or old.folder_ns != folder_ns:
+        return _read(path, folder_ns, old)
+    if old.done or not old.launches:  # the first launch makes a folder in this one
+        return old
+    launches_ns = _modified_ns(path / layout.LAUNCHES)
+    if not old.is_running and old.launches_ns is not None and old.launches_ns == launches_ns:
+        return old
+    return _read(path, folder_ns, old)
+
+
+def _read(path: Path, folder_ns: int | None, old: StoredExperiment | None) -> StoredExperiment | None:
+    """The experiment in ``path``, read as far as ``old`` is not what stands there."""
+    folder = ExperimentFolder(path)
+    versions: dict[str, Version] = {}
+    if (version := _version(path / layout.EXPERIMENT)) is None:
+        return None
+    versions[layout.EXPERIMENT] = version
+    same = old is not None and old.versions.get(layout.EXPERIMENT) == version
+    experiment = old.experiment if old is not None and same else folder.read()
+    launches_ns = _modified_ns(path / layout.LAUNCHES)
+    launches = _read_launches(path, old) if launches_ns is not None else ()
+    loads = _read_loads(path, old, versions)
+    return StoredExperiment(
+        folder,
+        experiment,
+        loads,
+        launches,
+        (path / layout.DONE).exists(),
+        versions,
+        _reliable(folder_ns),
+        _reliable(launches_ns),
+    )
+
+
+def _read_launches(path: Path, old: StoredExperiment | None) -> tuple[Launch, ...]:
+    """Launches that have ended are taken from ``old``, and so are earlier ones that were killed."""
+    ended = {launch.number: launch for launch in old.launches[:-1]} if old else {}
+    if old is not None and old.launches and not old.is_running:
+        ended[old.launches[-1].number] = old.launches[-1]
+    with os.scandir(path / layout.LAUNCHES) as entries:
+        numbers = sorted(int(entry.name) for entry in entries if entry.name.isdigit())
+    return tuple(
+        ended[number] if number in ended else read_launch(path / layout.LAUNCHES / str(number)) for number in numbers
+    )
+
+
+def _read_loads(path: Path, old: StoredExperiment | None, versions: dict[str, Version]) -> tuple[StoredLoad, ...]:
+    """Every finished load; the versions of its files go into ``versions``."""
+    known = {stored.folder.name: stored for stored in old.loads} if old else {}
+    loads = []
+    try:
+        with os.scandir(path / layout.LOADS) as entries:
+            names = [entry.name for entry in entries]
+    except FileNotFoundError:
+        return ()
+    for name in names:
+        place = path / layout.LOADS / name
+        read: dict[str, Version] = {}
+        for file in (layout.LOADRUN, layout.MEASUREMENT):
+            if (version := _version(place / file)) is not None:
+                read[f"{name}/{file}"] = version
+        if len(read) < 2:
+            continue
+        same = old is not None and name in known and all(old.versions.get(key) == read[key] for key in read)
+        loads.append(known[name] if same else read_stored_load(place))
+        versions |= read
+    return tuple(sorted(loads, key=lambda stored: repr(stored.load)))
+
+
+def _read_packs(path: Path, old: Mapping[str, tuple[Version, float]]) -> dict[str, tuple[Version, float]]:
+    idle_s: dict[str, tuple[Version, float]] = {}
+    with os.scandir(path / layout.PACKS) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        file = path / layout.PACKS / name / layout.IDLE
+        if (version := _version(file)) is not None:
+            same = name in old and old[name][0] == version
+            idle_s[name] = old[name] if same else (version, read_idle_s(file))
+    return idle_s
+
+
+def _version(file: Path) -> Version | None:
+    """Of ``file``; ``None`` when it is not there."""
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _modified_ns(folder: Path) -> int | None:
+    version = _version(folder)
+    return None if version is None else version[0]
+
+
+def _reliable(modified_ns: int | None) -> int | None:
+    """A time of modification that is old enough that a later change would show, else ``None``."""
+    return None if modified_ns is None or time.time_ns() - modified_ns < YOUNG_NS else modified_ns

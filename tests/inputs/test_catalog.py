@@ -1,0 +1,64 @@
+"""Model and GPU data: found by any of their names, complete, and plausible."""
+
+import pytest
+
+from ratematch.errors import CatalogError
+from ratematch.inputs.catalog import gpu_names, load_gpu, load_model, model_names
+from ratematch.plan.memory import FORMAT_BYTES, total_params
+
+
+def test_the_promised_models_and_gpus_are_there():
+    assert {"deepseek-r1", "qwen3-235b-a22b", "qwen3-30b-a3b", "llama-3.3-70b", "gpt-oss-120b"} <= set(model_names())
+    assert {"h100", "h200", "b200", "gb200", "gb300"} <= set(gpu_names())
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek-r1", "DeepSeek-R1-0528", "deepseek-ai/DeepSeek-R1", "nvidia/DeepSeek-R1-0528-FP4"]
+)
+def test_models_go_by_several_names(name):
+    assert load_model(name).name == "deepseek-r1"
+
+
+@pytest.mark.parametrize("name", ["GB200", "gb200-nvl72"])
+def test_gpus_go_by_several_names(name):
+    assert load_gpu(name).name == "gb200"
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
+    with pytest.raises(CatalogError, match=r"'deepsek-r1' is not known; did you mean deepseek-r1\?.*qwen3-235b-a22b"):
+        load_model("deepsek-r1")
+    with pytest.raises(CatalogError, match=r"'a100'.*b200, gb200, gb300, h100, h200"):
+        load_gpu("a100")
+
+
+def test_no_two_entries_share_a_name():
+    for names, load in ((model_names(), load_model), (gpu_names(), load_gpu)):
+        spellings = [spelling for name in names for spelling in (name, *load(name).aliases)]
+        assert len(spellings) == len(set(spellings))
+        assert all(spelling == spelling.lower() for spelling in spellings)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_model_is_sound(name):
+    model = load_model(name)
+    assert model.source
+    assert model.about
+    assert total_params(model) > 1e9
+    assert model.heads % model.kv_heads == 0
+    assert all(0 < rate < 1 for rate in model.mtp_acceptance)
+    assert bool(model.mtp_acceptance) == bool(model.mtp_layers)
+    assert {*model.attention_precision, *model.attention_precision.values()} <= set(FORMAT_BYTES)
+    if model.moe:
+        assert model.moe.top_k < model.moe.experts
+        assert model.moe.dense_layers < model.layers
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_every_gpu_is_sound(name):
+    gpu = load_gpu(name)
+    assert gpu.source
+    assert 80e9 <= gpu.memory_b < 400e9
+    assert gpu.flops["bf16"] < gpu.flops["fp8"]
+    assert gpu.precision in gpu.flops
+    assert set(gpu.flops) <= set(FORMAT_BYTES)
+    assert gpu.network_b_s < gpu.nvlink_b_s < gpu.memory_b_s

@@ -1,0 +1,112 @@
+"""The recommended deployment as files: the servers that were measured, rendered as a sweep renders them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from ratematch.analysis import analyze
+from ratematch.cli import main
+from ratematch.errors import UserError
+from ratematch.inputs.find import read_cluster
+from ratematch.report import deployment
+from ratematch.store.folder import Results
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "results" / "sample"
+
+
+def call(*argv: object) -> Result:
+    return CliRunner().invoke(main, ["export", "deployment", *map(str, argv)], catch_exceptions=False)
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_measured_deployment_is_written_as_it_was_measured(tmp_path: Path) -> None:
+    result = call(SAMPLE, "--at", "50 tok/s/user", "-o", tmp_path / "deploy", "--json")
+    assert result.exit_code == 0, result.stderr
+    content = json.loads(result.stdout)
+    assert content["origin"] == "measured" and content["emulated"] is True and content["figures"]["tok_s_user"] >= 50
+    names = {path.name for path in (tmp_path / "deploy").iterdir()}
+    assert {"ctx.yaml", "gen.yaml", "orchestrator.yaml", "run.sh", "placement.json", "deployment.json"} <= names
+    measured = next(SAMPLE.glob(f"e2e-*-{content['deployment']}-*/launch/1"))
+    for name in ("ctx.yaml", "gen.yaml"):
+        assert yaml.safe_load((tmp_path / "deploy" / name).read_text()) == yaml.safe_load(
+            (measured / name).read_text()
+        )
+
+
+def test_another_cluster_gets_a_batch_script_and_its_own_nodes(tmp_path: Path) -> None:
+    result = call(SAMPLE, "--at", "100", "--cluster", "gb200-nvl72", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "#SBATCH" in (tmp_path / "job.sbatch").read_text("utf-8")
+    placement = json.loads((tmp_path / "placement.json").read_text("utf-8"))
+    assert all(place["node"].startswith("__NODE") for each in placement["instances"] for place in each["places"])
+    about = json.loads((tmp_path / "deployment.json").read_text("utf-8"))
+    assert about["cluster"] == "gb200-nvl72" and about["emulated"] is True, "what it was measured on stays said"
+
+
+def test_a_predicted_deployment_is_put_together_from_its_measured_servers() -> None:
+    results = Results(SAMPLE)
+    inputs = analyze.read_inputs(results)
+    apart = replace(inputs, measured=tuple(r for r in inputs.measured if r.experiment.stage in ("ctx", "gen")))
+    (workload,) = analyze.analyze_inputs(apart).workloads
+    handed = deployment.hand_over(results, apart.measured, workload, 100.0)
+    point, servers = handed.recommendation.point, handed.experiment.deployment
+    assert point is not None and servers.ctx is not None and servers.gen is not None
+    assert servers.label == point.label and servers.ctx.mtp == servers.gen.mtp
+    assert "not measured together" in json.loads(handed.files["deployment.json"])["origin"]
+    (load,) = handed.experiment.loads
+    assert load.label.startswith(f"c{round(point.concurrency)}-")
+    assert "ctx.yaml" in handed.files and "gen.yaml" in handed.files
+
+
+def test_what_cannot_be_handed_over_says_why(tmp_path: Path) -> None:
+    for argv, message in (
+        (("--at", "5000"), "no deployment gives 5000 tok/s/user; the fastest gives"),
+        (("--at", "20,50"), "one speed, for one deployment"),
+        (("--at", "50", "--workload", "1/1"), "no workload '1/1'; there are: 1024/64"),
+        (("--at", "50", "--cluster", "nowhere"), "no cluster profile"),
+    ):
+        result = call(SAMPLE, *argv, "-o", tmp_path / "deploy")
+        assert result.exit_code == 1 and message in result.stderr, result.stderr
+    assert call(SAMPLE, "--at", "50", "-o", tmp_path / "deploy").exit_code == 0
+    again = call(SAMPLE, "--at", "200", "-o", tmp_path / "deploy")
+    assert again.exit_code == 1 and "--force" in again.stderr
+
+
+def test_points_without_their_experiments_are_refused() -> None:
+    results = Results(SAMPLE)
+    inputs = analyze.read_inputs(results)
+    (workload,) = analyze.analyze_inputs(inputs).workloads
+    with pytest.raises(UserError, match="not in these results"):
+        deployment.hand_over(results, (), workload, 50.0)
+
+
+@pytest.mark.slow
+def test_the_files_run(tmp_path: Path) -> None:
+    """``bash run.sh``, with the emulator in the place of the servers: they start, take the load, and stop."""
+    handed = deployment.export_deployment(SAMPLE, 260.0, cluster=read_cluster("laptop"))
+    deployment.write_handover(handed, tmp_path)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "run.sh"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -1,0 +1,74 @@
+"""The notebooks: committed without outputs, and each runs on the committed sample from its first cell to its last."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ratematch.cli import main
+from ratematch.errors import UserError
+from ratematch.report.notebooks import ONE_FOLDER, TWO_FOLDERS, execute, read_notebook
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "results" / "sample"
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def pictures(notebook: Any) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def text(notebook: Any) -> str:
+    return "".join(output.get("text", "") for output in outputs(notebook))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_are_committed_without_outputs_and_name_the_sample(name: str) -> None:
+    notebook = read_notebook(name)
+    assert not outputs(notebook)
+    assert all(cell.get("execution_count") is None for cell in notebook.cells if cell.cell_type == "code")
+    (first,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert "../results/sample" in first.source and notebook.cells.index(first) == 1
+    assert (ROOT / "notebooks" / "../results/sample").resolve() == SAMPLE
+
+
+def test_every_notebook_is_one_that_the_report_knows() -> None:
+    assert sorted((*ONE_FOLDER, TWO_FOLDERS)) == NAMES
+
+
+@pytest.mark.slow
+def test_report_writes_executed_copies_about_ones_own_results(tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(SAMPLE, tmp_path / "mine", ignore=shutil.ignore_patterns("report")))
+    done = CliRunner().invoke(main, ["report", str(mine), "--notebook"], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    written = [Path(line) for line in done.stdout.split()]
+    assert [path.stem for path in written] == [*ONE_FOLDER, "report"]
+    import nbformat
+
+    quick, matching, paper = (nbformat.read(path, as_version=4) for path in written[:3])
+    assert pictures(quick) == 2 and pictures(matching) == 4 and pictures(paper) == 2
+    assert str(mine) in quick.cells[1].source
+    by_hand = text(matching)
+    assert "by hand" in by_hand and "rm.match" in by_hand
+    assert "the tok/s/GPU of IFB" in text(paper) and "emulated" in text(paper)
+    assert "<table" in "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs(quick))
+
+
+@pytest.mark.slow
+def test_two_sweeps_are_compared(tmp_path: Path) -> None:
+    notebook = execute(TWO_FOLDERS, {"BEFORE": SAMPLE, "AFTER": SAMPLE}, tmp_path)
+    assert pictures(notebook) == 1 and "no regression" in text(notebook)
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1-quick-look: a cell failed: ResultsError: .*no such results folder"):
+        execute("1-quick-look", {"RESULTS": tmp_path / "nothing"}, tmp_path)

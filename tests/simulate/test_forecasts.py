@@ -1,0 +1,92 @@
+"""Forecasts against the simulation they stand for, and predictions of whole sweeps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from ratematch.campaign.precheck import expand_sweep
+from ratematch.inputs.find import read_sweep
+from ratematch.measure.measured import Measured
+from ratematch.measure.measurement import measure_load
+from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.expansion import experiment_of
+from ratematch.plan.load import Concurrency
+from ratematch.plan.parallelism import parse_mapping
+from ratematch.plan.workload import Workload
+from ratematch.simulate.forecasts import deviations, predict_sweep, to_measurement
+from ratematch.simulate.load import simulate_load
+from ratematch.simulate.plan import plan_simulation
+from ratematch.simulate.service import Service
+from ratematch.simulate.steadystate import forecast
+from ratematch.simulate.timeline import Timeline
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.mark.parametrize(
+    ("role", "mapping", "mtp", "concurrency"),
+    [
+        ("ctx", "DEP4", 1, 8),
+        ("ctx", "TEP4", 0, 1),
+        ("gen", "DEP8", 3, 64),
+        ("gen", "TEP4", 0, 4),
+        ("agg", "TEP4", 1, 16),
+    ],
+)
+def test_forecasts_are_near_the_simulation(role, mapping, mtp, concurrency):
+    sweep, _ = read_sweep(str(SWEEPS / "deepseek-r1.yaml"))
+    workload = Workload(2048, 1 if role == "ctx" else 200)
+    group = ServerGroup(role, parse_mapping(mapping), 1, mtp)
+    load = Concurrency(concurrency, max(24, 8 * concurrency), max(1, concurrency // 4))
+    stage = "ifb" if role == "agg" else role
+    experiment = experiment_of(sweep, stage, Deployment(**{role: group}), workload, (load,))
+    service = Service(plan_simulation(experiment, sweep.cluster), Timeline())
+    promised = forecast(service.emulations[role], experiment, load)
+    got = measure_load(simulate_load(service, workload, load, seed=1).records, load, workload)
+    allowed = 0.12 if role == "agg" else 0.04
+    assert got.req_s == pytest.approx(promised.req_s, rel=allowed)
+    if role != "ctx":
+        assert got.tpot_ms.mean == pytest.approx(1000 * promised.tpot_s, rel=allowed)
+
+
+def test_a_prediction_is_labelled_and_corrected_by_what_was_measured():
+    sweep, _ = read_sweep(str(SWEEPS / "quickstart.yaml"))
+    experiments = expand_sweep(sweep).experiments
+    plain = predict_sweep(sweep, experiments)
+    assert plain.learnt_from == 0
+    assert all(row.measurement.num_requests == 0 for row in plain.rows)
+    assert all("predicted, not measured" in row.measurement.warnings for row in plain.rows)
+    (analysis,) = plain.analyses
+    assert analysis.rate_matched
+    assert analysis.ifb
+
+    class Taught:
+        """Results in which every server is a fifth slower than its forecast."""
+
+        def measured(self) -> list[Measured]:
+            return [
+                Measured(row.experiment, row.load, to_measurement_at(row, 0.8))
+                for row in plain.rows
+                if row.experiment.stage != "ifb"
+            ]
+
+    def to_measurement_at(row: Measured, factor: float):
+        from ratematch.simulate.steadystate import Forecast
+
+        figures = row.measurement
+        tpot_s = figures.tpot_ms.mean / 1000 if figures.tpot_ms else 0.0
+        at = Forecast(row.load.concurrency, figures.req_s, figures.ttft_ms.mean / 1000, tpot_s, figures.osl_mean)
+        return to_measurement(at, factor)
+
+    learnt = predict_sweep(sweep, experiments, Taught())  # type: ignore[arg-type]
+    by_family = {effect.family: effect for effect in learnt.effects}
+    assert by_family["ctx DEP"].factor == pytest.approx(0.8, abs=0.02)
+    assert by_family["gen TEP"].factor == pytest.approx(0.8, abs=0.02)
+    assert by_family["ifb TEP"].factor == 1.0
+    best = max(point.tok_s_gpu for point in learnt.analyses[0].rate_matched)
+    assert best == pytest.approx(0.8 * max(point.tok_s_gpu for point in analysis.rate_matched), rel=0.03)
+    deviations_by_family = deviations(Taught().measured(), sweep.cluster)
+    assert all(value == pytest.approx(math.log(0.8)) for values in deviations_by_family.values() for value in values)
