@@ -36,7 +36,7 @@ test: $(VENV)/bin/python
 # The first pass only counts: it leaves every module compiled, which each of the others would else do by itself.
 tests: $(VENV)/.installed-dev
 	$(BIN)/pytest --collect-only -q | tail -1
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest -n $(WORKERS)
 
 # A browser for report.html and a real Slurm: get them if we may, else their tests are skipped and say so.
 packages:

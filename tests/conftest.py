@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,8 +19,16 @@ settings.load_profile("no deadline")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REAL_TIME = {"emulator", "loadgen", "run", "slurm"}
+REAL_TIME = ("emulator", "loadgen", "run", "slurm")
 """Rooms whose tests look at a clock, beside all that are slow."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How several processes share the tests, whatever ``--dist`` says."""
+    from tests.support.scheduler import Lanes
+
+    return Lanes(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +47,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Beside others, tests that only compute step back for those that look at a clock; as root, for the way back is
     not open to anybody else."""
     if os.environ.get("PYTEST_XDIST_WORKER") and os.geteuid() == 0:
-        in_time = item.get_closest_marker("slow") or REAL_TIME & set(item.path.parts)
+        in_time = item.get_closest_marker("slow") or item.nodeid.startswith(tuple(f"tests/{r}/" for r in REAL_TIME))
         os.setpriority(os.PRIO_PROCESS, 0, 0 if in_time else 10)
 
 

@@ -19,8 +19,6 @@ from ratematch.plan.workload import Workload, keep_making, make_requests
 
 from .sse_server import Reply, answer_normally, full_stream, serve
 
-pytestmark = pytest.mark.xdist_group("timing")
-
 
 async def slow(reply: Reply) -> None:
     await answer_normally(reply, gap_s=0.01)

@@ -28,7 +28,6 @@ FLAGS += ("disable-component-update", "disable-sync", "window-size=1280,1000", "
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
         reason="NO BROWSER: report.html is not tested in one; apt-get install chromium chromium-driver",

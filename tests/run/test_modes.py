@@ -25,7 +25,7 @@ from ratematch.show.views.status import status_to_json
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from tests.support.invented import LAPTOP, experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("timing")]
+pytestmark = pytest.mark.slow
 
 CTX = ServerGroup("ctx", Parallelism(tp=4, ep=4, attention_dp=True), max_batch_size=16, max_num_tokens=8192)
 GEN = ServerGroup("gen", Parallelism(tp=4, ep=4), max_batch_size=16, max_num_tokens=64)

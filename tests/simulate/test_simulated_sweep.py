@@ -162,7 +162,6 @@ def differences(
     return mismatches
 
 
-@pytest.mark.xdist_group("timing")
 def test_simulated_and_emulated_figures_agree(site: Path) -> None:
     """The emulator needs a machine that keeps its times; what disturbs it comes and goes, so what differs is measured
     again."""

@@ -1,6 +1,6 @@
 """A real Slurm for the tests below: started once, stopped at the end, skipped loudly where it cannot be.
 
-Tests in several processes (``pytest -n 5``) go in lanes: each lane is run by one process, on a cluster of its own.
+Tests in several processes (``pytest -n 5``) go in lanes: each process that runs one has a cluster of its own.
 """
 
 from __future__ import annotations
@@ -11,24 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import CANNOT, Site, TestCluster
-
-LANES = 3
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each test into the lane with the least to do so far, the longest first."""
-    mine = [item for item in items if item.get_closest_marker("slurm")]
-    busy_s = [0.0] * LANES
-    for item in sorted(mine, key=_seconds, reverse=True):
-        lane = busy_s.index(min(busy_s))
-        busy_s[lane] += _seconds(item)
-        item.add_marker(pytest.mark.xdist_group(f"slurm-{lane}"))
-
-
-def _seconds(item: pytest.Item) -> float:
-    """About how long a test takes, by its marker ``takes``."""
-    marker = item.get_closest_marker("takes")
-    return float(marker.args[0]) if marker else 15.0
 
 
 @pytest.fixture(scope="session")

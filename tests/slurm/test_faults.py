@@ -87,7 +87,6 @@ def test_kill_9_of_the_controller_of_an_array(site: Site) -> None:
     assert all(len(list(folder.path.glob("launch/*"))) == 1 for folder in site.folders())
 
 
-@pytest.mark.takes(28)
 def test_faults_in_a_pack(site: Site) -> None:
     """A controller and then a server are killed: the pack is adopted, and the neighbours of the server go on."""
     site.set_sweep(MIXED)
@@ -112,7 +111,6 @@ def test_faults_in_a_pack(site: Site) -> None:
     assert {job["id"] for job in neighbours if job} == {pack}
 
 
-@pytest.mark.takes(45)
 def test_a_pack_is_requeued_and_then_loses_its_driver(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(MIXED)
     fault = Fault("requeue, then kill -9 of the driver of a pack", site, "--pack", "4")
@@ -147,7 +145,6 @@ def test_kill_9_of_one_rank(site: Site) -> None:
     fault.finish("job sent again, measured the rest", 0)
 
 
-@pytest.mark.takes(50)
 @pytest.mark.parametrize("index", [0, 1])
 def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
     site.set_sweep(LONG)
@@ -176,7 +173,6 @@ def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
         assert code == 0, told
 
 
-@pytest.mark.takes(22)
 def test_requeue(site: Site, cluster: TestCluster) -> None:
     fault = Fault("scontrol requeue", site)
     job = fault.job()
@@ -186,7 +182,6 @@ def test_requeue(site: Site, cluster: TestCluster) -> None:
     assert [folder.job()["id"] for folder in site.folders() if folder.job()] == [job]  # type: ignore[index]
 
 
-@pytest.mark.takes(21)
 def test_preemption(site: Site, cluster: TestCluster) -> None:
     fault = Fault("preemption", site, SBATCH_PARTITION="low")
     fault.began = time.monotonic()
@@ -195,7 +190,6 @@ def test_preemption(site: Site, cluster: TestCluster) -> None:
     fault.finish("Slurm started the job again, which measured the rest", 0)
 
 
-@pytest.mark.takes(65)
 def test_time_limit(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(LONGEST)
     # The warning is due from the moment the limit is known; it comes at one of Slurm's looks, half a minute apart.
@@ -237,7 +231,6 @@ def test_ctrl_c_of_the_controller(site: Site) -> None:
     fault.finish("job cancelled in order", 130)
 
 
-@pytest.mark.takes(22)
 def test_a_server_that_is_never_ready(site: Site) -> None:
     site.set_profile(PROFILE + "ready_minutes: 0.1\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
     began = time.monotonic()
@@ -251,7 +244,6 @@ def test_a_server_that_is_never_ready(site: Site) -> None:
     site.report_fault("server never ready", noticed_s, "given up with its log, not tried again by itself")
 
 
-@pytest.mark.takes(38)
 def test_a_server_that_hangs(site: Site) -> None:
     site.set_profile(PROFILE + "stall_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: stall=300s@2}\n")
     began = time.monotonic()
@@ -341,7 +333,6 @@ def fill(filler: Path) -> None:
                     file.write(bytes(piece))
 
 
-@pytest.mark.takes(24)
 def test_a_full_disk(cluster: TestCluster, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cluster.wait_idle()
     site = Site(cluster.state / "shared" / tmp_path.name, cluster, request.node)
@@ -357,7 +348,6 @@ def test_a_full_disk(cluster: TestCluster, tmp_path: Path, request: pytest.Fixtu
         fault.rerun("stopped in order; whole once there was room", needed=True)
 
 
-@pytest.mark.takes(25)
 def test_without_accounting(cluster_without_accounting: TestCluster, site: Site) -> None:
     fault = Fault("accounting off, kill -9 of the driver", site)
     told = subprocess.run(

@@ -25,7 +25,6 @@ def site(site: Site) -> Site:
     return site
 
 
-@pytest.mark.takes(20)
 def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestCluster) -> None:
     code, out, err = site.run("render", "mini", "--executor", "slurm", "-o", "rendered")
     assert code == 0, err
@@ -72,7 +71,6 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     assert "#SBATCH --comment=by-hand" in asked and set(asked) <= set(sent)
 
 
-@pytest.mark.takes(8)
 def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:
     code, out, err = site.run("doctor", "--cluster", "four", "--probe", "--json")
     found = {check["name"]: check for check in json.loads(out)["checks"]}
@@ -90,7 +88,6 @@ def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: T
     assert not [line for line in bad.values() if "\n" in line]
 
 
-@pytest.mark.takes(4)
 @pytest.mark.parametrize(
     ("slurm", "said"),
     [

@@ -59,7 +59,6 @@ def rates(results: Path) -> dict[tuple[str, str], float]:
     }
 
 
-@pytest.mark.takes(90)
 def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep()
     wait_until(lambda: len(cluster.jobs()) == 3 or controller.poll() is not None, "three jobs at once")
@@ -97,7 +96,6 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     assert 0 < status["overhead"] < 1
 
 
-@pytest.mark.takes(24)
 def test_detached_watched_and_cancelled(site: Site, cluster: TestCluster) -> None:
     code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", "--detach", "--max-jobs", "1")
     assert code == 0, err
@@ -168,7 +166,6 @@ def test_a_profile_with_a_slurm_part_sends_jobs_where_nobody_says_it(site: Site,
     site.check_whole(1)
 
 
-@pytest.mark.takes(32)
 def test_in_an_allocation_that_we_already_hold(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(WHOLE[: WHOLE.index("e2e:")].replace("max_gpus: 16", "max_gpus: 8"))
     code, _, err = site.run("sweep", "mini.yaml", "--executor", "allocation")
@@ -200,7 +197,6 @@ def beside_each_other(site: Site) -> bool:
     return bool(pairs)
 
 
-@pytest.mark.takes(40)
 def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep("--pack", "4")
     wait_until(lambda: cluster.jobs() or controller.poll() is not None, "a job")
@@ -222,7 +218,6 @@ def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
     assert idle_gpu_s > 0 and status["gpu_hours_of"]["idle"] >= idle_gpu_s / 3600, "who pays is told"
 
 
-@pytest.mark.takes(20)
 def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) -> None:
     site.set_profile(PROFILE + "slurm: {senders: 1}\n")
     wide = SWEEP.replace("osl: 16", "osl: 4").replace("[1, 2, 3, 4], min_requests: 8", "[1100], min_requests: 1100")
@@ -250,7 +245,6 @@ def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) ->
     assert not list(folder.path.glob("launch/*/senders")), "their scratch files are gone"
 
 
-@pytest.mark.takes(30)
 def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(WHOLE[: WHOLE.index("e2e:")])
     controller = site.sweep("--pack", "4")
