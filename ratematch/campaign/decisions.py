@@ -143,14 +143,14 @@ def search_to_json(record: SearchRecord) -> dict[str, Any]:
     """The content of ``search.json``. Without end-to-end runs that compete, it has no keys for them."""
     content = {
         "decisions": [_to_json(decision) for decision in record.decisions],
+        "ended": record.ended,
         "skips": [_to_json(skip) for skip in record.skips],
         "up": list(record.up),
-        "ended": record.ended,
     }
     if record.kept:
         content["kept"] = {workload: _to_json(hours) for workload, hours in record.kept.items()}
         content["runs_waiting"] = [_to_json(run) for run in record.runs_waiting]
-    return content
+    return dict(sorted(content.items()))
 
 
 def read_chosen_runs(results: Results) -> list[ChosenRun]:
@@ -189,6 +189,6 @@ def _read(file: Path, kind: type[Content]) -> Content:
 
 
 def _to_json(value: msgspec.Struct) -> dict[str, Any]:
-    """Without keys of what is not known."""
+    """Keys in the order of the alphabet, as in every file; without those of what is not known."""
     content: dict[str, Any] = msgspec.to_builtins(value, enc_hook=float)  # numpy's floats are no builtins
-    return {key: part for key, part in content.items() if part is not None}
+    return {key: part for key, part in sorted(content.items()) if part is not None}

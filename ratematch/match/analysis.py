@@ -58,8 +58,7 @@ def analyze(measured: Sequence[Measured], question: Question, *, sweep: str, lin
         model=first.model,
         gpu=first.gpu,
         engine=first.stack,
-        emulated=first.emulated,
-        simulated=first.simulated,
+        origin=first.origin,
         objective=question.objective,
         workloads=tuple(
             analyze_workload(measured, workload, question, links) for workload in list_workloads(measured)
@@ -122,8 +121,7 @@ def analyze_workload(
     costly = describe_transfer(gaps, runs)
     return WorkloadAnalysis(
         workload=workload.label,
-        emulated=rows[0].experiment.emulated,
-        simulated=rows[0].experiment.simulated,
+        origin=rows[0].experiment.origin,
         bound=_bound_front(servers.pairs, frontier, workload.label, question.constraints),
         rate_matched=frontier.front,
         end_to_end=end_to_end.front,

@@ -13,6 +13,7 @@ from ratematch.match.figures import Figures
 from ratematch.match.matching import Ctx, Gen, Plan, gen_tokens_per_request, keep_undominated
 from ratematch.match.noise import Noise
 from ratematch.plan.deployment import ServerGroup
+from ratematch.plan.experiment import Origin
 from ratematch.plan.load import Constraints
 
 
@@ -35,8 +36,7 @@ class CtxOption:
     """TTFT measured at each capacity, s, at the percentile of the constraints."""
     layout: str = ""
     """Of its KV cache."""
-    emulated: bool = False
-    simulated: bool = False
+    origin: Origin = "real"
 
     @property
     def servers(self) -> ServerGroup:
@@ -60,8 +60,7 @@ class GenOption:
     noise: tuple[Noise | None, ...] = ()
     """Of the rate at each load of the curve."""
     layout: str = ""
-    emulated: bool = False
-    simulated: bool = False
+    origin: Origin = "real"
     tokens_from_ctx: int = 1
     """Tokens of an answer that the rates do not count, for ctx sends them; 0 where they count all (tables)."""
 
@@ -136,8 +135,7 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
             rates=Ctx(group.mapping.gpus, curve, ()),
             group=one_instance(group),
             layout=rows[0].layout,
-            emulated=experiment.emulated,
-            simulated=experiment.simulated,
+            origin=experiment.origin,
         )
         candidates.append((option, allowed))
     return keep_capacities(candidates)
@@ -214,8 +212,7 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
                 group=one_instance(group),
                 noise=tuple({load: noise for load, _, _, noise in points}.values()),
                 layout=rows[0].layout,
-                emulated=experiment.emulated,
-                simulated=experiment.simulated,
+                origin=experiment.origin,
             )
         )
     return options

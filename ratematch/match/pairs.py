@@ -17,6 +17,7 @@ from ratematch.match.options import CtxOption, GenOption
 from ratematch.match.points import Point
 from ratematch.match.solver import MatchProblem, Rows
 from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.experiment import ORIGINS
 from ratematch.plan.load import Constraints
 
 MOST_TURNS = 100
@@ -98,6 +99,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
     ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
     in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
+    origin = max(ctx.origin, gen.origin, key=ORIGINS.index)
     return Point(
         kind="rate_matched",
         workload=workload,
@@ -120,8 +122,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         limit=plan.limit,
         ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),
         clamped=plan.clamped,
-        emulated=ctx.emulated or gen.emulated,
-        simulated=ctx.simulated or gen.simulated,
+        emulated=origin != "real",
+        simulated=origin == "simulated",
         sources=(ctx.source, gen.source),
         flags=flags,
     )

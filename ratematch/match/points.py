@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ratematch.match.matching import Limit, Objective
+from ratematch.plan.experiment import Origin, origin_of
 
 Kind = Literal["bound", "rate_matched", "end_to_end", "ifb"]
 """``bound``: ideal fractional ratio, an upper limit. ``rate_matched``: whole instances, predicted from ctx and gen
@@ -78,6 +79,10 @@ class Point:
     """GPUs of those nodes."""
     front_chance: float | None = None
     """Share of bootstrap draws in which the row is on the front."""
+
+    @property
+    def origin(self) -> Origin:
+        return origin_of(self.emulated, self.simulated)
 
     @property
     def mapping(self) -> str | None:
@@ -244,7 +249,7 @@ class WorkloadAnalysis:
     """
 
     workload: str
-    emulated: bool
+    origin: Origin
     bound: tuple[Point, ...]
     rate_matched: tuple[Point, ...]
     end_to_end: tuple[Point, ...]
@@ -261,7 +266,6 @@ class WorkloadAnalysis:
     calibrated: bool = False
     serving: tuple[ServingPlan, ...] = ()
     drawn: tuple[tuple[Kind, DrawnFronts], ...] = ()
-    simulated: bool = False
 
     def front(self, kind: Kind) -> tuple[Point, ...]:
         """The front of ``kind``, ascending tok/s/user."""
@@ -282,7 +286,6 @@ class Analysis:
     model: str
     gpu: str
     engine: str
-    emulated: bool
+    origin: Origin
     workloads: tuple[WorkloadAnalysis, ...]
-    simulated: bool = False
     objective: Objective = "per_used_gpu"

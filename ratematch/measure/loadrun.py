@@ -21,7 +21,7 @@ from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.jsonkeys import absent_keys, without
 from ratematch.measure.serverlog import LogSpan
 from ratematch.measure.servermetrics import StageTimes
-from ratematch.plan.experiment import Origin, origin_of
+from ratematch.plan.experiment import Origin, origin_keys, origin_of
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def to_json(run: LoadRun) -> dict[str, Any]:
     """
     content = asdict(run)
     absent, imported, origin = (content.pop(key) for key in ("absent", "imported", "origin"))
-    content |= {"emulated": origin != "real", "simulated": origin == "simulated"}
+    content |= origin_keys(origin)
     if imported is not None:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
         return without(_lists({"origin": imported, **known}), absent)

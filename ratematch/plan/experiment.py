@@ -23,6 +23,15 @@ def origin_of(emulated: bool, simulated: bool) -> Origin:
     return "simulated" if simulated else "emulated" if emulated else "real"
 
 
+ORIGINS: tuple[Origin, ...] = ("real", "emulated", "simulated")
+"""From what was measured to what was computed."""
+
+
+def origin_keys(origin: Origin) -> dict[str, bool]:
+    """The two keys that mean ``origin`` in files and tables."""
+    return {"emulated": origin != "real", "simulated": origin == "simulated"}
+
+
 DEFAULT_STEP_TIMES = "roofline"
 """The emulator's own step-time model."""
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import matplotlib
 
 from ratematch.match.points import Kind
+from ratematch.plan.experiment import Origin
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -146,22 +147,20 @@ class Marked(Protocol):
     """Something that says where its figures come from."""
 
     @property
-    def emulated(self) -> bool: ...
-
-    @property
-    def simulated(self) -> bool: ...
+    def origin(self) -> Origin: ...
 
 
 def find_stamp(*shown: Marked) -> str | None:
     """What stands over everything that was not measured on GPUs; ``None`` when all of ``shown`` was."""
-    if any(item.simulated for item in shown):
+    origins = {item.origin for item in shown}
+    if "simulated" in origins:
         return SIMULATED_TEXT
-    return STAMP_TEXT if any(item.emulated for item in shown) else None
+    return STAMP_TEXT if "emulated" in origins else None
 
 
 def name_origin(shown: Marked) -> str:
     """``simulated`` or ``emulated``; empty for what was measured on GPUs."""
-    return "simulated" if shown.simulated else "emulated" if shown.emulated else ""
+    return "" if shown.origin == "real" else shown.origin
 
 
 def origin_suffix(shown: Marked) -> str:

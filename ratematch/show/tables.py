@@ -26,6 +26,7 @@ from ratematch.match.points import (
     Speedup,
     WorkloadAnalysis,
 )
+from ratematch.plan.experiment import origin_keys
 from ratematch.store.files import write_aside
 
 ORIGIN_COLUMNS = ("emulated", "simulated")
@@ -94,8 +95,7 @@ def analysis_to_json(analysis: Analysis) -> dict[str, Any]:
         "model": analysis.model,
         "gpu": analysis.gpu,
         "engine": analysis.engine,
-        "emulated": analysis.emulated,
-        "simulated": analysis.simulated,
+        **origin_keys(analysis.origin),
         "objective": analysis.objective,
         "workloads": {workload.workload: _workload_to_json(workload) for workload in analysis.workloads},
     }
@@ -108,7 +108,7 @@ def _workload_to_json(workload: WorkloadAnalysis) -> dict[str, Any]:
         "ifb": workload.ifb,
         "bound": workload.bound,
     }
-    content: dict[str, Any] = {"emulated": workload.emulated, "simulated": workload.simulated}
+    content: dict[str, Any] = {**origin_keys(workload.origin)}
     content |= {name: [_plain(_point_row(point)) for point in front] for name, front in fronts.items()}
     content["gaps"] = [_plain(asdict(gap)) for gap in workload.gaps]
     content["speedups"] = [_plain(asdict(speedup)) for speedup in workload.speedups]
@@ -199,9 +199,7 @@ def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:
 
 def _rows_of(analysis: Analysis, rows: Any) -> list[Row]:
     return [
-        _sweep_row(analysis)
-        | {"workload": workload.workload, "emulated": workload.emulated, "simulated": workload.simulated}
-        | row
+        _sweep_row(analysis) | {"workload": workload.workload, **origin_keys(workload.origin)} | row
         for workload in analysis.workloads
         for row in rows(workload)
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ratematch.match.points import Analysis, Gap, Kind, Point, Speedup, WorkloadAnalysis
+from ratematch.plan.experiment import Origin
 from ratematch.show.files import name_part
 from ratematch.show.plots.pareto import picture_pareto, plot_pareto
 from ratematch.show.plots.speedup import picture_speedup
@@ -100,7 +101,7 @@ def make_many(workload: str = "1024/64") -> WorkloadAnalysis:
     measured = [*e2e, *ifb, *(replace(p, tok_s_user=p.tok_s_user * 0.8, tok_s_gpu=p.tok_s_gpu * 0.93) for p in e2e)]
     return WorkloadAnalysis(
         workload=workload,
-        emulated=True,
+        origin="emulated",
         bound=tuple(bound),
         rate_matched=tuple(matched),
         end_to_end=tuple(e2e),
@@ -140,7 +141,18 @@ def make_few() -> WorkloadAnalysis:
     bound = tuple(replace(p, kind="bound", tok_s_gpu=1.05 * p.tok_s_gpu) for p in matched)
     e2e = (replace(matched[1], kind="end_to_end", little=1.0, tok_s_user=46.5, tok_s_gpu=129.0),)
     return WorkloadAnalysis(
-        workload, True, bound, matched, e2e, ifb, matched, (*e2e, *ifb), (), (), (), ("one end-to-end point only",)
+        workload,
+        "emulated",
+        bound,
+        matched,
+        e2e,
+        ifb,
+        matched,
+        (*e2e, *ifb),
+        (),
+        (),
+        (),
+        ("one end-to-end point only",),
     )
 
 
@@ -160,14 +172,14 @@ def make_crowded() -> WorkloadAnalysis:
         make_point("ifb", x, y, f"agg1xTP{i}PP2-mtp{i % 2}", mtp=i % 2, workload=workload)
         for i, (x, y) in enumerate(((60.5, 3400), (110.5, 2000), (180.2, 500)))
     )
-    return WorkloadAnalysis(workload, True, (), matched, e2e, ifb, matched, (*e2e, *ifb), (), (), (), ())
+    return WorkloadAnalysis(workload, "emulated", (), matched, e2e, ifb, matched, (*e2e, *ifb), (), (), (), ())
 
 
 def make_empty() -> WorkloadAnalysis:
     left_out = tuple(
         (f"ctx-128-128-ctx1xTEP{k}-mtp0", "c16", (f"{k} of 64 requests failed",)) for k in (1, 2, 4, 8, 16, 32)
     )
-    return WorkloadAnalysis("128/128", True, (), (), (), (), (), (), (), (), left_out, ())
+    return WorkloadAnalysis("128/128", "emulated", (), (), (), (), (), (), (), (), left_out, ())
 
 
 def make_hostile() -> WorkloadAnalysis:
@@ -185,9 +197,12 @@ def make_hostile() -> WorkloadAnalysis:
 
 
 def make_analysis(*workloads: WorkloadAnalysis, emulated: bool = True) -> Analysis:
+    origin: Origin = "emulated" if emulated else "real"
     if not emulated:
-        workloads = tuple(replace(workload, emulated=False) for workload in workloads)
-    return Analysis("quickstart", "DeepSeek-R1", "GB200", "trtllm-serve 1.2", emulated, workloads)
+        workloads = tuple(replace(workload, origin=origin) for workload in workloads)
+    return Analysis(
+        "quickstart", "DeepSeek-R1", "GB200", "trtllm-serve 1.2", "emulated" if emulated else "real", workloads
+    )
 
 
 @cache

@@ -105,7 +105,7 @@ def test_real_measurements_are_not_stamped_but_one_emulated_workload_is(tmp_path
     (workload,) = real.workloads
     for figure in (plot_pareto(workload, real), plot_speedup(workload, real)):
         assert not any("EMULATED" in words for words in _words(figure))
-    emulated = replace(workload, emulated=True)
+    emulated = replace(workload, origin="emulated")
     assert any("EMULATED" in words for words in _words(plot_pareto(emulated, real)))
     assert any("EMULATED" in words for words in _words(plot_speedup(emulated, real)))
 

@@ -76,7 +76,7 @@ def _stamp(beside: WorkloadAnalysis) -> str:
 
 
 def _origin(beside: WorkloadAnalysis) -> str:
-    return "simulated" if beside.simulated else "emulated" if beside.emulated else "measured"
+    return style.name_origin(beside) or "measured"
 
 
 def _explain(prediction: Prediction, beside: WorkloadAnalysis | None) -> str:

@@ -50,8 +50,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
     for kind, front in fronts:
         name = style.KINDS[kind].name
         origin = "predicted from ctx and gen measured apart" if kind == "rate_matched" else "measured"
-        if workload.emulated:
-            origin += ", simulated" if workload.simulated else ", emulated"
+        origin += style.origin_suffix(workload)
         if front:
             shown = thin_front(front)
             if len(shown) < len(front):
