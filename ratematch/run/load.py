@@ -34,7 +34,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
-from ratematch.run.serverlogs import Marks, mark_logs, read_logs, read_since
+from ratematch.run.serverlogs import Marks, mark_logs, read_logs
 from ratematch.run.telemetry import (
     Telemetry,
     WorkerIteration,
@@ -218,7 +218,7 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
     if watched.died:
         return ServerDied(f"during {load.label}: {watched.died}")
     if watched.stalled:
-        return Stalled(f"{load.label}: {watched.stalled}", started=_have_started(live))
+        return Stalled(f"{load.label}: {watched.stalled}", started=watched.started)
     if live.stop.is_set():
         return Interrupted(f"stopped during {load.label}; loads before it are kept")
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
@@ -286,16 +286,6 @@ def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> S
 def seed_of(experiment: Experiment, load: Load) -> int:
     digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def _have_started(live: Live) -> bool:
-    """Has a server that generates ever run an iteration? In gen_only the context servers have, whatever gen does."""
-    plan = live.servers.plan
-    names = [spec.name for spec in plan.processes if spec.role in ("gen", "agg")]
-    names = names or [spec.name for spec in plan.processes]
-    logs = zip((spec.name for spec in plan.processes), read_since(plan, live.launch, {}), strict=True)
-    iterating = live.telemetry.reporting | {name for name, text in logs if live.engine.has_iterations(text)}
-    return not iterating.isdisjoint(names)
 
 
 def _errors(records: Sequence[RequestRecord]) -> list[str]:

@@ -35,12 +35,14 @@ class Stalled(LoadAborted):
 @dataclass
 class Watched:
     """``halt`` ends the load; ``died`` or ``stalled`` say why, unless somebody wanted it to end. ``in_flight``: the
-    client's, written while the load runs."""
+    client's, written while the load runs. ``started``: when it stalled, had a server that generates ever run an
+    iteration? That is known only before the load is ended: requests that are given up can make room for others."""
 
     halt: threading.Event = field(default_factory=threading.Event)
     in_flight: int = 0
     died: str | None = None
     stalled: str | None = None
+    started: bool = False
 
 
 @contextlib.contextmanager
@@ -63,6 +65,7 @@ def watch(
                 watched.died = str(error)
             if stall_s is not None and watched.in_flight and silence.is_longer_than(stall_s):
                 waiting = f"{watched.in_flight} requests are in flight"
+                watched.started = silence.have_started()
                 watched.stalled = f"no server has run an iteration for {stall_s:g} s while {waiting}"
             elif not watched.in_flight:
                 silence.restart()
@@ -99,6 +102,14 @@ class _Silence:
             self.restart()
             return False
         return True
+
+    def have_started(self) -> bool:
+        """Has a server that generates ever run an iteration? In gen_only the others have, whatever it does."""
+        names = [spec.name for spec in self._plan.processes]
+        generating = [spec.name for spec in self._plan.processes if spec.role in ("gen", "agg")]
+        logs = zip(names, read_since(self._plan, self._folder, {}), strict=True)
+        iterating = self._telemetry.reporting | {name for name, text in logs if self._engine.has_iterations(text)}
+        return not iterating.isdisjoint(generating or names)
 
     def _logs_iterations(self, marks: Marks) -> bool:
         return any(self._engine.has_iterations(text) for text in read_since(self._plan, self._folder, marks))
