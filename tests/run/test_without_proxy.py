@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,12 @@ def set_dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For urllib too, which reads the variables once in the life of a process."""
     set_dead_proxy(monkeypatch)
+    urllib.request.install_opener(None)  # type: ignore[arg-type]
+    yield
+    urllib.request.install_opener(None)  # type: ignore[arg-type]
 
 
 def test_the_proxy_of_these_tests_would_be_asked() -> None:
