@@ -273,7 +273,7 @@ def test_load_alone_measures_any_server_and_overwrites_nothing(site: Path) -> No
             "--isl",
             "64",
             "--osl",
-            "8",
+            "64",  # long enough for what a busy machine takes between two requests to be little beside it
         ]
         code, out, err = run(site, *argv, "-o", "mine", "--json")
         assert code == 0, err
