@@ -102,6 +102,7 @@ class Site:
         self.set_profile(profile)
         self.set_sweep(sweep)
         self._started = 0
+        self._controllers: list[subprocess.Popen[bytes]] = []
 
     def set_sweep(self, text: str) -> None:
         (self.path / "sweeps" / "mini.yaml").write_text(text)
@@ -114,9 +115,18 @@ class Site:
         self._started += 1
         command = [sys.executable, "-m", "ratematch", "sweep", "mini.yaml", "--executor", "slurm", *options]
         with self._log.open("wb") as log:
-            return subprocess.Popen(
+            controller = subprocess.Popen(
                 command, cwd=self.path, stdout=log, stderr=log, env=self._environment | environment
             )
+        self._controllers.append(controller)
+        return controller
+
+    def end_controllers(self) -> None:
+        """What a failed test left running."""
+        for controller in self._controllers:
+            if controller.poll() is None:
+                controller.kill()
+            controller.wait()
 
     def run(self, *argv: str, **environment: str) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "ratematch", *argv]

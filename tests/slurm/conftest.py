@@ -46,6 +46,8 @@ def cluster_without_accounting(cluster: TestCluster) -> Iterator[TestCluster]:
 def site(tmp_path: Path, cluster: TestCluster, request: pytest.FixtureRequest) -> Iterator[Site]:
     """On a cluster with nothing else on it; what a failed test leaves is cancelled."""
     cluster.wait_idle()
-    yield Site(tmp_path, cluster, request.node)
+    site = Site(tmp_path, cluster, request.node)
+    yield site
+    site.end_controllers()
     if cluster.jobs():
         cluster.tell("scancel", "--user=root")

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +112,13 @@ def test_faults_in_a_pack(site: Site) -> None:
     assert {job.id for job in neighbours if job} == {pack}
 
 
+def _kill_9(pids: Iterable[int]) -> None:
+    """Some end by themselves when the first is gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_pack_is_requeued_and_then_loses_its_driver(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(MIXED)
     fault = Fault("requeue, then kill -9 of the driver of a pack", site, "--pack", "4")
@@ -122,8 +129,7 @@ def test_a_pack_is_requeued_and_then_loses_its_driver(site: Site, cluster: TestC
     wait_until(lambda: len(site.measured()) > measured or fault.controller.poll() is not None, "it to go on", 60)
     assert cluster.jobs() == [pack], "Slurm's own second start of it"
     fault.began = time.monotonic()
-    for pid in site.processes("submitit.core._submit"):
-        os.kill(pid, signal.SIGKILL)
+    _kill_9(site.processes("submitit.core._submit"))
     fault.wait_for_word("tried again")
     fault.controller.wait(120)
     assert fault.controller.returncode == 0, site.said()
@@ -132,8 +138,7 @@ def test_a_pack_is_requeued_and_then_loses_its_driver(site: Site, cluster: TestC
 
 def test_kill_9_of_the_driver(site: Site) -> None:
     fault = Fault("kill -9 of the job's driver", site)
-    for pid in site.processes("submitit.core._submit"):
-        os.kill(pid, signal.SIGKILL)
+    _kill_9(site.processes("submitit.core._submit"))
     fault.wait_for_word("driver ended, tried again")
     fault.finish("job sent again, measured the rest", 0)
 
@@ -353,8 +358,7 @@ def test_without_accounting(cluster_without_accounting: TestCluster, site: Site)
         ["sacct"], env=site.cluster.environment, capture_output=True, text=True, timeout=30, check=False
     )
     assert told.returncode != 0, "sacct knows nothing here"
-    for pid in site.processes("submitit.core._submit"):
-        os.kill(pid, signal.SIGKILL)
+    _kill_9(site.processes("submitit.core._submit"))
     fault.wait_for_word("driver ended, tried again")
     fault.finish("told from scontrol; job sent again", 0)
 
