@@ -37,7 +37,7 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
 
     What is chosen, and why, is written to ``choice.json``. Empty when nothing could be matched.
     """
-    measured = measured_in_detail(results)
+    measured = measured_in_detail(results.now(), [])  # a load that cannot be used chooses nothing
     left = _left_for_end_to_end(sweep, results)
     experiments: list[Experiment] = []
     runs: list[ChosenRun] = []
@@ -178,7 +178,7 @@ class EndToEnd:
         """The runs that are worth it when all servers are measured, within what is left of the budget, after those
         that were decided on before."""
         rest = [experiment for run in self.chosen if (experiment := self._experiment_of(turn, run))]
-        measured = measured_in_detail(self.results)
+        measured = measured_in_detail(self.results.now(), [])
         left = None
         if self.sweep.budget.gpu_hours is not None:
             left = self.sweep.budget.gpu_hours - turn.gpu_hours - self._promised_hours(turn)
@@ -274,5 +274,5 @@ def _left_for_end_to_end(sweep: Sweep, results: Results) -> float | None:
     sweep that is resumed chooses as it did before."""
     if sweep.budget.gpu_hours is None:
         return None
-    spent = sum(folder.gpu_hours() for folder in results.folders() if folder.read().stage != "e2e")
+    spent = sum(stored.account.total for stored in results.now().experiments if stored.experiment.stage != "e2e")
     return max(0.0, sweep.budget.gpu_hours - spent)

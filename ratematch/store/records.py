@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.errors import ResultsError
+from ratematch.errors import DamagedFile
 from ratematch.measure.records import RequestRecord
-from ratematch.store.files import disk_full_as, replacing
+from ratematch.store.files import UNREADABLE, describe_damage, disk_full_as, read_bytes, replacing
 
 RECORDS_VERSION = 1
 _VERSION_KEY = b"ratematch.records_version"
@@ -72,15 +72,25 @@ def read_records(path: Path | str) -> list[RequestRecord]:
     """The records of a file written by :func:`write_records`, in the order written.
 
     Raises:
-        ResultsError: missing, not a records file, or of another version.
+        DamagedFile: missing, not a records file, or of another version.
     """
     path = Path(path)
+    return records_from_bytes(path, read_bytes(path))
+
+
+def records_from_bytes(path: Path, content: bytes) -> list[RequestRecord]:
+    """The records in ``content``, all of the file ``path``.
+
+    Raises:
+        DamagedFile: not a records file, or of another version.
+    """
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as problem:
-        raise ResultsError(f"{path}: no readable records file ({problem})") from problem
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode()
+        table = pq.read_table(pa.BufferReader(content))
+        version = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode()
+        rows: list[dict[str, Any]] = table.to_pylist() if version == str(RECORDS_VERSION) else []
+        records = [RequestRecord(**row) for row in rows]
+    except (*UNREADABLE, pa.ArrowException) as problem:
+        raise DamagedFile(path, f"no readable records file ({describe_damage(problem)})") from problem
     if version != str(RECORDS_VERSION):
-        raise ResultsError(f"{path}: records version {version or 'unknown'}, this ratematch reads {RECORDS_VERSION}")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return [RequestRecord(**row) for row in rows]
+        raise DamagedFile(path, f"records version {version or 'unknown'}, this ratematch reads {RECORDS_VERSION}")
+    return records
