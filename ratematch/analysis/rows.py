@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
+from ratematch.analysis.details import Detail, DetailCache
 from ratematch.engines import find_engine
 from ratematch.errors import CatalogError, DamagedFile
 from ratematch.inputs.catalog import load_gpu, load_model
@@ -18,8 +17,6 @@ from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
-from ratematch.measure.measurement import Measurement
-from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.store import layout
@@ -32,23 +29,30 @@ from ratematch.store.storedload import StoredLoad
 def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
     """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
 
-    A load one of whose files cannot be used is left out; the file is in ``damaged``.
+    A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
+    before is taken from the folder's cache while its files are the same.
     """
+    cache = DetailCache.read(results.path)
     rows: list[Measured] = []
     for experiment in results.experiments:
+        kv_layout = find_layout(experiment.experiment)
         for stored in experiment.loads:
-            row = readable(partial(_measured, experiment.experiment, stored), damaged)
-            if row is not None:
+            detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
+            if detail is not None:
+                cache.keep(stored, detail)
+                noise, breakdown = detail.noise, detail.breakdown
+                row = Measured(experiment.experiment, stored.load, stored.measurement, noise, breakdown, kv_layout)
                 rows.append(row)
+    cache.write()
     return rows
 
 
-def _measured(experiment: Experiment, stored: StoredLoad) -> Measured:
+def _read_detail(experiment: Experiment, stored: StoredLoad) -> Detail:
     """Raises DamagedFile when a file of the load cannot be used."""
-    row = Measured(experiment, stored.load, stored.measurement, layout=find_layout(experiment))
+    noise = None
     if stored.measurement.valid and stored.has(layout.RECORDS):
-        row = replace(row, noise=read_noise(stored.records(), stored.measurement))
-    return replace(row, breakdown=_read_breakdown(stored, experiment))
+        noise = read_noise(stored)
+    return Detail(noise, _read_breakdown(stored, experiment))
 
 
 def find_layout(experiment: Experiment) -> str:
@@ -92,20 +96,18 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
     return Links(model, gpu, "fp8" if formats == {"fp8"} else "bf16")
 
 
-def read_noise(records: Sequence[RequestRecord], figures: Measurement) -> Noise | None:
-    """Noise of a load's token rate (requests, where each has one token) by batches of its steady window."""
-    window, latency = figures.window, figures.e2el_ms
+def read_noise(stored: StoredLoad) -> Noise | None:
+    """Noise of a load's token rate (requests, where each has one token) by batches of its steady window.
+
+    Raises:
+        DamagedFile: its records cannot be used.
+    """
+    window, latency = stored.measurement.window, stored.measurement.e2el_ms
     if window is None or latency is None:
         return None
-    instants: list[float] = []
-    amounts: list[float] = []
-    for record in records:
-        if record.outcome != "ok" or not record.osl:
-            continue
-        chunks = record.chunk_ns or ([record.last_token_ns] if record.last_token_ns is not None else [])
-        instants += [(instant - window.start_ns) / 1e9 for instant in chunks]
-        amounts += [record.osl / len(chunks)] * len(chunks) if chunks else []
-    return batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, latency.mean / 1000)
+    arrivals = stored.arrivals()
+    instants_s = (arrivals.instants_ns - window.start_ns) / 1e9
+    return batch_means(instants_s, arrivals.tokens, 0.0, window.seconds, latency.mean / 1000)
 
 
 def read_perf_metrics(stored: StoredLoad, engine: str) -> Breakdown | None:

@@ -17,7 +17,7 @@ from ratematch.plan.experiment import load_from_json
 from ratematch.plan.load import Load
 from ratematch.store import checksums, layout
 from ratematch.store.files import read_bytes, read_value
-from ratematch.store.records import records_from_bytes
+from ratematch.store.records import Arrivals, arrivals_from_bytes, records_from_bytes
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class StoredLoad:
             DamagedFile: they are gone, or are not what was measured.
         """
         return records_from_bytes(self.folder / name, self.read(name))
+
+    def arrivals(self) -> Arrivals:
+        """When the tokens of its full answers came.
+
+        Raises:
+            DamagedFile: its records are gone, or are not what was measured.
+        """
+        return arrivals_from_bytes(self.folder / layout.RECORDS, self.read(layout.RECORDS))
 
 
 def read_sealed(file: Path, sealed: Mapping[str, tuple[int, str]]) -> bytes:
