@@ -77,7 +77,7 @@ def take_part(
         chains = islice(_chain_neighbours(requests), shard.index, None, shard.count)
         encoded = ([(spec, encode(spec)) for spec in chain] for chain in chains)
         return _closed(load, encoded, 0, shard)
-    grouped = _chain_all(requests)
+    grouped = _chain_all(requests, by_the_clock=isinstance(load, Trace))
     own = [[(spec, encode(spec)) for spec in chain] for chain in grouped[shard.index :: shard.count]]
     total = sum(len(chain) for chain in own)
     if isinstance(load, Concurrency):
@@ -116,11 +116,18 @@ def _due_s(load: Rate | Trace, chains: Sequence[Sequence[RequestSpec]], seed: in
     return np.array([chain[0].due_s or 0.0 for chain in chains], dtype=np.float64) / load.speed
 
 
-def _chain_all(requests: Sequence[RequestSpec]) -> list[list[RequestSpec]]:
-    """Requests of one session together, in the order of their first ones."""
+def _chain_all(requests: Sequence[RequestSpec], by_the_clock: bool = False) -> list[list[RequestSpec]]:
+    """Requests of one session together, in the order of their first ones. ``by_the_clock``: a turn that has an
+    instant of its own is sent then, and waits for no other."""
     chains: dict[tuple[str, int], list[RequestSpec]] = {}
+    newest: dict[int, tuple[str, int]] = {}
     for spec in requests:
-        key = ("request", spec.seq) if spec.session is None else ("session", spec.session)
+        if spec.session is None:
+            key = ("request", spec.seq)
+        elif by_the_clock and spec.due_s is not None:
+            key = newest[spec.session] = ("request", spec.seq)
+        else:
+            key = newest.setdefault(spec.session, ("session", spec.session))
         chains.setdefault(key, []).append(spec)
     return list(chains.values())
 
