@@ -161,6 +161,31 @@ def test_recorded_sessions_keep_their_order_waits_and_shared_blocks() -> None:
         assert not np.array_equal(specs[0].prompt[:64], specs[3].prompt[:64]), "ids mean nothing in another session"
 
 
+def test_sessions_whose_last_block_is_not_whole_and_calls_without_tokens() -> None:
+    calls = [
+        {"t": 0.0, "in": 40, "out": 5, "hash_ids": [], "api_time": 9.0},
+        {"t": 1.0, "in": 150, "out": 5, "hash_ids": [1, 2]},
+        {"t": 12.0, "in": 150, "out": 0, "hash_ids": [1, 2]},
+        {"t": 13.0, "in": 170, "out": 5, "hash_ids": [1, 2]},
+    ]
+    data = parse_dataset(lines({"session_id": 4, "block_size": 64, "requests": calls}))
+    first, second, third = made(data)
+    assert [spec.isl for spec in (first, second, third)] == [40, 150, 170]
+    assert np.array_equal(second.prompt[:128], third.prompt[:128])
+    assert not np.array_equal(second.prompt[128:150], third.prompt[128:150]), "what has no id is a request's own"
+    for note in ("whole blocks only", "1 requests have no input or no output token", "overlapped within a session"):
+        assert any(note in line for line in data.notes), data.notes
+
+
+def test_traces_that_name_whole_blocks_only() -> None:
+    rows = [
+        {"input_length": isl, "output_length": 2, "hash_ids": list(range(ids))} for isl, ids in ((1000, 15), (127, 1))
+    ]
+    assert parse_dataset(lines(*rows)).block == 64
+    assert parse_dataset(lines(*rows), block=64).block == 64
+    assert [spec.isl for spec in made(parse_dataset(lines(*rows)))] == [1000, 127]
+
+
 def test_a_session_inside_a_session_is_refused() -> None:
     nested = {"t": 1.0, "type": "subagent", "agent_id": "a", "requests": CALLS}
     said = refusal(lines({"id": "one", "block_size": 64, "requests": [CALLS[0], nested]}))

@@ -70,7 +70,8 @@ class Reading:
     """What one object of a file gives: its requests, and what it says of the whole file.
 
     ``time_unit``: where names or format say it. ``block``: tokens of one of ``hash_ids``, likewise (0: not said).
-    ``left_out``: why it gives no request, where it is right to leave it out.
+    ``left_out``: why requests of it are left out, where that is right, and how many are. ``notes``: what a reader
+    should know.
     """
 
     format: Format
@@ -78,6 +79,8 @@ class Reading:
     time_unit: TimeUnit | None = None
     block: int = 0
     left_out: str = ""
+    num_left_out: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

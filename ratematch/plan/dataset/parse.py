@@ -144,6 +144,7 @@ class _Collected:
     blocks: dict[int, int] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, line: int, item: object, reading: Reading) -> None:
         """Raises DatasetError: it is of another format, or says another unit or block than those before it."""
@@ -158,7 +159,8 @@ class _Collected:
                 (first, begun), (other, _) = list(values.items())[:2]
                 raise DatasetError(f"has {other}, and {self.where} {begun} has {first}: two {what}", line, self.where)
         if reading.left_out:
-            self.left_out[reading.left_out] += 1
+            self.left_out[reading.left_out] += reading.num_left_out
+        self.notes += [note for note in reading.notes if note not in self.notes]
         self.entries += reading.entries
         self.numbers += [line] * len(reading.entries)
         if isinstance(item, dict):
@@ -178,7 +180,7 @@ class _Collected:
             raise DatasetError(f"holds no request{f' ({why})' if why else ''}")
         said, by = (block, "--hash-block or hash_block") if block else (next(iter(self.blocks), 0), "by the file")
         try:
-            found = find_block(self.entries, self.numbers, said, by)
+            length, note = find_block(self.entries, self.numbers, said, by)
         except DatasetError as problem:
             raise DatasetError(problem.what, problem.line, self.where) from None
         unit = time_unit or next(iter(self.units), None)
@@ -186,7 +188,8 @@ class _Collected:
         if unit is None and any(entry.delay for entry in self.entries):
             raise DatasetError(f"delays between turns in an unknown unit: {why}; say --time-unit s or ms")
         entries, notes = self._in_order_of_time()
-        return Dataset(self._format(), entries, unit, why, found, (*notes, *self._notes()))
+        notes += [note] if note else []
+        return Dataset(self._format(), entries, unit, why, length, (*notes, *self._notes()))
 
     def _format(self) -> Format:
         """The most telling one of a family."""
@@ -202,7 +205,8 @@ class _Collected:
 
     def _notes(self) -> Iterator[str]:
         for why, count in self.left_out.items():
-            yield f"{count} {self.where}s {why} and are left out"
+            yield f"{count} requests {why} and are left out"
+        yield from self.notes
         for name, count in self.unread.most_common(3):
             yield f"{name} looks like a length and is not read ({count} {self.where}s)"
         without = sum(entry.osl is None for entry in self.entries)

@@ -114,7 +114,10 @@ class _Made:
         if not entry.hash_ids:
             return self._random(entry.isl or 0, seq), None, None
         parts = [self._block(entry.scope, number) for number in entry.hash_ids]
-        return np.concatenate(parts)[: entry.isl], None, None
+        hashed, isl = np.concatenate(parts)[: entry.isl], entry.isl or 0
+        if len(hashed) < isl:  # a last block that is not whole has no id
+            hashed = np.concatenate([hashed, self._random(isl - len(hashed), seq)])
+        return hashed, None, None
 
     def pass_over(self, entry: Entry) -> None:
         """What follows an entry that is left out has the ids that it always had."""

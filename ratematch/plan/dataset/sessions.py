@@ -14,7 +14,6 @@ from ratematch.plan.dataset.fields import (
     objects,
     one_length,
     refuse_media,
-    refuse_near_misses,
     short,
     short_name,
 )
@@ -70,47 +69,59 @@ def read_session(item: Item) -> Reading:
     scope = item.get("hash_id_scope", "local")
     if scope not in ("local", "global"):
         raise ValueError(f"hash_id_scope is {short(scope)}, not local or global")
+    block = read_block(item)
     entries: list[Entry] = []
     before: Item | None = None
+    empty = 0
+    notes: dict[str, None] = {}
     for position, request in enumerate(requests):
         try:
-            entry = _read_call(request, before)
+            entry = _read_call(request, block)
+            delay, overlaps = _wait(request, before)
         except ValueError as problem:
             raise ValueError(f"requests[{position}]: {problem}") from problem
-        entries.append(replace(entry, session=str(name), scope=str(name) if scope == "local" else ""))
         before = request
-    return Reading("session traces", tuple(entries), "s", read_block(item))
+        if overlaps:
+            notes[OVERLAPS] = None
+        if not entry.isl or not entry.osl:
+            empty += 1
+            continue
+        own = str(name) if scope == "local" else ""
+        entries.append(replace(entry, session=str(name), scope=own, delay=delay))
+    left_out = "have no input or no output token" if empty else ""
+    return Reading("session traces", tuple(entries), "s", block, left_out, empty, tuple(notes))
 
 
-def _read_call(request: Item, before: Item | None) -> Entry:
+OVERLAPS = "requests that overlapped within a session when it was recorded are sent one after another"
+
+
+def _read_call(request: Item, block: int) -> Entry:
     kind = request.get("type", "n")
     if kind == "subagent" or "requests" in request:
         raise ValueError("is a session inside the session (a subagent), which is not replayed")
     if kind not in _CALLS:
         raise ValueError(f"has the type {short(kind)}, not one of {', '.join(_CALLS)}")
     refuse_media(request)
-    refuse_near_misses(request, (*request,))
     isl = one_length(request, ("in", "input_length", "input_tokens", "isl"), "input")
     osl = one_length(request, ("out", *OUTPUT_LENGTHS), "output")
     if isl is None or osl is None:
         missing = "in (input tokens)" if isl is None else "out (output tokens)"
         raise ValueError(f"has no {missing} (fields: {', '.join(map(short_name, list(request)[:10])) or 'none'})")
-    if isl == 0 or osl == 0:
-        raise ValueError(f"has {isl} input and {osl} output tokens; a request needs one of each")
     hash_ids = read_hash_ids(request)
-    if not hash_ids:
+    if not hash_ids and (request.get("hash_ids") is None or not isl < block):
         raise ValueError("has no hash_ids: what it shares with the request before it cannot be known")
-    return Entry(isl, osl, hash_ids=hash_ids, delay=_wait(request, before))
+    return Entry(isl, osl, hash_ids=hash_ids)
 
 
-def _wait(request: Item, before: Item | None) -> float:
-    if before is None:
-        return 0.0
-    if request.get("think_time") is not None:
-        return number("think_time", request["think_time"])
+def _wait(request: Item, before: Item | None) -> tuple[float, bool]:
+    """Seconds between the end of the request before and this one, and whether that one had not ended yet."""
     if request.get("delay") is not None:
         raise ValueError("has delay; the wait before a request of a session is think_time, in seconds")
+    think = request.get("think_time")
+    wait = None if think is None else number("think_time", think)
+    if before is None:
+        return 0.0, False
     if all(one is not None for one in (request.get("t"), before.get("t"), before.get("api_time"))):
         begun, ended = number("t", request["t"]), number("t", before["t"]) + number("api_time", before["api_time"])
-        return max(0.0, begun - ended)
-    return 0.0
+        return (max(0.0, begun - ended) if wait is None else wait), begun < ended - 1e-3
+    return wait or 0.0, False
