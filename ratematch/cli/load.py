@@ -170,7 +170,7 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
-    from ratematch.loadgen.ladder import LadderCalls, LadderStart, LoadOptions, run_ladder
+    from ratematch.loadgen.ladder import LadderStart, LoadOptions, run_ladder
     from ratematch.show.views.load import LoadView, kept_rows, ladder_to_json
 
     settings = LoadOptions(url=url, **options)
@@ -181,10 +181,14 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
             begun.append(start)
             view.print_start(start)
 
-        calls = LadderCalls(
-            view.update, lambda row, folder: _export(row, folder, settings), show_start, _metrics_reader(settings)
+        rows = run_ladder(
+            settings,
+            output,
+            view.update,
+            lambda row, folder: _export(row, folder, settings),
+            _metrics_reader(settings),
+            show_start,
         )
-        rows = run_ladder(settings, output, calls)
     kept = kept_rows(begun[0])
     if as_json:
         print_json(ladder_to_json(rows, begun[0], kept))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from ratematch.plan.workload import Workload, workload_to_json
 from ratematch.store.files import write_json, write_lines
 from ratematch.store.records import write_records
 
-__all__ = ["LadderCalls", "LadderStart", "LoadOptions", "LoadRow", "run_ladder"]
+__all__ = ["LadderStart", "LoadOptions", "LoadRow", "run_ladder"]
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,19 @@ class LadderStart:
     kept: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class LadderCalls:
-    """What is called while a ladder runs: before it, with each load's progress, and with each load and its folder
-    when it is measured. ``read_metrics`` reads the answers of ``options.server_metrics``."""
-
-    on_progress: Callable[[Load, Progress], None]
-    on_row: Callable[[LoadRow, Path | None], None] = lambda row, folder: None
-    on_start: Callable[[LadderStart], None] = lambda start: None
-    read_metrics: ReadSamples = read_prometheus
-
-
-def run_ladder(options: LoadOptions, output: Path | None, calls: LadderCalls) -> list[LoadRow]:
+def run_ladder(
+    options: LoadOptions,
+    output: Path | None,
+    on_progress: Callable[[Load, Progress], None],
+    on_row: Callable[[LoadRow, Path | None], None] = lambda row, folder: None,
+    read_metrics: ReadSamples = read_prometheus,
+    on_start: Callable[[LadderStart], None] = lambda start: None,
+) -> list[LoadRow]:
     """Run every load in turn; with ``output`` each gets a folder with its records and figures.
 
-    A load that the same command measured to its end in ``output`` before is kept. With ``give_up`` the ladder ends at
-    the load that was given up.
+    A load that the same command measured to its end in ``output`` before is kept. ``on_start`` is called before
+    anything is sent, ``on_row`` with each load when it is measured, and its folder. With ``give_up`` the ladder ends
+    at the load that was given up. ``read_metrics`` reads the answers of ``options.server_metrics``.
 
     Raises:
         UserError: a ladder that is not numbers, none at all, a URL, key or file that is not there, a folder in use.
@@ -119,9 +116,8 @@ def run_ladder(options: LoadOptions, output: Path | None, calls: LadderCalls) ->
     source.seed = ladder.seed
     command = fingerprint({**asdict(replace(target, spell=None, headers=())), "workload": workload_to_json(workload)})
     done = [load for load in loads if ladder.is_done(load.label, command)]
-    kept = tuple(ladder.folder / load.label for load in done if ladder.folder)
-    start = LadderStart(ladder.seed, ladder.drawn, ladder.resumed, source.summary(), target.api, tuple(loads), kept)
-    calls.on_start(start)
+    start = _describe_start(ladder, target, source, loads, done)
+    on_start(start)
     emulated = len(done) < len(loads) and _is_emulated(target)
     rows: list[LoadRow] = []
     for load in loads:
@@ -136,20 +132,27 @@ def run_ladder(options: LoadOptions, output: Path | None, calls: LadderCalls) ->
             job = replace(job, distinct=count_distinct(load))
         folder = ladder.make_folder(load.label, command)
         ladder.begin(load.label, command, _after(ladder, job, source))
-        row = _run_load(options, job, source, goal, calls)
+        row = _run_load(options, job, source, goal, on_progress, read_metrics)
         row = replace(row, emulated=emulated, dataset=start.dataset, notes=_with_repeats(row, again))
         rows.append(row)
         if folder:
             _write(folder, row)
-        calls.on_row(row, folder)
+        on_row(row, folder)
         if row.result.aborted == "stopped on request":
             raise KeyboardInterrupt
         if row.result.aborted or (row.result.ended_early or "").startswith("given up"):
             break
         if isinstance(load, Concurrency) and load.seconds:
             used = max((record.seq for record in row.result.records), default=0) + 1
-            ladder.finished(max(job.first_seq + load.num_requests + load.warmup, used))
+            ladder.finished(max(_next_seq(job), used))
     return rows
+
+
+def _describe_start(
+    ladder: Ladder, target: Target, source: PromptSource, loads: Sequence[Load], done: Sequence[Load]
+) -> LadderStart:
+    kept = tuple(ladder.folder / load.label for load in done if ladder.folder)
+    return LadderStart(ladder.seed, ladder.drawn, ladder.resumed, source.summary(), target.api, tuple(loads), kept)
 
 
 def _prompt_source(options: LoadOptions, workload: Workload) -> PromptSource:
@@ -175,17 +178,21 @@ def _next_job(ladder: Ladder, load: Load, job: LoadJob, source: PromptSource) ->
 def _after(ladder: Ladder, job: LoadJob, source: PromptSource) -> tuple[int, int]:
     """Number of the next request, and entries of the data set that are used up, once ``job`` is over."""
     load = job.load
-    next_seq = job.first_seq + load.num_requests + load.warmup
+    next_seq = _next_seq(job)
     endless = isinstance(load, Concurrency) and load.seconds > 0
     used = source.entries_for(load.num_requests, job.skip) if source.fixed and not endless else None
     used = used if used is not None else source.num_entries or 0
     return next_seq + (ENDLESS if endless else 0), max(ladder.skip, used)
 
 
+def _next_seq(job: LoadJob) -> int:
+    """Number after those of the job's requests and warm-up."""
+    return job.first_seq + job.load.num_requests + job.load.warmup
+
+
 def _use_up(ladder: Ladder, job: LoadJob, source: PromptSource) -> None:
     """A rung that was measured before counts, so that the ones after it send what they would have sent."""
-    next_seq = job.first_seq + job.load.num_requests + job.load.warmup
-    ladder.next_seq, ladder.skip = next_seq, _after(ladder, job, source)[1]
+    ladder.next_seq, ladder.skip = _next_seq(job), _after(ladder, job, source)[1]
     ladder.rung += 1
 
 
@@ -202,10 +209,15 @@ SENT_AGAIN = (
 
 
 def _run_load(
-    options: LoadOptions, job: LoadJob, source: PromptSource, goal: Goodput | None, calls: LadderCalls
+    options: LoadOptions,
+    job: LoadJob,
+    source: PromptSource,
+    goal: Goodput | None,
+    on_progress: Callable[[Load, Progress], None],
+    read_metrics: ReadSamples,
 ) -> LoadRow:
     load = job.load
-    poller = MetricsPoller(options.server_metrics, read=calls.read_metrics)
+    poller = MetricsPoller(options.server_metrics, read=read_metrics)
     with _stop_on_ctrl_c() as stop, poller as servers, GpuSampler() as gpus:
         if job.distinct:
             warm_prompts(job, source, stop)
@@ -215,7 +227,7 @@ def _run_load(
             rules=options.early(),
             senders=Senders(options.processes),
             stop=stop,
-            on_progress=lambda progress: calls.on_progress(load, progress),
+            on_progress=lambda progress: on_progress(load, progress),
         )
     measured = measure_load(result.records, load, job.workload, goodput=goal, client=result.health)
     window = measured.window

@@ -87,7 +87,7 @@ class Ladder:
         folder = self.folder / label
         try:
             if folder.exists():
-                if self.begun.get(label) != command:
+                if self.begun.get(label) != command or self.is_done(label, command):
                     raise UserError(
                         f"{folder}: holds an earlier run; give another -o, nothing measured is overwritten"
                     )
