@@ -51,6 +51,14 @@ def test_output_lengths_under_every_name(name: str) -> None:
     assert (spec.text, spec.osl) == ("write a poem", 24)
 
 
+@pytest.mark.parametrize("holder", ["sampling_params", "parameters", "extra"])
+def test_output_lengths_among_sampling_parameters(holder: str) -> None:
+    (spec,) = made(parse_dataset(lines({"text": "write a poem", holder: {"max_new_tokens": 24, "temperature": 0}})))
+    assert spec.osl == 24
+    said = refusal(lines({"text": "a", "osl": 4, holder: {"max_new_tokens": 24}}))
+    assert f"says two output lengths: osl 4, {holder}.max_new_tokens 24" in said
+
+
 def test_two_names_of_one_length_must_agree() -> None:
     assert made(parse_dataset(lines({"prompt": "a", "osl": 4, "max_tokens": 4})))[0].osl == 4
     assert "set.jsonl:1: says two output lengths: osl 4, max_tokens 5" in refusal(

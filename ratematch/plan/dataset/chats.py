@@ -13,12 +13,12 @@ from ratematch.plan.dataset.entry import Entry, Reading
 from ratematch.plan.dataset.fields import (
     IDS,
     INPUT_LENGTHS,
-    OUTPUT_LENGTHS,
     TEXTS,
     Item,
     given,
     objects,
     one_length,
+    output_length,
     refuse_media,
     refuse_near_misses,
     short,
@@ -49,7 +49,7 @@ def read_messages(item: Item) -> Reading:
         raise ValueError(
             "message_mode delta: later turns need the server's own answers, which are not put into prompts"
         )
-    osl = one_length(item, OUTPUT_LENGTHS, "output")
+    osl = output_length(item)
     if osl == 0:
         return Reading("OpenAI messages", left_out="have no output token")
     isl = one_length(item, INPUT_LENGTHS, "input")
@@ -124,7 +124,7 @@ def read_batch(item: Item) -> Reading:
         raise ValueError(f"{name}: {problem}") from problem
     outer = {key: value for key, value in item.items() if key != name}
     entries = tuple(
-        replace(timed, osl=entry.osl or one_length(outer, OUTPUT_LENGTHS, "output"))
+        replace(timed, osl=entry.osl or output_length(outer))
         for entry in inside.entries
         for timed in (with_timing(entry, outer),)
     )
@@ -173,7 +173,7 @@ def read_sharegpt(item: Item) -> Reading:
         or not turns[1][1]
     ):
         return Reading("ShareGPT", left_out="do not begin with a question and its answer")
-    osl = one_length(item, OUTPUT_LENGTHS, "output")
+    osl = output_length(item)
     answer = None if osl else turns[1][1]
     entry = Entry(text=string(name, turns[0][1]), osl=osl or max(1, len(turns[1][1]) // CHARACTERS_A_TOKEN))
     return Reading("ShareGPT", (replace(entry, answer=answer),))

@@ -50,6 +50,9 @@ OUTPUT_LENGTHS = (
     "expected_output_len",
     "output_seq_len",
 )
+SAMPLING = ("sampling_params", "parameters", "generation_config", "extra", "extra_body")
+"""Objects inside an item that sampling parameters stand in: SGLang, TGI, Hugging Face, AIPerf."""
+
 TIMES = ("timestamp", "arrival_time", "timestamp_s", "timestamp_ms", "timestamp_us", "timestamp_ns")
 DELAYS = ("delay", "delay_s", "delay_ms", "delay_us", "delay_ns")
 CONTENTS = ("messages", "body", "payload", "conversations", "conversation", "turns", "requests", "input")
@@ -186,6 +189,20 @@ def one_length(item: Item, names: Sequence[str], what: str) -> int | None:
     return next(iter(lengths.values()), None)
 
 
+def output_length(item: Item) -> int | None:
+    """Output tokens, as an item or the sampling parameters inside it say.
+
+    Raises:
+        ValueError: two different ones, or none that is a length.
+    """
+    said = {name: item[name] for name in given(item, OUTPUT_LENGTHS)}
+    for holder in SAMPLING:
+        inside = item.get(holder)
+        if isinstance(inside, dict):
+            said |= {f"{holder}.{name}": inside[name] for name in given(inside, OUTPUT_LENGTHS)}
+    return one_length(said, tuple(said), "output")
+
+
 def refuse_media(item: Item) -> None:
     """Raises ValueError: the prompt has a part that is not text."""
     if media := given(item, MEDIA):
@@ -199,7 +216,7 @@ def refuse_near_misses(item: Item, known: Sequence[str] = KNOWN) -> None:
         ValueError: with the name that was meant.
     """
     for group in (INPUT_LENGTHS, OUTPUT_LENGTHS, TIMES, DELAYS, ("hash_ids",), ("session_id",)):
-        if given(item, group):
+        if given(item, group) or (group == OUTPUT_LENGTHS and output_length(item) is not None):
             continue
         for name, value in item.items():
             if name in known or value is None:

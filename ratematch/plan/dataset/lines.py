@@ -10,7 +10,6 @@ from ratematch.plan.dataset.fields import (
     DELAYS,
     IDS,
     INPUT_LENGTHS,
-    OUTPUT_LENGTHS,
     TEXTS,
     TIMES,
     Item,
@@ -18,6 +17,7 @@ from ratematch.plan.dataset.fields import (
     given,
     number,
     one_length,
+    output_length,
     refuse_media,
     refuse_near_misses,
     refuse_unread_text,
@@ -40,7 +40,7 @@ def read_line(item: Item) -> Reading:
     refuse_media(item)
     refuse_near_misses(item)
     texts, ids = given(item, (*TEXTS, "texts")), given(item, IDS)
-    isl, osl = one_length(item, INPUT_LENGTHS, "input"), one_length(item, OUTPUT_LENGTHS, "output")
+    isl, osl = one_length(item, INPUT_LENGTHS, "input"), output_length(item)
     if isl is None and not texts and not ids:
         if given(item, ("hash_ids",)):
             raise ValueError("has hash_ids and no input_length: how long its prompt is cannot be known")
