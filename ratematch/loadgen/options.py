@@ -74,8 +74,6 @@ class LoadOptions:
         """Raises UserError: a spread that is not of its form, a text that is none."""
         for option, text in (("--dataset", self.dataset), ("--text", self.text), ("--tokenizer", self.tokenizer)):
             _refuse_odd_text(option, text)
-        if self.duration and self.stagger_s and self.stagger_s >= self.duration:
-            raise UserError(f"--stagger {self.stagger_s:g}: must be less than --duration {self.duration:g}")
         return Workload(
             isl=self.isl,
             osl=self.osl,

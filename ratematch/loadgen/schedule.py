@@ -13,11 +13,16 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.errors import UserError
 from ratematch.plan.load import Concurrency, Load, Rate, Trace, due_times_s
 from ratematch.plan.workload import RequestSpec
 
 Chain = list[tuple[RequestSpec, bytes]]
 """Requests that are sent one after another: one, or the turns of a conversation."""
+
+
+LONGEST_S = 366 * 86400.0
+"""Seconds after which no request of a load is due that anybody means; instants are counted in 64 bits of ns."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def take_part(
 
     Raises:
         ValueError: concurrency, rate or speed is not positive.
+        UserError: requests are due in another year.
     """
     pushed = (
         load.concurrency if isinstance(load, Concurrency) else load.req_s if isinstance(load, Rate) else load.speed
@@ -85,6 +91,8 @@ def take_part(
     if not own:
         return Part(load, iter(()), 0)
     due_s = _due_s(load, grouped, seed)[shard.index :: shard.count]
+    if due_s.max() > LONGEST_S:
+        raise UserError(f"{load.label}: its last request would be due after {due_s.max() / 86400:.3g} days")
     most = load.max_in_flight and _share(load.max_in_flight, shard)
     return Part(
         load,

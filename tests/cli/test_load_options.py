@@ -87,7 +87,6 @@ def test_ladders_of_numbers_that_nothing_can_send(option: str, value: str) -> No
         (("--dataset", "no/such"), "no/such: cannot be read"),
         (("--dataset", "a\0b"), "--dataset: holds a NUL byte"),
         (("--text", "/dev/zero", "--tokenizer", "/no"), "/no: no tokenizer here"),
-        (("--duration", "5", "--stagger", "9"), "--stagger 9: must be less than --duration 5"),
         (("--server-metrics", "file:///etc/hostname"), "--server-metrics 'file:///etc/hostname': not of the form"),
         (
             ("--server-metrics", "http://h:99999/metrics"),

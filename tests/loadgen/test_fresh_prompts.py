@@ -217,6 +217,14 @@ def test_a_data_set_is_described_before_it_is_sent(tmp_path: Path) -> None:
     assert content["shared_prefix_share"] == pytest.approx(5 * 48 / (6 * 64))
 
 
+def test_a_schedule_of_years_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text("".join(json.dumps({"timestamp": at, "isl": 20, "osl": 2}) + "\n" for at in (0, 10**9)))
+    with serve(at_once) as (url, seen):
+        result = call(url, "--model", "m", "--dataset", str(file), "--replay", "0.0001", "--warmup", "0")
+    assert result.exit_code == 1 and "would be due after 1.16e+05 days" in result.stderr and not seen.bodies
+
+
 @pytest.mark.parametrize(
     ("instants", "unit", "seconds"),
     [((0.0, 0.5), "s", 0.5), ((0, 2), "", None), ((0, 2000), "", 2.0), ((0, 9), "us", 9e-6)],

@@ -13,7 +13,7 @@ from ratematch.plan.dataset.entry import Dataset, DatasetError, Entry, Format, R
 from ratematch.plan.dataset.fields import IDS, TEXTS, Item, given, short, unread_lengths
 from ratematch.plan.dataset.lines import read_line
 from ratematch.plan.dataset.sessions import read_session, read_turns
-from ratematch.plan.dataset.timing import guess_unit
+from ratematch.plan.dataset.timing import TAKEN_FOR_MS, guess_unit
 
 _BY_CONTENT: tuple[tuple[str, Callable[[Item], Reading]], ...] = (
     ("conversations", read_sharegpt),
@@ -184,7 +184,12 @@ class _Collected:
         except DatasetError as problem:
             raise DatasetError(problem.what, problem.line, self.where) from None
         unit = time_unit or next(iter(self.units), None)
-        unit, why = (unit, "") if unit else guess_unit(self.entries)
+        if unit is None:
+            unit, why = guess_unit(self.entries)
+            if unit and len({entry.at for entry in self.entries}) > 1:
+                self.notes.append(TAKEN_FOR_MS)
+        else:
+            why = ""
         if unit is None and any(entry.delay for entry in self.entries):
             raise DatasetError(f"delays between turns in an unknown unit: {why}; say --time-unit s or ms")
         entries, notes = self._in_order_of_time()

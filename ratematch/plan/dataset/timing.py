@@ -10,6 +10,10 @@ SHORTEST_GAP_MS = 20.0
 """Mean gap in ms from which on whole numbers are taken for ms: 50 requests/s. As seconds, a trace with such gaps
 would hold less than three requests a minute."""
 
+TAKEN_FOR_MS = (
+    "its timestamps are whole numbers and taken for ms, as in Mooncake's traces; --time-unit says otherwise"
+)
+
 _EPOCH_MS = (1e12, 2.5e12)
 """Milliseconds since 1970 of the years 2001 to 2049."""
 
