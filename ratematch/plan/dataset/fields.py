@@ -209,22 +209,35 @@ def refuse_media(item: Item) -> None:
         raise ValueError(f"{media[0]}: images, audio and video are not sent; prompts are text or token ids")
 
 
-def refuse_near_misses(item: Item, known: Sequence[str] = KNOWN) -> None:
+_SLIPS = (INPUT_LENGTHS, OUTPUT_LENGTHS, TIMES, DELAYS, ("hash_ids",), ("session_id",))
+
+
+def refuse_near_misses(item: Item) -> None:
     """A field that is all but the name of a length or an instant, where the item has none of these, is a typo.
 
     Raises:
         ValueError: with the name that was meant.
     """
-    for group in (INPUT_LENGTHS, OUTPUT_LENGTHS, TIMES, DELAYS, ("hash_ids",), ("session_id",)):
+    for name, group, meant in _near_misses(tuple(item)):
+        value = item[name]
         if given(item, group) or (group == OUTPUT_LENGTHS and output_length(item) is not None):
             continue
-        for name, value in item.items():
-            if name in known or value is None:
-                continue
-            meant = nearest(name, group, _NEAR)
-            wants = isinstance(value, list) if group == ("hash_ids",) else isinstance(value, int | float | str)
-            if meant and wants and (group == ("session_id",) or not isinstance(value, str) or value.isdigit()):
-                raise ValueError(f"field {name!r} is not known; did you mean {meant!r}?")
+        numeric = isinstance(value, int | float) or (isinstance(value, str) and value.isdigit())
+        wanted = {"hash_ids": isinstance(value, list), "session_id": isinstance(value, str | int)}
+        if value is not None and wanted.get(meant, numeric):
+            raise ValueError(f"field {name!r} is not known; did you mean {meant!r}?")
+
+
+@lru_cache(maxsize=4096)
+def _near_misses(names: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """Which of an item's fields are slips of what: lines of a file have the same fields."""
+    return tuple(
+        (name, group, meant)
+        for name in names
+        if name not in KNOWN
+        for group in _SLIPS
+        if (meant := nearest(name, group, _NEAR)) is not None
+    )
 
 
 def refuse_unread_text(item: Item) -> None:

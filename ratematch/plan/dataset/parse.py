@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ratematch.plan.dataset.blocks import find_block
 from ratematch.plan.dataset.chats import read_batch, read_messages, read_sharegpt, read_trtllm_custom
 from ratematch.plan.dataset.entry import Dataset, DatasetError, Entry, Format, Reading, TimeUnit
-from ratematch.plan.dataset.fields import IDS, TEXTS, Item, given, short, unread_lengths
+from ratematch.plan.dataset.fields import IDS, TEXTS, Item, given, short, short_name, unread_lengths
 from ratematch.plan.dataset.lines import read_line
 from ratematch.plan.dataset.sessions import read_session, read_turns
 from ratematch.plan.dataset.timing import TAKEN_FOR_MS, guess_unit
@@ -213,7 +213,7 @@ class _Collected:
             yield f"{count} requests {why} and are left out"
         yield from self.notes
         for name, count in self.unread.most_common(3):
-            yield f"{name} looks like a length and is not read ({count} {self.where}s)"
+            yield f"{short_name(name)} looks like a length and is not read ({count} {self.where}s)"
         without = sum(entry.osl is None for entry in self.entries)
         if without:
             whose = "no request says" if without == len(self.entries) else f"{without} requests do not say"
