@@ -105,16 +105,18 @@ def test_tools_and_parts_of_text_stay_in_a_chat() -> None:
 
 def test_batch_lines_of_openai_and_payloads_of_aiperf() -> None:
     chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 7}
+    first = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": chat}
+    (spec,) = made(parse_dataset(lines(first)), chat=True)
+    assert json.loads(spec.chat or "") == {"messages": chat["messages"]} and spec.osl == 7
     text = lines(
-        {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": chat},
         {"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {"prompt": "ho", "max_tokens": 3}},
         {"payload": {"prompt": [4, 5], "max_tokens": 2}},
     )
     assert [(s.text, s.prompt.tolist(), s.osl) for s in made(parse_dataset(text))] == [
-        ("hi", [], 7),
         ("ho", [], 3),
         (None, [4, 5], 2),
     ]
+    assert refusal(lines(first) + text).startswith("set.jsonl:2: goes to another API than the first request")
 
 
 def test_trtllm_custom_says_how_long_its_prompt_is() -> None:

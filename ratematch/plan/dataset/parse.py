@@ -178,6 +178,7 @@ class _Collected:
         if not self.entries:
             why = "; ".join(f"{count} {why}" for why, count in self.left_out.items())
             raise DatasetError(f"holds no request{f' ({why})' if why else ''}")
+        self._refuse_two_apis()
         said, by = (block, "--hash-block or hash_block") if block else (next(iter(self.blocks), 0), "by the file")
         try:
             length, note = find_block(self.entries, self.numbers, said, by)
@@ -195,6 +196,13 @@ class _Collected:
         entries, notes = self._in_order_of_time()
         notes += [note] if note else []
         return Dataset(self._format(), entries, unit, why, length, (*notes, *self._notes()))
+
+    def _refuse_two_apis(self) -> None:
+        """A load sends to one address; batch lines name theirs, one by one."""
+        chats = [entry.chat is not None for entry in self.entries]
+        if self._format() == "OpenAI batch" and len(set(chats)) > 1:
+            line = next(number for number, chat in zip(self.numbers, chats, strict=True) if chat != chats[0])
+            raise DatasetError("goes to another API than the first request: one a file", line, self.where)
 
     def _format(self) -> Format:
         """The most telling one of a family."""
