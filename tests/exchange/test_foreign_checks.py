@@ -125,6 +125,50 @@ def test_rows_of_inferencex_that_contradict_themselves_are_not_valid(
     assert not figures.valid and any(reason in text for text in figures.reasons), figures.reasons
 
 
+PUBLIC = (
+    # (conc, osl, output tok/s, TTFT ms, its p99, TPOT ms) of public InferenceX points of DeepSeek-R1: the six of 86
+    # with the fewest in flight by rate and latency, and some of the others. Answers have 0.9 OSL tokens on average.
+    (4, 8192, 844.8, 209.7, 19378.0, 3.948),
+    (30, 1024, 1543.7, 3955.9, 14337.0, 12.714),
+    (10, 1024, 1773.4, 620.8, 3706.4, 4.276),
+    (6, 1024, 1084.2, 1575.0, 6106.7, 3.18),
+    (564, 8192, 28071.2, 6252.0, 95067.0, 17.253),
+    (333, 1024, 14575.2, 4488.7, 19460.0, 15.968),
+    (1600, 1024, 58056.0, 2856.8, 23946.0, 23.291),
+    (4, 8192, 456.9, 87.93, 313.07, 8.6408),
+    (1, 1024, 129.0, 351.1, 583.6, 7.322),
+)
+
+
+@pytest.mark.parametrize("row", PUBLIC)
+@pytest.mark.parametrize("form", ["benchmark_serving", "InferenceX"])
+def test_what_was_measured_in_public_stays_valid(tmp_path: Path, row: tuple[float, ...], form: str) -> None:
+    conc, asked, tok_s, ttft, ttft_p99, tpot = row
+    osl, gpus = 0.9 * asked, 8
+    e2el = ttft + (osl - 1) * tpot
+    if form == "InferenceX":
+        content = inferencex_run(
+            int(conc), osl=asked, isl=1024, tput_per_gpu=3 * tok_s / gpus, input_tput_per_gpu=None
+        )
+        content |= {"output_tput_per_gpu": tok_s / gpus, "mean_e2el": e2el / 1000, "mean_intvty": 1000 / tpot}
+        content |= {"mean_ttft": ttft / 1000, "median_ttft": None, "p99_ttft": ttft_p99 / 1000}
+        content |= {"mean_tpot": tpot / 1000, "median_tpot": None, "p99_tpot": None}
+        assert put(tmp_path, content, Hints(emulated=False)).valid
+        return
+    requests = 10 * int(conc)
+    duration = requests * osl / tok_s
+    content = {
+        **{key: value for key, value in serving_run(int(conc), requests).items() if not key.endswith("_ms")},
+        "duration": duration,
+        "total_output_tokens": round(requests * osl),
+        "request_throughput": requests / duration,
+        "output_throughput": tok_s,
+        **{"mean_ttft_ms": ttft, "p99_ttft_ms": ttft_p99, "mean_tpot_ms": tpot},
+    }
+    figures = put(tmp_path, content)
+    assert figures.valid, figures.reasons
+
+
 def test_right_rows_of_inferencex_stay(tmp_path: Path) -> None:
     for number, row in enumerate((inferencex_run(), inferencex_run(4), INFERENCEX_DISAGG)):
         folder = tmp_path / str(number)
@@ -188,6 +232,9 @@ def test_an_aiperf_summary_is_held_to_the_same(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     off = {**AIPERF_SUMMARY, "benchmark_duration": {"unit": "sec", "avg": 50.0}}
     assert "requests/s x 50 s are 90, and 60 were counted" in put(tmp_path / "b", off).reasons[0]
+    (tmp_path / "d").mkdir()
+    slow = {**AIPERF_SUMMARY, "output_token_throughput_per_user": {"unit": "tokens/sec/user", "avg": 70.0}}
+    assert "70 tok/s/user, and a TPOT of 10 ms makes 100 at least" in put(tmp_path / "d", slow).reasons
     (tmp_path / "c").mkdir()
     cut = put(tmp_path / "c", {**AIPERF_SUMMARY, "was_cancelled": True})
     assert cut.valid and "the run was cancelled before its end" in cut.warnings
@@ -213,6 +260,19 @@ def test_the_acceptance_of_every_client_is_read_and_no_drafts_beside_it_are_refu
 @pytest.mark.parametrize("acceptance", [None, 1.0, 1.02])
 def test_an_acceptance_of_one_is_that_of_servers_without_drafts(tmp_path: Path, acceptance: float | None) -> None:
     assert put(tmp_path, {**serving_run(), "accept_length": acceptance}).valid
+
+
+def test_drafts_of_which_none_was_accepted_are_drafts(tmp_path: Path) -> None:
+    counted = {
+        "spec_decode_acceptance_length": 1.0,
+        "spec_decode_draft_tokens": 900,
+        "spec_decode_accepted_tokens": 0,
+    }
+    file = write(tmp_path / "run.json", {**serving_run(), **counted})
+    _, skipped = import_results([file], GIVEN, tmp_path / "in")
+    assert "tokens were drafted, and --mtp 0 that none were" in skipped[0].why
+    _, skipped = import_results([file], Hints(**{**GIVEN.__dict__, "mtp": None}), tmp_path / "in")
+    assert "draft tokens (--mtp; there were some)" in skipped[0].why
 
 
 def test_a_row_with_drafts_is_not_taken_without_them(tmp_path: Path) -> None:
@@ -258,6 +318,7 @@ def test_a_table_with_encoder_columns_and_no_encoders_is_as_before(tmp_path: Pat
         ((",285.7,", ",1000,"), "tokens/s/gpu 1000 x 14 GPUs are not tokens/s 4000"),
         ((",40,14,", ",80,14,"), "tokens/s/user 80 and tpot 25 ms contradict each other"),
         ((",10,0.7143,", ",20,0.7143,"), "seq/s 20 x OSL 400 are not tokens/s 4000"),
+        ((",3,2,1,1,8", ",3,2,,1,8"), "2 encoder workers and no (e)tp"),
     ],
 )
 def test_a_line_of_aiconfigurator_that_does_not_add_up_is_left_out_alone(

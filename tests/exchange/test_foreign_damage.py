@@ -47,6 +47,11 @@ def refused(result: Result, *parts: str) -> None:
         assert part in result.stderr, result.stderr
 
 
+def record_with(**metrics: Any) -> str:
+    line = aiperf_line(0)
+    return json.dumps({**line, "metrics": {**line["metrics"], **metrics}})
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -99,6 +104,11 @@ def test_infinity_in_place_of_a_figure_is_an_unknown_one(tmp_path: Path) -> None
         ("metrics.jsonl", json.dumps({**aiperf_line(0), "metrics": {"time_to_first_token": 5}}), ":1: time_to_first"),
         ("metadata.jsonl", json.dumps({**aiperf_line(0), "metadata": [1]}), ":1: metadata is a list"),
         ("start.jsonl", json.dumps({"metadata": {"request_start_ns": 2**70}, "metrics": {}}), "request_start_ns is"),
+        ("gaps.jsonl", record_with(inter_chunk_latency={"value": [1, "x"], "unit": "ms"}), ":1: inter_chunk"),
+        ("gaps.jsonl", record_with(inter_chunk_latency={"value": [1e308], "unit": "s"}), ":1: inter_chunk"),
+        ("gaps.jsonl", record_with(inter_chunk_latency={"value": [[1]], "unit": "ms"}), ":1: inter_chunk"),
+        ("long.jsonl", record_with(request_latency={"value": 1e12, "unit": "s"}), "no request takes as long"),
+        ("unit.jsonl", record_with(request_latency={"value": 1, "unit": ["ms"]}), "has the unit a list"),
         ("second.jsonl", json.dumps(aiperf_line(0)) + "\n{}", ":2: no record of AIPerf"),
         ("summary.json", json.dumps({**AIPERF_SUMMARY, "request_count": 5}), "request_count is 5, not an object"),
         ("config.json", json.dumps({**AIPERF_SUMMARY, "input_config": [1]}), "input_config is a list"),

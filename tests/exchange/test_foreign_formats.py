@@ -44,6 +44,7 @@ SEVERAL = {
     "written out": "\n".join(json.dumps(run, indent=2) for run in RUNS) + "\n",
     "without a line between": "".join(json.dumps(run) for run in RUNS),
     "a list": json.dumps(RUNS),
+    "a list of lists": json.dumps([[run] for run in RUNS]),
     "lists": "\n".join(json.dumps([run]) for run in RUNS),
 }
 
@@ -240,6 +241,13 @@ def test_the_load_of_several_phases_together_is_asked_for(tmp_path: Path) -> Non
     (load,) = read(tmp_path / "s.json", json.dumps(content))
     assert load.hints.concurrency is None
     assert load.figures is not None and any("2 profiling phases" in text for text in load.figures.warnings)
+
+
+def test_the_aggregate_of_several_runs_is_not_taken_for_one(tmp_path: Path) -> None:
+    interval = {"mean": 1.8, "std": 0.1, "ci_low": 1.7, "ci_high": 1.9, "unit": "requests/sec"}
+    for content in ({"request_throughput": interval}, {"metrics": {"request_throughput": interval}}):
+        with pytest.raises(UserError, match="AIPerf's figures over several runs"):
+            read_foreign(write(tmp_path / "profile_export_aiperf_aggregate.json", json.dumps(content)))
 
 
 def test_the_acceptance_that_aiperf_counted_is_read(tmp_path: Path) -> None:

@@ -67,8 +67,11 @@ class _Encoders:
 
 
 def _read_encoders(row: Mapping[str, str], where: str) -> _Encoders:
-    ways = {key: count(row, f"(e){key}", where, MOST_GPUS) or 1 for key in ("tp", "pp")}
-    return _Encoders(count(row, "(e)workers", where, MOST_GPUS) or 0, Parallelism(tp=ways["tp"], pp=ways["pp"]))
+    workers = count(row, "(e)workers", where, MOST_GPUS) or 0
+    tp, pp = (count(row, f"(e){key}", where, MOST_GPUS) for key in ("tp", "pp"))
+    if workers and not tp:
+        raise UserError(f"{where}: {workers} encoder workers and no (e)tp: of how many GPUs?")
+    return _Encoders(workers, Parallelism(tp=tp or 1, pp=pp or 1))
 
 
 def _need(row: Mapping[str, str], key: str, where: str) -> float:

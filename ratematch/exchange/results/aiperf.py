@@ -20,10 +20,11 @@ from ratematch.exchange.results.aiperfconfig import Config
 from ratematch.exchange.results.aiperfconfig import read_config as read_input_config
 from ratematch.exchange.results.fields import count, describe, flag, number, section
 from ratematch.exchange.results.foreign import ForeignLoad, Hints, RunInfo, Tool, list_missing, make_stats
-from ratematch.exchange.results.wholerun import RunFigures, measure_run
+from ratematch.exchange.results.wholerun import APART, RunFigures, measure_run
 from ratematch.measure import metrics
 from ratematch.measure.goodput import Goodput, good
 from ratematch.measure.records import RequestRecord
+from ratematch.measure.stats import Stats
 from ratematch.plan.experiment import load_to_json
 
 TOOL: Tool = "AIPerf"
@@ -53,7 +54,18 @@ STAT_NAMES = {"mean": "avg", "std": "std", "min": "min", "max": "max"} | {f"p{p}
 
 def is_summary(content: Any) -> bool:
     """Is this ``profile_export_aiperf.json``, by its shape?"""
-    return isinstance(content, dict) and isinstance(content.get("request_throughput"), dict)
+    return _has(content, "avg")
+
+
+def is_aggregate(content: Any) -> bool:
+    """Is this the summary of several runs (``profile_export_aiperf_aggregate.json``), by its shape?"""
+    return _has(content, "ci_low") or (isinstance(content, dict) and _has(content.get("metrics"), "ci_low"))
+
+
+def _has(content: Any, statistic: str) -> bool:
+    """Does ``content`` have that of its requests/s?"""
+    throughput = content.get("request_throughput") if isinstance(content, dict) else None
+    return isinstance(throughput, dict) and statistic in throughput
 
 
 def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
@@ -90,6 +102,7 @@ def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> Fore
         acceptance_length=acceptance or None,
         seconds=_read_seconds(content, where),
         tokens=_read_mean(content, "total_osl", where),
+        contradictions=tuple(_contradictions(content, stats.get("tpot_ms"), where)),
         notes=(*config.notes, *(["the run was cancelled before its end"] if flag(content, "was_cancelled") else [])),
     )
     return ForeignLoad(
@@ -101,6 +114,13 @@ def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> Fore
         missing=list_missing(content, SUMMARY_TAGS),
         drafted=True if acceptance else None,
     )
+
+
+def _contradictions(content: Mapping[str, Any], tpot: Stats | None, where: str) -> Iterator[str]:
+    """The mean of tok/s/user is at least 1 over the mean of TPOT, whatever their distribution (Jensen)."""
+    speed = _read_mean(content, "output_token_throughput_per_user", where)
+    if speed and tpot is not None and speed * tpot.mean < 1000 * (1 - APART):
+        yield f"{speed:g} tok/s/user, and a TPOT of {tpot.mean:g} ms makes {1000 / tpot.mean:.5g} at least"
 
 
 def read_config(content: Mapping[str, Any], file: str) -> Hints:

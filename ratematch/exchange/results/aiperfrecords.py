@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
+import numpy as np
+
 from ratematch.errors import UserError
 from ratematch.exchange.results.aiperf import REQUEST_TAGS, TOOL, scale
 from ratematch.exchange.results.fields import count, describe, number, section
@@ -96,19 +98,18 @@ def _read_record(
 
 def _chunks(values: Mapping[str, Any], first: int, last: int, where: str) -> list[int]:
     """Instants of the chunks of an answer."""
-    chunks = [first]
     gaps = section(values, "inter_chunk_latency", where)
     listed = gaps.get("value")
-    if isinstance(listed, list) and listed:
-        unit, at = scale(gaps, "inter_chunk_latency", where), float(first)
-        for gap in listed:
-            at += (number({"a gap": gap}, "a gap", f"{where}: inter_chunk_latency") or 0.0) * unit
-            chunks.append(round(at))
-        if at > MOST_NS:
-            raise UserError(f"{where}: inter_chunk_latency ends beyond any clock")
-    elif last > first:
-        chunks.append(last)
-    return chunks
+    if not isinstance(listed, list) or not listed:
+        return [first, last] if last > first else [first]
+    try:
+        between = np.array(listed, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where}: inter_chunk_latency is not a list of numbers") from error
+    unit = scale(gaps, "inter_chunk_latency", where)
+    if not (between.ndim == 1 and (between >= 0).all() and between.max() <= MOST_NS / len(listed) / unit):
+        raise UserError(f"{where}: inter_chunk_latency is no list of times between chunks")
+    return [first, *(first + round(after) for after in (np.cumsum(between) * unit).tolist())]
 
 
 def _instant(metadata: Mapping[str, Any], key: str, where: str) -> int | None:

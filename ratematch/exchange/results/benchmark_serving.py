@@ -97,8 +97,15 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
         place,
         figures=measure_run(figures, TOOL),
         missing=list_missing(content, KEYS),
-        drafted=None if acceptance is None else acceptance > DRAFTED,
+        drafted=_were_drafted(content, acceptance, where),
     )
+
+
+def _were_drafted(content: Mapping[str, Any], acceptance: float | None, where: str) -> bool | None:
+    """Did the server draft tokens? vLLM counts them, whether or not any was accepted."""
+    if count(content, "spec_decode_draft_tokens", where, MOST_TOKENS):
+        return True
+    return None if acceptance is None else acceptance > DRAFTED
 
 
 def _model_of_server(content: Mapping[str, Any], where: str) -> str | None:

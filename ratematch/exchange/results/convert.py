@@ -17,8 +17,11 @@ from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import Workload
 
 
-def list_unknown(hints: Hints, stage: Stage | None) -> list[str]:
-    """What neither the file nor an option says and an import needs, each with the option that says it."""
+def list_unknown(hints: Hints, stage: Stage | None, drafted: bool | None = None) -> list[str]:
+    """What neither the file nor an option says and an import needs, each with the option that says it.
+
+    ``drafted``: the file says that tokens were drafted, though not how many.
+    """
     problems = []
     if hints.model is None:
         problems.append("model (--model)")
@@ -41,7 +44,7 @@ def list_unknown(hints: Hints, stage: Stage | None) -> list[str]:
     elif stage == "e2e" and not (hints.ctx and hints.gen):
         problems.append("both kinds of servers (--ctx and --gen)")
     if hints.mtp is None:
-        problems.append("draft tokens (--mtp, 0 for none)")
+        problems.append("draft tokens (--mtp; there were some)" if drafted else "draft tokens (--mtp, 0 for none)")
     return problems
 
 

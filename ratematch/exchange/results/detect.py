@@ -71,6 +71,10 @@ def _read_results(text: str, name: str) -> Iterator[ForeignLoad]:
                 yield aiperf.read_summary(result, name, place)
             elif benchmark_serving.is_result(result):
                 yield benchmark_serving.read_result(result, name, place)
+            elif aiperf.is_aggregate(result):
+                raise UserError(
+                    f"{where}: AIPerf's figures over several runs; import the {aiperf.SUMMARY_FILE} of each"
+                )
             else:
                 raise UserError(f"{where}: {NONE_OF_THEM}")
         except UserError as error:
@@ -79,9 +83,10 @@ def _read_results(text: str, name: str) -> Iterator[ForeignLoad]:
 
 
 def _flatten(documents: Sequence[tuple[int, Any]]) -> Iterator[Any]:
-    """Each result, whether in a list or not."""
+    """Each result, whether in a list, in a list of lists, or not."""
     for _, value in documents:
-        yield from value if isinstance(value, list) else [value]
+        for part in value if isinstance(value, list) else [value]:
+            yield from part if isinstance(part, list) else [part]
 
 
 def _read_summary_beside(path: Path) -> Hints:
