@@ -365,6 +365,22 @@ def test_a_context_server_has_no_tpot_and_matching_takes_its_row(tmp_path: Path)
     assert matched.exit_code == 0, matched.stderr
 
 
+def test_records_of_a_context_server_have_no_tpot_either(tmp_path: Path) -> None:
+    lines = [aiperf_line(k) for k in range(60)]
+    for line in lines:
+        line["metrics"] |= {
+            "time_to_first_token": {"value": 1100.0, "unit": "ms"},
+            "output_sequence_length": {"value": 1, "unit": "tokens"},
+            "inter_chunk_latency": {"value": [], "unit": "ms"},
+        }
+    file = write(tmp_path / "profile_export.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    given = ("--mtp", "0", "--gpu", "h200", "--real", "--stage", "ctx", "--ctx", "TP1", "--concurrency", "2")
+    made = call("import", "results", file, "-o", tmp_path / "ctx.csv", *given)
+    assert made.exit_code == 0, made.stderr
+    (row,) = csv.DictReader((tmp_path / "ctx.csv").read_text("utf-8").splitlines())
+    assert row["tpot_ms"] == "" and float(row["ttft_ms"]) == pytest.approx(1100.0)
+
+
 def test_a_row_that_matching_would_not_take_is_not_written(tmp_path: Path) -> None:
     run = write(tmp_path / "run.json", {**serving_run(None), "request_rate": 3.0})
     given = ("--agg", "TP8", "--mtp", "0", "--gpu", "h200", "--real")

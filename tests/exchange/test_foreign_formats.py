@@ -230,6 +230,9 @@ def test_a_summary_of_aiperf_2_says_its_model_and_its_load(tmp_path: Path) -> No
     assert load.figures is not None and load.figures.valid
     (load,) = read(tmp_path / "s.json", json.dumps(newer_summary(type="poisson", rate=1.8, concurrency=50)))
     assert (load.hints.concurrency, load.hints.request_rate) == (None, 1.8), "its concurrency is a limit"
+    for odd in ({"type": "fixed_schedule", "concurrency": 50}, {"type": "poisson", "rate": {"points": []}}):
+        (load,) = read(tmp_path / "s.json", json.dumps(newer_summary(**odd)))
+        assert (load.hints.concurrency, load.hints.request_rate) == (None, None), "neither is its load"
     records = "".join(json.dumps(aiperf_line(k)) + "\n" for k in range(40))
     (load,) = read(tmp_path / "profile_export.jsonl", records)
     assert (load.hints.model, load.hints.concurrency) == ("deepseek-ai/DeepSeek-R1", 2), "from the summary beside it"

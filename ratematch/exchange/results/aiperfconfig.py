@@ -61,5 +61,8 @@ def _read_phases(config: Mapping[str, Any], where: str) -> Config:
         return Config(_read_model(config, where), None, None, (note,) if measured else ())
     phase = measured[0]
     rate = number(phase, "rate", where) if isinstance(phase.get("rate"), int | float) else None
+    if not rate and phase.get("type") not in (None, "concurrency"):  # a schedule, or rates one after the other
+        note = f"its load is of the type {describe(phase['type'])}: a concurrency is only its limit"
+        return Config(_read_model(config, where), None, None, (note,))
     notes = ("the concurrency was ramped up in the run",) if phase.get("concurrency_ramp") else ()
     return Config(_read_model(config, where), count(phase, "concurrency", where), rate, notes)

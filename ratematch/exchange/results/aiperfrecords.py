@@ -16,6 +16,8 @@ from ratematch.measure.records import Outcome, RequestRecord
 
 MOST_NS = 4_000_000_000_000_000_000
 """Instants are 64-bit nanoseconds of the Unix epoch: this is the year 2096."""
+LONGEST_NS = 10_000_000_000_000_000
+"""No request takes as long: 115 days."""
 
 
 def read_lines(lines: Iterable[str], file: str) -> ForeignLoad:
@@ -107,7 +109,7 @@ def _chunks(values: Mapping[str, Any], first: int, last: int, where: str) -> lis
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: inter_chunk_latency is not a list of numbers") from error
     unit = scale(gaps, "inter_chunk_latency", where)
-    if not (between.ndim == 1 and (between >= 0).all() and between.max() <= MOST_NS / len(listed) / unit):
+    if not (between.ndim == 1 and (between >= 0).all() and between.max() <= LONGEST_NS / len(listed) / unit):
         raise UserError(f"{where}: inter_chunk_latency is no list of times between chunks")
     return [first, *(first + round(after) for after in (np.cumsum(between) * unit).tolist())]
 
@@ -128,7 +130,7 @@ def _ns(values: Mapping[str, Any], tag: str, where: str) -> float | None:
     if value is None:
         return None
     length = value * scale(metric, tag, where)
-    if length > MOST_NS:
+    if length > LONGEST_NS:
         raise UserError(f"{where}: {tag} is {describe(value)} {metric['unit']}: no request takes as long")
     return length
 
