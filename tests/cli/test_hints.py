@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -53,8 +54,13 @@ def options_of(command: click.Command) -> set[str]:
     return known
 
 
-def messages(path: Path) -> Iterator[tuple[int, str]]:
-    """Text in a module that is no docstring: what it may print."""
+@cache
+def messages(path: Path) -> list[tuple[int, str]]:
+    """Text in a module that is no docstring, with its line: what it may print."""
+    return list(_texts(path))
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text("utf-8"))
     described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {

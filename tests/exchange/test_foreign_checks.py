@@ -153,7 +153,10 @@ def test_what_was_measured_in_public_stays_valid(tmp_path: Path, row: tuple[floa
         content |= {"output_tput_per_gpu": tok_s / gpus, "mean_e2el": e2el / 1000, "mean_intvty": 1000 / tpot}
         content |= {"mean_ttft": ttft / 1000, "median_ttft": None, "p99_ttft": ttft_p99 / 1000}
         content |= {"mean_tpot": tpot / 1000, "median_tpot": None, "p99_tpot": None}
-        assert put(tmp_path, content, Hints(emulated=False)).valid
+        figures = put(tmp_path, content, Hints(emulated=False))
+        assert figures.valid
+        low = tok_s / osl * e2el / 1000 / conc < 0.95
+        assert any("Little's law is off" in warning for warning in figures.warnings) == low
         return
     requests = 10 * int(conc)
     duration = requests * osl / tok_s
@@ -215,10 +218,11 @@ def test_zeros_that_say_nothing_was_to_be_measured_are_no_fault(tmp_path: Path) 
     assert any("half of all ITL are 0" in warning for warning in figures.warnings)
 
 
-def test_a_request_of_aiperf_whose_first_token_is_a_placeholder_is_no_full_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ttft", [0.0, 2000.0])
+def test_a_request_of_aiperf_whose_first_token_cannot_be_is_no_full_answer(tmp_path: Path, ttft: float) -> None:
     lines = [aiperf_line(k) for k in range(60)]
-    for line in lines[::10]:
-        line["metrics"]["time_to_first_token"]["value"] = 0.0
+    for line in lines[::10]:  # a placeholder, or after the last token
+        line["metrics"]["time_to_first_token"]["value"] = ttft
     text = "".join(json.dumps(line) + "\n" for line in lines)
     given = Hints(**{**GIVEN.__dict__, "concurrency": 2})
     figures = put(tmp_path, text, given, "profile_export.jsonl")

@@ -109,6 +109,7 @@ def test_infinity_in_place_of_a_figure_is_an_unknown_one(tmp_path: Path) -> None
         ("gaps.jsonl", record_with(inter_chunk_latency={"value": [[1]], "unit": "ms"}), ":1: inter_chunk"),
         ("long.jsonl", record_with(request_latency={"value": 1e12, "unit": "s"}), "no request takes as long"),
         ("unit.jsonl", record_with(request_latency={"value": 1, "unit": ["ms"]}), "has the unit a list"),
+        ("e.jsonl", json.dumps({"metadata": {"request_start_ns": 9, "request_end_ns": 8}, "metrics": {}}), "before"),
         ("second.jsonl", json.dumps(aiperf_line(0)) + "\n{}", ":2: no record of AIPerf"),
         ("summary.json", json.dumps({**AIPERF_SUMMARY, "request_count": 5}), "request_count is 5, not an object"),
         ("config.json", json.dumps({**AIPERF_SUMMARY, "input_config": [1]}), "input_config is a list"),

@@ -70,7 +70,10 @@ def _read_record(
     start = _instant(metadata, "request_start_ns", where)
     if start is None:
         raise UserError(f"{where}: no record of AIPerf's profile_export.jsonl (no request_start_ns)")
-    record = RequestRecord(seq, start, sent_ns=start, end_ns=_instant(metadata, "request_end_ns", where))
+    end = _instant(metadata, "request_end_ns", where)
+    if end is not None and end < start:
+        raise UserError(f"{where}: request_end_ns is before request_start_ns")
+    record = RequestRecord(seq, start, sent_ns=start, end_ns=end)
     isl, osl = _tokens(values, "input_sequence_length", where), _tokens(values, "output_sequence_length", where)
     record.isl, record.osl = isl or 0, osl
     # The requested length is not in the file; AIPerf's own checks stand for it.
@@ -87,7 +90,7 @@ def _read_record(
             record.error = said.encode("utf-8", "replace").decode("utf-8")
         return record
     ttft, latency = _ns(values, "time_to_first_token", where), _ns(values, "request_latency", where)
-    if ttft:  # 0 stands for a token that the client did not see
+    if ttft and (latency is None or ttft <= latency * (1 + 1e-6)):  # 0: the client saw no token arrive
         record.first_token_ns = start + round(ttft)
     if latency is not None:
         record.last_token_ns = start + round(latency)

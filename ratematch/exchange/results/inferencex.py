@@ -67,7 +67,7 @@ def read_row(row: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
     osl = rates.output / req_s if rates.output is not None and req_s else None
     isl = rates.input / req_s if rates.input is not None and req_s else None
     missing = list_missing(row, KEYS)
-    asked_osl = positive(row, "osl", where)
+    asked_osl, held = positive(row, "osl", where), _in_flight(row, rates.output, where)
     figures = RunFigures(
         num_requests=count(row, "num_prompts", where),  # ratematch writes it; InferenceX does not
         num_failed=None,
@@ -76,7 +76,8 @@ def read_row(row: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
         tok_s=rates.output,
         isl=isl,
         osl=osl,
-        contradictions=tuple(_contradictions(row, rates.output, osl, asked_osl, where)),
+        contradictions=tuple(_contradictions(row, held, osl, asked_osl, where)),
+        notes=tuple(_notes(held)),
     )
     drafts = str(row.get("spec_decoding") or "none").strip().lower()
     emulated = row.get("emulated")
@@ -216,19 +217,34 @@ def _read_rates(row: Mapping[str, Any], layout: _Layout, where: str) -> _Rates:
     raise UserError(f"{where}: {parts} tokens/s/GPU do not make {total:g} in all, on {gpus}")
 
 
-def _contradictions(
-    row: Mapping[str, Any], tok_s: float | None, osl: float | None, asked_osl: float | None, where: str
-) -> Iterator[str]:
-    """What cannot be in a row. Rates and latencies each tell how long answers were: Little's law joins them."""
-    if osl is not None and asked_osl is not None and osl > asked_osl * (1 + APART):
-        yield f"rate and latency make {osl:.5g} tokens an answer, and osl is {asked_osl:g}"
+def _in_flight(row: Mapping[str, Any], tok_s: float | None, where: str) -> float | None:
+    """Requests in flight over ``conc``; ``None`` where the row lacks what it takes.
+
+    Latencies tell how long answers were, (E2EL - TTFT) / TPOT + 1, so output tokens/s tell how many ended a second,
+    and Little's law how many there were at a time.
+    """
     ttft, tpot, e2el = (positive(row, f"mean_{name}", where) for name in ("ttft", "tpot", "e2el"))
     conc = count(row, "conc", where)
-    if ttft and tpot and e2el and e2el > ttft and conc and tok_s:
-        held = tok_s / ((e2el - ttft) / tpot + 1) * e2el
-        if not BELOW <= held / conc <= ABOVE:
-            text = f"{held:.5g} requests in flight by rate and latency, {conc} asked for"
-            yield f"Little's law is off by {held / conc - 1:+.0%}: {text}"
+    if not (ttft and tpot and e2el and e2el > ttft and conc and tok_s):
+        return None
+    return tok_s / ((e2el - ttft) / tpot + 1) * e2el / conc
+
+
+def _notes(held: float | None) -> Iterator[str]:
+    if held is not None and BELOW <= held < 1 - APART:
+        yield f"Little's law is off by {held - 1:+.0%}: empty slots at the end of the run are in its rates"
+
+
+def _contradictions(
+    row: Mapping[str, Any], held: float | None, osl: float | None, asked_osl: float | None, where: str
+) -> Iterator[str]:
+    """What cannot be in a row. ``held``: see :func:`_in_flight`. ``osl``: by its rates, ``asked_osl``: as it says."""
+    if osl is not None and asked_osl is not None and osl > asked_osl * (1 + APART):
+        yield f"rate and latency make {osl:.5g} tokens an answer, and osl is {asked_osl:g}"
+    if held is not None and not BELOW <= held <= ABOVE:
+        conc = count(row, "conc", where) or 0
+        text = f"{held * conc:.5g} requests in flight by rate and latency, {conc} asked for"
+        yield f"Little's law is off by {held - 1:+.0%}: {text}"
     for name in ("mean", "median"):
         step, speed = positive(row, f"{name}_tpot", where), positive(row, f"{name}_intvty", where)
         if step and speed and abs(step * speed - 1) > APART:
