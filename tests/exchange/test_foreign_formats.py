@@ -73,6 +73,20 @@ def test_one_faulty_result_of_several_is_told_and_the_others_stay(tmp_path: Path
         read_foreign(cut)
 
 
+def test_one_unreadable_file_of_several_is_told_and_the_others_stay(tmp_path: Path) -> None:
+    good = [write(tmp_path / f"c{run['max_concurrency']}.json", json.dumps(run)) for run in RUNS]
+    bad = [
+        write(tmp_path / name, text) for name, text in (("cut.json", "{"), ("a.csv", "a,b\n"), ("odd.json", "[1]"))
+    ]
+    imported, skipped = import_results([*bad, *good], GIVEN, tmp_path / "in")
+    assert len(imported) == 3 and [Path(load.source).name for load in skipped] == ["cut.json", "a.csv", "odd.json"]
+    given = ("--agg", "TP2", "--mtp", "0", "--gpu", "h200", "--real")
+    table = call("import", "results", *good, *bad, "-o", tmp_path / "rates.csv", *given)
+    assert table.exit_code == 0 and table.stderr.count("left out: ") == 3
+    none = call("import", "results", *bad, "--into", tmp_path / "none", *given)
+    assert none.exit_code == 1 and "nothing was imported" in none.stderr and not (tmp_path / "none").exists()
+
+
 def test_rows_of_several_gpus_in_one_file_are_not_put_together(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.json", json.dumps([inferencex_run(), inferencex_run(64, hw="h200-nv")]))
     imported, skipped = import_results([file], Hints(emulated=False), tmp_path / "in")

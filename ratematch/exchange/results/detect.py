@@ -22,6 +22,24 @@ NONE_OF_THEM = (
 )
 
 
+def read_files(paths: Sequence[Path]) -> Iterator[tuple[Path, list[ForeignLoad], list[TableRow]]]:
+    """What each file holds, see :func:`read_foreign`. Of several, one that cannot be read is a load that is
+    ``refused``, and does not stop the others.
+
+    Raises:
+        UserError: the only file cannot be read.
+    """
+    for path in paths:
+        try:
+            loads, rows = read_foreign(path)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            why = str(error).removeprefix(f"{path}: ")
+            loads, rows = [ForeignLoad("benchmark_serving", str(path), Hints(), refused=why)], []
+        yield path, loads, rows
+
+
 def read_foreign(path: Path) -> tuple[list[ForeignLoad], list[TableRow]]:
     """What a file of AIPerf, ``benchmark_serving``, InferenceX or AIConfigurator holds, whichever of them wrote it.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ratematch.errors import UserError
 from ratematch.exchange.results.convert import list_unknown, make_cluster, make_experiment, make_load, measure
-from ratematch.exchange.results.detect import read_foreign
+from ratematch.exchange.results.detect import read_files
 from ratematch.exchange.results.foreign import ForeignLoad, Hints, lay_over
 from ratematch.exchange.results.loadchecks import list_contradictions, list_findings
 from ratematch.inputs.ratetable import RACK_GPUS
@@ -62,17 +62,16 @@ def import_results(
     that was imported before is recognised by its content and left as it is.
 
     Raises:
-        UserError: a file that is of no known tool or only predicts; loads of another origin in the folder without
-            ``mix``; a load that no analysis could read together with those in the folder (of several: all of them).
+        UserError: the only file is of no known tool, or one only predicts; loads of another origin in the folder
+            without ``mix``; a load that no analysis could read together with those in the folder (of several: all of them).
     """
     loads = []
-    for path in paths:
-        loads_of_file, rates = read_foreign(path)
+    for path, loads_of_file, rates in read_files(paths):
         if rates:
             raise UserError(f"{path}: predicted, not measured; write a table with -o rates.csv and match that")
         loads += [(path, load) for load in loads_of_file]
     results = Results(into)
-    _refuse_silent_mixture(results, {load.tool for _, load in loads}, mix)
+    _refuse_silent_mixture(results, {load.tool for _, load in loads if not load.refused}, mix)
     imported: list[Imported] = []
     skipped: list[Skipped] = []
     for path, load in loads:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ratematch.errors import UserError
 from ratematch.exchange.results.convert import measure
-from ratematch.exchange.results.detect import read_foreign
+from ratematch.exchange.results.detect import read_files
 from ratematch.exchange.results.foreign import ForeignLoad, ForeignRole, Hints, Servers, lay_over
 from ratematch.exchange.results.loadchecks import list_contradictions, list_findings
 from ratematch.match.table import COLUMNS, TableRow, check_row
@@ -28,12 +28,11 @@ def import_rates(paths: Sequence[Path], given: Hints, role: ForeignRole | None) 
     ``role``: of servers measured alone; aggregated servers are ``ifb`` by themselves.
 
     Raises:
-        UserError: a file of no known tool, or nothing in them fits a table of rates.
+        UserError: the only file is of no known tool, or nothing in them fits a table of rates.
     """
     table: list[TableRow] = []
     notes: list[str] = []
-    for path in paths:
-        loads, rows = read_foreign(path)
+    for _, loads, rows in read_files(paths):
         table += rows
         for load in loads:
             hints = lay_over(load.hints, given)
