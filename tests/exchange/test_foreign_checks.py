@@ -347,6 +347,20 @@ def test_gpus_of_a_row_of_inferencex_are_those_of_its_servers(tmp_path: Path) ->
     assert len(imported) == 1 and "num_gpus is 16" in skipped[0].why and "row 1" in skipped[0].source
 
 
+def test_servers_that_are_given_have_the_gpus_of_the_row(tmp_path: Path) -> None:
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (inferencex_run(), {"agg": parse_servers("TEP4")}, "the file has 8 GPUs, and --agg 4"),
+        (INFERENCEX_DISAGG, {"ctx": parse_servers("1xTEP4")}, "the file has 8 prefill GPUs, and --ctx 4"),
+        (INFERENCEX_DISAGG, {"gen": parse_servers("2xDEP8")}, "the file has 8 decode GPUs, and --gen 16"),
+    ]
+    for row, given, says in cases:
+        file = write(tmp_path / "row.json", row)
+        imported, skipped = import_results([file], Hints(emulated=False, **given), tmp_path / "in")
+        assert not imported and says in skipped[0].why
+    same = Hints(emulated=False, agg=parse_servers("TP8"))
+    assert import_results([write(tmp_path / "row.json", inferencex_run())], same, tmp_path / "in")[0]
+
+
 # ------------------------------------------------------------------------------------- servers that decode nothing
 
 

@@ -63,7 +63,7 @@ def import_results(
 
     Raises:
         UserError: the only file is of no known tool, or one only predicts; loads of another origin in the folder
-            without ``mix``; a load that no analysis could read together with those in the folder (of several: all of them).
+            without ``mix``; the only load is one that no analysis could read together with those in the folder.
     """
     loads = []
     for path, loads_of_file, rates in read_files(paths):

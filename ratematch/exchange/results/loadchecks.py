@@ -37,12 +37,14 @@ def list_contradictions(load: ForeignLoad, hints: Hints) -> list[str]:
         )
     elif hints.mtp == 0 and load.drafted:
         problems.append("the file says that tokens were drafted, and --mtp 0 that none were")
+    agg_gpus = load.hints.agg.gpus if load.hints.agg is not None else None
     for what, option, there, servers in (
-        ("prefill", "--ctx", load.ctx_gpus, hints.ctx),
-        ("decode", "--gen", load.gen_gpus, hints.gen),
+        ("prefill GPUs", "--ctx", load.ctx_gpus, hints.ctx),
+        ("decode GPUs", "--gen", load.gen_gpus, hints.gen),
+        ("GPUs", "--agg", agg_gpus, hints.agg),
     ):
         if there is not None and servers is not None and servers.gpus != there:
-            problems.append(f"the file has {there} {what} GPUs, and {option} {servers.gpus}")
+            problems.append(f"the file has {there} {what}, and {option} {servers.gpus}")
     return problems
 
 
