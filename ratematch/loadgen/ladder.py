@@ -218,7 +218,7 @@ def _run_load(
 ) -> LoadRow:
     load = job.load
     poller = MetricsPoller(options.server_metrics, read=read_metrics)
-    with _stop_on_ctrl_c() as stop, poller as servers, GpuSampler() as gpus:
+    with _stop_on_signal() as stop, poller as servers, GpuSampler() as gpus:
         if job.distinct:
             warm_prompts(job, source, stop)
         result = send_load(
@@ -261,11 +261,16 @@ def _write(folder: Path, row: LoadRow) -> None:
 
 
 @contextmanager
-def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C ends the load in order: what was measured so far is kept and shown."""
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """Ctrl-C, and what `timeout`, `scancel` and a closed terminal send, end the load in order: what was measured so
+    far is kept and shown."""
     stop = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda number, frame: stop.set())
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in STOPPING}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
