@@ -18,6 +18,7 @@ from ratematch.store import filelock, layout
 from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.private import make_private
 from ratematch.store.sentjob import SentJob
 
 CANCEL_WAIT_S = 60.0
@@ -262,4 +263,5 @@ class Membership:
         )
 
     def _make_folder(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private(self.path.parent)
+        self.path.mkdir(exist_ok=True)
