@@ -18,6 +18,7 @@ from ratematch.plan.cluster import Cluster, Container
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec, ReadyProbe
+from ratematch.plan.load import Concurrency
 from ratematch.plan.secret import MASK
 from ratematch.run import render
 from ratematch.run.experiment import measure_experiment
@@ -27,8 +28,9 @@ from ratematch.slurm.probe import probe_argv
 from ratematch.slurm.srun import local_step, slurm_step
 from ratematch.store.folder import Results
 from ratematch.store.masking import masking
+from ratematch.store.records import read_records
 from tests.engines.golden import RACK
-from tests.support.canary import CANARY, NEEDLE, OTHER, SERVER, holders, watching_arguments
+from tests.support.canary import CANARY, NEEDLE, OTHER, PARROT, SERVER, holders, watching_arguments
 from tests.support.invented import AGG, LAPTOP, experiment
 from tests.support.sites import MINI, ifb_only, make_site, read
 
@@ -104,6 +106,22 @@ def test_a_server_that_dies_of_its_secret_does_not_tell_it(site: Path, monkeypat
     monkeypatch.setenv("HF_TOKEN", CANARY)
     outcome = measure_experiment(folder.path)
     assert outcome.error is not None and "no access with ***" in outcome.error
+    assert holders(folder.path) == []
+
+
+def test_a_server_that_repeats_its_secret_in_every_answer(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "parrot.py").write_text(PARROT)
+    cluster = replace(
+        LAPTOP, command=(sys.executable, str(site / "parrot.py")), environment={"HF_TOKEN": MASK}, stall_minutes=None
+    )
+    folder = Results(site / "results" / "mini").add(experiment(loads=(Concurrency(2, 4, 0),)), cluster)
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    outcome = measure_experiment(folder.path)
+    assert outcome.measured == 1, outcome
+    (load,) = folder.loads()
+    (error,) = {record.error for record in read_records(load.folder / "records.parquet")}
+    assert error is not None and "no access with ***" in error
+    assert "***" in (folder.path / "launch" / "1" / "provenance.json").read_text()
     assert holders(folder.path) == []
 
 

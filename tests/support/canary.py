@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 NEEDLE = "c4n4ry"
 CANARY, OTHER = f"hf_{NEEDLE}4711", f'sk "{NEEDLE}" 0815'
@@ -24,6 +25,35 @@ main(sys.argv[1:])
 """
 """The emulator, which shows its secrets first."""
 
+PARROT = """\
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+words, secret = sys.argv, os.environ["HF_TOKEN"]
+
+class Parrot(BaseHTTPRequestHandler):
+    def answer(self, code, body):
+        print("answering", secret, flush=True)
+        self.send_response(code)
+        self.send_header("X-Ratematch-Emulated", "1")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_GET(self):
+        rows = {"/health": "", "/version": json.dumps({"version": secret}), "/metrics": "[]"}
+        rows["/perf_metrics"] = json.dumps([{"request_id": secret, "perf_metrics": {secret: 1}}])
+        rows["/prometheus/metrics"] = 'trtllm_x{name="%s"} 1\\n' % secret
+        self.answer(200 if self.path in rows else 404, rows.get(self.path, secret))
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(500, json.dumps({"error": "no access with " + secret}))
+
+host, port = words[words.index("--host") + 1], int(words[words.index("--port") + 1])
+ThreadingHTTPServer((host, port), Parrot).serve_forever()
+"""
+"""A server that repeats its secret wherever it says something, and refuses every request with it."""
+
 
 def holders(folder: Path, *apart: str) -> list[str]:
     """Files below ``folder`` that hold a canary, as it is or compressed; ``apart``: what the user typed."""
@@ -35,6 +65,8 @@ def holders(folder: Path, *apart: str) -> list[str]:
             if path.suffix == ".zst":
                 with pa.CompressedInputStream(pa.memory_map(str(path)), "zstd") as file:
                     data = file.read()
+            if path.suffix == ".parquet":
+                data = repr(pq.read_table(path).to_pylist()).encode()
             if NEEDLE.encode() in data:
                 found.append(name)
     return found

@@ -229,9 +229,12 @@ class Membership:
         return self.folder.is_sent_as(self.name)
 
     def ending(self) -> MemberEnding | None:
-        """How it ended in this pack; ``None`` while it has not."""
+        """How it ended in this pack; ``None`` while it has not, and for those who may not look into its folder."""
         file = self.path / layout.OVER
-        if not file.exists():
+        try:
+            if not file.exists():
+                return None
+        except PermissionError:
             return None
         content = read_json(file)
         return MemberEnding(content["code"], content["cancelled"])
