@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ratematch.errors import UserError
-from ratematch.plan.secret import refuse_value
+from ratematch.plan.secret import Masker, refuse_value
 from ratematch.plan.sweep import Sweep
 from ratematch.store import private
 from ratematch.store.folder import Results
@@ -17,15 +17,19 @@ def find_values(sweep: Sweep) -> dict[str, str]:
     """The secrets of a sweep's servers, by variable.
 
     Raises:
-        UserError: one is taken from a variable that is not set here, or holds what cannot be one.
+        UserError: one is taken from a variable that is not set here, or holds what cannot be one, such as a name that
+            the sweep has in other places.
     """
     values = sweep.secrets.values(os.environ)
+    open_text = repr(sweep) if values else ""  # masking a word of it would spoil what is kept of it
     for name in sweep.secrets.given:
         source = sweep.secrets.source(name)
         if name not in values:
             raise UserError(f"{name} of {sweep.source} or its profile is a secret: set {source} and run this again")
         if why := refuse_value(values[name]):
             raise UserError(f"{source}: {why}")
+        if Masker((values[name],)).text(open_text) != open_text:
+            raise UserError(f"the value of {name} stands in the sweep or its profile elsewhere too: it is no secret")
     return values
 
 

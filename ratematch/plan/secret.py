@@ -31,6 +31,7 @@ SHORTEST, WHOLE_WORD = 4, 8
 
 ALWAYS = re.compile("(SECRET|CREDENTIAL)S?|\\w*PASSWORDS?|\\w*PASSWD|PASSPHRASE|PASSCODE|CREDS|APIKEY")
 MOSTLY = re.compile("\\w*TOKEN|KEYS?|AUTH|AUTHORIZATION|BEARER|PWD|PAT|JWT|COOKIE")
+FILES = re.compile("CREDENTIALS?|CREDS")
 PLACES = re.compile("PATH|FILE|DIR|FOLDER|SOCK|SOCKET")
 NO_SECRET = re.compile(
     "LIMIT|MAX|MIN|NUM|COUNT|SIZE|LEN|LENGTH|BUDGET|PER|RANK|RATE|TYPE|MODE|METHOD|ENABLED?|DISABLED?|USE|"
@@ -54,7 +55,7 @@ def is_secret(name: str, value: str) -> bool:
         return False
     words = [word.upper() for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name))]
     has = {kind: any(map(kind.fullmatch, words)) for kind in (ALWAYS, MOSTLY, PLACES, NO_SECRET)}
-    if has[PLACES]:
+    if has[PLACES] or (any(map(FILES.fullmatch, words)) and value.startswith(("/", "~"))):
         return False
     return has[ALWAYS] or (has[MOSTLY] and not has[NO_SECRET] and not SWITCHES.fullmatch(value))
 

@@ -32,6 +32,9 @@ def test_values_come_from_the_files_and_from_the_environment(monkeypatch: pytest
         monkeypatch.setenv("MY_LOGIN", value)
         with pytest.raises(UserError, match=f"MY_LOGIN: a secret .*{why}|MY_LOGIN: a secret is {why}"):
             find_values(sweep)
+    monkeypatch.setenv("MY_LOGIN", "deepseek-r1")
+    with pytest.raises(UserError, match="the value of LOGIN stands in the sweep or its profile elsewhere too"):
+        find_values(sweep)
     monkeypatch.delenv("MY_LOGIN")
     with pytest.raises(UserError, match=r"LOGIN of demo.yaml or its profile is a secret: set MY_LOGIN and run"):
         find_values(sweep)

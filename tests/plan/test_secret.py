@@ -52,6 +52,7 @@ def test_names_of_secrets(name: str) -> None:
         ("HF_TOKEN_PATH", "/home/me/.token"),
         ("AWS_SHARED_CREDENTIALS_FILE", "/home/me/.aws"),
         ("SSH_AUTH_SOCK", "/run/agent"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/home/me/key.json"),
         ("DISABLE_AUTH", "1"),
         ("USE_AUTH_TOKEN", "true"),
         ("CACHE_KEY", "3"),
