@@ -9,6 +9,7 @@ from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
 from ratematch.loadgen.head import WireError
 from ratematch.measure.records import RequestRecord
+from ratematch.store.masking import mask
 
 _BODY_SHOWN = 300
 """Characters of an error answer kept in a record."""
@@ -57,17 +58,17 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
 
 
 def redact(text: str, target: Target) -> str:
-    """``text`` without the values of the target's headers, nor the secret behind ``Bearer``."""
+    """``text`` without the values of the target's headers, the secret behind ``Bearer``, and secrets of servers."""
     for _, value in target.headers:
         for secret in (value, value.rpartition(" ")[2]):
             if len(secret) >= _SECRET_MIN:
                 text = text.replace(secret, "***")
-    return text
+    return mask(text)
 
 
 def _take(record: RequestRecord, answer: Answer) -> None:
     record.outcome, record.error = answer.outcome, answer.error
     record.chunk_ns = answer.chunk_ns
     record.isl_reported, record.osl, record.cached_tokens = answer.isl, answer.osl, answer.cached_tokens
-    record.finish_reason = answer.finish_reason
+    record.finish_reason = None if answer.finish_reason is None else mask(answer.finish_reason)
     record.decoded_per_iter = answer.decoded_per_iter

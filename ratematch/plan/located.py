@@ -1,7 +1,8 @@
 """YAML text to plain values that remember the line they were written on.
 
 Only plain YAML is built (``yaml.SafeLoader``); duplicate keys, which YAML would silently let the last one win, are
-problems like any other. One tag is known: ``!unchecked`` leaves the value plain and notes its path.
+problems like any other. Two tags are known: ``!unchecked`` leaves the value plain and notes its path, ``!secret``
+reads it as text and notes its path.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from ratematch.errors import Problem
 
 Path = tuple[str | int, ...]
 UNCHECKED = "!unchecked"
+SECRET = "!secret"
+TEXT = "tag:yaml.org,2002:str"
 
 
 @dataclass
 class Located:
     """``data``: the document. ``lines``: line (from 1) of the value at each path. ``source``: name for messages.
 
-    ``unchecked``: paths of values (or whole maps and lists) tagged ``!unchecked``.
+    ``unchecked``, ``secret``: paths of values (or whole maps and lists) tagged ``!unchecked`` and ``!secret``.
     """
 
     data: Any
@@ -31,6 +34,7 @@ class Located:
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unchecked: list[Path] = field(default_factory=list)
+    secret: list[Path] = field(default_factory=list)
 
     def unchecked_below(self, *place: str | int) -> tuple[str, ...]:
         """Dotted paths, from ``place`` on, of the values tagged ``!unchecked`` below it; a tag on ``place`` itself
@@ -109,6 +113,10 @@ def _build(node: yaml.Node, path: Path, located: Located) -> Any:
     if node.tag == UNCHECKED:
         located.unchecked.append(path)
         node.tag = _plain_tag(node)
+    if node.tag == SECRET:
+        located.secret.append(path)
+        # Text, whatever it looks like: a password may well be a number.
+        node.tag = TEXT if isinstance(node, yaml.ScalarNode) else _plain_tag(node)
     match node:
         case yaml.MappingNode():
             result: dict[str, Any] = {}

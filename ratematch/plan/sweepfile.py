@@ -22,6 +22,8 @@ from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism, parse_mapping
+from ratematch.plan.printable import refuse_unprintable
+from ratematch.plan.secret import Secrets, refuse_secret_options, take_secrets
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
@@ -52,6 +54,7 @@ ALIASES = {
     "agg": "ifb",
     "aggregated": "ifb",
 }
+ROLES = ("ctx", "gen", "agg")
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
 
 
@@ -77,6 +80,10 @@ def parse_sweep(
     for override in overrides:
         _override(located, override)
     _rename_aliases(located)
+    secrets = take_secrets(located, _environments(located.data))
+    refuse_secret_options(located, _options(located.data))
+    if refuse_unprintable(located):
+        raise _error(located)
     parsed = _validate(located)
     model = _resolve(located, ("model",), _name_in(located.data.get("model")), find_model)
     cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
@@ -87,6 +94,8 @@ def parse_sweep(
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
     check_loads(located, parsed)
+    if cluster:
+        _check_secrets(located, secrets, cluster)
     if model and cluster and not located.problems:
         check_against_cluster(located, stages, named, model, cluster)
     if located.problems or model is None or cluster is None:
@@ -108,7 +117,39 @@ def parse_sweep(
         search=parsed.search,
         seed=parsed.seed,
         source=source,
+        secrets=cluster.secrets | secrets,
     )
+
+
+def _servers(data: abc.Mapping[str, Any]) -> list[Path]:
+    """Where a sweep file describes servers."""
+    return [("ctx",), ("gen",), ("ifb",), *((*place, role) for place in _written_out(data) for role in ROLES)]
+
+
+def _written_out(data: abc.Mapping[str, Any]) -> list[Path]:
+    deployments = data.get("deployments")
+    return [("deployments", index) for index in range(len(deployments) if isinstance(deployments, list) else 0)]
+
+
+def _environments(data: abc.Mapping[str, Any]) -> list[Path]:
+    """Where a sweep file has environments of servers."""
+    return [(*place, "environment") for place in _servers(data)]
+
+
+def _options(data: abc.Mapping[str, Any]) -> list[Path]:
+    """Where a sweep file has options of servers and orchestrators."""
+    below = [(*place, key) for place in _servers(data) for key in ("options", "config", "axes")]
+    more = [(*place, key) for place in _written_out(data) for key in ("orchestrator", "router")]
+    return [*below, *more, ("e2e", "router")]
+
+
+def _check_secrets(located: Located, secrets: Secrets, cluster: Cluster) -> None:
+    """One value a variable: secrets are kept by name."""
+    for name, value in secrets.given.items():
+        if cluster.secrets.given.get(name, value) != value:
+            place = next(path for path in located.lines if path[-1:] == (name,) and path[-2] == "environment")
+            what = f"cluster profile {cluster.name} has another value of {name}"
+            located.add(place, what, "give a secret in one of the two files")
 
 
 def _read_map(text: str, source: str) -> Located:
@@ -142,6 +183,8 @@ def _override(located: Located, override: str) -> None:
     value = given.data
     located.unchecked = [old for old in located.unchecked if old[: len(path)] != path]
     located.unchecked.extend((*path, *below) for below in given.unchecked)
+    located.secret = [old for old in located.secret if old[: len(path)] != path]
+    located.secret.extend((*path, *below) for below in given.secret)
     place = located.data
     for part in path[:-1]:
         if isinstance(place, dict):
@@ -168,7 +211,8 @@ def _rename_aliases(located: Located) -> None:
         located.data[name] = located.data.pop(alias)
         for path in [path for path in located.lines if path[:1] == (alias,)]:
             located.lines[(name, *path[1:])] = located.lines[path]
-        located.unchecked = [(name, *path[1:]) if path[:1] == (alias,) else path for path in located.unchecked]
+        for tagged in (located.unchecked, located.secret):
+            tagged[:] = [(name, *path[1:]) if path[:1] == (alias,) else path for path in tagged]
 
 
 def _validate(located: Located) -> SweepIn | None:

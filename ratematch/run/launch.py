@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,9 @@ from ratematch.loadgen.http import fetch
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.run import guard
+from ratematch.run.maskedlog import ServerLog
 from ratematch.slurm.srun import HERE, Step, local_step
+from ratematch.store import masking
 from ratematch.store.files import write_text
 from ratematch.store.progress import Waiting as Waiting
 
@@ -56,13 +58,14 @@ class Machine(Protocol):
 
 
 class ThisMachine:
-    """Every "node" of the plan is this host."""
+    """Every "node" of the plan is this host. ``secrets``: of servers, by variable."""
 
-    def __init__(self, cluster: Cluster | None = None):
+    def __init__(self, cluster: Cluster | None = None, secrets: Mapping[str, str] | None = None):
         self._cluster = cluster
+        self._secrets = secrets or {}
 
     def step(self, spec: ProcessSpec) -> Step:
-        return local_step(spec, self._cluster)
+        return local_step(spec, self._cluster).revealed(self._secrets)
 
     def end(self, mark: str, grace_s: float) -> None:
         guard.end(mark, grace_s)
@@ -72,8 +75,12 @@ class ThisMachine:
 class _Child:
     spec: ProcessSpec
     process: subprocess.Popen[bytes]
-    log: Path
+    output: ServerLog
     started: float
+
+    @property
+    def log(self) -> Path:
+        return self.output.path
 
 
 class Servers:
@@ -127,6 +134,8 @@ class Servers:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
         self._machine.end(self._mark, 0.0)
+        for child in self._children:
+            child.output.settle()
         self._children.clear()
         if self._guard and self._guard.stdin:
             with contextlib.suppress(OSError):
@@ -148,11 +157,12 @@ class Servers:
     def _spawn(self, spec: ProcessSpec) -> _Child:
         step = self._machine.step(spec)
         environment = {key: value for key, value in os.environ.items() if key not in step.unset}
+        environment.pop(masking.VARIABLE, None)
         environment.update(step.env)
         environment[guard.VARIABLE] = self._mark
-        log = self.folder / spec.log
+        log = ServerLog(self.folder / spec.log)
         try:
-            with log.open("wb") as output:
+            with log.writing() as output:
                 process = subprocess.Popen(
                     step.filled({HERE: str(self.folder.absolute())}),
                     cwd=self.folder,
@@ -208,6 +218,7 @@ class Servers:
         )
 
     def _cause(self, child: _Child) -> str:
+        child.output.settle()
         tail = log_tail(child.log)
         # A worker's trouble often shows in the log of another one, rarely in the last lines: its own log goes first.
         logs = [child.log, *(other.log for other in self._children if other is not child)]

@@ -15,6 +15,7 @@ from typing import Any
 
 from ratematch.store import layout
 from ratematch.store.files import sync_file, sync_folder
+from ratematch.store.masking import mask_values
 
 FILES, OWN = "files", "sha256"
 """Keys of ``loadrun.json``."""
@@ -34,7 +35,7 @@ def seal(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             files[file.name] = [file.stat().st_size, digest_file(file)]
     for place in (folder, *folder.parents[:3]):  # loads, experiment, results: names of new folders
         sync_folder(place)
-    sealed = {**content, FILES: files}
+    sealed = mask_values({**content, FILES: files})  # as it will be written
     return {**sealed, OWN: _digest(sealed)}
 
 

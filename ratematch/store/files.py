@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ratematch.errors import DamagedFile, DiskFull
+from ratematch.store.masking import mask_values
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -113,8 +114,8 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 
 
 def to_text(content: Any) -> str:
-    """JSON as it is written here: one spelling for one content."""
-    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """JSON as it is written here: one spelling for one content, secrets masked."""
+    return json.dumps(mask_values(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -127,7 +128,7 @@ def write_lines(path: Path, contents: Iterable[Any]) -> None:
     Raises:
         DiskFull: no space; the old file, if any, is untouched.
     """
-    write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
+    write_text(path, "".join(json.dumps(mask_values(content), allow_nan=False) + "\n" for content in contents))
 
 
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)

@@ -19,6 +19,7 @@
             job.json                        the job that was sent for it last
             open.json, asks.json            more loads may follow; its driver waits for them
             progress.json                   what that process is doing, for live views
+            secrets/environment.json        secrets of its servers (0600 in 0700), while a job may need them
             launch/<n>/                     one folder per start of the servers: files, logs, placement.json,
                                             provenance.json, outcome.json
             loads/<load>/                   records.parquet, warmup.parquet, measurement.json, loadrun.json
@@ -54,6 +55,8 @@ JOB_LOGS = "job"
 OPEN = "open.json"
 ASKS = "asks.json"
 PROGRESS = "progress.json"
+SECRETS = "secrets"
+ENVIRONMENT = "environment.json"
 LAUNCHES = "launch"
 LOADS = "loads"
 REPLACED = "replaced"

@@ -18,6 +18,7 @@ from ratematch.store import filelock, layout
 from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.private import make_private
 from ratematch.store.sentjob import SentJob
 
 CANCEL_WAIT_S = 60.0
@@ -228,9 +229,12 @@ class Membership:
         return self.folder.is_sent_as(self.name)
 
     def ending(self) -> MemberEnding | None:
-        """How it ended in this pack; ``None`` while it has not."""
+        """How it ended in this pack; ``None`` while it has not, and for those who may not look into its folder."""
         file = self.path / layout.OVER
-        if not file.exists():
+        try:
+            if not file.exists():
+                return None
+        except PermissionError:
             return None
         return read_value(file, lambda content: MemberEnding(content["code"], content["cancelled"]))
 
@@ -261,4 +265,5 @@ class Membership:
         )
 
     def _make_folder(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private(self.path.parent)
+        self.path.mkdir(exist_ok=True)
