@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import os
 import random
+import sys
 import threading
 import time
+import traceback
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +31,7 @@ from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_n
 from ratematch.plan.secret import secret_names
 from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
+from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.load import Live, measure_load
 from ratematch.run.machines import Allocation
@@ -94,6 +96,7 @@ def measure_experiment(
             return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
         # An allocation costs from its first second, not from ours.
         began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
+        end_leftovers(folder.launch_folders())
         secrets = _find_secrets(folder)
         driver = _Driver(stop, nodes if allocated else None, began or time.time(), secrets)
         with masking(secrets.values()):
@@ -137,6 +140,8 @@ class _Driver:
             _measure(launch, cluster, plan, where or ThisMachine(cluster, self.secrets), self.stop)
         except RatematchError as error:
             outcome = _describe_end(error, self.stop, launch, plan)
+        except Exception as error:  # a defect of ours: what is known of it must not stay in a log that nobody opens
+            outcome = _describe_defect(error)
         now = time.time()
         if not launch.measured and not launch.starting_s:
             launch.starting_s = now - began
@@ -166,6 +171,19 @@ def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: Launc
         cause=known.cause if known else None,
         remedy=known.remedy if known else None,
         reference=known.reference if known else None,
+    )
+
+
+def _describe_defect(error: Exception) -> Outcome:
+    """What ended a launch that nobody foresaw; its traceback goes to the job's log."""
+    sys.stderr.write(mask("".join(traceback.format_exception(error))))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).parent.name}/{Path(last.filename).name}:{last.lineno}"
+    text = " ".join(str(error).split())
+    return Outcome(
+        ok=False,
+        error=mask(f"unexpected {type(error).__name__}: {text} ({where}); the job's log has the rest"),
+        kind=type(error).__name__,
     )
 
 

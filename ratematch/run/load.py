@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ratematch.engines import Engine
-from ratematch.errors import LoadAborted, RunError, ServerDied
+from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
 from ratematch.inputs.catalog import load_model
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
@@ -215,7 +215,7 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
     if sent.result.aborted is None:
         return _ruined(live) if run.failed else None
     if watched.died:
-        return ServerDied(f"during {load.label}: {watched.died}")
+        return type(watched.died)(f"during {load.label}: {watched.died}")
     if watched.stalled:
         return Stalled(f"{load.label}: {watched.stalled}", started=watched.started)
     if live.stop.is_set():
@@ -245,7 +245,7 @@ def _ruined(live: Live) -> RunError | None:
         return Interrupted("stopped while its servers were going away; loads before it are kept")
     try:
         live.servers.check()
-    except ServerDied as error:
+    except (ServerDied, DiskFull) as error:
         return error
     for spec in live.servers.plan.processes:
         if why := probe(spec.ready.url):

@@ -242,16 +242,17 @@ class ExperimentFolder:
         write_json(launch / layout.OUTCOME, outcomes.to_json(outcome))
 
     def last_launch(self) -> Path | None:
-        folders = self._launch_folders()
+        folders = self.launch_folders()
         return folders[-1] if folders else None
 
-    def _launch_folders(self) -> list[Path]:
+    def launch_folders(self) -> list[Path]:
+        """Of every start of the servers, the last one last."""
         folders = (path for path in (self.path / layout.LAUNCHES).glob("*") if path.name.isdigit())
         return sorted(folders, key=lambda path: int(path.name))
 
     def launches(self) -> list[Launch]:
         """Every start of the servers, the last one last."""
-        return [read_launch(folder) for folder in self._launch_folders()]
+        return [read_launch(folder) for folder in self.launch_folders()]
 
     def outcomes(self) -> list[Outcome]:
         """How every launch that ended by itself ended."""

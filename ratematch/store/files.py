@@ -27,6 +27,19 @@ def disk_full_as(message: str) -> Iterator[None]:
         raise
 
 
+SMALLEST_WRITE = 1 << 16
+"""Bytes without which a server cannot write its log."""
+
+
+def is_full(path: Path) -> bool:
+    """Has the file system of ``path`` no room left for anything?"""
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < SMALLEST_WRITE or (room.f_files > 0 and room.f_favail == 0)
+
+
 def disk_full_message(path: Path) -> str:
     return (
         f"{path}: the disk is full; free some space and run the same command again (nothing measured so far is lost)"

@@ -20,7 +20,7 @@
             open.json, asks.json            more loads may follow; its driver waits for them
             progress.json                   what that process is doing, for live views
             secrets/environment.json        secrets of its servers (0600 in 0700), while a job may need them
-            launch/<n>/                     one folder per start of the servers: files, logs, placement.json,
+            launch/<n>/                     one folder per start of the servers: files, logs, mark, placement.json,
                                             provenance.json, outcome.json
             loads/<load>/                   records.parquet, warmup.parquet, measurement.json, loadrun.json
             replaced/<load>.<n>/            loads that were measured again
@@ -65,6 +65,7 @@ DONE = "DONE"
 # Of a launch.
 PLACEMENT = "placement.json"
 PROVENANCE = "provenance.json"
+MARK = "mark"
 RUN_SCRIPT = "run.sh"
 OUTCOME = "outcome.json"
 
