@@ -270,6 +270,17 @@ def test_a_prefix_that_is_meant_to_be_reused_is_no_contamination() -> None:
     assert any("20.0% of the prompt tokens more than wanted" in text for text in more.reasons)
 
 
+def test_hits_of_prompts_whose_length_only_the_server_knows_are_a_share_of_what_it_counts() -> None:
+    records = [replace(each, isl=0, isl_reported=100, cached_tokens=30) for each in closed_loop(4, [101] * 40)]
+    result = measure_load(records, Concurrency(4, 40), Workload(100, 101))
+    assert any(text.startswith("30.0% of the prompt tokens came from the prefix cache") for text in result.reasons)
+
+
+def test_prompts_that_were_warmed_may_be_found() -> None:
+    records = [replace(each, cached_tokens=96) for each in closed_loop(4, [101] * 40)]
+    assert measure(records, 4, limits=Limits(cached=1.0)).valid
+
+
 def test_a_broken_littles_law_is_a_reason() -> None:
     # Slots that stay taken long after the last token: rate and latencies do not belong together.
     slow_end = [replace(r, end_ns=(r.end_ns or 0) + 300 * MS) for r in closed_loop(4, [101] * 40)]
