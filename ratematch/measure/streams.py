@@ -40,6 +40,9 @@ that far Little's law may be off too."""
 
 _MOST_NOTES = 3
 
+_MANY = 1.5
+"""Tokens in the first arrival, on average, from which on it is they that make figures unsure."""
+
 
 def judge_streams(
     answers: Sequence[RequestRecord], counted: Sequence[RequestRecord], *, closed: bool
@@ -113,10 +116,11 @@ def _most(bounds: Bounds) -> str:
 def _why_unsure(bounds: Bounds, answers: Sequence[RequestRecord]) -> str:
     if any(record.other_first_ns is not None or record.other_last_ns is not None for record in answers):
         return "whether the first or last chunks, which have no text, carry tokens is not known"
+    first = bounds.first
+    if first is not None and first > 1 and (first >= _MANY or not bounds.together):
+        return f"the first chunk holds {first:.1f} tokens, which may have waited for one another"
     if bounds.together > 0:
         return f"{bounds.together:.1%} of the token chunks arrived together with the one before"
-    if bounds.first is not None:
-        return f"the first chunk holds {bounds.first:.1f} tokens, which may have waited for one another"
     return "chunks are fewer than tokens, and which of them hold several is not known"
 
 

@@ -144,7 +144,9 @@ def _judge_answers(
     failed = total - num - without_usage - incomplete.total()
     if failed:
         outcomes = sorted({record.outcome for record in records if record.outcome != "ok"})
+        errors = Counter(record.error for record in records if record.outcome != "ok" and record.error)
         detail = f" ({', '.join(outcomes)})" if outcomes else ""
+        detail += f": {errors.most_common(1)[0][0]}" if errors else ""
         yield failed / total > limits.failed, f"{failed} of {total} requests failed{detail}"
     wrong = sum(record.osl != record.osl_requested for record in answers)
     if wrong:

@@ -189,7 +189,7 @@ GOOD = closed_loop(4, lengths(200, 81, 101))
     [
         ([], "no request was sent"),
         ([failed(0), failed(1)], "none of 2 requests has a full answer with usage: boom"),
-        ([*GOOD, *[failed(200 + k) for k in range(5)]], "5 of 205 requests failed (http_error)"),
+        ([*GOOD, *[failed(200 + k) for k in range(5)]], "5 of 205 requests failed (http_error): boom"),
         (spoil(GOOD, 5, osl=40), "5 of 200 answers have another output length"),
         (spoil(GOOD, 1, osl=None), "1 of 200 answers have no usage"),
         (spoil(GOOD, 200, isl_reported=108), "the server counts +8.0 prompt tokens"),
