@@ -6,7 +6,7 @@ import os
 
 from tests.loadgen.streamcases import ODDITIES, make_case, run
 
-CASES = int(os.environ.get("RATEMATCH_STREAM_CASES", "1200"))
+CASES = int(os.environ.get("RATEMATCH_STREAM_CASES", "1500"))
 """A hundred thousand take some minutes."""
 
 
