@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ratematch.errors import UserError
 from ratematch.loadgen.connection import Connection
-from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.head import Head, WireError, is_success
 from ratematch.loadgen.http1 import unwrap
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.sendgate import SendGate
@@ -182,7 +182,8 @@ class Exchange:
         begin = max(0, len(wire) - _TAIL_BYTES)
         at = wire.rfind(b'"completion_tokens"', begin)
         usage = _COMPLETION_TOKENS.match(wire, at) if at >= 0 else None
-        complete = self.status == 200 and self.failure is None and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
+        good = self.status is not None and is_success(self.status) and self.failure is None
+        complete = good and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
         return int(usage[1]) if usage else 0, complete
 
     def cut(self, outcome: Outcome, why: str) -> None:

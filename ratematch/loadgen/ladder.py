@@ -24,8 +24,9 @@ from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure.goodput import Goodput
 from ratematch.measure.loadrun import GpuSummary
-from ratematch.measure.measurement import Measurement, measure_load, to_json
+from ratematch.measure.measurement import Measurement, add_findings, measure_load, to_json
 from ratematch.measure.servermetrics import ReadSamples, read_prometheus
+from ratematch.measure.validity import DEFAULT_LIMITS
 from ratematch.plan.dataset import DatasetSummary, summary_to_json
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
@@ -229,13 +230,15 @@ def _run_load(
             stop=stop,
             on_progress=lambda progress: on_progress(load, progress),
         )
-    measured = measure_load(result.records, load, job.workload, goodput=goal, client=result.health)
+    warmed = bool(job.distinct)  # such prompts are meant to be found in the cache
+    limits = replace(DEFAULT_LIMITS, cached=1.0) if warmed else DEFAULT_LIMITS
+    measured = measure_load(result.records, load, job.workload, limits=limits, goodput=goal, client=result.health)
     window = measured.window
     span = (window.start_ns, window.end_ns) if window else (result.start_ns, result.end_ns)
     summary, watts = servers.samples.summarise(*span), gpus.summarise(*span, measured.tok_s)
     notes = (*result.notes, *servers.notes, *gpus.notes)
-    warnings = (*measured.warnings, *servers.doubts(summary, job.workload))
-    measured = replace(measured, warnings=warnings)
+    findings = servers.judge(summary, span, job.workload)
+    measured = add_findings(measured, ((severe and not warmed, text) for severe, text in findings))
     samples: dict[str, list[Mapping[str, object]]] = {
         "server_metrics.jsonl": list(servers.samples.lines()),
         "gpus.jsonl": list(gpus.lines()),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from ratematch.measure.window import Window, choose_window
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
 
-__all__ = ["Measurement", "Stats", "Window", "from_json", "measure_load", "to_json"]
+__all__ = ["Measurement", "Stats", "Window", "add_findings", "from_json", "measure_load", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,19 @@ def measure_load(
         goodput=str(goodput) if goodput is not None else None,
         goodput_req_s=seen.goodput_req_s,
         good_share=seen.good_share,
+    )
+
+
+def add_findings(figures: Measurement, findings: Iterable[tuple[bool, str]]) -> Measurement:
+    """``figures`` with more (severe, text) in its reasons and warnings; severe ones make the load not valid."""
+    judged = list(findings)
+    reasons = tuple(text for severe, text in judged if severe)
+    warnings = tuple(text for severe, text in judged if not severe)
+    return replace(
+        figures,
+        valid=figures.valid and not reasons,
+        reasons=(*figures.reasons, *reasons),
+        warnings=(*figures.warnings, *warnings),
     )
 
 

@@ -28,7 +28,7 @@ from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, W
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
-from ratematch.measure.serverside import judge_servers
+from ratematch.measure.serverside import judge_servers, limits_of
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
@@ -126,7 +126,11 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_lines(at / layout.PERF_METRICS, reported.perf)
     write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
     figures = measurement.measure_load(
-        sent.result.records, load, live.experiment.workload, client=reported.run.client
+        sent.result.records,
+        load,
+        live.experiment.workload,
+        limits=limits_of(live.experiment),
+        client=reported.run.client,
     )
     run = reported.run
     if figures.window is not None:

@@ -42,6 +42,10 @@ RECORDS_SCHEMA = pa.schema(
         pa.field("decoded_per_iter", pa.float64()),
         pa.field("session", pa.int64()),
         pa.field("turn", pa.int64()),
+        pa.field("later_tokens", pa.int64()),
+        pa.field("other_first_ns", pa.int64()),
+        pa.field("other_last_ns", pa.int64()),
+        pa.field("stream_note", pa.string()),
     ],
     metadata={_VERSION_KEY: str(RECORDS_VERSION).encode()},
 )
@@ -67,7 +71,7 @@ def write_records(path: Path | str, records: Sequence[RequestRecord]) -> None:
             table,
             aside,
             compression="zstd",
-            use_dictionary=["finish_reason", "outcome", "error"],
+            use_dictionary=["finish_reason", "outcome", "error", "stream_note"],
             column_encoding={"chunk_ns.list.element": "DELTA_BINARY_PACKED"},
         )
 

@@ -173,11 +173,13 @@ Per = Callable[[Sequence[RequestRecord], RunInfo], Floats]
 REQUEST_METRICS: dict[str, tuple[str, Per]] = {
     "time_to_first_token": ("ms", lambda records, info: metrics.ttft_ms(records, info.since)),
     "time_to_second_token": ("ms", lambda records, info: metrics.ttst_ms(records)),
-    "inter_token_latency": ("ms", lambda records, info: metrics.tpot_ms(records)),
+    "inter_token_latency": ("ms", lambda records, info: metrics.plain_tpot_ms(records)),
     "request_latency": ("ms", lambda records, info: metrics.e2el_ms(records, info.since)),
     "output_token_throughput_per_user": (
         "tokens/sec/user",
-        lambda records, info: 1e3 / np.where(metrics.tpot_ms(records) > 0, metrics.tpot_ms(records), np.nan),
+        lambda records, info: (
+            1e3 / np.where(metrics.plain_tpot_ms(records) > 0, metrics.plain_tpot_ms(records), np.nan)
+        ),
     ),
     "output_sequence_length": ("tokens", lambda records, info: metrics.output_tokens(records)),
     "output_token_count": ("tokens", lambda records, info: metrics.output_tokens(records)),

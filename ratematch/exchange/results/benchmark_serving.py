@@ -191,7 +191,7 @@ def benchmark_serving_result(
 def _distributions(done: Sequence[RequestRecord], info: RunInfo) -> dict[str, float | None]:
     columns = {
         "ttft": metrics.ttft_ms(done, info.since),
-        "tpot": metrics.tpot_ms(done),
+        "tpot": metrics.plain_tpot_ms(done),
         "itl": metrics.chunk_gap_ms(done),
         "e2el": metrics.e2el_ms(done, info.since),
     }
