@@ -56,13 +56,15 @@ def run_campaign(
         KeyboardInterrupt: after every job was asked to stop and has.
     """
     requested = expand_sweep(sweep).experiments
-    refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
+    warnings = refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, requested)
     results.path.mkdir(parents=True, exist_ok=True)
     lock = results.path / layout.CONTROLLER_LOCK
     with filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"):
-        return Controller(sweep, results, executor, on_update, again=again).run(requested, text)
+        controller = Controller(sweep, results, executor, on_update, again=again)
+        controller.campaign.notes.extend(f"warning: {warning}" for warning in warnings)
+        return controller.run(requested, text)
 
 
 class Controller:

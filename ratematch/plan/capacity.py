@@ -51,9 +51,10 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     """
     mapping, batch, tokens = group.mapping, group.max_batch_size, group.max_num_tokens
     assert batch is not None and tokens is not None
-    first = workload.isl + group.mtp + 1
-    if group.role != "gen" and tokens < first and not kv.chunked_prefill:
-        needed = f"ISL {workload.isl} + {group.mtp + 1} tokens of its first decode step"
+    # The prompt alone must fit a step, each context-parallel rank has its share (contract, section 3.8): a context
+    # server makes no decode step, and an aggregated one decodes in steps of its own.
+    if group.role != "gen" and not kv.chunked_prefill and workload.isl > tokens * mapping.cp:
+        needed = f"ISL {workload.isl}" + (f" / cp {mapping.cp}" if mapping.cp > 1 else "")
         return Capacity(0, f"max_num_tokens {tokens} is less than {needed}: raise it, or turn chunked prefill on")
     if too_long := _check_length(group, workload, model, kv):
         return Capacity(0, too_long)

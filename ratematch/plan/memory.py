@@ -78,9 +78,10 @@ def total_params(model: Model) -> int:
 def weight_bytes_per_rank(model: Model, mapping: Parallelism, precision: str, mtp_layers: int = 0) -> float:
     """Weight bytes on the fullest GPU of an instance.
 
-    Routed experts are always spread over all ``tp`` ranks. Under attention DP everything else is replicated;
-    otherwise it is sharded over ``tp``. ``pp`` divides layers (rounded up); embeddings stay in bf16.
-    ``mtp_layers`` MTP layers (one attention + MoE layer and a 2h x h projection each) are added.
+    Routed experts are always spread over all ``tp`` ranks (all ``ep`` ranks, where those are more). Under attention
+    DP everything else is replicated; otherwise it is sharded over ``tp``. ``pp`` divides layers (rounded up);
+    embeddings stay in bf16. ``mtp_layers`` MTP layers (one attention + MoE layer and a 2h x h projection each) are
+    added.
 
     Raises:
         ValueError: ``precision`` is not a known format.
@@ -99,7 +100,8 @@ def weight_bytes_per_rank(model: Model, mapping: Parallelism, precision: str, mt
     total = layers * attention_params(model) / shards * attention_b
     total += dense * 3 * model.hidden * model.ffn / shards * experts_b
     if model.moe:
-        total += moe_layers * model.moe.experts * expert_params(model, model.moe) / mapping.tp * experts_b
+        spread = max(mapping.tp, mapping.ep)
+        total += moe_layers * model.moe.experts * expert_params(model, model.moe) / spread * experts_b
         total += moe_layers * 3 * model.hidden * model.moe.shared_ffn / shards * experts_b
         total += moe_layers * model.hidden * model.moe.experts * FORMAT_BYTES["bf16"]
     total += mtp_layers * 2 * model.hidden * model.hidden / shards * FORMAT_BYTES["bf16"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.engines.trtllm_serve.contract import in_line, load_keys, release_line, worker_keys
+from ratematch.engines.trtllm_serve.contract import doubt_map, in_line, load_keys, release_line, worker_keys
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 
@@ -131,10 +131,15 @@ def test_versions_differ() -> None:
     wide = {"moe_config": {"backend": "WIDEEP"}}
     assert check_worker_config(wide, "1.2") == []
     assert "WIDEEP" in one(check_worker_config(wide, "main"))
-    assert "WIDEEP" in one(check_worker_config(wide, "1.3")), "1.3 is like main"
+    assert check_worker_config(wide, "1.3") == [], "early candidates of 1.3 take it, later ones do not"
+    assert "WIDEEP" in one(list(doubt_map("", wide, load_keys("worker"), "1.3")))
+    new = {"cuda_graph_config": {"mode": "encode"}}
+    assert check_worker_config(new, "1.3") == [], "elsewhere 1.3 is like main"
     runtime = {"cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "auto"}}
     assert check_worker_config(runtime, "main") == []
-    assert "auto" in one(check_worker_config(runtime, "1.3")), "unless it is known to differ"
+    assert check_worker_config(runtime, "1.3") == [], "late candidates of 1.3 take it"
+    assert "auto" in one(list(doubt_map("", runtime, load_keys("worker"), "1.3")))
+    assert "auto" in one(check_worker_config(runtime, "1.2"))
     drafts = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3}}
     assert check_worker_config(drafts, "main") == []
     both = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3, "num_nextn_predict_layers": 2}}

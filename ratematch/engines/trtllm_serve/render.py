@@ -145,7 +145,7 @@ def _environment(
 ) -> tuple[tuple[str, str], ...]:
     # What the emulator stands for; the real server has no such settings.
     emulated: tuple[tuple[str, str], ...] = (
-        (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
+        (("RATEMATCH_EMULATED_GPU", cluster.gpu_source), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
         if cluster.emulated
         else ()
     )
