@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -114,13 +115,14 @@ def load_gpu(name: str, beside: Path = Path()) -> Gpu:
         if wanted in (gpu.name, *gpu.aliases):
             return gpu
     spellings = {alias: key for key, gpu in known.items() for alias in (key, *gpu.aliases)}
+    file = re.sub(r"[^\w.-]+", "-", stem)[:64].strip(".-") or "name"
     if written.endswith(SUFFIXES):
         what = f"there is no GPU file {written}"
     else:
         what = f"GPU {name!r} is not known{_hint(wanted, spellings)}"
     raise CatalogError(
         f"{what}; known: {', '.join(sorted(known))}; another one is a file: copy its keys from slurm/README.md into "
-        f"{GPUS}/{stem[:64] or 'name'}.yaml, or write the path of one"
+        f"{GPUS}/{file}.yaml, or write the path of one"
     )
 
 

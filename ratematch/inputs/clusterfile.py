@@ -16,6 +16,7 @@ from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
 from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
+from ratematch.plan.halfcharacters import refuse_half_characters
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 
@@ -112,6 +113,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         ClusterError: with every problem of the profile, each with ``source`` and line.
     """
     located = read_located(text, source)
+    refuse_half_characters(located)
     if located.problems:
         raise ClusterError(located.problems)
     if not isinstance(located.data, dict):

@@ -1,4 +1,4 @@
-"""GPU types that people add: where their files are found, what they may say, and that they reach servers and figures."""
+"""GPU types that people add: where their files are, what they may say, and that they reach servers and figures."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ def kv_settings(group: ServerGroup) -> KvSettings:
     seq_len = given.get("max_seq_len")
     share = kv.get("free_gpu_memory_fraction", fraction)
     return KvSettings(
-        fraction if share is None else float(share),
+        # What is no number is refused by the contract, in its words.
+        float(share) if isinstance(share, (int, float)) and not isinstance(share, bool) else fraction,
         KV_FORMATS.get(str(kv.get("dtype", dtype)), "bf16"),
         bool(given.get("enable_chunked_prefill", False)),
         seq_len if isinstance(seq_len, int) else None,

@@ -12,10 +12,12 @@ import yaml
 
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.choices import find_model_name
-from ratematch.exchange.recipes.reader import Reader, Unsupported
+from ratematch.exchange.recipes.reader import Reader, Unsupported, is_count
+from ratematch.exchange.recipes.sweeptext import sweep_name
 from ratematch.inputs.catalog import gpu_names, load_gpu
 from ratematch.inputs.clusterfile import OWN_SBATCH, parse_cluster
-from ratematch.plan.located import read_located
+from ratematch.plan.halfcharacters import refuse_half_characters
+from ratematch.plan.located import Located, read_located
 
 NVL72 = ("gb200", "gb300")
 RACK = 18
@@ -34,6 +36,18 @@ REASONS = {
 }
 
 SITE_KEYS = ("qos", "reservation", "partition", "account")
+
+
+OLDER_KEYS = {
+    "name": "cluster",
+    "account": "default_account",
+    "partition": "default_partition",
+    "time_limit": "default_time_limit",
+    "container_image": "default_container",
+    "container": "default_container",
+    "gpu_type": "default_gpu_type",
+}
+"""Keys below ``cluster`` in the oldest srtslurm.yaml, by what they are called since; others kept their names."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError([Problem(str(path), f"cannot be read: {reason}")]) from error
     located = read_located(text, str(path))
@@ -79,7 +93,11 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
         located.add((), "is no map of keys", "give an srtslurm.yaml")
     if located.problems:
         raise RecipeError(located.problems)
-    reader, notes = Reader(located), list[str]()
+    notes = _lift_older_keys(located)
+    refuse_half_characters(located)
+    if located.problems:
+        raise RecipeError(located.problems)
+    reader = Reader(located)
     profile = _profile(reader, choices, notes)
     unsupported = reader.unsupported(REASONS)
     if located.problems:
@@ -95,6 +113,26 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
     return ImportedCluster(str(profile["name"]), written, tuple(notes), unsupported)
 
 
+def _lift_older_keys(located: Located) -> list[str]:
+    """The oldest form, with everything of the cluster below ``cluster``, becomes the newer flat one; its lines stay.
+    Returns what a reader should know."""
+    older = located.data.get("cluster")
+    if not isinstance(older, dict):
+        return []
+    lines = dict(located.lines)
+    del located.data["cluster"]
+    for key, value in older.items():
+        name = OLDER_KEYS.get(str(key), str(key))
+        if name in located.data:
+            located.add(("cluster", key), f"means {name}, which is given too", "keep one of them")
+            continue
+        located.data[name] = value
+        depth = ("cluster", key)
+        for place in [place for place in lines if place[: len(depth)] == depth]:
+            located.lines[(name, *place[len(depth) :])] = lines[place]
+    return ["the file is of srt-slurm's oldest form: what stands below cluster was taken as the keys of today"]
+
+
 def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str, Any]:
     gpu = _gpu(reader, choices)
     per_node = reader.take_count("gpus_per_node")
@@ -108,7 +146,7 @@ def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str
     slurm = _slurm(reader, gpu, nodes, notes)
     name = choices.name or _filled(reader, "cluster") or "imported"
     profile: dict[str, Any] = {
-        "name": re.sub(r"[^\w.-]+", "-", name),
+        "name": sweep_name(name),
         "gpu": gpu,
         "gpus_per_node": per_node,
         "nodes": nodes,
@@ -192,7 +230,7 @@ def read_minutes(text: str) -> int | None:
     """Slurm's spellings of a time (``M``, ``M:S``, ``H:M:S``, ``D-H[:M[:S]]``) in whole minutes, else ``None``."""
     days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in parts) or len(parts) > 3 or (dash and not days.isdigit()):
+    if not all(is_count(part) for part in parts) or len(parts) > 3 or (dash and not is_count(days)):
         return None
     numbers = [int(part) for part in parts]
     if dash:
@@ -229,6 +267,10 @@ def _container(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[s
     )
     if chosen is None and len(aliases) == 1:
         chosen = next(iter(aliases))
+    default = _filled(reader, "default_container")
+    if chosen is None and default:
+        notes.append(f"container {default} is taken over, the default of the file")
+        chosen = default
     if chosen is None:
         if aliases:
             notes.append(f"no container is taken over: --container says which of {', '.join(aliases)} it is")
