@@ -152,6 +152,25 @@ def test_versions_differ() -> None:
     assert "Unsupported router type: conversation" in one(check_orchestrator_config(router, "1.2"))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"internal_request_auth_key": "x"},
+        {"attention_dp_config": {"enable_kv_cache_aware_routing": True}},
+        {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 1, "acceptance_rate_threshold": 0.5}},
+        {"cache_transceiver_config": {"backend": "NIXL", "agent_bounce_params": {"a": 1}}},
+        {"kv_cache_config": {"pool_ratio": [1, 2]}},
+        {"perf_metrics_output_dir": "/x"},
+    ],
+)
+def test_keys_of_later_releases_are_taken_and_told(config: dict[str, Any]) -> None:
+    assert check_worker_config(config, "main") == []
+    assert check_worker_config(config, "1.3.0rc27") == []
+    assert "only later releases of 1.3 have this key" in one(list(doubt_map("", config, load_keys("worker"), "1.3")))
+    assert list(doubt_map("", config, load_keys("worker"), "main")) == []
+    assert any("unknown key in 1.2" in problem for problem in check_worker_config(config, "1.2"))
+
+
 def test_release_lines() -> None:
     assert [release_line(v) for v in ("1.2", "1.2.1", "v1.2.0rc3", "1.3.0rc17", "1.4.0", "main")] == [
         "1.2",

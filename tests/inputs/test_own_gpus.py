@@ -163,3 +163,14 @@ def test_the_keys_of_a_gpu_file_are_in_the_reference() -> None:
     example = readme.partition("## GPU types")[2].partition("```yaml\n")[2].partition("```")[0]
     write(Path("gpus") / "example.yaml").write_text(example)
     assert load_gpu("example").file
+
+
+def test_a_site_file_may_name_an_own_gpu(tmp_path: Path) -> None:
+    write(Path("gpus") / "x900.yaml")
+    Path("srtslurm.yaml").write_text("default_gpu_type: X900\ngpus_per_node: 8\n")
+    done = CliRunner().invoke(main, ["import", "cluster", "srtslurm.yaml", "-o", "lab.yaml"])
+    assert done.exit_code == 0, done.output
+    assert read_cluster("./lab.yaml").gpu_file == str((Path("gpus") / "x900.yaml").absolute())
+    Path("srtslurm.yaml").write_text("default_gpu_type: x990\n")
+    told = CliRunner().invoke(main, ["import", "cluster", "srtslurm.yaml"])
+    assert "did you mean x900?" in told.output and "gpus/x990.yaml" in told.output

@@ -106,9 +106,12 @@ def _is_among(value: str, choices: Sequence[str], rule: Rule) -> bool:
 
 
 def doubt_map(where: str, config: Config, all_keys: Rule, line: str) -> Iterator[str]:
-    """Values of which it is not sure that every release of the line takes them. ``where`` is empty at the top."""
+    """Keys and values of which it is not sure that every release of the line takes them. ``where`` is empty at the
+    top."""
     for name, rule in in_line(all_keys, line).items():
         value, path = config.get(name), f"{where}.{name}" if where else name
+        if line == "1.3" and rule.get("late") and name in config:
+            yield f"{path}: only later releases of 1.3 have this key"
         if isinstance(value, str) and _is_among(value, rule.get("unsure", ()), rule):
             yield f"{path}: {value!r} is taken by some releases of {line} and refused by others"
         elif isinstance(value, dict) and "keys" in rule:

@@ -134,7 +134,7 @@ def _lift_older_keys(located: Located) -> list[str]:
 
 
 def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str, Any]:
-    gpu = _gpu(reader, choices)
+    given, gpu = _gpu(reader, choices)
     per_node = reader.take_count("gpus_per_node")
     if per_node is None:
         per_node = 4 if gpu in NVL72 else 8
@@ -147,7 +147,7 @@ def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str
     name = choices.name or _filled(reader, "cluster") or "imported"
     profile: dict[str, Any] = {
         "name": sweep_name(name),
-        "gpu": gpu,
+        "gpu": given,
         "gpus_per_node": per_node,
         "nodes": nodes,
         "model_paths": _models(reader, notes),
@@ -159,18 +159,20 @@ def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str
     return {key: value for key, value in profile.items() if value not in (None, {}, [])}
 
 
-def _gpu(reader: Reader, choices: SiteChoices) -> str:
+def _gpu(reader: Reader, choices: SiteChoices) -> tuple[str, str]:
+    """What a profile names the GPU type by, a file of one's own by its path, and its name."""
     given = choices.gpu or _filled(reader, "default_gpu_type")
     if given is None:
         known = ", ".join(gpu_names())
         reader.located.add((), "names no GPU type", f"give --gpu, one of {known}")
-        return gpu_names()[0]
+        return gpu_names()[0], gpu_names()[0]
     try:
-        return load_gpu(given).name
+        gpu = load_gpu(given)
+        return gpu.file or gpu.name, gpu.name
     except CatalogError as error:
         where = "--gpu" if choices.gpu else reader.located.where(("default_gpu_type",))
         reader.located.problems.append(Problem(where, str(error)))
-        return gpu_names()[0]
+        return gpu_names()[0], gpu_names()[0]
 
 
 def _filled(reader: Reader, *path: str) -> str | None:
