@@ -371,6 +371,29 @@ def test_names_of_images_that_say_little(image: str) -> None:
     assert version_in_tag(image) in (None, release_line("1.3"))
 
 
+@pytest.mark.parametrize(
+    ("wheel", "line"),
+    [
+        ("/w/tensorrt_llm-1.2.1-cp312-cp312-linux_aarch64.whl", "1.2"),
+        ("", "1.3"),
+        ("/w/1.2/tensorrt_llm-1.4.0rc2.whl", "main"),
+    ],
+)
+def test_a_wheel_stands_over_the_image(wheel: str, line: str) -> None:
+    config = invented.trtllm_config(*invented.usual_pair("DEP4", "DEP8"))
+    config["environment"]["trtllm_wheel_path"] = wheel
+    imported = import_recipes([write(config)], Choices(cluster="gb200-nvl72"))
+    assert f"version: '{line}'" in engine_line(imported) or f"version: {line}" in engine_line(imported)
+
+
+def test_a_model_of_another_alias_is_what_its_repository_says() -> None:
+    identity = {"model": {"repo": "openai/gpt-oss-120b", "revision": "b5c9"}}
+    imported = import_recipes([write(single(model__path="ours", identity=identity))], Choices())
+    assert "\nmodel: gpt-oss-120b  # ours is openai/gpt-oss-120b, by identity.model.repo" in imported.text
+    with pytest.raises(RecipeError, match="'ours' is no model that ratematch knows"):
+        import_recipes([write(single(model__path="ours", identity={"model": {"repo": "a/b"}}))], Choices())
+
+
 # ------------------------------------------------------------------------------------------------ clients
 
 

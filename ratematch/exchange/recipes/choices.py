@@ -11,7 +11,7 @@ from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.reader import is_count
-from ratematch.exchange.recipes.recipe import Recipe
+from ratematch.exchange.recipes.recipe import Recipe, version_in_image
 from ratematch.inputs.catalog import load_gpu, load_model, model_names
 from ratematch.inputs.find import CLUSTERS, cluster_folders, read_cluster
 from ratematch.plan.cluster import Cluster
@@ -78,6 +78,9 @@ def choose_model(recipes: Sequence[Recipe], given: str | None, notes: list[str])
     if given is not None:
         return load_model(given).name, weights, f"--model; {_short(recipes[0], origin)}"
     name = find_model_name(path or "")
+    repository = recipes[0].repository or ""
+    if name is None and path and (name := find_model_name(repository)) is not None:
+        return name, weights, f"{path} is {repository}, by identity.model.repo; {_short(recipes[0], origin)}"
     if name is None:
         what = f"{path!r} is no model that ratematch knows" if path else "names no model"
         raise RecipeError([Problem(origin, what, f"give --model, one of {', '.join(model_names())}")])
@@ -266,13 +269,3 @@ def version_in_tag(container: str) -> str | None:
         return release_line(version) if version else None
     except ValueError:
         return None
-
-
-def version_in_image(image: str) -> str | None:
-    """The version in the name of a TensorRT-LLM image, as ``tensorrt-llm/release:1.3.0rc11`` or ``trtllm-1.3.sqsh``;
-    runtimes of Dynamo carry Dynamo's version, which says nothing of the engine's."""
-    text = image.lower()
-    release = re.search(r"tensorrt[-_]?llm[-_/+#]release[:+_-]v?(\d+\.\d+[\w.]*)", text)
-    if release is None and "dynamo" not in text:
-        release = re.search(r"(?:tensorrt|trt)[-_]?llm[-_/+#:]v?(\d+\.\d+[\w.]*)", text)
-    return release[1].removesuffix(".sqsh") if release else None

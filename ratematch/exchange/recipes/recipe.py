@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,12 +41,13 @@ class Servers:
 class Recipe:
     """One deployment and the load it was run at.
 
-    ``model``: path or name of the weights. ``version``: of the engine, where the recipe itself names it; ``images``:
-    names of its container images, the one it is started from first. ``combination``: the values of its ``sweep`` that
-    make it, empty when there are none. ``gpu``: type of GPU, ``None`` when the file does not say.
-    ``concurrency``: requests in flight over the whole deployment. ``requests_per_slot`` and ``warmup_per_slot``:
-    requests as multiples of it. ``isl`` is ``None`` when the file names no load. ``origins``: where a value was
-    written, by the name of the field. ``unsupported``: what has no counterpart; ``notes``: what a reader should know.
+    ``model``: path or name of the weights; ``repository``: where they were published. ``version``: of the engine,
+    where the recipe itself names it; ``images``: names of its container images, the one it is started from first.
+    ``combination``: the values of its ``sweep`` that make it, empty when there are none. ``gpu``: type of GPU,
+    ``None`` when the file does not say. ``concurrency``: requests in flight over the whole deployment.
+    ``requests_per_slot`` and ``warmup_per_slot``: requests as multiples of it. ``isl`` is ``None`` when the file
+    names no load. ``origins``: where a value was written, by the name of the field. ``unsupported``: what has no
+    counterpart; ``notes``: what a reader should know.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Recipe:
     unsupported: tuple[Unsupported, ...] = ()
     notes: tuple[str, ...] = ()
     version: str | None = None
+    repository: str | None = None
     combination: str = ""
 
     @property
@@ -161,3 +164,13 @@ def unknown_keys(config: dict[str, Any], rules: dict[str, Any], prefix: str = ""
         elif isinstance(value, dict) and "keys" in rule:
             unknown += unknown_keys(value, rule["keys"], f"{prefix}{name}.")
     return unknown
+
+
+def version_in_image(image: str) -> str | None:
+    """The version in the name of a TensorRT-LLM image, as ``tensorrt-llm/release:1.3.0rc11`` or ``trtllm-1.3.sqsh``;
+    runtimes of Dynamo carry Dynamo's version, which says nothing of the engine's."""
+    text = image.lower()
+    release = re.search(r"tensorrt[-_]?llm[-_/+#]release[:+_-]v?(\d+\.\d+[\w.]*)", text)
+    if release is None and "dynamo" not in text:
+        release = re.search(r"(?:tensorrt|trt)[-_]?llm[-_/+#:]v?(\d+\.\d+[\w.]*)", text)
+    return release[1].removesuffix(".sqsh") if release else None

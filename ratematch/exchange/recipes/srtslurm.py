@@ -151,6 +151,7 @@ def read_srt_recipe(located: Located) -> Recipe | None:
         model=model,
         images=tuple(text for path in images if (text := reader.peek_text(*path))),
         version=_engine_version(reader),
+        repository=reader.peek_text("identity", "model", "repo"),
         gpu=gpu,
         gpus_per_node=per_node,
         servers=tuple(servers),

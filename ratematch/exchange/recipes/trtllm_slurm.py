@@ -6,7 +6,15 @@ import shlex
 from typing import Any
 
 from ratematch.exchange.recipes.reader import Reader
-from ratematch.exchange.recipes.recipe import MOST_GPUS, Recipe, Servers, nodes_for, read_ladder, read_mapping
+from ratematch.exchange.recipes.recipe import (
+    MOST_GPUS,
+    Recipe,
+    Servers,
+    nodes_for,
+    read_ladder,
+    read_mapping,
+    version_in_image,
+)
 from ratematch.plan.deployment import Role
 from ratematch.plan.located import Located
 
@@ -64,6 +72,8 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         reader.take("benchmark", "mode")
     model = reader.take_text("environment", "model_path")
     image = reader.peek_text("environment", "container_image")
+    # A wheel is installed over what the image holds.
+    wheel = (reader.peek_text("environment", "trtllm_wheel_path") or "").rpartition("/")[2]
     if located.problems or per_node is None:
         return None
     gen = next(group for group in servers if group.role == "gen")
@@ -74,6 +84,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     product = f" x {times} generation servers" if times > 1 else ""
     origins = {
         "model": reader.origin("environment", "model_path"),
+        "version": reader.origin("environment", "trtllm_wheel_path"),
         "container": reader.origin("environment", "container_image"),
         "cluster": reader.origin("hardware", "gpus_per_node"),
         "workload": reader.origin("benchmark", "input_length"),
@@ -85,6 +96,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         kind=KIND,
         model=None if model and model.startswith("<") else model,
         images=() if image is None else (image,),
+        version=version_in_image(wheel),
         gpu=None,
         gpus_per_node=per_node,
         servers=tuple(servers),
