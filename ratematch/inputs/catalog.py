@@ -83,14 +83,7 @@ def gpu_names() -> list[str]:
 def known_gpus() -> dict[str, Gpu]:
     """Every GPU type by its name: of the user's folders (:func:`gpu_folders`), then those that ship with the package.
     Files that cannot be read are left out; :func:`load_gpu` says what is wrong with one that is named."""
-    gpus: dict[str, Gpu] = {}
-    for path in _own_files():
-        try:
-            gpu = read_gpu(path)
-        except CatalogError:
-            continue
-        gpus.setdefault(gpu.name, gpu)
-    return {**_shipped_gpus(), **gpus}
+    return {**_shipped_gpus(), **_read_own()[0]}
 
 
 def load_gpu(name: str, beside: Path = Path()) -> Gpu:
@@ -120,6 +113,8 @@ def load_gpu(name: str, beside: Path = Path()) -> Gpu:
         what = f"there is no GPU file {written}"
     else:
         what = f"GPU {name!r} is not known{_hint(wanted, spellings)}"
+    for fault in _read_own()[1]:
+        what += f"; left out: {fault}"
     raise CatalogError(
         f"{what}; known: {', '.join(sorted(known))}; another one is a file: copy its keys from slurm/README.md into "
         f"{GPUS}/{file}.yaml, or write the path of one"
@@ -145,6 +140,20 @@ def read_gpu(path: Path) -> Gpu:
     except (OSError, UnicodeDecodeError) as error:
         raise CatalogError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return parse_gpu(text, str(path), str(path.absolute()))
+
+
+def _read_own() -> tuple[dict[str, Gpu], list[str]]:
+    """GPU types of people's files by name, the first of a name; and why other files could not be read."""
+    gpus: dict[str, Gpu] = {}
+    faults: list[str] = []
+    for path in _own_files():
+        try:
+            gpu = read_gpu(path)
+        except CatalogError as error:
+            faults.append(str(error))
+        else:
+            gpus.setdefault(gpu.name, gpu)
+    return gpus, faults
 
 
 def _own_files() -> Iterator[Path]:

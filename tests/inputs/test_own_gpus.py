@@ -149,6 +149,10 @@ def test_an_unknown_gpu_says_what_is_near_and_how_to_add_one() -> None:
     write(Path("gpus") / "broken.yaml", more="surprise: 1\n")
     with pytest.raises(CatalogError, match=r"'x990' is not known; did you mean x900\?.*gpus/x990\.yaml"):
         load_gpu("x990")
+    with pytest.raises(
+        CatalogError, match=r"'y1' is not known; left out: gpus/broken\.yaml:9: surprise: unknown key"
+    ):
+        load_gpu("y1")
     with pytest.raises(CatalogError, match="surprise: unknown key"):
         load_gpu("broken")
     with pytest.raises(CatalogError, match=r"there is no GPU file \./gone\.yaml"):
