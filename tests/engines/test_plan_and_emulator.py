@@ -21,8 +21,10 @@ from ratematch.engines import ENGINES, find_engine
 from ratematch.engines.trtllm_serve.agreement import differences, hand_over
 from ratematch.errors import SweepError
 from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.capacity import find_capacity
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.memory import weight_bytes_per_rank
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
@@ -441,6 +443,20 @@ def test_ep_divides_the_slots_where_experts_have_copies(mapping: str, slots: int
 def test_slots_that_ep_does_not_divide_are_refused(mapping: str, slots: Any, why: str, whole_file: bool) -> None:
     with pytest.raises(SweepError, match=why):
         plan(pair(gen=eplb(mapping, slots, whole_file=whole_file)))
+
+
+def test_copies_of_experts_take_memory_in_the_plan_and_in_the_emulator() -> None:
+    tokens = []
+    for slots in (256, 384):
+        sweep, (experiment,) = plan(pair(gen=eplb("DEP8", slots, whole_file=True)))
+        group = experiment.deployment.gen
+        assert group is not None
+        capacity = find_capacity(group, experiment.workload, sweep.model, sweep.gpu, ENGINE.kv_settings(group))
+        settings = worker_settings("deepseek-r1", {}, set(), group.config or {}, "1.2")
+        blocks = build(settings, read_environment({"RATEMATCH_EMULATED_GPU": "gb200"})).scheduler.config.kv_blocks
+        tokens.append((weight_bytes_per_rank(sweep.model, group.mapping, "nvfp4", 1, slots), -blocks))
+        assert capacity.requests > 0
+    assert tokens[0] < tokens[1] and tokens[0][1] < tokens[1][1], "more weights, fewer KV blocks"
 
 
 def test_slots_of_a_file_are_the_files_affair() -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
-from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
+from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
 from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
 from ratematch.engines.trtllm_serve.modes import mode_env
@@ -98,6 +98,7 @@ def kv_settings(group: ServerGroup) -> KvSettings:
         KV_FORMATS.get(str(kv.get("dtype", dtype)), "bf16"),
         bool(given.get("enable_chunked_prefill", False)),
         seq_len if isinstance(seq_len, int) else None,
+        expert_slots=expert_slots(given, 0) or 0,
     )
 
 
