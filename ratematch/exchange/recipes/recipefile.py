@@ -56,8 +56,10 @@ def read_recipe_file(given: str) -> RecipeFile:
     located = read_located(text, str(path))
     if located.problems:
         raise RecipeError(located.problems)
-    _refuse_other_keys(located, text)
     refuse_half_characters(located)
+    if located.problems:
+        raise RecipeError(located.problems)
+    _refuse_other_keys(located, text)
     if is_srt_recipe(located.data):
         read = _read_variants(expand_variants(located, selector), located)
     elif is_trtllm_config(located.data):

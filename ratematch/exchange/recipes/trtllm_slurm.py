@@ -58,17 +58,8 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     osl = reader.take_count("benchmark", "output_length", least=2)
     listed = read_ladder(reader, "benchmark", "concurrency_list")
     rounds = reader.take_number("benchmark", "multi_round")
-    ratio = 1.0
-    benchmark = reader.section("benchmark")
-    aiperf, sa = (_is_on(benchmark.get(key)) for key in ("use_aiperf", "use_nv_sa_benchmark"))
-    if aiperf and sa:
-        notes.append(
-            "use_aiperf and use_nv_sa_benchmark are both on: concurrencies are taken as AIPerf's client does"
-        )
-    elif sa and reader.has("benchmark", "benchmark_ratio"):
-        ratio = reader.take_number("benchmark", "benchmark_ratio") or 1.0
-        notes.append(f"prompts have exactly ISL tokens here; the SA client draws them from [{ratio:g} x ISL, ISL]")
-    if benchmark.get("mode", "e2e") == "e2e":
+    aiperf, ratio = _read_client(reader, notes)
+    if reader.section("benchmark").get("mode", "e2e") == "e2e":
         reader.take("benchmark", "mode")
     model = reader.take_text("environment", "model_path")
     image = reader.peek_text("environment", "container_image")
@@ -77,9 +68,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     if located.problems or per_node is None:
         return None
     gen = next(group for group in servers if group.role == "gen")
-    # Two of its three clients multiply each listed concurrency by the generation servers; AIPerf's takes it as the
-    # sum
-    # over all of them (contract, section 6).
+    # Two of its clients multiply each listed concurrency by the generation servers, AIPerf's does not (contract, 6.2).
     times = 1 if aiperf else gen.instances
     product = f" x {times} generation servers" if times > 1 else ""
     origins = {
@@ -111,6 +100,20 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         unsupported=reader.unsupported(REASONS),
         notes=tuple(notes),
     )
+
+
+def _read_client(reader: Reader, notes: list[str]) -> tuple[bool, float]:
+    """Is AIPerf the client, and the least length as a share of the longest that the client draws."""
+    benchmark = reader.section("benchmark")
+    aiperf, sa = (_is_on(benchmark.get(key)) for key in ("use_aiperf", "use_nv_sa_benchmark"))
+    if aiperf and sa:
+        both = "use_aiperf and use_nv_sa_benchmark are both on"
+        notes.append(f"{both}: concurrencies are taken as AIPerf's client does")
+    elif sa and reader.has("benchmark", "benchmark_ratio"):
+        ratio = reader.take_number("benchmark", "benchmark_ratio") or 1.0
+        notes.append(f"prompts have exactly ISL tokens here; the SA client draws them from [{ratio:g} x ISL, ISL]")
+        return aiperf, ratio
+    return aiperf, 1.0
 
 
 def _is_on(value: Any) -> bool:
