@@ -522,7 +522,22 @@ def test_a_profile_with_other_gpus_is_told() -> None:
 
 # ------------------------------------------------------------------------------------------------ odd values
 
-ODD: tuple[Any, ...] = ("²", "٣", float("inf"), float("nan"), 10**30, -1, "\ud800", "a" * 300, "", [], {}, True, "\0")
+ODD: tuple[Any, ...] = (
+    "²",
+    "٣",
+    float("inf"),
+    float("nan"),
+    1e308,
+    10**30,
+    -1,
+    "\ud800",
+    "a" * 300,
+    "",
+    [],
+    {},
+    True,
+    "\0",
+)
 PLACES = (
     "name",
     "model__path",

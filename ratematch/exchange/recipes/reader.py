@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +125,7 @@ class Reader:
             if isinstance(value, bool):
                 raise ValueError
             number = float(value)
-            if not (0 < number < math.inf or (zero and number == 0)):
+            if not (0 < number <= MOST or (zero and number == 0)):
                 raise ValueError
             return number
         except (TypeError, ValueError, OverflowError):

@@ -68,7 +68,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     if located.problems or per_node is None:
         return None
     gen = next(group for group in servers if group.role == "gen")
-    # Two of its clients multiply each listed concurrency by the generation servers, AIPerf's does not (contract, 6.2).
+    # Two of its clients multiply each listed concurrency by the generation servers, AIPerf's does not (section 6.2).
     times = 1 if aiperf else gen.instances
     product = f" x {times} generation servers" if times > 1 else ""
     origins = {
