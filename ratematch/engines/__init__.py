@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ratematch.engines import trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
 from ratematch.errors import CatalogError
+from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import read_prometheus
 from ratematch.plan.enginefacts import EngineFacts
 
@@ -23,6 +26,18 @@ def find_engine(name: str) -> Engine:
     if name not in _REGISTRY:
         raise CatalogError(f"unknown engine {name!r}; known: {', '.join(_REGISTRY)}")
     return _REGISTRY[name]
+
+
+def diagnose_logs(texts: Sequence[str]) -> tuple[Diagnosis | None, str]:
+    """The cause that ``texts`` show, and what its reference is a part of; whose logs they are is found out.
+
+    Where no server's words are in them (a step that did not start), every engine's table is tried, and a cause goes
+    before what only follows from one.
+    """
+    writers = [engine for engine in _REGISTRY.values() if any(engine.wrote(text) for text in texts)]
+    results = [(engine.diagnose(texts), engine.reference) for engine in writers or _REGISTRY.values()]
+    results.sort(key=lambda result: 2 if result[0] is None else int(result[0].general))
+    return results[0]
 
 
 def read_metrics(body: bytes) -> list[dict[str, float]]:
