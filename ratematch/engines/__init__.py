@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from ratematch.engines import trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
+from ratematch.engines.failures import find_failure
 from ratematch.errors import CatalogError
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import read_prometheus
@@ -31,13 +33,16 @@ def find_engine(name: str) -> Engine:
 def diagnose_logs(texts: Sequence[str]) -> tuple[Diagnosis | None, str]:
     """The cause that ``texts`` show, and what its reference is a part of; whose logs they are is found out.
 
-    Where no server's words are in them (a step that did not start), every engine's table is tried, and a cause goes
-    before what only follows from one.
+    Where no server's words are in them (a step that did not start), they are tried with every engine's table.
     """
     writers = [engine for engine in _REGISTRY.values() if any(engine.wrote(text) for text in texts)]
-    results = [(engine.diagnose(texts), engine.reference) for engine in writers or _REGISTRY.values()]
-    results.sort(key=lambda result: 2 if result[0] is None else int(result[0].general))
-    return results[0]
+    engines = writers or list(_REGISTRY.values())
+    tables = chain.from_iterable(engine.known_failures for engine in engines)
+    known = find_failure(texts, tuple(dict.fromkeys(tables)))
+    for engine in engines:
+        if any(row.diagnosis == known for row in engine.known_failures):
+            return known, engine.reference
+    return known, engines[0].reference
 
 
 def read_metrics(body: bytes) -> list[dict[str, float]]:

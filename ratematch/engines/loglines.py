@@ -41,6 +41,9 @@ _DEALT_WITH = re.compile(
     r"|going to /tmp instead"
 )
 
+_MESSAGE = 600
+"""Characters of a line, half at each end, in which it is looked for whether its trouble was dealt with."""
+
 _HEADER = "Traceback (most recent call last)"
 
 _TOLD_OF_FAILURE = re.compile(r"(?i)fail|error|exception|cannot|could not|couldn't|unable|caught")
@@ -77,7 +80,7 @@ def was_dealt_with(lines: Sequence[str], at: int) -> bool:
     a line introduces or that Python prints and ignores.
     """
     line = shorten(lines[at])
-    if find_level(line) in ("warning", "info") or _DEALT_WITH.search(line):
+    if find_level(line) == "info" or _calms(line):
         return True
     if line[:1].isspace() and at and _calms(shorten(lines[at - 1])):
         return True
@@ -98,7 +101,8 @@ def find_time(lines: Sequence[str], at: int) -> Time | None:
 
 
 def _calms(line: str) -> bool:
-    return find_level(line) == "warning" or _DEALT_WITH.search(line) is not None
+    message = line if len(line) <= _MESSAGE else line[: _MESSAGE // 2] + line[-_MESSAGE // 2 :]
+    return find_level(line) == "warning" or _DEALT_WITH.search(message) is not None
 
 
 def _is_in_a_printed_traceback(lines: Sequence[str], at: int) -> bool:

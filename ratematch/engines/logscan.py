@@ -22,7 +22,7 @@ from ratematch.engines.loglines import shorten
 MOST_LINES = 1_000_000
 """Lines of a log that are read: of a longer one the first and the last half of these."""
 
-MOST_BYTES = 6_000_000
+MOST_BYTES = 3_000_000
 """Bytes of different lines that are looked at, of those with a word of trouble in them; a third of it of the others.
 Of more the first and the last half of that."""
 
@@ -31,6 +31,9 @@ MOST_OF_A_LITERAL = 4_000
 
 MOST_ALIKE = 20
 """Lines alike but for digits that patterns are tried on: of more the first and the last half of these."""
+
+MOST_TRIED = 6_000
+"""Lines that patterns are tried on, where that leaves the first and the last of each kind."""
 
 _DIGITS = b"0123456789"
 
@@ -106,9 +109,11 @@ def scan(lines: Sequence[str], table: Table) -> Iterator[Alike]:
     for at, shape in enumerate(shapes):
         if shape in places:
             places[shape].append(at)
+    telling = sum(bool(alternatives) for alternatives in wanted.values())
+    most = min(MOST_ALIKE, MOST_TRIED // max(1, telling))
     for shape, alternatives in wanted.items():
         matches = []
-        for at in _ends(places[shape], MOST_ALIKE) if alternatives else ():
+        for at in _ends(places[shape], most) if alternatives else ():
             line = shorten(lines[at])
             if failures := {failure for pattern, failure in alternatives if pattern.search(line)}:
                 matches.append((at, sorted(failures, key=table.order.__getitem__)))
@@ -122,13 +127,18 @@ def _find_wanted(shapes: Sequence[bytes], table: Table) -> dict[bytes, list[tupl
     page = b"\n".join(short).lower()
     wanted: dict[bytes, list[tuple[re.Pattern[str], KnownFailure]]] = {}
     for literal, alternatives in (*table.alternatives.items(), *((mark, ()) for mark in table.marks)):
-        numbers, at = [], page.find(literal)
-        while at >= 0:
-            numbers.append(bisect(ends, at))
-            at = page.find(literal, ends[numbers[-1]])
-        for number in _ends(numbers, MOST_OF_A_LITERAL):
+        for number in _ends(list(_lines_with(literal, page, ends)), MOST_OF_A_LITERAL):
             wanted.setdefault(shapes[number], []).extend(alternatives)
     return wanted
+
+
+def _lines_with(literal: bytes, page: bytes, ends: Sequence[int]) -> Iterator[int]:
+    """The numbers of the lines of ``page`` that hold ``literal``; ``ends``: where the next line begins."""
+    at = page.find(literal)
+    while at >= 0:
+        number = bisect(ends, at)
+        yield number
+        at = page.find(literal, ends[number])
 
 
 def _shorten(shape: bytes) -> bytes:
@@ -137,11 +147,15 @@ def _shorten(shape: bytes) -> bytes:
 
 def _bound(shapes: list[bytes]) -> list[bytes]:
     """``shapes`` where they are few enough, else the first and last of those with and without words of trouble."""
-    size = sum(map(len, shapes)) + len(shapes)
-    if size <= MOST_BYTES:
+    ends = list(accumulate(len(shape) + 1 for shape in shapes))
+    if not ends or ends[-1] <= MOST_BYTES:
         return shapes
-    loud = [any(word in shape for word in _TROUBLE) for shape in shapes]
-    most = max(1, len(shapes) * MOST_BYTES // size)
+    page = b"\n".join(shapes)
+    loud = bytearray(len(shapes))
+    for word in _TROUBLE:
+        for number in _lines_with(word, page, ends):
+            loud[number] = 1
+    most = max(1, len(shapes) * MOST_BYTES // ends[-1])
     troubled = _ends([at for at, is_loud in enumerate(loud) if is_loud], most)
     others = _ends([at for at, is_loud in enumerate(loud) if not is_loud], most // 3)
     return [shapes[at] for at in sorted([*troubled, *others])]

@@ -65,7 +65,8 @@ CUDA: tuple[KnownFailure, ...] = (
         "fabric-manager",
         "CUDA",
         r"system not yet initialized|Error 802\b|cudaErrorSystemNotReady|CUDA_ERROR_SYSTEM_NOT_READY"
-        r"|[Ff]abric ?[Mm]anager.{0,60}(?:not running|not started|failed)",
+        r"|[Ff]abric ?[Mm]anager.{0,60}(?:\bnot\b|never|fail|[Ee]rror)|error in the Fabric Manager"
+        r"|Failed to bind NVLink SHARP|Fabric State.{0,20}(?:In Progress|Not )",
         "CUDA cannot start on that node: the NVSwitch fabric is not up",
         "have nvidia-fabricmanager started there, in the driver's version (nvidia-smi -q shows Fabric State)",
     ),
@@ -84,7 +85,8 @@ CUDA: tuple[KnownFailure, ...] = (
     row(
         "no-gpu",
         "list",
-        r"No CUDA GPUs are available|no CUDA-capable device is detected|Failed to infer device type"
+        r"Failed to initialize NVML|libcuda\.so\.1: cannot open|could not select device driver"
+        r"|No CUDA GPUs are available|no CUDA-capable device is detected|Failed to infer device type"
         r"|No GPU devices found on the node|Found no NVIDIA driver on your system|NVML: Driver Not Loaded"
         r"|CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice|couldn't communicate with the NVIDIA driver"
         r"|nvidia-container-cli: initialization error|NVMLError_DriverNotLoaded|CUDA unknown error"
@@ -167,7 +169,7 @@ NCCL: tuple[KnownFailure, ...] = (
             "shm-small",
             "row 16",
             r"(?i)shm.{0,80}(?:no space left|too small)|shared memory segment.{0,120}no space"
-            r"|unexpected bus error encountered in worker|insufficient shared memory"
+            r"|unexpected bus error encountered in worker|insufficient shared memory|</torch_.{0,80}No space left"
             r"|shm_broadcast.{0,80}no space|failed to allocate shared memory|shared memory.{0,40}No space left",
             "/dev/shm is too small",
             "give the container a larger /dev/shm",
@@ -186,6 +188,14 @@ NCCL: tuple[KnownFailure, ...] = (
         )
     ),
     row(
+        "nvshmem",
+        "NVSHMEM",
+        r"(?i)nvshmem.{0,120}(?:fail|error|non-zero status|abort)",
+        "NVSHMEM, on which wide expert parallelism (DeepEP) rests, could not start or failed",
+        "check its transport (IBGDA needs the driver's PeerMappingOverride), or choose another all-to-all back end",
+        rank="suspect",
+    ),
+    row(
         "rendezvous",
         "PyTorch",
         r"DistNetworkError|TCPStore.{0,80}(?:timed out|timeout)|client socket has timed out"
@@ -197,7 +207,8 @@ NCCL: tuple[KnownFailure, ...] = (
     row(
         "nccl",
         "list",
-        r"NCCL error|ncclSystemError|ncclRemoteError|ncclInternalError|ncclUnhandledCudaError",
+        r"gloo.{0,160}Connection (?:closed|reset)|NCCL error|ncclSystemError|ncclRemoteError|ncclInternalError"
+        r"|ncclUnhandledCudaError",
         "NCCL failed",
         "see the lines before it; /dev/shm too small and two ranks on one GPU are common",
         rank="general",
@@ -287,7 +298,7 @@ TRANSFER: tuple[KnownFailure, ...] = (
     row(
         "nixl-disconnect",
         "NIXL",
-        r"NIXL_ERR_REMOTE_DISCONNECT|nixlRemoteDisconnectError",
+        r"NIXL_ERR_REMOTE_DISCONNECT|nixlRemoteDisconnectError|ucxx::\w+Error|Connection reset by remote peer",
         "the other side of a KV transfer was gone",
         "see whether the ctx (prefill) server ended; if it runs, restart both and check the RDMA network",
         rank="suspect",
@@ -515,7 +526,7 @@ SLURM: tuple[KnownFailure, ...] = (
             "step-ended",
             "list",
             r"slurmstepd(?:-[\w.-]+)?: error(?!: couldn't chdir)"
-            r"|srun: error: .{0,60}: (?:Exited with exit code|Killed|Terminated)"
+            r"|srun: error: .{0,60}: (?:Exited with exit code (?!137)|Terminated)"
             r"|CANCELLED AT \d{4}-|Signal \d+ received|: User defined signal",
             "Slurm ended the step",
             "see the slurmstepd line",
@@ -634,7 +645,8 @@ MACHINE: tuple[KnownFailure, ...] = (
     row(
         "module-missing",
         "Python",
-        r"ModuleNotFoundError: |No module named |ImportError: cannot import name",
+        r"ModuleNotFoundError: |backend is not available or outdated|No module named "
+        r"|ImportError: cannot import name",
         "a Python module is missing, or of another version",
         "see its name in the line; use the engine's own image, without the PYTHONPATH of the login shell",
         rank="suspect",
@@ -663,15 +675,22 @@ MACHINE: tuple[KnownFailure, ...] = (
         "see its log",
         rank="general",
     ),
+    row(
+        "killed",
+        "machine",
+        r"exitcode: -9\b|Failed core proc\(s\): .{0,80}: -9\b",
+        "a process was killed from outside, mostly because the host ran out of memory",
+        "see the kernel's log (dmesg) and the job's memory; ask Slurm for more",
+        rank="suspect",
+    ),
     ordinary(
         row(
             "killed",
             "machine",
-            r"exit code 137|[Kk]illed by signal 9|signal SIGKILL|: Killed$|exitcode: -9|exit code -9\b"
-            r"|Failed core proc\(s\): .{0,80}: -9\b",
+            r"exit code 137|[Kk]illed by signal 9|signal SIGKILL|: Killed$|exit code -9\b",
             "a process was killed from outside, mostly because the host ran out of memory",
             "see the kernel's log (dmesg) and the job's memory; ask Slurm for more",
-            rank="suspect",
+            rank="end",
         )
     ),
     row(
@@ -697,7 +716,8 @@ MODEL: tuple[KnownFailure, ...] = (
     row(
         "model-missing",
         "Hugging Face",
-        r"Repo id must be in the form|is not a local folder and is not a valid model identifier"
+        r"Repo id must (?:be in the form|use)|Invalid model path"
+        r"|is not a local folder and is not a valid model identifier"
         r"|Incorrect path_or_model_id"
         r"|Invalid repository ID or local directory|does not appear to have a file named"
         r"|Can't load the configuration of"
@@ -742,7 +762,8 @@ MODEL: tuple[KnownFailure, ...] = (
     row(
         "weights-damaged",
         "model",
-        r"Error while deserializing header|MetadataIncompleteBuffer|HeaderTooLarge|InvalidHeaderDeserialization"
+        r"Consistency check failed|Error while deserializing header|MetadataIncompleteBuffer|HeaderTooLarge"
+        r"|InvalidHeaderDeserialization"
         r"|PytorchStreamReader failed|invalid load key, '|incomplete metadata, file not fully covered"
         r"|not a valid safetensors file",
         "a weight file of the checkpoint is damaged or only half there",
@@ -751,7 +772,9 @@ MODEL: tuple[KnownFailure, ...] = (
     row(
         "weights-missing",
         "model",
-        r"Cannot find any model weights|[Nn]o safetensors (?:weights|files)|[Nn]o (?:weight|checkpoint) files? found"
+        r"Cannot find any model weights|no file named .{0,160}in directory"
+        r"|No such file or directory: .{0,160}\.safetensors|[Nn]o safetensors (?:weights|files)"
+        r"|[Nn]o (?:weight|checkpoint) files? found"
         r"|Following weights were not initialized|No \.safetensors",
         "the folder of the model holds no weights, or not all of them",
         "check the checkpoint's folder on the node; load_format: dummy needs none",

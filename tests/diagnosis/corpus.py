@@ -1,7 +1,8 @@
 """The corpus: logs that were written for these tests, and the cause that each of them shows (``index.tsv``).
 
 The sets: ``first`` was written before the patterns, ``second`` after them, ``healthy`` has servers with nothing
-wrong, ``fresh`` and ``fresh-2`` are other wordings that were tried once on finished patterns (``docs/diagnosis.md``).
+wrong, ``fresh``, ``fresh-2`` and ``fresh-3`` are other wordings that were tried once on finished patterns
+(``docs/diagnosis.md``).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_a_server_that_is_stopped_when_its_work_is_done_has_no_cause() -> None:
         "srun: error: n0: task 0: Killed",
     ]
     assert cause(READY, *works(3), *end) is None
-    assert cause(*end) == "killed"
+    assert cause(*end) == "step-ended" and cause(end[1]) == "killed"
     assert cause(READY, *works(3), f"{end[0][:-4]} DUE TO PREEMPTION ***", *end) == "preempted"
 
 

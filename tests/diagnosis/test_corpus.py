@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from ratematch.engines import diagnose_logs, find_engine
+from ratematch.engines.sitefailures import SITE
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN as TRTLLM
 from ratematch.engines.vllm.diagnosis import KNOWN as VLLM
-from tests.diagnosis.corpus import HEALTHY, Sample, read_corpus
+from tests.diagnosis.corpus import FOLDER, HEALTHY, Sample, read_corpus
 
 CORPUS = read_corpus()
 SETS = list(dict.fromkeys(sample.origin for sample in CORPUS))
@@ -64,7 +65,7 @@ def test_what_is_no_engines_own_is_known_to_both(engine: str) -> None:
         for sample in CORPUS
         if sample.engine != engine and not find_engine(sample.engine).wrote(sample.text) and sample.cause != HEALTHY
     ]
-    shared = {row.diagnosis.name for row in TRTLLM} & {row.diagnosis.name for row in VLLM}
+    shared = {row.diagnosis.name for row in SITE}
     tried = [sample for sample in others if sample.cause in shared]
     assert len(tried) >= 5
     for sample in tried:
@@ -84,3 +85,11 @@ def test_the_page_of_causes_has_every_one() -> None:
     page = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
     missing = {row.diagnosis.name for row in (*TRTLLM, *VLLM) if f"| `{row.diagnosis.name}` |" not in page}
     assert missing == set()
+
+
+def test_one_line_is_enough_and_both_engines_read_it_alike() -> None:
+    for line in (FOLDER / "wordings.tsv").read_text(encoding="utf-8").splitlines():
+        cause, _, text = line.partition("\t")
+        for engine in ("trtllm-serve", "vllm"):
+            known = find_engine(engine).diagnose([f"something\n{text}\nsomething\n"])
+            assert known is not None and known.name == cause, (engine, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratematch.engines.engine import Engine
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
-from ratematch.engines.trtllm_serve.diagnosis import diagnose, explain
+from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, kv_layout
@@ -40,6 +40,7 @@ ENGINE = Engine(
     has_iterations=has_iterations,
     wrote=is_trtllm_log,
     diagnose=diagnose,
+    known_failures=KNOWN,
     explain=explain,
     probe_commands=probe_commands,
     judge_probe=judge_probe,

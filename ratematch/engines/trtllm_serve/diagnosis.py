@@ -89,6 +89,14 @@ OWN: tuple[KnownFailure, ...] = (
         "lower max_seq_len, raise kv_cache_config.free_gpu_memory_fraction, or use more GPUs an instance",
     ),
     row(
+        "kv-cache-full",
+        "KV cache manager",
+        r"Can't allocate new blocks|No free blocks left|[Nn]o more free (?:KV cache )?blocks",
+        "the KV cache ran full and a request could not go on",
+        "raise kv_cache_config.free_gpu_memory_fraction, or lower max_batch_size or the concurrency",
+        rank="request",
+    ),
+    row(
         "nvlink-domains",
         "row 13",
         # UCX tries this way first and takes another one where it is closed: harmless in most logs.
@@ -100,7 +108,7 @@ OWN: tuple[KnownFailure, ...] = (
     row(
         "mpi-spawn",
         "row 15",
-        r"All nodes which are allocated for this job are already filled",
+        r"All nodes which are allocated for this job are already filled|MPI_ERR_SPAWN",
         "the server tries to start its own MPI processes",
         "put trtllm-llmapi-launch before trtllm-serve",
     ),
@@ -253,6 +261,14 @@ OWN: tuple[KnownFailure, ...] = (
 )
 
 VAGUE: tuple[KnownFailure, ...] = (
+    row(
+        "kv-transfer-failed",
+        "transceiver",
+        r"(?i)error in kv cache transfer|kv cache transfer (?:failed|error)",
+        "a KV transfer between ctx and gen failed",
+        "see the lines before it, in the logs of both sides; UCX_TLS unset, RDMA devices, the same versions on both",
+        rank="suspect",
+    ),
     row(
         "nixl-failed",
         "row 8",

@@ -146,7 +146,8 @@ OWN: tuple[KnownFailure, ...] = (
     row(
         "engine-ended",
         "engine core",
-        r"Engine core initialization failed|EngineCore encountered|EngineDeadError|EngineCore failed to start"
+        r"RayActorError|ActorDiedError|AsyncEngineDeadError|MQEngineDeadError|Engine core initialization failed"
+        r"|EngineCore encountered|EngineDeadError|EngineCore failed to start"
         r"|WorkerProc initialization failed|Worker proc \S+ died unexpectedly",
         "the engine process behind the server ended",
         "the cause is in earlier lines of its log, of EngineCore or a Worker",
