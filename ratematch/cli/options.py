@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +13,17 @@ RESULTS = Path("results")
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(0, min_open=True)
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds. click's own range takes ``nan`` for one, and ``inf`` where there is no upper bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 set_option = click.option(

@@ -160,6 +160,13 @@ class Experiment:
         return f"{self._label(self.deployment.short_label)}-{self.id}"
 
 
+def seed_of(experiment: Experiment, load: Load) -> int:
+    """What the requests of a load are drawn from: another one for each load and repeat, so that none finds another's
+    prompts in the prefix cache of servers that both are sent to."""
+    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
     """Experiments of one id as one, where the first of them stands, with the loads of all in their order, each once.
 

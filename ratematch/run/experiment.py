@@ -22,7 +22,7 @@ from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import load_model
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_needed, place, placement_to_json
@@ -30,7 +30,7 @@ from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
-from ratematch.run.load import Live, measure_load, seed_of
+from ratematch.run.load import Live, measure_load
 from ratematch.run.machines import Allocation
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders

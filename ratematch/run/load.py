@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.measure.serverside import judge_servers
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
@@ -281,11 +280,6 @@ def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> S
             grown[spec.role].append(growth)
             seconds.append(elapsed_s)
     return live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
-
-
-def seed_of(experiment: Experiment, load: Load) -> int:
-    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 def _errors(records: Sequence[RequestRecord]) -> list[str]:

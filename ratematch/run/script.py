@@ -18,7 +18,7 @@ from ratematch.inputs.catalog import load_model
 from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.placement import nodes_needed
@@ -232,19 +232,22 @@ def _warm_up(experiment: Experiment) -> str:
     count = warmup.count_requests(experiment.deployment)
     workload = Workload(min(warmup.ISL, experiment.workload.isl), min(warmup.OSL, experiment.workload.osl))
     load = Concurrency(min(AT_ONCE, count), count)
-    words = [*_load_options(load), *_workload_options(workload, experiment.model), "-o", "connections"]
+    seed = seed_of(experiment, experiment.loads[0]) + 2
+    words = [*_load_options(load, seed), *_workload_options(workload, experiment.model), "-o", "connections"]
     # So few tokens give no figures, and none are wanted.
     return f"send {_lines(words)}\nCODE=0\n"
 
 
 def _send(experiment: Experiment, load: Load) -> str:
     warmed = ["--warm-prompts"] if experiment.mode == "gen_only_warmed" else []
-    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
+    options = _load_options(load, seed_of(experiment, load))
+    words = [*options, *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
     return f"send {_lines(words)}\n"
 
 
-def _load_options(load: Load) -> Iterator[str]:
-    """The load as options of ``ratematch load``; a repeat is another seed."""
+def _load_options(load: Load, seed: int) -> Iterator[str]:
+    """The load as options of ``ratematch load``. Each has a seed of its own, the one that a sweep gives it: they are
+    sent to the same servers, and none may find another's prompts in the prefix cache."""
     match load:
         case Concurrency():
             yield from ("--concurrency", str(load.concurrency))
@@ -262,7 +265,7 @@ def _load_options(load: Load) -> Iterator[str]:
             yield from ("--replay", f"{load.speed:g}")
     if not isinstance(load, Concurrency) and load.max_in_flight:
         yield from ("--max-in-flight", str(load.max_in_flight))
-    yield from ("--num-requests", str(load.num_requests), "--warmup", str(load.warmup), "--seed", str(load.repeat))
+    yield from ("--num-requests", str(load.num_requests), "--warmup", str(load.warmup), "--seed", str(seed))
 
 
 def _workload_options(workload: Workload, model: str) -> Iterator[str]:
@@ -278,6 +281,10 @@ def _workload_options(workload: Workload, model: str) -> Iterator[str]:
     if workload.turns > 1:
         yield from ("--turns", str(workload.turns), "--think-time", f"{workload.think_s:g}")
     # The script works in a folder of its own.
+    if workload.file and workload.time_unit:
+        yield from ("--time-unit", workload.time_unit)
+    if workload.file and workload.hash_block:
+        yield from ("--hash-block", str(workload.hash_block))
     for name, path in (("dataset", workload.file), ("text", workload.text), ("tokenizer", workload.tokenizer)):
         if path:
             yield from (f"--{name}", str(Path(path).absolute()))

@@ -52,6 +52,22 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
 
 
+def plain_text(text: str) -> str:
+    """``text`` as a cell of a table that a spreadsheet shows and does not run.
+
+    Excel, LibreOffice and Sheets take a cell that begins with = + - @ (or a tab or line break, and then one of these)
+    for a formula, which may start programs; names of models come from files of other people. An apostrophe before it
+    makes it text. A number, and a dash alone, stay as they are.
+    """
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) or text == "-":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def write_aside(path: Path, content: bytes) -> Path:
     """Write ``content`` to ``path``, whose folder is made where it is missing, as :func:`replacing` does.
 

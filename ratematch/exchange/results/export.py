@@ -19,7 +19,7 @@ from ratematch.exchange.results.inferencex import make_row
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
 from ratematch.store import layout
-from ratematch.store.files import write_aside
+from ratematch.store.files import plain_text, write_aside
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
 from ratematch.store.records import read_records
 
@@ -105,9 +105,14 @@ def _write_csv(results: Results, output: Path) -> list[Path]:
         REQUESTS_CSV: pd.DataFrame(list(request_rows(results, measured))),
     }
     return [
-        write_aside(output / name, frame.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+        write_aside(output / name, _plain(frame).to_csv(index=False, lineterminator="\n").encode("utf-8"))
         for name, frame in frames.items()
     ]
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with texts that no spreadsheet runs."""
+    return frame.map(lambda value: plain_text(value) if isinstance(value, str) else value)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> Path:
