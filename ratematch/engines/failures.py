@@ -34,7 +34,10 @@ _BEFORE_READY = 4
 _READY = re.compile(r"Application startup complete|Uvicorn running on|[Ss]ervers are ready|Server is ready")
 _WORKS = re.compile(r"\biter = \d+|Avg generation throughput: |\" 200 OK|Application startup complete")
 _IDLE = "generation throughput: 0.0 "
-_LEAVES = re.compile(r"INFO:\s+Shutting down|Application shutdown complete|^\W*KeyboardInterrupt|\bCancelledError\b")
+_LEAVES = re.compile(
+    r"INFO:\s+Shutting down|Application shutdown complete|\[shutdown\] EngineCore: start|^\W*KeyboardInterrupt"
+    r"|\bCancelledError\b"
+)
 _MARKS = (
     "application startup",
     "uvicorn running on",
@@ -44,6 +47,7 @@ _MARKS = (
     "avg generation throughput",
     '" 200 ok',
     "shutting down",
+    "[shutdown] enginecore: start",
     "application shutdown",
     "keyboardinterrupt",
     "cancellederror",

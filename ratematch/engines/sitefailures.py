@@ -652,6 +652,13 @@ MACHINE: tuple[KnownFailure, ...] = (
         rank="suspect",
     ),
     row(
+        "spawn-idiom",
+        "Python",
+        r"attempt has been made to start a new process before|process has finished its bootstrapping phase",
+        "the script that starts the server does so outside `if __name__ == '__main__'`, so it has no children",
+        "start the server by its own command, or put the start into that block",
+    ),
+    row(
         "bus-error",
         "machine",
         r"Bus error|SIGBUS",
