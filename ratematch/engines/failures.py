@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratematch.engines.knownfailure import KnownFailure, Rank
-from ratematch.engines.loglines import Time, find_time, was_dealt_with
+from ratematch.engines.loglines import Time, find_level, find_time, shorten, was_dealt_with
 from ratematch.engines.logscan import Alike, prepare, scan, split_lines
 from ratematch.measure.serverlog import Diagnosis
 
@@ -109,11 +109,21 @@ class _Log:
             self._leaves = min(self._leaves, alike.places[0])
         for at, failures in alike.matches:
             dealt_with = was_dealt_with(self.lines, at)
-            for failure in failures:
-                if not dealt_with:
-                    self._events.append(_Event(at, failure, _WEIGHT[failure.rank]))
-                elif failure.quiet:
-                    self._events.append(_Event(at, failure, min(_WEIGHT["suspect"], _WEIGHT[failure.rank])))
+            weighed = [
+                (failure, self._weight(at, failure) if dealt_with else _WEIGHT[failure.rank]) for failure in failures
+            ]
+            self._events += [_Event(at, failure, weight) for failure, weight in weighed if weight]
+
+    def _weight(self, at: int, failure: KnownFailure) -> int:
+        """How much a line counts that was dealt with: 0 unless it is known to be quiet about real trouble.
+
+        A request that was lost is often told in a warning, and in notes only as a setting.
+        """
+        if not failure.quiet:
+            return 0
+        if failure.rank == "request":
+            return _WEIGHT["request"] if find_level(shorten(self.lines[at])) == "warning" else 0
+        return min(_WEIGHT[failure.rank], _WEIGHT["suspect"])
 
     def judge(self) -> _Event | None:
         """The event that tells best why this process failed, with its time; ``None`` when none does."""

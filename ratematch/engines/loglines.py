@@ -26,9 +26,11 @@ _LEVEL = re.compile(
     r"|(?<![\w=/])(?:ERROR|FATAL|CRITICAL)(?![\w=])|\b(?:srun|slurmstepd\S*|sbatch|salloc): (?:error|fatal)|\berror: "
     r"|\blevel=(?:error|fatal)|\b[A-Za-z]+(?:Error|Exception)\b)"
     r"|(?P<warning>\[(?:W|WARN|WARNING|warning ?)\]|\[W\d{3,4} |(?:^|[ \])])W\d{4} \d\d:"
-    r"|(?<![\w=/])(?:WARN|WARNING)(?![\w=])|\b[A-Za-z]*Warning\b|\bwarning: |\blevel=warn)"
+    r"|(?<![\w=/])(?:WARN|WARNING)(?![\w=])|\b[A-Za-z]*Warning\b|\bwarning: |\blevel=warn"
+    r"|\"level\": ?\"warn)"
     r"|(?P<info>\[(?:I|D|V|INFO|DEBUG|VERBOSE|TRACE|info ?)\]|\[[IVD]\d{3,4} |(?:^|[ \])])[IVD]\d{4} \d\d:"
-    r"|(?<![\w=/])(?:INFO|DEBUG|TRACE)(?![\w=])|\blevel=(?:info|debug))"
+    r"|(?<![\w=/])(?:INFO|DEBUG|TRACE)(?![\w=])|\blevel=(?:info|debug)"
+    r"|\"level\": ?\"(?:info|debug|trace))"
 )
 
 _LEVEL_WITHIN = 160

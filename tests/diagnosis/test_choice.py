@@ -109,6 +109,22 @@ def test_harmless_at_times_counts_where_nothing_better_is_there() -> None:
         assert known is not None and known.name == name
 
 
+def test_a_lost_request_counts_in_a_warning_too_and_whatever_goes_on_after_it() -> None:
+    warned = "[10/14/2026-03:14:02] [TRT-LLM] [W] Terminating generation request 7 due to KV cache transfer timeout"
+    known = TRTLLM.diagnose(["\n".join([READY, *works(4), warned, *works(9)])])
+    assert known is not None and known.name == "kv-transfer-timeout"
+    expired = (
+        "(EngineCore pid=7) WARNING 10-14 03:12:01 [x.py:1] Releasing expired KV blocks for request cmpl-1 which"
+    )
+    known = VLLM.diagnose(["\n".join([READY, expired, *works(9)])])
+    assert known is not None and known.name == "kv-expired"
+    for level in "IW":
+        setting = (
+            f"[10/14/2026-03:14:02] [TRT-LLM] [{level}] KV cache transfer timeout: 60 s (kv_transfer_timeout_ms)"
+        )
+        assert TRTLLM.diagnose([setting]) is None
+
+
 def test_colours_labels_and_progress_bars_hide_nothing() -> None:
     assert (
         cause(f"\x1b[1;36m(EngineCore_DP0 pid=7)\x1b[0;0m ERROR 10-14 03:12:02 [core.py:708] {OOM}") == "gpu-memory"
@@ -153,6 +169,8 @@ def test_long_lines_and_logs_keep_both_ends() -> None:
         ("[1.1] [n0:1:0] ib.c:1 UCX  WARN  x", "warning"),
         ("FutureWarning: this will raise an error", "warning"),
         ("INFO:     Started server process", "info"),
+        ('{"time":"2026-05-28T03:35:37Z","level":"warn","message":"RuntimeError: x"}', "warning"),
+        ('{"time":"2026-05-28T03:35:37Z","level":"INFO","message":"RuntimeError: x"}', "info"),
         ("[10/14/2026-03:14:02] [TRT-LLM] [RANK 0] [I] error_on_oom=False", "info"),
         ("n0:1:1 [0] NCCL INFO NET/Plugin: Failed to find symbol", "info"),
         ("Killed", "none"),
