@@ -26,7 +26,7 @@ from ratematch.plan.expansion import expand_written_out
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep
 from ratematch.run import followup
-from ratematch.run.failure import tries_left
+from ratematch.run.failure import UNSETTLED, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
@@ -155,6 +155,12 @@ class Controller:
         """After a grid every deployment worth it at once; after a search what ``runs`` has left to do, and what
         measuring that shows to be worth it beside."""
         self._enter("matching")
+        if runs is None and (unsettled := self._unsettled()):
+            self.campaign.notes.append(
+                f"nothing is run end to end: {unsettled} not fully measured, and what is missing may change the "
+                "choice; the same command goes on"
+            )
+            return
         chosen = end_to_end_experiments(self._sweep, self._results) if runs is None else self._rest_of(runs)
         if not chosen:
             self.campaign.notes.append(describe_nothing_chosen(self._sweep, self._results))
@@ -164,6 +170,19 @@ class Controller:
             self._measure(fresh)
             seen |= {experiment.id for experiment in fresh}
             chosen = self._rest_of(runs) if runs is not None else []
+
+    def _unsettled(self) -> str:
+        """ctx and gen experiments that failed for a reason that says nothing of them, in words; empty when none."""
+        failed = [
+            item.experiment.label
+            for item in self.campaign.items
+            if item.experiment.stage in ("ctx", "gen")
+            and item.state == "failed"
+            and item.failures
+            and item.failures[-1].kind in UNSETTLED
+        ]
+        more = f" and {len(failed) - 1} more are" if len(failed) > 1 else " is"
+        return f"{failed[0]}{more}" if failed else ""
 
     def _rest_of(self, runs: EndToEnd) -> list[Experiment]:
         """Decide on the runs that are worth it now, beside those decided on before."""

@@ -84,8 +84,8 @@ def refuse_mixture(results: Results, sweep: Sweep) -> None:
         ResultsError: ``results`` holds figures of the other kind.
     """
     emulated = sweep.simulated or sweep.cluster.emulated
-    for folder in results.folders():
-        experiment = folder.read()
+    for stored in results.now().experiments:
+        experiment = stored.experiment
         if experiment.emulated and emulated and experiment.step_times != sweep.step_times:
             raise ResultsError(
                 f"{results.path}: holds figures of the step-time model {experiment.step_times}, and "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ratematch.measure import metrics
@@ -172,17 +173,18 @@ def to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any]) -> Measurement:
-    """The inverse of :func:`to_json`.
+    """The inverse of :func:`to_json`. A key that this version does not know is ignored.
 
     Raises:
-        TypeError: the content is not that of a measurement.
+        KeyError, TypeError, ValueError: the content is not that of a measurement.
     """
-    fields = dict(content)
+    known = {name: value for name, value in content.items() if name in FIELDS}
     for name in DISTRIBUTIONS:
-        fields[name] = _stats_from_json(fields[name]) if fields.get(name) else None
-    fields["window"] = Window(**fields["window"]) if fields["window"] else None
-    fields["reasons"], fields["warnings"] = tuple(fields["reasons"]), tuple(fields["warnings"])
-    return Measurement(**fields)
+        known[name] = _stats_from_json(known[name]) if known.get(name) else None
+    return msgspec.convert(known, Measurement)
+
+
+FIELDS = frozenset(field.name for field in fields(Measurement))
 
 
 def _stats_from_json(content: dict[str, Any]) -> Stats:
@@ -190,4 +192,4 @@ def _stats_from_json(content: dict[str, Any]) -> Stats:
     known: dict[str, Any] = {
         key: math.nan if value is None and key in always else value for key, value in content.items()
     }
-    return Stats(**known)
+    return msgspec.convert(known, Stats)

@@ -102,9 +102,9 @@ def find_experiment(measured: Sequence[Measured], point: Point) -> Experiment:
 
 def _cluster_of(results: Results, experiment: Experiment, point: Point) -> Cluster:
     """The profile of the folder that the point was measured in."""
-    for folder in results.folders():
-        if folder.read().id in point.sources:
-            return folder.cluster()
+    for stored in results.now().experiments:
+        if stored.experiment.id in point.sources:
+            return stored.folder.cluster()
     raise UserError(f"{experiment.label}: no cluster profile is stored; give --cluster")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ratematch.errors import DiskFull, ResultsError
+from ratematch.errors import DamagedFile, DiskFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -43,13 +43,35 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     try:
         yield aside
         if sync:
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(aside)
         aside.replace(path)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what is in ``path``."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in ``folder``: without this a power cut can take back a rename."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # a folder that may be written and not read: nothing more can be done
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF):  # file systems without it
+            raise
+    finally:
+        os.close(handle)
 
 
 def plain_text(text: str) -> str:
@@ -108,29 +130,58 @@ def write_lines(path: Path, contents: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
 
 
-def read_json(path: Path) -> Any:
-    """Raises ResultsError when the file is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResultsError(f"{path}: not valid JSON ({error}); move it away to measure again") from error
-
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file of any content may raise: missing, cut, of another type, nested without end."""
 
 Value = TypeVar("Value")
+
+
+def read_json(path: Path) -> Any:
+    """Raises DamagedFile when the file cannot be read or is not JSON. NaN and Infinity are not JSON."""
+    return read_value(path, lambda content: content)
 
 
 def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
     """The value that ``from_json`` makes of a JSON file.
 
     Raises:
-        ResultsError: the file is not JSON, or its content is of another shape (``from_json`` raised ValueError,
-            TypeError or KeyError).
+        DamagedFile: the file cannot be read, is not JSON, or its content is of another shape (``from_json`` raised
+            one of :data:`UNREADABLE`).
     """
+    content = read_bytes(file)
     try:
-        return from_json(read_json(file))
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"no value for {error}" if isinstance(error, KeyError) else str(error)
-        raise ResultsError(f"{file}: not what this version writes there ({what}); move it away to go on") from error
+        decoded = json.loads(content, parse_constant=_refuse_constant)
+    except UNREADABLE as error:
+        raise DamagedFile(file, f"not valid JSON ({describe_damage(error)})") from error
+    try:
+        return from_json(decoded)
+    except UNREADABLE as error:
+        raise DamagedFile(file, f"not what this version writes there ({describe_damage(error)})") from error
+
+
+def read_bytes(file: Path) -> bytes:
+    """Raises DamagedFile when there is no such file, or it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DamagedFile(file, (error.strerror or str(error)).lower()) from error
+
+
+def describe_damage(error: BaseException) -> str:
+    """One short line for an exception of :data:`UNREADABLE`."""
+    if isinstance(error, KeyError):
+        return f"no value for {error}"
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
+
+
+LONGEST_REASON = 200
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 @contextlib.contextmanager

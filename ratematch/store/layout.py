@@ -9,6 +9,7 @@
         search.json, choice.json            decisions of an adaptive sweep; end-to-end runs
         ifb_choice.json                     aggregated servers that are measured, and those that are not
         nodes.json                          nodes that failed
+        derived.json                        worked out of the records, to read them less often; may be deleted
         packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
         jobs/<name>/                        logs of Slurm job arrays
         <experiment>/
@@ -36,6 +37,7 @@ SEARCH = "search.json"
 CHOICE = "choice.json"
 IFB_CHOICE = "ifb_choice.json"
 NODES = "nodes.json"
+DERIVED = "derived.json"
 PACKS = "packs"
 JOBS = "jobs"
 

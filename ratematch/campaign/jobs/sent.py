@@ -15,7 +15,7 @@ from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.slurm.allocation import failed_nodes
 from ratematch.slurm.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock, layout
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
 from ratematch.store.sentjob import SentJob
@@ -232,8 +232,7 @@ class Membership:
         file = self.path / layout.OVER
         if not file.exists():
             return None
-        content = read_json(file)
-        return MemberEnding(content["code"], content["cancelled"])
+        return read_value(file, lambda content: MemberEnding(content["code"], content["cancelled"]))
 
     def end(self, code: int | None) -> None:
         """Write that it has ended with this exit code; ``None``: it was never started."""

@@ -92,7 +92,7 @@ def import_results(
 def _refuse_silent_mixture(results: Results, tools: set[str], mix: bool) -> None:
     if mix:
         return
-    tools_there = {stored.run.tool for folder in results.folders() for stored in folder.loads()}
+    tools_there = {stored.run.tool for stored in results.now().loads}
     if others := sorted(tools_there - tools):
         raise UserError(
             f"{results.path}: holds loads of {', '.join(others)}; import into another folder, or say --mix to have "
@@ -111,8 +111,8 @@ def _why_not(load: ForeignLoad, hints: Hints, stage: Stage | None) -> str:
 
 def _find_misfit(results: Results, experiment: Experiment) -> str | None:
     """Why no analysis could read a load together with those that are there."""
-    for folder in results.folders()[:1]:
-        there = folder.read()
+    for stored in results.now().experiments[:1]:
+        there = stored.experiment
         for what, a, b in (
             ("figures", there.origin, experiment.origin),
             ("model", there.model, experiment.model),
