@@ -114,7 +114,7 @@ def measure_load(
         req_s=seen.req_s,
         tok_s_run=tok_s_run,
         req_s_run=req_s_run,
-        isl_mean=float(np.mean([record.isl for record in seen.answers])) if seen.answers else None,
+        isl_mean=metrics.mean_isl(seen.answers),
         osl_mean=seen.osl.mean if seen.osl else None,
         in_flight=seen.in_flight,
         little=seen.little,

@@ -276,6 +276,16 @@ def test_hits_of_prompts_whose_length_only_the_server_knows_are_a_share_of_what_
     assert any(text.startswith("30.0% of the prompt tokens came from the prefix cache") for text in result.reasons)
 
 
+@pytest.mark.parametrize(
+    ("sent", "reported", "mean"), [(0, 57, 57), (64, 65, 64), (0, None, None), (0, 0, None)], ids=str
+)
+def test_the_length_of_a_text_that_nobody_counted_is_what_the_server_says(
+    sent: int, reported: int | None, mean: int | None
+) -> None:
+    records = [replace(one, isl=sent, isl_reported=reported) for one in closed_loop(4, [101] * 24)]
+    assert measure(records, 4).isl_mean == mean
+
+
 def test_prompts_that_were_warmed_may_be_found() -> None:
     records = [replace(each, cached_tokens=96) for each in closed_loop(4, [101] * 40)]
     assert measure(records, 4, limits=Limits(cached=1.0)).valid

@@ -44,6 +44,7 @@ def test_trtllm_bench_takes_the_ids_where_the_text_is_there_too() -> None:
     [
         *("output_tokens", "output_tokens_count", "output_length", "osl", "max_tokens", "max_completion_tokens"),
         *("max_new_tokens", "completion_tokens", "output_len", "expected_output_len", "num_output_tokens"),
+        *("response_tokens", "response_length", "generated_tokens", "num_decode_tokens", "n_predict"),
     ],
 )
 def test_output_lengths_under_every_name(name: str) -> None:
@@ -211,6 +212,8 @@ def test_the_unit_of_time_is_taken_only_where_nothing_else_makes_sense() -> None
         data = parse_dataset(trace(*instants))
         assert data.time_unit == "ms"
         assert any("taken for ms" in note for note in data.notes) == (len(set(instants)) > 1)
+    for instants in ((0, 30, 60, 90), (7, 12, 100, 140)):  # a request in some 40 s, or 20 a second
+        assert parse_dataset(trace(*instants)).time_unit is None
     for instants in ((0, 2, 4, 6), (0.5, 1.25), (60.0, 62.0), (1_700_000_000, 1_700_000_060), (10**18, 2 * 10**18)):
         data = parse_dataset(trace(*instants))
         assert data.time_unit is None and data.why_no_unit and data.timed
@@ -328,3 +331,9 @@ def test_what_a_summary_says_of_shared_beginnings() -> None:
         0.47, abs=0.02
     )
     assert summarise(parse_dataset(lines({"isl": 9}, {"isl": 9}))).shared == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"osl": 4}, {"osl": 4, "timestamp": 500}], ids=["isl", "osl", "instants"])
+def test_random_prompts_share_nothing_however_many_there_are(fields: dict[str, int]) -> None:
+    data = parse_dataset(lines(*({"isl": 100, **fields} for _ in range(200))))
+    assert summarise(data).shared == 0

@@ -32,6 +32,7 @@ INPUT_LENGTHS = (
     "prompt_len",
     "prompt_length",
     "input_seq_len",
+    "num_prefill_tokens",
 )
 OUTPUT_LENGTHS = (
     "output_length",
@@ -49,6 +50,12 @@ OUTPUT_LENGTHS = (
     "output_len",
     "expected_output_len",
     "output_seq_len",
+    "response_tokens",
+    "response_length",
+    "generated_tokens",
+    "generation_length",
+    "num_decode_tokens",
+    "n_predict",
 )
 SAMPLING = ("sampling_params", "parameters", "generation_config", "extra", "extra_body")
 """Objects inside an item that sampling parameters stand in: SGLang, TGI, Hugging Face, AIPerf."""

@@ -131,11 +131,11 @@ def _span(lengths: Sequence[int]) -> LengthSpan | None:
 def _shared_share(dataset: Dataset) -> float:
     known: set[int] = set()
     shared = total = pieces = 0
-    for entry in dataset.entries:
+    for number, entry in enumerate(dataset.entries):
         if pieces > MOST_PIECES:
             break
         chain, still, size = 0, True, 0
-        for piece, length in _pieces(entry, dataset.block):
+        for piece, length in _pieces(entry, dataset.block, number):
             chain = hash((chain, piece))
             still = still and chain in known
             known.add(chain)
@@ -146,8 +146,9 @@ def _shared_share(dataset: Dataset) -> float:
     return shared / total if total else 0.0
 
 
-def _pieces(entry: Entry, block: int) -> Iterator[tuple[object, int]]:
-    """A prompt in pieces, each with its length, from the beginning."""
+def _pieces(entry: Entry, block: int, number: int) -> Iterator[tuple[object, int]]:
+    """A prompt in pieces, each with its length, from the beginning. ``number``: of the entry; where it has only a
+    length, its prompt is random, and like no other."""
     if entry.hash_ids:
         left = entry.isl or 0
         for number in entry.hash_ids:
@@ -163,7 +164,7 @@ def _pieces(entry: Entry, block: int) -> Iterator[tuple[object, int]]:
             letters = text[begin : begin + _LETTERS_A_PIECE]
             yield letters, len(letters)
     elif entry.isl:
-        yield object(), entry.isl
+        yield number, entry.isl
 
 
 def _spoken(chat: str) -> str:
