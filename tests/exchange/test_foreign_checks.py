@@ -352,6 +352,10 @@ def test_servers_that_are_given_have_the_gpus_of_the_row(tmp_path: Path) -> None
         (inferencex_run(), {"agg": parse_servers("TEP4")}, "the file has 8 GPUs, and --agg 4"),
         (INFERENCEX_DISAGG, {"ctx": parse_servers("1xTEP4")}, "the file has 8 prefill GPUs, and --ctx 4"),
         (INFERENCEX_DISAGG, {"gen": parse_servers("2xDEP8")}, "the file has 8 decode GPUs, and --gen 16"),
+        (INFERENCEX_DISAGG, {"agg": parse_servers("TP8")}, "prefill and decode apart, on 16 GPUs, and --agg"),
+        (INFERENCEX_DISAGG, {"agg": parse_servers("2xTP8")}, "prefill and decode apart, on 16 GPUs, and --agg"),
+        (inferencex_run(), {"gen": parse_servers("TP8")}, "aggregated servers, on 8 GPUs, and --gen"),
+        (inferencex_run(), {"ctx": parse_servers("TP4"), "gen": parse_servers("TP4")}, "on 8 GPUs, and --ctx"),
     ]
     for row, given, says in cases:
         file = write(tmp_path / "row.json", row)
@@ -359,6 +363,31 @@ def test_servers_that_are_given_have_the_gpus_of_the_row(tmp_path: Path) -> None
         assert not imported and says in skipped[0].why
     same = Hints(emulated=False, agg=parse_servers("TP8"))
     assert import_results([write(tmp_path / "row.json", inferencex_run())], same, tmp_path / "in")[0]
+
+
+@pytest.mark.parametrize("stage", ["ctx", "gen", "ifb"])
+def test_a_row_of_prefill_and_decode_together_is_no_measurement_of_one_of_them(tmp_path: Path, stage: str) -> None:
+    file = write(tmp_path / "row.json", INFERENCEX_DISAGG)
+    for where in (("-o", tmp_path / "rates.csv"), ("--into", tmp_path / "in")):
+        made = call("import", "results", file, *where, "--real", "--stage", stage)
+        assert made.exit_code == 1 and f"and --stage {stage} says one of them alone" in made.stderr, made.stderr
+    assert call("import", "results", file, "--into", tmp_path / "in", "--real", "--stage", "e2e").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("workload", "says"),
+    [
+        ("1000/256", ""),
+        ("1100/270", ""),
+        ("8192/256", "ISL 1000 on average, and the workload says 8192"),
+        ("1024/1024", "OSL 256 on average, and the workload says 1024"),
+    ],
+)
+def test_lengths_that_are_given_are_held_to_those_that_were_counted(tmp_path: Path, workload: str, says: str) -> None:
+    file = write(tmp_path / "run.json", serving_run(8, 80, osl=256))
+    common = ("--mtp", "0", "--gpu", "h200", "--engine", "vllm/0.24", "--real", "--agg", "TP8")
+    made = call("import", "results", file, "-o", tmp_path / "rates.csv", *common, "--workload", workload)
+    assert made.exit_code == 0 and (says in made.stderr if says else "on average" not in made.stderr), made.stderr
 
 
 # ------------------------------------------------------------------------------------- servers that decode nothing

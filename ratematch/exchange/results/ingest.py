@@ -105,7 +105,7 @@ def _why_not(load: ForeignLoad, hints: Hints, stage: Stage | None) -> str:
     if load.refused:
         return load.refused
     unknown = list_unknown(hints, stage, load.drafted)
-    problems = [*([f"not known: {'; '.join(unknown)}"] if unknown else []), *list_contradictions(load, hints)]
+    problems = [*([f"not known: {'; '.join(unknown)}"] if unknown else []), *list_contradictions(load, hints, stage)]
     return "; ".join(problems)
 
 

@@ -9,10 +9,12 @@ understates a server, at latencies that are right: within that bound it is a war
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ratematch.exchange.results.foreign import ForeignLoad, Hints
 from ratematch.measure.measurement import Measurement
+from ratematch.plan.deployment import Stage
 
 WITHIN = 0.05
 """As for loads measured here (:data:`ratematch.measure.validity.Limits.little`)."""
@@ -23,12 +25,15 @@ TAIL = 1.5
 UNKNOWN_NUMBER = 0.20
 """Allowed below where a file does not tell its number of requests: as for ten a slot, as InferenceX sends, with the
 longest tail. 86 of its public points lie within 0.84 and 1."""
+OTHER_LENGTHS = 0.25
+"""Mean lengths may be so far from those of the workload: clients draw them from 80 % of it to all, some from more."""
 DRAFTED = 1.05
 """Tokens a step of a request above this: there were draft tokens."""
 
 
-def list_contradictions(load: ForeignLoad, hints: Hints) -> list[str]:
-    """Where options and file contradict each other: such a load is not taken under these options."""
+def list_contradictions(load: ForeignLoad, hints: Hints, stage: Stage | None = None) -> list[str]:
+    """Where options and file contradict each other: such a load is not taken under these options. ``stage``: as it
+    was given."""
     problems = []
     acceptance = load.figures.acceptance_length if load.figures else None
     if acceptance is not None and hints.mtp is not None and acceptance > hints.mtp + DRAFTED:
@@ -45,7 +50,21 @@ def list_contradictions(load: ForeignLoad, hints: Hints) -> list[str]:
     ):
         if there is not None and servers is not None and servers.gpus != there:
             problems.append(f"the file has {there} {what}, and {option} {servers.gpus}")
-    return problems
+    return problems + _list_other_kinds(load, hints, stage)
+
+
+def _list_other_kinds(load: ForeignLoad, hints: Hints, stage: Stage | None) -> list[str]:
+    """Servers of another kind than the file's: rates per GPU would be those of other GPUs."""
+    apart = (load.ctx_gpus or 0) + (load.gen_gpus or 0)
+    if load.ctx_gpus and load.gen_gpus and stage not in (None, "e2e"):
+        return [f"the file has prefill and decode measured together, and --stage {stage} says one of them alone"]
+    if apart and hints.agg is not None:
+        return [f"the file has prefill and decode apart, on {apart} GPUs, and --agg says one kind of servers"]
+    together = load.hints.agg
+    if together is not None and (hints.ctx is not None or hints.gen is not None):
+        option = "--ctx" if hints.ctx is not None else "--gen"
+        return [f"the file has aggregated servers, on {together.gpus} GPUs, and {option} says that they are apart"]
+    return []
 
 
 def list_findings(figures: Measurement) -> tuple[str, ...]:
@@ -57,8 +76,18 @@ def list_findings(figures: Measurement) -> tuple[str, ...]:
 
 
 def check_load(figures: Measurement, hints: Hints) -> Measurement:
-    """``figures`` of a whole run with Little's ratio, and the verdict on it; unchanged in open loop, where nobody
-    fixed the requests in flight."""
+    """``figures`` of a whole run with Little's ratio, and the verdict on it (none in open loop, where nobody fixed the
+    requests in flight); with a warning where the lengths that were counted are not those of ``hints``."""
+    return _check_little(replace(figures, warnings=(*figures.warnings, *_other_lengths(figures, hints))), hints)
+
+
+def _other_lengths(figures: Measurement, hints: Hints) -> Iterator[str]:
+    for what, counted, said in (("ISL", figures.isl_mean, hints.isl), ("OSL", figures.osl_mean, hints.osl)):
+        if counted and said and abs(counted / said - 1) > OTHER_LENGTHS:
+            yield f"its requests have {what} {counted:.5g} on average, and the workload says {said:g}"
+
+
+def _check_little(figures: Measurement, hints: Hints) -> Measurement:
     held = _in_flight(figures)
     if not hints.concurrency or not held:
         return figures

@@ -52,7 +52,7 @@ def _rate(load: ForeignLoad, hints: Hints, role: ForeignRole | None) -> tuple[Ta
     """One load as a row that has no number yet, or why it is none; and what a person should know of it."""
     if load.refused:
         return load.refused, ()
-    if contradictions := list_contradictions(load, hints):
+    if contradictions := list_contradictions(load, hints, role):
         return "; ".join(contradictions), ()
     servers, own = hints.agg, role or ("ifb" if hints.agg else None)
     if own in ("ctx", "gen"):
