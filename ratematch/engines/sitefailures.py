@@ -419,7 +419,8 @@ SLURM: tuple[KnownFailure, ...] = (
         "Slurm",
         r"[Jj]ob credential expired|Invalid job credential|Error generating job credential"
         r"|Job credential (?:revoked|replayed)"
-        r"|Munge decode failed|Expired credential|Rewound credential|Unable to (?:connect|contact) (?:to )?munge",
+        r"|Credential (?:replayed|signature check)|[Rr]eplayed credential|If munged is up"
+        r"|Munge (?:en|de)code failed|Expired credential|Rewound credential|Unable to (?:connect|contact) (?:to )?munge",
         "Slurm's credential for the step was not valid on the node: clocks differ, or the step started too late",
         "have the clocks of the nodes and munge checked; run again, without that node if it is always the same",
     ),
