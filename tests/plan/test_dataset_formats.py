@@ -288,6 +288,16 @@ def test_a_block_length_that_cannot_be_is_refused_with_its_line() -> None:
     assert "blocks of 990 to 999 tokens agree" in refusal(lines(*unclear))
 
 
+@pytest.mark.parametrize(("isl", "ids"), [(9000, 2), (6755, 1), (40_000, 3)])
+def test_ids_that_cover_the_beginning_of_a_prompt_only_are_refused(isl: int, ids: int) -> None:
+    rows = [
+        {"input_length": isl, "output_length": 1, "hash_ids": [0, *range(10 * k, 10 * k + ids - 1)]} for k in (1, 2)
+    ]
+    said = refusal(lines(*rows))
+    assert said.startswith(f"set.jsonl:1: {isl} input tokens and {ids} hash_ids: blocks of {-(-isl // ids)} tokens")
+    assert parse_dataset(lines(*rows), block=-(-isl // ids)).block == -(-isl // ids)
+
+
 def test_lines_out_of_order_are_replayed_in_the_order_of_their_time() -> None:
     data = parse_dataset(trace(3000, 1000, 2000))
     assert [spec.due_s for spec in made(data)] == [0.0, 1.0, 2.0]

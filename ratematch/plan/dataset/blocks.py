@@ -10,6 +10,9 @@ from ratematch.plan.dataset.entry import DatasetError, Entry
 HASH_BLOCK = 512
 """Prompt tokens behind one of Mooncake's ``hash_ids``."""
 
+MOST_BLOCK = 2048
+"""No trace is known with longer blocks (Qwen-Bailian 16, Dynamo 32 to 64, vLLM 16, LMCache 256, Mooncake 512): ids that
+would need them name the beginnings of prompts only, and how long these are is not known."""
 
 WHOLE_BLOCKS_ONLY = "its hash_ids are of whole blocks only: what follows them in a prompt is its own"
 
@@ -61,10 +64,12 @@ def _infer_block(hashed: Sequence[_Hashed]) -> tuple[int, str]:
     low = -(-lowest.isl // lowest.ids)
     several = [one for one in hashed if one.ids > 1]
     if not several:
+        _refuse_long(lowest, low)
         return max(HASH_BLOCK, _power(low)), ""
     highest = min(several, key=lambda one: (one.isl - 1) // (one.ids - 1))
     high = (highest.isl - 1) // (highest.ids - 1)
     if low <= high:
+        _refuse_long(lowest, low)
         if _power(low) <= high or low == high:
             return (_power(low) if _power(low) <= high else low), ""
         raise DatasetError(
@@ -82,6 +87,15 @@ def _infer_block(hashed: Sequence[_Hashed]) -> tuple[int, str]:
         "(--hash-block, hash_block in a sweep)",
         highest.line,
     )
+
+
+def _refuse_long(lowest: _Hashed, low: int) -> None:
+    if low > MOST_BLOCK:
+        raise DatasetError(
+            f"{lowest.isl} input tokens and {lowest.ids} hash_ids: blocks of {low} tokens at least, longer than those "
+            "of any trace; say the block length (--hash-block, hash_block in a sweep) if they are",
+            lowest.line,
+        )
 
 
 def _power(number: int) -> int:
