@@ -420,7 +420,8 @@ SLURM: tuple[KnownFailure, ...] = (
         r"[Jj]ob credential expired|Invalid job credential|Error generating job credential"
         r"|Job credential (?:revoked|replayed)"
         r"|Credential (?:replayed|signature check)|[Rr]eplayed credential|If munged is up"
-        r"|Munge (?:en|de)code failed|Expired credential|Rewound credential|Unable to (?:connect|contact) (?:to )?munge",
+        r"|Munge (?:en|de)code failed|Expired credential|Rewound credential"
+        r"|Unable to (?:connect|contact) (?:to )?munge",
         "Slurm's credential for the step was not valid on the node: clocks differ, or the step started too late",
         "have the clocks of the nodes and munge checked; run again, without that node if it is always the same",
     ),

@@ -36,8 +36,8 @@ def is_complete(record: RequestRecord) -> bool:
 
 
 def mean_isl(records: Sequence[RequestRecord]) -> float | None:
-    """Mean prompt tokens: as sent, and of texts that nobody counted as the server's usage says. ``None`` where neither
-    is known of any record: a prompt of unknown length is none of 0 tokens."""
+    """Mean prompt tokens: as sent, and of texts that nobody counted as the server's usage says. ``None`` where
+    neither is known of any record: a prompt of unknown length is none of 0 tokens."""
     known = [length for record in records if (length := record.isl or record.isl_reported)]
     return float(np.mean(known)) if known else None
 

@@ -76,8 +76,8 @@ def list_findings(figures: Measurement) -> tuple[str, ...]:
 
 
 def check_load(figures: Measurement, hints: Hints) -> Measurement:
-    """``figures`` of a whole run with Little's ratio, and the verdict on it (none in open loop, where nobody fixed the
-    requests in flight); with a warning where the lengths that were counted are not those of ``hints``."""
+    """``figures`` of a whole run with Little's ratio, and the verdict on it (none in open loop, where nobody fixed
+    the requests in flight); with a warning where the lengths that were counted are not those of ``hints``."""
     return _check_little(replace(figures, warnings=(*figures.warnings, *_other_lengths(figures, hints))), hints)
 
 

@@ -11,8 +11,8 @@ HASH_BLOCK = 512
 """Prompt tokens behind one of Mooncake's ``hash_ids``."""
 
 MOST_BLOCK = 2048
-"""No trace is known with longer blocks (Qwen-Bailian 16, Dynamo 32 to 64, vLLM 16, LMCache 256, Mooncake 512): ids that
-would need them name the beginnings of prompts only, and how long these are is not known."""
+"""No trace is known with longer blocks (Qwen-Bailian 16, Dynamo 32 to 64, LMCache 256, Mooncake 512): ids that would
+need them name the beginnings of prompts only, and how long these are is not known."""
 
 WHOLE_BLOCKS_ONLY = "its hash_ids are of whole blocks only: what follows them in a prompt is its own"
 
@@ -92,8 +92,8 @@ def _infer_block(hashed: Sequence[_Hashed]) -> tuple[int, str]:
 def _refuse_long(lowest: _Hashed, low: int) -> None:
     if low > MOST_BLOCK:
         raise DatasetError(
-            f"{lowest.isl} input tokens and {lowest.ids} hash_ids: blocks of {low} tokens at least, longer than those "
-            "of any trace; say the block length (--hash-block, hash_block in a sweep) if they are",
+            f"{lowest.isl} input tokens and {lowest.ids} hash_ids: blocks of {low} tokens at least, which no trace "
+            "has; say the block length (--hash-block, hash_block in a sweep) if this one does",
             lowest.line,
         )
 
