@@ -390,6 +390,32 @@ def test_lengths_that_are_given_are_held_to_those_that_were_counted(tmp_path: Pa
     assert made.exit_code == 0 and (says in made.stderr if says else "on average" not in made.stderr), made.stderr
 
 
+@pytest.mark.parametrize(
+    ("asked", "seconds", "ttft_ms", "says"),
+    [
+        (2.0, 204.0, 200.0, ""),  # 200 s of arrivals and one request
+        (2.0, 230.0, 200.0, "2 requests/s were asked for, 1.739 were served: the end of a short run"),
+        (10.0, 200.0, 80_000.0, "not valid: overloaded: 10 requests/s were asked for, 2 were served"),
+        (4.0, 300.0, 100_000.0, "not valid: overloaded: 4 requests/s were asked for, 1.333 were served"),
+    ],
+)
+def test_an_open_loop_that_serves_less_than_arrives_is_told(
+    tmp_path: Path, asked: float, seconds: float, ttft_ms: float, says: str
+) -> None:
+    run = serving_run(None, 400, ttft_ms=ttft_ms)
+    run |= {"request_rate": asked, "duration": seconds, "request_throughput": 400 / seconds}
+    run |= {"output_throughput": 400 / seconds * 256}
+    file, common = (
+        write(tmp_path / "run.json", run),
+        ("--mtp", "0", "--gpu", "h200", "--engine", "vllm/0.24", "--real"),
+    )
+    made = call("import", "results", file, "--into", tmp_path / "in", *common, "--agg", "TP8")
+    assert made.exit_code == 0 and (says in made.stderr if says else "were served" not in made.stderr), made.stderr
+    assert [row.measurement.valid for row in Results(tmp_path / "in").measured()] == [
+        not says.startswith("not valid")
+    ]
+
+
 # ------------------------------------------------------------------------------------- servers that decode nothing
 
 

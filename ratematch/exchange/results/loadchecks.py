@@ -9,6 +9,7 @@ understates a server, at latencies that are right: within that bound it is a war
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -25,6 +26,12 @@ TAIL = 1.5
 UNKNOWN_NUMBER = 0.20
 """Allowed below where a file does not tell its number of requests: as for ten a slot, as InferenceX sends, with the
 longest tail. 86 of its public points lie within 0.84 and 1."""
+ARRIVAL_NOISE = 5
+"""Standard deviations that the time of all arrivals may be longer than N / rate, if they are Poisson."""
+FEWEST_ARRIVALS = 50
+"""With fewer requests one long answer at the end may take as long as all the others."""
+BEHIND = 0.1
+"""As for loads measured here (:data:`ratematch.measure.validity.Limits.behind`)."""
 OTHER_LENGTHS = 0.25
 """Mean lengths may be so far from those of the workload: clients draw them from 80 % of it to all, some from more."""
 DRAFTED = 1.05
@@ -76,9 +83,28 @@ def list_findings(figures: Measurement) -> tuple[str, ...]:
 
 
 def check_load(figures: Measurement, hints: Hints) -> Measurement:
-    """``figures`` of a whole run with Little's ratio, and the verdict on it (none in open loop, where nobody fixed
-    the requests in flight); with a warning where the lengths that were counted are not those of ``hints``."""
-    return _check_little(replace(figures, warnings=(*figures.warnings, *_other_lengths(figures, hints))), hints)
+    """``figures`` of a whole run with Little's ratio, and the verdict on it; in open loop, where nobody fixed the
+    requests in flight, with the verdict on their rate. With a warning where the lengths that were counted are not
+    those of ``hints``."""
+    figures = replace(figures, warnings=(*figures.warnings, *_other_lengths(figures, hints)))
+    return _check_little(figures, hints) if hints.concurrency else _check_rate(figures, hints)
+
+
+def _check_rate(figures: Measurement, hints: Hints) -> Measurement:
+    """Were as many requests served as arrived? A run ends with its last answer: it takes the time of all arrivals,
+    and one request. In a queue that grows latencies do, but by half of what the run takes longer."""
+    number, served, asked = figures.num_ok, figures.req_s, hints.request_rate
+    if not asked or not served or not number or figures.in_flight is None:
+        return figures
+    e2el_s = figures.e2el_ms.mean / 1000 if figures.e2el_ms is not None else figures.in_flight / served
+    text = f"{asked:g} requests/s were asked for, {served:.4g} were served"
+    latest_s = number / asked * (1 + ARRIVAL_NOISE / math.sqrt(number)) + TAIL * e2el_s
+    if number >= FEWEST_ARRIVALS and number / served > latest_s:
+        return replace(figures, valid=False, reasons=(*figures.reasons, f"overloaded: {text}; the queue grew"))
+    if served < (1 - BEHIND) * asked:
+        note = f"{text}: the end of a short run, or a queue that grew"
+        return replace(figures, warnings=(*figures.warnings, note))
+    return figures
 
 
 def _other_lengths(figures: Measurement, hints: Hints) -> Iterator[str]:
