@@ -20,7 +20,16 @@ from ratematch.measure.measurement import Measurement
 from ratematch.store.folder import Results
 
 from .foreign_files import AIPERF_SUMMARY, INFERENCEX_DISAGG, aiperf_line
-from .foreign_runs import AIC_CELL, AIC_CELL_HEAD, AIC_EPD, AIC_EPD_HEAD, AIC_PLAIN, inferencex_run, serving_run
+from .foreign_runs import (
+    AIC_CELL,
+    AIC_CELL_HEAD,
+    AIC_EPD,
+    AIC_EPD_HEAD,
+    AIC_PLAIN,
+    inferencex_run,
+    serving_run,
+    sglang_run,
+)
 
 GIVEN = Hints(
     model="deepseek-r1", gpu="h200", engine="vllm/0.24", agg=parse_servers("TP8"), mtp=0, emulated=False, osl=256
@@ -414,6 +423,26 @@ def test_an_open_loop_that_serves_less_than_arrives_is_told(
     assert [row.measurement.valid for row in Results(tmp_path / "in").measured()] == [
         not says.startswith("not valid")
     ]
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "says"),
+    [
+        (sglang_run(), {"concurrency": 15.0}, "concurrency is 15, and requests/s x E2EL make 32"),
+        (sglang_run(), {"mean_e2e_latency_ms": 9000.0}, "and requests/s x E2EL make 76"),
+        (serving_run(8, 80), {"mean_e2el_ms": 1200.0}, "TTFT + (OSL - 1) x TPOT is 3770 ms, and E2EL 1200 ms"),
+        (serving_run(8, 80), {"mean_tpot_ms": 140.0}, "TTFT + (OSL - 1) x TPOT is 35900 ms, and E2EL 3770 ms"),
+        (serving_run(8, 80, osl=1), {"mean_e2el_ms": 3770.0}, "TTFT + (OSL - 1) x TPOT is 200 ms, and E2EL 3770 ms"),
+    ],
+)
+def test_latencies_that_are_not_of_one_run_are_not_valid(
+    tmp_path: Path, run: dict[str, Any], change: dict[str, float], says: str
+) -> None:
+    (load,) = read_foreign(write(tmp_path / "run.json", {**run, **change}))[0]
+    assert load.figures is not None and not load.figures.valid
+    assert any(says in reason for reason in load.figures.reasons), load.figures.reasons
+    (load,) = read_foreign(write(tmp_path / "run.json", run))[0]
+    assert load.figures is not None and load.figures.valid, load.figures.reasons
 
 
 # ------------------------------------------------------------------------------------- servers that decode nothing

@@ -7,7 +7,7 @@ socket (closed loop) or at its intended instant (open loop), which ``benchmark_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -17,7 +17,7 @@ from ratematch.errors import UserError
 from ratematch.exchange.results.fields import count, describe, number, text
 from ratematch.exchange.results.foreign import ForeignLoad, Hints, RunInfo, Tool, list_missing, make_stats
 from ratematch.exchange.results.loadchecks import DRAFTED
-from ratematch.exchange.results.wholerun import RunFigures, measure_run
+from ratematch.exchange.results.wholerun import APART, RunFigures, measure_run
 from ratematch.measure import metrics
 from ratematch.measure.goodput import Goodput, good
 from ratematch.measure.records import RequestRecord
@@ -38,6 +38,7 @@ OTHER_NAMES = {
     **{f"{part}_e2e_latency_ms": f"{part}_e2el_ms" for part in ("mean", "median", "std", "p90", "p95", "p99")},
 }
 """Keys of older files and of SGLang's, and what they are called in most."""
+SGLANG_E2EL = "mean_e2e_latency_ms"
 ACCEPTANCE = ("avg_decoded_tokens_per_iter", "spec_decode_acceptance_length", "accept_length")
 """Tokens a step of a request, in TensorRT-LLM's files, vLLM's and SGLang's."""
 KNOWN_PERCENTILES = ("p1", "p5", "p10", "p25", "p75", "p90", "p95", "p99")
@@ -76,6 +77,7 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
         acceptance_length=acceptance,
         seconds=number(content, "duration", where),
         tokens=tokens_out,
+        contradictions=tuple(_contradictions(content, where)),
         notes=(f"at most {limit} requests were in flight, the others waited in the client",)
         if rate and limit
         else (),
@@ -99,6 +101,13 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
         missing=list_missing(content, KEYS),
         drafted=_were_drafted(content, acceptance, where),
     )
+
+
+def _contradictions(content: Mapping[str, Any], where: str) -> Iterator[str]:
+    """SGLang's ``concurrency`` is the sum of all E2EL over the duration: requests/s x E2EL, said twice."""
+    held, rate, e2el_ms = (number(content, key, where) for key in ("concurrency", "request_throughput", SGLANG_E2EL))
+    if held and rate and e2el_ms and abs(rate * e2el_ms / 1000 / held - 1) > APART:
+        yield f"concurrency is {held:g}, and requests/s x E2EL make {rate * e2el_ms / 1000:.5g}"
 
 
 def _were_drafted(content: Mapping[str, Any], acceptance: float | None, where: str) -> bool | None:

@@ -23,6 +23,9 @@ APART = 0.05
 ROUGHLY = 0.10
 """E2EL and TTFT + (OSL - 1) x TPOT, all means: where lengths vary, the mean of the product is not the product of the
 means, so more than this apart is worth a word and no fault."""
+UNLIKE = 2.0
+"""Beyond this factor no mixture of lengths explains it: long answers would have to be twice as slow a token as short
+ones, or twice as fast."""
 STEP = 1e-6
 """Percentiles are compared with this relative tolerance, for rounding."""
 NAMES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2el_ms": "E2EL"}
@@ -191,6 +194,8 @@ def _judge_latencies(figures: RunFigures) -> Iterator[tuple[bool, str]]:
     if tpot is None or not figures.osl or not ttft.mean:
         return
     made = ttft.mean + (figures.osl - 1) * tpot.mean
-    if abs(made / e2el.mean - 1) > ROUGHLY:
-        text = f"TTFT + (OSL - 1) x TPOT is {made:.5g} ms, and E2EL {e2el.mean:.5g} ms"
+    text = f"TTFT + (OSL - 1) x TPOT is {made:.5g} ms, and E2EL {e2el.mean:.5g} ms"
+    if not 1 / UNLIKE <= made / e2el.mean <= UNLIKE:
+        yield True, f"{text}: they are not of one run"
+    elif abs(made / e2el.mean - 1) > ROUGHLY:
         yield False, f"{text}: means of unlike lengths, or tokens that came in lumps"
