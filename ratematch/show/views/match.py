@@ -13,7 +13,7 @@ from ratematch.match.objective import score_unit
 from ratematch.match.points import Point, Speedup
 from ratematch.match.tablematch import ClosedLoopRow, IdealRow, TableMatch
 from ratematch.match.tablerates import TableIfb
-from ratematch.show.console import print_table, show_value, thin_front
+from ratematch.show.console import print_table, show_value, thin_places
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")
 SCORES: dict[str, tuple[str, str]] = {
@@ -160,7 +160,8 @@ def print_match(match: TableMatch, console: Console) -> None:
         _print_speedup(match.speedup, console)
     elif match.front and match.ifb_front:
         console.print(Text("speed-up over IFB: undefined, the two fronts share no tok/s/user"))
-    if any(row.clamped for row in (*match.plans, *match.front)) or any(row.at.clamped for row in match.closed_loop):
+    clamped = match.front.num_clamped or any(point.clamped for point in match.plans)
+    if clamped or any(row.at.clamped for row in match.closed_loop):
         console.print(
             Text("* below the smallest gen concurrency measured: TPOT is read there, the real one is lower")
         )
@@ -172,10 +173,11 @@ def _print_plans(match: TableMatch, console: Console) -> None:
     columns = (*PLAN_COLUMNS, column, "ideal")
     print_table(f"plans, best first by {words}", columns, _plan_rows(match.plans, unit), console)
     console.print()
-    shown = thin_front(match.front)
+    figures = zip(match.front.gpus(), match.front.objectives(), strict=True)
+    shown = [match.front[at] for at in thin_places([(gpus, *point) for gpus, point in figures])]
     few = f" ({len(shown)} of {len(match.front)} rows, all with --json)" if len(shown) < len(match.front) else ""
     print_table(f"front of the plans{few}", columns, _plan_rows(shown, unit), console)
-    if any(point.front_chance is not None for point in match.front):
+    if any(point.front_chance is not None for point in shown):
         console.print()
         print_table(
             "how sure the front is, by the table's repeats",
