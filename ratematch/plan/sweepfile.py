@@ -5,8 +5,10 @@ Every problem of the file is collected before anything is raised, each with file
 
 from __future__ import annotations
 
+import re
 from collections import abc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +23,7 @@ from ratematch.plan.genmode import with_supply
 from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.numbers import brief, shorten
 from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.sweep import (
     GROUP_AXES,
@@ -32,7 +35,15 @@ from ratematch.plan.sweep import (
     StagePlan,
     Sweep,
 )
-from ratematch.plan.sweepchecks import check_against_cluster, check_engine, check_loads, check_stages, check_values
+from ratematch.plan.sweepchecks import (
+    check_against_cluster,
+    check_engine,
+    check_loads,
+    check_options,
+    check_sizes,
+    check_stages,
+    check_values,
+)
 from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
@@ -87,6 +98,7 @@ def parse_sweep(
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
     check_loads(located, parsed)
+    check_sizes(located, stages, named, len(parsed.workloads))
     if model and cluster and not located.problems:
         check_against_cluster(located, stages, named, model, cluster)
     if located.problems or model is None or cluster is None:
@@ -130,31 +142,55 @@ def _line(problem: Problem) -> tuple[int, str]:
 
 
 def _override(located: Located, override: str) -> None:
+    """Lays ``key.path=value`` over the file; what is wrong with it is a problem of ``--set``."""
     key, equals, text = override.partition("=")
-    path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
-    if not equals or not key.strip():
-        located.add((), f"--set {override}: write it as key.path=value")
+    shown = f"--set {shorten(override)}"
+    path: Path = tuple(_key_part(part) for part in key.strip().split("."))
+    if not equals or not all(str(part).strip() for part in path):
+        located.problems.append(Problem(shown, "write it as key.path=value"))
         return
     given = read_located(text, "--set")
     if given.problems:
-        located.add((), f"--set {override}: {text!r} is not a YAML value")
+        first = given.problems[0]
+        located.problems.append(Problem(shown, f"{brief(text)} cannot be read: {first.what}", first.fix))
         return
-    value = given.data
-    located.unchecked = [old for old in located.unchecked if old[: len(path)] != path]
-    located.unchecked.extend((*path, *below) for below in given.unchecked)
-    place = located.data
-    for part in path[:-1]:
-        if isinstance(place, dict):
-            place = place.setdefault(str(part), {})
-        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
-            place = place[part]
+    path, why = _put(located.data, path, given.data)
+    if why:
+        located.problems.append(Problem(shown, why))
+        return
+    located.replace_marks(lambda old: None if old[: len(path)] == path else old)
+    for mark, paths in given.marks.items():
+        located.marks.setdefault(mark, []).extend((*path, *below) for below in paths)
+    located.lines = {old: line for old, line in located.lines.items() if old[: len(path)] != path}
+    located.given[path] = shown
+
+
+def _key_part(text: str) -> str | int:
+    """A key, or for a few plain digits the place in a list."""
+    return int(text) if re.fullmatch("[0-9]{1,6}", text) else text
+
+
+def _put(place: Any, path: Path, value: Any) -> tuple[Path, str]:
+    """Sets ``value`` at ``path`` below ``place``, making maps on the way: where it stands, or why it cannot."""
+    where: list[str | int] = []
+    for step, part in enumerate(path):
+        last = step == len(path) - 1
+        if isinstance(place, list) and isinstance(part, int) and part < len(place):
+            if last:
+                place[part] = value
+        elif isinstance(place, dict):
+            part = str(part)
+            if last:
+                place[part] = value
+            else:
+                place.setdefault(part, {})
+        elif last:
+            return path, f"{brief(part)} cannot be set there"
         else:
-            located.add((), f"--set {override}: there is no {part!r} to go into")
-            return
-    try:
-        place[path[-1]] = value
-    except (TypeError, IndexError):
-        located.add((), f"--set {override}: {path[-1]!r} cannot be set there")
+            return path, f"there is no {brief(part)} to go into"
+        where.append(part)
+        place = place[part]
+    return tuple(where), ""
 
 
 def _rename_aliases(located: Located) -> None:
@@ -168,7 +204,12 @@ def _rename_aliases(located: Located) -> None:
         located.data[name] = located.data.pop(alias)
         for path in [path for path in located.lines if path[:1] == (alias,)]:
             located.lines[(name, *path[1:])] = located.lines[path]
-        located.unchecked = [(name, *path[1:]) if path[:1] == (alias,) else path for path in located.unchecked]
+        located.given = {_renamed(path, alias, name): shown for path, shown in located.given.items()}
+        located.replace_marks(partial(_renamed, alias=alias, name=name))
+
+
+def _renamed(path: Path, alias: str, name: str) -> Path:
+    return (name, *path[1:]) if path[:1] == (alias,) else path
 
 
 def _validate(located: Located) -> SweepIn | None:
@@ -186,7 +227,7 @@ def _resolve(located: Located, path: Path, name: str | None, find: Callable[[str
     try:
         return find(name)
     except ClusterError as error:
-        if len(error.problems) == 1 and error.problems[0].where == name:
+        if len(error.problems) == 1 and error.problems[0].where == shorten(name):
             located.add(path, error.problems[0].what, error.problems[0].fix)
         else:
             located.problems.extend(error.problems)
@@ -223,7 +264,7 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
             located.add(path, "axis is empty", "list at least one value")
         elif name not in NAMED_AXES and not name.startswith(OPTION_PREFIX):
             valid = f"valid: {', '.join(NAMED_AXES)}, or options.<engine option>"
-            located.add(path, f"unknown axis {name!r}", valid)
+            located.add(path, f"unknown axis {brief(name)}", valid)
         else:
             check_values(located, path, name, listed)
         axes[name] = tuple(listed)
@@ -231,13 +272,14 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
         located.add(
             (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
         )
+    check_options(located, stage, given)
     for place in ("exclude", "only"):
         for index, rule in enumerate(getattr(given, place)):
             for key in rule:
                 if key not in (*NAMED_AXES, "gpus") and key not in axes:
                     located.add(
                         (stage, place, index, key),
-                        f"unknown axis {key!r} in a rule",
+                        f"unknown axis {brief(key)} in a rule",
                         f"valid: {', '.join(NAMED_AXES)}, gpus",
                     )
     return StagePlan(

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.plan.numbers import MOST_TOKENS, brief
+
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
 _SPREAD = re.compile(rf"(normal|lognormal):{_NUMBER},{_NUMBER}")
 _STEPS = 2000
@@ -71,8 +73,8 @@ def parse_spread(text: str) -> Spread:
         ValueError: another form, or a mean that is not positive.
     """
     match = _SPREAD.fullmatch(text.replace(" ", ""))
-    if match is None or float(match[2]) <= 0:
-        raise ValueError(f"{text!r} is not of the form normal:MEAN,STD or lognormal:MEAN,STD")
+    if match is None or not 0 < float(match[2]) <= MOST_TOKENS or float(match[3]) > MOST_TOKENS:
+        raise ValueError(f"{brief(text)} is not of the form normal:MEAN,STD or lognormal:MEAN,STD")
     return Spread("normal" if match[1] == "normal" else "lognormal", float(match[2]), float(match[3]))
 
 
