@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json, stderr_console
+from ratematch.cli.group import main, print_json, stderr_console, stdout_console
 from ratematch.cli.options import json_option
 from ratematch.errors import Untrustworthy
 
@@ -146,7 +145,7 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(ladder_to_json(rows))
     else:
-        view.print_rows(rows, Console())
+        view.print_rows(rows, stdout_console())
     if not any(row.measurement.valid for row in rows):
         answered = any(row.measurement.num_ok for row in rows)
         what = "no load gave figures that may be trusted" if answered else "no request was answered"

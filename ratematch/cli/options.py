@@ -3,14 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from ratematch.plan.numbers import (
+    MOST_GPUS,
+    MOST_MS,
+    MOST_RATE,
+    MOST_REQUESTS,
+    MOST_TOKENS,
+    brief,
+    parse_number,
+    parse_whole,
+)
 
 RESULTS = Path("results")
 """Where sweeps put their results unless another folder is named."""
 
 PATH = click.Path(path_type=Path)
-POSITIVE = click.FloatRange(0, min_open=True)
+
+
+class Number(click.FloatRange):
+    """A finite number in decimal from ``least`` to ``most``; with ``open``, above ``least``."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float, *, open: bool = False):
+        super().__init__(least, most, min_open=open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            try:
+                value = parse_number(value)
+            except ValueError as error:
+                self.fail(f"{brief(value)} must be {error}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Whole(click.IntRange):
+    """A whole number in decimal from ``least`` to ``most``."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int):
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            try:
+                value = parse_whole(value)
+            except ValueError as error:
+                self.fail(f"{brief(value)} must be {error}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+MS = Number(0, MOST_MS, open=True)
+RATE = Number(0, MOST_RATE, open=True)
+GPUS, NODES = Whole(1, MOST_GPUS), Whole(1, MOST_GPUS)
+TOKENS, REQUESTS = Whole(1, MOST_TOKENS), Whole(1, MOST_REQUESTS)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 set_option = click.option(
@@ -28,5 +79,5 @@ cluster_option = click.option(
 results_argument = click.argument("results", type=PATH)
 folder_option = click.option("-o", "--output", type=PATH, required=True, help="Folder, made when it is new.")
 force_option = click.option("--force", is_flag=True, help="Overwrite files that say something else.")
-ttft_option = click.option("--ttft-ms", type=POSITIVE, help="TTFT limit instead of the sweep's.")
-tpot_option = click.option("--tpot-ms", type=POSITIVE, help="TPOT limit instead of the sweep's.")
+ttft_option = click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+tpot_option = click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")

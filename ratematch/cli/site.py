@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json
+from ratematch.cli.group import echo, main, print_json, stdout_console
 from ratematch.cli.options import json_option
 
 
@@ -54,13 +53,13 @@ def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json:
     if probe and cluster is None:
         raise click.UsageError("--probe sends a job to a cluster: name its profile with --cluster")
     if probe:
-        click.echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
+        echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
     checks = examine(cluster, probing=probe, folder=folder, engine=engine)
     if as_json:
         print_json({"ok": all(check.ok for check in checks), "checks": [check.__dict__ for check in checks]})
     else:
         rows = [(check.name, "ok" if check.ok else "NO", check.found) for check in checks]
-        Console().print(table("ratematch doctor", ["check", "", "found"], rows))
+        stdout_console().print(table("ratematch doctor", ["check", "", "found"], rows))
     sys.exit(0 if all(check.ok for check in checks) else 1)
 
 
@@ -88,7 +87,7 @@ def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
             {"logs": [str(file) for file in files], "known": known is not None, **(asdict(known) if known else {})}
         )
     elif known:
-        click.echo(f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: {reference}, {known.reference}")
+        echo(f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: {reference}, {known.reference}")
     else:
-        click.echo(f"no known cause in {len(files)} logs")
+        echo(f"no known cause in {len(files)} logs")
     sys.exit(0 if known else 1)
