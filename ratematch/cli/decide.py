@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import GPUS, MS, NODES, RATE, TOKENS, Whole, json_option
+from ratematch.cli.options import GIVEN, GPUS, MS, NODES, PATH, RATE, TOKENS, Whole, json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
 
@@ -44,10 +44,8 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
 @main.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder for tables and plots [default: RESULTS/report]."
-)
+@click.argument("results", type=GIVEN)
+@click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @_percentile_option
@@ -138,10 +136,8 @@ def pareto(
 
 
 @main.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The page [default: RESULTS/report/report.html]."
-)
+@click.argument("results", type=GIVEN)
+@click.option("-o", "--output", type=PATH, help="The page [default: RESULTS/report/report.html].")
 @click.option(
     "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
 )
@@ -190,12 +186,12 @@ def report(
 
 
 @main.command()
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=GIVEN)
+@click.argument("after", type=GIVEN)
 @click.option(
     "--max-regression", default="3%", show_default=True, help="Exit 4 when AFTER is worse by more, beyond the noise."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for pictures of both fronts.")
+@click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
 @_percentile_option
@@ -258,7 +254,7 @@ def parse_share(text: str) -> float:
 
 
 @main.command()
-@click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.csv")
+@click.argument("table", type=PATH, metavar="TABLE.csv")
 @click.option("--osl", type=TOKENS, help="Output length to match [default: that of most gen rows].")
 @click.option("--max-gpus", type=Whole(2, MOST_GPUS), help="Largest deployment [default: that of --nodes, else 72].")
 @click.option("--gpus-per-node", type=GPUS, help="Pack instances on nodes of this size.")

@@ -9,6 +9,7 @@ import click
 
 from ratematch.cli.group import echo, main, print_json
 from ratematch.cli.options import (
+    GIVEN,
     NODES,
     PATH,
     RATE,
@@ -85,7 +86,7 @@ def import_recipe(
 
 
 @import_.command("results")
-@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=GIVEN, metavar="FILE...")
 @click.option("--into", type=PATH, help="Results folder, made when it is new.")
 @click.option("-o", "--output", type=PATH, help="Table of rates for `ratematch match`, instead.")
 @click.option(
@@ -186,7 +187,7 @@ def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path,
 
 
 @import_.command("cluster")
-@click.argument("file", type=PATH)
+@click.argument("file", type=GIVEN)
 @click.option("-o", "--output", type=PATH, help="Profile to write [default: stdout].")
 @click.option("--gpu", help="GPU type, when the file names none.")
 @click.option("--nodes", type=NODES, help="Nodes a deployment may use.")

@@ -13,8 +13,12 @@ import click
 from rich.console import Console
 
 from ratematch.errors import RatematchError
+from ratematch.plan.numbers import shorten
 from ratematch.show.terminal import Terminal, visible
 from ratematch.version import __version__
+
+MOST_LINE = 2000
+"""Characters of a line that is said of an error."""
 
 
 class _WrongCall(click.UsageError):
@@ -23,7 +27,7 @@ class _WrongCall(click.UsageError):
     exit_code = 1
 
     def __init__(self, message: str, ctx: click.Context | None = None):
-        super().__init__(visible(message), ctx)
+        super().__init__(_cut(visible(message)), ctx)
 
 
 class _Verbs(click.Group):
@@ -41,7 +45,7 @@ class _Verbs(click.Group):
         except RatematchError as error:
             if ctx.params.get("debug"):
                 raise
-            for line in (str(error) or type(error).__name__).split("\n"):
+            for line in map(_cut, (str(error) or type(error).__name__).split("\n")):
                 echo(f"ratematch: {line}" if not line.startswith("    ") else line, err=True)
             ctx.exit(error.exit_code)
         except click.UsageError as error:
@@ -61,13 +65,18 @@ class _Verbs(click.Group):
             if error.filename is None:
                 _echo_unexpected(error)
             else:  # what the machine says of a file is no fault of the program, and needs no trace
-                echo(f"ratematch: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
+                echo(_cut(f"ratematch: {shorten(os.fsdecode(error.filename))}: {error.strerror}"), err=True)
             ctx.exit(1)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
             _echo_unexpected(error)
             ctx.exit(1)
+
+
+def _cut(line: str) -> str:
+    """A line of a message, short enough to be read: it may hold names from a file or from the command line."""
+    return line if len(line) <= MOST_LINE else f"{line[: MOST_LINE - 3]}..."
 
 
 def _echo_unexpected(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ratematch.plan.numbers import (
     brief,
     parse_number,
     parse_whole,
+    shorten,
 )
 
 RESULTS = Path("results")
@@ -58,6 +60,28 @@ class Whole(click.IntRange):
         return super().convert(value, param, ctx)
 
 
+class Given(click.Path):
+    """A file or folder that is read. A pipe or a device, which may have no end, is neither."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True):
+        super().__init__(exists=exists, file_okay=file_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            mode = Path(value).stat().st_mode
+        except (OSError, ValueError):  # what reads it says so
+            mode = stat.S_IFREG
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            self.fail(
+                f"{shorten(str(value))} is a {'pipe' if stat.S_ISFIFO(mode) else 'device'}, not a file.", param, ctx
+            )
+        try:
+            return super().convert(value, param, ctx)
+        except OSError as error:  # a name longer than any file system has
+            self.fail(f"{shorten(str(value))}: {error.strerror}.", param, ctx)
+
+
+GIVEN = Given()
 MS = Number(0, MOST_MS, open=True)
 RATE = Number(0, MOST_RATE, open=True)
 GPUS, NODES = Whole(1, MOST_GPUS), Whole(1, MOST_GPUS)
@@ -76,7 +100,7 @@ cluster_option = click.option(
     "--cluster", metavar="NAME|FILE", help="Cluster profile, instead of the one that the sweep file names."
 )
 
-results_argument = click.argument("results", type=PATH)
+results_argument = click.argument("results", type=GIVEN)
 folder_option = click.option("-o", "--output", type=PATH, required=True, help="Folder, made when it is new.")
 force_option = click.option("--force", is_flag=True, help="Overwrite files that say something else.")
 ttft_option = click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import PATH, Whole, cluster_option, force_option, json_option, set_option
+from ratematch.cli.options import GIVEN, PATH, Whole, cluster_option, force_option, json_option, set_option
 
 
 @main.command()
@@ -19,7 +19,7 @@ from ratematch.cli.options import PATH, Whole, cluster_option, force_option, jso
 @click.option("--predict", is_flag=True, help="Predict ctx rates, gen curves, ratios and fronts with a model.")
 @click.option(
     "--learn-from",
-    type=PATH,
+    type=GIVEN,
     help="With --predict: a results folder that corrects the model, drawn solid beside the prediction.",
 )
 @click.option("-o", "--output", type=PATH, help="With --predict: a folder for plots.")
@@ -95,7 +95,7 @@ def plan(
 )
 @click.option("--nodes", metavar="A,B,...", default="", help="Names of the nodes, instead of placeholders.")
 @click.option("--port-base", type=Whole(1024, 65000), help="First port of the servers [default: 18000].")
-@click.option("--results", type=PATH, help="Also the end-to-end experiments chosen in there.")
+@click.option("--results", type=GIVEN, help="Also the end-to-end experiments chosen in there.")
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for a folder of each experiment.")
 @force_option
 @json_option

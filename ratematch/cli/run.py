@@ -12,8 +12,10 @@ import click
 
 from ratematch.cli.group import echo, main, print_json, stderr_console, stdout_console
 from ratematch.cli.options import (
+    GIVEN,
     PATH,
     RESULTS,
+    Given,
     Number,
     Whole,
     cluster_option,
@@ -124,7 +126,7 @@ def sweep(
 
 
 @main.command()
-@click.argument("experiment", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("experiment", type=Given(exists=True, file_okay=False))
 def run(experiment: Path) -> None:
     """Measure what is missing of one EXPERIMENT folder, here and now: what each job of a sweep does.
 
@@ -142,7 +144,7 @@ def run(experiment: Path) -> None:
 
 
 @main.command()
-@click.argument("results", type=PATH, default=RESULTS)
+@click.argument("results", type=GIVEN, default=RESULTS)
 @json_option
 def status(results: Path, as_json: bool) -> None:
     """Show how far the sweep in RESULTS is: state, loads, GPU-hours, and why something failed or waits.

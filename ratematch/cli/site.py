@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import json_option
+from ratematch.cli.options import Given, json_option
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
@@ -31,7 +31,7 @@ def emulate(arguments: tuple[str, ...]) -> None:
 @click.option("--probe", is_flag=True, help="Also send a job of one node, and look at what it finds there.")
 @click.option(
     "--folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=Given(exists=True, file_okay=False),
     default=".",
     help="Where results will go.",
     show_default="here",
@@ -64,7 +64,7 @@ def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json:
 
 
 @main.command()
-@click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("logs", nargs=-1, required=True, type=Given(exists=True))
 @json_option
 def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
     """Name the cause of a failure from server LOGS (files, or folders with *.log), whoever started the servers.
