@@ -119,7 +119,14 @@ def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
 
 
 def print_json(content: Any) -> None:
-    click.echo(json.dumps(content, indent=1, allow_nan=False))
+    """One object on stdout, written as it is encoded: it may be larger than memory should hold twice."""
+    waiting: list[str] = []
+    for part in json.JSONEncoder(indent=1, allow_nan=False).iterencode(content):
+        waiting.append(part)
+        if len(waiting) > 10_000:
+            click.echo("".join(waiting), nl=False)
+            waiting.clear()
+    click.echo("".join(waiting))
 
 
 def stdout_console() -> Console:

@@ -11,6 +11,7 @@ import yaml
 
 from ratematch.errors import CatalogError
 from ratematch.plan.model import Gpu, Mla, Model, Moe
+from ratematch.plan.numbers import brief
 
 # ------------------------------------------------------------------------------------------------ models and GPUs
 
@@ -61,7 +62,7 @@ def _find(folder: str, noun: str, name: str) -> dict[str, Any]:
     spellings = {alias: key for key, entry in entries.items() for alias in (key, *entry.get("aliases", ()))}
     close = difflib.get_close_matches(wanted, list(spellings), n=1)
     hint = f"; did you mean {spellings[close[0]]}?" if close else ""
-    raise CatalogError(f"{noun} {name!r} is not known{hint}; known: {', '.join(sorted(entries))}")
+    raise CatalogError(f"{noun} {brief(name)} is not known{hint}; known: {', '.join(sorted(entries))}")
 
 
 @cache

@@ -33,6 +33,9 @@ MOST_ROWS = 5000
 MOST_HELD = 2_000_000
 """More deployments than this are not solved whole: the rows of each would have to be held."""
 
+SOLVED_WHOLE = 100_000
+"""So few deployments are solved at once rather than sifted, which is faster where there are many pairs of them."""
+
 MOST_DRAWN = 200_000
 """More deployments than this are not drawn again and again."""
 
@@ -176,10 +179,10 @@ def best_of_pairs(pairs: Sequence[Pair], question: Question, *, workload: str) -
     Raises:
         UserError: more fit.
     """
-    if question.segment_gpus is not None:
-        return solve_pairs(pairs, question, workload=workload)
     search = _search(pairs, question, copies=True)
     search.check_size()
+    if question.segment_gpus is not None or search.num_cells() <= SOLVED_WHOLE:
+        return solve_pairs(pairs, question, workload=workload)
     return _solved(search, sift_best(search), pairs, question, workload)
 
 
@@ -191,7 +194,7 @@ def front_of_pairs(pairs: Sequence[Pair], question: Question, *, workload: str) 
     """
     search = _search(pairs, question, copies=question.objective != "per_used_gpu")
     search.check_size()
-    if question.segment_gpus is not None:
+    if question.segment_gpus is not None or search.num_cells() <= SOLVED_WHOLE:
         solved = solve_pairs(pairs, question, workload=workload, copies=not search.coprime)
     else:
         solved = _solved(search, sift_front(search), pairs, question, workload)

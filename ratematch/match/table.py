@@ -41,7 +41,7 @@ LEAST, MOST_OF_ALL = 1e-6, 1e9
 MOST = {"gpus": 100_000, "mtp": 100}
 """A figure outside these is a slip of the keyboard or of a unit, whatever was measured."""
 
-MOST_ROWS, MOST_CELL = 20_000, 1000
+MOST_ROWS, MOST_CELL = 10_000, 1000
 """Rows of a table, and characters of a cell."""
 
 _CELLS = f"cells hold up to {MOST_CELL:,}; is a quote left open?"

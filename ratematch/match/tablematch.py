@@ -41,7 +41,7 @@ IFB_SEED = 1
 """Of the draws of the IFB front."""
 
 
-MOST_LISTED = 100_000
+MOST_LISTED = 50_000
 """Plans that are listed, where all are wanted."""
 
 

@@ -24,7 +24,7 @@ MOST_OF = {
 }
 """Largest value of an axis."""
 
-MOST_COMBINATIONS = 20_000
+MOST_COMBINATIONS = 10_000
 """Combinations of a stage's axes with the workloads: each is looked at, and may become an experiment."""
 
 MOST_LOADS = 100_000

@@ -234,3 +234,13 @@ def test_a_table_that_is_no_file_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     result = call("match", str(tmp_path / name))
     assert result.exit_code == 1 and "cannot be read" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_large_front_is_written_row_by_row(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "role,label,gpus,isl,osl,concurrency,req_s,tok_s\nctx,a,4,1024,64,,40,\ngen,b,8,1024,64,8,,900\ngen,b,8,1024,64,64,,5100\n"
+    )
+    front = json.loads(call("match", str(table), "--max-gpus", "900", "--json").stdout)["front"]
+    assert len(front) > 1000 and len({(row["tok_s_user"], row["tok_s_gpu"]) for row in front}) == len(front)
+    assert [row["tok_s_user"] for row in front] == sorted(row["tok_s_user"] for row in front)

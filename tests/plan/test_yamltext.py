@@ -182,7 +182,7 @@ def test_numbers_of_a_sweep_are_finite_and_bounded(old: str, new: str, wrong: st
 def test_the_size_of_a_sweep_is_bounded_before_it_is_expanded() -> None:
     wide = ", ".join(f"options.o{n}: [1, 2, 3, 4, 5, 6, 7, 8, 9]" for n in range(40))
     (problem, more) = problems(GOOD.replace("mtp: [0, 1]", wide))
-    assert "combinations with the workloads, and a sweep holds 20,000 at most" in problem + more
+    assert "combinations with the workloads, and a sweep holds 10,000 at most" in problem + more
     many = ", ".join(map(str, range(1, 2000)))
     (problem,) = problems(GOOD.replace("concurrency: [1, 64]", f"concurrency: [{many}], repeats: 1000"))
     assert "loads, and a sweep holds 100,000 at most" in problem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,13 +32,31 @@ def match_to_json(match: TableMatch) -> Json:
     content: Json = {
         "rate_matched": [_ideal_to_json(row) for row in match.ideal],
         "plans": [_plan_to_json(point) for point in match.plans],
-        "front": [_plan_to_json(point) for point in match.front],
+        "front": _Plans(match.front),
         "ifb_front": [_ifb_to_json(server) for server in match.ifb_front],
         "speedup": [asdict(row) for row in match.speedup],
     }
     if match.closed_loop:
         content["closed_loop"] = [_closed_to_json(row) for row in match.closed_loop]
     return content
+
+
+class _Plans(list[Json]):
+    """Plans as JSON, made one by one as they are written: a large budget has hundreds of thousands on its front."""
+
+    def __init__(self, points: Sequence[Point]):
+        super().__init__()
+        self._points = points
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def __iter__(self) -> Iterator[Json]:
+        return (_plan_to_json(point) for point in self._points)
+
+    def __getitem__(self, index: Any) -> Any:
+        points = self._points[index]
+        return _plan_to_json(points) if isinstance(points, Point) else [_plan_to_json(point) for point in points]
 
 
 def _ideal_to_json(ideal: IdealRow) -> Json:
