@@ -7,6 +7,7 @@ frame of figures has an ``emulated`` column, frames of loads and requests an ``o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -37,6 +38,7 @@ from ratematch.show.plots.presets import PRESETS
 from ratematch.show.plots.speedup import picture_speedup
 from ratematch.show.plots.splits import picture_split
 from ratematch.show.tables import front_rows, point_rows
+from ratematch.store.damage import Damage
 from ratematch.store.folder import Results
 
 
@@ -65,10 +67,18 @@ class LoadedResults:
         """One row a request of every load that has records, failed ones too: latencies in ms, ``counted`` when it
         ended in the steady window.
 
-        Raises:
-            ResultsError: records that cannot be read.
+        Loads whose records cannot be used are left out, with a warning.
         """
-        return pd.DataFrame(list(request_rows(Results(self.path), self.measured)))
+        damaged: list[Damage] = []
+        rows = list(request_rows(Results(self.path), self.measured, damaged))
+        for damage in damaged:
+            warnings.warn(damage.describe(self.path), stacklevel=2)
+        return pd.DataFrame(rows)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Files that were left out because they cannot be used, a line each; ``ratematch verify`` says more."""
+        return self.inputs.damaged
 
     def match(self, **limits: Any) -> Analysis:
         """:func:`match_results` of these results."""
@@ -77,7 +87,10 @@ class LoadedResults:
     def __repr__(self) -> str:
         origin = self.measured[0].experiment.origin
         valid = sum(row.measurement.valid for row in self.measured)
-        return f"<{self.inputs.sweep}: {len(self.measured)} loads ({valid} valid), {origin}, from {self.path}>"
+        left_out = f", {len(self.damaged)} files left out" if self.damaged else ""
+        return (
+            f"<{self.inputs.sweep}: {len(self.measured)} loads ({valid} valid){left_out}, {origin}, from {self.path}>"
+        )
 
 
 def load_results(path: Path | str) -> LoadedResults:

@@ -9,6 +9,7 @@ RatematchError                      (exit 1)
 │   ├── CatalogError                a model, GPU or file name that is not known
 │   ├── PlacementError              a deployment that does not fit the cluster
 │   └── ResultsError                a results folder that cannot be read
+│       └── DamagedFile             one stored file is not what was written; holds the file and why
 ├── RunError                        an experiment failed; re-run the same command to resume (exit 2)
 │   ├── PortInUse                   somebody else listens where a server must
 │   ├── ServerDied                  a server process ended; holds its log tail
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class RatematchError(Exception):
@@ -81,6 +83,14 @@ class PlacementError(UserError):
 
 class ResultsError(UserError):
     """A results folder is missing, empty or not ours."""
+
+
+class DamagedFile(ResultsError):
+    """One stored file is not what was written there. ``file``: which; ``why``: in words, without its name."""
+
+    def __init__(self, file: Path, why: str):
+        self.file, self.why = file, why
+        super().__init__(f"{file}: {why}; `ratematch verify` says what to measure again")
 
 
 class RunError(RatematchError):

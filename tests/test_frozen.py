@@ -22,6 +22,7 @@ from submitit.core.utils import DelayedSubmission
 
 import ratematch as rm
 from ratematch.__main__ import main
+from ratematch.errors import DamagedFile
 
 GOLDEN = Path(__file__).parent / "golden"
 RESULTS = GOLDEN / "results_v1"
@@ -156,7 +157,7 @@ def test_a_job_that_was_queued_before_runs(tmp_path: Path) -> None:
 def test_a_pack_that_was_queued_before_is_called(tmp_path: Path) -> None:
     call = unpickle("queued_pack_v1.pkl")
     assert call.args == ("/srv/results/quickstart/packs/d3cad0ea4232",)
-    with pytest.raises(FileNotFoundError, match=r"pack\.json"):
+    with pytest.raises(DamagedFile, match=r"pack\.json: no such file"):
         call.func(str(tmp_path))
 
 

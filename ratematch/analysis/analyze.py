@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ratematch.analysis.rows import find_gpus_per_node, find_links, measured_in_detail
-from ratematch.errors import ResultsError
+from ratematch.errors import DamagedFile, ResultsError
+from ratematch.inputs.ratetable import RACK_GPUS
 from ratematch.match.analysis import analyze
 from ratematch.match.points import Analysis
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
-from ratematch.measure.measurement import to_json
+from ratematch.measure.measurement import Measurement
 from ratematch.measure.serverside import measure_run
+from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Constraints
 from ratematch.store import layout
-from ratematch.store.files import write_json
+from ratematch.store.damage import readable
 from ratematch.store.folder import Results
-from ratematch.store.records import read_records
+from ratematch.store.records import records_from_bytes
+from ratematch.store.snapshot import Snapshot
+from ratematch.store.storedload import read_run, read_sealed
+from ratematch.store.sweeprun import SweepLimits
 
 
 def remeasure(results: Results) -> int:
     """Compute the figures of every load measured here anew from its records; returns how many loads that were.
 
+    A load whose records cannot be used keeps the figures that it has.
+
     Raises:
-        ResultsError: records that cannot be read. DiskFull: no room for the new figures (the old ones stay).
+        DiskFull: no room for the new figures (the old ones stay).
     """
     count = 0
-    for folder in results.folders():
-        experiment = folder.read()
-        for stored in folder.loads():
-            if stored.run.imported:  # of another tool: its figures are what they were, records or not
-                continue
-            records = read_records(stored.folder / layout.RECORDS)
-            figures = measure_run(records, stored.load, experiment, stored.run)
-            write_json(stored.folder / layout.MEASUREMENT, to_json(figures))
-            count += 1
+    for stored in results.now().experiments:
+        for place in stored.folder.finished_folders():
+            if (anew := measure_again(place, stored.experiment)) is not None:
+                stored.folder.replace_figures(place, anew)
+                count += 1
     return count
+
+
+def measure_again(load: Path, experiment: Experiment) -> Measurement | None:
+    """The figures of the finished load in the folder ``load``, from its records; ``None`` for one of another tool,
+    whose figures are what they were, and for one whose records or ``loadrun.json`` cannot be used."""
+    try:
+        setting, run, sealed = read_run(load)
+        if run.imported:
+            return None
+        records = records_from_bytes(load / layout.RECORDS, read_sealed(load / layout.RECORDS, sealed))
+    except DamagedFile:
+        return None
+    return measure_run(records, setting, experiment, run)
 
 
 def analyze_results(results: Results) -> Analysis:
@@ -51,12 +68,14 @@ def analyze_results(results: Results) -> Analysis:
 class Inputs:
     """What an analysis is made from. ``question``: filled in by the sweep's limits and the cluster's nodes; the size
     of a node is ``None`` when there were several. ``imported``: what was measured by other tools, in words.
+    ``damaged``: files that were left out, a line each.
     """
 
     sweep: str
     measured: tuple[Measured, ...]
     question: Question
     imported: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def constraints(self) -> Constraints:
@@ -69,19 +88,25 @@ class Inputs:
 
 
 def read_inputs(results: Results, question: Question | None = None) -> Inputs:
-    """Everything measured; what ``question`` leaves open is as the sweep has it.
+    """Everything measured; what ``question`` leaves open is as the sweep has it. Files that cannot be used are left
+    out; without those of the sweep's limits, there are no limits but those of ``question``.
 
     Raises:
-        ResultsError: no limits.json, or nothing measured yet.
+        ResultsError: nothing is measured yet, or nothing of it can be used.
     """
-    kept = results.limits()
-    limits = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, kept.max_gpus)
-    measured = measured_in_detail(results)
+    stored = results.now()
+    damaged = list(stored.damaged)
+    kept = readable(results.limits, damaged) or SweepLimits.of(results.path.name, Constraints(), RACK_GPUS)
+    measured = measured_in_detail(stored, damaged)
+    lines = tuple(damage.describe(results.path) for damage in damaged)
+    if not measured and damaged:
+        raise ResultsError(f"{results.path}: no load can be used; `ratematch verify` lists why; first: {lines[0]}")
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
-    sweep = replace(limits, gpus_per_node=find_gpus_per_node(results))
+    limits = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, kept.max_gpus)
+    sweep = replace(limits, gpus_per_node=find_gpus_per_node(stored))
     filled_in = (question or Question()).filled_in(sweep)
-    return Inputs(kept.name, tuple(measured), filled_in, tuple(_count_imported(results)))
+    return Inputs(kept.name, tuple(measured), filled_in, tuple(_count_imported(stored)), lines)
 
 
 def analyze_inputs(inputs: Inputs) -> Analysis:
@@ -94,20 +119,21 @@ def analyze_inputs(inputs: Inputs) -> Analysis:
     if question.packing is None and (question.nodes is not None or question.objective == "per_allocated_gpu"):
         raise ResultsError(f"{inputs.sweep}: nodes of several sizes were used; give --gpus-per-node")
     analysis = analyze(inputs.measured, question, sweep=inputs.sweep, links=find_links(inputs.measured))
-    if not inputs.imported:
+    first = (*inputs.damaged, *inputs.imported)
+    if not first:
         return analysis
-    workloads = (replace(workload, notes=(*inputs.imported, *workload.notes)) for workload in analysis.workloads)
+    workloads = (replace(workload, notes=(*first, *workload.notes)) for workload in analysis.workloads)
     return replace(analysis, workloads=tuple(workloads))
 
 
-def _count_imported(results: Results) -> list[str]:
+def _count_imported(stored: Snapshot) -> list[str]:
     """Loads that other tools measured, tool by tool: figures of two clients are never mixed in silence."""
     tools: dict[str, int] = {}
-    every = [stored for folder in results.folders() for stored in folder.loads()]
-    for stored in every:
-        if origin := stored.run.imported:
+    for load in stored.loads:
+        if origin := load.run.imported:
             tools[origin.tool] = tools.get(origin.tool, 0) + 1
+    every = len(stored.loads)
     return [
-        f"{count} of {len(every)} loads are imported from {tool}, not measured by ratematch: definitions differ"
+        f"{count} of {every} loads are imported from {tool}, not measured by ratematch: definitions differ"
         for tool, count in sorted(tools.items())
     ]

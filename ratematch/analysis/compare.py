@@ -13,6 +13,7 @@ from ratematch.match.change import Change, find_changes
 from ratematch.match.points import Analysis
 from ratematch.match.question import Question
 from ratematch.plan.experiment import Experiment
+from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results
 
 
@@ -69,9 +70,10 @@ def find_drift(before: Results, after: Results) -> list[Drift]:
 
 def _facts(results: Results) -> dict[str, str]:
     """What holds for a whole folder; several values of one fact stand side by side."""
-    experiments = [folder.read() for folder in results.folders()]
-    launches = [launch for folder in results.folders() for launch in folder.provenances()]
-    limits = asdict(results.limits())
+    stored, unknown = results.now().experiments, list[Damage]()
+    experiments = [part.experiment for part in stored]
+    launches = [launch for part in stored for launch in part.folder.provenances(unknown)]
+    limits = readable(results.limits, unknown)
     facts = {
         "GPU": _join(e.gpu for e in experiments),
         "cluster": _join(e.cluster for e in experiments),
@@ -84,7 +86,11 @@ def _facts(results: Results) -> dict[str, str]:
         "load generator on": _join(launch.host for launch in launches),
         "packages": _join(launch.package_list for launch in launches),
     }
-    return facts | {f"limits: {key}": str(value) for key, value in sorted(limits.items()) if key != "name"}
+    return facts | {
+        f"limits: {key}": str(value)
+        for key, value in sorted(asdict(limits).items() if limits else ())
+        if key != "name"
+    }
 
 
 def _join(values: Iterable[object]) -> str:
@@ -97,8 +103,8 @@ def _deployments(results: Results) -> dict[str, dict[str, str]]:
     Two experiments of one label differ in a setting; their values then stand side by side.
     """
     by_label: dict[str, dict[str, set[str]]] = {}
-    for folder in results.folders():
-        experiment = folder.read()
+    for stored in results.now().experiments:
+        experiment = stored.experiment
         settings = by_label.setdefault(experiment.label, {})
         for key, value in {**_settings(experiment), "loads": _loads(experiment)}.items():
             settings.setdefault(key, set()).add(value)

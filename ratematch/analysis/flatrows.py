@@ -6,41 +6,42 @@ An undefined figure is ``None`` or NaN. Rows of loads and of requests both have 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ratematch.measure import metrics
 from ratematch.measure.measured import Measured
+from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.store import layout
-from ratematch.store.folder import Results
-from ratematch.store.records import read_records
+from ratematch.store.damage import Damage, readable
+from ratematch.store.folder import Results, StoredLoad
 
 STATS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms", "send_lag_ms")
 RATES = ("tok_s_user", "tok_s", "req_s", "tok_s_run", "req_s_run", "isl_mean", "osl_mean", "in_flight", "little")
 
 
-def find_records(results: Results) -> dict[tuple[str, Load], Path]:
-    """Record files by (experiment id, load); loads without one (imported figures) are not in it."""
+def find_records(results: Results) -> dict[tuple[str, Load], StoredLoad]:
+    """Loads with records by (experiment id, load); those without any (imported figures) are not in it."""
     return {
-        (folder.read().id, stored.load): path
-        for folder in results.folders()
-        for stored in folder.loads()
-        if (path := stored.folder / layout.RECORDS).exists()
+        (experiment.experiment.id, stored.load): stored
+        for experiment in results.now().experiments
+        for stored in experiment.loads
+        if stored.has(layout.RECORDS)
     }
 
 
-def request_rows(results: Results, measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+def request_rows(results: Results, measured: Sequence[Measured], damaged: list[Damage]) -> Iterator[dict[str, Any]]:
     """One row a request of every load in ``measured`` that has records, failed ones too: latencies in ms, ``counted``
     when it ended in the steady window.
 
-    Raises:
-        ResultsError: records that cannot be read.
+    Records that cannot be used are left out; ``damaged`` has them.
     """
-    paths = find_records(results)
+    loads = find_records(results)
     for row in measured:
-        if (path := paths.get((row.experiment.id, row.load))) is not None:
-            yield from _request_rows(row, path)
+        stored = loads.get((row.experiment.id, row.load))
+        records = readable(stored.records, damaged) if stored is not None else None
+        if records is not None:
+            yield from _request_rows(row, records)
 
 
 def load_row(row: Measured) -> dict[str, Any]:
@@ -71,8 +72,7 @@ def load_row(row: Measured) -> dict[str, Any]:
     return columns | {"emulated": experiment.emulated, "origin": experiment.origin, "experiment": experiment.id}
 
 
-def _request_rows(row: Measured, path: Path) -> list[dict[str, Any]]:
-    records = read_records(path)
+def _request_rows(row: Measured, records: Sequence[RequestRecord]) -> list[dict[str, Any]]:
     since: metrics.Since = "sent" if isinstance(row.load, Concurrency) else "intended"
     window = row.measurement.window
     columns = {

@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
+from ratematch.analysis.details import Detail, DetailCache
 from ratematch.engines import find_engine
-from ratematch.errors import CatalogError, ResultsError
+from ratematch.errors import CatalogError, DamagedFile
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
-from ratematch.measure.measurement import Measurement
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.load import Concurrency
 from ratematch.store import layout
-from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
-from ratematch.store.records import read_records
+from ratematch.store.damage import Damage, readable
+from ratematch.store.files import UNREADABLE, describe_damage
+from ratematch.store.snapshot import Snapshot
+from ratematch.store.storedload import StoredLoad
 
 
-def measured_in_detail(results: Results) -> list[Measured]:
+def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
     """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
 
-    Raises:
-        ResultsError: records that cannot be read.
+    A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
+    before is taken from the folder's cache while its files are the same.
     """
+    cache = DetailCache.read(results.path)
     rows: list[Measured] = []
-    for path in results.folders():
-        folder = ExperimentFolder(path.path)
-        experiment = folder.read()
-        for stored in folder.loads():
-            row = Measured(experiment, stored.load, stored.measurement, layout=find_layout(experiment))
-            records = stored.folder / layout.RECORDS
-            if stored.measurement.valid and records.exists():
-                row = replace(row, noise=read_noise(records, stored.measurement))
-            rows.append(replace(row, breakdown=_read_breakdown(stored, experiment)))
+    for experiment in results.experiments:
+        kv_layout = find_layout(experiment.experiment)
+        for stored in experiment.loads:
+            detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
+            if detail is not None:
+                cache.keep(stored, detail)
+                noise, breakdown = detail.noise, detail.breakdown
+                row = Measured(experiment.experiment, stored.load, stored.measurement, noise, breakdown, kv_layout)
+                rows.append(row)
+    cache.write()
     return rows
+
+
+def _read_detail(experiment: Experiment, stored: StoredLoad) -> Detail:
+    """Raises DamagedFile when a file of the load cannot be used."""
+    noise = None
+    if stored.measurement.valid and stored.has(layout.RECORDS):
+        noise = read_noise(stored)
+    return Detail(noise, _read_breakdown(stored, experiment))
 
 
 def find_layout(experiment: Experiment) -> str:
@@ -57,15 +67,14 @@ def find_layout(experiment: Experiment) -> str:
 def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | None:
     """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
     stages = stored.run.stages
-    if stages is None:
-        return read_perf_metrics(stored.folder / layout.PERF_METRICS, stored.load, experiment.engine.name)
-    return Breakdown.of(stages)
+    return read_perf_metrics(stored, experiment.engine.name) if stages is None else Breakdown.of(stages)
 
 
-def find_gpus_per_node(results: Results) -> int | None:
+def find_gpus_per_node(results: Snapshot) -> int | None:
     """GPUs of a node of the cluster that was measured on; ``None`` when there are several sizes, or none is known."""
-    folders = [folder for folder in results.folders() if (folder.path / layout.CLUSTER).exists()]
-    sizes = {folder.cluster().gpus_per_node for folder in folders}
+    unknown: list[Damage] = []
+    clusters = [readable(stored.folder.cluster, unknown) for stored in results.experiments]
+    sizes = {cluster.gpus_per_node for cluster in clusters if cluster is not None}
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -87,36 +96,37 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
     return Links(model, gpu, "fp8" if formats == {"fp8"} else "bf16")
 
 
-def read_noise(records: Path, figures: Measurement) -> Noise | None:
-    """Noise of a load's token rate (requests, where each has one token) by batches of its steady window."""
-    window, latency = figures.window, figures.e2el_ms
+def read_noise(stored: StoredLoad) -> Noise | None:
+    """Noise of a load's token rate (requests, where each has one token) by batches of its steady window.
+
+    Raises:
+        DamagedFile: its records cannot be used.
+    """
+    window, latency = stored.measurement.window, stored.measurement.e2el_ms
     if window is None or latency is None:
         return None
-    instants: list[float] = []
-    amounts: list[float] = []
-    for record in read_records(records):
-        if record.outcome != "ok" or not record.osl:
-            continue
-        chunks = record.chunk_ns or ([record.last_token_ns] if record.last_token_ns is not None else [])
-        instants += [(instant - window.start_ns) / 1e9 for instant in chunks]
-        amounts += [record.osl / len(chunks)] * len(chunks) if chunks else []
-    return batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, latency.mean / 1000)
+    arrivals = stored.arrivals()
+    instants_s = (arrivals.instants_ns - window.start_ns) / 1e9
+    return batch_means(instants_s, arrivals.tokens, 0.0, window.seconds, latency.mean / 1000)
 
 
-def read_perf_metrics(path: Path, load: Load, engine: str) -> Breakdown | None:
+def read_perf_metrics(stored: StoredLoad, engine: str) -> Breakdown | None:
     """Mean stages of a load's requests without warm-up, first wave and drain; ``None`` where nothing is stored.
 
     Raises:
-        ResultsError: the file is there and cannot be read.
+        DamagedFile: the file is there and cannot be read.
         CatalogError: the file is there, and ``engine``, whose servers wrote the records, is not known.
     """
-    if not path.exists():
+    file = stored.folder / layout.PERF_METRICS
+    if not file.exists():
         return None
-    try:
-        with pa.CompressedInputStream(str(path), "zstd") as file:
-            lines = file.read().splitlines()
-        records: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
-    except (OSError, ValueError, msgspec.DecodeError) as error:
-        raise ResultsError(f"{path}: not readable ({error}); move it away to do without it") from error
+    content, load = stored.read(layout.PERF_METRICS), stored.load
     wave = load.concurrency if isinstance(load, Concurrency) else 0
-    return find_engine(engine).read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
+    read_breakdown = find_engine(engine).read_breakdown
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as stream:
+            lines = stream.read().splitlines()
+        records: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
+        return read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
+    except (*UNREADABLE, pa.ArrowException) as error:
+        raise DamagedFile(file, f"not readable ({describe_damage(error)})") from error

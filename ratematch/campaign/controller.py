@@ -8,9 +8,11 @@ folder, by which everything in this turn is decided.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
+from ratematch.campaign import secrets
 from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.ifb import choose_ifb
@@ -24,14 +26,16 @@ from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import estimate, minutes_of
 from ratematch.plan.expansion import expand_written_out
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.maskedyaml import mask_yaml
 from ratematch.plan.sweep import Sweep
 from ratematch.run import followup
-from ratematch.run.failure import tries_left
+from ratematch.run.failure import UNSETTLED, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
 from ratematch.store.files import write_text
 from ratematch.store.folder import Results
+from ratematch.store.masking import mask, masking
 from ratematch.store.snapshot import Snapshot
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
@@ -56,13 +60,18 @@ def run_campaign(
         KeyboardInterrupt: after every job was asked to stop and has.
     """
     requested = expand_sweep(sweep).experiments
+    values = {} if executor.name == "simulate" else secrets.find_values(sweep)
     refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, requested)
     results.path.mkdir(parents=True, exist_ok=True)
     lock = results.path / layout.CONTROLLER_LOCK
-    with filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"):
-        return Controller(sweep, results, executor, on_update, again=again).run(requested, text)
+    with (
+        filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"),
+        masking(sweep.secrets.values(os.environ).values()),
+    ):
+        controller = Controller(sweep, results, executor, on_update, again=again, handed=secrets.Handed(values))
+        return controller.run(requested, text)
 
 
 class Controller:
@@ -71,11 +80,20 @@ class Controller:
     ``campaign``: what a view shows. Beside it, the controller keeps the items that wait for a job (``_waiting``) and
     those that have one (``_active``), the last snapshot of the results folder and whether something that decisions
     rest on has changed since (``_outdated``), and until when it leaves a scheduler alone that does not answer.
+    ``handed``: secrets of servers, for the jobs.
     """
 
     def __init__(
-        self, sweep: Sweep, results: Results, executor: Executor, on_update: OnUpdate, *, again: bool = False
+        self,
+        sweep: Sweep,
+        results: Results,
+        executor: Executor,
+        on_update: OnUpdate,
+        *,
+        again: bool = False,
+        handed: secrets.Handed | None = None,
     ):
+        self._handed = handed or secrets.Handed({})
         self.campaign = Campaign(sweep, results)
         self._sweep = sweep
         self._results = results
@@ -94,6 +112,16 @@ class Controller:
         """Measure the ``requested`` experiments, or those that a search decides on, then the end-to-end runs."""
         self.campaign.expected = estimate(self._sweep, requested)
         self._write_plan(text)
+        try:
+            self._run_stages(requested)
+        finally:
+            running = [item for item in self._active if item.job is not None and item.job.poll()]
+            self._handed.forget(self._results, (item.folder.path for item in running))
+        self._count_loads()
+        self._enter("finished")
+        return self.campaign
+
+    def _run_stages(self, requested: Sequence[Experiment]) -> None:
         runs = None
         if self._sweep.search == "adaptive":
             runs = self._run_search(requested)
@@ -101,16 +129,13 @@ class Controller:
             self._measure(requested)
         if self._sweep.e2e:
             self._run_end_to_end(runs)
-        self._count_loads()
-        self._enter("finished")
-        return self.campaign
 
     # -- stages -------------------------------------------------------------------------------------------------
 
     def _write_plan(self, text: str) -> None:
         """Write what is run, and what it is expected to take."""
         sweep, path, expected = self._sweep, self._results.path, self.campaign.expected
-        write_text(path / layout.SWEEP, text)
+        write_text(path / layout.SWEEP, mask(mask_yaml(text)))
         self._results.write_limits(SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus))
         self._results.write_controller_plan(
             ControllerPlan(
@@ -155,6 +180,12 @@ class Controller:
         """After a grid every deployment worth it at once; after a search what ``runs`` has left to do, and what
         measuring that shows to be worth it beside."""
         self._enter("matching")
+        if runs is None and (unsettled := self._unsettled()):
+            self.campaign.notes.append(
+                f"nothing is run end to end: {unsettled} not fully measured, and what is missing may change the "
+                "choice; the same command goes on"
+            )
+            return
         chosen = end_to_end_experiments(self._sweep, self._results) if runs is None else self._rest_of(runs)
         if not chosen:
             self.campaign.notes.append(describe_nothing_chosen(self._sweep, self._results))
@@ -164,6 +195,19 @@ class Controller:
             self._measure(fresh)
             seen |= {experiment.id for experiment in fresh}
             chosen = self._rest_of(runs) if runs is not None else []
+
+    def _unsettled(self) -> str:
+        """ctx and gen experiments that failed for a reason that says nothing of them, in words; empty when none."""
+        failed = [
+            item.experiment.label
+            for item in self.campaign.items
+            if item.experiment.stage in ("ctx", "gen")
+            and item.state == "failed"
+            and item.failures
+            and item.failures[-1].kind in UNSETTLED
+        ]
+        more = f" and {len(failed) - 1} more are" if len(failed) > 1 else " is"
+        return f"{failed[0]}{more}" if failed else ""
 
     def _rest_of(self, runs: EndToEnd) -> list[Experiment]:
         """Decide on the runs that are worth it now, beside those decided on before."""
@@ -254,6 +298,7 @@ class Controller:
         job = item.job
         assert job is not None
         self._active.remove(item)
+        self._handed.ended(item.folder.path)
         remember_nodes(self._results, job.broken_nodes, item.experiment.label)
         failure = job.failure()
         if failure is None:
@@ -303,6 +348,7 @@ class Controller:
         """Start jobs as long as the executor takes them; none while the scheduler does not answer."""
         while self._waiting and time.monotonic() >= self._quiet_until:
             exclude = list(excluded_nodes(self._results))
+            self._handed.hand(item.folder.path for item in self._waiting)
             try:
                 started = self._executor.start(
                     [item.folder for item in self._waiting], [item.job for item in self._active if item.job], exclude

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ratematch.errors import ResultsError
 from ratematch.store import layout
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import Results
 
 SEARCH = layout.SEARCH
@@ -181,12 +180,9 @@ def _read(file: Path, kind: type[Content]) -> Content:
     """Keys of a later version are left out.
 
     Raises:
-        ResultsError: a key is missing, or holds something else.
+        DamagedFile: it cannot be read, a key is missing, or holds something else.
     """
-    try:
-        return msgspec.convert(read_json(file), kind)
-    except msgspec.ValidationError as error:
-        raise ResultsError(f"{file}: not written by this version of ratematch ({error})") from error
+    return read_value(file, lambda content: msgspec.convert(content, kind))
 
 
 def _to_json(value: msgspec.Struct) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from ratematch.campaign.exposure import check_exposure
 from ratematch.engines import find_engine
 from ratematch.errors import ClusterError
-from ratematch.inputs.find import read_cluster
+from ratematch.inputs.find import find_cluster_file, read_cluster
 from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.finding import Finding
 from ratematch.plan.placement import FIRST_PORT
@@ -28,7 +29,8 @@ def examine(
 
     ``folder``: where results will go. ``engine``: whose command is looked for.
     """
-    checks = [_python(), _disk(folder), _ports(), _guard()]
+    profile = None if cluster_name is None else find_cluster_file(cluster_name)
+    checks = [_python(), _disk(folder), _ports(), _guard(), *check_exposure(folder, profile)]
     if cluster_name is None:
         return checks
     try:

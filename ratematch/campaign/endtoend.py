@@ -6,6 +6,7 @@ are chosen one by one, at the price for GPU-hours that the servers are held agai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from ratematch.search.price import Pricing
 from ratematch.simulate.forecasts import to_measurement
 from ratematch.simulate.steadystate import Forecast
 from ratematch.store.folder import Results
+from ratematch.store.snapshot import Snapshot
 
 SEARCHING, AT_END = "while servers were searched", "when all servers were measured"
 
@@ -35,21 +37,51 @@ SEARCHING, AT_END = "while servers were searched", "when all servers were measur
 def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
     """The deployments that matching holds worth running, at loads around the concurrency it predicts.
 
-    What is chosen, and why, is written to ``choice.json``. Empty when nothing could be matched.
+    What is chosen, and why, is written to ``choice.json``. Empty when nothing could be matched. A deployment that was
+    chosen by an earlier run of the sweep and started stays chosen and counts among those that the sweep wants.
     """
-    measured = measured_in_detail(results)
+    stored, earlier = results.now(), read_chosen_runs(results)
+    measured = measured_in_detail(stored, [])  # a load that cannot be used chooses nothing
     left = _left_for_end_to_end(sweep, results)
-    experiments: list[Experiment] = []
-    runs: list[ChosenRun] = []
+    taken: list[tuple[ChosenRun, Experiment]] = []
     for number, workload in enumerate(sweep.workloads):
         hours = None if left is None else left / (len(sweep.workloads) - number)
-        for choice in choose(sweep, measured, workload, Spending(hours)):
-            if left is not None:
-                left -= choice.gpu_hours
-            experiments.append(_experiment(sweep, choice))
-            runs.append(_chosen_run(choice, experiments[-1], AT_END))
-    write_chosen_runs(results, runs)
-    return experiments
+        choices = choose(sweep, measured, workload, Spending(hours))
+        experiments = [_experiment(sweep, choice) for choice in choices]
+        fresh = [(_chosen_run(c, e, AT_END), e) for c, e in zip(choices, experiments, strict=True)]
+        chosen = _beside_earlier(
+            sweep, stored, [run for run in earlier if run.workload == workload.label], fresh, hours
+        )
+        if left is not None:
+            left -= sum(run.estimated_gpu_hours or 0.0 for run, _ in chosen)
+        taken += chosen
+    write_chosen_runs(results, [run for run, _ in taken])
+    return [experiment for _, experiment in taken]
+
+
+def _beside_earlier(
+    sweep: Sweep,
+    stored: Snapshot,
+    earlier: Sequence[ChosenRun],
+    fresh: Sequence[tuple[ChosenRun, Experiment]],
+    gpu_hours: float | None,
+) -> list[tuple[ChosenRun, Experiment]]:
+    """Runs of one workload: those of ``earlier`` that GPU time was spent on, then ``fresh`` ones, the best first: as
+    many as the sweep wants, within ``gpu_hours``."""
+    assert sweep.e2e is not None
+    started = {part.experiment.id: part.experiment for part in stored.experiments if part.launches}
+    kept = [(run, started[run.experiment]) for run in earlier if run.experiment in started]
+    now = {experiment.id: (run, experiment) for run, experiment in fresh}
+    # What is chosen again has the loads that the sweep asks for now.
+    wanted = {experiment.id: now.get(experiment.id, (run, experiment)) for run, experiment in kept} | now
+    chosen: list[tuple[ChosenRun, Experiment]] = []
+    left = math.inf if gpu_hours is None else gpu_hours
+    for run, experiment in wanted.values():
+        if len(chosen) < sweep.e2e.deployments and (run.estimated_gpu_hours or 0.0) <= left:
+            left -= run.estimated_gpu_hours or 0.0
+            chosen.append((run, experiment))
+    order = [experiment.id for _, experiment in (*fresh, *kept)]
+    return sorted(chosen, key=lambda one: order.index(one[1].id))
 
 
 def choose(
@@ -178,7 +210,7 @@ class EndToEnd:
         """The runs that are worth it when all servers are measured, within what is left of the budget, after those
         that were decided on before."""
         rest = [experiment for run in self.chosen if (experiment := self._experiment_of(turn, run))]
-        measured = measured_in_detail(self.results)
+        measured = measured_in_detail(self.results.now(), [])
         left = None
         if self.sweep.budget.gpu_hours is not None:
             left = self.sweep.budget.gpu_hours - turn.gpu_hours - self._promised_hours(turn)
@@ -274,5 +306,5 @@ def _left_for_end_to_end(sweep: Sweep, results: Results) -> float | None:
     sweep that is resumed chooses as it did before."""
     if sweep.budget.gpu_hours is None:
         return None
-    spent = sum(folder.gpu_hours() for folder in results.folders() if folder.read().stage != "e2e")
+    spent = sum(stored.account.total for stored in results.now().experiments if stored.experiment.stage != "e2e")
     return max(0.0, sweep.budget.gpu_hours - spent)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
 
 from ratematch.store import layout
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import Results
 
 TOO_OFTEN = 2
@@ -38,11 +41,11 @@ def remember_nodes(results: Results, broken: Mapping[str, str], experiment: str)
 def read_nodes(results: Results) -> dict[str, list[NodeFailure]]:
     """All failures by node."""
     file = results.path / layout.NODES
-    content = read_json(file) if file.exists() else {}
-    return {
-        node: [NodeFailure(failure["time"], failure["reason"], failure["experiment"]) for failure in failures]
-        for node, failures in content.items()
-    }
+    return read_value(file, _from_json) if file.exists() else {}
+
+
+def _from_json(content: Any) -> dict[str, list[NodeFailure]]:
+    return msgspec.convert(content, dict[str, list[NodeFailure]])
 
 
 def excluded_nodes(results: Results) -> dict[str, str]:

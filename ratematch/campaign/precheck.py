@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from ratematch.engines import find_engine
 from ratematch.engines.steptimes import STEPS_VARIABLE
-from ratematch.errors import PlacementError, Problem, ResultsError, SweepError
+from ratematch.errors import PlacementError, Problem, ResultsError, SweepError, UserError
+from ratematch.loadgen.prompts import check_files
 from ratematch.plan.capacity import why_unfit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.load import Trace
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.rules import check_placement
 from ratematch.plan.setting import Explained
@@ -53,6 +55,8 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
     if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
         problems["path"] = Problem(f"{sweep.source}: model", why, fix)
+    for what in _wrong_files(experiments):
+        problems.setdefault(what, Problem(f"{sweep.source}: workloads", what))
     for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
         for what in _refusals(sweep, experiment):
             problems.setdefault(
@@ -60,6 +64,16 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
             )
     if problems:
         raise SweepError(list(problems.values()))
+
+
+def _wrong_files(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """What is wrong with the files that workloads name, which would else be found out with servers up."""
+    for workload in dict.fromkeys(experiment.workload for experiment in experiments):
+        loads = [load for experiment in experiments if experiment.workload == workload for load in experiment.loads]
+        try:
+            check_files(workload, any(isinstance(load, Trace) for load in loads))
+        except UserError as problem:
+            yield str(problem)
 
 
 def refuse_mixture(results: Results, sweep: Sweep) -> None:
@@ -70,8 +84,8 @@ def refuse_mixture(results: Results, sweep: Sweep) -> None:
         ResultsError: ``results`` holds figures of the other kind.
     """
     emulated = sweep.simulated or sweep.cluster.emulated
-    for folder in results.folders():
-        experiment = folder.read()
+    for stored in results.now().experiments:
+        experiment = stored.experiment
         if experiment.emulated and emulated and experiment.step_times != sweep.step_times:
             raise ResultsError(
                 f"{results.path}: holds figures of the step-time model {experiment.step_times}, and "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
-from ratematch.store.experiment import StoredLoad
 from ratematch.store.snapshot import Snapshot
+from ratematch.store.storedload import StoredLoad
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,11 @@ def import_results(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Import measurements of AIPerf, benchmark_serving (TensorRT-LLM, vLLM, sa-bench) and InferenceX.
+    """Import measurements of AIPerf, benchmark_serving (TensorRT-LLM, vLLM, SGLang, sa-bench) and InferenceX.
 
     Into a results folder (--into), where every analysis says that they are imported; or, with AIConfigurator's CSV
     too, into a table of rates (-o). Which tool wrote a file is found out; what it does not say must be given, and is
-    never guessed.
+    never guessed. Figures that contradict each other (Little's law, GPUs, zeros) are left off, with the reason.
 
     \b
     Example:
@@ -172,7 +172,13 @@ def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path,
     imported, skipped = ingest.import_results(files, hints, into, stage=stage, mix=mix)
     if as_json:
         rows = [
-            {"source": load.source, "folder": str(load.folder), "valid": load.valid, "missing": list(load.missing)}
+            {
+                "source": load.source,
+                "folder": str(load.folder),
+                "valid": load.valid,
+                "missing": list(load.missing),
+                "findings": list(load.findings),
+            }
             for load in imported
         ]
         print_json({"imported": rows, "skipped": [{"source": load.source, "why": load.why} for load in skipped]})
@@ -180,10 +186,14 @@ def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path,
         echo(f"{load.source} -> {load.folder}" + ("" if load.valid else " (not valid)"))
         if load.missing:
             echo(f"note: {load.source}: not in the file: {', '.join(load.missing)}", err=True)
+        for finding in load.findings:
+            echo(f"note: {load.source}: {finding}", err=True)
     for left_out in skipped:
         echo(f"skipped: {left_out.source}: {left_out.why}", err=True)
     if not imported:
-        raise UserError("nothing was imported: say what the files do not, with the options named above")
+        unknown = any(load.why.startswith("not known") for load in skipped)
+        say = ": say what the files do not, with the options named above" if unknown else ", for the reasons above"
+        raise UserError(f"nothing was imported{say}")
 
 
 @import_.command("cluster")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ratematch.cli.group import main, print_json, stderr_console, stdout_console
-from ratematch.cli.options import json_option
+from ratematch.cli.options import FiniteRange, json_option
 from ratematch.errors import Untrustworthy
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ratematch.measure.servermetrics import ReadSamples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+MONTH_S = 31 * 86400.0
+LENGTH = click.IntRange(1, 100_000_000)
+COUNT = click.IntRange(0, 1_000_000)
 
 
 def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -37,66 +41,101 @@ _how_hard = _options(
     ),
     click.option(
         "--burstiness",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(1e-3, 1e3),
         default=1.0,
         help="Gamma: 1 = Poisson, less = burstier.",
     ),
-    click.option("--ramp-to", type=click.FloatRange(0, min_open=True), help="The rate changes linearly to this."),
-    click.option("--max-in-flight", type=click.IntRange(0), default=0, help="Open loop: more wait, and it counts."),
+    click.option("--ramp-to", type=FiniteRange(1e-5, 1e6), help="The rate changes linearly to this."),
+    click.option("--max-in-flight", type=COUNT, default=0, help="Open loop: more wait, and it counts."),
     click.option(
-        "--num-requests", type=click.IntRange(1), help="Of each load [default: 8 x concurrency, 16 at least]."
+        "--num-requests", type=click.IntRange(1, 10**9), help="Of each load [default: 8 x concurrency, 16 at least]."
     ),
     click.option(
-        "--duration", type=click.FloatRange(0, min_open=True), help="Seconds of each load, instead of a number."
+        "--duration", type=FiniteRange(0, MONTH_S, min_open=True), help="Seconds of each load, instead of a number."
     ),
     click.option(
         "--warmup",
-        type=click.IntRange(0),
+        type=COUNT,
         help="Requests before, kept apart [default: a quarter of the concurrency].",
     ),
     click.option(
-        "--stagger", "stagger_s", type=click.FloatRange(0), default=0.0, help="Seconds to start all slots in."
+        "--stagger", "stagger_s", type=FiniteRange(0, MONTH_S), default=0.0, help="Seconds to start all slots in."
     ),
 )
 _what = _options(
-    click.option("--isl", type=click.IntRange(1), default=1024, show_default=True, help="Prompt tokens, exact."),
-    click.option("--osl", type=click.IntRange(1), default=128, show_default=True, help="Output tokens."),
+    click.option("--isl", type=LENGTH, default=1024, show_default=True, help="Prompt tokens, exact."),
+    click.option("--osl", type=LENGTH, default=128, show_default=True, help="Output tokens."),
     click.option(
-        "--isl-ratio", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Uniform from RATIO*ISL to ISL."
+        "--isl-ratio", type=FiniteRange(0, 1, min_open=True), default=1.0, help="Uniform from RATIO*ISL to ISL."
     ),
     click.option(
-        "--osl-ratio", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Uniform from RATIO*OSL to OSL."
+        "--osl-ratio", type=FiniteRange(0, 1, min_open=True), default=1.0, help="Uniform from RATIO*OSL to OSL."
     ),
     click.option(
         "--isl-spread", default="", metavar="SHAPE", help="normal:MEAN,STD or lognormal:MEAN,STD, up to ISL."
     ),
     click.option("--osl-spread", default="", metavar="SHAPE", help="The same for outputs, up to OSL."),
+    click.option("--prefix-share", type=FiniteRange(0, 1, max_open=True), default=0.0, help="Share of each prompt."),
     click.option(
-        "--prefix-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Share of each prompt."
+        "--prefix-groups", type=click.IntRange(1, 100_000), default=1, help="How many different shared prefixes."
     ),
-    click.option("--prefix-groups", type=click.IntRange(1), default=1, help="How many different shared prefixes."),
     click.option(
         "--warm-prompts",
         is_flag=True,
         help="As many different prompts as are in flight, each sent once before the clock: TPOT of a decode server "
         "whose prefix cache holds them.",
     ),
-    click.option("--turns", type=click.IntRange(1), default=1, help="Requests of one conversation."),
-    click.option("--think-time", "think_s", type=click.FloatRange(0), default=0.0, help="Seconds between turns."),
-    click.option("--dataset", default="", metavar="FILE", help="Mooncake trace, trtllm_custom, ShareGPT, JSONL."),
+    click.option("--turns", type=click.IntRange(1, 100_000), default=1, help="Requests of one conversation."),
+    click.option("--think-time", "think_s", type=FiniteRange(0, MONTH_S), default=0.0, help="Seconds between turns."),
+    click.option(
+        "--dataset",
+        default="",
+        metavar="FILE",
+        help="Prompts, messages, token ids or a trace, in the formats of docs/load-generator.md.",
+    ),
+    click.option(
+        "--time-unit",
+        type=click.Choice(["s", "ms", "us", "ns"]),
+        help="Of the data set's timestamps and delays [default: as its format says].",
+    ),
+    click.option(
+        "--hash-block",
+        type=click.IntRange(0, 1_000_000),
+        default=0,
+        help="Prompt tokens behind one of its hash_ids [default: what agrees with all lines].",
+    ),
     click.option("--text", default="", metavar="FILE", help="Prompts are cut from this text; needs --tokenizer."),
     click.option("--tokenizer", default="", metavar="PATH", help="A model's folder or tokenizer.json. Optional."),
-    click.option("--vocab-size", type=click.IntRange(1000), help="Random ids are below this [default: 32000]."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same requests and instants."),
+    click.option(
+        "--vocab-size", type=click.IntRange(1000, 2**31 - 1), help="Random ids are below this [default: 32000]."
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        help="Same seed, same requests and instants [default: drawn each run and printed; with -o the folder's].",
+    ),
 )
 _to_whom = _options(
     click.option("--model", required=True, help="Model name in the request body."),
-    click.option("--api", type=click.Choice(["completions", "chat"]), default="completions", show_default=True),
+    click.option(
+        "--api",
+        type=click.Choice(["completions", "chat"]),
+        help="[default: completions; chat for a data set of messages]",
+    ),
     click.option("--stream/--no-stream", default=True, help="Without streaming there is no TTFT and no TPOT."),
     click.option("--extra-body", default="", metavar="JSON", help="Merged into each body; null takes a field out."),
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
-    click.option("--timeout", "timeout_s", type=float, default=3600.0, show_default=True, help="Seconds a request."),
-    click.option("--processes", type=click.IntRange(1), help="Sending processes [default: as many as are needed]."),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=FiniteRange(0, MONTH_S, min_open=True),
+        default=3600.0,
+        show_default=True,
+        help="Seconds a request.",
+    ),
+    click.option(
+        "--processes", type=click.IntRange(1, 256), help="Sending processes [default: as many as are needed]."
+    ),
 )
 _judged = _options(
     click.option(
@@ -130,23 +169,31 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
-    from ratematch.loadgen.ladder import LoadOptions, run_ladder
-    from ratematch.show.views.load import LoadView, ladder_to_json
+    from ratematch.loadgen.ladder import LadderStart, LoadOptions, run_ladder
+    from ratematch.show.views.load import LoadView, kept_rows, ladder_to_json
 
     settings = LoadOptions(url=url, **options)
+    begun: list[LadderStart] = []
     with LoadView(stderr_console()) as view:
+
+        def show_start(start: LadderStart) -> None:
+            begun.append(start)
+            view.print_start(start)
+
         rows = run_ladder(
             settings,
             output,
             view.update,
             lambda row, folder: _export(row, folder, settings),
             _metrics_reader(settings),
+            show_start,
         )
+    kept = kept_rows(begun[0])
     if as_json:
-        print_json(ladder_to_json(rows))
+        print_json(ladder_to_json(rows, begun[0], kept))
     else:
-        view.print_rows(rows, stdout_console())
-    if not any(row.measurement.valid for row in rows):
+        view.print_rows(rows, stdout_console(), begun[0])
+    if not any(row.measurement.valid for row in rows) and not any(row.get("valid") for row in kept):
         answered = any(row.measurement.num_ok for row in rows)
         what = "no load gave figures that may be trusted" if answered else "no request was answered"
         raise Untrustworthy(f"{url}: {what}; the reasons stand above")
@@ -178,7 +225,7 @@ def _export(row: LoadRow, folder: Path | None, settings: Any) -> None:
 
     result, goal = row.result, settings.goal()
     info = RunInfo(
-        settings.model, settings.url, row.load, settings.api, result.wall_start_ns - result.start_ns, row.emulated
+        settings.model, settings.url, row.load, row.target.api, result.wall_start_ns - result.start_ns, row.emulated
     )
     write_lines(folder / RECORDS_FILE, profile_export_lines(result.records, info, result.warmup))
     write_json(folder / SUMMARY_FILE, profile_export_aiperf(result.records, info, goal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ MS = Number(0, MOST_MS, open=True)
 RATE = Number(0, MOST_RATE, open=True)
 GPUS, NODES = Whole(1, MOST_GPUS), Whole(1, MOST_GPUS)
 TOKENS, REQUESTS = Whole(1, MOST_TOKENS), Whole(1, MOST_REQUESTS)
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds. click's own range takes ``nan`` for one, and ``inf`` where there is no upper bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 set_option = click.option(

@@ -129,7 +129,7 @@ def render(
     known = expand_sweep(parsed).experiments
     refuse_unlaunchable(parsed, known, here=False)
     if results is not None:
-        chosen = [folder.read() for folder in Results.open(results).folders()]
+        chosen = [stored.experiment for stored in Results.open(results).now().experiments]
         known = (*known, *(item for item in chosen if item.stage == "e2e"))
     allocated = (executor or parsed.cluster.default_executor) == "slurm"
     rendered = [

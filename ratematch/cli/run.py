@@ -153,17 +153,23 @@ def status(results: Path, as_json: bool) -> None:
     Example:
         ratematch status results/quickstart
     """
+    from functools import partial
+
     from ratematch.campaign.control import queued_jobs
     from ratematch.campaign.decisions import read_chosen_runs, read_search, runs_to_json, search_to_json
     from ratematch.campaign.nodes import excluded_nodes
     from ratematch.show.views.search import print_choices, print_search
     from ratematch.show.views.status import print_status, status_to_json
+    from ratematch.store.damage import Damage, readable
     from ratematch.store.folder import Results
 
     opened = Results.open(results)
-    jobs = {name: str(job) for name, job in queued_jobs(opened).items()}
-    content = status_to_json(opened, jobs, excluded_nodes(opened))
-    searched, choices = read_search(opened), read_chosen_runs(opened)
+    damaged: list[Damage] = []
+    jobs = readable(partial(queued_jobs, opened), damaged) or {}
+    nodes = readable(partial(excluded_nodes, opened), damaged) or {}
+    searched = readable(partial(read_search, opened), damaged)
+    choices = readable(partial(read_chosen_runs, opened), damaged) or []
+    content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged)
     if as_json:
         search = {"search": search_to_json(searched)} if searched else {}
         print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
@@ -173,6 +179,43 @@ def status(results: Path, as_json: bool) -> None:
             print_search(searched, choices, stdout_console())
         else:
             print_choices(choices, stdout_console())
+
+
+@main.command()
+@results_argument
+@click.option(
+    "--set-aside", is_flag=True, help="Move loads that cannot be used aside, so that a sweep measures them."
+)
+@json_option
+def verify(results: Path, set_aside: bool, as_json: bool) -> None:
+    """Check that RESULTS is what was measured: every file, its checksum, every load's figures from its records.
+
+    Exit code 1 when a file is damaged; what to measure again is listed.
+
+    \b
+    Example:
+        ratematch verify results/quickstart
+    """
+    from functools import partial
+
+    from ratematch.analysis import verify as verifying
+    from ratematch.campaign.decisions import read_chosen_runs, read_search
+    from ratematch.campaign.nodes import read_nodes
+    from ratematch.errors import ResultsError
+    from ratematch.show.views.verify import print_verification, verification_to_json
+    from ratematch.store.folder import Results
+
+    opened = Results.open(results)
+    of_sweep = [partial(read, opened) for read in (read_chosen_runs, read_search, read_nodes)]
+    verification = verifying.verify(opened, of_sweep)
+    if as_json:
+        print_json(verification_to_json(results, verification))
+    else:
+        print_verification(results, verification, stdout_console())
+    for name in verifying.set_lost_aside(opened, verification) if set_aside else ():
+        echo(f"{name}: moved aside; `ratematch sweep` measures it again", err=True)
+    if verification.complaints:
+        raise ResultsError(f"{results}: {len(verification.complaints)} files are damaged")
 
 
 @main.command()

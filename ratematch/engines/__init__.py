@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ratematch.engines import trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
+from ratematch.engines.othernames import read_figures as read_other_figures
 from ratematch.errors import CatalogError
 from ratematch.measure.servermetrics import read_prometheus
 from ratematch.plan.enginefacts import EngineFacts
@@ -26,7 +27,8 @@ def find_engine(name: str) -> Engine:
 
 
 def read_metrics(body: bytes) -> list[dict[str, float]]:
-    """The figures in one answer of a metrics address of any server: a format of one of the engines, else Prometheus.
+    """The figures in one answer of a metrics address of any server: a format of one of the engines, else Prometheus,
+    with the figures that all servers have in common beside the samples.
 
     Raises:
         ValueError: the answer looks like an engine's own format and is not.
@@ -34,4 +36,9 @@ def read_metrics(body: bytes) -> list[dict[str, float]]:
     for engine in _REGISTRY.values():
         if (figures := engine.read_samples(body)) is not None:
             return figures
-    return read_prometheus(body)
+    (samples,) = read_prometheus(body)
+    # A Dynamo worker passes its engine's samples on beside its own: the engine's come first.
+    common = read_other_figures(samples)
+    for engine in _REGISTRY.values():
+        common |= engine.read_figures(samples)
+    return [samples | common]

@@ -51,6 +51,11 @@ def no_samples(body: bytes) -> list[dict[str, float]] | None:
     return None
 
 
+def no_figures(samples: Samples) -> dict[str, float]:
+    """The engine's samples have none of the figures that all servers have in common."""
+    return {}
+
+
 def no_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """The engine has no timings request by request."""
     return None
@@ -136,7 +141,11 @@ class Engine:
 
     read_samples: Callable[[bytes], list[dict[str, float]] | None] = no_samples
     """Figures in an answer of a metrics address that is in a format of the engine's own, by the names that
-    :func:`ratematch.measure.servermetrics.doubt_iterations` knows; ``None`` for an answer in another format."""
+    :func:`ratematch.measure.servermetrics.judge_figures` knows; ``None`` for an answer in another format."""
+
+    read_figures: Callable[[Samples], dict[str, float]] = no_figures
+    """The figures in its Prometheus samples that all servers have in common, by the names of
+    :mod:`ratematch.measure.metricnames`."""
 
     read_stages: Callable[[Sequence[Samples], Sequence[Samples], float], StageTimes | None] = no_stages
     """Mean stage times of a load, from the growth of every ctx and every gen server's counters

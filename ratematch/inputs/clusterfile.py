@@ -18,6 +18,8 @@ from ratematch.inputs.localgpus import find_gpus
 from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
+from ratematch.plan.printable import refuse_unprintable
+from ratematch.plan.secret import refuse_secret_words, take_secrets
 
 GRACE = ("gb200", "gb300")
 AUTO = "auto"
@@ -117,6 +119,10 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
     if not isinstance(located.data, dict):
         located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
         raise ClusterError(located.problems)
+    secrets = take_secrets(located, [("environment",)])
+    refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])
+    if refuse_unprintable(located):
+        raise ClusterError(located.problems)
     try:
         given = _Cluster.model_validate(located.data)
     except ValidationError as error:
@@ -153,6 +159,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
         slurm_given="slurm" in given.model_fields_set,
+        secrets=secrets,
     )
 
 

@@ -84,12 +84,9 @@ def read_cluster(name: str, beside: Path = Path()) -> Cluster:
     Raises:
         ClusterError: no such profile, or every problem of it.
     """
-    file = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = cluster_folders(beside)
-    for path in (Path(file), beside / file, *(folder / file for folder in folders)):
-        if is_file(path):
-            return parse_cluster(read_text_file(path, MOST_BYTES), path.name, path.parent)
-    _refuse_other(Path(file))
+    if (path := find_cluster_file(name, beside)) is not None:
+        return parse_cluster(read_text_file(path, MOST_BYTES), path.name, path.parent)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     searched = ", ".join(str(folder) for folder in folders)
     raise ClusterError(
@@ -115,6 +112,13 @@ def _refuse_other(path: Path) -> None:
         return
     if other:
         read_text_file(path, 0)
+
+
+def find_cluster_file(name: str, beside: Path = Path()) -> Path | None:
+    """The file of the cluster profile ``name``; ``None`` when there is none. As in :func:`read_cluster`."""
+    file = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    candidates = (Path(file), beside / file, *(folder / file for folder in cluster_folders(beside)))
+    return next((path for path in candidates if is_file(path)), None)
 
 
 def cluster_folders(beside: Path = Path()) -> list[Path]:

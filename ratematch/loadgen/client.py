@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ratematch.errors import UserError
 from ratematch.loadgen.connection import Connection
-from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.head import Head, WireError, is_success
 from ratematch.loadgen.http1 import unwrap
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.sendgate import SendGate
@@ -74,9 +74,23 @@ def request_url(target: Target) -> str:
     host = rest.partition("/")[0]
     if "@" in host:
         raise UserError("base URL: holds credentials; give them as a header instead")
-    if scheme not in ("http", "https") or not host or host.startswith(":"):
+    if scheme not in ("http", "https") or not host or host.startswith(":") or not _is_address(base):
         raise UserError(f"base URL {target.base_url!r}: not of the form http://host:port")
     return base.rstrip("/").removesuffix("/v1") + _PATHS[target.api]
+
+
+def _is_address(url: str) -> bool:
+    """Can a connection be tried? A port beyond 65535, brackets of half an IPv6 address, a name that no DNS has."""
+    if any(letter.isspace() or not letter.isprintable() for letter in url) or not url.isascii():
+        return False
+    try:
+        parts = urlsplit(url)
+        if parts.hostname is None or parts.port == 0:
+            return False
+        parts.hostname.encode("idna")
+    except ValueError:  # UnicodeError is one
+        return False
+    return True
 
 
 def encode_body(target: Target, spec: RequestSpec) -> bytes:
@@ -86,7 +100,11 @@ def encode_body(target: Target, spec: RequestSpec) -> bytes:
     servers know, so its one message spells the ids as words; only the server's usage tells its length in tokens.
     """
     body: dict[str, Any] = {"model": target.model}
-    if target.api == "completions":
+    if spec.chat is not None:
+        if target.api != "chat":
+            raise UserError("a request holds messages, which only the chat API takes: --api chat")
+        body |= msgspec.json.decode(spec.chat)
+    elif target.api == "completions":
         body["prompt"] = spec.prompt.tolist() if spec.text is None else spec.text
     else:
         words = spec.text if spec.text is not None else (target.spell or _spell)(spec.prompt)
@@ -164,7 +182,8 @@ class Exchange:
         begin = max(0, len(wire) - _TAIL_BYTES)
         at = wire.rfind(b'"completion_tokens"', begin)
         usage = _COMPLETION_TOKENS.match(wire, at) if at >= 0 else None
-        complete = self.status == 200 and self.failure is None and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
+        good = self.status is not None and is_success(self.status) and self.failure is None
+        complete = good and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
         return int(usage[1]) if usage else 0, complete
 
     def cut(self, outcome: Outcome, why: str) -> None:

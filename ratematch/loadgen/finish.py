@@ -7,8 +7,10 @@ from collections.abc import Generator
 
 from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
-from ratematch.loadgen.head import WireError
+from ratematch.loadgen.head import WireError, is_success
+from ratematch.loadgen.sse import is_stream
 from ratematch.measure.records import RequestRecord
+from ratematch.store.masking import mask
 
 _BODY_SHOWN = 300
 """Characters of an error answer kept in a record."""
@@ -35,11 +37,11 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
     except WireError as problem:
         body, ends = b"", []
         exchange.failure = ("bad_stream", str(problem))
-    if exchange.status is not None and exchange.status != 200:
+    if exchange.status is not None and not is_success(exchange.status):
         shown = " ".join(body.decode("utf-8", "replace").split())
         record.outcome = "http_error"
         record.error = f"HTTP {exchange.status}: {redact(shown, target)[:_BODY_SHOWN]}"
-    elif exchange.json:
+    elif _is_whole(exchange, body):
         _take(record, read_whole(body))
         record.last_token_ns = exchange.stamps[-1] if exchange.stamps and record.outcome == "ok" else None
     else:
@@ -56,18 +58,27 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
     return record
 
 
+def _is_whole(exchange: Exchange, body: bytes) -> bool:
+    """Is the answer one JSON value? Its first bytes say so: gateways label event streams ``application/json`` too,
+    and servers that do not stream label one value ``text/event-stream``."""
+    stream = is_stream(body)
+    return exchange.json if stream is None else not stream
+
+
 def redact(text: str, target: Target) -> str:
-    """``text`` without the values of the target's headers, nor the secret behind ``Bearer``."""
+    """``text`` without the values of the target's headers, the secret behind ``Bearer``, and secrets of servers."""
     for _, value in target.headers:
         for secret in (value, value.rpartition(" ")[2]):
             if len(secret) >= _SECRET_MIN:
                 text = text.replace(secret, "***")
-    return text
+    return mask(text)
 
 
 def _take(record: RequestRecord, answer: Answer) -> None:
     record.outcome, record.error = answer.outcome, answer.error
     record.chunk_ns = answer.chunk_ns
     record.isl_reported, record.osl, record.cached_tokens = answer.isl, answer.osl, answer.cached_tokens
-    record.finish_reason = answer.finish_reason
+    record.finish_reason = None if answer.finish_reason is None else mask(answer.finish_reason)
     record.decoded_per_iter = answer.decoded_per_iter
+    record.later_tokens, record.stream_note = answer.later_tokens, answer.stream_note
+    record.other_first_ns, record.other_last_ns = answer.other_first_ns, answer.other_last_ns

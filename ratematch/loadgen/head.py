@@ -22,3 +22,11 @@ class Head:
     content_type: str
     keep_alive: bool
     odd: bool = False
+
+
+_NO_CONTENT = (204, 205)
+
+
+def is_success(status: int) -> bool:
+    """Does an answer with this status hold what was asked for? Any 2xx that has a body: gateways answer with 201."""
+    return 200 <= status < 300 and status not in _NO_CONTENT

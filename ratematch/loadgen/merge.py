@@ -47,7 +47,15 @@ def read_result(path: Path) -> SenderResult:
     return SenderResult(**{**content, "health": ClientHealth(**content["health"])})
 
 
-_INSTANTS = ("intended_ns", "sent_ns", "first_token_ns", "last_token_ns", "end_ns")
+_INSTANTS = (
+    "intended_ns",
+    "sent_ns",
+    "first_token_ns",
+    "last_token_ns",
+    "end_ns",
+    "other_first_ns",
+    "other_last_ns",
+)
 
 
 def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequence[int]) -> LoadResult:

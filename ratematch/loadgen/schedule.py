@@ -13,11 +13,16 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.errors import UserError
 from ratematch.plan.load import Concurrency, Load, Rate, Trace, due_times_s
 from ratematch.plan.workload import RequestSpec
 
 Chain = list[tuple[RequestSpec, bytes]]
 """Requests that are sent one after another: one, or the turns of a conversation."""
+
+
+LONGEST_S = 366 * 86400.0
+"""Seconds after which no request of a load is due that anybody means; instants are counted in 64 bits of ns."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def take_part(
 
     Raises:
         ValueError: concurrency, rate or speed is not positive.
+        UserError: requests are due in another year.
     """
     pushed = (
         load.concurrency if isinstance(load, Concurrency) else load.req_s if isinstance(load, Rate) else load.speed
@@ -77,7 +83,7 @@ def take_part(
         chains = islice(_chain_neighbours(requests), shard.index, None, shard.count)
         encoded = ([(spec, encode(spec)) for spec in chain] for chain in chains)
         return _closed(load, encoded, 0, shard)
-    grouped = _chain_all(requests)
+    grouped = _chain_all(requests, by_the_clock=isinstance(load, Trace))
     own = [[(spec, encode(spec)) for spec in chain] for chain in grouped[shard.index :: shard.count]]
     total = sum(len(chain) for chain in own)
     if isinstance(load, Concurrency):
@@ -85,6 +91,8 @@ def take_part(
     if not own:
         return Part(load, iter(()), 0)
     due_s = _due_s(load, grouped, seed)[shard.index :: shard.count]
+    if due_s.max() > LONGEST_S:
+        raise UserError(f"{load.label}: its last request would be due after {due_s.max() / 86400:.3g} days")
     most = load.max_in_flight and _share(load.max_in_flight, shard)
     return Part(
         load,
@@ -116,11 +124,18 @@ def _due_s(load: Rate | Trace, chains: Sequence[Sequence[RequestSpec]], seed: in
     return np.array([chain[0].due_s or 0.0 for chain in chains], dtype=np.float64) / load.speed
 
 
-def _chain_all(requests: Sequence[RequestSpec]) -> list[list[RequestSpec]]:
-    """Requests of one session together, in the order of their first ones."""
+def _chain_all(requests: Sequence[RequestSpec], by_the_clock: bool = False) -> list[list[RequestSpec]]:
+    """Requests of one session together, in the order of their first ones. ``by_the_clock``: a turn that has an
+    instant of its own is sent then, and waits for no other."""
     chains: dict[tuple[str, int], list[RequestSpec]] = {}
+    newest: dict[int, tuple[str, int]] = {}
     for spec in requests:
-        key = ("request", spec.seq) if spec.session is None else ("session", spec.session)
+        if spec.session is None:
+            key = ("request", spec.seq)
+        elif by_the_clock and spec.due_s is not None:
+            key = newest[spec.session] = ("request", spec.seq)
+        else:
+            key = newest.setdefault(spec.session, ("session", spec.session))
         chains.setdefault(key, []).append(spec)
     return list(chains.values())
 

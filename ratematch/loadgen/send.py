@@ -14,6 +14,11 @@ from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.shards import LoadJob, count_processes, drive_in_processes
 from ratematch.measure.early import EarlyRules, EarlyStop
 
+SAME_PROMPTS = (
+    "its prompts are the data set's own, the same in every run: a server that was sent them before answers from its "
+    "prefix cache, and this one does not report whether it did"
+)
+
 
 class DriveMany(Protocol):
     """Sends a job with ``count`` processes."""
@@ -71,5 +76,11 @@ def send_load(
     else:
         requests, warmup = job.make_requests(source)
         result = drive(job.target, job.load, requests, warmup, seed=job.seed, control=control)
-    notes = (*source.notes, *result.notes)
+    notes = (*source.notes, *_note_same_prompts(source, result), *result.notes)
     return replace(result, notes=notes, ended_early=reasons[0] if reasons else None)
+
+
+def _note_same_prompts(source: PromptSource, result: LoadResult) -> tuple[str, ...]:
+    """Prompts that no seed changes may be in a prefix cache, and only the server knows."""
+    reported = any(record.cached_tokens is not None for record in result.records)
+    return (SAME_PROMPTS,) if source.fixed and not reported else ()

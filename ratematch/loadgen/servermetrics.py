@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ratematch.loadgen.poller import Poller, Subscription
-from ratematch.measure.servermetrics import ReadSamples, doubt_iterations, is_counter, read_prometheus
+from ratematch.measure.servermetrics import ReadSamples, is_counter, judge_figures, read_prometheus
 from ratematch.plan.workload import Workload
 
 PERIOD_S = 1.0
@@ -123,6 +123,18 @@ class MetricsPoller:
         """Addresses that did not answer, and why."""
         return [f"{own.url}: {problem}" for own in self._subscriptions for problem in own.problems]
 
-    def doubts(self, summary: Mapping[str, Mapping[str, float]] | None, workload: Workload) -> list[str]:
-        """Warnings from the servers' own figures: queueing, a full KV cache, prefix hits that nobody asked for."""
-        return [text for url, figures in (summary or {}).items() for text in doubt_iterations(url, figures, workload)]
+    def judge(
+        self, summary: Mapping[str, Mapping[str, float]] | None, span_ns: tuple[int, int], workload: Workload
+    ) -> Iterator[tuple[bool, str]]:
+        """(severe, text) of the servers' own figures: queueing, a full KV cache, prefix hits that nobody asked for.
+
+        ``summary``: means over ``span_ns``. Counters are taken from the last sample before it to the first one after
+        it, so that a span shorter than the time between two samples has some too.
+        """
+        for url in dict.fromkeys(sample.url for sample in self.rows):
+            grown, _ = self.samples.growth(url, *span_ns)
+            yield from judge_figures(url, {**grown, **(summary or {}).get(url, {}), **_counters(grown)}, workload)
+
+
+def _counters(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if is_counter(name)}

@@ -68,8 +68,9 @@ _POLL_S = 0.02
 class LoadJob:
     """A load and all that its requests are made from; the same job gives every sender the same schedule.
 
-    ``distinct``: so many different prompts, which the job cycles through (0: no two are alike).
-    """
+    ``distinct``: so many different prompts, which the job cycles through (0: no two are alike). ``rung``: which one
+    of a ladder, whose prompts another one does not have; ``skip``: entries of the workload's file that are passed
+    over."""
 
     target: Target
     load: Load
@@ -78,6 +79,8 @@ class LoadJob:
     seed: int = 0
     first_seq: int = 0
     distinct: int = 0
+    rung: int = 0
+    skip: int = 0
 
     def source(self) -> PromptSource:
         """Reads the workload's files.
@@ -85,7 +88,7 @@ class LoadJob:
         Raises:
             UserError: a file or tokenizer that cannot be read.
         """
-        return PromptSource(self.workload, self.vocab_size, self.seed)
+        return PromptSource(self.workload, self.vocab_size, self.seed, chat=self.target.api == "chat")
 
     def make_requests(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
         """The measured requests and those of the warm-up; no prompt is shared between any two of them, unless only
@@ -96,12 +99,12 @@ class LoadJob:
         after = self.first_seq + load.num_requests
         warmup = source.warmup(load.warmup, after, self.seed + 1)
         if isinstance(load, Concurrency) and load.seconds:
-            return source.endless(after + load.warmup), warmup
-        return source.requests(load.num_requests, self.first_seq), warmup
+            return source.endless(after + load.warmup, rung=self.rung, skip=self.skip), warmup
+        return source.requests(load.num_requests, self.first_seq, rung=self.rung, skip=self.skip), warmup
 
     def make_distinct(self, source: PromptSource) -> list[RequestSpec]:
         """The prompts that a job with ``distinct`` ones cycles through."""
-        return source.requests(self.distinct, self.first_seq)
+        return source.requests(self.distinct, self.first_seq, rung=self.rung, skip=self.skip)
 
     def _make_repeated(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
         load, prompts = self.load, self.make_distinct(source)
@@ -115,6 +118,9 @@ class LoadJob:
         if isinstance(load, Concurrency) and load.seconds:
             return repeated(after + load.warmup), warmup
         return list(islice(repeated(self.first_seq), load.num_requests)), warmup
+
+
+_NUMBERS = ("vocab_size", "seed", "first_seq", "distinct", "rung", "skip")
 
 
 def count_processes(load: Load, workload: Workload, cores: int | None = None) -> int:
@@ -175,7 +181,7 @@ def prepare(folder: Path, job: LoadJob, count: int) -> None:
         "target": {**target, "extra_body": dict(job.target.extra_body)},
         "load": load_to_json(job.load),
         "workload": workload_to_json(job.workload),
-        **{name: getattr(job, name) for name in ("vocab_size", "seed", "first_seq", "distinct")},
+        **{name: getattr(job, name) for name in _NUMBERS},
     }
     _write(folder / "job.json", json.dumps(content))
 
@@ -188,7 +194,7 @@ def read_job(folder: Path) -> tuple[LoadJob, int]:
         target=Target(**content["target"], headers=headers),
         load=load_from_json(content["load"]),
         workload=workload_from_json(content["workload"]),
-        **{name: content[name] for name in ("vocab_size", "seed", "first_seq", "distinct")},
+        **{name: content[name] for name in _NUMBERS},
     )
     return job, int(content["count"])
 

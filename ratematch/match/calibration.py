@@ -22,13 +22,16 @@ import numpy as np
 from ratematch.match.closedloop import derate, operate, settle_all
 from ratematch.match.curves import Curve, latency_at
 from ratematch.match.figures import Figures
-from ratematch.match.gaps import find_pair
+from ratematch.match.gaps import PairIndex
 from ratematch.match.noise import Floats
 from ratematch.match.pairs import Pair
 from ratematch.match.points import Calibration, CalibrationRow
 
 TRIED = np.round(np.arange(0.6, 1.201, 0.02), 2)
 """Ctx factors tried, two per cent apart: about what rates repeat to."""
+
+MOST_FITTED = 100
+"""End-to-end rows that a fit looks at: more say nothing new of three numbers, and take minutes."""
 
 BUNCHINGS = np.round(np.arange(0.0, 1.001, 0.05), 2)
 
@@ -74,11 +77,12 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
     Each row of the table is predicted at its own concurrency, before, and after with the numbers fitted to *other*
     rows where there are enough of them (``held_out``): a fit says little about what it was fitted to.
     """
+    index = PairIndex.of(pairs)
     runs = [
         Run(row, pair, row.experiment.deployment.ctx.instances, row.experiment.deployment.gen.instances)
         for row in rows
         if row.experiment.deployment.ctx is not None and row.experiment.deployment.gen is not None
-        if (pair := find_pair(pairs, row.experiment.deployment)) is not None
+        if (pair := index.find(row.experiment.deployment)) is not None
     ]
     if not runs:
         return None
@@ -103,6 +107,8 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
 
 
 def _fit(runs: Sequence[Run]) -> Fit:
+    """Fitted to at most :data:`MOST_FITTED` of ``runs``, evenly among them."""
+    runs = runs[:: -(-len(runs) // MOST_FITTED)]
     gen = math.exp(fmean(math.log(run.gen_factor()) for run in runs))
     ctx, bunching = (values.ravel() for values in np.meshgrid(TRIED, BUNCHINGS, indexing="ij"))
     misfit: Floats = (REPEATS / CTX_BELIEVED * np.log(ctx)) ** 2

@@ -13,9 +13,10 @@ the last one, the residual.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import gcd
 
 from ratematch.match.closedloop import Operating, operate
@@ -27,8 +28,9 @@ from ratematch.match.pairs import Pair, predict_deployment
 from ratematch.match.pareto import Front, extract_front, linear_at
 from ratematch.match.points import Gap, GapPart, Point, objectives
 from ratematch.measure.breakdown import Breakdown
-from ratematch.plan.deployment import Deployment
+from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.load import Constraints
+from ratematch.plan.parallelism import Parallelism
 
 WHOLE_INSTANCES = ("integer rounding", "spare ctx at this load")
 """Parts that lie between the ideal ratio and the plan: a rate-matched front has lost them already."""
@@ -48,10 +50,11 @@ def find_gaps(
     """Each end-to-end row against the prediction of its own deployment and against the whole front."""
     unlimited = replace(constraints, tpot_ms=None)
     whole = [objectives(point) for point in front]
+    index = PairIndex.of(pairs)
     gaps = []
     for row in rows:
         point = measured_point(row, "end_to_end", constraints)
-        pair = find_pair(pairs, row.experiment.deployment)
+        pair = index.find(row.experiment.deployment)
         predicted = operating = None
         parts: tuple[GapPart, ...] = ()
         if pair is not None and point.ctx and point.gen:
@@ -176,16 +179,39 @@ def predict_at(curve: Front, u: float) -> float | None:
     return linear_at(curve, u)
 
 
-def find_pair(pairs: Sequence[Pair], deployment: Deployment) -> Pair | None:
-    """The measured pair that a disaggregated deployment is made of: the same servers, else the same mappings."""
-    if deployment.ctx is None or deployment.gen is None:
-        return None
-    ctx, gen = one_instance(deployment.ctx), one_instance(deployment.gen)
-    for pair in pairs:
-        if pair.gen.servers == gen and replace(pair.ctx.servers, mtp=gen.mtp) == ctx:
-            return pair
-    for pair in pairs:
-        own = pair.gen.servers
-        if (own.mapping, own.mtp, pair.ctx.servers.mapping) == (gen.mapping, gen.mtp, ctx.mapping):
-            return pair
-    return None
+@dataclass(frozen=True)
+class PairIndex:
+    """Measured pairs by what they are made of: ``alike`` by the same servers, ``same_mapping`` by mappings and MTP
+    alone; of several the first."""
+
+    alike: Mapping[tuple[str, str], Pair]
+    same_mapping: Mapping[tuple[Parallelism, int, Parallelism], Pair]
+
+    @staticmethod
+    def of(pairs: Iterable[Pair]) -> PairIndex:
+        alike: dict[tuple[str, str], Pair] = {}
+        same_mapping: dict[tuple[Parallelism, int, Parallelism], Pair] = {}
+        for pair in pairs:
+            ctx, gen = pair.ctx.servers, pair.gen.servers
+            alike.setdefault(_key(ctx, gen), pair)
+            same_mapping.setdefault((gen.mapping, gen.mtp, ctx.mapping), pair)
+        return PairIndex(alike, same_mapping)
+
+    def find(self, deployment: Deployment) -> Pair | None:
+        """The pair that a disaggregated deployment is made of: the same servers, else the same mappings."""
+        if deployment.ctx is None or deployment.gen is None:
+            return None
+        ctx, gen = one_instance(deployment.ctx), one_instance(deployment.gen)
+        known = self.alike.get(_key(ctx, gen))
+        return known or self.same_mapping.get((gen.mapping, gen.mtp, ctx.mapping))
+
+
+def _key(ctx: ServerGroup, gen: ServerGroup) -> tuple[str, str]:
+    """A context server that is measured alone may have other draft layers than the pair it serves in."""
+    return _text(replace(ctx, mtp=gen.mtp)), _text(gen)
+
+
+def _text(group: ServerGroup) -> str:
+    """The same for equal groups, whatever the order of their options."""
+    compared = {field.name: getattr(group, field.name) for field in fields(group) if field.compare}
+    return json.dumps(compared, sort_keys=True, default=repr)

@@ -48,9 +48,22 @@ def show_ratio(ratio: float | Fraction) -> str:
     exact = Fraction(ratio)
     short = exact.limit_denominator(100)
     if not _same(float(short), float(exact)):
-        tries = (exact.limit_denominator(limit) for limit in range(1, 10_000))
-        short = next((fraction for fraction in tries if abs(fraction - exact) <= RATIO_TOLERANCE * exact), exact)
+        reach = RATIO_TOLERANCE * exact
+        simplest = _simplest_between(exact - reach, exact + reach)
+        short = Fraction(round(exact * simplest.denominator), simplest.denominator)
+        short = short if short.denominator < 10_000 else exact
     return f"{short.numerator}/{short.denominator}"
+
+
+def _simplest_between(low: Fraction, high: Fraction) -> Fraction:
+    """The fraction with the smallest denominator in [low, high], 0 < low <= high: where the continued fractions of
+    the two ends part."""
+    whole = low.numerator // low.denominator
+    if whole == low:
+        return Fraction(whole)
+    if whole + 1 <= high:
+        return Fraction(whole + 1)
+    return whole + 1 / _simplest_between(1 / (high - whole), 1 / (low - whole))
 
 
 def bound_tok_s_gpu(osl: Number, ctx_gpus: int, ctx_req_s: Number, gen_gpus: int, gen_req_s: Number) -> Number:

@@ -227,6 +227,16 @@ def _as_number(text: str) -> str:
         return shorten(text)
 
 
+def check_row(row: TableRow) -> list[str]:
+    """Why :func:`read_table` would not take ``row`` if it were written into a table; empty when it would."""
+    problems: list[Problem] = []
+    cells = {column: value for column in NUMBERS if (value := getattr(row, column)) is not None}
+    for column, value in cells.items():
+        _number("", column, str(value), problems)
+    lacking = [f"no {column}" for column in NEEDED[row.role] if column not in cells]
+    return [*lacking, *(f"{problem.what} ({problem.fix})" for problem in problems)]
+
+
 def _refuse_mixture(name: str, table: Sequence[TableRow]) -> None:
     """Emulated and real rates never share a front, nor do two models, GPUs or precisions."""
     for column in ("emulated", "predicted", "model", "gpu", "hardware", "precision"):
@@ -269,6 +279,9 @@ def select_workload(rows: Sequence[TableRow], osl: int | None, name: str) -> tup
         if row.role != "ctx" and row.osl is not None:
             by_osl.setdefault(row.osl, []).append(row.row)
     if osl is None:
+        if not deciding:
+            what = "no gen or ifb row has an osl: there are only ctx rows"
+            raise TableError([Problem(name, what, "add rows of a generation server measured alone")])
         counts = {value: sum(row.osl == value for row in deciding) for value in by_osl}
         if not counts:
             raise TableError([Problem(name, "no gen or ifb row has an osl", "fill the column or give --osl")])

@@ -39,6 +39,8 @@ class InWindow:
     def little(self) -> float | None:
         """See :func:`ratematch.measure.metrics.littles_ratio`."""
         ttft, tpot, osl = (stats.mean if stats else None for stats in (self.ttft_ms, self.tpot_ms, self.osl))
+        if any(record.later_tokens is not None for record in self.answers):
+            osl = 1 + float(np.mean(metrics.later_tokens(self.answers)))
         return metrics.littles_ratio(self.in_flight, self.req_s, ttft, tpot, osl)
 
 

@@ -12,13 +12,13 @@ A load that was measured here and one that another tool measured have different 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from ratematch.measure.clienthealth import ClientHealth
-from ratematch.measure.jsonkeys import absent_keys, without
+from ratematch.measure.jsonkeys import absent_keys, plain, without
 from ratematch.measure.serverlog import LogSpan
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.plan.experiment import Origin, origin_keys, origin_of
@@ -176,12 +176,14 @@ def to_json(run: LoadRun) -> dict[str, Any]:
     rest: ``log`` unless it was simulated, ``emulator`` if besides it was emulated, the keys of :data:`OPTIONAL` where
     they are not ``None``, and those of :data:`IN_WINDOW` when ``telemetry.window`` is there.
     """
-    content = asdict(run)
-    absent, imported, origin = (content.pop(key) for key in ("absent", "imported", "origin"))
+    content = plain(run)
+    imported, origin = content.pop("imported"), run.origin
+    absent = run.absent
+    content = {key: value for key, value in content.items() if key not in ("absent", "origin")}
     content |= origin_keys(origin)
     if imported is not None:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
-        return without(_lists({"origin": imported, **known}), absent)
+        return without({"origin": imported, **known}, absent)
     left_out = {key for key in OPTIONAL if content[key] is None}
     if run.origin == "simulated":
         left_out |= {"log"}
@@ -190,7 +192,7 @@ def to_json(run: LoadRun) -> dict[str, Any]:
     if run.telemetry.window is None:
         left_out |= {key for key in IN_WINDOW if content[key] is None}
         del content["telemetry"]["window"]
-    return without(_lists(content), absent | left_out)
+    return without(content, absent | left_out)
 
 
 def from_json(content: Mapping[str, Any]) -> LoadRun:
@@ -204,10 +206,3 @@ def from_json(content: Mapping[str, Any]) -> LoadRun:
     known["origin"] = origin_of(bool(content.get("emulated")), bool(content.get("simulated")))
     run: LoadRun = msgspec.convert(known, LoadRun)
     return replace(run, absent=absent_keys(content, to_json(run)))
-
-
-def _lists(value: Any) -> Any:
-    """``value`` with lists in place of tuples, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _lists(part) for key, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ratematch.measure import metrics
@@ -21,7 +22,7 @@ from ratematch.measure.window import Window, choose_window
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
 
-__all__ = ["Measurement", "Stats", "Window", "from_json", "measure_load", "to_json"]
+__all__ = ["Measurement", "Stats", "Window", "add_findings", "from_json", "measure_load", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,19 @@ def measure_load(
     )
 
 
+def add_findings(figures: Measurement, findings: Iterable[tuple[bool, str]]) -> Measurement:
+    """``figures`` with more (severe, text) in its reasons and warnings; severe ones make the load not valid."""
+    judged = list(findings)
+    reasons = tuple(text for severe, text in judged if severe)
+    warnings = tuple(text for severe, text in judged if not severe)
+    return replace(
+        figures,
+        valid=figures.valid and not reasons,
+        reasons=(*figures.reasons, *reasons),
+        warnings=(*figures.warnings, *warnings),
+    )
+
+
 def _intervals(
     ordered: Sequence[RequestRecord], wave: int, window: Window | None, since: metrics.Since
 ) -> dict[str, float | None]:
@@ -172,17 +186,18 @@ def to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any]) -> Measurement:
-    """The inverse of :func:`to_json`.
+    """The inverse of :func:`to_json`. A key that this version does not know is ignored.
 
     Raises:
-        TypeError: the content is not that of a measurement.
+        KeyError, TypeError, ValueError: the content is not that of a measurement.
     """
-    fields = dict(content)
+    known = {name: value for name, value in content.items() if name in FIELDS}
     for name in DISTRIBUTIONS:
-        fields[name] = _stats_from_json(fields[name]) if fields.get(name) else None
-    fields["window"] = Window(**fields["window"]) if fields["window"] else None
-    fields["reasons"], fields["warnings"] = tuple(fields["reasons"]), tuple(fields["warnings"])
-    return Measurement(**fields)
+        known[name] = _stats_from_json(known[name]) if known.get(name) else None
+    return msgspec.convert(known, Measurement)
+
+
+FIELDS = frozenset(field.name for field in fields(Measurement))
 
 
 def _stats_from_json(content: dict[str, Any]) -> Stats:
@@ -190,4 +205,4 @@ def _stats_from_json(content: dict[str, Any]) -> Stats:
     known: dict[str, Any] = {
         key: math.nan if value is None and key in always else value for key, value in content.items()
     }
-    return Stats(**known)
+    return msgspec.convert(known, Stats)

@@ -59,14 +59,32 @@ def e2el_ms(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
     return (_instants([r.last_token_ns for r in records]) - start_ns(records, since)) / NS_PER_MS
 
 
-def tpot_ms(records: Sequence[RequestRecord]) -> Floats:
-    """Time per output token = (last_token - first_token) / (OSL - 1), ms, OSL from usage.
+def later_tokens(records: Sequence[RequestRecord]) -> Floats:
+    """Output tokens that came after the first arrival: what the stream tells, else OSL - 1. Undefined without
+    usage."""
+    return _instants([(r.osl - 1 if r.later_tokens is None else r.later_tokens) if r.osl else None for r in records])
 
-    Equals (E2EL - TTFT) / (OSL - 1). Undefined for OSL < 2: the one token came with the TTFT.
+
+def tpot_ms(records: Sequence[RequestRecord]) -> Floats:
+    """Time per output token = (last_token - first_token) / (tokens after the first arrival), ms.
+
+    These are OSL - 1 by usage, fewer where the stream tells that several came with the first one (usage in every
+    chunk, several chunks that arrived as one): the gaps in between have brought only the others. With OSL - 1 it
+    equals (E2EL - TTFT) / (OSL - 1), which ``benchmark_serving`` prints. Undefined for OSL < 2, where the one token
+    came with the TTFT, and where all came at once.
     """
+    return _per_later_token(records, later_tokens(records))
+
+
+def plain_tpot_ms(records: Sequence[RequestRecord]) -> Floats:
+    """(last_token - first_token) / (OSL - 1), ms: what ``benchmark_serving`` and AIPerf print, however many tokens
+    the first chunk held. Undefined for OSL < 2."""
+    return _per_later_token(records, output_tokens(records) - 1)
+
+
+def _per_later_token(records: Sequence[RequestRecord], tokens: Floats) -> Floats:
     decode = _instants([r.last_token_ns for r in records]) - _instants([r.first_token_ns for r in records])
-    steps = np.array([r.osl - 1 if r.osl is not None and r.osl > 1 else np.nan for r in records], dtype=np.float64)
-    return np.asarray(decode / steps / NS_PER_MS)
+    return np.asarray(decode / np.where(tokens > 0, tokens, np.nan) / NS_PER_MS)
 
 
 def ttst_ms(records: Sequence[RequestRecord]) -> Floats:
@@ -101,15 +119,16 @@ def chunk_gap_ms(records: Sequence[RequestRecord]) -> Floats:
 def itl_ms(records: Sequence[RequestRecord]) -> Floats:
     """Inter-token latency = chunk gap / mean tokens per chunk of its request, ms, of all records after one another.
 
-    How many tokens one chunk carries is not in the stream (only the total, in usage), so every gap of a request is
-    divided by the same (OSL - 1) / (chunks - 1). With one token a chunk it equals ``benchmark_serving``'s ITL; with
-    stream_interval or MTP it stays comparable with TPOT, while its percentiles blur single tokens inside a chunk.
-    Undefined (no element) for a record with fewer than two chunks or OSL < 2.
+    How many tokens one chunk carries is not in most streams (only the total, in usage), so every gap of a request is
+    divided by the same (OSL - 1) / (chunks - 1), with the tokens after the first arrival in place of OSL - 1 where
+    they are known. With one token a chunk it equals ``benchmark_serving``'s ITL; with stream_interval or MTP it stays
+    comparable with TPOT, while its percentiles blur single tokens inside a chunk. Undefined (no element) for a record
+    with fewer than two chunks or OSL < 2.
     """
     gaps = [
-        np.diff(np.asarray(r.chunk_ns, dtype=np.float64)) * ((len(r.chunk_ns) - 1) / (r.osl - 1))
-        for r in records
-        if len(r.chunk_ns) > 1 and r.osl is not None and r.osl > 1
+        np.diff(np.asarray(r.chunk_ns, dtype=np.float64)) * ((len(r.chunk_ns) - 1) / tokens)
+        for r, tokens in zip(records, later_tokens(records), strict=True)
+        if len(r.chunk_ns) > 1 and tokens > 0
     ]
     return np.concatenate(gaps) / NS_PER_MS if gaps else np.empty(0)
 
@@ -163,14 +182,14 @@ def lives_under_load_ns(
 
     Requests that outlive the window finish while the load drains, faster than under load (an aggregated server has no
     more prompts to prefill then), so their share of life inside would come out too big: by 7 % of the rate over three
-    waves in one measured case. Their life is taken as TTFT + (OSL - 1) x TPOT with ``ttft`` and ``tpot``, the means
-    in ms over the requests that ended inside the window. Others: end - start.
+    waves in one measured case. Their life is taken as TTFT + (tokens after the first arrival) x TPOT with ``ttft``
+    and ``tpot``, the means in ms over the requests that ended inside the window. Others: end - start.
     """
     ends = end_ns(records)
     lives = ends - start_ns(records)
     if ttft is None:
         return lives
-    expected = (ttft + (output_tokens(records) - 1) * (tpot or 0.0)) * NS_PER_MS
+    expected = (ttft + later_tokens(records) * (tpot or 0.0)) * NS_PER_MS
     return np.where(ends > window_end_ns, expected, lives)
 
 
@@ -198,7 +217,8 @@ def littles_ratio(
 ) -> float | None:
     """N / (req_s x (TTFT + (OSL-1) x TPOT)), latencies in ms: 1 when the figures agree with one another.
 
-    Undefined without rate or TTFT, or with OSL > 1 and no TPOT.
+    ``osl``: tokens after the first arrival, on average, and one. Undefined without rate or TTFT, or with OSL > 1 and
+    no TPOT.
     """
     if in_flight is None or not req_s or ttft is None or osl is None or (osl > 1 and tpot is None):
         return None

@@ -12,10 +12,16 @@ from typing import Literal
 Outcome = Literal["ok", "http_error", "connect_error", "timeout", "reset", "truncated", "bad_stream", "cancelled"]
 """How a request ended.
 
-``ok``: full answer, with usage. ``http_error``: status other than 200. ``connect_error``: no connection.
-``timeout``: the client's own limit. ``reset``: the connection broke. ``truncated``: the stream ended without
-``[DONE]``. ``bad_stream``: bytes that are not the protocol. ``cancelled``: the load was stopped.
+``ok``: full answer, with usage. ``http_error``: status that is no success (2xx with a body). ``connect_error``: no
+connection. ``timeout``: the client's own limit. ``reset``: the connection broke. ``truncated``: the stream ended
+without ``[DONE]``. ``bad_stream``: bytes that are not the protocol. ``cancelled``: the load was stopped.
 """
+
+UNKNOWN_FIELDS = "chunks with unknown fields only"
+"""How a :attr:`RequestRecord.stream_note` begins that names fields of chunks which may be tokens."""
+
+CONTRADICTS = "usage in its chunks contradicts itself"
+"""How one begins that says in which way a running count cannot be right."""
 
 
 @dataclass(slots=True)
@@ -29,6 +35,12 @@ class RequestRecord:
     ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: unknown).
     ``session``, ``turn``: which conversation, and which of its requests, from 0; ``None`` for single requests.
     ``isl`` is 0 for a text that was sent without being counted.
+
+    What of a stream is known beyond its instants, or not known; all ``None`` for a plain stream, for answers that
+    were not streamed, and in files from before it was kept. ``later_tokens``: tokens that came after everything that
+    arrived with the first one, where the stream tells. ``other_first_ns``, ``other_last_ns``: instants of the first
+    and the last token if chunks that may carry tokens, or not, are read the other way. ``stream_note``: what
+    contradicts itself in the stream, or is not known of it, in words.
     """
 
     seq: int
@@ -50,3 +62,7 @@ class RequestRecord:
     decoded_per_iter: float | None = None
     session: int | None = None
     turn: int | None = None
+    later_tokens: int | None = None
+    other_first_ns: int | None = None
+    other_last_ns: int | None = None
+    stream_note: str | None = None

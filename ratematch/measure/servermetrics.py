@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,14 @@ FULL = 0.98
 
 QUEUED = 0.05
 """Waiting requests, as a share of the active ones, from which on a load is warned of them."""
+
+
+AWAITING = 0.5
+"""Requests without a first token, as a share of those in flight at a frontend, likewise. Prefill is a part of it."""
+
+HITS = 0.01
+"""Share of prompt tokens from the prefix cache, where no prompt shares a prefix, from which on a load is not
+valid."""
 
 
 class Iteration(NamedTuple):
@@ -120,18 +128,48 @@ def is_counter(name: str) -> bool:
     return name.partition("{")[0].endswith(("_total", "_sum", "_count"))
 
 
-def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
-    """Queueing, a full KV cache, paused requests and cache hits, from the means of a server's iterations."""
-    doubts = []
+def judge_figures(server: str, figures: Mapping[str, Any], workload: Workload) -> Iterator[tuple[bool, str]]:
+    """(severe, text) of queueing, a full KV cache, requests set aside and cache hits, from what a server reports.
+
+    ``figures``: means of its iterations or samples, and growths of its counters, over a load; the names are those of
+    :mod:`ratematch.measure.metricnames`. A severe finding forbids the load on a front.
+    """
     queued, active = figures.get("queued"), figures.get("active")
     if queued and queued > QUEUED * (active or 1.0):
-        doubts.append(f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran")
+        yield False, f"{server}: {queued:.1f} requests waited in the server on average, {active or 0:.1f} ran"
+    awaiting = figures.get("awaiting")
+    if awaiting and awaiting > AWAITING * (active or 1.0):
+        yield False, f"{server}: {awaiting:.1f} of {active or 0:.1f} requests waited for a first token on average"
     used, most = figures.get("kv_used"), figures.get("kv_max")
     if used is not None and most and used / most > FULL:
-        doubts.append(f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted")
+        yield False, f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted"
     if figures.get("paused"):
-        doubts.append(f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted")
-    rate = figures.get("cache_hit_rate")
-    if rate and not workload.reuses:
-        doubts.append(f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix")
-    return doubts
+        yield False, f"{server}: {figures['paused']:.1f} requests were paused on average: KV cache evicted"
+    if (preempted := figures.get("preempted_total")) and preempted > 0:
+        yield False, f"{server}: requests were preempted {preempted:.0f} times: KV cache evicted"
+    yield from judge_hits(server, figures, workload)
+
+
+def judge_hits(server: str, figures: Mapping[str, Any], workload: Workload) -> Iterator[tuple[bool, str]]:
+    """(severe, text) of prefix cache hits that nobody asked for."""
+    if workload.reuses:
+        return
+    counted = "cache_queries_total" in figures
+    rate = _hit_rate(figures, "cache") if counted else figures.get("cache_hit_rate")
+    if rate and rate > 0:
+        text = f"{server}: its prefix cache answered {rate:.1%}, and no prompt shares a prefix"
+        yield rate > HITS, f"{text}: prefill looks faster than it is"
+    outside = _hit_rate(figures, "external")
+    if outside and outside > 0:
+        text = f"{server}: {outside:.1%} of the prompt tokens came through its KV connector"
+        yield False, f"{text}: from servers that computed them, or from a cache"
+
+
+def _hit_rate(figures: Mapping[str, Any], which: str) -> float | None:
+    hits, queries = figures.get(f"{which}_hits_total"), figures.get(f"{which}_queries_total")
+    return hits / queries if hits and queries and queries > 0 else None
+
+
+def doubt_iterations(server: str, figures: Mapping[str, Any], workload: Workload) -> list[str]:
+    """The texts of :func:`judge_figures`, severe or not."""
+    return [text for _, text in judge_figures(server, figures, workload)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ratematch.measure.loadrun import LoadRun
 from ratematch.measure.measurement import Measurement, measure_load
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import log_tok_s
-from ratematch.measure.servermetrics import doubt_iterations
+from ratematch.measure.servermetrics import judge_figures, judge_hits
+from ratematch.measure.validity import DEFAULT_LIMITS, Limits
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
 
@@ -28,7 +29,13 @@ EMULATOR_LATE = 0.05
 
 def measure_run(records: Sequence[RequestRecord], load: Load, experiment: Experiment, run: LoadRun) -> Measurement:
     """The figures of one load: its records, judged together with what client and servers report in ``run``."""
-    return judge_servers(measure_load(records, load, experiment.workload, client=run.client), experiment, run)
+    figures = measure_load(records, load, experiment.workload, limits=limits_of(experiment), client=run.client)
+    return judge_servers(figures, experiment, run)
+
+
+def limits_of(experiment: Experiment) -> Limits:
+    """Where a load is not valid: the same for all, but that warmed prompts are meant to be found in the cache."""
+    return replace(DEFAULT_LIMITS, cached=1.0) if experiment.mode == "gen_only_warmed" else DEFAULT_LIMITS
 
 
 def judge_servers(figures: Measurement, experiment: Experiment, run: LoadRun) -> Measurement:
@@ -41,13 +48,19 @@ def judge_servers(figures: Measurement, experiment: Experiment, run: LoadRun) ->
     not valid.
     """
     figures = _add_servers_account(figures, experiment, run)
-    reasons = [*_judge_emulator(run), *_judge_prefix_cache(run), *_judge_expired_caches(run)]
+    iterations = list(_judge_iterations(experiment, run))
+    reasons = [
+        *_judge_emulator(run),
+        *_judge_prefix_cache(run),
+        *_judge_expired_caches(run),
+        *(text for severe, text in iterations if severe),
+    ]
     warnings = (
         *figures.warnings,
         *_doubt_acceptance(experiment, figures),
         *_doubt_log(experiment, figures),
         *_doubt_connections(run),
-        *_doubt_iterations(experiment, run),
+        *(text for severe, text in iterations if not severe),
         *_doubt_warming(run),
     )
     if experiment.mode in ("gen_only", "gen_only_warmed"):
@@ -128,17 +141,19 @@ def _doubt_connections(run: LoadRun) -> list[str]:
     return [f"{opened.failed} of {opened.requests} requests to open connections failed: {'; '.join(opened.errors)}"]
 
 
-def _doubt_iterations(experiment: Experiment, run: LoadRun) -> list[str]:
-    """Queueing and a full KV cache where requests are generated; a context server's queue is a part of its TTFT."""
-    if experiment.stage == "ctx":
-        return []
-    servers = {
-        name: dict(means) for name, means in (run.telemetry.window or {}).items() if not name.startswith("ctx")
-    }
-    if experiment.mode == "gen_only_warmed":  # there, hits are what is wanted
-        for means in servers.values():
-            means.pop("cache_hit_rate", None)
-    return [text for name, means in servers.items() for text in doubt_iterations(name, means, experiment.workload)]
+def _judge_iterations(experiment: Experiment, run: LoadRun) -> Iterator[tuple[bool, str]]:
+    """Queueing and a full KV cache where requests are generated; prefix cache hits everywhere.
+
+    A context server's queue is a part of its TTFT. In ``gen_only_warmed`` hits are what is wanted.
+    """
+    for name, means in (run.telemetry.window or {}).items():
+        figures = dict(means)
+        if experiment.mode == "gen_only_warmed":
+            figures.pop("cache_hit_rate", None)
+        if experiment.stage == "ctx" or name.startswith("ctx"):
+            yield from judge_hits(name, figures, experiment.workload)
+        else:
+            yield from judge_figures(name, figures, experiment.workload)
 
 
 def _doubt_warming(run: LoadRun) -> list[str]:

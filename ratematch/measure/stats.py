@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,13 @@ class Stats:
             KeyError: a percentile that is not stored.
         """
         name = "mean" if percentile == "mean" else f"p{percentile:g}".replace(".", "")
-        stored: dict[str, float] = asdict(self)
-        return stored[name]
+        if name not in STORED:
+            raise KeyError(name)
+        value: float = getattr(self, name)
+        return value
+
+
+STORED = frozenset(field.name for field in fields(Stats))
 
 
 def describe(values: NDArray[np.float64]) -> Stats | None:

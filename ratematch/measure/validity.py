@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,15 +10,13 @@ import numpy as np
 
 from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.inwindow import InWindow
-from ratematch.measure.metrics import is_complete, tokens_per_chunk
+from ratematch.measure.metrics import is_complete
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
+from ratematch.measure.streams import judge_streams
 from ratematch.measure.window import Window
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.workload import Workload
-
-SEVERAL_PER_CHUNK = 1.05
-"""Tokens a chunk from which on there is a warning: a last chunk without a token makes a few per cent at short OSL."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,15 @@ class Limits:
     """Where a warning becomes a reason against a load. Shares are 0..1.
 
     ``failed``: share of requests without a full answer. ``wrong_osl``: share of answers with another length than
-    asked for. ``isl_drift``: relative difference of the prompt length the server counted. ``cached``: share of
-    prompt tokens answered from the prefix cache. ``little``: how far from 1 Little's ratio may be.
+    asked for. ``isl_drift``: relative difference of the prompt length the server counted. ``cached``: share of prompt
+    tokens answered from the prefix cache; 1: they may all be. ``little``: how far from 1 Little's ratio may be.
     ``requests``: fewest requests in the window without a warning. ``slots``: how far the mean in flight may stay
     below the concurrency asked for. ``behind``: in open loop, by which share the requests/s served may stay below
-    those that arrived. ``send_lag_ms``: how late the client may send at the 99th percentile.
-    ``cpu_share``: CPU of one sending process, of a core, from which on it is taken for the bottleneck.
-    ``loop_lag_ms``: lateness of its timers at the 99th percentile. ``late_sends``: share of requests sent late; with
-    full CPU or a late loop they are a reason, alone a warning (in open loop latency counts the lateness). ``drift``:
-    how far mean latencies of the window's halves may lie apart.
+    those that arrived. ``send_lag_ms``: how late the client may send at the 99th percentile. ``cpu_share``: CPU of
+    one sending process, of a core, from which on it is taken for the bottleneck. ``loop_lag_ms``: lateness of its
+    timers at the 99th percentile. ``late_sends``: share of requests sent late; with full CPU or a late loop they are
+    a reason, alone a warning (in open loop latency counts the lateness). ``drift``: how far mean latencies of the
+    window's halves may lie apart.
     """
 
     failed: float = 0.01
@@ -52,6 +51,10 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+_NO_USAGE = "no usage chunk"
+_NO_TOKENS = "0 tokens, by its usage"
+_NO_CHUNKS = "no chunk that carries a token (it came whole, or in fields that are not known)"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def judge(
         *_judge_load(load, evidence, limits),
         *_judge_overload(load, evidence.inside, limits),
         *_judge_client(evidence.client, len(records), limits),
-        *_judge_chunks(answers),
+        *judge_streams(answers, evidence.inside.answers, closed=isinstance(load, Concurrency)),
         *_judge_drift(evidence.latency_drift, load, limits),
     ]
     return Verdict(
@@ -110,10 +113,21 @@ def judge(
 def _no_answer(records: Sequence[RequestRecord]) -> str:
     if not records:
         return "no request was sent"
-    errors = sorted({record.error or record.outcome for record in records if record.outcome != "ok"})
-    return (
-        f"none of {len(records)} requests has a full answer with usage: {'; '.join(errors[:3]) or 'no usage chunk'}"
-    )
+    errors = sorted({why for record in records if (why := _why_incomplete(record)) is not None})
+    return f"none of {len(records)} requests has a full answer with usage: {'; '.join(errors[:3])}"
+
+
+def _why_incomplete(record: RequestRecord) -> str | None:
+    """Why an answer counts in no figure; ``None`` when it does."""
+    if record.outcome != "ok":
+        return record.error or record.outcome
+    if record.osl is None:
+        return _NO_USAGE
+    if record.osl == 0:
+        return _NO_TOKENS
+    if record.first_token_ns is None:
+        return record.stream_note or _NO_CHUNKS
+    return None if is_complete(record) else "no instants"
 
 
 def _judge_answers(
@@ -121,21 +135,34 @@ def _judge_answers(
 ) -> Iterator[tuple[bool, str]]:
     """(severe, text) of everything wrong with the single requests."""
     total, num = len(records), len(answers)
-    without_usage = sum(record.outcome == "ok" and record.osl is None for record in records)
-    if without_usage:
+    incomplete = Counter(_why_incomplete(record) for record in records if record.outcome == "ok")
+    del incomplete[None]
+    if without_usage := incomplete.pop(_NO_USAGE, 0):
         yield True, f"{without_usage} of {total} answers have no usage: their token counts are unknown"
-    failed = total - num - without_usage
+    for why, count in sorted(incomplete.items(), key=str):
+        yield count / total > limits.failed, f"{count} of {total} answers: {why}"
+    failed = total - num - without_usage - incomplete.total()
     if failed:
         outcomes = sorted({record.outcome for record in records if record.outcome != "ok"})
+        errors = Counter(record.error for record in records if record.outcome != "ok" and record.error)
         detail = f" ({', '.join(outcomes)})" if outcomes else ""
+        detail += f": {errors.most_common(1)[0][0]}" if errors else ""
         yield failed / total > limits.failed, f"{failed} of {total} requests failed{detail}"
     wrong = sum(record.osl != record.osl_requested for record in answers)
     if wrong:
         text = f"{wrong} of {num} answers have another output length than asked for (is ignore_eos on?)"
         yield wrong / num > limits.wrong_osl, text
     yield from _judge_prompts(answers, workload, limits)
-    cached = 0 if workload.turns > 1 or workload.file else sum(record.cached_tokens or 0 for record in answers)
-    if cached and (share := cached / max(1, sum(record.isl for record in answers)) - workload.prefix_share) > 0:
+    yield from _judge_cached(answers, workload, limits)
+
+
+def _judge_cached(answers: Sequence[RequestRecord], workload: Workload, limits: Limits) -> Iterator[tuple[bool, str]]:
+    """Prompt tokens from the prefix cache, as answers report them, beyond those that prompts are meant to share."""
+    if workload.turns > 1 or workload.file or limits.cached >= 1:
+        return
+    cached = sum(record.cached_tokens or 0 for record in answers)
+    prompts = sum(record.isl or record.isl_reported or 0 for record in answers)
+    if cached and (share := cached / max(1, prompts) - workload.prefix_share) > 0:
         more = " more than wanted" if workload.prefix_share else ""
         text = f"{share:.1%} of the prompt tokens{more} came from the prefix cache: prefill looks faster than it is"
         yield share > limits.cached, text
@@ -219,10 +246,3 @@ def _judge_drift(latency_drift: float | None, load: Load, limits: Limits) -> Ite
     if latency_drift is not None and abs(latency_drift) > limits.drift and isinstance(load, Concurrency):
         text = f"not settled: latencies of the window's second half are {latency_drift:+.0%} against its first"
         yield False, f"{text}; send more requests"
-
-
-def _judge_chunks(answers: Sequence[RequestRecord]) -> Iterator[tuple[bool, str]]:
-    per_chunk = tokens_per_chunk(answers)
-    if per_chunk is not None and per_chunk > SEVERAL_PER_CHUNK:
-        text = f"{per_chunk:.1f} tokens a chunk (stream_interval or drafts): ITL is the chunk gap shared out evenly"
-        yield False, text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from ratematch.plan.secret import Secrets, masked
 
 GpuStyle = Literal["gpus-per-node", "gres", "none"]
 StepTasks = Literal["gpu", "node"]
@@ -91,7 +93,8 @@ class Cluster:
     ended when for so long no server runs an iteration with requests in flight (``None``: never).
     ``environment``: of every server. ``check_paths``: the login node sees the image, the mounts and the weights, so
     they are looked for before anything is sent. ``slurm_given``: the profile has a ``slurm`` part, whatever it says
-    there; only for :attr:`default_executor`, so it is not kept with results.
+    there; only for :attr:`default_executor`, so it is not kept with results. ``secrets``: values that ``environment``
+    has not, which are kept nowhere.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Cluster:
     container: Container | None = None
     check_paths: bool = True
     slurm_given: bool = field(default=False, compare=False)
+    secrets: Secrets = field(default_factory=Secrets, compare=False)
 
     @property
     def default_executor(self) -> Literal["slurm", "local"]:
@@ -132,8 +136,8 @@ class Cluster:
 
 def to_json(cluster: Cluster) -> dict[str, Any]:
     """Plain JSON values."""
-    content: dict[str, Any] = _plain(asdict(cluster))
-    del content["slurm_given"]
+    content: dict[str, Any] = _plain(asdict(replace(cluster, secrets=Secrets())))
+    del content["slurm_given"], content["secrets"]
     return content
 
 
@@ -150,6 +154,8 @@ def from_json(content: dict[str, Any]) -> Cluster:
         given["slurm"] = Slurm(mpi=None, tasks="node")
     if given.get("container") is not None:
         given["container"] = Container(**given["container"])
+    # An earlier version kept secrets here, and what is read may be handed around.
+    given["environment"] = masked(given.get("environment", {}))
     return Cluster(**given)
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import msgspec
+
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.parallelism import Parallelism
@@ -160,6 +162,13 @@ class Experiment:
         return f"{self._label(self.deployment.short_label)}-{self.id}"
 
 
+def seed_of(experiment: Experiment, load: Load) -> int:
+    """What the requests of a load are drawn from: another one for each load and repeat, so that none finds another's
+    prompts in the prefix cache of servers that both are sent to."""
+    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
     """Experiments of one id as one, where the first of them stands, with the loads of all in their order, each once.
 
@@ -181,6 +190,10 @@ def merge_loads(experiments: Iterable[Experiment]) -> tuple[Experiment, ...]:
     )
 
 
+TEXTS = ("stage", "model", "model_path", "gpu", "cluster")
+"""Fields of an experiment that are text; what else is wrong in a file shows in its id."""
+
+
 def to_json(experiment: Experiment) -> dict[str, Any]:
     """Plain JSON values, loads tagged by kind."""
     content = asdict(experiment)
@@ -193,8 +206,10 @@ def from_json(content: dict[str, Any]) -> Experiment:
     """The inverse of :func:`to_json`.
 
     Raises:
-        KeyError, TypeError: the content is not that of an experiment.
+        KeyError, TypeError, ValueError: the content is not that of an experiment.
     """
+    if any(not isinstance(content[name], str) for name in TEXTS):
+        raise ValueError(f"{', '.join(TEXTS)} must be text")
     groups = {
         role: ServerGroup(
             **{**group, "mapping": Parallelism(**group["mapping"]), "unchecked": tuple(group.get("unchecked", ()))}
@@ -232,12 +247,20 @@ def load_to_json(load: Load) -> dict[str, Any]:
     return {"kind": kind, **asdict(load)}
 
 
+LOAD_KINDS: dict[str, type[Concurrency] | type[Rate] | type[Trace]] = {
+    "concurrency": Concurrency,
+    "rate": Rate,
+    "trace": Trace,
+}
+
+
 def load_from_json(content: dict[str, Any]) -> Load:
+    """The inverse of :func:`load_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: the content is not that of a load.
+    """
+    kind = LOAD_KINDS[content["kind"]]
     fields = {key: value for key, value in content.items() if key != "kind"}
-    match content["kind"]:
-        case "concurrency":
-            return Concurrency(**fields)
-        case "trace":
-            return Trace(**fields)
-        case _:
-            return Rate(**fields)
+    msgspec.convert(fields, kind)  # only to check the types: it would make floats of whole rates, and other labels
+    return kind(**fields)

@@ -1,8 +1,8 @@
 """YAML text to plain values that remember the line they were written on.
 
 :mod:`ratematch.plan.yamltext` says what is read, and within which limits; what is not, and duplicate keys, of which
-YAML would silently let the last one win, are problems like any other. Marks such as ``!unchecked`` leave the value
-plain and note its path.
+YAML would silently let the last one win, are problems like any other. Marks (``!unchecked``, ``!secret``) leave
+the value plain and note its path.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from ratematch.errors import Problem
 from ratematch.plan.numbers import brief, shorten
-from ratematch.plan.yamltext import UNCHECKED, Unreadable, compose, mark_of, read_key, read_scalar, unmarked
+from ratematch.plan.yamltext import SECRET, UNCHECKED, Unreadable, compose, mark_of, read_key, read_scalar, unmarked
 
-__all__ = ["UNCHECKED", "Located", "Path", "read_located"]
+__all__ = ["SECRET", "UNCHECKED", "Located", "Path", "read_located"]
 
 Path = tuple[str | int, ...]
 
@@ -42,6 +42,11 @@ class Located:
     def unchecked(self) -> list[Path]:
         """Paths tagged ``!unchecked``."""
         return self.marks.get(UNCHECKED, [])
+
+    @property
+    def secret(self) -> list[Path]:
+        """Paths tagged ``!secret``."""
+        return self.marks.get(SECRET, [])
 
     def replace_marks(self, change: Callable[[Path], Path | None]) -> None:
         """Moves every mark to the path that ``change`` says, or drops it."""
@@ -164,5 +169,9 @@ def _build_map(node: yaml.MappingNode, path: Path, located: Located) -> dict[str
 
 
 def _add(located: Located, path: Path, error: Unreadable) -> None:
+    """Notes what was not read. Values of an environment, which may be secrets, are not shown."""
     located.lines[path] = error.line
-    located.add(path, error.what, error.fix)
+    if "environment" in path and error.shows:
+        located.add(path, "is no text to YAML", "put it in quotes")
+    else:
+        located.add(path, error.what, error.fix)

@@ -10,6 +10,7 @@ from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup, St
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef
 from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.secret import Secrets
 from ratematch.plan.workload import Workload
 
 AxisValues = dict[str, Any]
@@ -149,7 +150,8 @@ class Sweep:
 
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
     experiments are to run in virtual time (decided by who runs it, not by the file). ``step_times``: the emulator's
-    step-time model, for whatever of it runs on the emulator (set in the environment).
+    step-time model, for whatever of it runs on the emulator (set in the environment). ``secrets``: those of the file
+    and of its cluster profile.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Sweep:
     simulated: bool = False
     search: Literal["grid", "adaptive"] = "grid"
     step_times: str = DEFAULT_STEP_TIMES
+    secrets: Secrets = field(default_factory=Secrets, compare=False)
 
     @property
     def max_gpus(self) -> int:

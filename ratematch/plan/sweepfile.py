@@ -5,7 +5,6 @@ Every problem of the file is collected before anything is raised, each with file
 
 from __future__ import annotations
 
-import re
 from collections import abc
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +23,10 @@ from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.numbers import brief, shorten
+from ratematch.plan.overrides import lay_over
 from ratematch.plan.parallelism import Parallelism, parse_mapping
+from ratematch.plan.printable import refuse_unprintable
+from ratematch.plan.secret import Secrets, refuse_secret_options, take_secrets
 from ratematch.plan.sweep import (
     GROUP_AXES,
     MAPPING_AXES,
@@ -63,6 +65,7 @@ ALIASES = {
     "agg": "ifb",
     "aggregated": "ifb",
 }
+ROLES = ("ctx", "gen", "agg")
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
 
 
@@ -86,8 +89,12 @@ def parse_sweep(
     """
     located = _read_map(text, source)
     for override in overrides:
-        _override(located, override)
+        lay_over(located, override)
     _rename_aliases(located)
+    secrets = take_secrets(located, _environments(located.data))
+    refuse_secret_options(located, _options(located.data))
+    if refuse_unprintable(located):
+        raise _error(located)
     parsed = _validate(located)
     model = _resolve(located, ("model",), _name_in(located.data.get("model")), find_model)
     cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
@@ -99,6 +106,8 @@ def parse_sweep(
     check_stages(located, parsed)
     check_loads(located, parsed)
     check_sizes(located, stages, named, len(parsed.workloads))
+    if cluster:
+        _check_secrets(located, secrets, cluster)
     if model and cluster and not located.problems:
         check_against_cluster(located, stages, named, model, cluster)
     if located.problems or model is None or cluster is None:
@@ -120,7 +129,39 @@ def parse_sweep(
         search=parsed.search,
         seed=parsed.seed,
         source=source,
+        secrets=cluster.secrets | secrets,
     )
+
+
+def _servers(data: abc.Mapping[str, Any]) -> list[Path]:
+    """Where a sweep file describes servers."""
+    return [("ctx",), ("gen",), ("ifb",), *((*place, role) for place in _written_out(data) for role in ROLES)]
+
+
+def _written_out(data: abc.Mapping[str, Any]) -> list[Path]:
+    deployments = data.get("deployments")
+    return [("deployments", index) for index in range(len(deployments) if isinstance(deployments, list) else 0)]
+
+
+def _environments(data: abc.Mapping[str, Any]) -> list[Path]:
+    """Where a sweep file has environments of servers."""
+    return [(*place, "environment") for place in _servers(data)]
+
+
+def _options(data: abc.Mapping[str, Any]) -> list[Path]:
+    """Where a sweep file has options of servers and orchestrators."""
+    below = [(*place, key) for place in _servers(data) for key in ("options", "config", "axes")]
+    more = [(*place, key) for place in _written_out(data) for key in ("orchestrator", "router")]
+    return [*below, *more, ("e2e", "router")]
+
+
+def _check_secrets(located: Located, secrets: Secrets, cluster: Cluster) -> None:
+    """One value a variable: secrets are kept by name."""
+    for name, value in secrets.given.items():
+        if cluster.secrets.given.get(name, value) != value:
+            place = next(path for path in located.lines if path[-1:] == (name,) and path[-2] == "environment")
+            what = f"cluster profile {cluster.name} has another value of {name}"
+            located.add(place, what, "give a secret in one of the two files")
 
 
 def _read_map(text: str, source: str) -> Located:
@@ -139,58 +180,6 @@ def _error(located: Located) -> SweepError:
 def _line(problem: Problem) -> tuple[int, str]:
     line = problem.where.split(":")[1:2]
     return (int(line[0]) if line and line[0].isdigit() else 0, problem.what)
-
-
-def _override(located: Located, override: str) -> None:
-    """Lays ``key.path=value`` over the file; what is wrong with it is a problem of ``--set``."""
-    key, equals, text = override.partition("=")
-    shown = f"--set {shorten(override)}"
-    path: Path = tuple(_key_part(part) for part in key.strip().split("."))
-    if not equals or not all(str(part).strip() for part in path):
-        located.problems.append(Problem(shown, "write it as key.path=value"))
-        return
-    given = read_located(text, "--set")
-    if given.problems:
-        first = given.problems[0]
-        located.problems.append(Problem(shown, f"{brief(text)} cannot be read: {first.what}", first.fix))
-        return
-    path, why = _put(located.data, path, given.data)
-    if why:
-        located.problems.append(Problem(shown, why))
-        return
-    located.replace_marks(lambda old: None if old[: len(path)] == path else old)
-    for mark, paths in given.marks.items():
-        located.marks.setdefault(mark, []).extend((*path, *below) for below in paths)
-    located.lines = {old: line for old, line in located.lines.items() if old[: len(path)] != path}
-    located.given[path] = shown
-
-
-def _key_part(text: str) -> str | int:
-    """A key, or for a few plain digits the place in a list."""
-    return int(text) if re.fullmatch("[0-9]{1,6}", text) else text
-
-
-def _put(place: Any, path: Path, value: Any) -> tuple[Path, str]:
-    """Sets ``value`` at ``path`` below ``place``, making maps on the way: where it stands, or why it cannot."""
-    where: list[str | int] = []
-    for step, part in enumerate(path):
-        last = step == len(path) - 1
-        if isinstance(place, list) and isinstance(part, int) and part < len(place):
-            if last:
-                place[part] = value
-        elif isinstance(place, dict):
-            part = str(part)
-            if last:
-                place[part] = value
-            else:
-                place.setdefault(part, {})
-        elif last:
-            return path, f"{brief(part)} cannot be set there"
-        else:
-            return path, f"there is no {brief(part)} to go into"
-        where.append(part)
-        place = place[part]
-    return tuple(where), ""
 
 
 def _rename_aliases(located: Located) -> None:

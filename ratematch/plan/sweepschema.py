@@ -64,6 +64,8 @@ class WorkloadIn(Strict):
     text: str = ""
     tokenizer: str = ""
     file: str = ""
+    time_unit: Literal["", "s", "ms", "us", "ns"] = ""
+    hash_block: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
 
     def workload(self) -> Workload:
         spreads = {name: getattr(self, name) for name in ("isl_spread", "osl_spread")}

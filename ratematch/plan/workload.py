@@ -12,12 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ratematch.plan.numbers import MOST_TOKENS, brief
+from ratematch.plan.numbers import brief
 
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
 _SPREAD = re.compile(rf"(normal|lognormal):{_NUMBER},{_NUMBER}")
 _STEPS = 2000
 """Points of the sum that gives the mean of a clipped distribution."""
+
+LONGEST = 1e9
+"""Mean and deviation of a spread at most, in tokens."""
 
 SALT = 3
 """Token ids at the head of a prompt that spell its number, so that no two prompts share a KV block by accident."""
@@ -73,8 +76,10 @@ def parse_spread(text: str) -> Spread:
         ValueError: another form, or a mean that is not positive.
     """
     match = _SPREAD.fullmatch(text.replace(" ", ""))
-    if match is None or not 0 < float(match[2]) <= MOST_TOKENS or float(match[3]) > MOST_TOKENS:
+    if match is None or float(match[2]) <= 0:
         raise ValueError(f"{brief(text)} is not of the form normal:MEAN,STD or lognormal:MEAN,STD")
+    if not 1e-3 <= float(match[2]) <= LONGEST or float(match[3]) > LONGEST:
+        raise ValueError(f"{brief(text)}: mean and deviation are tokens, {LONGEST:g} at most")
     return Spread("normal" if match[1] == "normal" else "lognormal", float(match[2]), float(match[3]))
 
 
@@ -95,7 +100,8 @@ class Workload:
 
     ``text``: a file with real text that prompts are cut from; ``tokenizer``: folder or ``tokenizer.json`` that turns
     it into ids. ``file``: a data set or trace with one request a line; requests longer than ``isl`` or ``osl`` are
-    left out.
+    left out. ``time_unit``: of its timestamps and delays, ``hash_block``: tokens of one of its ``hash_ids``; "" and 0
+    = as the file says (:mod:`ratematch.plan.dataset`).
     """
 
     isl: int
@@ -111,6 +117,8 @@ class Workload:
     file: str = ""
     isl_spread: Spread | None = None
     osl_spread: Spread | None = None
+    time_unit: Literal["", "s", "ms", "us", "ns"] = ""
+    hash_block: int = 0
 
     @property
     def osl_min(self) -> int:
@@ -148,6 +156,8 @@ class Workload:
         for kind, path in (("text", self.text), ("file", self.file)):
             name = re.sub(r"[^A-Za-z0-9]+", "", path.rsplit("/", 1)[-1].rsplit(".", 1)[0])
             tail += f"~{kind}{name[:24]}" if path else ""
+        tail += f"~in{self.time_unit}" if self.time_unit else ""
+        tail += f"~block{self.hash_block}" if self.hash_block else ""
         return f"{self.isl}/{self.osl}{tail}"
 
 
@@ -179,6 +189,7 @@ class RequestSpec:
     ``text``: sent in place of ids when there are none; its length in tokens is then unknown to us (isl 0).
     ``session``, ``turn``: which conversation, and which of its requests, from 0; ``delay_s`` passes between the end
     of the turn before and this one. ``due_s``: when a trace wants it sent, in seconds from the start of the trace.
+    ``chat``: fields of a chat request's body that are sent as they are (``messages``, ``tools``), as JSON.
     """
 
     seq: int
@@ -189,6 +200,7 @@ class RequestSpec:
     turn: int = 0
     delay_s: float = 0.0
     due_s: float | None = None
+    chat: str | None = None
 
     @property
     def isl(self) -> int:

@@ -26,9 +26,12 @@ MOST_DEPTH = 50
 MOST_NODES = 100_000
 """Keys, values, maps and lists of a file with every alias written out."""
 
-UNCHECKED = "!unchecked"
-MARKS = (UNCHECKED,)
+UNCHECKED, SECRET = "!unchecked", "!secret"
+MARKS = (UNCHECKED, SECRET)
 """Tags of our own: each leaves the value as it is and marks its place. Any other is refused."""
+
+AS_TEXT = (SECRET,)
+"""Marks whose values are text, whatever they look like: a password may well be a number."""
 
 Scalar = str | int | float | bool | None
 
@@ -41,10 +44,12 @@ _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)")
 
 
 class Unreadable(Exception):
-    """A part of a file that is not read, on ``line`` (from 1): ``what`` is wrong and how to write it, ``fix``."""
+    """A part of a file that is not read, on ``line`` (from 1): ``what`` is wrong and how to write it, ``fix``.
+    ``shows``: it may show the value."""
 
-    def __init__(self, what: str, fix: str = "", line: int = 1):
+    def __init__(self, what: str, fix: str = "", line: int = 1, *, shows: bool = True):
         self.what, self.fix, self.line = what, fix, line
+        self.shows = shows
         super().__init__(what)
 
 
@@ -139,6 +144,8 @@ def mark_of(node: yaml.Node) -> str | None:
 
 def unmarked(node: yaml.Node) -> str:
     """The tag that ``node`` has without a mark: scalars are numbers, booleans and so on as ever."""
+    if node.tag in AS_TEXT and isinstance(node, yaml.ScalarNode):
+        return f"{_STANDARD}str"
     # Quotes make a scalar a string whatever it looks like.
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     resolver: Any = yaml.SafeLoader("")
@@ -194,7 +201,7 @@ def read_key(node: yaml.Node) -> str:
 def _text(text: str, line: int) -> str:
     for char in text:
         if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs"):
-            raise Unreadable(f"text with the character U+{ord(char):04X}, which controls or means nothing", line=line)
+            raise Unreadable(f"holds the control character U+{ord(char):04X}", "leave it out", line, shows=False)
     return text
 
 

@@ -18,8 +18,10 @@ from ratematch.report import pictures
 from ratematch.report.bundles import make_bundles
 from ratematch.report.contents import Report, Section
 from ratematch.report.page import render_report
+from ratematch.store.damage import Damage
 from ratematch.store.files import write_aside
-from ratematch.store.folder import ExperimentFolder, GpuHours, Results
+from ratematch.store.folder import GpuHours, Results
+from ratematch.store.snapshot import Snapshot
 
 MOST_VALUES = 3
 """Different values of one fact that are spelt out."""
@@ -82,12 +84,12 @@ def make_report(
 ) -> str:
     """The page as text."""
     speeds = choose_targets(inputs, targets)
-    folders = results.folders()
+    stored = results.now()
     sections = [
         _make_section(results, inputs, analysis, workload, number, recommend_all(workload, speeds))
         for number, workload in enumerate(analysis.workloads)
     ]
-    facts = collect_provenance(results, folders)
+    facts = collect_provenance(stored)
     report = Report(
         analysis=analysis,
         command=command,
@@ -95,7 +97,7 @@ def make_report(
         origin=_describe_origin(inputs.measured, facts),
         provenance=tuple(facts.items()),
         sections=tuple(sections),
-        warnings=tuple(collect_warnings(analysis, inputs.measured, folders)),
+        warnings=tuple(collect_warnings(analysis, inputs, stored)),
     )
     return render_report(report)
 
@@ -119,23 +121,22 @@ def _make_section(
     )
 
 
-def collect_warnings(
-    analysis: Analysis, measured: Sequence[Measured], folders: Iterable[ExperimentFolder]
-) -> list[str]:
-    """What a reader must know before believing the page: failures, loads left out, doubts, notes."""
-    warnings = []
-    for folder in folders:
-        if (state := folder.state()) in ("failed", "interrupted"):
-            outcome = folder.outcome()
-            why = (outcome and outcome.error) or "no reason known"
-            warnings.append(f"{folder.path.name} {state}: {why.splitlines()[0]}")
-        elif missing := folder.missing():
-            warnings.append(f"{folder.path.name}: {len(missing)} of its loads are not measured")
+def collect_warnings(analysis: Analysis, inputs: analyze.Inputs, stored: Snapshot) -> list[str]:
+    """What a reader must know before believing the page: damaged files, failures, loads left out, doubts, notes."""
+    warnings = list(inputs.damaged)
+    for part in stored.experiments:
+        name = part.folder.path.name
+        if (state := part.state()) in ("failed", "interrupted"):
+            why = (part.outcome and part.outcome.error) or "no reason known"
+            warnings.append(f"{name} {state}: {why.splitlines()[0]}")
+        elif part.missing:
+            warnings.append(f"{name}: {len(part.missing)} of its loads are not measured")
     for workload in analysis.workloads:
         for label, load, reasons in workload.left_out:
             warnings.append(f"left out: {label} {load}: {', '.join(reasons)}")
-        warnings += [f"{workload.workload}: {note}" for note in workload.notes]
-    return warnings + _group_warnings(measured)
+        notes = (note for note in workload.notes if note not in inputs.damaged)
+        warnings += [f"{workload.workload}: {note}" for note in notes]
+    return warnings + _group_warnings(inputs.measured)
 
 
 def _group_warnings(measured: Sequence[Measured]) -> list[str]:
@@ -149,15 +150,16 @@ def _group_warnings(measured: Sequence[Measured]) -> list[str]:
     return [texts[0] if len(texts) == 1 else f"{len(texts)} loads, such as {texts[0]}" for texts in ordered]
 
 
-def collect_provenance(results: Results, folders: Sequence[ExperimentFolder]) -> dict[str, str]:
+def collect_provenance(stored: Snapshot) -> dict[str, str]:
     """Where the figures come from, each fact in words: what all launches say, and how they differ."""
-    experiments = [folder.read() for folder in folders]
-    launches = [launch for folder in folders for launch in folder.provenances()]
-    spent = sum((folder.account() for folder in folders), GpuHours())
-    runs = [stored.run for folder in folders for stored in folder.loads()]
+    experiments = [part.experiment for part in stored.experiments]
+    unknown: list[Damage] = []
+    launches = [launch for part in stored.experiments for launch in part.folder.provenances(unknown)]
+    spent = sum((part.account for part in stored.experiments), GpuHours())
+    runs = [load.run for load in stored.loads]
     times = sorted(run.wall_start_ns for run in runs if run.wall_start_ns)
     facts = {
-        "results folder": results.path.name,
+        "results folder": stored.path.name,
         "measured": f"{_date(times[0])} to {_date(times[-1])} UTC" if times else "",
         "model": _join({f"{e.model} ({e.model_path})" if e.model_path != e.model else e.model for e in experiments}),
         "GPU, cluster": _join({f"{e.gpu}, {e.cluster}" for e in experiments}),

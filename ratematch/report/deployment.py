@@ -19,6 +19,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
+from ratematch.plan.secret import masked
 from ratematch.run import render as rendering
 from ratematch.store.folder import Results
 
@@ -60,12 +61,21 @@ def hand_over(
     if recommendation.point is None:
         fastest = f"; the fastest gives {recommendation.fastest:.3g}" if recommendation.fastest else ""
         raise UserError(f"{workload.workload}: no deployment gives {at:g} tok/s/user{fastest}")
-    experiment = find_experiment(measured, recommendation.point)
+    experiment = without_secrets(find_experiment(measured, recommendation.point))
     where = cluster or _cluster_of(results, experiment, recommendation.point)
     slurm = not where.emulated if allocated is None else allocated
     (rendered,) = rendering.render(replace(experiment, cluster=where.name), where, allocated=slurm)
     about = json.dumps(describe(workload.workload, recommendation, experiment, where), indent=1, allow_nan=False)
     return Handover(workload.workload, recommendation, experiment, where, {**rendered.files, ABOUT: about + "\n"})
+
+
+def without_secrets(experiment: Experiment) -> Experiment:
+    """``experiment`` as it may be handed around: earlier versions stored secrets of servers with it."""
+    old = experiment.deployment
+    ctx, gen, agg = (
+        group and replace(group, environment=masked(group.environment)) for group in (old.ctx, old.gen, old.agg)
+    )
+    return replace(experiment, deployment=replace(old, ctx=ctx, gen=gen, agg=agg))
 
 
 def find_experiment(measured: Sequence[Measured], point: Point) -> Experiment:
@@ -102,9 +112,9 @@ def find_experiment(measured: Sequence[Measured], point: Point) -> Experiment:
 
 def _cluster_of(results: Results, experiment: Experiment, point: Point) -> Cluster:
     """The profile of the folder that the point was measured in."""
-    for folder in results.folders():
-        if folder.read().id in point.sources:
-            return folder.cluster()
+    for stored in results.now().experiments:
+        if stored.experiment.id in point.sources:
+            return stored.folder.cluster()
     raise UserError(f"{experiment.label}: no cluster profile is stored; give --cluster")
 
 

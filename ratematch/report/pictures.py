@@ -23,18 +23,14 @@ from ratematch.show.plots.pareto import picture_pareto
 from ratematch.show.plots.presets import PRESETS, Preset, picture_preset
 from ratematch.show.plots.speedup import picture_speedup
 from ratematch.show.plots.splits import picture_split
+from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results
-from ratematch.store.records import read_records
 
 MEASURED_KINDS: tuple[Kind, ...] = ("end_to_end", "ifb")
 
 
 def draw_pictures(results: Results, inputs: Inputs, analysis: Analysis) -> list[Picture]:
-    """Every picture of every workload, the most telling first; those without data are left out.
-
-    Raises:
-        ResultsError: records that cannot be read.
-    """
+    """Every picture of every workload, the most telling first; those without data are left out."""
     pictures: list[Picture] = []
     for workload in analysis.workloads:
         lengths = find_workload(inputs.measured, workload.workload)
@@ -115,20 +111,18 @@ def find_workload(measured: Sequence[Measured], label: str) -> Workload:
 
 
 def read_front_records(results: Results, inputs: Inputs, workload: WorkloadAnalysis) -> list[LoadRecords]:
-    """The requests of up to three loads on each measured front, spread along it.
-
-    Raises:
-        ResultsError: records that cannot be read.
-    """
-    paths = find_records(results)
+    """The requests of up to three loads on each measured front, spread along it."""
+    stored = find_records(results)
+    damaged: list[Damage] = []  # of loads on a front, all records were read before
     loads = []
     for kind in MEASURED_KINDS:
         front = workload.front(kind)
         for point in spread_along(front, MOST_LOADS) if front else ():
             row = find_row(inputs.measured, point)
-            path = paths.get((row.experiment.id, row.load)) if row else None
-            if row is not None and path is not None:
-                loads.append(keep_counted(row, read_records(path), kind))
+            load = stored.get((row.experiment.id, row.load)) if row else None
+            records = readable(load.records, damaged) if load else None
+            if row is not None and records is not None:
+                loads.append(keep_counted(row, records, kind))
     return loads
 
 

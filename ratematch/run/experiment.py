@@ -10,11 +10,13 @@ import contextlib
 import importlib
 import os
 import random
+import sys
 import threading
 import time
+import traceback
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,16 @@ from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import load_model
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.memory import format_bytes, total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_needed, place, placement_to_json
+from ratematch.plan.secret import secret_names
 from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import Interrupted, ThisMachine, port_is_free, running
+from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
-from ratematch.run.load import Live, measure_load, seed_of
+from ratematch.run.load import Live, measure_load
 from ratematch.run.machines import Allocation
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
@@ -38,10 +41,11 @@ from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
 from ratematch.run.warmup import warm_connections
 from ratematch.run.watch import explain_failure
-from ratematch.store import filelock, layout
+from ratematch.store import filelock, layout, private
 from ratematch.store import outcome as outcomes
 from ratematch.store.files import write_json, write_text
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.masking import mask, masking
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import Starting, Waiting
 from ratematch.store.provenance import Provenance
@@ -92,18 +96,35 @@ def measure_experiment(
             return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
         # An allocation costs from its first second, not from ours.
         began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
-        driver = _Driver(stop, nodes if allocated else None, began or time.time())
-        return launch_missing(folder, driver.run)
+        end_leftovers(folder.launch_folders())
+        secrets = _find_secrets(folder)
+        driver = _Driver(stop, nodes if allocated else None, began or time.time(), secrets)
+        with masking(secrets.values()):
+            outcome = launch_missing(folder, driver.run)
+        if outcome.ok:
+            private.forget_secrets(folder.path)
+        return outcome
+
+
+def _find_secrets(folder: ExperimentFolder) -> dict[str, str]:
+    """Values of the secrets that servers need: as the sweep left them for its jobs, else from our own environment."""
+    groups = folder.read().deployment.groups
+    environments = (folder.cluster().environment, *(group.environment for group in groups))
+    names = {name for environment in environments for name in secret_names(environment.items())}
+    here = {name: value for name in names if (value := os.environ.get(name))}
+    return {**here, **private.read_secrets(folder.path)}
 
 
 @dataclass
 class _Driver:
     """Runs launches one after the other. ``nodes``: of the allocation that it may use, none named = all; ``None`` =
-    there is no allocation. ``since``: from when on the GPUs are held for the next launch."""
+    there is no allocation. ``since``: from when on the GPUs are held for the next launch. ``secrets``: of servers, by
+    variable."""
 
     stop: Stop
     nodes: Sequence[str] | None
     since: float
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def run(self, launch: Launch) -> Outcome:
         """Start the servers once, measure the loads, stop the servers; what became of it, which is kept."""
@@ -113,12 +134,14 @@ class _Driver:
         plan: LaunchPlan | None = None
         try:
             cluster = launch.folder.cluster()
-            where = None if self.nodes is None else machines.current(cluster, self.nodes)
+            where = None if self.nodes is None else machines.current(cluster, self.nodes, self.secrets)
             gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
             plan = _plan(launch, cluster, where)
-            _measure(launch, cluster, plan, where, self.stop)
+            _measure(launch, cluster, plan, where or ThisMachine(cluster, self.secrets), self.stop)
         except RatematchError as error:
             outcome = _describe_end(error, self.stop, launch, plan)
+        except Exception as error:  # a defect of ours: what is known of it must not stay in a log that nobody opens
+            outcome = _describe_defect(error)
         now = time.time()
         if not launch.measured and not launch.starting_s:
             launch.starting_s = now - began
@@ -138,16 +161,29 @@ def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: Launc
     # Slurm's signals go to the servers too, which may be gone before one comes here.
     stopped = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(SIGNAL_LAG_S))
     if stopped:
-        return Outcome(ok=False, error=str(error), interrupted=True, signal=stop.signal)
+        return Outcome(ok=False, error=mask(str(error)), interrupted=True, signal=stop.signal)
     engine = find_engine(launch.experiment.engine.name)
     known = plan and explain_failure(engine, launch.experiment, plan, launch.path, error)
     return Outcome(
         ok=False,
-        error=str(error),
+        error=mask(str(error)),
         kind=type(error).__name__,
         cause=known.cause if known else None,
         remedy=known.remedy if known else None,
         reference=known.reference if known else None,
+    )
+
+
+def _describe_defect(error: Exception) -> Outcome:
+    """What ended a launch that nobody foresaw; its traceback goes to the job's log."""
+    sys.stderr.write(mask("".join(traceback.format_exception(error))))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).parent.name}/{Path(last.filename).name}:{last.lineno}"
+    text = " ".join(str(error).split())
+    return Outcome(
+        ok=False,
+        error=mask(f"unexpected {type(error).__name__}: {text} ({where}); the job's log has the rest"),
+        kind=type(error).__name__,
     )
 
 
@@ -164,7 +200,9 @@ def _plan(launch: Launch, cluster: Cluster, where: Allocation | None) -> LaunchP
     return plan
 
 
-def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocation | None, stop: Stop) -> None:
+def _measure(
+    launch: Launch, cluster: Cluster, plan: LaunchPlan, machine: Allocation | ThisMachine, stop: Stop
+) -> None:
     """Start the servers of ``plan``, measure the loads against them and whatever is asked for meanwhile."""
     folder, experiment, loads = launch.folder, launch.experiment, launch.loads
     engine = find_engine(experiment.engine.name)
@@ -175,7 +213,6 @@ def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocati
     show_waiting(())
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
-    machine = where or ThisMachine(cluster)
     listener = Telemetry(plan, engine.routes, engine.iteration_reader)
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
@@ -183,7 +220,7 @@ def _measure(launch: Launch, cluster: Cluster, plan: LaunchPlan, where: Allocati
         folder.write_provenance(launch.path, software)
         _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        senders = NodeSenders(where, launch.path) if where else None
+        senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
         live = Live(folder, launch.path, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
         vocab = load_model(experiment.model).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)

@@ -55,6 +55,20 @@ OF_ERROR: Mapping[str, FailureClass] = {
 }
 """Class of an error that ended a launch, by the name of its type; others are ``failed``."""
 
+UNSETTLED: frozenset[FailureClass] = frozenset(
+    (
+        "node failure",
+        "time limit",
+        "preempted",
+        "driver ended",
+        "port in use",
+        "not started",
+        "cancelled",
+        "disk full",
+    )
+)
+"""Failures that say nothing of the configuration: the same command may well measure it."""
+
 REPEATS = ("out of memory", "insufficient", "unsupported", "invalid", "not divisible")
 """Words of a known cause that the next start would meet again."""
 

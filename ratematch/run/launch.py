@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,18 +14,20 @@ import threading
 import time
 import urllib.error
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
+from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
 from ratematch.loadgen.http import fetch
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.run import guard
+from ratematch.run.maskedlog import ServerLog
 from ratematch.slurm.srun import HERE, Step, local_step
-from ratematch.store.files import write_text
+from ratematch.store import layout, masking
+from ratematch.store.files import disk_full_message, is_full, write_text
 from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
@@ -56,13 +59,14 @@ class Machine(Protocol):
 
 
 class ThisMachine:
-    """Every "node" of the plan is this host."""
+    """Every "node" of the plan is this host. ``secrets``: of servers, by variable."""
 
-    def __init__(self, cluster: Cluster | None = None):
+    def __init__(self, cluster: Cluster | None = None, secrets: Mapping[str, str] | None = None):
         self._cluster = cluster
+        self._secrets = secrets or {}
 
     def step(self, spec: ProcessSpec) -> Step:
-        return local_step(spec, self._cluster)
+        return local_step(spec, self._cluster).revealed(self._secrets)
 
     def end(self, mark: str, grace_s: float) -> None:
         guard.end(mark, grace_s)
@@ -72,8 +76,12 @@ class ThisMachine:
 class _Child:
     spec: ProcessSpec
     process: subprocess.Popen[bytes]
-    log: Path
+    output: ServerLog
     started: float
+
+    @property
+    def log(self) -> Path:
+        return self.output.path
 
 
 class Servers:
@@ -113,7 +121,7 @@ class Servers:
         for child in self._children:
             code = child.process.poll()
             if code is not None:
-                raise ServerDied(self._describe_death(child, code))
+                raise self._death(child, code)
 
     def stop(self) -> None:
         """End all, last started first; whatever stays longer than the grace time is killed."""
@@ -127,6 +135,8 @@ class Servers:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
         self._machine.end(self._mark, 0.0)
+        for child in self._children:
+            child.output.settle()
         self._children.clear()
         if self._guard and self._guard.stdin:
             with contextlib.suppress(OSError):
@@ -135,6 +145,8 @@ class Servers:
             self._guard = None
 
     def _start_guard(self) -> None:
+        # The guard may be killed together with us: whoever starts here next finds the servers by this.
+        write_text(self.folder / layout.MARK, self._mark)
         environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
         self._guard = subprocess.Popen(
             [sys.executable, "-I", guard.__file__, self._mark, str(STOP_GRACE_S)],
@@ -148,11 +160,12 @@ class Servers:
     def _spawn(self, spec: ProcessSpec) -> _Child:
         step = self._machine.step(spec)
         environment = {key: value for key, value in os.environ.items() if key not in step.unset}
+        environment.pop(masking.VARIABLE, None)
         environment.update(step.env)
         environment[guard.VARIABLE] = self._mark
-        log = self.folder / spec.log
+        log = ServerLog(self.folder / spec.log)
         try:
-            with log.open("wb") as output:
+            with log.writing() as output:
                 process = subprocess.Popen(
                     step.filled({HERE: str(self.folder.absolute())}),
                     cwd=self.folder,
@@ -197,6 +210,13 @@ class Servers:
                 # Loading takes minutes on a real cluster; a probe a second is enough there.
                 pause = min(1.0, pause * 1.2)
 
+    def _death(self, child: _Child, code: int) -> RunError:
+        """Why a server is gone: the disk, where it has no room left for logs, before all else."""
+        message = self._describe_death(child, code)
+        if is_full(self.folder):
+            return DiskFull(f"{disk_full_message(self.folder)}; {message}")
+        return ServerDied(message)
+
     def _describe_death(self, child: _Child, code: int) -> str:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"{child.spec.name} {how} after {time.monotonic() - child.started:.0f} s{self._cause(child)}"
@@ -208,12 +228,29 @@ class Servers:
         )
 
     def _cause(self, child: _Child) -> str:
+        child.output.settle()
         tail = log_tail(child.log)
         # A worker's trouble often shows in the log of another one, rarely in the last lines: its own log goes first.
         logs = [child.log, *(other.log for other in self._children if other is not child)]
         known = self._diagnose([whole_log(log) for log in logs])
         cause = f": {known}" if known else ""
         return f"{cause} [log: {child.log}]\n" + "\n".join(f"    {line}" for line in tail.splitlines())
+
+
+def end_leftovers(launches: Iterable[Path]) -> None:
+    """End servers on this machine that an earlier start left behind, because its driver and guard died together.
+
+    ``launches``: folders of the earlier starts of one experiment. Call it while nobody else can be starting servers
+    for it.
+    """
+    for folder in launches:
+        try:
+            mark = (folder / layout.MARK).read_text("ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if re.fullmatch(r"[0-9a-f]{32}", mark) and (pids := guard.marked(mark)):
+            sys.stderr.write(f"{folder}: servers of a start that was killed are alive ({len(pids)}); ending them\n")
+            guard.end(mark, STOP_GRACE_S)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ratematch.engines import Engine
-from ratematch.errors import LoadAborted, RunError, ServerDied
+from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
 from ratematch.inputs.catalog import load_model
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
@@ -29,8 +28,8 @@ from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, W
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
-from ratematch.measure.serverside import judge_servers
-from ratematch.plan.experiment import Experiment
+from ratematch.measure.serverside import judge_servers, limits_of
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
@@ -127,7 +126,11 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_lines(at / layout.PERF_METRICS, reported.perf)
     write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
     figures = measurement.measure_load(
-        sent.result.records, load, live.experiment.workload, client=reported.run.client
+        sent.result.records,
+        load,
+        live.experiment.workload,
+        limits=limits_of(live.experiment),
+        client=reported.run.client,
     )
     run = reported.run
     if figures.window is not None:
@@ -216,7 +219,7 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
     if sent.result.aborted is None:
         return _ruined(live) if run.failed else None
     if watched.died:
-        return ServerDied(f"during {load.label}: {watched.died}")
+        return type(watched.died)(f"during {load.label}: {watched.died}")
     if watched.stalled:
         return Stalled(f"{load.label}: {watched.stalled}", started=watched.started)
     if live.stop.is_set():
@@ -246,7 +249,7 @@ def _ruined(live: Live) -> RunError | None:
         return Interrupted("stopped while its servers were going away; loads before it are kept")
     try:
         live.servers.check()
-    except ServerDied as error:
+    except (ServerDied, DiskFull) as error:
         return error
     for spec in live.servers.plan.processes:
         if why := probe(spec.ready.url):
@@ -281,11 +284,6 @@ def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> S
             grown[spec.role].append(growth)
             seconds.append(elapsed_s)
     return live.engine.read_stages(grown["ctx"], grown["gen"], max(seconds, default=0.0))
-
-
-def seed_of(experiment: Experiment, load: Load) -> int:
-    digest = hashlib.sha256(f"{experiment.id} {load.label}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 def _errors(records: Sequence[RequestRecord]) -> list[str]:

@@ -6,8 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster
@@ -22,15 +22,17 @@ from ratematch.store import filelock
 
 @dataclass(frozen=True)
 class Allocation:
-    """Nodes that a job holds, or a part of them. ``cluster``: its profile, which the options of a step follow."""
+    """Nodes that a job holds, or a part of them. ``cluster``: its profile, which the options of a step follow.
+    ``secrets``: of servers, by variable."""
 
     job_id: str
     nodes: tuple[str, ...]
     cluster: Cluster
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def step(self, spec: ProcessSpec) -> Step:
         """The step that runs ``spec`` on its nodes."""
-        return slurm_step(spec, self.cluster)
+        return slurm_step(spec, self.cluster).revealed(self.secrets)
 
     def end(self, mark: str, grace_s: float) -> None:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""
@@ -49,8 +51,9 @@ class Allocation:
             )
 
 
-def current(cluster: Cluster, only: Sequence[str] = ()) -> Allocation:
+def current(cluster: Cluster, only: Sequence[str] = (), secrets: Mapping[str, str] | None = None) -> Allocation:
     """The allocation this process runs in, or, with ``only``, the part of it that these nodes are.
+    ``secrets``: of the servers it will start, by variable.
 
     Raises:
         RunError: it runs in none, or its node list cannot be read.
@@ -58,7 +61,7 @@ def current(cluster: Cluster, only: Sequence[str] = ()) -> Allocation:
     job_id = filelock.own_job()
     if not job_id or not os.environ.get("SLURM_JOB_NODELIST"):
         raise RunError("this is not inside a Slurm allocation (SLURM_JOB_ID is not set); use salloc or sbatch")
-    return Allocation(job_id, tuple(only) or allocation.own_nodes(), cluster)
+    return Allocation(job_id, tuple(only) or allocation.own_nodes(), cluster, secrets or {})
 
 
 def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> None:

@@ -6,6 +6,7 @@ functions, and ``job.sbatch`` around it. Nodes that only an allocation decides a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 from ratematch.engines import find_engine
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.cluster import to_json as cluster_to_json
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import to_json as experiment_to_json
 from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
 from ratematch.run.experiment import ready_s
-from ratematch.run.script import batch_script, run_script
+from ratematch.run.script import batch_script, node_placeholders, run_script
 from ratematch.store import layout
 from ratematch.store.files import to_text
 
@@ -57,7 +60,9 @@ def _files(
     count = nodes_needed(experiment.deployment, cluster.gpus_per_node)
     names = [f"local{index}" for index in range(count)]
     if allocated:
-        names = list(nodes) or [f"__NODE{index}__" for index in range(count)]
+        own = json.dumps([experiment_to_json(experiment), cluster_to_json(cluster)], ensure_ascii=False)
+        names = list(nodes) or node_placeholders(count, [own])
+    unknown = names if allocated and not nodes else []
     addresses = None if allocated else dict.fromkeys(names, "127.0.0.1")
     first = port_base or cluster.port_base or FIRST_PORT
     placement = place(experiment.deployment, cluster, names, first, addresses)
@@ -68,7 +73,7 @@ def _files(
     return {
         **{file.path: file.content for file in plan.files},
         layout.PLACEMENT: to_text(placement_to_json(placement)),
-        layout.RUN_SCRIPT: run_script(experiment, plan, cluster, allocated=allocated),
+        layout.RUN_SCRIPT: run_script(experiment, plan, cluster, allocated=allocated, nodes=unknown),
         **({"job.sbatch": batch_script(experiment, cluster)} if allocated else {}),
     }
 

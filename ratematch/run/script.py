@@ -3,14 +3,15 @@
 ``run.sh`` starts the very steps that :mod:`ratematch.run.launch` starts, wave after wave, waits until each server
 answers, sends the loads (with ``ratematch load``, where there is one) and ends everything. It works in a fresh folder
 beside itself each time. Where nodes are not known yet, placeholders stand for them, which it fills from the
-allocation it finds itself in.
+allocation it finds itself in. Secrets are taken from the environment it is run in, by their names.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ratematch.engines import find_engine
@@ -18,19 +19,21 @@ from ratematch.inputs.catalog import load_model
 from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.placement import nodes_needed
+from ratematch.plan.printable import one_line
 from ratematch.plan.workload import Workload
 from ratematch.run import warmup
 from ratematch.slurm.sbatch import batch_options, prologue, spell
 from ratematch.slurm.srun import HERE, Step, local_step, slurm_step
 from ratematch.version import __version__
 
-NODE = re.compile(r"__NODE(\d+)__")
+Places = Mapping[str, str]
+"""Placeholders, and what the shell has in their place."""
 
-PLACES = re.compile(rf"__NODE\d+__|{HERE}")
+LAUNCH_FOLDER = {HERE: '"$WORK"'}
 
 STOP_GRACE_S = 10
 WIDTH = 100
@@ -115,6 +118,9 @@ trap 'stop' EXIT
 trap 'exit 130' INT TERM
 """
 
+SECRET = ': "${{{name}:?set {name} before running this}}"\nexport {name}\n'
+"""A secret is in no file: whoever runs the script has it in the environment."""
+
 TAIL = """
 ENDPOINT={endpoint} MODEL={model}
 echo "all servers are ready: $ENDPOINT"
@@ -124,24 +130,31 @@ fi
 """
 
 
-def run_script(experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, allocated: bool) -> str:
-    """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine."""
+def run_script(
+    experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, allocated: bool, nodes: Sequence[str] = ()
+) -> str:
+    """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine.
+    ``nodes``: placeholders in ``plan`` for the nodes of the allocation that it will find itself in."""
     steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
     product = find_engine(experiment.engine.name).product
     title = f"{experiment.label}, experiment {experiment.id}, {product} {experiment.engine.version}"
-    nodes = _placeholders(plan, steps)
+    title, name = one_line(title), one_line(cluster.name)
+    places = {node: f'"${{NODES[{index}]}}"' for index, node in enumerate(nodes)} | LAUNCH_FOLDER
+    secrets = dict.fromkeys(secret for step in steps for secret in step.secrets)
     parts = [
-        HEAD.format(title=title, version=__version__, cluster=cluster.name, grace=STOP_GRACE_S),
-        _find_nodes(nodes) if nodes else "",
+        HEAD.format(title=title, version=__version__, cluster=name, grace=STOP_GRACE_S),
+        *(SECRET.format(name=secret) for secret in secrets),
+        _find_nodes(len(nodes)) if nodes else "",
         MAIN.format(files=_copy_files(plan, nodes)),
     ]
     for wave in sorted({spec.wave for spec in plan.processes}):
         both = [(spec, step) for spec, step in zip(plan.processes, steps, strict=True) if spec.wave == wave]
-        parts += ["\n" + start_line(spec, step) for spec, step in both]
+        parts += ["\n" + start_line(spec, step, places) for spec, step in both]
         parts += [
-            f"ready {spec.name} {quote(spec.ready.url)} {int(spec.ready.deadline_s + 0.999)}\n" for spec, _ in both
+            f"ready {spec.name} {quote(spec.ready.url, places)} {int(spec.ready.deadline_s + 0.999)}\n"
+            for spec, _ in both
         ]
-    parts.append(TAIL.format(endpoint=quote(plan.endpoint), model=quote(experiment.model_path)))
+    parts.append(TAIL.format(endpoint=quote(plan.endpoint, places), model=shlex.quote(experiment.model_path)))
     parts += [_warm_up(experiment)] if experiment.mode == "e2e" else []
     parts += [_send(experiment, load) for load in experiment.loads]
     return "".join([*parts, 'exit "$CODE"\n'])
@@ -165,29 +178,19 @@ def batch_script(experiment: Experiment, cluster: Cluster) -> str:
     return "\n".join(lines) + "\n"
 
 
-def quote(word: str) -> str:
-    """``word`` for the shell: plain text quoted, each placeholder as the variable that holds its value."""
-    parts, at = [], 0
-    for place in PLACES.finditer(word):
-        parts.append(word[at : place.start()])
-        parts.append(place.group())
-        at = place.end()
-    parts.append(word[at:])
-    quoted = [_variable(part) or (shlex.quote(part) if part else "") for part in parts]
+def quote(word: str, places: Places = LAUNCH_FOLDER) -> str:
+    """``word`` for the shell: plain text quoted, each of the placeholders as the variable that holds its value."""
+    parts = re.split("(" + "|".join(map(re.escape, places)) + ")", word) if places else [word]
+    quoted = [places.get(part) or (shlex.quote(part) if part else "") for part in parts]
     return "".join(quoted) or "''"
 
 
-def _variable(part: str) -> str | None:
-    if part == HERE:
-        return '"$WORK"'
-    node = NODE.fullmatch(part)
-    return f'"${{NODES[{node.group(1)}]}}"' if node else None
-
-
-def _placeholders(plan: LaunchPlan, steps: Sequence[Step]) -> int:
-    """How many nodes have to be filled in."""
-    texts = [*(file.content for file in plan.files), *(word for step in steps for word in step.argv)]
-    return max((int(index) + 1 for text in texts for index in NODE.findall(text)), default=0)
+def node_placeholders(count: int, texts: Iterable[str]) -> list[str]:
+    """Names for ``count`` nodes that an allocation will fill in, which stand in none of ``texts``, a user's own."""
+    given = "\n".join(texts)
+    salts = itertools.chain([""], map("{}_".format, itertools.count(2)))
+    salt = next(salt for salt in salts if f"__NODE{salt}" not in given)
+    return [f"__NODE{salt}{index}__" for index in range(count)]
 
 
 def _find_nodes(count: int) -> str:
@@ -198,29 +201,26 @@ mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 """
 
 
-def _copy_files(plan: LaunchPlan, nodes: int) -> str:
+def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
     names = " ".join(shlex.quote(file.path) for file in plan.files)
     if not nodes:
         return f'for file in {names}; do cp "$HERE/$file" .; done'
-    fill = " ".join(f'-e "s/__NODE{index}__/${{NODES[{index}]}}/g"' for index in range(nodes))
+    fill = " ".join(f'-e "s/{node}/${{NODES[{index}]}}/g"' for index, node in enumerate(nodes))
     return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone'
 
 
-def start_line(spec: ProcessSpec, step: Step) -> str:
-    """The command of ``run.sh`` that starts one process."""
-    words = [
-        *(("env",) if step.env or step.unset else ()),
-        *(f"--unset={name}" for name in step.unset),
-        *(f"{name}={value}" for name, value in step.env),
-        *step.argv,
-    ]
-    return f"start {spec.name} {_lines(words)}\n"
+def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:
+    """The command of ``run.sh`` that starts one process, which inherits its secrets."""
+    unset = [name for name in step.unset if name not in step.secrets]
+    env = [f"{name}={value}" for name, value in step.env if name not in step.secrets]
+    words = [*(("env",) if env or unset else ()), *(f"--unset={name}" for name in unset), *env, *step.argv]
+    return f"start {spec.name} {_lines(words, places)}\n"
 
 
-def _lines(words: Sequence[str]) -> str:
+def _lines(words: Sequence[str], places: Places) -> str:
     """Words on lines that a person can read; an option and its value stay on one."""
     text, width, option = "", 0, False
-    for word in map(quote, words):
+    for word in (quote(word, places) for word in words):
         if width + len(word) > WIDTH and not option:
             text, width = text + "\\\n  ", 0
         text, width, option = f"{text}{word} ", width + len(word) + 1, word.startswith("-") and "=" not in word
@@ -232,19 +232,22 @@ def _warm_up(experiment: Experiment) -> str:
     count = warmup.count_requests(experiment.deployment)
     workload = Workload(min(warmup.ISL, experiment.workload.isl), min(warmup.OSL, experiment.workload.osl))
     load = Concurrency(min(AT_ONCE, count), count)
-    words = [*_load_options(load), *_workload_options(workload, experiment.model), "-o", "connections"]
+    seed = seed_of(experiment, experiment.loads[0]) + 2
+    words = [*_load_options(load, seed), *_workload_options(workload, experiment.model), "-o", "connections"]
     # So few tokens give no figures, and none are wanted.
-    return f"send {_lines(words)}\nCODE=0\n"
+    return f"send {_lines(words, {})}\nCODE=0\n"
 
 
 def _send(experiment: Experiment, load: Load) -> str:
     warmed = ["--warm-prompts"] if experiment.mode == "gen_only_warmed" else []
-    words = [*_load_options(load), *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
-    return f"send {_lines(words)}\n"
+    options = _load_options(load, seed_of(experiment, load))
+    words = [*options, *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
+    return f"send {_lines(words, {})}\n"
 
 
-def _load_options(load: Load) -> Iterator[str]:
-    """The load as options of ``ratematch load``; a repeat is another seed."""
+def _load_options(load: Load, seed: int) -> Iterator[str]:
+    """The load as options of ``ratematch load``. Each has a seed of its own, the one that a sweep gives it: they are
+    sent to the same servers, and none may find another's prompts in the prefix cache."""
     match load:
         case Concurrency():
             yield from ("--concurrency", str(load.concurrency))
@@ -262,7 +265,7 @@ def _load_options(load: Load) -> Iterator[str]:
             yield from ("--replay", f"{load.speed:g}")
     if not isinstance(load, Concurrency) and load.max_in_flight:
         yield from ("--max-in-flight", str(load.max_in_flight))
-    yield from ("--num-requests", str(load.num_requests), "--warmup", str(load.warmup), "--seed", str(load.repeat))
+    yield from ("--num-requests", str(load.num_requests), "--warmup", str(load.warmup), "--seed", str(seed))
 
 
 def _workload_options(workload: Workload, model: str) -> Iterator[str]:
@@ -278,6 +281,10 @@ def _workload_options(workload: Workload, model: str) -> Iterator[str]:
     if workload.turns > 1:
         yield from ("--turns", str(workload.turns), "--think-time", f"{workload.think_s:g}")
     # The script works in a folder of its own.
+    if workload.file and workload.time_unit:
+        yield from ("--time-unit", workload.time_unit)
+    if workload.file and workload.hash_block:
+        yield from ("--hash-block", str(workload.hash_block))
     for name, path in (("dataset", workload.file), ("text", workload.text), ("tokenizer", workload.tokenizer)):
         if path:
             yield from (f"--{name}", str(Path(path).absolute()))

@@ -15,11 +15,12 @@ from ratematch.errors import RatematchError
 from ratematch.loadgen.loadresult import LoadResult
 from ratematch.measure.loadrun import LoadRun, Simulation, TelemetrySummary
 from ratematch.measure.serverside import measure_run
+from ratematch.plan.experiment import seed_of
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.load import Load
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launches import Launch, launch_missing
-from ratematch.run.load import describe_run, seed_of
+from ratematch.run.load import describe_run
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service

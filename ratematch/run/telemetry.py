@@ -28,6 +28,7 @@ from ratematch.measure.loadrun import EmulatorTime
 from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.store.files import disk_full_as, disk_full_message, replacing
+from ratematch.store.masking import masker
 
 PERIOD_S = 1.0
 """Between two looks at a worker's iterations."""
@@ -259,8 +260,9 @@ def write_lines(path: Path, lines: Sequence[bytes]) -> None:
         replacing(path) as aside,
         pa.CompressedOutputStream(str(aside), "zstd") as file,
     ):
+        found = masker()
         for line in lines:
-            file.write(line + b"\n")
+            file.write(found.data(line) + b"\n")
 
 
 # ------------------------------------------------------------------------------------------ the emulator's own time

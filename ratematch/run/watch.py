@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ratematch.engines import Engine
-from ratematch.errors import LoadAborted, ServerDied
+from ratematch.errors import DiskFull, LoadAborted, ServerDied
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
@@ -39,7 +39,7 @@ class Watched:
 
     halt: threading.Event = field(default_factory=threading.Event)
     in_flight: int = 0
-    died: str | None = None
+    died: ServerDied | DiskFull | None = None
     stalled: str | None = None
     started: bool = False
 
@@ -60,8 +60,8 @@ def watch(
         while not over.wait(WATCH_S):
             try:
                 servers.check()
-            except ServerDied as error:
-                watched.died = str(error)
+            except (ServerDied, DiskFull) as error:
+                watched.died = error
             if stall_s is not None and watched.in_flight and silence.is_longer_than(stall_s):
                 # Now, not when the load is over: requests that are given up can make a server iterate.
                 watched.started = silence.has_started()

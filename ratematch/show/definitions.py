@@ -44,7 +44,8 @@ DEFINITIONS: tuple[Definition, ...] = (
         "TPOT",
         "ms",
         "(last token − first token) / (OSL − 1), mean over requests",
-        "OSL is what the server counts in usage, never the number of chunks.",
+        "OSL is what the server counts in usage, never the number of chunks. Where the stream tells that several "
+        "tokens came with the first chunk, those after it are counted in place of OSL − 1.",
         ("tpot_ms",),
     ),
     Definition("E2EL", "ms", "last token − start of the request", "TTFT + (OSL − 1) × TPOT.", ("e2el_ms",)),

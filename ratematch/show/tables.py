@@ -1,6 +1,7 @@
 """An analysis as CSV files and one JSON document, for spreadsheets, tickets and other tools.
 
-Units are in the column names; an undefined value is an empty cell in CSV and ``null`` in JSON, never 0 or NaN.
+Units are in the column names; an undefined value is an empty cell in CSV and ``null`` in JSON, never 0 or NaN. Text
+that a spreadsheet would run as a formula has an apostrophe before it in CSV.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ratematch.match.points import (
     WorkloadAnalysis,
 )
 from ratematch.plan.experiment import origin_keys
-from ratematch.store.files import write_aside
+from ratematch.store.files import plain_text, write_aside
 
 ORIGIN_COLUMNS = ("emulated", "simulated")
 SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")
@@ -229,8 +230,8 @@ def _cell(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     if isinstance(value, tuple | list):
-        return LIST_SEPARATOR.join(str(part) for part in value)
-    return value
+        value = LIST_SEPARATOR.join(str(part) for part in value)
+    return plain_text(value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ output comes back between two marks.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from ratematch.engines import find_engine
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
+from ratematch.plan.secret import MASK
 from ratematch.slurm.queue import ask_slurm
 from ratematch.slurm.sbatch import extra_options, refusal, site_options, spell
 from ratematch.slurm.srun import RUNTIME, container_options
@@ -46,7 +48,9 @@ def probe_node(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT
         return [Finding("results folder", False, f"{folder} cannot be written ({error.strerror})")]
     try:
         argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
-        output, errors = _run(argv, written.name, wait_s)
+        # By environment: arguments are in every list of processes.
+        environment = {**os.environ, **cluster.secrets.values(os.environ)}
+        output, errors = _run(argv, written.name, wait_s, environment)
     except subprocess.TimeoutExpired:
         return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")]
     except OSError as error:
@@ -60,10 +64,11 @@ def probe_node(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT
     return list(_check_answers(cluster, engine, answers))
 
 
-def _run(argv: Sequence[str], name: str, wait_s: float) -> tuple[str, str]:
+def _run(argv: Sequence[str], name: str, wait_s: float, environment: Mapping[str, str]) -> tuple[str, str]:
     """stdout and stderr of the job; when we stop waiting, for whatever reason, it is cancelled."""
     with subprocess.Popen(
         argv,
+        env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -82,8 +87,8 @@ def probe_argv(cluster: Cluster, folder: str, commands: Mapping[str, tuple[str, 
     """The srun of the job, with the options of any job and any step of this profile."""
     slurm = cluster.slurm
     options = {**site_options(cluster), "nodes": 1, "ntasks": 1, "time": MINUTES, "job-name": name}
-    outside = [f"{key}={value}" for key, value in cluster.environment.items() if key.startswith(RUNTIME)]
-    inside = [f"{key}={value}" for key, value in cluster.environment.items()]
+    inside = [f"{key}={value}" for key, value in cluster.environment.items() if value != MASK]
+    outside = [word for word in inside if word.startswith(RUNTIME)]
     return [
         *(("env", *outside) if outside and cluster.container else ()),
         *("srun", *spell({**options, **extra_options(slurm)}), f"--chdir={folder}"),

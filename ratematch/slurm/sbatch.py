@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster, Slurm
+from ratematch.plan.printable import UNPRINTABLE, one_line
 
 TIME_STEP_MIN = 5
 """Time limits are rounded up to it."""
@@ -33,7 +34,20 @@ def batch_options(cluster: Cluster, nodes: int, estimate_min: float, exclude: Se
         options["segment"] = segment_size(nodes, slurm.segment)
     if off := dict.fromkeys((*slurm.exclude, *exclude)):
         options["exclude"] = ",".join(off)
-    return options | extra_options(slurm)
+    return refuse_broken_lines(options | extra_options(slurm))
+
+
+def refuse_broken_lines(options: Options) -> Options:
+    """``options``, each of which fits one ``#SBATCH`` line.
+
+    Raises:
+        UserError: one holds a control character: the rest of it would be run as shell.
+    """
+    for name, value in options.items():
+        if UNPRINTABLE.search(f"{name}{value}"):
+            shown = one_line(f"--{name}={value}")
+            raise UserError(f"{shown} of the cluster profile holds a control character")
+    return options
 
 
 def _rounded_up(minutes: int, most: float | None) -> int:

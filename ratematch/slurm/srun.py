@@ -15,6 +15,7 @@ What makes each flag of a server's step needed:
 ``--mpi=pmix``              importing TensorRT-LLM initialises MPI, even in the orchestrator (section 13)
 ``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share
 ``--export=ALL``            a job sent with ``sbatch --export=...`` would pass that choice on to its steps
+``--container-env``         secrets, which are in the environment of srun and in no argument, against the image's own
 ``--label``                 lines of several ranks in one log
 ``--kill-on-bad-exit=1``    an instance over several nodes is over when one of its ranks is
 ``--container-...``         pyxis: the image, its mounts, and the folder of the files at its own path
@@ -28,12 +29,15 @@ What makes each flag of a server's step needed:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import ProcessSpec
+from ratematch.plan.secret import MASK, secret_names
 
-HERE = "__HERE__"
+HERE = "\0HERE\0"
+"""No text of a user's can hold it: no argument of a command has a NUL."""
 
 RUNTIME = ("ENROOT_", "NVIDIA_", "MELLANOX_")
 """Beginnings of the names of variables that enroot reads before there is a container."""
@@ -43,7 +47,8 @@ RUNTIME = ("ENROOT_", "NVIDIA_", "MELLANOX_")
 class Step:
     """``argv`` in an environment to which ``env`` is added and from which ``unset`` is removed.
 
-    ``argv`` may hold :data:`HERE`, which is replaced by the folder of the launch files.
+    ``argv`` may hold :data:`HERE`, which is replaced by the folder of the launch files. A variable of ``env`` whose
+    value is :data:`ratematch.plan.secret.MASK` has its value from :meth:`revealed`; none is ever in ``argv``.
     """
 
     argv: tuple[str, ...]
@@ -59,6 +64,23 @@ class Step:
             words.append(word)
         return tuple(words)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Variables that have their values from elsewhere."""
+        return secret_names(self.env)
+
+    def revealed(self, values: Mapping[str, str]) -> Step:
+        """The step with its secrets in its environment.
+
+        Raises:
+            UserError: ``values`` has not all of them.
+        """
+        if missing := [name for name in self.secrets if name not in values]:
+            raise UserError(
+                f"set {', '.join(missing)} in the environment before running this: results hold no secrets"
+            )
+        return replace(self, env=tuple((name, values[name] if text == MASK else text) for name, text in self.env))
+
 
 def local_step(spec: ProcessSpec, cluster: Cluster | None = None) -> Step:
     """The process itself, on this machine; the engine starts its own ranks."""
@@ -68,6 +90,8 @@ def local_step(spec: ProcessSpec, cluster: Cluster | None = None) -> Step:
 def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
     """The step that runs ``spec`` on its nodes, in the environment of its caller."""
     slurm, nodes = cluster.slurm, len(spec.nodes)
+    secrets = secret_names(spec.env)
+    open_env = [(name, value) for name, value in spec.env if value != MASK]
     tasks = spec.ranks if slurm.tasks == "gpu" else nodes
     return Step(
         (
@@ -78,13 +102,18 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
             *(("--label",) if tasks > 1 else ()),
             *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
             *(container_options(cluster, HERE) if spec.inside else ()),
+            *((f"--container-env={','.join(secrets)}",) if secrets and spec.inside and cluster.container else ()),
             *slurm.srun,
-            *("env", *(f"--unset={name}" for name in spec.unset), *(f"{name}={value}" for name, value in spec.env)),
+            *("env", *(f"--unset={name}" for name in spec.unset if name not in secrets)),
+            *(f"{name}={value}" for name, value in open_env),
             *_pinned(spec, cluster),
             *spec.launcher,
             *spec.argv,
         ),
-        tuple((name, value) for name, value in spec.env if cluster.container and name.startswith(RUNTIME)),
+        (
+            *((name, value) for name, value in open_env if cluster.container and name.startswith(RUNTIME)),
+            *((name, MASK) for name in secrets),
+        ),
     )
 
 

@@ -7,10 +7,13 @@ measured again. Nothing is ever deleted: a forced re-run takes the next free nam
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ratematch.errors import DiskFull, ResultsError
 from ratematch.measure import loadrun as loadruns
@@ -20,10 +23,11 @@ from ratematch.measure.measurement import Measurement
 from ratematch.plan import cluster as clusters
 from ratematch.plan import experiment as experiments
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment, load_from_json, load_to_json
+from ratematch.plan.experiment import Experiment, load_to_json
 from ratematch.plan.load import Load
-from ratematch.store import filelock, layout, sentjob
+from ratematch.store import checksums, filelock, layout, sentjob
 from ratematch.store import outcome as outcomes
+from ratematch.store.damage import Damage, readable
 from ratematch.store.files import read_json, read_value, write_json
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import RunProgress
@@ -33,6 +37,10 @@ from ratematch.store.provenance import Provenance
 from ratematch.store.provenance import from_json as provenance_from_json
 from ratematch.store.provenance import to_json as provenance_to_json
 from ratematch.store.sentjob import SentJob
+from ratematch.store.storedload import StoredLoad, read_stored_load
+
+ID_AT_END = re.compile(r"-([0-9a-f]{10})$")
+"""Of a folder's name: the experiment's id. A folder that somebody gave another name has none."""
 
 
 @dataclass(frozen=True)
@@ -83,43 +91,24 @@ def hours_of(launches: Iterable[Launch], gpus: int) -> GpuHours:
     return GpuHours(starting / 3600, measuring / 3600, total / 3600)
 
 
-@dataclass(frozen=True)
-class StoredLoad:
-    """One finished load: its folder, the load itself, how it ran, and its figures."""
-
-    folder: Path
-    load: Load
-    run: LoadRun
-    measurement: Measurement
-
-
-def read_stored_load(folder: Path) -> StoredLoad:
-    """The finished load in ``folder``.
-
-    Raises:
-        ResultsError: a file of it is not what it should be. FileNotFoundError: the load is not finished.
-    """
-    file = folder / layout.LOADRUN
-    content = read_json(file)
-    try:
-        load, run = load_from_json(content["load"]), loadruns.from_json(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(
-            f"{file}: not the run of a load ({error}); move its folder away to measure again"
-        ) from error
-    return StoredLoad(folder, load, run, measurements.from_json(read_json(folder / layout.MEASUREMENT)))
-
-
 def read_outcome(file: Path) -> Outcome:
-    """Raises ResultsError when ``file`` is no ``outcome.json``."""
+    """Raises DamagedFile when ``file`` is no ``outcome.json``."""
     return read_value(file, outcomes.from_json)
 
 
 def read_launch(folder: Path) -> Launch:
-    """The launch in ``folder``."""
+    """The launch in ``folder``.
+
+    Raises:
+        DamagedFile: its outcome cannot be read.
+    """
     file = folder / layout.OUTCOME
-    number = int(folder.name)
-    return Launch(number, read_outcome(file)) if file.exists() else Launch(number, None, _life_s(folder))
+    return Launch(int(folder.name), read_outcome(file)) if file.exists() else killed_launch(folder)
+
+
+def killed_launch(folder: Path) -> Launch:
+    """The launch in ``folder`` as one of which nobody knows how it ended."""
+    return Launch(int(folder.name), None, _life_s(folder))
 
 
 def _life_s(folder: Path) -> float:
@@ -138,18 +127,31 @@ class ExperimentFolder:
         return f"ExperimentFolder({str(self.path)!r})"
 
     def read(self) -> Experiment:
-        """Raises ResultsError when ``experiment.json`` is missing or is not one."""
+        """The experiment.
+
+        Raises:
+            ResultsError: ``experiment.json`` is missing. DamagedFile: it is not one, or not that of this folder.
+        """
         file = self.path / layout.EXPERIMENT
         if not file.exists():
             raise ResultsError(f"{self.path}: no experiment.json here; give a folder that `ratematch sweep` made")
-        try:
-            return experiments.from_json(read_json(file))
-        except (KeyError, TypeError) as error:
-            raise ResultsError(f"{file}: not an experiment of this version ({error})") from error
+        return read_value(file, self._experiment_from_json)
+
+    def _experiment_from_json(self, content: Any) -> Experiment:
+        """Raises ValueError when the id in the folder's name is another one: what is measured was changed."""
+        experiment = experiments.from_json(content)
+        named = ID_AT_END.search(self.path.name)
+        if named and named[1] != experiment.id:
+            raise ValueError(f"it describes experiment {experiment.id}, the folder is that of {named[1]}")
+        return experiment
 
     def cluster(self) -> Cluster:
-        """The profile of the cluster that it runs on."""
-        return clusters.from_json(read_json(self.path / layout.CLUSTER))
+        """The profile of the cluster that it runs on.
+
+        Raises:
+            DamagedFile: it cannot be read.
+        """
+        return read_value(self.path / layout.CLUSTER, clusters.from_json)
 
     # -- loads ------------------------------------------------------------------------------------------------
 
@@ -165,8 +167,7 @@ class ExperimentFolder:
 
     def loads(self) -> list[StoredLoad]:
         """Every finished load, also of earlier, shorter ladders."""
-        files = sorted((self.path / layout.LOADS).glob(f"*/{layout.LOADRUN}"))
-        return sorted((read_stored_load(file.parent) for file in files), key=lambda stored: repr(stored.load))
+        return sorted((read_stored_load(place) for place in self.finished_folders()), key=lambda s: repr(s.load))
 
     def stored(self, load: Load) -> StoredLoad:
         """The finished ``load``."""
@@ -175,8 +176,11 @@ class ExperimentFolder:
     def set_aside(self, load: Load) -> None:
         """Move a finished load to the next free name, so that it is measured again and the old figures stay."""
         folder = self.load_folder(load)
-        if not folder.exists():
-            return
+        if folder.exists():
+            self.set_folder_aside(folder)
+
+    def set_folder_aside(self, folder: Path) -> None:
+        """The same for a load by its folder."""
         number = 1
         while (aside := self.path / layout.REPLACED / f"{folder.name}.{number}").exists():
             number += 1
@@ -185,10 +189,31 @@ class ExperimentFolder:
         (self.path / layout.DONE).unlink(missing_ok=True)
 
     def finish_load(self, load: Load, run: LoadRun, figures: Measurement) -> None:
-        """Commit a load whose records are already in its folder; ``loadrun.json`` last."""
+        """Commit a load whose records are already in its folder: ``loadrun.json`` last, when the disk has the rest.
+
+        Raises:
+            DiskFull: no room; the load does not count yet.
+        """
         folder = self.load_folder(load)
         write_json(folder / layout.MEASUREMENT, measurements.to_json(figures))
-        write_json(folder / layout.LOADRUN, {"load": load_to_json(load), **loadruns.to_json(run)})
+        content = {"load": load_to_json(load), **loadruns.to_json(run)}
+        write_json(folder / layout.LOADRUN, checksums.seal(folder, content))
+
+    def finished_folders(self) -> list[Path]:
+        """Of every load that has a ``loadrun.json``, whether it can be used or not."""
+        return [file.parent for file in sorted((self.path / layout.LOADS).glob(f"*/{layout.LOADRUN}"))]
+
+    def replace_figures(self, folder: Path, figures: Measurement) -> None:
+        """Keep figures that were computed anew from the records of the finished load in ``folder``.
+
+        Raises:
+            DiskFull: no room; the old figures stay.
+        """
+        file = folder / layout.LOADRUN
+        content: dict[str, Any] = read_json(file)
+        write_json(folder / layout.MEASUREMENT, measurements.to_json(figures))
+        if content.pop(checksums.OWN, None) is not None:
+            write_json(file, checksums.seal(folder, content))
 
     # -- launches ---------------------------------------------------------------------------------------------
 
@@ -201,14 +226,12 @@ class ExperimentFolder:
         folder.mkdir()
         return folder
 
-    def provenances(self) -> list[Provenance]:
-        """Where the figures of each launch come from, of those that got so far as to ask.
-
-        Raises:
-            ResultsError: a file is no ``provenance.json``.
-        """
+    def provenances(self, damaged: list[Damage]) -> list[Provenance]:
+        """Where the figures of each launch come from, of those that got so far as to ask; files that cannot be used
+        are in ``damaged``."""
         files = sorted(self.path.glob(f"{layout.LAUNCHES}/*/{layout.PROVENANCE}"))
-        return [read_value(file, provenance_from_json) for file in files]
+        read = (readable(partial(read_value, file, provenance_from_json), damaged) for file in files)
+        return [provenance for provenance in read if provenance is not None]
 
     def write_provenance(self, launch: Path, provenance: Provenance) -> None:
         """Keep where the figures of the launch in the folder ``launch`` come from."""
@@ -219,16 +242,17 @@ class ExperimentFolder:
         write_json(launch / layout.OUTCOME, outcomes.to_json(outcome))
 
     def last_launch(self) -> Path | None:
-        folders = self._launch_folders()
+        folders = self.launch_folders()
         return folders[-1] if folders else None
 
-    def _launch_folders(self) -> list[Path]:
+    def launch_folders(self) -> list[Path]:
+        """Of every start of the servers, the last one last."""
         folders = (path for path in (self.path / layout.LAUNCHES).glob("*") if path.name.isdigit())
         return sorted(folders, key=lambda path: int(path.name))
 
     def launches(self) -> list[Launch]:
         """Every start of the servers, the last one last."""
-        return [read_launch(folder) for folder in self._launch_folders()]
+        return [read_launch(folder) for folder in self.launch_folders()]
 
     def outcomes(self) -> list[Outcome]:
         """How every launch that ended by itself ended."""
@@ -292,7 +316,7 @@ class ExperimentFolder:
     def progress(self) -> RunProgress | None:
         """What the measuring process last reported; ``None`` before it did."""
         file = self.path / layout.PROGRESS
-        return progress_from_json(read_json(file)) if file.exists() else None
+        return read_value(file, progress_from_json) if file.exists() else None
 
     def write_progress(self, progress: RunProgress) -> None:
         # Only a view: a full disk must not stop a measurement for it.

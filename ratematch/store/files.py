@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ratematch.errors import DiskFull, ResultsError
+from ratematch.errors import DamagedFile, DiskFull
+from ratematch.store.masking import mask_values
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -24,6 +25,19 @@ def disk_full_as(message: str) -> Iterator[None]:
         if error.errno in FULL:
             raise DiskFull(message) from error
         raise
+
+
+SMALLEST_WRITE = 1 << 16
+"""Bytes without which a server cannot write its log."""
+
+
+def is_full(path: Path) -> bool:
+    """Has the file system of ``path`` no room left for anything?"""
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < SMALLEST_WRITE or (room.f_files > 0 and room.f_favail == 0)
 
 
 def disk_full_message(path: Path) -> str:
@@ -43,13 +57,51 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     try:
         yield aside
         if sync:
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(aside)
         aside.replace(path)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what is in ``path``."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in ``folder``: without this a power cut can take back a rename."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # a folder that may be written and not read: nothing more can be done
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF):  # file systems without it
+            raise
+    finally:
+        os.close(handle)
+
+
+def plain_text(text: str) -> str:
+    """``text`` as a cell of a table that a spreadsheet shows and does not run.
+
+    Excel, LibreOffice and Sheets take a cell that begins with = + - @ (or a tab or line break, and then one of these)
+    for a formula, which may start programs; names of models come from files of other people. An apostrophe before it
+    makes it text. A number, and a dash alone, stay as they are.
+    """
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) or text == "-":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def write_aside(path: Path, content: bytes) -> Path:
@@ -75,8 +127,8 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 
 
 def to_text(content: Any) -> str:
-    """JSON as it is written here: one spelling for one content."""
-    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """JSON as it is written here: one spelling for one content, secrets masked."""
+    return json.dumps(mask_values(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -89,32 +141,61 @@ def write_lines(path: Path, contents: Iterable[Any]) -> None:
     Raises:
         DiskFull: no space; the old file, if any, is untouched.
     """
-    write_text(path, "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents))
+    write_text(path, "".join(json.dumps(mask_values(content), allow_nan=False) + "\n" for content in contents))
+
+
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file of any content may raise: missing, cut, of another type, nested without end."""
+
+Value = TypeVar("Value")
 
 
 def read_json(path: Path) -> Any:
-    """Raises ResultsError when the file is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResultsError(f"{path}: not valid JSON ({error}); move it away to measure again") from error
-
-
-Value = TypeVar("Value")
+    """Raises DamagedFile when the file cannot be read or is not JSON. NaN and Infinity are not JSON."""
+    return read_value(path, lambda content: content)
 
 
 def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
     """The value that ``from_json`` makes of a JSON file.
 
     Raises:
-        ResultsError: the file is not JSON, or its content is of another shape (``from_json`` raised ValueError,
-            TypeError or KeyError).
+        DamagedFile: the file cannot be read, is not JSON, or its content is of another shape (``from_json`` raised
+            one of :data:`UNREADABLE`).
     """
+    content = read_bytes(file)
     try:
-        return from_json(read_json(file))
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"no value for {error}" if isinstance(error, KeyError) else str(error)
-        raise ResultsError(f"{file}: not what this version writes there ({what}); move it away to go on") from error
+        decoded = json.loads(content, parse_constant=_refuse_constant)
+    except UNREADABLE as error:
+        raise DamagedFile(file, f"not valid JSON ({describe_damage(error)})") from error
+    try:
+        return from_json(decoded)
+    except UNREADABLE as error:
+        raise DamagedFile(file, f"not what this version writes there ({describe_damage(error)})") from error
+
+
+def read_bytes(file: Path) -> bytes:
+    """Raises DamagedFile when there is no such file, or it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DamagedFile(file, (error.strerror or str(error)).lower()) from error
+
+
+def describe_damage(error: BaseException) -> str:
+    """One short line for an exception of :data:`UNREADABLE`."""
+    if isinstance(error, KeyError):
+        return f"no value for {error}"
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
+
+
+LONGEST_REASON = 200
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ Each file is written aside and renamed. Nothing is ever deleted.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from ratematch.errors import ResultsError
+from ratematch.errors import DamagedFile, ResultsError
 from ratematch.measure.measured import Measured
 from ratematch.plan import cluster as clusters
 from ratematch.plan import experiment as experiments
@@ -16,9 +17,9 @@ from ratematch.plan.experiment import Experiment
 from ratematch.store import layout
 from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
 from ratematch.store.experiment import GpuHours as GpuHours
-from ratematch.store.experiment import StoredLoad as StoredLoad
 from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json
-from ratematch.store.snapshot import Snapshot, read_idle_s, take_snapshot
+from ratematch.store.snapshot import Snapshot, take_snapshot
+from ratematch.store.storedload import StoredLoad as StoredLoad
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits, limits_from_json, plan_from_json
 from ratematch.store.sweeprun import to_json as sweeprun_to_json
 
@@ -28,6 +29,7 @@ class Results:
 
     def __init__(self, path: Path):
         self.path = path
+        self._last: Snapshot | None = None
 
     @staticmethod
     def open(path: Path) -> Results:
@@ -47,28 +49,32 @@ class Results:
         return [ExperimentFolder(file.parent) for file in sorted(self.path.glob(f"*/{layout.EXPERIMENT}"))]
 
     def snapshot(self, previous: Snapshot | None = None) -> Snapshot:
-        """Everything that is stored now. With the snapshot before it, only what has changed since is read again.
-
-        Raises:
-            ResultsError: a stored file cannot be read.
-        """
+        """Everything that is stored now. With the snapshot before it, only what has changed since is read again."""
         return take_snapshot(self.path, previous)
+
+    def now(self) -> Snapshot:
+        """Everything that is stored now; what has not changed since this was asked for last is not read again.
+
+        Whoever shows the folder begins here: what cannot be used is left out, and ``damaged`` says so.
+        """
+        self._last = take_snapshot(self.path, self._last)
+        return self._last
+
+    def measured(self) -> list[Measured]:
+        """Every finished load that can be used, with its figures."""
+        return self.now().measured()
 
     def account(self) -> GpuHours:
         """Where the GPU-hours of all experiments went, and those of nodes in packs that had nothing to do."""
-        idle_s = sum(read_idle_s(file) for file in self.path.glob(f"{layout.PACKS}/*/{layout.IDLE}"))
-        return sum((folder.account() for folder in self.folders()), GpuHours(total=idle_s / 3600))
+        return self.now().account()
 
     def limits(self) -> SweepLimits:
         """What an analysis needs of the sweep file.
 
         Raises:
-            ResultsError: it is not there, or not what it should be.
+            DamagedFile: it is not there, or not what it should be.
         """
-        file = self.path / layout.LIMITS
-        if not file.exists():
-            raise ResultsError(f"{self.path}: no {layout.LIMITS} here; give a folder that `ratematch sweep` made")
-        return read_value(file, limits_from_json)
+        return read_value(self.path / layout.LIMITS, limits_from_json)
 
     def write_limits(self, limits: SweepLimits) -> None:
         """Keep what an analysis needs of the sweep file, so that the folder can be read without it."""
@@ -85,14 +91,6 @@ class Results:
     def folder_of(self, experiment: Experiment) -> ExperimentFolder:
         """Where an experiment is kept, or would be."""
         return ExperimentFolder(self.path / experiment.folder)
-
-    def measured(self) -> list[Measured]:
-        """Every finished load of every experiment, with its figures."""
-        rows: list[Measured] = []
-        for folder in self.folders():
-            experiment = folder.read()
-            rows.extend(Measured(experiment, stored.load, stored.measurement) for stored in folder.loads())
-        return rows
 
     def add(self, experiment: Experiment, cluster: Cluster) -> ExperimentFolder:
         """The experiment's folder, made when it is new; a longer ladder replaces the list of loads only.
@@ -113,6 +111,14 @@ class Results:
             (layout.EXPERIMENT, experiments.to_json(experiment)),
         ):
             file = folder.path / name
-            if not file.exists() or read_json(file) != content:
+            if not _holds(file, content):
                 write_json(file, content)
         return folder
+
+
+def _holds(file: Path, content: Any) -> bool:
+    """Is ``content`` what stands in ``file``? Not where the file is damaged: what is known is written anew."""
+    try:
+        return file.exists() and bool(read_json(file) == content)
+    except DamagedFile:
+        return False

@@ -9,6 +9,7 @@
         search.json, choice.json            decisions of an adaptive sweep; end-to-end runs
         ifb_choice.json                     aggregated servers that are measured, and those that are not
         nodes.json                          nodes that failed
+        derived.json                        worked out of the records, to read them less often; may be deleted
         packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
         jobs/<name>/                        logs of Slurm job arrays
         <experiment>/
@@ -18,7 +19,8 @@
             job.json                        the job that was sent for it last
             open.json, asks.json            more loads may follow; its driver waits for them
             progress.json                   what that process is doing, for live views
-            launch/<n>/                     one folder per start of the servers: files, logs, placement.json,
+            secrets/environment.json        secrets of its servers (0600 in 0700), while a job may need them
+            launch/<n>/                     one folder per start of the servers: files, logs, mark, placement.json,
                                             provenance.json, outcome.json
             loads/<load>/                   records.parquet, warmup.parquet, measurement.json, loadrun.json
             replaced/<load>.<n>/            loads that were measured again
@@ -36,6 +38,7 @@ SEARCH = "search.json"
 CHOICE = "choice.json"
 IFB_CHOICE = "ifb_choice.json"
 NODES = "nodes.json"
+DERIVED = "derived.json"
 PACKS = "packs"
 JOBS = "jobs"
 
@@ -52,6 +55,8 @@ JOB_LOGS = "job"
 OPEN = "open.json"
 ASKS = "asks.json"
 PROGRESS = "progress.json"
+SECRETS = "secrets"
+ENVIRONMENT = "environment.json"
 LAUNCHES = "launch"
 LOADS = "loads"
 REPLACED = "replaced"
@@ -60,6 +65,7 @@ DONE = "DONE"
 # Of a launch.
 PLACEMENT = "placement.json"
 PROVENANCE = "provenance.json"
+MARK = "mark"
 RUN_SCRIPT = "run.sh"
 OUTCOME = "outcome.json"
 

@@ -7,12 +7,12 @@ A key that this version does not know is ignored; one that an earlier version di
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from ratematch.measure.jsonkeys import absent_keys, without
+from ratematch.measure.jsonkeys import absent_keys, plain, without
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         left_out |= set(KNOWN_CAUSE)
     if not outcome.simulated:
         left_out |= {"simulated"}
-    return without(asdict(outcome), outcome.absent | left_out)
+    return without(plain(outcome), outcome.absent | left_out)
 
 
 def from_json(content: Mapping[str, Any]) -> Outcome:

@@ -9,6 +9,9 @@ changes the time of that folder. Two things follow from the layout:
 * Loads are finished by launches. As long as every launch has ended and none was added, none was finished.
 
 A time that was young when it was seen may hide a further change within the clock's grain, so it is not relied on.
+
+A file that cannot be used costs what it holds: a load is left out, a launch counts as one that was killed, an
+experiment whose own file is damaged is not there. ``damaged`` says so, file by file.
 """
 
 from __future__ import annotations
@@ -17,27 +20,31 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
 from ratematch.store import layout
+from ratematch.store.damage import Damage, readable
 from ratematch.store.experiment import (
     ExperimentFolder,
     GpuHours,
     Launch,
-    StoredLoad,
     hours_of,
+    killed_launch,
     read_launch,
-    read_stored_load,
 )
-from ratematch.store.files import read_json
+from ratematch.store.files import read_value
 from ratematch.store.outcome import Outcome
+from ratematch.store.storedload import StoredLoad, read_stored_load
 
 YOUNG_NS = 10_000_000_000
 """A time of modification younger than this is not relied on: clocks of machines that share a disk differ a little."""
+
+State = Literal["done", "running", "failed", "interrupted", "pending"]
 
 Version = tuple[int, int, int]
 """Of a file: time of modification (ns), size, inode. Different after every write aside and rename."""
@@ -46,6 +53,9 @@ Version = tuple[int, int, int]
 @dataclass(frozen=True)
 class StoredExperiment:
     """One experiment with all that is known of it. ``marked_done``: it has the file that says so.
+
+    ``damaged``: files that were left out. ``unusable``: finished loads among them; nothing is measured in their
+    place, so nothing is overwritten.
 
     ``versions``: of the files that were read, by path inside the folder. ``folder_ns`` and ``launches_ns``: when the
     folder, and the one with its launches, last changed; ``None`` where that cannot be relied on.
@@ -56,6 +66,8 @@ class StoredExperiment:
     loads: tuple[StoredLoad, ...]
     launches: tuple[Launch, ...]
     marked_done: bool
+    damaged: tuple[Damage, ...] = ()
+    unusable: frozenset[str] = frozenset()
     versions: Mapping[str, Version] = field(default_factory=dict, compare=False, repr=False)
     folder_ns: int | None = field(default=None, compare=False, repr=False)
     launches_ns: int | None = field(default=None, compare=False, repr=False)
@@ -63,7 +75,7 @@ class StoredExperiment:
     @cached_property
     def missing(self) -> tuple[Load, ...]:
         """Loads that were asked for and are not finished."""
-        finished = {stored.folder.name for stored in self.loads}
+        finished = {stored.folder.name for stored in self.loads} | self.unusable
         return tuple(load for load in self.experiment.loads if load.label not in finished)
 
     @property
@@ -85,6 +97,16 @@ class StoredExperiment:
         """Where its GPU-hours went; of a launch that runs or was killed, as far as it got."""
         return hours_of(self.launches, self.experiment.deployment.gpus)
 
+    def state(self) -> State:
+        """How far it is; asks the disk for the lock, and nothing else."""
+        if self.done:
+            return "done"
+        if self.folder.held():
+            return "running"
+        if self.outcome is None:
+            return "interrupted" if self.launches else "pending"
+        return "interrupted" if self.outcome.interrupted else "failed"
+
     @property
     def is_running(self) -> bool:
         """Has its last launch not ended? It runs, or it was killed."""
@@ -93,13 +115,15 @@ class StoredExperiment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What stands in the results folder ``path``. ``experiments``: in the order of their folders' names.
+    """What stands in the results folder ``path``. ``experiments``: in the order of their folders' names. ``damaged``:
+    files that were left out, of all experiments.
 
     ``idle_s``: GPU-seconds of nodes in packs that had nothing to do, by file, with the file's version.
     """
 
     path: Path
     experiments: tuple[StoredExperiment, ...]
+    damaged: tuple[Damage, ...] = ()
     idle_s: Mapping[str, tuple[Version, float]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -141,40 +165,52 @@ class Snapshot:
 def take_snapshot(path: Path, previous: Snapshot | None = None) -> Snapshot:
     """What stands in the results folder ``path`` now; what has not changed since ``previous`` is taken from there.
 
+    Nothing where there is no such folder yet.
+
     Raises:
-        ResultsError: a stored file cannot be read.
+        OSError: the folder is there and cannot be listed.
     """
     known = {stored.folder.path.name: stored for stored in previous.experiments} if previous else {}
-    with os.scandir(path) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    names = [name for name in _names(path) if (path / name).is_dir()]
     experiments = []
+    damaged: list[Damage] = []
     for name in names:
-        stored = _refresh(path / name, known.get(name))
+        stored = _refresh(path / name, known.get(name), damaged)
         if stored is not None:
             experiments.append(stored)
-    idle_s = _read_packs(path, previous.idle_s if previous else {}) if layout.PACKS in names else {}
-    return Snapshot(path, tuple(experiments), idle_s)
+            damaged += stored.damaged
+    idle_s = _read_packs(path, previous.idle_s if previous else {}, damaged) if layout.PACKS in names else {}
+    return Snapshot(path, tuple(experiments), tuple(damaged), idle_s)
 
 
 def read_idle_s(file: Path) -> float:
-    """GPU-seconds that nodes of a pack had nothing to do, by its ``idle.json``: one entry a start of the pack."""
-    return sum(float(start["idle_gpu_s"]) for start in read_json(file))
+    """GPU-seconds that nodes of a pack had nothing to do, by its ``idle.json``: one entry a start of the pack.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
+    return read_value(file, lambda starts: sum(float(start["idle_gpu_s"]) for start in starts))
 
 
-def _refresh(path: Path, old: StoredExperiment | None) -> StoredExperiment | None:
-    """The experiment in ``path``, ``old`` itself where nothing has changed; ``None``: there is none."""
+def _refresh(path: Path, old: StoredExperiment | None, damaged: list[Damage]) -> StoredExperiment | None:
+    """The experiment in ``path``, ``old`` itself where nothing has changed; ``None``: there is none, or its own file
+    is damaged."""
     folder_ns = _modified_ns(path)  # before anything is read: what changes meanwhile is read again next time
     if old is None or old.folder_ns is None or old.folder_ns != folder_ns:
-        return _read(path, folder_ns, old)
+        return _read(path, folder_ns, old, damaged)
+    if old.damaged:
+        return _read(path, folder_ns, old, damaged)
     if old.done or not old.launches:  # the first launch makes a folder in this one
         return old
     launches_ns = _modified_ns(path / layout.LAUNCHES)
     if not old.is_running and old.launches_ns is not None and old.launches_ns == launches_ns:
         return old
-    return _read(path, folder_ns, old)
+    return _read(path, folder_ns, old, damaged)
 
 
-def _read(path: Path, folder_ns: int | None, old: StoredExperiment | None) -> StoredExperiment | None:
+def _read(
+    path: Path, folder_ns: int | None, old: StoredExperiment | None, lost: list[Damage]
+) -> StoredExperiment | None:
     """The experiment in ``path``, read as far as ``old`` is not what stands there."""
     folder = ExperimentFolder(path)
     versions: dict[str, Version] = {}
@@ -182,66 +218,90 @@ def _read(path: Path, folder_ns: int | None, old: StoredExperiment | None) -> St
         return None
     versions[layout.EXPERIMENT] = version
     same = old is not None and old.versions.get(layout.EXPERIMENT) == version
-    experiment = old.experiment if old is not None and same else folder.read()
+    experiment = old.experiment if old is not None and same else readable(folder.read, lost)
+    if experiment is None:
+        return None
+    damaged: list[Damage] = []
     launches_ns = _modified_ns(path / layout.LAUNCHES)
-    launches = _read_launches(path, old) if launches_ns is not None else ()
-    loads = _read_loads(path, old, versions)
+    launches = _read_launches(path, old, damaged) if launches_ns is not None else ()
+    loads, unusable = _read_loads(path, old, versions, damaged)
     return StoredExperiment(
         folder,
         experiment,
         loads,
         launches,
         (path / layout.DONE).exists(),
+        tuple(damaged),
+        unusable,
         versions,
         _reliable(folder_ns),
         _reliable(launches_ns),
     )
 
 
-def _read_launches(path: Path, old: StoredExperiment | None) -> tuple[Launch, ...]:
+def _read_launches(path: Path, old: StoredExperiment | None, damaged: list[Damage]) -> tuple[Launch, ...]:
     """Launches that have ended are taken from ``old``, and so are earlier ones that were killed."""
     ended = {launch.number: launch for launch in old.launches[:-1]} if old else {}
     if old is not None and old.launches and not old.is_running:
         ended[old.launches[-1].number] = old.launches[-1]
-    with os.scandir(path / layout.LAUNCHES) as entries:
-        numbers = sorted(int(entry.name) for entry in entries if entry.name.isdigit())
-    return tuple(
-        ended[number] if number in ended else read_launch(path / layout.LAUNCHES / str(number)) for number in numbers
-    )
+    numbers = sorted(int(name) for name in _names(path / layout.LAUNCHES) if name.isascii() and name.isdigit())
+    launches = []
+    for number in numbers:
+        place = path / layout.LAUNCHES / str(number)
+        if number in ended and not (old and old.damaged):
+            launches.append(ended[number])
+        elif place.is_dir():
+            launches.append(readable(partial(read_launch, place), damaged) or killed_launch(place))
+    return tuple(launches)
 
 
-def _read_loads(path: Path, old: StoredExperiment | None, versions: dict[str, Version]) -> tuple[StoredLoad, ...]:
-    """Every finished load; the versions of its files go into ``versions``."""
+def _read_loads(
+    path: Path, old: StoredExperiment | None, versions: dict[str, Version], damaged: list[Damage]
+) -> tuple[tuple[StoredLoad, ...], frozenset[str]]:
+    """Every finished load, and the names of those that cannot be used; the versions of their files go into
+    ``versions``."""
     known = {stored.folder.name: stored for stored in old.loads} if old else {}
-    loads = []
-    try:
-        with os.scandir(path / layout.LOADS) as entries:
-            names = [entry.name for entry in entries]
-    except FileNotFoundError:
-        return ()
-    for name in names:
+    loads, unusable = [], set()
+    for name in _names(path / layout.LOADS):
         place = path / layout.LOADS / name
         read: dict[str, Version] = {}
         for file in (layout.LOADRUN, layout.MEASUREMENT):
             if (version := _version(place / file)) is not None:
                 read[f"{name}/{file}"] = version
-        if len(read) < 2:
+        if f"{name}/{layout.LOADRUN}" not in read:
             continue
         same = old is not None and name in known and all(old.versions.get(key) == read[key] for key in read)
-        loads.append(known[name] if same else read_stored_load(place))
-        versions |= read
-    return tuple(sorted(loads, key=lambda stored: repr(stored.load)))
+        stored = known[name] if same else readable(partial(read_stored_load, place), damaged)
+        if stored is None:
+            unusable.add(name)
+        else:
+            loads.append(stored)
+            versions |= read
+    return tuple(sorted(loads, key=lambda stored: repr(stored.load))), frozenset(unusable)
 
 
-def _read_packs(path: Path, old: Mapping[str, tuple[Version, float]]) -> dict[str, tuple[Version, float]]:
+def _names(folder: Path) -> list[str]:
+    """What is in ``folder``; nothing where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read_packs(
+    path: Path, old: Mapping[str, tuple[Version, float]], damaged: list[Damage]
+) -> dict[str, tuple[Version, float]]:
     idle_s: dict[str, tuple[Version, float]] = {}
-    with os.scandir(path / layout.PACKS) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
+    for name in _names(path / layout.PACKS):
         file = path / layout.PACKS / name / layout.IDLE
-        if (version := _version(file)) is not None:
-            same = name in old and old[name][0] == version
-            idle_s[name] = old[name] if same else (version, read_idle_s(file))
+        if (version := _version(file)) is None:
+            continue
+        seconds = (
+            old[name][1] if name in old and old[name][0] == version else readable(partial(read_idle_s, file), damaged)
+        )
+        if seconds is not None:
+            idle_s[name] = (version, seconds)
     return idle_s
 
 

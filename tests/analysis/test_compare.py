@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from ratematch.analysis.compare import find_drift
 from ratematch.cli import main
+from ratematch.plan.experiment import from_json
 from ratematch.store.folder import Results
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
@@ -25,6 +26,13 @@ def edit(file: Path, change: Any) -> None:
     content = json.loads(file.read_text("utf-8"))
     change(content)
     file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def edit_experiment(file: Path, change: Any) -> None:
+    """As a sweep that asks for something else would have written it: in the folder of another id."""
+    edit(file, change)
+    experiment = from_json(json.loads(file.read_text("utf-8")))
+    file.parent.rename(file.parent.with_name(experiment.folder))
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ def test_drift_names_versions_limits_settings_and_deployments(other: Path) -> No
     for file in other.glob("*/launch/*/provenance.json"):
         edit(file, newer)
     (gen,) = other.glob("gen-*-gen1xDEP4-mtp3-*/experiment.json")
-    edit(gen, lambda content: content["deployment"]["gen"]["options"].update(stream_interval=8))
+    edit_experiment(gen, lambda content: content["deployment"]["gen"]["options"].update(stream_interval=8))
     edit(other / "limits.json", lambda content: content.update(ttft_ms=500))
     shutil.rmtree(next(other.glob("ifb-*-agg1xTEP4-mtp0-*")))
     drift = {row.what: (row.before, row.after) for row in find_drift(Results.open(SAMPLE), Results.open(other))}
@@ -60,8 +68,8 @@ def test_drift_names_versions_limits_settings_and_deployments(other: Path) -> No
 
 
 def test_another_step_time_model_of_the_emulator_is_named(other: Path) -> None:
-    for file in other.glob("*/experiment.json"):
-        edit(file, lambda content: content.update(step_times="kernels"))
+    for file in sorted(other.glob("*/experiment.json")):
+        edit_experiment(file, lambda content: content.update(step_times="kernels"))
     drift = {row.what: (row.before, row.after) for row in find_drift(Results.open(SAMPLE), Results.open(other))}
     assert drift == {"engine asked for": ("trtllm-serve 1.2", "trtllm-serve 1.2, step times: kernels")}
 
@@ -86,12 +94,12 @@ def test_a_slower_sweep_exits_4_with_one_line_and_draws_both_fronts(other: Path,
 
 
 def test_emulated_and_real_and_two_models_are_never_compared(other: Path) -> None:
-    for file in other.glob("*/experiment.json"):
-        edit(file, lambda content: content.update(emulated=False))
+    for file in sorted(other.glob("*/experiment.json")):
+        edit_experiment(file, lambda content: content.update(emulated=False))
     result = call(str(SAMPLE), str(other))
     assert result.exit_code == 1 and "such figures are never compared" in result.stderr
-    for file in other.glob("*/experiment.json"):
-        edit(file, lambda content: content.update(emulated=True, model="qwen3-235b-a22b"))
+    for file in sorted(other.glob("*/experiment.json")):
+        edit_experiment(file, lambda content: content.update(emulated=True, model="qwen3-235b-a22b"))
     result = call(str(SAMPLE), str(other))
     assert result.exit_code == 1 and "compare sweeps of one model" in result.stderr
 

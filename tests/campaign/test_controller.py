@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ def finish(folder: ExperimentFolder, load: Load, gpu_hours: float = 0.0) -> None
     measured = next(each for sample in Results(SAMPLE).folders() for each in sample.loads())
     at = folder.load_folder(load)
     at.mkdir(parents=True)
+    shutil.copy(measured.folder / "records.parquet", at)
     write_json(at / "measurement.json", read_json(measured.folder / "measurement.json"))
     write_json(at / "loadrun.json", read_json(measured.folder / "loadrun.json") | {"load": load_to_json(load)})
     outcome = {"ok": True, "error": None, "interrupted": False, "measured": 1, "seconds": 1.0, "began": 0.0}

@@ -39,7 +39,7 @@ from .foreign_files import (
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 SAID = Hints(
-    model="deepseek-r1", gpu="gb200", engine="trtllm-serve/1.2", agg=parse_servers("DEP8"), mtp=0, emulated=False
+    model="deepseek-r1", gpu="gb200", engine="trtllm-serve/1.2", agg=parse_servers("DEP8"), mtp=3, emulated=False
 )
 
 
@@ -230,7 +230,7 @@ def test_predicted_and_measured_rates_never_share_a_table(tmp_path: Path) -> Non
     table = tmp_path / "rates.csv"
     serving = write(tmp_path / "result.json", {**TRTLLM_SERVING, "model_id": "deepseek-ai/DeepSeek-R1"})
     aic = write(tmp_path / "pareto.csv", AIC_DISAGG)
-    given = ("--agg", "TEP8", "--mtp", "0", "--gpu", "h200", "--real")
+    given = ("--agg", "TEP8", "--mtp", "3", "--gpu", "h200", "--real")
     assert call("import", "results", serving, aic, "-o", table, *given).exit_code == 0
     matched = call("match", table)
     assert matched.exit_code == 1 and "never share a front" in matched.stderr

@@ -289,6 +289,18 @@ def test_variables_that_the_profile_adds_are_told(tmp_path: Path) -> None:
     assert "TRTLLM_ENABLE_PDL=1" in notes
 
 
+def test_secrets_of_a_recipe_are_not_copied(tmp_path: Path) -> None:
+    shape = invented.SHAPES[0]
+    recipe = invented.srt_recipe(shape, invented.worker(shape[1], 0), invented.worker(shape[3], 0))
+    recipe["backend"]["prefill_environment"] = {"HF_TOKEN": "hf_canary4711", "TRTLLM_DEEP_EP_TOKEN_LIMIT": "9999"}
+    imported = import_recipes([write(tmp_path, recipe)], Choices())
+    assert "hf_canary4711" not in repr(imported)
+    assert "HF_TOKEN: '***'" in imported.text and "TRTLLM_DEEP_EP_TOKEN_LIMIT: '9999'" in imported.text
+    assert "values of secrets are not copied, set them where the sweep is started: HF_TOKEN" in "\n".join(
+        imported.notes
+    )
+
+
 def test_orchestrator_keys_go_to_the_orchestrator(tmp_path: Path) -> None:
     shape = invented.SHAPES[0]
     recipe = invented.srt_recipe(shape, invented.worker(shape[1], 0), invented.worker(shape[3], 0))

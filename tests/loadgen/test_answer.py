@@ -151,3 +151,138 @@ def test_the_last_running_mean_of_decoded_tokens_counts() -> None:
     body = b"".join(b"data: " + chunk + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
     assert read_stream(body, [len(body)], [1]).decoded_per_iter == 1.75
     assert read_whole(chunks[1]).decoded_per_iter == 1.75
+
+
+# ------------------------------------------------------------------------------- what is odd, and can mean one thing
+
+
+def usage(count: object, **more: object) -> dict[str, object]:
+    return {"prompt_tokens": 7, "completion_tokens": count, **more}
+
+
+@pytest.mark.parametrize("written", [3, 3.0, "3"])
+def test_whole_numbers_of_tokens_are_taken_however_they_are_written(written: object) -> None:
+    end = event({"choices": [], "usage": usage(written, prompt_tokens_details={"cached_tokens": 2.0})})
+    answer = read(text("a"), text("b"), text("c"), end, DONE)
+    assert (answer.outcome, answer.osl, answer.cached_tokens) == ("ok", 3, 2)
+
+
+@pytest.mark.parametrize("written", [3.5, -1, "many", 1e300, "3.0"])
+def test_what_is_no_number_of_tokens_is_refused(written: object) -> None:
+    answer = read(text("a"), event({"choices": [], "usage": usage(written)}), DONE)
+    assert answer.outcome == "bad_stream" and f"its usage counts {written!r} tokens" in str(answer.error)
+
+
+@pytest.mark.parametrize("line", [b": PING", b": processing request", b"[PING]", b"keep-alive", b"null", b"ping"])
+def test_a_keep_alive_wrapped_in_data_is_a_comment(line: bytes) -> None:
+    answer = read(b"data: " + line + b"\n\n", text("a"), b"data:" + line + b"\n\n", USAGE, DONE)
+    assert (answer.outcome, answer.chunk_ns) == ("ok", [20])
+
+
+def test_hits_under_the_name_of_another_api() -> None:
+    end = event({"choices": [], "usage": usage(1, prompt_cache_hit_tokens=6, prompt_cache_miss_tokens=1)})
+    assert read(text("a"), end, DONE).cached_tokens == 6
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+DIED = "engine died"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'event: error\ndata: {"message": "engine died", "type": "InternalServerError"}\n\n',
+        b'event: error\ndata: {"error": {"message": "engine died"}}\n\n',
+        b"event: error\ndata: engine died\n\n",
+        b'event: error\ndata: "engine died"\n\n',
+        b"event: error\n: engine died\n\n",
+        b": engine died\nevent:error\n\n",
+        b"event: Server_Error\r\ndata: engine died\r\n\r\n",
+        event({"message": DIED, "code": 500}),
+        event({"detail": DIED}),
+        event({"code": 500, "error_msg": DIED}),
+        event({"error": DIED}),
+        event({"choices": [{"index": 0, "text": "", "finish_reason": "error", "error": {"message": DIED}}]}),
+        event({"choices": [{"index": 0, "delta": {}, "error": {"code": 502, "message": DIED}}]}),
+    ],
+)
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_an_error_in_the_stream_fails_the_request_in_the_servers_words(broken: bytes, ends_well: bool) -> None:
+    answer = read(text("a"), broken, *((USAGE, DONE) if ends_well else ()))
+    assert answer.outcome == "bad_stream" and f"the server reports in its stream: {DIED}" in str(answer.error)
+
+
+def test_an_error_event_without_a_word_is_one_all_the_same() -> None:
+    answer = read(text("a"), b"event: error\n\n", USAGE, DONE)
+    assert answer.outcome == "bad_stream" and "without a word" in str(answer.error)
+
+
+def test_other_named_events_are_no_errors() -> None:
+    perf = b'event: server.timings\ndata: [1, 2]\n\nevent: note\ndata: {"message": "warm"}\n\n'
+    answer = read(
+        b"event: message\n" + text("a"), perf, b"event: ping\ndata: x\n\n", text("event: error"), USAGE, DONE
+    )
+    assert (answer.outcome, answer.chunk_ns) == ("ok", [10, 40])
+
+
+def test_an_error_behind_the_end_changes_nothing() -> None:
+    assert read(text("a"), USAGE, DONE, b"event: error\ndata: x\n\n").outcome == "ok"
+
+
+# --------------------------------------------------------------------------------------------------- unknown fields
+
+
+@pytest.mark.parametrize("name", ["thinking", "function_call", "refusal"])
+def test_these_fields_hold_tokens_too(name: str) -> None:
+    value = {"arguments": "a"} if name == "function_call" else "a"
+    answer = read(delta(role="assistant", content=""), *[delta(**{name: value})] * 3, USAGE, DONE)
+    assert (answer.chunk_ns, answer.stream_note) == ([20, 30, 40], None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"musings": "a"}, {"role": "assistant", "musings": "a"}, {"content": "", "role": "assistant", "musings": ["a"]}],
+)
+def test_chunks_with_unknown_fields_are_named_with_the_instants_they_came_at(content: dict[str, object]) -> None:
+    end = event({"choices": [{"delta": {}, "finish_reason": "length"}]})
+    answer = read(delta(role="assistant", content=""), *[delta(**content)] * 2, end, USAGE, DONE)
+    assert answer.stream_note == "chunks with unknown fields only: musings"
+    assert (answer.chunk_ns, answer.other_first_ns, answer.other_last_ns) == ([40], 20, 40)
+
+
+def test_an_unknown_field_of_a_completion() -> None:
+    answer = read(
+        event({"choices": [{"index": 0, "speech": {"words": "a"}}]}), text("b"), text("c"), text("d"), USAGE, DONE
+    )
+    assert answer.stream_note == "chunks with unknown fields only: speech" and answer.other_first_ns == 10
+
+
+def test_fields_that_describe_an_answer_are_nothing_unknown() -> None:
+    chunks = [
+        delta(role="assistant", provider="x", note="y"),
+        delta(obfuscation="zz"),
+        delta(tool_calls=[], name="n"),
+    ]
+    answer = read(*chunks, delta(content="a", musings="b"), delta(content="c"), delta(content="d"), USAGE, DONE)
+    assert (answer.stream_note, answer.chunk_ns) == (None, [40, 50, 60])
+
+
+def test_reasoning_that_was_shown_was_not_hidden() -> None:
+    end = event({"choices": [], "usage": usage(12, completion_tokens_details={"reasoning_tokens": 8})})
+    words = [delta(content="a"), delta(content="b")]
+    assert read(delta(reasoning_content="r"), *words, end, DONE).later_tokens is None
+    assert read(delta(role="assistant", content=""), *words, end, DONE).later_tokens == 3
+
+
+def test_usage_between_the_chunks_is_a_running_count() -> None:
+    counts = [event({"choices": [], "usage": usage(number)}) for number in (5, 6, 7)]
+    answer = read(text("a"), counts[0], text("b"), counts[1], text("c"), counts[2], DONE)
+    assert (answer.chunk_ns, answer.later_tokens, answer.osl) == ([10, 30, 50], 2, 7)
+
+
+def test_tokens_that_are_counted_before_the_first_is_shown_came_before() -> None:
+    hidden = [event({"choices": [], "usage": usage(number)}) for number in (1, 2, 3)]
+    words = [event({"choices": [{"text": "a"}], "usage": usage(number)}) for number in (4, 5, 6)]
+    answer = read(*hidden, *words, event({"choices": [], "usage": usage(6)}), DONE)
+    assert (answer.chunk_ns, answer.later_tokens) == ([40, 50, 60], 2)

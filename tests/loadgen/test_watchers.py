@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ratematch.engines import read_metrics
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.measure.servermetrics import doubt_iterations, parse_prometheus
@@ -112,6 +113,27 @@ def test_what_servers_throw_doubt_on(figures: dict[str, float], says: str) -> No
 
 def test_cache_hits_that_are_wanted_are_not_doubted() -> None:
     assert doubt_iterations("gen0", {"cache_hit_rate": 0.3}, Workload(8, 8, prefix_share=0.5)) == []
+
+
+def grown_hits() -> Iterator[bytes]:
+    number = 0
+    while True:
+        number += 1
+        yield (
+            f"vllm:prefix_cache_queries_total {1000 * number}\nvllm:prefix_cache_hits_total {300 * number}\n"
+            "vllm:num_requests_waiting 50\nvllm:num_requests_running 1\n"
+        ).encode()
+
+
+def test_counters_are_judged_by_their_growth_also_over_a_span_between_two_samples() -> None:
+    with metrics_server(grown_hits()) as url, MetricsPoller([url], period_s=0.01, read=read_metrics) as poller:
+        while len(poller.rows) < 4:
+            time.sleep(0.01)
+    first, second = poller.rows[1].read_ns, poller.rows[2].read_ns
+    for span in ((first, second), (first + 1, second - 1)):
+        findings = list(poller.judge(poller.samples.summarise(*span), span, Workload(8, 8)))
+        assert any(severe and "its prefix cache answered 30.0%" in text for severe, text in findings)
+        assert any(not severe and "50.0 requests waited" in text for severe, text in findings)
 
 
 def invented_nvml(count: int = 2) -> Any:

@@ -189,7 +189,7 @@ GOOD = closed_loop(4, lengths(200, 81, 101))
     [
         ([], "no request was sent"),
         ([failed(0), failed(1)], "none of 2 requests has a full answer with usage: boom"),
-        ([*GOOD, *[failed(200 + k) for k in range(5)]], "5 of 205 requests failed (http_error)"),
+        ([*GOOD, *[failed(200 + k) for k in range(5)]], "5 of 205 requests failed (http_error): boom"),
         (spoil(GOOD, 5, osl=40), "5 of 200 answers have another output length"),
         (spoil(GOOD, 1, osl=None), "1 of 200 answers have no usage"),
         (spoil(GOOD, 200, isl_reported=108), "the server counts +8.0 prompt tokens"),
@@ -268,6 +268,17 @@ def test_a_prefix_that_is_meant_to_be_reused_is_no_contamination() -> None:
     assert not measure_load(records, Concurrency(4, 40), Workload(100, 101, prefix_share=0.5)).reasons
     more = measure_load(records, Concurrency(4, 40), Workload(100, 101, prefix_share=0.3))
     assert any("20.0% of the prompt tokens more than wanted" in text for text in more.reasons)
+
+
+def test_hits_of_prompts_whose_length_only_the_server_knows_are_a_share_of_what_it_counts() -> None:
+    records = [replace(each, isl=0, isl_reported=100, cached_tokens=30) for each in closed_loop(4, [101] * 40)]
+    result = measure_load(records, Concurrency(4, 40), Workload(100, 101))
+    assert any(text.startswith("30.0% of the prompt tokens came from the prefix cache") for text in result.reasons)
+
+
+def test_prompts_that_were_warmed_may_be_found() -> None:
+    records = [replace(each, cached_tokens=96) for each in closed_loop(4, [101] * 40)]
+    assert measure(records, 4, limits=Limits(cached=1.0)).valid
 
 
 def test_a_broken_littles_law_is_a_reason() -> None:

@@ -126,3 +126,24 @@ def test_gen_only_has_tpot_and_no_ttft() -> None:
 def test_failed_connection_requests_are_told() -> None:
     run = LoadRun(connections=Warming(requests=32, failed=2, seconds=1.0, errors=("HTTP 500: boom",)))
     assert any("2 of 32 requests to open connections failed: HTTP 500: boom" in w for w in warnings(ASKED, 1.8, run))
+
+
+def reported(**figures: float) -> LoadRun:
+    window = {"ctx-0": figures, "gen-0": {"iterations": 10.0}}
+    return LoadRun(telemetry=TelemetrySummary(window=window))
+
+
+@pytest.mark.parametrize(("rate", "valid"), [(0.0, True), (0.004, True), (0.3, False)])
+def test_prompts_that_a_context_server_found_in_its_cache_unasked_make_a_load_not_valid(
+    rate: float, valid: bool
+) -> None:
+    asked = replace(ASKED, workload=Workload(64, 5))
+    figures = measure_run(answers(1.8), Concurrency(1, 40), asked, reported(cache_hit_rate=rate, queued=50.0))
+    assert figures.valid is valid
+    assert any("ctx-0: its prefix cache answered 30.0%" in text for text in figures.reasons) is not valid
+    assert not any("waited in the server" in text for text in figures.warnings), "a ctx queue is a part of TTFT"
+
+
+def test_shared_prefixes_may_be_found() -> None:
+    asked = replace(ASKED, workload=Workload(64, 5, prefix_share=0.5))
+    assert measure_run(answers(1.8), Concurrency(1, 40), asked, reported(cache_hit_rate=0.3)).valid

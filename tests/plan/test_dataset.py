@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ratematch.plan.dataset import HASH_BLOCK, Entry, parse_dataset, pick_requests
+from ratematch.plan.dataset import HASH_BLOCK, Dataset, Entry, Making, parse_dataset, pick_requests
+from ratematch.plan.dataset.pick import Encode, Picked
 from ratematch.plan.workload import Workload
 
 WORKLOAD = Workload(4096, 512)
@@ -15,16 +16,28 @@ def lines(*items: object) -> str:
     return "\n".join(json.dumps(item) for item in items) + "\n"
 
 
+def pick(
+    dataset: Dataset,
+    workload: Workload,
+    number: int,
+    vocab_size: int,
+    seed: int,
+    first_seq: int = 0,
+    encode: Encode | None = None,
+) -> Picked:
+    return pick_requests(dataset, workload, number, Making(vocab_size, seed, encode), first_seq)
+
+
 MOONCAKE = lines(
     {"timestamp": 27_000, "input_length": 1100, "output_length": 50, "hash_ids": [7, 8, 9]},
     {"timestamp": 27_000, "input_length": 1200, "output_length": 20, "hash_ids": [7, 8, 10]},
-    {"timestamp": 30_500, "input_length": 9000, "output_length": 20, "hash_ids": [1]},
+    {"timestamp": 30_500, "input_length": 9000, "output_length": 20, "hash_ids": list(range(50, 68))},
     {"timestamp": 31_000, "input_length": 300, "output_length": 5, "hash_ids": [11]},
 )
 
 
 def test_a_mooncake_trace_keeps_lengths_instants_and_shared_blocks() -> None:
-    picked = pick_requests(parse_dataset(MOONCAKE), WORKLOAD, 10, 32000, seed=1)
+    picked = pick(parse_dataset(MOONCAKE), WORKLOAD, 10, 32000, seed=1)
     assert [(spec.isl, spec.osl, spec.due_s) for spec in picked.requests] == [
         (1100, 50, 0.0),
         (1200, 20, 0.0),
@@ -34,12 +47,12 @@ def test_a_mooncake_trace_keeps_lengths_instants_and_shared_blocks() -> None:
     one, other, _ = (spec.prompt for spec in picked.requests)
     same = one[: 2 * HASH_BLOCK + 76] == other[: 2 * HASH_BLOCK + 76]
     assert same[: 2 * HASH_BLOCK].all() and not same[2 * HASH_BLOCK :].all()
-    again = pick_requests(parse_dataset(MOONCAKE), WORKLOAD, 10, 32000, seed=1)
+    again = pick(parse_dataset(MOONCAKE), WORKLOAD, 10, 32000, seed=1)
     assert all((a.prompt == b.prompt).all() for a, b in zip(picked.requests, again.requests, strict=True))
 
 
 def test_context_servers_make_one_token_of_every_request_of_a_file() -> None:
-    picked = pick_requests(parse_dataset(MOONCAKE), Workload(4096, 1), 10, 32000, seed=1)
+    picked = pick(parse_dataset(MOONCAKE), Workload(4096, 1), 10, 32000, seed=1)
     assert [spec.osl for spec in picked.requests] == [1, 1, 1]
 
 
@@ -59,11 +72,9 @@ def test_trtllm_custom_is_sent_as_text_or_as_ids() -> None:
         },
     )
     entries = parse_dataset(text)
-    plain = pick_requests(entries, WORKLOAD, 5, 32000, 0).requests
+    plain = pick(entries, WORKLOAD, 5, 32000, 0).requests
     assert [(spec.text, spec.isl, spec.osl) for spec in plain] == [("one two", 0, 9), ("three", 0, 4)]
-    counted = pick_requests(
-        entries, WORKLOAD, 5, 32000, 0, encode=lambda words: [len(word) for word in words.split()]
-    )
+    counted = pick(entries, WORKLOAD, 5, 32000, 0, encode=lambda words: [len(word) for word in words.split()])
     assert [(spec.text, spec.prompt.tolist()) for spec in counted.requests] == [(None, [3, 3]), (None, [5])]
 
 
@@ -74,7 +85,7 @@ def test_sharegpt_takes_the_first_question_and_the_length_of_its_answer() -> Non
             {"id": "b", "conversations": [{"from": "human", "value": "nobody answers"}]},
         ]
     )
-    assert parse_dataset(text) == [Entry(text="hello", osl=10)]
+    assert parse_dataset(text).entries == [Entry(text="hello", osl=10)]
 
 
 def test_lengths_alone_and_sessions() -> None:
@@ -83,7 +94,7 @@ def test_lengths_alone_and_sessions() -> None:
         {"isl": 50, "session_id": "t"},
         {"isl": 60, "osl": 2, "session_id": "s", "delay": 250},
     )
-    made = pick_requests(parse_dataset(text), WORKLOAD, 5, 500, 0, first_seq=10).requests
+    made = pick(parse_dataset(text), WORKLOAD, 5, 500, 0, first_seq=10).requests
     assert [(s.seq, s.isl, s.osl, s.session, s.turn, s.delay_s) for s in made] == [
         (10, 40, 3, 10, 0, 0.0),
         (11, 50, 512, 11, 0, 0.0),
@@ -98,11 +109,11 @@ def test_lengths_alone_and_sessions() -> None:
     [
         ("", "holds no request"),
         ('{"isl": 4}\n{"isl": ]\n', "line 2: no JSON"),
-        ('{"isl": 4}\n{"isl": "many"}\n', "line 2: ValueError"),
-        ('{"isl": -4}\n', "line 1: ValueError a length of -4"),
-        ('[{"conversations": [{}, {}]}]', "item 1: KeyError"),
+        ('{"isl": 4}\n{"isl": "many"}\n', "line 2: isl is 'many', not a number of tokens"),
+        ('{"isl": -4}\n', "line 1: isl is a length of -4 tokens"),
+        ('[{"conversations": [{}, {}]}]', "item 1: conversations[0] has no value"),
         ("[1,", "no JSON list"),
-        ("7\n", "line 1: TypeError"),
+        ("7\n", "line 1: is 7, not an object"),
     ],
 )
 def test_mistakes_name_their_line(text: str, says: str) -> None:

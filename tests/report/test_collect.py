@@ -54,7 +54,7 @@ def test_what_failed_and_what_is_missing_come_first_among_the_warnings(folder: P
     edit(next(failed.glob("launch/*/outcome.json")), lambda o: o.update(ok=False, error="agg-0 ended: out of memory"))
     results = Results.open(folder)
     inputs = analyze.read_inputs(results)
-    warnings = collect.collect_warnings(analyze.analyze_inputs(inputs), inputs.measured, results.folders())
+    warnings = collect.collect_warnings(analyze.analyze_inputs(inputs), inputs, results.now())
     assert re.match(r"ifb-1024-64-agg1xDEP4-mtp0-\w+ failed: agg-0 ended: out of memory", warnings[0])
 
 
@@ -63,14 +63,14 @@ def test_doubts_that_differ_only_in_their_numbers_are_told_once() -> None:
     inputs = analyze.read_inputs(results)
     every = [warning for row in inputs.measured for warning in row.measurement.warnings]
     late = [warning for warning in every if warning.startswith("the client sent late")]
-    warnings = collect.collect_warnings(analyze.analyze_inputs(inputs), inputs.measured, results.folders())
+    warnings = collect.collect_warnings(analyze.analyze_inputs(inputs), inputs, results.now())
     assert sum("the client sent late" in text for text in warnings) == 1
     assert any(text.startswith(f"{len(late)} loads, such as ") for text in warnings)
 
 
 def test_provenance_names_versions_machines_times_and_cost() -> None:
     results = Results.open(SAMPLE)
-    facts = collect.collect_provenance(results, results.folders())
+    facts = collect.collect_provenance(results.now())
     assert facts["servers said"] == "1.2.0+emulated" and facts["figures are"] == "emulated"
     assert re.fullmatch(r"2026-\d\d-\d\d \d\d:\d\d to 2026-\d\d-\d\d \d\d:\d\d UTC", facts["measured"])
     assert facts["experiments, launches, loads"] == "19, 19, 67" and facts["GPU-hours"].startswith("0.67")

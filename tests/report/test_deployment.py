@@ -17,7 +17,9 @@ from ratematch.analysis import analyze
 from ratematch.cli import main
 from ratematch.errors import UserError
 from ratematch.inputs.find import read_cluster
+from ratematch.plan.experiment import from_json
 from ratematch.report import deployment
+from ratematch.report.bundles import make_bundles
 from ratematch.store.folder import Results
 
 ROOT = Path(__file__).parents[2]
@@ -110,3 +112,32 @@ def test_the_files_run(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_secrets_that_an_earlier_version_stored_are_not_handed_around(tmp_path: Path) -> None:
+    canary = "hf_c4n4ry4711"
+    results = tmp_path / "sample"
+    for source in SAMPLE.rglob("*.*"):
+        if source.is_file() and "report" not in source.parts:
+            target = results / source.relative_to(SAMPLE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    for file in results.glob("*/cluster.json"):
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "environment": {"HF_TOKEN": canary, "A": "b"}}))
+    for file in sorted(results.glob("*/experiment.json")):
+        content = json.loads(file.read_text())
+        for group in content["deployment"].values():
+            if isinstance(group, dict) and "mapping" in group:
+                group["environment"] = {"MY_API_KEY": canary}
+        file.write_text(json.dumps(content))
+        file.parent.rename(file.parent.with_name(from_json(content).folder))
+    opened = Results.open(results)
+    inputs = analyze.read_inputs(opened)
+    (workload,) = analyze.analyze_inputs(inputs).workloads
+    files = deployment.hand_over(opened, inputs.measured, workload, 50.0)
+    script = files.files["run.sh"]
+    assert "A=b" in script and all(f"${{{name}:?set {name}" in script for name in ("HF_TOKEN", "MY_API_KEY"))
+    assert canary not in repr(files)
+    bundles = make_bundles(opened, inputs, workload, [files.recommendation], 1)
+    assert script in [file.content for file in bundles[50.0].files] and canary not in repr(bundles)

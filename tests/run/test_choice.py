@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.campaign.decisions import ChosenRun
+from ratematch.campaign.decisions import ChosenRun, read_chosen_runs
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.turn import Turn
 from ratematch.inputs.find import read_sweep
@@ -167,3 +167,27 @@ def _choose_all(runs: EndToEnd, now: Turn, workload: Workload, promised: Pricing
         )
     runs.chosen.clear()
     return found
+
+
+def test_a_choice_that_gpu_time_was_spent_on_stays_and_counts(tmp_path: Path) -> None:
+    """Chosen from some of the loads, then again from all: it was two deployments where one was wanted."""
+    shutil.copytree(SAMPLE, tmp_path / "sample")
+    results = Results.open(tmp_path / "sample")
+    sweep, _ = read_sweep(str(SAMPLE / "sweep.yaml"), ("e2e.deployments=1",))
+    (first,) = end_to_end_experiments(sweep, results)
+    assert end_to_end_experiments(sweep, results) == [first], "the same again from the same"
+    (run,) = read_chosen_runs(results)
+    for source in run.sources or ():
+        stored = results.now().experiment(source)
+        assert stored is not None
+        if stored.experiment.stage == "gen":
+            shutil.rmtree(stored.folder.path)
+    assert [experiment.id for experiment in end_to_end_experiments(sweep, results)] == [first.id]
+    assert [run.experiment for run in read_chosen_runs(results)] == [first.id]
+    wider = replace(sweep, e2e=replace(sweep.e2e, deployments=2)) if sweep.e2e else sweep
+    both = [experiment.id for experiment in end_to_end_experiments(wider, results)]
+    assert first.id in both and len(both) == 2
+    shutil.rmtree(results.folder_of(first).path)
+    assert first.id not in [experiment.id for experiment in end_to_end_experiments(sweep, results)], (
+        "nothing is spent"
+    )

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.errors import NotReady, PortInUse, RunError, ServerDied
+from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
-from ratematch.run.launch import Interrupted, Waiting, probe, running
+from ratematch.run.launch import Interrupted, Waiting, end_leftovers, probe, running
 from tests.ports import free_port
 from tests.support.processes import processes_with, wait_until
 
@@ -235,3 +235,45 @@ def test_servers_are_reached_around_a_sites_proxy(tmp_path: Path, monkeypatch: p
     port = free_port()
     with start(plan(spec("agg-0", port)), tmp_path):
         assert probe(f"http://127.0.0.1:{port}/health") is None
+
+
+def test_servers_whose_driver_and_guard_died_together_are_ended_at_the_next_start(tmp_path: Path) -> None:
+    port = free_port()
+    driver = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path.cwd())!r})
+from tests.run.test_launch import plan, spec, start
+with start(plan(spec("a", {port})), Path({str(tmp_path)!r})) as servers:
+    print(servers._guard.pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        guard = int(process.stdout.readline())
+        os.kill(guard, signal.SIGKILL)
+        process.kill()
+    assert left_in(tmp_path), "nobody is left to end it"
+    end_leftovers([tmp_path / "never", tmp_path])
+    assert left_in(tmp_path) == []
+    end_leftovers([tmp_path])
+
+
+def test_a_file_that_is_no_mark_ends_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    with start(plan(spec("a", port)), tmp_path):
+        mark = (tmp_path / "mark").read_text()
+        for text in ("", mark[:31], f"{mark}\n{mark}", "\xb2" * 32, "." * 32):
+            (tmp_path / "mark").write_text(text)
+            end_leftovers([tmp_path])
+        assert len(left_in(tmp_path)) == 1
+
+
+def test_a_server_that_dies_on_a_full_disk_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratematch.run.launch.is_full", lambda folder: True)
+    dying = (sys.executable, "-c", "raise OSError(28, 'No space left on device')")
+    with (
+        pytest.raises(DiskFull, match=r"the disk is full.*nothing measured so far is lost.*a ended with exit code 1"),
+        start(plan(spec("a", free_port(), argv=dying)), tmp_path),
+    ):
+        pass

@@ -91,6 +91,7 @@ def measure(results: Results, load: Load, half_width: float) -> None:
     before = next(each for each in folder.loads() if concurrency(each.load) == concurrency(load))
     figures = read(before.folder / "measurement.json") | {"tpot_ci": half_width}
     folder.load_folder(load).mkdir()
+    shutil.copy(before.folder / "records.parquet", folder.load_folder(load))
     write_json(folder.load_folder(load) / "measurement.json", figures)
     run = read(before.folder / "loadrun.json")
     write_json(folder.load_folder(load) / "loadrun.json", run | {"load": load_to_json(load)})

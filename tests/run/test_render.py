@@ -19,7 +19,7 @@ from ratematch.inputs.catalog import load_model
 from ratematch.inputs.find import read_cluster
 from ratematch.loadgen.options import LoadOptions
 from ratematch.plan.cluster import Cluster, Container, Slurm, TimeLimit
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.workload import Workload, parse_spread
 from ratematch.run import render
@@ -165,6 +165,7 @@ WORKLOADS = (
     *(Workload(64, 8), Workload(64, 8, 0.8, 0.5), Workload(999, 99, turns=3, think_s=0.25)),
     Workload(64, 8, isl_spread=parse_spread("normal:32,8"), osl_spread=parse_spread("lognormal:4,2")),
     Workload(64, 8, prefix_share=0.5, prefix_groups=4, text="/t e/x.txt", tokenizer="/t", file="/d/trace.jsonl"),
+    Workload(64, 8, file="/d/trace.jsonl", time_unit="s", hash_block=16),
 )
 
 
@@ -180,6 +181,17 @@ def test_every_load_of_every_workload_is_said_in_options(load: Load, workload: W
     assert asked.workload() == workload
     assert asked.loads(None, True) == [load]
     assert asked.vocab_size == load_model("deepseek-r1").vocab
+
+
+def test_each_load_of_a_script_has_the_seed_that_a_sweep_gives_it() -> None:
+    """They go to the same servers: with one seed, a load would find the prompts of the one before it in the cache."""
+    asked = experiment("e2e", PAIR, loads=(Concurrency(2, 8), Concurrency(4, 8), Concurrency(4, 8, repeat=1)))
+    script = files_of(asked, LAPTOP, allocated=False)["run.sh"].replace("\\\n", " ")
+    seeds = [
+        shlex.split(line)[shlex.split(line).index("--seed") + 1] for line in script.splitlines() if "--seed" in line
+    ]
+    assert seeds[1:] == [str(seed_of(asked, load)) for load in asked.loads]
+    assert len(set(seeds)) == 4, "the warm-up of connections has one of its own"
 
 
 def test_loads_go_on_after_one_that_cannot_be_trusted(tmp_path: Path) -> None:

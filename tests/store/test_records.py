@@ -23,6 +23,20 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["records.parquet"]
 
 
+def test_files_from_before_a_column_was_kept_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    write_records(path, RECORDS)
+    older = ["later_tokens", "other_first_ns", "other_last_ns", "stream_note"]
+    pq.write_table(pq.read_table(path).drop_columns(older), path)
+    assert read_records(path) == RECORDS
+
+
+def test_what_is_known_of_a_stream_is_kept(tmp_path: Path) -> None:
+    record = RequestRecord(0, 5, later_tokens=4, other_first_ns=9, other_last_ns=31, stream_note="it goes down")
+    write_records(tmp_path / "records.parquet", [record])
+    assert read_records(tmp_path / "records.parquet") == [record]
+
+
 def test_columns_and_compression(tmp_path: Path) -> None:
     path = tmp_path / "records.parquet"
     write_records(path, RECORDS)

@@ -18,7 +18,7 @@ from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
 def test_limits_come_back_and_their_absence_is_explained(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    with pytest.raises(ResultsError, match=r"no limits\.json here"):
+    with pytest.raises(ResultsError, match=r"limits\.json: no such file or directory; `ratematch verify`"):
         results.limits()
     constraints = Constraints(1000.0, None, 95)
     results.write_limits(SweepLimits.of("mini", constraints, 72))

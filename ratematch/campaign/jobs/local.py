@@ -19,6 +19,7 @@ from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
 from ratematch.store.outcome import from_json as outcome_from_json
+from ratematch.store.private import make_private, why_not_private
 
 DAY_MIN = 24 * 60
 CANCEL_WAIT_S = 30.0
@@ -62,7 +63,7 @@ class LocalJob:
         return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
 
     def _result(self) -> Outcome | None:
-        if self._job is not None:
+        if self._job is not None and why_not_private(self.folder.path / layout.JOB_LOGS) is None:
             with contextlib.suppress(Exception):  # a job that was killed has no result
                 result = outcome_from_json(self._job.result())
                 return result if result.error else None
@@ -93,6 +94,8 @@ class LocalJob:
 
 def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
     """Start the process that measures what is missing in ``folder``. ``executor``: of submitit, local or debug."""
+    # Calls and results lie there pickled: whoever could write them would run code as us.
+    make_private(folder.path / layout.JOB_LOGS)
     runner = submitit.AutoExecutor(folder=folder.path / layout.JOB_LOGS / "%j", cluster=executor)
     runner.update_parameters(timeout_min=DAY_MIN, name="ratematch", stderr_to_stdout=True)
     with _ctrl_c_kept_from_children(), warnings.catch_warnings():

@@ -22,7 +22,7 @@ from ratematch.plan.packs import Piece, next_to_start
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.slurm import allocation
 from ratematch.store import layout
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_json, read_value, write_json
 from ratematch.store.folder import ExperimentFolder
 
 POLL_S = 0.2
@@ -42,7 +42,11 @@ class PackFile:
     @staticmethod
     def read(folder: Path) -> PackFile:
         """The pack that was sent from ``folder``."""
-        content = read_json(folder / "pack.json")
+        return read_value(folder / "pack.json", PackFile.from_json)
+
+    @staticmethod
+    def from_json(content: Any) -> PackFile:
+        """Raises KeyError, TypeError: not the content of a ``pack.json``."""
         pieces = (Piece(member["folder"], member["nodes"], member["minutes"]) for member in content["members"])
         return PackFile(content["name"], content["gpus_per_node"], tuple(pieces))
 

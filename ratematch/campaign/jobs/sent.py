@@ -15,9 +15,10 @@ from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.slurm.allocation import failed_nodes
 from ratematch.slurm.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock, layout
-from ratematch.store.files import read_json, write_json
+from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.outcome import Outcome
+from ratematch.store.private import make_private
 from ratematch.store.sentjob import SentJob
 
 CANCEL_WAIT_S = 60.0
@@ -228,12 +229,14 @@ class Membership:
         return self.folder.is_sent_as(self.name)
 
     def ending(self) -> MemberEnding | None:
-        """How it ended in this pack; ``None`` while it has not."""
+        """How it ended in this pack; ``None`` while it has not, and for those who may not look into its folder."""
         file = self.path / layout.OVER
-        if not file.exists():
+        try:
+            if not file.exists():
+                return None
+        except PermissionError:
             return None
-        content = read_json(file)
-        return MemberEnding(content["code"], content["cancelled"])
+        return read_value(file, lambda content: MemberEnding(content["code"], content["cancelled"]))
 
     def end(self, code: int | None) -> None:
         """Write that it has ended with this exit code; ``None``: it was never started."""
@@ -262,4 +265,5 @@ class Membership:
         )
 
     def _make_folder(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private(self.path.parent)
+        self.path.mkdir(exist_ok=True)

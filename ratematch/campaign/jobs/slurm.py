@@ -54,6 +54,8 @@ from ratematch.slurm.sbatch import batch_options, check_submission, prologue, re
 from ratematch.slurm.site import refuse_missing
 from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.masking import not_inherited
+from ratematch.store.private import make_private
 
 WARN_S = 90
 """How long before the time limit Slurm tells the driver, so that it stops in order. Slurm may be a minute early."""
@@ -135,6 +137,7 @@ def _submit(
     """Send ``calls`` for ``folders``: one call is one job for all of them, several are an array, a task for each."""
     # A folder of its own: submitit names files by job id, and ids begin anew when a cluster does.
     home = folders[0].path / layout.JOB_LOGS if len(folders) == 1 else folders[0].path.parent / layout.JOBS
+    make_private(home)  # calls lie there pickled: whoever could write them would run code as us
     runner = submitit.SlurmExecutor(folder=home / submission.name.rpartition("-")[2])
     runner.update_parameters(**parameters, job_name=submission.name)
     submissions = [replace(submission, task=index if len(calls) > 1 else None) for index in range(len(folders))]
@@ -143,7 +146,7 @@ def _submit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with runner.batch():
+            with not_inherited(), runner.batch():
                 jobs = [runner.submit(call) for call in calls]
         except submitit.core.utils.FailedJobError as error:
             why = refusal(str(error))

@@ -28,6 +28,7 @@ from ratematch.slurm.allocation import srun
 from ratematch.slurm.queue import Ending
 from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder
+from ratematch.store.private import make_private
 
 CANCEL_WAIT_S = 60.0
 
@@ -56,6 +57,7 @@ class StepJob:
         self.expected_end_min = expected_end_min
         self._cancelled = False
         self._began = time.time()
+        make_private(folder.path / layout.JOB_LOGS)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable,

@@ -60,7 +60,8 @@ class Server(Face[ServeRequest, Remote]):
 
     @property
     def host(self) -> str:
-        return self.settings.host or "0.0.0.0"
+        # The real one listens everywhere; a stand-in is tried by hand on machines that others share.
+        return self.settings.host or "127.0.0.1"
 
     async def loaded(self) -> None:
         await self.connector.start()

@@ -7,7 +7,7 @@ from ratematch.engines.trtllm_serve.commandline import engine_command, engine_la
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
 from ratematch.engines.trtllm_serve.diagnosis import diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
-from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_samples
+from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
@@ -35,6 +35,7 @@ ENGINE = Engine(
     kv_layout=kv_layout,
     iteration_reader=iteration_reader,
     read_samples=read_samples,
+    read_figures=read_figures,
     read_breakdown=read_breakdown,
     read_log=read_log,
     has_iterations=has_iterations,

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import msgspec
 
-from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
+from ratematch.measure.metricnames import MetricNames, common_figures
+from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes, Samples
 
 ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
+
+NAMES = MetricNames(
+    queued=("trtllm_num_requests_waiting",),
+    active=("trtllm_num_requests_running",),
+    # kv_cache_usage_perc: Dynamo's mocker of it.
+    kv_share=("trtllm_kv_cache_utilization", "trtllm_kv_cache_usage_perc"),
+    kv_blocks=(("trtllm_kv_cache_used_blocks", "trtllm_kv_cache_max_blocks"),),
+    paused=("trtllm_num_paused_requests",),
+    cache_hits=(("trtllm_prompt_cached_tokens_total", "trtllm_prompt_tokens_total"),),
+    cache_hit_rate=("trtllm_kv_cache_hit_rate",),
+)
+"""Of ``/prometheus/metrics``, and of a Dynamo worker, which passes them on. Old workers wrote ``trtllm:``."""
 
 
 class _Blocks(msgspec.Struct, rename="camel"):
     used_num_blocks: float | None = None
     max_num_blocks: float | None = None
     cache_hit_rate: float | None = None
+    reused_blocks: float | None = None
+    missed_blocks: float | None = None
 
 
 class _Batch(msgspec.Struct, rename="camel"):
@@ -80,6 +95,11 @@ def _read(step: _Iteration) -> Iteration:
     )
 
 
+def read_figures(samples: Samples) -> dict[str, float]:
+    """The figures that all servers have in common, in the samples of ``/prometheus/metrics``."""
+    return common_figures(samples, NAMES)
+
+
 def read_samples(body: bytes) -> list[dict[str, float]] | None:
     """The iterations in an answer, each by the names that figures of servers have, as far as it has them.
 
@@ -95,6 +115,8 @@ def read_samples(body: bytes) -> list[dict[str, float]] | None:
 
 def _figures(step: _Iteration) -> dict[str, float]:
     blocks, batch, drafts = step.blocks or _NO_BLOCKS, step.batch or _NO_BATCH, step.drafts or _NO_DRAFTS
+    reused, missed = blocks.reused_blocks, blocks.missed_blocks
+    looked_for = None if reused is None or missed is None else reused + missed
     figures = {
         "queued": step.queued,
         "active": step.active,
@@ -102,6 +124,9 @@ def _figures(step: _Iteration) -> dict[str, float]:
         "kv_used": blocks.used_num_blocks,
         "kv_max": blocks.max_num_blocks,
         "cache_hit_rate": blocks.cache_hit_rate,
+        # The rate is since the start of the server: loads before this one are in it. These grow.
+        "cache_hits_total": blocks.reused_blocks,
+        "cache_queries_total": looked_for,
         "paused": batch.num_paused_requests,
         "acceptance_length": drafts.acceptance_length,
     }

@@ -7,7 +7,7 @@ from ratematch.engines.vllm.commandline import judge_probe, probe_commands
 from ratematch.engines.vllm.contract import RELEASE_LINES
 from ratematch.engines.vllm.diagnosis import diagnose, explain
 from ratematch.engines.vllm.logs import has_given_up, has_iterations, is_vllm_log
-from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_stages
+from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_figures, read_stages
 from ratematch.engines.vllm.options import kv_settings
 from ratematch.engines.vllm.precheck import check_launch, kv_layout
 from ratematch.engines.vllm.reasons import explain_deployment
@@ -36,6 +36,7 @@ ENGINE = Engine(
     kv_settings=kv_settings,
     kv_layout=kv_layout,
     iteration_reader=IterationReader,
+    read_figures=read_figures,
     read_stages=read_stages,
     has_iterations=has_iterations,
     wrote=is_vllm_log,

@@ -27,9 +27,26 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ratematch.measure.metricnames import MetricNames, common_figures
 from ratematch.measure.servermetrics import Iteration, Routes, Samples, StageTimes, parse_prometheus
 
 ROUTES = Routes(iterations="/metrics", request_times=None, prometheus="/metrics")
+
+NAMES = MetricNames(
+    queued=("vllm:num_requests_waiting",),
+    active=("vllm:num_requests_running",),
+    kv_share=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    paused=("vllm:num_requests_swapped",),
+    preempted=("vllm:num_preemptions_total",),
+    cache_hits=(
+        ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"),
+        ("vllm:gpu_prefix_cache_hits_total", "vllm:gpu_prefix_cache_queries_total"),
+    ),
+    cache_hit_rate=("vllm:gpu_prefix_cache_hit_rate",),
+    external_hits=(("vllm:external_prefix_cache_hits_total", "vllm:external_prefix_cache_queries_total"),),
+)
+"""Of V1, then of the releases before it. The external cache is any KV connector: all prompts of a gen server come
+from it."""
 
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -60,6 +77,11 @@ def by_engine(samples: Samples) -> dict[int, dict[str, float]]:
         if bare == "cache_config_info" and blocks.isdigit():
             own["num_gpu_blocks"] = float(blocks)
     return ranks
+
+
+def read_figures(samples: Samples) -> dict[str, float]:
+    """The figures that all servers have in common, in the samples of a vLLM server."""
+    return common_figures(samples, NAMES)
 
 
 class IterationReader:

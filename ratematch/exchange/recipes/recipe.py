@@ -9,6 +9,7 @@ from typing import Any
 from ratematch.exchange.recipes.reader import Reader, Unsupported
 from ratematch.plan.deployment import Role
 from ratematch.plan.parallelism import Parallelism
+from ratematch.plan.secret import masked
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def read_mapping(reader: Reader, path: Sequence[str], config: dict[str, Any]) ->
 
 
 def read_environment(reader: Reader, path: Sequence[str], given: dict[str, Any]) -> dict[str, str]:
-    """Environment variables as text. A bare ``yes`` is a truth value in YAML, so it is refused, not guessed."""
+    """Environment variables as text. A bare ``yes`` is a truth value in YAML, so it is refused, not guessed. Secrets
+    are not copied: they are taken from the environment where the sweep is started."""
     environment: dict[str, str] = {}
     for name, value in given.items():
         if isinstance(value, bool) or value is None or isinstance(value, (dict, list)):
@@ -117,7 +119,7 @@ def read_environment(reader: Reader, path: Sequence[str], given: dict[str, Any])
             reader.located.add((*path, name), what, "put it in quotes")
         else:
             environment[str(name)] = str(value)
-    return environment
+    return masked(environment)
 
 
 def nodes_for(instances: int, gpus: int, gpus_per_node: int) -> int:

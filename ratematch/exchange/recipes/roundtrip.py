@@ -16,6 +16,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.secret import secret_names
 from ratematch.plan.sweepfile import parse_sweep
 
 
@@ -102,6 +103,10 @@ def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: in
     if ladder != recipe.concurrency:
         differences.append(f"concurrency {ladder} instead of {recipe.concurrency}")
     notes = []
+    secrets = {name for servers in recipe.servers for name in secret_names(servers.environment.items())}
+    if secrets:
+        shown = ", ".join(sorted(secrets))
+        notes.append(f"values of secrets are not copied, set them where the sweep is started: {shown}")
     if added:
         shown = " ".join(f"{name}={value}" for name, value in sorted(added.items()))
         notes.append(f"ratematch and cluster {cluster.name} add to the environment: {shown}")

@@ -16,6 +16,7 @@ from ratematch.exchange.recipes.reader import Reader, Unsupported
 from ratematch.inputs.catalog import gpu_names, load_gpu
 from ratematch.inputs.clusterfile import OWN_SBATCH, parse_cluster
 from ratematch.plan.located import read_located
+from ratematch.plan.printable import refuse_unprintable
 
 NVL72 = ("gb200", "gb300")
 RACK = 18
@@ -77,6 +78,7 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
     located = read_located(text, str(path))
     if not located.problems and not isinstance(located.data, dict):
         located.add((), "is no map of keys", "give an srtslurm.yaml")
+    refuse_unprintable(located)
     if located.problems:
         raise RecipeError(located.problems)
     reader, notes = Reader(located), list[str]()

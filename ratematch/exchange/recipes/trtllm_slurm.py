@@ -9,6 +9,7 @@ from ratematch.exchange.recipes.reader import Reader
 from ratematch.exchange.recipes.recipe import Recipe, Servers, nodes_for, read_ladder, read_mapping
 from ratematch.plan.deployment import Role
 from ratematch.plan.located import Located
+from ratematch.plan.secret import masked
 
 KIND = "TensorRT-LLM slurm/benchmark config"
 
@@ -130,7 +131,7 @@ def _read_servers(reader: Reader, role: Role, per_node: int, common: dict[str, s
 
 
 def _read_assignments(reader: Reader, *path: str) -> dict[str, str]:
-    """``A=1 B="two words"`` as a shell would read it."""
+    """``A=1 B="two words"`` as a shell would read it; secrets are taken from the environment of the sweep."""
     text = reader.take_text(*path) or ""
     assigned: dict[str, str] = {}
     try:
@@ -143,4 +144,4 @@ def _read_assignments(reader: Reader, *path: str) -> dict[str, str]:
         if not equals or not name:
             reader.located.add(path, f"{word!r} is no NAME=VALUE")
         assigned[name] = value
-    return assigned
+    return masked(assigned)

@@ -1,4 +1,6 @@
-"""AIPerf's ``profile_export.jsonl`` and ``profile_export_aiperf.json``, read and written. Pure.
+"""AIPerf's ``profile_export_aiperf.json``, read and written, and ``profile_export.jsonl``, written. Pure.
+
+Records are read by :mod:`ratematch.exchange.results.aiperfrecords`.
 
 Tags and units are AIPerf's, and so are the definitions: ``inter_token_latency`` is (latency - TTFT) / (OSL - 1) of a
 request, which is our TPOT; gaps between chunks are ``inter_chunk_latency``; durations are from the first start to the
@@ -7,28 +9,22 @@ last token. Instants are wall-clock nanoseconds. Where our clock differs, ``RunI
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ratematch.errors import UserError
-from ratematch.exchange.results.foreign import (
-    ForeignLoad,
-    Hints,
-    RunFigures,
-    RunInfo,
-    Tool,
-    list_missing,
-    make_stats,
-    measure_run,
-    number,
-)
+from ratematch.exchange.results.aiperfconfig import Config
+from ratematch.exchange.results.aiperfconfig import read_config as read_input_config
+from ratematch.exchange.results.fields import count, describe, flag, number, section
+from ratematch.exchange.results.foreign import ForeignLoad, Hints, RunInfo, Tool, list_missing, make_stats
+from ratematch.exchange.results.wholerun import APART, RunFigures, measure_run
 from ratematch.measure import metrics
 from ratematch.measure.goodput import Goodput, good
-from ratematch.measure.records import Outcome, RequestRecord
+from ratematch.measure.records import RequestRecord
+from ratematch.measure.stats import Stats
 from ratematch.plan.experiment import load_to_json
 
 TOOL: Tool = "AIPerf"
@@ -56,167 +52,120 @@ STAT_NAMES = {"mean": "avg", "std": "std", "min": "min", "max": "max"} | {f"p{p}
 """Our names of what a distribution holds, and AIPerf's."""
 
 
-def read_lines(lines: Iterable[str], file: str) -> ForeignLoad:
-    """The requests of ``profile_export.jsonl``: failed ones are kept as such, warm-up apart.
-
-    The clock is AIPerf's (Unix epoch, ns); a request starts when AIPerf says it does (``request_start_ns``), whatever
-    the schedule wanted: how late its client was is not in the file.
-
-    Raises:
-        UserError: a line that is no such record, with its number.
-    """
-    records: list[RequestRecord] = []
-    warmup: list[RequestRecord] = []
-    missing: dict[str, int] = {}
-    for place, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-            metadata, values = content["metadata"], content.get("metrics") or {}
-            start = int(metadata["request_start_ns"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file}:{place}: no record of AIPerf's profile_export.jsonl ({error!r})") from error
-        where = f"{file}:{place}"
-        record = _read_record(len(records) + len(warmup), start, metadata, values, content.get("error"), where)
-        if record.outcome == "ok":
-            for tag in REQUEST_TAGS:
-                if tag not in values:
-                    missing[tag] = missing.get(tag, 0) + 1
-        # Files older than the field hold profiled requests only.
-        (records if metadata.get("benchmark_phase", "profiling") == "profiling" else warmup).append(record)
-    if not records:
-        raise UserError(f"{file}: holds no request of the profiling phase")
-    answered = [record for record in records if record.outcome == "ok"]
-    hints = Hints(isl=_mean(r.isl for r in answered if r.isl), osl=_mean(r.osl for r in answered if r.osl))
-    lacking = tuple(f"{tag} ({count} of {len(answered)} requests)" for tag, count in missing.items())
-    return ForeignLoad(TOOL, file, hints, records=tuple(records), warmup=tuple(warmup), missing=lacking)
-
-
-def _read_record(
-    seq: int, start: int, metadata: Mapping[str, Any], values: Mapping[str, Any], error: Any, where: str
-) -> RequestRecord:
-    end = metadata.get("request_end_ns")
-    record = RequestRecord(seq, start, sent_ns=start, end_ns=int(end) if end is not None else None)
-    isl, osl = _tokens(values, "input_sequence_length", where), _tokens(values, "output_sequence_length", where)
-    record.isl, record.osl = isl or 0, osl
-    # The requested length is not in the file; AIPerf's own checks stand for it.
-    record.osl_requested = osl or 0
-    if error or metadata.get("was_cancelled"):
-        kind = str((error or {}).get("type", "")) if isinstance(error, Mapping) else ""
-        record.outcome = kind if kind in get_args(Outcome) and kind != "ok" else "http_error"  # type: ignore[assignment]
-        if metadata.get("was_cancelled"):
-            record.outcome = "cancelled"
-        if isinstance(error, Mapping):
-            code = error.get("code")
-            record.status = code if isinstance(code, int) else None
-            record.error = str(error.get("message") or error.get("type") or "error")
-        return record
-    ttft, latency = _ns(values, "time_to_first_token", where), _ns(values, "request_latency", where)
-    if ttft is not None:
-        record.first_token_ns = start + round(ttft)
-    if latency is not None:
-        record.last_token_ns = start + round(latency)
-        record.end_ns = record.end_ns if record.end_ns is not None else record.last_token_ns
-    if record.first_token_ns is not None and record.last_token_ns is not None:
-        record.chunk_ns = [record.first_token_ns]
-        gaps = values.get("inter_chunk_latency")
-        if gaps and isinstance(gaps.get("value"), list) and gaps["value"]:
-            scale, at = _scale(gaps, "inter_chunk_latency", where), float(record.first_token_ns)
-            for gap in gaps["value"]:
-                at += float(gap) * scale
-                record.chunk_ns.append(round(at))
-        elif record.last_token_ns > record.first_token_ns:
-            record.chunk_ns.append(record.last_token_ns)
-    record.status = 200
-    return record
-
-
 def is_summary(content: Any) -> bool:
     """Is this ``profile_export_aiperf.json``, by its shape?"""
-    return isinstance(content, dict) and isinstance(content.get("request_throughput"), dict)
+    return _has(content, "avg")
 
 
-def read_summary(content: Mapping[str, Any], file: str) -> ForeignLoad:
-    """The figures of ``profile_export_aiperf.json``: distributions by tag, rates of the whole run.
+def is_aggregate(content: Any) -> bool:
+    """Is this the summary of several runs (``profile_export_aiperf_aggregate.json``), by its shape?"""
+    return _has(content, "ci_low") or (isinstance(content, dict) and _has(content.get("metrics"), "ci_low"))
+
+
+def _has(content: Any, statistic: str) -> bool:
+    """Does ``content`` have that of its requests/s?"""
+    throughput = content.get("request_throughput") if isinstance(content, dict) else None
+    return isinstance(throughput, dict) and statistic in throughput
+
+
+def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
+    """The figures of ``profile_export_aiperf.json`` (schema 1.0 to 1.5): distributions by tag, rates of the run.
 
     Raises:
         UserError: a figure that is no number, or of a unit that is not known.
     """
-    done = int(_read_mean(content, "request_count", file) or 0)
-    failed = _read_mean(content, "error_request_count", file)
+    where = f"{file}: {place}" if place else file
+    done = count({"avg": _read_mean(content, "request_count", where)}, "avg", f"{where}: request_count") or 0
+    failed = count({"avg": _read_mean(content, "error_request_count", where)}, "avg", f"{where}: error_request_count")
     stats = {}
     for ours, tag in DISTRIBUTION_TAGS.items():
-        metric = content.get(tag)
-        if metric is None:
+        metric = section(content, tag, where)
+        if not metric:
             continue
-        scale = _scale(metric, tag, file) / NS_PER_UNIT["ms"]
-        values = {name: number(metric, theirs, f"{file}: {tag}") for name, theirs in STAT_NAMES.items()}
-        stats[ours] = make_stats({k: None if v is None else v * scale for k, v in values.items()}, done)
-    isl, osl = _read_mean(content, "input_sequence_length", file), _read_mean(content, "output_sequence_length", file)
+        to_ms = scale(metric, tag, where) / NS_PER_UNIT["ms"]
+        values = {name: number(metric, theirs, f"{where}: {tag}") for name, theirs in STAT_NAMES.items()}
+        stats[ours] = make_stats({k: None if v is None else v * to_ms for k, v in values.items()}, done)
+    isl, osl = (
+        _read_mean(content, "input_sequence_length", where),
+        _read_mean(content, "output_sequence_length", where),
+    )
+    config = read_input_config(content, where)
+    acceptance = _read_mean(content, "spec_decode_acceptance_length", where)
     figures = RunFigures(
-        num_requests=done + int(failed or 0),
-        num_failed=None if failed is None else int(failed),
+        num_requests=done + (failed or 0),
+        num_failed=failed,
         stats=stats,
-        req_s=_read_mean(content, "request_throughput", file),
-        tok_s=_read_mean(content, "output_token_throughput", file),
+        req_s=_read_mean(content, "request_throughput", where),
+        tok_s=_read_mean(content, "output_token_throughput", where),
         isl=isl,
         osl=osl,
+        acceptance_length=acceptance or None,
+        seconds=_read_seconds(content, where),
+        tokens=_read_mean(content, "total_osl", where),
+        contradictions=tuple(_contradictions(content, stats.get("tpot_ms"), where)),
+        notes=(*config.notes, *(["the run was cancelled before its end"] if flag(content, "was_cancelled") else [])),
     )
     return ForeignLoad(
         TOOL,
         file,
-        read_config(content, isl, osl),
+        _hints(config, content, isl, osl),
+        place,
         figures=measure_run(figures, TOOL),
         missing=list_missing(content, SUMMARY_TAGS),
+        drafted=True if acceptance else None,
     )
 
 
-def read_config(content: Mapping[str, Any], isl: float | None = None, osl: float | None = None) -> Hints:
-    """What the summary's configuration says of model and load."""
-    config = content.get("input_config") or {}
-    endpoint = config.get("endpoint") or {}
-    load = config.get("loadgen") or config.get("load") or {}
-    models = endpoint.get("model_names") or []
-    concurrency, rate = load.get("concurrency"), load.get("request_rate") or load.get("req_s")
+def _contradictions(content: Mapping[str, Any], tpot: Stats | None, where: str) -> Iterator[str]:
+    """The mean of tok/s/user is at least 1 over the mean of TPOT, whatever their distribution (Jensen)."""
+    speed = _read_mean(content, "output_token_throughput_per_user", where)
+    if speed and tpot is not None and speed * tpot.mean < 1000 * (1 - APART):
+        yield f"{speed:g} tok/s/user, and a TPOT of {tpot.mean:g} ms makes {1000 / tpot.mean:.5g} at least"
+
+
+def read_config(content: Mapping[str, Any], file: str) -> Hints:
+    """What the summary's configuration says of model and load.
+
+    Raises:
+        UserError: a part of it is of another type.
+    """
+    return _hints(read_input_config(content, file), content)
+
+
+def _hints(config: Config, content: Mapping[str, Any], isl: float | None = None, osl: float | None = None) -> Hints:
     emulated = content.get("emulated")
     return Hints(
-        model=str(models[0]) if models else None,
+        model=config.model,
         isl=isl,
         osl=osl,
-        concurrency=int(concurrency) if isinstance(concurrency, int | float) else None,
-        request_rate=float(rate) if isinstance(rate, int | float) else None,
+        # With a rate, a concurrency is only its limit.
+        concurrency=None if config.request_rate else config.concurrency,
+        request_rate=config.request_rate,
         emulated=emulated if isinstance(emulated, bool) else None,
     )
 
 
 def _read_mean(content: Mapping[str, Any], tag: str, file: str) -> float | None:
-    metric = content.get(tag)
-    return number(metric, "avg", f"{file}: {tag}") if isinstance(metric, Mapping) else None
+    return number(section(content, tag, file), "avg", f"{file}: {tag}")
 
 
-def _scale(metric: Mapping[str, Any], tag: str, where: str) -> float:
-    unit = str(metric.get("unit", ""))
-    if unit not in NS_PER_UNIT:
-        raise UserError(f"{where}: {tag} has the unit {unit!r}; known: {', '.join(NS_PER_UNIT)}")
+def _read_seconds(content: Mapping[str, Any], file: str) -> float | None:
+    duration = _read_mean(content, "benchmark_duration", file)
+    if duration is None:
+        return None
+    return duration * scale(section(content, "benchmark_duration", file), "benchmark_duration", file) / 1e9
+
+
+def scale(metric: Mapping[str, Any], tag: str, where: str) -> float:
+    """Nanoseconds of the unit of ``metric``.
+
+    Raises:
+        UserError: a unit that is not known.
+    """
+    unit = metric.get("unit")
+    if not isinstance(unit, str) or unit not in NS_PER_UNIT:
+        raise UserError(f"{where}: {tag} has the unit {describe(unit)}; known: {', '.join(NS_PER_UNIT)}")
     return NS_PER_UNIT[unit]
-
-
-def _ns(values: Mapping[str, Any], tag: str, where: str) -> float | None:
-    metric = values.get(tag)
-    value = number(metric, "value", f"{where}: {tag}") if metric else None
-    return None if value is None else value * _scale(metric or {}, tag, where)
-
-
-def _tokens(values: Mapping[str, Any], tag: str, where: str) -> int | None:
-    metric = values.get(tag)
-    value = number(metric, "value", f"{where}: {tag}") if metric else None
-    return None if value is None else round(value)
-
-
-def _mean(values: Iterable[int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 Floats = NDArray[np.float64]
@@ -224,11 +173,13 @@ Per = Callable[[Sequence[RequestRecord], RunInfo], Floats]
 REQUEST_METRICS: dict[str, tuple[str, Per]] = {
     "time_to_first_token": ("ms", lambda records, info: metrics.ttft_ms(records, info.since)),
     "time_to_second_token": ("ms", lambda records, info: metrics.ttst_ms(records)),
-    "inter_token_latency": ("ms", lambda records, info: metrics.tpot_ms(records)),
+    "inter_token_latency": ("ms", lambda records, info: metrics.plain_tpot_ms(records)),
     "request_latency": ("ms", lambda records, info: metrics.e2el_ms(records, info.since)),
     "output_token_throughput_per_user": (
         "tokens/sec/user",
-        lambda records, info: 1e3 / np.where(metrics.tpot_ms(records) > 0, metrics.tpot_ms(records), np.nan),
+        lambda records, info: (
+            1e3 / np.where(metrics.plain_tpot_ms(records) > 0, metrics.plain_tpot_ms(records), np.nan)
+        ),
     ),
     "output_sequence_length": ("tokens", lambda records, info: metrics.output_tokens(records)),
     "output_token_count": ("tokens", lambda records, info: metrics.output_tokens(records)),

@@ -1,4 +1,4 @@
-"""The result file of ``benchmark_serving`` (TensorRT-LLM, vLLM, sa-bench), read and written. Pure.
+"""The result file of ``benchmark_serving`` (TensorRT-LLM, vLLM, SGLang, sa-bench), read and written. Pure.
 
 Translated where the definitions differ (docs/load-generator.md): ITL here is the gap between chunks, as there; the
 duration is from first start to last token, ramp and drain included; the clock of a request starts at its write to the
@@ -13,17 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ratematch.exchange.results.foreign import (
-    ForeignLoad,
-    Hints,
-    RunFigures,
-    RunInfo,
-    Tool,
-    list_missing,
-    make_stats,
-    measure_run,
-    number,
-)
+from ratematch.errors import UserError
+from ratematch.exchange.results.fields import count, describe, number, text
+from ratematch.exchange.results.foreign import ForeignLoad, Hints, RunInfo, Tool, list_missing, make_stats
+from ratematch.exchange.results.loadchecks import DRAFTED
+from ratematch.exchange.results.wholerun import RunFigures, measure_run
 from ratematch.measure import metrics
 from ratematch.measure.goodput import Goodput, good
 from ratematch.measure.records import RequestRecord
@@ -36,8 +30,16 @@ KEYS = (
     "request_throughput", "output_throughput", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms",
 )  # fmt: skip
 """Keys that a complete file has."""
-OLDER = {"total_input": "total_input_tokens", "total_output": "total_output_tokens"}
-"""Keys of older files, and what they are called now."""
+MOST_TOKENS = 10**15
+"""Of a whole run."""
+OTHER_NAMES = {
+    "total_input": "total_input_tokens",
+    "total_output": "total_output_tokens",
+    **{f"{part}_e2e_latency_ms": f"{part}_e2el_ms" for part in ("mean", "median", "std", "p90", "p95", "p99")},
+}
+"""Keys of older files and of SGLang's, and what they are called in most."""
+ACCEPTANCE = ("avg_decoded_tokens_per_iter", "spec_decode_acceptance_length", "accept_length")
+"""Tokens a step of a request, in TensorRT-LLM's files, vLLM's and SGLang's."""
 KNOWN_PERCENTILES = ("p1", "p5", "p10", "p25", "p75", "p90", "p95", "p99")
 """Percentiles that any of the tools writes beside the median and p99.9."""
 WRITTEN_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -48,58 +50,101 @@ def is_result(content: Any) -> bool:
     return isinstance(content, dict) and {"completed", "duration", "output_throughput"} <= set(content)
 
 
-def read_result(content: Mapping[str, Any], file: str) -> ForeignLoad:
-    """The figures of one result file.
+def read_result(content: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
+    """The figures of one result.
 
     Raises:
         UserError: a figure that is no number.
     """
-    content = {**{OLDER[key]: value for key, value in content.items() if key in OLDER}, **content}
-    done = int(number(content, "completed", file) or 0)
-    prompts = number(content, "num_prompts", file)
-    tokens_in, tokens_out = number(content, "total_input_tokens", file), number(content, "total_output_tokens", file)
-    stats = {f"{name}_ms": _read_stats(content, name, done, file) for name in ("ttft", "tpot", "itl", "e2el")}
+    where = f"{file}: {place}" if place else file
+    content = {**{OTHER_NAMES[key]: value for key, value in content.items() if key in OTHER_NAMES}, **content}
+    done, prompts = count(content, "completed", where) or 0, count(content, "num_prompts", where)
+    tokens_in, tokens_out = (count(content, f"total_{way}_tokens", where, MOST_TOKENS) for way in ("input", "output"))
+    stats = {f"{name}_ms": _read_stats(content, name, done, where) for name in ("ttft", "tpot", "itl", "e2el")}
     isl = tokens_in / done if tokens_in is not None and done else None
     osl = tokens_out / done if tokens_out is not None and done else None
+    acceptance = next((value for key in ACCEPTANCE if (value := number(content, key, where))), None)
+    rate, limit = _read_rate(content, where), count(content, "max_concurrency", where)
     figures = RunFigures(
-        num_requests=int(prompts) if prompts is not None else done,
-        num_failed=None if prompts is None else int(prompts) - done,
+        num_requests=prompts if prompts is not None else done,
+        num_failed=None if prompts is None else prompts - done,
         stats=stats,
-        req_s=number(content, "request_throughput", file),
-        tok_s=number(content, "output_throughput", file),
+        req_s=number(content, "request_throughput", where),
+        tok_s=number(content, "output_throughput", where),
         isl=isl,
         osl=osl,
-        acceptance_length=number(content, "avg_decoded_tokens_per_iter", file),
+        acceptance_length=acceptance,
+        seconds=number(content, "duration", where),
+        tokens=tokens_out,
+        notes=(f"at most {limit} requests were in flight, the others waited in the client",)
+        if rate and limit
+        else (),
     )
-    concurrency, rate = content.get("max_concurrency"), content.get("request_rate")
     emulated = content.get("emulated")
     hints = Hints(
-        model=content.get("model_id") or None,
+        model=text(content, "model_id", where) or _model_of_server(content, where),
         isl=isl,
         osl=osl,
-        concurrency=int(concurrency) if isinstance(concurrency, int | float) else None,
-        # "inf" is how these files say that the load was closed.
-        request_rate=float(rate) if isinstance(rate, int | float) and rate != float("inf") else None,
+        # With a rate, max_concurrency is only its limit.
+        concurrency=None if rate else limit,
+        request_rate=rate,
         emulated=emulated if isinstance(emulated, bool) else None,
     )
-    return ForeignLoad(TOOL, file, hints, figures=measure_run(figures, TOOL), missing=list_missing(content, KEYS))
+    return ForeignLoad(
+        TOOL,
+        file,
+        hints,
+        place,
+        figures=measure_run(figures, TOOL),
+        missing=list_missing(content, KEYS),
+        drafted=_were_drafted(content, acceptance, where),
+    )
+
+
+def _were_drafted(content: Mapping[str, Any], acceptance: float | None, where: str) -> bool | None:
+    """Did the server draft tokens? vLLM counts them, whether or not any was accepted."""
+    if count(content, "spec_decode_draft_tokens", where, MOST_TOKENS):
+        return True
+    return None if acceptance is None else acceptance > DRAFTED
+
+
+def _model_of_server(content: Mapping[str, Any], where: str) -> str | None:
+    """SGLang's files have what the server said of itself in place of a model."""
+    server = content.get("server_info")
+    return text(server, "model_path", where) if isinstance(server, Mapping) else None
+
+
+def _read_rate(content: Mapping[str, Any], where: str) -> float | None:
+    """Requests/s of an open loop; "inf", or Infinity, is how these files say that the load was closed."""
+    if content.get("request_rate") == "inf":
+        return None
+    return number(content, "request_rate", where) or None
 
 
 def _read_stats(content: Mapping[str, Any], name: str, num: int, file: str) -> Stats | None:
-    values = {key: number(content, f"{key}_{name}_ms", file) for key in ("mean", "std", *KNOWN_PERCENTILES)}
+    values = {key: number(content, f"{key}_{name}_ms", file) for key in ("mean", "std", "max", *KNOWN_PERCENTILES)}
     values["p50"] = number(content, f"median_{name}_ms", file)
     if values["p50"] is None:
         values["p50"] = number(content, f"p50_{name}_ms", file)
     values["p999"] = number(content, f"p99.9_{name}_ms", file)
-    return make_stats(values | _older_percentiles(content, name), num)
+    return make_stats(values | _older_percentiles(content, name, file), num)
 
 
-def _older_percentiles(content: Mapping[str, Any], name: str) -> dict[str, float | None]:
+def _older_percentiles(content: Mapping[str, Any], name: str, file: str) -> dict[str, float | None]:
     """``percentiles_ttft_ms: [[99.0, 12.3], ...]`` of older files."""
-    pairs = content.get(f"percentiles_{name}_ms")
+    key = f"percentiles_{name}_ms"
+    pairs = content.get(key)
     if not isinstance(pairs, list):
         return {}
-    return {f"p{float(p):g}".replace(".", ""): float(value) for p, value in pairs}
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise UserError(f"{file}: {key} is {describe(pairs)}, not one of pairs")
+    known: dict[str, float | None] = {}
+    for pair in pairs:
+        named = dict(zip(("a percentile", "its value"), pair, strict=True))
+        at = number(named, "a percentile", f"{file}: {key}")
+        if at is not None:
+            known[f"p{at:g}".replace(".", "")] = number(named, "its value", f"{file}: {key}")
+    return known
 
 
 def benchmark_serving_result(
@@ -146,7 +191,7 @@ def benchmark_serving_result(
 def _distributions(done: Sequence[RequestRecord], info: RunInfo) -> dict[str, float | None]:
     columns = {
         "ttft": metrics.ttft_ms(done, info.since),
-        "tpot": metrics.tpot_ms(done),
+        "tpot": metrics.plain_tpot_ms(done),
         "itl": metrics.chunk_gap_ms(done),
         "e2el": metrics.e2el_ms(done, info.since),
     }

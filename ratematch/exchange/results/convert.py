@@ -7,6 +7,7 @@ from typing import Any
 
 from ratematch.errors import CatalogError
 from ratematch.exchange.results.foreign import ForeignLoad, Hints, Servers
+from ratematch.exchange.results.loadchecks import check_load
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.measure.measurement import Measurement, measure_load
 from ratematch.plan.cluster import Cluster
@@ -16,8 +17,11 @@ from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import Workload
 
 
-def list_unknown(hints: Hints, stage: Stage | None) -> list[str]:
-    """What neither the file nor an option says and an import needs, each with the option that says it."""
+def list_unknown(hints: Hints, stage: Stage | None, drafted: bool | None = None) -> list[str]:
+    """What neither the file nor an option says and an import needs, each with the option that says it.
+
+    ``drafted``: the file says that tokens were drafted, though not how many.
+    """
     problems = []
     if hints.model is None:
         problems.append("model (--model)")
@@ -27,7 +31,7 @@ def list_unknown(hints: Hints, stage: Stage | None) -> list[str]:
         problems.append("engine (--engine trtllm-serve/1.2)")
     if hints.emulated is None:
         problems.append("real or emulated servers (--real or --emulated)")
-    if hints.isl is None or hints.osl is None:
+    if not hints.isl or not hints.osl:
         problems.append("lengths (--workload ISL/OSL)")
     if hints.concurrency is None and hints.request_rate is None:
         problems.append("load (--concurrency or --request-rate)")
@@ -40,13 +44,20 @@ def list_unknown(hints: Hints, stage: Stage | None) -> list[str]:
     elif stage == "e2e" and not (hints.ctx and hints.gen):
         problems.append("both kinds of servers (--ctx and --gen)")
     if hints.mtp is None:
-        problems.append("draft tokens (--mtp, 0 for none)")
+        problems.append("draft tokens (--mtp; there were some)" if drafted else "draft tokens (--mtp, 0 for none)")
     return problems
 
 
-def measure_records(load: ForeignLoad, setting: Load, workload: Workload) -> Measurement:
-    """Figures of imported records by the rules for ratematch's own; how late the client sent is not known."""
-    figures = measure_load(load.records, setting, workload)
+def measure(load: ForeignLoad, hints: Hints) -> Measurement:
+    """Figures of an imported load, with the verdict.
+
+    Of records by the rules for ratematch's own; how late the client sent is not known. Of a whole run, held to
+    Little's law as far as that can be. ``hints`` must know its concurrency or its rate.
+    """
+    if load.figures is not None:
+        return check_load(load.figures, hints)
+    workload = Workload(max(1, round(hints.isl or 1)), max(1, round(hints.osl or 1)))
+    figures = measure_load(load.records, make_load(load, hints), workload)
     warnings = (f"imported from {load.tool}", *figures.warnings)
     return replace(figures, send_lag_ms=None, warnings=warnings)
 
@@ -91,7 +102,7 @@ def make_experiment(hints: Hints, stage: Stage | None) -> Experiment:
         cluster="imported",
         emulated=bool(hints.emulated),
         deployment=deployment,
-        workload=Workload(round(hints.isl), round(hints.osl)),
+        workload=Workload(max(1, round(hints.isl)), max(1, round(hints.osl))),
         loads=(),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,9 @@ from ratematch.exchange.results.inferencex import make_row
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import Experiment
 from ratematch.store import layout
-from ratematch.store.files import write_aside
+from ratematch.store.damage import Damage, readable
+from ratematch.store.files import plain_text, write_aside
 from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
-from ratematch.store.records import read_records
 
 Form = Literal["aiperf", "benchmark-serving", "inferencex", "csv"]
 LOADS_CSV, REQUESTS_CSV = "loads.csv", "requests.csv"
@@ -32,15 +33,15 @@ def export_results(results: Results, form: Form, output: Path) -> tuple[list[Pat
 
     AIPerf: ``<experiment>/<load>/profile_export.jsonl`` and ``profile_export_aiperf.json``. benchmark_serving:
     ``<experiment>/<load>.json``, with per-request lists. InferenceX: ``agg_<experiment>_<load>.json``, a row each,
-    of aggregated and end-to-end loads. csv: ``loads.csv`` and ``requests.csv``.
+    of aggregated and end-to-end loads. csv: ``loads.csv`` and ``requests.csv``. What cannot be used is left out.
 
     Raises:
-        UserError: nothing in the folder fits the format. ResultsError: records that cannot be read.
+        UserError: nothing in the folder fits the format.
     """
     notes: list[str] = []
     match form:
         case "csv":
-            written = _write_csv(results, output)
+            written = _write_csv(results, output, notes)
         case "inferencex":
             written = list(_write_rows(results, output, notes))
         case _:
@@ -50,34 +51,39 @@ def export_results(results: Results, form: Form, output: Path) -> tuple[list[Pat
     return written, notes
 
 
-def _stored(results: Results) -> Iterator[tuple[ExperimentFolder, Experiment, StoredLoad]]:
-    for folder in results.folders():
-        experiment = folder.read()
-        for stored in folder.loads():
-            yield folder, experiment, stored
+def _stored(results: Results, notes: list[str]) -> Iterator[tuple[ExperimentFolder, Experiment, StoredLoad]]:
+    """Every finished load that can be used; ``notes`` has the files that cannot."""
+    now = results.now()
+    notes += [damage.describe(results.path) for damage in now.damaged]
+    for part in now.experiments:
+        for stored in part.loads:
+            yield part.folder, part.experiment, stored
 
 
 def _write_records(results: Results, form: Form, output: Path, notes: list[str]) -> Iterator[Path]:
-    for folder, experiment, stored in _stored(results):
-        file = stored.folder / layout.RECORDS
-        if not file.exists():
+    for folder, experiment, stored in _stored(results, notes):
+        if not stored.has(layout.RECORDS):
             notes.append(f"{folder.path.name}/{stored.folder.name}: has no requests, only figures; left out")
             continue
-        records, info = read_records(file), _make_info(experiment, stored)
+        damaged: list[Damage] = []
+        records, info = readable(stored.records, damaged), _make_info(experiment, stored)
+        warmup = readable(partial(_warmup, stored), damaged)
+        notes += [damage.describe(results.path) for damage in damaged]
+        if records is None:
+            continue
         place = output / folder.path.name
         if form == "benchmark-serving":
             yield _write_json(place / f"{stored.folder.name}.json", benchmark_serving_result(records, info))
             continue
         place = place / stored.folder.name
-        lines = aiperf.profile_export_lines(records, info, _warmup(stored))
+        lines = aiperf.profile_export_lines(records, info, warmup or [])
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         yield write_aside(place / aiperf.RECORDS_FILE, text.encode("utf-8"))
         yield _write_json(place / aiperf.SUMMARY_FILE, aiperf.profile_export_aiperf(records, info))
 
 
 def _warmup(stored: StoredLoad) -> list[RequestRecord]:
-    file = stored.folder / layout.WARMUP
-    return read_records(file) if file.exists() else []
+    return stored.records(layout.WARMUP) if stored.has(layout.WARMUP) else []
 
 
 def _make_info(experiment: Experiment, stored: StoredLoad) -> RunInfo:
@@ -88,7 +94,7 @@ def _make_info(experiment: Experiment, stored: StoredLoad) -> RunInfo:
 
 
 def _write_rows(results: Results, output: Path, notes: list[str]) -> Iterator[Path]:
-    for folder, experiment, stored in _stored(results):
+    for folder, experiment, stored in _stored(results, notes):
         name = f"{folder.path.name}_{stored.folder.name}"
         if not stored.measurement.valid:
             notes.append(f"{name}: not valid; left out")
@@ -98,16 +104,23 @@ def _write_rows(results: Results, output: Path, notes: list[str]) -> Iterator[Pa
             yield _write_json(output / f"agg_{name}.json", row)
 
 
-def _write_csv(results: Results, output: Path) -> list[Path]:
-    measured = read_inputs(results).measured
+def _write_csv(results: Results, output: Path, notes: list[str]) -> list[Path]:
+    inputs = read_inputs(results)
+    damaged: list[Damage] = []
     frames = {
-        LOADS_CSV: pd.DataFrame([load_row(row) for row in measured]),
-        REQUESTS_CSV: pd.DataFrame(list(request_rows(results, measured))),
+        LOADS_CSV: pd.DataFrame([load_row(row) for row in inputs.measured]),
+        REQUESTS_CSV: pd.DataFrame(list(request_rows(results, inputs.measured, damaged))),
     }
+    notes += [*inputs.damaged, *(damage.describe(results.path) for damage in damaged)]
     return [
-        write_aside(output / name, frame.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+        write_aside(output / name, _plain(frame).to_csv(index=False, lineterminator="\n").encode("utf-8"))
         for name, frame in frames.items()
     ]
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with texts that no spreadsheet runs."""
+    return frame.map(lambda value: plain_text(value) if isinstance(value, str) else value)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> Path:

@@ -16,7 +16,6 @@ from ratematch.measure.measurement import Measurement
 from ratematch.measure.metrics import Since
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
-from ratematch.measure.validity import DEFAULT_LIMITS
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.version import __version__
@@ -66,8 +65,10 @@ class ForeignLoad:
     """One load of another tool. ``row``: where in the file, when it holds several.
 
     Either ``records`` (and ``warmup``): a request each; or ``figures`` of the whole run. ``missing``: fields that the
-    tool has and this file has not, as the tool spells them. ``predicted``: of a model of the servers, measured by
-    nobody.
+    tool has and this file has not, as the tool spells them. ``refused``: why it cannot be read, nothing else is known
+    then; other loads of the file may be fine. ``drafted``: did the servers draft tokens (``None``: not told).
+    ``ctx_gpus``, ``gen_gpus``: GPUs of all context and all generation servers, where the file tells them and not
+    their layout.
     """
 
     tool: Tool
@@ -78,81 +79,14 @@ class ForeignLoad:
     warmup: tuple[RequestRecord, ...] = ()
     figures: Measurement | None = None
     missing: tuple[str, ...] = ()
-    predicted: bool = False
+    refused: str = ""
+    drafted: bool | None = None
+    ctx_gpus: int | None = None
+    gen_gpus: int | None = None
 
     @property
     def where(self) -> str:
         return f"{self.file}{f': {self.row}' if self.row else ''}"
-
-
-@dataclass(frozen=True)
-class RunFigures:
-    """Figures of a whole run as a file holds them, ramp and drain included; ``None`` where it does not.
-
-    ``stats``: distributions by our names (``ttft_ms``, ``tpot_ms``, ``itl_ms``, ``e2el_ms``). ``req_s``, ``tok_s``:
-    requests/s and output tokens/s. ``isl``, ``osl``: mean lengths in tokens.
-    """
-
-    num_requests: int | None
-    num_failed: int | None
-    stats: Mapping[str, Stats | None]
-    req_s: float | None
-    tok_s: float | None
-    isl: float | None
-    osl: float | None
-    acceptance_length: float | None = None
-
-    @property
-    def in_flight(self) -> float | None:
-        """Requests in flight by Little's law, from rate and latency; no such file holds them."""
-        ttft, tpot = self.stats.get("ttft_ms"), self.stats.get("tpot_ms")
-        if not self.req_s or ttft is None or not self.osl:
-            return None
-        decode_ms = (self.osl - 1) * tpot.mean if tpot is not None else 0.0
-        return self.req_s * (ttft.mean + decode_ms) / 1000
-
-
-def measure_run(figures: RunFigures, tool: Tool) -> Measurement:
-    """The measurement that ``figures`` of ``tool`` make, with a warning that ramp and drain are in its rates.
-
-    A number of requests that the file does not hold is 0 in the measurement, with a warning.
-    """
-    total, failed = figures.num_requests or 0, figures.num_failed or 0
-    reasons = []
-    if figures.num_requests is not None and not figures.num_requests - failed:
-        reasons.append("no request was answered")
-    elif failed > DEFAULT_LIMITS.failed * total:
-        reasons.append(f"{failed} of {total} requests failed")
-    warnings = [f"imported from {tool}: rates are of the whole run, ramp and drain included"]
-    if figures.num_requests is None:
-        warnings.append("the file does not tell how many requests there were")
-    if figures.num_failed is None:
-        warnings.append("the file does not tell how many requests failed")
-    tpot, in_flight = figures.stats.get("tpot_ms"), figures.in_flight
-    return Measurement(
-        num_requests=total,
-        num_ok=total - failed,
-        num_failed=failed,
-        window=None,
-        ttft_ms=figures.stats.get("ttft_ms"),
-        tpot_ms=tpot,
-        itl_ms=figures.stats.get("itl_ms"),
-        e2el_ms=figures.stats.get("e2el_ms"),
-        send_lag_ms=None,
-        tok_s_user=1000 / tpot.mean if tpot is not None and tpot.mean else None,
-        tok_s=figures.tok_s,
-        req_s=figures.req_s,
-        tok_s_run=figures.tok_s,
-        req_s_run=figures.req_s,
-        isl_mean=figures.isl,
-        osl_mean=figures.osl,
-        in_flight=in_flight,
-        little=1.0 if in_flight else None,
-        valid=not reasons,
-        reasons=tuple(reasons),
-        warnings=tuple(warnings),
-        acceptance_length=figures.acceptance_length,
-    )
 
 
 def make_stats(values: Mapping[str, float | None], n: int) -> Stats | None:
@@ -178,25 +112,6 @@ def make_stats(values: Mapping[str, float | None], n: int) -> Stats | None:
         max=known("max"),
         **optional,
     )
-
-
-def number(content: Mapping[str, Any], key: str, where: str) -> float | None:
-    """The finite number under ``key``; ``None`` when it is not there, null or not finite.
-
-    Raises:
-        UserError: it is there and no number.
-    """
-    value = content.get(key)
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError as error:
-            raise UserError(f"{where}: {key} is {content[key]!r}, not a number") from error
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where}: {key} is {value!r}, not a number")
-    return float(value) if math.isfinite(value) else None
 
 
 def parse_servers(text: str) -> Servers:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ratematch.errors import UserError
-from ratematch.exchange.results.convert import list_unknown, make_cluster, make_experiment, make_load, measure_records
-from ratematch.exchange.results.detect import read_foreign
+from ratematch.exchange.results.convert import list_unknown, make_cluster, make_experiment, make_load, measure
+from ratematch.exchange.results.detect import read_files
 from ratematch.exchange.results.foreign import ForeignLoad, Hints, lay_over
+from ratematch.exchange.results.loadchecks import list_contradictions, list_findings
 from ratematch.inputs.ratetable import RACK_GPUS
 from ratematch.measure.loadrun import Import, LoadRun
 from ratematch.plan.deployment import Stage
@@ -28,12 +29,14 @@ from ratematch.store.sweeprun import SweepLimits
 
 @dataclass(frozen=True)
 class Imported:
-    """One load that was put into a store. ``missing``: what its file does not tell."""
+    """One load that was put into a store. ``missing``: what its file does not tell. ``findings``: why it is not
+    valid, or what a person should know of it."""
 
     source: str
     folder: Path
     valid: bool
     missing: tuple[str, ...]
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,30 +57,33 @@ def import_results(
 ) -> tuple[list[Imported], list[Skipped]]:
     """Put every load of ``paths`` into the results folder ``into``; ``given`` replaces what the files say.
 
-    A load of which something needed is not known is skipped, with what it is; the others go in. A file that was
-    imported before is recognised by its content and left as it is.
+    A load of which something needed is not known, or that contradicts an option, is skipped, with what it is; the
+    others go in. One whose figures contradict themselves goes in as not valid: it is seen, and on no front. A file
+    that was imported before is recognised by its content and left as it is.
 
     Raises:
-        UserError: a file that is of no known tool or only predicts; loads of another origin in the folder without
-            ``mix``; emulated beside real ones.
+        UserError: the only file is of no known tool, or one only predicts; loads of another origin in the folder
+            without ``mix``; the only load is one that no analysis could read together with those in the folder.
     """
     loads = []
-    for path in paths:
-        loads_of_file, rates = read_foreign(path)
+    for path, loads_of_file, rates in read_files(paths):
         if rates:
             raise UserError(f"{path}: predicted, not measured; write a table with -o rates.csv and match that")
         loads += [(path, load) for load in loads_of_file]
     results = Results(into)
-    _refuse_silent_mixture(results, {load.tool for _, load in loads}, mix)
+    _refuse_silent_mixture(results, {load.tool for _, load in loads if not load.refused}, mix)
     imported: list[Imported] = []
     skipped: list[Skipped] = []
     for path, load in loads:
         hints = lay_over(load.hints, given)
-        if problems := list_unknown(hints, stage):
-            skipped.append(Skipped(load.where, f"not known: {'; '.join(problems)}"))
-            continue
-        _refuse_misfit(results, make_experiment(hints, stage), load.where)
-        imported.append(_store(results, path, load, hints, stage))
+        if why := _why_not(load, hints, stage):
+            skipped.append(Skipped(load.where, why))
+        elif misfit := _find_misfit(results, make_experiment(hints, stage)):
+            if len(loads) == 1:
+                raise UserError(f"{load.where}: {misfit}")
+            skipped.append(Skipped(load.where, misfit))
+        else:
+            imported.append(_store(results, path, load, hints, stage))
     if imported and not (into / layout.LIMITS).exists():
         results.write_limits(SweepLimits.of(into.name, Constraints(), RACK_GPUS))
     return imported, skipped
@@ -86,7 +92,7 @@ def import_results(
 def _refuse_silent_mixture(results: Results, tools: set[str], mix: bool) -> None:
     if mix:
         return
-    tools_there = {stored.run.tool for folder in results.folders() for stored in folder.loads()}
+    tools_there = {stored.run.tool for stored in results.now().loads}
     if others := sorted(tools_there - tools):
         raise UserError(
             f"{results.path}: holds loads of {', '.join(others)}; import into another folder, or say --mix to have "
@@ -94,10 +100,19 @@ def _refuse_silent_mixture(results: Results, tools: set[str], mix: bool) -> None
         )
 
 
-def _refuse_misfit(results: Results, experiment: Experiment, where: str) -> None:
-    """Refuses a load that no analysis could read together with those that are there."""
-    for folder in results.folders()[:1]:
-        there = folder.read()
+def _why_not(load: ForeignLoad, hints: Hints, stage: Stage | None) -> str:
+    """Why a load cannot be taken, empty when it can."""
+    if load.refused:
+        return load.refused
+    unknown = list_unknown(hints, stage, load.drafted)
+    problems = [*([f"not known: {'; '.join(unknown)}"] if unknown else []), *list_contradictions(load, hints)]
+    return "; ".join(problems)
+
+
+def _find_misfit(results: Results, experiment: Experiment) -> str | None:
+    """Why no analysis could read a load together with those that are there."""
+    for stored in results.now().experiments[:1]:
+        there = stored.experiment
         for what, a, b in (
             ("figures", there.origin, experiment.origin),
             ("model", there.model, experiment.model),
@@ -105,7 +120,8 @@ def _refuse_misfit(results: Results, experiment: Experiment, where: str) -> None
             ("engine", *(f"{e.engine.name} {e.engine.version}" for e in (there, experiment))),
         ):
             if a != b:
-                raise UserError(f"{where}: {what} {b}, and {results.path} holds {a}: import it into another folder")
+                return f"{what} {b}, and {results.path} holds {a}: import it into another folder"
+    return None
 
 
 def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage: Stage | None) -> Imported:
@@ -113,9 +129,8 @@ def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     folder, setting = _find_place(results, experiment, setting, digest, load.row)
     missing = load.missing
-    figures = load.figures
-    if figures is None:
-        figures = measure_records(load, setting, experiment.workload)
+    figures = measure(load, hints)
+    if load.figures is None:
         missing = (*missing, "send-time slip (AIPerf keeps no intended instants per request)")
     elif missing:
         figures = replace(figures, warnings=(*figures.warnings, f"not in the file: {', '.join(missing)}"))
@@ -131,7 +146,7 @@ def _store(results: Results, path: Path, load: ForeignLoad, hints: Hints, stage:
         run = LoadRun(origin=experiment.origin, start_ns=start_ns, wall_start_ns=start_ns, imported=origin)
         folder.finish_load(setting, run, figures)
         folder.mark_done()
-    return Imported(load.where, folder.load_folder(setting), figures.valid, missing)
+    return Imported(load.where, folder.load_folder(setting), figures.valid, missing, list_findings(figures))
 
 
 def _find_place(

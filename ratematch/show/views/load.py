@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,11 +13,12 @@ from rich.live import Live
 from rich.text import Text
 
 from ratematch.measure.measurement import Stats
+from ratematch.plan.dataset.summary import LengthSpan, summary_to_json
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.show.console import table
 
 if TYPE_CHECKING:
-    from ratematch.loadgen.ladder import LoadRow
+    from ratematch.loadgen.ladder import LadderStart, LoadRow
     from ratematch.loadgen.loadresult import Progress
 
 COLUMNS = ["load", "ok", "held", "TTFT", "p99", "lag", "TPOT", "p99", "/user", "tok/s", "req/s"]
@@ -57,8 +59,16 @@ class LoadView:
             self._last = time.monotonic()
             self._console.print(Text(line), soft_wrap=True)
 
-    def print_rows(self, rows: Sequence[LoadRow], console: Console) -> None:
+    def print_start(self, start: LadderStart) -> None:
+        """What is about to be sent: how a data set was understood, and the seed."""
+        for line in (*describe_dataset(start), *_describe_kept(start), describe_seed(start)):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def print_rows(self, rows: Sequence[LoadRow], console: Console, start: LadderStart | None = None) -> None:
         """The table of figures, then what is wrong with any of them, and whether the client held what was asked."""
+        if start is not None and not (console.is_terminal and self._console.is_terminal):
+            for line in (*describe_dataset(start)[:1], *_describe_kept(start), describe_seed(start)):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         if any(row.emulated for row in rows):
             console.print("[bold yellow]EMULATED[/]: no GPU stands behind these figures", highlight=False)
         console.print(table(TITLE, COLUMNS, [_row(row) for row in rows]))
@@ -125,6 +135,67 @@ def _of(stats: Stats | None, percentile: float | str) -> float | None:
     return stats.at(percentile) if stats else None
 
 
-def ladder_to_json(rows: Sequence[LoadRow]) -> dict[str, Any]:
-    """Every load with all its figures and the client's health."""
-    return {"emulated": any(row.emulated for row in rows), "loads": [row.to_json() for row in rows]}
+def ladder_to_json(
+    rows: Sequence[LoadRow], start: LadderStart | None = None, kept: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Every load with all its figures and the client's health; those that were measured before, first."""
+    content: dict[str, Any] = {"emulated": any(row.emulated for row in rows) or any(row["emulated"] for row in kept)}
+    if start is not None:
+        content |= {"seed": start.seed, "dataset": summary_to_json(start.dataset) if start.dataset else None}
+    return {**content, "loads": [*kept, *(row.to_json() for row in rows)]}
+
+
+def kept_rows(start: LadderStart) -> list[dict[str, Any]]:
+    """The figures of rungs that were measured before, as their folders hold them."""
+    return [json.loads((folder / "measurement.json").read_text()) for folder in start.kept]
+
+
+def describe_seed(start: LadderStart) -> str:
+    """The seed, and how to have the same requests again."""
+    if not start.drawn:
+        return f"seed {start.seed}"
+    whose = (
+        "of this folder, which is gone on with"
+        if start.resumed
+        else f"drawn for this run; --seed {start.seed} repeats it"
+    )
+    return f"seed {start.seed} ({whose})"
+
+
+def describe_dataset(start: LadderStart) -> list[str]:
+    """One line on how a data set was understood, and one for each note."""
+    dataset = start.dataset
+    if dataset is None:
+        return []
+    parts = [f"{dataset.format}, {dataset.prompts} prompts, {start.api}"]
+    parts += [f"ISL {_span(dataset.isl, dataset.prompts)}"] if dataset.isl else []
+    parts += [f"{_span(dataset.characters, dataset.prompts)} characters a prompt"] if dataset.characters else []
+    parts += [f"OSL {_span(dataset.osl, dataset.prompts)}" if dataset.osl else "OSL as --osl says"]
+    parts += [f"{dataset.shared:.1%} of the prompts shared with earlier ones"]
+    parts += [f"{dataset.sessions} sessions"] if dataset.sessions else []
+    parts += [f"{dataset.block} tokens a hash_id"] if dataset.block else []
+    if dataset.duration_s is not None:
+        parts.append(f"{_duration(dataset.duration_s)} long")
+    parts += [f"times in {dataset.time_unit}"] if dataset.time_unit else []
+    return [f"data set: {'; '.join(parts)}", *(f"data set: note: {note}" for note in dataset.notes)]
+
+
+def _describe_kept(start: LadderStart) -> list[str]:
+    return [f"measured before and kept: {', '.join(map(str, start.kept))}"] if start.kept else []
+
+
+def _span(span: LengthSpan, prompts: int) -> str:
+    """Least, mean and greatest, and of how many where not all say so."""
+    return f"{span.least} to {span.most} (mean {span.mean:.5g})" + (
+        f" in {span.number}" if span.number < prompts else ""
+    )
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.4g} s"
+        if seconds < 600
+        else f"{seconds / 60:.4g} min"
+        if seconds < 36000
+        else f"{seconds / 3600:.4g} h"
+    )

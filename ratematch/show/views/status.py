@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from ratematch.show.console import table
-from ratematch.store.folder import ExperimentFolder, Results, StoredLoad
+from ratematch.show.terminal import command_line
+from ratematch.store.damage import Damage, readable
+from ratematch.store.folder import Results, StoredLoad
 from ratematch.store.progress import Measuring, RunProgress, Starting
+from ratematch.store.snapshot import StoredExperiment
 
 
 def status_to_json(
-    results: Results, queued: Mapping[str, str] | None = None, left_out: Mapping[str, str] | None = None
+    results: Results,
+    queued: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
+    also_damaged: Sequence[Damage] = (),
 ) -> dict[str, Any]:
     """State of every experiment and the sums over them.
 
     ``queued``: what the scheduler says of an experiment's job, by folder name. ``left_out``: nodes that jobs are kept
-    off, and why.
+    off, and why. ``also_damaged``: files of the folder that the caller could not use.
     """
-    folders = results.folders()
-    rows = [_experiment_status(folder, (queued or {}).get(folder.path.name)) for folder in folders]
-    spent = results.account()
+    stored = results.now()
+    damaged = [*also_damaged, *stored.damaged]
+    rows = [
+        _experiment_status(part, (queued or {}).get(part.folder.path.name), damaged) for part in stored.experiments
+    ]
+    spent = stored.account()
+    budget = _budget(results, damaged)
     states = [row["state"] for row in rows]
     return {
         "results": str(results.path),
@@ -35,25 +45,27 @@ def status_to_json(
         "gpu_hours": spent.total,
         "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
         "overhead": spent.overhead,
-        "budget_gpu_hours": _budget(results),
+        "budget_gpu_hours": budget,
         "nodes_left_out": dict(left_out or {}),
+        "damaged": [damage.describe(results.path) for damage in damaged],
         "experiments": rows,
     }
 
 
-def _budget(results: Results) -> float | None:
-    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not given."""
-    plan = results.controller_plan()
+def _budget(results: Results, damaged: list[Damage]) -> float | None:
+    """GPU-hours that the sweep may spend; ``None``: as many as it takes, or not known."""
+    plan = readable(results.controller_plan, damaged)
     return plan.budget_gpu_hours if plan else None
 
 
-def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str, Any]:
-    experiment = folder.read()
-    missing = len(folder.missing())
-    state = folder.state()
+def _experiment_status(stored: StoredExperiment, queued: str | None, damaged: list[Damage]) -> dict[str, Any]:
+    experiment, folder = stored.experiment, stored.folder
+    missing = len(stored.missing)
+    state: str = stored.state()
     if queued and state != "running":
         state = "queued"
-    outcome = folder.outcome() if state in ("failed", "interrupted") else None
+    outcome = stored.outcome if state in ("failed", "interrupted") else None
+    progress = readable(folder.progress, damaged) if state == "running" else None
     return {
         "experiment": experiment.label,
         "folder": folder.path.name,
@@ -63,15 +75,15 @@ def _experiment_status(folder: ExperimentFolder, queued: str | None) -> dict[str
         "loads": len(experiment.loads),
         "loads_done": len(experiment.loads) - missing,
         "gpus": experiment.deployment.gpus,
-        "gpu_hours": folder.gpu_hours(),
+        "gpu_hours": stored.account.total,
         "emulated": experiment.emulated,
         "simulated": experiment.simulated,
         "error": outcome.error if outcome else None,
         "cause": outcome.cause if outcome else None,
         "remedy": outcome.remedy if outcome else None,
-        "measured": [_load_status(stored) for stored in folder.loads()],
+        "measured": [_load_status(load) for load in stored.loads],
         "job": queued,
-        "doing": describe_progress(folder.progress()) if state == "running" else queued,
+        "doing": describe_progress(progress) if state == "running" else queued,
     }
 
 
@@ -122,6 +134,11 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     title = content["results"] + (
         "  (simulated)" if content["simulated"] else "  (emulated)" if content["emulated"] else ""
     )
+    for line in content["damaged"]:
+        console.print(Text(line, "red"), soft_wrap=True)
+    if content["damaged"]:
+        verify = command_line("ratematch", "verify", content["results"])
+        console.print(Text(f"`{verify}` says what to measure again"), soft_wrap=True)
     console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours"], rows))
     for row in content["experiments"]:
         if row["doing"]:

@@ -73,7 +73,7 @@ def make(rng: random.Random) -> tuple[str, ...]:
 
 def run(given: tuple[str, ...], _: Path) -> Ending:
     text, *overrides = given
-    return sweeps.with_places(call(lambda: sweeps.parse(text, *overrides)), "s.yaml:", "--set ")
+    return sweeps.with_places(call(lambda: sweeps.parse(text, *overrides)), "s.yaml:", "--set ", "--set: ")
 
 
 KIND = Kind("overrides", make, run, few=120)
