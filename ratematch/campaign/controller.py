@@ -61,7 +61,7 @@ def run_campaign(
     """
     requested = expand_sweep(sweep).experiments
     values = {} if executor.name == "simulate" else secrets.find_values(sweep)
-    refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
+    warnings = refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, requested)
     results.path.mkdir(parents=True, exist_ok=True)
@@ -71,6 +71,7 @@ def run_campaign(
         masking(sweep.secrets.values(os.environ).values()),
     ):
         controller = Controller(sweep, results, executor, on_update, again=again, handed=secrets.Handed(values))
+        controller.campaign.notes.extend(f"warning: {warning}" for warning in warnings)
         return controller.run(requested, text)
 
 

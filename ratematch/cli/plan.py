@@ -50,7 +50,7 @@ def plan(
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     expansion = expand_sweep(parsed)
-    refuse_unlaunchable(parsed, expansion.experiments, here=False)
+    warnings = refuse_unlaunchable(parsed, expansion.experiments, here=False)
     cost = estimate(parsed, expansion.experiments)
     explained = explain_settings(expansion.experiments) if explain else ()
     if not predict and (learn_from or output):
@@ -73,9 +73,11 @@ def plan(
     if as_json:
         more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
-        print_json(plan_to_json(parsed, expansion, cost) | more)
+        print_json(plan_to_json(parsed, expansion, cost) | {"warnings": warnings} | more)
     else:
         print_plan(parsed, expansion, cost, stdout_console())
+        for warning in warnings:
+            echo(f"warning: {warning}", err=True)
         print_explained(explained, stdout_console())
         if prediction:
             print_prediction(prediction, stdout_console())
@@ -127,7 +129,8 @@ def render(
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     known = expand_sweep(parsed).experiments
-    refuse_unlaunchable(parsed, known, here=False)
+    for warning in refuse_unlaunchable(parsed, known, here=False):
+        click.echo(f"warning: {warning}", err=True)
     if results is not None:
         chosen = [stored.experiment for stored in Results.open(results).now().experiments]
         known = (*known, *(item for item in chosen if item.stage == "e2e"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
@@ -39,6 +40,11 @@ class ReadBreakdown(Protocol):
     """The type of :attr:`Engine.read_breakdown`, whose two counts are given by name."""
 
     def __call__(self, records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
+
+
+def no_doubts(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+    """Whatever its contract does not refuse is known to be taken."""
+    return []
 
 
 def no_extra_body(experiment: Experiment) -> Json:
@@ -119,6 +125,10 @@ class Engine:
     """What the engine would refuse about the rendered files, at its start or at the first request, a line each; empty
     when nothing. ``model``: what the servers load; ``None`` leaves out the rules that depend on it."""
 
+    doubt_launch: CheckLaunch = no_doubts
+    """What a person should know of files that :attr:`check_launch` lets pass: settings of which it is not known
+    whether every release takes them, a line each."""
+
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it."""
 
@@ -171,7 +181,10 @@ class Engine:
     """Does a server's log say that it will never be ready, though its process may live on?"""
 
     diagnose: Callable[[Sequence[str]], Diagnosis | None]
-    """The first known cause in logs and error answers, the most telling text first; ``None`` when none is known."""
+    """The cause that logs and error answers show, the most telling text first; ``None`` when none is known."""
+
+    known_failures: Sequence[KnownFailure]
+    """The table behind ``diagnose``: logs that no server's words are in are tried with the tables of all engines."""
 
     explain: Callable[[Symptom, Experiment], Diagnosis]
     """What is known of trouble that leaves no line in a log."""

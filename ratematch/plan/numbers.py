@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 
-MOST = 1e15
-"""No number of a file is larger, whatever it counts: floats hold every whole number up to here exactly."""
+MOST = 1e18
+"""No number of a file is larger, whatever it counts: operations a second of a GPU are the largest."""
 
 LEAST = 1e-12
 """No number but 0 is nearer to 0."""

@@ -194,7 +194,7 @@ def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_p
         ("--ttft-ms", "inf", "'inf' must be a finite number."),
         ("--tpot-ms", "1e400", "'1e400' must be a finite number."),
         ("--tpot-ms", "1e12", "1000000000000.0 is not in the range"),
-        ("--max-gpus", "9" * 5000, "must be a number up to 1e+15."),
+        ("--max-gpus", "9" * 5000, "must be a number up to 1e+18."),
         ("--max-gpus", "²", "'²' must be a whole number."),
         ("--max-gpus", "99999999", "is not in the range 2<=x<=1000000."),
         ("--osl", "0x10", "'0x10' must be a whole number."),
