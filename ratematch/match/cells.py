@@ -13,6 +13,9 @@ from ratematch.match.packing import Packing, count_nodes_all
 
 Ints = NDArray[np.int64]
 
+MOST_KEPT = 20_000
+"""So many cells are kept for the next call; more are made again."""
+
 BLOCK = 100_000
 """Cells held at a time: memory, not results."""
 
@@ -108,13 +111,22 @@ def _with_nodes(budget: Budget, x: Ints, y: Ints) -> Cells:
     return cells if packing.nodes is None else cells.take(nodes <= packing.nodes)
 
 
-@lru_cache(maxsize=256)
 def tabulate_cells(
     ctx_gpus: int, gen_gpus: int, max_gpus: int, packing: Packing | None = None, coprime: bool = False
 ) -> Cells:
     """All cells at once. ``coprime``: without those that are copies of a smaller one. ``nodes`` is 0 and
     ``gpus_allocated`` the used GPUs without ``packing``."""
-    parts = list(blocks(Budget(ctx_gpus, gen_gpus, max_gpus, packing, coprime)))
+    budget = Budget(ctx_gpus, gen_gpus, max_gpus, packing, coprime)
+    return _kept(budget) if budget.count() <= MOST_KEPT else _whole(budget)
+
+
+@lru_cache(maxsize=256)
+def _kept(budget: Budget) -> Cells:
+    return _whole(budget)
+
+
+def _whole(budget: Budget) -> Cells:
+    parts = list(blocks(budget))
     none: Ints = np.zeros(0, dtype=np.int64)
     if not parts:
         return Cells(none, none, none, none, none)
