@@ -8,7 +8,6 @@ folder, by which everything in this turn is decided.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -35,7 +34,7 @@ from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
 from ratematch.store.files import write_text
 from ratematch.store.folder import Results
-from ratematch.store.masking import mask, masking
+from ratematch.store.masking import mask
 from ratematch.store.snapshot import Snapshot
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
@@ -68,10 +67,9 @@ def run_campaign(
     lock = results.path / layout.CONTROLLER_LOCK
     with (
         filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"),
-        masking(sweep.secrets.values(os.environ).values()),
+        secrets.handing_over(sweep, values, results) as handed,
     ):
-        controller = Controller(sweep, results, executor, on_update, again=again, handed=secrets.Handed(values))
-        return controller.run(requested, text)
+        return Controller(sweep, results, executor, on_update, again=again, handed=handed).run(requested, text)
 
 
 class Controller:
@@ -79,9 +77,8 @@ class Controller:
 
     ``campaign``: what a view shows. Beside it, the controller keeps the items that wait for a job (``_waiting``) and
     those that have one (``_active``), the last snapshot of the results folder and whether something that decisions
-    rest on has changed since (``_outdated``), and until when it leaves a scheduler alone that does not answer.
-    ``handed``: secrets of servers, for the jobs.
-    """
+    rest on has changed since (``_outdated``), until when it leaves a scheduler alone that does not answer, and secrets
+    for its jobs (``_handed``)."""
 
     def __init__(
         self,
@@ -112,16 +109,6 @@ class Controller:
         """Measure the ``requested`` experiments, or those that a search decides on, then the end-to-end runs."""
         self.campaign.expected = estimate(self._sweep, requested)
         self._write_plan(text)
-        try:
-            self._run_stages(requested)
-        finally:
-            running = [item for item in self._active if item.job is not None and item.job.poll()]
-            self._handed.forget(self._results, (item.folder.path for item in running))
-        self._count_loads()
-        self._enter("finished")
-        return self.campaign
-
-    def _run_stages(self, requested: Sequence[Experiment]) -> None:
         runs = None
         if self._sweep.search == "adaptive":
             runs = self._run_search(requested)
@@ -129,6 +116,9 @@ class Controller:
             self._measure(requested)
         if self._sweep.e2e:
             self._run_end_to_end(runs)
+        self._count_loads()
+        self._enter("finished")
+        return self.campaign
 
     # -- stages -------------------------------------------------------------------------------------------------
 
