@@ -60,7 +60,7 @@ def run_campaign(
     """
     requested = expand_sweep(sweep).experiments
     values = {} if executor.name == "simulate" else secrets.find_values(sweep)
-    refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
+    warnings = refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, requested)
     results.path.mkdir(parents=True, exist_ok=True)
@@ -69,16 +69,17 @@ def run_campaign(
         filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"),
         secrets.handing_over(sweep, values, results) as handed,
     ):
-        return Controller(sweep, results, executor, on_update, again=again, handed=handed).run(requested, text)
+        controller = Controller(sweep, results, executor, on_update, again=again, handed=handed)
+        controller.campaign.notes.extend(f"warning: {warning}" for warning in warnings)
+        return controller.run(requested, text)
 
 
 class Controller:
     """Runs one sweep. Only one at a time may work in a results folder (:func:`run_campaign` sees to it).
 
-    ``campaign``: what a view shows. Beside it, the controller keeps the items that wait for a job (``_waiting``) and
-    those that have one (``_active``), the last snapshot of the results folder and whether something that decisions
-    rest on has changed since (``_outdated``), until when it leaves a scheduler alone that does not answer, and secrets
-    for its jobs (``_handed``)."""
+    ``campaign``: what a view shows. Beside it: items that wait for a job (``_waiting``) and that have one
+    (``_active``), the last snapshot of the results folder, whether something that decisions rest on has changed since
+    (``_outdated``), until when a scheduler is left alone that does not answer, secrets for jobs (``_handed``)."""
 
     def __init__(
         self,
@@ -90,8 +91,7 @@ class Controller:
         again: bool = False,
         handed: secrets.Handed | None = None,
     ):
-        self._handed = handed or secrets.Handed({})
-        self.campaign = Campaign(sweep, results)
+        self.campaign, self._handed = Campaign(sweep, results), handed or secrets.Handed({})
         self._sweep = sweep
         self._results = results
         self._executor = executor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -29,7 +30,9 @@ def examine(
 
     ``folder``: where results will go. ``engine``: whose command is looked for.
     """
-    profile = None if cluster_name is None else find_cluster_file(cluster_name)
+    profile = None
+    with contextlib.suppress(ClusterError):  # said below, where it is read
+        profile = find_cluster_file(cluster_name) if cluster_name else None
     checks = [_python(), _disk(folder), _ports(), _guard(), *check_exposure(folder, profile)]
     if cluster_name is None:
         return checks

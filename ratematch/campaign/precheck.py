@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ratematch.engines import find_engine
+from ratematch.engines.refusals import judge_launch
 from ratematch.engines.steptimes import STEPS_VARIABLE
-from ratematch.errors import PlacementError, Problem, ResultsError, SweepError, UserError
+from ratematch.errors import Problem, ResultsError, SweepError, UserError
 from ratematch.loadgen.prompts import check_files
-from ratematch.plan.capacity import why_unfit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Trace
-from ratematch.plan.placement import nodes_needed, place
-from ratematch.plan.rules import check_placement
 from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Sweep
 from ratematch.slurm.site import why_no_weights
@@ -40,16 +38,18 @@ def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]
     return tuple(explained.values())
 
 
-def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:
+def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> list[str]:
     """Render every experiment on made-up nodes and check the files against the engine's contract.
 
     The end-to-end stage, which is not known before matching, is checked by pairs of what is measured for it.
-    ``here``: servers will start on this machine, so a weights path can be looked for.
+    ``here``: servers will start on this machine, so a weights path can be looked for. Returns warnings, one line
+    each: what is not refused and yet should be known.
 
     Raises:
         SweepError: with every different problem once, and the first experiment that has it.
     """
     problems: dict[str, Problem] = {}
+    warnings: dict[str, str] = {}
     if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
         raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
     if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
@@ -58,12 +58,14 @@ def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here
     for what in _wrong_files(experiments):
         problems.setdefault(what, Problem(f"{sweep.source}: workloads", what))
     for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
-        for what in _refusals(sweep, experiment):
-            problems.setdefault(
-                what, Problem(f"{sweep.source}: {experiment.stage} {experiment.deployment.label}", what)
-            )
+        verdict, label = judge_launch(sweep, experiment), f"{experiment.stage} {experiment.deployment.label}"
+        for what in verdict.refusals:
+            problems.setdefault(what, Problem(f"{sweep.source}: {label}", what))
+        for what in verdict.doubts:
+            warnings.setdefault(what, f"{label}: {what}")
     if problems:
         raise SweepError(list(problems.values()))
+    return list(warnings.values())
 
 
 def _wrong_files(experiments: Sequence[Experiment]) -> Iterator[str]:
@@ -126,17 +128,3 @@ def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[
             ctx=replace(ctx, mtp=gen.mtp), gen=gen, router=sweep.e2e.router, router_args=sweep.e2e.router_args
         )
         yield replace(right, stage="e2e", deployment=deployment)
-
-
-def _refusals(sweep: Sweep, experiment: Experiment) -> list[str]:
-    engine = find_engine(experiment.engine.name)
-    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node))]
-    try:
-        placement = place(experiment.deployment, sweep.cluster, nodes, 8000)
-    except PlacementError as error:
-        return [str(error)]
-    return [
-        *check_placement(placement, sweep.cluster.gpus_per_node),
-        *engine.check_launch(engine.plan_launch(experiment, placement, sweep.cluster, 1.0), experiment, sweep.model),
-        *why_unfit(experiment, sweep.model, sweep.gpu, engine.kv_settings),
-    ]

@@ -33,8 +33,8 @@ def import_() -> None:
 @click.option("-o", "--output", type=PATH, help="Sweep file, or folder for several [default: stdout].")
 @click.option("--into", type=PATH, help="One sweep file with all recipes as deployments.")
 @click.option("--model", help="Model that the recipes serve, when their path does not tell.")
-@click.option("--cluster", help="Cluster profile [default: the first with the recipe's GPUs].")
-@click.option("--engine-version", help="TensorRT-LLM version [default: from the container's name, else 1.2].")
+@click.option("--cluster", metavar="NAME|FILE", help="Cluster profile [default: the first with its GPUs].")
+@click.option("--engine-version", help="TensorRT-LLM version [default: as identity or the image names it].")
 @click.option("--workload", metavar="ISL/OSL", help="For recipes that name no lengths.")
 @click.option("--concurrency", default="", help="For recipes that name no load: 1,4,16.")
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
@@ -53,7 +53,8 @@ def import_recipe(
 ) -> None:
     """Turn recipes of srt-slurm (trtllm) or TensorRT-LLM's slurm/benchmark into sweep files.
 
-    The sweep runs the same worker configurations, key for key; what has no counterpart is listed on stderr.
+    The sweep runs the same worker configurations, key for key. On stderr stand what `plan` will refuse, combinations
+    of a sweep that were left out, notes, and what has no counterpart.
     FILE:VARIANT picks from a file with overrides.
 
     \b

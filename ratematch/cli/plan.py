@@ -51,7 +51,7 @@ def plan(
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     expansion = expand_sweep(parsed)
-    refuse_unlaunchable(parsed, expansion.experiments, here=False)
+    warnings = refuse_unlaunchable(parsed, expansion.experiments, here=False)
     cost = estimate(parsed, expansion.experiments)
     explained = explain_settings(expansion.experiments) if explain else ()
     if not predict and (learn_from or output):
@@ -74,9 +74,11 @@ def plan(
     if as_json:
         more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
-        print_json(plan_to_json(parsed, expansion, cost) | more)
+        print_json(plan_to_json(parsed, expansion, cost) | {"warnings": warnings} | more)
     else:
         print_plan(parsed, expansion, cost, Console())
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
         print_explained(explained, Console())
         if prediction:
             print_prediction(prediction, Console())
@@ -128,7 +130,8 @@ def render(
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     known = expand_sweep(parsed).experiments
-    refuse_unlaunchable(parsed, known, here=False)
+    for warning in refuse_unlaunchable(parsed, known, here=False):
+        click.echo(f"warning: {warning}", err=True)
     if results is not None:
         chosen = [stored.experiment for stored in Results.open(results).now().experiments]
         known = (*known, *(item for item in chosen if item.stage == "e2e"))

@@ -28,6 +28,7 @@ class ServerShape:
     ``kv_format``: number format of its KV cache. ``drafts``: draft tokens a step. ``max_batch_size``,
     ``max_num_tokens``: limits of an attention-DP rank. ``kv_fraction``: share of what weights and activations leave
     that the KV cache takes. ``spare_b``: bytes of each GPU that the server does not use at all.
+    ``expert_slots``: experts of a layer with the copies that a load balancer keeps, 0 = no copies.
     """
 
     model: Model
@@ -39,6 +40,7 @@ class ServerShape:
     max_num_tokens: int
     kv_fraction: float = 1.0
     spare_b: float = 0.0
+    expert_slots: int = 0
 
     @property
     def draft_layers(self) -> int:
@@ -64,7 +66,7 @@ def fit_memory(shape: ServerShape, environment: Environment) -> MemoryFit:
     reserve_b = RUNTIME_RESERVE_B + shape.spare_b
     reserve_b += activation_bytes(shape.model, shape.mapping, shape.max_num_tokens, shape.max_batch_size)
     precision, draft_layers = shape.precision(environment), shape.draft_layers
-    use = MemoryUse(precision, shape.kv_format, shape.kv_fraction, reserve_b, draft_layers)
+    use = MemoryUse(precision, shape.kv_format, shape.kv_fraction, reserve_b, draft_layers, shape.expert_slots)
     return memory_fit(shape.model, shape.gpu, shape.mapping, use)
 
 

@@ -41,6 +41,11 @@ class ReadBreakdown(Protocol):
     def __call__(self, records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
+def no_doubts(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+    """Whatever its contract does not refuse is known to be taken."""
+    return []
+
+
 def no_extra_body(experiment: Experiment) -> Json:
     """Requests carry the OpenAI fields and nothing else."""
     return {}
@@ -118,6 +123,10 @@ class Engine:
     check_launch: CheckLaunch
     """What the engine would refuse about the rendered files, at its start or at the first request, a line each; empty
     when nothing. ``model``: what the servers load; ``None`` leaves out the rules that depend on it."""
+
+    doubt_launch: CheckLaunch = no_doubts
+    """What a person should know of files that :attr:`check_launch` lets pass: settings of which it is not known
+    whether every release takes them, a line each."""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it."""

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ratematch.errors import CatalogError, ClusterError
-from ratematch.inputs.catalog import gpu_names, load_gpu
+from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
 from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
+from ratematch.plan.model import Gpu
 from ratematch.plan.printable import refuse_unprintable
 from ratematch.plan.secret import refuse_secret_words, take_secrets
 
@@ -127,20 +128,21 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
     except ValidationError as error:
         located.add_validation(error, VALID_KEYS)
         raise ClusterError(located.problems) from error
-    gpu, gpus_per_node = _gpus(located, given)
+    gpu, gpus_per_node = _gpus(located, given, folder or Path())
     _check_options(located, given.slurm)
     _check_container(located, given)
     prologue = _find_prologue(located, given.slurm.prologue, folder)
-    numactl = _numactl(located, given, gpu)
+    numactl = _numactl(located, given, gpu.name if gpu else "")
     for name in given.environment:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             located.add(("environment", name), f"{name!r} is no name of a variable")
-    if located.problems:
+    if located.problems or gpu is None:
         raise ClusterError(located.problems)
     return Cluster(
         name=given.name,
         about=given.about.strip(),
-        gpu=gpu,
+        gpu=gpu.name,
+        gpu_file=gpu.file or None,
         gpus_per_node=gpus_per_node,
         nodes=given.nodes,
         emulated=given.emulated,
@@ -162,19 +164,20 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
     )
 
 
-def _gpus(located: Located, given: _Cluster) -> tuple[str, int]:
-    """Kind and number of a node's GPUs: as written, or for ``auto`` those of this machine."""
+def _gpus(located: Located, given: _Cluster, folder: Path) -> tuple[Gpu | None, int]:
+    """Kind and number of a node's GPUs: as written (a file's path from here or from ``folder``), or for ``auto``
+    those of this machine."""
     gpu, count = given.gpu, given.gpus_per_node
     try:
         if AUTO in (gpu, count):
             if given.nodes != 1:
                 located.add(("nodes",), "auto looks at this machine, which is one node", "write nodes: 1")
-            here = find_gpus({name: load_gpu(name).memory_b for name in gpu_names()})
+            here = find_gpus({name: gpu.memory_b for name, gpu in known_gpus().items()})
             gpu, count = here.name if gpu == AUTO else gpu, here.count if count == AUTO else count
-        return load_gpu(gpu).name, int(count)
+        return load_gpu(gpu, folder), int(count)
     except CatalogError as error:
         located.add(("gpu",), str(error))
-        return gpu, 1
+        return None, 1
 
 
 def _slurm(given: _Cluster, prologue: str | None) -> Slurm:

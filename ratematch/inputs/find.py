@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from dataclasses import replace
@@ -13,6 +14,7 @@ from ratematch.errors import CatalogError, ClusterError, Problem, UserError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.clusterfile import parse_cluster
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.located import read_located
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 
@@ -70,34 +72,68 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
 
 
 def read_cluster(name: str, beside: Path = Path()) -> Cluster:
-    """The cluster profile ``name``: the path of a file, or a name searched for in :func:`cluster_folders`.
+    """The cluster profile ``name``: the path of a file, or a name searched for in :func:`cluster_folders`, as a
+    file's name or as what its ``name`` says.
 
     ``beside``: folder of the sweep that names it.
 
     Raises:
         ClusterError: no such profile, or every problem of it.
     """
+    path = find_cluster_file(name, beside)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ClusterError([Problem(str(path), f"cannot be read: {reason}")]) from error
+    return parse_cluster(text, path.name, path.parent)
+
+
+def find_cluster_file(name: str, beside: Path = Path()) -> Path:
+    """The file of the cluster profile that :func:`read_cluster` reads.
+
+    Raises:
+        ClusterError: no such profile; the message lists the known ones.
+    """
+    file = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = cluster_folders(beside)
-    if (path := find_cluster_file(name, beside)) is not None:
-        return parse_cluster(path.read_text(encoding="utf-8"), path.name, path.parent)
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    for path in (Path(name), Path(file), beside / file, *(folder / file for folder in folders)):
+        if _is_file(path):
+            return path
+    profiles = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    for path in profiles:
+        if _name_inside(path) == name:
+            return path
+    known = sorted({path.stem for path in profiles})
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
     searched = ", ".join(str(folder) for folder in folders)
     raise ClusterError(
         [
             Problem(
                 name,
-                f"there is no cluster profile {name!r}",
+                f"there is no cluster profile {name!r}{hint}",
                 f"known in {searched}: {', '.join(known) or 'none'}; or give the path of a file",
             )
         ]
     )
 
 
-def find_cluster_file(name: str, beside: Path = Path()) -> Path | None:
-    """The file of the cluster profile ``name``; ``None`` when there is none. As in :func:`read_cluster`."""
-    file = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
-    candidates = (Path(file), beside / file, *(folder / file for folder in cluster_folders(beside)))
-    return next((path for path in candidates if path.is_file()), None)
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False
+
+
+def _name_inside(path: Path) -> str | None:
+    """What the profile's ``name`` says, ``None`` where that cannot be read."""
+    try:
+        data = read_located(path.read_text(encoding="utf-8"), path.name).data
+    except (OSError, ValueError):
+        return None
+    name = data.get("name") if isinstance(data, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def cluster_folders(beside: Path = Path()) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ratematch.errors import CatalogError
@@ -46,15 +46,28 @@ def find_gpus(known: Mapping[str, float], ask: Callable[[], str] | None = None) 
         raise CatalogError(f"{VISIBLE}={visible} hides GPUs of this machine; servers are given theirs: unset it")
     name, _, mebibytes = lines[0].rpartition(",")
     memory_b = float(mebibytes) * 2**20 if mebibytes.strip().isdigit() else 0.0
-    gpu = next((word for word in re.findall(r"[a-z]+\d+[a-z]*", name.lower()) if word in known), None)
-    if gpu is None:
-        raise CatalogError(f"{name} is not in the catalog of GPUs ({', '.join(known)}): its rates are not known")
+    alike = _named_like(name, known)
+    if not alike:
+        raise CatalogError(
+            f"{name} is not in the catalog of GPUs ({', '.join(known)}): its rates are not known; write them into "
+            "gpus/NAME.yaml (slurm/README.md has the keys)"
+        )
+    gpu = min(alike, key=lambda each: abs(memory_b / known[each] - 1))  # variants differ in memory
     if abs(memory_b / known[gpu] - 1) > MEMORY_DIFFERS:
         here, there = memory_b / 1e9, known[gpu] / 1e9
         raise CatalogError(
             f"{name} has {here:.0f} GB here, and {gpu} in the catalog has {there:.0f}: another variant"
         )
     return LocalGpus(gpu, len(lines))
+
+
+def _named_like(product: str, known: Iterable[str]) -> list[str]:
+    """The names that a product's name has as a word (``NVIDIA H200``), or word for word (``RTX PRO 6000``); a variant
+    (``gh200-144gb``) goes with the name it begins with."""
+    words = re.findall(r"[a-z]+\d+[a-z]*", product.lower())
+    alike = [name for name in known if name.partition("-")[0] in words or name in words]
+    squeezed = re.sub(r"[^a-z0-9]", "", product.lower())
+    return alike or [name for name in known if re.sub(r"[^a-z0-9]", "", name) in squeezed]
 
 
 def _list_gpus() -> str:

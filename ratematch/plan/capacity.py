@@ -20,7 +20,8 @@ class KvSettings:
     ``fraction``: share of it for the KV cache. ``dtype``: number format of the cache. ``chunked_prefill``: may a
     prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as configured, ``None`` = as
     derived, which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``:
-    share of the whole GPU that the engine does not touch.
+    share of the whole GPU that the engine does not touch. ``expert_slots``: experts of a layer with the copies that a
+    load balancer keeps, 0 = no copies.
     """
 
     fraction: float
@@ -29,6 +30,7 @@ class KvSettings:
     max_seq_len: int | None = None
     block: int = 32
     left_alone: float = 0.0
+    expert_slots: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     """
     mapping, batch, tokens = group.mapping, group.max_batch_size, group.max_num_tokens
     assert batch is not None and tokens is not None
-    first = workload.isl + group.mtp + 1
-    if group.role != "gen" and tokens < first and not kv.chunked_prefill:
-        needed = f"ISL {workload.isl} + {group.mtp + 1} tokens of its first decode step"
+    # The prompt alone must fit a step, each context-parallel rank has its share (contract, section 3.8): a context
+    # server makes no decode step, and an aggregated one decodes in steps of its own.
+    if group.role != "gen" and not kv.chunked_prefill and workload.isl > tokens * mapping.cp:
+        needed = f"ISL {workload.isl}" + (f" / cp {mapping.cp}" if mapping.cp > 1 else "")
         return Capacity(0, f"max_num_tokens {tokens} is less than {needed}: raise it, or turn chunked prefill on")
     if too_long := _check_length(group, workload, model, kv):
         return Capacity(0, too_long)
@@ -68,6 +71,7 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
         kv.fraction,
         RUNTIME_RESERVE_B + activation_bytes(model, mapping, tokens, batch) + kv.left_alone * gpu.memory_b,
         min(group.mtp, model.mtp_layers),
+        kv.expert_slots,
     )
     fit = memory_fit(model, gpu, mapping, use, request_tokens)
     held = fit.kv_tokens // request_tokens * mapping.dp_ranks

@@ -93,8 +93,9 @@ class Cluster:
     ended when for so long no server runs an iteration with requests in flight (``None``: never).
     ``environment``: of every server. ``check_paths``: the login node sees the image, the mounts and the weights, so
     they are looked for before anything is sent. ``slurm_given``: the profile has a ``slurm`` part, whatever it says
-    there; only for :attr:`default_executor`, so it is not kept with results. ``secrets``: values that ``environment``
-    has not, which are kept nowhere.
+    there; only for :attr:`default_executor`, so it is not kept with results. ``gpu_file``: the file that describes
+    the GPU type, ``None`` where the package does. ``secrets``: values that ``environment`` has not, which are kept
+    nowhere.
     """
 
     name: str
@@ -117,7 +118,13 @@ class Cluster:
     container: Container | None = None
     check_paths: bool = True
     slurm_given: bool = field(default=False, compare=False)
+    gpu_file: str | None = None
     secrets: Secrets = field(default_factory=Secrets, compare=False)
+
+    @property
+    def gpu_source(self) -> str:
+        """What finds the GPU type again from anywhere: its file, where a person wrote one, else its name."""
+        return self.gpu_file or self.gpu
 
     @property
     def default_executor(self) -> Literal["slurm", "local"]:
@@ -138,6 +145,8 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
     """Plain JSON values."""
     content: dict[str, Any] = _plain(asdict(replace(cluster, secrets=Secrets())))
     del content["slurm_given"], content["secrets"]
+    if content["gpu_file"] is None:
+        del content["gpu_file"]
     return content
 
 

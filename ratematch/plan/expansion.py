@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ratematch.plan.capacity import KvSettings, find_capacity
@@ -85,9 +86,10 @@ def _mapping_of(axes: AxisValues) -> Parallelism:
 
 def why_impossible(combination: Combination, plan: StagePlan, model: Model, cluster: Cluster) -> list[Impossible]:
     """Why the model or the cluster cannot run the combination; empty when they can."""
+    options = merge_options(plan.options, combination.axes)
     draft_model = "speculative_config" in plan.options
     return [
-        *check_mapping(combination.mapping, model, cluster),
+        *check_mapping(combination.mapping, model, cluster, partial(plan.expert_slots, options)),
         *check_mtp(combination.axes.get("mtp", 0), model, draft_model=draft_model),
     ]
 

@@ -82,7 +82,8 @@ def _agg_tokens(group: ServerGroup, workload: Workload, batch: int) -> Setting:
 
 
 def _ctx_tokens(group: ServerGroup, workload: Workload) -> Setting:
-    # The engine refuses a prompt unless it fits together with the tokens it decodes next (contract, section 3.8).
+    # The engine takes a prompt of exactly max_num_tokens (contract, section 3.8); the first decode step's tokens are
+    # room.
     whole = -(-(workload.isl + group.mtp + 1) // 64) * 64
     why = f"a whole prompt and its first decode step: ISL {workload.isl} + MTP {group.mtp} + 1, in steps of 64"
     return Setting("max_num_tokens", max(LEAST_PREFILL_TOKENS, whole), _at_least(f"{why} = {whole}", whole))

@@ -75,12 +75,15 @@ def total_params(model: Model) -> int:
     return count
 
 
-def weight_bytes_per_rank(model: Model, mapping: Parallelism, precision: str, mtp_layers: int = 0) -> float:
+def weight_bytes_per_rank(
+    model: Model, mapping: Parallelism, precision: str, mtp_layers: int = 0, expert_slots: int = 0
+) -> float:
     """Weight bytes on the fullest GPU of an instance.
 
-    Routed experts are always spread over all ``tp`` ranks. Under attention DP everything else is replicated;
-    otherwise it is sharded over ``tp``. ``pp`` divides layers (rounded up); embeddings stay in bf16.
-    ``mtp_layers`` MTP layers (one attention + MoE layer and a 2h x h projection each) are added.
+    Routed experts are always spread over all ``tp`` ranks (all ``ep`` ranks, where those are more). Under attention
+    DP everything else is replicated; otherwise it is sharded over ``tp``. ``pp`` divides layers (rounded up);
+    embeddings stay in bf16. ``mtp_layers`` MTP layers (one attention + MoE layer and a 2h x h projection each) are
+    added. ``expert_slots``: experts of a layer with the copies that a load balancer keeps, 0 = no copies.
 
     Raises:
         ValueError: ``precision`` is not a known format.
@@ -99,7 +102,9 @@ def weight_bytes_per_rank(model: Model, mapping: Parallelism, precision: str, mt
     total = layers * attention_params(model) / shards * attention_b
     total += dense * 3 * model.hidden * model.ffn / shards * experts_b
     if model.moe:
-        total += moe_layers * model.moe.experts * expert_params(model, model.moe) / mapping.tp * experts_b
+        spread = max(mapping.tp, mapping.ep)
+        slots = expert_slots or model.moe.experts
+        total += moe_layers * slots * expert_params(model, model.moe) / spread * experts_b
         total += moe_layers * 3 * model.hidden * model.moe.shared_ffn / shards * experts_b
         total += moe_layers * model.hidden * model.moe.experts * FORMAT_BYTES["bf16"]
     total += mtp_layers * 2 * model.hidden * model.hidden / shards * FORMAT_BYTES["bf16"]
@@ -187,7 +192,7 @@ class MemoryUse:
 
     ``precision``, ``kv_dtype``: number formats of weights and KV cache. ``fraction``: of what weights and
     ``reserve_b`` bytes (activations and runtime) leave, the share for the KV cache. ``mtp_layers``: MTP layers that
-    are loaded.
+    are loaded. ``expert_slots``: as in :func:`weight_bytes_per_rank`.
     """
 
     precision: str
@@ -195,6 +200,7 @@ class MemoryUse:
     fraction: float
     reserve_b: float
     mtp_layers: int = 0
+    expert_slots: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ def memory_fit(model: Model, gpu: Gpu, mapping: Parallelism, use: MemoryUse, tok
     fraction, reserve_b = use.fraction, use.reserve_b
     if not 0 <= fraction <= 1:
         raise ValueError(f"KV fraction {fraction:g} is not between 0 and 1")
-    weights = weight_bytes_per_rank(model, mapping, use.precision, use.mtp_layers)
+    weights = weight_bytes_per_rank(model, mapping, use.precision, use.mtp_layers, use.expert_slots)
     token_b = kv_bytes_per_token_per_rank(model, mapping, use.kv_dtype, use.mtp_layers)
     free = gpu.memory_b - weights - reserve_b
     tokens = max(0, math.floor(fraction * free / token_b))

@@ -63,11 +63,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU type (``ratematch/data/gpus/*.yaml``), in SI units: bytes, bytes/s, FLOP/s, seconds.
+    """One GPU type (``ratematch/data/gpus/*.yaml``, or a file of the user's), in SI units: bytes, bytes/s, FLOP/s.
 
     ``flops``: dense tensor-core peak by weight format (``bf16``, ``fp8``, ``nvfp4``, ``mxfp4``); a format that is
     not listed cannot run here. ``nvlink_b_s`` and ``network_b_s``: per GPU, one direction. ``precision``: the
-    weights' format deployments on it normally use.
+    weights' format deployments on it normally use. ``file``: where it was read, empty for the package's own.
     """
 
     name: str
@@ -80,3 +80,4 @@ class Gpu:
     precision: str
     source: str = ""
     aliases: tuple[str, ...] = field(default=())
+    file: str = field(default="", compare=False)

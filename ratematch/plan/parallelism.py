@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ class Parallelism:
 
     @property
     def moe_tp(self) -> int:
-        """Tensor-parallel ways inside the experts: what ``ep`` leaves of ``tp``."""
-        return self.tp // self.ep
+        """Tensor-parallel ways inside the experts: what ``ep`` leaves of ``tp``, of ``tp`` x ``cp`` when it is
+        larger."""
+        return self.tp // self.ep if self.tp % self.ep == 0 else self.tp * self.cp // self.ep
 
     @property
     def dp_ranks(self) -> int:
@@ -59,10 +61,18 @@ class Parallelism:
         ]
         if problems:
             return problems
-        if self.tp % self.ep:
-            divisors = [str(n) for n in range(1, self.tp + 1) if self.tp % n == 0]
-            problems.append(f"ep={self.ep} does not divide tp={self.tp}: valid ep are {', '.join(divisors)}")
+        # Experts may use the context-parallel ranks too (contract, section 3.1).
+        if self.tp % self.ep and (self.tp * self.cp) % self.ep:
+            problems.append(f"ep={self.ep} does not divide tp={self.tp}: valid ep are {spell_divisors(self.tp)}")
         return problems
+
+
+def spell_divisors(number: int) -> str:
+    """``1, 2, 3, 6`` for 6; in words for a number that nothing real has."""
+    if number > 10**6:
+        return "its divisors"
+    below = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return ", ".join(str(n) for n in sorted({*below, *(number // n for n in below)}))
 
 
 _LABEL = re.compile(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.model import Model
-from ratematch.plan.parallelism import Parallelism
+from ratematch.plan.parallelism import Parallelism, spell_divisors
 from ratematch.plan.placement import Placement
 
 
@@ -18,8 +19,18 @@ class Impossible:
     reason: str
 
 
-def check_mapping(mapping: Parallelism, model: Model, cluster: Cluster) -> list[Impossible]:
-    """Why ``model`` cannot run with ``mapping`` on ``cluster``; empty when it can."""
+def _one_each(experts: int) -> int | None:
+    return experts
+
+
+def check_mapping(
+    mapping: Parallelism, model: Model, cluster: Cluster, slots_of: Callable[[int], int | None] = _one_each
+) -> list[Impossible]:
+    """Why ``model`` cannot run with ``mapping`` on ``cluster``; empty when it can.
+
+    ``slots_of``: the model's experts to the expert slots that ``ep`` must divide, more where a load balancer keeps
+    copies; ``None`` where that is not known.
+    """
     problems = [Impossible("ep" if "ep=" in reason else "tp", reason) for reason in mapping.problems()]
     if problems:
         return problems
@@ -28,7 +39,7 @@ def check_mapping(mapping: Parallelism, model: Model, cluster: Cluster) -> list[
             Impossible(
                 "tp",
                 f"tp={mapping.tp} does not divide the {model.heads} attention heads of {model.name}: "
-                f"valid tp are {_divisors(model.heads)}",
+                f"valid tp are {spell_divisors(model.heads)}",
             )
         )
     if model.moe is None:
@@ -36,14 +47,18 @@ def check_mapping(mapping: Parallelism, model: Model, cluster: Cluster) -> list[
             problems.append(
                 Impossible("ep", f"ep={mapping.ep} needs an MoE model, and {model.name} is dense: write ep: 1")
             )
-    elif model.moe.experts % mapping.ep:
-        problems.append(
-            Impossible(
-                "ep",
-                f"ep={mapping.ep} does not divide the {model.moe.experts} experts of {model.name}: "
-                f"valid ep are {_divisors(model.moe.experts)}",
+    else:
+        experts = model.moe.experts
+        slots = slots_of(experts)
+        if slots is not None and slots % mapping.ep:
+            what = f"{experts} experts" if slots == experts else f"{slots} expert slots"
+            problems.append(
+                Impossible(
+                    "ep",
+                    f"ep={mapping.ep} does not divide the {what} of {model.name}: "
+                    f"valid ep are {spell_divisors(slots)}",
+                )
             )
-        )
     if mapping.pp > model.layers:
         problems.append(Impossible("pp", f"pp={mapping.pp} is more than the {model.layers} layers of {model.name}"))
     problems.extend(_check_nodes(mapping, cluster))
@@ -110,7 +125,3 @@ def check_placement(placement: Placement, gpus_per_node: int) -> list[str]:
         if taken.setdefault((host, port), name) != name:
             problems.append(f"port {port} on {host} is given to {taken[host, port]} and to {name}")
     return problems
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup, Stage
+from ratematch.plan.enginefacts import ExpertSlots, one_slot_each
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef
 from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace
 from ratematch.plan.model import Gpu, Model
@@ -88,7 +89,8 @@ class StagePlan:
     of these is left out; ``only``: when given, a combination must match one. ``supply``: gen only, the context
     servers that feed it (mode gen_only; each takes the MTP of what it feeds); ``None`` = the context is invented.
     ``warmed``: gen only, its prompts are in its prefix cache before the clock starts (mode gen_only_warmed).
-    ``unchecked``: dotted paths of options, among the axes too, that are marked ``!unchecked``.
+    ``unchecked``: dotted paths of options, among the axes too, that are marked ``!unchecked``. ``expert_slots``: what
+    expert parallelism must divide with such options, by the engine.
     """
 
     stage: Stage
@@ -102,6 +104,7 @@ class StagePlan:
     supply: ServerGroup | None = None
     warmed: bool = False
     unchecked: tuple[str, ...] = ()
+    expert_slots: ExpertSlots = field(default=one_slot_each, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

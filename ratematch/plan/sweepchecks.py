@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.enginefacts import EngineFacts
+from ratematch.plan.enginefacts import EngineFacts, ExpertSlots
 from ratematch.plan.expansion import combinations, why_impossible
 from ratematch.plan.located import Located, Path
 from ratematch.plan.model import Model
@@ -101,14 +103,21 @@ def _check_loads(located: Located, path: Path, loads: LoadsIn, workloads: Sequen
 
 
 def check_against_cluster(
-    located: Located, stages: Sequence[StagePlan], named: Sequence[NamedDeployment], model: Model, cluster: Cluster
+    located: Located,
+    stages: Sequence[StagePlan],
+    named: Sequence[NamedDeployment],
+    model: Model,
+    cluster: Cluster,
+    expert_slots: ExpertSlots,
 ) -> None:
     """What is to be measured can run: every axis value somewhere, the context supply, the deployments written out."""
     for plan in stages:
         _check_axes(located, plan, model, cluster)
-        for impossible in check_mapping(plan.supply.mapping, model, cluster) if plan.supply else ():
-            located.add(("gen", "supply"), impossible.reason)
-    _check_written_out(located, named, model, cluster)
+        if plan.supply is not None:
+            slots_of = partial(expert_slots, plan.supply.options)
+            for impossible in check_mapping(plan.supply.mapping, model, cluster, slots_of):
+                located.add(("gen", "supply"), impossible.reason)
+    _check_written_out(located, named, model, cluster, expert_slots)
 
 
 def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluster) -> None:
@@ -130,11 +139,16 @@ def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluste
         located.add((plan.stage, "axes"), f"no combination can run: {cells[0][1][0].reason}")
 
 
-def _check_written_out(located: Located, named: Sequence[NamedDeployment], model: Model, cluster: Cluster) -> None:
+def _check_written_out(
+    located: Located, named: Sequence[NamedDeployment], model: Model, cluster: Cluster, expert_slots: ExpertSlots
+) -> None:
     """A deployment written out must run as it stands: nothing thins it out."""
     for index, one in enumerate(named):
         for group in one.deployment.groups:
-            for impossible in check_mapping(group.mapping, model, cluster):
+            slots_of = partial(expert_slots, group.options if group.config is None else group.config)
+            # A dense model has nothing that ep would spread: the engines say whether they take it.
+            mapping = group.mapping if model.moe else replace(group.mapping, ep=1)
+            for impossible in check_mapping(mapping, model, cluster, slots_of):
                 located.add(("deployments", index, group.role, "mapping"), impossible.reason)
         gpus = one.deployment.gpus
         if gpus > cluster.gpus:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -90,14 +91,15 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
-    stages = with_supply(located, parsed, _stage_plans(located, parsed), facts.gen_modes)
+    plans = tuple(replace(plan, expert_slots=facts.expert_slots) for plan in _stage_plans(located, parsed))
+    stages = with_supply(located, parsed, plans, facts.gen_modes)
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
     check_loads(located, parsed)
     if cluster:
         _check_secrets(located, secrets, cluster)
     if model and cluster and not located.problems:
-        check_against_cluster(located, stages, named, model, cluster)
+        check_against_cluster(located, stages, named, model, cluster, facts.expert_slots)
     if located.problems or model is None or cluster is None:
         raise _error(located)
     return Sweep(
@@ -106,7 +108,7 @@ def parse_sweep(
         model=model,
         model_path=_model_path(parsed, model, cluster),
         cluster=cluster,
-        gpu=find_gpu(cluster.gpu),
+        gpu=find_gpu(cluster.gpu_source),
         engine=EngineRef(parsed.engine.name, parsed.engine.version),
         workloads=tuple(given.workload() for given in parsed.workloads),
         constraints=Constraints(**parsed.constraints.model_dump()),

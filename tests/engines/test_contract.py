@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.engines.trtllm_serve.contract import in_line, load_keys, release_line, worker_keys
+from ratematch.engines.trtllm_serve.contract import doubt_map, in_line, load_keys, release_line, worker_keys
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 
@@ -131,10 +131,15 @@ def test_versions_differ() -> None:
     wide = {"moe_config": {"backend": "WIDEEP"}}
     assert check_worker_config(wide, "1.2") == []
     assert "WIDEEP" in one(check_worker_config(wide, "main"))
-    assert "WIDEEP" in one(check_worker_config(wide, "1.3")), "1.3 is like main"
+    assert check_worker_config(wide, "1.3") == [], "early candidates of 1.3 take it, later ones do not"
+    assert "WIDEEP" in one(list(doubt_map("", wide, load_keys("worker"), "1.3")))
+    new = {"cuda_graph_config": {"mode": "encode"}}
+    assert check_worker_config(new, "1.3") == [], "elsewhere 1.3 is like main"
     runtime = {"cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "auto"}}
     assert check_worker_config(runtime, "main") == []
-    assert "auto" in one(check_worker_config(runtime, "1.3")), "unless it is known to differ"
+    assert check_worker_config(runtime, "1.3") == [], "late candidates of 1.3 take it"
+    assert "auto" in one(list(doubt_map("", runtime, load_keys("worker"), "1.3")))
+    assert "auto" in one(check_worker_config(runtime, "1.2"))
     drafts = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3}}
     assert check_worker_config(drafts, "main") == []
     both = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3, "num_nextn_predict_layers": 2}}
@@ -145,6 +150,25 @@ def test_versions_differ() -> None:
     router = {"generation_servers": {"num_instances": 1, "urls": ["b:1"], "router": {"type": "conversation"}}}
     assert check_orchestrator_config(router, "main") == []
     assert "Unsupported router type: conversation" in one(check_orchestrator_config(router, "1.2"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"internal_request_auth_key": "x"},
+        {"attention_dp_config": {"enable_kv_cache_aware_routing": True}},
+        {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 1, "acceptance_rate_threshold": 0.5}},
+        {"cache_transceiver_config": {"backend": "NIXL", "agent_bounce_params": {"a": 1}}},
+        {"kv_cache_config": {"pool_ratio": [1, 2]}},
+        {"perf_metrics_output_dir": "/x"},
+    ],
+)
+def test_keys_of_later_releases_are_taken_and_told(config: dict[str, Any]) -> None:
+    assert check_worker_config(config, "main") == []
+    assert check_worker_config(config, "1.3.0rc27") == []
+    assert "only later releases of 1.3 have this key" in one(list(doubt_map("", config, load_keys("worker"), "1.3")))
+    assert list(doubt_map("", config, load_keys("worker"), "main")) == []
+    assert any("unknown key in 1.2" in problem for problem in check_worker_config(config, "1.2"))
 
 
 def test_release_lines() -> None:

@@ -18,10 +18,13 @@ from ratematch.emulator.trtllm.assembly import build
 from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
 from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines import ENGINES, find_engine
+from ratematch.engines.trtllm_serve.agreement import differences, hand_over
 from ratematch.errors import SweepError
 from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.plan.capacity import find_capacity
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.memory import weight_bytes_per_rank
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
@@ -34,8 +37,8 @@ CLUSTERS = {
 ENGINE = find_engine("trtllm-serve")
 
 
-def plan(content: dict[str, Any]) -> tuple[Sweep, tuple[Experiment, ...]]:
-    """What `ratematch plan` does with a sweep file.
+def plan(content: dict[str, Any], warnings: list[str] | None = None) -> tuple[Sweep, tuple[Experiment, ...]]:
+    """What `ratematch plan` does with a sweep file; its warnings go to ``warnings``.
 
     Raises:
         SweepError: it refuses.
@@ -49,7 +52,9 @@ def plan(content: dict[str, Any]) -> tuple[Sweep, tuple[Experiment, ...]]:
         engines=ENGINES,
     )
     experiments = expand_sweep(sweep).experiments
-    refuse_unlaunchable(sweep, experiments, here=False)
+    given = refuse_unlaunchable(sweep, experiments, here=False)
+    if warnings is not None:
+        warnings.extend(given)
     return sweep, experiments
 
 
@@ -286,7 +291,6 @@ MISTAKES = (
         pair(ctx=whole(cache_transceiver_config=None), gen=whole(cache_transceiver_config=None)),
         "off",
     ),
-    ("drafts on one side", pair(ctx=whole(speculative_config=None) | {"mtp": 0}), "speculative_config"),
     ("drafts that the plan does not know of", pair(gen=whole() | {"mtp": 0}), "write mtp: 1"),
     ("a sequence too long", pair(gen=options(max_seq_len=1050)), "ISL 1000 + OSL 100 = 1100 tokens"),
     ("a prompt too long", pair(ctx=options(max_num_tokens=512)), "max_num_tokens 512"),
@@ -315,6 +319,172 @@ def test_a_mistake_is_refused_before_anything_starts(content: dict[str, Any], wh
     with pytest.raises(SweepError) as refused:
         plan(content)
     assert why in str(refused.value)
+
+
+MTP1 = {"decoding_type": "MTP", "max_draft_len": 1}
+DOUBTS = (
+    (
+        "1.2",
+        "drafts on gen alone",
+        {"ctx": whole(speculative_config=None) | {"mtp": 0}},
+        "ctx has none and gen has MTP",
+    ),
+    (
+        "1.2",
+        "drafts on ctx alone",
+        {"gen": whole(speculative_config=None) | {"mtp": 0}},
+        "ctx has MTP and gen has none",
+    ),
+    (
+        "1.3",
+        "drafts of two kinds",
+        {
+            "ctx": whole(speculative_config=MTP1),
+            "gen": whole(speculative_config={"decoding_type": "NGram", "max_draft_len": 1}),
+        },
+        "ctx has MTP and gen has NGram",
+    ),
+    (
+        "1.2",
+        "DEFAULT and what it stands for",
+        {"ctx": options(cache_transceiver_config={"backend": "NIXL"})},
+        "ctx has NIXL and gen has DEFAULT",
+    ),
+    (
+        "1.3",
+        "a runtime named on one side",
+        {"ctx": options(cache_transceiver_config={"transceiver_runtime": "PYTHON"})},
+        "ctx has PYTHON and gen has auto",
+    ),
+    (
+        "1.3.0rc4",
+        "a backend of early 1.3",
+        {"gen": options(moe_config={"backend": "WIDEEP"})},
+        "'WIDEEP' is taken by some",
+    ),
+    (
+        "1.3",
+        "a runtime of late 1.3",
+        {
+            "ctx": options(cache_transceiver_config={"transceiver_runtime": "auto"}),
+            "gen": options(cache_transceiver_config={"transceiver_runtime": "auto"}),
+        },
+        "'auto' is taken by some releases of 1.3",
+    ),
+    (
+        "1.2",
+        "EPLB without attention DP",
+        {"gen": {"mapping": "TEP4"} | options(moe_config={"load_balancer": {"num_slots": 288}})},
+        "EPLB with attention DP",
+    ),
+)
+
+
+@pytest.mark.parametrize(("version", "groups", "why"), [(d[0], *d[2:]) for d in DOUBTS], ids=[d[1] for d in DOUBTS])
+def test_what_the_engine_takes_is_a_warning_and_the_emulator_takes_it(
+    version: str, groups: dict[str, Any], why: str
+) -> None:
+    warnings: list[str] = []
+    sweep, (experiment,) = plan(pair(version, **groups), warnings)
+    assert any(why in warning for warning in warnings), warnings
+    emulate(experiment, sweep.cluster)
+    left, right = (hand_over(config, version) for config in _worker_files(sweep, experiment))
+    assert differences(left, right) == [], "the emulator hands such caches over"
+
+
+def _worker_files(sweep: Sweep, experiment: Experiment) -> list[dict[str, Any]]:
+    nodes = [f"n{index}" for index in range(nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node))]
+    placement = place(experiment.deployment, sweep.cluster, nodes, 8000)
+    files = {file.path: file.content for file in ENGINE.plan_launch(experiment, placement, sweep.cluster, 60.0).files}
+    return [yaml.safe_load(files[f"{role}.yaml"]) for role in ("ctx", "gen")]
+
+
+def test_a_pair_without_doubts_has_no_warning() -> None:
+    for version in ("1.2", "1.3.0rc18", "main"):
+        warnings: list[str] = []
+        plan(pair(version), warnings)
+        assert warnings == []
+
+
+def test_a_variable_that_names_the_backend_again_is_no_mistake() -> None:
+    ucx = options(cache_transceiver_config={"backend": "UCX"})
+    plan(pair(ctx=ucx, gen=ucx | {"environment": {"TRTLLM_USE_UCX_KVCACHE": "1"}}))
+
+
+def eplb(mapping: str, slots: Any, *, whole_file: bool) -> dict[str, Any]:
+    size = int(mapping.removeprefix("DEP"))
+    balancer = {"load_balancer": slots if isinstance(slots, str) else {"num_slots": slots}}
+    if not whole_file:
+        return {"mapping": mapping} | options(moe_config=balancer)
+    given = whole(tensor_parallel_size=size, moe_expert_parallel_size=size, moe_config=balancer)
+    return {"mapping": mapping} | given
+
+
+@pytest.mark.parametrize("whole_file", [True, False])
+@pytest.mark.parametrize(
+    ("mapping", "slots"), [("DEP48", 288), ("DEP36", 288), ("DEP20", 260), ("DEP12", 300), ("DEP64", 256)]
+)
+def test_ep_divides_the_slots_where_experts_have_copies(mapping: str, slots: int, whole_file: bool) -> None:
+    sweep, (experiment,) = plan(pair(gen=eplb(mapping, slots, whole_file=whole_file)))
+    emulate(experiment, sweep.cluster)
+
+
+@pytest.mark.parametrize("whole_file", [True, False])
+@pytest.mark.parametrize(
+    ("mapping", "slots", "why"),
+    [
+        ("DEP48", 256, "does not divide the 256 experts"),
+        ("DEP48", 0, "does not divide the 256 experts"),
+        ("DEP48", None, "does not divide the 256 experts"),
+        ("DEP48", 300, "does not divide the 300 expert slots"),
+        ("DEP48", 240, "240 is less than the 256 experts"),
+    ],
+)
+def test_slots_that_ep_does_not_divide_are_refused(mapping: str, slots: Any, why: str, whole_file: bool) -> None:
+    with pytest.raises(SweepError, match=why):
+        plan(pair(gen=eplb(mapping, slots, whole_file=whole_file)))
+
+
+def test_copies_of_experts_take_memory_in_the_plan_and_in_the_emulator() -> None:
+    tokens = []
+    for slots in (256, 384):
+        sweep, (experiment,) = plan(pair(gen=eplb("DEP8", slots, whole_file=True)))
+        group = experiment.deployment.gen
+        assert group is not None
+        capacity = find_capacity(group, experiment.workload, sweep.model, sweep.gpu, ENGINE.kv_settings(group))
+        settings = worker_settings("deepseek-r1", {}, set(), group.config or {}, "1.2")
+        blocks = build(settings, read_environment({"RATEMATCH_EMULATED_GPU": "gb200"})).scheduler.config.kv_blocks
+        tokens.append((weight_bytes_per_rank(sweep.model, group.mapping, "nvfp4", 1, slots), -blocks))
+        assert capacity.requests > 0
+    assert tokens[0] < tokens[1] and tokens[0][1] < tokens[1][1], "more weights, fewer KV blocks"
+
+
+def test_slots_of_a_file_are_the_files_affair() -> None:
+    plan(pair(gen=eplb("DEP48", "/configs/eplb.yaml", whole_file=True)))
+
+
+@pytest.mark.parametrize("where", ["options", "axis"])
+def test_slots_count_for_axes_too(where: str) -> None:
+    content = pair()
+    axes: dict[str, Any] = {"tp": [48], "ep": ["tp"], "attention_dp": [True]}
+    stage: dict[str, Any] = {"axes": axes, "loads": {"concurrency": [48]}}
+    if where == "options":
+        stage["options"] = {"moe_config": {"load_balancer": {"num_slots": 288}}}
+    else:
+        axes["options.moe_config.load_balancer.num_slots"] = [288, 300]
+    del content["deployments"]
+    sweep, (experiment,) = plan(content | {"gen": stage})
+    assert experiment.deployment.gpus == 48
+    emulate(experiment, sweep.cluster)
+
+
+def test_expert_parallelism_of_a_dense_model_is_a_warning_where_it_is_written_out() -> None:
+    content = pair(gen=whole(speculative_config=None) | {"mtp": 0}, ctx=whole(speculative_config=None) | {"mtp": 0})
+    content["model"] = "llama-3.3-70b"
+    warnings: list[str] = []
+    sweep, (experiment,) = plan(content, warnings)
+    assert any("llama-3.3-70b has no experts" in warning for warning in warnings)
+    emulate(experiment, sweep.cluster)
 
 
 ROUTERS = (

@@ -153,3 +153,57 @@ def test_by_the_command_a_person_types(tmp_path: Path) -> None:
     assert parse_cluster(output.read_text(), "oak.yaml").name == "oak"
     again = CliRunner().invoke(main, ["import", "cluster", str(file), "-o", str(output)], catch_exceptions=False)
     assert again.exit_code == 1 and "is there already" in again.stderr
+
+
+NESTED = """\
+cluster:
+  account: llm
+  partition: batch
+  network_interface: enp6
+  gpus_per_node: 4
+  {limit}: "4:00:00"
+  {container}: /images/trtllm.sqsh
+model_paths: {{dsr1: /models/DeepSeek-R1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "container"),
+    [("time_limit", "container_image"), ("default_time_limit", "default_container"), ("time_limit", "container")],
+)
+def test_the_oldest_form_is_read_as_todays(tmp_path: Path, limit: str, container: str) -> None:
+    text = NESTED.format(limit=limit, container=container)
+    profile = import_cluster(write(tmp_path, text), SiteChoices(gpu="gb200", name="elder"))
+    cluster = parse_cluster(profile.text, "elder.yaml")
+    assert (cluster.name, cluster.gpus_per_node, cluster.slurm.account) == ("elder", 4, "llm")
+    assert (cluster.slurm.partition, cluster.slurm.time) == ("batch", TimeLimit(max_minutes=240))
+    assert cluster.container == Container("/images/trtllm.sqsh")
+    assert cluster.model_paths == {"deepseek-r1": "/models/DeepSeek-R1"}
+    assert [left.where.partition(": ")[2] for left in profile.unsupported] == ["network_interface"]
+    assert "srtslurm.yaml:4" in profile.unsupported[0].where, "its own line"
+    assert any("oldest form" in note for note in profile.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cluster: {account: a}\ndefault_account: b\n", "srtslurm.yaml:1: cluster.account: means default_account"),
+        ("cluster:\n  account: 5\n", "srtslurm.yaml:2: default_account: must be text, not 5 (put it in quotes)"),
+        ("cluster:\n  gpus_per_node: ²\n", "srtslurm.yaml:2: gpus_per_node: must be a whole number"),
+        ("cluster: [a]\n", "srtslurm.yaml:1: cluster: must be text, not a list"),
+        ("cluster: oak\ndefault_account: {a: b}\n", "srtslurm.yaml:2: default_account: must be text, not a map"),
+        ('cluster: "\\ud800"\n', "holds the control character U+D800"),
+        ("gpus_per_node: .inf\n", "gpus_per_node: must be a whole number"),
+        ('default_time_limit: "²:00"\n', "is no time of Slurm"),
+        ("default_health_check: {max_attempts: 9, interval_seconds: .inf}\n", "must be a number above 0"),
+    ],
+)
+def test_mistakes_of_any_form_are_told_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        import_cluster(write(tmp_path, text), SiteChoices(gpu="b200"))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_long_name_is_cut(tmp_path: Path) -> None:
+    profile = import_cluster(write(tmp_path, f"cluster: {'n' * 300}\n"), SiteChoices(gpu="b200"))
+    assert profile.name == "n" * 100

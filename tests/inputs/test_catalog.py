@@ -9,7 +9,7 @@ from ratematch.plan.memory import FORMAT_BYTES, total_params
 
 def test_the_promised_models_and_gpus_are_there():
     assert {"deepseek-r1", "qwen3-235b-a22b", "qwen3-30b-a3b", "llama-3.3-70b", "gpt-oss-120b"} <= set(model_names())
-    assert {"h100", "h200", "b200", "gb200", "gb300"} <= set(gpu_names())
+    assert {"h100", "h200", "b200", "gb200", "gb300", "b300", "gh200", "rtx-pro-6000", "mi355x"} <= set(gpu_names())
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,9 @@ def test_gpus_go_by_several_names(name):
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
     with pytest.raises(CatalogError, match=r"'deepsek-r1' is not known; did you mean deepseek-r1\?.*qwen3-235b-a22b"):
         load_model("deepsek-r1")
-    with pytest.raises(CatalogError, match=r"'a100'.*b200, gb200, gb300, h100, h200"):
+    with pytest.raises(
+        CatalogError, match=r"'a100' is not known; did you mean h100.*b200, b300, gb200.*another one is a file"
+    ):
         load_gpu("a100")
 
 

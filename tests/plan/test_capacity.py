@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.iteration import Kind
+from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.trtllm.assembly import build
 from ratematch.emulator.trtllm.settings import worker_settings
 from ratematch.engines.trtllm_serve.render import kv_settings, worker_config
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings, find_capacity
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import Deployment, Role, ServerGroup
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import Parallelism
@@ -82,10 +84,29 @@ def test_derived_limits_take_the_whole_prompt_and_its_first_step(isl: int, mtp: 
 
 def test_prompts_longer_than_a_step_need_chunked_prefill() -> None:
     group = ServerGroup("ctx", Parallelism(tp=8, ep=8), max_batch_size=1, max_num_tokens=8192)
-    capacity = find_capacity(group, Workload(8192, 1), R1, GB200, FP8)
+    capacity = find_capacity(group, Workload(8193, 1), R1, GB200, FP8)
     assert capacity.requests == 0
-    assert "max_num_tokens 8192 is less than ISL 8192 + 1" in capacity.explanation
-    assert find_capacity(group, Workload(8192, 1), R1, GB200, replace(FP8, chunked_prefill=True)).requests > 0
+    assert "max_num_tokens 8192 is less than ISL 8193" in capacity.explanation
+    assert find_capacity(group, Workload(8193, 1), R1, GB200, replace(FP8, chunked_prefill=True)).requests > 0
+    shared = replace(group, mapping=Parallelism(tp=8, ep=8, cp=2))
+    assert find_capacity(shared, Workload(16384, 1), R1, GB200, FP8).requests > 0, "each cp rank has its share"
+    assert "ISL 16385 / cp 2" in find_capacity(shared, Workload(16385, 1), R1, GB200, FP8).explanation
+
+
+@pytest.mark.parametrize("role", ["ctx", "agg"])
+@pytest.mark.parametrize("mtp", [0, 1, 3])
+@pytest.mark.parametrize("isl", [1000, 8192])
+def test_a_prompt_of_exactly_max_num_tokens_is_taken(role: Role, mtp: int, isl: int) -> None:
+    group = ServerGroup(role, Parallelism(tp=8, ep=8), mtp=mtp, max_batch_size=1, max_num_tokens=isl)
+    assert find_capacity(group, Workload(isl, 16), R1, GB200, FP8).requests >= 1
+    served = replace(experiment(deployment=Deployment(agg=group), workload=Workload(isl, 16)), model="deepseek-r1")
+    config = worker_config(served, group)
+    settings = worker_settings("deepseek-r1", {}, set(), config, "1.2")
+    scheduler = build(settings, read_environment({"RATEMATCH_EMULATED_GPU": "gb200"})).scheduler
+    kind: Kind = "context_only" if role == "ctx" else "full"
+    assert settings.max_num_tokens == isl
+    assert scheduler.refusal(Sequence(1, isl, 1 if role == "ctx" else 16, kind)) is None
+    assert "should not exceed" in (scheduler.refusal(Sequence(2, isl + 1, 1, kind)) or "")
 
 
 @given(

@@ -12,6 +12,7 @@ from ratematch.emulator.scheduler import Scheduler
 from ratematch.emulator.steptime import StepTime
 from ratematch.emulator.trtllm.settings import WorkerSettings
 from ratematch.emulator.trtllm.transfer import TRANSFER_LATENCY_S
+from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_gpu
@@ -44,6 +45,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             settings.max_batch_size,
             settings.max_num_tokens,
             settings.kv_fraction,
+            expert_slots=expert_slots(settings.config, 0) or 0,
         )
         fit = fit_memory(shape, environment)
         step_time = make_step_time(shape, environment)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ratematch.emulator.errors import TransferError
+from ratematch.engines.trtllm_serve.agreement import differences
 
 TRANSFER_LATENCY_S = 1e-3
 """Fixed part of one KV transfer: the handshake between the two executors."""
@@ -31,9 +32,7 @@ def check_layout(source: KvSource, own: Mapping[str, str | int | None]) -> None:
         TransferError: naming every key that differs.
     """
     differing = [
-        f"{key}: ctx has {value} and gen has {own.get(key)}"
-        for key, value in source.layout.items()
-        if value != own.get(key)
+        f"{key}: ctx has {source.layout[key]} and gen has {own.get(key)}" for key in differences(source.layout, own)
     ]
     if differing:
         raise TransferError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ratematch.engines.engine import Engine
+from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
 from ratematch.engines.trtllm_serve.diagnosis import diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
-from ratematch.engines.trtllm_serve.precheck import check_launch, kv_layout
+from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
 from ratematch.engines.trtllm_serve.stages import read_breakdown
@@ -21,6 +22,7 @@ ENGINE = Engine(
         versions=RELEASE_LINES,
         gen_modes=("gen_only_no_context", "gen_only"),
         routers=("round_robin", "load_balancing", "kv_cache_aware", "conversation"),
+        expert_slots=expert_slots,
     ),
     product="TensorRT-LLM",
     reference="contract, section 9",
@@ -30,6 +32,7 @@ ENGINE = Engine(
     spare_ports=spare_ports,
     plan_launch=plan_launch,
     check_launch=check_launch,
+    doubt_launch=doubt_launch,
     explain_settings=explain_deployment,
     kv_settings=kv_settings,
     kv_layout=kv_layout,

@@ -19,6 +19,12 @@ NAMED_BACKEND_ENV = (
 """Variables that choose the KV transfer behind ``backend: DEFAULT`` (contract, section 3.6); never set here."""
 
 BLOCK = "cache_transceiver_config.backend"
+RUNTIME = "cache_transceiver_config.transceiver_runtime"
+
+Layout = Mapping[str, str | int | None]
+"""What both sides of a KV transfer must have alike, by key."""
+
+BACKEND_OF_ENV = dict(zip(NAMED_BACKEND_ENV, ("NIXL", "UCX", "MOONCAKE", "MPI"), strict=True))
 
 
 def draft_tokens(config: Mapping[str, Any]) -> int | None:
@@ -39,25 +45,46 @@ def has_load_balancer(group: ServerGroup) -> bool:
     return bool(balancer) and not (isinstance(balancer, dict) and balancer.get("num_slots") == 0)
 
 
+def expert_slots(options: Mapping[str, Any], experts: int) -> int | None:
+    """Expert slots of a layer, which ``moe_expert_parallel_size`` must divide: EPLB's ``num_slots`` (each rank holds
+    as many of them, whatever the experts), without it the ``experts``; ``None`` where a file of EPLB's says it."""
+    moe = options.get("moe_config")
+    balancer = moe.get("load_balancer") if isinstance(moe, dict) else None
+    if isinstance(balancer, str) and balancer:
+        return None
+    slots = balancer.get("num_slots") if isinstance(balancer, dict) else None
+    return slots if isinstance(slots, int) and not isinstance(slots, bool) and slots > 0 else experts
+
+
 def hand_over(config: Mapping[str, Any], version: str) -> dict[str, str | int | None]:
     """What both sides of a KV transfer must have alike (contract, sections 3.4, 3.6 and 3.9), by key.
 
-    Nothing negotiates: a pair that differs starts, and its requests fail or give wrong text. The kind of speculation
-    counts because the cache holds the draft layers too; how many tokens they draft is each server's own affair.
+    Nothing negotiates: a pair that differs starts, and its requests fail or give wrong text.
     """
     kv = config.get("kv_cache_config") or {}
     transceiver = config.get("cache_transceiver_config") or {}
     runtime = transceiver.get("transceiver_runtime")
     if runtime is None:
-        runtime = "auto" if release_line(version) == "main" else "CPP"
-    speculation = config.get("speculative_config") or {}
+        runtime = "CPP" if release_line(version) == "1.2" else "auto"
     return {
         "kv_cache_config.dtype": kv.get("dtype", "auto"),
         "kv_cache_config.tokens_per_block": kv.get("tokens_per_block", 32),
-        "cache_transceiver_config.backend": transceiver.get("backend"),
-        "cache_transceiver_config.transceiver_runtime": runtime,
-        "speculative_config.decoding_type": speculation.get("decoding_type"),
+        BLOCK: transceiver.get("backend"),
+        RUNTIME: runtime,
     }
+
+
+def differences(ctx: Layout, gen: Layout) -> list[str]:
+    """The keys in which two sides of a KV transfer differ for sure. DEFAULT is NIXL; which runtime ``auto`` becomes
+    is the release's and the model's affair."""
+    differing = []
+    for key, left in ctx.items():
+        right = gen.get(key)
+        if key == BLOCK:
+            left, right = ("NIXL" if side == "DEFAULT" else side for side in (left, right))
+        if left != right and not (key == RUNTIME and "auto" in (left, right)):
+            differing.append(key)
+    return differing
 
 
 def check_pair(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> list[str]:
@@ -65,10 +92,27 @@ def check_pair(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> 
     left, right = hand_over(ctx, version), hand_over(gen, version)
     problems = [
         f"{key}: ctx has {_spell(left[key])} and gen has {_spell(right[key])}: both sides of a KV transfer must agree"
-        for key in left
-        if left[key] != right[key]
+        for key in differences(left, right)
     ]
     return problems or [f"{BLOCK}: is not set on ctx and gen: KV transfer is off without it"] * (left[BLOCK] is None)
+
+
+def doubt_pair(ctx: Mapping[str, Any], gen: Mapping[str, Any], version: str) -> Iterator[str]:
+    """What the two sides have different though no release is known to refuse it."""
+    left, right = hand_over(ctx, version), hand_over(gen, version)
+    for key in (BLOCK, RUNTIME):
+        if left[key] != right[key] and key not in differences(left, right):
+            yield (
+                f"{key}: ctx has {_spell(left[key])} and gen has {_spell(right[key])}, "
+                "which are alike only where the release takes them so: write the same on both"
+            )
+    kinds = [(config.get("speculative_config") or {}).get("decoding_type") for config in (ctx, gen)]
+    if kinds[0] != kinds[1]:
+        # Deployments are run so (Qwen3.5 with MTP on gen alone, 1.3.0rc24), so the engine takes it.
+        yield (
+            f"speculative_config.decoding_type: ctx has {_spell(kinds[0])} and gen has {_spell(kinds[1])}: prompts "
+            "come without the draft layers' KV of the other side, so acceptance may be lower than with both alike"
+        )
 
 
 def _spell(value: str | int | None) -> str:
@@ -93,7 +137,7 @@ def check_environment(processes: Sequence[ProcessSpec], configs: Mapping[str, Ma
         for name, value in process.env:
             if (
                 name in NAMED_BACKEND_ENV
-                and backend not in (None, "DEFAULT")
+                and backend not in (None, "DEFAULT", BACKEND_OF_ENV[name])
                 and f"{process.role} {name}" not in reported
             ):
                 reported.add(f"{process.role} {name}")
@@ -123,3 +167,15 @@ def check_model(config: Mapping[str, Any], model: Model) -> Iterator[str]:
     slots = balancer.get("num_slots") if isinstance(balancer, dict) else None
     if slots and model.moe is not None and slots < model.moe.experts:
         yield f"moe_config.load_balancer.num_slots: {slots} is less than the {model.moe.experts} experts"
+
+
+def doubt_model(config: Mapping[str, Any], model: Model) -> Iterator[str]:
+    """What the engine takes for this model without doing anything with it, or in some releases only."""
+    ep = config.get("moe_expert_parallel_size")
+    if model.moe is None and isinstance(ep, int) and ep > 1:
+        yield f"moe_expert_parallel_size: {ep} does nothing, {model.name} has no experts"
+    balancer = (config.get("moe_config") or {}).get("load_balancer")
+    on = bool(balancer) and not (isinstance(balancer, dict) and balancer.get("num_slots") == 0)
+    spread = config.get("enable_attention_dp") is True and isinstance(ep, int) and ep > 1
+    if on and not spread:
+        yield "moe_config.load_balancer: newer releases take EPLB with attention DP and ep above 1 only"

@@ -10,7 +10,7 @@ and what would be right.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -99,6 +99,25 @@ def _is(value: Any, name: str) -> bool:
     return isinstance(value, _TYPES[name])
 
 
+def _is_among(value: str, choices: Sequence[str], rule: Rule) -> bool:
+    if rule.get("any_case"):
+        return value.upper() in {choice.upper() for choice in choices}
+    return value in choices
+
+
+def doubt_map(where: str, config: Config, all_keys: Rule, line: str) -> Iterator[str]:
+    """Keys and values of which it is not sure that every release of the line takes them. ``where`` is empty at the
+    top."""
+    for name, rule in in_line(all_keys, line).items():
+        value, path = config.get(name), f"{where}.{name}" if where else name
+        if line == "1.3" and rule.get("late") and name in config:
+            yield f"{path}: only later releases of 1.3 have this key"
+        if isinstance(value, str) and _is_among(value, rule.get("unsure", ()), rule):
+            yield f"{path}: {value!r} is taken by some releases of {line} and refused by others"
+        elif isinstance(value, dict) and "keys" in rule:
+            yield from doubt_map(path, value, rule["keys"], line)
+
+
 def check_value(where: str, value: Any, rule: Rule, line: str) -> Iterator[str]:
     """Problems of the value of the key ``where``, one line each."""
     kinds = str(rule["type"]).split("|")
@@ -110,10 +129,9 @@ def check_value(where: str, value: Any, rule: Rule, line: str) -> Iterator[str]:
         yield f"{where}: {value!r} is no {' or '.join(kinds)}"
         return
     choices = rule.get("choices")
-    if choices and isinstance(value, str):
-        spelled = value.upper() if rule.get("any_case") else value
-        if spelled not in {choice.upper() if rule.get("any_case") else choice for choice in choices}:
-            yield f"{where}: {value!r} is not valid in {line}; choose from {', '.join(choices)}"
+    taken = (*choices, *rule.get("unsure", ())) if choices else ()
+    if choices and isinstance(value, str) and not _is_among(value, taken, rule):
+        yield f"{where}: {value!r} is not valid in {line}; choose from {', '.join(choices)}"
     items = rule.get("items")
     if items and isinstance(value, list):
         for item in value:

@@ -14,7 +14,10 @@ from ratematch.engines.trtllm_serve.agreement import (
     check_model,
     check_pair,
     check_router,
+    doubt_model,
+    doubt_pair,
 )
+from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, release_line
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
@@ -58,6 +61,25 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         *check_environment(plan.processes, workers),
         *check_router(deployment),
     ]
+
+
+def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+    """What is not refused and yet not sure to be taken, or not to do what it seems to; for files that
+    :func:`check_launch` lets pass. Options marked ``!unchecked`` count only where two sides are compared."""
+    version, deployment = experiment.engine.version, experiment.deployment
+    doubts: list[str] = []
+    workers: dict[str, Config] = {}
+    for group in deployment.groups:
+        name = f"{group.role}.yaml"
+        config = read_config(next(file.content for file in plan.files if file.path == name))
+        workers[group.role] = config
+        judged = without(config, group.unchecked)
+        doubts += [f"{name}: {doubt}" for doubt in doubt_map("", judged, load_keys("worker"), release_line(version))]
+        if model is not None:
+            doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
+    if "ctx" in workers and "gen" in workers:
+        doubts += doubt_pair(workers["ctx"], workers["gen"], version)
+    return doubts
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:

@@ -12,7 +12,7 @@ import yaml
 
 from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
-from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, has_load_balancer
+from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
 from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
 from ratematch.engines.trtllm_serve.modes import mode_env
@@ -93,10 +93,12 @@ def kv_settings(group: ServerGroup) -> KvSettings:
     seq_len = given.get("max_seq_len")
     share = kv.get("free_gpu_memory_fraction", fraction)
     return KvSettings(
-        fraction if share is None else float(share),
+        # What is no number is refused by the contract, in its words.
+        float(share) if isinstance(share, (int, float)) and not isinstance(share, bool) else fraction,
         KV_FORMATS.get(str(kv.get("dtype", dtype)), "bf16"),
         bool(given.get("enable_chunked_prefill", False)),
         seq_len if isinstance(seq_len, int) else None,
+        expert_slots=expert_slots(given, 0) or 0,
     )
 
 
@@ -145,7 +147,7 @@ def _environment(
 ) -> tuple[tuple[str, str], ...]:
     # What the emulator stands for; the real server has no such settings.
     emulated: tuple[tuple[str, str], ...] = (
-        (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
+        (("RATEMATCH_EMULATED_GPU", cluster.gpu_source), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
         if cluster.emulated
         else ()
     )

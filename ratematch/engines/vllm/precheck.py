@@ -53,6 +53,8 @@ def _check_group(
         yield f"mapping: {mapping.label}: context parallelism is not rendered for vLLM"
     if mapping.ep not in (1, mapping.tp):
         yield f"mapping: {mapping.label}: vLLM spreads experts over all ranks or none: ep must be 1 or {mapping.tp}"
+    if mapping.ep > 1 and model is not None and model.moe is None:
+        yield f"mapping: {mapping.label}: expert parallelism needs an MoE model, and {model.name} is dense"
     if mapping.attention_dp and mapping.pp > 1:
         yield f"mapping: {mapping.label}: attention DP is not rendered together with PP for vLLM"
     if group.role == "gen" and mapping.pp > 1:

@@ -62,7 +62,10 @@ def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ..
     """What the emulator stands for; the real server has no such settings."""
     if not cluster.emulated:
         return ()
-    variables = (("RATEMATCH_EMULATED_GPU", cluster.gpu), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
+    variables = (
+        ("RATEMATCH_EMULATED_GPU", cluster.gpu_source),
+        ("RATEMATCH_EMULATED_VERSION", experiment.engine.version),
+    )
     return (*variables, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else variables
 
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
+from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
-from ratematch.exchange.recipes.recipe import Recipe
+from ratematch.exchange.recipes.reader import is_count
+from ratematch.exchange.recipes.recipe import Recipe, version_in_image
 from ratematch.inputs.catalog import load_gpu, load_model, model_names
 from ratematch.inputs.find import CLUSTERS, cluster_folders, read_cluster
+from ratematch.plan.cluster import Cluster
 
 DEFAULT_VERSION = "1.2"
 
@@ -40,7 +43,7 @@ def parse_workload(text: str) -> tuple[int, int]:
         RecipeError: not such a pair.
     """
     isl, slash, osl = text.partition("/")
-    if not (slash and isl.strip().isdigit() and osl.strip().isdigit() and int(isl) >= 1 and int(osl) >= 2):
+    if not (slash and is_count(isl.strip()) and is_count(osl.strip()) and int(isl) >= 1 and int(osl) >= 2):
         raise RecipeError([Problem("--workload", f"{text!r} is no workload", "write ISL/OSL, e.g. 8192/1024")])
     return int(isl), int(osl)
 
@@ -52,7 +55,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
         RecipeError: something else stands between the commas.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() and int(part) >= 1 for part in parts):
+    if not all(is_count(part) and int(part) >= 1 for part in parts):
         raise RecipeError([Problem("--concurrency", f"{text!r} is no list of numbers", "write 1,4,16")])
     return tuple(int(part) for part in parts)
 
@@ -75,6 +78,9 @@ def choose_model(recipes: Sequence[Recipe], given: str | None, notes: list[str])
     if given is not None:
         return load_model(given).name, weights, f"--model; {_short(recipes[0], origin)}"
     name = find_model_name(path or "")
+    repository = recipes[0].repository or ""
+    if name is None and path and (name := find_model_name(repository)) is not None:
+        return name, weights, f"{path} is {repository}, by identity.model.repo; {_short(recipes[0], origin)}"
     if name is None:
         what = f"{path!r} is no model that ratematch knows" if path else "names no model"
         raise RecipeError([Problem(origin, what, f"give --model, one of {', '.join(model_names())}")])
@@ -103,64 +109,163 @@ def _short(recipe: Recipe, origin: str) -> str:
     return origin.replace(recipe.source, Path(recipe.source).name)
 
 
-def choose_cluster(recipes: Sequence[Recipe], given: str | None) -> tuple[str, str]:
-    """A profile that has the recipes' GPUs, as many on a node."""
-    sizes = {recipe.gpus_per_node for recipe in recipes}
-    gpus = {recipe.gpu for recipe in recipes}
+def choose_cluster(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> tuple[str, str]:
+    """A profile that has the recipes' GPUs: as many on a node, or more, where every server has a part of one.
+
+    Returns what a sweep file names it by, and a comment.
+    """
     first = recipes[0]
-    if len(sizes) > 1 or len(gpus) > 1:
+    kinds = {_gpu_name(recipe) for recipe in recipes}
+    if len(kinds) > 1:
         shown = ", ".join(sorted(f"{recipe.gpus_per_node} x {recipe.gpu}" for recipe in recipes))
         raise RecipeError(
             [Problem(first.source, f"the recipes run on different nodes: {shown}", "import them apart")]
         )
-    origin = first.origins["cluster"]
+    origin, wanted = first.origins["cluster"], kinds.pop()
     if given is not None:
         cluster = read_cluster(given)
-        if cluster.gpus_per_node != first.gpus_per_node:
-            what = f"the recipe has {first.gpus_per_node} GPUs a node, cluster {cluster.name} {cluster.gpus_per_node}"
-            raise RecipeError([Problem(origin, what, "give --cluster of the same kind of node")])
+        for recipe in recipes:
+            if why := _why_other_node(recipe, cluster):
+                raise RecipeError(
+                    [Problem(recipe.origins["cluster"], why, "give --cluster of the same kind of node")]
+                )
+        if wanted is not None and wanted != cluster.gpu:
+            notes.append(f"{first.name}: the recipe is for {wanted}, and cluster {cluster.name} has {cluster.gpu}")
+        notes += _part_of_a_node(recipes, cluster)
         return given, f"--cluster; {_short(first, origin)}"
-    fix = f"give --cluster, or write a profile into {CLUSTERS}/"
-    if first.gpu is None:
+    if wanted is None:
         raise RecipeError([Problem(first.source, "names no GPU type", "give --cluster")])
+    reference = _find_profile(recipes, wanted)
+    if reference is None:
+        size = max(recipe.gpus_per_node for recipe in recipes)
+        what = f"there is no cluster profile with {size} x {wanted} a node"
+        raise RecipeError([Problem(origin, what, f"give --cluster, or write a profile into {CLUSTERS}/")])
+    notes += _part_of_a_node(recipes, read_cluster(reference))
+    return reference, _short(first, origin)
+
+
+def _gpu_name(recipe: Recipe) -> str | None:
+    """The GPU type's own name; ``None`` when the recipe names none."""
+    if recipe.gpu is None:
+        return None
     try:
-        wanted = load_gpu(first.gpu).name
+        return load_gpu(recipe.gpu).name
     except CatalogError as error:
-        raise RecipeError([Problem(origin, str(error), fix)]) from error
+        raise RecipeError([Problem(recipe.origins["cluster"], str(error), "or give --cluster")]) from error
+
+
+def _find_profile(recipes: Sequence[Recipe], gpu: str) -> str | None:
+    """The first profile of real nodes with such GPUs, before others one with as many on a node."""
+    larger: str | None = None
+    size = max(recipe.gpus_per_node for recipe in recipes)
+    seen: set[str] = set()
     for path in (path for folder in cluster_folders() for path in sorted(folder.glob("*.yaml"))):
+        if path.stem in seen:
+            continue  # a name stands for the first file of that name
+        seen.add(path.stem)
         try:
             cluster = read_cluster(str(path))
         except ClusterError:
             continue  # `doctor --cluster` says what is wrong with it
-        if not cluster.emulated and (cluster.gpu, cluster.gpus_per_node) == (wanted, first.gpus_per_node):
-            return path.stem, _short(first, origin)
-    what = f"there is no cluster profile with {first.gpus_per_node} x {wanted} a node"
-    raise RecipeError([Problem(origin, what, fix)])
+        if cluster.emulated or cluster.gpu != gpu or any(_why_other_node(recipe, cluster) for recipe in recipes):
+            continue
+        if cluster.gpus_per_node == size:
+            return path.stem
+        larger = larger or path.stem
+    return larger
+
+
+def _why_other_node(recipe: Recipe, cluster: Cluster) -> str:
+    """Why the cluster's nodes are not those of the recipe; empty when they are, or hold each of its servers in the
+    same way: a recipe that books one GPU of a node has no other kind of node."""
+    here, there = recipe.gpus_per_node, cluster.gpus_per_node
+    if here == there:
+        return ""
+    what = f"the recipe has {here} GPUs a node, cluster {cluster.name} {there}"
+    if here > there:
+        return what
+    spread = max(recipe.servers, key=lambda servers: servers.mapping.gpus)
+    if spread.mapping.gpus > here:
+        return f"{what}, and its {spread.role} servers of {spread.mapping.gpus} GPUs span nodes there"
+    return ""
+
+
+def _part_of_a_node(recipes: Sequence[Recipe], cluster: Cluster) -> list[str]:
+    return [
+        f"{recipe.name}: takes {recipe.gpus_per_node} GPUs of a node, cluster {cluster.name} has "
+        f"{cluster.gpus_per_node}: servers share nodes as they fit"
+        for recipe in recipes
+        if recipe.gpus_per_node != cluster.gpus_per_node
+    ]
+
+
+@dataclass(frozen=True)
+class _NamedVersion:
+    """A version that a recipe names, its release line (``None``: not one that is known) and where it stands."""
+
+    text: str
+    line: str | None
+    where: str
 
 
 def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> tuple[str, str]:
-    """Release line of the engine, as given, as the tag of the container says, or the default."""
+    """Release line of the engine and a comment: as given, else as the recipes name their engine, else as the tags of
+    their images say, else the default."""
     if given is not None:
         try:
             return release_line(given), "--engine-version"
         except ValueError as error:
             raise RecipeError([Problem("--engine-version", str(error))]) from error
-    tags = {version for recipe in recipes if (version := version_in_tag(recipe.container or ""))}
-    if len(tags) == 1:
-        return tags.pop(), f"{recipes[0].container}, {_short(recipes[0], recipes[0].origins['container'])}"
-    if tags:
-        notes.append(f"the containers are of different versions ({', '.join(sorted(tags))})")
+    identities = [_named(recipe, recipe.version, "version") for recipe in recipes if recipe.version]
+    tags = [
+        _named(recipe, version, "container", image)
+        for recipe in recipes
+        for image in recipe.images[:2]
+        if (version := version_in_image(image))
+    ]
+    for kind, versions in (("recipes name", identities), ("images are of", tags)):
+        notes += [
+            f"{each.where} names TensorRT-LLM {each.text}, which is none of {', '.join(RELEASE_LINES)}"
+            for each in versions
+            if each.line is None
+        ]
+        known = {each.line: each for each in versions if each.line is not None}
+        if len(known) > 1:
+            notes.append(f"the {kind} different versions ({', '.join(sorted(str(line) for line in known))})")
+            break
+        for line, named in known.items():
+            other = next((tag for tag in tags if tag.line not in (None, line)), None)
+            if other is not None:
+                notes.append(f"{named.where} names {named.text} and {other.where} {other.text}: the former counts")
+            return str(line), named.where
+    line = min(RELEASE_LINES, key=lambda line: _count_faults(recipes, line))
+    oldest = "" if line == DEFAULT_VERSION else ", the oldest that takes the worker configurations"
     notes.append(
-        f"engine version {DEFAULT_VERSION} is assumed, the container's name does not tell it; "
+        f"engine version {line} is assumed{oldest}: the container's name does not tell it, and no identity does; "
         f"--engine-version takes {', '.join(RELEASE_LINES)}"
     )
-    return DEFAULT_VERSION, "assumed"
+    return line, f"assumed{oldest}"
+
+
+def _count_faults(recipes: Sequence[Recipe], line: str) -> int:
+    """What a release line would refuse of the recipes' worker configurations, unknown keys included."""
+    return sum(len(check_worker_config(servers.config, line)) for recipe in recipes for servers in recipe.servers)
+
+
+def _named(recipe: Recipe, text: str, origin: str, image: str = "") -> _NamedVersion:
+    number = re.search(r"\d+\.\d+\S*|^main$", text.strip())
+    try:
+        line = release_line(number[0]) if number else None
+    except ValueError:
+        line = None
+    stands = _short(recipe, recipe.origins[origin])
+    return _NamedVersion(text, line, f"{image}, {stands}" if image else f"{text}, {stands}")
 
 
 def version_in_tag(container: str) -> str | None:
-    """The release line in the name of a TensorRT-LLM release image; runtimes of Dynamo carry its version."""
-    match = re.search(r"tensorrt[-_]?llm[-_/+#]release[:+_-]v?(\d+\.\d+)", container.lower())
+    """The release line in the name of a TensorRT-LLM image, ``None`` where none that is known stands in it."""
+    version = version_in_image(container)
     try:
-        return release_line(match[1]) if match else None
+        return release_line(version) if version else None
     except ValueError:
         return None

@@ -4,110 +4,105 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, worker_keys
 from ratematch.errors import Problem, RecipeError, SweepError
 from ratematch.exchange.recipes.choices import Choices, choose_cluster, choose_model, choose_version
 from ratematch.exchange.recipes.reader import Unsupported
 from ratematch.exchange.recipes.recipe import Recipe, unknown_keys
-from ratematch.exchange.recipes.roundtrip import check_roundtrip
-from ratematch.exchange.recipes.srtslurm import is_srt_recipe, read_srt_recipe
-from ratematch.exchange.recipes.sweeptext import Target, sweep_name, sweep_text, workload_of
-from ratematch.exchange.recipes.trtllm_slurm import is_trtllm_config, read_trtllm_config
-from ratematch.exchange.recipes.variants import expand_variants
+from ratematch.exchange.recipes.recipefile import LeftOut, read_recipe_file
+from ratematch.exchange.recipes.roundtrip import RoundTrip, check_roundtrip
+from ratematch.exchange.recipes.sweeptext import Target, list_left_out, sweep_name, sweep_text, workload_of
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.find import read_cluster
-from ratematch.plan.located import Located, read_located
-from ratematch.plan.located import Path as YamlPath
+from ratematch.plan.rules import check_mapping
 
 
 @dataclass(frozen=True)
 class Imported:
     """One sweep file. ``path``: where it was written, ``None`` when it was not. ``notes``: what a reader should know
-    besides ``unsupported``, the parts of the recipes that have no counterpart."""
+    besides ``unsupported``, the parts of the recipes that have no counterpart. ``refused``: what ``ratematch plan``
+    refuses of the file, and why. ``left_out``: combinations of a recipe's ``sweep`` that are not in it."""
 
     name: str
     text: str
     recipes: tuple[Recipe, ...]
     notes: tuple[str, ...]
     path: Path | None = None
+    refused: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def unsupported(self) -> tuple[Unsupported, ...]:
         return tuple(part for recipe in self.recipes for part in recipe.unsupported)
 
     def messages(self) -> list[str]:
-        """For people: notes first, then what was left out, one line each."""
+        """For people: what is not or cannot be run first, then notes, then what has no counterpart, one line each."""
         return [
+            *(f"plan refuses: {why}" for why in self.refused),
+            *(f"left out: {part}" for part in self.left_out),
             *(f"note: {note}" for note in self.notes),
             *(f"no counterpart: {part}" for part in self.unsupported),
         ]
 
 
-def read_recipes(given: str) -> list[Recipe]:
-    """Every recipe of one file; ``FILE:SELECTOR`` picks variants of an srt-slurm file with overrides.
-
-    Raises:
-        RecipeError: with every problem of the file.
-    """
-    path, selector = Path(given), ""
-    if not path.is_file() and ":" in given:
-        head, _, selector = given.rpartition(":")
-        path = Path(head)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RecipeError([Problem(given, f"cannot be read: {reason}")]) from error
-    located = read_located(text, str(path))
-    if located.problems:
-        raise RecipeError(located.problems)
-    _refuse_other_keys(located, yaml.safe_load(text), ())
-    if is_srt_recipe(located.data):
-        recipes = [read_srt_recipe(variant) for variant in expand_variants(located, selector)]
-    elif is_trtllm_config(located.data):
-        recipes = [read_trtllm_config(located)]
-    else:
-        what = "is neither an srt-slurm recipe nor a TensorRT-LLM slurm/benchmark config"
-        fix = "the one has resources and backend or roles, the other hardware and worker_config"
-        raise RecipeError([Problem(f"{path}:1", what, fix)])
-    if located.problems:
-        raise RecipeError(list(dict.fromkeys(located.problems)))
-    return [recipe for recipe in recipes if recipe is not None]
-
-
-def _refuse_other_keys(located: Located, value: Any, path: YamlPath) -> None:
-    """Keys that are numbers or truth values would come back as text, which the engine may read differently."""
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_other_keys(located, item, (*path, index))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                located.add((*path, str(key)), f"the key {key!r} is no text", "keep such a map in a file of its own")
-            _refuse_other_keys(located, item, (*path, str(key)))
-
-
 def import_recipes(files: Sequence[str], choices: Choices, name: str | None = None) -> Imported:
     """One sweep file that holds every recipe of ``files`` as a deployment. ``name``: of the sweep.
+
+    Combinations of a recipe's ``sweep`` that cannot run are left out, as long as another one can; a recipe that
+    stands for itself is written out even where ``ratematch plan`` will refuse it, and ``refused`` says so.
 
     Raises:
         RecipeError: a file cannot be imported, the files do not belong together, or the result would not give them
             back. CatalogError, ClusterError: a name in ``choices`` is not known.
     """
-    recipes = merge_ladders([_with_load(recipe, choices) for file in files for recipe in read_recipes(file)])
-    notes = [f"{recipe.name}: {note}" for recipe in recipes for note in recipe.notes]
+    read = [read_recipe_file(file) for file in files]
+    left_out = [part for one in read for part in one.left_out]
+    recipes = merge_ladders([_with_load(recipe, choices) for one in read for recipe in one.recipes])
+    target, notes = _choose_target(recipes, choices)
+    named = sweep_name(name or recipes[0].name)
+    recipes, impossible = _drop_impossible(recipes, target)
+    left_out += impossible
+    target = _with_workloads(target, recipes)
+    text, proof = _prove(named, recipes, target)
+    refused = [recipe for recipe, why in zip(recipes, proof.refusals, strict=False) if why and recipe.combination]
+    if refused and len(refused) < len(recipes):
+        reasons = dict(zip((recipe.name for recipe in recipes), proof.refusals, strict=False))
+        left_out += [LeftOut(each.name, each.combination, "; ".join(reasons[each.name])) for each in refused]
+        recipes = [recipe for recipe in recipes if recipe not in refused]
+        target = _with_workloads(target, recipes)
+        text, proof = _prove(named, recipes, target)
+    notes = [
+        *(f"{recipe.name}: {note}" for recipe in recipes for note in recipe.notes),
+        *notes,
+        *_unknown_keys(recipes, target.version),
+        *_unbalanced(recipes),
+        *proof.notes,
+    ]
+    return Imported(
+        named,
+        text + list_left_out(str(part) for part in left_out),
+        tuple(recipes),
+        tuple(dict.fromkeys(notes)),
+        refused=tuple(
+            f"{recipe.name}: {why}"
+            for recipe, reasons in zip(recipes, proof.refusals, strict=False)
+            for why in dict.fromkeys(reasons)
+        ),
+        left_out=tuple(left_out),
+    )
+
+
+def _choose_target(recipes: Sequence[Recipe], choices: Choices) -> tuple[Target, list[str]]:
+    """What the sweep file says beside the recipes, and what a reader should know of that."""
+    notes: list[str] = []
     model, path, model_origin = choose_model(recipes, choices.model, notes)
-    cluster, cluster_origin = choose_cluster(recipes, choices.cluster)
+    cluster, cluster_origin = choose_cluster(recipes, choices.cluster, notes)
     version, version_origin = choose_version(recipes, choices.version, notes)
-    notes += _unknown_keys(recipes, version)
-    for recipe in recipes:
-        if any(servers.role == "agg" and servers.instances > 1 for servers in recipe.servers):
-            notes.append(f"{recipe.name}: nothing balances between aggregated servers; only the first gets the load")
     target = Target(
         model=model,
         model_path=path,
@@ -116,24 +111,69 @@ def import_recipes(files: Sequence[str], choices: Choices, name: str | None = No
         cluster_origin=cluster_origin,
         version=version,
         version_origin=version_origin,
-        workloads=tuple(dict.fromkeys(workload_of(recipe) for recipe in recipes)),
+        workloads=(),
     )
-    named = sweep_name(name or recipes[0].name)
-    text = sweep_text(named, recipes, target)
+    return target, notes
+
+
+def _with_workloads(target: Target, recipes: Sequence[Recipe]) -> Target:
+    return replace(target, workloads=tuple(dict.fromkeys(workload_of(recipe) for recipe in recipes)))
+
+
+def _drop_impossible(recipes: Sequence[Recipe], target: Target) -> tuple[list[Recipe], list[LeftOut]]:
+    """The recipes without combinations of a ``sweep`` that the model cannot be split into; all of them where none
+    would be left."""
+    model, cluster = load_model(target.model), read_cluster(target.cluster)
+    nodes = max(cluster.nodes, *(recipe.nodes for recipe in recipes))
+    possible: list[Recipe] = []
+    left_out: list[LeftOut] = []
+    for recipe in recipes:
+        reasons = [
+            f"{servers.role}: {impossible.reason}"
+            for servers in recipe.servers
+            for impossible in check_mapping(
+                servers.mapping if model.moe else replace(servers.mapping, ep=1),
+                model,
+                replace(cluster, nodes=nodes),
+                partial(expert_slots, servers.config),
+            )
+        ]
+        if reasons and recipe.combination:
+            left_out.append(LeftOut(recipe.name, recipe.combination, "; ".join(reasons)))
+        else:
+            possible.append(recipe)
+    return (possible, left_out) if possible else (list(recipes), [])
+
+
+def _prove(name: str, recipes: Sequence[Recipe], target: Target) -> tuple[str, RoundTrip]:
+    """The sweep file, and what it becomes when it is read, expanded and rendered.
+
+    Raises:
+        RecipeError: it is no sweep file, or does not give the recipes back.
+    """
+    text = sweep_text(name, recipes, target)
     where = ", ".join(dict.fromkeys(recipe.source for recipe in recipes))
     try:
-        check = check_roundtrip(
-            text, f"{named}.yaml", recipes, find_model=load_model, find_cluster=read_cluster, find_gpu=load_gpu
+        proof = check_roundtrip(
+            text, f"{name}.yaml", recipes, find_model=load_model, find_cluster=read_cluster, find_gpu=load_gpu
         )
     except SweepError as error:
         raise RecipeError(
             [Problem(where, f"cannot run: {problem.what}", problem.fix) for problem in error.problems]
         ) from error
-    if check.differences:
+    if proof.differences:
         raise RecipeError(
-            [Problem(where, f"would not be given back: {difference}") for difference in check.differences]
+            [Problem(where, f"would not be given back: {difference}") for difference in proof.differences]
         )
-    return Imported(named, text, tuple(recipes), tuple(dict.fromkeys([*notes, *check.notes])))
+    return text, proof
+
+
+def _unbalanced(recipes: Sequence[Recipe]) -> list[str]:
+    return [
+        f"{recipe.name}: nothing balances between aggregated servers; only the first gets the load"
+        for recipe in recipes
+        if any(servers.role == "agg" and servers.instances > 1 for servers in recipe.servers)
+    ]
 
 
 def import_files(
@@ -204,6 +244,10 @@ def imported_to_json(imported: Imported) -> dict[str, Any]:
             {"recipe": recipe.name, "source": recipe.source, "shape": recipe.shape} for recipe in imported.recipes
         ],
         "notes": list(imported.notes),
+        "refused": list(imported.refused),
+        "left_out": [
+            {"recipe": part.name, "combination": part.combination, "why": part.reason} for part in imported.left_out
+        ],
         "left": [{"where": part.where, "value": part.value, "why": part.why} for part in imported.unsupported],
     }
 
@@ -217,6 +261,7 @@ def merge_ladders(recipes: Sequence[Recipe]) -> list[Recipe]:
                 [(s.role, s.instances, s.mapping, s.config, s.environment) for s in recipe.servers],
                 (recipe.isl, recipe.osl, recipe.osl_ratio, recipe.requests_per_slot, recipe.warmup_per_slot),
                 recipe.orchestrator,
+                (recipe.model, (recipe.gpu or "").lower()),
             )
         )
         same = merged.get(key)

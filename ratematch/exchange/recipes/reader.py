@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,26 @@ from ratematch.plan.located import Located, Path
 SHOWN = 200
 """Characters of a value that are shown to people; ``--json`` has all of it."""
 
+MOST = 10**12
+"""No count of a recipe reaches this; larger ones are mistakes, and too long for a line."""
+
 _MISSING = object()
+
+
+def is_count(text: str) -> bool:
+    """Plain digits of a number below :data:`MOST`; ``²`` is a digit to Python, and no number."""
+    return text.isascii() and text.isdigit() and len(text) <= 12
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def shown(value: Any) -> str:
+    """The value in a message, cut where it is long."""
+    if isinstance(value, int) and abs(value) >= MOST:
+        return "so large a number"
+    return repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
 
 
 @dataclass(frozen=True)
@@ -80,19 +98,21 @@ class Reader:
     def take_text(self, *path: str) -> str | None:
         value = self.take(*path)
         if value is not None and not isinstance(value, str):
-            self.located.add(path, f"must be text, not {value!r}", "put it in quotes")
+            kind = "a map" if isinstance(value, dict) else "a list" if isinstance(value, list) else ""
+            self.located.add(path, f"must be text, not {kind or repr(value)}", "" if kind else "put it in quotes")
             return None
         return value
 
-    def take_count(self, *path: str, least: int = 1) -> int | None:
-        """A whole number of at least ``least``; a number in quotes counts."""
+    def take_count(self, *path: str, least: int = 1, most: int = MOST) -> int | None:
+        """A whole number from ``least`` to ``most``; a number in quotes counts."""
         value = self.take(*path)
         if value is None:
             return None
-        if isinstance(value, str) and value.strip().isdigit():
+        if isinstance(value, str) and is_count(value.strip()):
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            self.located.add(path, f"must be a whole number of at least {least}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            wanted = f"a whole number of at least {least}" + (f" and at most {most}" if _is_whole(value) else "")
+            self.located.add(path, f"must be {wanted}, not {shown(value)}")
             return None
         return value
 
@@ -105,11 +125,11 @@ class Reader:
             if isinstance(value, bool):
                 raise ValueError
             number = float(value)
-            if not (0 < number < math.inf or (zero and number == 0)):
+            if not (0 < number <= MOST or (zero and number == 0)):
                 raise ValueError
             return number
-        except (TypeError, ValueError):
-            self.located.add(path, f"must be a number {'of at least' if zero else 'above'} 0, not {value!r}")
+        except (TypeError, ValueError, OverflowError):
+            self.located.add(path, f"must be a number {'of at least' if zero else 'above'} 0, not {shown(value)}")
             return None
 
     def origin(self, *path: str) -> str:

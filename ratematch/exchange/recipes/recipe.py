@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ratematch.exchange.recipes.reader import Reader, Unsupported
+from ratematch.engines.trtllm_serve.agreement import draft_tokens
+from ratematch.exchange.recipes.reader import Reader, Unsupported, is_count, shown
 from ratematch.plan.deployment import Role
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.secret import masked
@@ -28,10 +30,7 @@ class Servers:
     @property
     def mtp(self) -> int:
         """Draft tokens a step, 0 without speculation."""
-        block = self.config.get("speculative_config")
-        if not isinstance(block, dict):
-            return 0
-        tokens = block.get("num_nextn_predict_layers") or block.get("max_draft_len")
+        tokens = draft_tokens(self.config)
         return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0 else 0
 
     @property
@@ -43,17 +42,20 @@ class Servers:
 class Recipe:
     """One deployment and the load it was run at.
 
-    ``model``: path or name of the weights. ``gpu``: type of GPU, ``None`` when the file does not say.
-    ``concurrency``: requests in flight over the whole deployment. ``requests_per_slot`` and ``warmup_per_slot``:
-    requests as multiples of it. ``isl`` is ``None`` when the file names no load. ``origins``: where a value was
-    written, by the name of the field. ``unsupported``: what has no counterpart; ``notes``: what a reader should know.
+    ``model``: path or name of the weights; ``repository``: where they were published. ``version``: of the engine,
+    where the recipe itself names it; ``images``: names of its container images, the one it is started from first.
+    ``combination``: the values of its ``sweep`` that make it, empty when there are none. ``gpu``: type of GPU,
+    ``None`` when the file does not say. ``concurrency``: requests in flight over the whole deployment.
+    ``requests_per_slot`` and ``warmup_per_slot``: requests as multiples of it. ``isl`` is ``None`` when the file
+    names no load. ``origins``: where a value was written, by the name of the field. ``unsupported``: what has no
+    counterpart; ``notes``: what a reader should know.
     """
 
     name: str
     source: str
     kind: str
     model: str | None
-    container: str | None
+    images: tuple[str, ...]
     gpu: str | None
     gpus_per_node: int
     servers: tuple[Servers, ...]
@@ -68,6 +70,9 @@ class Recipe:
     origins: dict[str, str] = field(default_factory=dict)
     unsupported: tuple[Unsupported, ...] = ()
     notes: tuple[str, ...] = ()
+    version: str | None = None
+    repository: str | None = None
+    combination: str = ""
 
     @property
     def gpus(self) -> int:
@@ -80,6 +85,10 @@ class Recipe:
         return " + ".join(servers.shape for servers in self.servers) + (f", MTP {mtp}" if mtp else "")
 
 
+MOST_GPUS = 10_000
+"""No server of any recipe has so many; a larger number is a mistake."""
+
+
 def read_mapping(reader: Reader, path: Sequence[str], config: dict[str, Any]) -> Parallelism | None:
     """The parallelism of a worker YAML that stands at ``path``; ``None``, with problems noted, when it is not sound.
 
@@ -88,13 +97,13 @@ def read_mapping(reader: Reader, path: Sequence[str], config: dict[str, Any]) ->
     located, sizes = reader.located, {}
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"):
         size = config.get(name, 1)
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            located.add((*path, name), f"must be a whole number of at least 1, not {size!r}")
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MOST_GPUS:
+            located.add((*path, name), f"must be a whole number from 1 to {MOST_GPUS}, not {shown(size)}")
             return None
         sizes[name] = size
     tp = sizes["tensor_parallel_size"]
     ep, moe_tp = config.get("moe_expert_parallel_size"), config.get("moe_tensor_parallel_size")
-    if not isinstance(ep, int) or ep < 1:
+    if not isinstance(ep, int) or isinstance(ep, bool) or ep < 1:
         ep = tp // moe_tp if isinstance(moe_tp, int) and moe_tp > 0 and tp % moe_tp == 0 else 1
     mapping = Parallelism(
         tp=tp,
@@ -132,12 +141,16 @@ def nodes_for(instances: int, gpus: int, gpus_per_node: int) -> int:
 def read_ladder(reader: Reader, *path: str) -> tuple[int, ...]:
     """Concurrencies: a list, one number, or text with any of ``x``, comma and blanks between the numbers."""
     value = reader.take(*path)
-    parts = value if isinstance(value, list) else str(value).lower().replace("x", " ").replace(",", " ").split()
+    if value is None:
+        return ()
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        parts = value.lower().replace("x", " ").replace(",", " ").split()
     ladder: list[int] = []
-    for part in parts if value is not None else ():
-        text = str(part).strip()
-        if not text.isdigit() or int(text) < 1 or isinstance(part, bool):
-            reader.located.add(path, f"{value!r} is no list of concurrencies", 'write [1, 4, 16] or "1x4x16"')
+    for part in parts:
+        text = shown(part) if isinstance(part, int) else str(part).strip()
+        if not is_count(text) or int(text) < 1 or isinstance(part, bool):
+            reader.located.add(path, f"{shown(value)} is no list of concurrencies", 'write [1, 4, 16] or "1x4x16"')
             return ()
         ladder.append(int(text))
     return tuple(dict.fromkeys(ladder))
@@ -153,3 +166,13 @@ def unknown_keys(config: dict[str, Any], rules: dict[str, Any], prefix: str = ""
         elif isinstance(value, dict) and "keys" in rule:
             unknown += unknown_keys(value, rule["keys"], f"{prefix}{name}.")
     return unknown
+
+
+def version_in_image(image: str) -> str | None:
+    """The version in the name of a TensorRT-LLM image, as ``tensorrt-llm/release:1.3.0rc11`` or ``trtllm-1.3.sqsh``;
+    runtimes of Dynamo carry Dynamo's version, which says nothing of the engine's."""
+    text = image.lower()
+    release = re.search(r"tensorrt[-_]?llm[-_/+#]release[:+_-]v?(\d+\.\d+[\w.]*)", text)
+    if release is None and "dynamo" not in text:
+        release = re.search(r"(?:tensorrt|trt)[-_]?llm[-_/+#:]v?(\d+\.\d+[\w.]*)", text)
+    return release[1].removesuffix(".sqsh") if release else None

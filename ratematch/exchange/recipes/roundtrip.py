@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ratematch.engines import ENGINES, find_engine
+from ratematch.engines.refusals import judge_launch
 from ratematch.exchange.recipes.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.expansion import expand
@@ -24,11 +25,12 @@ from ratematch.plan.sweepfile import parse_sweep
 class RoundTrip:
     """``differences``: where the rendered deployment is not the recipe's; empty when the import is faithful.
 
-    ``notes``: what is added around it (environment variables, fewer or more nodes) or would be refused at a launch.
-    """
+    ``notes``: what is added around it (environment variables, fewer or more nodes), and warnings. ``refusals``: of
+    each recipe, in their order, why ``ratematch plan`` refuses its deployment; empty where it does not."""
 
     differences: tuple[str, ...]
     notes: tuple[str, ...]
+    refusals: tuple[tuple[str, ...], ...]
 
 
 def check_roundtrip(
@@ -46,18 +48,22 @@ def check_roundtrip(
         SweepError: the text is no sweep file.
     """
 
+    sizes: list[int] = []
+
     def enlarge(name: str) -> Cluster:
-        # Too few nodes in the profile are a note; they must not prevent the comparison.
+        # Too few nodes in the profile are told; they must not prevent the comparison.
         cluster = find_cluster(name)
+        sizes.append(cluster.nodes)
         most = max(-(-recipe.gpus // cluster.gpus_per_node) + recipe.nodes for recipe in recipes)
         return replace(cluster, nodes=max(cluster.nodes, most))
 
     sweep = parse_sweep(text, source, find_model=find_model, find_cluster=enlarge, find_gpu=find_gpu, engines=ENGINES)
-    has_nodes = find_cluster(sweep.cluster.name).nodes
+    (has_nodes,) = sizes
     engine = find_engine(sweep.engine.name)
     experiments = expand(sweep, engine.kv_settings).experiments
     differences: list[str] = []
     notes: list[str] = []
+    refusals: list[tuple[str, ...]] = []
     if len(experiments) != len(recipes):
         differences.append(f"{len(recipes)} recipes became {len(experiments)} experiments")
     for recipe, experiment in zip(recipes, experiments, strict=False):
@@ -65,18 +71,20 @@ def check_roundtrip(
         different, remarks = _compare(recipe, experiment, sweep.cluster, needed)
         differences += [f"{recipe.name}: {text}" for text in different]
         notes += [f"{recipe.name}: {text}" for text in remarks]
-        if needed > has_nodes:
-            notes.append(
-                f"{recipe.name}: needs {needed} nodes, and cluster {sweep.cluster.name} has {has_nodes}: "
-                "raise nodes in its profile, or give --cluster"
-            )
+        verdict = judge_launch(sweep, experiment)
+        notes += [f"{recipe.name}: warning: {text}" for text in verdict.doubts]
+        too_few = (
+            f"needs {needed} nodes, and cluster {sweep.cluster.name} has {has_nodes}: raise nodes in its profile, or "
+            "give --cluster"
+        )
+        refusals.append((*verdict.refusals, *([too_few] if needed > has_nodes else [])))
         if needed != recipe.nodes:
             notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {needed}")
-    return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)))
+    return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)), tuple(refusals))
 
 
 def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: int) -> tuple[list[str], list[str]]:
-    """(what is not the recipe's, what is added around it or would be refused at a launch)."""
+    """(what is not the recipe's, what is added around it)."""
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
     engine = find_engine(experiment.engine.name)
     plan = engine.plan_launch(experiment, placement, cluster, 1.0)
@@ -110,10 +118,6 @@ def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: in
     if added:
         shown = " ".join(f"{name}={value}" for name, value in sorted(added.items()))
         notes.append(f"ratematch and cluster {cluster.name} add to the environment: {shown}")
-    notes += [
-        f"trtllm-serve {experiment.engine.version} would refuse {problem}"
-        for problem in engine.check_launch(plan, experiment)
-    ]
     return list(dict.fromkeys(differences)), notes
 
 

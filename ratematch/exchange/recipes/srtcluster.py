@@ -12,10 +12,11 @@ import yaml
 
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.choices import find_model_name
-from ratematch.exchange.recipes.reader import Reader, Unsupported
+from ratematch.exchange.recipes.reader import Reader, Unsupported, is_count
+from ratematch.exchange.recipes.sweeptext import sweep_name
 from ratematch.inputs.catalog import gpu_names, load_gpu
 from ratematch.inputs.clusterfile import OWN_SBATCH, parse_cluster
-from ratematch.plan.located import read_located
+from ratematch.plan.located import Located, read_located
 from ratematch.plan.printable import refuse_unprintable
 
 NVL72 = ("gb200", "gb300")
@@ -35,6 +36,18 @@ REASONS = {
 }
 
 SITE_KEYS = ("qos", "reservation", "partition", "account")
+
+
+OLDER_KEYS = {
+    "name": "cluster",
+    "account": "default_account",
+    "partition": "default_partition",
+    "time_limit": "default_time_limit",
+    "container_image": "default_container",
+    "container": "default_container",
+    "gpu_type": "default_gpu_type",
+}
+"""Keys below ``cluster`` in the oldest srtslurm.yaml, by what they are called since; others kept their names."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError([Problem(str(path), f"cannot be read: {reason}")]) from error
     located = read_located(text, str(path))
@@ -81,7 +94,10 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
     refuse_unprintable(located)
     if located.problems:
         raise RecipeError(located.problems)
-    reader, notes = Reader(located), list[str]()
+    notes = _lift_older_keys(located)
+    if located.problems:
+        raise RecipeError(located.problems)
+    reader = Reader(located)
     profile = _profile(reader, choices, notes)
     unsupported = reader.unsupported(REASONS)
     if located.problems:
@@ -97,8 +113,28 @@ def import_cluster(path: Path, choices: SiteChoices) -> ImportedCluster:
     return ImportedCluster(str(profile["name"]), written, tuple(notes), unsupported)
 
 
+def _lift_older_keys(located: Located) -> list[str]:
+    """The oldest form, with everything of the cluster below ``cluster``, becomes the newer flat one; its lines stay.
+    Returns what a reader should know."""
+    older = located.data.get("cluster")
+    if not isinstance(older, dict):
+        return []
+    lines = dict(located.lines)
+    del located.data["cluster"]
+    for key, value in older.items():
+        name = OLDER_KEYS.get(str(key), str(key))
+        if name in located.data:
+            located.add(("cluster", key), f"means {name}, which is given too", "keep one of them")
+            continue
+        located.data[name] = value
+        depth = ("cluster", key)
+        for place in [place for place in lines if place[: len(depth)] == depth]:
+            located.lines[(name, *place[len(depth) :])] = lines[place]
+    return ["the file is of srt-slurm's oldest form: what stands below cluster was taken as the keys of today"]
+
+
 def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str, Any]:
-    gpu = _gpu(reader, choices)
+    given, gpu = _gpu(reader, choices)
     per_node = reader.take_count("gpus_per_node")
     if per_node is None:
         per_node = 4 if gpu in NVL72 else 8
@@ -110,8 +146,8 @@ def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str
     slurm = _slurm(reader, gpu, nodes, notes)
     name = choices.name or _filled(reader, "cluster") or "imported"
     profile: dict[str, Any] = {
-        "name": re.sub(r"[^\w.-]+", "-", name),
-        "gpu": gpu,
+        "name": sweep_name(name),
+        "gpu": given,
         "gpus_per_node": per_node,
         "nodes": nodes,
         "model_paths": _models(reader, notes),
@@ -123,18 +159,20 @@ def _profile(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[str
     return {key: value for key, value in profile.items() if value not in (None, {}, [])}
 
 
-def _gpu(reader: Reader, choices: SiteChoices) -> str:
+def _gpu(reader: Reader, choices: SiteChoices) -> tuple[str, str]:
+    """What a profile names the GPU type by, a file of one's own by its path, and its name."""
     given = choices.gpu or _filled(reader, "default_gpu_type")
     if given is None:
         known = ", ".join(gpu_names())
         reader.located.add((), "names no GPU type", f"give --gpu, one of {known}")
-        return gpu_names()[0]
+        return gpu_names()[0], gpu_names()[0]
     try:
-        return load_gpu(given).name
+        gpu = load_gpu(given)
+        return gpu.file or gpu.name, gpu.name
     except CatalogError as error:
         where = "--gpu" if choices.gpu else reader.located.where(("default_gpu_type",))
         reader.located.problems.append(Problem(where, str(error)))
-        return gpu_names()[0]
+        return gpu_names()[0], gpu_names()[0]
 
 
 def _filled(reader: Reader, *path: str) -> str | None:
@@ -194,7 +232,7 @@ def read_minutes(text: str) -> int | None:
     """Slurm's spellings of a time (``M``, ``M:S``, ``H:M:S``, ``D-H[:M[:S]]``) in whole minutes, else ``None``."""
     days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in parts) or len(parts) > 3 or (dash and not days.isdigit()):
+    if not all(is_count(part) for part in parts) or len(parts) > 3 or (dash and not is_count(days)):
         return None
     numbers = [int(part) for part in parts]
     if dash:
@@ -231,6 +269,10 @@ def _container(reader: Reader, choices: SiteChoices, notes: list[str]) -> dict[s
     )
     if chosen is None and len(aliases) == 1:
         chosen = next(iter(aliases))
+    default = _filled(reader, "default_container")
+    if chosen is None and default:
+        notes.append(f"container {default} is taken over, the default of the file")
+        chosen = default
     if chosen is None:
         if aliases:
             notes.append(f"no container is taken over: --container says which of {', '.join(aliases)} it is")

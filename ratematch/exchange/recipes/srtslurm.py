@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ratematch.exchange.recipes.reader import Reader
-from ratematch.exchange.recipes.recipe import Recipe, Servers, nodes_for, read_environment, read_ladder, read_mapping
+from ratematch.exchange.recipes.recipe import (
+    MOST_GPUS,
+    Recipe,
+    Servers,
+    nodes_for,
+    read_environment,
+    read_ladder,
+    read_mapping,
+)
 from ratematch.plan.deployment import Role
 from ratematch.plan.located import Located
 
@@ -28,6 +36,7 @@ REASONS = {
     "resources.het_jobs": "one allocation holds all servers",
     "model.container": "the container image belongs to the cluster profile",
     "model.precision": "the checkpoint decides",
+    "identity": "where the recipe came from; the engine's version is read",
     "container_mounts": "mounts belong to the cluster profile",
     "extra_mount": "mounts belong to the cluster profile",
     "frontend": "the orchestrator of trtllm-serve serves, one for the whole deployment",
@@ -104,7 +113,7 @@ def read_srt_recipe(located: Located) -> Recipe | None:
     schema = reader.take("schema", default=1)
     if not _is_trtllm(reader, schema):
         return None
-    per_node = reader.take_count("resources", "gpus_per_node")
+    per_node = reader.take_count("resources", "gpus_per_node", most=MOST_GPUS)
     if per_node is None:
         located.add(("resources", "gpus_per_node"), "is missing", "give the GPUs of one node, e.g. 4 on GB200")
         return None
@@ -122,13 +131,14 @@ def read_srt_recipe(located: Located) -> Recipe | None:
     load = _read_load(reader, notes)
     model = reader.take_text("model", "path")
     gpu = reader.take_text("resources", "gpu_type")
-    container = reader.peek_text("model", "container")
+    images = ("model", "container"), ("identity", "container", "image")
     name = reader.take("name", default="recipe")
     orchestrator = _read_orchestrator(reader)
     if located.problems:
         return None
     origins = {
         "model": reader.origin("model", "path"),
+        "version": reader.origin("identity", "frameworks"),
         "container": reader.origin("model", "container"),
         "cluster": f"{reader.origin('resources', 'gpu_type')}, {per_node} GPUs a node",
         "workload": reader.origin("benchmark", "isl"),
@@ -139,7 +149,9 @@ def read_srt_recipe(located: Located) -> Recipe | None:
         source=located.source,
         kind=KIND,
         model=model,
-        container=container,
+        images=tuple(text for path in images if (text := reader.peek_text(*path))),
+        version=_engine_version(reader),
+        repository=reader.peek_text("identity", "model", "repo"),
         gpu=gpu,
         gpus_per_node=per_node,
         servers=tuple(servers),
@@ -150,6 +162,21 @@ def read_srt_recipe(located: Located) -> Recipe | None:
         notes=tuple(notes),
         **load,
     )
+
+
+ENGINE_NAMES = ("tensorrt_llm", "tensorrt-llm", "tensorrtllm", "trtllm", "trt_llm", "trt-llm")
+
+
+def _engine_version(reader: Reader) -> str | None:
+    """What ``identity.frameworks`` says of the engine, whichever way it is spelled; nothing counts as taken."""
+    identity = reader.located.data.get("identity")
+    frameworks = identity.get("frameworks") if isinstance(identity, dict) else None
+    if not isinstance(frameworks, dict):
+        return None
+    for name, version in frameworks.items():
+        if str(name).lower() in ENGINE_NAMES and isinstance(version, (str, int, float)) and version is not True:
+            return str(version)
+    return None
 
 
 def _is_trtllm(reader: Reader, schema: Any) -> bool:
@@ -171,7 +198,7 @@ def _read_servers(reader: Reader, keys: _Keys, per_node: int, common: dict[str, 
         located.add(keys.config, "the worker configuration is missing or empty")
         return None
     mapping = read_mapping(reader, keys.config, config)
-    workers = reader.take_count(*keys.workers)
+    workers = reader.take_count(*keys.workers, most=MOST_GPUS)
     if workers is None:
         located.add(keys.workers, f"the number of {keys.name} workers is missing")
     own = read_environment(reader, keys.environment, reader.take_map(*keys.environment))

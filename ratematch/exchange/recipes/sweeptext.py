@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 from ratematch.engines.trtllm_serve.contract import worker_keys
 from ratematch.exchange.recipes.recipe import Recipe, Servers, unknown_keys
 from ratematch.plan.located import UNCHECKED
+from ratematch.plan.printable import LONGEST_NAME
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
     return "\n".join(lines) + "\n"
 
 
+def list_left_out(parts: Iterable[str]) -> str:
+    """A comment at the end of a sweep file; empty when nothing was left out."""
+    lines = [f"#   {_one_line(part)}\n" for part in parts]
+    return (
+        "".join(["# Combinations of the recipe's sweep that cannot run, and are left out:\n", *lines])
+        if lines
+        else ""
+    )
+
+
 def workload_of(recipe: Recipe) -> tuple[int, int, float]:
     assert recipe.isl is not None and recipe.osl is not None
     return recipe.isl, recipe.osl, recipe.osl_ratio
@@ -60,7 +71,7 @@ def workload_of(recipe: Recipe) -> tuple[int, int, float]:
 def sweep_name(text: str) -> str:
     """``text`` as the name of a sweep, which is a folder name too."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
-    return name or "recipe"
+    return name[:LONGEST_NAME].strip("-._") or "recipe"
 
 
 def _about(recipes: Sequence[Recipe]) -> list[str]:

@@ -6,7 +6,15 @@ import shlex
 from typing import Any
 
 from ratematch.exchange.recipes.reader import Reader
-from ratematch.exchange.recipes.recipe import Recipe, Servers, nodes_for, read_ladder, read_mapping
+from ratematch.exchange.recipes.recipe import (
+    MOST_GPUS,
+    Recipe,
+    Servers,
+    nodes_for,
+    read_ladder,
+    read_mapping,
+    version_in_image,
+)
 from ratematch.plan.deployment import Role
 from ratematch.plan.located import Located
 from ratematch.plan.secret import masked
@@ -25,6 +33,7 @@ REASONS = {
     "benchmark.dataset_file": "prompts are random token ids of exact length",
     "benchmark.streaming": "answers are always streamed",
     "benchmark.use_nv_sa_benchmark": "the load is ratematch's own",
+    "benchmark.use_aiperf": "the load is ratematch's own, at that client's concurrency",
     "benchmark.benchmark_ratio": "its default client takes lengths from the dataset",
     "benchmark.env_var": "the load generator needs none",
     "benchmark": "the load is ratematch's own",
@@ -39,7 +48,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     """The recipe that the document holds; ``None``, with the problems noted, when it cannot be."""
     reader = Reader(located)
     notes: list[str] = []
-    per_node = reader.take_count("hardware", "gpus_per_node")
+    per_node = reader.take_count("hardware", "gpus_per_node", most=MOST_GPUS)
     if per_node is None:
         located.add(("hardware", "gpus_per_node"), "is missing", "give the GPUs of one node, e.g. 4 on GB200")
     common = _read_assignments(reader, "environment", "worker_env_var")
@@ -50,40 +59,41 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     osl = reader.take_count("benchmark", "output_length", least=2)
     listed = read_ladder(reader, "benchmark", "concurrency_list")
     rounds = reader.take_number("benchmark", "multi_round")
-    ratio = 1.0
-    benchmark = reader.section("benchmark")
-    if benchmark.get("use_nv_sa_benchmark") is True and reader.has("benchmark", "benchmark_ratio"):
-        ratio = reader.take_number("benchmark", "benchmark_ratio") or 1.0
-        notes.append(f"prompts have exactly ISL tokens here; the SA client draws them from [{ratio:g} x ISL, ISL]")
-    if benchmark.get("mode", "e2e") == "e2e":
+    aiperf, ratio = _read_client(reader, notes)
+    if reader.section("benchmark").get("mode", "e2e") == "e2e":
         reader.take("benchmark", "mode")
     model = reader.take_text("environment", "model_path")
-    container = reader.peek_text("environment", "container_image")
+    image = reader.peek_text("environment", "container_image")
+    # A wheel is installed over what the image holds.
+    wheel = (reader.peek_text("environment", "trtllm_wheel_path") or "").rpartition("/")[2]
     if located.problems or per_node is None:
         return None
     gen = next(group for group in servers if group.role == "gen")
-    times = f" x {gen.instances} generation servers" if gen.instances > 1 else ""
+    # Two of its clients multiply each listed concurrency by the generation servers, AIPerf's does not (section 6.2).
+    times = 1 if aiperf else gen.instances
+    product = f" x {times} generation servers" if times > 1 else ""
     origins = {
         "model": reader.origin("environment", "model_path"),
+        "version": reader.origin("environment", "trtllm_wheel_path"),
         "container": reader.origin("environment", "container_image"),
         "cluster": reader.origin("hardware", "gpus_per_node"),
         "workload": reader.origin("benchmark", "input_length"),
-        "concurrency": reader.origin("benchmark", "concurrency_list") + times,
+        "concurrency": reader.origin("benchmark", "concurrency_list") + product,
     }
     return Recipe(
         name=located.source.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"),
         source=located.source,
         kind=KIND,
         model=None if model and model.startswith("<") else model,
-        container=container,
+        images=() if image is None else (image,),
+        version=version_in_image(wheel),
         gpu=None,
         gpus_per_node=per_node,
         servers=tuple(servers),
         isl=isl,
         osl=osl,
         osl_ratio=ratio,
-        # Its clients multiply every listed concurrency by the number of generation servers (contract, section 6.2).
-        concurrency=tuple(number * gen.instances for number in listed),
+        concurrency=tuple(number * times for number in listed),
         requests_per_slot=rounds or 8.0,
         warmup_per_slot=0.25,
         nodes=sum(nodes_for(group.instances, group.mapping.gpus, per_node) for group in servers),
@@ -91,6 +101,25 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         unsupported=reader.unsupported(REASONS),
         notes=tuple(notes),
     )
+
+
+def _read_client(reader: Reader, notes: list[str]) -> tuple[bool, float]:
+    """Is AIPerf the client, and the least length as a share of the longest that the client draws."""
+    benchmark = reader.section("benchmark")
+    aiperf, sa = (_is_on(benchmark.get(key)) for key in ("use_aiperf", "use_nv_sa_benchmark"))
+    if aiperf and sa:
+        both = "use_aiperf and use_nv_sa_benchmark are both on"
+        notes.append(f"{both}: concurrencies are taken as AIPerf's client does")
+    elif sa and reader.has("benchmark", "benchmark_ratio"):
+        ratio = reader.take_number("benchmark", "benchmark_ratio") or 1.0
+        notes.append(f"prompts have exactly ISL tokens here; the SA client draws them from [{ratio:g} x ISL, ISL]")
+        return aiperf, ratio
+    return aiperf, 1.0
+
+
+def _is_on(value: Any) -> bool:
+    """The scripts compare text, so ``"true"`` is true as well."""
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
 
 
 def _read_servers(reader: Reader, role: Role, per_node: int, common: dict[str, str]) -> Servers | None:
@@ -105,7 +134,7 @@ def _read_servers(reader: Reader, role: Role, per_node: int, common: dict[str, s
         fix = "measure generation servers alone with a gen stage"
         located.add(count_path, f"a deployment without {role} servers cannot be written out", fix)
         return None
-    instances = reader.take_count(*count_path)
+    instances = reader.take_count(*count_path, most=MOST_GPUS)
     if instances is None:
         located.add(count_path, f"the number of {role} servers is missing")
     own = _read_assignments(reader, "environment", f"{role}_worker_env_var")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,8 +16,24 @@ OVERRIDE, ZIP = "override_", "zip_override_"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def expand_variants(located: Located, selector: str = "") -> list[Located]:
-    """Every recipe of a file, each as if it were a file of its own; lines still point into the file.
+MOST_COMBINATIONS = 4096
+"""Of one ``sweep``: a file with more is a mistake, and would take all memory."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe as if it were a file of its own; lines still point into the file.
+
+    ``combination``: the values of its ``sweep``, for people; such a variant has its own list of problems. Empty for
+    any other, which adds its problems to the file's.
+    """
+
+    located: Located
+    combination: str = ""
+
+
+def expand_variants(located: Located, selector: str = "") -> list[Variant]:
+    """Every recipe of a file.
 
     ``selector``: ``base``, the key of a variant, a pattern of such keys, or one of a zip, ``zip_override_tp[0]``.
     Without it, all variants and not the base, as srt-slurm submits them. Problems go into the returned documents.
@@ -25,8 +42,8 @@ def expand_variants(located: Located, selector: str = "") -> list[Located]:
     if not isinstance(data.get("base"), dict):
         if selector:
             located.add((), f"there is no variant {selector!r}: the file has no base", "give the file alone")
-        return [filled for _, filled in _fill_placeholders(located, "")]
-    selected: list[Located] = []
+        return list(_fill_placeholders(located))
+    selected: list[Variant] = []
     names: list[str] = []
     for key in data:
         if key == "base" or not key.startswith((OVERRIDE, ZIP)):
@@ -34,15 +51,15 @@ def expand_variants(located: Located, selector: str = "") -> list[Located]:
         for name, variant in _variants_of(located, key):
             names.append(name)
             if not selector or name == selector or fnmatchcase(key, selector):
-                selected.extend(filled for _, filled in _fill_placeholders(variant, name))
+                selected.extend(_fill_placeholders(variant))
     if selector == "base" or not names:
-        return [filled for _, filled in _fill_placeholders(_below(located, ("base",)), "base")]
+        return list(_fill_placeholders(_below(located, ("base",))))
     if not selected:
         located.add((), f"there is no variant {selector!r}", f"there are base, {', '.join(names)}")
-        return [located]
+        return [Variant(located)]
     for key in data:
         if key != "base" and not key.startswith((OVERRIDE, ZIP)):
-            selected[0].add((key,), f"{key!r} stands beside base, where only {OVERRIDE}* and {ZIP}* count")
+            located.add((key,), f"{key!r} stands beside base, where only {OVERRIDE}* and {ZIP}* count")
     return selected
 
 
@@ -117,13 +134,18 @@ def _merge(located: Located, change: Located, suffix: str, *, named: bool) -> Lo
     return Located(data, located.source, lines, located.problems)
 
 
-def _fill_placeholders(located: Located, name: str) -> Iterator[tuple[str, Located]]:
+def _fill_placeholders(located: Located) -> Iterator[Variant]:
     """The recipe for every combination of its ``sweep`` values; a text that is one placeholder keeps their type."""
     sweep = located.data.get("sweep") if isinstance(located.data, dict) else None
     if not isinstance(sweep, dict) or not sweep:
-        yield name, located
+        yield Variant(located)
         return
     axes = {key: value if isinstance(value, list) else [value] for key, value in sweep.items()}
+    count = math.prod(len(values) for values in axes.values())
+    if not 1 <= count <= MOST_COMBINATIONS:
+        located.add(("sweep",), f"stands for {count} combinations", f"1 to {MOST_COMBINATIONS} can be imported")
+        yield Variant(located)
+        return
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
 
@@ -141,4 +163,5 @@ def _fill_placeholders(located: Located, name: str) -> Iterator[tuple[str, Locat
         data = fill({key: value for key, value in located.data.items() if key != "sweep"})
         if data.get("name") == located.data.get("name"):
             data["name"] = "_".join([str(data.get("name", "unnamed")), *(f"{k}{v}" for k, v in chosen.items())])
-        yield name, Located(data, located.source, located.lines, located.problems)
+        combination = " ".join(f"{key}={value}" for key, value in chosen.items())
+        yield Variant(Located(data, located.source, located.lines, list(located.problems)), combination)
