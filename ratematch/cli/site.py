@@ -70,25 +70,28 @@ def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json:
 def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
     """Name the cause of a failure from server LOGS (files, or folders with *.log), whoever started the servers.
 
+    Warnings, errors that were got round and what only follows from something else are left out; docs/diagnosis.md has
+    the causes that are known.
+
     \b
     Example:
         ratematch diagnose results/deepseek-r1/gen-8192-256-gen1xDEP8-mtp3-1f0c/launch/1
     """
-    from ratematch.engines import ENGINES, find_engine
+    from ratematch.engines import diagnose_logs
     from ratematch.run.launch import whole_log
 
     files = [file for path in logs for file in (sorted(path.glob("*.log")) if path.is_dir() else [path])]
     # Workers first: the orchestrator mostly tells that one of them failed, and not why.
     files.sort(key=lambda file: file.name.startswith("orchestrator"))
-    texts = [whole_log(file) for file in files]
-    writer = next((name for name in ENGINES if any(find_engine(name).wrote(text) for text in texts)), "trtllm-serve")
-    known, reference = find_engine(writer).diagnose(texts), find_engine(writer).reference
+    known, reference = diagnose_logs([whole_log(file) for file in files])
     if as_json:
         print_json(
             {"logs": [str(file) for file in files], "known": known is not None, **(asdict(known) if known else {})}
         )
     elif known:
         click.echo(f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: {reference}, {known.reference}")
+        if known.general:
+            click.echo("this mostly follows from something that these logs do not show: look at those of other ranks")
     else:
         click.echo(f"no known cause in {len(files)} logs")
     sys.exit(0 if known else 1)

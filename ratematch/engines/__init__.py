@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 from ratematch.engines import trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
+from ratematch.engines.failures import find_failure
 from ratematch.engines.othernames import read_figures as read_other_figures
 from ratematch.errors import CatalogError
+from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import read_prometheus
 from ratematch.plan.enginefacts import EngineFacts
 
@@ -24,6 +29,21 @@ def find_engine(name: str) -> Engine:
     if name not in _REGISTRY:
         raise CatalogError(f"unknown engine {name!r}; known: {', '.join(_REGISTRY)}")
     return _REGISTRY[name]
+
+
+def diagnose_logs(texts: Sequence[str]) -> tuple[Diagnosis | None, str]:
+    """The cause that ``texts`` show, and what its reference is a part of; whose logs they are is found out.
+
+    Where no server's words are in them (a step that did not start), they are tried with every engine's table.
+    """
+    writers = [engine for engine in _REGISTRY.values() if any(engine.wrote(text) for text in texts)]
+    engines = writers or list(_REGISTRY.values())
+    tables = chain.from_iterable(engine.known_failures for engine in engines)
+    known = find_failure(texts, tuple(dict.fromkeys(tables)))
+    for engine in engines:
+        if any(row.diagnosis == known for row in engine.known_failures):
+            return known, engine.reference
+    return known, engines[0].reference
 
 
 def read_metrics(body: bytes) -> list[dict[str, float]]:

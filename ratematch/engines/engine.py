@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
@@ -180,7 +181,10 @@ class Engine:
     """Does a server's log say that it will never be ready, though its process may live on?"""
 
     diagnose: Callable[[Sequence[str]], Diagnosis | None]
-    """The first known cause in logs and error answers, the most telling text first; ``None`` when none is known."""
+    """The cause that logs and error answers show, the most telling text first; ``None`` when none is known."""
+
+    known_failures: Sequence[KnownFailure]
+    """The table behind ``diagnose``: logs that no server's words are in are tried with the tables of all engines."""
 
     explain: Callable[[Symptom, Experiment], Diagnosis]
     """What is known of trouble that leaves no line in a log."""

@@ -1,110 +1,161 @@
-"""How a known failure is found in logs, and the failures that are the site's own, whatever engine runs on it.
+"""How the cause of a failure is found in logs.
 
-Specific rows win over general ones wherever they stand: a ``Traceback`` or an ``MPI_ABORT`` follows almost every
-failure and explains none.
+A log of a failed server holds many frightening lines and one cause. What counts, in this order:
+
+1. a line that was not dealt with over one that was (:mod:`ratematch.engines.loglines`): a warning, an error that
+   something caught and went round, and what came before the server was ready and did not end it, count for nothing;
+2. the rank of what it tells (:mod:`ratematch.engines.knownfailure`): a root over a request that was refused, over
+   what is known to be harmless at times, over what only follows (``MPI_ABORT``, a dead engine process) and over the
+   end itself (a traceback, an ended step);
+3. what ended the process: an error before a stretch of working iterations was survived;
+4. in what is left the first line, and among the logs of several ranks the earliest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from ratematch.engines.knownfailure import KnownFailure, Rank
+from ratematch.engines.loglines import Time, find_level, find_time, shorten, was_dealt_with
+from ratematch.engines.logscan import Alike, prepare, scan, split_lines
 from ratematch.measure.serverlog import Diagnosis
 
+SURVIVED = 3
+"""Working iterations between two failures that show that the first was survived; one or two of other ranks can still
+be written after one rank has failed."""
 
-@dataclass(frozen=True)
-class KnownFailure:
-    """Lines that match ``pattern`` and what they mean. ``general``: counts only when no specific one is found."""
+_WEIGHT: Mapping[Rank, int] = {"root": 6, "request": 5, "suspect": 3, "general": 2, "end": 1}
+_BEFORE_READY = 4
+"""Weight of an error before the server was ready, where it died later."""
 
-    pattern: str
-    diagnosis: Diagnosis
-    general: bool = False
-
-
-def row(reference: str, pattern: str, cause: str, remedy: str, *, general: bool = False) -> KnownFailure:
-    """A row of a table of known failures."""
-    return KnownFailure(pattern, Diagnosis(cause, remedy, reference), general)
+_READY = re.compile(r"Application startup complete|Uvicorn running on|[Ss]ervers are ready|Server is ready")
+_WORKS = re.compile(r"\biter = \d+|Avg generation throughput: |\" 200 OK|Application startup complete")
+_IDLE = "generation throughput: 0.0 "
+_LEAVES = re.compile(
+    r"INFO:\s+Shutting down|Application shutdown complete|\[shutdown\] EngineCore: start|^\W*KeyboardInterrupt"
+    r"|\bCancelledError\b"
+)
+_MARKS = (
+    "application startup",
+    "uvicorn running on",
+    "servers are ready",
+    "server is ready",
+    "iter = ",
+    "avg generation throughput",
+    '" 200 ok',
+    "shutting down",
+    "[shutdown] enginecore: start",
+    "application shutdown",
+    "keyboardinterrupt",
+    "cancellederror",
+)
+_STACK = 80
+"""Lines of a stack before the exception that ends it."""
 
 
 def find_failure(texts: Sequence[str], known: Sequence[KnownFailure]) -> Diagnosis | None:
-    """The first of ``known`` in ``texts`` (logs, error answers), read in order; general ones only without another."""
-    for general in (False, True):
-        rows = [failure for failure in known if failure.general is general]
-        for text in texts:
-            matches = [(match.start(), failure) for failure in rows if (match := re.search(failure.pattern, text))]
-            if matches:
-                return min(matches, key=lambda pair: pair[0])[1].diagnosis
-    return None
+    """The cause among ``known`` that ``texts`` (logs, error answers) show best; ``None`` when they show none.
+
+    Of causes that count alike in several texts the earliest is taken, by the times in them, else by the order of
+    ``texts``.
+    """
+    table = prepare(tuple(known), _MARKS)
+    best: _Event | None = None
+    for text in texts:
+        log = _Log(split_lines(text))
+        for alike in scan(log.lines, table):
+            log.add(alike)
+        event = log.judge()
+        if event and (best is None or event.comes_before(best)):
+            best = event
+    return best.failure.diagnosis if best else None
 
 
-SITE: tuple[KnownFailure, ...] = (
-    row("list", r"DUE TO TIME LIMIT", "the Slurm job reached its time limit", "ask for more time, or fewer loads"),
-    row(
-        "list",
-        r"oom_kill|Out Of Memory",
-        "the host ran out of memory",
-        "ask Slurm for more memory, or start fewer servers on a node at a time",
-    ),
-    row(
-        "list",
-        r"slurmstepd: error: pyxis:|pyxis:.{0,200}(?:fail|error|couldn't|No such)",
-        "the container could not be started",
-        "see the pyxis lines; check the image and its mounts",
-    ),
-    row(
-        "step",
-        r"Couldn't find the specified plugin name for mpi/|can not load PMIx library|Invalid MPI type",
-        "this Slurm does not have the MPI flavour that steps are started with",
-        "set slurm.mpi in the cluster profile to one that `srun --mpi=list` names",
-    ),
-    row(
-        "step",
-        r"(?:unrecognized|invalid|unknown) option.{0,10}--(?:no-)?container-",
-        "this Slurm cannot start containers: pyxis is not installed",
-        "install it, or remove `container` from the cluster profile",
-    ),
-    row(
-        "step",
-        r"numactl.{0,60}(?:No such file|not found)|libnuma: .{0,80}out of range|numactl: .{0,60}invalid",
-        "numactl is not there, or the node has no such NUMA nodes",
-        'set numactl in the cluster profile, "" for none',
-    ),
-    row(
-        "list",
-        r"NCCL error",
-        "NCCL failed",
-        "see the lines before it; /dev/shm too small and two ranks on one GPU are common",
-        general=True,
-    ),
-    row(
-        "step",
-        r"Unable to create step|More processors requested than permitted|Requested node configuration",
-        "Slurm could not start the server's step",
-        "see the srun line; slurm.gpus, slurm.tasks and slurm.srun of the cluster profile decide what is asked for",
-        general=True,
-    ),
-    row("list", r"Segmentation fault", "the server crashed (segmentation fault)", "see its log", general=True),
-    row(
-        "list",
-        r"MPI_ABORT",
-        "one rank ended all of them",
-        "the first error is in an earlier line, or in another rank's log (TLLM_ALL_RANK_LOG=1 shows all)",
-        general=True,
-    ),
-    row(
-        "list",
-        r"slurmstepd: error",
-        "Slurm ended the step",
-        "see the slurmstepd line",
-        general=True,
-    ),
-    row(
-        "list",
-        r"Traceback \(most recent call last\)",
-        "the server ended with an exception that is not known here",
-        "see the traceback in its log",
-        general=True,
-    ),
-)
-"""What Slurm, the container runtime and the machine say."""
+@dataclass(frozen=True)
+class _Event:
+    """A line that tells of a known failure. ``weight``: how much it counts, larger is more."""
+
+    line: int
+    failure: KnownFailure
+    weight: int
+    time: Time | None = None
+
+    def comes_before(self, other: _Event) -> bool:
+        if self.weight != other.weight:
+            return self.weight > other.weight
+        return bool(self.time and other.time and self.time < other.time)
+
+
+class _Log:
+    """One log and the lines of it that matter, by their numbers."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = lines
+        self._ready = -1
+        self._leaves = len(lines) + _STACK
+        self._works: list[int] = []
+        self._events: list[_Event] = []
+
+    def add(self, alike: Alike) -> None:
+        """Takes in lines that are alike, and what they tell."""
+        if _READY.search(alike.line):
+            self._ready = max(self._ready, alike.places[-1])
+        if _WORKS.search(alike.line):
+            self._works += [at for at in alike.places if _IDLE not in self.lines[at]]
+        if _LEAVES.search(alike.line):
+            self._leaves = min(self._leaves, alike.places[0])
+        for at, failures in alike.matches:
+            dealt_with = was_dealt_with(self.lines, at)
+            weighed = [
+                (failure, self._weight(at, failure) if dealt_with else _WEIGHT[failure.rank]) for failure in failures
+            ]
+            self._events += [_Event(at, failure, weight) for failure, weight in weighed if weight]
+
+    def _weight(self, at: int, failure: KnownFailure) -> int:
+        """How much a line counts that was dealt with: 0 unless it is known to be quiet about real trouble.
+
+        A request that was lost is often told in a warning, and in notes only as a setting.
+        """
+        if not failure.quiet:
+            return 0
+        if failure.rank == "request":
+            return _WEIGHT["request"] if find_level(shorten(self.lines[at])) == "warning" else 0
+        return min(_WEIGHT[failure.rank], _WEIGHT["suspect"])
+
+    def judge(self) -> _Event | None:
+        """The event that tells best why this process failed, with its time; ``None`` when none does."""
+        self._works.sort()
+        worked = max([self._ready, *self._works[-1:]])
+        follows = [event for event in self._events if event.weight <= _WEIGHT["general"] and event.line > worked]
+        died = any(not (event.failure.ordinary and worked >= 0) for event in follows)
+        self._events.sort(key=lambda event: event.line)
+        counted = [found for event in self._events if (found := self._weigh(event, worked, died))]
+        if not counted:
+            return None
+        most = max(event.weight for event in counted)
+        chosen = self._first_of_last_stretch([event for event in counted if event.weight == most])
+        return replace(chosen, time=find_time(self.lines, chosen.line))
+
+    def _weigh(self, event: _Event, worked: int, died: bool) -> _Event | None:
+        """``event`` with its weight in view of what came after it; ``None`` when it counts for nothing."""
+        if event.failure.ordinary and worked >= 0:
+            return None
+        if event.weight <= _WEIGHT["suspect"]:
+            gone = event.line < worked and not (died and event.weight == _WEIGHT["suspect"])
+            stack = _STACK if event.failure.rank == "end" else 0
+            return None if gone or event.line > self._leaves - stack else event
+        if event.line < self._ready:
+            return replace(event, weight=_BEFORE_READY) if died else None
+        return event
+
+    def _first_of_last_stretch(self, events: Sequence[_Event]) -> _Event:
+        """The first of ``events`` after the last stretch of work that lies between two of them."""
+        chosen = events[-1]
+        for event in reversed(events[:-1]):
+            if bisect(self._works, chosen.line) - bisect(self._works, event.line) >= SURVIVED:
+                break
+            chosen = event
+        return chosen

@@ -38,11 +38,17 @@ def log_tok_s(in_flight: float, step_ms: float, acceptance_length: float) -> flo
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why something went wrong, what to do about it, and where that is known from."""
+    """Why something went wrong, what to do about it, and where that is known from.
+
+    ``name``: a short name of the cause that does not change with its wording. ``general``: it mostly follows from
+    another cause, which the logs do not show.
+    """
 
     cause: str
     remedy: str
     reference: str
+    name: str = ""
+    general: bool = False
 
     def __str__(self) -> str:
         return f"{self.cause}; {self.remedy}"

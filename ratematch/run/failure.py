@@ -69,8 +69,23 @@ UNSETTLED: frozenset[FailureClass] = frozenset(
 )
 """Failures that say nothing of the configuration: the same command may well measure it."""
 
-REPEATS = ("out of memory", "insufficient", "unsupported", "invalid", "not divisible")
-"""Words of a known cause that the next start would meet again."""
+REPEATS = (
+    "out of memory",
+    "insufficient",
+    "unsupported",
+    "invalid",
+    "not divisible",
+    "unknown to this version",
+    "this version does not know",
+    "does not know the model's architecture",
+    "there is no model where",
+    "the model is gated",
+    "does not fit the gpu",
+    "too old for the cuda",
+    "no kernels for this kind of gpu",
+    "a disk is full",
+)
+"""Words of a known cause (lower case) that the next start would meet again."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ PAGES = [ROOT.parent / "README.md", *sorted((ROOT.parent / "docs").glob("*.md"))
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 OTHER_PROGRAMS = {
-    "srun, sbatch, squeue": "--container-image --export --job-name --kill-on-bad-exit --mpi --open-mode --segment "
-    "--test-only",
+    "srun, sbatch, squeue": "--container-image --container-mounts --export --job-name --kill-on-bad-exit --mem "
+    "--mem-per-cpu --mem-per-gpu --mpi --open-mode --segment --test-only",
     "curl": "--fail --max-time --noproxy --silent",
     "vllm serve": "--kv-transfer-config",
     "trtllm-serve": "--server",

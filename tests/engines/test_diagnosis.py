@@ -7,7 +7,8 @@ import re
 import pytest
 
 from ratematch.engines.trtllm_serve import ENGINE
-from ratematch.engines.trtllm_serve.diagnosis import KNOWN
+from ratematch.engines.trtllm_serve.diagnosis import OWN
+from tests.diagnosis.corpus import corpus_lines
 from tests.support.invented import PAIR, experiment
 
 ROWS = [
@@ -77,8 +78,15 @@ def test_known_log_strings_have_cause_remedy_and_reference(reference: str, line:
     assert remedy in found.remedy and found.cause
 
 
-def test_every_row_of_the_table_is_tried_here() -> None:
-    untried = [row.pattern for row in KNOWN if not any(re.search(row.pattern, line) for _, line, _ in ROWS)]
+def test_every_row_of_the_table_is_tried_here_or_in_the_corpus() -> None:
+    corpus = corpus_lines()
+    lines = [line for _, line, _ in ROWS]
+    untried = [
+        row.pattern
+        for row in OWN
+        if not any(re.search(row.pattern, line) for line in lines)
+        and not any(re.search(row.pattern, line) for line in corpus)
+    ]
     assert untried == []
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ratematch.engines import find_engine
 from ratematch.engines.vllm.contract import KNOWN_LINES, RELEASE_LINES, check_options, serve_flags, to_argv
-from ratematch.engines.vllm.diagnosis import KNOWN
+from ratematch.engines.vllm.diagnosis import OWN
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import find_capacity
 from ratematch.plan.cluster import Cluster, Container
@@ -24,6 +24,7 @@ from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
 from ratematch.slurm.srun import slurm_step
+from tests.diagnosis.corpus import corpus_lines
 
 VLLM = find_engine("vllm")
 NODE = Cluster("node", "h200", gpus_per_node=8, nodes=2)
@@ -332,10 +333,8 @@ def test_a_healthy_log_has_no_cause_and_is_known_to_be_vllms() -> None:
 
 
 def test_every_row_of_its_own_is_tried() -> None:
-    own = [
-        each.pattern for each in KNOWN if each.diagnosis.reference not in ("list", "step") or "vllm" in each.pattern
-    ]
-    assert [pattern for pattern in own if not any(re.search(pattern, line) for line, _ in LOG_LINES)] == []
+    lines = [line for line, _ in LOG_LINES] + corpus_lines()
+    assert [row.pattern for row in OWN if not any(re.search(row.pattern, line) for line in lines)] == []
 
 
 def test_a_server_whose_engine_has_ended_is_not_waited_for() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ratematch.campaign.jobs.sent import classify_ending
+from ratematch.engines import ENGINES, find_engine
 from ratematch.run.failure import RETRIES, Failure, tries_left
 from ratematch.slurm.queue import Ending
 from ratematch.store.outcome import Outcome
@@ -60,3 +61,19 @@ def test_a_time_limit_without_progress_is_met_twice_and_not_a_third_time() -> No
 def test_what_a_new_start_would_meet_again_is_not_started_again() -> None:
     assert tries_left(Failure("server died", "agg-0 ended: insufficient GPU memory for the KV cache"), []) == 0
     assert tries_left(Failure("server died", "agg-0 was killed by SIGKILL"), []) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "tries"),
+    [
+        ("ValueError: Unknown architecture for AutoModelForCausalLM: DeepseekV9ForCausalLM", 0),
+        ("OSError: You are trying to access a gated repo.", 0),
+        ("OSError: [Errno 28] No space left on device", 0),
+        ("RuntimeError: CUDA error: uncorrectable ECC error encountered", 1),
+        ("slurmstepd: error: *** STEP 7.0 ON n0 CANCELLED AT 2026-10-14T04:00:00 DUE TO NODE FAILURE ***", 1),
+    ],
+)
+def test_the_cause_in_the_log_says_whether_a_new_start_would_meet_it_again(line: str, tries: int) -> None:
+    for engine in ENGINES:
+        known = find_engine(engine).diagnose([line])
+        assert tries_left(Failure("server died", f"agg-0 ended with exit code 1: {known}"), []) == tries

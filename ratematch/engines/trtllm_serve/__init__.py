@@ -6,7 +6,7 @@ from ratematch.engines.engine import Engine
 from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
-from ratematch.engines.trtllm_serve.diagnosis import diagnose, explain
+from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
@@ -44,6 +44,7 @@ ENGINE = Engine(
     has_iterations=has_iterations,
     wrote=is_trtllm_log,
     diagnose=diagnose,
+    known_failures=KNOWN,
     explain=explain,
     probe_commands=probe_commands,
     judge_probe=judge_probe,

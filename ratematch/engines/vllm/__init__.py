@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratematch.engines.engine import Engine
 from ratematch.engines.vllm.commandline import judge_probe, probe_commands
 from ratematch.engines.vllm.contract import RELEASE_LINES
-from ratematch.engines.vllm.diagnosis import diagnose, explain
+from ratematch.engines.vllm.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.vllm.logs import has_given_up, has_iterations, is_vllm_log
 from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_figures, read_stages
 from ratematch.engines.vllm.options import kv_settings
@@ -42,6 +42,7 @@ ENGINE = Engine(
     wrote=is_vllm_log,
     has_given_up=has_given_up,
     diagnose=diagnose,
+    known_failures=KNOWN,
     explain=explain,
     probe_commands=probe_commands,
     judge_probe=judge_probe,
