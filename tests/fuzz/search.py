@@ -139,7 +139,8 @@ def call(function: Callable[[], object]) -> Ending:
 def type_in(*words: str) -> Ending:
     """Types a command, in this process: fine, or an exit code with a line that is not "unexpected"."""
     result = CliRunner().invoke(main, list(words))
-    if "ratematch: unexpected" in result.stderr or (result.exception and result.exc_info[0] is not SystemExit):
+    unforeseen = result.exception is not None and not isinstance(result.exception, SystemExit)
+    if "ratematch: unexpected" in result.stderr or unforeseen:
         again = CliRunner().invoke(main, ["--debug", *words])
         raise again.exception or Failure(f"only once: {result.stderr[:200]}")
     printed = result.stdout + result.stderr
