@@ -13,7 +13,7 @@ WORKERS ?= 5
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test tests test-fast lint bench packages clean
+.PHONY: demo demo-slurm test tests test-fast fuzz lint bench packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -49,6 +49,16 @@ packages:
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow"
+
+# Hostile inputs, seed after seed: make fuzz SEEDS=10 MINUTES=60 INPUTS=10000 KINDS=sweeps,tables FIRST=1
+SEEDS ?= 10
+MINUTES ?= 60
+INPUTS ?= 10000
+FIRST ?= 1
+KINDS ?=
+fuzz: $(VENV)/.installed-dev
+	nice $(BIN)/python -m tests.fuzz --seeds $(SEEDS) --first $(FIRST) --minutes $(MINUTES) --inputs $(INPUTS) \
+	  $(if $(KINDS),--kinds $(KINDS))
 
 lint: $(VENV)/.installed-dev
 	nice $(BIN)/ruff check .
