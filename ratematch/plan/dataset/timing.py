@@ -6,13 +6,9 @@ from collections.abc import Sequence
 
 from ratematch.plan.dataset.entry import Entry, TimeUnit
 
-SHORTEST_GAP_MS = 100.0
-"""Mean gap in ms from which on whole numbers are taken for ms: 10 requests/s (Mooncake's own traces have 3 to 7). As
-seconds, a trace with such gaps would hold less than one request in a minute and a half; one with a request each half
-minute is not rare, and would be replayed 1,000 times too fast."""
-
-SHORTEST_WAIT_MS = 20.0
-"""The same for the mean wait between turns: people think for seconds, rarely for more than 20."""
+SHORTEST_GAP_MS = 20.0
+"""Mean gap in ms from which on whole numbers are taken for ms: 50 requests/s. As seconds, a trace with such gaps
+would hold less than three requests a minute."""
 
 TAKEN_FOR_MS = (
     "its timestamps are whole numbers and taken for ms, as in Mooncake's traces; --time-unit says otherwise"
@@ -40,7 +36,7 @@ def guess_unit(entries: Sequence[Entry]) -> tuple[TimeUnit | None, str]:
         return None, f"they begin at {begin:.0f}, a date in seconds, microseconds or nanoseconds"
     if end > begin and gap < SHORTEST_GAP_MS:
         return None, f"in ms they would be {1e3 / gap:.3g} requests/s, in s {1 / gap:.3g}"
-    mean = sum(waits) / len(waits) if waits else SHORTEST_WAIT_MS
-    if mean < SHORTEST_WAIT_MS:
+    mean = sum(waits) / len(waits) if waits else SHORTEST_GAP_MS
+    if mean < SHORTEST_GAP_MS:
         return None, f"the waits between turns would be {mean:.3g} ms or {mean:.3g} s"
     return "ms", ""
