@@ -25,7 +25,7 @@ from ratematch.match.solver import SAME, Floats, MatchProblem, Rows
 DrawnFront = tuple[Floats, Floats]
 """(u, p) of the front of one draw: u strictly ascending, p strictly falling."""
 
-CHUNK = 4_000_000
+CHUNK = 1_000_000
 """Candidates held at a time: memory, not results."""
 
 

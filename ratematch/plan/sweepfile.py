@@ -88,14 +88,7 @@ def parse_sweep(
     Raises:
         SweepError: with every problem of the file, each with ``source`` and line.
     """
-    located = _read_map(text, source)
-    for override in overrides:
-        lay_over(located, override)
-    _rename_aliases(located)
-    secrets = take_secrets(located, _environments(located.data))
-    refuse_secret_options(located, _options(located.data))
-    if refuse_unprintable(located):
-        raise _error(located)
+    located, secrets = _read_sweep(text, source, overrides)
     parsed = _validate(located)
     model = _resolve(located, ("model",), _name_in(located.data.get("model")), find_model)
     cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
@@ -133,6 +126,23 @@ def parse_sweep(
         source=source,
         secrets=cluster.secrets | secrets,
     )
+
+
+def _read_sweep(text: str, source: str, overrides: Sequence[str]) -> tuple[Located, Secrets]:
+    """The document as YAML, with ``overrides``, and the secrets that were taken out of it.
+
+    Raises:
+        SweepError: it is no map of keys, or holds what can be shown nowhere.
+    """
+    located = _read_map(text, source)
+    for override in overrides:
+        lay_over(located, override)
+    _rename_aliases(located)
+    secrets = take_secrets(located, _environments(located.data))
+    refuse_secret_options(located, _options(located.data))
+    if refuse_unprintable(located):
+        raise _error(located)
+    return located, secrets
 
 
 def _servers(data: abc.Mapping[str, Any]) -> list[Path]:
