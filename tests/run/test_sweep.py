@@ -288,9 +288,13 @@ def test_load_alone_measures_any_server_and_overwrites_nothing(site: Path) -> No
             "profile_export.jsonl",
             "profile_export_aiperf.json",
         }
+        kept = {path: path.read_bytes() for path in (site / "mine").rglob("*") if path.is_file()}
         code, _, err = run(site, *argv, "-o", "mine")
+        assert code == 0, err
+        code, _, err = run(site, *argv, "--osl", "32", "-o", "mine")
         assert code == 1
         assert "nothing measured is overwritten" in err
+        assert {path: path.read_bytes() for path in kept} == kept
     finally:
         server.terminate()
         server.communicate()

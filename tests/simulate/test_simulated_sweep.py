@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ratematch.plan.experiment import from_json
 from ratematch.store.folder import Results
 from tests.support.processes import wait_until
 from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
@@ -114,7 +115,9 @@ def test_figures_of_two_step_time_models_never_meet(site: Path) -> None:
     folders = Results(site / "results" / "ifb-simulated").folders()
     for done, folder in enumerate(folders, 1):
         file = folder.path / "experiment.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "step_times": "kernels"}))
+        changed = {**json.loads(file.read_text()), "step_times": "kernels"}
+        file.write_text(json.dumps(changed))
+        folder.path.rename(folder.path.with_name(from_json(changed).folder))
         code, out, err = read(site, "pareto", "results/ifb-simulated", "--remeasure")
         if done < len(folders):
             assert code == 1 and "step-time models never share a front" in err
