@@ -27,8 +27,14 @@ COUNT_DIGITS = 15
 SIDE_BYTES = 4 << 20
 """Bytes of a short answer to a question of ours: version, readiness, the emulator's own time."""
 
-METRICS_BYTES = 256 << 20
-"""Bytes of an answer with figures: TensorRT-LLM hands out all iterations, or all request timings, at once."""
+METRICS_BYTES = 32 << 20
+"""Bytes of an answer with figures: TensorRT-LLM hands out the iterations since the last call at once."""
+
+TIMINGS_BYTES = 256 << 20
+"""Bytes of the timings of all requests of a load, of 1 to 2 kB each."""
+
+MOST_FIGURE = 1e18
+"""A figure of a server from here on is none: counters of bytes stay below."""
 
 
 def answer_limit(max_tokens: int) -> int:
