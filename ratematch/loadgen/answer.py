@@ -147,7 +147,10 @@ class _Stream:
                 if choices[0].token_ids or chunks.ids:
                     _take_ids(chunks, choices)
             elif end not in self.names.named:
-                _note_unknown(chunks, payload, stamp)
+                try:
+                    _note_unknown(chunks, payload, stamp)
+                except (msgspec.MsgspecError, RecursionError) as refusal:  # in fields that were passed over before
+                    return f"a chunk that is no JSON: {refusal}"
         if counted:
             chunks.counts.append((len(chunks.stamps), answer.osl or 0))
             self._last_alone = not choices

@@ -64,6 +64,7 @@ class Connection(ABC):
         try:
             # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.
             wire = receiver.wire
+            before = max(3, len(wire))
             wire += data
             size = len(wire)
             receiver.ends.append(size)
@@ -81,10 +82,10 @@ class Connection(ABC):
                 self._take_head(receiver, head)
             walk = self._walk
             if walk is not None:
-                if (size > walk.due or wire.endswith(LAST_BYTES)) and walk.ended(wire):
-                    self._finish(None)
+                if (size > walk.due or wire.find(LAST_BYTES, before - 3) >= 0) and walk.ended(wire):
+                    self._finish(None, surplus=not wire.endswith(LAST_BYTES))
             elif head.length is not None and size >= head.size + head.length:
-                self._finish(None)
+                self._finish(None, surplus=size > head.size + head.length)
         except OverLimit as problem:
             self.fail(problem)
         except WireError as problem:
@@ -131,9 +132,10 @@ class Connection(ABC):
         if head.length is not None and head.length > self._limit:
             raise OverLimit(f"its answer has {head.length} bytes by its head; at most {self._limit} are read")
 
-    def _finish(self, failure: Exception | None) -> None:
+    def _finish(self, failure: Exception | None, surplus: bool = False) -> None:
+        """``surplus``: bytes came behind the answer, and what follows them would be taken for the next one."""
         receiver, self._receiver = self._receiver, None
-        if failure is not None or self._head is None or not self._head.keep_alive or self._unsent():
+        if surplus or failure is not None or self._head is None or not self._head.keep_alive or self._unsent():
             self.close()
         if receiver is not None:
             receiver.finished(failure)

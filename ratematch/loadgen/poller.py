@@ -34,9 +34,9 @@ class Subscription:
 
     ``take``: gets the body of an answer and the instant at which it came (ns, the records' clock), in the reader's
     thread; raises ValueError, or anything else, when the body is not what it expects. ``period_s``: how often it
-    wants one. ``timeout_s``: longest wait for an answer. ``holds_back``: the route keeps its answer while it has no news, so
-    that a refresh need not wait for it. ``problem``: why there is no answer now; ``problems``: the first of each
-    series.
+    wants one. ``timeout_s``: longest wait for an answer. ``holds_back``: the route keeps its answer while it has no
+    news, so that a refresh need not wait for it. ``problem``: why there is no answer now; ``problems``: the first of
+    each series.
     """
 
     url: str

@@ -91,9 +91,9 @@ class SocketConnection(Connection):
     def _unsent(self) -> bool:
         return self._left is not None
 
-    def _finish(self, failure: Exception | None) -> None:
+    def _finish(self, failure: Exception | None, surplus: bool = False) -> None:
         self._sockets.note_end()
-        super()._finish(failure)
+        super()._finish(failure, surplus)
 
     def _abort(self) -> None:
         self._sockets.remove(self)
