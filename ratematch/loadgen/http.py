@@ -17,7 +17,7 @@ from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from time import monotonic
 from typing import Any
 
-from ratematch.loadgen.limits import SIDE_BYTES
+from ratematch.loadgen.limits import HEAD_BYTES, SIDE_BYTES
 from ratematch.store.provenance import ServerVersion
 
 EMULATED_HEADER = "X-Ratematch-Emulated"
@@ -92,12 +92,17 @@ class _Bounds:
     def __init__(self, most: int, deadline_s: float) -> None:
         self._most = self._left = most
         self._deadline_s = deadline_s
+        self.head_left: int | None = None
 
     def take(self, size: int) -> None:
         """Raises OSError: the limit is reached."""
         self._left -= size
         if self._left < 0:
             raise OSError(f"the answer has more than {self._most} bytes")
+        if self.head_left is not None:
+            self.head_left -= size
+            if self.head_left < 0:
+                raise OSError(f"no end of the headers within {HEAD_BYTES} bytes")
         if monotonic() > self._deadline_s:
             raise TimeoutError("the answer does not end")
 
@@ -124,8 +129,14 @@ class _BoundedResponse(HTTPResponse):
 
     def __init__(self, bounds: _Bounds, sock: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
+        self._bounds = bounds
         self.fp.close()
         self.fp = io.BufferedReader(_BoundedBytes(sock.makefile("rb", buffering=0), bounds))
+
+    def begin(self) -> None:
+        self._bounds.head_left = HEAD_BYTES
+        super().begin()
+        self._bounds.head_left = None
 
 
 class _Handler(urllib.request.AbstractHTTPHandler):

@@ -24,7 +24,7 @@ INTERIM = 64
 COUNT_DIGITS = 15
 """Digits of a whole number read from the wire: lengths, and counts of tokens, which are added up later."""
 
-SIDE_BYTES = 4 << 20
+SIDE_BYTES = 1 << 20
 """Bytes of a short answer to a question of ours: version, readiness, the emulator's own time."""
 
 METRICS_BYTES = 32 << 20
