@@ -50,6 +50,18 @@ packages:
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow"
 
+# Hostile answers on the wire: part of make fuzz. WIRE_INPUTS of each of SEEDS, from FIRST on.
+.PHONY: fuzz fuzz-wire kill
+fuzz: fuzz-wire
+WIRE_INPUTS ?= 100000
+fuzz-wire: $(VENV)/.installed-dev
+	nice $(BIN)/python -m tests.fuzz.wire --seeds $(or $(SEEDS),10) --first $(or $(FIRST),1) --inputs $(WIRE_INPUTS)
+
+# Kills the processes of a tiny sweep for so long, at random instants: make kill MINUTES=60 SEED=1
+SEED ?= 1
+kill: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.run.killing --minutes $(or $(MINUTES),60) --seed $(SEED)
+
 lint: $(VENV)/.installed-dev
 	nice $(BIN)/ruff check .
 	nice $(BIN)/ruff format --check .

@@ -130,11 +130,12 @@ class Exchange:
     """One request on the wire: raw bytes and their instants, to be read after the answer has ended.
 
     ``ends``, ``stamps``: bytes of ``wire`` that had come, head included, and when, one pair a read. ``first_read``:
-    index of the first read that brought a part of the body.
+    index of the first read that brought a part of the body. ``number``: its place in the order of sending.
     """
 
     spec: RequestSpec
     intended_ns: int
+    number: int = 0
     sent_ns: int | None = None
     head: Head | None = None
     wire: bytearray = field(default_factory=bytearray)
