@@ -21,6 +21,8 @@ from ratematch.loadgen.http1 import LAST_BYTES, ChunkWalk, parse_head
 from ratematch.loadgen.http1_fallback import LibraryReader
 from ratematch.loadgen.limits import ANSWER_BYTES
 
+_LINE_FEED = 10
+
 
 class Receiver(Protocol):
     """What a connection fills while an answer comes in: since ``stamps[i]`` (ns) ``wire`` has ``ends[i]`` bytes."""
@@ -64,7 +66,6 @@ class Connection(ABC):
         try:
             # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.
             wire = receiver.wire
-            before = max(3, len(wire))
             wire += data
             size = len(wire)
             receiver.ends.append(size)
@@ -82,7 +83,12 @@ class Connection(ABC):
                 self._take_head(receiver, head)
             walk = self._walk
             if walk is not None:
-                if (size > walk.due or wire.find(LAST_BYTES, before - 3) >= 0) and walk.ended(wire):
+                # A read that ends inside a line has a part of a chunk there, or what does not belong to the answer.
+                if (
+                    wire.endswith(LAST_BYTES)
+                    or size > walk.due
+                    or (wire[-1] != _LINE_FEED and wire.find(LAST_BYTES, max(0, size - len(data) - 3)) >= 0)
+                ) and walk.ended(wire):
                     self._finish(None, surplus=not wire.endswith(LAST_BYTES))
             elif head.length is not None and size >= head.size + head.length:
                 self._finish(None, surplus=size > head.size + head.length)

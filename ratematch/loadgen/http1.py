@@ -27,6 +27,7 @@ _WALK_BYTES = 8192
 _BODILESS = (204, 304)
 _CODINGS = ("", "gzip", "x-gzip", "deflate")
 _SIZE = re.compile(rb"\s*([0-9a-fA-F]+)\s*(?:;|$)")
+_ZERO = ord("0")
 _MOST_MEMBERS = 1 << 17
 
 
@@ -144,10 +145,15 @@ class ChunkWalk:
 
 
 def _chunk_size(line: bytes | bytearray) -> int:
-    number = _SIZE.match(line)
-    if number is None:
-        raise WireError(f"chunk size {bytes(line[:30])!r}")
-    size = int(number[1], 16)
+    # With an extension, zeros or spaces; or 0x8, +8 and 1_0, which int takes too.
+    digits: bytes | bytearray = line
+    if not line.isalnum() or line[0] == _ZERO:
+        number = _SIZE.match(line)
+        digits = number[1] if number is not None else b""
+    try:
+        size = int(digits, 16)
+    except ValueError:
+        raise WireError(f"chunk size {bytes(line[:30])!r}") from None
     if size > MOST_BYTES:
         raise OverLimit(f"a chunk of {size} bytes" if size < 1 << 64 else f"chunk size {bytes(line[:30])!r}...")
     return size

@@ -125,7 +125,7 @@ def test_a_connection_with_bytes_behind_an_answer_is_used_no_more() -> None:
         chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(STREAM), STREAM)
         lengths = b"Content-Length: %d\r\n\r\n%b" % (len(STREAM), STREAM)
         framed = b"Transfer-Encoding: chunked\r\n\r\n" + chunks if reply.number % 2 else lengths
-        await reply.raw(HEAD + framed + b"HTTP/1.1 500 stale\r\n")
+        await reply.raw(HEAD + framed + b"HTTP/1.1 500 stale")
 
     specs = [RequestSpec(seq, np.arange(4, dtype=np.int32), 8) for seq in range(10)]
     with serve(behave) as (url, seen):
