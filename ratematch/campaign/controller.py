@@ -8,7 +8,6 @@ folder, by which everything in this turn is decided.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -35,7 +34,7 @@ from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
 from ratematch.store.files import write_text
 from ratematch.store.folder import Results
-from ratematch.store.masking import mask, masking
+from ratematch.store.masking import mask
 from ratematch.store.snapshot import Snapshot
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
@@ -68,9 +67,9 @@ def run_campaign(
     lock = results.path / layout.CONTROLLER_LOCK
     with (
         filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"),
-        masking(sweep.secrets.values(os.environ).values()),
+        secrets.handing_over(sweep, values, results) as handed,
     ):
-        controller = Controller(sweep, results, executor, on_update, again=again, handed=secrets.Handed(values))
+        controller = Controller(sweep, results, executor, on_update, again=again, handed=handed)
         controller.campaign.notes.extend(f"warning: {warning}" for warning in warnings)
         return controller.run(requested, text)
 
@@ -78,11 +77,9 @@ def run_campaign(
 class Controller:
     """Runs one sweep. Only one at a time may work in a results folder (:func:`run_campaign` sees to it).
 
-    ``campaign``: what a view shows. Beside it, the controller keeps the items that wait for a job (``_waiting``) and
-    those that have one (``_active``), the last snapshot of the results folder and whether something that decisions
-    rest on has changed since (``_outdated``), and until when it leaves a scheduler alone that does not answer.
-    ``handed``: secrets of servers, for the jobs.
-    """
+    ``campaign``: what a view shows. Beside it: items that wait for a job (``_waiting``) and that have one
+    (``_active``), the last snapshot of the results folder, whether something that decisions rest on has changed since
+    (``_outdated``), until when a scheduler is left alone that does not answer, secrets for jobs (``_handed``)."""
 
     def __init__(
         self,
@@ -94,8 +91,7 @@ class Controller:
         again: bool = False,
         handed: secrets.Handed | None = None,
     ):
-        self._handed = handed or secrets.Handed({})
-        self.campaign = Campaign(sweep, results)
+        self.campaign, self._handed = Campaign(sweep, results), handed or secrets.Handed({})
         self._sweep = sweep
         self._results = results
         self._executor = executor
@@ -113,16 +109,6 @@ class Controller:
         """Measure the ``requested`` experiments, or those that a search decides on, then the end-to-end runs."""
         self.campaign.expected = estimate(self._sweep, requested)
         self._write_plan(text)
-        try:
-            self._run_stages(requested)
-        finally:
-            running = [item for item in self._active if item.job is not None and item.job.poll()]
-            self._handed.forget(self._results, (item.folder.path for item in running))
-        self._count_loads()
-        self._enter("finished")
-        return self.campaign
-
-    def _run_stages(self, requested: Sequence[Experiment]) -> None:
         runs = None
         if self._sweep.search == "adaptive":
             runs = self._run_search(requested)
@@ -130,6 +116,9 @@ class Controller:
             self._measure(requested)
         if self._sweep.e2e:
             self._run_end_to_end(runs)
+        self._count_loads()
+        self._enter("finished")
+        return self.campaign
 
     # -- stages -------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ratematch.errors import UserError
@@ -11,6 +12,7 @@ from ratematch.plan.secret import Masker, refuse_value
 from ratematch.plan.sweep import Sweep
 from ratematch.store import private
 from ratematch.store.folder import Results
+from ratematch.store.masking import masking
 
 
 def find_values(sweep: Sweep) -> dict[str, str]:
@@ -51,9 +53,15 @@ class Handed:
         """The job in ``folder`` has ended, and may have removed them."""
         self._there.discard(folder)
 
-    def forget(self, results: Results, running: Iterable[Path]) -> None:
-        """Remove them wherever no job needs them; one that outlives us removes its own when it is done."""
-        kept = set(running)
-        for folder in results.folders():
-            if folder.path not in kept and not folder.held():
-                private.forget_secrets(folder.path)
+
+@contextlib.contextmanager
+def handing_over(sweep: Sweep, values: Mapping[str, str], results: Results) -> Iterator[Handed]:
+    """Inside, secrets of ``sweep`` are masked in what is written, and ``values`` can be handed to its jobs. On
+    leaving they are removed wherever nothing is measured; a job that outlives us removes its own when it is done."""
+    with masking(sweep.secrets.values(os.environ).values()):
+        try:
+            yield Handed(values)
+        finally:
+            for folder in results.folders():
+                if not folder.held():
+                    private.forget_secrets(folder.path)

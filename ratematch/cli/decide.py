@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json
-from ratematch.cli.options import json_option
+from ratematch.cli.group import echo, main, print_json, stdout_console
+from ratematch.cli.options import GIVEN, GPUS, MS, NODES, PATH, RATE, TOKENS, Whole, json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
+from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
 
 Command = Callable[..., Any]
 
 
 def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
     try:
-        numbers = tuple(int(part) for part in value.split(",")) if value else ()
+        numbers = tuple(parse_whole(part) for part in value.split(",")) if value else ()
     except ValueError:
         numbers = (0,)
-    if any(number < 1 for number in numbers):
-        raise click.BadParameter(f"{value!r}: whole numbers above 0 with commas between, such as 16,64")
+    if any(not 1 <= number <= MOST_REQUESTS for number in numbers):
+        raise click.BadParameter(f"{brief(value)}: whole numbers above 0 with commas between, such as 16,64")
     return numbers
 
 
@@ -44,18 +44,16 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
 @main.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder for tables and plots [default: RESULTS/report]."
-)
-@click.option("--ttft-ms", type=float, help="TTFT limit instead of the sweep's.")
-@click.option("--tpot-ms", type=float, help="TPOT limit instead of the sweep's.")
+@click.argument("results", type=GIVEN)
+@click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
+@click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @_percentile_option
-@click.option("--max-gpus", type=int, help="Largest deployment to plan, instead of the sweep's.")
+@click.option("--max-gpus", type=GPUS, help="Largest deployment to plan, instead of the sweep's.")
 @click.option("--calibrate", is_flag=True, help="Predict with derate factors fitted to the end-to-end runs.")
 @click.option(
     "--request-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=RATE,
     help="Open loop, requests/s: how many GPUs keep the limits?",
 )
 @click.option(
@@ -77,14 +75,12 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
     show_default=True,
     help="What tok/s/GPU is over: GPUs in use, all GPUs of the nodes taken, or all of --max-gpus.",
 )
-@click.option("--gpus-per-node", type=click.IntRange(1), help="Size of a node [default: the cluster's].")
-@click.option("--nodes", type=click.IntRange(1), help="Most nodes of a plan.")
+@click.option("--gpus-per-node", type=GPUS, help="Size of a node [default: the cluster's].")
+@click.option("--nodes", type=NODES, help="Most nodes of a plan.")
 @click.option(
     "--share-nodes/--no-share-nodes", default=True, show_default=True, help="May ctx and gen stand on one node?"
 )
-@click.option(
-    "--segment-gpus", type=click.IntRange(1), help="Most GPUs of one instance: NVLink domain, rack, Slurm segment."
-)
+@click.option("--segment-gpus", type=GPUS, help="Most GPUs of one instance: NVLink domain, rack, Slurm segment.")
 @click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @json_option
 def pareto(
@@ -121,7 +117,7 @@ def pareto(
     folder = output or results / "report"
     if figure is not None:
         for path in pictures.draw_figure(inputs, int(figure)).save(folder):
-            click.echo(str(path))
+            echo(str(path))
         return
     analysis = analyze.analyze_inputs(inputs)
     # The picture people came for stands last, where the eye ends.
@@ -130,25 +126,23 @@ def pareto(
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
-        print_analysis(analysis, Console())
+        print_analysis(analysis, stdout_console())
         limits = describe_limits(inputs.constraints)
-        print_details(analysis, Console(), request_rate=question.request_rate, limits=limits)
+        print_details(analysis, stdout_console(), request_rate=question.request_rate, limits=limits)
         for path in written:
-            click.echo(str(path))
+            echo(str(path))
     if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
         raise Untrustworthy(f"{results}: no valid point is left; the table above says why for each load")
 
 
 @main.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The page [default: RESULTS/report/report.html]."
-)
+@click.argument("results", type=GIVEN)
+@click.option("-o", "--output", type=PATH, help="The page [default: RESULTS/report/report.html].")
 @click.option(
     "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
 )
-@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweep's.")
-@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweep's.")
+@click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @_percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
 def report(
@@ -185,21 +179,21 @@ def report(
     )
     if notebook:
         for path in write_executed(results, page.parent):
-            click.echo(str(path))
-    click.echo(str(page))
+            echo(str(path))
+    echo(str(page))
     if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
         raise Untrustworthy(f"{results}: no valid point is left; the page says why for each load")
 
 
 @main.command()
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=GIVEN)
+@click.argument("after", type=GIVEN)
 @click.option(
     "--max-regression", default="3%", show_default=True, help="Exit 4 when AFTER is worse by more, beyond the noise."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for pictures of both fronts.")
-@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="TTFT limit instead of the sweeps'.")
-@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="TPOT limit instead of the sweeps'.")
+@click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
+@click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
+@click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
 @_percentile_option
 @json_option
 def compare(
@@ -231,12 +225,14 @@ def compare(
     if as_json:
         print_json(change_to_json(change) | {"drift": [asdict(drift) for drift in comparison.drift]})
     else:
-        print_change(change, [astuple(drift) for drift in comparison.drift], str(before), str(after), Console())
+        print_change(
+            change, [astuple(drift) for drift in comparison.drift], str(before), str(after), stdout_console()
+        )
     if output is not None:
         for workload in dict.fromkeys(front.workload for front in change.fronts):
             picture = picture_change(change, comparison.before, comparison.after, workload)
             for path in picture.save(output) if picture else ():
-                click.echo(str(path), err=as_json)
+                echo(str(path), err=as_json)
     if change.regressions:
         raise Regression(f"{after} is worse than {before}: {change.regressions[0]}")
 
@@ -249,23 +245,23 @@ def parse_share(text: str) -> float:
     """
     word = text.strip()
     try:
-        share = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
+        share = parse_number(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise UserError(f"--max-regression {text}: write a share such as 3% or 0.03")
+        raise UserError(f"--max-regression {shorten(text)}: write a share such as 3% or 0.03")
     return share
 
 
 @main.command()
-@click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.csv")
-@click.option("--osl", type=click.IntRange(1), help="Output length to match [default: that of most gen rows].")
-@click.option("--max-gpus", type=click.IntRange(2), help="Largest deployment [default: that of --nodes, else 72].")
-@click.option("--gpus-per-node", type=click.IntRange(1), help="Pack instances on nodes of this size.")
-@click.option("--nodes", type=click.IntRange(1), help="Most nodes; needs --gpus-per-node.")
+@click.argument("table", type=PATH, metavar="TABLE.csv")
+@click.option("--osl", type=TOKENS, help="Output length to match [default: that of most gen rows].")
+@click.option("--max-gpus", type=Whole(2, MOST_GPUS), help="Largest deployment [default: that of --nodes, else 72].")
+@click.option("--gpus-per-node", type=GPUS, help="Pack instances on nodes of this size.")
+@click.option("--nodes", type=NODES, help="Most nodes; needs --gpus-per-node.")
 @click.option("--share-nodes/--no-share-nodes", default=False, help="May ctx and gen stand on one node?")
-@click.option("--ttft-ms", type=click.FloatRange(0, min_open=True), help="Most TTFT of a ctx or ifb row.")
-@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="Most TPOT of a plan, after throttling.")
+@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row.")
+@click.option("--tpot-ms", type=MS, help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
@@ -300,8 +296,8 @@ def match(
     rows, question = read_rates(table, Question(**options))
     result = match_table(rows, question, TableOptions(osl, concurrency, all_plans), name=str(table))
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     if as_json:
         print_json(match_to_json(result))
     else:
-        print_match(result, Console())
+        print_match(result, stdout_console())

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ratematch.cli.group import main, print_json
+from ratematch.cli.group import echo, main, print_json
 from ratematch.cli.options import (
+    GIVEN,
+    NODES,
     PATH,
-    POSITIVE,
+    RATE,
+    REQUESTS,
+    Whole,
     folder_option,
     force_option,
     json_option,
@@ -77,13 +81,13 @@ def import_recipe(
         print_json({"sweeps": [imported_to_json(sweep) for sweep in imported]})
         return
     for sweep in imported:
-        click.echo(sweep.text if sweep.path is None else str(sweep.path), nl=sweep.path is not None)
+        echo(sweep.text if sweep.path is None else str(sweep.path), nl=sweep.path is not None)
         for line in sweep.messages():
-            click.echo(line, err=True)
+            echo(line, err=True)
 
 
 @import_.command("results")
-@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=GIVEN, metavar="FILE...")
 @click.option("--into", type=PATH, help="Results folder, made when it is new.")
 @click.option("-o", "--output", type=PATH, help="Table of rates for `ratematch match`, instead.")
 @click.option(
@@ -92,13 +96,13 @@ def import_recipe(
 @click.option("--ctx", metavar="NxMAPPING", help="Context servers, such as 2xDEP4.")
 @click.option("--gen", metavar="NxMAPPING", help="Generation servers.")
 @click.option("--agg", metavar="NxMAPPING", help="Aggregated servers.")
-@click.option("--mtp", type=click.IntRange(0), help="Draft tokens a step, 0 for none.")
+@click.option("--mtp", type=Whole(0, 100), help="Draft tokens a step, 0 for none.")
 @click.option("--model", help="Instead of what the files say.")
 @click.option("--gpu", help="GPU type, such as gb200.")
 @click.option("--engine", metavar="NAME/VERSION", help="Such as trtllm-serve/1.2 or vllm/0.24.")
 @click.option("--workload", metavar="ISL/OSL", help="Mean lengths in tokens, instead of what the files say.")
-@click.option("--concurrency", type=click.IntRange(1), help="Closed loop: requests in flight.")
-@click.option("--request-rate", type=POSITIVE, help="Open loop: requests/s.")
+@click.option("--concurrency", type=REQUESTS, help="Closed loop: requests in flight.")
+@click.option("--request-rate", type=RATE, help="Open loop: requests/s.")
 @click.option("--real/--emulated", "real", default=None, help="Did real GPUs stand behind the figures?")
 @click.option("--mix", is_flag=True, help="Into a folder with loads that another tool measured.")
 @json_option
@@ -157,9 +161,9 @@ def _import_table(files: tuple[Path, ...], hints: Hints, stage: Any, output: Pat
     if as_json:
         print_json({"table": str(output), "rows": len(rates), "notes": notes})
         return
-    click.echo(str(output))
+    echo(str(output))
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path, mix: bool, as_json: bool) -> None:
@@ -180,13 +184,13 @@ def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path,
         ]
         print_json({"imported": rows, "skipped": [{"source": load.source, "why": load.why} for load in skipped]})
     for load in () if as_json else imported:
-        click.echo(f"{load.source} -> {load.folder}" + ("" if load.valid else " (not valid)"))
+        echo(f"{load.source} -> {load.folder}" + ("" if load.valid else " (not valid)"))
         if load.missing:
-            click.echo(f"note: {load.source}: not in the file: {', '.join(load.missing)}", err=True)
+            echo(f"note: {load.source}: not in the file: {', '.join(load.missing)}", err=True)
         for finding in load.findings:
-            click.echo(f"note: {load.source}: {finding}", err=True)
+            echo(f"note: {load.source}: {finding}", err=True)
     for left_out in skipped:
-        click.echo(f"skipped: {left_out.source}: {left_out.why}", err=True)
+        echo(f"skipped: {left_out.source}: {left_out.why}", err=True)
     if not imported:
         unknown = any(load.why.startswith("not known") for load in skipped)
         say = ": say what the files do not, with the options named above" if unknown else ", for the reasons above"
@@ -194,10 +198,10 @@ def _import_loads(files: tuple[Path, ...], hints: Hints, stage: Any, into: Path,
 
 
 @import_.command("cluster")
-@click.argument("file", type=PATH)
+@click.argument("file", type=GIVEN)
 @click.option("-o", "--output", type=PATH, help="Profile to write [default: stdout].")
 @click.option("--gpu", help="GPU type, when the file names none.")
-@click.option("--nodes", type=click.IntRange(1), help="Nodes a deployment may use.")
+@click.option("--nodes", type=NODES, help="Nodes a deployment may use.")
 @click.option("--container", help="Which container of the file, or the path of an image.")
 @click.option("--name", help="Name of the profile [default: the file's cluster].")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
@@ -232,9 +236,9 @@ def import_site(
         left = [{"where": part.where, "value": part.value, "why": part.why} for part in profile.unsupported]
         print_json({"name": profile.name, "profile": profile.text, "notes": list(profile.notes), "left": left})
         return
-    click.echo(profile.text if output is None else str(output), nl=output is not None)
+    echo(profile.text if output is None else str(output), nl=output is not None)
     for line in profile.messages():
-        click.echo(line, err=True)
+        echo(line, err=True)
 
 
 @main.group()
@@ -265,9 +269,9 @@ def export_results(results: Path, form: Any, output: Path) -> None:
 
     written, notes = write(Results.open(results), form, output)
     for path in written:
-        click.echo(str(path))
+        echo(str(path))
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 @export.command("deployment")
@@ -323,6 +327,6 @@ def export_deployment(
         print_json(facts | {"files": [str(path) for path in written]})
         return
     about = f"{facts['figures_are']} figures, {facts['origin']}"
-    click.echo(f"{facts['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
+    echo(f"{facts['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
     for path in written:
-        click.echo(str(path))
+        echo(str(path))

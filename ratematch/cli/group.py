@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,13 +13,21 @@ import click
 from rich.console import Console
 
 from ratematch.errors import RatematchError
+from ratematch.plan.numbers import shorten
+from ratematch.show.terminal import Terminal, visible
 from ratematch.version import __version__
+
+MOST_LINE = 2000
+"""Characters of a line that is said of an error."""
 
 
 class _WrongCall(click.UsageError):
     """A wrong option or argument; click's own exit code 2 would read as "some experiments failed"."""
 
     exit_code = 1
+
+    def __init__(self, message: str, ctx: click.Context | None = None):
+        super().__init__(_cut(visible(message)), ctx)
 
 
 class _Verbs(click.Group):
@@ -36,25 +45,50 @@ class _Verbs(click.Group):
         except RatematchError as error:
             if ctx.params.get("debug"):
                 raise
-            for line in str(error).splitlines():
-                click.echo(f"ratematch: {line}" if not line.startswith("    ") else line, err=True)
+            for line in map(_cut, (str(error) or type(error).__name__).split("\n")):
+                echo(f"ratematch: {line}" if not line.startswith("    ") else line, err=True)
             ctx.exit(error.exit_code)
         except click.UsageError as error:
             raise _WrongCall(error.format_message(), error.ctx) from error
         except (click.exceptions.Exit, click.ClickException):
             raise
         except KeyboardInterrupt:
-            click.echo("ratematch: stopped; run the same command again to go on where it stopped", err=True)
+            echo("ratematch: stopped; run the same command again to go on where it stopped", err=True)
             ctx.exit(130)
         except BrokenPipeError:
             # The reader (`| head`) has gone; writing the rest to nowhere keeps Python from complaining at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            if error.filename is None:
+                _echo_unexpected(error)
+            else:  # what the machine says of a file is no fault of the program, and needs no trace
+                echo(_cut(f"ratematch: {shorten(os.fsdecode(error.filename))}: {error.strerror}"), err=True)
+            ctx.exit(1)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"ratematch: unexpected {type(error).__name__}: {error} (--debug shows where)", err=True)
+            _echo_unexpected(error)
             ctx.exit(1)
+
+
+def _cut(line: str) -> str:
+    """A line of a message, short enough to be read: it may hold names from a file or from the command line."""
+    return line if len(line) <= MOST_LINE else f"{line[: MOST_LINE - 3]}..."
+
+
+def _echo_unexpected(error: Exception) -> None:
+    what = " ".join(str(error).split())[:300]
+    echo(f"ratematch: unexpected {type(error).__name__}: {what} (--debug shows where)", err=True)
+
+
+class _Visible(logging.Formatter):
+    """Log lines too may hold what came from outside."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -71,12 +105,35 @@ def main(debug: bool) -> None:
         ratematch sweep sweeps/quickstart.yaml
         ratematch pareto results/quickstart
     """
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets its number
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Visible(logging.BASIC_FORMAT))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
+
+
+def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Prints ``text`` with nothing in it that a terminal would obey."""
+    click.echo(visible(str(text)), err=err, nl=nl)
 
 
 def print_json(content: Any) -> None:
-    click.echo(json.dumps(content, indent=1, allow_nan=False))
+    """One object on stdout, written as it is encoded: it may be larger than memory should hold twice."""
+    waiting: list[str] = []
+    for part in json.JSONEncoder(indent=1, allow_nan=False).iterencode(content):
+        waiting.append(part)
+        if len(waiting) > 10_000:
+            click.echo("".join(waiting), nl=False)
+            waiting.clear()
+    click.echo("".join(waiting))
+
+
+def stdout_console() -> Console:
+    """What results are printed on."""
+    return Terminal()
 
 
 def stderr_console() -> Console:
-    return Console(stderr=True)
+    """What goes beside the results."""
+    return Terminal(stderr=True)

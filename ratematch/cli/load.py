@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json, stderr_console
+from ratematch.cli.group import main, print_json, stderr_console, stdout_console
 from ratematch.cli.options import FiniteRange, json_option
 from ratematch.errors import Untrustworthy
 
@@ -193,7 +192,7 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(ladder_to_json(rows, begun[0], kept))
     else:
-        view.print_rows(rows, Console(), begun[0])
+        view.print_rows(rows, stdout_console(), begun[0])
     if not any(row.measurement.valid for row in rows) and not any(row.get("valid") for row in kept):
         answered = any(row.measurement.num_ok for row in rows)
         what = "no load gave figures that may be trusted" if answered else "no request was answered"

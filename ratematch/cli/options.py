@@ -3,16 +3,90 @@
 from __future__ import annotations
 
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ratematch.plan.numbers import (
+    MOST_GPUS,
+    MOST_MS,
+    MOST_RATE,
+    MOST_REQUESTS,
+    MOST_TOKENS,
+    brief,
+    parse_number,
+    parse_whole,
+    shorten,
+)
+
 RESULTS = Path("results")
 """Where sweeps put their results unless another folder is named."""
 
 PATH = click.Path(path_type=Path)
-POSITIVE = click.FloatRange(0, min_open=True)
+
+
+class Number(click.FloatRange):
+    """A finite number in decimal from ``least`` to ``most``; with ``open``, above ``least``."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float, *, open: bool = False):
+        super().__init__(least, most, min_open=open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            try:
+                value = parse_number(value)
+            except ValueError as error:
+                self.fail(f"{brief(value)} must be {error}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Whole(click.IntRange):
+    """A whole number in decimal from ``least`` to ``most``."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int):
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            try:
+                value = parse_whole(value)
+            except ValueError as error:
+                self.fail(f"{brief(value)} must be {error}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Given(click.Path):
+    """A file or folder that is read. A pipe or a device, which may have no end, is neither."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True):
+        super().__init__(exists=exists, file_okay=file_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            mode = Path(value).stat().st_mode
+        except (OSError, ValueError):  # what reads it says so
+            mode = stat.S_IFREG
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            self.fail(
+                f"{shorten(str(value))} is a {'pipe' if stat.S_ISFIFO(mode) else 'device'}, not a file.", param, ctx
+            )
+        try:
+            return super().convert(value, param, ctx)
+        except OSError as error:  # a name longer than any file system has
+            self.fail(f"{shorten(str(value))}: {error.strerror}.", param, ctx)
+
+
+GIVEN = Given()
+MS = Number(0, MOST_MS, open=True)
+RATE = Number(0, MOST_RATE, open=True)
+GPUS, NODES = Whole(1, MOST_GPUS), Whole(1, MOST_GPUS)
+TOKENS, REQUESTS = Whole(1, MOST_TOKENS), Whole(1, MOST_REQUESTS)
 
 
 class FiniteRange(click.FloatRange):
@@ -38,8 +112,8 @@ cluster_option = click.option(
     "--cluster", metavar="NAME|FILE", help="Cluster profile, instead of the one that the sweep file names."
 )
 
-results_argument = click.argument("results", type=PATH)
+results_argument = click.argument("results", type=GIVEN)
 folder_option = click.option("-o", "--output", type=PATH, required=True, help="Folder, made when it is new.")
 force_option = click.option("--force", is_flag=True, help="Overwrite files that say something else.")
-ttft_option = click.option("--ttft-ms", type=POSITIVE, help="TTFT limit instead of the sweep's.")
-tpot_option = click.option("--tpot-ms", type=POSITIVE, help="TPOT limit instead of the sweep's.")
+ttft_option = click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+tpot_option = click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")

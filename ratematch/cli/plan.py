@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json
-from ratematch.cli.options import PATH, cluster_option, force_option, json_option, set_option
+from ratematch.cli.group import echo, main, print_json, stdout_console
+from ratematch.cli.options import GIVEN, PATH, Whole, cluster_option, force_option, json_option, set_option
 
 
 @main.command()
@@ -20,7 +19,7 @@ from ratematch.cli.options import PATH, cluster_option, force_option, json_optio
 @click.option("--predict", is_flag=True, help="Predict ctx rates, gen curves, ratios and fronts with a model.")
 @click.option(
     "--learn-from",
-    type=PATH,
+    type=GIVEN,
     help="With --predict: a results folder that corrects the model, drawn solid beside the prediction.",
 )
 @click.option("-o", "--output", type=PATH, help="With --predict: a folder for plots.")
@@ -76,14 +75,14 @@ def plan(
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
         print_json(plan_to_json(parsed, expansion, cost) | {"warnings": warnings} | more)
     else:
-        print_plan(parsed, expansion, cost, Console())
+        print_plan(parsed, expansion, cost, stdout_console())
         for warning in warnings:
-            click.echo(f"warning: {warning}", err=True)
-        print_explained(explained, Console())
+            echo(f"warning: {warning}", err=True)
+        print_explained(explained, stdout_console())
         if prediction:
-            print_prediction(prediction, Console())
+            print_prediction(prediction, stdout_console())
         for path in written or ():
-            click.echo(str(path))
+            echo(str(path))
 
 
 @main.command()
@@ -97,8 +96,8 @@ def plan(
     help="Steps of a Slurm job, or processes of this machine [default: by the cluster profile].",
 )
 @click.option("--nodes", metavar="A,B,...", default="", help="Names of the nodes, instead of placeholders.")
-@click.option("--port-base", type=click.IntRange(1024, 65000), help="First port of the servers [default: 18000].")
-@click.option("--results", type=PATH, help="Also the end-to-end experiments chosen in there.")
+@click.option("--port-base", type=Whole(1024, 65000), help="First port of the servers [default: 18000].")
+@click.option("--results", type=GIVEN, help="Also the end-to-end experiments chosen in there.")
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for a folder of each experiment.")
 @force_option
 @json_option
@@ -153,6 +152,6 @@ def render(
         print_json({"sweep": parsed.name, "cluster": parsed.cluster.name, "rendered": folders})
         return
     for item in rendered:
-        click.echo(str(output / item.path))
+        echo(str(output / item.path))
     how = "sbatch job.sbatch in a folder" if allocated else "bash run.sh in a folder"
-    click.echo(f"{len(rendered)} folders for cluster profile {parsed.cluster.name}; by hand: {how}", err=True)
+    echo(f"{len(rendered)} folders for cluster profile {parsed.cluster.name}; by hand: {how}", err=True)

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json, stderr_console
-from ratematch.cli.options import PATH, RESULTS, cluster_option, json_option, results_argument, set_option
+from ratematch.cli.group import echo, main, print_json, stderr_console, stdout_console
+from ratematch.cli.options import (
+    GIVEN,
+    PATH,
+    RESULTS,
+    Given,
+    Number,
+    Whole,
+    cluster_option,
+    json_option,
+    results_argument,
+    set_option,
+)
+from ratematch.plan.numbers import MOST_GPUS, MOST_HOURS
 
 
 @main.command()
@@ -33,23 +44,23 @@ from ratematch.cli.options import PATH, RESULTS, cluster_option, json_option, re
 )
 @click.option(
     "--max-jobs",
-    type=click.IntRange(1),
+    type=Whole(1, 10_000),
     help="Jobs under way at once [default: 1 here, 16 in Slurm's queue, one a processor simulated].",
 )
 @click.option(
     "--pack",
     "pack_nodes",
-    type=click.IntRange(0),
+    type=Whole(0, MOST_GPUS),
     is_flag=False,
     flag_value=0,
     metavar="[NODES]",
     help="Put several deployments into each Slurm job, of so many nodes [default: those of budget.max_gpus].",
 )
+@click.option("--pack-hours", type=Number(0.1, 10_000), default=4.0, show_default=True, help="Length of such a job.")
 @click.option(
-    "--pack-hours", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Length of such a job."
-)
-@click.option(
-    "--max-gpu-hours", type=click.FloatRange(0), help="Stop in order when so many are spent, instead of the budget's."
+    "--max-gpu-hours",
+    type=Number(0, MOST_HOURS),
+    help="Stop in order when so many are spent, instead of the budget's.",
 )
 @click.option("--detach", is_flag=True, help="Run in the background; `status`, `logs` and `cancel` reach it.")
 @click.option("--again", is_flag=True, help="Measure everything anew; earlier figures are moved aside.")
@@ -88,12 +99,14 @@ def sweep(
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
     if detach:
         from ratematch.campaign.control import start_detached
+        from ratematch.show.terminal import command_line
 
         pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
-        click.echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
+        echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
         if executor_note:
-            click.echo(executor_note, err=True)
-        click.echo(f"next: ratematch status {results.path}, or ratematch cancel {results.path}")
+            echo(executor_note, err=True)
+        status, cancel = (command_line("ratematch", verb, results.path) for verb in ("status", "cancel"))
+        echo(f"next: {status}, or {cancel}")
         return
     if max_gpu_hours is not None:
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
@@ -113,7 +126,7 @@ def sweep(
 
 
 @main.command()
-@click.argument("experiment", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("experiment", type=Given(exists=True, file_okay=False))
 def run(experiment: Path) -> None:
     """Measure what is missing of one EXPERIMENT folder, here and now: what each job of a sweep does.
 
@@ -127,11 +140,11 @@ def run(experiment: Path) -> None:
     outcome = measure_experiment(experiment)
     if outcome.error:
         raise RunError(outcome.error)
-    click.echo(f"{experiment}: {outcome.measured} loads measured, all done")
+    echo(f"{experiment}: {outcome.measured} loads measured, all done")
 
 
 @main.command()
-@click.argument("results", type=PATH, default=RESULTS)
+@click.argument("results", type=GIVEN, default=RESULTS)
 @json_option
 def status(results: Path, as_json: bool) -> None:
     """Show how far the sweep in RESULTS is: state, loads, GPU-hours, and why something failed or waits.
@@ -161,11 +174,11 @@ def status(results: Path, as_json: bool) -> None:
         search = {"search": search_to_json(searched)} if searched else {}
         print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
     else:
-        print_status(content, Console())
+        print_status(content, stdout_console())
         if searched:
-            print_search(searched, choices, Console())
+            print_search(searched, choices, stdout_console())
         else:
-            print_choices(choices, Console())
+            print_choices(choices, stdout_console())
 
 
 @main.command()
@@ -198,9 +211,9 @@ def verify(results: Path, set_aside: bool, as_json: bool) -> None:
     if as_json:
         print_json(verification_to_json(results, verification))
     else:
-        print_verification(results, verification, Console())
+        print_verification(results, verification, stdout_console())
     for name in verifying.set_lost_aside(opened, verification) if set_aside else ():
-        click.echo(f"{name}: moved aside; `ratematch sweep` measures it again", err=True)
+        echo(f"{name}: moved aside; `ratematch sweep` measures it again", err=True)
     if verification.complaints:
         raise ResultsError(f"{results}: {len(verification.complaints)} files are damaged")
 
@@ -220,7 +233,7 @@ def cancel(results: Path, experiment: str | None) -> None:
 
     stopped = cancel_sweep(Results.open(results), experiment)
     for line in stopped or ["nothing runs there"]:
-        click.echo(line)
+        echo(line)
 
 
 @main.command()
@@ -228,8 +241,10 @@ def cancel(results: Path, experiment: str | None) -> None:
 @click.option(
     "--role", type=click.Choice(["ctx", "gen", "agg", "orchestrator", "driver"]), help="Only these servers."
 )
-@click.option("--index", type=click.IntRange(0), help="Only this server of the role.")
-@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Last lines of each log.")
+@click.option("--index", type=Whole(0, MOST_GPUS), help="Only this server of the role.")
+@click.option(
+    "-n", "--lines", type=Whole(0, 10_000_000), default=20, show_default=True, help="Last lines of each log."
+)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with new lines until the experiment ends.")
 def logs(experiment: str, role: str | None, index: int | None, lines: int, following: bool) -> None:
     """Show the logs of an EXPERIMENT: its folder, or a part of its name below results/.
@@ -244,9 +259,9 @@ def logs(experiment: str, role: str | None, index: int | None, lines: int, follo
     folder = find_experiment(RESULTS, experiment)
     files = find_logs(folder, role, index)
     for log in files:
-        click.echo(f"==> {log.path}", err=True)
+        echo(f"==> {log.path}", err=True)
         if tail := log_tail(log.path, lines) if lines else "":
-            click.echo(tail)
+            echo(tail)
     if following:
         for log, line in follow_logs(folder, files):
-            click.echo(line if len(files) == 1 else f"{log.name}: {line}")
+            echo(line if len(files) == 1 else f"{log.name}: {line}")

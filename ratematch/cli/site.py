@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from ratematch.cli.group import main, print_json
-from ratematch.cli.options import json_option
+from ratematch.cli.group import echo, main, print_json, stdout_console
+from ratematch.cli.options import Given, json_option
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
@@ -32,7 +31,7 @@ def emulate(arguments: tuple[str, ...]) -> None:
 @click.option("--probe", is_flag=True, help="Also send a job of one node, and look at what it finds there.")
 @click.option(
     "--folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=Given(exists=True, file_okay=False),
     default=".",
     help="Where results will go.",
     show_default="here",
@@ -54,18 +53,18 @@ def doctor(cluster: str | None, probe: bool, folder: Path, engine: str, as_json:
     if probe and cluster is None:
         raise click.UsageError("--probe sends a job to a cluster: name its profile with --cluster")
     if probe:
-        click.echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
+        echo("the probe waits for a node of the cluster; Ctrl-C gives it up", err=True)
     checks = examine(cluster, probing=probe, folder=folder, engine=engine)
     if as_json:
         print_json({"ok": all(check.ok for check in checks), "checks": [check.__dict__ for check in checks]})
     else:
         rows = [(check.name, "ok" if check.ok else "NO", check.found) for check in checks]
-        Console().print(table("ratematch doctor", ["check", "", "found"], rows))
+        stdout_console().print(table("ratematch doctor", ["check", "", "found"], rows))
     sys.exit(0 if all(check.ok for check in checks) else 1)
 
 
 @main.command()
-@click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("logs", nargs=-1, required=True, type=Given(exists=True))
 @json_option
 def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
     """Name the cause of a failure from server LOGS (files, or folders with *.log), whoever started the servers.
@@ -89,9 +88,9 @@ def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
             {"logs": [str(file) for file in files], "known": known is not None, **(asdict(known) if known else {})}
         )
     elif known:
-        click.echo(f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: {reference}, {known.reference}")
+        echo(f"cause: {known.cause}\nremedy: {known.remedy}\nknown from: {reference}, {known.reference}")
         if known.general:
-            click.echo("this mostly follows from something that these logs do not show: look at those of other ranks")
+            echo("this mostly follows from something that these logs do not show: look at those of other ranks")
     else:
-        click.echo(f"no known cause in {len(files)} logs")
+        echo(f"no known cause in {len(files)} logs")
     sys.exit(0 if known else 1)

@@ -13,9 +13,12 @@ from typing import Any
 
 import yaml
 
-from ratematch.errors import CatalogError
+from ratematch.errors import CatalogError, UserError
 from ratematch.inputs.gpufile import parse_gpu
+from ratematch.inputs.textfile import is_file, read_text_file
 from ratematch.plan.model import Gpu, Mla, Model, Moe
+from ratematch.plan.numbers import brief, shorten
+from ratematch.plan.yamltext import MOST_BYTES
 
 GPUS = Path("gpus")
 GPUS_VARIABLE = "RATEMATCH_GPUS"
@@ -45,7 +48,7 @@ def load_model(name: str) -> Model:
     else:
         spellings = {alias: key for key, entry in entries.items() for alias in (key, *entry.get("aliases", ()))}
         raise CatalogError(
-            f"model {name!r} is not known{_hint(wanted, spellings)}; known: {', '.join(sorted(entries))}"
+            f"model {brief(name)} is not known{_hint(wanted, spellings)}; known: {', '.join(sorted(entries))}"
         )
     if moe := content.get("moe"):
         content["moe"] = Moe(**moe)
@@ -96,7 +99,7 @@ def load_gpu(name: str, beside: Path = Path()) -> Gpu:
     written = name.strip()
     if "/" in written or written.endswith(SUFFIXES):
         for path in (Path(written).expanduser(), beside / written):
-            if _is_file(path):
+            if is_file(path):
                 return read_gpu(path)
     wanted = written.rsplit("/", 1)[-1].lower()
     stem = wanted.removesuffix(".yaml").removesuffix(".yml")
@@ -110,9 +113,9 @@ def load_gpu(name: str, beside: Path = Path()) -> Gpu:
     spellings = {alias: key for key, gpu in known.items() for alias in (key, *gpu.aliases)}
     file = re.sub(r"[^\w.-]+", "-", stem)[:64].strip(".-") or "name"
     if written.endswith(SUFFIXES):
-        what = f"there is no GPU file {written}"
+        what = f"there is no GPU file {shorten(written)}"
     else:
-        what = f"GPU {name!r} is not known{_hint(wanted, spellings)}"
+        what = f"GPU {brief(name)} is not known{_hint(wanted, spellings)}"
     for fault in _read_own()[1]:
         what += f"; left out: {fault}"
     raise CatalogError(
@@ -136,9 +139,9 @@ def read_gpu(path: Path) -> Gpu:
         CatalogError: it cannot be read, or every problem of it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        text = read_text_file(path, MOST_BYTES)
+    except UserError as error:
+        raise CatalogError(str(error)) from None
     return parse_gpu(text, str(path), str(path.absolute()))
 
 
@@ -159,13 +162,6 @@ def _read_own() -> tuple[dict[str, Gpu], list[str]]:
 def _own_files() -> Iterator[Path]:
     for folder in gpu_folders():
         yield from sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long for a name, or a zero byte in it
-        return False
 
 
 @cache

@@ -18,6 +18,7 @@ from ratematch.inputs.localgpus import find_gpus
 from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
+from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
 from ratematch.plan.printable import refuse_unprintable
 from ratematch.plan.secret import refuse_secret_words, take_secrets
 
@@ -37,19 +38,19 @@ OWN_SRUN = (
 )
 """Options that follow from the deployment or have a key of their own."""
 
-Positive = Annotated[float, Field(gt=0)]
-Whole = Annotated[int, Field(gt=0)]
+Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
+Whole = Annotated[int, Field(gt=0, le=MOST_GPUS)]
 Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class _Time(_Part):
-    factor: Positive = 2.0
-    floor_minutes: Annotated[float, Field(ge=0)] = 10.0
-    max_minutes: Annotated[float, Field(ge=1)] | None = None
+    factor: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    floor_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 10.0
+    max_minutes: Annotated[float, Field(ge=1, le=MOST_MINUTES)] | None = None
 
 
 class _Slurm(_Part):
@@ -90,10 +91,10 @@ class _Cluster(_Part):
     port_base: Annotated[int, Field(gt=0, lt=65000)] | None = None
     environment: dict[str, str] = {}
     model_paths: dict[str, str] = {}
-    start_minutes: Positive = 20.0
-    load_minutes: Positive = 5.0
-    ready_minutes: Positive | None = None
-    stall_minutes: Positive | None = 10.0
+    start_minutes: Minutes = 20.0
+    load_minutes: Minutes = 5.0
+    ready_minutes: Minutes | None = None
+    stall_minutes: Minutes | None = 10.0
     slurm: _Slurm = _Slurm()
     container: _Container | None = None
     check_paths: bool = True

@@ -13,10 +13,13 @@ from ratematch.engines.steptimes import read_step_model
 from ratematch.errors import CatalogError, ClusterError, Problem, UserError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.clusterfile import parse_cluster
+from ratematch.inputs.textfile import is_file, read_text_file
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.located import read_located
+from ratematch.plan.numbers import brief, shorten
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
+from ratematch.plan.yamltext import MOST_BYTES
 
 CLUSTERS = Path("slurm") / "clusters"
 SHIPPED = Path(__file__).parents[1] / "data"
@@ -36,12 +39,14 @@ def find_sweep_file(name: str) -> Path:
     """
     for folder in (Path(), SWEEPS, OWN_SWEEPS):
         for path in (folder / name, folder / f"{name}.yaml"):
-            if path.is_file():
+            if is_file(path):
                 return path
+    _refuse_other(Path(name))
     here = ", ".join(sorted(path.name for path in SWEEPS.glob("*.yaml"))) or "none"
     shipped = ", ".join(sorted(path.name for path in OWN_SWEEPS.glob("*.yaml")))
     raise CatalogError(
-        f"{name}: no such sweep file here or in sweeps/; sweeps/ holds: {here}; with ratematch come: {shipped}"
+        f"{shorten(name)}: no such sweep file here or in sweeps/; sweeps/ holds: {here}; "
+        f"with ratematch come: {shipped}"
     )
 
 
@@ -55,7 +60,9 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
             step-time model of the emulator that is not there.
     """
     path = find_sweep_file(name)
-    text = path.read_text(encoding="utf-8")
+    text = read_text_file(path, MOST_BYTES)
+    if cluster is not None:
+        overrides = (*overrides, f"cluster={json.dumps(cluster, ensure_ascii=False)}")
     sweep = parse_sweep(
         text,
         path.name,
@@ -63,7 +70,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
         find_gpu=load_gpu,
         engines=ENGINES,
         find_cluster=lambda profile: read_cluster(profile, beside=path.parent),
-        overrides=overrides if cluster is None else (*overrides, f"cluster={json.dumps(cluster)}"),
+        overrides=overrides,
     )
     try:
         return replace(sweep, step_times=read_step_model({**os.environ, **sweep.cluster.environment})), text
@@ -81,12 +88,7 @@ def read_cluster(name: str, beside: Path = Path()) -> Cluster:
         ClusterError: no such profile, or every problem of it.
     """
     path = find_cluster_file(name, beside)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ClusterError([Problem(str(path), f"cannot be read: {reason}")]) from error
-    return parse_cluster(text, path.name, path.parent)
+    return parse_cluster(read_text_file(path, MOST_BYTES), path.name, path.parent)
 
 
 def find_cluster_file(name: str, beside: Path = Path()) -> Path:
@@ -98,8 +100,9 @@ def find_cluster_file(name: str, beside: Path = Path()) -> Path:
     file = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = cluster_folders(beside)
     for path in (Path(name), Path(file), beside / file, *(folder / file for folder in folders)):
-        if _is_file(path):
+        if is_file(path):
             return path
+    _refuse_other(Path(name))
     profiles = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
     for path in profiles:
         if _name_inside(path) == name:
@@ -111,26 +114,33 @@ def find_cluster_file(name: str, beside: Path = Path()) -> Path:
     raise ClusterError(
         [
             Problem(
-                name,
-                f"there is no cluster profile {name!r}{hint}",
+                shorten(name),
+                f"there is no cluster profile {brief(name)}{hint}",
                 f"known in {searched}: {', '.join(known) or 'none'}; or give the path of a file",
             )
         ]
     )
 
 
-def _is_file(path: Path) -> bool:
+def _refuse_other(path: Path) -> None:
+    """Says of a folder, a pipe or a device that it is none, rather than that nothing of that name is there.
+
+    Raises:
+        UserError: there is such a thing at ``path``.
+    """
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long for a name, or a zero byte in it
-        return False
+        other = path.exists() and len(path.parts) > 1
+    except (OSError, ValueError):
+        return
+    if other:
+        read_text_file(path, 0)
 
 
 def _name_inside(path: Path) -> str | None:
     """What the profile's ``name`` says, ``None`` where that cannot be read."""
     try:
-        data = read_located(path.read_text(encoding="utf-8"), path.name).data
-    except (OSError, ValueError):
+        data = read_located(read_text_file(path, MOST_BYTES), path.name).data
+    except UserError:
         return None
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None

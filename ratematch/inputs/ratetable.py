@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ratematch.errors import Problem, TableError, UserError
+from ratematch.inputs.textfile import read_text_file
 from ratematch.match.question import Question
 from ratematch.match.table import TableRow, read_table
+
+MOST_BYTES = 16_000_000
+"""Of a table: some hundred thousand rows."""
 
 RACK_GPUS = 72
 """Largest deployment planned when nobody says: one NVL72 rack."""
@@ -23,9 +27,7 @@ def read_rates(path: Path, question: Question) -> tuple[list[TableRow], Question
     if question.objective == "per_allocated_gpu" and question.gpus_per_node is None:
         raise UserError("--objective per_allocated_gpu needs --gpus-per-node: whole nodes are what is allocated")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise TableError([Problem(str(path), f"cannot be read ({error.strerror})", "give a CSV file")]) from error
-    except UnicodeDecodeError as error:
-        raise TableError([Problem(str(path), "is no UTF-8 text", "export it as CSV, UTF-8")]) from error
+        text = read_text_file(path, MOST_BYTES)
+    except UserError as error:
+        raise TableError([Problem(str(path), str(error).partition(": ")[2], "give a CSV file, UTF-8")]) from None
     return read_table(text, str(path)), question.filled_in(Question(max_gpus=RACK_GPUS))

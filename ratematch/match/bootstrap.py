@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ratematch.match.cells import Cells, tabulate_cells
 from ratematch.match.matching import Objective
 from ratematch.match.noise import Noise, draw
 from ratematch.match.packing import Packing
-from ratematch.match.solver import SAME, Cells, Floats, MatchProblem, Rows, tabulate_cells
+from ratematch.match.solver import SAME, Floats, MatchProblem, Rows
 
 DrawnFront = tuple[Floats, Floats]
 """(u, p) of the front of one draw: u strictly ascending, p strictly falling."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 
@@ -16,16 +17,27 @@ from ratematch.match.bootstrap import (
     draw_fronts,
     draw_solved,
 )
+from ratematch.match.cells import Ints
 from ratematch.match.feasibility import Links, feasible_rows
 from ratematch.match.noise import interval, interval_about
 from ratematch.match.objective import score_unit
 from ratematch.match.pairs import Pair, row_point, to_problem
 from ratematch.match.points import DrawnFronts, Point
 from ratematch.match.question import Question
-from ratematch.match.solver import Floats, Ints, Rows, front_indices, near_front, solve_rows
+from ratematch.match.sift import Search, sift_best, sift_front
+from ratematch.match.solver import Floats, Rows, front_indices, near_front, solve_rows
 
 MOST_ROWS = 5000
 """More rows than this are not turned into points: the rest is neither drawn nor chosen."""
+
+MOST_HELD = 2_000_000
+"""More deployments than this are not solved whole: the rows of each would have to be held."""
+
+SOLVED_WHOLE = 100_000
+"""So few deployments are solved at once rather than sifted, which is faster where there are many pairs of them."""
+
+MOST_DRAWN = 200_000
+"""More deployments than this are not drawn again and again."""
 
 SHOWN_WITHIN = 0.2
 """Which rows are kept of more: those within this share of the front at their tok/s/user."""
@@ -55,6 +67,15 @@ class Frontier:
 
 
 @dataclass(frozen=True)
+class Front:
+    """``points``: ascending tok/s/user. ``draws``: as of :class:`Frontier`. ``notes``: what was left out."""
+
+    points: FrontPoints
+    draws: DrawnFronts
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Solved:
     """Every row of every pair that the machines can carry. ``score``: tok/s/GPU over the GPUs that count."""
 
@@ -81,6 +102,43 @@ class Solved:
         return front_indices(rows.tok_s_user, self.score, prefer)
 
 
+class FrontPoints(Sequence[Point]):
+    """The rows of a front, ascending tok/s/user. Each becomes a point when somebody looks at it: a budget of
+    thousands of GPUs has a ratio, and so a row, for every digit of tok/s/user."""
+
+    def __init__(self, solved: Solved, front: Ints, drawn: Drawn | None = None):
+        self._solved, self._front, self._drawn = solved, front, drawn
+
+    def __len__(self) -> int:
+        return int(self._front.size)
+
+    @overload
+    def __getitem__(self, index: int) -> Point: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Point]: ...
+    def __getitem__(self, index: int | slice) -> Point | list[Point]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        k = int(self._front[index])
+        point = self._solved.point(k)
+        return point if self._drawn is None else _add_intervals(point, _draw_row(self._solved, k, self._drawn))
+
+    def objectives(self) -> list[tuple[float, float]]:
+        """(tok/s/user, tok/s/GPU) of each, as the points have them."""
+        rows = self._solved.rows
+        u = 1 / (rows.gen_load[self._front] / rows.gen_rate[self._front])
+        return list(zip(u.tolist(), self._solved.score[self._front].tolist(), strict=True))
+
+    def gpus(self) -> list[int]:
+        """GPUs of each."""
+        return [int(value) for value in self._solved.rows.gpus[self._front]]
+
+    @property
+    def num_clamped(self) -> int:
+        """How many are read at the lowest gen load measured."""
+        return int(np.count_nonzero(self._solved.rows.gen_clamped[self._front]))
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Rates as they might have been measured: their ``factors``, and the front of each draw."""
@@ -96,7 +154,11 @@ def solve_pairs(
 
     ``copies``: also deployments whose instances have a common divisor. ``links``: what KV transfers go over; rows
     that need more are left out, and said in ``notes``.
+
+    Raises:
+        UserError: so many deployments fit that they cannot all be held.
     """
+    _search(pairs, question, copies=copies).check_size(MOST_HELD)
     rows = solve_rows(
         [to_problem(pair) for pair in pairs],
         max_gpus=question.budget_gpus,
@@ -109,6 +171,67 @@ def solve_pairs(
     osl = np.array([pair.gen.osl for pair in pairs])
     score = rows.score(osl[rows.pair], question.objective) / score_unit(question) if rows.size else np.zeros(0)
     return Solved(tuple(pairs), rows, score, workload, tuple(notes))
+
+
+def best_of_pairs(pairs: Sequence[Pair], question: Question, *, workload: str) -> Solved:
+    """Of each pair the rows with the best score, to the last digits; from as many deployments as can be looked at.
+
+    Raises:
+        UserError: more fit.
+    """
+    search = _search(pairs, question, copies=True)
+    search.check_size()
+    if question.segment_gpus is not None or search.num_cells() <= SOLVED_WHOLE:
+        return solve_pairs(pairs, question, workload=workload)
+    return _solved(search, sift_best(search), pairs, question, workload)
+
+
+def front_of_pairs(pairs: Sequence[Pair], question: Question, *, workload: str) -> Front:
+    """The front alone, from as many deployments as can be looked at: what :func:`find_frontier` has as its front.
+
+    Raises:
+        UserError: more fit.
+    """
+    search = _search(pairs, question, copies=question.objective != "per_used_gpu")
+    search.check_size()
+    if question.segment_gpus is not None or search.num_cells() <= SOLVED_WHOLE:
+        solved = solve_pairs(pairs, question, workload=workload, copies=not search.coprime)
+    else:
+        solved = _solved(search, sift_front(search), pairs, question, workload)
+    notes: tuple[str, ...] = ()
+    drawn = None
+    if question.draws and any(_noise_known(pair) for pair in pairs) and search.num_cells() > MOST_DRAWN:
+        notes = (
+            f"no intervals: {search.num_cells():,} deployments fit, and they are drawn for up to {MOST_DRAWN:,}",
+        )
+    else:
+        drawn = _draw_all(solved, question)
+    return Front(FrontPoints(solved, solved.front(), drawn), _fronts_of(drawn), notes)
+
+
+def _search(pairs: Sequence[Pair], question: Question, *, copies: bool) -> Search:
+    return Search(
+        [to_problem(pair) for pair in pairs],
+        [pair.gen.osl for pair in pairs],
+        question.budget_gpus,
+        packing=question.packing,
+        coprime=not copies,
+        tpot_limit_s=_tpot_limit_s(question),
+        objective=question.objective,
+    )
+
+
+def _solved(search: Search, rows: Rows, pairs: Sequence[Pair], question: Question, workload: str) -> Solved:
+    osl = np.array(search.osl)
+    score = rows.score(osl[rows.pair], question.objective) / score_unit(question) if rows.size else np.zeros(0)
+    return Solved(tuple(pairs), rows, score, workload)
+
+
+def _fronts_of(drawn: Drawn | None) -> DrawnFronts:
+    return tuple(
+        tuple((float(a), float(b)) for a, b in zip(u, p, strict=True))
+        for u, p in (drawn.fronts if drawn is not None else ())
+    )
 
 
 def find_frontier(
@@ -143,10 +266,7 @@ def find_frontier(
         front=tuple(points[int(k)] for k in front),
         ties=tuple(ties),
         notes=solved.notes,
-        draws=tuple(
-            tuple((float(a), float(b)) for a, b in zip(u, p, strict=True))
-            for u, p in (drawn.fronts if drawn is not None else ())
-        ),
+        draws=_fronts_of(drawn),
     )
 
 

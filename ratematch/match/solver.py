@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from math import gcd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.match.cells import Cells, Ints, tabulate_cells
 from ratematch.match.curves import Reading
-from ratematch.match.matching import Ctx, Gen, Limit, Objective, Plan, list_cells
-from ratematch.match.packing import Packing, count_nodes
+from ratematch.match.matching import Ctx, Gen, Limit, Objective, Plan
+from ratematch.match.packing import Packing
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Column = NDArray[Any]
 
@@ -39,36 +37,6 @@ class MatchProblem:
     gen: Gen[float]
     loads: tuple[float, ...] = ()
     tail: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Every (x, y) of two instance sizes, ordered by y then x; whole nodes and the GPUs on them are paid for."""
-
-    x: Ints
-    y: Ints
-    gpus: Ints
-    nodes: Ints
-    gpus_allocated: Ints
-
-    @property
-    def size(self) -> int:
-        return int(self.x.size)
-
-
-@lru_cache(maxsize=256)
-def tabulate_cells(
-    ctx_gpus: int, gen_gpus: int, max_gpus: int, packing: Packing | None = None, coprime: bool = False
-) -> Cells:
-    """The cells of a pair. ``coprime``: without those that are copies of a smaller one. ``nodes`` is 0 and
-    ``gpus_allocated`` the used GPUs without ``packing``."""
-    pairs = [(x, y) for x, y in list_cells(ctx_gpus, gen_gpus, max_gpus, packing) if not coprime or gcd(x, y) == 1]
-    x, y = (np.array(values, dtype=np.int64) for values in (zip(*pairs, strict=True) if pairs else ((), ())))
-    gpus = x * ctx_gpus + y * gen_gpus
-    nodes = np.zeros_like(gpus)
-    if packing is not None:
-        nodes = np.array([count_nodes(ctx_gpus, a, gen_gpus, b, packing) for a, b in pairs], dtype=np.int64)
-    return Cells(x, y, gpus, nodes, nodes * packing.gpus_per_node if packing is not None else gpus)
 
 
 @dataclass(frozen=True)
@@ -155,7 +123,12 @@ def solve_rows(
     for k, problem in enumerate(problems):
         cells = tabulate_cells(problem.ctx.gpus, problem.gen.gpus, max_gpus, packing, coprime)
         if cells.size:
-            parts.append(_solve(k, problem, cells, tpot_limit_s))
+            parts.append(solve_cells(k, problem, cells, tpot_limit_s))
+    return join_rows(parts)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """All rows of ``parts``, one after the other."""
     return Rows(**{field.name: _join(parts, field.name) for field in fields(Rows)})
 
 
@@ -166,7 +139,8 @@ def _join(parts: Sequence[Rows], name: str) -> Column:
     return np.concatenate([getattr(part, name) for part in parts])
 
 
-def _solve(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: float | None) -> Rows:
+def solve_cells(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: float | None) -> Rows:
+    """The rows of some cells of ``problem``, the ``number``-th of its list."""
     ctx, gen = problem.ctx, problem.gen
     capacities = np.array(ctx.capacities)
     gen_req_s = np.array([gen.req_s(rate) for rate in gen.curve.rates])

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ratematch.errors import Problem, TableError
+from ratematch.plan.numbers import brief, parse_number, shorten
 
 TableRole = Literal["ctx", "gen", "ifb"]
 ROLES: dict[str, TableRole] = {
@@ -40,6 +40,11 @@ WHOLE = ("gpus", "isl", "osl", "mtp")
 LEAST, MOST_OF_ALL = 1e-6, 1e9
 MOST = {"gpus": 100_000, "mtp": 100}
 """A figure outside these is a slip of the keyboard or of a unit, whatever was measured."""
+
+MOST_ROWS, MOST_CELL = 10_000, 1000
+"""Rows of a table, and characters of a cell."""
+
+_CELLS = f"cells hold up to {MOST_CELL:,}; is a quote left open?"
 
 UNLIKE = 0.05
 """Columns of one row that say the same thing (tok_s and req_s x OSL, say) may differ by this share without a word."""
@@ -80,8 +85,7 @@ def read_table(text: str, name: str) -> list[TableRow]:
     Raises:
         TableError: with every problem found, each with its row number.
     """
-    reader = csv.reader(io.StringIO(text.lstrip("\ufeff")))
-    lines = [(number, cells) for number, cells in enumerate(reader, 1) if any(cell.strip() for cell in cells)]
+    lines = _read_lines(text, name)
     if not lines:
         raise TableError([Problem(name, "the table is empty", f"columns: {','.join(COLUMNS)}")])
     header = [cell.strip().lower() for cell in lines[0][1]]
@@ -103,6 +107,29 @@ def read_table(text: str, name: str) -> list[TableRow]:
     return rows
 
 
+def _read_lines(text: str, name: str) -> list[tuple[int, list[str]]]:
+    """The rows that hold anything, with their numbers.
+
+    Raises:
+        TableError: a cell longer than any text of a table, more rows than can be matched, or no CSV.
+    """
+    lines: list[tuple[int, list[str]]] = []
+    reader = csv.reader(io.StringIO(text.lstrip("\ufeff")))
+    number = 0
+    try:
+        for number, cells in enumerate(reader, 1):
+            if any(cell.strip() for cell in cells):
+                lines.append((number, cells))
+            if longest := max((len(cell) for cell in cells if len(cell) > MOST_CELL), default=0):
+                raise TableError([Problem(f"{name}: row {number}", f"a cell of {longest:,} characters", _CELLS)])
+            if len(lines) > MOST_ROWS + 1:
+                raise TableError([Problem(name, f"more than {MOST_ROWS:,} rows", "give one workload's")])
+    except csv.Error as error:
+        what = f"a cell of more than {csv.field_size_limit():,} characters" if "limit" in str(error) else str(error)
+        raise TableError([Problem(f"{name}: row {number + 1}", what, _CELLS)]) from None
+    return lines
+
+
 def _once(problems: Iterable[Problem]) -> list[Problem]:
     return list({str(problem): problem for problem in problems}.values())
 
@@ -112,7 +139,7 @@ def _describe_missing(name: str, missing: Sequence[str], header: Sequence[str]) 
         if len(header) == 1 and separator in header[0]:
             return Problem(name, f"row 1: columns are separated by {called}", "save it with commas")
     columns = " and no ".join(f"column {column!r}" for column in missing)
-    return Problem(name, f"row 1: no {columns}", f"columns here: {', '.join(header)}")
+    return Problem(name, f"row 1: no {columns}", f"columns here: {shorten(', '.join(header))}")
 
 
 def _absent(rows: Sequence[TableRow], header: Sequence[str]) -> list[str]:
@@ -129,7 +156,9 @@ def _read_row(
     by_column = {column: cell.strip() for column, cell in zip(header, cells, strict=False)}
     role = ROLES.get(by_column.get("role", "").lower())
     if role is None:
-        problems.append(Problem(where, f"role {by_column.get('role', '')!r} is not known", "write ctx, gen or ifb"))
+        problems.append(
+            Problem(where, f"role {brief(by_column.get('role', ''))} is not known", "write ctx, gen or ifb")
+        )
         return None
     label = by_column.get("label", "")
     if not label:
@@ -167,23 +196,35 @@ def _whole(value: float | None) -> int | None:
 def _number(where: str, column: str, text: str, problems: list[Problem]) -> float | None:
     if not text:
         return None
+    limit = MOST.get(column, MOST_OF_ALL)
+    between = f"it must be between {LEAST:g} and {limit:g}"
     try:
-        value = float(text)
-    except ValueError:
-        problems.append(Problem(where, f"{column} {text!r} is not a number", "leave unknown values empty"))
+        value = parse_number(text)
+    except ValueError as error:
+        what, fix = f"{column} is {_as_number(text)}", between
+        if str(error) == "a number":
+            what, fix = f"{column} {brief(text)} is not a number", "leave unknown values empty"
+        elif str(error) == "a finite number":
+            fix = "leave unknown values empty"
+        problems.append(Problem(where, what, fix))
         return None
-    if not math.isfinite(value):
-        problems.append(Problem(where, f"{column} is {text}", "leave unknown values empty"))
-    elif value < 0 or (value == 0 and column != "mtp"):
-        problems.append(Problem(where, f"{column} is {text}", "it must be above 0"))
-    elif value > MOST.get(column, MOST_OF_ALL) or 0 < value < LEAST:
-        limit = MOST.get(column, MOST_OF_ALL)
-        problems.append(Problem(where, f"{column} is {value:g}", f"it must be between {LEAST:g} and {limit:g}"))
+    if value < 0 or (value == 0 and column != "mtp"):
+        problems.append(Problem(where, f"{column} is {shorten(text)}", "it must be above 0"))
+    elif value > limit or 0 < value < LEAST:
+        problems.append(Problem(where, f"{column} is {value:g}", between))
     elif column in WHOLE and value != int(value):
-        problems.append(Problem(where, f"{column} is {text}", "it must be a whole number"))
+        problems.append(Problem(where, f"{column} is {shorten(text)}", "it must be a whole number"))
     else:
         return value
     return None
+
+
+def _as_number(text: str) -> str:
+    """A number that is not taken, as short as it can be written."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return shorten(text)
 
 
 def check_row(row: TableRow) -> list[str]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ratematch.errors import Problem, TableError
+from ratematch.errors import Problem, TableError, UserError
 from ratematch.match.closedloop import Operating, operate
 from ratematch.match.compare import compare_fronts, pair_draws
 from ratematch.match.curves import Reading
-from ratematch.match.frontier import Frontier, Solved, find_frontier, solve_pairs
+from ratematch.match.frontier import Front, FrontPoints, Solved, best_of_pairs, front_of_pairs, solve_pairs
 from ratematch.match.measuredfront import measure_front
 from ratematch.match.options import CtxOption
 from ratematch.match.pairs import Pair, bound_point, pair_options
@@ -39,6 +39,10 @@ from ratematch.match.tablerates import (
 
 IFB_SEED = 1
 """Of the draws of the IFB front."""
+
+
+MOST_LISTED = 50_000
+"""Plans that are listed, where all are wanted."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class TableMatch:
     question: Question
     ideal: tuple[IdealRow, ...]
     plans: tuple[Point, ...]
-    front: tuple[Point, ...]
+    front: FrontPoints
     ifb_front: tuple[TableIfb, ...]
     speedup: tuple[Speedup, ...]
     notes: tuple[str, ...]
@@ -115,32 +119,46 @@ def match_table(
     gen_options = [configuration.option for configuration in gen]
     every = pair_options(list_options(ctx), gen_options)
     notes += _describe_assumed(every, gen)
-    solved = solve_pairs(every, question, workload=f"OSL {osl}")
+    solved = _solve(every, question, f"OSL {osl}", all_plans=options.all_plans)
     if every and not solved.rows.size:
         notes.append(_describe_no_plan(question))
     best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
     kept = keep_options(ctx)
     notes += _describe_beaten(ctx, kept)
-    frontier = find_frontier(pair_options(kept, gen_options), question, workload=f"OSL {osl}")
-    clamped = sum(point.clamped for point in frontier.front)
-    if clamped:
+    front = front_of_pairs(pair_options(kept, gen_options), question, workload=f"OSL {osl}")
+    notes += front.notes
+    if front.points.num_clamped:
         notes.append(
-            f"{clamped} of {len(frontier.front)} front plans are clamped: their demand lies below the smallest gen "
-            "concurrency measured, TPOT is read there"
+            f"{front.points.num_clamped} of {len(front.points)} front plans are clamped: their demand lies below the "
+            "smallest gen concurrency measured, TPOT is read there"
         )
-    ifb_front, speedup = _over_ifb(frontier, ifb, noise, question)
+    ifb_front, speedup = _over_ifb(front, ifb, noise, question)
     closed_loop = _close_loop(solved, best, ctx, options.concurrencies, notes)
     return TableMatch(
         osl=osl,
         question=question,
         ideal=_find_ideal(every, gen, question, osl),
         plans=tuple(solved.point(k) for k in best),
-        front=frontier.front,
+        front=front.points,
         ifb_front=ifb_front,
         speedup=speedup,
         notes=tuple(notes),
         closed_loop=closed_loop,
     )
+
+
+def _solve(pairs: Sequence[Pair], question: Question, workload: str, *, all_plans: bool) -> Solved:
+    """Every row of every pair, or those that may be the best of it.
+
+    Raises:
+        UserError: more deployments fit than can be listed, or looked at.
+    """
+    if not all_plans:
+        return best_of_pairs(pairs, question, workload=workload)
+    solved = solve_pairs(pairs, question, workload=workload)
+    if solved.rows.size > MOST_LISTED:
+        raise UserError(f"{solved.rows.size:,} plans, and {MOST_LISTED:,} are listed at most (lower --max-gpus)")
+    return solved
 
 
 def _check_enough(
@@ -217,14 +235,14 @@ def _find_ideal(pairs: Sequence[Pair], gen: Sequence[TableGen], question: Questi
 
 
 def _over_ifb(
-    frontier: Frontier, ifb: Sequence[TableIfb], noise: TableNoise, question: Question
+    front: Front, ifb: Sequence[TableIfb], noise: TableNoise, question: Question
 ) -> tuple[tuple[TableIfb, ...], tuple[Speedup, ...]]:
     """The front of the aggregated servers, and that of the plans over it."""
     by_source = {server.point.sources: server for server in ifb}
     rows = [(server.point, noise.of(server.row)) for server in ifb]
     measured = measure_front(rows, draws=question.draws, seed=IFB_SEED)
-    own, other = ([objectives(point) for point in front] for front in (frontier.front, measured.front))
-    speedup = compare_fronts("rate_matched", own, other, pair_draws(frontier.draws, measured.draws))
+    own, other = front.points.objectives(), [objectives(point) for point in measured.front]
+    speedup = compare_fronts("rate_matched", own, other, pair_draws(front.draws, measured.draws))
     return tuple(by_source[point.sources] for point in measured.front), tuple(speedup)
 
 

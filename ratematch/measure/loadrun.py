@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 
 from ratematch.measure.clienthealth import ClientHealth
-from ratematch.measure.jsonkeys import absent_keys, plain, without
+from ratematch.measure.jsonkeys import absent_keys, without
 from ratematch.measure.serverlog import LogSpan
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.plan.experiment import Origin, origin_keys, origin_of
+from ratematch.plan.plain import plain
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
     the same workload is one experiment, with the loads of all.
     """
     experiments: list[Experiment] = []
+    alike: dict[tuple[Stage, str, Workload], list[Experiment]] = {}
     dropped: list[Dropped] = []
     for plan in sweep.stages:
         for combination in combinations(plan):
@@ -117,8 +118,12 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
                 for workload in sweep.workloads:
                     experiment, too_much = _fitting(sweep, plan, combination, workload, kv_of)
                     dropped.extend(too_much)
+                    if experiment is None:
+                        continue
                     # Workloads that differ in OSL only are one to a ctx server.
-                    if experiment is not None and experiment not in experiments:
+                    same = alike.setdefault((plan.stage, experiment.deployment.label, experiment.workload), [])
+                    if experiment not in same:
+                        same.append(experiment)
                         experiments.append(experiment)
     return Expansion(merge_loads([*experiments, *expand_written_out(sweep)]), tuple(dropped))
 

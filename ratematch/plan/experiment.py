@@ -14,6 +14,7 @@ import msgspec
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.parallelism import Parallelism
+from ratematch.plan.plain import plain
 from ratematch.plan.workload import Workload, workload_from_json, workload_to_json
 
 Origin = Literal["real", "emulated", "simulated"]
@@ -125,7 +126,7 @@ class Experiment:
 
     @cached_property
     def id(self) -> str:
-        content = asdict(self)
+        content: dict[str, Any] = plain(self)
         del content["loads"], content["model_path"]
         if not self.simulated:
             del content["simulated"]

@@ -1,13 +1,13 @@
 """YAML text to plain values that remember the line they were written on.
 
-Only plain YAML is built (``yaml.SafeLoader``); duplicate keys, which YAML would silently let the last one win, are
-problems like any other. Two tags are known: ``!unchecked`` leaves the value plain and notes its path, ``!secret``
-reads it as text and notes its path.
+:mod:`ratematch.plan.yamltext` says what is read, and within which limits; what is not, and duplicate keys, of which
+YAML would silently let the last one win, are problems like any other. Marks (``!unchecked``, ``!secret``) leave
+the value plain and note its path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,26 +15,43 @@ import yaml
 from pydantic import ValidationError
 
 from ratematch.errors import Problem
+from ratematch.plan.numbers import brief, shorten
+from ratematch.plan.yamltext import SECRET, UNCHECKED, Unreadable, compose, mark_of, read_key, read_scalar, unmarked
+
+__all__ = ["SECRET", "UNCHECKED", "Located", "Path", "read_located"]
 
 Path = tuple[str | int, ...]
-UNCHECKED = "!unchecked"
-SECRET = "!secret"
-TEXT = "tag:yaml.org,2002:str"
 
 
 @dataclass
 class Located:
     """``data``: the document. ``lines``: line (from 1) of the value at each path. ``source``: name for messages.
 
-    ``unchecked``, ``secret``: paths of values (or whole maps and lists) tagged ``!unchecked`` and ``!secret``.
+    ``marks``: by mark (``!unchecked``), the paths of the values (or whole maps and lists) that carry it. ``given``:
+    paths that do not stand in the file, with what they were given by (``--set seed=1``).
     """
 
     data: Any
     source: str
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    unchecked: list[Path] = field(default_factory=list)
-    secret: list[Path] = field(default_factory=list)
+    marks: dict[str, list[Path]] = field(default_factory=dict)
+    given: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def unchecked(self) -> list[Path]:
+        """Paths tagged ``!unchecked``."""
+        return self.marks.get(UNCHECKED, [])
+
+    @property
+    def secret(self) -> list[Path]:
+        """Paths tagged ``!secret``."""
+        return self.marks.get(SECRET, [])
+
+    def replace_marks(self, change: Callable[[Path], Path | None]) -> None:
+        """Moves every mark to the path that ``change`` says, or drops it."""
+        for mark, paths in self.marks.items():
+            self.marks[mark] = [new for path in paths if (new := change(path)) is not None]
 
     def unchecked_below(self, *place: str | int) -> tuple[str, ...]:
         """Dotted paths, from ``place`` on, of the values tagged ``!unchecked`` below it; a tag on ``place`` itself
@@ -46,14 +63,19 @@ class Located:
 
     def where(self, path: Sequence[str | int] = ()) -> str:
         """``gen.axes.tp (deepseek-r1.yaml:31)`` for the longest part of ``path`` that stands in the file."""
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{shorten(part)}" for part in path).removeprefix(
+            "."
+        )
+        place = f"{self.source}:1"
         for length in range(len(path), -1, -1):
-            line = self.lines.get(tuple(path[:length]))
-            if line is not None:
+            part = tuple(path[:length])
+            if part in self.given:
+                place = self.given[part]
                 break
-        else:
-            line = 1
-        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{self.source}:{line}" + (f": {dotted}" if dotted else "")
+            if part in self.lines:
+                place = f"{self.source}:{self.lines[part]}"
+                break
+        return place + (f": {dotted}" if dotted else "")
 
     def add(self, path: Sequence[str | int], what: str, fix: str = "") -> None:
         """Note one problem of the file."""
@@ -77,29 +99,30 @@ def _say(kind: str, message: str, given: Any, path: Path, valid: Sequence[str]) 
     """What is wrong and what would be right, in words."""
     match kind:
         case "extra_forbidden":
-            return f"unknown key {path[-1]!r}", f"valid keys: {', '.join(valid)}"
+            return f"unknown key {brief(path[-1])}", f"valid keys: {', '.join(valid)}"
         case "missing":
             return f"required key {path[-1]!r} is missing", ""
+        case "model_type" | "dict_type" | "list_type":
+            wanted = "a list" if kind == "list_type" else "a map of keys"
+            return f"must be {wanted}, not {brief(given)}", ""
+        case "finite_number":
+            return f"must be a finite number, not {brief(given)}", ""
         case "too_short":
             return "is empty", "list at least one value"
         case "string_pattern_mismatch":
-            return f"{given!r} is no file name", "letters, digits, dot, dash and underscore"
+            return f"{brief(given)} is no file name", "letters, digits, dot, dash and underscore"
         case _:
             wanted = message.removeprefix("Value error, ").removeprefix("Input should be ")
-            shown = "a map" if isinstance(given, dict) else "a list" if isinstance(given, list) else repr(given)
-            return f"must be {wanted}, not {shown}", ""
+            return f"must be {wanted}, not {brief(given)}", ""
 
 
 def read_located(text: str, source: str) -> Located:
-    """Parse ``text``. A syntax error becomes the only problem of the result, with ``data`` None."""
+    """Parse ``text``. What keeps it from being read at all becomes the only problem, with ``data`` None."""
     located = Located(data=None, source=source)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        located.problems.append(Problem(f"{source}:{line}", f"not valid YAML: {what}"))
+        node = compose(text)
+    except Unreadable as error:
+        located.problems.append(Problem(f"{source}:{error.line}", error.what, error.fix))
         return located
     if node is None:
         located.problems.append(Problem(f"{source}:1", "the file is empty"))
@@ -109,39 +132,46 @@ def read_located(text: str, source: str) -> Located:
 
 
 def _build(node: yaml.Node, path: Path, located: Located) -> Any:
+    """The value of ``node``; a part that is not read is a problem, and None."""
     located.lines[path] = node.start_mark.line + 1
-    if node.tag == UNCHECKED:
-        located.unchecked.append(path)
-        node.tag = _plain_tag(node)
-    if node.tag == SECRET:
-        located.secret.append(path)
-        # Text, whatever it looks like: a password may well be a number.
-        node.tag = TEXT if isinstance(node, yaml.ScalarNode) else _plain_tag(node)
-    match node:
-        case yaml.MappingNode():
-            result: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = str(_build_scalar(key_node))
-                here = (*path, key)
-                if key in result:
-                    located.lines[here] = key_node.start_mark.line + 1
-                    located.add(here, f"key {key!r} is given twice")
-                result[key] = _build(value_node, here, located)
-                located.lines[here] = key_node.start_mark.line + 1
-            return result
-        case yaml.SequenceNode():
-            return [_build(item, (*path, index), located) for index, item in enumerate(node.value)]
-        case _:
-            return _build_scalar(node)
+    try:
+        tag = node.tag
+        if mark := mark_of(node):
+            located.marks.setdefault(mark, []).append(path)
+            tag = unmarked(node)
+        match node:
+            case yaml.MappingNode():
+                return _build_map(node, path, located)
+            case yaml.SequenceNode():
+                return [_build(item, (*path, index), located) for index, item in enumerate(node.value)]
+            case _:
+                return read_scalar(node, tag)
+    except Unreadable as error:
+        _add(located, path, error)
+        return None
 
 
-def _plain_tag(node: yaml.Node) -> str:
-    """The tag that ``node`` has without ``!unchecked``: scalars are numbers, booleans and so on as ever."""
-    # Quotes make a scalar a string whatever it looks like.
-    plain = isinstance(node, yaml.ScalarNode) and node.style is None
-    loader: Any = yaml.SafeLoader("")
-    return str(loader.resolve(type(node), node.value if plain else None, (plain, not plain)))
+def _build_map(node: yaml.MappingNode, path: Path, located: Located) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        try:
+            key = read_key(key_node)
+        except Unreadable as error:
+            _add(located, path, error)
+            continue
+        here = (*path, key)
+        if key in result:
+            located.lines[here] = key_node.start_mark.line + 1
+            located.add(here, f"key {brief(key)} is given twice")
+        result[key] = _build(value_node, here, located)
+        located.lines[here] = key_node.start_mark.line + 1
+    return result
 
 
-def _build_scalar(node: yaml.Node) -> Any:
-    return yaml.SafeLoader("").construct_object(node, deep=True)
+def _add(located: Located, path: Path, error: Unreadable) -> None:
+    """Notes what was not read. Values of an environment, which may be secrets, are not shown."""
+    located.lines[path] = error.line
+    if "environment" in path and error.shows:
+        located.add(path, "is no text to YAML", "put it in quotes")
+    else:
+        located.add(path, error.what, error.fix)

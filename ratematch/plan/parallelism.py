@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from ratematch.plan.numbers import brief
+
 
 @dataclass(frozen=True, order=True)
 class Parallelism:
@@ -76,7 +78,8 @@ def spell_divisors(number: int) -> str:
 
 
 _LABEL = re.compile(
-    r"(?P<kind>DEP|TEP|DP|TP)(?P<tp>\d+)(?:EP(?P<ep>\d+))?(?:PP(?P<pp>\d+))?(?:CP(?P<cp>\d+))?$",
+    r"(?P<kind>DEP|TEP|DP|TP)(?P<tp>[0-9]{1,6})(?:EP(?P<ep>[0-9]{1,6}))?(?:PP(?P<pp>[0-9]{1,6}))?"
+    r"(?:CP(?P<cp>[0-9]{1,6}))?",
     re.IGNORECASE,
 )
 
@@ -87,9 +90,9 @@ def parse_mapping(text: str) -> Parallelism:
     Raises:
         ValueError: not such a label; the message says what one looks like.
     """
-    match = _LABEL.match(text.strip())
+    match = _LABEL.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no mapping: write TP8, TEP8, DEP8, TP8EP2 or TP8PP2")
+        raise ValueError(f"{brief(text)} is no mapping: write TP8, TEP8, DEP8, TP8EP2 or TP8PP2")
     kind, tp = match["kind"].upper(), int(match["tp"])
     whole = kind in ("DEP", "TEP")
     if whole and match["ep"]:

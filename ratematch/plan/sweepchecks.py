@@ -6,17 +6,31 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.enginefacts import EngineFacts, ExpertSlots
-from ratematch.plan.expansion import combinations, why_impossible
+from ratematch.plan.expansion import OPTION_PREFIX, combinations, why_impossible
 from ratematch.plan.located import Located, Path
 from ratematch.plan.model import Model
+from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, MOST_TOKENS, brief, shorten
 from ratematch.plan.parallelism import parse_mapping
-from ratematch.plan.rules import check_mapping
-from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES, NamedDeployment, StagePlan
-from ratematch.plan.sweepschema import LoadsIn, SweepIn, WorkloadIn
+from ratematch.plan.rules import Impossible, check_mapping
+from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES, LoadPlan, NamedDeployment, StagePlan
+from ratematch.plan.sweepschema import LoadsIn, StageIn, SweepIn, WorkloadIn
+
+MOST_OF = {
+    **dict.fromkeys(MAPPING_AXES, MOST_GPUS),
+    **{"mtp": 100, "max_batch_size": MOST_REQUESTS, "max_num_tokens": MOST_TOKENS},
+}
+"""Largest value of an axis."""
+
+MOST_COMBINATIONS = 10_000
+"""Combinations of a stage's axes with the workloads: each is looked at, and may become an experiment."""
+
+MOST_LOADS = 100_000
+"""Loads of a whole sweep."""
 
 
 def check_values(located: Located, path: Path, name: str, values: list[Any]) -> None:
@@ -30,14 +44,16 @@ def check_values(located: Located, path: Path, name: str, values: list[Any]) -> 
                 located.add(here, str(error))
         elif name == "attention_dp":
             if not isinstance(value, bool):
-                located.add(here, f"must be true or false, not {value!r}")
+                located.add(here, f"must be true or false, not {brief(value)}")
         elif name in (*MAPPING_AXES, *GROUP_AXES):
             least = 0 if name == "mtp" else 1
             if name == "ep" and value == "tp":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 also = ', or "tp" for ep = tp' if name == "ep" else ""
-                located.add(here, f"must be a whole number >= {least}{also}, not {value!r}")
+                located.add(here, f"must be a whole number >= {least}{also}, not {brief(value)}")
+            elif value > MOST_OF[name]:
+                located.add(here, f"must be a whole number up to {MOST_OF[name]:,}, not {value}")
 
 
 def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, EngineFacts]) -> EngineFacts:
@@ -45,10 +61,10 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
     named = parsed.engine
     facts = engines.get(named.name)
     if facts is None:
-        located.add(("engine", "name"), f"unknown engine {named.name!r}", f"known: {', '.join(engines)}")
+        located.add(("engine", "name"), f"unknown engine {brief(named.name)}", f"known: {', '.join(engines)}")
         return next(iter(engines.values()))
     if not _is_version(named.version, facts.versions):
-        what = f"unknown version {named.version!r} of {named.name}"
+        what = f"unknown version {brief(named.version)} of {named.name}"
         such = f"{facts.versions[0]}.1"
         located.add(
             ("engine", "version"), what, f"known: {', '.join(facts.versions)}, and versions of these such as {such}"
@@ -102,6 +118,53 @@ def _check_loads(located: Located, path: Path, loads: LoadsIn, workloads: Sequen
             located.add((*path, "replay"), what, "give the workload a file with timestamps")
 
 
+def check_options(located: Located, stage: str, given: StageIn) -> None:
+    """Axes that are engine options name a place, none inside the value of another or of one of ``options``."""
+    names = [name for name in given.axes if name.startswith(OPTION_PREFIX)]
+    dotted = {name.removeprefix(OPTION_PREFIX) for name in names}
+    for name in names:
+        parts = name.removeprefix(OPTION_PREFIX).split(".")
+        if not all(parts):
+            located.add((stage, "axes", name), "names no option", "write options.<name>, or options.<map>.<name>")
+            continue
+        place: Any = given.options
+        for depth, part in enumerate(parts[:-1], 1):
+            above = ".".join(parts[:depth])
+            place = place.get(part, {})
+            if above in dotted or not isinstance(place, dict):
+                located.add((stage, "axes", name), f"option {shorten(above)} is given as a value, not as a map")
+                break
+
+
+def check_sizes(
+    located: Located, stages: Sequence[StagePlan], named: Sequence[NamedDeployment], workloads: int
+) -> None:
+    """A sweep is not larger than can be planned, let alone measured; loads are no longer than can be sent."""
+    loads = 0
+    for plan in stages:
+        combined = prod(len(values) for values in plan.axes.values()) * workloads
+        if combined > MOST_COMBINATIONS:
+            what = f"{combined:,} combinations with the workloads, and a sweep holds {MOST_COMBINATIONS:,} at most"
+            located.add((plan.stage, "axes"), what, "give fewer values")
+        loads += combined * _num_loads(located, (plan.stage, "loads"), plan.loads)
+    for index, one in enumerate(named):
+        here = _num_loads(located, ("deployments", index, "loads"), one.loads)
+        loads += here * (1 if one.workload else workloads)
+    if loads > MOST_LOADS:
+        located.add((), f"{loads:,} loads, and a sweep holds {MOST_LOADS:,} at most", "give fewer values or repeats")
+
+
+def _num_loads(located: Located, path: Path, plan: LoadPlan) -> int:
+    """How many loads ``plan`` stands for; one of too many requests is a problem."""
+    closed = max(plan.concurrency, default=0) * max(plan.requests_per_slot, plan.warmup_per_slot)
+    opened = (max(plan.req_s, default=0) + plan.ramp_to) * plan.seconds if plan.req_s else 0
+    for key, requests in (("concurrency", closed), ("req_s", opened)):
+        if requests > MOST_REQUESTS:
+            what = f"a load of {requests:,.0f} requests, and one has {MOST_REQUESTS:,} at most"
+            located.add((*path, key), what)
+    return (len(plan.concurrency) + len(plan.req_s) + len(plan.replay)) * plan.repeats
+
+
 def check_against_cluster(
     located: Located,
     stages: Sequence[StagePlan],
@@ -125,9 +188,14 @@ def _check_axes(located: Located, plan: StagePlan, model: Model, cluster: Cluste
     cells = [(cell, why_impossible(cell, plan, model, cluster)) for cell in combinations(plan)]
     reported: set[str] = set()
     for name in ("mapping", "ep", "pp", "cp", "mtp", "tp", "attention_dp"):
-        for index, value in enumerate(plan.axes.get(name, ())):
-            with_value = [reasons for cell, reasons in cells if cell.axes[name] == value]
-            if not with_value or not all(with_value):
+        if name not in plan.axes:
+            continue
+        by_value: dict[Any, list[list[Impossible]]] = {}
+        for cell, reasons in cells:
+            by_value.setdefault(cell.axes[name], []).append(reasons)
+        for index, value in enumerate(plan.axes[name]):
+            with_value = by_value[value]
+            if not all(with_value):
                 continue
             reason = with_value[0][0]
             if reason.reason in reported or (reason.axis != name and reason.axis in plan.axes and name != "mapping"):

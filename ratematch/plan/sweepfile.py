@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,8 @@ from ratematch.plan.genmode import with_supply
 from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.numbers import brief, shorten
+from ratematch.plan.overrides import lay_over
 from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.printable import refuse_unprintable
 from ratematch.plan.secret import Secrets, refuse_secret_options, take_secrets
@@ -35,7 +38,15 @@ from ratematch.plan.sweep import (
     StagePlan,
     Sweep,
 )
-from ratematch.plan.sweepchecks import check_against_cluster, check_engine, check_loads, check_stages, check_values
+from ratematch.plan.sweepchecks import (
+    check_against_cluster,
+    check_engine,
+    check_loads,
+    check_options,
+    check_sizes,
+    check_stages,
+    check_values,
+)
 from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
@@ -79,7 +90,7 @@ def parse_sweep(
     """
     located = _read_map(text, source)
     for override in overrides:
-        _override(located, override)
+        lay_over(located, override)
     _rename_aliases(located)
     secrets = take_secrets(located, _environments(located.data))
     refuse_secret_options(located, _options(located.data))
@@ -96,6 +107,7 @@ def parse_sweep(
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
     check_loads(located, parsed)
+    check_sizes(located, stages, named, len(parsed.workloads))
     if cluster:
         _check_secrets(located, secrets, cluster)
     if model and cluster and not located.problems:
@@ -172,36 +184,6 @@ def _line(problem: Problem) -> tuple[int, str]:
     return (int(line[0]) if line and line[0].isdigit() else 0, problem.what)
 
 
-def _override(located: Located, override: str) -> None:
-    key, equals, text = override.partition("=")
-    path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
-    if not equals or not key.strip():
-        located.add((), f"--set {override}: write it as key.path=value")
-        return
-    given = read_located(text, "--set")
-    if given.problems:
-        located.add((), f"--set {override}: {text!r} is not a YAML value")
-        return
-    value = given.data
-    located.unchecked = [old for old in located.unchecked if old[: len(path)] != path]
-    located.unchecked.extend((*path, *below) for below in given.unchecked)
-    located.secret = [old for old in located.secret if old[: len(path)] != path]
-    located.secret.extend((*path, *below) for below in given.secret)
-    place = located.data
-    for part in path[:-1]:
-        if isinstance(place, dict):
-            place = place.setdefault(str(part), {})
-        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
-            place = place[part]
-        else:
-            located.add((), f"--set {override}: there is no {part!r} to go into")
-            return
-    try:
-        place[path[-1]] = value
-    except (TypeError, IndexError):
-        located.add((), f"--set {override}: {path[-1]!r} cannot be set there")
-
-
 def _rename_aliases(located: Located) -> None:
     for alias, name in ALIASES.items():
         if alias not in located.data:
@@ -213,8 +195,12 @@ def _rename_aliases(located: Located) -> None:
         located.data[name] = located.data.pop(alias)
         for path in [path for path in located.lines if path[:1] == (alias,)]:
             located.lines[(name, *path[1:])] = located.lines[path]
-        for tagged in (located.unchecked, located.secret):
-            tagged[:] = [(name, *path[1:]) if path[:1] == (alias,) else path for path in tagged]
+        located.given = {_renamed(path, alias, name): shown for path, shown in located.given.items()}
+        located.replace_marks(partial(_renamed, alias=alias, name=name))
+
+
+def _renamed(path: Path, alias: str, name: str) -> Path:
+    return (name, *path[1:]) if path[:1] == (alias,) else path
 
 
 def _validate(located: Located) -> SweepIn | None:
@@ -232,7 +218,7 @@ def _resolve(located: Located, path: Path, name: str | None, find: Callable[[str
     try:
         return find(name)
     except ClusterError as error:
-        if len(error.problems) == 1 and error.problems[0].where == name:
+        if len(error.problems) == 1 and error.problems[0].where == shorten(name):
             located.add(path, error.problems[0].what, error.problems[0].fix)
         else:
             located.problems.extend(error.problems)
@@ -269,7 +255,7 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
             located.add(path, "axis is empty", "list at least one value")
         elif name not in NAMED_AXES and not name.startswith(OPTION_PREFIX):
             valid = f"valid: {', '.join(NAMED_AXES)}, or options.<engine option>"
-            located.add(path, f"unknown axis {name!r}", valid)
+            located.add(path, f"unknown axis {brief(name)}", valid)
         else:
             check_values(located, path, name, listed)
         axes[name] = tuple(listed)
@@ -277,13 +263,14 @@ def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
         located.add(
             (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
         )
+    check_options(located, stage, given)
     for place in ("exclude", "only"):
         for index, rule in enumerate(getattr(given, place)):
             for key in rule:
                 if key not in (*NAMED_AXES, "gpus") and key not in axes:
                     located.add(
                         (stage, place, index, key),
-                        f"unknown axis {key!r} in a rule",
+                        f"unknown axis {brief(key)} in a rule",
                         f"valid: {', '.join(NAMED_AXES)}, gpus",
                     )
     return StagePlan(

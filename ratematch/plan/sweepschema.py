@@ -8,7 +8,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
 
 from ratematch.plan.deployment import Options
 from ratematch.plan.enginefacts import GenMode
+from ratematch.plan.filetypes import (
+    Gpus,
+    Milliseconds,
+    PerSecond,
+    Repeats,
+    Requests,
+    Seconds,
+    SecondsOrNone,
+    Servers,
+    Tokens,
+)
 from ratematch.plan.load import Arrival, Percentile
+from ratematch.plan.numbers import MOST, MOST_HOURS, MOST_REQUESTS, MOST_TOKENS
 from ratematch.plan.sweep import AxisValues
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
@@ -17,9 +29,14 @@ def as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-Positive = Annotated[int, Field(gt=0, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-OneOrMore = Annotated[list[Positive], BeforeValidator(as_list), Field(min_length=1)]
+DraftTokens = Annotated[int, Field(ge=0, le=100, strict=True)]
+Turns = Annotated[int, Field(gt=0, le=10_000, strict=True)]
+Multiple = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Of something measured or recorded: a concurrency, the speed of a trace."""
+
+OneOrMore = Annotated[list[Requests], BeforeValidator(as_list), Field(min_length=1)]
+Rates = Annotated[list[PerSecond], BeforeValidator(as_list), Field(min_length=1)]
+Multiples = Annotated[list[Multiple], BeforeValidator(as_list), Field(min_length=1)]
 
 
 def as_spread(value: Any) -> Any:
@@ -30,20 +47,20 @@ SpreadIn = Annotated[InstanceOf[Spread], BeforeValidator(as_spread)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class WorkloadIn(Strict):
-    isl: Positive
-    osl: Annotated[int, Field(gt=1, strict=True)]
+    isl: Tokens
+    osl: Annotated[int, Field(gt=1, le=MOST_TOKENS, strict=True)]
     osl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     isl_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     isl_spread: SpreadIn | None = None
     osl_spread: SpreadIn | None = None
     prefix_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    prefix_groups: Positive = 1
-    turns: Positive = 1
-    think_s: Annotated[float, Field(ge=0)] = 0.0
+    prefix_groups: Requests = 1
+    turns: Turns = 1
+    think_s: SecondsOrNone = 0.0
     text: str = ""
     tokenizer: str = ""
     file: str = ""
@@ -66,23 +83,23 @@ class EngineIn(Strict):
 
 
 class ConstraintsIn(Strict):
-    ttft_ms: PositiveFloat | None = None
-    tpot_ms: PositiveFloat | None = None
+    ttft_ms: Milliseconds | None = None
+    tpot_ms: Milliseconds | None = None
     percentile: Percentile = "mean"
 
 
 class BudgetIn(Strict):
-    max_gpus: Positive | None = None
-    gpu_hours: PositiveFloat | None = None
+    max_gpus: Gpus | None = None
+    gpu_hours: Annotated[float, Field(gt=0, le=MOST_HOURS)] | None = None
 
 
 class RequestCountsIn(Strict):
-    requests_per_slot: PositiveFloat = 8
-    min_requests: Positive = 16
-    warmup_per_slot: Annotated[float, Field(ge=0)] = 0.25
-    repeats: Positive = 1
-    duration_s: PositiveFloat | None = None
-    stagger_s: Annotated[float, Field(ge=0)] = 0.0
+    requests_per_slot: Multiple = 8
+    min_requests: Requests = 16
+    warmup_per_slot: Annotated[float, Field(ge=0, le=1e6)] = 0.25
+    repeats: Repeats = 1
+    duration_s: Seconds | None = None
+    stagger_s: SecondsOrNone = 0.0
     target_ci: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def counts(self) -> dict[str, Any]:
@@ -94,18 +111,18 @@ class RequestCountsIn(Strict):
 
 class LoadsIn(RequestCountsIn):
     concurrency: OneOrMore | None = None
-    req_s: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] | None = None
+    req_s: Rates | None = None
     arrival: Arrival = "poisson"
-    burstiness: PositiveFloat = 1.0
-    ramp_to: PositiveFloat | None = None
-    max_in_flight: Annotated[int, Field(ge=0, strict=True)] = 0
-    seconds: PositiveFloat = 120
-    replay: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] | None = None
-    num_requests: Positive | None = None
+    burstiness: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
+    ramp_to: PerSecond | None = None
+    max_in_flight: Annotated[int, Field(ge=0, le=MOST_REQUESTS, strict=True)] = 0
+    seconds: Seconds = 120
+    replay: Multiples | None = None
+    num_requests: Requests | None = None
 
 
 class E2eLoadsIn(RequestCountsIn):
-    around: Annotated[list[PositiveFloat], BeforeValidator(as_list), Field(min_length=1)] = [0.5, 1.0, 1.25]
+    around: Multiples = [0.5, 1.0, 1.25]
     concurrency: OneOrMore | None = None
 
 
@@ -120,7 +137,7 @@ class StageIn(Strict):
 
 class SupplyIn(Strict):
     mapping: str
-    instances: Positive = 1
+    instances: Servers = 1
 
 
 class GenStageIn(StageIn):
@@ -142,10 +159,10 @@ Router = Annotated[RouterIn, BeforeValidator(as_router)]
 
 class GroupIn(Strict):
     mapping: str
-    instances: Positive = 1
-    mtp: Annotated[int, Field(ge=0, strict=True)] = 0
-    max_batch_size: Positive | None = None
-    max_num_tokens: Positive | None = None
+    instances: Servers = 1
+    mtp: DraftTokens = 0
+    max_batch_size: Requests | None = None
+    max_num_tokens: Tokens | None = None
     options: Options = {}
     config: Options | None = None
     environment: dict[str, str] = {}
@@ -162,9 +179,9 @@ class DeploymentIn(Strict):
 
 
 class E2eIn(Strict):
-    deployments: Positive = 3
+    deployments: Servers = 3
     loads: E2eLoadsIn = E2eLoadsIn()
-    choose_at: Annotated[list[PositiveFloat], BeforeValidator(as_list)] = []
+    choose_at: Annotated[list[PerSecond], BeforeValidator(as_list)] = []
     router: Router = RouterIn(type="round_robin")
 
 
@@ -183,7 +200,7 @@ class SweepIn(Strict):
     e2e: E2eIn | None = None
     deployments: list[DeploymentIn] = []
     search: Literal["grid", "adaptive"] = "grid"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=MOST, strict=True)] = 0
 
 
 VALID_KEYS: dict[str, tuple[str, ...]] = {

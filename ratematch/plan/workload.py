@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.plan.numbers import brief
+
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
 _SPREAD = re.compile(rf"(normal|lognormal):{_NUMBER},{_NUMBER}")
 _STEPS = 2000
@@ -75,9 +77,9 @@ def parse_spread(text: str) -> Spread:
     """
     match = _SPREAD.fullmatch(text.replace(" ", ""))
     if match is None or float(match[2]) <= 0:
-        raise ValueError(f"{text!r} is not of the form normal:MEAN,STD or lognormal:MEAN,STD")
+        raise ValueError(f"{brief(text)} is not of the form normal:MEAN,STD or lognormal:MEAN,STD")
     if not 1e-3 <= float(match[2]) <= LONGEST or float(match[3]) > LONGEST:
-        raise ValueError(f"{text!r}: mean and deviation are tokens, {LONGEST:g} at most")
+        raise ValueError(f"{brief(text)}: mean and deviation are tokens, {LONGEST:g} at most")
     return Spread("normal" if match[1] == "normal" else "lognormal", float(match[2]), float(match[3]))
 
 

@@ -63,14 +63,14 @@ def _dot(point: Point, *, front: bool) -> dict[str, Any]:
         "front": front,
         "label": one_line(point.label),
         "what": KIND_NAMES[point.kind] + style.origin_suffix(point),
-        "x": point.tok_s_user,
-        "y": point.tok_s_gpu,
-        "low": _known(point.tok_s_gpu_low),
-        "high": _known(point.tok_s_gpu_high),
+        "x": _short(point.tok_s_user),
+        "y": _short(point.tok_s_gpu),
+        "low": _short(point.tok_s_gpu_low),
+        "high": _short(point.tok_s_gpu_high),
         "gpus": point.gpus or None,
-        "concurrency": point.concurrency,
-        "ttft_ms": point.ttft_ms,
-        "tpot_ms": point.tpot_ms,
+        "concurrency": _short(point.concurrency),
+        "ttft_ms": _short(point.ttft_ms),
+        "tpot_ms": _short(point.tpot_ms),
         "valid": True,
         "remarks": one_line("; ".join(point.flags)),
     }
@@ -86,18 +86,20 @@ def _invalid_dot(row: Measured) -> dict[str, Any] | None:
         "front": False,
         "label": one_line(f"{deployment.label}, {row.load.label}"),
         "what": f"{row.experiment.stage}: measured" + style.origin_suffix(row.experiment),
-        "x": figures.tok_s_user,
-        "y": figures.tok_s / deployment.gpus,
+        "x": _short(figures.tok_s_user),
+        "y": _short(figures.tok_s / deployment.gpus),
         "low": None,
         "high": None,
         "gpus": deployment.gpus,
-        "concurrency": figures.in_flight,
-        "ttft_ms": figures.ttft_ms.mean if figures.ttft_ms else None,
-        "tpot_ms": figures.tpot_ms.mean if figures.tpot_ms else None,
+        "concurrency": _short(figures.in_flight),
+        "ttft_ms": _short(figures.ttft_ms.mean) if figures.ttft_ms else None,
+        "tpot_ms": _short(figures.tpot_ms.mean) if figures.tpot_ms else None,
         "valid": False,
         "remarks": one_line("; ".join(figures.reasons)),
     }
 
 
-def _known(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _short(value: float | None) -> float | None:
+    """To six digits: a page with thousands of points is half as large, and nobody sees the rest. ``None`` where it is
+    not known."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

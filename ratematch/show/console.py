@@ -98,15 +98,23 @@ def plain_text(content: str) -> Text:
 
 
 def thin_front(front: Sequence[Row]) -> list[Row]:
-    """At most ``MOST_FRONT`` rows of a front (ascending tok/s/user): both ends, and in each even step of
+    """At most ``MOST_FRONT`` rows of a front (ascending tok/s/user); see :func:`thin_places`."""
+    if len(front) <= MOST_FRONT:
+        return list(front)
+    places = thin_places([(point.gpus, point.tok_s_user, point.tok_s_gpu) for point in front])
+    return [front[at] for at in places]
+
+
+def thin_places(front: Sequence[tuple[int, float, float]]) -> list[int]:
+    """Which of (GPUs, tok/s/user, tok/s/GPU), ascending tok/s/user, are shown: both ends, and in each even step of
     log(tok/s/user) between them the one with fewest GPUs. A large budget has a ratio for every digit of tok/s/user,
     and the differences are far below what rates repeat to."""
     if len(front) <= MOST_FRONT:
-        return list(front)
-    low, high = math.log(front[0].tok_s_user), math.log(front[-1].tok_s_user)
-    steps: dict[int, Row] = {}
-    for point in front[1:-1]:
-        step = int((math.log(point.tok_s_user) - low) / (high - low) * (MOST_FRONT - 2))
-        if step not in steps or (point.gpus, -point.tok_s_gpu) < (steps[step].gpus, -steps[step].tok_s_gpu):
-            steps[step] = point
-    return [front[0], *(steps[step] for step in sorted(steps)), front[-1]]
+        return list(range(len(front)))
+    low, high = math.log(front[0][1]), math.log(front[-1][1])
+    steps: dict[int, int] = {}
+    for at, (gpus, tok_s_user, tok_s_gpu) in enumerate(front[1:-1], 1):
+        step = int((math.log(tok_s_user) - low) / (high - low) * (MOST_FRONT - 2))
+        if step not in steps or (gpus, -tok_s_gpu) < (front[steps[step]][0], -front[steps[step]][2]):
+            steps[step] = at
+    return [0, *(steps[step] for step in sorted(steps)), len(front) - 1]

@@ -59,8 +59,8 @@ def probe_node(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT
         written.unlink(missing_ok=True)
     answers = read_answers(output)
     if not answers:
-        known = find_engine(engine).diagnose([errors])
-        return [Finding("probe", False, str(known or refusal(errors or "srun said nothing")))]
+        known, words = find_engine(engine).diagnose([errors]), refusal(errors or "srun said nothing")
+        return [Finding("probe", False, f"{known}: {words}" if known else str(words))]
     return list(_check_answers(cluster, engine, answers))
 
 

@@ -8,10 +8,11 @@ changed after it counted is seen, and so is a figure in which one bit flipped. L
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ratematch.store import layout
 from ratematch.store.files import sync_file, sync_folder
@@ -78,5 +79,4 @@ def digest_file(file: Path) -> str:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted", enc_hook=float)).hexdigest()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from ratematch.errors import DamagedFile, DiskFull
 from ratematch.store.masking import mask_values
 
@@ -164,7 +166,7 @@ def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
     """
     content = read_bytes(file)
     try:
-        decoded = json.loads(content, parse_constant=_refuse_constant)
+        decoded = msgspec.json.decode(content)
     except UNREADABLE as error:
         raise DamagedFile(file, f"not valid JSON ({describe_damage(error)})") from error
     try:
@@ -192,10 +194,6 @@ def describe_damage(error: BaseException) -> str:
 
 
 LONGEST_REASON = 200
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number of JSON")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from ratematch.measure.jsonkeys import absent_keys, plain, without
+from ratematch.measure.jsonkeys import absent_keys, without
+from ratematch.plan.plain import plain
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import pytest
 
 from ratematch.campaign.jobs.local import LocalJob, start_here
 from ratematch.campaign.jobs.sent import Membership
-from ratematch.campaign.secrets import Handed, find_values
+from ratematch.campaign.secrets import Handed, find_values, handing_over
 from ratematch.errors import ResultsError, UserError
 from ratematch.store.folder import ExperimentFolder, Results
-from ratematch.store.private import read_secrets, write_secrets
+from ratematch.store.masking import mask
+from ratematch.store.private import forget_secrets, read_secrets, write_secrets
 from tests.support.canary import CANARY
 from tests.support.invented import LAPTOP, PAIR, experiment
 from tests.support.sweeptext import GOOD, parse
@@ -42,21 +43,24 @@ def test_values_come_from_the_files_and_from_the_environment(monkeypatch: pytest
 
 def test_they_lie_there_while_a_job_may_need_them(results: Results) -> None:
     waiting, running = (results.add(each, LAPTOP) for each in (experiment(), experiment("e2e", PAIR)))
-    handed = Handed({"HF_TOKEN": CANARY})
-    handed.hand([waiting.path, running.path])
-    assert read_secrets(waiting.path) == read_secrets(running.path) == {"HF_TOKEN": CANARY}
-    handed.forget(results, [running.path])
-    assert read_secrets(waiting.path) == {} and read_secrets(running.path) == {"HF_TOKEN": CANARY}
-    with running.lock():
-        handed.forget(results, [])
-    assert read_secrets(running.path), "whoever measures there removes it"
-    handed.ended(waiting.path)
-    handed.hand([waiting.path])
-    assert read_secrets(waiting.path) == {"HF_TOKEN": CANARY}, "tried again"
-    Handed({}).forget(results, [])
-    assert not list(results.path.rglob("secrets"))
-    Handed({}).hand([waiting.path])
-    assert not list(results.path.rglob("secrets"))
+    values = {"HF_TOKEN": CANARY}
+    with running.lock(), handing_over(parse(GOOD, f"ctx.environment.HF_TOKEN={CANARY}"), values, results) as handed:
+        handed.hand([waiting.path, running.path])
+        assert read_secrets(waiting.path) == read_secrets(running.path) == {"HF_TOKEN": CANARY}
+        forget_secrets(waiting.path)
+        handed.ended(waiting.path)
+        handed.hand([waiting.path])
+        assert read_secrets(waiting.path) == {"HF_TOKEN": CANARY}, "tried again"
+        assert mask(CANARY) == "***"
+        with handing_over(parse(GOOD), {}, results):
+            pass
+        assert read_secrets(waiting.path) == {}
+        assert read_secrets(running.path), "whoever measures there removes it"
+    assert mask(CANARY) == CANARY
+    with handing_over(parse(GOOD), {}, results) as nothing:
+        nothing.hand([waiting.path])
+        assert read_secrets(waiting.path) == {}
+    assert not list(results.path.rglob("secrets")), "of a controller that was killed, too"
 
 
 def test_a_sweep_with_another_secret_hands_over_the_new_one(results: Results) -> None:

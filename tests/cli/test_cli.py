@@ -185,3 +185,62 @@ def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_p
     result = call("report", "results/sample", "--ttft-ms", "1", "-o", str(tmp_path / "page.html"))
     assert result.exit_code == 3 and "no valid point is left" in result.stderr
     assert "No speed-up over IFB can be stated" in (tmp_path / "page.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wrong"),
+    [
+        ("--ttft-ms", "nan", "'nan' must be a finite number."),
+        ("--ttft-ms", "inf", "'inf' must be a finite number."),
+        ("--tpot-ms", "1e400", "'1e400' must be a finite number."),
+        ("--tpot-ms", "1e12", "1000000000000.0 is not in the range"),
+        ("--max-gpus", "9" * 5000, "must be a number up to 1e+18."),
+        ("--max-gpus", "²", "'²' must be a whole number."),
+        ("--max-gpus", "99999999", "is not in the range 2<=x<=1000000."),
+        ("--osl", "0x10", "'0x10' must be a whole number."),
+        ("--concurrency", "99999999999999999999", "whole numbers above 0"),
+        ("--concurrency", "1,,2", "whole numbers above 0"),
+    ],
+)
+def test_numbers_of_options_are_finite_and_bounded(option: str, value: str, wrong: str) -> None:
+    result = call("match", "rates.csv", option, value)
+    assert result.exit_code == 1 and wrong in result.stderr
+    assert "unexpected" not in result.stderr and len(result.stderr) < 600
+
+
+def test_what_the_machine_says_of_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = call("render", str(ROOT / "sweeps" / "quickstart.yaml"), "-o", str(tmp_path / "file" / "below"))
+    assert result.exit_code == 1
+    assert (
+        result.stderr == f"ratematch: {tmp_path}/file/below: Not a directory\n" or "Not a directory" in result.stderr
+    )
+    assert "unexpected" not in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_text_of_a_table_cannot_reach_the_terminal(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("role,label,gpus,\x1b]0;owned\x07\nctx,a,\x1b[2J,\n")
+    result = call("match", str(table))
+    assert result.exit_code == 1 and "\x1b" not in result.stderr and "\x07" not in result.stderr
+    assert "'\\x1b[2J' is not a number" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "/dev/zero"])
+def test_a_table_that_is_no_file_is_one_line(tmp_path: Path, name: str) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    result = call("match", str(tmp_path / name))
+    assert result.exit_code == 1 and "cannot be read" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_large_front_is_written_row_by_row(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "role,label,gpus,isl,osl,concurrency,req_s,tok_s\nctx,a,4,1024,64,,40,\ngen,b,8,1024,64,8,,900\ngen,b,8,1024,64,64,,5100\n"
+    )
+    front = json.loads(call("match", str(table), "--max-gpus", "900", "--json").stdout)["front"]
+    assert len(front) > 1000 and len({(row["tok_s_user"], row["tok_s_gpu"]) for row in front}) == len(front)
+    assert [row["tok_s_user"] for row in front] == sorted(row["tok_s_user"] for row in front)

@@ -193,9 +193,9 @@ def test_the_oldest_form_is_read_as_todays(tmp_path: Path, limit: str, container
         ("cluster: [a]\n", "srtslurm.yaml:1: cluster: must be text, not a list"),
         ("cluster: oak\ndefault_account: {a: b}\n", "srtslurm.yaml:2: default_account: must be text, not a map"),
         ('cluster: "\\ud800"\n', "holds the control character U+D800"),
-        ("gpus_per_node: .inf\n", "gpus_per_node: must be a whole number"),
+        ("gpus_per_node: .inf\n", "gpus_per_node: must be a finite number"),
         ('default_time_limit: "²:00"\n', "is no time of Slurm"),
-        ("default_health_check: {max_attempts: 9, interval_seconds: .inf}\n", "must be a number above 0"),
+        ("default_health_check: {max_attempts: 9, interval_seconds: .inf}\n", "must be a finite number"),
     ],
 )
 def test_mistakes_of_any_form_are_told_with_their_line(tmp_path: Path, text: str, message: str) -> None:

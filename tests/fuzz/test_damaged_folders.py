@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import ratematch as rm
-from ratematch.__main__ import main
+from ratematch.cli import main
 from ratematch.errors import RatematchError
 from ratematch.store.folder import Results
 

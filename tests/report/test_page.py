@@ -167,7 +167,8 @@ def test_points_of_the_chart_are_those_of_the_fronts_with_what_hovering_shows() 
     (chart,) = data["workloads"]
     for kind in ("rate_matched", "end_to_end", "ifb", "bound"):
         front = [(p["x"], p["y"]) for p in chart["points"] if p["kind"] == kind and p["front"]]
-        assert front == [(p.tok_s_user, p.tok_s_gpu) for p in getattr(workload, kind)]
+        points = [(p.tok_s_user, p.tok_s_gpu) for p in getattr(workload, kind)]
+        assert front == [pytest.approx(point, rel=1e-5) for point in points], "to six digits"
     assert {"label", "concurrency", "ttft_ms", "valid", "remarks"} <= set(chart["points"][0])
     assert chart["targets"] == list(TARGETS)
 

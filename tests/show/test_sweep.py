@@ -13,6 +13,7 @@ from rich.console import Console
 from ratematch.campaign.state import Campaign, Item
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.budget import estimate
+from ratematch.show.terminal import Terminal, command_line
 from ratematch.show.views.sweep import SweepView, experiment_table, head_lines
 from ratematch.store.folder import GpuHours, Results
 from ratematch.store.progress import Measuring
@@ -98,3 +99,20 @@ def test_the_end_sends_nobody_to_fronts_that_nothing_was_measured_for(campaign: 
     SweepView(console).print_outcome(campaign)
     printed = console.export_text()
     assert "run the same command again" in printed and "ratematch pareto" not in printed
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[y]", "a b;$(id)", "x\x1b[2J"])
+def test_what_to_type_next_is_whole_and_quoted(campaign: Campaign, tmp_path: Path, name: str) -> None:
+    results = Results(tmp_path / name)
+    folder = results.add(experiment(), LAPTOP)
+    campaign.results, campaign.items = results, [Item(folder, experiment())]
+    campaign.items[0].state = "failed"
+    campaign.items[0].error = "[/red] \x1b]0;t\x07 said the server"
+    console = Terminal(width=400, file=io.StringIO(), force_terminal=False)
+    SweepView(console).print_outcome(campaign)
+    SweepView(console).update(campaign)
+    campaign.num_measured = 1
+    SweepView(console).print_outcome(campaign)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[/red] \\x1b]0;t said the server" in printed and "\x1b" not in printed and "\x07" not in printed
+    assert f"next: {command_line('ratematch', 'pareto', results.path)}\n" in printed

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from ratematch.errors import Problem, RecipeError
+from ratematch.errors import Problem, RecipeError, UserError
 from ratematch.exchange.recipes.recipe import Recipe
 from ratematch.exchange.recipes.srtslurm import is_srt_recipe, read_srt_recipe
 from ratematch.exchange.recipes.trtllm_slurm import is_trtllm_config, read_trtllm_config
 from ratematch.exchange.recipes.variants import Variant, expand_variants
+from ratematch.inputs.textfile import read_text_file
 from ratematch.plan.halfcharacters import refuse_half_characters
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.located import Path as YamlPath
@@ -49,10 +50,10 @@ def read_recipe_file(given: str) -> RecipeFile:
     """
     path, selector = _split_selector(given)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # not there, not UTF-8, or no name of a file at all
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RecipeError([Problem(given, f"cannot be read: {reason}")]) from error
+        text = read_text_file(path)
+    except UserError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise RecipeError([Problem(given, reason)]) from error
     located = read_located(text, str(path))
     if located.problems:
         raise RecipeError(located.problems)
@@ -112,10 +113,9 @@ def _refuse_other_keys(located: Located, text: str) -> None:
     """Keys that are numbers or truth values would come back as text, which the engine may read differently."""
     try:
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(
-            [Problem(f"{located.source}:1", f"cannot be read: {' '.join(str(error).split())}")]
-        ) from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]  # yaml raises more than its own errors for odd scalars
+        raise RecipeError([Problem(f"{located.source}:1", f"cannot be read: {reason}")]) from error
     _find_other_keys(located, data, ())
 
 

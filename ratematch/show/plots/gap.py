@@ -16,6 +16,8 @@ from ratematch.show.picture import Picture, make_picture
 COLUMNS = ("label", "concurrency", "tok_s_user", "part", "tok_s_gpu", "measured_tok_s_gpu", "ideal_tok_s_gpu")
 BAR = 0.62
 ROW_IN = 0.34
+MOST_BARS = 40
+"""Runs that are drawn: a picture of more is longer than anybody reads."""
 
 
 def sum_up_causes(gaps: Iterable[Gap]) -> list[tuple[str, float]]:
@@ -35,7 +37,8 @@ def sum_up_causes(gaps: Iterable[Gap]) -> list[tuple[str, float]]:
 
 
 def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Picture | None:
-    """A bar for each explained end-to-end run: what was measured, then what is missing to the ideal, part by part.
+    """A bar for each explained end-to-end run, of many those with most tok/s/GPU: what was measured, then what is
+    missing to the ideal, part by part.
 
     ``None`` when no run is explained.
     """
@@ -43,10 +46,12 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
     if not gaps:
         return None
     names = list(dict.fromkeys(part.name for gap in gaps for part in gap.parts))
+    best = sorted(gaps, key=lambda gap: -gap.end_to_end)[:MOST_BARS]
+    shown = [gap for gap in gaps if gap in best] if len(gaps) > MOST_BARS else gaps
     with style.house_style():
-        figure = new_figure((style.SPEEDUP_INCHES[0], 2.3 + ROW_IN * len(gaps)))
+        figure = new_figure((style.SPEEDUP_INCHES[0], 2.3 + ROW_IN * len(shown)))
         axes = figure.add_subplot()
-        _draw_bars(axes, gaps, names)
+        _draw_bars(axes, shown, names)
         entries: list[Patch | Line2D] = [
             Patch(facecolor=style.LIGHT_GREY, edgecolor=style.INK, linewidth=0.5, label="measured end to end")
         ]
@@ -59,6 +64,8 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
             "Parts to the "
             "left of the bar's end are gains. What no part explains is the residual.",
         ]
+        if len(shown) < len(gaps):
+            footer.append(f"{len(shown)} of {len(gaps)} runs, those with most tok/s/GPU; the table has all.")
         bottom = draw_footer(figure, footer)
         stamp = style.find_stamp(workload, analysis)
         top = draw_header(figure, title, entries, stamp, columns=3)

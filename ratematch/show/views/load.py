@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from ratematch.measure.measurement import Stats
@@ -58,7 +57,7 @@ class LoadView:
             self._live.update(Text(line))
         elif time.monotonic() - self._last > 5:
             self._last = time.monotonic()
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(Text(line), soft_wrap=True)
 
     def print_start(self, start: LadderStart) -> None:
         """What is about to be sent: how a data set was understood, and the seed."""
@@ -79,14 +78,14 @@ class LoadView:
             notes = (*m.warnings, *row.notes)
             for word, style, lines in (("not valid", "red", m.reasons), ("note", "yellow", notes)):
                 for line in lines:
-                    console.print(f"[{style}]{word}[/] {row.load.label}: {escape(line)}", highlight=False)
+                    console.print(Text.assemble((word, style), f" {row.load.label}: {line}"))
             if row.result.ended_early:
-                console.print(f"ended early {row.load.label}: {escape(row.result.ended_early)}", highlight=False)
+                console.print(Text(f"ended early {row.load.label}: {row.result.ended_early}"))
             if row.result.aborted:
-                console.print(f"[red]stopped[/] {row.load.label}: {escape(row.result.aborted)}", highlight=False)
+                console.print(Text.assemble(("stopped", "red"), f" {row.load.label}: {row.result.aborted}"))
             if isinstance(row.load, Concurrency) and m.in_flight and m.in_flight < 0.95 * row.load.concurrency:
                 held = f"held {m.in_flight:.0f} of {row.load.concurrency} requests in flight"
-                console.print(f"[bold red]{held}[/] ({row.load.label})", highlight=False)
+                console.print(Text.assemble((held, "bold red"), f" ({row.load.label})"))
 
 
 def _print_sureness(row: LoadRow, console: Console) -> None:
@@ -102,7 +101,7 @@ def _print_sureness(row: LoadRow, console: Console) -> None:
     if row.gpus is not None and row.gpus.power_w is not None:
         parts.append(f"{row.gpus.power_w:.0f} W, {row.gpus.joules_per_output_token or 0:.3g} J per output token")
     if parts:
-        console.print(f"{row.load.label}: {escape('; '.join(parts))}", highlight=False)
+        console.print(Text(f"{row.load.label}: {'; '.join(parts)}"))
 
 
 def _row(row: LoadRow) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from ratematch.match.objective import score_unit
 from ratematch.match.points import Point, Speedup
 from ratematch.match.tablematch import ClosedLoopRow, IdealRow, TableMatch
 from ratematch.match.tablerates import TableIfb
-from ratematch.show.console import print_table, show_value, thin_front
+from ratematch.show.console import print_table, show_value, thin_places
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")
 SCORES: dict[str, tuple[str, str]] = {
@@ -32,13 +32,31 @@ def match_to_json(match: TableMatch) -> Json:
     content: Json = {
         "rate_matched": [_ideal_to_json(row) for row in match.ideal],
         "plans": [_plan_to_json(point) for point in match.plans],
-        "front": [_plan_to_json(point) for point in match.front],
+        "front": _Plans(match.front),
         "ifb_front": [_ifb_to_json(server) for server in match.ifb_front],
         "speedup": [asdict(row) for row in match.speedup],
     }
     if match.closed_loop:
         content["closed_loop"] = [_closed_to_json(row) for row in match.closed_loop]
     return content
+
+
+class _Plans(list[Json]):
+    """Plans as JSON, made one by one as they are written: a large budget has hundreds of thousands on its front."""
+
+    def __init__(self, points: Sequence[Point]):
+        super().__init__()
+        self._points = points
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def __iter__(self) -> Iterator[Json]:
+        return (_plan_to_json(point) for point in self._points)
+
+    def __getitem__(self, index: Any) -> Any:
+        points = self._points[index]
+        return _plan_to_json(points) if isinstance(points, Point) else [_plan_to_json(point) for point in points]
 
 
 def _ideal_to_json(ideal: IdealRow) -> Json:
@@ -160,7 +178,8 @@ def print_match(match: TableMatch, console: Console) -> None:
         _print_speedup(match.speedup, console)
     elif match.front and match.ifb_front:
         console.print(Text("speed-up over IFB: undefined, the two fronts share no tok/s/user"))
-    if any(row.clamped for row in (*match.plans, *match.front)) or any(row.at.clamped for row in match.closed_loop):
+    clamped = match.front.num_clamped or any(point.clamped for point in match.plans)
+    if clamped or any(row.at.clamped for row in match.closed_loop):
         console.print(
             Text("* below the smallest gen concurrency measured: TPOT is read there, the real one is lower")
         )
@@ -172,10 +191,11 @@ def _print_plans(match: TableMatch, console: Console) -> None:
     columns = (*PLAN_COLUMNS, column, "ideal")
     print_table(f"plans, best first by {words}", columns, _plan_rows(match.plans, unit), console)
     console.print()
-    shown = thin_front(match.front)
+    figures = zip(match.front.gpus(), match.front.objectives(), strict=True)
+    shown = [match.front[at] for at in thin_places([(gpus, *point) for gpus, point in figures])]
     few = f" ({len(shown)} of {len(match.front)} rows, all with --json)" if len(shown) < len(match.front) else ""
     print_table(f"front of the plans{few}", columns, _plan_rows(shown, unit), console)
-    if any(point.front_chance is not None for point in match.front):
+    if any(point.front_chance is not None for point in shown):
         console.print()
         print_table(
             "how sure the front is, by the table's repeats",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ratematch.plan.budget import Estimate
 from ratematch.plan.deployment import STAGES, Stage
@@ -72,11 +72,10 @@ def by_stage(expansion: Expansion) -> list[Dropped]:
 
 def print_plan(sweep: Sweep, expansion: Expansion, cost: Estimate, console: Console) -> None:
     """Experiments, what was dropped and why, and the cost per stage with its assumptions."""
-    emulated = "  [bold yellow]EMULATED[/]" if sweep.cluster.emulated else ""
-    console.print(
-        f"[bold]{escape(sweep.name)}[/]: {sweep.model.name} on {sweep.cluster.gpu} ({sweep.cluster.name}){emulated}"
-    )
-    console.print(escape(sweep.about), style="dim")
+    where = f": {sweep.model.name} on {sweep.cluster.gpu} ({sweep.cluster.name})"
+    emulated = ("  EMULATED", "bold yellow") if sweep.cluster.emulated else ""
+    console.print(Text.assemble((sweep.name, "bold"), where, emulated))
+    console.print(Text(sweep.about, "dim"))
     rows = [
         (e.stage, e.workload.label, e.deployment.label, e.deployment.gpus, _ladder(e)) for e in expansion.experiments
     ]
@@ -92,7 +91,7 @@ def print_plan(sweep: Sweep, expansion: Expansion, cost: Estimate, console: Cons
     columns = ["stage", "experiments", "loads", "nodes", "GPUs", "minutes", "GPU-hours"]
     console.print(table("cost", columns, [*stages, total]))
     for assumption in cost.assumptions:
-        console.print(f"assumed: {escape(assumption)}", style="dim")
+        console.print(Text(f"assumed: {assumption}", "dim"))
     if sweep.budget.gpu_hours is not None and cost.gpu_hours > sweep.budget.gpu_hours:
         console.print(
             f"over budget: {cost.gpu_hours:.2f} GPU-hours estimated, {sweep.budget.gpu_hours:g} allowed; "

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ratematch.match.points import Point
 from ratematch.measure.measured import Measured
@@ -62,7 +62,8 @@ def _load_row(row: Measured) -> dict[str, Any]:
 
 def print_prediction(prediction: Prediction, console: Console) -> None:
     """How far predictions are trusted, best ctx rates, and the predicted fronts."""
-    console.print(f"\n[bold yellow]{style.PREDICTED_TEXT}[/] (step times: {escape(prediction.model)})")
+    console.print()
+    console.print(Text.assemble((style.PREDICTED_TEXT, "bold yellow"), f" (step times: {prediction.model})"))
     number = prediction.learnt_from
     learnt = f"learnt from {number} measured servers" if number else "nothing measured"
     rows = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ratematch.show.console import table
 
@@ -40,11 +40,11 @@ def print_search(search: SearchRecord, choices: Sequence[ChosenRun], console: Co
     for workload, kept in search.kept.items():
         price = f"a hundredth of the grid's hours must bring {kept.price / 100:.2%} of the front"
         what = f"kept for further end-to-end runs ({price}): {', '.join(kept.runs) or 'none is worth it'}"
-        console.print(f"{workload}: {kept.gpu_hours:.3g} GPU-hours {what}", markup=False)
+        console.print(Text(f"{workload}: {kept.gpu_hours:.3g} GPU-hours {what}"))
     for run in search.runs_waiting:
-        console.print(f"{run.workload}: {run.deployment} waits: {run.why}", markup=False)
+        console.print(Text(f"{run.workload}: {run.deployment} waits: {run.why}"))
     if search.ended:
-        console.print(f"search ended: {escape(search.ended)}")
+        console.print(Text(f"search ended: {search.ended}"))
 
 
 def print_choices(choices: Sequence[ChosenRun], console: Console) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ratematch.show.console import table
+from ratematch.show.terminal import command_line
 from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results, StoredLoad
 from ratematch.store.progress import Measuring, RunProgress, Starting
@@ -134,15 +135,17 @@ def print_status(content: dict[str, Any], console: Console) -> None:
         "  (simulated)" if content["simulated"] else "  (emulated)" if content["emulated"] else ""
     )
     for line in content["damaged"]:
-        console.print(f"[red]{escape(line)}[/]", highlight=False, soft_wrap=True)
+        console.print(Text(line, "red"), soft_wrap=True)
     if content["damaged"]:
-        console.print(f"`ratematch verify {escape(content['results'])}` says what to measure again", soft_wrap=True)
+        verify = command_line("ratematch", "verify", content["results"])
+        console.print(Text(f"`{verify}` says what to measure again"), soft_wrap=True)
     console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours"], rows))
     for row in content["experiments"]:
         if row["doing"]:
-            console.print(f"{escape(row['experiment'])}: {escape(row['doing'])}")
+            console.print(Text(f"{row['experiment']}: {row['doing']}"))
         if row["error"]:
-            console.print(f"{escape(row['experiment'])}: [red]{escape(row['error'].splitlines()[0])}[/]")
+            error = (row["error"].splitlines() or [""])[0]
+            console.print(Text.assemble(f"{row['experiment']}: ", (error, "red")))
         _print_cause(row, row["experiment"], console)
         for load in row["measured"]:
             _print_cause(load, f"{row['experiment']} {load['load']}: {load['failed']} requests failed", console)
@@ -151,13 +154,13 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     spent = content["gpu_hours_of"]
     overhead = f", overhead {content['overhead']:.0%}" if content["overhead"] is not None else ""
     for node, why in content["nodes_left_out"].items():
-        console.print(f"{escape(node)} is left out: {escape(why)}", highlight=False, soft_wrap=True)
+        console.print(Text(f"{node} is left out: {why}"), soft_wrap=True)
     of = f" of {content['budget_gpu_hours']:g}" if content["budget_gpu_hours"] is not None else ""
     parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
-    console.print(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})")
+    console.print(Text(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})"))
 
 
 def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:
     if row["cause"]:
-        console.print(f"{escape(where)}: cause: {escape(row['cause'])}")
-        console.print(f"{escape(where)}: remedy: {escape(row['remedy'])}")
+        console.print(Text(f"{where}: cause: {row['cause']}"))
+        console.print(Text(f"{where}: remedy: {row['remedy']}"))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from ratematch.plan.cluster import Cluster
+from ratematch.show.terminal import command_line
 from ratematch.show.views.status import describe_load, describe_progress
 from ratematch.store.progress import Measuring
 
@@ -64,11 +65,10 @@ class SweepView:
             return
         self._expected = True
         if expected.gpu_hours > budget:
-            self._console.print(
-                f"[yellow]the plan is estimated at {expected.gpu_hours:.2f} GPU-hours and the budget is {budget:g}: "
-                "it stops in order when they are spent, and what is measured stays[/]",
-                highlight=False,
-                soft_wrap=True,
+            self._say(
+                f"the plan is estimated at {expected.gpu_hours:.2f} GPU-hours and the budget is {budget:g}: "
+                "it stops in order when they are spent, and what is measured stays",
+                style="yellow",
             )
 
     def __enter__(self) -> SweepView:
@@ -84,7 +84,7 @@ class SweepView:
     def update(self, campaign: Campaign) -> None:
         """Show where the campaign is."""
         if self._opening is not None:
-            self._console.print(self._opening, highlight=False, markup=False, soft_wrap=True)
+            self._say(self._opening)
             self._opening = None
         self._say_what_is_expected(campaign)
         states = [item.state for item in campaign.items]
@@ -107,30 +107,32 @@ class SweepView:
             line = item.state + (f": {why}" if why else "")
             if self._printed.get(item.folder.path.name) != line and (item.state != "pending" or why):
                 self._printed[item.folder.path.name] = line
-                self._console.print(f"{item.experiment.label}: {escape(line)}", highlight=False, soft_wrap=True)
+                self._say(f"{item.experiment.label}: {line}")
             if item.state == "running" and not why and time.monotonic() - self._last_line > LINE_S:
                 self._last_line = time.monotonic()
                 doing = describe_progress(item.folder.progress())
-                self._console.print(f"  {done}/{loads} loads; {escape(doing)}", highlight=False, soft_wrap=True)
+                self._say(f"  {done}/{loads} loads; {doing}")
 
     def print_outcome(self, campaign: Campaign) -> None:
         """What became of the sweep, and what to type next."""
         done = sum(item.state == "done" for item in campaign.items)
-        self._console.print(
-            f"{campaign.sweep.name}: {done} of {len(campaign.items)} experiments done", highlight=False
-        )
+        self._say(f"{campaign.sweep.name}: {done} of {len(campaign.items)} experiments done")
         for item in campaign.failed:
-            self._console.print(f"[red]{item.state}[/] {item.experiment.label}", highlight=False)
-            self._console.print(f"    {escape(item.error or '')}", highlight=False, soft_wrap=True)
+            self._say(Text.assemble((item.state, "red"), f" {item.experiment.label}"))
+            self._say(f"    {item.error or ''}")
         if campaign.num_invalid:
             line = f"{campaign.num_invalid} of {campaign.num_measured} loads are not valid"
-            self._console.print(f"[yellow]{line}; `ratematch pareto` says why for each[/]", highlight=False)
+            self._say(f"{line}; `ratematch pareto` says why for each", style="yellow")
         for note in campaign.notes:
-            self._console.print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
+            self._say(note, style="yellow")
         if campaign.failed:
-            self._console.print("run the same command again to measure what is missing", highlight=False)
+            self._say("run the same command again to measure what is missing")
         if campaign.num_measured:
-            self._console.print(f"next: ratematch pareto {campaign.results.path}", highlight=False)
+            self._say(f"next: {command_line('ratematch', 'pareto', campaign.results.path)}")
+
+    def _say(self, text: str | Text, style: str = "") -> None:
+        """Prints a line as it stands: text from files and servers is never read as markup."""
+        self._console.print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
 
 
 def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[RenderableType]:
@@ -141,7 +143,7 @@ def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[Renderable
     head = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(loads, 1), completed=done, width=40)
     head.add_row(
-        f"[bold]{escape(campaign.sweep.name)}: {escape(campaign.stage)}[/]",
+        Text(f"{campaign.sweep.name}: {campaign.stage}", "bold"),
         bar,
         f"{done}/{loads} loads",
         _clock(elapsed) + rest,
@@ -155,7 +157,7 @@ def head_lines(campaign: Campaign, done: int, loads: int) -> Iterator[Renderable
     counts = {"running": states.count("running") - waiting, "in the queue": waiting, "to do": states.count("pending")}
     counts |= {state: states.count(state) for state in ("done", "failed", "skipped")}
     line = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    yield f"[dim]{line}; GPU-hours {spent.total:.2f}{of}{plan}[/]"
+    yield Text(f"{line}; GPU-hours {spent.total:.2f}{of}{plan}", "dim")
 
 
 def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
@@ -181,7 +183,7 @@ def experiment_table(campaign: Campaign, left: Sequence[int]) -> Table:
             ttft = "" if measuring.ttft_ms is None else f"{measuring.ttft_ms:.0f}"
             figures = (f"{measuring.tok_s:.0f}", ttft, str(measuring.in_flight))
         mark = MARKS["queued" if item.state == "running" and item.waits_for else item.state]
-        label, detail = escape(item.experiment.label), f"[dim]{escape(doing.splitlines()[0] if doing else '')}[/]"
+        label, detail = Text(item.experiment.label), Text(doing.splitlines()[0] if doing else "", "dim")
         rows.add_row(mark, label, f"{loads - missing}/{loads}", *figures, detail)
     return rows
 

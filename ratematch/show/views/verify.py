@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ratematch.analysis.verify import Repair, Verification
+from ratematch.show.terminal import command_line
 
 HOW: dict[Repair, str] = {
     "measure": "must be measured again",
@@ -33,16 +33,16 @@ def print_verification(results: Path, verification: Verification, console: Conso
     """One line a complaint, then what was checked and what to do."""
     for complaint in verification.complaints:
         text = f"{complaint.file}: {complaint.why}; {HOW[complaint.repair]}"
-        console.print(f"[red]{escape(text)}[/]", highlight=False, soft_wrap=True)
+        console.print(Text(text, "red"), soft_wrap=True)
     bare = verification.loads - verification.sealed
     missing = f", {verification.missing} more are not measured yet" if verification.missing else ""
     # A load that cannot be read counts as one without checksums.
     older = f", {bare} of them without checksums" if bare else ""
     checked = f"{verification.experiments} experiments and {verification.loads} loads checked{older}{missing}"
-    console.print(f"{checked}: {len(verification.complaints) or 'nothing'} wrong", highlight=False, soft_wrap=True)
-    folder = shlex.quote(str(results))
+    console.print(Text(f"{checked}: {len(verification.complaints) or 'nothing'} wrong"), soft_wrap=True)
+    folder = command_line(results)
     if any(complaint.repair == "compute" for complaint in verification.complaints):
-        console.print(escape(f"compute again: ratematch pareto {folder} --remeasure"), soft_wrap=True)
+        console.print(Text(f"compute again: ratematch pareto {folder} --remeasure"), soft_wrap=True)
     if verification.lost:
         text = f"measure again: ratematch verify {folder} --set-aside, then the same `ratematch sweep` as before"
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(Text(text), soft_wrap=True)
