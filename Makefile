@@ -13,7 +13,7 @@ WORKERS ?= 5
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test tests test-fast fuzz lint bench packages clean
+.PHONY: demo demo-slurm test tests test-fast fuzz fuzz-wire kill lint bench packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -56,9 +56,18 @@ MINUTES ?= 60
 INPUTS ?= 10000
 FIRST ?= 1
 KINDS ?=
-fuzz: $(VENV)/.installed-dev
+fuzz: $(VENV)/.installed-dev fuzz-wire
 	nice $(BIN)/python -m tests.fuzz --seeds $(SEEDS) --first $(FIRST) --minutes $(MINUTES) --inputs $(INPUTS) \
 	  $(if $(KINDS),--kinds $(KINDS))
+
+# Hostile answers on the wire: WIRE_INPUTS of each seed.
+WIRE_INPUTS ?= 100000
+fuzz-wire: $(VENV)/.installed-dev
+	nice $(BIN)/python -m tests.fuzz.wire --seeds $(SEEDS) --first $(FIRST) --inputs $(WIRE_INPUTS)
+
+# Kills the processes of a tiny sweep at random instants: make kill MINUTES=60 FIRST=1
+kill: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.run.killing --minutes $(MINUTES) --seed $(FIRST)
 
 lint: $(VENV)/.installed-dev
 	nice $(BIN)/ruff check .

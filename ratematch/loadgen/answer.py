@@ -34,6 +34,7 @@ from ratematch.loadgen.chunk import (
     kind_of_choice,
     reported_error,
     shows_reasoning,
+    tokens_per_step,
     unknown_fields,
     whole_number,
 )
@@ -47,6 +48,8 @@ _KEEP_ALIVE = re.compile(rb":.*|null|\[?(?:ping|keep-?alive|heartbeat|processing
 """Data of events that stand for a comment line."""
 
 _MOST_FIELDS = 3
+_REASON = 100
+"""Characters of a finish reason that are kept."""
 
 
 @dataclass
@@ -133,7 +136,10 @@ class _Stream:
             return problem
         counted = chunk.usage is not None and answer.osl is not None
         if choices:
-            kind = _kind_of(answer, choices)
+            try:
+                kind = _kind_of(answer, choices)
+            except ValueError as number:
+                return str(number)
             chunks.reasoned = chunks.reasoned or any(shows_reasoning(choice) for choice in choices)
             if kind or (counted and _has_grown(answer, chunks)):
                 chunks.stamps.append(stamp)
@@ -141,7 +147,10 @@ class _Stream:
                 if choices[0].token_ids or chunks.ids:
                     _take_ids(chunks, choices)
             elif end not in self.names.named:
-                _note_unknown(chunks, payload, stamp)
+                try:
+                    _note_unknown(chunks, payload, stamp)
+                except (msgspec.MsgspecError, RecursionError) as refusal:  # in fields that were passed over before
+                    return f"a chunk that is no JSON: {refusal}"
         if counted:
             chunks.counts.append((len(chunks.stamps), answer.osl or 0))
             self._last_alone = not choices
@@ -192,7 +201,10 @@ def read_whole(body: bytes) -> Answer:
     elif not chunk.choices:
         answer.outcome, answer.error = "bad_stream", "the answer has no choices"
     else:
-        _take_end(answer, chunk.choices[-1])
+        try:
+            _take_end(answer, chunk.choices[-1])
+        except ValueError as number:
+            answer.outcome, answer.error = "bad_stream", str(number)
     return answer
 
 
@@ -228,9 +240,10 @@ def _note_unknown(chunks: Chunks, payload: bytes, stamp: int) -> None:
 
 def _take_end(answer: Answer, choice: Choice) -> None:
     if choice.finish_reason is not None:
-        answer.finish_reason = choice.finish_reason
+        answer.finish_reason = choice.finish_reason[:_REASON]
     if choice.avg_decoded_tokens_per_iter is not None:
-        answer.decoded_per_iter = choice.avg_decoded_tokens_per_iter  # a running mean: the last one counts
+        # A running mean: the last one counts.
+        answer.decoded_per_iter = tokens_per_step(choice.avg_decoded_tokens_per_iter)
 
 
 def _take_usage(answer: Answer, chunks: Chunks, usage: Usage) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ratematch.loadgen.limits import COUNT_DIGITS
 from ratematch.loadgen.sse import NamedEvents
 from ratematch.loadgen.tokentimes import EMPTY, FINISH, TEXT
 
@@ -42,7 +43,9 @@ _NO_TOKENS = frozenset(
 )
 """Fields of a choice or its delta that never hold what a model wrote."""
 
-_MOST_TOKENS = 1e15
+_MOST_TOKENS = 10**COUNT_DIGITS
+_MOST_PER_STEP = 1e6
+_NAME = 60
 _WORDS = 300
 """Characters of a server's words that are kept."""
 
@@ -151,7 +154,7 @@ def unknown_fields(payload: bytes) -> tuple[set[str], bool]:
         delta = choice.get("delta")
         fields = delta if isinstance(delta, dict) else choice
         has_role = has_role or bool(fields.get("role"))
-        names |= {name for name, value in fields.items() if name not in _NO_TOKENS and _has_text(value)}
+        names |= {name[:_NAME] for name, value in fields.items() if name not in _NO_TOKENS and _has_text(value)}
     return names, has_role
 
 
@@ -167,15 +170,32 @@ def whole_number(number: Number) -> int | None:
     """A count of tokens. ``128.0`` and ``"128"`` can mean 128 only.
 
     Raises:
-        ValueError: not a whole number, or a negative one.
+        ValueError: not a whole number, a negative one, or one that nothing can count to.
     """
-    if number is None or (type(number) is int and number >= 0):
+    if number is None or (type(number) is int and 0 <= number < _MOST_TOKENS):
         return number
     if isinstance(number, float) and number.is_integer() and 0 <= number < _MOST_TOKENS:
         return int(number)
-    if isinstance(number, str) and number.isascii() and number.isdigit():
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) <= COUNT_DIGITS:
         return int(number)
-    raise ValueError(f"its usage counts {number!r} tokens")
+    raise ValueError(f"its usage counts {_shorten(number)} tokens")
+
+
+def tokens_per_step(number: float) -> float:
+    """The mean number of tokens that an iteration gave a request.
+
+    Raises:
+        ValueError: none that can be meant.
+    """
+    if 0 <= number <= _MOST_PER_STEP:
+        return number
+    raise ValueError(f"its avg_decoded_tokens_per_iter is {number!r}")
+
+
+def _shorten(number: Number) -> str:
+    if isinstance(number, int) and abs(number) >= 1 << 200:
+        return "more than 10^60" if number > 0 else "fewer than -10^60"  # Python refuses to write very long ones
+    return repr(number if not isinstance(number, str) else number[:60])
 
 
 def reported_error(chunk: Chunk) -> str | None:

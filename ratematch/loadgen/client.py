@@ -29,6 +29,7 @@ from ratematch.errors import UserError
 from ratematch.loadgen.connection import Connection
 from ratematch.loadgen.head import Head, WireError, is_success
 from ratematch.loadgen.http1 import unwrap
+from ratematch.loadgen.limits import answer_limit
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.sendgate import SendGate
 from ratematch.measure.records import Outcome
@@ -129,11 +130,12 @@ class Exchange:
     """One request on the wire: raw bytes and their instants, to be read after the answer has ended.
 
     ``ends``, ``stamps``: bytes of ``wire`` that had come, head included, and when, one pair a read. ``first_read``:
-    index of the first read that brought a part of the body.
+    index of the first read that brought a part of the body. ``number``: its place in the order of sending.
     """
 
     spec: RequestSpec
     intended_ns: int
+    number: int = 0
     sent_ns: int | None = None
     head: Head | None = None
     wire: bytearray = field(default_factory=bytearray)
@@ -172,9 +174,11 @@ class Exchange:
         """The body without its framing, and how much of it had come with each read.
 
         Raises:
-            WireError: compressed in a way that is not read here.
+            WireError: compressed in a way that is not read here, or to more than an answer can have.
         """
-        return unwrap(self.head, self.wire, self.ends) if self.head is not None else (b"", [0] * len(self.ends))
+        if self.head is None:
+            return b"", [0] * len(self.ends)
+        return unwrap(self.head, self.wire, self.ends, answer_limit(self.spec.osl))
 
     def first_look(self) -> tuple[int, bool]:
         """``(tokens, complete)`` from the last bytes alone: cheap enough for a live view, not for a record."""
@@ -245,7 +249,7 @@ async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchang
         connection = pool.take_idle() or await pool.open()
         exchange.answered = answered = asyncio.get_running_loop().create_future()
         exchange.sent_ns = monotonic_ns()
-        connection.send(request, exchange)
+        connection.send(request, exchange, answer_limit(exchange.spec.osl))
         exchange.failure = _failure(await answered, exchange)
         if not connection.closed:
             pool.give_back(connection)
@@ -260,6 +264,10 @@ async def exchange_bytes(pool: ConnectionPool, request: bytes, exchange: Exchang
             connection.close()
     except (OSError, ssl.CertificateError) as problem:
         exchange.failure = ("connect_error", _describe(problem))
+    except Exception as problem:  # nobody foresaw it: it costs this request
+        exchange.failure = ("connect_error" if exchange.sent_ns is None else "bad_stream", _describe(problem))
+        if connection is not None:
+            connection.close()
     exchange.close(exchange.failure is None)
 
 

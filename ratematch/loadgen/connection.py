@@ -16,9 +16,12 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Protocol, cast
 
-from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.head import Head, OverLimit, WireError
 from ratematch.loadgen.http1 import LAST_BYTES, ChunkWalk, parse_head
 from ratematch.loadgen.http1_fallback import LibraryReader
+from ratematch.loadgen.limits import ANSWER_BYTES
+
+_LINE_FEED = 10
 
 
 class Receiver(Protocol):
@@ -46,9 +49,11 @@ class Connection(ABC):
         self._head: Head | None = None
         self._walk: ChunkWalk | None = None
         self._library: LibraryReader | None = None
+        self._limit = ANSWER_BYTES
 
-    def send(self, request: bytes, receiver: Receiver) -> None:
-        """Write one request; ``receiver`` hears of its answer."""
+    def send(self, request: bytes, receiver: Receiver, limit: int = ANSWER_BYTES) -> None:
+        """Write one request; ``receiver`` is given its answer, of ``limit`` bytes at most."""
+        self._limit = limit
         self._receiver, self._head, self._walk, self._library = receiver, None, None, None
         self._write(request)
 
@@ -58,30 +63,53 @@ class Connection(ABC):
         if receiver is None:  # no request is under way: this connection can be trusted no more
             self.close()
             return
-        # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.
-        wire = receiver.wire
-        wire += data
-        receiver.ends.append(len(wire))
-        receiver.stamps.append(stamp_ns)
-        if self._library is not None:
-            self._feed_library(self._library, bytes(data))
-            return
-        head = self._head
         try:
+            # Copied: on the standard loop a kept chunk pins its whole 256 KiB receive buffer.
+            wire = receiver.wire
+            wire += data
+            size = len(wire)
+            receiver.ends.append(size)
+            receiver.stamps.append(stamp_ns)
+            if size > self._limit:
+                raise OverLimit(f"its answer has more than {self._limit} bytes")
+            if self._library is not None:
+                self._feed_library(self._library, bytes(data))
+                return
+            head = self._head
             if head is None:
                 head = self._head = parse_head(wire)
                 if head is None:
                     return
-                receiver.headed(head)
-                self._walk = ChunkWalk(head.size) if head.chunked else None
+                self._take_head(receiver, head)
             walk = self._walk
             if walk is not None:
-                if (wire.endswith(LAST_BYTES) or len(wire) > walk.due) and walk.ended(wire):
-                    self._finish(None)
-            elif head.length is not None and len(wire) >= head.size + head.length:
-                self._finish(None)
+                # A read that ends inside a line has a part of a chunk there, or what does not belong to the answer.
+                if (
+                    wire.endswith(LAST_BYTES)
+                    or size > walk.due
+                    or (wire[-1] != _LINE_FEED and wire.find(LAST_BYTES, max(0, size - len(data) - 3)) >= 0)
+                ) and walk.ended(wire):
+                    self._finish(None, surplus=not wire.endswith(LAST_BYTES))
+            elif head.length is not None and size >= head.size + head.length:
+                self._finish(None, surplus=size > head.size + head.length)
+        except OverLimit as problem:
+            self.fail(problem)
         except WireError as problem:
             self._fall_back(receiver, problem)
+        except Exception as problem:
+            self.fail(problem)
+
+    def fail(self, problem: Exception) -> None:
+        """End this connection and its request, whatever is wrong with them: other streams go on."""
+        receiver, self._receiver = self._receiver, None
+        try:
+            self.close()
+        finally:
+            if receiver is not None:
+                if isinstance(problem, OverLimit):  # of no use to anybody, and large
+                    receiver.wire.clear()
+                    del receiver.ends[:], receiver.stamps[:]
+                receiver.finished(problem if isinstance(problem, WireError) else WireError(_describe(problem)))
 
     def ended(self, exc: Exception | None) -> None:
         """The other side sends no more: it closed (``None``), or the connection broke."""
@@ -104,28 +132,40 @@ class Connection(ABC):
         self._forget()
         self._abort()
 
-    def _finish(self, failure: Exception | None) -> None:
+    def _take_head(self, receiver: Receiver, head: Head) -> None:
+        receiver.headed(head)
+        self._walk = ChunkWalk(head.size) if head.chunked else None
+        if head.length is not None and head.length > self._limit:
+            raise OverLimit(f"its answer has {head.length} bytes by its head; at most {self._limit} are read")
+
+    def _finish(self, failure: Exception | None, surplus: bool = False) -> None:
+        """``surplus``: bytes came behind the answer, and what follows them would be taken for the next one."""
         receiver, self._receiver = self._receiver, None
-        if failure is not None or self._head is None or not self._head.keep_alive or self._unsent():
+        if surplus or failure is not None or self._head is None or not self._head.keep_alive or self._unsent():
             self.close()
         if receiver is not None:
             receiver.finished(failure)
 
     def _fall_back(self, receiver: Receiver, problem: WireError) -> None:
         """Let aiohttp's parser have the answer: what came so far, and from now on each read."""
-        library = LibraryReader()
+        library = LibraryReader(self._limit)
         self._head = None
         try:
             library.feed(bytes(receiver.wire))
+            self._library = library
+            self._note_library(library)
+        except OverLimit as over:
+            self.fail(over)
         except WireError:
             self._finish(problem)
-            return
-        self._library = library
-        self._note_library(library)
+        except Exception as unforeseen:
+            self.fail(unforeseen)
 
     def _feed_library(self, library: LibraryReader, data: bytes) -> None:
         try:
             library.feed(data)
+        except OverLimit:
+            raise
         except WireError as problem:
             self._finish(problem)
             return
@@ -161,6 +201,10 @@ class Connection(ABC):
 
     @abstractmethod
     def _abort(self) -> None: ...
+
+
+def _describe(problem: Exception) -> str:
+    return f"it could not be read ({type(problem).__name__}: {str(problem)[:200]})"
 
 
 class StreamConnection(Connection, asyncio.Protocol):

@@ -15,12 +15,18 @@ from ratematch.store.masking import mask
 _BODY_SHOWN = 300
 """Characters of an error answer kept in a record."""
 
+_BODY_READ = 1 << 16
+"""Bytes of an error answer that are looked at for them."""
+
 _SECRET_MIN = 4
 """Shorter header values (``1``, ``no``) are no secrets, and replacing them would garble every message."""
 
 
 def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, RequestRecord]:
-    """The record of ``exchange``, made in small steps. Frees the raw bytes it held."""
+    """The record of ``exchange``, made in small steps. Frees the raw bytes it held.
+
+    Whatever an answer holds costs its own record only: what nobody foresaw is a ``bad_stream`` too.
+    """
     record = RequestRecord(
         seq=exchange.spec.seq,
         intended_ns=exchange.intended_ns,
@@ -33,14 +39,27 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
         turn=exchange.spec.turn if exchange.spec.session is not None else None,
     )
     try:
+        yield from _read_answer(record, exchange, target)
+    except Exception as problem:
+        record.outcome, record.chunk_ns = "bad_stream", []
+        record.first_token_ns = record.last_token_ns = None
+        record.error = redact(
+            f"its answer could not be read ({type(problem).__name__}: {problem})"[:_BODY_SHOWN], target
+        )
+    exchange.wire, exchange.ends, exchange.stamps, exchange.task = bytearray(), array("q"), array("q"), None
+    return record
+
+
+def _read_answer(record: RequestRecord, exchange: Exchange, target: Target) -> Generator[None, None, None]:
+    """Fill ``record`` with what the answer says, and how the request ended."""
+    try:
         body, ends = exchange.body()
     except WireError as problem:
         body, ends = b"", []
         exchange.failure = ("bad_stream", str(problem))
     if exchange.status is not None and not is_success(exchange.status):
-        shown = " ".join(body.decode("utf-8", "replace").split())
         record.outcome = "http_error"
-        record.error = f"HTTP {exchange.status}: {redact(shown, target)[:_BODY_SHOWN]}"
+        record.error = f"HTTP {exchange.status}: {redact(_beginning(body), target)[:_BODY_SHOWN]}"
     elif _is_whole(exchange, body):
         _take(record, read_whole(body))
         record.last_token_ns = exchange.stamps[-1] if exchange.stamps and record.outcome == "ok" else None
@@ -54,8 +73,14 @@ def finish_record(exchange: Exchange, target: Target) -> Generator[None, None, R
         record.outcome, record.error = exchange.failure
     if record.error is not None:
         record.error = redact(record.error, target)
-    exchange.wire, exchange.ends, exchange.stamps, exchange.task = bytearray(), array("q"), array("q"), None
-    return record
+
+
+def _beginning(body: bytes) -> str:
+    """An error answer on one line, as far as it may be shown: never half a word, which could be half a secret."""
+    words = body[:_BODY_READ].decode("utf-8", "replace").split()
+    if len(body) > _BODY_READ and words and len(words[-1]) < _BODY_READ // 2:
+        words.pop()
+    return " ".join(words)
 
 
 def _is_whole(exchange: Exchange, body: bytes) -> bool:

@@ -9,6 +9,10 @@ class WireError(ValueError):
     """Bytes that are not HTTP/1.1, or not of a kind that is read here."""
 
 
+class OverLimit(WireError):
+    """An answer larger than any that can be meant (:mod:`ratematch.loadgen.limits`); no other reader is tried."""
+
+
 @dataclass(frozen=True)
 class Head:
     """Status line and headers. ``size``: bytes up to the body, interim answers before it included. ``length``: bytes

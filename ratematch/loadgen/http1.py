@@ -8,23 +8,27 @@ connection.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
 
-from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.head import Head, OverLimit, WireError
 from ratematch.loadgen.http1_fallback import unwrap_by_library
+from ratematch.loadgen.limits import COUNT_DIGITS, HEAD_BYTES, HEADERS, INTERIM, MOST_BYTES
 
 LAST_BYTES = b"\r\n\r\n"
 """A chunked body ends like this, trailers or not; few reads before its end do."""
 
-_LONGEST_HEAD = 1 << 18
 _LONGEST_SIZE_LINE = 4096
 _WALK_BYTES = 8192
 _BODILESS = (204, 304)
 _CODINGS = ("", "gzip", "x-gzip", "deflate")
+_SIZE = re.compile(rb"\s*([0-9a-fA-F]+)\s*(?:;|$)")
+_ZERO = ord("0")
+_MOST_MEMBERS = 1 << 17
 
 
 def parse_head(wire: bytes | bytearray) -> Head | None:
@@ -34,16 +38,16 @@ def parse_head(wire: bytes | bytearray) -> Head | None:
         WireError: no HTTP answer, or a transfer coding that is not read here.
     """
     start = 0
-    while True:
+    for _ in range(INTERIM + 1):
         if not (wire.startswith(b"HTTP/1.", start) or b"HTTP/1.".startswith(bytes(wire[start : start + 7]))):
             raise WireError(f"no HTTP answer: it begins with {bytes(wire[start : start + 20])!r}")
         end = wire.find(b"\r\n\r\n", start)
         # Bare line feeds would be taken for a head that never ends, or that ends in the middle of the body.
         if wire.find(b"\n\n", start, end if end >= 0 else len(wire)) >= 0:
             raise WireError("a head whose lines end in bare line feeds")
+        if (len(wire) if end < 0 else end) > HEAD_BYTES:
+            raise OverLimit(f"no end of the headers within {HEAD_BYTES} bytes")
         if end < 0:
-            if len(wire) - start > _LONGEST_HEAD:
-                raise WireError(f"no end of the headers within {_LONGEST_HEAD} bytes")
             return None
         first, *lines = bytes(wire[start:end]).split(b"\r\n")
         start = end + 4
@@ -53,11 +57,15 @@ def parse_head(wire: bytes | bytearray) -> Head | None:
         status = int(parts[1])
         if status < 200 and status != 101:
             continue
+        if len(lines) > HEADERS:
+            raise OverLimit(f"{len(lines)} headers; at most {HEADERS} are read")
         return _read_headers(status, start, parts[0] == b"HTTP/1.1", lines)
+    raise OverLimit(f"more than {INTERIM} interim answers")
 
 
 def _read_headers(status: int, size: int, keep_alive: bool, lines: Sequence[bytes]) -> Head:
-    chunked, length = False, None
+    chunked = coded = False
+    length: int | None = None
     encoding = content_type = ""
     for line in lines:
         name, _, value = line.partition(b":")
@@ -66,22 +74,37 @@ def _read_headers(status: int, size: int, keep_alive: bool, lines: Sequence[byte
             case b"transfer-encoding":
                 if text not in ("chunked", "identity"):
                     raise WireError(f"transfer coding {text[:60]!r} is not read here")
-                chunked = text == "chunked"
+                coded, chunked = True, text == "chunked"
             case b"content-length":
-                if not text.isdigit():
-                    raise WireError(f"content length {text[:60]!r}")
-                length = int(text)
+                length = _content_length(value.strip(), length)
             case b"content-encoding":
                 encoding = "" if text == "identity" else text
             case b"content-type":
                 content_type = text.partition(";")[0].strip()
             case b"connection":
                 keep_alive = "close" not in text and (keep_alive or "keep-alive" in text)
+    if coded and length is not None:
+        keep_alive = (
+            False  # the coding counts (RFC 9112, 6.3), and what else comes on the connection is anybody's guess
+        )
     if status in _BODILESS:
         length = 0
     length = None if chunked else length
     keep_alive = keep_alive and (chunked or length is not None)
     return Head(status, size, chunked, length, encoding, content_type, keep_alive)
+
+
+def _content_length(value: bytes, before: int | None) -> int:
+    """``value`` as a number: plain digits, and no other than a header before it gave."""
+    digits = value.lstrip(b"0") or value[-1:]
+    if not digits.isdigit():  # of bytes: ASCII only
+        raise WireError(f"content length {value[:60]!r}")
+    if len(digits) > COUNT_DIGITS:
+        raise OverLimit(f"content length {digits[:30]!r}... of {len(digits)} digits")
+    length = int(digits)
+    if before is not None and before != length:
+        raise WireError(f"two content lengths, {before} and {length}")
+    return length
 
 
 class ChunkWalk:
@@ -122,36 +145,40 @@ class ChunkWalk:
 
 
 def _chunk_size(line: bytes | bytearray) -> int:
+    # With an extension, zeros or spaces; or 0x8, +8 and 1_0, which int takes too.
+    digits: bytes | bytearray = line
+    if not line.isalnum() or line[0] == _ZERO:
+        number = _SIZE.match(line)
+        digits = number[1] if number is not None else b""
     try:
-        size = int(line, 16)
+        size = int(digits, 16)
     except ValueError:
-        try:
-            size = int(line.partition(b";")[0], 16)  # a chunk extension
-        except ValueError:
-            size = -1
-    if size < 0:
-        raise WireError(f"chunk size {bytes(line[:30])!r}")
+        raise WireError(f"chunk size {bytes(line[:30])!r}") from None
+    if size > MOST_BYTES:
+        raise OverLimit(f"a chunk of {size} bytes" if size < 1 << 64 else f"chunk size {bytes(line[:30])!r}...")
     return size
 
 
-def unwrap(head: Head, wire: bytes | bytearray, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+def unwrap(
+    head: Head, wire: bytes | bytearray, ends: Sequence[int], limit: int = MOST_BYTES
+) -> tuple[bytes, list[int]]:
     """``(body, body_ends)``: the body without framing and compression, and how much of it had come with each read.
 
     ``wire``: everything that came, head included; ``ends``: how much of it after each read. A body that was cut short
-    gives what is there of it.
+    gives what is there of it. ``limit``: most bytes of the body.
 
     Raises:
-        WireError: a content coding that is not read here.
+        WireError: a content coding that is not read here, or broken. OverLimit: it unpacks to more than ``limit``.
     """
     if head.odd or head.encoding not in _CODINGS:
-        return unwrap_by_library(wire, ends)
+        return unwrap_by_library(wire, ends, limit)
     if head.chunked:
         body, body_ends = _join_chunks(wire, head.size, ends)
     else:
         stop = len(wire) if head.length is None else head.size + head.length
         body = bytes(wire[head.size : stop])
         body_ends = [max(0, min(end, stop) - head.size) for end in ends]
-    return _decompress(head.encoding, body, body_ends) if head.encoding else (body, body_ends)
+    return _decompress(head.encoding, body, body_ends, limit) if head.encoding else (body, body_ends)
 
 
 def _join_chunks(wire: bytes | bytearray, start: int, ends: Sequence[int]) -> tuple[bytes, list[int]]:
@@ -223,20 +250,48 @@ def _join_any_chunks(wire: bytes, start: int, ends: Sequence[int]) -> tuple[byte
     return b"".join(pieces), body_ends
 
 
-def _decompress(encoding: str, body: bytes, ends: Sequence[int]) -> tuple[bytes, list[int]]:
-    # 32: a gzip or zlib head, whichever is there; some servers send deflate without one.
-    decoder = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
-    if encoding == "deflate" and body[:1] and body[0] & 0x0F != 8:
-        decoder = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    pieces: list[bytes] = []
+def _decompress(encoding: str, body: bytes, ends: Sequence[int], limit: int) -> tuple[bytes, list[int]]:
+    unpacked = _Unpacked(encoding, body[:1], limit)
     plain_ends: list[int] = []
-    total = before = 0
+    before = 0
     try:
         for end in ends:
-            pieces.append(decoder.decompress(body[before:end]))
-            total += len(pieces[-1])
+            unpacked.feed(body[before:end])
             before = max(before, end)
-            plain_ends.append(total)
+            plain_ends.append(unpacked.size)
     except zlib.error as problem:
         raise WireError(f"broken compression: {problem}") from None
-    return b"".join(pieces), plain_ends
+    return b"".join(unpacked.pieces), plain_ends
+
+
+class _Unpacked:
+    """A compressed body as far as it has been fed. A gzip body may be several members, one after another."""
+
+    def __init__(self, encoding: str, first: bytes, limit: int) -> None:
+        # 32: a gzip or zlib head, whichever is there; some servers send deflate without one.
+        raw = encoding == "deflate" and first and first[0] & 0x0F != 8
+        self._wbits = -zlib.MAX_WBITS if raw else 32 + zlib.MAX_WBITS
+        self._decoder = zlib.decompressobj(self._wbits)
+        self._members = encoding.endswith("gzip")
+        self._left = _MOST_MEMBERS
+        self._limit = limit
+        self.pieces: list[bytes] = []
+        self.size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Raises zlib.error, WireError (bytes after the end) or OverLimit."""
+        while data:
+            if self._decoder.eof:
+                self._begin_member(data)
+            piece = self._decoder.decompress(data, self._limit - self.size + 1)
+            self.pieces.append(piece)
+            self.size += len(piece)
+            if self.size > self._limit:
+                raise OverLimit(f"it unpacks to more than {self._limit} bytes")
+            data = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
+
+    def _begin_member(self, data: bytes) -> None:
+        self._left -= 1
+        if not self._members or self._left < 0:
+            raise WireError(f"bytes after the end of a compressed body: {data[:20]!r}")
+        self._decoder = zlib.decompressobj(self._wbits)

@@ -9,22 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ratematch.loadgen.head import Head, WireError
+from ratematch.loadgen.head import Head, OverLimit, WireError
+from ratematch.loadgen.limits import HEAD_BYTES, MOST_BYTES
 
-_NO_LIMIT = 1 << 30
+_READ_BYTES = 4 << 20
+"""What a small piece of an answer may unpack to at once is twice this; streams pack to a fiftieth at best."""
+
+_PIECE_BYTES = 1 << 14
 
 
 class LibraryReader:
-    """Reads one answer. ``head``: once it is known. ``compression``: the content coding that is taken off."""
+    """Reads one answer. ``head``: once it is known. ``compression``: the content coding that is taken off.
+    ``limit``: most bytes of its body."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MOST_BYTES) -> None:
         from aiohttp.http_parser import HttpResponseParser  # noqa: PLC0415 - not needed by most loads, and not small
 
         # Nobody waits on its streams: it wants a protocol and an event loop, and uses neither.
         nobody: Any = _NoFlow()
-        self._parser = HttpResponseParser(nobody, nobody, _NO_LIMIT, read_until_eof=True)
+        self._parser = HttpResponseParser(nobody, nobody, _READ_BYTES, read_until_eof=True)
         self._payload: Any = None
-        self._fed = 0
+        self._fed = self._given = 0
+        self._limit = limit
         self.head: Head | None = None
         self.compression: str | None = None
 
@@ -32,8 +38,14 @@ class LibraryReader:
         """The part of the body that ``data``, the next bytes of the answer, brought.
 
         Raises:
-            WireError: this is no HTTP answer for aiohttp either.
+            WireError: this is no HTTP answer for aiohttp either. OverLimit: its head or its body is too long.
         """
+        pieces = [self._feed_piece(data[at : at + _PIECE_BYTES]) for at in range(0, len(data), _PIECE_BYTES)]
+        if self.head is None and self._fed > HEAD_BYTES:
+            raise OverLimit(f"no end of the headers within {HEAD_BYTES} bytes")
+        return b"".join(pieces)
+
+    def _feed_piece(self, data: bytes) -> bytes:
         before, self._fed = self._fed, self._fed + len(data)
         if self.ended:
             return b""
@@ -87,16 +99,22 @@ class LibraryReader:
         problem = self._payload.exception()
         if problem is not None:
             raise _wire_error(problem)
-        return bytes(self._payload.read_nowait())
+        piece = bytes(self._payload.read_nowait())
+        self._given += len(piece)
+        if self._given > self._limit:
+            raise OverLimit(f"it unpacks to more than {self._limit} bytes")
+        return piece
 
 
-def unwrap_by_library(wire: bytes | bytearray, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+def unwrap_by_library(
+    wire: bytes | bytearray, ends: Sequence[int], limit: int = MOST_BYTES
+) -> tuple[bytes, list[int]]:
     """:func:`ratematch.loadgen.http1.unwrap` of an answer that is left to aiohttp.
 
     Raises:
         WireError: it is not read there either.
     """
-    reader = LibraryReader()
+    reader = LibraryReader(limit)
     pieces: list[bytes] = []
     body_ends: list[int] = []
     total = before = 0
@@ -119,6 +137,10 @@ def _wire_error(problem: BaseException) -> WireError:
 class _NoFlow:
     """Stands in for the protocol and the loop that the parser is made for."""
 
-    def pause_reading(self) -> None: ...
+    _reading_paused = False
+
+    def pause_reading(self) -> None:
+        """Called when more has been unpacked at once than anybody reads."""
+        raise OverLimit(f"{_PIECE_BYTES} bytes of it unpack to more than {2 * _READ_BYTES}")
 
     def resume_reading(self, resume_parser: bool = True) -> None: ...

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from time import monotonic_ns
 
-from ratematch.loadgen.http import fetch
+from ratematch.loadgen.http import get
+from ratematch.loadgen.limits import METRICS_BYTES
 
 GIVE_UP = 3
 """Failures in a row after which an address is not read again until the next refresh."""
@@ -24,16 +24,19 @@ IDLE_S = 0.05
 
 _CHECK_S = 0.01
 
+_PROBLEM = 300
+"""Characters of a problem that are kept."""
+
 
 @dataclass
 class Subscription:
     """One use of an address's answers.
 
     ``take``: gets the body of an answer and the instant at which it came (ns, the records' clock), in the reader's
-    thread; raises ValueError when the body is not what it expects. ``period_s``: how often it wants one.
-    ``timeout_s``: longest wait for an answer. ``holds_back``: the route keeps its answer while it has no news, so
-    that a refresh need not wait for it. ``problem``: why there is no answer now; ``problems``: the first of each
-    series.
+    thread; raises ValueError, or anything else, when the body is not what it expects. ``period_s``: how often it
+    wants one. ``timeout_s``: longest wait for an answer. ``holds_back``: the route keeps its answer while it has no
+    news, so that a refresh need not wait for it. ``problem``: why there is no answer now; ``problems``: the first of
+    each series.
     """
 
     url: str
@@ -52,7 +55,7 @@ class Subscription:
 
     def note_failure(self, problem: Exception) -> None:
         self.failures += 1
-        self.problem = str(problem)
+        self.problem = (str(problem) or type(problem).__name__)[:_PROBLEM]
         if self.failures == 1:
             self.problems.append(self.problem)
 
@@ -60,7 +63,7 @@ class Subscription:
         """Hand an answer over; a body that is not what was expected counts as a failure."""
         try:
             self.take(body, read_ns)
-        except ValueError as problem:
+        except Exception as problem:  # bytes of a foreign program: the reader's thread must outlive them
             self.note_failure(problem)
         else:
             self.failures, self.problem = 0, None
@@ -108,10 +111,9 @@ class _Reader:
             return
         self.waiting_since_s = begin_s
         try:
-            with fetch(self.url, max(self.subscriptions[index].timeout_s for index in due)) as answer:
-                body = answer.read()
+            body = get(self.url, max(self.subscriptions[index].timeout_s for index in due), METRICS_BYTES).body
             read_ns = monotonic_ns()
-        except (OSError, HTTPException, ValueError) as problem:
+        except OSError as problem:
             for index in due:
                 self.subscriptions[index].note_failure(problem)
         else:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ratematch.loadgen.limits import MOST_FIGURE
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.measure.servermetrics import ReadSamples, is_counter, judge_figures, read_prometheus
 from ratematch.plan.workload import Workload
@@ -44,7 +45,7 @@ class MetricSamples:
         Raises:
             ValueError: the answer is not what it looks like.
         """
-        self.rows += [Sample(read_ns, url, values) for values in self.read(body)]
+        self.rows += [Sample(read_ns, url, _sound(values)) for values in self.read(body)]
 
     def take(self) -> MetricSamples:
         """Everything so far. The newest sample of each address stays too: what follows counts from there."""
@@ -134,6 +135,11 @@ class MetricsPoller:
         for url in dict.fromkeys(sample.url for sample in self.rows):
             grown, _ = self.samples.growth(url, *span_ns)
             yield from judge_figures(url, {**grown, **(summary or {}).get(url, {}), **_counters(grown)}, workload)
+
+
+def _sound(figures: Mapping[str, float]) -> dict[str, float]:
+    """Those that can be added up; NaN and infinity, or a number that no counter reaches, are no figures."""
+    return {name: value for name, value in figures.items() if abs(value) < MOST_FIGURE}
 
 
 def _counters(figures: Mapping[str, float]) -> dict[str, float]:

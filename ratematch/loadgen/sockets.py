@@ -91,9 +91,9 @@ class SocketConnection(Connection):
     def _unsent(self) -> bool:
         return self._left is not None
 
-    def _finish(self, failure: Exception | None) -> None:
+    def _finish(self, failure: Exception | None, surplus: bool = False) -> None:
         self._sockets.note_end()
-        super()._finish(failure)
+        super()._finish(failure, surplus)
 
     def _abort(self) -> None:
         self._sockets.remove(self)
@@ -155,11 +155,15 @@ class Sockets:
             self._lie_down()
 
     def _rested(self) -> None:
-        if self._take():
-            self._lie_down()
-        else:
-            self._rest = None
-            self._loop.add_reader(self._poll.fileno(), self._readable)
+        rest = False
+        try:
+            rest = self._take()
+        finally:  # whatever happened: without a timer or a reader no stream would be read any more
+            if rest:
+                self._lie_down()
+            else:
+                self._rest = None
+                self._loop.add_reader(self._poll.fileno(), self._readable)
 
     def _lie_down(self) -> None:
         self._rest = self._loop.call_later(_REST_S if self._brisk > 0 else _LONG_REST_S, self._rested)
@@ -183,34 +187,37 @@ class Sockets:
             connection = connections.get(fd)
             if connection is None:  # closed by an answer before it in this batch
                 continue
-            if events & select.EPOLLOUT:
-                connection.flush()
-                if not events & ~select.EPOLLOUT:
-                    continue
             try:
-                size, notes, _, _ = connection.receive(buffers, _NOTE_BYTES)
-            except (BlockingIOError, InterruptedError):
-                continue
-            except OSError as problem:
-                connection.ended(problem)
-                connection.close()
-                continue
-            if not size:
-                connection.ended(None)
-                connection.close()
-                continue
-            reads += 1
-            if notes and offset_ns is not None:
-                seconds, rest_ns = unpack(notes[0][2])
-                stamp_ns = seconds * 1_000_000_000 + rest_ns - offset_ns
-                stamped += 1
-            else:
-                stamp_ns = monotonic_ns()
-            if reads == 1 and (gap_ns := connection.gap_ns(stamp_ns)) < _BRISK_NS:
-                self._brisk = _HURRY_READS
-                if gap_ns < _FAST_NS:
-                    self._hurry = _HURRY_READS
-            connection.arrived(buffer[:size], stamp_ns)
+                if events & select.EPOLLOUT:
+                    connection.flush()
+                    if not events & ~select.EPOLLOUT:
+                        continue
+                try:
+                    size, notes, _, _ = connection.receive(buffers, _NOTE_BYTES)
+                except (BlockingIOError, InterruptedError):
+                    continue
+                except OSError as problem:
+                    connection.ended(problem)
+                    connection.close()
+                    continue
+                if not size:
+                    connection.ended(None)
+                    connection.close()
+                    continue
+                reads += 1
+                if notes and offset_ns is not None:
+                    seconds, rest_ns = unpack(notes[0][2])
+                    stamp_ns = seconds * 1_000_000_000 + rest_ns - offset_ns
+                    stamped += 1
+                else:
+                    stamp_ns = monotonic_ns()
+                if reads == 1 and (gap_ns := connection.gap_ns(stamp_ns)) < _BRISK_NS:
+                    self._brisk = _HURRY_READS
+                    if gap_ns < _FAST_NS:
+                        self._hurry = _HURRY_READS
+                connection.arrived(buffer[:size], stamp_ns)
+            except Exception as problem:  # nothing that one connection brings may end the reading of the others
+                connection.fail(problem)
         self.reads += reads
         self.stamped += stamped
         return stamped == reads

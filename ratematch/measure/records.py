@@ -6,6 +6,7 @@ write: a failed request is a row with an outcome and an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,7 +31,8 @@ class RequestRecord:
 
     ``intended_ns``: when the schedule wanted it sent (closed loop: when a slot was free). ``sent_ns``: when its
     bytes went to the socket. ``first_token_ns``: arrival of the first chunk that carries tokens. ``last_token_ns``:
-    arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk. ``isl``: prompt tokens sent.
+    arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk, as a list
+    or, in loads of very many requests, an array. ``isl``: prompt tokens sent.
     ``isl_reported`` and ``osl``: the server's usage (``None`` without usage). ``osl_requested``: max_tokens.
     ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: unknown).
     ``session``, ``turn``: which conversation, and which of its requests, from 0; ``None`` for single requests.
@@ -49,7 +51,7 @@ class RequestRecord:
     first_token_ns: int | None = None
     last_token_ns: int | None = None
     end_ns: int | None = None
-    chunk_ns: list[int] = field(default_factory=list)
+    chunk_ns: Sequence[int] = field(default_factory=list)
     isl: int = 0
     isl_reported: int | None = None
     osl_requested: int = 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
-from ratematch.loadgen.http import fetch
+from ratematch.loadgen.http import get
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.run import guard
@@ -278,8 +278,8 @@ def running(
 def probe(url: str, timeout_s: float = 2.0) -> str | None:
     """``None`` when GET ``url`` answers 200, else why not, in words."""
     try:
-        with fetch(url, timeout_s) as answer:
-            return None if answer.status == 200 else f"answers {answer.status}"
+        status = get(url, timeout_s).status
+        return None if status == 200 else f"answers {status}"
     except urllib.error.HTTPError as error:
         return f"answers {error.code}"
     except urllib.error.URLError as error:
@@ -302,11 +302,18 @@ def port_is_free(host: str, port: int) -> bool:
 
 def check_port_free(spec: ProcessSpec) -> None:
     """Raises PortInUse when somebody on this machine already listens where ``spec`` wants to."""
-    if probe(spec.ready.url, timeout_s=0.5) is None or not port_is_free(spec.host, spec.port):
+    if _is_listened_to(spec.host, spec.port) or not port_is_free(spec.host, spec.port):
         raise PortInUse(
             f"{spec.name}: port {spec.port} on {spec.host} is in use by another program; "
             "stop it, or set another port_base in the cluster profile"
         )
+
+
+def _is_listened_to(host: str, port: int) -> bool:
+    """Does any program, whatever it speaks, take connections there?"""
+    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=0.5):
+        return True
+    return False
 
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.loadgen.http import fetch
+from ratematch.loadgen.http import get
+from ratematch.loadgen.limits import MOST_FIGURE, TIMINGS_BYTES
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.measure.loadrun import EmulatorTime
@@ -38,6 +38,9 @@ PROMETHEUS_S = 5.0
 
 ANSWER_S = 10.0
 """Longest wait for iterations; TensorRT-LLM's idle server holds its answer back for up to 2 s by itself."""
+
+_PROBLEM = 300
+"""Characters of a problem that are kept."""
 
 PERF_S = 60.0
 """Longest wait for the request timings of a whole load."""
@@ -130,10 +133,18 @@ class Telemetry:
 
     def _take_iterations(self, worker: _Worker, body: bytes, read_ns: int) -> None:
         steps = worker.read(body, read_ns)
+        if not all(_is_sound(step) for step in steps):
+            raise ValueError("an iteration with a number that none can be")
         worker.rows += [WorkerIteration(worker.name, read_ns, step) for step in steps]
         if steps:
             self.last_step_s = time.monotonic()
             self.reporting.add(worker.name)
+
+
+def _is_sound(step: Iteration) -> bool:
+    """Do its numbers fit the columns of ``iterations.parquet``?"""
+    ranked = step.rank is None or 0 <= step.rank < 1 << 31
+    return ranked and all(value is None or abs(value) < MOST_FIGURE for value in step)
 
 
 def _url(spec: ProcessSpec, route: str) -> str:
@@ -244,12 +255,11 @@ def read_perf_metrics(plan: LaunchPlan, route: str | None) -> tuple[list[bytes],
     problems: dict[str, str] = {}
     for spec in servers:
         try:
-            with fetch(_url(spec, route), PERF_S) as answer:
-                records = msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
-        except (OSError, HTTPException, ValueError) as error:
-            problems[spec.name] = f"{route}: {error}"
-            continue
-        lines += [msgspec.json.encode({"server": spec.name, **record}) for record in records]
+            body = get(_url(spec, route), PERF_S, TIMINGS_BYTES).body
+            records = msgspec.json.decode(body, type=list[dict[str, Any]])
+            lines += [msgspec.json.encode({"server": spec.name, **record}) for record in records]
+        except Exception as error:  # bytes of a foreign program; they are no reason to lose a load
+            problems[spec.name] = f"{route}: {error}"[:_PROBLEM]
     return lines, problems
 
 
@@ -274,12 +284,11 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
     for spec in plan.processes:
         if spec.role == "orchestrator":
             continue
-        with (
-            contextlib.suppress(OSError, HTTPException, ValueError, KeyError, TypeError),
-            fetch(_url(spec, "/server_info"), 5) as answer,
-        ):
-            reported = json.load(answer)["emulated"]
-            times[spec.name] = EmulatorTime(*(float(reported[name]) for name in ("busy_s", "late_s", "lost_s")))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            reported = json.loads(get(_url(spec, "/server_info"), 5).body)["emulated"]
+            seconds = [float(reported[name]) for name in ("busy_s", "late_s", "lost_s")]
+            if all(abs(value) < MOST_FIGURE for value in seconds):
+                times[spec.name] = EmulatorTime(*seconds)
     return times
 
 

@@ -62,8 +62,7 @@ def write_records(path: Path | str, records: Sequence[RequestRecord]) -> None:
         OSError: the file cannot be written for another reason.
     """
     path = Path(path)
-    columns = {name: [getattr(record, name) for record in records] for name in _NAMES}
-    table = pa.Table.from_pydict(columns, schema=RECORDS_SCHEMA)
+    table = pa.table([_column(records, name) for name in _NAMES], schema=RECORDS_SCHEMA)
     no_room = f"{path}: no room for {len(records)} records; free some and run the same command again"
     with disk_full_as(no_room), replacing(path) as aside:
         # Arrival times grow by near-equal steps: as differences they take a third less room and write faster.
@@ -74,6 +73,17 @@ def write_records(path: Path | str, records: Sequence[RequestRecord]) -> None:
             use_dictionary=["finish_reason", "outcome", "error", "stream_note"],
             column_encoding={"chunk_ns.list.element": "DELTA_BINARY_PACKED"},
         )
+
+
+def _column(records: Sequence[RequestRecord], name: str) -> pa.Array:
+    if name != "chunk_ns":
+        return pa.array([getattr(record, name) for record in records], RECORDS_SCHEMA.field(name).type)
+    # Without a Python object for each instant: there are some hundred times more of them than of anything else.
+    ends = np.cumsum([0, *(len(record.chunk_ns) for record in records)])
+    instants = np.empty(ends[-1], np.int64)
+    for record, begin, end in zip(records, ends[:-1], ends[1:], strict=True):
+        instants[begin:end] = record.chunk_ns
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(instants))
 
 
 def read_records(path: Path | str) -> list[RequestRecord]:

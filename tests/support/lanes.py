@@ -1,7 +1,9 @@
 """Which tests stay together when several processes run them (``pytest -n 5``): one after another, in one of them.
 
 Tests on a real Slurm go in lanes that take about equally long, each on a cluster of its own. Tests that compare
-instants do not run beside each other, nor does a browser start twice. All others go wherever a process is free.
+instants do not run beside each other, nor does a browser start twice; what kills a sweep again and again for most
+of a minute follows it, so that it is over long before the lanes of Slurm are. All others go wherever a process is
+free.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ TOGETHER = {
     "test_modes.py": "timing",
     "test_simulated_and_emulated_figures_agree": "timing",
     "test_page_browser.py": "browser",
+    "test_kills.py": "browser",
 }
 """Files and tests by name: the group that they belong to."""
 
