@@ -28,7 +28,7 @@ from ratematch.plan.load import Load
 from ratematch.store import checksums, filelock, layout, sentjob
 from ratematch.store import outcome as outcomes
 from ratematch.store.damage import Damage, readable
-from ratematch.store.files import read_json, read_value, write_json
+from ratematch.store.files import RESERVED, read_json, read_value, remove_half_written, write_json
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import RunProgress
 from ratematch.store.progress import from_json as progress_from_json
@@ -277,13 +277,29 @@ class ExperimentFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the experiment. The kernel lets go when the process dies, however it dies.
+        """Hold the experiment. The kernel lets go when the process dies, however it dies; what it was writing then is
+        removed by the next one.
 
         Raises:
             RunError: another process is measuring here.
         """
         with filelock.hold(self.path / layout.RUN_LOCK, f"{self.path}: another process ({{}}) is measuring this"):
+            self._remove_half_written()
             yield
+
+    def _remove_half_written(self) -> None:
+        """Of what only the holder of the lock writes; readers keep figures of a load beside its records."""
+        inside = [
+            path
+            for folder in (layout.LOADS, layout.LAUNCHES)
+            for path in (self.path / folder).glob("*/.*")
+            if not path.name.startswith(f".{layout.DERIVED}.")
+        ]
+        remove_half_written([*self.path.glob(f".{layout.PROGRESS}.*"), *inside])
+        for path in inside:
+            if path.name == RESERVED:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def held(self) -> bool:
         """Is a process measuring here now?"""

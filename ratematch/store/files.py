@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +68,31 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
+
+
+_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d{1,9})\.tmp")
+
+
+def remove_half_written(paths: Iterable[Path]) -> None:
+    """Remove those of ``paths`` that :func:`replacing` wrote in a process which is gone, killed in the middle of it.
+
+    For files that only processes of this machine write, one at a time: another machine's process looks gone too.
+    """
+    for path in paths:
+        written = _ASIDE.fullmatch(path.name)
+        if written is not None and not _is_alive(int(written["pid"])):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def sync_file(path: Path) -> None:
@@ -196,6 +222,10 @@ def describe_damage(error: BaseException) -> str:
 LONGEST_REASON = 200
 
 
+RESERVED = ".reserved"
+"""Holds room on the disk for the records of a load under way."""
+
+
 @contextlib.contextmanager
 def reserve(folder: Path, size: int) -> Iterator[None]:
     """Hold ``size`` bytes of the disk in ``folder``; given back on leaving, for the file they were held for.
@@ -205,7 +235,7 @@ def reserve(folder: Path, size: int) -> Iterator[None]:
     Raises:
         DiskFull: there is not that much room.
     """
-    path = folder / ".reserved"
+    path = folder / RESERVED
     try:
         with disk_full_as(disk_full_message(folder)):
             folder.mkdir(parents=True, exist_ok=True)

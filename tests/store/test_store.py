@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,3 +161,29 @@ def test_every_kind_of_file_is_whole_or_not_there(tmp_path: Path) -> None:
         aside.write_bytes(b"new")
         assert file.read_bytes() == b"old"
     assert file.read_bytes() == b"new" and [path.name for path in file.parent.iterdir()] == ["x.csv"]
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_holder(tmp_path: Path) -> None:
+    folder = Results(tmp_path / "r").add(experiment(), LAPTOP)
+    load = folder.path / "loads" / "c1"
+    load.mkdir(parents=True)
+    launch = folder.new_launch()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    dead = [
+        folder.path / f".progress.json.{gone.pid}.tmp",
+        load / f".records.parquet.{gone.pid}.tmp",
+        load / ".reserved",
+        launch / f".outcome.json.{gone.pid}.tmp",
+    ]
+    kept = [
+        folder.path / f".progress.json.{os.getpid()}.tmp",
+        folder.path / f".job.json.{gone.pid}.tmp",
+        load / f".derived.json.{gone.pid}.tmp",
+        load / ".notes",
+    ]
+    for path in (*dead, *kept):
+        path.write_bytes(b"half")
+    with folder.lock():
+        assert [path for path in dead if path.exists()] == []
+        assert all(path.exists() for path in kept), "others write these"
