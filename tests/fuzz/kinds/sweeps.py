@@ -193,7 +193,8 @@ def parse(text: str, *overrides: str) -> Sweep:
 
 def run(text: str, folder: Path) -> Ending:
     """Every problem has a place in the file; what has none can be planned."""
-    ending = with_places(call(lambda: parse(text)), "s.yaml:")
+    # A profile that the sweep names has lines of its own.
+    ending = with_places(call(lambda: parse(text)), "s.yaml:", "passwd:1:")
     if ending.how == "refused":
         return ending
     (folder / "s.yaml").write_text(text, encoding="utf-8")
