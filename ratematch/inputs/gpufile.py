@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ratematch.errors import CatalogError
-from ratematch.plan.halfcharacters import refuse_half_characters
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.memory import FORMAT_BYTES
 from ratematch.plan.model import Gpu
@@ -51,7 +50,6 @@ def parse_gpu(text: str, source: str, file: str = "") -> Gpu:
     located = read_located(text, source)
     if not located.problems and not isinstance(located.data, dict):
         located.add((), "a GPU file is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
-    refuse_half_characters(located)
     given = None if located.problems else _validate(located)
     if given is None or located.problems:
         raise CatalogError("; ".join(str(problem) for problem in located.problems))

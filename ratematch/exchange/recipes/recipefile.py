@@ -15,7 +15,6 @@ from ratematch.exchange.recipes.srtslurm import is_srt_recipe, read_srt_recipe
 from ratematch.exchange.recipes.trtllm_slurm import is_trtllm_config, read_trtllm_config
 from ratematch.exchange.recipes.variants import Variant, expand_variants
 from ratematch.inputs.textfile import read_text_file
-from ratematch.plan.halfcharacters import refuse_half_characters
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.located import Path as YamlPath
 
@@ -55,9 +54,6 @@ def read_recipe_file(given: str) -> RecipeFile:
         reason = str(error).rpartition(": ")[2]
         raise RecipeError([Problem(given, reason)]) from error
     located = read_located(text, str(path))
-    if located.problems:
-        raise RecipeError(located.problems)
-    refuse_half_characters(located)
     if located.problems:
         raise RecipeError(located.problems)
     _refuse_other_keys(located, text)
