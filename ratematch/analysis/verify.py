@@ -1,4 +1,4 @@
-"""Is a results folder what was measured? Every file that is read later, every load's figures computed anew."""
+"""Is a results folder what was measured? Every file that is read later, by its checksum, or else by its figures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ratematch.analysis.analyze import measure_again
 from ratematch.errors import DamagedFile
 from ratematch.measure.measurement import Measurement
+from ratematch.measure.serverside import measure_run
 from ratematch.store import checksums, layout
 from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results
@@ -55,7 +55,7 @@ class Verification:
 
 
 def verify(results: Results, readers: Sequence[Callable[[], object]] = ()) -> Verification:
-    """Read everything in ``results`` and compute every load's figures anew.
+    """Read everything in ``results``; of loads without checksums, compute the figures anew.
 
     ``readers``: further readers of files of the sweep, each of which raises DamagedFile where its file is damaged.
     """
@@ -109,7 +109,7 @@ def _check_experiment(root: Path, stored: StoredExperiment) -> Iterator[Complain
 
 
 def _check_load(root: Path, stored: StoredExperiment, load: StoredLoad) -> Iterator[Complaint]:
-    """Checksums of every sealed file; the figures against those that the records give."""
+    """Checksums of every sealed file; where there are none, the figures against those that the records give."""
     name = _name(root, load.folder)
     for file, (_, digest) in load.sealed.items():
         if checksums.digest_file(load.folder / file) != digest:
@@ -119,13 +119,14 @@ def _check_load(root: Path, stored: StoredExperiment, load: StoredLoad) -> Itera
     if load.run.imported:
         return
     try:
-        load.records()
+        records = load.records()
     except DamagedFile as error:
         yield Complaint(_name(root, error.file), error.why, "measure", name)
         return
-    anew = measure_again(load.folder, stored.experiment)
-    # Of a load with checksums the figures are those that were measured; another version may define them otherwise.
-    if anew is not None and not load.sealed and (difference := find_difference(load.measurement, anew)):
+    if load.sealed:  # its figures are those that were measured; another version may define them otherwise
+        return
+    anew = measure_run(records, load.load, stored.experiment, load.run)
+    if difference := find_difference(load.measurement, anew):
         yield Complaint(f"{name}/{layout.MEASUREMENT}", difference, "compute", name)
 
 

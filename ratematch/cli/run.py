@@ -188,7 +188,7 @@ def status(results: Path, as_json: bool) -> None:
 )
 @json_option
 def verify(results: Path, set_aside: bool, as_json: bool) -> None:
-    """Check that RESULTS is what was measured: every file, its checksum, every load's figures from its records.
+    """Check that RESULTS is what was measured: every file by its checksum, or by its load's figures.
 
     Exit code 1 when a file is damaged; what to measure again is listed.
 

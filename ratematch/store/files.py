@@ -190,7 +190,15 @@ def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
         DamagedFile: the file cannot be read, is not JSON, or its content is of another shape (``from_json`` raised
             one of :data:`UNREADABLE`).
     """
-    content = read_bytes(file)
+    return value_of(file, read_bytes(file), from_json)
+
+
+def value_of(file: Path, content: bytes, from_json: Callable[[Any], Value]) -> Value:
+    """:func:`read_value` of ``content``, all of ``file``, where that was read before.
+
+    Raises:
+        DamagedFile: as :func:`read_value`.
+    """
     try:
         decoded = msgspec.json.decode(content)
     except UNREADABLE as error:

@@ -16,7 +16,7 @@ from ratematch.measure.records import RequestRecord
 from ratematch.plan.experiment import load_from_json
 from ratematch.plan.load import Load
 from ratematch.store import checksums, layout
-from ratematch.store.files import read_bytes, read_value
+from ratematch.store.files import read_bytes, read_value, value_of
 from ratematch.store.records import Arrivals, arrivals_from_bytes, records_from_bytes
 
 
@@ -103,6 +103,6 @@ def read_stored_load(folder: Path) -> StoredLoad:
         raise DamagedFile(folder, str(error)) from error
     if run.imported is None and not sealed and not (folder / layout.RECORDS).is_file():
         raise DamagedFile(folder, f"{layout.RECORDS} is gone")
-    read_sealed(folder / layout.MEASUREMENT, sealed)
-    figures = read_value(folder / layout.MEASUREMENT, measurements.from_json)
+    file = folder / layout.MEASUREMENT
+    figures = value_of(file, read_sealed(file, sealed), measurements.from_json)
     return StoredLoad(folder, load, run, figures, sealed)
