@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ RESULTS = Path("results")
 PATH = click.Path(path_type=Path)
 
 
+def _read(
+    kind: click.FloatRange | click.IntRange,
+    parse: Callable[[str], Any],
+    value: Any,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> Any:
+    """What ``parse`` makes of a typed ``value``; a default stays what it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value)
+    except ValueError as error:
+        kind.fail(f"{brief(value)} must be {error}.", param, ctx)
+
+
 class Number(click.FloatRange):
     """A finite number in decimal from ``least`` to ``most``; with ``open``, above ``least``."""
 
@@ -36,12 +53,7 @@ class Number(click.FloatRange):
         super().__init__(least, most, min_open=open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str):
-            try:
-                value = parse_number(value)
-            except ValueError as error:
-                self.fail(f"{brief(value)} must be {error}.", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(_read(self, parse_number, value, param, ctx), param, ctx)
 
 
 class Whole(click.IntRange):
@@ -53,12 +65,7 @@ class Whole(click.IntRange):
         super().__init__(least, most)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str):
-            try:
-                value = parse_whole(value)
-            except ValueError as error:
-                self.fail(f"{brief(value)} must be {error}.", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(_read(self, parse_whole, value, param, ctx), param, ctx)
 
 
 class Given(click.Path):

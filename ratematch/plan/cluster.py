@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ratematch.plan.plain import plain
 from ratematch.plan.secret import Secrets, masked
 
 GpuStyle = Literal["gpus-per-node", "gres", "none"]
@@ -143,7 +144,7 @@ class Cluster:
 
 def to_json(cluster: Cluster) -> dict[str, Any]:
     """Plain JSON values."""
-    content: dict[str, Any] = _plain(asdict(replace(cluster, secrets=Secrets())))
+    content: dict[str, Any] = plain(replace(cluster, secrets=Secrets()))
     del content["slurm_given"], content["secrets"]
     if content["gpu_file"] is None:
         del content["gpu_file"]
@@ -166,12 +167,6 @@ def from_json(content: dict[str, Any]) -> Cluster:
     # An earlier version kept secrets here, and what is read may be handed around.
     given["environment"] = masked(given.get("environment", {}))
     return Cluster(**given)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(below) for key, below in value.items()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _tuples(value: Any) -> Any:

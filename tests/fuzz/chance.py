@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 NUMBERS = (
     *("0", "-0", "-1", "1", "2", "3", "7", "8", "64", "1000", "99999999", "999999999999", "99999999999999999999"),
@@ -218,6 +219,14 @@ YAML_VALUES = (
 
 def one_of(rng: random.Random, *pools: Sequence[str]) -> str:
     return rng.choice(rng.choice(pools))
+
+
+def walk(value: Any, most: int | None = None) -> Iterator[tuple[Any, Any]]:
+    """Every place of a JSON value as (container, key); of each list only the first ``most``."""
+    keys = list(value) if isinstance(value, dict) else range(len(value))[:most] if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from walk(value[key], most)
 
 
 def spoil_lines(rng: random.Random, text: str, keys: Sequence[str], values: Sequence[str]) -> str:

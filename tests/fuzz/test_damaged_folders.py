@@ -21,6 +21,7 @@ import ratematch as rm
 from ratematch.cli import main
 from ratematch.errors import RatematchError
 from ratematch.store.folder import Results
+from tests.fuzz.chance import walk
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 SEEDS = range(int(os.environ.get("FUZZ_SEEDS", "1")))
@@ -51,13 +52,6 @@ def change_value(content: bytes, rng: random.Random) -> bytes:
     else:
         container[key] = rng.choice(WRONG)
     return json.dumps(document).encode()
-
-
-def walk(value: Any) -> Iterator[tuple[Any, Any]]:
-    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    for key in keys:
-        yield value, key
-        yield from walk(value[key])
 
 
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {

@@ -6,11 +6,11 @@ import copy
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.exchange import foreign_files, foreign_runs
+from tests.fuzz.chance import walk
 from tests.fuzz.search import Ending, Kind, type_in
 
 DOCUMENTS: tuple[Any, ...] = (
@@ -41,17 +41,10 @@ ASKED = (
 )
 
 
-def walk(value: Any) -> Iterator[tuple[Any, Any]]:
-    keys = list(value) if isinstance(value, dict) else range(min(5, len(value))) if isinstance(value, list) else ()
-    for key in keys:
-        yield value, key
-        yield from walk(value[key])
-
-
 def spoil(document: Any, rng: random.Random) -> Any:
     document = copy.deepcopy(document)
     for _ in range(rng.choice([1, 1, 2, 3, 5])):
-        places = list(walk(document))
+        places = list(walk(document, 5))
         if not places:
             break
         container, key = rng.choice(places)
