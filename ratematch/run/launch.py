@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
+from ratematch.errors import DiskFull, NotInstalled, NotReady, PortInUse, RunError, ServerDied
 from ratematch.loadgen.http import get
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
@@ -176,7 +176,7 @@ class Servers:
                     start_new_session=True,
                 )
         except FileNotFoundError as error:
-            raise RunError(
+            raise NotInstalled(
                 f"{spec.name}: there is no command {step.argv[0]!r} here; "
                 "set `command` in the cluster profile, or use an emulated cluster"
             ) from error
