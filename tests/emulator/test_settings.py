@@ -129,7 +129,7 @@ def test_environment() -> None:
             "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": "2",
         }
     )
-    assert (found.version, found.load_s, found.gen_only, found.fill_gate) == ("1.3", 0.25, True, 64)
+    assert (found.version, found.load_s, found.gen_only, found.fill_gate) == ("1.3.0rc17", 0.25, True, 64)
     assert found.forced_acceptance == 2.0
     assert found.faults == Faults(die_after_s=5.0, http_500=0.1, stall_s=3.0, stall_at_s=10.0)
     assert read_environment({}).version == "1.2"

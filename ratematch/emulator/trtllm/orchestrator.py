@@ -20,6 +20,7 @@ from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
 from ratematch.emulator.trtllm.perf_metrics import Forwarded, PerfJoin
 from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
+from ratematch.engines.trtllm_serve.contract import release_line
 
 POLL_S = 0.2
 """Pause between two health polls of the workers; the real one waits about 3 s."""
@@ -316,13 +317,13 @@ class Orchestrator:
                 text = (await answer.text())[:500]
                 answer.release()
                 what = f"{answer.status}, message={answer.reason!r}, url={url!r}: {text}"
-                if self.settings.version != "1.2" and answer.status < 500:
+                if release_line(self.settings.version) != "1.2" and answer.status < 500:
                     retries = attempt
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 what = f"Client error to {url}: {error or type(error).__name__}"
                 dropped = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
                 dropped = dropped and not isinstance(error, aiohttp.ClientConnectorError)
-                if dropped and retries and self.settings.version != "1.2":
+                if dropped and retries and release_line(self.settings.version) != "1.2":
                     retries = max(retries, DROPPED_RETRIES)
             if attempt >= retries:
                 self.log.error(f"{what} - last retry {attempt} of {retries}")
