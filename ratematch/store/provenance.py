@@ -58,13 +58,16 @@ class Provenance:
         return tuple(f"{setting} {value}" for ran in self.running.values() for setting, value in ran.items())
 
 
+ADDED = ("running", "notes")
+"""Keys that files without them do not get."""
+
 SIMULATED = ("ratematch", "python", "simulated", "step_time", "servers")
 """Keys of a simulation, which depends on no machine and no package."""
 
 
 def to_json(provenance: Provenance) -> dict[str, Any]:
     """As ``provenance.json`` holds it."""
-    content = asdict(provenance)
+    content = {key: value for key, value in asdict(provenance).items() if value or key not in ADDED}
     if provenance.simulated:
         return {key: content[key] for key in SIMULATED}
     return {key: value for key, value in content.items() if key not in ("simulated", "step_time")}

@@ -20,7 +20,7 @@ from ratematch.engines.trtllm_serve.agreement import (
 )
 from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
-from ratematch.engines.trtllm_serve.release import read_version
+from ratematch.engines.trtllm_serve.release import NEWEST, read_version
 from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
@@ -73,13 +73,14 @@ def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
     :func:`check_launch` lets pass. Options marked ``!unchecked`` count only where two sides are compared."""
     version, deployment = experiment.engine.version, experiment.deployment
     doubts: list[str] = []
+    if (release := read_version(version)).first[:2] > read_version(NEWEST).first[:2]:
+        doubts.append(f"engine.version: {version} is later than all that is known, and taken for {release.line}")
     workers: dict[str, Config] = {}
     for group in deployment.groups:
         name = f"{group.role}.yaml"
         config = read_config(next(file.content for file in plan.files if file.path == name))
         workers[group.role] = config
         judged = without(config, group.unchecked)
-        release = read_version(version)
         found = [*doubt_map("", judged, load_keys("worker"), release), *doubt_transfer(judged, release)]
         doubts += [f"{name}: {doubt}" for doubt in [*found, *doubt_drafts(judged, version)]]
         if model is not None:

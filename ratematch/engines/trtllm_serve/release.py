@@ -28,8 +28,8 @@ releases."""
 FIRST: Release = (1, 2, 0, 0, 0)
 
 _VERSION = re.compile(
-    r"(?P<major>\d{1,4})\.(?P<minor>\d{1,4})"
-    r"(?:\.(?P<patch>\d{1,4})(?:[.-]?rc(?P<rc>\d{1,4}))?(?:[.-]?post(?P<post>\d{1,4}))?(?P<dev>[.-]?dev\d*)?)?"
+    r"(?P<release>(?P<major>\d{1,4})\.(?P<minor>\d{1,4})"
+    r"(?:\.(?P<patch>\d{1,4})(?:[.-]?rc(?P<rc>\d{1,4}))?(?:[.-]?post(?P<post>\d{1,4}))?(?P<dev>[.-]?dev\d*)?)?)"
     r"(?:[+_-][a-z0-9][\w.+-]*)?",
     re.IGNORECASE,
 )
@@ -40,7 +40,8 @@ _IN_TAG = re.compile(r"(?<![\d.])v?(\d+\.\d+(?:\.\d+)?(?:[.-]?rc\d+)?(?:[.-]?pos
 
 @dataclass(frozen=True)
 class Version:
-    """The releases from ``first`` to ``last``, both included. ``text``: as it was given."""
+    """The releases from ``first`` to ``last``, both included. ``text``: as it was given, without what a builder put
+    behind it."""
 
     text: str
     first: Release
@@ -72,7 +73,7 @@ def read_version(text: str) -> Version:
         )
     # A build of no release (1.3.0.dev7) may be of any state of its line.
     whole = match["patch"] is None or (match["dev"] is not None and match["rc"] is None)
-    return Version(match[0], *(_span(f"{first[0]}.{first[1]}") if whole else (first, first)))
+    return Version(match["release"], *(_span(f"{first[0]}.{first[1]}") if whole else (first, first)))
 
 
 def _first(match: re.Match[str]) -> Release:
@@ -108,7 +109,7 @@ def is_version(text: str) -> bool:
 
 
 def named_version(text: str) -> str:
-    """The version in ``text``, as it is written there.
+    """The version in ``text``, as it is written there, without what a builder put behind it.
 
     Raises:
         ValueError: it names none that is known.
