@@ -393,5 +393,6 @@ def _routed(body: Json, chat: bool, request: web.Request) -> Routed:
             )
     params = body.get("conversation_params") or body.get("disaggregated_params") or {}
     named = params.get("conversation_id") if isinstance(params, dict) else None
-    named = named or request.headers.get("X-Session-ID") or request.headers.get("X-Correlation-ID")
+    for header in ("X-Session-ID", "X-Correlation-ID", "x-session-affinity"):  # the last one since 1.4
+        named = named or request.headers.get(header)
     return Routed(prompt_ids=ids, chat=chat, conversation=named)
