@@ -98,7 +98,7 @@ def test_defaults_satisfy_their_own_rules(keys: Any, version: str) -> None:
             {"kv_cache_config": {"free_gpu_mem_fraction": 1}},
             ["did you mean kv_cache_config.free_gpu_memory_fraction?"],
         ),
-        ({"num_serve_frontends": 2}, ["it came between 1.3.0rc0 and 1.3.0rc27"]),
+        ({"num_serve_frontends": 2}, ["it came between 1.3.0rc0 and 1.3.0rc24"]),
         ({"cache_transceiver_config": {"backend": "ucx"}}, ["'ucx' is not valid in 1.2", "UCX"]),
         ({"tensor_parallel_size": "8"}, ["tensor_parallel_size: '8' is no int"]),
         ({"enable_attention_dp": 1}, ["enable_attention_dp: 1 is no bool"]),

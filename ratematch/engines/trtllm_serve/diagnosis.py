@@ -180,6 +180,13 @@ OWN: tuple[KnownFailure, ...] = (
         "check options and engine.version in the sweep",
     ),
     row(
+        "transceiver-backend",
+        "section 3",
+        r"Python transceiver (?:currently )?only supports NIXL|PYTHON(?:, the default of [^,]+,)? takes backend NIXL only",
+        "the KV transceiver that runs takes NIXL only, and the file has another backend",
+        "set cache_transceiver_config.transceiver_runtime: CPP, or backend NIXL",
+    ),
+    row(
         "kv-formats-differ",
         "section 3",
         r"KV cache transfer .{0,80}the two sides do not agree",
