@@ -1,7 +1,7 @@
 """Keys of published deployments, by the release that their image names: each takes its own, to the last one.
 
-A table of what was seen (key and a usual value), not of files. The recipes that it was counted from: 562 of two public
-collections and 94 of a third, of autumn 2025 to August 2026.
+A table of what was seen (key and a usual value), not of files. The recipes that it was counted from: 562 of two
+public collections and 94 of a third, of autumn 2025 to August 2026.
 """
 
 from __future__ import annotations

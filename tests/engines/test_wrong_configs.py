@@ -39,7 +39,12 @@ def diagnosed(text: str) -> Diagnosis:
             "unknown",
         ),
         ("main", {"moe_config": {"backend": "WIDEEP"}}, "'WIDEEP' is not valid in main", "does not know"),
-        ("main", {"kv_cache_config": {"onboard_blocks": True}}, "unknown key in main; it went in 1.3", "unknown to this version"),
+        (
+            "main",
+            {"kv_cache_config": {"onboard_blocks": True}},
+            "unknown key in main; it went in 1.3",
+            "unknown to this version",
+        ),
         (
             "1.4.0rc4",
             {"cache_transceiver_config": {"backend": "UCX"}},

@@ -182,7 +182,7 @@ OWN: tuple[KnownFailure, ...] = (
     row(
         "transceiver-backend",
         "section 3",
-        r"Python transceiver (?:currently )?only supports NIXL|PYTHON(?:, the default of [^,]+,)? takes backend NIXL only",
+        r"Python transceiver (?:currently )?only supports NIXL|takes backend NIXL only, and it is",
         "the KV transceiver that runs takes NIXL only, and the file has another backend",
         "set cache_transceiver_config.transceiver_runtime: CPP, or backend NIXL",
     ),
