@@ -228,6 +228,7 @@ def pair(version: str = "1.2", **groups: dict[str, Any]) -> dict[str, Any]:
                 "ctx": {"mapping": "DEP4", "mtp": 1, **groups.get("ctx", {})},
                 "gen": {"mapping": "DEP4", "mtp": 1, **groups.get("gen", {})},
                 "loads": {"concurrency": [8]},
+                **({"orchestrator": groups["orchestrator"]} if "orchestrator" in groups else {}),
             }
         ],
     }
@@ -396,6 +397,18 @@ DOUBTS = (
             "gen": options(cache_transceiver_config={"transceiver_runtime": "auto"}),
         },
         "'auto' came between 1.3.0rc20 and",
+    ),
+    (
+        "1.3.0rc24",
+        "an option of the orchestrator that came with some candidate",
+        {"orchestrator": {"num_workers": 2}},
+        "orchestrator.yaml: num_workers: came between 1.3.0rc20 and 1.4.0rc1",
+    ),
+    (
+        "1.7.0",
+        "a line that is not known yet",
+        {},
+        "engine.version: 1.7.0 is later than all that is known, and taken for 1.4",
     ),
     (
         "1.2",

@@ -341,6 +341,15 @@ def test_the_version_is_the_recipes_own_then_the_images(names: dict[str, Any], c
     assert "version: main" in engine_line(given), "an option stands above all"
 
 
+def test_a_secret_between_servers_is_not_copied() -> None:
+    recipe = pair()
+    for role in ("prefill", "decode"):
+        recipe["backend"]["trtllm_config"][role]["internal_request_auth_key"] = "replace-with-a-shared-key"
+    imported = import_recipes([write(recipe)], Choices(version="1.4.0rc4"))
+    assert "replace-with" not in imported.text and "internal_request_auth_key" not in imported.text
+    assert any("internal_request_auth_key is a secret and is not copied" in note for note in imported.notes)
+
+
 def test_where_a_version_came_from_is_told() -> None:
     identity = {
         "frameworks": {"tensorrt_llm": "1.2.0"},

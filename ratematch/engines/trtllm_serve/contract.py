@@ -53,13 +53,38 @@ def load_keys(name: str) -> Rule:
     return content
 
 
+@cache
+def orchestrator_keys(place: str) -> Rule:
+    """Every key at a ``place`` of the orchestrator file: ``top``, ``section`` (of servers). Worker keys may stand in
+    both."""
+    own = load_keys("orchestrator")
+    if place == "section":
+        return {**load_keys("worker"), **own["server_section"]["keys"]}
+    return {**load_keys("worker"), **{name: own[name] for name in own if name not in ("server_section", "routers")}}
+
+
 def there(rule: Rule, version: Version) -> bool | None:
     """Does ``version`` have the key? ``None``: not known, or some of its releases only."""
     return held(version, rule.get("since"), rule.get("until"))
 
 
+_RESOLVED: dict[tuple[int, str], tuple[Rule, Rule]] = {}
+"""What :func:`in_version` found, by the identity of the keys, which are kept with it, and the version."""
+
+
 def in_version(keys: Rule, version: Version) -> Rule:
-    """The rules that may hold in a version, differences applied: those that surely hold there."""
+    """The rules that may hold in a version, differences applied: those that surely hold there.
+
+    ``keys`` as :func:`load_keys` or :func:`orchestrator_keys` gives them, or part of it; neither they nor the answer
+    may be changed.
+    """
+    known = _RESOLVED.get((id(keys), version.text))
+    if known is None:
+        known = _RESOLVED[id(keys), version.text] = (keys, _resolve(keys, version))
+    return known[1]
+
+
+def _resolve(keys: Rule, version: Version) -> Rule:
     rules: Rule = {}
     for name, rule in keys.items():
         if there(rule, version) is False:

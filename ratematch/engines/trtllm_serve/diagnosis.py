@@ -55,7 +55,8 @@ OWN: tuple[KnownFailure, ...] = (
             "row 9",
             r"bufferCoverTargetNum:\d+ < targetNum",
             "the KV transfer buffer is smaller than the prompt",
-            "on 1.2 set cache_transceiver_config.max_tokens_in_buffer to at least ISL, in whole blocks",
+            "with the C++ transceiver set cache_transceiver_config.max_tokens_in_buffer to at least ISL, "
+            "in whole blocks",
         )
     ),
     row(

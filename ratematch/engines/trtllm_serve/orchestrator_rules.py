@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from ratematch.engines.settings import Config
-from ratematch.engines.trtllm_serve.contract import check_map, check_value, in_version, load_keys
+from ratematch.engines.trtllm_serve.contract import check_map, check_value, in_version, load_keys, orchestrator_keys
 from ratematch.engines.trtllm_serve.release import Version, read_version
 
 _SECTIONS = (("context_servers", "context", "ctx"), ("generation_servers", "generation", "gen"))
@@ -19,14 +19,12 @@ def check_orchestrator_config(config: Config, version: str) -> list[str]:
         ValueError: the version is not known.
     """
     release = read_version(version)
-    own, worker = load_keys("orchestrator"), load_keys("worker")
-    top = {**worker, **{name: rule for name, rule in own.items() if name not in ("server_section", "routers")}}
     cluster = config.get("disagg_cluster")
     rest, problems = config, list[str]()
     if isinstance(cluster, dict):  # unknown keys in it have a message of their own
         rest = {name: value for name, value in config.items() if name != "disagg_cluster"}
         problems += _check_cluster(cluster, release)
-    problems += check_map("", rest, top, release)
+    problems += check_map("", rest, orchestrator_keys("top"), release)
     if problems:
         return problems
     for section, role, short in _SECTIONS:
@@ -61,10 +59,9 @@ def _check_cluster(block: Config, version: Version) -> Iterator[str]:
 
 
 def _check_section(config: Config, section: str, role: str, short: str, version: Version) -> Iterator[str]:
-    own, worker = load_keys("orchestrator"), load_keys("worker")
+    worker = load_keys("worker")
     block = config.get(section) or {}
-    keys = {**worker, **own["server_section"]["keys"]}
-    problems = list(check_map(section, block, keys, version))
+    problems = list(check_map(section, block, orchestrator_keys("section"), version))
     yield from problems
     if problems:
         return

@@ -18,7 +18,7 @@ from ratematch.engines.trtllm_serve.agreement import (
     doubt_model,
     doubt_pair,
 )
-from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys
+from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, orchestrator_keys
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.release import NEWEST, read_version
 from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
@@ -85,6 +85,10 @@ def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         doubts += [f"{name}: {doubt}" for doubt in [*found, *doubt_drafts(judged, version)]]
         if model is not None:
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
+    if orchestrator := [read_config(file.content) for file in plan.files if file.path == ORCHESTRATOR]:
+        judged = without(orchestrator[0], deployment.unchecked)
+        said = doubt_map("", judged, orchestrator_keys("top"), release)
+        doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in said]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
     return doubts

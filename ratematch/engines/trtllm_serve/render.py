@@ -185,18 +185,17 @@ def _environment(
     experiment: Experiment, cluster: Cluster, role: Role | Literal["orchestrator"], unchecked: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
     # What the emulator stands for; the real server has no such settings.
-    emulated: tuple[tuple[str, str], ...] = (
+    own: tuple[tuple[str, str], ...] = (
         (("RATEMATCH_EMULATED_GPU", cluster.gpu_source), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
         if cluster.emulated
         else ()
     )
-    given = {name for name, _ in cluster.environment.items()}
-    given |= {name for group in experiment.deployment.groups for name in group.environment}
-    if release_line(experiment.engine.version) == "1.4" and any(name.startswith("UCX_") for name in given):
-        emulated = (*emulated, KEEP_UCX)
     if cluster.emulated and unchecked:
-        emulated = (*emulated, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked)))
-    return (*emulated, *cluster.environment.items(), *mode_env(experiment, role))
+        own = (*own, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked)))
+    given = {*cluster.environment, *(name for group in experiment.deployment.groups for name in group.environment)}
+    if release_line(experiment.engine.version) == "1.4" and any(name.startswith("UCX_") for name in given):
+        own = (*own, KEEP_UCX)
+    return (*own, *cluster.environment.items(), *mode_env(experiment, role))
 
 
 def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_s: float) -> ProcessSpec:
