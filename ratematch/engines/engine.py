@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
-from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.measure.serverlog import Diagnosis, LogSpan, Running, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
@@ -75,6 +75,11 @@ def no_stages(ctx: Sequence[Samples], gen: Sequence[Samples], elapsed_s: float) 
 def no_log_span(text: str, group: ServerGroup, in_flight: int | None) -> LogSpan | None:
     """The engine's log has no times of steps."""
     return None
+
+
+def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
+    """The engine's logs say nothing of how its servers run beyond what they were told."""
+    return Running()
 
 
 def never_gives_up(text: str) -> bool:
@@ -168,6 +173,10 @@ class Engine:
     read_log: Callable[[str, ServerGroup, int | None], LogSpan | None] = no_log_span
     """Generation steps in a part of one worker's log, ``None`` when there are none. The last argument is the number
     of requests this worker was given to hold, where the load sets it."""
+
+    read_running: Callable[[LaunchPlan, Mapping[str, str]], Running] = nothing_running
+    """What the logs of ready servers, by name, say of choices that the engine may make otherwise than its files
+    say."""
 
     has_iterations: Callable[[str], bool]
     """Does a part of a server's log show any iteration?"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,9 +26,19 @@ def one_slot_each(options: Options, experts: int) -> int | None:
 class EngineFacts:
     """``versions``: release lines that can be rendered. ``gen_modes``: ways to measure generation servers alone, the
     usual one first. ``routers``: how its orchestrator can spread requests, the default first. ``expert_slots``: what
-    expert parallelism must divide."""
+    expert parallelism must divide. ``reads_version``: takes a version, where the engine names them in ways of its
+    own."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
     routers: tuple[str, ...]
     expert_slots: ExpertSlots = one_slot_each
+    reads_version: Callable[[str], bool] | None = None
+
+    def has_version(self, text: str) -> bool:
+        """Is ``text`` one of the release lines, or a version of one? ``1.2.1`` and ``1.3.0rc17`` are of 1.2 and
+        1.3."""
+        if self.reads_version is not None:
+            return self.reads_version(text)
+        lines = self.versions
+        return text in lines or any(re.fullmatch(rf"v?{re.escape(line)}\.\d+\w*(\.\w+)*", text) for line in lines)

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MADE_AT_LAUNCH = "***made at launch***"
+"""In a file of a plan: a random secret of one start, the same in all its files. It is in nothing that is kept: the
+servers read copies of such files with it, which are ours alone and removed with the servers."""
+
+PRIVATE = "private"
+"""Folder of those copies, below the launch folder."""
+
 
 @dataclass(frozen=True)
 class FileSpec:
@@ -12,6 +19,11 @@ class FileSpec:
 
     path: str
     content: str
+
+    @property
+    def secret(self) -> bool:
+        """Does it hold the secret of its start?"""
+        return MADE_AT_LAUNCH in self.content
 
 
 @dataclass(frozen=True)

@@ -216,8 +216,10 @@ def _measure(
     listener = Telemetry(plan, engine.routes, engine.iteration_reader)
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
-        software = provenance.collect(plan)
+        software = provenance.collect(plan, launch.path, engine)
         folder.write_provenance(launch.path, software)
+        for note in software.notes:
+            sys.stderr.write(f"note: {note}\n")
         _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
         senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,12 +23,13 @@ from typing import Protocol
 from ratematch.errors import DiskFull, NotInstalled, NotReady, PortInUse, RunError, ServerDied
 from ratematch.loadgen.http import get
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
 from ratematch.run import guard
 from ratematch.run.maskedlog import ServerLog
 from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store import layout, masking
 from ratematch.store.files import disk_full_message, is_full, write_text
+from ratematch.store.private import forget, make_private, write_private
 from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
@@ -88,8 +90,15 @@ class Servers:
     """The running processes of a plan. Use :func:`running`, which always ends them."""
 
     def __init__(
-        self, plan: LaunchPlan, folder: Path, diagnose: Diagnose, machine: Machine, given_up: GivenUp | None = None
+        self,
+        plan: LaunchPlan,
+        folder: Path,
+        diagnose: Diagnose,
+        machine: Machine,
+        given_up: GivenUp | None = None,
+        secret: str = "",
     ):
+        self._secret = secret
         self.plan = plan
         self._given_up = given_up
         self._machine = machine
@@ -108,6 +117,9 @@ class Servers:
         """
         for file in self.plan.files:
             write_text(self.folder / file.path, file.content)
+            if file.secret:
+                content = file.content.replace(MADE_AT_LAUNCH, self._secret)
+                write_private(make_private(self.folder / PRIVATE) / file.path, content)
         self._start_guard()
         for wave in sorted({spec.wave for spec in self.plan.processes}):
             specs = [spec for spec in self.plan.processes if spec.wave == wave]
@@ -135,6 +147,7 @@ class Servers:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
         self._machine.end(self._mark, 0.0)
+        forget(self.folder / PRIVATE, [file.path for file in self.plan.files if file.secret])
         for child in self._children:
             child.output.settle()
         self._children.clear()
@@ -267,12 +280,14 @@ def running(
 
     ``given_up``: does a log show that its server will never be ready?
     """
-    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up)
-    try:
-        servers.start(stop, on_wait)
-        yield servers
-    finally:
-        servers.stop()
+    secret = secrets.token_hex(32) if any(file.secret for file in plan.files) else ""
+    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up, secret)
+    with masking.masking([secret] if secret else []):
+        try:
+            servers.start(stop, on_wait)
+            yield servers
+        finally:
+            servers.stop()
 
 
 def probe(url: str, timeout_s: float = 2.0) -> str | None:

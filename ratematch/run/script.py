@@ -20,7 +20,7 @@ from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
-from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.placement import nodes_needed
 from ratematch.plan.printable import one_line
@@ -101,7 +101,10 @@ stop() {{
   done
   kill -9 "${{PIDS[@]}}" 2>/dev/null || true
   wait
+  forget
 }}
+
+forget() {{ :; }}
 """
 
 MAIN = """
@@ -120,6 +123,17 @@ trap 'exit 130' INT TERM
 
 SECRET = ': "${{{name}:?set {name} before running this}}"\nexport {name}\n'
 """A secret is in no file: whoever runs the script has it in the environment."""
+
+SECRET_FILES = """
+# The secret of this start: in copies that only their owner can read, in no argument, and gone with the servers.
+KEY=$(od -An -N32 -tx1 /dev/urandom)
+KEY=${{KEY//[[:space:]]/}}
+mkdir -m 700 {private}
+forget() {{ rm -rf "$WORK/{private}"; }}
+for file in {names}; do
+  text=$(<"$file")
+  (umask 077; printf '%s\\n' "${{text//"{placeholder}"/$KEY}}" >"{private}/$file")
+done"""
 
 TAIL = """
 ENDPOINT={endpoint} MODEL={model}
@@ -203,10 +217,12 @@ mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
     names = " ".join(shlex.quote(file.path) for file in plan.files)
+    secret = " ".join(shlex.quote(file.path) for file in plan.files if file.secret)
+    after = SECRET_FILES.format(names=secret, private=PRIVATE, placeholder=MADE_AT_LAUNCH) if secret else ""
     if not nodes:
-        return f'for file in {names}; do cp "$HERE/$file" .; done'
+        return f'for file in {names}; do cp "$HERE/$file" .; done{after}'
     fill = " ".join(f'-e "s/{node}/${{NODES[{index}]}}/g"' for index, node in enumerate(nodes))
-    return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone'
+    return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone{after}'
 
 
 def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:

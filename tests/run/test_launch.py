@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
-from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.launch import Interrupted, Waiting, end_leftovers, probe, running
 from tests.ports import free_port
 from tests.support.processes import processes_with, wait_until
@@ -277,3 +277,34 @@ def test_a_server_that_dies_on_a_full_disk_is_told_so(tmp_path: Path, monkeypatc
         start(plan(spec("a", free_port(), argv=dying)), tmp_path),
     ):
         pass
+
+
+SHOW = "import pathlib; print(pathlib.Path('private/a.yaml').read_text())\n"
+
+
+def test_a_secret_of_a_start_is_in_private_files_for_as_long_as_the_servers_live(tmp_path: Path) -> None:
+    port = free_port()
+    server = spec("agg-0", port, argv=(sys.executable, "-c", SHOW + SERVE, str(port), "0"))
+    secret = tuple(FileSpec(name, f"key: '{MADE_AT_LAUNCH}'\n") for name in ("a.yaml", "b.yaml"))
+    open_file = FileSpec("note.yaml", "a: 1\n")
+    found = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with start(LaunchPlan((*secret, open_file), (server,), "http://127.0.0.1:1"), folder):
+            private = folder / PRIVATE
+            assert private.stat().st_mode & 0o777 == 0o700
+            assert {path.name: path.stat().st_mode & 0o777 for path in private.iterdir()} == {
+                "a.yaml": 0o600,
+                "b.yaml": 0o600,
+            }
+            texts = {path.read_text() for path in private.iterdir()}
+            assert len(texts) == 1, "all files of a start have the same"
+            key = texts.pop().removeprefix("key: '").removesuffix("'\n")
+            assert len(key) == 64 and all(key not in text for text in working_in(folder).values())
+            found.append(key)
+        assert not private.exists()
+        kept = {path.name: path.read_text() for path in folder.iterdir()}
+        assert kept["a.yaml"] == f"key: '{MADE_AT_LAUNCH}'\n" and "key: '***'" in kept["agg-0.log"]
+        assert all(key not in text for text in kept.values())
+    assert found[0] != found[1]

@@ -275,7 +275,7 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
     cluster = replace(EMULATED, environment={"RATEMATCH_EMULATED_VERSION": version})
     found = told(probe.probe_node(cluster, "trtllm-serve", tmp_path))
     assert found["version"][0] and found["version"][1].endswith(
-        'set engine.version: "1.2" in the sweep' if version == "1.2" else "set engine.version: main in the sweep"
+        'set engine.version: "1.2" in the sweep' if version == "1.2" else 'set engine.version: "1.4" in the sweep'
     )
     known = len(command_options("serve", version))
     assert found["serve"] == (True, f"{known} of {known} known options")

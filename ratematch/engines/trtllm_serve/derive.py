@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.release import read_version
+from ratematch.engines.trtllm_serve.transceiver import buffer_tokens, derive_runtime
 from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.limits import explain_limits
@@ -146,17 +148,17 @@ def _logs() -> Iterator[Setting]:
 def _transfer(experiment: Experiment, group: ServerGroup) -> Iterator[Setting]:
     key, line = "cache_transceiver_config", release_line(experiment.engine.version)
     yield Setting(f"{key}.backend", "DEFAULT", "the engine's choice (NIXL); without a backend disaggregation is off")
-    if line == "1.2":
-        isl, block = experiment.workload.isl, _option(group, "kv_cache_config").get("tokens_per_block", BLOCK)
-        block = block if isinstance(block, int) and block > 0 else BLOCK
-        tokens = -(-isl // block) * block
-        yield Setting(
-            f"{key}.max_tokens_in_buffer",
-            tokens,
-            f"1.2 needs the longest prompt in whole blocks: ISL {isl} up to a multiple of {block}",
-        )
-    else:
-        why = f"{line} sizes its buffers itself, and ends a transfer after 60,000 ms unless told otherwise"
+    given = _option(group, key)
+    runtime = derive_runtime(given, str(given.get("backend", "DEFAULT")), read_version(experiment.engine.version))
+    yield runtime
+    isl, block = experiment.workload.isl, _option(group, "kv_cache_config").get("tokens_per_block", BLOCK)
+    block = block if isinstance(block, int) and block > 0 else BLOCK
+    tokens = buffer_tokens(given.get("transceiver_runtime", runtime.value), isl, block)
+    if tokens is not None:
+        why = f"the C++ transceiver needs the longest prompt in whole blocks: ISL {isl} up to a multiple of {block}"
+        yield Setting(f"{key}.max_tokens_in_buffer", tokens, why)
+    if line != "1.2":
+        why = f"{line} ends a transfer after 60,000 ms unless told otherwise"
         yield Setting(f"{key}.kv_transfer_timeout_ms", TRANSFER_TIMEOUT_MS, why)
 
 

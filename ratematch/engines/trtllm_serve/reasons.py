@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ratematch.engines.settings import explain_group, leaves
 from ratematch.engines.trtllm_serve.derive import PERF_RECORDS, derive_worker
-from ratematch.engines.trtllm_serve.render import router_config
+from ratematch.engines.trtllm_serve.render import auth_key, router_config
 from ratematch.plan.deployment import Role
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.setting import Setting
@@ -19,14 +19,21 @@ def explain_deployment(experiment: Experiment) -> dict[str, tuple[Setting, ...]]
     explained: dict[str, tuple[Setting, ...]] = {}
     for group in experiment.deployment.groups:
         derived = () if group.config is not None else derive_worker(experiment, group)
-        explained[group.role] = explain_group(group, group.options, derived)
+        explained[group.role] = (*explain_group(group, group.options, derived), *_auth(experiment))
     if experiment.deployment.needs_orchestrator:
         explained["orchestrator"] = tuple(_orchestrator(experiment))
     return explained
 
 
+def _auth(experiment: Experiment) -> Iterator[Setting]:
+    why = "random, one for all processes of a start: workers take another server's state only with it; kept nowhere"
+    for key, value in auth_key(experiment).items():
+        yield Setting(key, value, why)
+
+
 def _orchestrator(experiment: Experiment) -> Iterator[Setting]:
     deployment = experiment.deployment
+    yield from _auth(experiment)
     yield Setting("perf_metrics_max_requests", PERF_RECORDS, "joined per-request times kept until they are fetched")
     for role, section in SECTIONS:
         if not any(group.role == role for group in deployment.groups):
