@@ -62,7 +62,7 @@ def test_a_disaggregated_pair() -> None:
     for role in (ctx, gen):
         assert (role["kv_cache_config"]["enable_block_reuse"], role["kv_cache_config"]["dtype"]) == (False, "fp8")
         assert role["speculative_config"] == {"decoding_type": "MTP", "num_nextn_predict_layers": 1}
-        assert role["cache_transceiver_config"] == {"backend": "DEFAULT", "max_tokens_in_buffer": 1024}
+        assert role["cache_transceiver_config"] == {"backend": "NIXL", "max_tokens_in_buffer": 1024}
         assert role["print_iter_log"] and role["enable_iter_perf_stats"] and role["return_perf_metrics"]
     orchestrator = config(plan, "orchestrator.yaml")
     urls = {spec.name: f"{spec.host}:{spec.port}" for spec in plan.processes}
@@ -76,7 +76,7 @@ def test_version_decides_spelling() -> None:
     plan = launch(asked)
     gen = config(plan, "gen.yaml")
     assert gen["speculative_config"] == {"decoding_type": "MTP", "max_draft_len": 1}
-    assert gen["cache_transceiver_config"] == {"backend": "DEFAULT", "kv_transfer_timeout_ms": 600000}
+    assert gen["cache_transceiver_config"] == {"backend": "NIXL", "kv_transfer_timeout_ms": 600000}
     assert "--config" in plan.processes[0].argv
     old = launch(experiment("e2e", PAIR))
     assert "--extra_llm_api_options" in old.processes[0].argv and "--config" not in old.processes[0].argv

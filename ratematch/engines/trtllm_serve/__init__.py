@@ -13,6 +13,7 @@ from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, 
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
 from ratematch.engines.trtllm_serve.stages import read_breakdown
+from ratematch.engines.trtllm_serve.worker_rules import fill_margin, idle_options
 from ratematch.plan.enginefacts import EngineFacts
 
 ENGINE = Engine(
@@ -23,6 +24,8 @@ ENGINE = Engine(
         gen_modes=("gen_only_no_context", "gen_only"),
         routers=("round_robin", "load_balancing", "kv_cache_aware", "conversation"),
         expert_slots=expert_slots,
+        idle_options=idle_options,
+        fill_margin=fill_margin,
     ),
     product="TensorRT-LLM",
     reference="contract, section 9",

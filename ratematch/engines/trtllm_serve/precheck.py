@@ -18,6 +18,7 @@ from ratematch.engines.trtllm_serve.agreement import (
     doubt_pair,
 )
 from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, release_line
+from ratematch.engines.trtllm_serve.modes import doubt_fill
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
@@ -79,7 +80,7 @@ def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
-    return doubts
+    return [*doubts, *doubt_fill(experiment)]
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:

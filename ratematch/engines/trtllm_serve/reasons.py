@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ratematch.engines.settings import explain_group, leaves
 from ratematch.engines.trtllm_serve.derive import PERF_RECORDS, derive_worker
+from ratematch.engines.trtllm_serve.modes import explain_environment
 from ratematch.engines.trtllm_serve.render import router_config
 from ratematch.plan.deployment import Role
 from ratematch.plan.experiment import Experiment
@@ -15,13 +16,16 @@ SECTIONS: tuple[tuple[Role, str], ...] = (("ctx", "context_servers"), ("gen", "g
 
 
 def explain_deployment(experiment: Experiment) -> dict[str, tuple[Setting, ...]]:
-    """By role, and for the orchestrator where there is one: every configured key with its value and the reason."""
+    """By role, and for the orchestrator where there is one: every configured key with its value and the reason; and
+    variables of the ``environment`` that a measurement needs."""
     explained: dict[str, tuple[Setting, ...]] = {}
     for group in experiment.deployment.groups:
         derived = () if group.config is not None else derive_worker(experiment, group)
         explained[group.role] = explain_group(group, group.options, derived)
     if experiment.deployment.needs_orchestrator:
         explained["orchestrator"] = tuple(_orchestrator(experiment))
+    if environment := explain_environment(experiment):
+        explained["environment"] = environment
     return explained
 
 

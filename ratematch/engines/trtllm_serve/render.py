@@ -6,6 +6,7 @@ Each setting goes to exactly one place (host and port on the command line, all e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
@@ -14,8 +15,14 @@ from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
-from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
-from ratematch.engines.trtllm_serve.modes import mode_env
+from ratematch.engines.trtllm_serve.derive import (
+    BLOCK,
+    KV_FRACTION,
+    NO_ENVIRONMENT,
+    PERF_RECORDS,
+    derive_worker,
+)
+from ratematch.engines.trtllm_serve.modes import mode_env, quiet_env
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup
@@ -51,7 +58,7 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     to their environment: :mod:`ratematch.engines.trtllm_serve.modes`.
     """
     files = [
-        FileSpec(f"{group.role}.yaml", to_yaml(worker_config(experiment, group)))
+        FileSpec(f"{group.role}.yaml", to_yaml(worker_config(experiment, group, cluster.environment)))
         for group in experiment.deployment.groups
     ]
     processes = [_worker(experiment, instance, cluster, ready_s) for instance in placement.instances]
@@ -75,11 +82,14 @@ def to_yaml(config: Config) -> str:
     return text
 
 
-def worker_config(experiment: Experiment, group: ServerGroup) -> Config:
-    """The worker YAML of one role: derived defaults with the user's options laid over them, key by key."""
+def worker_config(
+    experiment: Experiment, group: ServerGroup, environment: Mapping[str, str] = NO_ENVIRONMENT
+) -> Config:
+    """The worker YAML of one role: derived defaults with the user's options laid over them, key by key.
+    ``environment``: of every server, from the cluster profile."""
     if group.config is not None:
         return group.config
-    return lay_over(fold(derive_worker(experiment, group)), group.options)
+    return lay_over(fold(derive_worker(experiment, group, environment)), group.options)
 
 
 def kv_settings(group: ServerGroup) -> KvSettings:
@@ -180,6 +190,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         env=(
             *merge_env(
                 WORKER_ENV,
+                quiet_env(experiment),
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),
@@ -210,6 +221,7 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         argv=argv,
         env=merge_env(
             (("TLLM_LOG_LEVEL", "INFO"),),
+            quiet_env(experiment),
             _environment(experiment, cluster, "orchestrator", experiment.deployment.unchecked),
             step_times_env(experiment, cluster),
         ),
