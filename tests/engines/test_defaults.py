@@ -142,3 +142,19 @@ def test_an_exact_fill_given_by_hand_is_a_warning_where_it_may_wait_for_ever(ver
         doubts = [doubt for doubt in ENGINE.doubt_launch(launch(asked), asked) if "last slot" in doubt]
         assert len(doubts) == doubted
         assert all("max_batch_size: 33" in doubt for doubt in doubts)
+
+
+def test_no_server_is_placed_where_the_orchestrators_processes_meet() -> None:
+    """All on one node: the orchestrator's port, the one before it and every server's are different ports."""
+    assert PAIR.ctx is not None and PAIR.gen is not None
+    ctx, gen = (replace(group, mapping=parse_mapping("TP1")) for group in (PAIR.ctx, PAIR.gen))
+    small = replace(PAIR, ctx=ctx, gen=gen)
+    asked = experiment("e2e", replace(small, orchestrator={"num_workers": 4}), version="main")
+    plan = launch(asked)
+    assert ENGINE.check_launch(plan, asked) == []
+    *servers, orchestrator = plan.processes
+    assert orchestrator.further_ports == (orchestrator.port - 1,)
+    assert orchestrator.port - 1 not in {spec.port for spec in servers}
+    assert all(spec.further_ports == () for spec in servers)
+    elsewhere = replace(small, orchestrator={"num_workers": 4, "disagg_coordinator_url": "http://n9:7000"})
+    assert launch(experiment("e2e", elsewhere, version="main")).processes[-1].further_ports == ()

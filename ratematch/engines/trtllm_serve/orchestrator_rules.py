@@ -31,6 +31,7 @@ def check_orchestrator_config(config: Config, version: str) -> list[str]:
     for section, role, short in _SECTIONS:
         problems += _check_section(config, section, role, short, line)
     problems += _check_shared_urls(config)
+    problems += _check_coordinator(config)
     if config.get("disagg_cluster"):
         problems += [
             f"{section}.urls: must be absent when disagg_cluster is given; workers register themselves"
@@ -123,3 +124,31 @@ def _check_shared_urls(config: Config) -> Iterator[str]:
             f"generation_servers.urls: {', '.join(shared)} is a context server too, "
             "with different arguments in the two sections"
         )
+
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
+
+def _check_coordinator(config: Config) -> Iterator[str]:
+    """Several orchestrator processes meet at the port before their own, on their machine, where nothing else names
+    another place for it."""
+    workers = config.get("num_workers")
+    if not isinstance(workers, int) or workers < 2 or config.get("disagg_coordinator_url"):
+        return
+    host, port = str(config.get("hostname", "localhost")), config.get("port", 8000)
+    meet = port - 1
+    remedy = "give the orchestrator another port, or set disagg_coordinator_url"
+    if meet < 1:
+        yield f"port: {port} leaves no port before it, where the {workers} processes of num_workers meet: {remedy}"
+    for section, _, short in _SECTIONS:
+        for url in (config.get(section) or {}).get("urls") or ():
+            server, _, taken = url.partition(":")
+            if taken == str(meet) and _is_one_machine(host, server):
+                yield (
+                    f"{section}.urls: {url} is where the {workers} processes of num_workers meet, the port before "
+                    f"the orchestrator's {port}, and a {short} server's: {remedy}"
+                )
+
+
+def _is_one_machine(one: str, other: str) -> bool:
+    return one == other or (one in _THIS_MACHINE and other in _THIS_MACHINE)

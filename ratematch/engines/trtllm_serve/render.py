@@ -182,7 +182,11 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
     # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
     gpus = instance.places[0].gpus
     eplb = ((EPLB_SHM, f"ratematch_eplb_{instance.port}"),) if has_load_balancer(group) else ()
-    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
+    if instance.shares:
+        # One list for all nodes of the instance: the engine gives rank k the visible GPU k % GPUs-of-a-node.
+        gpus = tuple((instance.first + k) % cluster.gpus_per_node for k in range(cluster.gpus_per_node))
+    own = len(gpus) < cluster.gpus_per_node or instance.first > 0
+    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if own else ()
     return ProcessSpec(
         name=instance.name,
         role=instance.role,
@@ -207,6 +211,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         wave=0,
         ranks=group.mapping.gpus,
         launcher=engine_launcher(cluster),
+        shares=instance.shares,
     )
 
 
@@ -232,4 +237,5 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         log="orchestrator.log",
         ready=ReadyProbe(_url(host, port) + "/health", ready_s),
         wave=1,
+        further_ports=() if placement.coordinator_port is None else (placement.coordinator_port,),
     )

@@ -117,9 +117,8 @@ def idle_options(options: Mapping[str, Any], mapping: Parallelism) -> dict[str, 
     """Options that change nothing with ``mapping``, by dotted path, and why."""
     block = options.get("attention_dp_config")
     if not mapping.attention_dp and isinstance(block, dict) and block.get("enable_balance") is True:
-        return {
-            "attention_dp_config.enable_balance": f"{mapping.label} has no attention-DP ranks to balance requests over"
-        }
+        why = f"{mapping.label} has no attention-DP ranks to balance requests over"
+        return {"attention_dp_config.enable_balance": why}
     return {}
 
 
