@@ -158,3 +158,19 @@ def test_no_server_is_placed_where_the_orchestrators_processes_meet() -> None:
     assert all(spec.further_ports == () for spec in servers)
     elsewhere = replace(small, orchestrator={"num_workers": 4, "disagg_coordinator_url": "http://n9:7000"})
     assert launch(experiment("e2e", elsewhere, version="main")).processes[-1].further_ports == ()
+
+
+def test_what_makes_a_baseline_one_is_explained_though_it_is_given() -> None:
+    options = {
+        "attention_dp_config": {"enable_balance": True, "timeout_iters": 60, "batching_wait_iters": 0},
+        "enable_chunked_prefill": True,
+    }
+    group = ServerGroup("agg", parse_mapping("DEP8"), options=options)
+    agg = with_limits(group, Workload(8192, 1024), 256)
+    asked = experiment("ifb", Deployment(agg=agg), Workload(8192, 1024), (Concurrency(256, 999),))
+    why = {each.key: each.why for each in ENGINE.explain_settings(asked)["agg"]}
+    assert "slowest rank" in why["attention_dp_config.enable_balance"]
+    assert "published" in why["attention_dp_config.timeout_iters"]
+    assert "published" in why["attention_dp_config.batching_wait_iters"]
+    assert "piece by piece" in why["enable_chunked_prefill"]
+    assert "2048 + 32 x (MTP 0 + 1)" in why["max_num_tokens"]
