@@ -135,7 +135,8 @@ class Engine:
     whether every release takes them, a line each."""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
-    """By role (and ``orchestrator``): every configured key, with its value and the reason for it."""
+    """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under
+    ``environment`` variables that a measurement needs."""
 
     extra_body: Callable[[Experiment], Json] = no_extra_body
     """Fields of every request body beside the OpenAI ones."""

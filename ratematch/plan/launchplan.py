@@ -43,7 +43,8 @@ class ProcessSpec:
     folder, which is the working directory. ``env`` is added to the inherited environment; ``unset`` is removed
     from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
     process of earlier waves is ready. ``launcher``: put before ``argv`` where Slurm starts the ranks. ``inside``: it
-    runs in the container, where there is one; else it is a program of ratematch itself.
+    runs in the container, where there is one; else it is a program of ratematch itself. ``shares``: ranks on each of
+    ``nodes``, where they are not alike. ``further_ports``: it listens there too, on ``host``.
     """
 
     name: str
@@ -60,6 +61,8 @@ class ProcessSpec:
     ranks: int = 1
     launcher: tuple[str, ...] = ()
     inside: bool = True
+    shares: tuple[int, ...] = ()
+    further_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

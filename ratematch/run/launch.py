@@ -30,6 +30,7 @@ from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store import layout, masking
 from ratematch.store.files import disk_full_message, is_full, write_text
 from ratematch.store.private import forget, make_private, write_private
+from ratematch.store.progress import LOADING, REFUSED
 from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
@@ -235,8 +236,9 @@ class Servers:
         return f"{child.spec.name} {how} after {time.monotonic() - child.started:.0f} s{self._cause(child)}"
 
     def _not_ready(self, child: _Child, why: str, seconds: float) -> str:
+        still = f"{why}: it is still loading" if why == LOADING else why
         return (
-            f"{child.spec.name} was not ready after {seconds:.0f} s ({why}); "
+            f"{child.spec.name} was not ready after {seconds:.0f} s ({still}); "
             f"raise ready_minutes in the cluster profile if it only needs longer{self._cause(child)}"
         )
 
@@ -299,7 +301,9 @@ def probe(url: str, timeout_s: float = 2.0) -> str | None:
         return f"answers {error.code}"
     except urllib.error.URLError as error:
         reason = error.reason
-        return "connection refused" if isinstance(reason, ConnectionRefusedError) else str(reason)
+        return REFUSED if isinstance(reason, ConnectionRefusedError) else str(reason)
+    except ConnectionRefusedError:
+        return REFUSED
     except OSError as error:
         return str(error) or type(error).__name__
 
@@ -317,11 +321,12 @@ def port_is_free(host: str, port: int) -> bool:
 
 def check_port_free(spec: ProcessSpec) -> None:
     """Raises PortInUse when somebody on this machine already listens where ``spec`` wants to."""
-    if _is_listened_to(spec.host, spec.port) or not port_is_free(spec.host, spec.port):
-        raise PortInUse(
-            f"{spec.name}: port {spec.port} on {spec.host} is in use by another program; "
-            "stop it, or set another port_base in the cluster profile"
-        )
+    for port in (spec.port, *spec.further_ports):
+        if _is_listened_to(spec.host, port) or not port_is_free(spec.host, port):
+            raise PortInUse(
+                f"{spec.name}: port {port} on {spec.host} is in use by another program; "
+                "stop it, or set another port_base in the cluster profile"
+            )
 
 
 def _is_listened_to(host: str, port: int) -> bool:

@@ -15,7 +15,7 @@ from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec
-from ratematch.plan.placement import nodes_needed
+from ratematch.plan.placement import nodes_on
 from ratematch.run import guard
 from ratematch.slurm import allocation
 from ratematch.slurm.srun import Step, slurm_step
@@ -73,7 +73,7 @@ def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> Non
     except RunError as error:
         raise UserError(str(error)) from error
     for experiment in experiments:
-        if (needed := nodes_needed(experiment.deployment, cluster.gpus_per_node)) > len(held.nodes):
+        if (needed := nodes_on(experiment.deployment, cluster)) > len(held.nodes):
             raise UserError(
                 f"{experiment.label} needs {needed} nodes and job {held.job_id} holds {len(held.nodes)}; "
                 "ask for more with salloc or sbatch, or lower budget.max_gpus"

@@ -22,7 +22,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
-from ratematch.plan.placement import nodes_needed
+from ratematch.plan.placement import nodes_on
 from ratematch.plan.printable import one_line
 from ratematch.plan.workload import Workload
 from ratematch.run import warmup
@@ -75,10 +75,16 @@ alive() {{
 
 # ready NAME URL SECONDS: wait until URL answers
 ready() {{
-  local deadline=$((SECONDS + $3))
-  until curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null "$2"; do
+  local deadline=$((SECONDS + $3)) code
+  local ask=(curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null --write-out '%{{http_code}}')
+  until code=$("${{ask[@]}}" "$2"); do
     alive
-    ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 does not answer); its log: $WORK/$1.log"
+    case $code in
+      000) code="does not answer" ;;
+      503) code="answers 503: it is still loading" ;;
+      *) code="answers $code" ;;
+    esac
+    ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 $code); its log: $WORK/$1.log"
     sleep 1
   done
   echo "$1 is ready"
@@ -176,7 +182,7 @@ def run_script(
 
 def batch_script(experiment: Experiment, cluster: Cluster) -> str:
     """The text of ``job.sbatch``: the options of a job that ``ratematch sweep`` sends, around ``run.sh``."""
-    nodes = nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    nodes = nodes_on(experiment.deployment, cluster)
     options = batch_options(cluster, nodes, minutes_on(cluster, experiment))
     lines = [
         "#!/bin/bash",

@@ -121,7 +121,7 @@ def test_the_orchestrators_of_1_4_and_before() -> None:
         ("1.3.0rc5", key, "internal_request_auth_key: unknown key in 1.3.0rc5"),
         ("1.4", key, ""),
         ("1.3.0rc5", fleet, "num_workers: unknown key"),
-        ("1.4", fleet, "b:8000 is the port of the coordinator"),
+        ("1.4", fleet, "b:8000 is where the 2 processes of num_workers meet"),
         ("1.4", fleet | {"disagg_coordinator_url": "http://c:1"}, ""),
     ):
         environment = read_environment({"RATEMATCH_EMULATED_VERSION": version})

@@ -382,3 +382,48 @@ def test_checks_do_not_change_the_file() -> None:
     before = repr(RECIPE)
     check_worker_config(RECIPE, "1.2")
     assert repr(RECIPE) == before
+
+
+# ------------------------------------------------------------------------------------- an orchestrator's coordinator
+
+
+def fleet(host: str = "node0", port: int = 8003, **keys: Any) -> dict[str, Any]:
+    return {
+        "hostname": host,
+        "port": port,
+        "backend": "pytorch",
+        "num_workers": 3,
+        "context_servers": {"num_instances": 1, "urls": ["node0:8000"]},
+        "generation_servers": {"num_instances": 2, "urls": ["node0:8002", "node1:8002"]},
+        **keys,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        (fleet(), "generation_servers.urls: node0:8002 is where the 3 processes of num_workers meet"),
+        (fleet(port=8001), "context_servers.urls: node0:8000"),
+        (fleet(port=1), "port: 1 leaves no port before it"),
+        (
+            fleet("0.0.0.0", generation_servers={"num_instances": 1, "urls": ["localhost:8002"]}),
+            "generation_servers.urls: localhost:8002",
+        ),
+    ],
+)
+def test_a_server_where_the_orchestrators_processes_meet_is_refused(config: dict[str, Any], where: str) -> None:
+    problem = one(check_orchestrator_config(config, "main"))
+    assert problem.startswith(where) and "disagg_coordinator_url" in problem
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        fleet(port=8004),
+        fleet("node2"),
+        fleet(num_workers=1),
+        fleet(disagg_coordinator_url="http://node5:7000"),
+    ],
+)
+def test_where_nobody_is_in_their_way_it_is_taken(config: dict[str, Any]) -> None:
+    assert check_orchestrator_config(config, "main") == []

@@ -278,7 +278,7 @@ MISTAKES = (
     (
         "transceivers that differ",
         pair(ctx=options(cache_transceiver_config={"backend": "UCX"})),
-        "cache_transceiver_config.backend: ctx has UCX and gen has DEFAULT",
+        "cache_transceiver_config.backend: ctx has UCX and gen has NIXL",
     ),
     (
         "runtimes that differ",
@@ -371,8 +371,8 @@ DOUBTS = (
     (
         "1.2",
         "DEFAULT and what it stands for",
-        {"ctx": options(cache_transceiver_config={"backend": "NIXL"})},
-        "ctx has NIXL and gen has DEFAULT",
+        {"ctx": options(cache_transceiver_config={"backend": "DEFAULT"})},
+        "ctx has DEFAULT and gen has NIXL",
     ),
     (
         "1.3.0rc28",

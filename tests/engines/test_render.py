@@ -63,7 +63,7 @@ def test_a_disaggregated_pair() -> None:
         assert (role["kv_cache_config"]["enable_block_reuse"], role["kv_cache_config"]["dtype"]) == (False, "fp8")
         assert role["speculative_config"] == {"decoding_type": "MTP", "num_nextn_predict_layers": 1}
         assert role["cache_transceiver_config"] == {
-            "backend": "DEFAULT",
+            "backend": "NIXL",
             "transceiver_runtime": "CPP",
             "max_tokens_in_buffer": 1024,
         }
@@ -81,7 +81,7 @@ def test_version_decides_spelling() -> None:
     gen = config(plan, "gen.yaml")
     assert gen["speculative_config"] == {"decoding_type": "MTP", "max_draft_len": 1}
     assert gen["cache_transceiver_config"] == {
-        "backend": "DEFAULT",
+        "backend": "NIXL",
         "transceiver_runtime": "PYTHON",
         "kv_transfer_timeout_ms": 600000,
     }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ class Answer(http.server.BaseHTTPRequestHandler):
 print("listening", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
+
+
+LOADING = SERVE.replace("time.sleep(float(sys.argv[2]))", "").replace("send_response(200)", "send_response(503)")
+"""Listens at once, and is never ready."""
 
 
 def spec(
@@ -163,6 +168,37 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     ):
         pass
     assert left_in(tmp_path) == []
+
+
+def test_a_server_that_is_loading_is_not_one_that_is_not_there(tmp_path: Path) -> None:
+    """503 is loading, refused is dead or not yet there; both say so while they are waited for, and at the end."""
+    ports = [free_port(), free_port()]
+    loading = spec("a", ports[0], argv=(sys.executable, "-c", LOADING, str(ports[0])), deadline_s=3)
+    absent = spec("b", ports[1], argv=(sys.executable, "-c", "import time; time.sleep(60)"), deadline_s=60)
+    states: dict[str, set[str]] = {"a": set(), "b": set()}
+
+    def look(waiting: Sequence[Waiting]) -> None:
+        for server in waiting:
+            states[server.name].add(server.state)
+
+    with (
+        pytest.raises(NotReady, match=r"a was not ready after \d+ s \(answers 503: it is still loading\)"),
+        start(plan(loading, absent), tmp_path, on_wait=look),
+    ):
+        pass
+    assert "loading" in states["a"] and states["b"] == {"dead or not yet there"}
+
+
+def test_a_port_that_several_processes_meet_at_must_be_free_too(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(PortInUse, match=f"port {port} on 127.0.0.1 is in use"),
+            start(plan(replace(spec("a", free_port()), further_ports=(port,))), tmp_path),
+        ):
+            pass
 
 
 def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ratematch.engines.trtllm_serve.release import NEWEST, is_version
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
 from ratematch.engines.trtllm_serve.running import read_running
 from ratematch.engines.trtllm_serve.stages import read_breakdown
+from ratematch.engines.trtllm_serve.worker_rules import fill_margin, idle_options
 from ratematch.plan.enginefacts import EngineFacts
 
 ENGINE = Engine(
@@ -26,6 +27,8 @@ ENGINE = Engine(
         gen_modes=("gen_only_no_context", "gen_only"),
         routers=("round_robin", "load_balancing", "kv_cache_aware", "conversation"),
         expert_slots=expert_slots,
+        idle_options=idle_options,
+        fill_margin=fill_margin,
     ),
     product="TensorRT-LLM",
     reference="contract, section 9",

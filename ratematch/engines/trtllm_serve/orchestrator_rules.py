@@ -124,16 +124,29 @@ def _check_shared_urls(config: Config) -> Iterator[str]:
         )
 
 
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
+
 def _check_coordinator(config: Config) -> Iterator[str]:
-    """Several orchestrator processes share a coordinator, which listens on the port before theirs."""
-    if config.get("num_workers", 1) < 2 or config.get("disagg_coordinator_url"):
+    """Several orchestrator processes meet at the port before their own, on their machine, where nothing else names
+    another place for it."""
+    workers = config.get("num_workers")
+    if not isinstance(workers, int) or workers < 2 or config.get("disagg_coordinator_url"):
         return
-    host, port = config.get("hostname", "localhost"), config.get("port", 8000)
-    if port < 2:
-        yield f"port: {port} leaves no port before it for the coordinator of num_workers {config['num_workers']}"
-    for section, _, _ in _SECTIONS:
-        if f"{host}:{port - 1}" in ((config.get(section) or {}).get("urls") or ()):
-            yield (
-                f"{section}.urls: {host}:{port - 1} is the port of the coordinator, which num_workers "
-                f"{config['num_workers']} starts on port - 1: take another port"
-            )
+    host, port = str(config.get("hostname", "localhost")), config.get("port", 8000)
+    meet = port - 1
+    remedy = "give the orchestrator another port, or set disagg_coordinator_url"
+    if meet < 1:
+        yield f"port: {port} leaves no port before it, where the {workers} processes of num_workers meet: {remedy}"
+    for section, _, short in _SECTIONS:
+        for url in (config.get(section) or {}).get("urls") or ():
+            server, _, taken = url.partition(":")
+            if taken == str(meet) and _is_one_machine(host, server):
+                yield (
+                    f"{section}.urls: {url} is where the {workers} processes of num_workers meet, the port before "
+                    f"the orchestrator's {port}, and a {short} server's: {remedy}"
+                )
+
+
+def _is_one_machine(one: str, other: str) -> bool:
+    return one == other or (one in _THIS_MACHINE and other in _THIS_MACHINE)

@@ -19,6 +19,7 @@ from ratematch.engines.trtllm_serve.agreement import (
     doubt_pair,
 )
 from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, orchestrator_keys
+from ratematch.engines.trtllm_serve.modes import doubt_fill
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.release import NEWEST, read_version
 from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
@@ -91,7 +92,7 @@ def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in said]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
-    return doubts
+    return [*doubts, *doubt_fill(experiment)]
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:

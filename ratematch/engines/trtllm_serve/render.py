@@ -6,6 +6,7 @@ Each setting goes to exactly one place (host and port on the command line, all e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
@@ -15,8 +16,14 @@ from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
 from ratematch.engines.trtllm_serve.contract import load_keys, release_line, there
-from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
-from ratematch.engines.trtllm_serve.modes import mode_env
+from ratematch.engines.trtllm_serve.derive import (
+    BLOCK,
+    KV_FRACTION,
+    NO_ENVIRONMENT,
+    PERF_RECORDS,
+    derive_worker,
+)
+from ratematch.engines.trtllm_serve.modes import mode_env, quiet_env
 from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
@@ -70,7 +77,7 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     """
     key = auth_key(experiment)
     files = [
-        FileSpec(f"{group.role}.yaml", to_yaml({**worker_config(experiment, group), **key}))
+        FileSpec(f"{group.role}.yaml", to_yaml({**worker_config(experiment, group, cluster.environment), **key}))
         for group in experiment.deployment.groups
     ]
     processes = [_worker(experiment, instance, cluster, ready_s) for instance in placement.instances]
@@ -109,11 +116,14 @@ def to_yaml(config: Config) -> str:
     return text
 
 
-def worker_config(experiment: Experiment, group: ServerGroup) -> Config:
-    """The worker YAML of one role: derived defaults with the user's options laid over them, key by key."""
+def worker_config(
+    experiment: Experiment, group: ServerGroup, environment: Mapping[str, str] = NO_ENVIRONMENT
+) -> Config:
+    """The worker YAML of one role: derived defaults with the user's options laid over them, key by key.
+    ``environment``: of every server, from the cluster profile."""
     if group.config is not None:
         return group.config
-    return lay_over(fold(derive_worker(experiment, group)), group.options)
+    return lay_over(fold(derive_worker(experiment, group, environment)), group.options)
 
 
 def kv_settings(group: ServerGroup) -> KvSettings:
@@ -214,7 +224,11 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
     # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
     gpus = instance.places[0].gpus
     eplb = ((EPLB_SHM, f"ratematch_eplb_{instance.port}"),) if has_load_balancer(group) else ()
-    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
+    if instance.shares:
+        # One list for all nodes of the instance: the engine gives rank k the visible GPU k % GPUs-of-a-node.
+        gpus = tuple((instance.first + k) % cluster.gpus_per_node for k in range(cluster.gpus_per_node))
+    own = len(gpus) < cluster.gpus_per_node or instance.first > 0
+    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if own else ()
     return ProcessSpec(
         name=instance.name,
         role=instance.role,
@@ -222,6 +236,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         env=(
             *merge_env(
                 WORKER_ENV,
+                quiet_env(experiment),
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),
@@ -238,6 +253,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         wave=0,
         ranks=group.mapping.gpus,
         launcher=engine_launcher(cluster),
+        shares=instance.shares,
     )
 
 
@@ -253,6 +269,7 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         argv=argv,
         env=merge_env(
             (("TLLM_LOG_LEVEL", "INFO"),),
+            quiet_env(experiment),
             _environment(experiment, cluster, "orchestrator", experiment.deployment.unchecked),
             step_times_env(experiment, cluster),
         ),
@@ -263,4 +280,5 @@ def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster
         log="orchestrator.log",
         ready=ReadyProbe(_url(host, port) + "/health", ready_s),
         wave=1,
+        further_ports=() if placement.coordinator_port is None else (placement.coordinator_port,),
     )

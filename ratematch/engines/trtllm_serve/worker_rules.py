@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ratematch.engines.settings import Config
-from ratematch.engines.trtllm_serve.contract import check_map, in_version, load_keys
+from ratematch.engines.trtllm_serve.contract import check_map, in_version, load_keys, release_line
 from ratematch.engines.trtllm_serve.release import Version, read_version
 from ratematch.engines.trtllm_serve.transceiver import check_transfer
+from ratematch.plan.parallelism import Parallelism
 
 
 def check_worker_config(config: Config, version: str) -> list[str]:
@@ -118,3 +120,19 @@ def _check_speculation(config: Config, version: Version) -> Iterator[str]:
             yield f"{where}.max_draft_len: must be greater than 0 for {kind}"
         if not (block.get("speculative_model") or block.get("speculative_model_dir")):
             yield f"{where}.speculative_model: is required for {kind}"
+
+
+def idle_options(options: Mapping[str, Any], mapping: Parallelism) -> dict[str, str]:
+    """Options that change nothing with ``mapping``, by dotted path, and why."""
+    block = options.get("attention_dp_config")
+    if not mapping.attention_dp and isinstance(block, dict) and block.get("enable_balance") is True:
+        why = f"{mapping.label} has no attention-DP ranks to balance requests over"
+        return {"attention_dp_config.enable_balance": why}
+    return {}
+
+
+def fill_margin(version: str) -> int:
+    """Slots a rank beyond a gen_only batch that is filled exactly: some 1.3 release candidates' router could give one
+    attention-DP rank a request more than its share, which then waited for ever (1.2 has no such router, 1.4 the fix).
+    """
+    return 1 if release_line(version) == "1.3" else 0
