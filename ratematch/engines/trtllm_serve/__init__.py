@@ -12,7 +12,7 @@ from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, rea
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
-from ratematch.engines.trtllm_serve.stages import read_breakdown
+from ratematch.engines.trtllm_serve.stages import TimedRequest, read_breakdown
 from ratematch.plan.enginefacts import EngineFacts
 
 ENGINE = Engine(
@@ -40,6 +40,7 @@ ENGINE = Engine(
     read_samples=read_samples,
     read_figures=read_figures,
     read_breakdown=read_breakdown,
+    timed_request=TimedRequest,
     read_log=read_log,
     has_iterations=has_iterations,
     wrote=is_trtllm_log,
