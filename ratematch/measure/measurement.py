@@ -25,7 +25,7 @@ from ratematch.plan.workload import Workload
 __all__ = ["Measurement", "Stats", "Window", "add_findings", "from_json", "measure_load", "to_json"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Figures of one load. ``None`` where undefined, never 0.
 
