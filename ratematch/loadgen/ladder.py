@@ -22,6 +22,7 @@ from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
+from ratematch.measure.columns import columns_of
 from ratematch.measure.goodput import Goodput
 from ratematch.measure.loadrun import GpuSummary
 from ratematch.measure.measurement import Measurement, add_findings, measure_load, to_json
@@ -133,7 +134,7 @@ def run_ladder(
             job = replace(job, distinct=count_distinct(load))
         folder = ladder.make_folder(load.label, command)
         ladder.begin(load.label, command, _after(ladder, job, source))
-        row = _run_load(options, job, source, goal, on_progress, read_metrics)
+        row = _run_load(options, job, source, goal, on_progress, read_metrics, folder)
         row = replace(row, emulated=emulated, dataset=start.dataset, notes=_with_repeats(row, again))
         rows.append(row)
         if folder:
@@ -144,7 +145,7 @@ def run_ladder(
         if row.result.aborted or (row.result.ended_early or "").startswith("given up"):
             break
         if isinstance(load, Concurrency) and load.seconds:
-            used = max((record.seq for record in row.result.records), default=0) + 1
+            used = int(columns_of(row.result.records).ints("seq").max(initial=0)) + 1
             ladder.finished(max(_next_seq(job), used))
     return rows
 
@@ -198,7 +199,7 @@ def _use_up(ladder: Ladder, job: LoadJob, source: PromptSource) -> None:
 
 
 def _with_repeats(row: LoadRow, again: bool) -> tuple[str, ...]:
-    if not again or any(record.cached_tokens is not None for record in row.result.records):
+    if not again or columns_of(row.result.records).known("cached_tokens").any():
         return row.notes
     return (*row.notes, SENT_AGAIN)
 
@@ -216,6 +217,7 @@ def _run_load(
     goal: Goodput | None,
     on_progress: Callable[[Load, Progress], None],
     read_metrics: ReadSamples,
+    folder: Path | None,
 ) -> LoadRow:
     load = job.load
     poller = MetricsPoller(options.server_metrics, read=read_metrics)
@@ -229,6 +231,7 @@ def _run_load(
             senders=Senders(options.processes),
             stop=stop,
             on_progress=lambda progress: on_progress(load, progress),
+            folder=folder,
         )
     warmed = bool(job.distinct)  # such prompts are meant to be found in the cache
     limits = replace(DEFAULT_LIMITS, cached=1.0) if warmed else DEFAULT_LIMITS

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from ratematch.engines import Engine
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
@@ -23,6 +24,7 @@ from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement
+from ratematch.measure.columns import columns_of
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
 from ratematch.measure.records import RequestRecord
@@ -48,7 +50,7 @@ from ratematch.run.telemetry import (
 )
 from ratematch.run.watch import Stalled, Watched, find_cause, watch
 from ratematch.store import layout
-from ratematch.store.files import reserve, write_json
+from ratematch.store.files import DISK_FULL, reserve, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.progress import Measuring, RunProgress
 from ratematch.store.records import write_records
@@ -168,6 +170,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
             senders=Senders(None, live.senders.most, live.senders.drive) if live.senders else Senders(),
             stop=watched.halt,
             on_progress=show,
+            folder=live.folder.load_folder(load),
         )
     return _Sent(result, watched, marks, before, gpus, warmed)
 
@@ -224,6 +227,8 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
         return Stalled(f"{load.label}: {watched.stalled}", started=watched.started)
     if live.stop.is_set():
         return Interrupted(f"stopped during {load.label}; loads before it are kept")
+    if DISK_FULL in sent.result.aborted:
+        return DiskFull(f"{load.label}: {sent.result.aborted}")
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
 
 
@@ -288,7 +293,9 @@ def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> S
 
 def _errors(records: Sequence[RequestRecord]) -> list[str]:
     """Distinct error texts of failed requests; cancellations by the client are left out."""
-    return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
+    columns = columns_of(records)
+    others = columns.take(~columns.text("outcome").equal("cancelled")).text("error")
+    return sorted({error for code in np.unique(others.codes) if (error := others.values[code])})
 
 
 def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
@@ -309,6 +316,7 @@ def _describe_progress(progress: Progress, load: Load, number: int, total: int) 
 
 def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
     """How a load of ``experiment`` ran by the client's account alone."""
+    records = columns_of(result.records)
     return LoadRun(
         launch=launch.name,
         mode=experiment.mode,
@@ -316,8 +324,8 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
         start_ns=result.start_ns,
         end_ns=result.end_ns,
         wall_start_ns=result.wall_start_ns,
-        sent=sum(record.sent_ns is not None for record in result.records),
-        failed=sum(record.outcome != "ok" for record in result.records),
+        sent=int(records.known("sent_ns").sum()),
+        failed=len(records) - int(records.text("outcome").equal("ok").sum()),
         aborted=result.aborted,
         ended_early=result.ended_early,
         notes=tuple(result.notes),

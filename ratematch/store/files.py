@@ -43,10 +43,11 @@ def is_full(path: Path) -> bool:
     return room.f_bavail * room.f_frsize < SMALLEST_WRITE or (room.f_files > 0 and room.f_favail == 0)
 
 
+DISK_FULL = "the disk is full"
+
+
 def disk_full_message(path: Path) -> str:
-    return (
-        f"{path}: the disk is full; free some space and run the same command again (nothing measured so far is lost)"
-    )
+    return f"{path}: {DISK_FULL}; free some space and run the same command again (nothing measured so far is lost)"
 
 
 @contextlib.contextmanager
