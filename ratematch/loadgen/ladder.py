@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from ratematch.loadgen.client import Target, request_url
@@ -38,6 +38,14 @@ from ratematch.store.records import write_records
 __all__ = ["LadderStart", "LoadOptions", "LoadRow", "run_ladder"]
 
 
+class Sampled(Protocol):
+    """What was sampled while a load ran; more of it than memory should hold, perhaps."""
+
+    def __len__(self) -> int: ...
+    def lines(self) -> Iterable[Mapping[str, object]]:
+        """One JSON object for each line of a file."""
+
+
 @dataclass(frozen=True)
 class LoadRow:
     """One rung of the ladder. ``result`` holds the records and the client's health; ``seed``: what makes its requests
@@ -54,7 +62,7 @@ class LoadRow:
     notes: tuple[str, ...] = ()
     servers: dict[str, dict[str, float]] | None = None
     gpus: GpuSummary | None = None
-    samples: dict[str, list[Mapping[str, object]]] = field(default_factory=dict, repr=False)
+    samples: Mapping[str, Sampled] = field(default_factory=dict, repr=False)
     dataset: DatasetSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -220,8 +228,8 @@ def _run_load(
     folder: Path | None,
 ) -> LoadRow:
     load = job.load
-    poller = MetricsPoller(options.server_metrics, read=read_metrics)
-    with _stop_on_signal() as stop, poller as servers, GpuSampler() as gpus:
+    poller = MetricsPoller(options.server_metrics, read=read_metrics, folder=folder)
+    with _stop_on_signal() as stop, poller as servers, GpuSampler(folder=folder) as gpus:
         if job.distinct:
             warm_prompts(job, source, stop)
         result = send_load(
@@ -242,10 +250,7 @@ def _run_load(
     notes = (*result.notes, *servers.notes, *gpus.notes)
     findings = servers.judge(summary, span, job.workload)
     measured = add_findings(measured, ((severe and not warmed, text) for severe, text in findings))
-    samples: dict[str, list[Mapping[str, object]]] = {
-        "server_metrics.jsonl": list(servers.samples.lines()),
-        "gpus.jsonl": list(gpus.lines()),
-    }
+    samples: dict[str, Sampled] = {"server_metrics.jsonl": servers.samples, "gpus.jsonl": gpus}
     row = LoadRow(load, result, measured, job.workload, job.target, seed=job.seed, notes=tuple(notes))
     return replace(row, servers=summary, gpus=watts, samples=samples)
 
@@ -260,9 +265,9 @@ def _is_emulated(target: Target) -> bool:
 def _write(folder: Path, row: LoadRow) -> None:
     write_records(folder / "warmup.parquet", row.result.warmup)
     write_records(folder / "records.parquet", row.result.records)
-    for name, lines in row.samples.items():
-        if lines:
-            write_lines(folder / name, lines)
+    for name, sampled in row.samples.items():
+        if len(sampled):
+            write_lines(folder / name, sampled.lines())
     write_json(folder / "measurement.json", row.to_json())
 
 

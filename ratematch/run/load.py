@@ -37,8 +37,8 @@ from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks, mark_logs, read_logs
 from ratematch.run.telemetry import (
+    Iterations,
     Telemetry,
-    WorkerIteration,
     acceptance_length,
     prefix_hit_rate,
     read_emulator_times,
@@ -104,7 +104,7 @@ class _Reported:
     timings request by request."""
 
     run: LoadRun
-    rows: Sequence[WorkerIteration]
+    rows: Iterations
     samples: MetricSamples
     perf: Sequence[bytes]
 
@@ -126,7 +126,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / layout.RECORDS, sent.result.records)
     write_iterations(at / layout.ITERATIONS, reported.rows)
     write_lines(at / layout.PERF_METRICS, reported.perf)
-    write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
+    write_lines(at / layout.PROMETHEUS, (msgspec.json.encode(line) for line in reported.samples.lines()))
     figures = measurement.measure_load(
         sent.result.records,
         load,
@@ -151,7 +151,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     live.telemetry.take()
     read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
-    gpus = GpuSampler()
+    gpus = GpuSampler(folder=live.launch)
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(live.folder.load_folder(load), size),
@@ -333,7 +333,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
     )
 
 
-def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[WorkerIteration]) -> None:
+def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Iterations) -> None:
     """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
     number = 1
     while (aside := at / f"partial-{number}").exists():

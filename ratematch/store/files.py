@@ -170,7 +170,13 @@ def write_lines(path: Path, contents: Iterable[Any]) -> None:
     Raises:
         DiskFull: no space; the old file, if any, is untouched.
     """
-    write_text(path, "".join(json.dumps(mask_values(content), allow_nan=False) + "\n" for content in contents))
+    with (
+        disk_full_as(disk_full_message(path)),
+        replacing(path) as aside,
+        aside.open("w", encoding="utf-8", newline="") as file,
+    ):
+        for content in contents:
+            file.write(json.dumps(mask_values(content), allow_nan=False) + "\n")
 
 
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
