@@ -4,7 +4,7 @@
     python benchmarks/loadgen/memory.py --requests 50000 --osl 64
 
 One process sends to the C server of this folder, as fast as that answers. Growth is resident memory over requests,
-from a tenth of the load on (everything is warm by then) to its last answer; the peak is of the whole process, after
+from a quarter of the load on (buffers are full by then) to its last answer; the peak is of the whole process, after
 the figures were computed and the records written. Send lag and CPU say whether keeping them cost the load anything.
 """
 
@@ -53,7 +53,7 @@ def main() -> None:
         measured_s, measured_mb = time.monotonic() - begin_s, peak_mb()
         write_records(folder / "records.parquet", result.records)
     sent, seconds = len(result.records), (result.end_ns - result.start_ns) / 1e9
-    warm = [(done, mb) for done, mb in seen if done >= sent / 10]
+    warm = [(done, mb) for done, mb in seen if done >= sent / 4]
     (first, begin_mb), (last, end_mb) = warm[0], warm[-1]
     health = result.health
     if chosen.curve:

@@ -57,7 +57,8 @@ from ratematch.store.records import write_records
 
 RECORD_B = 512
 TOKEN_B = 10
-"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk, and as
+much again for what is spilt while the load runs."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     gpus = GpuSampler(folder=live.launch)
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
-        reserve(live.folder.load_folder(load), size),
+        reserve(live.folder.load_folder(load), size, spare=size),
         reporting_progress(live.folder) as report,
         gpus,
     ):

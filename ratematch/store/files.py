@@ -242,8 +242,10 @@ RESERVED = ".reserved"
 
 
 @contextlib.contextmanager
-def reserve(folder: Path, size: int) -> Iterator[None]:
+def reserve(folder: Path, size: int, spare: int = 0) -> Iterator[None]:
     """Hold ``size`` bytes of the disk in ``folder``; given back on leaving, for the file they were held for.
+
+    ``spare``: bytes that must be there too when this begins, for what is written meanwhile.
 
     Taken before a load is sent, so that GPU time is not spent on figures that could not be written.
 
@@ -254,7 +256,8 @@ def reserve(folder: Path, size: int) -> Iterator[None]:
     try:
         with disk_full_as(disk_full_message(folder)):
             folder.mkdir(parents=True, exist_ok=True)
-            _allocate(path, size)
+            _allocate(path, size + spare)
+            os.truncate(path, size)
         yield
     finally:
         with contextlib.suppress(OSError):

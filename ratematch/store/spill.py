@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from ratematch.store.files import FULL, disk_full_message
 
-HOLD_B = 8 << 20
+HOLD_B = 4 << 20
 """Bytes that wait in memory before anything is written: what is shorter never touches the disk."""
 
 LARGE_FILES = Path("/var/tmp")
