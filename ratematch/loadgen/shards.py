@@ -24,7 +24,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +40,7 @@ from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
+from ratematch.loadgen.meeting import meet
 from ratematch.loadgen.merge import SenderResult, merge_results
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.schedule import Shard, Share
@@ -144,8 +144,7 @@ def drive_in_processes(job: LoadJob, count: int, control: LoadControl = _UNWATCH
     Raises:
         UserError: a sender could not begin.
     """
-    with tempfile.TemporaryDirectory(prefix="ratematch-load-") as name:
-        folder = Path(name)
+    with meet() as (folder, lock):
         prepare(folder, job, count, control.folder)
         environment = os.environ | {
             HEADERS_ENV: json.dumps(job.target.headers),
@@ -153,8 +152,9 @@ def drive_in_processes(job: LoadJob, count: int, control: LoadControl = _UNWATCH
         }
         senders = [
             subprocess.Popen(
-                [sys.executable, "-m", "ratematch.loadgen.shards", name, str(index)],
+                [sys.executable, "-m", "ratematch.loadgen.shards", str(folder), str(index)],
                 env=environment,
+                pass_fds=(lock,),
                 stdin=subprocess.DEVNULL,
             )
             for index in range(count)
