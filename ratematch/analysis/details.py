@@ -22,7 +22,7 @@ from ratematch.version import __version__
 SOURCES = (layout.LOADRUN, layout.MEASUREMENT, layout.RECORDS, layout.PERF_METRICS)
 """Files of a load that its details come from."""
 
-FORM = f"{__version__} 1"
+FORM = f"{__version__} 2"
 """Of the entries; the number goes up with every change of what is worked out."""
 
 Stamp = tuple[tuple[int, int], ...]
@@ -30,10 +30,12 @@ Stamp = tuple[tuple[int, int], ...]
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """Noise of a load's rates and the breakdown of its requests' time; ``None`` where not known."""
+    """Noise of a load's rates, the breakdown of its requests' time, and how many requests decoded together (of
+    warmed gen servers); ``None`` where not known."""
 
     noise: Noise | None
     breakdown: Breakdown | None
+    decoding: float | None = None
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -19,8 +19,11 @@ from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
+from ratematch.measure.together import decoding_together
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
+from ratematch.plan.transfer import TransferWork
 from ratematch.store import layout
 from ratematch.store.damage import Damage, readable
 from ratematch.store.files import UNREADABLE, describe_damage
@@ -42,9 +45,7 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
             detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
             if detail is not None:
                 cache.keep(stored, detail)
-                noise, breakdown = detail.noise, detail.breakdown
-                row = Measured(experiment.experiment, stored.load, stored.measurement, noise, breakdown, kv_layout)
-                rows.append(row)
+                rows.append(_row(experiment.experiment, stored, kv_layout, detail))
     cache.write()
     return rows
 
@@ -60,8 +61,8 @@ def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Me
     for experiment in results.experiments:
         kv_layout = find_layout(experiment.experiment)
         for stored in experiment.loads:
-            known = cache.get(stored)
-            if known is None and _is_sealed(stored):
+            known, detail = cache.get(stored), None
+            if known is None and _is_sealed(stored) and not _is_warmed(experiment.experiment):
                 usable = readable(partial(_check_sealed, experiment.experiment, stored), damaged) is not None
             else:
                 detail = known or readable(partial(_read_detail, experiment.experiment, stored), damaged)
@@ -69,9 +70,38 @@ def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Me
                 if detail is not None:
                     cache.keep(stored, detail)
             if usable:
-                rows.append(Measured(experiment.experiment, stored.load, stored.measurement, layout=kv_layout))
+                # How many decoded together is a figure that fronts are made of; the rest of the details is not.
+                figures = Detail(None, None, detail.decoding if detail is not None else None)
+                rows.append(_row(experiment.experiment, stored, kv_layout, figures))
     cache.write()
     return rows
+
+
+def _row(experiment: Experiment, stored: StoredLoad, kv_layout: str, detail: Detail) -> Measured:
+    return Measured(
+        experiment,
+        stored.load,
+        stored.measurement,
+        noise=detail.noise,
+        breakdown=detail.breakdown,
+        layout=kv_layout,
+        decoding=detail.decoding,
+        computed_share=_computed_share(stored, experiment),
+    )
+
+
+def _is_warmed(experiment: Experiment) -> bool:
+    return experiment.mode == "gen_only_warmed"
+
+
+def _computed_share(stored: StoredLoad, experiment: Experiment) -> float:
+    """Share of each prompt that a warmed gen server computed again: what it did not find, but for the one token that
+    it computes in service too."""
+    warmed = stored.run.warmed
+    if warmed is None:
+        return 0.0
+    kept = warmed.hit_rate if warmed.hit_rate is not None else warmed.expected
+    return 0.0 if kept is None else max(0.0, 1 - kept - 1 / experiment.workload.isl)
 
 
 def _is_sealed(stored: StoredLoad) -> bool:
@@ -105,7 +135,10 @@ def _has_noise(stored: StoredLoad) -> bool:
 def _read_detail(experiment: Experiment, stored: StoredLoad) -> Detail:
     """Raises DamagedFile when a file of the load cannot be used."""
     noise = read_noise(stored) if _has_noise(stored) else None
-    return Detail(noise, _read_breakdown(stored, experiment))
+    window, decoding = stored.measurement.window, None
+    if _is_warmed(experiment) and stored.measurement.valid and window is not None and stored.has(layout.RECORDS):
+        decoding = decoding_together(stored.records(), window)
+    return Detail(noise, _read_breakdown(stored, experiment), decoding)
 
 
 def find_layout(experiment: Experiment) -> str:
@@ -146,7 +179,16 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
         for row in measured
         for group in row.experiment.deployment.groups
     }
-    return Links(model, gpu, "fp8" if formats == {"fp8"} else "bf16")
+    kv_dtype = "fp8" if formats == {"fp8"} else "bf16"
+    try:
+        engine = find_engine(experiment.engine.name)
+    except CatalogError:  # of another tool's results
+        return Links(model, gpu, kv_dtype)
+
+    def work(ctx: ServerGroup, gen: ServerGroup, isl: int) -> TransferWork | None:
+        return engine.transfer_work(model, ctx, gen, isl, experiment.engine.version)
+
+    return Links(model, gpu, kv_dtype, work=work, costs=engine.transfer_costs)
 
 
 def read_noise(stored: StoredLoad) -> Noise | None:

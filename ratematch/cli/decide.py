@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import GIVEN, GPUS, MS, NODES, PATH, RATE, TOKENS, Whole, json_option
+from ratematch.cli.options import GIVEN, GPUS, MS, NODES, PATH, RATE, TOKENS, Number, Whole, json_option
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
 
@@ -275,13 +275,26 @@ def parse_share(text: str) -> float:
     help="Predict the plans also with so many requests in flight, as a benchmark holds them.",
 )
 @click.option("--all-plans", is_flag=True, help="Every feasible plan, not the best of each ctx and gen pair.")
+@click.option(
+    "--piece-us",
+    type=Number(0, 1e6),
+    default=3.2,
+    show_default=True,
+    help="What posting one of a gen row's kv_pieces takes of the server, microseconds.",
+)
 @json_option
 def match(
-    table: Path, osl: int | None, concurrency: tuple[int, ...], all_plans: bool, as_json: bool, **options: Any
+    table: Path,
+    osl: int | None,
+    concurrency: tuple[int, ...],
+    all_plans: bool,
+    piece_us: float,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Match rates that are already measured: TABLE.csv to plans, fronts and the speed-up over IFB.
 
-    Columns: role (ctx, gen, ifb), label, gpus, isl, osl, concurrency, req_s, tok_s, tpot_ms, ttft_ms, mtp.
+    Columns: role (ctx, gen, ifb), label, gpus, isl, osl, concurrency, req_s, tok_s, tpot_ms, ttft_ms, mtp, kv_pieces.
     docs/rate-matching.md has the definitions and a worked example.
 
     \b
@@ -294,7 +307,7 @@ def match(
     from ratematch.show.views.match import match_to_json, print_match
 
     rows, question = read_rates(table, Question(**options))
-    result = match_table(rows, question, TableOptions(osl, concurrency, all_plans), name=str(table))
+    result = match_table(rows, question, TableOptions(osl, concurrency, all_plans, piece_us), name=str(table))
     for note in result.notes:
         echo(f"note: {note}", err=True)
     if as_json:

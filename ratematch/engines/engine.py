@@ -25,6 +25,7 @@ from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
 from ratematch.plan.setting import Setting
+from ratematch.plan.transfer import TransferCosts, TransferWork
 
 Json = dict[str, Any]
 """A JSON object as it is sent or received."""
@@ -74,6 +75,11 @@ def no_stages(ctx: Sequence[Samples], gen: Sequence[Samples], elapsed_s: float) 
 
 def no_log_span(text: str, group: ServerGroup, in_flight: int | None) -> LogSpan | None:
     """The engine's log has no times of steps."""
+    return None
+
+
+def no_transfer_work(model: Model, ctx: ServerGroup, gen: ServerGroup, isl: int, version: str) -> TransferWork | None:
+    """Nothing is known of what a KV transfer is made of."""
     return None
 
 
@@ -149,6 +155,12 @@ class Engine:
     kv_layout: Callable[[ServerGroup, str], str]
     """The layout of its KV cache in a version, in words: only servers of one layout are matched with each other.
     Empty where the engine refuses pairs that differ before anything is measured."""
+
+    transfer_work: Callable[[Model, ServerGroup, ServerGroup, int, str], TransferWork | None] = no_transfer_work
+    """What the KV transfer of a prompt of so many tokens between a ctx and a gen server is made of, in a version."""
+
+    transfer_costs: TransferCosts | None = None
+    """What that costs a gen server's steps; ``None`` where nobody has measured it."""
 
     # ------------------------------------------------------------------------------- what servers say of themselves
 

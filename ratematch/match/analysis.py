@@ -213,6 +213,6 @@ def _bound_front(
     for pair in pairs:
         rates = pair.gen.rates
         own = [p for p in frontier.front if p.sources == (pair.ctx.source, pair.gen.source)]
-        within = [min(p.req_s * rates.tokens_per_request / p.gen, rates.curve.max_rate) for p in own]
+        within = [min(rates.alone_tok_s(p.req_s / p.gen), rates.curve.max_rate) for p in own]
         points += bound_points(pair, workload=workload, constraints=constraints, gen_rates=within)
     return make_front(points)

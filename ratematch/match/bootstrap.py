@@ -87,7 +87,7 @@ def pool_rising(rates: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One problem's rates in every draw: capacities (draws x J), gen tok/s and requests/s (draws x K)."""
+    """One problem's rates in every draw: capacities (draws x J), tok/s of gen alone (draws x K)."""
 
     problem: MatchProblem
     capacities: Floats
@@ -96,7 +96,8 @@ class _Drawn:
 
     @property
     def req_s(self) -> Floats:
-        return self.tok_s / self.problem.gen.tokens_per_request
+        """Requests/s that an instance absorbs in service."""
+        return np.asarray(self.problem.gen.req_s(self.tok_s))
 
 
 def _drawn(problem: MatchProblem, ctx: Floats, gen: Floats) -> _Drawn:
@@ -192,14 +193,15 @@ def _candidates(drawn: _Drawn, table: _CellTable, osl: float, tpot_limit_s: floa
     cell = np.searchsorted(table.feed_ratio, most * (1 + SAME), side="right") - 1
     fed = np.where(cell >= 0, table.feed_best[np.maximum(cell, 0)], 0.0) * drawn.req_s * osl
     loads = np.broadcast_to(drawn.loads, drawn.tok_s.shape)
-    us, ps = [drawn.tok_s / loads], [_within(problem, loads, drawn.tok_s, fed, tpot_limit_s)]
+    gen, in_service = problem.gen, drawn.req_s * problem.gen.tokens_per_request
+    us, ps = [in_service / loads], [_within(problem, loads, in_service, fed, tpot_limit_s)]
     for j in range(drawn.capacities.shape[1]):
         capacity = drawn.capacities[:, j : j + 1]
-        rate = capacity * table.ctx_ratio * problem.gen.tokens_per_request
-        highest = drawn.tok_s[:, -1:]
-        exists = rate <= highest * (1 + SAME)
-        rate = np.minimum(rate, highest)
-        load = _read_loads(drawn, rate)
+        highest = drawn.req_s[:, -1:]
+        exists = capacity * table.ctx_ratio <= highest * (1 + SAME)
+        req_s = np.minimum(capacity * table.ctx_ratio, highest)
+        rate = req_s * gen.tokens_per_request
+        load = _read_loads(drawn, np.minimum(gen.alone_tok_s(req_s), drawn.tok_s[:, -1:]))
         us.append(rate / load)
         p = np.where(exists, capacity * table.ctx_best * osl, 0.0)
         ps.append(_within(problem, load, rate, p, tpot_limit_s))
@@ -256,8 +258,9 @@ def draw_solved(
     ctx_index, gen_index = int(rows.ctx_index[k]), int(rows.gen_index[k])
     drawn = _drawn(problem, factors.ctx[number], factors.gen[number])
     req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])
-    rate = np.minimum(req_s * problem.gen.tokens_per_request / y, drawn.tok_s[:, -1])
-    u = rate / _read_loads(drawn, rate[:, None])[:, 0]
+    each = np.minimum(req_s / y, drawn.req_s[:, -1])
+    alone = np.minimum(problem.gen.alone_tok_s(each), drawn.tok_s[:, -1])
+    u = each * problem.gen.tokens_per_request / _read_loads(drawn, alone[:, None])[:, 0]
     denominator = float(rows.req_s[k] * osl / score)
     scores = req_s * osl / denominator
     on = [_best_at(front, value) <= p * (1 + SAME) for front, value, p in zip(fronts, u, scores, strict=True)]

@@ -7,6 +7,10 @@ Requests that start together end together when they are equally long, and so arr
 the share of all requests in flight that such a bunch is: a ctx server then works on ``bunching`` x N / x prompts at
 once, however low the mean rate, and TTFT is what its curve says for so many. 0: arrivals as even as when ctx was
 measured. It is fitted to end-to-end runs, never assumed (:mod:`ratematch.match.calibration`).
+
+A request waits for the posting of its own KV transfer before its first token; then it is held up by the others only
+(``extra_s`` of :class:`ratematch.match.matching.Gen`). Of n in flight in an instance n - 1 are others, so a request
+alone is not held up, and the share of the time that is gone for those who decode is lambda x extra_s x (n - 1) / n.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 from ratematch.match.curves import Curve, Reading, latency_at, throttle
 from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
-from ratematch.match.pairs import Pair
+from ratematch.match.pairs import Pair, before_gen_s
 from ratematch.match.solver import throttle_all
 
 STEPS = 40
@@ -47,7 +51,7 @@ def operate(pair: Pair, x: int, y: int, concurrency: float) -> Operating:
         ValueError: ``concurrency`` is not positive.
     """
     return settle(
-        pair.ctx.rates.curve, pair.gen.rates, x, y, concurrency, handover_s=pair.handover_s, bunching=pair.bunching
+        pair.ctx.rates.curve, pair.gen.rates, x, y, concurrency, handover_s=before_gen_s(pair), bunching=pair.bunching
     )
 
 
@@ -70,15 +74,16 @@ def settle(
         raise ValueError(f"{concurrency} requests in flight is not positive")
     tokens = gen.tokens_per_request
     bunch_s = latency_at(ctx, bunching * concurrency / x)
+    gen = held_up_by_others(gen, concurrency / y)
 
     def decoding(req_s: float) -> Reading[float]:
-        return throttle(gen.curve, min(req_s * tokens / y, gen.curve.max_rate))
+        return gen.read(min(req_s / y, gen.max_req_s))
 
     def held(req_s: float) -> float:
         in_ctx_s = max(bunch_s, throttle(ctx, min(req_s / x, ctx.max_rate)).latency_s)
         return req_s * (handover_s + in_ctx_s) + y * decoding(req_s).load
 
-    top, limit = match_rates(x * ctx.max_rate, y * gen.req_s(gen.curve.max_rate))
+    top, limit = match_rates(x * ctx.max_rate, y * gen.max_req_s)
     if held(top) <= concurrency:
         req_s, side = top, limit
     else:
@@ -92,24 +97,30 @@ def settle(
     return Operating(concurrency, req_s, ttft_s, point.latency_s, side, point.clamped)
 
 
+def held_up_by_others(gen: Gen[float], in_flight: float) -> Gen[float]:
+    """``gen`` as one of ``in_flight`` requests of an instance finds it."""
+    return replace(gen, extra_s=gen.extra_s * max(0.0, 1 - 1 / in_flight)) if gen.extra_s else gen
+
+
 def settle_all(
     pair: Pair, x: int, y: int, concurrency: float, *, ctx: Floats, gen: float, bunching: Floats
 ) -> Floats:
     """The rates of :func:`operate` for many ctx factors and bunchings at once (:func:`derate`), requests/s."""
-    own, decode = pair.ctx.rates.curve, pair.gen.rates
+    own = pair.ctx.rates.curve
+    handover_s = before_gen_s(pair)
+    decode = held_up_by_others(derate(pair, 1.0, gen).gen.rates, concurrency / y)
     ctx_loads, ctx_rates = np.array(own.loads), np.array(own.rates)
     gen_loads, gen_rates = np.array(decode.curve.loads), np.array(decode.curve.rates)
-    tokens = decode.tokens_per_request
     bunch_s = np.array([latency_at(own, float(share) * concurrency / x) for share in bunching]) / ctx
-    top = np.minimum(x * own.max_rate * ctx, y * decode.req_s(decode.curve.max_rate) * gen)
+    top = np.minimum(x * own.max_rate * ctx, y * decode.max_req_s)
 
     def held(req_s: Floats) -> Floats:
         at_ctx = np.minimum(req_s / x / ctx, own.max_rate)
         ctx_load, _ = throttle_all(ctx_loads, ctx_rates, at_ctx)
-        at_gen = np.minimum(req_s * tokens / y / gen, decode.curve.max_rate)
+        at_gen = np.minimum(decode.alone_tok_s(req_s / y), decode.curve.max_rate)
         gen_load, _ = throttle_all(gen_loads, gen_rates, at_gen)
         in_ctx_s = np.maximum(bunch_s, ctx_load / (at_ctx * ctx))
-        return np.asarray(req_s * (pair.handover_s + in_ctx_s) + y * gen_load)
+        return np.asarray(req_s * (handover_s + in_ctx_s) + y * gen_load)
 
     low, high = np.full_like(top, 1e-12), top.copy()
     for _ in range(STEPS):

@@ -10,27 +10,51 @@ the same ISL and OSL. What cannot be held is dropped before it is measured (:mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.pairs import Pair
+from ratematch.match.pairs import Pair, with_posting
 from ratematch.match.solver import Bools, Floats, Rows
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.memory import transfer_bytes, transfer_bytes_received
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism
+from ratematch.plan.transfer import TransferCosts, TransferWork
+
+TransferWorkOf = Callable[[ServerGroup, ServerGroup, int], TransferWork | None]
+"""ctx and gen servers and a prompt's tokens to what its KV transfer is made of; ``None`` where that is not known."""
+
+
+def no_work(ctx: ServerGroup, gen: ServerGroup, isl: int) -> TransferWork | None:
+    """Nothing is known of what transfers are made of."""
+    return None
 
 
 @dataclass(frozen=True)
 class Links:
     """What KV transfers carry, and over what. ``kv_dtype``: format of the KV cache. ``isl``: prompt tokens, set
-    workload by workload."""
+    workload by workload. ``work``: what the serving stack makes of a transfer, and ``costs``: what that costs a gen
+    server, on one NVLink domain and beyond it; ``None`` where nothing is known."""
 
     model: Model
     gpu: Gpu
     kv_dtype: str
     isl: int = 0
+    work: TransferWorkOf = no_work
+    costs: TransferCosts | None = None
+
+    def posting_s(self, pair: Pair, gpus: int, piece_s: float | None = None) -> float:
+        """Seconds that a gen instance of ``pair`` posts a request's transfer and does nothing else; 0 where that is
+        not known. ``gpus``: of the deployment. ``piece_s``: instead of what a piece is believed to cost."""
+        if self.costs is None:
+            return 0.0
+        work = self.work(pair.ctx.servers, pair.gen.servers, self.isl)
+        if work is None:
+            return 0.0
+        costs = self.costs if piece_s is None else replace(self.costs, piece_s=piece_s)
+        return costs.post_s(work, near=gpus <= self.gpu.nvlink_domain)
 
     def b_s(self, gpus: int) -> float:
         """Bytes/s of one GPU towards another instance: NVLink while the whole deployment is in one domain."""
@@ -108,14 +132,16 @@ def add_transfer(
 ) -> tuple[list[Pair], list[str]]:
     """Pairs with the KV transfer as their handover, so that it is inside TTFT; and notes on what no longer fits.
 
-    It is the time of one request alone on its links, those of the largest deployment allowed. ctx capacities whose
-    TTFT with it is over the limit are left out, and pairs without any.
+    It is the time of one request alone on its links, those of the largest deployment allowed, and its posting. ctx
+    capacities whose TTFT with it is over the limit are left out, and pairs without any.
     """
     carried: list[Pair] = []
     notes: list[str] = []
     for pair in pairs:
         ctx, gen = pair.ctx, pair.gen.servers
-        seconds = kv_transfer_s(links, ctx.servers.mapping, gen.mapping, gen.mtp, max_gpus)
+        moved_s = kv_transfer_s(links, ctx.servers.mapping, gen.mapping, gen.mtp, max_gpus)
+        posted_s = links.posting_s(pair, max_gpus)
+        seconds = moved_s + posted_s
         kept = [
             k
             for k, ttft_s in enumerate(ctx.ttft_limit_s)
@@ -132,5 +158,6 @@ def add_transfer(
             noise=tuple(ctx.noise[k] for k in kept),
             ttft_limit_s=tuple(ctx.ttft_limit_s[k] for k in kept),
         )
-        carried.append(replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=seconds))
+        kept_pair = replace(pair, ctx=option if len(kept) < len(ctx.ttft_limit_s) else ctx, handover_s=moved_s)
+        carried.append(with_posting(kept_pair, posted_s))
     return carried, notes

@@ -29,8 +29,8 @@ class Figures:
 
     ``tpot_ms`` is 0 when OSL is 1 (no token is decoded), ``ttft_ms`` in gen_only and gen_only_warmed, which have
     none and whose matching needs none. ``ttft_limit_ms`` and ``tpot_limit_ms``: at the percentile that constraints
-    are judged at. ``little``: from the averaged figures. ``layout``: see :class:`Measured`. ``noise``: of the mean
-    rates, ``None`` without repeats and within-run batches.
+    are judged at. ``little``: from the averaged figures. ``layout``, ``decoding``, ``computed_share``: see
+    :class:`Measured`. ``noise``: of the mean rates, ``None`` without repeats and within-run batches.
     """
 
     experiment: Experiment
@@ -48,6 +48,8 @@ class Figures:
     noise: Noise | None = None
     breakdown: Breakdown | None = None
     layout: str = ""
+    decoding: float | None = None
+    computed_share: float = 0.0
 
     @property
     def latency_s(self) -> float:
@@ -140,6 +142,8 @@ def _read(row: Measured, constraints: Constraints) -> Figures:
         noise=row.noise,
         breakdown=row.breakdown,
         layout=row.layout,
+        decoding=row.decoding,
+        computed_share=row.computed_share,
     )
 
 
@@ -158,6 +162,8 @@ def _average(group: Sequence[Figures]) -> Figures:
         ttft_limit_ms=mean("ttft_limit_ms"),
         tpot_limit_ms=mean("tpot_limit_ms"),
         osl=mean("osl"),
+        decoding=None if any(figures.decoding is None for figures in group) else mean("decoding"),
+        computed_share=mean("computed_share"),
         repeats=len(group),
         warnings=tuple(dict.fromkeys(text for figures in group for text in figures.warnings)),
     )

@@ -10,6 +10,11 @@ Convention, decided here once: the context server sends the first token and gene
 Tables that state T as output tok/s and R_g = T / OSL pass OSL. The two differ by OSL / (OSL - 1): 0.4 % at 256.
 With OSL - 1 the requests in flight add up: N = lambda x (TTFT + (OSL-1) x TPOT), y C = lambda x (OSL-1) x TPOT.
 
+A request may take time of a gen instance in service that it did not take alone, ``extra_s``: posting its KV transfer,
+during which nobody decodes. A share lambda x extra_s of the time is gone then, and with C decoding an instance gives
+T(C) x (1 - lambda x extra_s) tokens/s; with lambda = tokens/s over tokens a request that is
+R_g = 1 / (tokens_per_request / T(C) + extra_s) requests/s.
+
 All arithmetic works in floats and, for exact cases, in Fractions.
 """
 
@@ -20,13 +25,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import isclose
-from typing import Generic, Literal
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ratematch.match.curves import Curve, Number, Reading, throttle
 from ratematch.match.packing import Packing, count_nodes
 
 Limit = Literal["ctx", "gen", "both"]
 Objective = Literal["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]
+
+Value = TypeVar("Value", float, Fraction, NDArray[np.float64])
+"""A rate, or many."""
 
 RATIO_TOLERANCE = Fraction(1, 200)
 """Measured ratios are shown as the simplest fraction within 0.5 %, which is below the repeatability of a rate."""
@@ -108,15 +119,50 @@ class Ctx(Generic[Number]):
 
 @dataclass(frozen=True)
 class Gen(Generic[Number]):
-    """One gen configuration: tokens/s of one instance over the requests decoding in it."""
+    """One gen configuration: tokens/s of one instance over the requests decoding in it, measured alone.
+
+    ``extra_s``: what a request takes of an instance in service beyond what it took alone, s.
+    """
 
     gpus: int
     curve: Curve[Number]
     tokens_per_request: Number
+    extra_s: float = 0.0
 
-    def req_s(self, tok_s: Number) -> Number:
-        """R_g: requests/s one instance absorbs at ``tok_s``."""
-        return tok_s / self.tokens_per_request
+    def req_s(self, tok_s: Value) -> Value:
+        """R_g: requests/s one instance absorbs in service where alone it gives ``tok_s``."""
+        tokens: Any = self.tokens_per_request
+        result: Value = tok_s / (tokens + tok_s * self.extra_s if self.extra_s else tokens)
+        return result
+
+    @property
+    def max_req_s(self) -> Number:
+        """R_g at the highest rate measured."""
+        return self.req_s(self.curve.max_rate)
+
+    def alone_tok_s(self, req_s: Value) -> Value:
+        """Tokens/s that an instance gives alone where it absorbs ``req_s``: the inverse of :meth:`req_s`."""
+        tokens: Any = self.tokens_per_request
+        result: Value = req_s * tokens
+        if self.extra_s:
+            left: Any = 1 - req_s * self.extra_s
+            result = result / left
+        return result
+
+    def in_service(self, alone: Reading[Number]) -> Reading[Number]:
+        """A point of the curve as it is in service: as many decode, at a lower rate."""
+        if not self.extra_s:
+            return alone
+        rate: Number = self.req_s(alone.rate) * self.tokens_per_request
+        return Reading(alone.load, rate, alone.load / rate, alone.clamped)
+
+    def read(self, req_s: Number) -> Reading[Number]:
+        """Where an instance settles in service that is given ``req_s``.
+
+        Raises:
+            ValueError: ``req_s`` is not positive, or above :attr:`max_req_s`.
+        """
+        return self.in_service(throttle(self.curve, _snap(self.alone_tok_s(req_s), self.curve)))
 
 
 @dataclass(frozen=True)
@@ -166,7 +212,6 @@ def plan_curve(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int) -> list[Plan[
 
 def _plan(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int, req_s: Number, limit: Limit) -> Plan[Number]:
     ctx_rate = _snap(req_s / x, ctx.curve)
-    gen_rate = _snap(req_s * gen.tokens_per_request / y, gen.curve)
     return Plan(
         x=x,
         y=y,
@@ -174,7 +219,7 @@ def _plan(ctx: Ctx[Number], gen: Gen[Number], x: int, y: int, req_s: Number, lim
         req_s=req_s,
         limit=limit,
         ctx=throttle(ctx.curve, ctx_rate),
-        gen=throttle(gen.curve, gen_rate),
+        gen=gen.read(req_s / y),
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from ratematch.match.curves import read_rate_at, throttle
+from ratematch.match.curves import Reading, read_rate_at, throttle
 from ratematch.match.feasibility import Links, kv_transfer_s
 from ratematch.match.pairs import Pair, label_deployment
 from ratematch.match.points import ServingPlan
@@ -106,21 +106,23 @@ def _fewest_gen(pair: Pair, req_s: float, constraints: Constraints) -> GenShare 
     gen, curve = pair.gen.rates, pair.gen.rates.curve
     z = 0.0 if constraints.percentile == "mean" else NormalDist().inv_cdf(constraints.percentile / 100)
     limit_s = None if constraints.tpot_ms is None else constraints.tpot_ms / 1000
-    demand = req_s * gen.tokens_per_request
-    first = max(1, math.ceil(demand / curve.max_rate * (1 - 1e-9)))
+    first = max(1, math.ceil(req_s / gen.max_req_s * (1 - 1e-9)))
     for y in range(first, MOST_INSTANCES + 1):
-        point = throttle(curve, min(demand / y, curve.max_rate))
+        point = gen.read(min(req_s / y, gen.max_req_s))
         high = point.load + max(0.0, z) * math.sqrt(point.load)
         if high > curve.loads[-1] * (1 + 1e-9):
             continue
         high = min(high, curve.loads[-1])
-        slow_s = max(point.latency_s, high / read_rate_at(curve, high) if high >= curve.loads[0] else 0.0)
+        slow_s = point.latency_s
+        if high >= curve.loads[0]:
+            rate = read_rate_at(curve, high)
+            slow_s = max(slow_s, gen.in_service(Reading(high, rate, high / rate, clamped=False)).latency_s)
         if limit_s is not None and slow_s > limit_s:
             if point.clamped:
                 return None  # already below the smallest load measured: more instances are not known to be faster
             continue
         flags = ("TPOT read at the smallest gen concurrency measured",) if point.clamped else ()
-        return GenShare(y, point.latency_s, slow_s, point.load, demand / y / curve.max_rate, flags)
+        return GenShare(y, point.latency_s, slow_s, point.load, req_s / y / gen.max_req_s, flags)
     return None
 
 

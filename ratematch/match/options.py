@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -63,6 +64,8 @@ class GenOption:
     origin: Origin = "real"
     tokens_from_ctx: int = 1
     """Tokens of an answer that the rates do not count, for ctx sends them; 0 where they count all (tables)."""
+    computed_share: float = 0.0
+    """Share of each prompt that the server computed when it was measured alone, and does not in service."""
 
     @property
     def servers(self) -> ServerGroup:
@@ -186,7 +189,8 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
     """Every gen configuration as rates of one instance.
 
     The curve counts decoded tokens, requests/s x (OSL - 1), over the requests that are decoding,
-    C = requests/s x (OSL - 1) x TPOT: requests that wait for their first token are not part of it.
+    C = requests/s x (OSL - 1) x TPOT: requests that wait for their first token are not part of it. Where it is known
+    how many decoded beside each other while any did (:attr:`Figures.decoding`), that is C, and the rate is C / TPOT.
     """
     options = []
     for rows in _by_experiment(figures):
@@ -197,7 +201,10 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
         tokens = gen_tokens_per_request(sum(row.osl for row in rows) / len(rows))
         points = []
         for row in rows:
-            tok_s = row.req_s * gen_tokens_per_request(row.osl) / group.instances
+            tok_s = row.req_s * gen_tokens_per_request(row.osl)
+            if row.decoding is not None:
+                tok_s = row.decoding / row.tpot_ms * 1000
+            tok_s /= group.instances
             points.append((tok_s * row.tpot_ms / 1000, tok_s, row.tpot_limit_ms / row.tpot_ms, row.noise))
         points.sort(key=lambda point: point[:3])
         experiment = rows[0].experiment
@@ -213,6 +220,7 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
                 noise=tuple({load: noise for load, _, _, noise in points}.values()),
                 layout=rows[0].layout,
                 origin=experiment.origin,
+                computed_share=fmean(row.computed_share for row in rows),
             )
         )
     return options

@@ -29,7 +29,8 @@ class Pair:
     """A gen configuration with a ctx configuration that may feed it. ``flags``: what had to be assumed.
 
     ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
-    known. ``bunching``: see :mod:`ratematch.match.closedloop`.
+    known. ``posting_s``: of it while the gen server does nothing else, s. ``bunching``: see
+    :mod:`ratematch.match.closedloop`.
     """
 
     ctx: CtxOption
@@ -37,6 +38,18 @@ class Pair:
     flags: tuple[str, ...]
     handover_s: float = 0.0
     bunching: float = 0.0
+    posting_s: float = 0.0
+
+
+def with_posting(pair: Pair, posting_s: float) -> Pair:
+    """The pair with the posting of its KV transfers, s a request: in its TTFT, and in what a request takes of gen.
+
+    Alone a gen server may have computed a part of each prompt, which it does not in service: that much is taken off.
+    """
+    ctx, gen = pair.ctx.rates, pair.gen.rates
+    computed_s = pair.gen.computed_share * ctx.gpus / (ctx.curve.max_rate * gen.gpus)
+    gen = replace(gen, extra_s=posting_s - computed_s)
+    return replace(pair, gen=replace(pair.gen, rates=gen), posting_s=posting_s)
 
 
 def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pair]:
@@ -91,13 +104,13 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
     gen is throttled, at the highest gen rate measured: what x:y falls short of."""
     ctx, gen = pair.ctx, pair.gen
     osl, tokens = gen.osl, gen.osl - gen.tokens_from_ctx
-    gen_rate = gen.rates.curve.max_rate if plan.limit == "ctx" else plan.gen.rate
+    gen_req_s = gen.rates.max_req_s if plan.limit == "ctx" else plan.gen.rate / gen.rates.tokens_per_request
     flags = pair.flags
     if plan.gen.clamped:
         flags += ("demand below the smallest gen concurrency measured: TPOT read there",)
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
-    ttft_s = bunched_ttft_s(pair, plan) + pair.handover_s
+    ttft_s = bunched_ttft_s(pair, plan) + before_gen_s(pair)
     in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
     origin = max(ctx.origin, gen.origin, key=ORIGINS.index)
     return Point(
@@ -120,13 +133,18 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         little=None,
         osl=osl,
         limit=plan.limit,
-        ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen.rates.req_s(gen_rate))),
+        ratio=show_ratio(solve_ratio(ctx.rates.capacities[-1], gen_req_s)),
         clamped=plan.clamped,
         emulated=origin != "real",
         simulated=origin == "simulated",
         sources=(ctx.source, gen.source),
         flags=flags,
     )
+
+
+def before_gen_s(pair: Pair) -> float:
+    """Between a request's ctx and its first step in gen, s: its KV transfer, posting and movement."""
+    return pair.handover_s + pair.posting_s
 
 
 def bunched_ttft_s(pair: Pair, plan: Plan[float]) -> float:
@@ -138,7 +156,7 @@ def bunched_ttft_s(pair: Pair, plan: Plan[float]) -> float:
         return plan.ttft_s
     curve, ttft_s = pair.ctx.rates.curve, plan.ttft_s
     for _ in range(MOST_TURNS):
-        in_flight = plan.req_s * (ttft_s + pair.handover_s + pair.gen.rates.tokens_per_request * plan.tpot_s)
+        in_flight = plan.req_s * (ttft_s + before_gen_s(pair) + pair.gen.rates.tokens_per_request * plan.tpot_s)
         longer = max(plan.ttft_s, latency_at(curve, pair.bunching * in_flight / plan.x))
         if longer <= ttft_s * (1 + 1e-9):
             break
@@ -168,7 +186,8 @@ def deploy(pair: Pair, x: int, y: int) -> tuple[ServerGroup, ServerGroup]:
 def bound_points(
     pair: Pair, *, workload: str, constraints: Constraints, gen_rates: Iterable[float] = ()
 ) -> list[Point]:
-    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance)."""
+    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance
+    alone)."""
     curve = pair.gen.rates.curve
     readings = [throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates})]
     points = [bound_point(pair, reading, workload, constraints) for reading in readings]
@@ -176,14 +195,15 @@ def bound_points(
 
 
 def bound_point(pair: Pair, gen: Reading[float], workload: str, constraints: Constraints) -> Point | None:
-    """The ideal fractional ratio with a gen instance at ``gen``; ``None`` when its TPOT is over the limit.
+    """The ideal fractional ratio with a gen instance at ``gen``, a point of its curve alone; ``None`` when its TPOT
+    in service is over the limit.
 
     The row is for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
     ``ctx`` and ``gpus`` are 0, ``ratio`` says the share.
     """
     rates, ctx_rate = pair.gen.rates, pair.ctx.rates.capacities[-1]
     req_s = rates.req_s(gen.rate)
-    plan = Plan(0, 1, 0, req_s, "both", throttle(pair.ctx.rates.curve, ctx_rate), gen)
+    plan = Plan(0, 1, 0, req_s, "both", throttle(pair.ctx.rates.curve, ctx_rate), rates.in_service(gen))
     if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
         return None
     ratio = solve_ratio(ctx_rate, req_s)

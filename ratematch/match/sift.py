@@ -150,7 +150,7 @@ def _highest_rate(problem: MatchProblem, tpot_limit_s: float | None) -> float:
     curve = problem.gen.curve
     if tpot_limit_s is None:
         return curve.max_rate
-    tpot = np.array(curve.loads) / np.array(curve.rates)
+    tpot = np.array(curve.loads) / (problem.gen.req_s(np.array(curve.rates)) * problem.gen.tokens_per_request)
     tail = np.interp(curve.loads, problem.loads, problem.tail) if problem.loads else np.ones_like(tpot)
     highest = 0.0
     for at, rate in enumerate(curve.rates):
@@ -172,14 +172,17 @@ def _may_stand(search: Search, k: int, cells: Cells, bars: _Bars) -> Bools:
     for rate, load in zip(curve.rates, curve.loads, strict=True):
         demand = cells.y * gen.req_s(rate)
         fed = demand <= cells.x * problem.ctx.capacities[-1] * (1 + MARGIN)
-        reached |= fed & (demand * per_count >= bars.at(rate / load) * (1 - MARGIN))
+        reached |= fed & (
+            demand * per_count >= bars.at(gen.req_s(rate) * gen.tokens_per_request / load) * (1 - MARGIN)
+        )
     for capacity in problem.ctx.capacities:
         demand = cells.x * capacity
         rest = np.flatnonzero(~reached & (demand <= most_gen * (1 + MARGIN)))
         if not rest.size:
             continue
-        given = np.minimum(demand[rest] * gen.tokens_per_request / cells.y[rest], curve.max_rate)
-        held, _ = throttle_all(loads, rates, given)
+        given = demand[rest] / cells.y[rest]
+        held, _ = throttle_all(loads, rates, np.minimum(gen.alone_tok_s(given), curve.max_rate))
+        given = given * gen.tokens_per_request
         reached[rest] = demand[rest] * per_count[rest] >= bars.at(given / held) * (1 - MARGIN)
     return reached
 

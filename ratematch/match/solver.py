@@ -171,9 +171,10 @@ def solve_cells(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: 
     xs, ys = cells.x[cell], cells.y[cell]
     # The minimum undoes the last-digit rounding of (y * rate) / y.
     ctx_rate = np.minimum(req_s / xs, ctx.curve.max_rate)
-    gen_rate = np.minimum(req_s * gen.tokens_per_request / ys, gen.curve.max_rate)
+    alone = np.minimum(gen.alone_tok_s(req_s / ys), gen.curve.max_rate)
+    gen_rate = req_s / ys * gen.tokens_per_request if gen.extra_s else alone
     ctx_load, ctx_clamped = throttle_all(np.array(ctx.curve.loads), np.array(ctx.curve.rates), ctx_rate)
-    gen_load, gen_clamped = throttle_all(np.array(gen.curve.loads), np.array(gen.curve.rates), gen_rate)
+    gen_load, gen_clamped = throttle_all(np.array(gen.curve.loads), np.array(gen.curve.rates), alone)
     rows = Rows(
         pair=np.full(req_s.size, number, dtype=np.int64),
         x=xs,

@@ -1,8 +1,8 @@
 """A table of measured rates that somebody already has, as CSV text: read whole, with every problem of it named.
 
 Columns: ``role`` (ctx, gen, ifb), ``label``, ``gpus``, ``isl``, ``osl``, ``concurrency``, ``req_s``, ``tok_s``,
-``tpot_ms``, ``ttft_ms``, ``mtp``; further ones are kept. ctx rows: ``req_s`` of one instance. gen and ifb rows:
-``tok_s`` of one instance at ``concurrency``. An empty cell is an unknown value. Rows are numbered as in
+``tpot_ms``, ``ttft_ms``, ``mtp``, ``kv_pieces``; further ones are kept. ctx rows: ``req_s`` of one instance. gen and
+ifb rows: ``tok_s`` of one instance at ``concurrency``. An empty cell is an unknown value. Rows are numbered as in
 spreadsheets: the header is row 1.
 """
 
@@ -29,14 +29,15 @@ ROLES: dict[str, TableRole] = {
     "agg": "ifb",
     "aggregated": "ifb",
 }
-NUMBERS = ("gpus", "isl", "osl", "concurrency", "req_s", "tok_s", "tpot_ms", "ttft_ms", "mtp")
+NUMBERS = ("gpus", "isl", "osl", "concurrency", "req_s", "tok_s", "tpot_ms", "ttft_ms", "mtp", "kv_pieces")
 COLUMNS = ("role", "label", *NUMBERS)
 NEEDED: dict[TableRole, tuple[str, ...]] = {
     "ctx": ("gpus", "req_s"),
     "gen": ("gpus", "concurrency", "tok_s"),
     "ifb": ("gpus", "concurrency", "tok_s"),
 }
-WHOLE = ("gpus", "isl", "osl", "mtp")
+WHOLE = ("gpus", "isl", "osl", "mtp", "kv_pieces")
+MAY_BE_0 = ("mtp", "kv_pieces")
 LEAST, MOST_OF_ALL = 1e-6, 1e9
 MOST = {"gpus": 100_000, "mtp": 100}
 """A figure outside these is a slip of the keyboard or of a unit, whatever was measured."""
@@ -52,8 +53,9 @@ UNLIKE = 0.05
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row. ``row``: its number in the file. ``mtp``: ``None`` when the table does not say. ``rows``: all that
-    were averaged, ``spread``: their rates (empty for one)."""
+    """One row. ``row``: its number in the file. ``mtp``: ``None`` when the table does not say. ``kv_pieces``:
+    in which a gen server in service posts a request's KV cache. ``rows``: all that were averaged, ``spread``: their
+    rates (empty for one)."""
 
     row: int
     role: TableRole
@@ -67,6 +69,7 @@ class TableRow:
     tpot_ms: float | None = None
     ttft_ms: float | None = None
     mtp: int | None = None
+    kv_pieces: int | None = None
     extra: dict[str, str] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
     spread: tuple[float, ...] = ()
@@ -104,6 +107,7 @@ def read_table(text: str, name: str) -> list[TableRow]:
     if problems:
         raise TableError(_once(problems))
     _refuse_mixture(name, rows)
+    _refuse_unclear_pieces(name, rows)
     return rows
 
 
@@ -183,6 +187,7 @@ def _read_row(
         tpot_ms=numbers["tpot_ms"],
         ttft_ms=numbers["ttft_ms"],
         mtp=_whole(numbers["mtp"]),
+        kv_pieces=_whole(numbers["kv_pieces"]),
         extra={column: value for column, value in by_column.items() if column and column not in COLUMNS},
         rows=(number,),
         spread=(),
@@ -208,7 +213,7 @@ def _number(where: str, column: str, text: str, problems: list[Problem]) -> floa
             fix = "leave unknown values empty"
         problems.append(Problem(where, what, fix))
         return None
-    if value < 0 or (value == 0 and column != "mtp"):
+    if value < 0 or (value == 0 and column not in MAY_BE_0):
         problems.append(Problem(where, f"{column} is {shorten(text)}", "it must be above 0"))
     elif value > limit or 0 < value < LEAST:
         problems.append(Problem(where, f"{column} is {value:g}", between))
@@ -250,6 +255,19 @@ def _refuse_mixture(name: str, table: Sequence[TableRow]) -> None:
                 column, f"rates of different {column}"
             )
             raise TableError([Problem(name, f"{what} never share a front: {where}", "one table for each")])
+
+
+def _refuse_unclear_pieces(name: str, table: Sequence[TableRow]) -> None:
+    """Rows of one gen configuration say how many pieces a request has, or none of them does."""
+    groups: dict[tuple[str, int, int | None], list[TableRow]] = {}
+    for row in table:
+        if row.role == "gen":
+            groups.setdefault((row.label, row.gpus, row.mtp), []).append(row)
+    for (label, _, _), rows in groups.items():
+        silent = [row.row for row in rows if row.kv_pieces is None]
+        if silent and len(silent) < len(rows):
+            where = f"{name}: {describe_rows(silent)}"
+            raise TableError([Problem(where, f"no kv_pieces, and other rows of gen {label} have them", "fill it in")])
 
 
 def describe_rows(numbers: Iterable[int]) -> str:
@@ -317,7 +335,7 @@ def merge_repeats(rows: Sequence[TableRow]) -> tuple[list[TableRow], list[str]]:
     groups: dict[tuple[object, ...], list[TableRow]] = {}
     for row in rows:
         pressure = row.concurrency if row.role != "ctx" or row.concurrency is not None else (None, row.ttft_ms)
-        groups.setdefault((row.role, row.label, row.gpus, row.mtp, pressure), []).append(row)
+        groups.setdefault((row.role, row.label, row.gpus, row.mtp, row.kv_pieces, pressure), []).append(row)
     merged, notes = [], []
     for group in groups.values():
         first = group[0]

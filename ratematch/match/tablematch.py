@@ -7,7 +7,7 @@ from there on the way is the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,12 +50,14 @@ class TableOptions:
     """Options of a table beside the question.
 
     ``osl``: output length to match, ``None`` takes that of most gen rows. ``concurrencies``: requests in flight to
-    predict the plans shown at. ``all_plans``: every feasible plan instead of the best of each pair.
+    predict the plans shown at. ``all_plans``: every feasible plan instead of the best of each pair. ``piece_us``:
+    what posting one piece of a KV transfer takes of a gen server, for rows with ``kv_pieces``, microseconds.
     """
 
     osl: int | None = None
     concurrencies: tuple[int, ...] = ()
     all_plans: bool = False
+    piece_us: float = 3.2
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,12 @@ def match_table(
     notes += [*repeated, *check_identities(rows, osl)]
     noise = read_noise(rows)
     ctx = read_ctx([row for row in rows if row.role == "ctx"], question, noise, name, notes)
-    gen = read_gen([row for row in rows if row.role == "gen"], osl, noise, notes)
+    gen = read_gen([row for row in rows if row.role == "gen"], osl, noise, notes, options.piece_us * 1e-6)
+    notes += _describe_posting(rows, options.piece_us)
     ifb = read_ifb([row for row in rows if row.role == "ifb"], question, osl, notes)
     _check_enough(ctx, gen, ifb, name, notes)
     gen_options = [configuration.option for configuration in gen]
-    every = pair_options(list_options(ctx), gen_options)
+    every = _post(pair_options(list_options(ctx), gen_options))
     notes += _describe_assumed(every, gen)
     solved = _solve(every, question, f"OSL {osl}", all_plans=options.all_plans)
     if every and not solved.rows.size:
@@ -125,7 +128,7 @@ def match_table(
     best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
     kept = keep_options(ctx)
     notes += _describe_beaten(ctx, kept)
-    front = front_of_pairs(pair_options(kept, gen_options), question, workload=f"OSL {osl}")
+    front = front_of_pairs(_post(pair_options(kept, gen_options)), question, workload=f"OSL {osl}")
     notes += front.notes
     if front.points.num_clamped:
         notes.append(
@@ -145,6 +148,24 @@ def match_table(
         notes=tuple(notes),
         closed_loop=closed_loop,
     )
+
+
+def _post(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs with what gen rows say of posting as a part of TTFT too."""
+    return [replace(pair, posting_s=pair.gen.rates.extra_s) for pair in pairs]
+
+
+def _describe_posting(rows: Sequence[TableRow], piece_us: float) -> list[str]:
+    """What ``kv_pieces`` are taken for."""
+    idle = [row.row for row in rows if row.role != "gen" and row.kv_pieces is not None]
+    notes = [f"{describe_rows(idle)}: kv_pieces counts on gen rows only"] if idle else []
+    for pieces in sorted({row.kv_pieces for row in rows if row.role == "gen" and row.kv_pieces}):
+        numbers = [number for row in rows if row.role == "gen" and row.kv_pieces == pieces for number in row.rows]
+        notes.append(
+            f"{describe_rows(numbers)}: {pieces:,} pieces x {piece_us:g} us = {pieces * piece_us / 1000:.3g} ms a "
+            "request in which gen posts its KV transfer and nobody decodes; --piece-us changes it"
+        )
+    return notes
 
 
 def _solve(pairs: Sequence[Pair], question: Question, workload: str, *, all_plans: bool) -> Solved:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ratematch.errors import Problem, TableError
@@ -130,10 +130,15 @@ def keep_options(ctx: Iterable[TableCtx]) -> list[CtxOption]:
     return keep_capacities([(configuration.option, configuration.capable) for configuration in ctx])
 
 
-def read_gen(rows: Sequence[TableRow], osl: int, noise: TableNoise, notes: list[str]) -> list[TableGen]:
-    """Gen rows by configuration; a curve that falls, or has one point only, is said in ``notes``."""
+def read_gen(
+    rows: Sequence[TableRow], osl: int, noise: TableNoise, notes: list[str], piece_s: float = 0.0
+) -> list[TableGen]:
+    """Gen rows by configuration; a curve that falls, or has one point only, is said in ``notes``.
+
+    ``piece_s``: what posting one of a row's ``kv_pieces`` takes of a gen server in service, s.
+    """
     options = []
-    for group in _by_configuration(rows):
+    for group in _by_configuration(_tell_apart(rows)):
         group.sort(key=lambda row: row.concurrency or 0)
         first = group[0]
         curve = make_curve([(row.concurrency or 0.0, row.rate) for row in group])
@@ -151,7 +156,7 @@ def read_gen(rows: Sequence[TableRow], osl: int, noise: TableNoise, notes: list[
             source=_source(first),
             label=first.label,
             mtp=first.mtp,
-            rates=Gen(first.gpus, curve, float(osl)),
+            rates=Gen(first.gpus, curve, float(osl), (first.kv_pieces or 0) * piece_s),
             loads=curve.loads,
             tail=(1.0,) * len(curve.loads),
             noise=tuple(noise.of(row) for row in group),
@@ -159,6 +164,20 @@ def read_gen(rows: Sequence[TableRow], osl: int, noise: TableNoise, notes: list[
         )
         options.append(TableGen(option, tuple(group)))
     return options
+
+
+def _tell_apart(rows: Iterable[TableRow]) -> list[TableRow]:
+    """gen rows whose label names their pieces where configurations differ in nothing else."""
+    rows = list(rows)
+    pieces: dict[tuple[str, int, int | None], set[int | None]] = {}
+    for row in rows:
+        pieces.setdefault((row.label, row.gpus, row.mtp), set()).add(row.kv_pieces)
+    return [
+        replace(row, label=f"{row.label} ({row.kv_pieces} pieces)")
+        if len(pieces[row.label, row.gpus, row.mtp]) > 1
+        else row
+        for row in rows
+    ]
 
 
 def read_ifb(rows: Sequence[TableRow], question: Question, osl: int, notes: list[str]) -> list[TableIfb]:

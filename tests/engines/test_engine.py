@@ -31,7 +31,7 @@ def test_an_engine_is_a_frozen_value_of_facts_and_functions(name: str) -> None:
     engine = find_engine(name)
     with pytest.raises(FrozenInstanceError):
         engine.product = "another"  # type: ignore[misc]
-    facts = {"name", "facts", "product", "reference", "routes", "known_failures"}
+    facts = {"name", "facts", "product", "reference", "routes", "known_failures", "transfer_costs"}
     assert all(callable(getattr(engine, field.name)) for field in fields(engine) if field.name not in facts)
 
 

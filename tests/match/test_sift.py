@@ -19,7 +19,8 @@ from ratematch.match.packing import Packing, count_nodes, count_nodes_all
 from ratematch.match.sift import Search, sift_best, sift_front
 from ratematch.match.solver import Rows, front_indices, solve_rows
 
-from .test_solver import OSL, spaces
+from .test_solver import OSL
+from .test_solver import posted_spaces as spaces
 
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 

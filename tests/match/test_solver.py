@@ -26,16 +26,18 @@ OSL = 100.0
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> MatchProblem:
+def problems(draw: st.DrawFn, posted: bool = False) -> MatchProblem:
     rates = sorted(draw(st.lists(floats, min_size=1, max_size=3, unique=True)))
     ctx = Ctx(draw(gpus), make_curve([(2.0**k, rate) for k, rate in enumerate(rates)]), tuple(rates))
-    return MatchProblem(ctx, Gen(draw(gpus), draw(curves), OSL - 1))
+    extra_s = draw(st.sampled_from([0.0, 0.0, 0.001, 0.05, 1.0])) if posted else 0.0
+    return MatchProblem(ctx, Gen(draw(gpus), draw(curves), OSL - 1, extra_s))
 
 
 spaces = st.lists(problems(), min_size=1, max_size=3)
+posted_spaces = st.lists(problems(posted=True), min_size=1, max_size=3)
 
 
-@given(spaces, st.integers(8, 24), st.booleans())
+@given(posted_spaces, st.integers(8, 24), st.booleans())
 def test_every_row_is_that_of_the_scalar_solver(space: list[MatchProblem], budget: int, packed: bool) -> None:
     packing = Packing(8, budget // 8) if packed else None
     rows = solve_rows(space, max_gpus=budget, packing=packing)
@@ -92,7 +94,7 @@ def test_the_front_equals_brute_force(space: list[MatchProblem], budget: int) ->
         assert any(u >= a * (1 - 1e-7) and p >= b * (1 - 1e-7) for u, p in got)
 
 
-@given(spaces, st.integers(8, 24), st.sampled_from(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]))
+@given(posted_spaces, st.integers(8, 24), st.sampled_from(["per_used_gpu", "per_allocated_gpu", "tok_s_in_budget"]))
 @settings(deadline=None)
 def test_a_draw_without_noise_has_the_solvers_front(space: list[MatchProblem], budget: int, objective: str) -> None:
     packing = Packing(8, budget // 8)

@@ -8,6 +8,7 @@ from ratematch.engines.trtllm_serve.commandline import engine_command, engine_la
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
+from ratematch.engines.trtllm_serve.kvwork import COSTS, transfer_work
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
@@ -42,6 +43,8 @@ ENGINE = Engine(
     explain_settings=explain_deployment,
     kv_settings=kv_settings,
     kv_layout=kv_layout,
+    transfer_work=transfer_work,
+    transfer_costs=COSTS,
     iteration_reader=iteration_reader,
     read_samples=read_samples,
     read_figures=read_figures,

@@ -12,6 +12,7 @@ from ratematch.engines.vllm.options import kv_settings
 from ratematch.engines.vllm.precheck import check_launch, kv_layout
 from ratematch.engines.vllm.reasons import explain_deployment
 from ratematch.engines.vllm.render import engine_command, engine_launcher, plan_launch, side_channels
+from ratematch.engines.vllm.transfer import COSTS, transfer_work
 from ratematch.plan.enginefacts import EngineFacts
 
 
@@ -35,6 +36,8 @@ ENGINE = Engine(
     explain_settings=explain_deployment,
     kv_settings=kv_settings,
     kv_layout=kv_layout,
+    transfer_work=transfer_work,
+    transfer_costs=COSTS,
     iteration_reader=IterationReader,
     read_figures=read_figures,
     read_stages=read_stages,
