@@ -17,7 +17,7 @@ from ratematch.match.notes import describe_fronts
 from ratematch.match.objective import gpus_on_nodes, per_gpu
 from ratematch.match.openloop import plan_serving
 from ratematch.match.options import read_ctx_options, read_gen_options
-from ratematch.match.pairs import Pair, bound_points, pair_options
+from ratematch.match.pairs import Pair, bound_points, pair_options, with_posting
 from ratematch.match.points import (
     Analysis,
     Calibration,
@@ -162,6 +162,11 @@ def _pair_servers(figures: Sequence[Figures], question: Question, links: Links |
         pairs, notes = add_transfer(pairs, links, question.budget_gpus, question.ttft_ms)
     calibration = fit_calibration(select_stage(figures, "e2e"), pairs)
     if question.calibrate and calibration is not None:
+        if links is not None and calibration.piece_us is not None:
+            # Factors are what is left beside the posting, so they are fitted again with what was counted of it.
+            piece_s = calibration.piece_us * 1e-6
+            pairs = [with_posting(pair, links.posting_s(pair, question.budget_gpus, piece_s)) for pair in pairs]
+            calibration = fit_calibration(select_stage(figures, "e2e"), pairs) or calibration
         pairs = apply_calibration(pairs, calibration)
     return PairedServers(tuple(pairs), calibration, tuple(notes))
 

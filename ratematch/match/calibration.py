@@ -1,4 +1,4 @@
-"""How much slower ctx and gen run together than apart, fitted to end-to-end runs already measured.
+"""How much slower ctx and gen run together than apart, fitted to end-to-end runs already measured, pair by pair.
 
 ``gen``: rate over that of the gen curve at the same requests decoding, C = lambda (OSL-1) TPOT / y; the geometric
 mean over runs.
@@ -19,13 +19,15 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from ratematch.match.closedloop import derate, operate, settle_all
+from ratematch.match.closedloop import derate, held_up_by_others, operate, settle_all
 from ratematch.match.curves import Curve, latency_at
 from ratematch.match.figures import Figures
 from ratematch.match.gaps import PairIndex
+from ratematch.match.matching import Gen
 from ratematch.match.noise import Floats
+from ratematch.match.options import CtxOption, GenOption
 from ratematch.match.pairs import Pair
-from ratematch.match.points import Calibration, CalibrationRow
+from ratematch.match.points import Calibration, CalibrationRow, PairFactors
 
 TRIED = np.round(np.arange(0.6, 1.201, 0.02), 2)
 """Ctx factors tried, two per cent apart: about what rates repeat to."""
@@ -39,6 +41,9 @@ CTX_BELIEVED = 0.1
 REPEATS = 0.05
 
 FEWEST_TO_HOLD_OUT = 3
+
+AGREE = 0.1
+"""Factors of pairs that lie further apart say nothing of a pair that was not run."""
 
 FOLDS = 6
 """Runs are predicted from fits without them, in so many groups at most: a fit for each run would take too long."""
@@ -58,8 +63,13 @@ class Run:
         return self.pair.gen.rates.tokens_per_request
 
     def gen_factor(self) -> float:
+        """Tokens/s of an instance over what its curve gives where as many decode, in the time that posting leaves."""
         decoding = self.row.req_s * self.tokens * self.row.tpot_ms / 1000 / self.y
-        return self.row.req_s * self.tokens / self.y / _read(self.pair.gen.rates.curve, decoding)
+        gen = held_up_by_others(self.pair.gen.rates, self.row.in_flight / self.y)
+        return self.row.req_s * self.tokens / self.y / (_read(gen.curve, decoding) * self._left(gen))
+
+    def _left(self, gen: Gen[float]) -> float:
+        return max(0.05, 1 - self.row.req_s / self.y * gen.extra_s)
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,10 @@ class Fit:
 
 
 def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibration | None:
-    """The numbers that all end-to-end rows of servers measured apart agree on best; ``None`` without any.
+    """What end-to-end rows of servers measured apart say of each pair, and of all together; ``None`` without any.
 
     Each row of the table is predicted at its own concurrency, before, and after with the numbers fitted to *other*
-    rows where there are enough of them (``held_out``): a fit says little about what it was fitted to.
+    rows of its pair where there are enough of them (``held_out``): a fit says little about what it was fitted to.
     """
     index = PairIndex.of(pairs)
     runs = [
@@ -86,6 +96,48 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
     ]
     if not runs:
         return None
+    by_pair: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        by_pair.setdefault(_sources(run.pair), []).append(run)
+    fitted = [_fit_pair(sources, own) for sources, own in by_pair.items()]
+    whole, _ = _fit_pair(("", ""), runs) if len(fitted) > 1 else fitted[0]
+    after = {id(run): fit for own, (_, fits) in zip(by_pair.values(), fitted, strict=True) for run, fit in fits}
+    factors = tuple(pair for pair, _ in fitted)
+    return Calibration(
+        ctx=whole.ctx,
+        ctx_spread=whole.ctx_spread,
+        gen=whole.gen,
+        gen_spread=whole.gen_spread,
+        bunching=whole.bunching,
+        num=len(runs),
+        held_out=all(pair.held_out for pair in factors),
+        rows=tuple(_row(run, after[id(run)]) for run in runs),
+        pairs=factors,
+        agree=_apart([pair.ctx for pair in factors]) <= AGREE and _apart([pair.gen for pair in factors]) <= AGREE,
+        piece_us=count_piece_us(run.row for run in runs),
+    )
+
+
+def count_piece_us(rows: Iterable[Figures]) -> float | None:
+    """What posting one piece of a KV transfer took by the servers' counters, mean over all pieces, microseconds."""
+    counted = [
+        (row.breakdown.kv_post_s, row.breakdown.kv_descriptors)
+        for row in rows
+        if row.breakdown is not None and row.breakdown.kv_post_s and row.breakdown.kv_descriptors
+    ]
+    return sum(s for s, _ in counted) / sum(pieces for _, pieces in counted) * 1e6 if counted else None
+
+
+def _sources(pair: Pair) -> tuple[str, str]:
+    return pair.ctx.source, pair.gen.source
+
+
+def _apart(factors: Sequence[float]) -> float:
+    return max(factors) / min(factors) - 1
+
+
+def _fit_pair(sources: tuple[str, str], runs: Sequence[Run]) -> tuple[PairFactors, list[tuple[Run, Fit]]]:
+    """The numbers that ``runs`` agree on best, and for each run those by which it is predicted."""
     fit = _fit(runs)
     held_out = len(runs) >= FEWEST_TO_HOLD_OUT
     folds = min(FOLDS, len(runs))
@@ -94,7 +146,9 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
         if held_out
         else [fit]
     )
-    return Calibration(
+    factors = PairFactors(
+        label=f"{_name(runs[0].pair.ctx)} + {_name(runs[0].pair.gen)}",
+        sources=sources,
         ctx=fit.ctx,
         ctx_spread=_spread([other.ctx for other in others]) if held_out else None,
         gen=fit.gen,
@@ -102,8 +156,13 @@ def fit_calibration(rows: Iterable[Figures], pairs: Sequence[Pair]) -> Calibrati
         bunching=fit.bunching,
         num=len(runs),
         held_out=held_out,
-        rows=tuple(_row(run, others[k % len(others)]) for k, run in enumerate(runs)),
     )
+    return factors, [(run, others[k % len(others)]) for k, run in enumerate(runs)]
+
+
+def _name(option: CtxOption | GenOption) -> str:
+    tag = option.group.tag if option.group is not None else ""
+    return f"{option.label}+{tag}" if tag else option.label
 
 
 def _fit(runs: Sequence[Run]) -> Fit:
@@ -147,13 +206,26 @@ def _row(run: Run, fit: Fit) -> CalibrationRow:
         tpot_ms=row.tpot_ms,
         tpot_before_ms=before.tpot_s * 1000,
         tpot_after_ms=after.tpot_s * 1000,
+        pair=_sources(run.pair),
     )
 
 
 def apply_calibration(pairs: Iterable[Pair], calibration: Calibration) -> list[Pair]:
-    """Pairs with the numbers applied, and a flag that says so."""
-    flag = (
-        f"calibrated: ctx x {calibration.ctx:.3f}, gen x {calibration.gen:.3f}, bunching {calibration.bunching:.2f}"
-    )
-    fit = Fit(calibration.ctx, calibration.gen, calibration.bunching)
-    return [replace(calibrated(pair, fit), flags=(*pair.flags, flag)) for pair in pairs]
+    """Pairs with their own numbers applied, and a flag that says so.
+
+    A pair that no run is of takes those of all runs where the measured pairs agree, and none where they do not.
+    """
+    known = {factors.sources: factors for factors in calibration.pairs}
+    applied = []
+    for pair in pairs:
+        own = known.get(_sources(pair))
+        if own is None and not calibration.agree:
+            flag = "not calibrated: no run is of this pair, and those of others differ too much"
+            applied.append(replace(pair, flags=(*pair.flags, flag)))
+            continue
+        taken = own or calibration
+        flag = f"calibrated: ctx x {taken.ctx:.3f}, gen x {taken.gen:.3f}, bunching {taken.bunching:.2f}"
+        flag += "" if own else ", of other pairs"
+        fit = Fit(taken.ctx, taken.gen, taken.bunching)
+        applied.append(replace(calibrated(pair, fit), flags=(*pair.flags, flag)))
+    return applied

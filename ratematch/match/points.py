@@ -115,15 +115,39 @@ class CalibrationRow:
     tpot_ms: float
     tpot_before_ms: float
     tpot_after_ms: float
+    pair: tuple[str, str] = ("", "")
+    """Ids of the ctx and gen experiments that it is predicted from."""
+
+
+@dataclass(frozen=True)
+class PairFactors:
+    """Factors on the rates of ctx and gen of one measured pair, fitted to its ``num`` end-to-end runs (1: as fast
+    together as apart).
+
+    ``sources``: ids of the experiments that the pair is made of. ``bunching``: share of the requests in flight that
+    reach ctx together. ``gen_spread``: standard deviation of the logarithm over runs; ``ctx_spread``: over fits that
+    leave runs out; ``None`` from too few. ``held_out``: each row's ``after`` is predicted from other runs.
+    """
+
+    label: str
+    sources: tuple[str, str]
+    ctx: float
+    ctx_spread: float | None
+    gen: float
+    gen_spread: float | None
+    bunching: float
+    num: int
+    held_out: bool
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors on the rates of ctx and gen, fitted to ``num`` end-to-end runs (1: as fast together as apart).
+    """What end-to-end runs say of the servers measured apart, pair by pair: servers that differ in an option, such as
+    the size of KV blocks, have factors of their own.
 
-    ``bunching``: share of the requests in flight that reach ctx together. ``gen_spread``: standard deviation of the
-    logarithm over runs; ``ctx_spread``: over fits that leave runs out; ``None`` from too few. ``held_out``: each
-    row's ``after`` is predicted from other runs.
+    The factors here are those of all ``num`` runs together, for pairs that no run is of. ``agree``: those of the
+    pairs differ little enough for that. ``piece_us``: what posting a piece of a KV transfer took, microseconds, by
+    the servers' counters; ``None`` where they counted none. ``held_out``: of the rows.
     """
 
     ctx: float
@@ -134,6 +158,9 @@ class Calibration:
     num: int
     held_out: bool
     rows: tuple[CalibrationRow, ...]
+    pairs: tuple[PairFactors, ...] = ()
+    agree: bool = True
+    piece_us: float | None = None
 
 
 @dataclass(frozen=True)

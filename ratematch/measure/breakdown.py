@@ -22,7 +22,7 @@ class Breakdown:
 
     ``kv_posting``: share of the time in which gen servers posted KV transfers while their decode waited; it is
     within ``decode``. ``kv_descriptors``: pieces that the KV cache of a request was sent in, ``kv_b`` bytes in all.
-    ``None``: not reported.
+    ``kv_post_s``: that a gen server posted one of them. ``None``: not reported.
     """
 
     num: int
@@ -35,6 +35,7 @@ class Breakdown:
     kv_posting: float | None = None
     kv_descriptors: float | None = None
     kv_b: float | None = None
+    kv_post_s: float | None = None
 
     @staticmethod
     def of(stages: StageTimes) -> Breakdown:
@@ -50,6 +51,7 @@ class Breakdown:
             kv_posting=stages.kv_posting,
             kv_descriptors=stages.kv_descriptors,
             kv_b=stages.kv_b,
+            kv_post_s=stages.kv_post_s,
         )
 
     @property

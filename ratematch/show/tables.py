@@ -191,14 +191,19 @@ def _compare_rows(row: Comparison) -> list[Row]:
 
 
 FACTORS = ("ctx", "ctx_spread", "gen", "gen_spread", "bunching", "num", "held_out")
-CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow)), *FACTORS)
+CALIBRATION_COLUMNS = (*(field.name for field in fields(CalibrationRow) if field.name != "pair"), *FACTORS)
 
 
 def _calibration_rows(calibration: Calibration | None) -> list[Row]:
-    """A row an end-to-end run, each with the factors that all runs agree on."""
+    """A row an end-to-end run, each with the factors that the runs of its pair agree on."""
     if calibration is None:
         return []
-    return [asdict(row) | {name: getattr(calibration, name) for name in FACTORS} for row in calibration.rows]
+    of_pair = {pair.sources: pair for pair in calibration.pairs}
+    return [
+        {name: getattr(row, name) for name in CALIBRATION_COLUMNS if name not in FACTORS}
+        | {name: getattr(of_pair.get(row.pair, calibration), name) for name in FACTORS}
+        for row in calibration.rows
+    ]
 
 
 def _left_out_row(entry: tuple[str, str, tuple[str, ...]]) -> Row:

@@ -270,3 +270,39 @@ def test_servers_of_different_kv_layouts_are_not_put_together() -> None:
     gen = [replace(PAIR.gen, layout=layout) for layout in ("16", "128", "64")]
     found = pair_options(ctx, gen)
     assert [(pair.ctx.layout, pair.gen.layout) for pair in found] == [("16", "16"), ("128", "128")]
+
+
+def test_pairs_that_differ_have_factors_of_their_own_and_say_nothing_of_a_third() -> None:
+    other = replace(GEN[0].experiment.deployment.gen, options={"block_size": 128}, tag="block_size=128")
+    third = replace(other, options={"block_size": 64}, tag="block_size=64")
+    gens = [*GEN]
+    for own in (other, third):
+        gens += [
+            replace(row, experiment=replace(row.experiment, deployment=replace(row.experiment.deployment, gen=own)))
+            for row in GEN
+        ]
+    runs: list[Measured] = []
+    for gen, truth in ((GEN[0].experiment.deployment.gen, 0.7), (other, 1.0)):
+        points = {}
+        for concurrency in (20, 60, 160):
+            at = operate(calibrated(PAIR, Fit(1.0, truth, 0.0)), 1, 1, concurrency)
+            points[concurrency] = (at.tpot_s * 1000, at.ttft_s * 1000)
+        runs += e2e_rows(group("ctx", "TEP4", 1), replace(gen, instances=1), points)
+    question = Question(max_gpus=32, draws=0, calibrate=True)
+    found = analyze([*CTX, *gens, *runs], question, sweep="s").workloads[0]
+    assert found.calibration is not None
+    assert [round(pair.gen, 2) for pair in found.calibration.pairs] == [0.7, 1.0]
+    assert [pair.label for pair in found.calibration.pairs] == ["TEP4 + DEP8", "TEP4 + DEP8+block_size=128"]
+    assert not found.calibration.agree
+    flags = {flag for point in found.plans for flag in point.flags}
+    assert any("gen x 0.700" in flag for flag in flags) and any("gen x 1.000" in flag for flag in flags)
+    assert any("not calibrated: no run is of this pair" in flag for flag in flags)
+    for row in found.calibration.rows:  # neither pair spoils the other's prediction
+        assert row.tok_s_gpu_after == pytest.approx(row.tok_s_gpu, rel=0.02)
+
+
+def test_what_a_piece_takes_is_learnt_from_what_servers_counted() -> None:
+    counted = Breakdown(9, 0.0, 0.0, 0.1, 0.05, 0.0, 1.0, 0.2, 9216.0, 3e8, kv_post_s=0.0304)
+    rows = [replace(row, breakdown=counted) for row in run_together(Fit(1.0, 1.0, 0.0))]
+    assert fitted(rows).piece_us == pytest.approx(3.2986, rel=1e-3)
+    assert fitted(run_together(Fit(1.0, 1.0, 0.0))).piece_us is None

@@ -107,16 +107,23 @@ def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
 
 
 def _print_calibration(fit: Calibration, applied: bool, console: Console) -> None:
-    def factor(value: float, spread: float | None) -> str:
-        return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else " (one run)")
+    def factor(value: float, spread: float | None, num: int) -> str:
+        few = " (one run)" if num == 1 else " (too few for a spread)"
+        return f"x {value:.3f}" + (f" (spread {spread:.1%})" if spread is not None else few)
 
     state = "applied to the predictions above" if applied else "not applied; --calibrate does"
-    _print_line(
-        console,
-        f"together against apart, {fit.num} end-to-end runs: ctx {factor(fit.ctx, fit.ctx_spread)}, "
-        f"gen {factor(fit.gen, fit.gen_spread)}, prompts in bunches of {fit.bunching:.0%} of all in flight; "
-        f"{state}",
-    )
+    for pair in fit.pairs:
+        name = f"{pair.label}, " if len(fit.pairs) > 1 else ""
+        _print_line(
+            console,
+            f"together against apart, {name}{pair.num} end-to-end runs: ctx {factor(pair.ctx, pair.ctx_spread, pair.num)}, "
+            f"gen {factor(pair.gen, pair.gen_spread, pair.num)}, prompts in bunches of {pair.bunching:.0%} of all in flight; "
+            f"{state}",
+        )
+    if fit.piece_us is not None:
+        _print_line(
+            console, f"posting a piece of a KV transfer took {fit.piece_us:.2f} us by the servers' counters; {state}"
+        )
     held_out = " (from other runs)" if fit.held_out else ""
     columns = ("deployment", "N", "tok/s/GPU", "before", "after", "TPOT ms", "before", "after")
     rows = [
