@@ -125,15 +125,15 @@ class MetricSamples:
         return summary or None
 
     def growth(self, url: str, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:
-        """How much each counter of an address grew over a span, and over how many seconds: from the last sample
-        before it to the first one after it."""
+        """How much each counter of an address grew over a span, and over how many seconds: between the samples
+        nearest to its ends, so that requests of before and after count as little as they can."""
         begin = end = None
         for read_ns, of, packed in self._log:
             if of != url:
                 continue
-            if begin is None or read_ns <= start_ns:
+            if begin is None or abs(read_ns - start_ns) < abs(begin[0] - start_ns):
                 begin = (read_ns, packed)
-            if end is None or end[0] < end_ns:
+            if end is None or abs(read_ns - end_ns) <= abs(end[0] - end_ns):
                 end = (read_ns, packed)
         if begin is None or end is None or end[0] <= begin[0]:
             return {}, 0.0

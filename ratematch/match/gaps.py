@@ -9,6 +9,11 @@ the gap, in whatever order parts are taken. Before it stands what whole instance
 of a ctx instance that is idle, and whole ones when fewer would carry the load at this concurrency; after it
 what the measured figures break Little's law by. The parts add up to ideal minus measured; what no part explains is
 the last one, the residual.
+
+Some stages are shorter than predicted where others are longer: a queue that was predicted in front of ctx does not
+come about where gen turns out to be the limit. What is longer took the place of what is shorter, so only the rest of
+it is lost: the longer stages share the gap by their lengths, and no part is larger than the gap. Where a run gives
+more than its plan the shorter ones share the gain in the same way, and it is taken off what whole instances lose.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from ratematch.match.curves import throttle
 from ratematch.match.figures import Figures, measured_point
 from ratematch.match.matching import bound_tok_s_gpu
 from ratematch.match.options import one_instance
-from ratematch.match.pairs import Pair, predict_deployment
+from ratematch.match.pairs import Pair, predict_deployment, with_posting
 from ratematch.match.pareto import Front, extract_front, linear_at
 from ratematch.match.points import Gap, GapPart, Point, objectives
 from ratematch.measure.breakdown import Breakdown
@@ -55,17 +60,18 @@ def find_gaps(
     for row in rows:
         point = measured_point(row, "end_to_end", constraints)
         pair = index.find(row.experiment.deployment)
-        predicted = operating = None
+        predicted = operating = free = None
         parts: tuple[GapPart, ...] = ()
         if pair is not None and point.ctx and point.gen:
             divisor = gcd(point.ctx, point.gen)
             x, y = point.ctx // divisor, point.gen // divisor
             curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
             predicted = predict_at([objectives(p) for p in extract_front(curve, objectives)], point.tok_s_user)
-            # What KV transfer costs is a part of the gap, so the prediction leaves it out.
-            pair = replace(pair, handover_s=0.0)
-            operating = operate(pair, point.ctx, point.gen, point.concurrency)
-            parts = attribute(point, operating, pair, row.breakdown)
+            operating = operate(replace(pair, handover_s=0.0), point.ctx, point.gen, point.concurrency)
+            # What KV transfer costs is a part of the gap, so that is taken apart from a prediction without it.
+            pair = without_transfer(pair)
+            free = operate(pair, point.ctx, point.gen, point.concurrency)
+            parts = attribute(point, free, pair, row.breakdown)
         at_front = predict_at(whole, point.tok_s_user)
         gaps.append(
             Gap(
@@ -82,9 +88,16 @@ def find_gaps(
                 tpot_at_concurrency_ms=operating.tpot_s * 1000 if operating else None,
                 ideal=sum(part.tok_s_gpu for part in parts) + point.tok_s_gpu if parts else None,
                 parts=parts,
+                without_transfer=free.req_s * point.tok_s / point.req_s / point.gpus if free else None,
+                without_transfer_limit=free.limit if free else None,
             )
         )
     return gaps
+
+
+def without_transfer(pair: Pair) -> Pair:
+    """The pair as if KV caches were handed over in no time."""
+    return with_posting(replace(pair, handover_s=0.0), 0.0)
 
 
 def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdown | None) -> tuple[GapPart, ...]:
@@ -139,12 +152,26 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
     # ctx instances that would have carried this load; more of them are spare, fewer are a fraction of one.
     enough = min(point.ctx, math.ceil(predicted.req_s / pair.ctx.rates.capacities[-1] * (1 - 1e-9)))
     whole = predicted.req_s * osl / (enough * pair.ctx.rates.gpus + point.gen * gen.gpus)
-    parts = [GapPart(WHOLE_INSTANCES[0], ideal - whole), GapPart(WHOLE_INSTANCES[1], whole - plan)]
-    parts += [GapPart(name, seconds * share) for name, seconds in longer]
+    instances = [(WHOLE_INSTANCES[0], ideal - whole), (WHOLE_INSTANCES[1], whole - plan)]
+    stages = net([(name, seconds * share) for name, seconds in longer])
+    gain = sum(value for _, value in stages)
+    if gain < 0 < ideal - plan:  # as far as it makes up for what whole instances lose
+        instances = net([*instances, ("gain", gain)])[:-1]
+        left = ideal - point.tok_s_gpu if point.tok_s_gpu > ideal else 0.0
+        stages = [(name, value * left / gain) for name, value in stages]
+    parts = [GapPart(name, value) for name, value in (*instances, *stages)]
     explained = sum(part.tok_s_gpu for part in parts)
     parts.append(GapPart("residual", ideal - point.tok_s_gpu - explained))
     # What is only the last digits of a float is nothing.
     return tuple(part if abs(part.tok_s_gpu) > 1e-9 * ideal else GapPart(part.name, 0.0) for part in parts)
+
+
+def net(parts: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The same parts with the same sum and all of the sum's sign: those of the other sign are taken off them, from
+    each by its size."""
+    total = sum(value for _, value in parts)
+    alike = sum(value for _, value in parts if value * total > 0)
+    return [(name, value * total / alike if value * total > 0 else 0.0) for name, value in parts]
 
 
 def describe_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | None:
@@ -152,6 +179,8 @@ def describe_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | Non
     worst: tuple[float, Gap, Breakdown] | None = None
     for gap, row in zip(gaps, rows, strict=True):
         lost = sum(part.tok_s_gpu for part in gap.parts if part.name in (TRANSFER, POSTING))
+        if gap.without_transfer is not None:
+            lost = min(lost, gap.without_transfer - gap.end_to_end)
         if row.breakdown and gap.ideal and lost >= WORTH_SAYING * gap.ideal and (worst is None or lost > worst[0]):
             worst = (lost, gap, row.breakdown)
     if worst is None:
@@ -161,10 +190,14 @@ def describe_transfer(gaps: Sequence[Gap], rows: Sequence[Figures]) -> str | Non
     if breakdown.kv_descriptors is not None and breakdown.kv_descriptors >= MANY_PIECES:
         size = f" of {breakdown.kv_b / breakdown.kv_descriptors / 1e3:.3g} kB" if breakdown.kv_b else ""
         pieces = f", in {breakdown.kv_descriptors:,.0f} pieces{size}: larger KV blocks make fewer"
-    assert gap.ideal is not None
+    assert gap.ideal is not None and gap.without_transfer is not None
+    limit = gap.without_transfer_limit
+    reach = f"reach its {limit} limit, " if limit in ("ctx", "gen") else "give "
+    more = gap.without_transfer / gap.end_to_end - 1
     return (
-        f"the KV transfer costs {gap.label} at {gap.concurrency:.0f} in flight {lost:.3g} tok/s/GPU, "
-        f"{lost / gap.ideal:.0%} of its ideal; {breakdown.kv_transfer_s * 1000:.3g} ms a request{pieces}"
+        f"the KV transfer costs {gap.label} at {gap.concurrency:.0f} in flight {lost:,.0f} of {gap.ideal:,.0f} "
+        f"tok/s/GPU: without it the pair would {reach}{gap.without_transfer:,.0f} ({more:+.0%}); "
+        f"{breakdown.kv_transfer_s * 1000:.3g} ms a request{pieces}"
     )
 
 

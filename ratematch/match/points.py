@@ -171,6 +171,7 @@ class Gap:
     has no such tok/s/user. ``front`` and ``front_ratio``: the same against the whole rate-matched front.
     ``at_concurrency`` and ``tpot_at_concurrency_ms``: predicted for the same requests in flight. ``ideal``: tok/s/GPU
     at the fractional ratio of the same servers; ``parts`` add up to ``ideal`` - ``end_to_end``, residual included.
+    ``without_transfer``: tok/s/GPU predicted there if KV caches were handed over in no time, and what then bounds it.
     """
 
     label: str
@@ -186,6 +187,8 @@ class Gap:
     tpot_at_concurrency_ms: float | None = None
     ideal: float | None = None
     parts: tuple[GapPart, ...] = ()
+    without_transfer: float | None = None
+    without_transfer_limit: Limit | None = None
 
 
 @dataclass(frozen=True)

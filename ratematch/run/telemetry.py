@@ -37,8 +37,9 @@ from ratematch.store.rowlog import RowLog
 PERIOD_S = 1.0
 """Between two looks at a worker's iterations."""
 
-PROMETHEUS_S = 5.0
-"""Between two looks at a server's Prometheus samples."""
+PROMETHEUS_S = 1.0
+"""Between two looks at a server's Prometheus samples: stage times of a load are read between the two nearest to the
+ends of its window, which may be some seconds long."""
 
 ANSWER_S = 10.0
 """Longest wait for iterations; TensorRT-LLM's idle server holds its answer back for up to 2 s by itself."""

@@ -192,8 +192,8 @@ def test_samples_that_were_spilt_give_the_same_lines_and_figures(
         "b_total": inside[-1]["b_total"] - inside[0]["b_total"],
         "odd": 1.0,
     }
-    grown = {"b_total": told[41]["b_total"] - told[8]["b_total"], "a": told[41]["a"], "odd": 1.0}
-    assert samples.growth("u", 95, 405) == (grown, (410 - 80) / 1e9)
+    grown = {"b_total": told[41]["b_total"] - told[10]["b_total"], "a": told[41]["a"], "odd": 1.0}
+    assert samples.growth("u", 95, 405) == (grown, (410 - 100) / 1e9)  # nearest to the ends: 100 to 95, 410 to 405
     assert samples.growth("u", 0, 10**9)[1] == (590 - 10) / 1e9 and samples.growth("w", 0, 9) == ({}, 0.0)
     taken = samples.take()
     assert len(taken) == 60 and [row.read_ns for row in samples.rows] == [570, 590] and samples.urls == ["v", "u"]

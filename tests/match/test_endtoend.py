@@ -195,6 +195,11 @@ def test_the_parts_of_a_gap_add_up_whatever_was_measured(
     assert abs(parts[-1].tok_s_gpu) <= 1e-6 * ideal
     assert parts[0].tok_s_gpu >= -1e-9 * ideal
     assert parts[1].tok_s_gpu >= -1e-9 * ideal
+    # No part is larger than the gap, and none has the other sign.
+    gap = ideal - point.tok_s_gpu
+    for part in parts[2:]:
+        assert -1e-6 * ideal <= part.tok_s_gpu / (1 if gap > 0 else -1) <= abs(gap) + 1e-6 * ideal
+    assert sum(part.tok_s_gpu for part in parts[:2]) <= gap + 1e-6 * ideal or gap < 0
 
 
 def test_each_part_is_what_alone_went_wrong() -> None:
@@ -236,6 +241,26 @@ def test_posting_kv_transfers_between_decode_steps_is_told_from_a_slow_gen() -> 
     plan = at.req_s * WORKLOAD.osl / point.gpus
     assert parts.pop("KV transfer posted between decode steps") == pytest.approx(plan - point.tok_s_gpu)
     assert parts["gen slow-down"] == pytest.approx(0, abs=1e-6) and parts["residual"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_predicted_wait_that_moved_is_not_a_part_beside_what_took_its_place() -> None:
+    """ctx was predicted to be the limit, with a long queue; posting made gen the limit, and the queue did not come
+    about. What is lost is the difference, and the words say what the pair would reach."""
+    predicted = operate(PAIR, 1, 1, 150.0)
+    assert predicted.limit == "ctx"
+    req_s = 0.85 * predicted.req_s
+    decode_s = 150 / req_s - 0.4
+    rows = e2e_rows(group("ctx", "TEP4", 1), group("gen", "DEP8"), {150: (decode_s / TOKENS * 1000, 400)})
+    told = Breakdown(40, 0.0, 0.1, 0.2, 0.1, 0.0, decode_s, kv_posting=0.9, kv_descriptors=9216.0)
+    figures = [replace(row, breakdown=told) for row in collect_figures(rows, FREE)[0]]
+    (gap,) = find_gaps(figures, [PAIR], (), FREE)
+    assert gap.ideal is not None
+    parts = {part.name: part.tok_s_gpu for part in gap.parts}
+    lost = gap.ideal - gap.end_to_end
+    assert parts["ctx slow-down"] == 0  # it was -8 s of queue
+    assert 0.5 * lost < parts["KV transfer posted between decode steps"] <= lost
+    note = describe_transfer([gap], figures)
+    assert note is not None and "without it the pair would reach its ctx limit, " in note and "(+18%)" in note
 
 
 @pytest.mark.parametrize(

@@ -114,11 +114,11 @@ def _print_calibration(fit: Calibration, applied: bool, console: Console) -> Non
     state = "applied to the predictions above" if applied else "not applied; --calibrate does"
     for pair in fit.pairs:
         name = f"{pair.label}, " if len(fit.pairs) > 1 else ""
+        ctx, gen = factor(pair.ctx, pair.ctx_spread, pair.num), factor(pair.gen, pair.gen_spread, pair.num)
         _print_line(
             console,
-            f"together against apart, {name}{pair.num} end-to-end runs: ctx {factor(pair.ctx, pair.ctx_spread, pair.num)}, "
-            f"gen {factor(pair.gen, pair.gen_spread, pair.num)}, prompts in bunches of {pair.bunching:.0%} of all in flight; "
-            f"{state}",
+            f"together against apart, {name}{pair.num} end-to-end runs: ctx {ctx}, gen {gen}, prompts in bunches of "
+            f"{pair.bunching:.0%} of all in flight; {state}",
         )
     if fit.piece_us is not None:
         _print_line(
