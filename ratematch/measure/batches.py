@@ -92,6 +92,27 @@ def batch_series(values: Floats, wave: int = 1) -> Noise | None:
     )
 
 
+def batch_lives(lives: Floats, tokens: Floats, wave: int) -> Noise | None:
+    """Noise of the token rate of a closed loop, from what its requests say: ``lives`` (any unit) and ``tokens`` of
+    each, in the order of their ends.
+
+    With ``wave`` requests in flight at all times the rate is wave x sum(tokens) / sum(lives), so it is as sure as
+    that ratio is: its batch means, each of a wave at least. Counting arrivals in stretches of time instead makes
+    noise of when waves happen to end. ``None`` when fewer than ``FEWEST_BATCHES`` batches fit.
+    """
+    num = min(MOST_BATCHES, lives.size // max(2, wave))
+    if num < FEWEST_BATCHES or not tokens.sum() > 0 or not lives.sum() > 0:
+        return None
+    size = lives.size // num
+    kept = slice(lives.size - num * size, None)
+    sums = [values[kept].reshape(num, size).sum(axis=1) for values in (lives, tokens)]
+    if not (sums[1] > 0).all():
+        return None
+    ratios = sums[0] / sums[1]
+    rel = float(ratios.std(ddof=1)) / math.sqrt(num) / float(ratios.mean())
+    return Noise(rel, num - 1, f"{num} batches of one run")
+
+
 def settled_from(values: Floats, wave: int = 1) -> int:
     """Index of the first of ``values`` (latencies in the order of their ends) that belongs to the settled part.
 

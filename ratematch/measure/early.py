@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ratematch.measure.batches import batch_means, batch_series, half_width
+from ratematch.measure.batches import Noise, batch_lives, batch_means, batch_series, half_width
 from ratematch.measure.goodput import Goodput
 from ratematch.plan.load import Concurrency, Load
 
@@ -149,21 +149,26 @@ class EarlyStop:
             return f"given up: {arrived * 1e9:.3g} requests/s arrive, {served * 1e9:.3g} are served; the queue grows"
         return None
 
-    def _sure(self, answers: _Answers, wave: int) -> str | None:
-        target = self.rules.target_ci
-        if target is None or answers.number < WAVES * wave:
-            return None
-        latencies = self._latencies(answers)
+    def _rate(self, answers: _Answers, lives_ms: NDArray[np.float64], wave: int) -> Noise | None:
+        """How sure the token rate is."""
+        if wave:
+            return batch_lives(lives_ms, answers.tokens.astype(np.float64), wave)
         # Tokens are taken to come evenly between an answer's first and last byte: counted at its end, requests of
         # equal length would make bursts of them. The end of what is seen lacks the answers still under way.
         ends, begins = answers.last_ns / 1e9, answers.first_ns / 1e9
         steps = np.linspace(0, 1, _POINTS)
         instants = (begins[:, None] + (ends - begins)[:, None] * steps).ravel()
         tokens = np.repeat(answers.tokens / _POINTS, _POINTS)
-        life_s = float(latencies["e2el"].mean()) / 1e3
-        until_s = float(ends[-1]) - life_s
+        life_s = float(lives_ms.mean()) / 1e3
+        return batch_means(instants, tokens, float(ends[0]), float(ends[-1]) - life_s, life_s)
+
+    def _sure(self, answers: _Answers, wave: int) -> str | None:
+        target = self.rules.target_ci
+        if target is None or answers.number < WAVES * wave:
+            return None
+        latencies = self._latencies(answers)
         widths = {
-            "tok/s": half_width(batch_means(instants, tokens, float(ends[0]), until_s, life_s)),
+            "tok/s": half_width(self._rate(answers, latencies["e2el"], wave)),
             "TTFT": half_width(batch_series(latencies["ttft"], wave)),
         }
         if not np.isnan(latencies["tpot"]).all():

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from ratematch.measure import metrics
-from ratematch.measure.batches import batch_means, batch_series, drift, half_width
+from ratematch.measure.batches import batch_lives, batch_means, batch_series, drift, half_width
 from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.columns import Columns, columns_of
 from ratematch.measure.goodput import Goodput
@@ -127,7 +127,7 @@ def measure_load(
         acceptance_length=metrics.acceptance_length(answers),
         ttst_ms=describe(metrics.ttst_ms(inside)),
         tokens_per_chunk=metrics.tokens_per_chunk(inside),
-        **_intervals(in_order, wave, window, since),
+        **_intervals(in_order, answers, load, window),
         goodput=str(goodput) if goodput is not None else None,
         goodput_req_s=seen.goodput_req_s,
         good_share=seen.good_share,
@@ -147,15 +147,21 @@ def add_findings(figures: Measurement, findings: Iterable[tuple[bool, str]]) -> 
     )
 
 
-def _intervals(ordered: Columns, wave: int, window: Window | None, since: metrics.Since) -> dict[str, float | None]:
+def _intervals(ordered: Columns, answers: Columns, load: Load, window: Window | None) -> dict[str, float | None]:
     """Half widths of 95 % intervals, as shares of the figures, from the requests that ended in the window, in that
-    order."""
+    order. The token rate of open loads is from when the tokens of all ``answers`` came."""
     if window is None or not len(ordered):
         return {}
-    instants, amounts = _arrivals_inside(ordered, window)
-    life_s = float(np.mean(metrics.e2el_ms(ordered, since))) / 1e3
+    closed = isinstance(load, Concurrency)
+    wave = load.concurrency if isinstance(load, Concurrency) else 1
+    since: metrics.Since = "sent" if closed else "intended"
+    lives_ms = metrics.e2el_ms(ordered, since)
+    rate = batch_lives(lives_ms, np.nan_to_num(metrics.output_tokens(ordered)), wave) if closed else None
+    if rate is None:
+        instants, amounts = _arrivals_inside(answers, window)
+        rate = batch_means(instants, amounts, 0.0, window.seconds, float(np.mean(lives_ms)) / 1e3)
     return {
-        "tok_s_ci": half_width(batch_means(instants, amounts, 0.0, window.seconds, life_s)),
+        "tok_s_ci": half_width(rate),
         "ttft_ci": half_width(batch_series(metrics.ttft_ms(ordered, since), wave)),
         "tpot_ci": half_width(batch_series(metrics.tpot_ms(ordered), wave)),
     }

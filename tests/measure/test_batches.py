@@ -141,3 +141,18 @@ def test_nothing_is_judged_early_without_rules_or_with_few_answers() -> None:
     strict = EarlyRules(target_ci=0.5, slo=parse_goodput("e2el<=1"))
     assert EarlyStop(strict, Rate(100, 1000)).observe(answers(20, 10, 100)) is None
     assert EarlyStop(strict, Rate(100, 1000)).observe(answers(64, 10, 100)) is not None
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_a_short_closed_loop_in_waves_is_as_sure_of_its_rate_as_of_its_latency(concurrency: int) -> None:
+    """Six waves of requests of one token in lock-step: when a wave happens to end says nothing of the rate."""
+    load = Concurrency(concurrency, 6 * concurrency * (8 if concurrency == 1 else 1), 1)
+    lives = 50.0 * concurrency * (1 + 0.002 * np.random.default_rng(1).standard_normal(load.num_requests))
+    records = []
+    for k, life_ms in enumerate(lives):
+        sent_ms = (k // concurrency) * 50.3 * concurrency
+        records.append(record(k, sent_ms=sent_ms, ttft_ms=float(life_ms), osl=1))
+    figures = measure_load(records, load, Workload(100, 1))
+    assert figures.tok_s_ci is not None and figures.ttft_ci is not None
+    assert figures.tok_s_ci == pytest.approx(figures.ttft_ci, rel=0.01)
+    assert figures.tok_s_ci < 0.01

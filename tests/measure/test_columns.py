@@ -10,8 +10,8 @@ from ratematch.measure.measurement import measure_load, to_json
 
 from .randomloads import random_client, random_goal, random_load
 
-BEFORE = "772d1610eac5fdf596a7db215537c9a674b052647482b9777a503bdd742f0de3"
-"""Of the version that computed from a list of records."""
+BEFORE = "389b4e674299bb1f45aeff6b2792667de3f8f3dad663f50b5ec727e85dc689ed"
+"""Of the version that computed from a list of records, but for ``tok_s_ci``: batches of lives in closed loads."""
 
 
 def rounded(value: Any) -> Any:
