@@ -69,7 +69,8 @@ _POLL_S = 0.02
 class LoadJob:
     """A load and all that its requests are made from; the same job gives every sender the same schedule.
 
-    ``distinct``: so many different prompts, which the job cycles through (0: no two are alike). ``rung``: which one
+    ``distinct``: so many different prompts, which the job cycles through (0: no two are alike); ``block``: tokens of
+    a KV block of the server that they are warmed in (0: not known), see :func:`ends_in_new_block`. ``rung``: which one
     of a ladder, whose prompts another one does not have; ``skip``: entries of the workload's file that are passed
     over."""
 
@@ -80,6 +81,7 @@ class LoadJob:
     seed: int = 0
     first_seq: int = 0
     distinct: int = 0
+    block: int = 0
     rung: int = 0
     skip: int = 0
 
@@ -105,7 +107,8 @@ class LoadJob:
 
     def make_distinct(self, source: PromptSource) -> list[RequestSpec]:
         """The prompts that a job with ``distinct`` ones cycles through."""
-        return source.requests(self.distinct, self.first_seq, rung=self.rung, skip=self.skip)
+        prompts = source.requests(self.distinct, self.first_seq, rung=self.rung, skip=self.skip)
+        return [ends_in_new_block(prompt, self.block) for prompt in prompts] if self.block else prompts
 
     def _make_repeated(self, source: PromptSource) -> tuple[Iterable[RequestSpec], list[RequestSpec]]:
         load, prompts = self.load, self.make_distinct(source)
@@ -121,7 +124,23 @@ class LoadJob:
         return list(islice(repeated(self.first_seq), load.num_requests)), warmup
 
 
-_NUMBERS = ("vocab_size", "seed", "first_seq", "distinct", "rung", "skip")
+def ends_in_new_block(request: RequestSpec, block: int) -> RequestSpec:
+    """The request with a prompt of whole blocks and one token: a token longer where it has whole blocks, else cut.
+
+    A server finds whole blocks in its prefix cache, and never the last token. Of a prompt of whole blocks it computes
+    all of the last one again, which takes steps of its own; of one token more than that it computes that token, as in
+    service. Prompts without ids stay as they are, and those that would change by more than a hundredth of their
+    length (and a token): what is computed of them is counted, and predictions are without it.
+    """
+    length = len(request.prompt)
+    kept = length + 1 if length % block == 0 else (length - 1) // block * block + 1
+    if not length or abs(kept - length) > max(1, length // 100):
+        return request
+    prompt = np.append(request.prompt, request.prompt[-1:]) if kept > length else request.prompt[:kept]
+    return replace(request, prompt=prompt.astype(request.prompt.dtype, copy=False))
+
+
+_NUMBERS = ("vocab_size", "seed", "first_seq", "distinct", "block", "rung", "skip")
 
 
 def count_processes(load: Load, workload: Workload, cores: int | None = None) -> int:

@@ -7,7 +7,7 @@ the value plain and note its path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ class Located:
     """``data``: the document. ``lines``: line (from 1) of the value at each path. ``source``: name for messages.
 
     ``marks``: by mark (``!unchecked``), the paths of the values (or whole maps and lists) that carry it. ``given``:
-    paths that do not stand in the file, with what they were given by (``--set seed=1``).
+    paths that do not stand in the file, with what they were given by (``--set seed=1``). ``as_written``: see
+    :func:`read_located`.
     """
 
     data: Any
@@ -37,6 +38,7 @@ class Located:
     problems: list[Problem] = field(default_factory=list)
     marks: dict[str, list[Path]] = field(default_factory=dict)
     given: dict[Path, str] = field(default_factory=dict)
+    as_written: frozenset[Path] = frozenset()
 
     @property
     def unchecked(self) -> list[Path]:
@@ -116,9 +118,12 @@ def _say(kind: str, message: str, given: Any, path: Path, valid: Sequence[str]) 
             return f"must be {wanted}, not {brief(given)}", ""
 
 
-def read_located(text: str, source: str) -> Located:
-    """Parse ``text``. What keeps it from being read at all becomes the only problem, with ``data`` None."""
-    located = Located(data=None, source=source)
+def read_located(text: str, source: str, as_written: Collection[Path] = ()) -> Located:
+    """Parse ``text``. What keeps it from being read at all becomes the only problem, with ``data`` None.
+
+    ``as_written``: paths of values that are text even where they look like numbers: a version 0.30 is not 0.3.
+    """
+    located = Located(data=None, source=source, as_written=frozenset(as_written))
     try:
         node = compose(text)
     except Unreadable as error:
@@ -145,6 +150,8 @@ def _build(node: yaml.Node, path: Path, located: Located) -> Any:
             case yaml.SequenceNode():
                 return [_build(item, (*path, index), located) for index, item in enumerate(node.value)]
             case _:
+                if path in located.as_written and node.style is None and node.value[:1].isdigit():
+                    return str(node.value)
                 return read_scalar(node, tag)
     except Unreadable as error:
         _add(located, path, error)

@@ -19,7 +19,8 @@ def lay_over(located: Located, override: str) -> None:
     if not equals or not all(str(part).strip() for part in path):
         located.problems.append(Problem(shown, "write it as key.path=value"))
         return
-    given = read_located(text, "--set")
+    below = [whole[len(path) :] for whole in located.as_written if whole[: len(path)] == path]
+    given = read_located(text, "--set", below)
     if given.problems:
         first = given.problems[0]
         what = "the value is no text to YAML" if "environment" in path else first.what

@@ -69,6 +69,9 @@ ALIASES = {
 ROLES = ("ctx", "gen", "agg")
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
 
+AS_WRITTEN = (("engine", "version"), ("name",))
+"""Keys whose values are text, also where they look like numbers."""
+
 
 def parse_sweep(
     text: str,
@@ -181,7 +184,7 @@ def _check_secrets(located: Located, secrets: Secrets, cluster: Cluster) -> None
 
 
 def _read_map(text: str, source: str) -> Located:
-    located = read_located(text, source)
+    located = read_located(text, source, AS_WRITTEN)
     if not located.problems and not isinstance(located.data, dict):
         located.add((), "a sweep file is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
     if located.problems:

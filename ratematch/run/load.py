@@ -31,6 +31,7 @@ from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.measure.serverside import judge_servers, limits_of
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
@@ -267,15 +268,25 @@ def job_of(live: Live, load: Load) -> LoadJob:
     """What is to be sent: reproducible; two requests share a prompt only where the workload or the mode wants it."""
     experiment = live.experiment
     vocab = load_model(experiment.model).vocab
-    distinct = count_distinct(load) if experiment.mode == "gen_only_warmed" else 0
-    return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load), distinct=distinct)
+    distinct = block = 0
+    if experiment.mode == "gen_only_warmed":
+        # A token more must fit where somebody has set the longest sequence.
+        longest, workload = live.engine.kv_settings(_gen(live)).max_seq_len, experiment.workload
+        fits = longest is None or longest > workload.isl + workload.osl
+        distinct, block = count_distinct(load), _block(live) if fits else 0
+    seed = seed_of(experiment, load)
+    return LoadJob(live.target, load, experiment.workload, vocab, seed, distinct=distinct, block=block)
 
 
 def _block(live: Live) -> int:
     """Tokens of a KV block of the generation servers."""
+    return live.engine.kv_settings(_gen(live)).block
+
+
+def _gen(live: Live) -> ServerGroup:
     gen = live.experiment.deployment.gen
     assert gen is not None
-    return live.engine.kv_settings(gen).block
+    return gen
 
 
 def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> StageTimes | None:

@@ -64,3 +64,23 @@ def test_whole_blocks_are_hits_and_the_last_token_never_is(
     lengths: list[int], block: int, share: float | None
 ) -> None:
     assert expected_hits(lengths, block) == share
+
+
+@pytest.mark.parametrize(
+    ("isl", "block", "sent", "found"),
+    [(2048, 128, 2049, 2048), (2048, 16, 2049, 2048), (2049, 128, 2049, 2048), (2060, 128, 2049, 2048)],
+)
+def test_warmed_prompts_end_with_one_token_in_a_new_block(isl: int, block: int, sent: int, found: int) -> None:
+    """So that a server computes one token of each, as in service, and not a whole block."""
+    job = replace(JOB, workload=Workload(isl, 8), block=block)
+    prompts = job.make_distinct(job.source())
+    assert {prompt.isl for prompt in prompts} == {sent}
+    assert expected_hits([prompt.isl for prompt in prompts], block) == pytest.approx(found / sent)
+    plain = replace(job, block=0).make_distinct(job.source())
+    shared = min(isl, sent)
+    assert all((a.prompt[:shared] == b.prompt[:shared]).all() for a, b in zip(prompts, plain, strict=True))
+
+
+def test_prompts_that_would_change_by_much_stay_as_the_workload_has_them() -> None:
+    job = replace(JOB, workload=Workload(2000, 8), block=128)  # 1,921 would be another workload
+    assert {prompt.isl for prompt in job.make_distinct(job.source())} == {2000}
