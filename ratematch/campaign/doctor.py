@@ -50,8 +50,16 @@ def examine(
 
 
 def runs_on_slurm(cluster: Cluster) -> bool:
-    """Emulated profiles run on this machine as well, so Slurm is checked only for those that set something of it."""
-    return not cluster.emulated or cluster.slurm != Slurm(mpi=None, tasks="node")
+    """Emulated profiles run on this machine as well, so Slurm is checked only for those that set something of it;
+    and real ones where nothing in them needs it."""
+    if cluster.emulated:
+        return cluster.slurm != Slurm(mpi=None, tasks="node")
+    return cluster.default_executor == "slurm"
+
+
+def runs_here(cluster: Cluster) -> bool:
+    """Are its real servers started on this machine, with its own GPUs?"""
+    return not cluster.emulated and cluster.default_executor == "local"
 
 
 def _python() -> Finding:
@@ -94,7 +102,7 @@ def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
         )
     ]
     # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.
-    if cluster.emulated:
+    if cluster.emulated or runs_here(cluster):
         missing = f"{program} is not on PATH; set `command` in the profile"
         checks.append(Finding("engine command", where is not None, where or missing))
     return checks

@@ -70,8 +70,8 @@ class LoadJob:
     """A load and all that its requests are made from; the same job gives every sender the same schedule.
 
     ``distinct``: so many different prompts, which the job cycles through (0: no two are alike); ``block``: tokens of
-    a KV block of the server that they are warmed in (0: not known), see :func:`ends_in_new_block`. ``rung``: which one
-    of a ladder, whose prompts another one does not have; ``skip``: entries of the workload's file that are passed
+    a KV block of the server that they are warmed in (0: not known), see :func:`ends_in_new_block`. ``rung``: which
+    one of a ladder, whose prompts another one does not have; ``skip``: entries of the workload's file that are passed
     over."""
 
     target: Target

@@ -220,4 +220,6 @@ def measured_point(row: Figures, kind: Kind, constraints: Constraints) -> Point:
         flags=tuple(flags),
         tok_s_gpu_low=low,
         tok_s_gpu_high=high,
+        ctx_options=ctx.tag if ctx else "",
+        gen_options=own.tag if own and own is not ctx else "",
     )

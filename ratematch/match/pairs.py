@@ -139,6 +139,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         simulated=origin == "simulated",
         sources=(ctx.source, gen.source),
         flags=flags,
+        ctx_options=ctx.group.tag if ctx.group is not None else "",
+        gen_options=gen.group.tag if gen.group is not None else "",
     )
 
 

@@ -79,6 +79,10 @@ class Point:
     """GPUs of those nodes."""
     front_chance: float | None = None
     """Share of bootstrap draws in which the row is on the front."""
+    ctx_options: str = ""
+    """Options that tell ctx servers of one parallelism apart: ``block_size=128``."""
+    gen_options: str = ""
+    """The same of gen servers, or of the aggregated one."""
 
     @property
     def origin(self) -> Origin:

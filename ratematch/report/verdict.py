@@ -62,8 +62,13 @@ def _list_figures(point: Point, over_ifb: float | None) -> list[tuple[str, str]]
 
 
 def name_deployment(point: Point) -> str:
-    """``2 × DEP4 ctx + 1 × TEP8 gen, MTP 3``; the label where the mappings are not known."""
+    """``2 × DEP4 ctx + 1 × TEP8 gen, MTP 3``, and the options that tell it from others, ``block_size=128``; the label
+    where the mappings are not known."""
     mtp = f", MTP\N{NO-BREAK SPACE}{point.mtp}" if point.mtp else ", no\N{NO-BREAK SPACE}MTP"
     if point.ctx and point.gen and point.ctx_mapping and point.gen_mapping:
-        return f"{point.ctx} × {point.ctx_mapping} ctx + {point.gen} × {point.gen_mapping} gen{mtp}"
+        ctx, gen = (f" ({text})" if text else "" for text in (point.ctx_options, point.gen_options))
+        if ctx == gen and ctx:
+            ctx, mtp = "", f"{mtp}, {point.gen_options}"
+            gen = ""
+        return f"{point.ctx} × {point.ctx_mapping} ctx{ctx} + {point.gen} × {point.gen_mapping} gen{gen}{mtp}"
     return point.label

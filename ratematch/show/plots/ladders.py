@@ -32,10 +32,16 @@ class _Curve:
     mtp: int
     look: style.SeriesStyle
     rows: tuple[dict[str, Any], ...]
+    options: str = ""
+
+    @property
+    def servers(self) -> str:
+        """Parallelism, and the options that tell configurations of it apart."""
+        return f"{self.mapping}, {self.options}" if self.options else self.mapping
 
     @property
     def label(self) -> str:
-        return f"{self.mapping}, MTP {self.mtp}" if self.mtp else f"{self.mapping}, no MTP"
+        return f"{self.servers}, MTP {self.mtp}" if self.mtp else f"{self.servers}, no MTP"
 
     def values(self, column: str) -> list[float]:
         return [row[column] for row in self.rows]
@@ -130,6 +136,7 @@ def _ctx_row(row: Figures, constraints: Constraints) -> dict[str, Any]:
     return {
         "label": row.experiment.deployment.label,
         "mapping": group.mapping.label,
+        "options": group.tag,
         "mtp": group.mtp,
         "gpus": group.gpus,
         "load": _pressure(row),
@@ -146,6 +153,7 @@ def _gen_row(row: Figures) -> dict[str, Any]:
     return {
         "label": row.experiment.deployment.label,
         "mapping": group.mapping.label,
+        "options": group.tag,
         "mtp": group.mtp,
         "gpus": group.gpus,
         "load": _pressure(row),
@@ -162,15 +170,22 @@ def _pressure(row: Figures) -> float:
 
 
 def _group(rows: Iterable[dict[str, Any]]) -> list[_Curve]:
-    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["mapping"], row["mtp"], row["label"]), []).append(row)
-    places = {
-        mapping: place for place, mapping in enumerate(sorted({mapping for mapping, _, _ in groups}, key=natural))
-    }
+        groups.setdefault((row["mapping"], row["options"], row["mtp"], row["label"]), []).append(row)
+    servers = sorted({key[:2] for key in groups}, key=lambda pair: (natural(pair[0]), natural(pair[1])))
+    places = {pair: place for place, pair in enumerate(servers)}
     return [
-        _Curve(mapping, mtp, style.series_style(places[mapping]), tuple(sorted(members, key=lambda row: row["load"])))
-        for (mapping, mtp, _), members in sorted(groups.items(), key=lambda item: (natural(item[0][0]), item[0][1:]))
+        _Curve(
+            mapping,
+            mtp,
+            style.series_style(places[mapping, options]),
+            tuple(sorted(members, key=lambda row: row["load"])),
+            options,
+        )
+        for (mapping, options, mtp, _), members in sorted(
+            groups.items(), key=lambda item: (natural(item[0][0]), natural(item[0][1]), item[0][2:])
+        )
     ]
 
 
@@ -207,7 +222,7 @@ def _entries(curves: Sequence[_Curve]) -> list[Line2D]:
     """A curve an entry; of many, one a mapping and one a number of draft tokens."""
     if len(curves) <= MANY_CURVES:
         return [_entry(curve) for curve in curves]
-    looks = {curve.mapping: curve.look for curve in curves}
+    looks = {curve.servers: curve.look for curve in curves}
     entries = [
         Line2D([], [], linestyle="none", color=look.colour, marker=look.marker, markersize=5, label=mapping)
         for mapping, look in sorted(looks.items(), key=lambda pair: natural(pair[0]))
