@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import ServerGroup
@@ -36,7 +37,7 @@ def _groups(experiments: Iterable[Experiment]) -> Iterable[ServerGroup]:
 
 def _renamed(experiment: Experiment, names: dict[str, str]) -> Experiment:
     deployment = experiment.deployment
-    changed = {
+    changed: dict[str, Any] = {
         group.role: replace(group, tag=names[_key(group)])
         for group in deployment.groups
         if group.tag != names[_key(group)]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ratematch.analysis.rows import find_layout, measured_in_detail
+from ratematch.analysis.rows import find_layout, find_links, measured_in_detail
 from ratematch.campaign.decisions import ChosenRun, read_chosen_runs, write_chosen_runs
 from ratematch.campaign.turn import Turn
 from ratematch.match.analysis import select_workload
@@ -55,7 +55,9 @@ def end_to_end_experiments(sweep: Sweep, results: Results) -> list[Experiment]:
         if left is not None:
             left -= sum(run.estimated_gpu_hours or 0.0 for run, _ in chosen)
         taken += chosen
-    write_chosen_runs(results, [run for run, _ in taken])
+    # What sweeps of other workloads chose in this folder stays on record.
+    own = {workload.label for workload in sweep.workloads}
+    write_chosen_runs(results, [*(run for run, _ in taken), *(run for run in earlier if run.workload not in own)])
     return [experiment for _, experiment in taken]
 
 
@@ -102,7 +104,10 @@ def choose(
         return deployment.gpus * minutes / 60
 
     question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus)
-    runs = Runs(plan.deployments, plan.around, plan.loads.concurrency, plan.choose_at, plan.router, cost)
+    links = find_links(measured) if measured else None
+    if links is not None and links.costs is None:
+        links = None  # nothing is known that tells deployments apart
+    runs = Runs(plan.deployments, plan.around, plan.loads.concurrency, plan.choose_at, plan.router, cost, links)
     return choose_end_to_end(measured, workload, question, runs, spending, already=already, chance=chance)
 
 

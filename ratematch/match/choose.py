@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratematch.match.analysis import analyze_workload, find_pairs, select_workload
+from ratematch.match.feasibility import Links, add_transfer
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Allowance, Picked, RunCandidate, Value, floor_of, like_area, pick
 from ratematch.match.pairs import Pair, deploy
@@ -86,6 +87,8 @@ class Runs:
     router: str = "round_robin"
     cost: Cost = count_gpu_hours
     """What a run takes."""
+    links: Links | None = None
+    """What KV transfers go over and cost, where that is to tell deployments apart."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,14 @@ def choose_end_to_end(
         measured = [row for row in measured if row.experiment.stage != "e2e"]
     if not select_workload(measured, workload) or runs.deployments < 1:
         return []
-    analysis = analyze_workload(measured, workload, replace(question, draws=0))
+    analysis = analyze_workload(measured, workload, replace(question, draws=0), runs.links)
     if not analysis.rate_matched:
         return []
     figures, _ = collect_figures(select_workload(measured, workload), question.constraints)
-    pairs = {(pair.ctx.source, pair.gen.source): pair for pair in find_pairs(figures, question.constraints)}
+    found = find_pairs(figures, question.constraints)
+    if runs.links is not None:
+        found, _ = add_transfer(found, runs.links.at_isl(workload.isl), question.budget_gpus, question.ttft_ms)
+    pairs = {(pair.ctx.source, pair.gen.source): pair for pair in found}
     field = _find_field(analysis, pairs, runs, already or {}, chance)
     area = hypervolume(field.front) if spending.whole is None else spending.whole
     value = Value(floor_of(question.constraints), tuple(runs.choose_at), like_area(field.front, runs.choose_at))

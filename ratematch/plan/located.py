@@ -150,7 +150,8 @@ def _build(node: yaml.Node, path: Path, located: Located) -> Any:
             case yaml.SequenceNode():
                 return [_build(item, (*path, index), located) for index, item in enumerate(node.value)]
             case _:
-                if path in located.as_written and node.style is None and node.value[:1].isdigit():
+                plain = isinstance(node, yaml.ScalarNode) and node.style is None
+                if plain and path in located.as_written and node.value[:1].isdigit():
                     return str(node.value)
                 return read_scalar(node, tag)
     except Unreadable as error:
