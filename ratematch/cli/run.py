@@ -45,7 +45,8 @@ from ratematch.plan.numbers import MOST_GPUS, MOST_HOURS
 @click.option(
     "--max-jobs",
     type=Whole(1, 10_000),
-    help="Jobs under way at once [default: 1 here, 16 in Slurm's queue, one a processor simulated].",
+    help="Jobs under way at once [default: one a GPU here (1 emulated), 16 in Slurm's queue, one a processor "
+    "simulated].",
 )
 @click.option(
     "--pack",
@@ -112,6 +113,8 @@ def sweep(
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
     executor = executor or parsed.cluster.default_executor
     packing = choose_packing(parsed, executor, pack_nodes, pack_hours)
+    if max_jobs is None and executor == "local" and not parsed.cluster.emulated:
+        max_jobs = parsed.cluster.gpus  # each takes GPUs of its own; what does not fit waits for them
     with SweepView(stderr_console(), executor_note) as view:
         campaign = run_campaign(
             parsed, text, results, Executor(executor, max_jobs, packing), view.update, again=again

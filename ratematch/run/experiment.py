@@ -35,6 +35,7 @@ from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_i
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.load import Live, measure_load
 from ratematch.run.machines import Allocation
+from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
 from ratematch.run.stopping import Stop, stop_on_signal
@@ -136,8 +137,11 @@ class _Driver:
             cluster = launch.folder.cluster()
             where = None if self.nodes is None else machines.current(cluster, self.nodes, self.secrets)
             gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
-            plan = _plan(launch, cluster, where)
-            _measure(launch, cluster, plan, where or ThisMachine(cluster, self.secrets), self.stop)
+            with self._reserve(launch.experiment, cluster, where) as reserved:
+                if reserved is not None:
+                    began = self.since = time.time()  # what was waited for GPUs took none
+                plan = _plan(launch, cluster, where, reserved)
+                _measure(launch, cluster, plan, where or ThisMachine(cluster, self.secrets), self.stop)
         except RatematchError as error:
             outcome = _describe_end(error, self.stop, launch, plan)
         except Exception as error:  # a defect of ours: what is known of it must not stay in a log that nobody opens
@@ -154,6 +158,31 @@ class _Driver:
             launch.folder.write_outcome(launch.path, outcome)
         self.since = time.time()
         return outcome
+
+    def _reserve(
+        self, experiment: Experiment, cluster: Cluster, where: Allocation | None
+    ) -> contextlib.AbstractContextManager[Reserved | None]:
+        """GPUs of this machine for the launch; nothing where a scheduler gives them, or none is used."""
+        deployment = experiment.deployment
+        if where is not None or cluster.emulated or nodes_on(deployment, cluster) > 1:
+            return contextlib.nullcontext()
+        sides: dict[str, int] = {}
+        if find_engine(experiment.engine.name).spare_ports(deployment):
+            groups = [group for group in deployment.groups if group.role != "agg"]
+            sides = {group.role: group.instances * group.mapping.dp_ranks for group in groups}
+        told: list[bool] = []
+
+        def wait(held: Sequence[int]) -> bool:
+            if not told:
+                numbers = ", ".join(map(str, held))
+                sys.stderr.write(f"waiting for {deployment.gpus} GPUs: other experiments hold GPU {numbers}\n")
+                told.append(True)
+            return self.stop.wait(POLL_S)
+
+        def is_free(port: int) -> bool:
+            return port_is_free("127.0.0.1", port)
+
+        return reserve(deployment.gpus, cluster.gpus_per_node, sides, is_free, wait)
 
 
 def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: LaunchPlan | None) -> Outcome:
@@ -187,11 +216,13 @@ def _describe_defect(error: Exception) -> Outcome:
     )
 
 
-def _plan(launch: Launch, cluster: Cluster, where: Allocation | None) -> LaunchPlan:
+def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: Reserved | None = None) -> LaunchPlan:
     """What is started and where, written to the launch's folder too."""
     experiment = launch.experiment
     engine = find_engine(experiment.engine.name)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
+    if reserved is not None:
+        placement = on_reserved(placement, reserved)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))

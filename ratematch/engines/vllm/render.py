@@ -45,11 +45,16 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     deployment = experiment.deployment
     groups = {group.role: group for group in deployment.groups}
     processes = []
-    side_port = max(placement.ports) + 1
+    following, by_role = max(placement.ports) + 1, dict(placement.side_ports)
     for instance in placement.instances:
         group = groups[instance.role]
+        side_port = by_role.get(instance.role, following)
         processes.append(_server(experiment, group, instance, side_port, cluster, ready_s))
-        side_port += group.mapping.dp_ranks if instance.role != "agg" else 0
+        after = side_port + (group.mapping.dp_ranks if instance.role != "agg" else 0)
+        if instance.role in by_role:
+            by_role[instance.role] = after
+        else:
+            following = after
     if placement.orchestrator_port is None:
         endpoint = f"http://{placement.instances[0].host}:{placement.instances[0].port}"
     else:
