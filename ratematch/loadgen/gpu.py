@@ -57,12 +57,14 @@ class GpuSampler:
     """A thread that samples every GPU ten times a second; used as a context around a load.
 
     ``nvml``: the NVML module, imported when ``None``; ``notes``: why nothing is sampled, where that may surprise.
-    ``folder``: where older samples are kept, see :class:`ratematch.store.spill.Spill`.
+    ``folder``: where older samples are kept, see :class:`ratematch.store.spill.Spill`. ``only``: the GPUs of the
+    servers that are measured; ``None`` = all, or not known.
     """
 
     nvml: Any = None
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
+    only: frozenset[int] | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -84,7 +86,9 @@ class GpuSampler:
             except RuntimeError as problem:
                 self.notes.append(str(problem))
         if self.nvml is not None:
-            handles = [self.nvml.nvmlDeviceGetHandleByIndex(k) for k in range(self.nvml.nvmlDeviceGetCount())]
+            count = self.nvml.nvmlDeviceGetCount()
+            numbers = [k for k in range(count) if self.only is None or k in self.only]
+            handles = [(k, self.nvml.nvmlDeviceGetHandleByIndex(k)) for k in numbers]
             self._thread = threading.Thread(target=self._sample, args=(handles,), name="gpu sampler", daemon=True)
             self._thread.start()
         return self
@@ -96,10 +100,10 @@ class GpuSampler:
         if self._thread is not None:
             self._thread.join()
 
-    def _sample(self, handles: list[Any]) -> None:
+    def _sample(self, handles: list[tuple[int, Any]]) -> None:
         nvml = self.nvml
         while not self._over.wait(PERIOD_S):
-            for index, handle in enumerate(handles):
+            for index, handle in handles:
                 values = []
                 for read in (
                     lambda h=handle: nvml.nvmlDeviceGetPowerUsage(h) / 1e3,

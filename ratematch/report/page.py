@@ -23,7 +23,7 @@ PICTURE_DPI = 150
 CAPTIONS = {
     "speedup": "Speed-up over IFB at equal tok/s/user.",
     "gap": "What keeps each end-to-end run below its ideal.",
-    "split": "The best split of GPUs is not constant along the front.",
+    "split": "How the GPUs are split between context and generation along the fronts.",
     "ctx": "Context servers alone: the rate they sustain, and what their users wait.",
     "gen": "Generation servers alone.",
     "latency": "How latencies are spread over the requests of some loads.",

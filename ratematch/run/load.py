@@ -153,7 +153,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     live.telemetry.take()
     read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
-    gpus = GpuSampler(folder=live.launch)
+    gpus = GpuSampler(folder=live.launch, only=_gpus_of(live))
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
         reserve(live.folder.load_folder(load), size, spare=size),
@@ -281,6 +281,17 @@ def job_of(live: Live, load: Load) -> LoadJob:
 def _block(live: Live) -> int:
     """Tokens of a KV block of the generation servers."""
     return live.engine.kv_settings(_gen(live)).block
+
+
+def _gpus_of(live: Live) -> frozenset[int] | None:
+    """The GPUs that servers are given by number; ``None`` where one has all of a node. Its neighbours' power is not
+    theirs."""
+    servers = [dict(spec.env) for spec in live.servers.plan.processes if spec.role != "orchestrator"]
+    lists = [env.get("CUDA_VISIBLE_DEVICES", "") for env in servers]
+    if not lists or not all(lists):
+        return None
+    numbers = [number for text in lists for number in text.split(",")]
+    return frozenset(map(int, numbers)) if all(number.isdigit() for number in numbers) else None
 
 
 def _gen(live: Live) -> ServerGroup:

@@ -16,6 +16,8 @@ from ratematch.show.picture import Picture, make_picture
 COLUMNS = ("label", "concurrency", "tok_s_user", "part", "tok_s_gpu", "measured_tok_s_gpu", "ideal_tok_s_gpu")
 BAR = 0.62
 ROW_IN = 0.34
+LONGEST = 36
+"""Characters of a label in one line."""
 MOST_BARS = 40
 """Runs that are drawn: a picture of more is longer than anybody reads."""
 
@@ -48,8 +50,9 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
     names = list(dict.fromkeys(part.name for gap in gaps for part in gap.parts))
     best = sorted(gaps, key=lambda gap: -gap.end_to_end)[:MOST_BARS]
     shown = [gap for gap in gaps if gap in best] if len(gaps) > MOST_BARS else gaps
+    row_in = ROW_IN * (1.5 if any("\n" in _folded(gap.label) for gap in shown) else 1)
     with style.house_style():
-        figure = new_figure((style.SPEEDUP_INCHES[0], 2.3 + ROW_IN * len(shown)))
+        figure = new_figure((style.SPEEDUP_INCHES[0], 2.3 + row_in * len(shown)))
         axes = figure.add_subplot()
         _draw_bars(axes, shown, names)
         entries: list[Patch | Line2D] = [
@@ -92,6 +95,12 @@ def _patch(number: int, label: str) -> Patch:
     return Patch(facecolor=look.colour, edgecolor="white", hatch=hatch, linewidth=0.5, label=label)
 
 
+def _folded(label: str) -> str:
+    """A long label in two lines, ctx over gen, so that the names leave room for the bars."""
+    ctx, dash, gen = label.partition("-gen")
+    return f"{ctx}\n-gen{gen}" if dash and len(label) > LONGEST else label
+
+
 def _draw_bars(axes: Axes, gaps: Sequence[Gap], names: Sequence[str]) -> None:
     for place, gap in enumerate(gaps):
         axes.barh(
@@ -127,7 +136,9 @@ def _draw_bars(axes: Axes, gaps: Sequence[Gap], names: Sequence[str]) -> None:
             axes.plot(
                 [gap.ideal] * 2, [place - 0.42, place + 0.42], color=style.INK, linewidth=1.4, gid=f"ideal:{place}"
             )
-    axes.set_yticks(range(len(gaps)), [f"{gap.label}\nat {gap.concurrency or 0:.0f} in flight" for gap in gaps])
+    axes.set_yticks(
+        range(len(gaps)), [f"{_folded(gap.label)}\nat {gap.concurrency or 0:.0f} in flight" for gap in gaps]
+    )
     axes.invert_yaxis()
     axes.set_xlabel("Throughput [output tok/s/GPU]")
     axes.grid(axis="y", visible=False)

@@ -22,6 +22,9 @@ from ratematch.show.headline import HOW, describe_gain, find_ends, state_gain
 FRONT_COLUMNS = ("deployment", "GPUs", "conc.", "tok/s/user", "tok/s/GPU", "TTFT ms", "limit")
 NUMBER = re.compile(r"\d+(\.\d+)?")
 
+STAGES_OF: dict[Kind, tuple[str, ...]] = {"rate_matched": ("ctx", "gen"), "end_to_end": ("e2e",), "ifb": ("ifb",)}
+"""Whose loads a front is made of."""
+
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
     """The speed-up over IFB, fronts, gap, what was left out and why, notes: workload by workload."""
@@ -61,7 +64,9 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
             print_table(f"{name} ({origin})", FRONT_COLUMNS, [_front_row(point) for point in shown], console)
             console.print()
         else:
-            console.print(plain_text(f"{name}: no valid point"), style="yellow")
+            tried = any(label.partition("-")[0] in STAGES_OF[kind] for label, _, _ in workload.left_out)
+            state, look = ("no valid point", "yellow") if tried else ("nothing measured", "dim")
+            console.print(plain_text(f"{name}: {state}"), style=look)
     if any(front for _, front in fronts):
         for line in [*_predicted_gain(workload), *_gap_lines(workload)]:
             console.print(plain_text(line))
