@@ -1,9 +1,9 @@
 """A hook of mkdocs: pages that lie beside what they describe, and their links, work in the site as on a code host.
 
 Reference pages stand where a reader of the code looks for them (``sweeps/README.md``), outside ``docs/``, and mkdocs
-takes only what is in there. Every file of the repository that a page of the site links to becomes part of the site here, pages
-and others alike, and every link between two files is written anew from page to page. A link to a file that is not
-there stays as it is written, and mkdocs warns of it.
+takes only what is in there. Every file of the repository that a page of the site links to becomes part of the site
+here, pages and others alike, and every link between two files is written anew from page to page. A link to a file
+that is not there stays as it is written, and mkdocs warns of it.
 """
 
 from __future__ import annotations

@@ -109,6 +109,11 @@ VALID_KEYS = {
 }
 
 
+def cluster_schema() -> dict[str, Any]:
+    """JSON schema of a cluster profile."""
+    return _Cluster.model_json_schema()
+
+
 def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster:
     """The profile that ``text`` describes. ``folder``: where the file lies, for the path of its prologue.
 
