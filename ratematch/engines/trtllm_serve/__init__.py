@@ -5,13 +5,14 @@ from __future__ import annotations
 from ratematch.engines.engine import Engine
 from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
-from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
+from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
+from ratematch.engines.trtllm_serve.schema.answer import describe_schema, read_answer, schema_command
 from ratematch.engines.trtllm_serve.stages import read_breakdown
 from ratematch.plan.enginefacts import EngineFacts
 
@@ -48,4 +49,8 @@ ENGINE = Engine(
     explain=explain,
     probe_commands=probe_commands,
     judge_probe=judge_probe,
+    release_line=release_line,
+    schema_command=schema_command,
+    read_schema=read_answer,
+    describe_schema=describe_schema,
 )

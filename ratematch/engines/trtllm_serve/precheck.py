@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import (
     check_drafts,
@@ -19,6 +20,7 @@ from ratematch.engines.trtllm_serve.agreement import (
 )
 from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, release_line
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.schema.files import doubt_version, judge_orchestrator, judge_worker
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -31,22 +33,27 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ORCHESTRATOR = "orchestrator.yaml"
 
 
-def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+def check_launch(
+    plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
+) -> list[str]:
     """Problems of the files one by one, and of what must agree between them; empty when there are none.
 
     ``model``: what the servers load; ``None`` leaves out the rules that depend on it. Options marked
-    ``!unchecked`` are not checked, and nothing is concluded from them.
+    ``!unchecked`` are not checked, and nothing is concluded from them. ``installed``: rules on single keys, where it
+    is known.
     """
     version, deployment = experiment.engine.version, experiment.deployment
     configs = {file.path: read_config(file.content) for file in plan.files}
     problems: list[str] = []
     for path, config in configs.items():
         if path == ORCHESTRATOR:
-            check, unchecked = check_orchestrator_config, deployment.unchecked
+            check, judge, unchecked = check_orchestrator_config, judge_orchestrator, deployment.unchecked
         else:
             group = next(group for group in deployment.groups if path == f"{group.role}.yaml")
-            check, unchecked = check_worker_config, group.unchecked
-        problems.extend(f"{path}: {problem}" for problem in check(without(config, unchecked), version))
+            check, judge, unchecked = check_worker_config, judge_worker, group.unchecked
+        judged = without(config, unchecked)
+        refusals = judge(judged, version, installed).refusals if installed else check(judged, version)
+        problems.extend(f"{path}: {problem}" for problem in refusals)
     if problems:  # what is not valid by itself cannot be compared
         return problems
     workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
@@ -63,20 +70,30 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
     ]
 
 
-def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+def doubt_launch(
+    plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
+) -> list[str]:
     """What is not refused and yet not sure to be taken, or not to do what it seems to; for files that
     :func:`check_launch` lets pass. Options marked ``!unchecked`` count only where two sides are compared."""
     version, deployment = experiment.engine.version, experiment.deployment
-    doubts: list[str] = []
+    doubts: list[str] = doubt_version(version, installed) if installed else []
     workers: dict[str, Config] = {}
     for group in deployment.groups:
         name = f"{group.role}.yaml"
         config = read_config(next(file.content for file in plan.files if file.path == name))
         workers[group.role] = config
         judged = without(config, group.unchecked)
-        doubts += [f"{name}: {doubt}" for doubt in doubt_map("", judged, load_keys("worker"), release_line(version))]
+        if installed is not None:
+            doubts += [f"{name}: {doubt}" for doubt in judge_worker(judged, version, installed).doubts]
+        else:
+            of_line = doubt_map("", judged, load_keys("worker"), release_line(version))
+            doubts += [f"{name}: {doubt}" for doubt in of_line]
         if model is not None:
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
+    orchestrator = next((file for file in plan.files if file.path == ORCHESTRATOR), None)
+    if installed is not None and orchestrator is not None:
+        judged = without(read_config(orchestrator.content), deployment.unchecked)
+        doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in judge_orchestrator(judged, version, installed).doubts]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
     return doubts
