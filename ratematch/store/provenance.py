@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ratematch.store.contract import ContractRef
+
 
 @dataclass(frozen=True)
 class ServerVersion:
@@ -24,7 +26,8 @@ class ServerVersion:
 class Provenance:
     """``ratematch``: its version, ``git``: its commit. ``python``, ``platform``, ``cpus``, ``host``, ``packages``: of
     the process that measured. ``servers``: by name. ``simulated``: there were none; ``step_time`` is then the
-    step-time model that stood for them.
+    step-time model that stood for them. ``contract``: the schema that files were checked by, ``None`` where the
+    shipped contract ruled.
     """
 
     ratematch: str | None = None
@@ -38,6 +41,7 @@ class Provenance:
     servers: Mapping[str, ServerVersion] = field(default_factory=dict)
     simulated: bool = False
     step_time: str | None = None
+    contract: ContractRef | None = None
 
     @property
     def package_list(self) -> str:
@@ -59,7 +63,8 @@ def to_json(provenance: Provenance) -> dict[str, Any]:
     content = asdict(provenance)
     if provenance.simulated:
         return {key: content[key] for key in SIMULATED}
-    return {key: value for key, value in content.items() if key not in ("simulated", "step_time")}
+    left_out = ("simulated", "step_time", *(("contract",) if provenance.contract is None else ()))
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def from_json(content: Mapping[str, Any]) -> Provenance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,12 @@ from ratematch.engines.trtllm_serve.agreement import (
 )
 from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, release_line
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
-from ratematch.engines.trtllm_serve.schema.files import doubt_version, judge_orchestrator, judge_worker
+from ratematch.engines.trtllm_serve.schema.files import (
+    Judgement,
+    doubt_version,
+    judge_orchestrator,
+    judge_worker,
+)
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -47,13 +53,14 @@ def check_launch(
     problems: list[str] = []
     for path, config in configs.items():
         if path == ORCHESTRATOR:
-            check, judge, unchecked = check_orchestrator_config, judge_orchestrator, deployment.unchecked
+            check, unchecked = check_orchestrator_config, deployment.unchecked
         else:
             group = next(group for group in deployment.groups if path == f"{group.role}.yaml")
-            check, judge, unchecked = check_worker_config, judge_worker, group.unchecked
-        judged = without(config, unchecked)
-        refusals = judge(judged, version, installed).refusals if installed else check(judged, version)
+            check, unchecked = check_worker_config, group.unchecked
+        refusals: Sequence[str] = check(without(config, unchecked), version) if installed is None else ()
         problems.extend(f"{path}: {problem}" for problem in refusals)
+    for file, judged in _judge_files(plan, experiment, installed):
+        problems.extend(f"{file}: {problem}" for problem in judged.refusals)
     if problems:  # what is not valid by itself cannot be compared
         return problems
     workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
@@ -83,20 +90,40 @@ def doubt_launch(
         config = read_config(next(file.content for file in plan.files if file.path == name))
         workers[group.role] = config
         judged = without(config, group.unchecked)
-        if installed is not None:
-            doubts += [f"{name}: {doubt}" for doubt in judge_worker(judged, version, installed).doubts]
-        else:
+        if installed is None:
             of_line = doubt_map("", judged, load_keys("worker"), release_line(version))
             doubts += [f"{name}: {doubt}" for doubt in of_line]
         if model is not None:
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
-    orchestrator = next((file for file in plan.files if file.path == ORCHESTRATOR), None)
-    if installed is not None and orchestrator is not None:
-        judged = without(read_config(orchestrator.content), deployment.unchecked)
-        doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in judge_orchestrator(judged, version, installed).doubts]
+    for file, judgement in _judge_files(plan, experiment, installed):
+        doubts += [f"{file}: {doubt}" for doubt in judgement.doubts]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
     return doubts
+
+
+def _judge_files(
+    plan: LaunchPlan, experiment: Experiment, installed: InstalledSchema | None
+) -> Iterator[tuple[str, Judgement]]:
+    """Each file by what the image says that it takes; nothing where that is not known."""
+    if installed is None:
+        return
+    deployment = experiment.deployment
+    unchecked = {ORCHESTRATOR: deployment.unchecked}
+    unchecked |= {f"{group.role}.yaml": group.unchecked for group in deployment.groups}
+    for file in plan.files:
+        of_orchestrator = file.path == ORCHESTRATOR
+        version = experiment.engine.version
+        yield file.path, _judge(file.content, of_orchestrator, unchecked[file.path], version, installed)
+
+
+@lru_cache(maxsize=256)
+def _judge(
+    content: str, of_orchestrator: bool, unchecked: tuple[str, ...], version: str, installed: InstalledSchema
+) -> Judgement:
+    """Kept: the experiments of a sweep share most of their files, and each is asked about twice."""
+    config = without(read_config(content), unchecked)
+    return (judge_orchestrator if of_orchestrator else judge_worker)(config, version, installed)
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:

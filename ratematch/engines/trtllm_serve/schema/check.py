@@ -116,7 +116,7 @@ class Checker:
             return
         notes = self.document.notes.get(node.name or "", NO_NOTES)
         reads = place.reads | notes.reads
-        spelled = {other: key for key in node.keys for other in notes.keys.get(key, (key,))}
+        spelled = self.document.spellings(node)
         for name, below in value.items():
             key = spelled.get(str(name))
             if key is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ratematch.plan.printable import UNPRINTABLE
@@ -83,6 +84,22 @@ class Document:
     serve_reads: frozenset[str]
     options: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
+
+    spelled: dict[int, Mapping[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def spellings(self, node: Node) -> Mapping[str, str]:
+        """Every key that a map of this schema may have, with the one that stands in the schema. Worked out once."""
+        known = self.spelled.get(id(node))
+        if known is None:
+            notes = self.notes.get(node.name or "", NO_NOTES)
+            known = {other: key for key in node.keys for other in notes.keys.get(key, (key,))}
+            self.spelled[id(node)] = known
+        return known
+
+    @cached_property
+    def worker_keys(self) -> frozenset[str]:
+        """Every key of the worker's file, in any spelling."""
+        return frozenset(self.spellings(self.resolve(self.worker))) if self.worker else frozenset()
 
     def resolve(self, node: Node) -> Node:
         """``node``, or the definition that it names (which :func:`read_document` has found to be there)."""

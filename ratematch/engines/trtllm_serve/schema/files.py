@@ -42,7 +42,7 @@ def judge_worker(config: Config, version: str, installed: InstalledSchema) -> Ju
         doubt = f"backend: the image's schema is that of pytorch: for {backend} the shipped contract was used"
         return Judgement(tuple(check_worker_config(config, version)), (doubt,))
     document = document_of(installed)
-    own = document.serve_reads - frozenset(_keys(document))
+    own = document.serve_reads - document.worker_keys
     remarks = _check(document, document.worker, without(config, own), installed)
     shipped = list(check_map("", config, load_keys("worker"), release_line(version)))
     rest = without(config, _wheres(shipped))
@@ -60,7 +60,7 @@ def judge_orchestrator(config: Config, version: str, installed: InstalledSchema)
     if document.orchestrator is None:
         doubt = "the image's schema has no orchestrator's file: the shipped contract was used"
         return Judgement(tuple(check_orchestrator_config(config, version)), (doubt,))
-    worker, line = frozenset(_keys(document)), release_line(version)
+    worker, line = document.worker_keys, release_line(version)
     top = {name: value for name, value in config.items() if name not in worker or name in document.orchestrator.keys}
     remarks = _check(document, document.orchestrator, top, installed)
     of_server = _labelled(installed)
@@ -117,14 +117,6 @@ def _check(document: Document, node: Node | None, config: Config, installed: Ins
 
 def _labelled(installed: InstalledSchema) -> str:
     return installed.version or "this image"
-
-
-def _keys(document: Document) -> Iterable[str]:
-    if document.worker is None:
-        return ()
-    node = document.resolve(document.worker)
-    notes = document.notes.get(node.name or "")
-    return {other for key in node.keys for other in (notes.keys.get(key, (key,)) if notes else (key,))}
 
 
 def _map(value: object) -> Config:

@@ -191,6 +191,7 @@ class TorchLlmArgs(BaseLlmArgs):
     print_iter_log: bool = False
     enable_iter_perf_stats: bool = False
     stream_interval: PositiveInt = 1
+    invented_switch: bool = False
     load_format: str | LoadFormat = LoadFormat.AUTO
 
     @field_validator("cuda_graph_config", mode="before")
