@@ -180,6 +180,8 @@ class Checker:
     def _branches(self, node: Node, depth: int = 0) -> list[Node]:
         """The schemas that a value may be of, unions taken apart."""
         node = self.document.resolve(node)
+        if len(node.all_of) == 1 and not node.keys:  # how older pydantic writes a reference with a default
+            return self._branches(node.all_of[0], depth + 1) if depth <= 8 else [node]
         if not node.either or depth > 8:
             return [node]
         return [branch for part in node.either for branch in self._branches(part, depth + 1)]
