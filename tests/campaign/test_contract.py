@@ -28,7 +28,7 @@ from ratematch.run import contracts, provenance
 from ratematch.slurm import probe
 from ratematch.store.files import read_json
 from ratematch.store.folder import Results
-from ratematch.store.provenance import from_json, to_json
+from ratematch.store.provenance import ServerVersion, from_json, to_json
 
 PACKAGES = Path(__file__).parents[1] / "engines" / "packages"
 
@@ -110,7 +110,9 @@ NEW = "ifb.options.invented_switch=true"
 # ------------------------------------------------------------------------------------------------ the first job
 
 
-def test_the_first_job_of_a_sweep_asks_the_image_and_the_results_keep_what_it_said(site: Path) -> None:
+def test_the_first_job_of_a_sweep_asks_the_image_and_the_results_keep_what_it_said(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     campaign, results, stages = run(NEW)
     assert "asking the image what it takes" in stages and stages[-1] == "finished"
     (asked,) = [note for note in campaign.notes if note.startswith("schema of command")]
@@ -129,6 +131,13 @@ def test_the_first_job_of_a_sweep_asks_the_image_and_the_results_keep_what_it_sa
     assert installed is not None and installed.digest == kept["digest"]
     collected = provenance.collect(LaunchPlan((), (), ""), contracts.reference(folder))
     assert to_json(collected)["contract"] == kept and from_json(to_json(collected)) == collected
+
+    # Servers of another version than the schema: a tag of a registry may have moved.
+    contracts.compare(folder, replace(collected, servers={"gen-0": ServerVersion("1.4.0rc4")}))
+    assert capsys.readouterr().err == ""
+    contracts.compare(folder, replace(collected, servers={"gen-0": ServerVersion("1.4.0rc5")}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "servers are of version 1.4.0rc5" in line and "version 1.4.0rc4: `ratematch doctor --probe` asks" in line
 
     # It is asked once: by now nobody could answer.
     install(site, "gone")

@@ -130,14 +130,11 @@ def test_a_schema_without_end_is_refused(tmp_path: Path) -> None:
         read_answer(output_of(package(tmp_path, llmapi____llm_args=body)), "x")
 
 
-def test_a_class_that_moved_is_found_where_it_was_imported(tmp_path: Path) -> None:
-    moved = package(
-        tmp_path, llmapi____elsewhere=ARGS, __init__="__version__ = '1.9'\nimport tensorrt_llm.llmapi.elsewhere"
-    )
-    installed = read_answer(output_of(moved), "x")
+def test_a_class_that_moved_is_found_where_it_is_defined(tmp_path: Path) -> None:
+    installed = read_answer(output_of(package(tmp_path, _torch____config____arguments=ARGS)), "x")
     assert judge_worker({"max_batch_size": 4}, NEWEST, installed).refusals == ()
     missing = " ".join(document_of(installed).missing)
-    assert "extract_disagg_cfg is in none of" in missing and "commands: in none of" in missing
+    assert "extract_disagg_cfg is in none of" in missing and "serve is in none of" in missing
 
 
 def test_a_field_that_pydantic_cannot_describe_costs_its_own_check_only(tmp_path: Path) -> None:
@@ -371,6 +368,51 @@ def test_the_orchestrators_own_keys(v1_2: InstalledSchema, v1_4: InstalledSchema
     section = {**config, "generation_servers": {"num_instances": 1, "urls": ["b:1"], "tensor_paralel_size": 3}}
     doubts = judge_orchestrator(section, NEWEST, v1_4).doubts
     assert any(doubt.startswith("generation_servers.tensor_paralel_size: is no key of 1.4.0rc4") for doubt in doubts)
+
+
+def test_an_orchestrators_file_that_is_a_model_of_its_own(tmp_path: Path) -> None:
+    """As newer releases may have it: then keys of servers are refused at its top, and so are keys of nobody."""
+    body = (
+        "from pydantic import BaseModel, ConfigDict\n"
+        "class Section(BaseModel):\n"
+        "    model_config = ConfigDict(extra='allow')\n"
+        "    num_instances: int = 1\n"
+        "    urls: list[str] | None = None\n"
+        "class DisaggServerConfig(BaseModel):\n"
+        "    model_config = ConfigDict(extra='forbid')\n"
+        "    hostname: str = 'localhost'\n"
+        "    port: int = 8000\n"
+        "    context_servers: Section | None = None\n"
+        "    generation_servers: Section | None = None\n"
+    )
+    tree = package(tmp_path, llmapi____llm_args=ARGS, serve____disagg_config=body)
+    installed = read_answer(output_of(tree), "x")
+    config = {"hostname": "n", "generation_servers": {"num_instances": 1, "urls": ["b:1"], "max_batch_size": 3}}
+    assert judge_orchestrator(config, NEWEST, installed).refusals == ()
+    wrong = {**config, "max_batch_size": 3, "hostnam": "n", "generation_servers": {"urls": "b:1"}}
+    refused = judge_orchestrator(wrong, NEWEST, installed).refusals
+    assert [line.partition(":")[0] for line in refused] == ["generation_servers.urls", "max_batch_size", "hostnam"]
+    assert "did you mean hostname?" in refused[2]
+
+
+def test_references_as_older_pydantic_writes_them_are_followed() -> None:
+    text = document(
+        properties={"kv": {"allOf": [{"$ref": "#/$defs/Kv"}], "default": {}}},
+        **{
+            "$defs": {"Kv": {"type": "object", "additionalProperties": False, "properties": {"size": {"maximum": 9}}}}
+        },
+    )
+    installed = InstalledSchema(text, "x", "1.4.0")
+    assert judge_worker({"kv": {"size": 9}}, NEWEST, installed).refusals == ()
+    found = judge_worker({"kv": {"size": 10, "sise": 1}, "size": 3}, NEWEST, installed)
+    assert found.refusals == (
+        "kv.size: 10 must be at most 9",
+        "kv.sise: unknown key in 1.4.0; did you mean kv.size?",
+    )
+    assert any(
+        doubt.startswith("size: unknown key in 1.4.0, which ignores it; it belongs at kv.size")
+        for doubt in found.doubts
+    )
 
 
 # -------------------------------------------------------------------------------------------------- untrusted input

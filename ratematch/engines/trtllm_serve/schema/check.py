@@ -295,22 +295,22 @@ def _out_of_bounds(value: Any, bounds: Mapping[str, float]) -> Iterator[str]:
             or ("exclusiveMinimum" in limits and value <= limits["exclusiveMinimum"])
             or ("exclusiveMaximum" in limits and value >= limits["exclusiveMaximum"])
         )
-        if wrong or value != value:
+        if wrong or (limits and value != value):
             words = {
                 "minimum": "at least",
                 "maximum": "at most",
                 "exclusiveMinimum": "greater than",
                 "exclusiveMaximum": "less than",
             }
-            spelled = [f"{words[name]} {limit:g}" for name, limit in limits.items() if name in words]
+            spelled = [f"{words[name]} {limit}" for name, limit in limits.items() if name in words]
             yield f"{_shown(value)} must be {' and '.join(spelled)}"
         if "multipleOf" in limits and isinstance(value, int) and value % limits["multipleOf"]:
-            yield f"{_shown(value)} must be a multiple of {limits['multipleOf']:g}"
+            yield f"{_shown(value)} must be a multiple of {limits['multipleOf']}"
     for kind, what, of in ((str, "characters", "Length"), (list, "items", "Items"), (dict, "keys", "Properties")):
         if isinstance(value, kind):
             least, most = bounds.get(f"min{of}"), bounds.get(f"max{of}")
             if (least is not None and len(value) < least) or (most is not None and len(value) > most):
-                span = f"at least {least:g}" if most is None else f"{least or 0:g} to {most:g}"
+                span = f"at least {least}" if most is None else f"{least or 0} to {most}"
                 yield f"{_shown(value)} has {len(value)} {what}, must have {span}"
 
 

@@ -7,7 +7,8 @@ what they would refuse of a key alone is only a doubt then, and such keys are le
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ratematch.engines.installed import InstalledSchema
@@ -60,27 +61,29 @@ def judge_orchestrator(config: Config, version: str, installed: InstalledSchema)
     if document.orchestrator is None:
         doubt = "the image's schema has no orchestrator's file: the shipped contract was used"
         return Judgement(tuple(check_orchestrator_config(config, version)), (doubt,))
-    worker, line = document.worker_keys, release_line(version)
-    top = {name: value for name, value in config.items() if name not in worker or name in document.orchestrator.keys}
-    remarks = _check(document, document.orchestrator, top, installed)
-    of_server = _labelled(installed)
-    remarks += [
-        Remark(name, f"is no key of {of_server}, and nobody refuses it: it does nothing", "warning")
-        for name in top
-        if name not in document.orchestrator.keys
-    ]
-    remarks += [
-        Remark(f"{section}.{name}", f"is no key of {of_server}, and nobody refuses it: it does nothing", "warning")
-        for section in SECTIONS
-        for name in _map(config.get(section))
-        if name not in worker and name not in OF_SECTION
-    ]
-    shipped = _check_shipped_keys(config, line)
+    remarks = _check(document, document.orchestrator, config, installed)
+    if document.resolve(document.orchestrator).extra is True:
+        remarks += _find_idle_keys(document, config, _labelled(installed))
+    shipped = _check_shipped_keys(config, release_line(version))
     rest = without(config, _wheres(shipped))
     between = [] if _refusals(remarks) else check_orchestrator_config(rest, version)
     block = [problem for problem in between if problem.startswith("disagg_cluster.")]
     rules = [problem for problem in between if problem not in block]
     return _judgement(remarks, [*shipped, *block], rules, version)
+
+
+def _find_idle_keys(document: Document, config: Config, label: str) -> Iterator[Remark]:
+    """Keys of an orchestrator's file that neither it nor a server has, where it takes any."""
+    assert document.orchestrator is not None
+    own = document.worker_keys | frozenset(document.spellings(document.resolve(document.orchestrator)))
+    of_section = document.worker_keys | frozenset(OF_SECTION)
+    places = [("", config, own), *((f"{name}.", _map(config.get(name)), of_section) for name in SECTIONS)]
+    for before, given, known in places:
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {before}{close[0]}?" if close else ""
+                yield Remark(f"{before}{name}", f"is no key of {label}, and nobody refuses it{hint}", "warning")
 
 
 def _check_shipped_keys(config: Config, line: str) -> list[str]:

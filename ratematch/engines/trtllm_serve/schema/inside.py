@@ -14,11 +14,13 @@ import importlib
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
 import typing
+from pathlib import Path
 
 Json = typing.Dict[str, typing.Any]  # noqa: UP006 - whatever Python the image has
 
@@ -57,18 +59,24 @@ class Answer:
             return None
 
     def find(self, name: str, modules: typing.Sequence[str]) -> typing.Any:
-        """What the package calls ``name``: in one of ``modules``, else wherever it was imported to."""
+        """What the package calls ``name``: in one of ``modules``, else wherever its files define it."""
         errors = []
-        for module in modules:
-            try:
-                return getattr(importlib.import_module(module), name)
-            except Exception as error:
-                errors.append(f"{module}: {_one_line(error)}")
-        for module, there in sorted(sys.modules.items()):
-            if module.startswith("tensorrt_llm.") and callable(getattr(there, name, None)):
-                return getattr(there, name)
+        for places in (modules, _defining(name)):
+            for module in places:
+                try:
+                    return getattr(importlib.import_module(module), name)
+                except Exception as error:
+                    errors.append(f"{module}: {_one_line(error)}")
         self.missing.append(f"{name} is in none of {', '.join(modules)} ({errors[0]})")
         return None
+
+
+def _defining(name: str) -> typing.Iterator[str]:
+    """Modules of the package whose text defines ``name``."""
+    root = Path(sys.modules["tensorrt_llm"].__file__ or "").parent
+    for path in sorted(path for path in root.rglob("*.py") if os.access(path, os.R_OK)):
+        if re.search(rf"^(class|def) {name}\b", path.read_text("utf-8", "replace"), re.MULTILINE):
+            yield ".".join(("tensorrt_llm", *path.relative_to(root).with_suffix("").parts))
 
 
 def _one_line(error: BaseException) -> str:
@@ -83,7 +91,7 @@ def collect() -> Json:
     if package is None:
         return document
     document["version"] = answer.attempt("version", lambda: _version(package))
-    document["path"] = answer.attempt("path", lambda: os.path.dirname(os.path.abspath(package.__file__)))  # noqa: PTH100,PTH120
+    document["path"] = answer.attempt("path", lambda: str(Path(package.__file__).absolute().parent))
     json_schema = answer.attempt("pydantic", lambda: importlib.import_module("pydantic.json_schema"))
     if json_schema is not None:
         document["pydantic"] = importlib.import_module("pydantic").VERSION
@@ -285,20 +293,14 @@ def _orchestrator(answer: Answer, generator: typing.Any) -> Json | None:
 
 def _commands(answer: Answer) -> Json:
     """Options and help of every command, and the keys of the worker's file that the command itself reads."""
-    for name in COMMAND_MODULES:
-        try:
-            module = importlib.import_module(name)
-        except Exception as error:
-            reason = _one_line(error)
-            continue
-        group = next((value for value in vars(module).values() if hasattr(value, "commands")), None)
-        if group is None:
-            answer.missing.append(f"{name} has no group of commands")
-        commands = answer.attempt("commands", lambda group=group: _help(group)) if group is not None else {}  # type: ignore[misc]
-        read = answer.attempt("keys that serve reads", lambda module=module: _keys_read(module))  # type: ignore[misc]
-        return {"commands": commands or {}, "serve_reads": read or []}
-    answer.missing.append(f"commands: in none of {', '.join(COMMAND_MODULES)} ({reason})")
-    return {}
+    serve = answer.find("serve", COMMAND_MODULES)
+    if serve is None:
+        return {}
+    module = sys.modules[getattr(serve, "callback", serve).__module__]
+    group = next((value for value in vars(module).values() if hasattr(value, "commands")), None)
+    commands = answer.attempt("commands", lambda: _help(group))
+    read = answer.attempt("keys that serve reads", lambda: _keys_read(module))
+    return {"commands": commands or {}, "serve_reads": read or []}
 
 
 def _help(group: typing.Any) -> Json:
@@ -339,10 +341,10 @@ def main() -> int:
         _child(path)
     why = _wait(child, limit_s)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with Path(path).open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     finally:
-        os.unlink(path)  # noqa: PTH108
+        Path(path).unlink()
     if len(content) > MOST_BYTES:
         why, content = f"its schema has more than {MOST_BYTES >> 20} MiB", b""
     text = content.decode("ascii", "replace") or json.dumps(
@@ -365,8 +367,7 @@ def _child(path: str) -> None:
     except BaseException as error:
         document = {"format": FORMAT, "missing": [_one_line(error)]}
     try:
-        with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write(json.dumps(document, sort_keys=True))
+        Path(path).write_text(json.dumps(document, sort_keys=True), encoding="ascii")
     finally:
         os._exit(0)
 
