@@ -217,7 +217,7 @@ def _measure(
     listener = Telemetry(plan, engine.routes, engine.iteration_reader)
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
-        software = provenance.collect(plan, contracts.reference(folder))
+        software = replace(provenance.collect(plan), contract=contracts.reference(folder))
         folder.write_provenance(launch.path, software)
         contracts.compare(folder, software)
         _refuse_mixture(software, cluster)

@@ -13,16 +13,14 @@ from pathlib import Path
 
 from ratematch.loadgen.http import server_version
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.store.contract import ContractRef
 from ratematch.store.provenance import Provenance
 from ratematch.version import __version__
 
 PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
 
 
-def collect(plan: LaunchPlan, contract: ContractRef | None = None) -> Provenance:
-    """Where the figures of a launch of ``plan`` come from, as far as that can be found out. ``contract``: the schema
-    that its files were checked by, ``None`` = the shipped contract."""
+def collect(plan: LaunchPlan) -> Provenance:
+    """Where the figures of a launch of ``plan`` come from, as far as that can be found out."""
     return Provenance(
         ratematch=__version__,
         git=_git(),
@@ -33,7 +31,6 @@ def collect(plan: LaunchPlan, contract: ContractRef | None = None) -> Provenance
         packages={name: _package(name) for name in PACKAGES},
         slurm_job_id=os.environ.get("SLURM_JOB_ID"),
         servers={spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
-        contract=contract,
     )
 
 

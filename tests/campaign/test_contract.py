@@ -23,12 +23,11 @@ from ratematch.engines import find_engine
 from ratematch.errors import SweepError, UserError
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.cluster import Container, Slurm
-from ratematch.plan.launchplan import LaunchPlan
-from ratematch.run import contracts, provenance
+from ratematch.run import contracts
 from ratematch.slurm import probe
 from ratematch.store.files import read_json
 from ratematch.store.folder import Results
-from ratematch.store.provenance import ServerVersion, from_json, to_json
+from ratematch.store.provenance import Provenance, ServerVersion, from_json, to_json
 
 PACKAGES = Path(__file__).parents[1] / "engines" / "packages"
 
@@ -129,7 +128,7 @@ def test_the_first_job_of_a_sweep_asks_the_image_and_the_results_keep_what_it_sa
     engine = find_engine("trtllm-serve")
     installed = contracts.read(folder, engine)
     assert installed is not None and installed.digest == kept["digest"]
-    collected = provenance.collect(LaunchPlan((), (), ""), contracts.reference(folder))
+    collected = replace(Provenance(), contract=contracts.reference(folder))
     assert to_json(collected)["contract"] == kept and from_json(to_json(collected)) == collected
 
     # Servers of another version than the schema: a tag of a registry may have moved.
