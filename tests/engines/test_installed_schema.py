@@ -189,7 +189,7 @@ def test_the_script_needs_nothing_of_ratematch() -> None:
 def test_every_golden_launch_file_of_its_line_passes(layout: str, line: str, request: pytest.FixtureRequest) -> None:
     installed: InstalledSchema = request.getfixturevalue(layout)
     files = sorted(LAUNCH.glob(f"*/{line}/*.yaml"))
-    assert len(files) > 40
+    assert len(files) > 20
     for file in files:
         judge = judge_orchestrator if file.stem == "orchestrator" else judge_worker
         assert judge(yaml.safe_load(file.read_text()), line, installed).refusals == (), file
@@ -199,7 +199,7 @@ ONLY_1_4: dict[str, Any] = {
     "prefill_cuda_graph_backend": "piecewise",
     "internal_request_auth_key": "secret",
     "hf_revision": "abc",
-    "cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "CPP"},
+    "cache_transceiver_config": {"backend": "NIXL", "kv_cache_bounce_size_mb": 64},
     "attention_dp_config": {"enable_kv_cache_aware_routing": True, "kv_cache_routing_load_balance_weight": 2},
     "scheduler_config": {"use_python_scheduler": True},
     "kv_cache_config": {"pool_ratio": [0.5, 1]},
@@ -214,7 +214,7 @@ def test_keys_of_one_layout_only(v1_2: InstalledSchema, v1_4: InstalledSchema) -
         "prefill_cuda_graph_backend",
         "internal_request_auth_key",
         "hf_revision",
-        "cache_transceiver_config.transceiver_runtime",
+        "cache_transceiver_config.kv_cache_bounce_size_mb",
         "attention_dp_config.enable_kv_cache_aware_routing",
         "attention_dp_config.kv_cache_routing_load_balance_weight",
         "scheduler_config.use_python_scheduler",
@@ -328,9 +328,9 @@ def test_deprecated_keys_are_a_warning(v1_2: InstalledSchema, v1_4: InstalledSch
 
 def test_the_shipped_contract_only_warns_where_a_schema_is_known(v1_4: InstalledSchema) -> None:
     judged = judge_worker({"_mpi_session": None}, NEWEST, v1_4)
-    assert judged.refusals == () and judged.doubts[0].startswith(
-        f"_mpi_session: the image takes it; the contract shipped for {NEWEST} says: unknown key"
-    )
+    (doubt,) = judged.doubts
+    assert judged.refusals == () and doubt.startswith("_mpi_session: the image takes it; the contract shipped for ")
+    assert "says: unknown key" in doubt
 
 
 def test_rules_between_keys_stay(v1_4: InstalledSchema) -> None:

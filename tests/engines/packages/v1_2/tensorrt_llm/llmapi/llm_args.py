@@ -78,6 +78,7 @@ class KvCacheConfig(StrictBaseModel):
 
 class CacheTransceiverConfig(StrictBaseModel):
     backend: Literal["DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI"] | None = None
+    transceiver_runtime: Literal["CPP", "PYTHON"] | None = None
     max_tokens_in_buffer: int | None = None
     kv_transfer_timeout_ms: int | None = Field(default=None, gt=0)
 

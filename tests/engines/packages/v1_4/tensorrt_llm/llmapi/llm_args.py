@@ -123,6 +123,7 @@ class CacheTransceiverConfig(StrictBaseModel):
     backend: Literal["DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI"] | None = None
     transceiver_runtime: Literal["CPP", "PYTHON"] | None = "PYTHON"
     max_tokens_in_buffer: int | None = None
+    kv_cache_bounce_size_mb: int = Field(default=0, ge=0)
     kv_transfer_timeout_ms: PositiveInt | None = 60000
     agent_bounce_buffer_enable: bool = Field(default=False, deprecated="it does nothing")
 
