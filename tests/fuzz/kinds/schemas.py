@@ -47,7 +47,7 @@ def make(rng: random.Random) -> str:
         other, name = rng.choice(list(walk(content)))
         match rng.randrange(4):
             case 0:
-                place[key] = rng.choice(ODD)
+                place[key] = json.loads(json.dumps(rng.choice(ODD)))  # no two places share one
             case 1:
                 place[key] = one_of(rng, TEXTS)
             case 2:
