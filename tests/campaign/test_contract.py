@@ -17,6 +17,7 @@ from ratematch.analysis.verify import verify
 from ratematch.campaign import contract
 from ratematch.campaign.controller import run_campaign
 from ratematch.campaign.jobs.executor import Executor
+from ratematch.campaign.precheck import expand_sweep
 from ratematch.campaign.state import Campaign
 from ratematch.cli import main
 from ratematch.engines import find_engine
@@ -24,6 +25,7 @@ from ratematch.errors import SweepError, UserError
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.cluster import Container, Slurm
 from ratematch.run import contracts
+from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm import probe
 from ratematch.store.files import read_json
 from ratematch.store.folder import Results
@@ -214,6 +216,13 @@ def test_doctor_asks_and_from_then_on_plan_and_render_go_by_it(site: Path, monke
     assert "checked by: schema of command" in call("plan", "mini.yaml", "--explain").stdout
     rendered = call("render", "mini.yaml", "--set", NEW, "-o", "rendered")
     assert rendered.exit_code == 0 and "checked by: schema of command" in rendered.stderr
+    # A forecast of servers with such a key is one of servers without it: no emulator knows what it does.
+    plain, new = (read_sweep("mini.yaml", overrides, None)[0] for overrides in ((), (NEW,)))
+    forecasts = [
+        list(forecast_experiment(expand_sweep(sweep).experiments[0], sweep.cluster).values())
+        for sweep in (plain, new)
+    ]
+    assert forecasts[0] == forecasts[1] != []
     typo = call("plan", "mini.yaml", "--set", "ifb.options.invented_swich=true")
     assert typo.exit_code == 1 and "did you mean invented_switch?" in typo.stderr
     assert typo.stderr.count("\n") == 1
