@@ -20,6 +20,7 @@ from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
 from ratematch.emulator.trtllm.perf_metrics import Forwarded, PerfJoin
 from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
+from ratematch.engines.trtllm_serve.contract import release_line
 
 POLL_S = 0.2
 """Pause between two health polls of the workers; the real one waits about 3 s."""
@@ -316,13 +317,13 @@ class Orchestrator:
                 text = (await answer.text())[:500]
                 answer.release()
                 what = f"{answer.status}, message={answer.reason!r}, url={url!r}: {text}"
-                if self.settings.version != "1.2" and answer.status < 500:
+                if release_line(self.settings.version) != "1.2" and answer.status < 500:
                     retries = attempt
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 what = f"Client error to {url}: {error or type(error).__name__}"
                 dropped = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
                 dropped = dropped and not isinstance(error, aiohttp.ClientConnectorError)
-                if dropped and retries and self.settings.version != "1.2":
+                if dropped and retries and release_line(self.settings.version) != "1.2":
                     retries = max(retries, DROPPED_RETRIES)
             if attempt >= retries:
                 self.log.error(f"{what} - last retry {attempt} of {retries}")
@@ -392,5 +393,6 @@ def _routed(body: Json, chat: bool, request: web.Request) -> Routed:
             )
     params = body.get("conversation_params") or body.get("disaggregated_params") or {}
     named = params.get("conversation_id") if isinstance(params, dict) else None
-    named = named or request.headers.get("X-Session-ID") or request.headers.get("X-Correlation-ID")
+    for header in ("X-Session-ID", "X-Correlation-ID", "x-session-affinity"):  # the last one since 1.4
+        named = named or request.headers.get(header)
     return Routed(prompt_ids=ids, chat=chat, conversation=named)

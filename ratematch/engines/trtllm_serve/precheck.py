@@ -16,17 +16,21 @@ from ratematch.engines.trtllm_serve.agreement import (
     check_model,
     check_pair,
     check_router,
+    doubt_drafts,
     doubt_model,
     doubt_pair,
 )
-from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, release_line
+from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, orchestrator_keys
+from ratematch.engines.trtllm_serve.modes import doubt_fill
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.release import NEWEST, read_version
 from ratematch.engines.trtllm_serve.schema.files import (
     Judgement,
     doubt_version,
     judge_orchestrator,
     judge_worker,
 )
+from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -65,7 +69,9 @@ def check_launch(
         return problems
     workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
     for group in deployment.groups:
-        problems.extend(f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group))
+        problems.extend(
+            f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group, version)
+        )
         if model is not None:
             problems.extend(f"{group.role}.yaml: {problem}" for problem in check_model(workers[group.role], model))
     if deployment.ctx is not None and deployment.gen is not None:
@@ -84,22 +90,29 @@ def doubt_launch(
     :func:`check_launch` lets pass. Options marked ``!unchecked`` count only where two sides are compared."""
     version, deployment = experiment.engine.version, experiment.deployment
     doubts: list[str] = doubt_version(version, installed) if installed else []
+    if (release := read_version(version)).first[:2] > read_version(NEWEST).first[:2]:
+        doubts.append(f"engine.version: {version} is later than all that is known, and taken for {release.line}")
     workers: dict[str, Config] = {}
     for group in deployment.groups:
         name = f"{group.role}.yaml"
         config = read_config(next(file.content for file in plan.files if file.path == name))
         workers[group.role] = config
         judged = without(config, group.unchecked)
-        if installed is None:
-            of_line = doubt_map("", judged, load_keys("worker"), release_line(version))
-            doubts += [f"{name}: {doubt}" for doubt in of_line]
+        of_line = doubt_map("", judged, load_keys("worker"), release) if installed is None else ()
+        found = [*of_line, *doubt_transfer(judged, release), *doubt_drafts(judged, version)]
+        doubts += [f"{name}: {doubt}" for doubt in found]
         if model is not None:
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
+    orchestrator = [read_config(file.content) for file in plan.files if file.path == ORCHESTRATOR]
+    if orchestrator and installed is None:
+        judged = without(orchestrator[0], deployment.unchecked)
+        said = doubt_map("", judged, orchestrator_keys("top"), release)
+        doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in said]
     for file, judgement in _judge_files(plan, experiment, installed):
         doubts += [f"{file}: {doubt}" for doubt in judgement.doubts]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
-    return doubts
+    return [*doubts, *doubt_fill(experiment)]
 
 
 def _judge_files(

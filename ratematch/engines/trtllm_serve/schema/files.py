@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config, without
-from ratematch.engines.trtllm_serve.contract import check_map, load_keys, release_line
+from ratematch.engines.trtllm_serve.contract import check_map, load_keys, orchestrator_keys, release_line
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.release import Version, read_version
 from ratematch.engines.trtllm_serve.schema.answer import document_of
 from ratematch.engines.trtllm_serve.schema.check import Checker, Remark, TooComplex
 from ratematch.engines.trtllm_serve.schema.document import Document, Node
@@ -45,7 +46,7 @@ def judge_worker(config: Config, version: str, installed: InstalledSchema) -> Ju
     document = document_of(installed)
     own = document.serve_reads - document.worker_keys
     remarks = _check(document, document.worker, without(config, own), installed)
-    shipped = list(check_map("", config, load_keys("worker"), release_line(version)))
+    shipped = list(check_map("", config, load_keys("worker"), read_version(version)))
     rest = without(config, _wheres(shipped))
     between = [] if _refusals(remarks) else check_worker_config(rest, version)
     # Which keys a class of drafts has, the schema knows better.
@@ -64,7 +65,7 @@ def judge_orchestrator(config: Config, version: str, installed: InstalledSchema)
     remarks = _check(document, document.orchestrator, config, installed)
     if document.resolve(document.orchestrator).extra is True:
         remarks += _find_idle_keys(document, config, _labelled(installed))
-    shipped = _check_shipped_keys(config, release_line(version))
+    shipped = _check_shipped_keys(config, read_version(version))
     rest = without(config, _wheres(shipped))
     between = [] if _refusals(remarks) else check_orchestrator_config(rest, version)
     block = [problem for problem in between if problem.startswith("disagg_cluster.")]
@@ -86,27 +87,25 @@ def _find_idle_keys(document: Document, config: Config, label: str) -> Iterator[
                 yield Remark(f"{before}{name}", f"is no key of {label}, and nobody refuses it{hint}", "warning")
 
 
-def _check_shipped_keys(config: Config, line: str) -> list[str]:
-    own, worker = load_keys("orchestrator"), load_keys("worker")
-    top = {**worker, **{name: rule for name, rule in own.items() if name not in ("server_section", "routers")}}
+def _check_shipped_keys(config: Config, version: Version) -> list[str]:
     flat = {name: value for name, value in config.items() if name not in (*SECTIONS, "disagg_cluster")}
-    problems = list(check_map("", flat, top, line))
+    problems = list(check_map("", flat, orchestrator_keys("top"), version))
     for section in SECTIONS:
-        problems += check_map(section, _map(config.get(section)), {**worker, **own["server_section"]["keys"]}, line)
+        problems += check_map(section, _map(config.get(section)), orchestrator_keys("section"), version)
     return problems
 
 
 def doubt_version(version: str, installed: InstalledSchema) -> list[str]:
-    """The sweep renders for one release line and the image is of another."""
+    """The sweep renders for other releases than the image is of."""
     try:
-        line = release_line(installed.version or version)
+        there, rendered = read_version(installed.version or version), read_version(version)
     except ValueError as error:
         return [f"engine.version: {error}"]
-    if line == release_line(version):
+    if rendered.first <= there.first <= rendered.last:
         return []
     return [
         f"engine.version: {version} is what files are rendered for, and {installed.image} has {installed.version}: "
-        f"write version: {line}"
+        f"write version: {there.text}"
     ]
 
 
