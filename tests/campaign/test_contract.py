@@ -62,7 +62,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def install(site: Path, layout: str, more: str = "") -> None:
     """The profile of a machine on which the package of this layout is installed."""
-    profile = f"name: rack\ngpu: gb200\ngpus_per_node: 4\nnodes: 1\nnumactl: ''\ncommand: [{site}/bin/trtllm-serve]\n{more}"
+    machine = "name: rack\ngpu: gb200\ngpus_per_node: 4\nnodes: 1\nnumactl: ''\n"
+    profile = f"{machine}command: [{site}/bin/trtllm-serve]\n{more}"
     (site / "rack.yaml").write_text(profile + f"environment: {{PYTHONPATH: {PACKAGES / layout}}}\n")
 
 
