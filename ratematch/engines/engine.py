@@ -46,7 +46,7 @@ class CheckLaunch(Protocol):
 class ReadBreakdown(Protocol):
     """The type of :attr:`Engine.read_breakdown`, whose two counts are given by name."""
 
-    def __call__(self, records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
+    def __call__(self, records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
 def no_doubts(
@@ -86,7 +86,7 @@ def no_figures(samples: Samples) -> dict[str, float]:
     return {}
 
 
-def no_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
+def no_breakdown(records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """The engine has no timings request by request."""
     return None
 
@@ -195,6 +195,10 @@ class Engine:
     read_breakdown: ReadBreakdown = no_breakdown
     """Mean stage times of a load, from the records of ``routes.request_times``, without the ``skip_first`` that
     arrived first and the ``skip_last`` that arrived last. ``None`` where they do not have them."""
+
+    timed_request: type = dict
+    """What :attr:`read_breakdown` looks at of a record, as a ``msgspec.Struct`` whose keys may all be missing. It is
+    given these where all records of a load fit it, else whole objects."""
 
     read_log: Callable[[str, ServerGroup, int | None], LogSpan | None] = no_log_span
     """Generation steps in a part of one worker's log, ``None`` when there are none. The last argument is the number

@@ -15,7 +15,7 @@ from ratematch.engines.trtllm_serve.release import NEWEST, is_version
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
 from ratematch.engines.trtllm_serve.running import read_running
 from ratematch.engines.trtllm_serve.schema.answer import describe_schema, read_answer, schema_command
-from ratematch.engines.trtllm_serve.stages import read_breakdown
+from ratematch.engines.trtllm_serve.stages import TimedRequest, read_breakdown
 from ratematch.engines.trtllm_serve.worker_rules import fill_margin, idle_options
 from ratematch.plan.enginefacts import EngineFacts
 
@@ -47,6 +47,7 @@ ENGINE = Engine(
     read_samples=read_samples,
     read_figures=read_figures,
     read_breakdown=read_breakdown,
+    timed_request=TimedRequest,
     read_log=read_log,
     read_running=read_running,
     has_iterations=has_iterations,
