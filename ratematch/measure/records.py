@@ -31,8 +31,7 @@ class RequestRecord:
 
     ``intended_ns``: when the schedule wanted it sent (closed loop: when a slot was free). ``sent_ns``: when its
     bytes went to the socket. ``first_token_ns``: arrival of the first chunk that carries tokens. ``last_token_ns``:
-    arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk, as a list
-    or, in loads of very many requests, an array. ``isl``: prompt tokens sent.
+    arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk. ``isl``: prompt tokens sent.
     ``isl_reported`` and ``osl``: the server's usage (``None`` without usage). ``osl_requested``: max_tokens.
     ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: unknown).
     ``session``, ``turn``: which conversation, and which of its requests, from 0; ``None`` for single requests.

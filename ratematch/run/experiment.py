@@ -214,7 +214,7 @@ def _measure(
     show_waiting(())
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
-    listener = Telemetry(plan, engine.routes, engine.iteration_reader)
+    listener = Telemetry(plan, engine.routes, engine.iteration_reader, folder=launch.path)
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
         software = provenance.collect(plan, launch.path, engine)

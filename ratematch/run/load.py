@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from ratematch.engines import Engine
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
@@ -23,6 +24,7 @@ from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement
+from ratematch.measure.columns import columns_of
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
 from ratematch.measure.records import RequestRecord
@@ -35,8 +37,8 @@ from ratematch.run.launch import Interrupted, Servers, probe
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks, mark_logs, read_logs
 from ratematch.run.telemetry import (
+    Iterations,
     Telemetry,
-    WorkerIteration,
     acceptance_length,
     prefix_hit_rate,
     read_emulator_times,
@@ -48,14 +50,15 @@ from ratematch.run.telemetry import (
 )
 from ratematch.run.watch import Stalled, Watched, find_cause, watch
 from ratematch.store import layout
-from ratematch.store.files import reserve, write_json
+from ratematch.store.files import DISK_FULL, reserve, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.progress import Measuring, RunProgress
 from ratematch.store.records import write_records
 
 RECORD_B = 512
 TOKEN_B = 10
-"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk, and as
+much again for what is spilt while the load runs."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class _Reported:
     timings request by request."""
 
     run: LoadRun
-    rows: Sequence[WorkerIteration]
+    rows: Iterations
     samples: MetricSamples
     perf: Sequence[bytes]
 
@@ -124,7 +127,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / layout.RECORDS, sent.result.records)
     write_iterations(at / layout.ITERATIONS, reported.rows)
     write_lines(at / layout.PERF_METRICS, reported.perf)
-    write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
+    write_lines(at / layout.PROMETHEUS, (msgspec.json.encode(line) for line in reported.samples.lines()))
     figures = measurement.measure_load(
         sent.result.records,
         load,
@@ -149,10 +152,10 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     live.telemetry.take()
     read_perf_metrics(plan, routes.request_times)
     marks = mark_logs(plan, live.launch)
-    gpus = GpuSampler()
+    gpus = GpuSampler(folder=live.launch)
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
-        reserve(live.folder.load_folder(load), size),
+        reserve(live.folder.load_folder(load), size, spare=size),
         reporting_progress(live.folder) as report,
         gpus,
     ):
@@ -168,6 +171,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
             senders=Senders(None, live.senders.most, live.senders.drive) if live.senders else Senders(),
             stop=watched.halt,
             on_progress=show,
+            folder=live.folder.load_folder(load),
         )
     return _Sent(result, watched, marks, before, gpus, warmed)
 
@@ -224,6 +228,8 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
         return Stalled(f"{load.label}: {watched.stalled}", started=watched.started)
     if live.stop.is_set():
         return Interrupted(f"stopped during {load.label}; loads before it are kept")
+    if DISK_FULL in sent.result.aborted:
+        return DiskFull(f"{load.label}: {sent.result.aborted}")
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
 
 
@@ -288,7 +294,9 @@ def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> S
 
 def _errors(records: Sequence[RequestRecord]) -> list[str]:
     """Distinct error texts of failed requests; cancellations by the client are left out."""
-    return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
+    columns = columns_of(records)
+    others = columns.take(~columns.text("outcome").equal("cancelled")).text("error")
+    return sorted({error for code in np.unique(others.codes) if (error := others.values[code])})
 
 
 def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
@@ -309,6 +317,7 @@ def _describe_progress(progress: Progress, load: Load, number: int, total: int) 
 
 def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
     """How a load of ``experiment`` ran by the client's account alone."""
+    records = columns_of(result.records)
     return LoadRun(
         launch=launch.name,
         mode=experiment.mode,
@@ -316,8 +325,8 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
         start_ns=result.start_ns,
         end_ns=result.end_ns,
         wall_start_ns=result.wall_start_ns,
-        sent=sum(record.sent_ns is not None for record in result.records),
-        failed=sum(record.outcome != "ok" for record in result.records),
+        sent=int(records.known("sent_ns").sum()),
+        failed=len(records) - int(records.text("outcome").equal("ok").sum()),
         aborted=result.aborted,
         ended_early=result.ended_early,
         notes=tuple(result.notes),
@@ -325,7 +334,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
     )
 
 
-def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[WorkerIteration]) -> None:
+def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Iterations) -> None:
     """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
     number = 1
     while (aside := at / f"partial-{number}").exists():

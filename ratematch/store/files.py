@@ -43,10 +43,11 @@ def is_full(path: Path) -> bool:
     return room.f_bavail * room.f_frsize < SMALLEST_WRITE or (room.f_files > 0 and room.f_favail == 0)
 
 
+DISK_FULL = "the disk is full"
+
+
 def disk_full_message(path: Path) -> str:
-    return (
-        f"{path}: the disk is full; free some space and run the same command again (nothing measured so far is lost)"
-    )
+    return f"{path}: {DISK_FULL}; free some space and run the same command again (nothing measured so far is lost)"
 
 
 @contextlib.contextmanager
@@ -187,7 +188,13 @@ def write_lines(path: Path, contents: Iterable[Any]) -> None:
     Raises:
         DiskFull: no space; the old file, if any, is untouched.
     """
-    write_text(path, "".join(json.dumps(mask_values(content), allow_nan=False) + "\n" for content in contents))
+    with (
+        disk_full_as(disk_full_message(path)),
+        replacing(path) as aside,
+        aside.open("w", encoding="utf-8", newline="") as file,
+    ):
+        for content in contents:
+            file.write(json.dumps(mask_values(content), allow_nan=False) + "\n")
 
 
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -264,8 +271,10 @@ RESERVED = ".reserved"
 
 
 @contextlib.contextmanager
-def reserve(folder: Path, size: int) -> Iterator[None]:
+def reserve(folder: Path, size: int, spare: int = 0) -> Iterator[None]:
     """Hold ``size`` bytes of the disk in ``folder``; given back on leaving, for the file they were held for.
+
+    ``spare``: bytes that must be there too when this begins, for what is written meanwhile.
 
     Taken before a load is sent, so that GPU time is not spent on figures that could not be written.
 
@@ -276,7 +285,8 @@ def reserve(folder: Path, size: int) -> Iterator[None]:
     try:
         with disk_full_as(disk_full_message(folder)):
             folder.mkdir(parents=True, exist_ok=True)
-            _allocate(path, size)
+            _allocate(path, size + spare)
+            os.truncate(path, size)
         yield
     finally:
         with contextlib.suppress(OSError):
