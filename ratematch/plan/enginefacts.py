@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ratematch.plan.deployment import Options
+from ratematch.plan.deployment import Deployment, Options
 
 GenMode = Literal["gen_only_no_context", "gen_only", "gen_only_warmed"]
 """Who fills the KV cache of a generation server that is measured alone (:data:`ratematch.plan.experiment.Mode`)."""
@@ -21,13 +21,24 @@ def one_slot_each(options: Options, experts: int) -> int | None:
     return experts
 
 
+BreakdownApart = Callable[[str, Deployment], bool]
+"""A version and a deployment to: does collecting where the time of requests goes slow its servers, so that a load of
+its own has to do it?"""
+
+
+def never_apart(version: str, deployment: Deployment) -> bool:
+    """Every load collects it, or there is nothing to collect."""
+    return False
+
+
 @dataclass(frozen=True)
 class EngineFacts:
     """``versions``: release lines that can be rendered. ``gen_modes``: ways to measure generation servers alone, the
     usual one first. ``routers``: how its orchestrator can spread requests, the default first. ``expert_slots``: what
-    expert parallelism must divide."""
+    expert parallelism must divide. ``breakdown_apart``: whether a breakdown takes a load of its own."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
     routers: tuple[str, ...]
     expert_slots: ExpertSlots = one_slot_each
+    breakdown_apart: BreakdownApart = never_apart
