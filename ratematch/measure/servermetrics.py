@@ -72,11 +72,9 @@ Raises ValueError: the answer is not what it looks like.
 
 @dataclass(frozen=True)
 class Routes:
-    """Where servers report. ``iterations``: read about once a second. ``request_times``: timings request
-    by request, each handed out once; ``None`` = there are none. ``prometheus``: counters and histograms."""
+    """Where servers report. ``iterations``: read about once a second. ``prometheus``: counters and histograms."""
 
     iterations: str
-    request_times: str | None
     prometheus: str
 
 

@@ -196,8 +196,8 @@ class PerfRecorder:
 
     def add(
         self, request: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
-    ) -> None:
-        """Keep the record of a finished request."""
+    ) -> Json:
+        """Keep the record of a finished request, which is returned."""
         last = seq.finished_s if seq.finished_s is not None else time.monotonic()
         first = seq.first_token_s if seq.first_token_s is not None else last
         scheduled = seq.first_scheduled_s if seq.first_scheduled_s is not None else first
@@ -240,8 +240,17 @@ class PerfRecorder:
                 "total_accepted_draft_tokens": accepted,
                 "total_draft_tokens": drafts,
             }
-        ctx_request_id = request.disagg.get("ctx_request_id") or request.disagg.get("disagg_request_id")
-        self._kept.append({"request_id": seq.id, "ctx_request_id": ctx_request_id, "perf_metrics": metrics})
+        number = request.disagg.get("disagg_request_id")
+        record: Json = {
+            "request_id": seq.id,
+            "ctx_request_id": request.disagg.get("ctx_request_id") or number,
+            "perf_metrics": metrics,
+            "status": "complete",
+        }
+        if number is not None:
+            record["disagg_request_id"] = number
+        self._kept.append(record)
+        return record
 
     def drain(self) -> list[Json]:
         """Records since the last call."""

@@ -12,7 +12,8 @@ from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, rea
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
-from ratematch.engines.trtllm_serve.stages import read_breakdown
+from ratematch.engines.trtllm_serve.requesttimes import read_breakdown, times_sources, trim_record
+from ratematch.engines.trtllm_serve.times import breakdown_apart
 from ratematch.plan.enginefacts import EngineFacts
 
 ENGINE = Engine(
@@ -23,6 +24,7 @@ ENGINE = Engine(
         gen_modes=("gen_only_no_context", "gen_only"),
         routers=("round_robin", "load_balancing", "kv_cache_aware", "conversation"),
         expert_slots=expert_slots,
+        breakdown_apart=breakdown_apart,
     ),
     product="TensorRT-LLM",
     reference="contract, section 9",
@@ -39,6 +41,8 @@ ENGINE = Engine(
     iteration_reader=iteration_reader,
     read_samples=read_samples,
     read_figures=read_figures,
+    request_times=times_sources,
+    trim_times=trim_record,
     read_breakdown=read_breakdown,
     read_log=read_log,
     has_iterations=has_iterations,

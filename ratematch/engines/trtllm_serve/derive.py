@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.times import times_of_worker
 from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.limits import explain_limits
@@ -21,9 +22,6 @@ gen."""
 
 BLOCK = 32
 """The engine's default ``tokens_per_block``."""
-
-PERF_RECORDS = 10_000
-"""Per-request timing records that servers keep until they are fetched."""
 
 TRANSFER_TIMEOUT_MS = 600_000
 """Later versions give up a KV transfer after 60 s, which long prompts and the filling of gen_only exceed."""
@@ -46,6 +44,7 @@ def derive_worker(experiment: Experiment, group: ServerGroup) -> tuple[Setting, 
         *_cuda_graphs(group),
         _overlap(group),
         *_logs(),
+        *times_of_worker(experiment, group.role),
         *(_transfer(experiment, group) if group.role != "agg" else ()),
         *_drafts(experiment, group),
     )
@@ -139,8 +138,6 @@ def _overlap(group: ServerGroup) -> Setting:
 def _logs() -> Iterator[Setting]:
     yield Setting("print_iter_log", True, "step times and acceptance are read from iteration lines")
     yield Setting("enable_iter_perf_stats", True, "/metrics shows queues and KV blocks")
-    yield Setting("return_perf_metrics", True, "per-request times of prefill, KV transfer and decode")
-    yield Setting("perf_metrics_max_requests", PERF_RECORDS, "records kept until they are fetched")
 
 
 def _transfer(experiment: Experiment, group: ServerGroup) -> Iterator[Setting]:

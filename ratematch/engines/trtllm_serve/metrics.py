@@ -14,7 +14,7 @@ import msgspec
 from ratematch.measure.metricnames import MetricNames, common_figures
 from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes, Samples
 
-ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
+ROUTES = Routes(iterations="/metrics", prometheus="/prometheus/metrics")
 
 NAMES = MetricNames(
     queued=("trtllm_num_requests_waiting",),

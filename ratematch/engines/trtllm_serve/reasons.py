@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratematch.engines.settings import explain_group, leaves
-from ratematch.engines.trtllm_serve.derive import PERF_RECORDS, derive_worker
+from ratematch.engines.trtllm_serve.derive import derive_worker
 from ratematch.engines.trtllm_serve.render import router_config
+from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.deployment import Role
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.setting import Setting
@@ -27,7 +28,7 @@ def explain_deployment(experiment: Experiment) -> dict[str, tuple[Setting, ...]]
 
 def _orchestrator(experiment: Experiment) -> Iterator[Setting]:
     deployment = experiment.deployment
-    yield Setting("perf_metrics_max_requests", PERF_RECORDS, "joined per-request times kept until they are fetched")
+    yield from times_of_orchestrator(experiment)
     for role, section in SECTIONS:
         if not any(group.role == role for group in deployment.groups):
             yield Setting(f"{section}.num_instances", 0, "no context server: the orchestrator invents the context")

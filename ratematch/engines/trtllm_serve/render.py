@@ -14,8 +14,9 @@ from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
-from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, PERF_RECORDS, derive_worker
+from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, derive_worker
 from ratematch.engines.trtllm_serve.modes import mode_env
+from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup
@@ -108,7 +109,7 @@ def orchestrator_config(experiment: Experiment, placement: Placement) -> Config:
         "hostname": placement.orchestrator_host,
         "port": placement.orchestrator_port,
         "backend": "pytorch",
-        "perf_metrics_max_requests": PERF_RECORDS,
+        **fold(times_of_orchestrator(experiment)),
     }
     roles: tuple[tuple[str, Role], ...] = (("context_servers", "ctx"), ("generation_servers", "gen"))
     for section, role in roles:
