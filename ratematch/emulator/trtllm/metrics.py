@@ -134,15 +134,18 @@ class IterationRecorder:
             "hostStepTimeMS": whole["iterLatencyMS"],
             "prevDeviceStepTimeMS": None if self._previous_s is None else self._previous_s * 1e3,
         }
-        active, used = scheduler.active_per_rank, scheduler.kv_used_per_rank
-        for number, counts in enumerate(step.ranks if settings.mapping.attention_dp else step.ranks[:1]):
+        used = scheduler.kv_used_per_rank
+        ranks = step.ranks if settings.mapping.attention_dp else step.ranks[:1]
+        # What was active and did not run in this iteration is not known by rank any more.
+        others = step.num_active - sum(counts.num_scheduled for counts in ranks)
+        for number, counts in enumerate(ranks):
             first = number == 0
             most = scheduler.config.kv_blocks
             drafts = whole["specDecodingStats"]
             yield {
                 **whole,
                 "attentionDpRank": number,
-                "numActiveRequests": active[number],
+                "numActiveRequests": counts.num_scheduled + (others if first else 0),
                 "numQueuedRequests": whole["numQueuedRequests"] if first else 0,
                 "maxNumActiveRequests": settings.max_batch_size,
                 "kvCacheStats": {
