@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from ratematch.engines.engine import Json
-from ratematch.loadgen.limits import TIMINGS_BYTES
+from ratematch.loadgen.limits import TIMES_LINE_BYTES, TIMINGS_BYTES
 from ratematch.measure.loadrun import TimesFrom
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.requesttimes import TimesSources
@@ -84,45 +85,54 @@ def _read_files(
     launch: Path, sources: TimesSources, marks: Marks, wanted: int, trim: Callable[[bytes], Json]
 ) -> tuple[list[bytes], str | None]:
     """The lines that were added to files since ``marks``, and what of them cannot be used. Waits until each kind of
-    server has written ``wanted`` of them, or none has written more for a while."""
-    deadline = time.monotonic() + FILES_S
-    added = _added(launch, sources, marks)
-    while time.monotonic() < deadline and not _enough(added, wanted):
-        time.sleep(CHECK_S)
-        added = _added(launch, sources, marks)
+    server has written ``wanted`` of them, or the time for it is over."""
+    _wait_for(launch, sources, marks, wanted)
     lines: list[bytes] = []
-    unreadable = 0
-    for file, content in added.items():
-        for line in content.splitlines():
+    unreadable, left = 0, TIMINGS_BYTES
+    for file in _find(launch, sources):
+        server = f"{file.parent.name}/{file.name}"
+        for line in _added_lines(file, marks.get(file, 0)):
             try:
-                lines.append(msgspec.json.encode({"server": f"{file.parent.name}/{file.name}", **trim(line)}))
-            except (ValueError, UnicodeDecodeError, RecursionError, TypeError):  # bytes of a foreign program
+                kept = msgspec.json.encode({**trim(line), "server": server})
+            except (ValueError, RecursionError, TypeError):  # bytes of a foreign program
                 unreadable += 1
+                continue
+            left -= len(kept)
+            if left < 0:
+                return lines, f"files of times have more than {TIMINGS_BYTES} bytes; the rest was left out"
+            lines.append(kept)
     return lines, f"{unreadable} lines in files of times are no records" if unreadable else None
 
 
-def _enough(added: Mapping[Path, bytes], wanted: int) -> bool:
-    """Have the servers of each kind, which share a folder, written a line for each request?"""
-    kinds: dict[Path, int] = {}
-    for file, content in added.items():
-        kinds[file.parent] = kinds.get(file.parent, 0) + content.count(b"\n")
-    return bool(kinds) and min(kinds.values()) >= wanted
+def _wait_for(launch: Path, sources: TimesSources, marks: Marks, wanted: int) -> None:
+    """Until the servers of each kind, which share a folder, have written ``wanted`` lines, or the time is over."""
+    deadline = time.monotonic() + FILES_S
+    seen: dict[Path, int] = {}
+    counts: dict[Path, int] = {}
+    while True:
+        for file in _find(launch, sources):
+            size = _size(file)
+            if seen.get(file) != size:  # lines may be long, and there may be many
+                seen[file], counts[file] = size, sum(1 for _ in _added_lines(file, marks.get(file, 0)))
+        kinds: dict[Path, int] = {}
+        for file, count in counts.items():
+            kinds[file.parent] = kinds.get(file.parent, 0) + count
+        if (kinds and min(kinds.values()) >= wanted) or time.monotonic() >= deadline:
+            return
+        time.sleep(CHECK_S)
 
 
-def _added(launch: Path, sources: TimesSources, marks: Marks) -> dict[Path, bytes]:
-    """What was added to each file, up to the last whole line."""
-    added: dict[Path, bytes] = {}
-    left = TIMINGS_BYTES
-    for file in _find(launch, sources):
-        try:
-            with file.open("rb") as opened:
-                opened.seek(marks.get(file, 0))
-                content = opened.read(left)
-        except OSError:
-            continue
-        added[file] = content[: content.rfind(b"\n") + 1]
-        left -= len(content)
-    return added
+def _added_lines(file: Path, offset: int) -> Iterator[bytes]:
+    """The whole lines of ``file`` from ``offset`` on; the beginning of one that is too long stands for it."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        opened.seek(offset)
+        while line := opened.readline(TIMES_LINE_BYTES):
+            if not line.endswith(b"\n"):
+                if len(line) < TIMES_LINE_BYTES:
+                    return  # still being written
+                while (rest := opened.readline(TIMES_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+            yield line
 
 
 def _find(launch: Path, sources: TimesSources) -> list[Path]:
