@@ -27,6 +27,7 @@ room              holds
 ``simulate``      whole experiments in virtual time, and forecasts
 ``run``           one experiment alive: launch, load, watch, tear down
 ``exchange``      recipes and measurements of other tools, in and out
+``setup``         a new site: its first cluster profile and sweep
 ``campaign``      many experiments: the controller and its jobs
 ``show``          values to pictures and text
 ``report``        a results folder to pages, notebooks and deployments that are handed around

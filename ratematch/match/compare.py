@@ -23,7 +23,8 @@ from ratematch.match.pareto import (
 from ratematch.match.points import Comparison, EqualThroughput, Kind, Speedup
 
 GRID = 9
-"""Interactivities (and throughputs) at which fronts are compared, log-spaced over their overlap."""
+"""Interactivities (and throughputs) at which fronts are compared, log-spaced over their overlap; of interactivities
+also those where the linear ratio is smallest and largest."""
 
 ENOUGH = 0.9
 """Share of draws in which a comparison must exist for an interval: from fewer it would be one of those draws only."""
@@ -42,13 +43,29 @@ def compare_fronts(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> list[Sp
     overlap = find_overlap(a, b)
     if overlap is None:
         return []
-    rows = []
-    for u in (float(value) for value in log_grid(*overlap, GRID)):
-        pairs = [speed_up(x, y, u) for x, y in drawn]
-        step, linear = speed_up(a, b, u)
-        steps, lines = _span(step, [a for a, _ in pairs]), _span(linear, [b for _, b in pairs])
-        rows.append(Speedup(kind, u, step, linear, *steps, *lines))
-    return rows
+    places = {float(u) for u in log_grid(*overlap, GRID)} | set(_extreme_places(a, b))
+    return [_compare_at(kind, a, b, u, drawn) for u in sorted(places)]
+
+
+def _compare_at(kind: Kind, a: Front, b: Front, u: float, drawn: Drawn) -> Speedup:
+    pairs = [speed_up(x, y, u) for x, y in drawn]
+    step, linear = speed_up(a, b, u)
+    steps, lines = _span(step, [a for a, _ in pairs]), _span(linear, [b for _, b in pairs])
+    return Speedup(kind, u, step, linear, *steps, *lines)
+
+
+def _extreme_places(a: Front, b: Front) -> tuple[float, float] | tuple[()]:
+    """tok/s/user where ``a`` over ``b``, both linear, is smallest and where it is largest.
+
+    Between neighbouring points both are lines and their ratio is monotone, so both lie at points of the fronts or at
+    the ends of the overlap.
+    """
+    overlap = find_overlap(a, b)
+    if overlap is None:
+        return ()
+    places = {*overlap, *(u for front in (a, b) for u, _ in front if overlap[0] < u < overlap[1])}
+    ratios = [(linear, u) for u in sorted(places) if (linear := speed_up(a, b, u)[1]) is not None]
+    return (min(ratios)[1], max(ratios)[1]) if ratios else ()
 
 
 def sum_up(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> Comparison | None:

@@ -7,6 +7,7 @@ ascending and p strictly falling.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -58,6 +59,15 @@ def linear_at(front: Front, u: float) -> float | None:
         return None
     us, ps = zip(*front, strict=True)
     return float(np.interp(u, us, ps))
+
+
+def find_hole(front: Front, u: float, fall: float = 0.1) -> tuple[float, float] | None:
+    """The neighbouring points of ``front`` around ``u`` between which tok/s/GPU falls by more than ``fall`` (a
+    share): what it is at ``u``, nobody measured. ``None`` where a point lies at ``u``, or outside the front."""
+    for (low, before), (high, after) in pairwise(front):
+        if low < u < high:
+            return (low, high) if after < (1 - fall) * before else None
+    return None
 
 
 def find_overlap(a: Front, b: Front) -> tuple[float, float] | None:

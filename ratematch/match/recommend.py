@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ratematch.match.pareto import step_at
+from ratematch.match.pareto import find_hole, linear_at, step_at
 from ratematch.match.points import Point, WorkloadAnalysis, objectives
 
 TARGETS = (20.0, 50.0, 100.0)
 """tok/s/user at which a report recommends a deployment when nobody names others."""
+
+LEAST_NOISE, MOST_NOISE = 0.02, 0.05
+"""A measured point this much (a share) below a target is taken to reach it; more, up to the second, where its own
+interval is wider. Repeats of a load on real servers differ by 0.1 to 4 %; an interval inside one load says less."""
 
 WORTH_NAMING = 1.02
 """A predicted deployment is named beside the measured one when it has this much more tok/s/GPU."""
@@ -17,12 +21,14 @@ WORTH_NAMING = 1.02
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best deployment whose users get ``at`` tok/s or more; ``point`` is ``None`` when none does.
+    """The best deployment whose users get ``at`` tok/s or more, within noise; ``point`` is ``None`` when none does.
 
-    Measured deployments come before predicted ones. ``over_ifb``: its tok/s/GPU over the best IFB point that reaches
-    ``at`` (``None``: no IFB point does, or it is the IFB point itself). ``promising``: a predicted deployment that
-    was not measured and promises more. ``fastest``: most tok/s/user that anything reaches. ``beaten``: disaggregated
-    deployments were measured end to end at ``at``, and the IFB point is better.
+    Measured deployments come before predicted ones. ``over_ifb``: its tok/s/GPU over that of the IFB front at ``at``,
+    read between its neighbouring points (``None``: the front ends before, or it is the IFB point itself).
+    ``promising``: a predicted deployment that was not measured and promises more. ``fastest``: most tok/s/user that
+    anything reaches. ``beaten``: disaggregated deployments were measured end to end at ``at``, and the IFB point is
+    better. ``hole``: tok/s/user of the IFB points around ``at`` when they are so far apart that ``over_ifb`` rests on
+    the line between them.
     """
 
     at: float
@@ -31,6 +37,7 @@ class Recommendation:
     promising: Point | None = None
     fastest: float | None = None
     beaten: bool = False
+    hole: tuple[float, float] | None = None
 
     @property
     def measured(self) -> bool:
@@ -46,12 +53,14 @@ def recommend(workload: WorkloadAnalysis, at: float) -> Recommendation:
     point = measured or predicted
     if point is None:
         return Recommendation(at, None, fastest=fastest)
-    ifb = step_at([objectives(p) for p in workload.ifb], at)
+    ifb_front = [objectives(p) for p in workload.ifb]
+    ifb = linear_at(ifb_front, at) or step_at(ifb_front, at)
     over = point.tok_s_gpu / ifb if ifb and point.kind != "ifb" else None
+    hole = find_hole(ifb_front, at) if over is not None else None
     better = predicted if predicted is not None and predicted.tok_s_gpu > WORTH_NAMING * point.tok_s_gpu else None
     promising = better if measured is not None and better is not None and better.label != point.label else None
     beaten = point.kind == "ifb" and _best(workload.end_to_end, at) is not None
-    return Recommendation(at, point, over, promising, fastest, beaten)
+    return Recommendation(at, point, over, promising, fastest, beaten, hole)
 
 
 def recommend_all(workload: WorkloadAnalysis, targets: Iterable[float] = TARGETS) -> list[Recommendation]:
@@ -59,5 +68,15 @@ def recommend_all(workload: WorkloadAnalysis, targets: Iterable[float] = TARGETS
 
 
 def _best(points: Sequence[Point], at: float) -> Point | None:
-    reached = [point for point in points if point.tok_s_user >= at]
+    reached = [point for point in points if point.tok_s_user >= at * (1 - _noise(point))]
     return max(reached, key=lambda point: (point.tok_s_gpu, point.tok_s_user, -point.gpus), default=None)
+
+
+def _noise(point: Point) -> float:
+    """By how much (a share) another run of ``point`` may differ; what is predicted has none. At one concurrency
+    tok/s/user and tok/s/GPU move together."""
+    if point.kind == "rate_matched":
+        return 0.0
+    low, high = point.tok_s_gpu_low, point.tok_s_gpu_high
+    half = (high - low) / 2 / point.tok_s_gpu if low is not None and high is not None else 0.0
+    return min(max(half, LEAST_NOISE), MOST_NOISE)

@@ -189,7 +189,7 @@ class E2eIn(Strict):
 
 class SweepIn(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    about: str
+    about: str = ""
     model: str | ModelIn
     cluster: str
     engine: EngineIn = EngineIn()

@@ -13,10 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ratematch.report.chart import make_chart
 from ratematch.report.contents import Report, Section
 from ratematch.report.datatables import make_tables
-from ratematch.report.verdict import give_verdict, make_card
+from ratematch.report.verdict import make_card
 from ratematch.show import style
 from ratematch.show.definitions import DEFINITIONS
 from ratematch.show.files import one_line
+from ratematch.show.headline import describe_gain
 
 PICTURE_DPI = 150
 CAPTIONS = {
@@ -71,7 +72,7 @@ def _page(report: Report) -> dict[str, Any]:
 def _section(section: Section) -> dict[str, Any]:
     return {
         "workload": one_line(section.workload.workload),
-        "verdict": give_verdict(section.workload),
+        "verdict": describe_gain(section.workload),
         "cards": [make_card(advice, section.bundles.get(advice.at)) for advice in section.recommendations],
         "tables": make_tables(section),
         "pictures": [

@@ -1,39 +1,14 @@
-"""What a page says first: how much better than IFB, and what to run at which speed."""
+"""Cards of a page: what to run at which speed."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ratematch.match.points import Kind, Point, WorkloadAnalysis
+from ratematch.match.points import Point
 from ratematch.match.recommend import Recommendation
 from ratematch.report.contents import Bundle
-from ratematch.show import style
 from ratematch.show.console import show_value
 from ratematch.show.files import one_line
-
-
-def give_verdict(workload: WorkloadAnalysis) -> str:
-    """One sentence: how much better than IFB, where, and how sure; or why nothing can be said."""
-    kind: Kind = "end_to_end" if any(row.kind == "end_to_end" for row in workload.speedups) else "rate_matched"
-    rows = [row for row in workload.speedups if row.kind == kind and row.step is not None]
-    if not rows:
-        missing = [name for name, front in (("IFB", workload.ifb), ("end-to-end", workload.end_to_end)) if not front]
-        why = f"no valid {' or '.join(missing)} point" if missing else "the fronts do not overlap"
-        return f"No speed-up over IFB can be stated: {why}."
-    ratios = [row.step for row in rows if row.step is not None]
-    best = max(rows, key=lambda row: row.step or 0)
-    interval = ""
-    if best.step_low is not None and best.step_high is not None:
-        interval = f" (95 %: {best.step_low:.2f} to {best.step_high:.2f})"
-    origin = {"end_to_end": "measured end to end", "rate_matched": "predicted, not measured end to end"}.get(kind, "")
-    origin += style.origin_suffix(workload)
-    low, high = min(ratios), max(ratios)
-    span = f"{low:.2f} to {high:.2f} times" if high - low > 0.005 else f"{high:.2f} times"
-    return (
-        f"Disaggregated serving gives {span} the tok/s/GPU of IFB between {show_value(rows[0].tok_s_user)} and "
-        f"{show_value(rows[-1].tok_s_user)} tok/s/user ({origin}); most at {show_value(best.tok_s_user)} "
-        f"tok/s/user: {best.step or 0:.2f} times{interval}."
-    )
 
 
 def make_card(recommendation: Recommendation, bundle: Bundle | None) -> dict[str, Any]:
@@ -51,17 +26,22 @@ def make_card(recommendation: Recommendation, bundle: Bundle | None) -> dict[str
         "ifb": f"measured: aggregated serving {aggregated}",
         "predicted": "predicted from ctx and gen apart; run it before you rely on it",
     }[state]
-    note = ""
+    notes = []
+    if point.tok_s_user < recommendation.at:
+        notes.append(f"Its users get {1 - point.tok_s_user / recommendation.at:.1%} less than {at}, within noise.")
+    if recommendation.hole is not None:
+        low, high = (show_value(u) for u in recommendation.hole)
+        notes.append(f"IFB has no point between {low} and {high} tok/s/user; it is read on the line between them.")
     if recommendation.promising is not None:
         more = recommendation.promising.tok_s_gpu / point.tok_s_gpu - 1
-        note = f"Predicted {more:.0%} more, not measured: {one_line(recommendation.promising.label)}."
+        notes.append(f"Predicted {more:.0%} more, not measured: {one_line(recommendation.promising.label)}.")
     return {
         "at": at,
         "state": state,
         "deployment": one_line(name_deployment(point)),
         "badge": badge,
         "figures": _list_figures(point, recommendation.over_ifb),
-        "note": note,
+        "note": " ".join(notes),
         "files": bundle is not None,
         "anchor": bundle.anchor if bundle else "",
     }

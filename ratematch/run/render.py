@@ -21,7 +21,7 @@ from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_
 from ratematch.run.experiment import ready_s
 from ratematch.run.script import batch_script, node_placeholders, run_script
 from ratematch.store import layout
-from ratematch.store.files import to_text
+from ratematch.store.files import to_text, write_new
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,4 @@ def write(renderings: Sequence[Rendering], output: Path, *, force: bool = False)
         UserError: a file of that name says something else, and ``force`` is not given; nothing is written then.
     """
     files = {output / part.path / name: text for part in renderings for name, text in part.files.items()}
-    for path, text in files.items():
-        if not force and path.exists() and path.read_text(encoding="utf-8") != text:
-            raise UserError(f"{path} is there already and says something else; take another folder, or --force")
-    for path, text in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write_new(files, force=force)

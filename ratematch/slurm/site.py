@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import getpass
-import re
 import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ratematch.errors import RatematchError, UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
-from ratematch.slurm.queue import ANSWER_S, ask_slurm, read_fields
+from ratematch.slurm.queue import ask_slurm, read_fields
 from ratematch.slurm.sbatch import Options, check_submission, extra_options, site_options
+from ratematch.slurm.survey import SEGMENT_SINCE, both_streams, list_accounts, read_mpi, version_numbers
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
-SEGMENT_SINCE = (23, 11)
-"""The first Slurm that has ``--segment``."""
 
 
 def refuse_missing(cluster: Cluster) -> None:
@@ -121,13 +118,13 @@ def check_slurm(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("Slurm", False, f"{', '.join(missing)} not on PATH: this is no login node")
         return
     version = (ask_slurm(["sbatch", "--version"]) or "").strip()
-    numbers = re.search(r"(\d+)\.(\d+)", version)
-    if not numbers:
+    numbers = version_numbers(version)
+    if numbers == (0, 0):
         yield replace(_test_job(cluster), name="Slurm")
         return
     yield Finding("Slurm", True, version)
     if cluster.slurm.segment is not None:
-        known = (int(numbers[1]), int(numbers[2])) >= SEGMENT_SINCE
+        known = numbers >= SEGMENT_SINCE
         late = f"{version} has no --segment (23.11 and later): remove slurm.segment"
         yield Finding("segment", known, f"{cluster.slurm.segment} nodes in one domain" if known else late)
     yield _partition(cluster)
@@ -161,38 +158,24 @@ def _partition(cluster: Cluster) -> Finding:
 def _account(cluster: Cluster) -> Iterator[Finding]:
     if (account := cluster.slurm.account) is None:
         return
-    who = getpass.getuser()
-    # Without accounting nobody keeps a list, and Slurm takes any name.
-    listed = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={who}", "format=account"]
-    output = ask_slurm(listed) if shutil.which("sacctmgr") else None
-    if output is None:
+    known = list_accounts()
+    if known is None:  # nobody keeps a list, and Slurm takes any name
         yield Finding("account", True, f"{account}: not looked up, this Slurm keeps no accounts")
         return
-    known = sorted(set(output.split()))
-    description = (
-        account if account in known else f"{who} may not use {account}; accounts: {', '.join(known) or 'none'}"
-    )
+    who, names = getpass.getuser(), ", ".join(known) or "none"
+    description = account if account in known else f"{who} may not use {account}; accounts: {names}"
     yield Finding("account", account in known, description)
 
 
 def _mpi(cluster: Cluster) -> Iterator[Finding]:
     if (wanted := cluster.slurm.mpi) is None:
         return
-    plugins = re.findall(r"^(?:srun:)?\s*([a-z]\w*)\s*$", _output(["srun", "--mpi=list"]), re.MULTILINE)
+    plugins = read_mpi(both_streams(["srun", "--mpi=list"]))
     there = wanted in plugins
     description = (
         f"srun --mpi={wanted}" if there else f"srun has no --mpi={wanted}; it lists {', '.join(plugins) or 'nothing'}"
     )
     yield Finding("MPI", there, description)
-
-
-def _output(argv: Sequence[str]) -> str:
-    """Both streams of a command: srun lists its plugins on one or the other."""
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return f"{done.stdout}\n{done.stderr}"
 
 
 def _excluded(cluster: Cluster) -> Iterator[Finding]:

@@ -7,13 +7,13 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from ratematch.errors import DamagedFile, DiskFull
+from ratematch.errors import DamagedFile, DiskFull, UserError
 from ratematch.store.masking import mask_values
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -142,6 +142,24 @@ def write_aside(path: Path, content: bytes) -> Path:
     with replacing(path) as aside:
         aside.write_bytes(content)
     return path
+
+
+def write_new(files: Mapping[Path, str], *, force: bool = False) -> None:
+    """Write texts that a person asked for.
+
+    Raises:
+        UserError: a file of that name says something else, and ``force`` is not given; nothing is written then. Or
+            one cannot be written.
+    """
+    for path, text in files.items():
+        if not force and path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+            raise UserError(f"{path} is there already and says something else; take another folder, or --force")
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:

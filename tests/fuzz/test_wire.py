@@ -22,6 +22,7 @@ from ratematch.loadgen.limits import ANSWER_BYTES, HEAD_BYTES, INTERIM
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec
+from tests.fuzz.guided import TARGETS
 from tests.fuzz.wire import damage, make_answer, receive, search
 from tests.loadgen.sse_server import Reply, full_stream, serve, token
 
@@ -225,8 +226,9 @@ def test_what_nobody_foresaw_in_one_connection_costs_that_request(monkeypatch: p
     assert "KeyError" in (records[20].error or "") and records[20].outcome == "bad_stream"
 
 
-def test_the_coverage_guided_target_says_when_its_package_is_missing() -> None:
-    command = [sys.executable, "-m", "tests.fuzz.guided", "-runs=50"]
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_coverage_guided_targets_say_when_their_package_is_missing(target: str) -> None:
+    command = [sys.executable, "-m", "tests.fuzz.guided", target, "-runs=50"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "atheris is not installed" in done.stderr:
         assert done.returncode == 2 and "pip install atheris" in done.stderr

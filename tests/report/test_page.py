@@ -18,7 +18,6 @@ from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.report import collect
 from ratematch.report.contents import Bundle, Report, RunFile, Section
 from ratematch.report.page import render_report
-from ratematch.report.verdict import give_verdict
 from ratematch.show.definitions import DEFINITIONS
 from ratematch.show.files import one_line
 from ratematch.store.folder import Results
@@ -171,15 +170,6 @@ def test_points_of_the_chart_are_those_of_the_fronts_with_what_hovering_shows() 
         assert front == [pytest.approx(point, rel=1e-5) for point in points], "to six digits"
     assert {"label", "concurrency", "ttft_ms", "valid", "remarks"} <= set(chart["points"][0])
     assert chart["targets"] == list(TARGETS)
-
-
-def test_the_verdict_is_about_measured_fronts_and_says_when_it_is_not() -> None:
-    many = make_many()
-    verdict = give_verdict(many)
-    steps = [row.step for row in many.speedups if row.kind == "end_to_end" and row.step]
-    assert f"{min(steps):.2f} to {max(steps):.2f} times" in verdict and "measured end to end" in verdict
-    predicted = replace(many, speedups=tuple(row for row in many.speedups if row.kind == "rate_matched"))
-    assert "predicted, not measured end to end" in give_verdict(predicted)
 
 
 def test_every_column_of_the_page_is_defined() -> None:

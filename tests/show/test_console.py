@@ -27,7 +27,8 @@ def test_fronts_speedup_gap_left_out_and_notes_are_all_said() -> None:
     for point in (*workload.rate_matched, *workload.end_to_end, *workload.ifb):
         assert point.label in text
     flat = " ".join(text.split())
-    assert "rate-matched front over IFB: 2.81x at 140 tok/s/user (step), 2.90x at 140 tok/s/user (linear)" in flat
+    assert "gives 1.48 to 2.52 times the tok/s/GPU of IFB at equal tok/s/user (measured end to end, emulated)" in flat
+    assert "gives 1.70 to 2.90 times the tok/s/GPU of IFB at equal tok/s/user (predicted" in flat
     assert "median 86.5%, 82.0% to 93.0% over 6 points (1 more without a prediction)" in flat
     assert "3 of 512 requests failed, no steady window" in flat
     assert "note: ctx curve of TEP4 is clamped above 9.1 requests/s." in flat

@@ -12,7 +12,7 @@ import pytest
 
 from ratematch.plan.experiment import from_json
 from ratematch.store.folder import Results
-from tests.support.processes import wait_until
+from tests.support.processes import processes_in, wait_until
 from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
 
 pytestmark = pytest.mark.slow
@@ -133,15 +133,29 @@ def test_the_same_seed_gives_the_same_figures(site: Path) -> None:
 def test_a_killed_simulation_goes_on_where_it_stopped(site: Path) -> None:
     process = ratematch(site, "sweep", "mini.yaml", "--executor", "simulate", "--max-jobs", "1")
     results = site / "results" / "mini-simulated"
-    wait_until(lambda: any(results.glob("*/loads/*/loadrun.json")), 60)
+    wait_until(lambda: any(results.glob("*/loads/*/loadrun.json")), "the first load")
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not any(folder.held() for folder in Results(results).folders()), 30)
+    wait_until(lambda: not processes_in(site), "the jobs of the killed controller to end", seconds=10)
     before = {file: file.stat().st_mtime_ns for file in results.glob("*/loads/*/loadrun.json")}
     code, _, err = run(site, "sweep", "mini.yaml", "--executor", "simulate")
     assert code == 0, err
     assert all(file.stat().st_mtime_ns == when for file, when in before.items())
     assert len(list(results.glob("*/loads/*/loadrun.json"))) == 10
+
+
+def test_jobs_of_a_killed_simulation_end_with_it(tmp_path: Path) -> None:
+    """One load of minutes: without the controller nobody waits for it, and it would hold its experiment."""
+    site = make_site(tmp_path, mini=IFB_ONLY)
+    of_minutes = "ifb.loads={concurrency: 64, min_requests: 500000, requests_per_slot: 1}"
+    process = ratematch(site, "sweep", "mini.yaml", "--executor", "simulate", "--set", of_minutes)
+    results = site / "results" / "mini-simulated"
+    wait_until(lambda: results.exists() and any(f.held() for f in Results(results).folders()), "a job at work")
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()  # its pipes stay open as long as a job lives
+    wait_until(lambda: not processes_in(site), "the jobs of the killed controller to end", seconds=10)
+    process.communicate()
 
 
 def differences(

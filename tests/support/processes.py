@@ -25,3 +25,13 @@ def processes_with(word: str) -> Iterator[tuple[int, str]]:
             environment = (folder / "environ").read_bytes()
             if int(folder.name) != os.getpid() and word.encode() in command + b"\0" + environment:
                 yield int(folder.name), command.replace(b"\0", b" ").decode(errors="replace")
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Ids of live processes whose working directory is ``folder``."""
+    ids = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                ids.append(int(process.name))
+    return ids

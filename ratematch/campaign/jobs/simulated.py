@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from ratematch.errors import UserError
@@ -24,9 +26,18 @@ JOIN_S = 5.0
 def simulate_in(path: str) -> None:
     """What a job's process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which stops its jobs
+    threading.Thread(target=_end_with_controller, daemon=True).start()
     from ratematch.run.simulated import simulate_experiment  # noqa: PLC0415 - only where a simulation runs
 
     simulate_experiment(path)
+
+
+def _end_with_controller() -> None:
+    """Ends this process when the controller's has ended, however that ended: the same command, typed again, would
+    find the experiment held by a process that nobody waits for."""
+    if controller := multiprocessing.parent_process():
+        wait([controller.sentinel])
+        os._exit(1)  # as after kill -9: what is not whole does not count
 
 
 def most_jobs() -> int:

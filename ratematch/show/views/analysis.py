@@ -1,4 +1,4 @@
-"""The fronts of an analysis for a terminal: rows, best speed-up over IFB, gap, what was left out and why."""
+"""The fronts of an analysis for a terminal: the speed-up over IFB, rows, gap, what was left out and why."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rich.text import Text
 from ratematch.match.objective import COUNTED
 from ratematch.match.points import Analysis, Kind, Point, WorkloadAnalysis
 from ratematch.show import style
-from ratematch.show.console import plain_text, print_table, show_value, thin_front
+from ratematch.show.console import plain_text, print_table, thin_front
 from ratematch.show.files import one_line
+from ratematch.show.headline import HOW, describe_gain, find_ends, state_gain
 
 FRONT_COLUMNS = ("deployment", "GPUs", "conc.", "tok/s/user", "tok/s/GPU", "TTFT ms", "limit")
 NUMBER = re.compile(r"\d+(\.\d+)?")
-COMPARED: tuple[Kind, ...] = ("rate_matched", "end_to_end")
 
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
-    """Fronts, best speed-up over IFB, gap, what was left out and why, notes: workload by workload."""
+    """The speed-up over IFB, fronts, gap, what was left out and why, notes: workload by workload."""
     stamp = style.find_stamp(analysis, *analysis.workloads)
     if stamp:
         console.print(Panel(Text(stamp, style="bold", justify="center"), border_style="yellow"))
@@ -47,6 +47,9 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         ("end_to_end", workload.end_to_end),
         ("ifb", workload.ifb),
     )
+    if any(front for _, front in fronts):
+        console.print(plain_text(describe_gain(workload)), style="bold")
+        console.print()
     for kind, front in fronts:
         name = style.KINDS[kind].name
         origin = "predicted from ctx and gen measured apart" if kind == "rate_matched" else "measured"
@@ -60,7 +63,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
         else:
             console.print(plain_text(f"{name}: no valid point"), style="yellow")
     if any(front for _, front in fronts):
-        for line in [*_speedup_lines(workload), *_gap_lines(workload)]:
+        for line in [*_predicted_gain(workload), *_gap_lines(workload)]:
             console.print(plain_text(line))
     if workload.left_out:
         rows = [(label, load, ", ".join(reasons)) for label, load, reasons in workload.left_out]
@@ -97,24 +100,11 @@ def _front_row(point: Point) -> tuple[Any, ...]:
     )
 
 
-def _speedup_lines(workload: WorkloadAnalysis) -> list[str]:
-    lines = []
-    for kind in COMPARED:
-        gains = []
-        for name in ("step", "linear"):
-            ratios = [
-                (value, row.tok_s_user)
-                for row in workload.speedups
-                if row.kind == kind and (value := getattr(row, name)) is not None
-            ]
-            if ratios:
-                best, at = max(ratios)
-                gains.append(f"{best:.2f}x at {show_value(at)} tok/s/user ({name})")
-        name = style.KINDS[kind].name
-        lines.append(
-            f"best speed-up of the {name} over IFB: {', '.join(gains) or 'undefined, the two do not overlap'}"
-        )
-    return lines
+def _predicted_gain(workload: WorkloadAnalysis) -> list[str]:
+    """What the rate-matched front promises, where the sentence on top is of the measured one."""
+    by_kind = {kind: [row for row in workload.speedups if row.kind == kind] for kind in HOW}
+    line = state_gain(by_kind["rate_matched"], HOW["rate_matched"]) if find_ends(by_kind["end_to_end"]) else ""
+    return [line] if line else []
 
 
 def _gap_lines(workload: WorkloadAnalysis) -> list[str]:

@@ -14,6 +14,7 @@ from ratematch.match.points import Point, Speedup
 from ratematch.match.tablematch import ClosedLoopRow, IdealRow, TableMatch
 from ratematch.match.tablerates import TableIfb
 from ratematch.show.console import print_table, show_value, thin_places
+from ratematch.show.headline import HOW, state_gain
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")
 SCORES: dict[str, tuple[str, str]] = {
@@ -263,6 +264,7 @@ def _print_speedup(rows: Sequence[Speedup], console: Console) -> None:
         )
         for row in rows
     ]
+    console.print(Text(state_gain(rows, HOW["rate_matched"]), style="bold"))
     print_table("speed-up over IFB at equal tok/s/user", names, cells, console)
     console.print(
         Text("step: best points at that tok/s/user or faster, safe for an SLO; linear: between neighbouring points")

@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def spoil_bytes(content: bytes, rng: random.Random) -> bytes:
             case _:
                 content = content[:place] + rng.choice(BYTES) + content[place:]
     return content
+
+
+def whole_files() -> Iterator[tuple[int, bytes]]:
+    """Each file that this kind spoils, whole, with 0 for JSON and 2 for CSV before it."""
+    yield from ((0, json.dumps(document).encode()) for document in DOCUMENTS)
+    yield from ((2, text.encode()) for text in TEXTS)
 
 
 def make(rng: random.Random) -> tuple[str, bytes]:
