@@ -207,9 +207,10 @@ def test_a_cache_that_is_gone_ends_the_stream_without_done() -> None:
     asyncio.run(go())
 
 
-def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
+@pytest.mark.parametrize("version", ["1.2", "main"])
+def test_a_client_that_leaves_is_cancelled_on_the_worker(version: str) -> None:
     async def go() -> None:
-        cluster = Cluster()
+        cluster = Cluster(version=version)
         async with cluster as address:
             async with aiohttp.ClientSession() as session:
                 body = {**STREAM, "max_tokens": 1900}
@@ -220,6 +221,8 @@ def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
                     break
                 await asyncio.sleep(0.01)
             assert cluster.gens[0].emulation.scheduler.num_active == 0
+            text = (await get(address, "/prometheus/metrics"))[1]
+            assert f"http_exceptions {int(version == 'main')}\n" in text, "late, one more 499"
 
     asyncio.run(go())
 
