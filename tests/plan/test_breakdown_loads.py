@@ -30,7 +30,7 @@ LOADS: tuple[Load, ...] = (
 
 def test_a_breakdown_load_is_short_and_has_the_pressure_of_its_load() -> None:
     short = breakdown_loads(LOADS)
-    assert [load.num_requests for load in short] == [32, 6, 64, 60, 240, 250]
+    assert [load.num_requests for load in short] == [64, 6, 128, 60, 240, 250]
     assert {pressure_of(load) for load in short} == {pressure_of(load) for load in LOADS}
     assert all(load.breakdown and load.repeat == 0 and load.label.endswith("-breakdown") for load in short)
     assert only_breakdown(short) and not only_breakdown(LOADS) and not only_breakdown(())
