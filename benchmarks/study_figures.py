@@ -5,7 +5,9 @@
     python benchmarks/study_figures.py results/deepseek-r1-simulated results/qwen3-235b-simulated -o docs/figures
 
 Each row is an analysis of its own, of the simulated servers that the study's figure is about. Ratios are of tok/s/GPU
-over in-flight batching at equal tok/s/user, read along the fronts as in the study's plots.
+over in-flight batching at equal tok/s/user, read along the fronts as in the study's plots: over the best aggregated
+servers with and without attention-DP balancing and chunked prefill, and for comparison over those with neither
+("plain").
 """
 
 from __future__ import annotations
@@ -67,14 +69,25 @@ FIGURES = (
 AT = (20.0, 50.0, 100.0)
 
 
-def analyse(figure: Figure, results: Results) -> Analysis:
-    """The servers of the figure alone; end-to-end runs made of them count."""
+def is_plain(row: Measured) -> bool:
+    """Is it no aggregated server with attention-DP balancing or chunked prefill?"""
+    agg = row.experiment.deployment.agg
+    if agg is None:
+        return True
+    balance = agg.options.get("attention_dp_config") or {}
+    return not balance.get("enable_balance") and not agg.options.get("enable_chunked_prefill")
+
+
+def analyse(figure: Figure, results: Results, keep: Keep = lambda row: True) -> Analysis:
+    """The servers of the figure alone, of them those to ``keep``; end-to-end runs made of them count."""
     limits = results.limits()
     isl = int(figure.workload.split("/")[0])
     rows = [
         row
         for row in results.measured()
-        if figure.keep(row) and (row.experiment.workload.label == figure.workload or _is_ctx_of(row, isl))
+        if figure.keep(row)
+        and keep(row)
+        and (row.experiment.workload.label == figure.workload or _is_ctx_of(row, isl))
     ]
     kept = limits.constraints
     question = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, limits.max_gpus, draws=0)
@@ -131,18 +144,29 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     folders = [Results.open(path) for path in options.results]
-    print("| figure | the study | rate-matched over IFB | end to end over IFB | end to end below rate-matched |")
-    print("|---|---|---|---|---|")
+    print(
+        "| figure | the study | rate-matched over IFB | the same over plain IFB | end to end over IFB | "
+        "end to end below rate-matched |"
+    )
+    print("|---|---|---|---|---|---|")
     for figure in FIGURES:
         analysis = analyse(figure, folders[figure.results])
-        each = next(w for w in analysis.workloads if w.workload == figure.workload)
+        each = _of(analysis, figure)
+        plain = _of(analyse(figure, folders[figure.results], is_plain), figure)
         for path in save_figure(plot_pareto(each, analysis), options.output / figure.name):
             if path.suffix == ".svg":  # the page shows PNGs
                 path.unlink()
             else:
                 shrink(path)
         cells = [say_ratios(each, kind) for kind in ("rate_matched", "end_to_end")]
-        print(f"| {figure.title} | {figure.reported} | {cells[0]} | {cells[1]} | {say_gap(each)} |")
+        print(
+            f"| {figure.title} | {figure.reported} | {cells[0]} | {say_ratios(plain, 'rate_matched')} | {cells[1]} | "
+            f"{say_gap(each)} |"
+        )
+
+
+def _of(analysis: Analysis, figure: Figure) -> WorkloadAnalysis:
+    return next(each for each in analysis.workloads if each.workload == figure.workload)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,10 @@ class RunError(RatematchError):
     exit_code = 2
 
 
+class NotInstalled(RunError):
+    """A program that servers are started with is not there."""
+
+
 class PortInUse(RunError):
     """Another process listens on a port that a server of the deployment needs."""
 

@@ -69,6 +69,13 @@ def read_state(results: Path) -> dict[str, Any]:
     }
 
 
+def assert_all_there(expected: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Rows may be added (speed-ups where they are largest and smallest), none may be gone or differ."""
+    places = [row["tok_s_user"] for row in expected]
+    kept = [row for row in rows if any(row["tok_s_user"] == pytest.approx(place, rel=1e-9) for place in places)]
+    assert kept == close(expected)
+
+
 def close(content: Any) -> Any:
     """The same with numbers that need not be equal to the last bit: sums may be added up in another order."""
     match content:
@@ -84,13 +91,17 @@ def close(content: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["adaptive", "kinds", "imported"])
 def test_results_of_the_first_format_give_the_figures_they_gave(name: str) -> None:
-    assert read_figures(RESULTS / name) == close(EXPECTED[name]["figures"])
+    figures = read_figures(RESULTS / name)
+    assert figures["fronts"] == close(EXPECTED[name]["figures"]["fronts"])
+    assert_all_there(EXPECTED[name]["figures"]["speedups"], figures["speedups"])
     assert read_state(RESULTS / name) == close(EXPECTED[name]["status"])
 
 
 def test_the_sample_gives_the_figures_it_gave() -> None:
     """Written before experiments said whether they are simulated, and before loads kept what Prometheus told."""
-    assert read_figures(SAMPLE) == close(EXPECTED["sample"])
+    figures = read_figures(SAMPLE)
+    assert figures["fronts"] == close(EXPECTED["sample"]["fronts"])
+    assert_all_there(EXPECTED["sample"]["speedups"], figures["speedups"])
 
 
 def test_pareto_prints_the_figures_it_printed(tmp_path: Path) -> None:

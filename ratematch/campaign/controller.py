@@ -243,7 +243,7 @@ class Controller:
                 self._on_update(self.campaign)  # before what is tried again runs
             if search is not None:
                 self._answer(search, asking)
-            if (reason := self._over_budget()) is not None:
+            if (reason := self._over_budget() or self.campaign.shared_failure()) is not None:
                 self._skip_rest(reason)
             elif search is not None:
                 self._decide(search)

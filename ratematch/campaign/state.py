@@ -71,5 +71,15 @@ class Campaign:
         """Is there no load that may stand on a front?"""
         return self.num_invalid == self.num_measured
 
+    def shared_failure(self) -> str | None:
+        """Why no experiment could be measured here, as one that failed shows; ``None`` when none says so, or any
+        server has been measured: what all have in common does not fail then."""
+        if any(item.state == "done" or item.loads_left < len(item.experiment.loads) for item in self.items):
+            return None
+        for item in self.items:
+            if item.state == "failed" and item.failures and item.failures[-1].of_the_site:
+                return f"{item.experiment.label} failed for a cause that all share: {item.error}"
+        return None
+
 
 OnUpdate = Callable[[Campaign], None]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ratematch.engines.steptimes import read_step_model
-from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.release import named_version
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES
 
 PREFIX = "RATEMATCH_EMULATED_"
@@ -156,11 +156,11 @@ def _number(env: Mapping[str, str], name: str) -> float | None:
 
 
 def read_environment(
-    env: Mapping[str, str], default_version: str = "1.2", check_version: Callable[[str], str] = release_line
+    env: Mapping[str, str], default_version: str = "1.2", check_version: Callable[[str], str] = named_version
 ) -> Environment:
     """The settings in ``env``; missing or empty variables keep their defaults.
 
-    ``check_version`` gives the release line that a version belongs to, of the engine that is emulated.
+    ``check_version`` gives the version, or the release line it belongs to, as the engine that is emulated knows it.
 
     Raises:
         ValueError: a variable that cannot be understood.

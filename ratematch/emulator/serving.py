@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ratematch.emulator.protocol import encode
+from ratematch.engines.trtllm_serve.release import one_release
 from ratematch.version import __version__
 
 HEADER = "X-Ratematch-Emulated"
@@ -63,9 +64,8 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
 
 
 def version_text(version: str) -> str:
-    """What ``/version`` answers for an emulated release line."""
-    release = {"1.2": "1.2.0", "1.3": "1.3.0rc17", "main": "1.4.0rc0"}[version]
-    return f"{release}+emulated"
+    """What ``/version`` answers for an emulated version."""
+    return f"{one_release(version).partition('+')[0]}+emulated"
 
 
 def new_app() -> web.Application:

@@ -16,7 +16,7 @@ import msgspec
 from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.requesttimes import TimesSources
-from ratematch.measure.serverlog import Diagnosis, LogSpan, Symptom
+from ratematch.measure.serverlog import Diagnosis, LogSpan, Running, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
@@ -90,6 +90,11 @@ def no_log_span(text: str, group: ServerGroup, in_flight: int | None) -> LogSpan
     return None
 
 
+def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
+    """The engine's logs say nothing of how its servers run beyond what they were told."""
+    return Running()
+
+
 def never_gives_up(text: str) -> bool:
     """A server that will never be ready ends its process, so its log need not be read for that."""
     return False
@@ -143,7 +148,8 @@ class Engine:
     whether every release takes them, a line each."""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
-    """By role (and ``orchestrator``): every configured key, with its value and the reason for it."""
+    """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under
+    ``environment`` variables that a measurement needs."""
 
     extra_body: Callable[[Experiment], Json] = no_extra_body
     """Fields of every request body beside the OpenAI ones."""
@@ -187,6 +193,10 @@ class Engine:
     read_log: Callable[[str, ServerGroup, int | None], LogSpan | None] = no_log_span
     """Generation steps in a part of one worker's log, ``None`` when there are none. The last argument is the number
     of requests this worker was given to hold, where the load sets it."""
+
+    read_running: Callable[[LaunchPlan, Mapping[str, str]], Running] = nothing_running
+    """What the logs of ready servers, by name, say of choices that the engine may make otherwise than its files
+    say."""
 
     has_iterations: Callable[[str], bool]
     """Does a part of a server's log show any iteration?"""

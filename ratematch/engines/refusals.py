@@ -8,7 +8,7 @@ from ratematch.engines import find_engine
 from ratematch.errors import PlacementError
 from ratematch.plan.capacity import why_unfit
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.placement import nodes_on, place
 from ratematch.plan.rules import check_placement
 from ratematch.plan.sweep import Sweep
 
@@ -24,14 +24,14 @@ class LaunchVerdict:
 def judge_launch(sweep: Sweep, experiment: Experiment) -> LaunchVerdict:
     """What is known of the launch of one of the sweep's experiments, on made-up nodes."""
     engine = find_engine(experiment.engine.name)
-    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node))]
+    nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, sweep.cluster))]
     try:
         placement = place(experiment.deployment, sweep.cluster, nodes, 8000)
     except PlacementError as error:
         return LaunchVerdict((str(error),))
     plan = engine.plan_launch(experiment, placement, sweep.cluster, 1.0)
     refusals = (
-        *check_placement(placement, sweep.cluster.gpus_per_node),
+        *check_placement(placement, sweep.cluster.gpus_per_node, sweep.cluster.packing),
         *engine.check_launch(plan, experiment, sweep.model),
         *why_unfit(experiment, sweep.model, sweep.gpu, engine.kv_settings),
     )

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
-from ratematch.plan.cluster import Cluster, Container, GpuStyle, Slurm, StepTasks, TimeLimit
+from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
@@ -98,6 +98,7 @@ class _Cluster(_Part):
     slurm: _Slurm = _Slurm()
     container: _Container | None = None
     check_paths: bool = True
+    packing: Packing = "whole-nodes"
 
 
 VALID_KEYS = {
@@ -160,6 +161,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         slurm=_slurm(given, prologue),
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
+        packing=given.packing,
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )

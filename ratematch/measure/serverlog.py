@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Symptom = Literal["stalled", "never_started", "all_failed"]
@@ -26,6 +27,15 @@ class LogSpan:
     iterations: int
     in_flight: int
     mean_step_ms: float
+
+
+@dataclass(frozen=True)
+class Running:
+    """What servers run, by their logs. ``choices``: by server and then by setting. ``notes``: where that is not what
+    their files say, in words."""
+
+    choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def log_tok_s(in_flight: float, step_ms: float, acceptance_length: float) -> float:

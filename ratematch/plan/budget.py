@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Stage
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.placement import nodes_needed
+from ratematch.plan.placement import nodes_on
 from ratematch.plan.sweep import Sweep
 
 CONTENDERS = 2
@@ -95,7 +95,7 @@ def _stage(sweep: Sweep, stage: Stage, experiments: Sequence[Experiment]) -> Sta
         stage=stage,
         experiments=len(experiments),
         loads=sum(len(experiment.loads) for experiment in experiments),
-        nodes=max(nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node) for experiment in experiments),
+        nodes=max(nodes_on(experiment.deployment, sweep.cluster) for experiment in experiments),
         gpus=max(experiment.deployment.gpus for experiment in experiments),
         minutes=sum(minutes),
         gpu_hours=sum(

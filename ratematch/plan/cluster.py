@@ -10,6 +10,8 @@ from ratematch.plan.secret import Secrets, masked
 
 GpuStyle = Literal["gpus-per-node", "gres", "none"]
 StepTasks = Literal["gpu", "node"]
+Packing = Literal["whole-nodes", "compact"]
+"""Where an instance larger than a node and no multiple of it sits: nowhere, or over the borders of nodes."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ class Cluster:
     ``environment``: of every server. ``check_paths``: the login node sees the image, the mounts and the weights, so
     they are looked for before anything is sent. ``slurm_given``: the profile has a ``slurm`` part, whatever it says
     there; only for :attr:`default_executor`, so it is not kept with results. ``gpu_file``: the file that describes
-    the GPU type, ``None`` where the package does. ``secrets``: values that ``environment`` has not, which are kept
-    nowhere.
+    the GPU type, ``None`` where the package does. ``packing``: whether instances of 6 GPUs may sit on nodes of 4, as
+    4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``secrets``: values that ``environment``
+    has not, which are kept nowhere.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Cluster:
     check_paths: bool = True
     slurm_given: bool = field(default=False, compare=False)
     gpu_file: str | None = None
+    packing: Packing = "whole-nodes"
     secrets: Secrets = field(default_factory=Secrets, compare=False)
 
     @property
@@ -148,6 +152,8 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
     del content["slurm_given"], content["secrets"]
     if content["gpu_file"] is None:
         del content["gpu_file"]
+    if content["packing"] == "whole-nodes":
+        del content["packing"]
     return content
 
 

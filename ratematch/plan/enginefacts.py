@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ratematch.plan.deployment import Deployment, Options
+from ratematch.plan.parallelism import Parallelism
 
 GenMode = Literal["gen_only_no_context", "gen_only", "gen_only_warmed"]
 """Who fills the KV cache of a generation server that is measured alone (:data:`ratematch.plan.experiment.Mode`)."""
@@ -31,14 +33,45 @@ def never_apart(version: str, deployment: Deployment) -> bool:
     return False
 
 
+IdleOptions = Callable[[Options, Parallelism], Mapping[str, str]]
+"""Options of a server and its parallelism to those of them, by dotted path, that change nothing there, and why."""
+
+
+def none_idle(options: Options, mapping: Parallelism) -> Mapping[str, str]:
+    """Every option counts with every parallelism."""
+    return {}
+
+
+FillMargin = Callable[[str], int]
+"""A version to the sequence slots a rank that its attention-DP router needs beyond a batch that is filled exactly."""
+
+
+def no_margin(version: str) -> int:
+    """A batch may be filled to its last slot."""
+    return 0
+
+
 @dataclass(frozen=True)
 class EngineFacts:
     """``versions``: release lines that can be rendered. ``gen_modes``: ways to measure generation servers alone, the
     usual one first. ``routers``: how its orchestrator can spread requests, the default first. ``expert_slots``: what
-    expert parallelism must divide. ``breakdown_apart``: whether a breakdown takes a load of its own."""
+    expert parallelism must divide. ``idle_options``: what an axis need not be multiplied with. ``fill_margin``: of
+    servers in mode ``gen_only``, which wait until their batch is full. ``reads_version``: takes a version, where the
+    engine names them in ways of its own. ``breakdown_apart``: whether a breakdown takes a load of its own."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
     routers: tuple[str, ...]
     expert_slots: ExpertSlots = one_slot_each
+    idle_options: IdleOptions = none_idle
+    fill_margin: FillMargin = no_margin
+    reads_version: Callable[[str], bool] | None = None
     breakdown_apart: BreakdownApart = never_apart
+
+    def has_version(self, text: str) -> bool:
+        """Is ``text`` one of the release lines, or a version of one? ``1.2.1`` and ``1.3.0rc17`` are of 1.2 and
+        1.3."""
+        if self.reads_version is not None:
+            return self.reads_version(text)
+        lines = self.versions
+        return text in lines or any(re.fullmatch(rf"v?{re.escape(line)}\.\d+\w*(\.\w+)*", text) for line in lines)

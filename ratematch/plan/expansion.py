@@ -91,7 +91,20 @@ def why_impossible(combination: Combination, plan: StagePlan, model: Model, clus
     return [
         *check_mapping(combination.mapping, model, cluster, partial(plan.expert_slots, options)),
         *check_mtp(combination.axes.get("mtp", 0), model, draft_model=draft_model),
+        *_idle_axes(combination, plan, options),
     ]
+
+
+def _idle_axes(combination: Combination, plan: StagePlan, options: Options) -> Iterator[Impossible]:
+    """Axis values that change nothing with the rest of the combination, where the axis has one that does not pretend
+    to: the same server would be measured twice."""
+    for path, why in plan.idle_options(options, combination.mapping).items():
+        for axis, values in plan.axes.items():
+            if not f"{OPTION_PREFIX}{path}.".startswith(f"{axis}."):
+                continue
+            others = (merge_options(plan.options, {**combination.axes, axis: value}) for value in values)
+            if any(path not in plan.idle_options(other, combination.mapping) for other in others):
+                yield Impossible(axis, f"{path}: {why}")
 
 
 def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
@@ -208,15 +221,27 @@ def _experiment(
     deployment = replace(_deployment(group), warmed=plan.warmed)
     if plan.supply is not None:
         deployment = replace(deployment, ctx=replace(plan.supply, mtp=group.mtp))
-    return experiment_of(sweep, plan.stage, deployment, measured_with, loads)
+    margin = plan.fill_margin if plan.supply is not None else 0
+    return experiment_of(sweep, plan.stage, deployment, measured_with, loads, margin=margin)
 
 
 def experiment_of(
-    sweep: Sweep, stage: Stage, deployment: Deployment, workload: Workload, loads: tuple[Load, ...]
+    sweep: Sweep,
+    stage: Stage,
+    deployment: Deployment,
+    workload: Workload,
+    loads: tuple[Load, ...],
+    *,
+    margin: int = 0,
 ) -> Experiment:
-    """The experiment that runs ``deployment`` within ``sweep``; limits left open are filled in."""
+    """The experiment that runs ``deployment`` within ``sweep``; limits left open are filled in.
+
+    ``margin``: as in :func:`ratematch.plan.limits.with_limits`, for its gen servers.
+    """
     groups = {
-        group.role: with_limits(group, workload, most_in_flight(loads, group.instances))
+        group.role: with_limits(
+            group, workload, most_in_flight(loads, group.instances), margin if group.role == "gen" else 0
+        )
         for group in deployment.groups
     }
     emulated = sweep.cluster.emulated or sweep.simulated

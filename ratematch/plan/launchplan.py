@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MADE_AT_LAUNCH = "***made at launch***"
+"""In a file of a plan: a random secret of one start, the same in all its files. It is in nothing that is kept: the
+servers read copies of such files with it, which are ours alone and removed with the servers."""
+
+PRIVATE = "private"
+"""Folder of those copies, below the launch folder."""
+
 
 @dataclass(frozen=True)
 class FileSpec:
@@ -12,6 +19,11 @@ class FileSpec:
 
     path: str
     content: str
+
+    @property
+    def secret(self) -> bool:
+        """Does it hold the secret of its start?"""
+        return MADE_AT_LAUNCH in self.content
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,8 @@ class ProcessSpec:
     folder, which is the working directory. ``env`` is added to the inherited environment; ``unset`` is removed
     from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
     process of earlier waves is ready. ``launcher``: put before ``argv`` where Slurm starts the ranks. ``inside``: it
-    runs in the container, where there is one; else it is a program of ratematch itself.
+    runs in the container, where there is one; else it is a program of ratematch itself. ``shares``: ranks on each of
+    ``nodes``, where they are not alike. ``further_ports``: it listens there too, on ``host``.
     """
 
     name: str
@@ -48,6 +61,8 @@ class ProcessSpec:
     ranks: int = 1
     launcher: tuple[str, ...] = ()
     inside: bool = True
+    shares: tuple[int, ...] = ()
+    further_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

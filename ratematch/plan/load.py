@@ -116,8 +116,8 @@ def _tail(load: Load) -> str:
 
 
 BREAKDOWN_WAVES = 8
-"""Waves of a closed breakdown load at most, as many as measured loads have unless set. The first and the last are left
-out of its means; with few others, slots that began in step would still queue in step."""
+"""Waves of a closed breakdown load at most, as many as measured loads have unless set. The first and the last are
+left out of its means; with few others, slots that began in step would still queue in step."""
 
 BREAKDOWN_FEWEST = 16
 

@@ -1,7 +1,10 @@
 """Where each instance of a deployment sits: a pure function from values to values.
 
-An instance no larger than a node sits inside one node; a larger one takes whole nodes. Each GPU is given out once,
-each port once in the whole deployment (so the plan also works when all "nodes" are one machine).
+An instance no larger than a node sits inside one node; a larger one takes whole nodes. With ``packing: compact`` one
+that fills no whole nodes sits over their borders, 6 GPUs on nodes of 4 as 4 + 2 and its neighbour as 2 + 4: from the
+last free GPUs of one node over whole nodes to the first GPUs of another, so that rank k is on GPU (first + k) of the
+row of all GPUs. Each GPU is given out once, each port once in the whole deployment (so the plan also works when all
+"nodes" are one machine).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ratematch.errors import PlacementError
-from ratematch.plan.cluster import Cluster
+from ratematch.plan.cluster import Cluster, Packing
 from ratematch.plan.deployment import Deployment, Role
 
 FIRST_PORT = 18000
@@ -44,14 +47,27 @@ class Instance:
     def nodes(self) -> tuple[str, ...]:
         return tuple(place.node for place in self.places)
 
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """GPUs on each of ``nodes``, where they differ; else empty."""
+        shares = tuple(len(place.gpus) for place in self.places)
+        return shares if len(set(shares)) > 1 or self.first else ()
+
+    @property
+    def first(self) -> int:
+        """The GPU of its first node at which an instance over several nodes begins."""
+        return self.places[0].gpus[0] if len(self.places) > 1 else 0
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Instances in the order they were placed; the orchestrator (if the deployment needs one) beside the first."""
+    """Instances in the order they were placed; the orchestrator (if the deployment needs one) beside the first.
+    ``coordinator_port``: on its host, for an orchestrator of several processes (:func:`has_coordinator`)."""
 
     instances: tuple[Instance, ...]
     orchestrator_host: str | None
     orchestrator_port: int | None
+    coordinator_port: int | None = None
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -60,24 +76,24 @@ class Placement:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        ports = tuple(instance.port for instance in self.instances)
-        return ports if self.orchestrator_port is None else (*ports, self.orchestrator_port)
+        others = (self.coordinator_port, self.orchestrator_port)
+        return (*(instance.port for instance in self.instances), *(port for port in others if port is not None))
 
 
-def nodes_needed(deployment: Deployment, gpus_per_node: int) -> int:
+def nodes_needed(deployment: Deployment, gpus_per_node: int, packing: Packing = "whole-nodes") -> int:
     """Nodes that :func:`place` fills, largest instances first (optimal when sizes divide each other)."""
-    free: list[int] = []
-    for gpus in _sizes(deployment):
-        if gpus >= gpus_per_node:
-            free.extend([0] * (gpus // gpus_per_node))
-            continue
-        for index, left in enumerate(free):
-            if left >= gpus:
-                free[index] -= gpus
-                break
-        else:
-            free.append(gpus_per_node - gpus)
-    return len(free)
+    sizes = _sizes(deployment)
+    # As many as there can be at most, each instance on nodes of its own.
+    most = sum(-(-gpus // gpus_per_node) for gpus in sizes)
+    free = {str(index): list(range(gpus_per_node)) for index in range(most)}
+    for gpus in sizes:
+        _take(free, gpus, gpus_per_node, packing)
+    return sum(len(left) < gpus_per_node for left in free.values())
+
+
+def nodes_on(deployment: Deployment, cluster: Cluster) -> int:
+    """Nodes of ``cluster`` that ``deployment`` takes."""
+    return nodes_needed(deployment, cluster.gpus_per_node, cluster.packing)
 
 
 def _sizes(deployment: Deployment) -> list[int]:
@@ -85,9 +101,17 @@ def _sizes(deployment: Deployment) -> list[int]:
     return sorted(sizes, reverse=True)
 
 
+def has_coordinator(deployment: Deployment) -> bool:
+    """Is the orchestrator several processes that meet at the port before its own? So it is with ``num_workers`` above
+    1, unless a ``disagg_coordinator_url`` names another place."""
+    workers = deployment.orchestrator.get("num_workers")
+    several = isinstance(workers, int) and not isinstance(workers, bool) and workers > 1
+    return deployment.needs_orchestrator and several and not deployment.orchestrator.get("disagg_coordinator_url")
+
+
 def count_ports(deployment: Deployment) -> int:
     """Ports that :func:`place` gives out, one after another from its ``port_base``."""
-    return len(_sizes(deployment)) + deployment.needs_orchestrator
+    return len(_sizes(deployment)) + deployment.needs_orchestrator + has_coordinator(deployment)
 
 
 def place(
@@ -112,28 +136,32 @@ def place(
     )
     placed: list[Instance] = []
     for number, (gpus, role, index) in enumerate(wanted):
-        if gpus > per_node and gpus % per_node:
+        if gpus > per_node and gpus % per_node and cluster.packing != "compact":
             raise PlacementError(
-                f"{role}-{index} of {deployment.label} needs {gpus} GPUs, which are not whole nodes of {per_node}"
+                f"{role}-{index} of {deployment.label} needs {gpus} GPUs, which are not whole nodes of {per_node}: "
+                "packing: compact in the cluster profile lets it share nodes with its neighbours"
             )
-        places = _take(free, gpus, per_node)
+        places = _take(free, gpus, per_node, cluster.packing)
         if places is None:
             raise PlacementError(
                 f"{deployment.label} does not fit {len(nodes)} nodes x {per_node} GPUs: "
-                f"it needs {deployment.gpus} GPUs on {nodes_needed(deployment, per_node)} nodes "
+                f"it needs {deployment.gpus} GPUs on {nodes_on(deployment, cluster)} nodes "
                 f"({role}-{index} with {gpus} GPUs found no room)"
             )
         host = (addresses or {}).get(places[0].node, places[0].node)
         placed.append(Instance(role, index, places, host, port_base + number))
-    orchestrated = deployment.needs_orchestrator
-    return Placement(
-        tuple(sorted(placed, key=lambda instance: (instance.role, instance.index))),
-        placed[0].host if orchestrated else None,
-        port_base + len(placed) if orchestrated else None,
-    )
+    instances = tuple(sorted(placed, key=lambda instance: (instance.role, instance.index)))
+    if not deployment.needs_orchestrator:
+        return Placement(instances, None, None)
+    port = port_base + len(placed)
+    if has_coordinator(deployment):
+        return Placement(instances, placed[0].host, port + 1, port)
+    return Placement(instances, placed[0].host, port)
 
 
-def _take(free: dict[str, list[int]], gpus: int, per_node: int) -> tuple[NodeGpus, ...] | None:
+def _take(free: dict[str, list[int]], gpus: int, per_node: int, packing: Packing) -> tuple[NodeGpus, ...] | None:
+    if packing == "compact" and gpus > per_node and gpus % per_node:
+        return _take_over_borders(free, gpus, per_node)
     if gpus >= per_node:
         count = gpus // per_node
         empty = [node for node, left in free.items() if len(left) == per_node][:count]
@@ -144,6 +172,32 @@ def _take(free: dict[str, list[int]], gpus: int, per_node: int) -> tuple[NodeGpu
         if len(left) >= gpus:
             return (NodeGpus(node, _cut(left, gpus)),)
     return None
+
+
+def _take_over_borders(free: dict[str, list[int]], gpus: int, per_node: int) -> tuple[NodeGpus, ...] | None:
+    """From the last GPUs of a node that has some left, where that saves a node, else from an empty node."""
+    names = list(free)
+    empty = [index for index, node in enumerate(names) if len(free[node]) == per_node]
+    choices = []
+    for index, node in enumerate(names):
+        left = free[node]
+        if 0 < len(left) < per_node and left == list(range(left[0], per_node)):
+            rest = gpus - len(left)
+            following = [other for other in empty if other > index][: -(-rest // per_node)]
+            if len(following) * per_node >= rest:
+                choices.append((len(following), [index, *following]))
+    fresh = empty[: -(-gpus // per_node)]
+    if len(fresh) * per_node >= gpus:
+        choices.append((len(fresh), fresh))
+    if not choices:
+        return None
+    chosen = min(choices, key=lambda choice: (choice[0], len(choice[1])))[1]
+    places, wanted = [], gpus
+    for index in chosen:
+        taken = _cut(free[names[index]], min(wanted, len(free[names[index]])))
+        wanted -= len(taken)
+        places.append(NodeGpus(names[index], taken))
+    return tuple(places)
 
 
 def _cut(left: list[int], count: int) -> tuple[int, ...]:
@@ -164,5 +218,9 @@ def placement_to_json(placement: Placement) -> dict[str, Any]:
             for instance in placement.instances
         ],
         "orchestrator": placement.orchestrator_port
-        and {"host": placement.orchestrator_host, "port": placement.orchestrator_port},
+        and {
+            "host": placement.orchestrator_host,
+            "port": placement.orchestrator_port,
+            **({"coordinator_port": placement.coordinator_port} if placement.coordinator_port else {}),
+        },
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ratematch.plan.cluster import Cluster
+from ratematch.plan.cluster import Cluster, Packing
 from ratematch.plan.model import Model
 from ratematch.plan.parallelism import Parallelism, spell_divisors
-from ratematch.plan.placement import Placement
+from ratematch.plan.placement import Instance, Placement
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def _check_nodes(mapping: Parallelism, cluster: Cluster) -> list[Impossible]:
                 f"{cluster.nodes} nodes x {node} = {cluster.gpus}",
             )
         ]
-    if gpus > node and gpus % node:
+    if gpus > node and gpus % node and cluster.packing != "compact":
         return [
             Impossible(
                 "tp",
                 f"{mapping.label} needs {gpus} GPUs, which are not whole nodes of {node}: "
-                "an instance larger than a node takes whole nodes",
+                "an instance larger than a node takes whole nodes, unless the cluster profile has packing: compact",
             )
         ]
     return []
@@ -99,13 +99,13 @@ def check_mtp(mtp: int, model: Model, *, draft_model: bool) -> list[Impossible]:
     return []
 
 
-def check_placement(placement: Placement, gpus_per_node: int) -> list[str]:
+def check_placement(placement: Placement, gpus_per_node: int, packing: Packing = "whole-nodes") -> list[str]:
     """What is wrong with where instances sit: a GPU or port given out twice, an instance uneven over its nodes."""
     problems: list[str] = []
     owner: dict[tuple[str, int], str] = {}
     for instance in placement.instances:
-        sizes = {len(place.gpus) for place in instance.places}
-        if len(instance.places) > 1 and sizes != {gpus_per_node}:
+        whole = all(len(place.gpus) == gpus_per_node for place in instance.places)
+        if len(instance.places) > 1 and not whole and not (packing == "compact" and _is_row(instance, gpus_per_node)):
             shares = " + ".join(str(len(place.gpus)) for place in instance.places)
             problems.append(
                 f"{instance.name} straddles nodes with {shares} GPUs: it must take whole nodes of {gpus_per_node}"
@@ -120,8 +120,16 @@ def check_placement(placement: Placement, gpus_per_node: int) -> list[str]:
     ports = [(instance.host, instance.port, instance.name) for instance in placement.instances]
     if placement.orchestrator_host is not None and placement.orchestrator_port is not None:
         ports.append((placement.orchestrator_host, placement.orchestrator_port, "orchestrator"))
+        if placement.coordinator_port is not None:
+            ports.append((placement.orchestrator_host, placement.coordinator_port, "the orchestrator's coordinator"))
     taken: dict[tuple[str, int], str] = {}
     for host, port, name in ports:
         if taken.setdefault((host, port), name) != name:
             problems.append(f"port {port} on {host} is given to {taken[host, port]} and to {name}")
     return problems
+
+
+def _is_row(instance: Instance, gpus_per_node: int) -> bool:
+    """Do the GPUs follow one another over the borders of nodes: the last of one, whole ones, the first of another?"""
+    row = [index * gpus_per_node + gpu for index, place in enumerate(instance.places) for gpu in place.gpus]
+    return row == list(range(row[0], row[0] + len(row)))

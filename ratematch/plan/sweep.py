@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup, Stage
-from ratematch.plan.enginefacts import BreakdownApart, ExpertSlots, never_apart, one_slot_each
+from ratematch.plan.enginefacts import BreakdownApart, ExpertSlots, IdleOptions, never_apart, none_idle, one_slot_each
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef
 from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace
 from ratematch.plan.model import Gpu, Model
@@ -90,7 +90,8 @@ class StagePlan:
     servers that feed it (mode gen_only; each takes the MTP of what it feeds); ``None`` = the context is invented.
     ``warmed``: gen only, its prompts are in its prefix cache before the clock starts (mode gen_only_warmed).
     ``unchecked``: dotted paths of options, among the axes too, that are marked ``!unchecked``. ``expert_slots``: what
-    expert parallelism must divide with such options, by the engine.
+    expert parallelism must divide with such options, by the engine; ``idle_options``: which of them change nothing,
+    by the engine; ``fill_margin``: slots a rank beyond a batch that gen_only fills exactly, in the engine's version.
     """
 
     stage: Stage
@@ -105,6 +106,8 @@ class StagePlan:
     warmed: bool = False
     unchecked: tuple[str, ...] = ()
     expert_slots: ExpertSlots = field(default=one_slot_each, compare=False, repr=False)
+    idle_options: IdleOptions = field(default=none_idle, compare=False, repr=False)
+    fill_margin: int = 0
 
 
 @dataclass(frozen=True)

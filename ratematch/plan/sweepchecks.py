@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -63,7 +62,7 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
     if facts is None:
         located.add(("engine", "name"), f"unknown engine {brief(named.name)}", f"known: {', '.join(engines)}")
         return next(iter(engines.values()))
-    if not _is_version(named.version, facts.versions):
+    if not facts.has_version(named.version):
         what = f"unknown version {brief(named.version)} of {named.name}"
         such = f"{facts.versions[0]}.1"
         located.add(
@@ -76,11 +75,6 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
         if router not in facts.routers:
             located.add(path, f"{named.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
     return facts
-
-
-def _is_version(text: str, lines: Sequence[str]) -> bool:
-    """One of the release lines, or a version of one: ``1.2.1`` and ``1.3.0rc17`` belong to 1.2 and 1.3."""
-    return text in lines or any(re.fullmatch(rf"v?{re.escape(line)}\.\d+\w*(\.\w+)*", text) for line in lines)
 
 
 def check_stages(located: Located, parsed: SweepIn) -> None:

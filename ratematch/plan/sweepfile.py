@@ -95,7 +95,11 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
-    plans = tuple(replace(plan, expert_slots=facts.expert_slots) for plan in _stage_plans(located, parsed))
+    margin = facts.fill_margin(parsed.engine.version) if not located.problems else 0
+    plans = tuple(
+        replace(plan, expert_slots=facts.expert_slots, idle_options=facts.idle_options, fill_margin=margin)
+        for plan in _stage_plans(located, parsed)
+    )
     stages = with_supply(located, parsed, plans, facts.gen_modes)
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)

@@ -165,6 +165,8 @@ def collect_provenance(stored: Snapshot) -> dict[str, str]:
         "GPU, cluster": _join({f"{e.gpu}, {e.cluster}" for e in experiments}),
         "engine asked for": _join({e.stack for e in experiments}),
         "servers said": _join({str(version) for launch in launches for version in launch.server_versions}),
+        "servers run": _join({text for launch in launches for text in launch.running_texts}),
+        "not as their files say": _join({note for launch in launches for note in launch.notes}),
         "figures are": _join({e.origin for e in experiments}),
         "imported from": _join({f"{run.imported.tool}: {run.imported.file}" for run in runs if run.imported}),
         "ratematch": _join({f"{launch.ratematch} ({launch.git or 'no git'})" for launch in launches}),

@@ -27,7 +27,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.memory import format_bytes, total_params
-from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_needed, place, placement_to_json
+from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place, placement_to_json
 from ratematch.plan.secret import secret_names
 from ratematch.run import machines, provenance
 from ratematch.run.followup import loads_while_open
@@ -216,8 +216,10 @@ def _measure(
     listener = Telemetry(plan, engine.routes, engine.iteration_reader)
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
-        software = provenance.collect(plan)
+        software = provenance.collect(plan, launch.path, engine)
         folder.write_provenance(launch.path, software)
+        for note in software.notes:
+            sys.stderr.write(f"note: {note}\n")
         _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
         senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
@@ -260,7 +262,7 @@ def place_locally(experiment: Experiment, cluster: Cluster) -> Placement:
         PlacementError: it does not fit. PortInUse: port_base is given and not free, or nothing is.
     """
     deployment = experiment.deployment
-    nodes = [f"local{index}" for index in range(nodes_needed(deployment, cluster.gpus_per_node))]
+    nodes = [f"local{index}" for index in range(nodes_on(deployment, cluster))]
     addresses = dict.fromkeys(nodes, "127.0.0.1")
     return place(deployment, cluster, nodes, _port_base(cluster, _all_ports(experiment)), addresses)
 

@@ -19,6 +19,7 @@ FailureClass = Literal[
     "server died",
     "server hung",
     "port in use",
+    "not installed",
     "not started",
     "not ready",
     "cancelled",
@@ -36,6 +37,7 @@ RETRIES: Mapping[FailureClass, int] = {
     "server hung": 1,
     "port in use": 2,
     "not started": 4,
+    "not installed": 0,
     "not ready": 0,
     "cancelled": 0,
     "disk full": 0,
@@ -48,6 +50,7 @@ OF_ERROR: Mapping[str, FailureClass] = {
     "ServerDied": "server died",
     "Stalled": "server hung",
     "PortInUse": "port in use",
+    "NotInstalled": "not installed",
     "NotReady": "not ready",
     "DiskFull": "disk full",
     "UserError": "refused",
@@ -62,6 +65,7 @@ UNSETTLED: frozenset[FailureClass] = frozenset(
         "preempted",
         "driver ended",
         "port in use",
+        "not installed",
         "not started",
         "cancelled",
         "disk full",
@@ -88,6 +92,25 @@ REPEATS = (
 """Words of a known cause (lower case) that the next start would meet again."""
 
 
+OF_THE_SITE = (
+    "does not have the command that was to be started",
+    "has no tensorrt-llm commands",
+    "has no vllm command",
+    "the container image is not where the profile says",
+    "the registry does not hand out the image",
+    "a folder that is mounted into the container is not there",
+    "cannot be started by this srun",
+    "ranks found no pmi",
+    "wrong flavour of srun --mpi",
+    "there is no model where",
+    "the model is gated",
+    "does not know the model's architecture",
+    "too old for the cuda",
+    "no kernels for this kind of gpu",
+)
+"""Words of a known cause (lower case) that any other experiment of the same sweep would meet."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a job did not finish its experiment. ``progress``: loads it measured all the same."""
@@ -99,6 +122,12 @@ class Failure:
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def of_the_site(self) -> bool:
+        """Image, model, commands: what every experiment of the sweep is started with."""
+        words = self.message.lower()
+        return self.kind == "not installed" or any(known in words for known in OF_THE_SITE)
+
 
 def tries_left(failure: Failure, earlier: list[Failure]) -> int:
     """Further tries after ``failure``, with ``earlier`` ones of the same experiment in this run.
@@ -107,6 +136,8 @@ def tries_left(failure: Failure, earlier: list[Failure]) -> int:
     ends the tries of a dead server.
     """
     if failure.kind == "time limit" and not failure.progress and any(not before.progress for before in earlier):
+        return 0
+    if failure.of_the_site:
         return 0
     if failure.kind == "server died" and any(word in failure.message.lower() for word in REPEATS):
         return 0

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,15 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
+from ratematch.errors import DiskFull, NotInstalled, NotReady, PortInUse, RunError, ServerDied
 from ratematch.loadgen.http import get
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
 from ratematch.run import guard
 from ratematch.run.maskedlog import ServerLog
 from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store import layout, masking
 from ratematch.store.files import disk_full_message, is_full, write_text
+from ratematch.store.private import forget, make_private, write_private
+from ratematch.store.progress import LOADING, REFUSED
 from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
@@ -88,8 +91,15 @@ class Servers:
     """The running processes of a plan. Use :func:`running`, which always ends them."""
 
     def __init__(
-        self, plan: LaunchPlan, folder: Path, diagnose: Diagnose, machine: Machine, given_up: GivenUp | None = None
+        self,
+        plan: LaunchPlan,
+        folder: Path,
+        diagnose: Diagnose,
+        machine: Machine,
+        given_up: GivenUp | None = None,
+        secret: str = "",
     ):
+        self._secret = secret
         self.plan = plan
         self._given_up = given_up
         self._machine = machine
@@ -108,6 +118,9 @@ class Servers:
         """
         for file in self.plan.files:
             write_text(self.folder / file.path, file.content)
+            if file.secret:
+                content = file.content.replace(MADE_AT_LAUNCH, self._secret)
+                write_private(make_private(self.folder / PRIVATE) / file.path, content)
         self._start_guard()
         for wave in sorted({spec.wave for spec in self.plan.processes}):
             specs = [spec for spec in self.plan.processes if spec.wave == wave]
@@ -135,6 +148,7 @@ class Servers:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
         self._machine.end(self._mark, 0.0)
+        forget(self.folder / PRIVATE, [file.path for file in self.plan.files if file.secret])
         for child in self._children:
             child.output.settle()
         self._children.clear()
@@ -176,7 +190,7 @@ class Servers:
                     start_new_session=True,
                 )
         except FileNotFoundError as error:
-            raise RunError(
+            raise NotInstalled(
                 f"{spec.name}: there is no command {step.argv[0]!r} here; "
                 "set `command` in the cluster profile, or use an emulated cluster"
             ) from error
@@ -222,8 +236,9 @@ class Servers:
         return f"{child.spec.name} {how} after {time.monotonic() - child.started:.0f} s{self._cause(child)}"
 
     def _not_ready(self, child: _Child, why: str, seconds: float) -> str:
+        still = f"{why}: it is still loading" if why == LOADING else why
         return (
-            f"{child.spec.name} was not ready after {seconds:.0f} s ({why}); "
+            f"{child.spec.name} was not ready after {seconds:.0f} s ({still}); "
             f"raise ready_minutes in the cluster profile if it only needs longer{self._cause(child)}"
         )
 
@@ -267,12 +282,14 @@ def running(
 
     ``given_up``: does a log show that its server will never be ready?
     """
-    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up)
-    try:
-        servers.start(stop, on_wait)
-        yield servers
-    finally:
-        servers.stop()
+    secret = secrets.token_hex(32) if any(file.secret for file in plan.files) else ""
+    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up, secret)
+    with masking.masking([secret] if secret else []):
+        try:
+            servers.start(stop, on_wait)
+            yield servers
+        finally:
+            servers.stop()
 
 
 def probe(url: str, timeout_s: float = 2.0) -> str | None:
@@ -284,7 +301,9 @@ def probe(url: str, timeout_s: float = 2.0) -> str | None:
         return f"answers {error.code}"
     except urllib.error.URLError as error:
         reason = error.reason
-        return "connection refused" if isinstance(reason, ConnectionRefusedError) else str(reason)
+        return REFUSED if isinstance(reason, ConnectionRefusedError) else str(reason)
+    except ConnectionRefusedError:
+        return REFUSED
     except OSError as error:
         return str(error) or type(error).__name__
 
@@ -302,11 +321,12 @@ def port_is_free(host: str, port: int) -> bool:
 
 def check_port_free(spec: ProcessSpec) -> None:
     """Raises PortInUse when somebody on this machine already listens where ``spec`` wants to."""
-    if _is_listened_to(spec.host, spec.port) or not port_is_free(spec.host, spec.port):
-        raise PortInUse(
-            f"{spec.name}: port {spec.port} on {spec.host} is in use by another program; "
-            "stop it, or set another port_base in the cluster profile"
-        )
+    for port in (spec.port, *spec.further_ports):
+        if _is_listened_to(spec.host, port) or not port_is_free(spec.host, port):
+            raise PortInUse(
+                f"{spec.name}: port {port} on {spec.host} is in use by another program; "
+                "stop it, or set another port_base in the cluster profile"
+            )
 
 
 def _is_listened_to(host: str, port: int) -> bool:

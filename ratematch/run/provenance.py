@@ -11,16 +11,20 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from ratematch.engines import Engine
 from ratematch.loadgen.http import server_version
 from ratematch.plan.launchplan import LaunchPlan
+from ratematch.run.serverlogs import read_since
 from ratematch.store.provenance import Provenance
 from ratematch.version import __version__
 
 PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
 
 
-def collect(plan: LaunchPlan) -> Provenance:
-    """Where the figures of a launch of ``plan`` come from, as far as that can be found out."""
+def collect(plan: LaunchPlan, folder: Path, engine: Engine) -> Provenance:
+    """Where the figures of a launch of ``plan`` in ``folder`` come from, as far as that can be found out."""
+    names = [spec.name for spec in plan.processes]
+    running = engine.read_running(plan, dict(zip(names, read_since(plan, folder, {}), strict=True)))
     return Provenance(
         ratematch=__version__,
         git=_git(),
@@ -31,6 +35,8 @@ def collect(plan: LaunchPlan) -> Provenance:
         packages={name: _package(name) for name in PACKAGES},
         slurm_job_id=os.environ.get("SLURM_JOB_ID"),
         servers={spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
+        running=running.choices,
+        notes=running.notes,
     )
 
 

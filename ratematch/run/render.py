@@ -17,7 +17,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.cluster import to_json as cluster_to_json
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.experiment import to_json as experiment_to_json
-from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
+from ratematch.plan.placement import FIRST_PORT, nodes_on, place, placement_to_json
 from ratematch.run.experiment import ready_s
 from ratematch.run.script import batch_script, node_placeholders, run_script
 from ratematch.store import layout
@@ -57,7 +57,7 @@ def render(
 def _files(
     experiment: Experiment, cluster: Cluster, allocated: bool, nodes: Sequence[str], port_base: int | None
 ) -> dict[str, str]:
-    count = nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    count = nodes_on(experiment.deployment, cluster)
     names = [f"local{index}" for index in range(count)]
     if allocated:
         own = json.dumps([experiment_to_json(experiment), cluster_to_json(cluster)], ensure_ascii=False)

@@ -20,9 +20,9 @@ from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
-from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
-from ratematch.plan.placement import nodes_needed
+from ratematch.plan.placement import nodes_on
 from ratematch.plan.printable import one_line
 from ratematch.plan.workload import Workload
 from ratematch.run import warmup
@@ -75,10 +75,16 @@ alive() {{
 
 # ready NAME URL SECONDS: wait until URL answers
 ready() {{
-  local deadline=$((SECONDS + $3))
-  until curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null "$2"; do
+  local deadline=$((SECONDS + $3)) code
+  local ask=(curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null --write-out '%{{http_code}}')
+  until code=$("${{ask[@]}}" "$2"); do
     alive
-    ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 does not answer); its log: $WORK/$1.log"
+    case $code in
+      000) code="does not answer" ;;
+      503) code="answers 503: it is still loading" ;;
+      *) code="answers $code" ;;
+    esac
+    ((SECONDS < deadline)) || die "$1 was not ready after $3 s ($2 $code); its log: $WORK/$1.log"
     sleep 1
   done
   echo "$1 is ready"
@@ -101,7 +107,10 @@ stop() {{
   done
   kill -9 "${{PIDS[@]}}" 2>/dev/null || true
   wait
+  forget
 }}
+
+forget() {{ :; }}
 """
 
 MAIN = """
@@ -120,6 +129,17 @@ trap 'exit 130' INT TERM
 
 SECRET = ': "${{{name}:?set {name} before running this}}"\nexport {name}\n'
 """A secret is in no file: whoever runs the script has it in the environment."""
+
+SECRET_FILES = """
+# The secret of this start: in copies that only their owner can read, in no argument, and gone with the servers.
+KEY=$(od -An -N32 -tx1 /dev/urandom)
+KEY=${{KEY//[[:space:]]/}}
+mkdir -m 700 {private}
+forget() {{ rm -rf "$WORK/{private}"; }}
+for file in {names}; do
+  text=$(<"$file")
+  (umask 077; printf '%s\\n' "${{text//"{placeholder}"/$KEY}}" >"{private}/$file")
+done"""
 
 TAIL = """
 ENDPOINT={endpoint} MODEL={model}
@@ -164,7 +184,7 @@ def run_script(
 
 def batch_script(experiment: Experiment, cluster: Cluster) -> str:
     """The text of ``job.sbatch``: the options of a job that ``ratematch sweep`` sends, around ``run.sh``."""
-    nodes = nodes_needed(experiment.deployment, cluster.gpus_per_node)
+    nodes = nodes_on(experiment.deployment, cluster)
     options = batch_options(cluster, nodes, minutes_on(cluster, experiment))
     lines = [
         "#!/bin/bash",
@@ -205,10 +225,12 @@ mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
     names = " ".join(shlex.quote(file.path) for file in plan.files)
+    secret = " ".join(shlex.quote(file.path) for file in plan.files if file.secret)
+    after = SECRET_FILES.format(names=secret, private=PRIVATE, placeholder=MADE_AT_LAUNCH) if secret else ""
     if not nodes:
-        return f'for file in {names}; do cp "$HERE/$file" .; done'
+        return f'for file in {names}; do cp "$HERE/$file" .; done{after}'
     fill = " ".join(f'-e "s/{node}/${{NODES[{index}]}}/g"' for index, node in enumerate(nodes))
-    return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone'
+    return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone{after}'
 
 
 def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:

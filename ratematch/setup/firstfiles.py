@@ -112,6 +112,8 @@ def write_sweep(site: SiteAnswers, sweep: SweepAnswers, name: str) -> str:
         "  loads: {concurrency: [1, 8, 32, 128], requests_per_slot: 4, min_requests: 16}",
         "ifb:                                          # the baseline: one server does both",
         axes[1],
+        "  options:                                    # prompts of attention-DP ranks in step, as its owners run it",
+        "    attention_dp_config: {enable_balance: true, timeout_iters: 60, batching_wait_iters: 0}",
         "  loads: {concurrency: [1, 8, 32, 128], requests_per_slot: 4, min_requests: 16}",
         "e2e:                                          # the most promising pairs, run together",
         "  deployments: 2",

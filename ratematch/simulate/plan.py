@@ -10,7 +10,7 @@ from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.placement import FIRST_PORT, nodes_needed, place, placement_to_json
+from ratematch.plan.placement import FIRST_PORT, nodes_on, place, placement_to_json
 from ratematch.store import layout
 from ratematch.store.files import write_json, write_text
 
@@ -25,7 +25,7 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
     if why := engine.why_no_simulation():
         raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
     stand_in = replace(cluster, emulated=True)
-    nodes = [f"node{index}" for index in range(nodes_needed(experiment.deployment, cluster.gpus_per_node))]
+    nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, cluster))]
     placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)  # nothing listens on these ports
     plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
     if refused := engine.check_launch(plan, experiment):

@@ -12,6 +12,8 @@ What makes each flag of a server's step needed:
 ``--ntasks[-per-node]``     the ranks of the engine: tensor x pipeline x context parallel size (contract, section 3.1)
 ``--distribution=block``    the engine takes rank // GPUs-of-a-node for its node; the driver is itself a step, and
                             Slurm leaves ``SLURM_DISTRIBUTION=cyclic`` in its environment, which its steps inherit
+``...=arbitrary``           in its place where an instance sits over the borders of nodes (``packing: compact``):
+                            4 + 2 is no number a node, so ``--nodelist`` names the node of each rank, in their order
 ``--mpi=pmix``              importing TensorRT-LLM initialises MPI, even in the orchestrator (section 13)
 ``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share
 ``--export=ALL``            a job sent with ``sbatch --export=...`` would pass that choice on to its steps
@@ -96,8 +98,8 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
     return Step(
         (
             *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
-            *(f"--ntasks-per-node={-(-tasks // nodes)}", "--distribution=block"),
-            *("--nodelist=" + ",".join(spec.nodes), f"--job-name={spec.name}"),
+            *_layout(spec, tasks),
+            f"--job-name={spec.name}",
             *("--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
             *(("--label",) if tasks > 1 else ()),
             *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
@@ -114,6 +116,20 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
             *((name, value) for name, value in open_env if cluster.container and name.startswith(RUNTIME)),
             *((name, MASK) for name in secrets),
         ),
+    )
+
+
+def _layout(spec: ProcessSpec, tasks: int) -> tuple[str, ...]:
+    """Which rank goes to which node: as many to each, one node after the other; or rank by rank as listed."""
+    nodes = len(spec.nodes)
+    if spec.shares and tasks == sum(spec.shares):
+        each = (node for node, share in zip(spec.nodes, spec.shares, strict=True) for _ in range(share))
+        most = f"--ntasks-per-node={max(spec.shares)}"
+        return (most, "--distribution=arbitrary", "--nodelist=" + ",".join(each))
+    return (
+        f"--ntasks-per-node={-(-tasks // nodes)}",
+        "--distribution=block",
+        "--nodelist=" + ",".join(spec.nodes),
     )
 
 

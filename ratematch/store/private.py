@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ratematch.errors import ResultsError
@@ -60,17 +60,25 @@ def write_secrets(experiment: Path, values: Mapping[str, str]) -> None:
     Raises:
         ResultsError, DiskFull: they cannot be written.
     """
-    folder = make_private(experiment / layout.SECRETS)
-    aside = folder / f".{layout.ENVIRONMENT}.{os.getpid()}.tmp"
+    write_private(make_private(experiment / layout.SECRETS) / layout.ENVIRONMENT, json.dumps(dict(values)))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all.
+
+    Raises:
+        ResultsError, DiskFull: it cannot be written.
+    """
+    aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with disk_full_as(disk_full_message(aside)):
             aside.unlink(missing_ok=True)
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(dict(values), file)
-            aside.replace(folder / layout.ENVIRONMENT)
+                file.write(text)
+            aside.replace(path)
     except OSError as error:
-        raise ResultsError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise ResultsError(f"{path.parent}: cannot be written ({error.strerror})") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -97,7 +105,12 @@ def read_secrets(experiment: Path) -> dict[str, str]:
 
 def forget_secrets(experiment: Path) -> None:
     """Remove what :func:`write_secrets` kept."""
-    folder = experiment / layout.SECRETS
+    forget(experiment / layout.SECRETS, [layout.ENVIRONMENT])
+
+
+def forget(folder: Path, names: Sequence[str]) -> None:
+    """Remove the files ``names`` of a private folder, and the folder with them."""
     with contextlib.suppress(OSError):
-        (folder / layout.ENVIRONMENT).unlink(missing_ok=True)
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
         folder.rmdir()

@@ -11,6 +11,12 @@ from typing import Any
 
 import msgspec
 
+LOADING = "answers 503"
+"""``why`` of a server that is there and not ready: newer ones listen at once and answer so until the model is up."""
+
+REFUSED = "connection refused"
+"""``why`` of a server of which nothing listens."""
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -20,6 +26,12 @@ class Waiting:
     why: str
     seconds: float
     last_line: str
+
+    @property
+    def state(self) -> str:
+        """What ``why`` means for the server, in words; empty where that is not known. Older servers do not listen
+        before their model is up, so a refused connection alone is no death."""
+        return {LOADING: "loading", REFUSED: "dead or not yet there"}.get(self.why, "")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class ServerVersion:
 class Provenance:
     """``ratematch``: its version, ``git``: its commit. ``python``, ``platform``, ``cpus``, ``host``, ``packages``: of
     the process that measured. ``servers``: by name. ``simulated``: there were none; ``step_time`` is then the
-    step-time model that stood for them.
+    step-time model that stood for them. ``running``: what the servers' logs show of choices that the engine makes, by
+    server and setting; ``notes``: where that is not what their files say.
     """
 
     ratematch: str | None = None
@@ -38,6 +39,8 @@ class Provenance:
     servers: Mapping[str, ServerVersion] = field(default_factory=dict)
     simulated: bool = False
     step_time: str | None = None
+    running: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def package_list(self) -> str:
@@ -49,6 +52,14 @@ class Provenance:
         """As each server gave it."""
         return tuple(server.version for server in self.servers.values())
 
+    @property
+    def running_texts(self) -> tuple[str, ...]:
+        """Each choice that a server's log shows."""
+        return tuple(f"{setting} {value}" for ran in self.running.values() for setting, value in ran.items())
+
+
+ADDED = ("running", "notes")
+"""Keys that files without them do not get."""
 
 SIMULATED = ("ratematch", "python", "simulated", "step_time", "servers")
 """Keys of a simulation, which depends on no machine and no package."""
@@ -56,7 +67,7 @@ SIMULATED = ("ratematch", "python", "simulated", "step_time", "servers")
 
 def to_json(provenance: Provenance) -> dict[str, Any]:
     """As ``provenance.json`` holds it."""
-    content = asdict(provenance)
+    content = {key: value for key, value in asdict(provenance).items() if value or key not in ADDED}
     if provenance.simulated:
         return {key: content[key] for key in SIMULATED}
     return {key: value for key, value in content.items() if key not in ("simulated", "step_time")}

@@ -146,6 +146,27 @@ def test_a_failure_is_tried_again_as_often_as_its_class_is_and_the_rest_goes_on(
     assert any("node failure, tried again (3 left after it): a node failed" in text for text in notes)
 
 
+NOT_THERE = Failure("server died", "gen-0 ended: the image (or the node) has no TensorRT-LLM commands; remedy: ...")
+
+
+@pytest.mark.parametrize("cause", [NOT_THERE, Failure("not installed", "there is no command 'numactl' here")])
+def test_a_cause_that_all_share_stops_the_sweep_at_once(tmp_path: Path, cause: Failure) -> None:
+    many = [experiment(deployment=replace(AGG, unchecked=(str(number),))) for number in range(9)]
+    executor = FakeExecutor(*[cause] * 9)
+    executor.max_jobs = 1
+    campaign = run(tmp_path, executor, many)
+    assert states(campaign) == ["failed"] + ["skipped"] * 8, "not tried again, and nothing else is started"
+    reason = campaign.items[1].error
+    assert reason is not None and cause.message in reason and many[0].label in reason
+
+
+def test_a_cause_of_the_site_stops_nothing_once_a_server_was_measured(tmp_path: Path) -> None:
+    many = [experiment(deployment=replace(AGG, unchecked=(str(number),))) for number in range(3)]
+    executor = FakeExecutor(None, NOT_THERE, None)
+    executor.max_jobs = 1
+    assert states(run(tmp_path, executor, many)) == ["done", "failed", "done"]
+
+
 def test_an_experiment_that_the_scheduler_refuses_fails_alone(tmp_path: Path) -> None:
     campaign = run(tmp_path, FakeExecutor(UserError("no such partition")))
     assert states(campaign) == ["failed", "done"]

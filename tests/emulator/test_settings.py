@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ratematch.emulator.environment import Faults, parse_duration, parse_faults, read_environment
-from ratematch.emulator.errors import SettingsError
+from ratematch.emulator.errors import BadRequest, SettingsError
 from ratematch.emulator.trtllm.assembly import build
+from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
+from ratematch.emulator.trtllm.protocol import parse_request
 from ratematch.emulator.trtllm.settings import WorkerSettings, read_yaml, worker_settings
+from ratematch.emulator.trtllm.transfer import announce
 
 from .servers import QUICK
 
@@ -32,6 +36,107 @@ def test_later_a_typed_option_beats_the_file_with_a_warning() -> None:
     assert "Explicit CLI flag(s) ['max_batch_size'] override" in found.warnings[0]
     untyped = settings({"max_batch_size": 8}, "main", max_batch_size=64)
     assert untyped.max_batch_size == 8 and untyped.warnings == ()
+
+
+RELEASES = ("1.2.1", "1.3.0rc5", "1.3.0rc24", "1.3.0rc27", "1.4.0rc1", "1.4.0rc4")
+
+
+@pytest.mark.parametrize(
+    ("row", "config", "taken"),
+    [
+        ("A1", {"cache_transceiver_config": {"backend": "UCX"}}, "1111--"),
+        ("A1", {"cache_transceiver_config": {"backend": "UCX", "transceiver_runtime": "CPP"}}, "111111"),
+        ("A2", {"cache_transceiver_config": {"backend": "NIXL", "kv_transfer_timeout_ms": None}}, "1111--"),
+        ("A3", {"internal_request_auth_key": "x"}, "--1111"),
+        ("A4", {"attention_dp_config": {"kv_cache_routing": True}}, "------"),
+        ("A4", {"attention_dp_config": {"enable_kv_cache_aware_routing": True}}, "-11111"),
+        ("A4", {"attention_dp_config": {"kv_cache_routing_new_conv_placement": "least_tokens"}}, "----11"),
+        (
+            "A5",
+            {"speculative_config": {"decoding_type": "MTP", "num_nextn_predict_layers": 1, "acceptance_window": 5}},
+            "111---",
+        ),
+        (
+            "A5",
+            {
+                "speculative_config": {
+                    "decoding_type": "MTP",
+                    "num_nextn_predict_layers": 1,
+                    "acceptance_rate_threshold": 0.5,
+                }
+            },
+            "--1111",
+        ),
+        ("A6", {"postproc_tokenizer_dir": "/x"}, "------"),
+        ("A6", {"postprocess_tokenizer_dir": "/x"}, "111111"),
+        ("A7", {"cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "auto"}}, "--1111"),
+        ("A8", {"moe_config": {"backend": "WIDEEP"}}, "111---"),
+        ("A8", {"sampler_type": "TRTLLMSampler"}, "1111--"),
+        ("A8", {"backend": "tensorrt"}, "111---"),
+        ("B3", {"perf_metrics_output_dir": "/x"}, "--1111"),
+        ("C8", {"kv_cache_config": {"iteration_stats_interval": 0}}, "------"),
+        ("C8", {"kv_cache_config": {"iteration_stats_interval": 2}}, "-11111"),
+        ("D1", {"cache_transceiver_config": {"backend": "NIXL", "agent_bounce_params": {"a": "1"}}}, "----11"),
+        ("D1", {"nvfp4_gemm_config": {"allowed_backends": ["marlin"]}}, "-11111"),
+        ("D5", {"cache_transceiver_config": {"backend": "NIXL", "kv_cache_bounce_size_mb": 64}}, "-11111"),
+        ("D9", {"telemetry_config": {"disabled": True}}, "-11111"),
+    ],
+)
+def test_a_worker_refuses_what_its_release_refuses(row: str, config: dict[str, Any], taken: str) -> None:
+    """Rows of the table in docs/contract.md, section 12. Where a release is not known to differ, it takes both."""
+    for version, mark in zip(RELEASES, taken, strict=True):
+        if mark == "1":
+            assert settings(config, version).version == version
+        else:
+            with pytest.raises(SettingsError):
+                settings(config, version)
+
+
+@pytest.mark.parametrize(
+    ("version", "block", "line"),
+    [
+        ("1.2", {"backend": "NIXL"}, ""),
+        ("1.3.0rc27", {"backend": "NIXL"}, ""),
+        ("1.4.0rc4", {"backend": "NIXL"}, "Using KvCacheTransceiverV2"),
+        ("1.4.0rc4", {"backend": "DEFAULT", "transceiver_runtime": "CPP"}, ""),
+        ("1.2", {"backend": "DEFAULT", "transceiver_runtime": "PYTHON"}, "Using KvCacheTransceiverV2"),
+        ("1.4", {"backend": "UCX", "transceiver_runtime": "CPP"}, "Using UCX kv-cache transceiver"),
+        ("1.2", {"backend": "MPI"}, "MPI CacheTransceiver is deprecated"),
+        ("1.3", {}, "cache_transceiver is disabled"),
+    ],
+)
+def test_a_worker_says_which_transceiver_it_runs(version: str, block: dict[str, Any], line: str) -> None:
+    log = Log(stream=io.StringIO())
+    announce(settings({"cache_transceiver_config": block}, version).config, version, log)
+    text = log.stream.getvalue()  # type: ignore[attr-defined]
+    assert line in text if line else text == ""
+
+
+def test_the_orchestrators_of_1_4_and_before() -> None:
+    servers = {"urls": ["a:1"], "num_instances": 1}
+    key = {"context_servers": servers, "internal_request_auth_key": "x"}
+    fleet = {"hostname": "b", "port": 8001, "generation_servers": {"urls": ["b:8000"]}, "num_workers": 2}
+    for version, config, words in (
+        ("1.2", key, "internal_request_auth_key: unknown key in 1.2"),
+        ("1.3.0rc5", key, "internal_request_auth_key: unknown key in 1.3.0rc5"),
+        ("1.4", key, ""),
+        ("1.3.0rc5", fleet, "num_workers: unknown key"),
+        ("1.4", fleet, "b:8000 is where the 2 processes of num_workers meet"),
+        ("1.4", fleet | {"disagg_coordinator_url": "http://c:1"}, ""),
+    ):
+        environment = read_environment({"RATEMATCH_EMULATED_VERSION": version})
+        if words:
+            with pytest.raises(SettingsError, match=words):
+                orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+        else:
+            orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+
+
+def test_lifecycle_fields_are_of_1_4() -> None:
+    body = {"model": "m", "prompt": [1, 2], "suffix": "", "disaggregated_params": {"logical_request_id": 17}}
+    assert parse_request(body, chat=False, vocab=1000, lifecycle=True).disagg == {"logical_request_id": 17}
+    with pytest.raises(BadRequest, match="logical_request_id"):
+        parse_request(body, chat=False, vocab=1000)
 
 
 def test_the_kv_block_is_merged_key_by_key() -> None:
@@ -129,7 +234,7 @@ def test_environment() -> None:
             "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": "2",
         }
     )
-    assert (found.version, found.load_s, found.gen_only, found.fill_gate) == ("1.3", 0.25, True, 64)
+    assert (found.version, found.load_s, found.gen_only, found.fill_gate) == ("1.3.0rc17", 0.25, True, 64)
     assert found.forced_acceptance == 2.0
     assert found.faults == Faults(die_after_s=5.0, http_500=0.1, stall_s=3.0, stall_at_s=10.0)
     assert read_environment({}).version == "1.2"

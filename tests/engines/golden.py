@@ -40,6 +40,9 @@ RACK = Cluster(
 WORKLOAD = Workload(8192, 1024)
 IN_FLIGHT = 128
 VERSIONS = ("1.2", "1.3", "main")
+CANDIDATES = ("1.2", "1.3.0rc5", "1.3.0rc27", "1.4")
+"""For what differs within 1.3 too."""
+
 BACKENDS = ("DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI")
 ROUTERS: dict[str, dict[str, Any]] = {
     "round_robin": {},
@@ -47,8 +50,11 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "kv_cache_aware": {"use_tokens": True},
     "conversation": {"match_threshold": 0.5},
 }
-LATER = {"conversation": ("1.3", "main")}
-"""Cases that 1.2 does not know."""
+LATER = {
+    "router-conversation": ("1.3", "main"),
+    **{f"transceiver-{name.lower()}": CANDIDATES for name in BACKENDS},
+}
+"""Cases that are not the same in all of a line, or that 1.2 does not know."""
 
 
 def pair(ctx: str, x: int, gen: str, y: int, mtp: int = 0, **options: Any) -> Deployment:
@@ -99,7 +105,7 @@ CASES: dict[str, Deployment] = {
         for name, arguments in ROUTERS.items()
     },
 }
-EACH = [(name, version) for name in CASES for version in LATER.get(name.removeprefix("router-"), VERSIONS)]
+EACH = [(name, version) for name in CASES for version in LATER.get(name, VERSIONS)]
 
 
 def experiment_of(name: str, version: str) -> Experiment:

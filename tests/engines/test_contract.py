@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from ratematch.engines.trtllm_serve.contract import doubt_map, in_line, load_keys, release_line, worker_keys
+from ratematch.engines.trtllm_serve.contract import doubt_map, in_version, load_keys, release_line, worker_keys
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 
 RECIPE: dict[str, Any] = {
@@ -50,14 +52,25 @@ def one(problems: list[str]) -> str:
     return problems[0]
 
 
-@pytest.mark.parametrize("version", ["1.2", "1.3", "main"])
+@pytest.mark.parametrize("version", ["1.2", "1.3", "1.3.0rc14", "1.3.0rc27"])
 def test_every_key_of_public_recipes_is_taken(version: str) -> None:
     assert check_worker_config(RECIPE, version) == []
     assert check_worker_config({**RECIPE, "cuda_graph_config": None, "speculative_config": None}, version) == []
 
 
+@pytest.mark.parametrize("version", ["1.4.0rc1", "1.4.0rc4", "main"])
+def test_a_recipe_with_ucx_says_since_1_4_which_transceiver_it_means(version: str) -> None:
+    assert "write transceiver_runtime: CPP" in one(check_worker_config(RECIPE, version))
+    transceiver = RECIPE["cache_transceiver_config"] | {"transceiver_runtime": "CPP"}
+    assert check_worker_config({**RECIPE, "cache_transceiver_config": transceiver}, version) == []
+
+
+def doubts(config: dict[str, Any], version: str) -> list[str]:
+    return list(doubt_map("", config, load_keys("worker"), read_version(version)))
+
+
 def orchestrator_keys(version: str) -> dict[str, Any]:
-    keys = in_line(load_keys("orchestrator"), version)
+    keys = in_version(load_keys("orchestrator"), read_version(version))
     return {name: rule for name, rule in keys.items() if name not in ("server_section", "routers")}
 
 
@@ -85,7 +98,7 @@ def test_defaults_satisfy_their_own_rules(keys: Any, version: str) -> None:
             {"kv_cache_config": {"free_gpu_mem_fraction": 1}},
             ["did you mean kv_cache_config.free_gpu_memory_fraction?"],
         ),
-        ({"num_serve_frontends": 2}, ["it exists only in main"]),
+        ({"num_serve_frontends": 2}, ["it came between 1.3.0rc0 and 1.3.0rc24"]),
         ({"cache_transceiver_config": {"backend": "ucx"}}, ["'ucx' is not valid in 1.2", "UCX"]),
         ({"tensor_parallel_size": "8"}, ["tensor_parallel_size: '8' is no int"]),
         ({"enable_attention_dp": 1}, ["enable_attention_dp: 1 is no bool"]),
@@ -132,57 +145,184 @@ def test_versions_differ() -> None:
     assert check_worker_config(wide, "1.2") == []
     assert "WIDEEP" in one(check_worker_config(wide, "main"))
     assert check_worker_config(wide, "1.3") == [], "early candidates of 1.3 take it, later ones do not"
-    assert "WIDEEP" in one(list(doubt_map("", wide, load_keys("worker"), "1.3")))
+    assert "WIDEEP" in one(doubts(wide, "1.3"))
     new = {"cuda_graph_config": {"mode": "encode"}}
     assert check_worker_config(new, "1.3") == [], "elsewhere 1.3 is like main"
     runtime = {"cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "auto"}}
     assert check_worker_config(runtime, "main") == []
     assert check_worker_config(runtime, "1.3") == [], "late candidates of 1.3 take it"
-    assert "auto" in one(list(doubt_map("", runtime, load_keys("worker"), "1.3")))
+    assert "auto" in one(doubts(runtime, "1.3"))
     assert "auto" in one(check_worker_config(runtime, "1.2"))
+    assert "auto" in one(check_worker_config(runtime, "1.3.0rc20"))
+    assert doubts(runtime, "1.3.0rc26") == []
     drafts = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3}}
     assert check_worker_config(drafts, "main") == []
     both = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 3, "num_nextn_predict_layers": 2}}
     assert "contradicts" in one(check_worker_config(both, "main"))
     onboard = {"kv_cache_config": {"onboard_blocks": True}}
     assert check_worker_config(onboard, "1.2") == []
-    assert "only in 1.2" in one(check_worker_config(onboard, "main"))
+    assert "it went in 1.3" in one(check_worker_config(onboard, "main"))
     router = {"generation_servers": {"num_instances": 1, "urls": ["b:1"], "router": {"type": "conversation"}}}
     assert check_orchestrator_config(router, "main") == []
     assert "Unsupported router type: conversation" in one(check_orchestrator_config(router, "1.2"))
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "before", "between", "since"),
     [
-        {"internal_request_auth_key": "x"},
-        {"attention_dp_config": {"enable_kv_cache_aware_routing": True}},
-        {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 1, "acceptance_rate_threshold": 0.5}},
-        {"cache_transceiver_config": {"backend": "NIXL", "agent_bounce_params": {"a": 1}}},
-        {"kv_cache_config": {"pool_ratio": [1, 2]}},
-        {"perf_metrics_output_dir": "/x"},
+        ({"internal_request_auth_key": "x"}, "1.3.0rc22", "1.3.0rc27", "1.4.0rc1"),
+        ({"perf_metrics_output_dir": "/x"}, "1.3.0rc21", "1.3.0rc27", "1.4.0rc1"),
+        ({"attention_dp_config": {"enable_kv_cache_aware_routing": True}}, "1.2.1", "1.3.0rc5", "1.3.0rc27"),
+        ({"attention_dp_config": {"enable_packed_sync": True}}, "1.3.0rc27", "1.4.0rc1", "1.4.0rc4"),
+        (
+            {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 1, "acceptance_rate_threshold": 0.5}},
+            *("1.3.0rc22", "1.3.0rc24", "1.3.0rc27"),
+        ),
+        (
+            {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 1, "moe_backend": "CUTEDSL_FC12"}},
+            *("1.3.0rc27", "1.3.0rc29", "1.4.0rc1"),
+        ),
+        (
+            {"cache_transceiver_config": {"backend": "NIXL", "agent_bounce_params": {"a": "1"}}},
+            *("1.3.0rc27", "1.3.0rc28", "1.4.0rc1"),
+        ),
+        ({"kv_cache_config": {"pool_ratio": [1, 2]}}, "1.2", "1.3.0rc14.post1", "1.3.0rc27"),
+        ({"nvfp4_gemm_config": {"allowed_backends": ["marlin"]}}, "1.2", "1.3", "main"),
     ],
 )
-def test_keys_of_later_releases_are_taken_and_told(config: dict[str, Any]) -> None:
-    assert check_worker_config(config, "main") == []
-    assert check_worker_config(config, "1.3.0rc27") == []
-    assert "only later releases of 1.3 have this key" in one(list(doubt_map("", config, load_keys("worker"), "1.3")))
-    assert list(doubt_map("", config, load_keys("worker"), "main")) == []
-    assert any("unknown key in 1.2" in problem for problem in check_worker_config(config, "1.2"))
+def test_a_key_of_later_releases_is_refused_then_doubted_then_taken(
+    config: dict[str, Any], before: str, between: str, since: str
+) -> None:
+    assert re.search("came between|renamed between|each must be of", one(check_worker_config(config, before)))
+    assert check_worker_config(config, between) == []
+    assert "is not known" in one(doubts(config, between))
+    assert (check_worker_config(config, since), doubts(config, since)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("config", "last", "between", "first", "now"),
+    [
+        ({"sampler_type": "auto"}, "1.3.0rc27", "1.3.0rc29", "1.4.0rc1", ""),
+        ({"moe_config": {"backend": "wideep"}}, "1.3.0rc0", "1.3.0rc9", "1.3.0rc27", ""),
+        ({"backend": "tensorrt"}, "1.2", "1.3", "1.4", ""),
+        ({"cp_config": {"cp_type": "star"}}, "1.2", "1.3.0rc14", "1.4", ""),
+        ({"cp_config": {"cp_anchor_size": 1}}, "1.2", "1.3.0rc14", "1.4", ""),
+        (
+            {"speculative_config": {"decoding_type": "MTP", "num_nextn_predict_layers": 1, "acceptance_window": 5}},
+            *("1.3.0rc22", "1.3.0rc24", "1.3.0rc27", "speculative_config.acceptance_rate_window_size"),
+        ),
+        (
+            {
+                "speculative_config": {
+                    "decoding_type": "MTP",
+                    "num_nextn_predict_layers": 1,
+                    "acceptance_length_threshold": 2,
+                }
+            },
+            *("1.2", "1.3.0rc24", "main", "speculative_config.acceptance_rate_threshold"),
+        ),
+        (
+            {
+                "speculative_config": {
+                    "decoding_type": "MTP",
+                    "num_nextn_predict_layers": 1,
+                    "mtp_eagle_one_model": True,
+                }
+            },
+            *("1.2", "1.3", "1.4.0rc4", ""),
+        ),
+    ],
+)
+def test_a_key_of_earlier_releases_is_taken_then_doubted_then_refused(
+    config: dict[str, Any], last: str, between: str, first: str, now: str
+) -> None:
+    assert (check_worker_config(config, last), doubts(config, last)) == ([], [])
+    assert check_worker_config(config, between) == []
+    assert "is not known" in one(doubts(config, between))
+    problem = one(check_worker_config(config, first))
+    assert now in problem and first in problem
+
+
+def test_both_names_of_a_key_are_one_too_many() -> None:
+    both = {"acceptance_window": 5, "acceptance_rate_window_size": 5}
+    config = {"speculative_config": {"decoding_type": "MTP", "num_nextn_predict_layers": 1, **both}}
+    assert "give the one that the release has" in one(check_worker_config(config, "1.3.0rc24"))
+
+
+@pytest.mark.parametrize(
+    ("config", "meant"),
+    [
+        ({"attention_dp_config": {"kv_cache_routing": True}}, "attention_dp_config.enable_kv_cache_aware_routing?"),
+        (
+            {"attention_dp_config": {"kv_cache_routing_load_weight": 1.0}},
+            "attention_dp_config.kv_cache_routing_load_balance_weight?",
+        ),
+        ({"postproc_tokenizer_dir": "/x"}, "postprocess_tokenizer_dir?"),
+    ],
+)
+def test_a_name_that_no_release_has_is_refused_with_the_one_that_is_meant(config: dict[str, Any], meant: str) -> None:
+    for version in ("1.3", "1.3.0rc27", "1.4.0rc4", "main"):
+        assert meant in one(check_worker_config(config, version))
+    assert check_worker_config({"postprocess_tokenizer_dir": "/x"}, "1.2") == []
+
+
+def test_values_that_a_release_takes_or_not() -> None:
+    def statistics(value: Any) -> dict[str, Any]:
+        return {"kv_cache_config": {"iteration_stats_interval": value}}
+
+    assert "null is not valid; the default is 1" in one(check_worker_config(statistics(None), "1.4"))
+    assert "must be greater than 0" in one(check_worker_config(statistics(0), "1.3"))
+    nulls = {"kv_transfer_poll_interval_ms": None, "kv_transfer_sender_future_timeout_ms": None}
+    assert check_worker_config({"cache_transceiver_config": nulls}, "1.4") == []
+    rate = {"speculative_config": {"decoding_type": "MTP", "max_draft_len": 1, "acceptance_rate_threshold": 2.0}}
+    assert "between 0 and 1" in one(check_worker_config(rate, "1.4"))
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"backend": "UCX"}, "takes backend NIXL only, and it is UCX: write transceiver_runtime: CPP"),
+        ({"backend": "MPI", "transceiver_runtime": "PYTHON"}, "takes backend NIXL only, and it is MPI"),
+        ({"backend": "NIXL", "kv_transfer_timeout_ms": None}, "takes no null; write a large number"),
+        ({"backend": "UCX", "transceiver_runtime": "CPP", "kv_transfer_timeout_ms": None}, None),
+        ({"backend": "NIXL", "kv_transfer_timeout_ms": 3600000}, None),
+        ({"backend": "NIXL", "transceiver_runtime": None, "kv_transfer_timeout_ms": None}, None),
+        ({"backend": None}, None),
+        ({"backend": "NIXL", "enable_pipelined_transfer": True}, "needs enable_chunked_prefill: true"),
+    ],
+)
+def test_the_transceivers_of_1_4(block: dict[str, Any], words: str | None) -> None:
+    problems = check_worker_config({"cache_transceiver_config": block}, "1.4.0rc1")
+    assert problems == [] if words is None else words in one(problems)
 
 
 def test_release_lines() -> None:
-    assert [release_line(v) for v in ("1.2", "1.2.1", "v1.2.0rc3", "1.3.0rc17", "1.4.0", "main")] == [
-        "1.2",
-        "1.2",
-        "1.2",
-        "1.3",
-        "main",
-        "main",
-    ]
-    for wrong in ("0.21", "latest", ""):
+    lines = {
+        "1.2": ("1.2", "1.2.1", "v1.2.0rc3", "1.2.0rc2.post2"),
+        "1.3": ("1.3", "1.3.0rc17", "1.3.0rc14.post1", "nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc18-arm64"),
+        "1.4": ("1.4", "1.4.0", "1.4.0rc4+0cfda24b", "main", "1.5.0rc1", "2.0", "/images/trtllm-1.4.0rc4.sqsh"),
+    }
+    for line, versions in lines.items():
+        assert {release_line(version) for version in versions} == {line}
+    for wrong in ("0.21", "latest", "", "1.3.0rcx", "ai-dynamo/tensorrtllm-runtime:1.3.0", "1.1.0rc5"):
         with pytest.raises(ValueError, match="is not known"):
             release_line(wrong)
+
+
+def test_releases_are_ordered() -> None:
+    texts = (
+        "1.2.0rc3",
+        "1.2.0",
+        "1.2.1",
+        "1.3.0rc9",
+        "1.3.0rc14",
+        "1.3.0rc14.post1",
+        "1.3.0rc15",
+        "1.3.0",
+        "1.4.0rc1",
+    )
+    releases = [read_version(text).first for text in texts]
+    assert releases == sorted(releases)
 
 
 GOOD: dict[str, Any] = {
@@ -229,7 +369,7 @@ def test_a_sound_orchestrator_file() -> None:
             "Key inactive_interval_sec not found in DisaggClusterConfig",
         ),
         ({"max_retry": 5}, "did you mean max_retries?"),
-        ({"schedule_style": "generation_first"}, "it exists only in 1.3, main"),
+        ({"schedule_style": "generation_first"}, "it came in 1.3"),
         ({"generation_servers": {"num_instances": 1}}, "urls: is required"),
         ({"port": 99999}, "between 0 and 65535"),
     ],
@@ -242,3 +382,48 @@ def test_checks_do_not_change_the_file() -> None:
     before = repr(RECIPE)
     check_worker_config(RECIPE, "1.2")
     assert repr(RECIPE) == before
+
+
+# ------------------------------------------------------------------------------------- an orchestrator's coordinator
+
+
+def fleet(host: str = "node0", port: int = 8003, **keys: Any) -> dict[str, Any]:
+    return {
+        "hostname": host,
+        "port": port,
+        "backend": "pytorch",
+        "num_workers": 3,
+        "context_servers": {"num_instances": 1, "urls": ["node0:8000"]},
+        "generation_servers": {"num_instances": 2, "urls": ["node0:8002", "node1:8002"]},
+        **keys,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        (fleet(), "generation_servers.urls: node0:8002 is where the 3 processes of num_workers meet"),
+        (fleet(port=8001), "context_servers.urls: node0:8000"),
+        (fleet(port=1), "port: 1 leaves no port before it"),
+        (
+            fleet("0.0.0.0", generation_servers={"num_instances": 1, "urls": ["localhost:8002"]}),
+            "generation_servers.urls: localhost:8002",
+        ),
+    ],
+)
+def test_a_server_where_the_orchestrators_processes_meet_is_refused(config: dict[str, Any], where: str) -> None:
+    problem = one(check_orchestrator_config(config, "main"))
+    assert problem.startswith(where) and "disagg_coordinator_url" in problem
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        fleet(port=8004),
+        fleet("node2"),
+        fleet(num_workers=1),
+        fleet(disagg_coordinator_url="http://node5:7000"),
+    ],
+)
+def test_where_nobody_is_in_their_way_it_is_taken(config: dict[str, Any]) -> None:
+    assert check_orchestrator_config(config, "main") == []

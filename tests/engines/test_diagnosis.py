@@ -54,6 +54,7 @@ ROWS = [
     ("step", "slurmstepd: error: execve(): trtllm-llmapi-launch: No such file or directory", "container.image"),
     ("step", "env: ‘trtllm-serve’: No such file or directory", "container.image"),
     ("step", "srun: error: Unable to create step for job 7: More processors requested than permitted", "slurm.tasks"),
+    ("section 3", "ValueError: Python transceiver currently only supports NIXL backend, got UCX.", "CPP"),
     ("section 2", "ValueError: Number of hostnames (1) should be equal to the number of instances (2)", "agree"),
     ("section 2", "ValueError: Unsupported router type: x. Supported types are: []", "router"),
     ("section 2", "ValueError: No generation servers available", "worker has gone"),

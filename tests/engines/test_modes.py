@@ -42,6 +42,15 @@ def test_gen_only_fills_one_concurrency_a_start() -> None:
     }
 
 
+@pytest.mark.parametrize(("version", "awake"), [("1.2", False), ("1.3.0rc27", False), ("1.4.0rc1", True)])
+def test_a_generation_server_of_1_4_stays_awake_while_its_batch_fills(version: str, awake: bool) -> None:
+    (asked, *_) = experiment(stage="gen", deployment=PAIR, loads=LOADS, version=version).launches()
+    nodes = [f"n{k}" for k in range(nodes_needed(asked.deployment, LAPTOP.gpus_per_node))]
+    plan = ENGINE.plan_launch(asked, place(asked.deployment, LAPTOP, nodes, 8000), LAPTOP, 1.0)
+    kept = {spec.name: "TRTLLM_GPU_KEEPALIVE" in dict(spec.env) for spec in plan.processes}
+    assert kept == {"ctx-0": False, "ctx-1": False, "gen-0": awake, "orchestrator": False}
+
+
 def test_the_gate_is_each_servers_share_and_never_more() -> None:
     assert PAIR.gen is not None
     asked = experiment(stage="gen", deployment=replace(PAIR, gen=replace(PAIR.gen, instances=3)), loads=LOADS[:1])

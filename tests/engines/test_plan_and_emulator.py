@@ -70,9 +70,7 @@ def emulate(experiment: Experiment, cluster: Cluster) -> None:
         files = {file.path: file.content for file in launch.files}
         for process in launch.processes:
             environment = read_environment(dict(process.env))
-            config = yaml.safe_load(
-                files[process.argv[-1] if process.role != "orchestrator" else "orchestrator.yaml"]
-            )
+            config = yaml.safe_load(files[f"{process.role}.yaml"])
             if process.role == "orchestrator":
                 orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
                 continue
@@ -169,7 +167,7 @@ def sweeps(draw: st.DrawFn) -> dict[str, Any]:
         "about": "drawn",
         "model": draw(st.sampled_from(["deepseek-r1", "qwen3-235b-a22b", "llama-3.3-70b", "gpt-oss-120b"])),
         "cluster": draw(st.sampled_from(list(CLUSTERS))),
-        "engine": {"version": draw(st.sampled_from(["1.2", "1.2.1", "1.3.0rc17", "main"]))},
+        "engine": {"version": draw(st.sampled_from(["1.2", "1.2.1", "1.3.0rc17", "1.3.0rc28", "1.4.0rc4", "main"]))},
         "workloads": [{"isl": draw(st.sampled_from([64, 1000, 8192, 40_000])), "osl": draw(st.integers(2, 2000))}],
     }
     same = draw(fragments())  # both sides of a hand-over alike, more often than chance would have it
@@ -230,6 +228,7 @@ def pair(version: str = "1.2", **groups: dict[str, Any]) -> dict[str, Any]:
                 "ctx": {"mapping": "DEP4", "mtp": 1, **groups.get("ctx", {})},
                 "gen": {"mapping": "DEP4", "mtp": 1, **groups.get("gen", {})},
                 "loads": {"concurrency": [8]},
+                **({"orchestrator": groups["orchestrator"]} if "orchestrator" in groups else {}),
             }
         ],
     }
@@ -266,8 +265,8 @@ def test_the_pair_that_mistakes_are_laid_over_is_right() -> None:
 
 MISTAKES = (
     ("an unknown key", pair(gen=options(max_batch_sise=4)), "max_batch_sise"),
-    ("a key of main in 1.2", pair(gen=options(num_serve_frontends=2)), "exists only in main"),
-    ("a key of 1.2 in main", pair("main", gen=options(kv_cache_config={"onboard_blocks": True})), "only in 1.2"),
+    ("a key of main in 1.2", pair(gen=options(num_serve_frontends=2)), "it came between 1.3.0rc0 and"),
+    ("a key of 1.2 in main", pair("main", gen=options(kv_cache_config={"onboard_blocks": True})), "it went in 1.3"),
     ("a backend that main gave up", pair("main", gen=options(moe_config={"backend": "WIDEEP"})), "WIDEEP"),
     (
         "MTP spelt as in main",
@@ -279,12 +278,37 @@ MISTAKES = (
     (
         "transceivers that differ",
         pair(ctx=options(cache_transceiver_config={"backend": "UCX"})),
-        "cache_transceiver_config.backend: ctx has UCX and gen has DEFAULT",
+        "cache_transceiver_config.backend: ctx has UCX and gen has NIXL",
     ),
     (
         "runtimes that differ",
         pair(ctx=options(cache_transceiver_config={"transceiver_runtime": "PYTHON"})),
         "transceiver_runtime: ctx has PYTHON and gen has CPP",
+    ),
+    (
+        "a runtime on one side and the default of late 1.3 on the other",
+        pair("1.3.0rc27", ctx=options(cache_transceiver_config={"transceiver_runtime": "CPP"})),
+        "transceiver_runtime: ctx has CPP and gen has auto",
+    ),
+    (
+        "UCX with the default of 1.4",
+        pair("1.4", **dict.fromkeys(("ctx", "gen"), whole(cache_transceiver_config={"backend": "UCX"}))),
+        "PYTHON, the default of 1.4, takes backend NIXL only, and it is UCX: write transceiver_runtime: CPP",
+    ),
+    (
+        "no time-out in 1.4",
+        pair("1.4.0rc4", gen=options(cache_transceiver_config={"kv_transfer_timeout_ms": None})),
+        "the Python transceiver takes no null",
+    ),
+    (
+        "a name of late 1.3 in early 1.3",
+        pair("1.3.0rc5", gen=options(speculative_config={"acceptance_rate_threshold": 0.5})),
+        "it is speculative_config.acceptance_length_threshold there",
+    ),
+    (
+        "a name of early 1.3 in late 1.3",
+        pair("1.3.0rc27", gen=options(speculative_config={"acceptance_window": 5})),
+        "renamed between 1.3.0rc22 and 1.3.0rc27: speculative_config.acceptance_rate_window_size",
     ),
     (
         "no transceiver",
@@ -347,20 +371,23 @@ DOUBTS = (
     (
         "1.2",
         "DEFAULT and what it stands for",
-        {"ctx": options(cache_transceiver_config={"backend": "NIXL"})},
-        "ctx has NIXL and gen has DEFAULT",
+        {"ctx": options(cache_transceiver_config={"backend": "DEFAULT"})},
+        "ctx has DEFAULT and gen has NIXL",
     ),
     (
-        "1.3",
-        "a runtime named on one side",
-        {"ctx": options(cache_transceiver_config={"transceiver_runtime": "PYTHON"})},
-        "ctx has PYTHON and gen has auto",
+        "1.3.0rc28",
+        "a runtime that is left to the release on one side",
+        {
+            "ctx": whole(cache_transceiver_config={"backend": "NIXL"}),
+            "gen": whole(cache_transceiver_config={"backend": "NIXL", "transceiver_runtime": "PYTHON"}),
+        },
+        "ctx has auto or PYTHON and gen has PYTHON",
     ),
     (
         "1.3.0rc4",
         "a backend of early 1.3",
         {"gen": options(moe_config={"backend": "WIDEEP"})},
-        "'WIDEEP' is taken by some",
+        "'WIDEEP' went between 1.3.0rc0",
     ),
     (
         "1.3",
@@ -369,7 +396,19 @@ DOUBTS = (
             "ctx": options(cache_transceiver_config={"transceiver_runtime": "auto"}),
             "gen": options(cache_transceiver_config={"transceiver_runtime": "auto"}),
         },
-        "'auto' is taken by some releases of 1.3",
+        "'auto' came between 1.3.0rc20 and",
+    ),
+    (
+        "1.3.0rc24",
+        "an option of the orchestrator that came with some candidate",
+        {"orchestrator": {"num_workers": 2}},
+        "orchestrator.yaml: num_workers: came between 1.3.0rc20 and 1.4.0rc1",
+    ),
+    (
+        "1.7.0",
+        "a line that is not known yet",
+        {},
+        "engine.version: 1.7.0 is later than all that is known, and taken for 1.4",
     ),
     (
         "1.2",

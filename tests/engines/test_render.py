@@ -62,7 +62,11 @@ def test_a_disaggregated_pair() -> None:
     for role in (ctx, gen):
         assert (role["kv_cache_config"]["enable_block_reuse"], role["kv_cache_config"]["dtype"]) == (False, "fp8")
         assert role["speculative_config"] == {"decoding_type": "MTP", "num_nextn_predict_layers": 1}
-        assert role["cache_transceiver_config"] == {"backend": "DEFAULT", "max_tokens_in_buffer": 1024}
+        assert role["cache_transceiver_config"] == {
+            "backend": "NIXL",
+            "transceiver_runtime": "CPP",
+            "max_tokens_in_buffer": 1024,
+        }
         assert role["print_iter_log"] and role["enable_iter_perf_stats"] and role["return_perf_metrics"]
     orchestrator = config(plan, "orchestrator.yaml")
     urls = {spec.name: f"{spec.host}:{spec.port}" for spec in plan.processes}
@@ -76,7 +80,11 @@ def test_version_decides_spelling() -> None:
     plan = launch(asked)
     gen = config(plan, "gen.yaml")
     assert gen["speculative_config"] == {"decoding_type": "MTP", "max_draft_len": 1}
-    assert gen["cache_transceiver_config"] == {"backend": "DEFAULT", "kv_transfer_timeout_ms": 600000}
+    assert gen["cache_transceiver_config"] == {
+        "backend": "NIXL",
+        "transceiver_runtime": "PYTHON",
+        "kv_transfer_timeout_ms": 600000,
+    }
     assert "--config" in plan.processes[0].argv
     old = launch(experiment("e2e", PAIR))
     assert "--extra_llm_api_options" in old.processes[0].argv and "--config" not in old.processes[0].argv
@@ -116,6 +124,69 @@ def test_environment_of_a_server() -> None:
     assert not any(key.startswith("RATEMATCH") for key in dict(whole.env)), (
         "real servers know nothing of the emulator"
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "eight"), [("1.2", False), ("1.3.0rc27", False), ("1.4.0rc1", True), ("main", True)]
+)
+def test_inherited_ucx_settings_go_and_given_ones_stay(version: str, eight: bool) -> None:
+    for server in launch(experiment("e2e", PAIR, version=version)).processes:
+        assert ("UCX_IB_SL" in server.unset, "UCX_NET_DEVICES" in server.unset) == (eight, eight)
+        assert dict(server.env)["UCX_NET_DEVICES"] == "mlx5_0:1", "what is set is set after it"
+        assert ("TRTLLM_PRESERVE_UCX_ENV" in dict(server.env)) is eight
+    plain = replace(REAL, environment={})
+    for server in launch(experiment("e2e", PAIR, version=version), plain).processes:
+        assert "TRTLLM_PRESERVE_UCX_ENV" not in dict(server.env)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3.0rc27", "1.3.0rc29", "1.4.0rc1", "1.4.0rc4", "main"])
+def test_the_auth_key_is_in_all_files_or_in_none(version: str) -> None:
+    asked = experiment("e2e", PAIR, version=version)
+    plan = launch(asked)
+    there = ["internal_request_auth_key" in config(plan, file.path) for file in plan.files]
+    assert there == [version[:3] in ("1.4", "mai")] * 3
+    private = [word for spec in plan.processes for word in spec.argv if word.startswith("private/")]
+    assert len(private) == (4 if there[0] else 0)
+    assert {file.secret for file in plan.files} == {there[0]}
+    alone = launch(experiment(version=version))
+    assert "internal_request_auth_key" not in config(alone, "agg.yaml"), "nobody hands anything over"
+
+
+def test_the_auth_key_changes_no_id_and_no_whole_file_of_the_user() -> None:
+    assert experiment("e2e", PAIR, version="1.4").id == experiment("e2e", PAIR, version="1.4").id
+    transceiver = {"cache_transceiver_config": {"backend": "NIXL"}}
+    assert PAIR.ctx is not None and PAIR.gen is not None
+    whole = replace(PAIR, ctx=replace(PAIR.ctx, config=transceiver))
+    plan = launch(experiment("e2e", whole, version="1.4"))
+    assert config(plan, "ctx.yaml") == transceiver
+    assert not any(file.secret for file in plan.files)
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "runtime", "buffered"),
+    [
+        ("1.2", "DEFAULT", "CPP", True),
+        ("1.3", "NIXL", "CPP", True),
+        ("1.3.0rc14.post1", "UCX", "CPP", True),
+        ("1.3.0rc24", "NIXL", "CPP", True),
+        ("1.3.0rc26", "NIXL", "auto", False),
+        ("1.3.0rc29", "DEFAULT", "auto", False),
+        ("1.3.0rc27", "MOONCAKE", "CPP", True),
+        ("1.4.0rc4", "NIXL", "PYTHON", False),
+        ("1.5.0", "DEFAULT", "PYTHON", False),
+        ("main", "MPI", "CPP", True),
+    ],
+)
+def test_the_transceivers_runtime_is_written_out(version: str, backend: str, runtime: str, buffered: bool) -> None:
+    assert PAIR.ctx is not None and PAIR.gen is not None
+    options = {"cache_transceiver_config": {"backend": backend}}
+    asked = replace(PAIR, ctx=replace(PAIR.ctx, options=options), gen=replace(PAIR.gen, options=options))
+    plan = launch(experiment("e2e", asked, version=version))
+    for name in ("ctx.yaml", "gen.yaml"):
+        block = config(plan, name)["cache_transceiver_config"]
+        assert (block["backend"], block["transceiver_runtime"]) == (backend, runtime)
+        assert ("max_tokens_in_buffer" in block) is buffered
+    assert ENGINE.check_launch(plan, experiment("e2e", asked, version=version)) == []
 
 
 def test_options_of_the_user_win_key_by_key() -> None:

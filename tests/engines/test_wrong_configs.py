@@ -35,11 +35,28 @@ def diagnosed(text: str) -> Diagnosis:
         (
             "1.2",
             {"num_serve_frontends": 2},
-            "num_serve_frontends: unknown key in 1.2; it exists only in main",
+            "num_serve_frontends: unknown key in 1.2; it came between 1.3.0rc0 and 1.3.0rc24",
             "unknown",
         ),
         ("main", {"moe_config": {"backend": "WIDEEP"}}, "'WIDEEP' is not valid in main", "does not know"),
-        ("main", {"kv_cache_config": {"onboard_blocks": True}}, "it exists only in 1.2", "unknown to this version"),
+        (
+            "main",
+            {"kv_cache_config": {"onboard_blocks": True}},
+            "unknown key in main; it went in 1.3",
+            "unknown to this version",
+        ),
+        (
+            "1.4.0rc4",
+            {"cache_transceiver_config": {"backend": "UCX"}},
+            "PYTHON, the default of 1.4.0rc4, takes backend NIXL only, and it is UCX",
+            "the KV transceiver",
+        ),
+        (
+            "1.3.0rc27",
+            {"cache_transceiver_config": {"backend": "NIXL", "transceiver_runtime": "Auto"}},
+            "'Auto' is not valid in 1.3.0rc27; choose from CPP, PYTHON, auto",
+            "does not know",
+        ),
         ("1.2", {"max_batch_sise": 4}, "did you mean max_batch_size?", "unknown to this version"),
         (
             "1.2",

@@ -202,7 +202,7 @@ def test_trtllm_benchmark_config_comes_back(tmp_path: Path) -> None:
     assert [load.concurrency for load in experiment.loads if isinstance(load, Concurrency)] == [48, 192]
     assert [load.num_requests for load in experiment.loads] == [240, 960]
     assert experiment.workload.label == "1024/1024"
-    assert sweep.engine.version == "1.3"
+    assert sweep.engine.version == "1.3.0rc17"
     environment = dict(processes["gen"][0].env)
     assert (environment["UCX_TLS"], environment["NOTE"]) == ("rc,tcp", "two words")
     left = {each.where.rpartition(": ")[2] for each in imported.unsupported}

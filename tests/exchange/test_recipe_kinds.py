@@ -321,15 +321,15 @@ def test_a_variant_that_somebody_wrote_is_refused_not_left_out() -> None:
 @pytest.mark.parametrize(
     ("names", "container", "line"),
     [
-        ({"tensorrt_llm": "1.3.0rc11"}, "ai-dynamo/tensorrtllm-runtime:1.1.0", "1.3"),
-        ({"dynamo": "1.1.0", "tensorrt_llm": "post-1.3.0rc11"}, "dynamo-trtllm", "1.3"),
-        ({"tensorrt-llm": "v1.2.1"}, "nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc18", "1.2"),
-        ({"TRTLLM": "1.4.0rc4"}, "x", "main"),
+        ({"tensorrt_llm": "1.3.0rc11"}, "ai-dynamo/tensorrtllm-runtime:1.1.0", "1.3.0rc11"),
+        ({"dynamo": "1.1.0", "tensorrt_llm": "post-1.3.0rc11"}, "dynamo-trtllm", "1.3.0rc11"),
+        ({"tensorrt-llm": "v1.2.1"}, "nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc18", "1.2.1"),
+        ({"TRTLLM": "1.4.0rc4"}, "x", "1.4.0rc4"),
         ({"tensorrt_llm": 1.3}, "x", "1.3"),
-        ({}, "nvcr.io#nvidia/tensorrt-llm/release:1.3.0rc24", "1.3"),
-        ({"dynamo": "1.3.0"}, "/images/tensorrt-llm_1.3.0rc4.sqsh", "1.3"),
+        ({}, "nvcr.io#nvidia/tensorrt-llm/release:1.3.0rc24", "1.3.0rc24"),
+        ({"dynamo": "1.3.0"}, "/images/tensorrt-llm_1.3.0rc4.sqsh", "1.3.0rc4"),
         ({}, "trtllm-1.3", "1.3"),
-        ({"tensorrt_llm": "latest"}, "trt_llm+1.3.0", "1.3"),
+        ({"tensorrt_llm": "latest"}, "trt_llm+1.3.0", "1.3.0"),
         ({"vllm": "0.24", "tensorrt_llm": "0.20"}, "dynamo-trtllm-1.3", "1.2"),
     ],
 )
@@ -341,6 +341,15 @@ def test_the_version_is_the_recipes_own_then_the_images(names: dict[str, Any], c
     assert "version: main" in engine_line(given), "an option stands above all"
 
 
+def test_a_secret_between_servers_is_not_copied() -> None:
+    recipe = pair()
+    for role in ("prefill", "decode"):
+        recipe["backend"]["trtllm_config"][role]["internal_request_auth_key"] = "replace-with-a-shared-key"
+    imported = import_recipes([write(recipe)], Choices(version="1.4.0rc4"))
+    assert "replace-with" not in imported.text and "internal_request_auth_key" not in imported.text
+    assert any("internal_request_auth_key is a secret and is not copied" in note for note in imported.notes)
+
+
 def test_where_a_version_came_from_is_told() -> None:
     identity = {
         "frameworks": {"tensorrt_llm": "1.2.0"},
@@ -350,7 +359,7 @@ def test_where_a_version_came_from_is_told() -> None:
     assert "1.2.0, identity.frameworks (recipe.yaml:" in engine_line(imported)
     assert any("1.3.0rc9: the former counts" in note for note in imported.notes)
     old = import_recipes([write(single(identity={"frameworks": {"tensorrt_llm": "0.20.0"}}))], Choices())
-    assert any("0.20.0, which is none of 1.2, 1.3, main" in note for note in old.notes)
+    assert any("0.20.0, which is none of 1.2, 1.3, 1.4" in note for note in old.notes)
     assert any("engine version 1.2 is assumed" in note for note in old.notes)
 
 
@@ -376,7 +385,7 @@ def test_names_of_images_that_say_little(image: str) -> None:
     [
         ("/w/tensorrt_llm-1.2.1-cp312-cp312-linux_aarch64.whl", "1.2"),
         ("", "1.3"),
-        ("/w/1.2/tensorrt_llm-1.4.0rc2.whl", "main"),
+        ("/w/1.2/tensorrt_llm-1.4.0rc2.whl", "1.4.0rc2"),
     ],
 )
 def test_a_wheel_stands_over_the_image(wheel: str, line: str) -> None:

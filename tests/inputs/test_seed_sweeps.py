@@ -78,6 +78,21 @@ def test_the_study_covers_its_three_workloads_and_all_mtp_depths(monkeypatch: py
     assert all("requests" in d.reason or "slots" in d.reason for d in expansion.dropped)
 
 
+@pytest.mark.parametrize("name", ["deepseek-r1", "qwen3-235b"])
+def test_the_studies_baseline_is_run_as_its_owners_run_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Balancing (with attention DP) and chunked prefill, both on and off, with the numbers of the published runs."""
+    monkeypatch.chdir(ROOT)
+    expansion = expand_sweep(read_sweep(name)[0])
+    seen: dict[bool, set[tuple[bool, bool]]] = {True: set(), False: set()}
+    for agg in (e.deployment.agg for e in expansion.experiments if e.stage == "ifb"):
+        assert agg is not None
+        balance = agg.options["attention_dp_config"]
+        assert (balance["timeout_iters"], balance["batching_wait_iters"]) == (60, 0)
+        seen[agg.mapping.attention_dp].add((balance["enable_balance"], agg.options["enable_chunked_prefill"]))
+    assert seen[True] == {(False, False), (False, True), (True, False), (True, True)}
+    assert seen[False] == {(False, False), (False, True)}
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_package_without_a_clone_has_it_and_its_profile(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -171,3 +171,19 @@ def test_every_placement_made_is_sound(sizes: list[int], per_node: int) -> None:
         assert any(size > per_node and size % per_node for size in groups.values())
         return
     assert check_placement(placement, per_node) == []
+
+
+def test_an_aggregated_server_with_chunked_prefill_has_a_chunk_beside_its_decodes() -> None:
+    """As whole configuration too; a limit that is given stays, and other roles know no chunks."""
+    mapping, workload = Parallelism(tp=8, ep=8, attention_dp=True), Workload(8192, 1024)
+    chunked = {"enable_chunked_prefill": True}
+    group = ServerGroup("agg", mapping, mtp=3, options=chunked)
+    for server in (group, replace(group, options={}, config=chunked)):
+        filled = with_limits(server, workload, 512)
+        assert (filled.max_batch_size, filled.max_num_tokens) == (64, 2048 + 64 * 4)
+        assert "chunked prefill" in explain_limits(filled, workload, 512)[1].why
+    given = with_limits(replace(group, max_num_tokens=4096), workload, 512)
+    assert given.max_num_tokens == 4096
+    whole = with_limits(replace(group, options={"enable_chunked_prefill": False}), workload, 512)
+    assert whole.max_num_tokens == 8192 + 64 * 4
+    assert with_limits(replace(group, role="ctx"), workload, 512).max_num_tokens == 8256

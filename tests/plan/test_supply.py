@@ -89,3 +89,13 @@ def test_a_supply_that_does_not_fit_beside_gen_is_dropped_with_the_sum() -> None
 def test_mistakes_are_reported(text: str, message: str) -> None:
     with pytest.raises(SweepError, match=message):
         parse(HEAD + text)
+
+
+@pytest.mark.parametrize(("version", "batch"), [("1.2", 1), ("1.3.0rc9", 2), ("main", 1)])
+def test_a_batch_filled_exactly_has_a_slot_more_where_the_release_needs_it(version: str, batch: int) -> None:
+    """8 in flight over 8 attention-DP ranks; without a supply nothing waits for a full batch."""
+    head = HEAD + f"engine: {{version: {version!r}}}\n" + CTX
+    fed = [each.deployment.gen for each in expanded(head + gen())[1].experiments if each.stage == "gen"]
+    assert [group.max_batch_size for group in fed if group] == [batch, batch]
+    alone = expanded(head + gen().replace("mode: gen_only, ", ""))[1].experiments
+    assert {each.deployment.gen.max_batch_size for each in alone if each.deployment.gen} == {1}

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
-from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.launch import Interrupted, Waiting, end_leftovers, probe, running
 from tests.ports import free_port
 from tests.support.processes import processes_with, wait_until
@@ -30,6 +31,10 @@ class Answer(http.server.BaseHTTPRequestHandler):
 print("listening", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
+
+
+LOADING = SERVE.replace("time.sleep(float(sys.argv[2]))", "").replace("send_response(200)", "send_response(503)")
+"""Listens at once, and is never ready."""
 
 
 def spec(
@@ -165,6 +170,37 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
+def test_a_server_that_is_loading_is_not_one_that_is_not_there(tmp_path: Path) -> None:
+    """503 is loading, refused is dead or not yet there; both say so while they are waited for, and at the end."""
+    ports = [free_port(), free_port()]
+    loading = spec("a", ports[0], argv=(sys.executable, "-c", LOADING, str(ports[0])), deadline_s=3)
+    absent = spec("b", ports[1], argv=(sys.executable, "-c", "import time; time.sleep(60)"), deadline_s=60)
+    states: dict[str, set[str]] = {"a": set(), "b": set()}
+
+    def look(waiting: Sequence[Waiting]) -> None:
+        for server in waiting:
+            states[server.name].add(server.state)
+
+    with (
+        pytest.raises(NotReady, match=r"a was not ready after \d+ s \(answers 503: it is still loading\)"),
+        start(plan(loading, absent), tmp_path, on_wait=look),
+    ):
+        pass
+    assert "loading" in states["a"] and states["b"] == {"dead or not yet there"}
+
+
+def test_a_port_that_several_processes_meet_at_must_be_free_too(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(PortInUse, match=f"port {port} on 127.0.0.1 is in use"),
+            start(plan(replace(spec("a", free_port()), further_ports=(port,))), tmp_path),
+        ):
+            pass
+
+
 def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -277,3 +313,34 @@ def test_a_server_that_dies_on_a_full_disk_is_told_so(tmp_path: Path, monkeypatc
         start(plan(spec("a", free_port(), argv=dying)), tmp_path),
     ):
         pass
+
+
+SHOW = "import pathlib; print(pathlib.Path('private/a.yaml').read_text())\n"
+
+
+def test_a_secret_of_a_start_is_in_private_files_for_as_long_as_the_servers_live(tmp_path: Path) -> None:
+    port = free_port()
+    server = spec("agg-0", port, argv=(sys.executable, "-c", SHOW + SERVE, str(port), "0"))
+    secret = tuple(FileSpec(name, f"key: '{MADE_AT_LAUNCH}'\n") for name in ("a.yaml", "b.yaml"))
+    open_file = FileSpec("note.yaml", "a: 1\n")
+    found = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with start(LaunchPlan((*secret, open_file), (server,), "http://127.0.0.1:1"), folder):
+            private = folder / PRIVATE
+            assert private.stat().st_mode & 0o777 == 0o700
+            assert {path.name: path.stat().st_mode & 0o777 for path in private.iterdir()} == {
+                "a.yaml": 0o600,
+                "b.yaml": 0o600,
+            }
+            texts = {path.read_text() for path in private.iterdir()}
+            assert len(texts) == 1, "all files of a start have the same"
+            key = texts.pop().removeprefix("key: '").removesuffix("'\n")
+            assert len(key) == 64 and all(key not in text for text in working_in(folder).values())
+            found.append(key)
+        assert not private.exists()
+        kept = {path.name: path.read_text() for path in folder.iterdir()}
+        assert kept["a.yaml"] == f"key: '{MADE_AT_LAUNCH}'\n" and "key: '***'" in kept["agg-0.log"]
+        assert all(key not in text for text in kept.values())
+    assert found[0] != found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 from dataclasses import replace
@@ -211,6 +212,36 @@ def test_loads_go_on_after_one_that_cannot_be_trusted(tmp_path: Path) -> None:
     assert (tmp_path / "ratematch.called").read_text().split() == ["1", "2", "3"], told
     assert code == 3
     assert not [line for _, line in processes_with(str(tmp_path)) if "sleep" in line]
+
+
+def test_the_secret_of_a_start_is_made_by_the_script_for_its_servers_alone(tmp_path: Path) -> None:
+    """run.sh with a stand-in for every program: servers that note what they read, how open it is, and their words."""
+    bodies = {
+        "server": f'echo "$(stat -c %a private) $(stat -c %a private/*.yaml) $@" >>{tmp_path}/seen\n'
+        f"grep -h auth_key private/*.yaml >>{tmp_path}/keys\nexec sleep 60",
+        "curl": f"until [[ $(wc -l <{tmp_path}/keys) -ge 3 ]]; do sleep 0.05; done",
+        "ratematch": "exit 0",
+    }
+    for name, body in bodies.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    asked = experiment("e2e", PAIR, loads=(Concurrency(1, 8),), version="1.4")
+    profile = replace(LAPTOP, command=(str(tmp_path / "server"),), launcher=())
+    found = render.render(asked, profile, allocated=False)
+    render.write(found, tmp_path)
+    folder = tmp_path / found[0].path
+    code, told = run_script(folder, PATH=f"{tmp_path}:{os.environ['PATH']}", RATEMATCH="ratematch")
+    assert code == 0, told
+    (key,) = set((tmp_path / "keys").read_text().splitlines())
+    assert re.fullmatch(r"internal_request_auth_key: '[0-9a-f]{64}'", key)
+    value = key.split("'")[1]
+    seen = (tmp_path / "seen").read_text()
+    assert seen.startswith("700 600") and "private/ctx.yaml" in seen and value not in seen
+    texts = [path.read_text() for path in tmp_path.rglob("*.yaml")]
+    assert sum("internal_request_auth_key: '***made at launch***'" in text for text in texts) == 6, (
+        "and in the copies"
+    )
+    assert all(value not in text for text in [*texts, told]) and not list(folder.rglob("private"))
 
 
 def test_no_server_is_started_for_loads_that_cannot_be_sent(tmp_path: Path) -> None:

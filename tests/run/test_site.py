@@ -210,6 +210,26 @@ def test_a_profile_of_this_machine_means_this_machine(
     assert done.exit_code == 0 and list(tmp_path.glob("out/*/run.sh")) and not list(tmp_path.glob("out/*/job.sbatch"))
 
 
+@pytest.mark.parametrize("more", ["numactl: -m 0\n", 'numactl: ""\n', "command: [my-serve]\n"])
+def test_programs_that_are_not_here_are_one_line_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    """Each of hundreds of experiments would fail for it, one after the other."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stand_in(tmp_path, "numactl", "")
+    wanted = "my-serve" if "command" in more else "trtllm-serve"
+    if more == "numactl: -m 0\n":
+        (tmp_path / "numactl").unlink()
+        wanted = "numactl"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini.yaml").write_text(SWEEP)
+    (tmp_path / "rack.yaml").write_text(PROFILE + more)
+    done = CliRunner().invoke(main, ["sweep", "mini.yaml", "--executor", "local"], catch_exceptions=False)
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"ratematch: {wanted} is not on PATH here") and "--executor simulate" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_container_is_not_left_out_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mini.yaml").write_text(SWEEP)
@@ -255,7 +275,7 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
     cluster = replace(EMULATED, environment={"RATEMATCH_EMULATED_VERSION": version})
     found = told(probe.probe_node(cluster, "trtllm-serve", tmp_path))
     assert found["version"][0] and found["version"][1].endswith(
-        'set engine.version: "1.2" in the sweep' if version == "1.2" else "set engine.version: main in the sweep"
+        'set engine.version: "1.2" in the sweep' if version == "1.2" else 'set engine.version: "1.4" in the sweep'
     )
     known = len(command_options("serve", version))
     assert found["serve"] == (True, f"{known} of {known} known options")

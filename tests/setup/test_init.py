@@ -75,6 +75,8 @@ def test_the_plan_of_a_first_sweep_leaves_nothing_out(site: Site) -> None:
     planned = CliRunner().invoke(main, ["plan", "batch-first.yaml", "--json"])
     content = json.loads(planned.stdout)
     assert {each["stage"] for each in content["experiments"]} == {"ctx", "gen", "ifb"}
+    servers = [each.options.get("attention_dp_config") for each in read_sweep("batch-first.yaml")[0].stages]
+    assert servers == [None, None, {"enable_balance": True, "timeout_iters": 60, "batching_wait_iters": 0}], "of ifb"
     text = Path("batch-first.yaml").read_text()
     assert "DEP4" in text and "mtp: [0, 3]" in text and "TP1" not in text
 

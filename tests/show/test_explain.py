@@ -32,6 +32,15 @@ def test_what_servers_share_is_told_once_and_what_differs_for_each() -> None:
     assert own.count("alike on both") == 1, "the one ctx server"
 
 
+@pytest.mark.parametrize("workloads", [("64/8",), ("64/8", "128/8")])
+def test_variables_are_set_for_every_process(workloads: tuple[str, ...]) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    quiet = (Setting("TELEMETRY", "0", "sends from servers that are measured"),)
+    print_explained([Explained(f"environment {workload}", quiet) for workload in workloads], console)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert output.count("set for every process") == output.count("TELEMETRY") == 1 and "told to" not in output
+
+
 def test_json_has_each_in_full() -> None:
     first, second, _ = explained_to_json(TWO)
     assert first["servers"] == "gen DEP4 64/8"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratematch.emulator.iteration import AttentionDpBalance
 from ratematch.emulator.scheduler import Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import RooflineStepTime, StepBatch
 from ratematch.inputs.catalog import load_gpu, load_model
@@ -92,6 +93,32 @@ requests = st.lists(
     min_size=1,
     max_size=30,
 )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    requests,
+    st.integers(0, 3),
+    st.sampled_from(
+        [
+            {"balance": AttentionDpBalance(timeout_iters=60, batching_wait_iters=0)},
+            {"balance": AttentionDpBalance(timeout_iters=5, batching_wait_iters=3)},
+            {"chunked_prefill": True, "max_num_tokens": 96},
+            {"chunked_prefill": True, "max_num_tokens": 96, "balance": AttentionDpBalance(6, 1)},
+        ]
+    ),
+)
+def test_a_tuned_aggregated_server_is_taken_ahead_no_further_than_it_may(wanted, mtp, changes):
+    """Balancing counts iterations while it holds prompts back, and pieces of prompts change every step."""
+
+    def arrivals() -> list[tuple[float, Sequence]]:
+        return [(when, Sequence(k, isl, osl)) for k, (when, isl, osl, _, _) in enumerate(wanted)]
+
+    plain_times, plain_tokens = run_step_by_step(make("DEP4", mtp, **changes), arrivals())
+    times, tokens = run_in_virtual_time(make("DEP4", mtp, **changes), arrivals())
+    assert tokens == plain_tokens
+    for each, instants in plain_times.items():
+        assert times[each] == pytest.approx(instants, rel=2e-4)
 
 
 @settings(max_examples=60, deadline=None)

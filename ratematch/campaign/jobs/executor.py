@@ -63,6 +63,8 @@ class Executor:
                 f"cluster profile {cluster.name} runs servers in a container, which only Slurm starts: "
                 "use --executor slurm (or allocation, inside salloc)"
             )
+        if self.name in ("local", "debug"):
+            machines.refuse_not_installed(cluster, experiments)
         if self.name == "slurm":
             slurm.refuse_unsendable(cluster, experiments, self.packing)
         if self.name == "simulate":

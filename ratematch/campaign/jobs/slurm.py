@@ -46,7 +46,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import Pack, Piece
 from ratematch.plan.packs import pack as pack_pieces
-from ratematch.plan.placement import nodes_needed
+from ratematch.plan.placement import nodes_on
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.followup import num_further
 from ratematch.slurm.queue import Queue, QueuedJob
@@ -214,7 +214,7 @@ def estimate_minutes(folder: ExperimentFolder) -> float:
 
 def piece_of(folder: ExperimentFolder) -> Piece:
     """Nodes and minutes that what is missing in ``folder`` takes."""
-    nodes = nodes_needed(folder.read().deployment, _cluster(folder).gpus_per_node)
+    nodes = nodes_on(folder.read().deployment, _cluster(folder))
     return Piece(folder.path.name, nodes, estimate_minutes(folder))
 
 
@@ -247,7 +247,7 @@ def refuse_unsendable(cluster: Cluster, experiments: Sequence[Experiment], packi
     refuse_missing(cluster)
     if not experiments:
         return
-    nodes = max(nodes_needed(experiment.deployment, cluster.gpus_per_node) for experiment in experiments)
+    nodes = max(nodes_on(experiment.deployment, cluster) for experiment in experiments)
     estimate_min = max(minutes_on(cluster, experiment) for experiment in experiments)
     options = batch_options(cluster, max(nodes, packing.nodes) if packing else nodes, estimate_min)
     check_submission(options)

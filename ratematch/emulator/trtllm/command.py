@@ -22,6 +22,7 @@ from ratematch.emulator.trtllm.logs import LEVELS, Log
 from ratematch.emulator.trtllm.orchestrator import Orchestrator
 from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_settings
 from ratematch.emulator.trtllm.settings import read_yaml, worker_settings
+from ratematch.emulator.trtllm.transfer import announce
 from ratematch.emulator.trtllm.worker import Worker
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options
 
@@ -164,6 +165,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         )
         for warning in settings.warnings:
             log.warning(warning)
+        announce(settings.config, settings.version, log)
         worker = Worker(settings, environment, build(settings, environment), log)
         number = worker.run()
     except (SettingsError, LoadFailure, RuntimeError) as error:

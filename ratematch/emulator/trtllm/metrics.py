@@ -13,6 +13,7 @@ from ratematch.emulator.scheduler import Scheduler, Sequence, Step
 from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.protocol import GenerationRequest
 from ratematch.emulator.trtllm.settings import WorkerSettings
+from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.reporting import reporting
 
 _BLOCK_COUNTS = ("allocTotalBlocks", "allocNewBlocks", "reusedBlocks", "missedBlocks", "cacheHitRate")
@@ -35,7 +36,7 @@ def iteration_line(
     head = f"iter = {step.iter}, global_rank = 0, rank = 0, "
     total = f"currank_total_requests = {fetched[0]}/{fetched[1]}, "
     times = f"host_step_time = {step_s * 1e3:.6g}ms, prev_device_step_time = {device}, timestamp = {stamp}, "
-    if version == "1.2":
+    if release_line(version) == "1.2":
         return f"{head}{total}{times}num_scheduled_requests: {rank.num_scheduled}, states = {states}"
     scheduled = f"num_scheduled_requests = {rank.num_scheduled}, kv_cache_util = {kv_util:.3f}, "
     return f"{head}{scheduled}{total}{times}states = {states}"

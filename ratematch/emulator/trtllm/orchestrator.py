@@ -32,6 +32,7 @@ from ratematch.emulator.trtllm.times import (
     times_event,
     wants_times,
 )
+from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.reporting import reporting
 
 RETRY_PAUSE_S = 1.0
@@ -312,14 +313,14 @@ class Orchestrator:
                 what = f"{answer.status}, message={answer.reason!r}, url={url!r}: {text}"
                 if self._late:
                     status, detail = answer.status, inner_message(text)
-                if self.settings.version != "1.2" and answer.status < 500:
+                if release_line(self.settings.version) != "1.2" and answer.status < 500:
                     retries = attempt
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 what = f"Client error to {url}: {error or type(error).__name__}"
                 status, detail = 500, None
                 dropped = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
                 dropped = dropped and not isinstance(error, aiohttp.ClientConnectorError)
-                if dropped and retries and self.settings.version != "1.2":
+                if dropped and retries and release_line(self.settings.version) != "1.2":
                     retries = max(retries, DROPPED_RETRIES)
             if attempt >= retries:
                 self.log.error(f"{what} - last retry {attempt} of {retries}")

@@ -30,7 +30,7 @@ _SHARED_FIELDS = {
     "return_generation_logits", "response_format", "lora_request", "priority", "conversation_params",
     "disaggregated_params", "echo", "prompt_logprobs", "bad", "bad_token_ids", "end_id",
 }  # fmt: skip
-COMPLETION_FIELDS = frozenset(_SHARED_FIELDS | {"prompt"})
+COMPLETION_FIELDS = frozenset(_SHARED_FIELDS | {"prompt", "suffix"})
 CHAT_FIELDS = frozenset(
     _SHARED_FIELDS
     | {
@@ -47,6 +47,15 @@ DISAGG_FIELDS = frozenset(
         "multimodal_embedding_handles", "multimodal_hashes",
     }
 )  # fmt: skip
+
+LIFECYCLE_FIELDS = frozenset(
+    {
+        "logical_request_id", "prefill_artifact_id", "artifact_version", "handoff_attempt_uuid", "consumer_grant_id",
+        "transfer_session_id", "generation_endpoint_name", "generation_endpoint_rank",
+        "generation_endpoint_incarnation", "context_control_endpoint", "context_transceiver_lifecycle",
+    }
+)  # fmt: skip
+"""What 1.4 takes besides, for a protocol that is off unless a variable asks for it."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,8 @@ def _forbid_extra(body: Json, known: frozenset[str], where: tuple[str, ...] = ("
         raise BadRequest(f"{len(extra)} validation error{'s' if len(extra) > 1 else ''}: {details}")
 
 
-def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
-    """The request in a decoded JSON ``body``.
+def parse_request(body: Any, *, chat: bool, vocab: int, lifecycle: bool = False) -> GenerationRequest:
+    """The request in a decoded JSON ``body``. ``lifecycle``: the version knows :data:`LIFECYCLE_FIELDS`.
 
     Raises:
         BadRequest: an unknown field or a wrong type, as the engine's own validation would.
@@ -98,7 +107,9 @@ def parse_request(body: Any, *, chat: bool, vocab: int) -> GenerationRequest:
     options = options or {}
     _forbid_extra(options, frozenset({"include_usage", "continuous_usage_stats"}), ("body", "stream_options"))
     disagg = typed_field(body, "disaggregated_params", dict, None) or {}
-    _forbid_extra(disagg, DISAGG_FIELDS, ("body", "disaggregated_params"))
+    _forbid_extra(
+        disagg, DISAGG_FIELDS | LIFECYCLE_FIELDS if lifecycle else DISAGG_FIELDS, ("body", "disaggregated_params")
+    )
     kind: RequestKind
     match disagg.get("request_type", "context_and_generation"):
         case "context_and_generation":

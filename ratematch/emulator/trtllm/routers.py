@@ -199,5 +199,6 @@ def read_routed(body: Json, chat: bool, headers: Mapping[str, str]) -> Routed:
             )
     params = body.get("conversation_params") or body.get("disaggregated_params") or {}
     named = params.get("conversation_id") if isinstance(params, dict) else None
-    named = named or headers.get("X-Session-ID") or headers.get("X-Correlation-ID")
+    for header in ("X-Session-ID", "X-Correlation-ID", "x-session-affinity"):  # the last one since 1.4
+        named = named or headers.get(header)
     return Routed(prompt_ids=ids, chat=chat, conversation=named)

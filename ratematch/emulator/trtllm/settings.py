@@ -12,7 +12,8 @@ import yaml
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.iteration import AttentionDpBalance
 from ratematch.engines.settings import Config, without
-from ratematch.engines.trtllm_serve.agreement import check_model
+from ratematch.engines.trtllm_serve.agreement import check_model, draft_tokens
+from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_model
@@ -80,7 +81,7 @@ def _merge(cli: Mapping[str, Any], typed: Collection[str], config: Config, versi
     file_kv = config.get("kv_cache_config") or {}
     warnings = []
     merged = {**merged, **config, "kv_cache_config": {**kv, **file_kv}}
-    if version != "1.2":
+    if release_line(version) != "1.2":
         over = {CLI_KEYS[name]: cli[name] for name in typed if name in CLI_KEYS and CLI_KEYS[name] in config}
         merged |= over
         names = sorted(over)
@@ -148,13 +149,11 @@ class WorkerSettings:
     warnings: tuple[str, ...]
 
 
-def _draft_tokens(config: Config) -> int:
-    block = config.get("speculative_config") or {}
-    if not block:
-        return 0
-    if block.get("decoding_type") == "MTP":
-        return int(block.get("max_draft_len") or block.get("num_nextn_predict_layers") or 1)
-    return int(block.get("max_draft_len") or 0)
+def _drafts(config: Config, version: str) -> int:
+    drafts = draft_tokens(config, version)
+    kind = (config.get("speculative_config") or {}).get("decoding_type")
+    # What a release without a default does then is not known; one draft is what the others do.
+    return (1 if kind == "MTP" else 0) if drafts is None else drafts
 
 
 def worker_settings(
@@ -180,7 +179,7 @@ def worker_settings(
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
     transceiver = merged.get("cache_transceiver_config") or {}
-    timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if version == "1.2" else 60000)
+    timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if release_line(version) == "1.2" else 60000)
     if cli.get("server_role") is None and (cli.get("metadata_server_config_file") or cli.get("disagg_cluster_uri")):
         raise SettingsError("server_role is required when metadata_server_cfg or disagg_cluster_config is provided")
     return WorkerSettings(
@@ -195,7 +194,7 @@ def worker_settings(
         max_num_tokens=int(merged.get("max_num_tokens", 8192)),
         max_seq_len=int(merged.get("max_seq_len") or model.max_seq_len),
         stream_interval=int(merged.get("stream_interval", 1)),
-        mtp=_draft_tokens(merged),
+        mtp=_drafts(merged, version),
         tokens_per_block=int(kv.get("tokens_per_block", 32)),
         kv_fraction=float(kv.get("free_gpu_memory_fraction", 0.9)),
         kv_max_tokens=kv.get("max_tokens"),

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ratematch.emulator.errors import TransferError
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.engines.settings import Config
+from ratematch.engines.trtllm_serve import transceiver
 from ratematch.engines.trtllm_serve.agreement import differences
+from ratematch.engines.trtllm_serve.release import one_release, read_version
 
 TRANSFER_LATENCY_S = 1e-3
 """Fixed part of one KV transfer: the handshake between the two executors."""
@@ -39,3 +43,19 @@ def check_layout(source: KvSource, own: Mapping[str, str | int | None]) -> None:
             f"KV cache transfer of request {source.request_id} failed: the two sides do not agree: "
             + "; ".join(differing)
         )
+
+
+def announce(config: Config, version: str, log: Log) -> None:
+    """What a worker logs when it makes its transceiver. ``auto`` is the C++ one here: no emulated model asks for the
+    other."""
+    block = config.get(transceiver.WHERE) or {}
+    backend = block.get("backend")
+    if backend is None:
+        log.info(transceiver.OFF_LINES[0])
+        return
+    if backend == "MPI":
+        log.warning(f"{transceiver.MPI_LINE}, UCX or NIXL is recommended")
+    if backend == "UCX":
+        log.info(f"{transceiver.UCX_LINE}.")
+    if transceiver.runtimes(block, read_version(one_release(version)))[-1] == "PYTHON":
+        log.info(transceiver.PYTHON_LINE)

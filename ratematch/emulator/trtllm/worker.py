@@ -29,6 +29,7 @@ from ratematch.emulator.trtllm.settings import WorkerSettings
 from ratematch.emulator.trtllm.times import TimesFile, fields_of_worker, times_event, wants_times
 from ratematch.emulator.trtllm.transfer import KvSource, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
+from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.reporting import reporting
 
 METRICS_WAIT_S = 2.0
@@ -135,7 +136,8 @@ class Worker(Face[GenerationRequest, KvSource]):
     # ------------------------------------------------------------------------------------------- generation
 
     def parse(self, body: Any, *, chat: bool) -> GenerationRequest:
-        return parse_request(body, chat=chat, vocab=self.settings.model.vocab)
+        lifecycle = release_line(self.settings.version) == "1.4"
+        return parse_request(body, chat=chat, vocab=self.settings.model.vocab, lifecycle=lifecycle)
 
     def sequence(self, request: GenerationRequest) -> tuple[Sequence, KvSource | None]:
         return self._sequence(request), self._kv_source(request)

@@ -11,20 +11,26 @@ from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
+from ratematch.engines.trtllm_serve.release import NEWEST, is_version
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
 from ratematch.engines.trtllm_serve.requesttimes import read_breakdown, times_sources, trim_record
+from ratematch.engines.trtllm_serve.running import read_running
 from ratematch.engines.trtllm_serve.times import breakdown_apart
+from ratematch.engines.trtllm_serve.worker_rules import fill_margin, idle_options
 from ratematch.plan.enginefacts import EngineFacts
 
 ENGINE = Engine(
     name="trtllm-serve",
     # The release lines that can be rendered (contract, section 11), and what the orchestrator can do.
     facts=EngineFacts(
-        versions=RELEASE_LINES,
+        versions=(*RELEASE_LINES, NEWEST),
+        reads_version=is_version,
         gen_modes=("gen_only_no_context", "gen_only"),
         routers=("round_robin", "load_balancing", "kv_cache_aware", "conversation"),
         expert_slots=expert_slots,
         breakdown_apart=breakdown_apart,
+        idle_options=idle_options,
+        fill_margin=fill_margin,
     ),
     product="TensorRT-LLM",
     reference="contract, section 9",
@@ -45,6 +51,7 @@ ENGINE = Engine(
     trim_times=trim_record,
     read_breakdown=read_breakdown,
     read_log=read_log,
+    read_running=read_running,
     has_iterations=has_iterations,
     wrote=is_trtllm_log,
     diagnose=diagnose,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.contract import defaults, load_keys
+from ratematch.engines.trtllm_serve.release import read_version
+from ratematch.engines.trtllm_serve.transceiver import BACKEND as BLOCK
+from ratematch.engines.trtllm_serve.transceiver import RUNTIME, may_be_alike, spell_runtimes
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.model import Model
@@ -18,23 +21,27 @@ NAMED_BACKEND_ENV = (
 )
 """Variables that choose the KV transfer behind ``backend: DEFAULT`` (contract, section 3.6); never set here."""
 
-BLOCK = "cache_transceiver_config.backend"
-RUNTIME = "cache_transceiver_config.transceiver_runtime"
-
 Layout = Mapping[str, str | int | None]
 """What both sides of a KV transfer must have alike, by key."""
 
 BACKEND_OF_ENV = dict(zip(NAMED_BACKEND_ENV, ("NIXL", "UCX", "MOONCAKE", "MPI"), strict=True))
 
 
-def draft_tokens(config: Mapping[str, Any]) -> int | None:
-    """Draft tokens a step of a worker YAML: 0 without speculation, ``None`` when it names no length."""
+NIXL_PLUGIN = "TRTLLM_NIXL_KVCACHE_BACKEND"
+NIXL_PLUGINS = ("UCX", "LIBFABRIC")
+
+
+def draft_tokens(config: Mapping[str, Any], version: str = "1.2") -> int | None:
+    """Draft tokens a step of a worker YAML: 0 without speculation, ``None`` when it names no length and the version
+    has no default for it."""
     block = config.get("speculative_config")
     if not isinstance(block, dict) or not block:
         return 0
     length = block.get("max_draft_len")
     if block.get("decoding_type") == "MTP":
-        length = length or block.get("num_nextn_predict_layers") or 1
+        rule = load_keys("worker")["speculative_config"]["keys"]["num_nextn_predict_layers"]
+        assumed = defaults(rule, read_version(version))
+        length = length or block.get("num_nextn_predict_layers") or (assumed[0] if len(assumed) == 1 else None)
     return length if isinstance(length, int) else None
 
 
@@ -63,26 +70,27 @@ def hand_over(config: Mapping[str, Any], version: str) -> dict[str, str | int | 
     """
     kv = config.get("kv_cache_config") or {}
     transceiver = config.get("cache_transceiver_config") or {}
-    runtime = transceiver.get("transceiver_runtime")
-    if runtime is None:
-        runtime = "CPP" if release_line(version) == "1.2" else "auto"
     return {
         "kv_cache_config.dtype": kv.get("dtype", "auto"),
         "kv_cache_config.tokens_per_block": kv.get("tokens_per_block", 32),
         BLOCK: transceiver.get("backend"),
-        RUNTIME: runtime,
+        RUNTIME: spell_runtimes(transceiver, read_version(version)),
     }
 
 
 def differences(ctx: Layout, gen: Layout) -> list[str]:
-    """The keys in which two sides of a KV transfer differ for sure. DEFAULT is NIXL; which runtime ``auto`` becomes
-    is the release's and the model's affair."""
+    """The keys in which two sides of a KV transfer differ for sure. DEFAULT is NIXL. Runtimes are compared by what
+    they
+    mean, so one that is not given is its default; ``auto`` is either by the model, which one side alone would
+    follow."""
     differing = []
     for key, left in ctx.items():
         right = gen.get(key)
         if key == BLOCK:
             left, right = ("NIXL" if side == "DEFAULT" else side for side in (left, right))
-        if left != right and not (key == RUNTIME and "auto" in (left, right)):
+        if key == RUNTIME and may_be_alike(str(left), str(right)):
+            continue
+        if left != right:
             differing.append(key)
     return differing
 
@@ -119,14 +127,21 @@ def _spell(value: str | int | None) -> str:
     return "none" if value is None else str(value)
 
 
-def check_drafts(config: Mapping[str, Any], group: ServerGroup) -> Iterator[str]:
+def check_drafts(config: Mapping[str, Any], group: ServerGroup, version: str) -> Iterator[str]:
     """The plan counts tokens, labels and matches by ``mtp``, so the server must be configured with the same."""
-    drafts = draft_tokens(config)
+    drafts = draft_tokens(config, version)
     if drafts is not None and drafts != group.mtp:
         yield (
             f"speculative_config: drafts {drafts} tokens a step, and the sweep file says mtp: {group.mtp} for "
             f"{group.role}: write mtp: {drafts}"
         )
+
+
+def doubt_drafts(config: Mapping[str, Any], version: str) -> Iterator[str]:
+    """Speculation by MTP whose length no key gives, where later releases have no default for it any more."""
+    block = config.get("speculative_config") or {}
+    if block.get("decoding_type") == "MTP" and draft_tokens(config, version) is None:
+        yield f"speculative_config.max_draft_len: is not given, and {version} has no default for it: write it"
 
 
 def check_environment(processes: Sequence[ProcessSpec], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -145,6 +160,9 @@ def check_environment(processes: Sequence[ProcessSpec], configs: Mapping[str, Ma
                     f"{process.role} environment: {name}={value} chooses the KV transfer behind backend DEFAULT, and "
                     f"{BLOCK} is {backend}: keep one of them"
                 )
+            if name == NIXL_PLUGIN and value not in NIXL_PLUGINS and f"{process.role} {name}" not in reported:
+                reported.add(f"{process.role} {name}")
+                yield f"{process.role} environment: {name}={value} is none of {', '.join(NIXL_PLUGINS)}"
 
 
 def check_router(deployment: Deployment) -> Iterator[str]:

@@ -13,7 +13,8 @@ from importlib import resources
 
 import yaml
 
-from ratematch.engines.trtllm_serve.contract import Rule, release_line
+from ratematch.engines.trtllm_serve.contract import Rule, release_line, there
+from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 
@@ -36,11 +37,11 @@ def command_options(subcommand: str, version: str) -> dict[str, tuple[str, ...]]
     Raises:
         ValueError: the version is not known.
     """
-    line = release_line(version)
+    release = read_version(version)
     return {
         flag: (flag, *rule.get("also", ()))
         for flag, rule in _data()[subcommand].items()
-        if "only" not in rule or line in rule["only"] or (line == "1.3" and "main" in rule["only"])
+        if there(rule, release) is not False
     }
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ratematch.engines.settings import Config
+from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.times import times_of_worker
+from ratematch.engines.trtllm_serve.transceiver import buffer_tokens, derive_runtime
+from ratematch.engines.trtllm_serve.worker_rules import fill_margin
 from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.limits import explain_limits
@@ -30,24 +34,37 @@ EVENT_BUFFER = 16_384
 """KV events a worker keeps for a cache-aware router between two of its polls."""
 
 
-def derive_worker(experiment: Experiment, group: ServerGroup) -> tuple[Setting, ...]:
+NO_ENVIRONMENT: Mapping[str, str] = {}
+
+
+def derive_worker(
+    experiment: Experiment, group: ServerGroup, environment: Mapping[str, str] = NO_ENVIRONMENT
+) -> tuple[Setting, ...]:
     """Every derived key of one role's worker YAML, in the order of the file; options are not in it yet.
+
+    ``environment``: of every server, from the cluster profile.
 
     Raises:
         ValueError: the version is not known.
     """
     return (
         *_parallelism(group),
-        *explain_limits(group, experiment.workload, most_in_flight(experiment.loads, group.instances)),
+        *explain_limits(
+            group, experiment.workload, most_in_flight(experiment.loads, group.instances), _margin(experiment, group)
+        ),
         _seq_len(experiment, group),
         *_kv_cache(experiment, group),
         *_cuda_graphs(group),
         _overlap(group),
         *_logs(),
         *times_of_worker(experiment, group.role),
-        *(_transfer(experiment, group) if group.role != "agg" else ()),
+        *(_transfer(experiment, group, environment) if group.role != "agg" else ()),
         *_drafts(experiment, group),
     )
+
+
+def _margin(experiment: Experiment, group: ServerGroup) -> int:
+    return fill_margin(experiment.engine.version) if (experiment.mode, group.role) == ("gen_only", "gen") else 0
 
 
 def _option(group: ServerGroup, key: str) -> Config:
@@ -140,21 +157,31 @@ def _logs() -> Iterator[Setting]:
     yield Setting("enable_iter_perf_stats", True, "/metrics shows queues and KV blocks")
 
 
-def _transfer(experiment: Experiment, group: ServerGroup) -> Iterator[Setting]:
+def _transfer(experiment: Experiment, group: ServerGroup, environment: Mapping[str, str]) -> Iterator[Setting]:
     key, line = "cache_transceiver_config", release_line(experiment.engine.version)
-    yield Setting(f"{key}.backend", "DEFAULT", "the engine's choice (NIXL); without a backend disaggregation is off")
-    if line == "1.2":
-        isl, block = experiment.workload.isl, _option(group, "kv_cache_config").get("tokens_per_block", BLOCK)
-        block = block if isinstance(block, int) and block > 0 else BLOCK
-        tokens = -(-isl // block) * block
-        yield Setting(
-            f"{key}.max_tokens_in_buffer",
-            tokens,
-            f"1.2 needs the longest prompt in whole blocks: ISL {isl} up to a multiple of {block}",
-        )
-    else:
-        why = f"{line} sizes its buffers itself, and ends a transfer after 60,000 ms unless told otherwise"
+    backend = _backend(f"{key}.backend", {**environment, **group.environment})
+    yield backend
+    given = _option(group, key)
+    named = str(given.get("backend", backend.value))
+    runtime = derive_runtime(given, named, read_version(experiment.engine.version))
+    yield runtime
+    isl, block = experiment.workload.isl, _option(group, "kv_cache_config").get("tokens_per_block", BLOCK)
+    block = block if isinstance(block, int) and block > 0 else BLOCK
+    tokens = buffer_tokens(given.get("transceiver_runtime", runtime.value), isl, block)
+    if tokens is not None:
+        why = f"the C++ transceiver needs the longest prompt in whole blocks: ISL {isl} up to a multiple of {block}"
+        yield Setting(f"{key}.max_tokens_in_buffer", tokens, why)
+    if line != "1.2":
+        why = f"{line} ends a transfer after 60,000 ms unless it is given another limit"
         yield Setting(f"{key}.kv_transfer_timeout_ms", TRANSFER_TIMEOUT_MS, why)
+
+
+def _backend(key: str, environment: Mapping[str, str]) -> Setting:
+    """NIXL by its name: what DEFAULT becomes is left to the release and to variables of the environment."""
+    if named := [name for name in NAMED_BACKEND_ENV if name in environment]:
+        return Setting(key, "DEFAULT", f"{named[0]} of the environment chooses what it means")
+    why = "by its name, which means the same in every release; DEFAULT is left to release and environment"
+    return Setting(key, "NIXL", f"{why}; without a backend disaggregation is off")
 
 
 def _drafts(experiment: Experiment, group: ServerGroup) -> Iterator[Setting]:

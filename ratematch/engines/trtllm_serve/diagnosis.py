@@ -36,9 +36,9 @@ OWN: tuple[KnownFailure, ...] = (
             # Not the option's own name, which stands in every printed configuration.
             r"(?i)kv[ _-](?:cache[ _-])?transfer\b.{0,80}(?:timed out|time-?out\b(?!_| ?[=:]| is | of ))"
             r"|(?:timed out|time-?out\b(?!_| ?[=:]| is | of )).{0,80}\bkv[ _-](?:cache[ _-])?transfer\b",
-            "a KV transfer took longer than kv_transfer_timeout_ms (60,000 by default in main)",
-            "set cache_transceiver_config.kv_transfer_timeout_ms: 600000; if servers crash after it, null or a newer "
-            "version",
+            "a KV transfer took longer than kv_transfer_timeout_ms (60,000 by default since 1.3)",
+            "set cache_transceiver_config.kv_transfer_timeout_ms: 600000; if servers crash after it, null on 1.2 and "
+            "with transceiver_runtime CPP, else a larger number (the Python transceiver of 1.4 takes no null)",
             rank="request",
         )
     ),
@@ -55,7 +55,8 @@ OWN: tuple[KnownFailure, ...] = (
             "row 9",
             r"bufferCoverTargetNum:\d+ < targetNum",
             "the KV transfer buffer is smaller than the prompt",
-            "on 1.2 set cache_transceiver_config.max_tokens_in_buffer to at least ISL, in whole blocks",
+            "with the C++ transceiver set cache_transceiver_config.max_tokens_in_buffer to at least ISL, "
+            "in whole blocks",
         )
     ),
     row(
@@ -175,9 +176,16 @@ OWN: tuple[KnownFailure, ...] = (
     row(
         "unknown-value",
         "section 3",
-        r"literal_error|is not valid in (?:1\.2|1\.3|main); choose from|Invalid value for '--",
+        r"literal_error|is not valid in [\w.+-]+(?: \([^)]*\))?; choose from|Invalid value for '--",
         "an engine option has a value that this version does not know",
         "check options and engine.version in the sweep",
+    ),
+    row(
+        "transceiver-backend",
+        "section 3",
+        r"Python transceiver (?:currently )?only supports NIXL|takes backend NIXL only, and it is",
+        "the KV transceiver that runs takes NIXL only, and the file has another backend",
+        "set cache_transceiver_config.transceiver_runtime: CPP, or backend NIXL",
     ),
     row(
         "kv-formats-differ",

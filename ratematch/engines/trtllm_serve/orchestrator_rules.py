@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterator
 
 from ratematch.engines.settings import Config
-from ratematch.engines.trtllm_serve.contract import check_map, check_value, in_line, load_keys, release_line
+from ratematch.engines.trtllm_serve.contract import check_map, check_value, in_version, load_keys, orchestrator_keys
+from ratematch.engines.trtllm_serve.release import Version, read_version
 
 _SECTIONS = (("context_servers", "context", "ctx"), ("generation_servers", "generation", "gen"))
 
@@ -17,20 +18,19 @@ def check_orchestrator_config(config: Config, version: str) -> list[str]:
     Raises:
         ValueError: the version is not known.
     """
-    line = release_line(version)
-    own, worker = load_keys("orchestrator"), load_keys("worker")
-    top = {**worker, **{name: rule for name, rule in own.items() if name not in ("server_section", "routers")}}
+    release = read_version(version)
     cluster = config.get("disagg_cluster")
     rest, problems = config, list[str]()
     if isinstance(cluster, dict):  # unknown keys in it have a message of their own
         rest = {name: value for name, value in config.items() if name != "disagg_cluster"}
-        problems += _check_cluster(cluster, line)
-    problems += check_map("", rest, top, line)
+        problems += _check_cluster(cluster, release)
+    problems += check_map("", rest, orchestrator_keys("top"), release)
     if problems:
         return problems
     for section, role, short in _SECTIONS:
-        problems += _check_section(config, section, role, short, line)
+        problems += _check_section(config, section, role, short, release)
     problems += _check_shared_urls(config)
+    problems += _check_coordinator(config)
     if config.get("disagg_cluster"):
         problems += [
             f"{section}.urls: must be absent when disagg_cluster is given; workers register themselves"
@@ -47,7 +47,7 @@ def check_orchestrator_config(config: Config, version: str) -> list[str]:
     return problems
 
 
-def _check_cluster(block: Config, line: str) -> Iterator[str]:
+def _check_cluster(block: Config, version: Version) -> Iterator[str]:
     keys = load_keys("orchestrator")["disagg_cluster"]["keys"]
     for name, value in block.items():
         if name not in keys:
@@ -55,14 +55,13 @@ def _check_cluster(block: Config, line: str) -> Iterator[str]:
             hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(keys)}"
             yield f"disagg_cluster.{name}: Key {name} not found in DisaggClusterConfig{hint}"
         else:
-            yield from check_value(f"disagg_cluster.{name}", value, keys[name], line)
+            yield from check_value(f"disagg_cluster.{name}", value, keys[name], version)
 
 
-def _check_section(config: Config, section: str, role: str, short: str, line: str) -> Iterator[str]:
-    own, worker = load_keys("orchestrator"), load_keys("worker")
+def _check_section(config: Config, section: str, role: str, short: str, version: Version) -> Iterator[str]:
+    worker = load_keys("worker")
     block = config.get(section) or {}
-    keys = {**worker, **own["server_section"]["keys"]}
-    problems = list(check_map(section, block, keys, line))
+    problems = list(check_map(section, block, orchestrator_keys("section"), version))
     yield from problems
     if problems:
         return
@@ -91,11 +90,11 @@ def _check_section(config: Config, section: str, role: str, short: str, line: st
         yield f"{section}.urls: is required: one host:port for each of the {instances} {role} servers"
     router = block.get("router")
     if router is not None:
-        yield from _check_router(f"{section}.router", router, line)
+        yield from _check_router(f"{section}.router", router, version)
 
 
-def _check_router(where: str, router: Config, line: str) -> Iterator[str]:
-    kinds = in_line(load_keys("orchestrator")["routers"]["keys"], line)
+def _check_router(where: str, router: Config, version: Version) -> Iterator[str]:
+    kinds = in_version(load_keys("orchestrator")["routers"]["keys"], version)
     name = str(router.get("type", "round_robin"))
     if name.lower() not in kinds:
         yield f"{where}.type: Unsupported router type: {name}. Supported types are: {list(kinds)}"
@@ -103,11 +102,11 @@ def _check_router(where: str, router: Config, line: str) -> Iterator[str]:
     given = {key: value for key, value in router.items() if key not in ("type", "args")}
     keys = kinds[name.lower()]["keys"]
     for key, value in given.items():
-        known = in_line(keys, line)
+        known = in_version(keys, version)
         if key in known:
-            yield from check_value(f"{where}.{key}", value, known[key], line)
+            yield from check_value(f"{where}.{key}", value, known[key], version)
         else:
-            yield f"{where}.{key}: unknown key in {line}; {name} takes {', '.join(known) or 'no arguments'}"
+            yield f"{where}.{key}: unknown key in {version.text}; {name} takes {', '.join(known) or 'no arguments'}"
 
 
 def _check_shared_urls(config: Config) -> Iterator[str]:
@@ -123,3 +122,31 @@ def _check_shared_urls(config: Config) -> Iterator[str]:
             f"generation_servers.urls: {', '.join(shared)} is a context server too, "
             "with different arguments in the two sections"
         )
+
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
+
+def _check_coordinator(config: Config) -> Iterator[str]:
+    """Several orchestrator processes meet at the port before their own, on their machine, where nothing else names
+    another place for it."""
+    workers = config.get("num_workers")
+    if not isinstance(workers, int) or workers < 2 or config.get("disagg_coordinator_url"):
+        return
+    host, port = str(config.get("hostname", "localhost")), config.get("port", 8000)
+    meet = port - 1
+    remedy = "give the orchestrator another port, or set disagg_coordinator_url"
+    if meet < 1:
+        yield f"port: {port} leaves no port before it, where the {workers} processes of num_workers meet: {remedy}"
+    for section, _, short in _SECTIONS:
+        for url in (config.get(section) or {}).get("urls") or ():
+            server, _, taken = url.partition(":")
+            if taken == str(meet) and _is_one_machine(host, server):
+                yield (
+                    f"{section}.urls: {url} is where the {workers} processes of num_workers meet, the port before "
+                    f"the orchestrator's {port}, and a {short} server's: {remedy}"
+                )
+
+
+def _is_one_machine(one: str, other: str) -> bool:
+    return one == other or (one in _THIS_MACHINE and other in _THIS_MACHINE)

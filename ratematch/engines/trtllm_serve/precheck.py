@@ -14,11 +14,15 @@ from ratematch.engines.trtllm_serve.agreement import (
     check_model,
     check_pair,
     check_router,
+    doubt_drafts,
     doubt_model,
     doubt_pair,
 )
-from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, release_line
+from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, orchestrator_keys
+from ratematch.engines.trtllm_serve.modes import doubt_fill
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
+from ratematch.engines.trtllm_serve.release import NEWEST, read_version
+from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -51,7 +55,9 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         return problems
     workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
     for group in deployment.groups:
-        problems.extend(f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group))
+        problems.extend(
+            f"{group.role}.yaml: {problem}" for problem in check_drafts(workers[group.role], group, version)
+        )
         if model is not None:
             problems.extend(f"{group.role}.yaml: {problem}" for problem in check_model(workers[group.role], model))
     if deployment.ctx is not None and deployment.gen is not None:
@@ -68,18 +74,25 @@ def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
     :func:`check_launch` lets pass. Options marked ``!unchecked`` count only where two sides are compared."""
     version, deployment = experiment.engine.version, experiment.deployment
     doubts: list[str] = []
+    if (release := read_version(version)).first[:2] > read_version(NEWEST).first[:2]:
+        doubts.append(f"engine.version: {version} is later than all that is known, and taken for {release.line}")
     workers: dict[str, Config] = {}
     for group in deployment.groups:
         name = f"{group.role}.yaml"
         config = read_config(next(file.content for file in plan.files if file.path == name))
         workers[group.role] = config
         judged = without(config, group.unchecked)
-        doubts += [f"{name}: {doubt}" for doubt in doubt_map("", judged, load_keys("worker"), release_line(version))]
+        found = [*doubt_map("", judged, load_keys("worker"), release), *doubt_transfer(judged, release)]
+        doubts += [f"{name}: {doubt}" for doubt in [*found, *doubt_drafts(judged, version)]]
         if model is not None:
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
+    if orchestrator := [read_config(file.content) for file in plan.files if file.path == ORCHESTRATOR]:
+        judged = without(orchestrator[0], deployment.unchecked)
+        said = doubt_map("", judged, orchestrator_keys("top"), release)
+        doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in said]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
-    return doubts
+    return [*doubts, *doubt_fill(experiment)]
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:

@@ -6,6 +6,7 @@ Each setting goes to exactly one place (host and port on the command line, all e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
@@ -14,14 +15,21 @@ from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import config_flag, engine_command, engine_launcher
-from ratematch.engines.trtllm_serve.derive import BLOCK, KV_FRACTION, derive_worker
-from ratematch.engines.trtllm_serve.modes import mode_env
+from ratematch.engines.trtllm_serve.contract import load_keys, release_line, there
+from ratematch.engines.trtllm_serve.derive import (
+    BLOCK,
+    KV_FRACTION,
+    NO_ENVIRONMENT,
+    derive_worker,
+)
+from ratematch.engines.trtllm_serve.modes import mode_env, quiet_env
+from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
 
 KV_FORMATS = {"fp8": "fp8", "fp8_ds_mla": "fp8", "nvfp4": "nvfp4"}
@@ -41,6 +49,22 @@ DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # others choose the backend behind DEFAULT, and an inherited one would choose it differently on another node.
 UNSET = ("UCX_TLS", *NAMED_BACKEND_ENV)
 
+INHERITED_UCX = (
+    "UCX_CUDA_IPC_ENABLE_MNNVL",
+    "UCX_NET_DEVICES",
+    "UCX_TCP_AF_PRIO",
+    "UCX_IB_GID_INDEX",
+    "UCX_IB_TRAFFIC_CLASS",
+    "UCX_IB_SL",
+    "UCX_IB_MLX5_DEVX",
+)
+"""What the launchers of 1.4 unset beside UCX_TLS: a container or login shell sets them for other programs. What a
+profile or sweep sets is set after that, and :data:`KEEP_UCX` tells the engine to leave it."""
+
+KEEP_UCX = ("TRTLLM_PRESERVE_UCX_ENV", "1")
+
+AUTH_KEY = "internal_request_auth_key"
+
 EPLB_SHM = "TRTLLM_EPLB_SHM_NAME"
 """Servers that share a node would share their expert weights' shared memory under one name (section 13)."""
 
@@ -51,18 +75,34 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     The orchestrator does not retry workers that cannot be reached, so it starts last. What the experiment's mode adds
     to their environment: :mod:`ratematch.engines.trtllm_serve.modes`.
     """
+    key = auth_key(experiment)
     files = [
-        FileSpec(f"{group.role}.yaml", to_yaml(worker_config(experiment, group)))
+        FileSpec(f"{group.role}.yaml", to_yaml({**worker_config(experiment, group, cluster.environment), **key}))
         for group in experiment.deployment.groups
     ]
     processes = [_worker(experiment, instance, cluster, ready_s) for instance in placement.instances]
     if placement.orchestrator_port is None:
         endpoint = _url(placement.instances[0].host, placement.instances[0].port)
     else:
-        files.append(FileSpec("orchestrator.yaml", to_yaml(orchestrator_config(experiment, placement))))
+        files.append(FileSpec("orchestrator.yaml", to_yaml({**orchestrator_config(experiment, placement), **key})))
         processes.append(_orchestrator(experiment, placement, cluster, ready_s))
         endpoint = processes[-1].ready.url.removesuffix("/health")
     return LaunchPlan(tuple(files), tuple(processes), endpoint)
+
+
+def auth_key(experiment: Experiment) -> Config:
+    """The key with which the orchestrator signs what workers take from nobody else: in all files of a deployment or
+    in
+    none, so not where a worker's file is the user's own. Only where every release of the version has it."""
+    deployment = experiment.deployment
+    derived = all(group.config is None for group in deployment.groups)
+    known = there(load_keys("worker")[AUTH_KEY], read_version(experiment.engine.version))
+    return {AUTH_KEY: MADE_AT_LAUNCH} if deployment.needs_orchestrator and derived and known else {}
+
+
+def _started_with(experiment: Experiment, name: str) -> str:
+    """Where a process finds its file, from the launch folder."""
+    return f"{PRIVATE}/{name}" if auth_key(experiment) else name
 
 
 def spare_ports(deployment: Deployment) -> int:
@@ -76,11 +116,14 @@ def to_yaml(config: Config) -> str:
     return text
 
 
-def worker_config(experiment: Experiment, group: ServerGroup) -> Config:
-    """The worker YAML of one role: derived defaults with the user's options laid over them, key by key."""
+def worker_config(
+    experiment: Experiment, group: ServerGroup, environment: Mapping[str, str] = NO_ENVIRONMENT
+) -> Config:
+    """The worker YAML of one role: derived defaults with the user's options laid over them, key by key.
+    ``environment``: of every server, from the cluster profile."""
     if group.config is not None:
         return group.config
-    return lay_over(fold(derive_worker(experiment, group)), group.options)
+    return lay_over(fold(derive_worker(experiment, group, environment)), group.options)
 
 
 def kv_settings(group: ServerGroup) -> KvSettings:
@@ -139,6 +182,11 @@ def router_config(experiment: Experiment, role: Role) -> Config | None:
     return {**config, **deployment.router_args}
 
 
+def unset(experiment: Experiment) -> tuple[str, ...]:
+    """Variables that processes do not inherit."""
+    return (*UNSET, *INHERITED_UCX) if release_line(experiment.engine.version) == "1.4" else UNSET
+
+
 def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}"
 
@@ -147,14 +195,17 @@ def _environment(
     experiment: Experiment, cluster: Cluster, role: Role | Literal["orchestrator"], unchecked: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
     # What the emulator stands for; the real server has no such settings.
-    emulated: tuple[tuple[str, str], ...] = (
+    own: tuple[tuple[str, str], ...] = (
         (("RATEMATCH_EMULATED_GPU", cluster.gpu_source), ("RATEMATCH_EMULATED_VERSION", experiment.engine.version))
         if cluster.emulated
         else ()
     )
     if cluster.emulated and unchecked:
-        emulated = (*emulated, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked)))
-    return (*emulated, *cluster.environment.items(), *mode_env(experiment, role))
+        own = (*own, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked)))
+    given = {*cluster.environment, *(name for group in experiment.deployment.groups for name in group.environment)}
+    if release_line(experiment.engine.version) == "1.4" and any(name.startswith("UCX_") for name in given):
+        own = (*own, KEEP_UCX)
+    return (*own, *cluster.environment.items(), *mode_env(experiment, role))
 
 
 def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_s: float) -> ProcessSpec:
@@ -167,13 +218,17 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         "--port",
         str(instance.port),
         config_flag(experiment.engine.version),
-        f"{instance.role}.yaml",
+        _started_with(experiment, f"{instance.role}.yaml"),
     )
     group = next(group for group in experiment.deployment.groups if group.role == instance.role)
     # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
     gpus = instance.places[0].gpus
     eplb = ((EPLB_SHM, f"ratematch_eplb_{instance.port}"),) if has_load_balancer(group) else ()
-    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
+    if instance.shares:
+        # One list for all nodes of the instance: the engine gives rank k the visible GPU k % GPUs-of-a-node.
+        gpus = tuple((instance.first + k) % cluster.gpus_per_node for k in range(cluster.gpus_per_node))
+    own = len(gpus) < cluster.gpus_per_node or instance.first > 0
+    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if own else ()
     return ProcessSpec(
         name=instance.name,
         role=instance.role,
@@ -181,6 +236,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         env=(
             *merge_env(
                 WORKER_ENV,
+                quiet_env(experiment),
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),
@@ -188,7 +244,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
             ),
             *visible,
         ),
-        unset=UNSET,
+        unset=unset(experiment),
         nodes=instance.nodes,
         host=instance.host,
         port=instance.port,
@@ -197,28 +253,32 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         wave=0,
         ranks=group.mapping.gpus,
         launcher=engine_launcher(cluster),
+        shares=instance.shares,
     )
 
 
 def _orchestrator(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> ProcessSpec:
     host, port = placement.orchestrator_host, placement.orchestrator_port
     assert host is not None and port is not None
+    file = _started_with(experiment, "orchestrator.yaml")
     # The orchestrator's own limits (180 s by default) would cut long starts and long requests.
-    argv = (*engine_command(cluster), "disaggregated", "-c", "orchestrator.yaml", "-t", "7200", "-r", "7200")
+    argv = (*engine_command(cluster), "disaggregated", "-c", file, "-t", "7200", "-r", "7200")
     return ProcessSpec(
         name="orchestrator",
         role="orchestrator",
         argv=argv,
         env=merge_env(
             (("TLLM_LOG_LEVEL", "INFO"),),
+            quiet_env(experiment),
             _environment(experiment, cluster, "orchestrator", experiment.deployment.unchecked),
             step_times_env(experiment, cluster),
         ),
-        unset=UNSET,
+        unset=unset(experiment),
         nodes=(host,),
         host=host,
         port=port,
         log="orchestrator.log",
         ready=ReadyProbe(_url(host, port) + "/health", ready_s),
         wave=1,
+        further_ports=() if placement.coordinator_port is None else (placement.coordinator_port,),
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ratematch.engines.settings import Config
-from ratematch.engines.trtllm_serve.contract import check_map, in_line, load_keys, release_line
+from ratematch.engines.trtllm_serve.contract import check_map, in_version, load_keys, release_line
+from ratematch.engines.trtllm_serve.release import Version, read_version
+from ratematch.engines.trtllm_serve.transceiver import check_transfer
+from ratematch.plan.parallelism import Parallelism
 
 
 def check_worker_config(config: Config, version: str) -> list[str]:
@@ -14,11 +18,18 @@ def check_worker_config(config: Config, version: str) -> list[str]:
     Raises:
         ValueError: the version is not known.
     """
-    line = release_line(version)
-    problems = list(check_map("", config, load_keys("worker"), line))
+    release = read_version(version)
+    problems = list(check_map("", config, load_keys("worker"), release))
     if not problems:
-        for rule in (_check_parallelism, _check_attention_dp, _check_eplb, _check_cuda_graphs, _check_speculation):
-            problems += rule(config, line)
+        for rule in (
+            _check_parallelism,
+            _check_attention_dp,
+            _check_eplb,
+            _check_cuda_graphs,
+            _check_speculation,
+            check_transfer,
+        ):
+            problems += rule(config, release)
     return problems
 
 
@@ -28,7 +39,7 @@ def _size(config: Config, name: str) -> int | None:
     return None if value is None or value < 1 else int(value)
 
 
-def _check_parallelism(config: Config, line: str) -> Iterator[str]:
+def _check_parallelism(config: Config, version: Version) -> Iterator[str]:
     tp = config.get("tensor_parallel_size", 1)
     ep, moe_tp = _size(config, "moe_expert_parallel_size"), _size(config, "moe_tensor_parallel_size")
     cluster = _size(config, "moe_cluster_parallel_size") or 1
@@ -55,7 +66,7 @@ def _check_parallelism(config: Config, line: str) -> Iterator[str]:
         )
 
 
-def _check_attention_dp(config: Config, line: str) -> Iterator[str]:
+def _check_attention_dp(config: Config, version: Version) -> Iterator[str]:
     block = config.get("attention_dp_config") or {}
     if block.get("enable_balance"):
         for name in ("timeout_iters", "batching_wait_iters"):
@@ -63,7 +74,7 @@ def _check_attention_dp(config: Config, line: str) -> Iterator[str]:
                 yield f"attention_dp_config.{name}: {block[name]} must be at least 0 when enable_balance is true"
 
 
-def _check_eplb(config: Config, line: str) -> Iterator[str]:
+def _check_eplb(config: Config, version: Version) -> Iterator[str]:
     block = (config.get("moe_config") or {}).get("load_balancer")
     if not isinstance(block, dict):
         return
@@ -72,7 +83,7 @@ def _check_eplb(config: Config, line: str) -> Iterator[str]:
         yield f"moe_config.load_balancer.num_slots: {slots} is no multiple of moe_expert_parallel_size {ep}"
 
 
-def _check_cuda_graphs(config: Config, line: str) -> Iterator[str]:
+def _check_cuda_graphs(config: Config, version: Version) -> Iterator[str]:
     block = config.get("cuda_graph_config") or {}
     sizes, most = block.get("batch_sizes"), block.get("max_batch_size") or 0
     if sizes is None:
@@ -86,7 +97,7 @@ def _check_cuda_graphs(config: Config, line: str) -> Iterator[str]:
         )
 
 
-def _check_speculation(config: Config, line: str) -> Iterator[str]:
+def _check_speculation(config: Config, version: Version) -> Iterator[str]:
     block = config.get("speculative_config")
     if not block:
         return
@@ -95,13 +106,13 @@ def _check_speculation(config: Config, line: str) -> Iterator[str]:
     if kind is None:
         yield f"{where}.decoding_type: is required; MTP for DeepSeek-style drafts"
         return
-    for name, rule in in_line(load_keys("worker")[where]["keys"], line).items():
+    for name, rule in in_version(load_keys("worker")[where]["keys"], version).items():
         if name in block and kind not in rule.get("types", (kind,)):
             yield f"{where}.{name}: is no key of decoding_type {kind}; it belongs to {', '.join(rule['types'])}"
     if kind == "MTP":
         old, new = block.get("num_nextn_predict_layers"), block.get("max_draft_len")
-        if line == "1.2" and new is not None and old is None:
-            yield f"{where}.max_draft_len: MTP takes its length from num_nextn_predict_layers in {line}"
+        if version.line == "1.2" and new is not None and old is None:
+            yield f"{where}.max_draft_len: MTP takes its length from num_nextn_predict_layers in {version.text}"
         elif old is not None and new is not None and old != new:
             yield f"{where}.max_draft_len: {new} contradicts num_nextn_predict_layers {old}; give only one of them"
     if kind in ("Eagle", "Eagle3"):
@@ -109,3 +120,19 @@ def _check_speculation(config: Config, line: str) -> Iterator[str]:
             yield f"{where}.max_draft_len: must be greater than 0 for {kind}"
         if not (block.get("speculative_model") or block.get("speculative_model_dir")):
             yield f"{where}.speculative_model: is required for {kind}"
+
+
+def idle_options(options: Mapping[str, Any], mapping: Parallelism) -> dict[str, str]:
+    """Options that change nothing with ``mapping``, by dotted path, and why."""
+    block = options.get("attention_dp_config")
+    if not mapping.attention_dp and isinstance(block, dict) and block.get("enable_balance") is True:
+        why = f"{mapping.label} has no attention-DP ranks to balance requests over"
+        return {"attention_dp_config.enable_balance": why}
+    return {}
+
+
+def fill_margin(version: str) -> int:
+    """Slots a rank beyond a gen_only batch that is filled exactly: some 1.3 release candidates' router could give one
+    attention-DP rank a request more than its share, which then waited for ever (1.2 has no such router, 1.4 the fix).
+    """
+    return 1 if release_line(version) == "1.3" else 0

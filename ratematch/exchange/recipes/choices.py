@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
+from ratematch.engines.trtllm_serve.release import named_version
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.reader import is_count
@@ -201,19 +202,23 @@ def _part_of_a_node(recipes: Sequence[Recipe], cluster: Cluster) -> list[str]:
 
 @dataclass(frozen=True)
 class _NamedVersion:
-    """A version that a recipe names, its release line (``None``: not one that is known) and where it stands."""
+    """A version that a recipe names, its release and line (``None``: not one that is known) and where it stands."""
 
     text: str
-    line: str | None
+    release: str | None
     where: str
+
+    @property
+    def line(self) -> str | None:
+        return None if self.release is None else release_line(self.release)
 
 
 def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> tuple[str, str]:
-    """Release line of the engine and a comment: as given, else as the recipes name their engine, else as the tags of
-    their images say, else the default."""
+    """Version of the engine and a comment: as given, else as the recipes name their engine, else as the tags of their
+    images say, else the default. Recipes that name several releases of a line are of that line."""
     if given is not None:
         try:
-            return release_line(given), "--engine-version"
+            return named_version(given), "--engine-version"
         except ValueError as error:
             raise RecipeError([Problem("--engine-version", str(error))]) from error
     identities = [_named(recipe, recipe.version, "version") for recipe in recipes if recipe.version]
@@ -237,7 +242,8 @@ def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str
             other = next((tag for tag in tags if tag.line not in (None, line)), None)
             if other is not None:
                 notes.append(f"{named.where} names {named.text} and {other.where} {other.text}: the former counts")
-            return str(line), named.where
+            releases = {each.release for each in versions if each.release is not None}
+            return str(named.release if len(releases) == 1 else line), named.where
     line = min(RELEASE_LINES, key=lambda line: _count_faults(recipes, line))
     oldest = "" if line == DEFAULT_VERSION else ", the oldest that takes the worker configurations"
     notes.append(
@@ -255,11 +261,11 @@ def _count_faults(recipes: Sequence[Recipe], line: str) -> int:
 def _named(recipe: Recipe, text: str, origin: str, image: str = "") -> _NamedVersion:
     number = re.search(r"\d+\.\d+\S*|^main$", text.strip())
     try:
-        line = release_line(number[0]) if number else None
+        release = named_version(number[0].removesuffix(".whl")) if number else None
     except ValueError:
-        line = None
+        release = None
     stands = _short(recipe, recipe.origins[origin])
-    return _NamedVersion(text, line, f"{image}, {stands}" if image else f"{text}, {stands}")
+    return _NamedVersion(text, release, f"{image}, {stands}" if image else f"{text}, {stands}")
 
 
 def version_in_tag(container: str) -> str | None:

@@ -13,7 +13,7 @@ from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, worker_keys
 from ratematch.errors import Problem, RecipeError, SweepError
 from ratematch.exchange.recipes.choices import Choices, choose_cluster, choose_model, choose_version
 from ratematch.exchange.recipes.reader import Unsupported
-from ratematch.exchange.recipes.recipe import Recipe, unknown_keys
+from ratematch.exchange.recipes.recipe import Recipe, unknown_keys, without_keys_of_a_start
 from ratematch.exchange.recipes.recipefile import LeftOut, read_recipe_file
 from ratematch.exchange.recipes.roundtrip import RoundTrip, check_roundtrip
 from ratematch.exchange.recipes.sweeptext import Target, list_left_out, sweep_name, sweep_text, workload_of
@@ -62,7 +62,9 @@ def import_recipes(files: Sequence[str], choices: Choices, name: str | None = No
     """
     read = [read_recipe_file(file) for file in files]
     left_out = [part for one in read for part in one.left_out]
-    recipes = merge_ladders([_with_load(recipe, choices) for one in read for recipe in one.recipes])
+    recipes = merge_ladders(
+        [without_keys_of_a_start(_with_load(recipe, choices)) for one in read for recipe in one.recipes]
+    )
     target, notes = _choose_target(recipes, choices)
     named = sweep_name(name or recipes[0].name)
     recipes, impossible = _drop_impossible(recipes, target)

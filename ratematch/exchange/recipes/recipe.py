@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratematch.engines.trtllm_serve.agreement import draft_tokens
+from ratematch.engines.trtllm_serve.render import AUTH_KEY
 from ratematch.exchange.recipes.reader import Reader, Unsupported, is_count, shown
 from ratematch.plan.deployment import Role
 from ratematch.plan.parallelism import Parallelism
@@ -129,6 +130,18 @@ def read_environment(reader: Reader, path: Sequence[str], given: dict[str, Any])
         else:
             environment[str(name)] = str(value)
     return masked(environment)
+
+
+def without_keys_of_a_start(recipe: Recipe) -> Recipe:
+    """Without the secret of one start of its servers (``internal_request_auth_key``), and a note of it."""
+    bare = tuple(
+        replace(one, config={key: value for key, value in one.config.items() if key != AUTH_KEY})
+        for one in recipe.servers
+    )
+    if bare == recipe.servers:
+        return recipe
+    note = f"{AUTH_KEY} is a secret and is not copied: servers take each other's requests without one, with a warning"
+    return replace(recipe, servers=bare, notes=(*recipe.notes, note))
 
 
 def nodes_for(instances: int, gpus: int, gpus_per_node: int) -> int:

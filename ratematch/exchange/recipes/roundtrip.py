@@ -16,7 +16,7 @@ from ratematch.plan.expansion import expand
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.model import Gpu, Model
-from ratematch.plan.placement import nodes_needed, place
+from ratematch.plan.placement import nodes_on, place
 from ratematch.plan.secret import secret_names
 from ratematch.plan.sweepfile import parse_sweep
 
@@ -67,7 +67,7 @@ def check_roundtrip(
     if len(experiments) != len(recipes):
         differences.append(f"{len(recipes)} recipes became {len(experiments)} experiments")
     for recipe, experiment in zip(recipes, experiments, strict=False):
-        needed = nodes_needed(experiment.deployment, sweep.cluster.gpus_per_node)
+        needed = nodes_on(experiment.deployment, sweep.cluster)
         different, remarks = _compare(recipe, experiment, sweep.cluster, needed)
         differences += [f"{recipe.name}: {text}" for text in different]
         notes += [f"{recipe.name}: {text}" for text in remarks]

@@ -29,9 +29,11 @@ def print_explained(explained: Sequence[Explained], console: Console) -> None:
         kinds = [kind for kind in explained if kind.label.split()[0] == role]
         shared = [s for s in kinds[0].settings if all(s in kind.settings for kind in kinds)]
         if len(kinds) == 1:
-            console.print(table(f"told to {kinds[0].label}", COLUMNS, [_row(setting) for setting in shared]))
+            only = "set for every process" if role == "environment" else f"told to {kinds[0].label}"
+            console.print(table(only, COLUMNS, [_row(setting) for setting in shared]))
             continue
-        console.print(table(f"told to every {role} server", COLUMNS, [_row(setting) for setting in shared]))
+        everyone = "set for every process" if role == "environment" else f"told to every {role} server"
+        console.print(table(everyone, COLUMNS, [_row(setting) for setting in shared]))
         for kind in kinds:
             own = [_row(setting) for setting in kind.settings if setting not in shared]
             if own:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from ratematch.show.console import table
 from ratematch.show.terminal import command_line
 from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results, StoredLoad
-from ratematch.store.progress import Measuring, RunProgress, Starting
+from ratematch.store.progress import Measuring, RunProgress, Starting, Waiting
 from ratematch.store.snapshot import StoredExperiment
 
 
@@ -110,13 +110,21 @@ def describe_progress(progress: RunProgress | None) -> str:
         waiting = progress.waiting
         if not waiting:
             return "starting servers"
-        names = ", ".join(server.name for server in waiting)
-        return f"waiting for {names}: {waiting[0].why} ({waiting[0].seconds:.0f} s)"
+        return "waiting for " + "; ".join(_describe_waiting(waiting))
     if progress.is_virtual:
         return f"{progress.load} ({progress.load_number}/{progress.loads}) in virtual time"
     ttft = f", TTFT {progress.ttft_ms:.0f} ms" if progress.ttft_ms is not None else ""
     failed = f", {progress.failed} failed" if progress.failed else ""
     return f"{describe_load(progress)}, {progress.in_flight} in flight, {progress.tok_s:.0f} tok/s{ttft}{failed}"
+
+
+def _describe_waiting(waiting: Sequence[Waiting]) -> Iterator[str]:
+    """Servers whose probes got the same, together: names, what it means, and how long the first has been starting."""
+    for why in dict.fromkeys(server.why for server in waiting):
+        alike = [server for server in waiting if server.why == why]
+        names = ", ".join(server.name for server in alike)
+        means = f"{alike[0].state}, {why}" if alike[0].state else why
+        yield f"{names}: {means} ({alike[0].seconds:.0f} s)"
 
 
 def describe_load(progress: Measuring) -> str:
