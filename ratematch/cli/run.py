@@ -162,6 +162,7 @@ def status(results: Path, as_json: bool) -> None:
     from ratematch.show.views.status import print_status, status_to_json
     from ratematch.store.damage import Damage, readable
     from ratematch.store.folder import Results
+    from ratematch.store.uncollected import uncollected
 
     opened = Results.open(results)
     damaged: list[Damage] = []
@@ -169,16 +170,17 @@ def status(results: Path, as_json: bool) -> None:
     nodes = readable(partial(excluded_nodes, opened), damaged) or {}
     searched = readable(partial(read_search, opened), damaged)
     choices = readable(partial(read_chosen_runs, opened), damaged) or []
-    content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged)
-    if as_json:
-        search = {"search": search_to_json(searched)} if searched else {}
-        print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
-    else:
-        print_status(content, stdout_console())
-        if searched:
-            print_search(searched, choices, stdout_console())
+    with uncollected():
+        content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged)
+        if as_json:
+            search = {"search": search_to_json(searched)} if searched else {}
+            print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
         else:
-            print_choices(choices, stdout_console())
+            print_status(content, stdout_console())
+            if searched:
+                print_search(searched, choices, stdout_console())
+            else:
+                print_choices(choices, stdout_console())
 
 
 @main.command()

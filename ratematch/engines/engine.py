@@ -42,7 +42,7 @@ class CheckLaunch(Protocol):
 class ReadBreakdown(Protocol):
     """The type of :attr:`Engine.read_breakdown`, whose two counts are given by name."""
 
-    def __call__(self, records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
+    def __call__(self, records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
 def no_doubts(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
@@ -75,7 +75,7 @@ def any_object(line: bytes) -> Json:
     return msgspec.json.decode(line, type=Json)
 
 
-def no_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
+def no_breakdown(records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """The engine has no timings request by request."""
     return None
 
@@ -189,6 +189,10 @@ class Engine:
     read_breakdown: ReadBreakdown = no_breakdown
     """Mean stage times of a load, from records of ``request_times`` of any source, without the ``skip_first`` that
     arrived first and the ``skip_last`` that arrived last. ``None`` where they do not have them."""
+
+    timed_request: type = dict
+    """What :attr:`read_breakdown` looks at of a record, as a ``msgspec.Struct`` whose keys may all be missing. It is
+    given these where all records of a load fit it, else whole objects."""
 
     read_log: Callable[[str, ServerGroup, int | None], LogSpan | None] = no_log_span
     """Generation steps in a part of one worker's log, ``None`` when there are none. The last argument is the number

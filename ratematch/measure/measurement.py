@@ -25,7 +25,7 @@ from ratematch.plan.workload import Workload
 __all__ = ["Measurement", "Stats", "Window", "add_findings", "from_json", "measure_load", "to_json"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Figures of one load. ``None`` where undefined, never 0.
 
@@ -193,16 +193,18 @@ def from_json(content: dict[str, Any]) -> Measurement:
     """
     known = {name: value for name, value in content.items() if name in FIELDS}
     for name in DISTRIBUTIONS:
-        known[name] = _stats_from_json(known[name]) if known.get(name) else None
+        known[name] = _filled_in(known[name]) if known.get(name) else None
     return msgspec.convert(known, Measurement)
 
 
 FIELDS = frozenset(field.name for field in fields(Measurement))
 
 
-def _stats_from_json(content: dict[str, Any]) -> Stats:
-    always = ("std", "min", "p50", "p90", "p95", "p99", "max")
-    known: dict[str, Any] = {
-        key: math.nan if value is None and key in always else value for key, value in content.items()
-    }
-    return msgspec.convert(known, Stats)
+ALWAYS = tuple(part.name for part in fields(Stats) if part.type == "float" and part.name != "mean")
+"""Parts of a distribution that are numbers, NaN where an imported file does not hold them."""
+
+
+def _filled_in(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a distribution with NaN for what it does not hold."""
+    unknown = [name for name in ALWAYS if content.get(name, 0) is None]
+    return {**content, **dict.fromkeys(unknown, math.nan)} if unknown else content

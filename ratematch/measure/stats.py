@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Distribution of a metric over requests; percentiles are numpy's linear ones. ``p999``: the 99.9th.
 

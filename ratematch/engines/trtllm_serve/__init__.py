@@ -15,6 +15,7 @@ from ratematch.engines.trtllm_serve.release import NEWEST, is_version
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
 from ratematch.engines.trtllm_serve.requesttimes import read_breakdown, times_sources, trim_record
 from ratematch.engines.trtllm_serve.running import read_running
+from ratematch.engines.trtllm_serve.stages import TimedRequest
 from ratematch.engines.trtllm_serve.times import breakdown_apart
 from ratematch.engines.trtllm_serve.worker_rules import fill_margin, idle_options
 from ratematch.plan.enginefacts import EngineFacts
@@ -50,6 +51,7 @@ ENGINE = Engine(
     request_times=times_sources,
     trim_times=trim_record,
     read_breakdown=read_breakdown,
+    timed_request=TimedRequest,
     read_log=read_log,
     read_running=read_running,
     has_iterations=has_iterations,

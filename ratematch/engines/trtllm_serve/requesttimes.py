@@ -19,6 +19,8 @@ from ratematch.engines.engine import Json
 from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.render import worker_config
 from ratematch.engines.trtllm_serve.reporting import reporting
+from ratematch.engines.trtllm_serve.stages import TimedRequest
+from ratematch.engines.trtllm_serve.stages import read_breakdown as read_joined
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.requesttimes import AskTimes, PhaseTimes, RequestTimes, TimesSources, mean_stages
 from ratematch.plan.experiment import Experiment
@@ -76,9 +78,11 @@ class _Part:
     times: RequestTimes
 
 
-def read_breakdown(records: Sequence[Json], *, skip_first: int, skip_last: int) -> Breakdown | None:
+def read_breakdown(records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None:
     """Mean stages of the requests in ``records``, whatever source they are from, without those that arrived first
     (warm-up, ramp) and last (drain). ``None`` when fewer than two complete requests are left."""
+    if any(isinstance(record, TimedRequest) for record in records):
+        return read_joined(records, skip_first=skip_first, skip_last=skip_last)
     return mean_stages(read_times(records), skip_first=skip_first, skip_last=skip_last)
 
 
