@@ -395,6 +395,7 @@ class Controller:
         """Count the measured loads of this campaign, and those that may not stand on a front."""
         self._take_snapshot()
         turn = self._turn()
-        loads = [stored for item in self.campaign.items for stored in turn.loads(item.experiment)]
+        every = [stored for item in self.campaign.items for stored in turn.loads(item.experiment)]
+        loads = [stored for stored in every if not stored.load.breakdown]
         self.campaign.num_measured = len(loads)
         self.campaign.num_invalid = sum(not stored.measurement.valid for stored in loads)

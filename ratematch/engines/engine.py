@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.serverlog import Diagnosis, LogSpan, Running, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
@@ -84,6 +87,16 @@ def no_samples(body: bytes) -> list[dict[str, float]] | None:
 def no_figures(samples: Samples) -> dict[str, float]:
     """The engine's samples have none of the figures that all servers have in common."""
     return {}
+
+
+def no_times(experiment: Experiment) -> TimesSources:
+    """The engine has no timings request by request."""
+    return TimesSources(why_none="this engine's servers keep no times of single requests")
+
+
+def any_object(line: bytes) -> Json:
+    """All of it."""
+    return msgspec.json.decode(line, type=Json)
 
 
 def no_breakdown(records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None:
@@ -192,8 +205,14 @@ class Engine:
     """Mean stage times of a load, from the growth of every ctx and every gen server's counters
     (``routes.prometheus``) and the seconds it took. ``None`` where the counters do not have them."""
 
+    request_times: Callable[[Experiment], TimesSources] = no_times
+    """Where the servers that are started for an experiment hand out times request by request."""
+
+    trim_times: Callable[[bytes], Json] = any_object
+    """What is kept of one line of a file with such times: one JSON object. Raises ValueError: the line is none."""
+
     read_breakdown: ReadBreakdown = no_breakdown
-    """Mean stage times of a load, from the records of ``routes.request_times``, without the ``skip_first`` that
+    """Mean stage times of a load, from records of ``request_times`` of any source, without the ``skip_first`` that
     arrived first and the ``skip_last`` that arrived last. ``None`` where they do not have them."""
 
     timed_request: type = dict

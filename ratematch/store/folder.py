@@ -63,7 +63,7 @@ class Results:
         return self._last
 
     def measured(self) -> list[Measured]:
-        """Every finished load that can be used, with its figures."""
+        """Every finished load that can be used, with its figures; not those run for a breakdown only."""
         return self.now().measured()
 
     def account(self) -> GpuHours:
