@@ -167,6 +167,7 @@ class BaseLlmArgs(StrictBaseModel):
     speculative_config: SpeculativeConfig | None = None
     telemetry_config: TelemetryConfig | None = None
     return_perf_metrics: bool = False
+    perf_metrics_output_dir: str | None = None
     perf_metrics_max_requests: int = Field(default=0, json_schema_extra={"status": "deprecated"})
     env_overrides: dict[str, str] | None = None
 
