@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,16 @@ from ratematch.store.folder import Results
 
 @dataclass(frozen=True)
 class LoadedResults:
-    """One results folder in memory. ``inputs``: its measured loads and the limits they are judged by."""
+    """One results folder in memory: figures and limits as they were when it was loaded. What only the records say
+    (requests, noise, stages) is read from the folder when it is first asked for."""
 
     path: Path
-    inputs: analyze.Inputs
+    figures: analyze.Figures = field(repr=False)
+
+    @cached_property
+    def inputs(self) -> analyze.Inputs:
+        """Measured loads with the noise of their rates and their stages, and the limits they are judged by."""
+        return self.figures.in_detail()
 
     @property
     def measured(self) -> tuple[Measured, ...]:
@@ -55,12 +61,12 @@ class LoadedResults:
 
     @property
     def constraints(self) -> Constraints:
-        return self.inputs.constraints
+        return self.figures.inputs.constraints
 
     @cached_property
     def loads(self) -> pd.DataFrame:
         """One row a measured load, valid or not: what was requested, rates, latencies (mean, p50, p99), verdict."""
-        return pd.DataFrame([load_row(row) for row in self.measured])
+        return pd.DataFrame([load_row(row) for row in self.figures.inputs.measured])
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -70,7 +76,7 @@ class LoadedResults:
         Loads whose records cannot be used are left out, with a warning.
         """
         damaged: list[Damage] = []
-        rows = list(request_rows(Results(self.path), self.measured, damaged))
+        rows = list(request_rows(Results(self.path), self.figures.inputs.measured, damaged))
         for damage in damaged:
             warnings.warn(damage.describe(self.path), stacklevel=2)
         return pd.DataFrame(rows)
@@ -78,18 +84,20 @@ class LoadedResults:
     @property
     def damaged(self) -> tuple[str, ...]:
         """Files that were left out because they cannot be used, a line each; ``ratematch verify`` says more."""
-        return self.inputs.damaged
+        read = self.inputs if "inputs" in vars(self) else self.figures.inputs
+        return read.damaged
 
     def match(self, **limits: Any) -> Analysis:
         """:func:`match_results` of these results."""
         return match_results(self, **limits)
 
     def __repr__(self) -> str:
-        origin = self.measured[0].experiment.origin
-        valid = sum(row.measurement.valid for row in self.measured)
+        rows = self.figures.inputs.measured
+        origin = rows[0].experiment.origin
+        valid = sum(row.measurement.valid for row in rows)
         left_out = f", {len(self.damaged)} files left out" if self.damaged else ""
         return (
-            f"<{self.inputs.sweep}: {len(self.measured)} loads ({valid} valid){left_out}, {origin}, from {self.path}>"
+            f"<{self.figures.inputs.sweep}: {len(rows)} loads ({valid} valid){left_out}, {origin}, from {self.path}>"
         )
 
 
@@ -100,7 +108,7 @@ def load_results(path: Path | str) -> LoadedResults:
         ResultsError: no such folder, or nothing is measured in it.
     """
     results = Results.open(Path(path))
-    return LoadedResults(results.path, analyze.read_inputs(results))
+    return LoadedResults(results.path, analyze.read_figures(results))
 
 
 def match_results(

@@ -62,7 +62,7 @@ def _ratematch(bin: Path, scenario: Scenario, url: str, tokenizer: Path, at: Pat
 
 
 def _read_ratematch(at: Path, scenario: Scenario) -> Reported:
-    folder = next((at / "out").iterdir())
+    folder = next(file.parent for file in (at / "out").glob("*/records.parquet"))
     rows = [row for row in pq.read_table(folder / "records.parquet").to_pylist() if row["outcome"] == "ok"]
     column = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("sent_ns", "intended_ns")}
     first = np.array([row["first_token_ns"] for row in rows], dtype=np.float64)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ratematch.analysis.rows import find_gpus_per_node, find_links, measured_in_detail
+from ratematch.analysis.rows import find_gpus_per_node, find_links, measured_in_detail, measured_without_detail
 from ratematch.errors import DamagedFile, ResultsError
 from ratematch.inputs.ratetable import RACK_GPUS
 from ratematch.match.analysis import analyze
@@ -17,12 +18,13 @@ from ratematch.measure.serverside import measure_run
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Constraints
 from ratematch.store import layout
-from ratematch.store.damage import readable
+from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results
 from ratematch.store.records import records_from_bytes
 from ratematch.store.snapshot import Snapshot
 from ratematch.store.storedload import read_run, read_sealed
 from ratematch.store.sweeprun import SweepLimits
+from ratematch.store.uncollected import uncollected
 
 
 def remeasure(results: Results) -> int:
@@ -94,10 +96,50 @@ def read_inputs(results: Results, question: Question | None = None) -> Inputs:
     Raises:
         ResultsError: nothing is measured yet, or nothing of it can be used.
     """
+    return _inputs(results, results.now(), question or Question(), measured_in_detail)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What :func:`read_inputs` reads, with the figures alone at first. ``inputs``: its rows have neither noise nor
+    breakdown. ``stored``: what was there when it was read."""
+
+    results: Results
+    stored: Snapshot
+    inputs: Inputs
+
+    def in_detail(self) -> Inputs:
+        """With noise and breakdown, from the records as they are now. A load whose records were lost since is left
+        out, and ``damaged`` says so.
+
+        Raises:
+            ResultsError: nothing can be used any more.
+        """
+        whole = _inputs(self.results, self.stored, Question(), measured_in_detail)
+        new = (line for line in whole.damaged if line not in self.inputs.damaged)
+        return replace(self.inputs, measured=whole.measured, damaged=(*self.inputs.damaged, *new))
+
+
+def read_figures(results: Results) -> Figures:
+    """Everything measured, as far as it can be read fast.
+
+    Raises:
+        ResultsError: nothing is measured yet, or nothing of it can be used.
+    """
     stored = results.now()
+    return Figures(results, stored, _inputs(results, stored, Question(), measured_without_detail))
+
+
+def _inputs(
+    results: Results,
+    stored: Snapshot,
+    question: Question,
+    read_rows: Callable[[Snapshot, list[Damage]], list[Measured]],
+) -> Inputs:
     damaged = list(stored.damaged)
     kept = readable(results.limits, damaged) or SweepLimits.of(results.path.name, Constraints(), RACK_GPUS)
-    measured = measured_in_detail(stored, damaged)
+    with uncollected():
+        measured = read_rows(stored, damaged)
     lines = tuple(damage.describe(results.path) for damage in damaged)
     if not measured and damaged:
         raise ResultsError(f"{results.path}: no load can be used; `ratematch verify` lists why; first: {lines[0]}")
@@ -105,7 +147,7 @@ def read_inputs(results: Results, question: Question | None = None) -> Inputs:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
     limits = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, kept.max_gpus)
     sweep = replace(limits, gpus_per_node=find_gpus_per_node(stored))
-    filled_in = (question or Question()).filled_in(sweep)
+    filled_in = question.filled_in(sweep)
     return Inputs(kept.name, tuple(measured), filled_in, tuple(_count_imported(stored)), lines)
 
 

@@ -7,6 +7,7 @@ modification that they had, and this version of ratematch wrote it; nothing else
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -86,10 +87,10 @@ def _name(stored: StoredLoad) -> str:
 
 
 def _stamp(stored: StoredLoad) -> Stamp:
-    stamp = []
+    stamp, place = [], str(stored.folder)
     for name in SOURCES:
         try:
-            status = (stored.folder / name).stat()
+            status = os.stat(f"{place}/{name}")  # noqa: PTH116 - without a Path a file
         except OSError:
             stamp.append((-1, 0))
         else:

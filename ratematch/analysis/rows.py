@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +21,7 @@ from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, pressure_of
 from ratematch.store import layout
 from ratematch.store.damage import Damage, readable
 from ratematch.store.files import UNREADABLE, describe_damage
@@ -27,7 +30,8 @@ from ratematch.store.storedload import StoredLoad
 
 
 def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
-    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
+    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known. Loads
+    that were run for a breakdown only are no rows: they give theirs to the rows of their pressure.
 
     A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
     before is taken from the folder's cache while its files are the same.
@@ -35,6 +39,7 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
     cache = DetailCache.read(results.path)
     rows: list[Measured] = []
     for experiment in results.experiments:
+        details: list[Measured] = []
         kv_layout = find_layout(experiment.experiment)
         for stored in experiment.loads:
             detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
@@ -42,16 +47,79 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
                 cache.keep(stored, detail)
                 noise, breakdown = detail.noise, detail.breakdown
                 row = Measured(experiment.experiment, stored.load, stored.measurement, noise, breakdown, kv_layout)
-                rows.append(row)
+                details.append(row)
+        rows += _with_breakdowns(details)
     cache.write()
     return rows
 
 
+def _with_breakdowns(rows: Sequence[Measured]) -> list[Measured]:
+    """The rows of one experiment without its breakdown loads, each with the breakdown of its own pressure: the one
+    that it has, else that of the breakdown load."""
+    apart = {pressure_of(row.load): row.breakdown for row in rows if row.load.breakdown}
+    return [
+        row if row.breakdown is not None else replace(row, breakdown=apart.get(pressure_of(row.load)))
+        for row in rows
+        if not row.load.breakdown
+    ]
+
+
+def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
+    """The loads of :func:`measured_in_detail` with their figures alone, in a third of the time where nothing of them
+    is in the cache: files with a checksum are not read further than that it is theirs.
+
+    A load one of whose files cannot be used is left out; the file is in ``damaged``.
+    """
+    cache = DetailCache.read(results.path)
+    rows: list[Measured] = []
+    for experiment in results.experiments:
+        kv_layout = find_layout(experiment.experiment)
+        for stored in experiment.loads:
+            known = cache.get(stored)
+            if known is None and _is_sealed(stored):
+                usable = readable(partial(_check_sealed, experiment.experiment, stored), damaged) is not None
+            else:
+                detail = known or readable(partial(_read_detail, experiment.experiment, stored), damaged)
+                usable = detail is not None
+                if detail is not None:
+                    cache.keep(stored, detail)
+            if usable and not stored.load.breakdown:
+                rows.append(Measured(experiment.experiment, stored.load, stored.measurement, layout=kv_layout))
+    cache.write()
+    return rows
+
+
+def _is_sealed(stored: StoredLoad) -> bool:
+    """Has every file that the details come from a checksum?"""
+    return all(name in stored.sealed for name in _sources(stored))
+
+
+def _sources(stored: StoredLoad) -> list[str]:
+    """Files of a load that its details come from."""
+    names = [layout.RECORDS] if _has_noise(stored) else []
+    if stored.run.stages is None and (stored.folder / layout.PERF_METRICS).exists():
+        names.append(layout.PERF_METRICS)
+    return names
+
+
+def _check_sealed(experiment: Experiment, stored: StoredLoad) -> bool:
+    """Raises what reading the details would raise, of a load whose files have checksums."""
+    for name in _sources(stored):
+        if name == layout.PERF_METRICS:
+            find_engine(experiment.engine.name)
+        stored.read(name)
+    return True
+
+
+def _has_noise(stored: StoredLoad) -> bool:
+    figures = stored.measurement
+    rated = figures.valid and figures.window is not None and figures.e2el_ms is not None
+    return rated and stored.has(layout.RECORDS)
+
+
 def _read_detail(experiment: Experiment, stored: StoredLoad) -> Detail:
     """Raises DamagedFile when a file of the load cannot be used."""
-    noise = None
-    if stored.measurement.valid and stored.has(layout.RECORDS):
-        noise = read_noise(stored)
+    noise = read_noise(stored) if _has_noise(stored) else None
     return Detail(noise, _read_breakdown(stored, experiment))
 
 
@@ -122,11 +190,26 @@ def read_perf_metrics(stored: StoredLoad, engine: str) -> Breakdown | None:
         return None
     content, load = stored.read(layout.PERF_METRICS), stored.load
     wave = load.concurrency if isinstance(load, Concurrency) else 0
-    read_breakdown = find_engine(engine).read_breakdown
+    found = find_engine(engine)
     try:
         with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as stream:
-            lines = stream.read().splitlines()
-        records: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
-        return read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
+            lines = stream.read()
+        joined = stored.run.telemetry.times_from in (None, "route")
+        records = _decode(lines, found.timed_request if joined and layout.PERF_METRICS in stored.sealed else dict)
+        return found.read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
     except (*UNREADABLE, pa.ArrowException) as error:
         raise DamagedFile(file, f"not readable ({describe_damage(error)})") from error
+
+
+def _decode(lines: bytes, kind: type) -> list[Any]:
+    """One value a line. ``kind``: what is read of each, where all of them fit it: to make objects of the rest takes
+    most of the time. Only for content with a checksum: what is not looked at is not checked either."""
+    if kind is not dict:
+        with contextlib.suppress(msgspec.MsgspecError):
+            return _decoder(kind).decode_lines(lines)
+    return [msgspec.json.decode(line) for line in lines.splitlines()]
+
+
+@functools.cache
+def _decoder(kind: type) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)

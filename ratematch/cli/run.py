@@ -85,15 +85,19 @@ def sweep(
     Example:
         ratematch sweep quickstart.yaml
     """
-    from ratematch.campaign.controller import run_campaign
-    from ratematch.campaign.jobs.executor import Executor, choose_packing
     from ratematch.inputs.find import read_sweep
-    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
-    from ratematch.store.folder import Results
+    from ratematch.run.programs import refuse_missing
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
+    refuse_missing(executor or parsed.cluster.default_executor, parsed.cluster, parsed.engine.name)
+
+    from ratematch.campaign.controller import run_campaign
+    from ratematch.campaign.jobs.executor import Executor, choose_packing
+    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
+    from ratematch.store.folder import Results
+
     executor_note = None if executor else describe_default_executor(parsed.cluster)
     parsed = replace(parsed, simulated=executor == "simulate")
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
@@ -162,6 +166,7 @@ def status(results: Path, as_json: bool) -> None:
     from ratematch.show.views.status import print_status, status_to_json
     from ratematch.store.damage import Damage, readable
     from ratematch.store.folder import Results
+    from ratematch.store.uncollected import uncollected
 
     opened = Results.open(results)
     damaged: list[Damage] = []
@@ -169,16 +174,17 @@ def status(results: Path, as_json: bool) -> None:
     nodes = readable(partial(excluded_nodes, opened), damaged) or {}
     searched = readable(partial(read_search, opened), damaged)
     choices = readable(partial(read_chosen_runs, opened), damaged) or []
-    content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged)
-    if as_json:
-        search = {"search": search_to_json(searched)} if searched else {}
-        print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
-    else:
-        print_status(content, stdout_console())
-        if searched:
-            print_search(searched, choices, stdout_console())
+    with uncollected():
+        content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged)
+        if as_json:
+            search = {"search": search_to_json(searched)} if searched else {}
+            print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
         else:
-            print_choices(choices, stdout_console())
+            print_status(content, stdout_console())
+            if searched:
+                print_search(searched, choices, stdout_console())
+            else:
+                print_choices(choices, stdout_console())
 
 
 @main.command()

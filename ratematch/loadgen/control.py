@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ratematch.loadgen.loadresult import Progress
 
@@ -18,7 +19,9 @@ class LoadControl:
     ``progress_s`` seconds in the load's thread and must be quick; what it raises ends the load.
 
     ``give_up_after``: connect errors in a row after which the load ends. ``late_ms``: from this lateness on a send
-    counts as late. ``backlog_bytes``: answers are decoded while the load runs when more than this has piled up.
+    counts as late. ``backlog_bytes``: answers are decoded while the load runs when more memory than this has piled
+    up. ``folder``: where records are kept that memory should not hold while the load runs, in files without a name;
+    ``None`` = where the system keeps large ones.
     """
 
     stop: threading.Event | None = None
@@ -27,7 +30,8 @@ class LoadControl:
     progress_s: float = 0.5
     give_up_after: int = 32
     late_ms: float = 10.0
-    backlog_bytes: int = 32 << 20
+    backlog_bytes: int = 48 << 20
+    folder: Path | None = None
 
     @property
     def stopped(self) -> bool:

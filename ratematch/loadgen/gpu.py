@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ratematch.measure.loadrun import GpuMeans, GpuSummary
+from ratematch.store.rowlog import RowLog
 
 PERIOD_S = 0.1
 
@@ -26,6 +30,9 @@ _FIGURES = tuple(column.name for column in fields(GpuMeans))
 
 Sample = tuple[int, int, float, float, float]
 """Instant (ns), GPU, power (W), SM clock (MHz), utilisation (%)."""
+
+
+_SCHEMA = pa.schema([("at_ns", pa.int64()), ("gpu", pa.int32()), *((name, pa.float64()) for name in _FIGURES)])
 
 
 def open_nvml() -> Any:
@@ -50,13 +57,25 @@ class GpuSampler:
     """A thread that samples every GPU ten times a second; used as a context around a load.
 
     ``nvml``: the NVML module, imported when ``None``; ``notes``: why nothing is sampled, where that may surprise.
+    ``folder``: where older samples are kept, see :class:`ratematch.store.spill.Spill`.
     """
 
     nvml: Any = None
     notes: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    folder: Path | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self._log = RowLog(_SCHEMA, self.folder)
+
+    def __len__(self) -> int:
+        return len(self._log)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All of them, in memory: for a few."""
+        return list(self._log)
 
     def __enter__(self) -> GpuSampler:
         if self.nvml is None:
@@ -91,22 +110,25 @@ class GpuSampler:
                     with contextlib.suppress(Exception):  # a value that this GPU does not report
                         value = read()
                     values.append(value)
-                self.samples.append((monotonic_ns(), index, *values))  # type: ignore[arg-type]
+                self._log.extend([(monotonic_ns(), index, *values)])
 
     def lines(self) -> Iterator[dict[str, float | None]]:
         """Everything that was sampled, for a file of one JSON object a line; ``None`` where a GPU reports nothing."""
-        for at_ns, gpu, *values in self.samples:
+        for at_ns, gpu, *values in self._log:
             reported = [None if np.isnan(value) else value for value in values]
             yield {"at_ns": at_ns, "gpu": gpu, **dict(zip(_FIGURES, reported, strict=True))}
 
     def summarise(self, start_ns: int, end_ns: int, tok_s: float | None) -> GpuSummary | None:
         """Means inside a span, and energy per output token = mean power of all GPUs / tok/s. ``None``: no samples."""
-        inside = [sample for sample in self.samples if start_ns <= sample[0] <= end_ns]
+        inside: dict[int, array[float]] = {}
+        for at_ns, index, *values in self._log:
+            if start_ns <= at_ns <= end_ns:
+                inside.setdefault(index, array("d")).extend(values)
         if not inside:
             return None
         gpus = {}
-        for index in sorted({sample[1] for sample in inside}):
-            columns = np.array([sample[2:] for sample in inside if sample[1] == index])
+        for index, sampled in sorted(inside.items()):
+            columns = np.array(sampled).reshape(-1, len(_FIGURES))
             means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in columns.T]
             gpus[str(index)] = GpuMeans(*means)
         powers = [gpu.power_w for gpu in gpus.values() if gpu.power_w is not None]

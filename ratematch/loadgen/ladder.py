@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from ratematch.loadgen.client import Target, request_url
@@ -22,6 +22,7 @@ from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
+from ratematch.measure.columns import columns_of
 from ratematch.measure.goodput import Goodput
 from ratematch.measure.loadrun import GpuSummary
 from ratematch.measure.measurement import Measurement, add_findings, measure_load, to_json
@@ -35,6 +36,14 @@ from ratematch.store.files import write_json, write_lines
 from ratematch.store.records import write_records
 
 __all__ = ["LadderStart", "LoadOptions", "LoadRow", "run_ladder"]
+
+
+class Sampled(Protocol):
+    """What was sampled while a load ran; more of it than memory should hold, perhaps."""
+
+    def __len__(self) -> int: ...
+    def lines(self) -> Iterable[Mapping[str, object]]:
+        """One JSON object for each line of a file."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class LoadRow:
     notes: tuple[str, ...] = ()
     servers: dict[str, dict[str, float]] | None = None
     gpus: GpuSummary | None = None
-    samples: dict[str, list[Mapping[str, object]]] = field(default_factory=dict, repr=False)
+    samples: Mapping[str, Sampled] = field(default_factory=dict, repr=False)
     dataset: DatasetSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -133,7 +142,7 @@ def run_ladder(
             job = replace(job, distinct=count_distinct(load))
         folder = ladder.make_folder(load.label, command)
         ladder.begin(load.label, command, _after(ladder, job, source))
-        row = _run_load(options, job, source, goal, on_progress, read_metrics)
+        row = _run_load(options, job, source, goal, on_progress, read_metrics, folder)
         row = replace(row, emulated=emulated, dataset=start.dataset, notes=_with_repeats(row, again))
         rows.append(row)
         if folder:
@@ -144,7 +153,7 @@ def run_ladder(
         if row.result.aborted or (row.result.ended_early or "").startswith("given up"):
             break
         if isinstance(load, Concurrency) and load.seconds:
-            used = max((record.seq for record in row.result.records), default=0) + 1
+            used = int(columns_of(row.result.records).ints("seq").max(initial=0)) + 1
             ladder.finished(max(_next_seq(job), used))
     return rows
 
@@ -198,7 +207,7 @@ def _use_up(ladder: Ladder, job: LoadJob, source: PromptSource) -> None:
 
 
 def _with_repeats(row: LoadRow, again: bool) -> tuple[str, ...]:
-    if not again or any(record.cached_tokens is not None for record in row.result.records):
+    if not again or columns_of(row.result.records).known("cached_tokens").any():
         return row.notes
     return (*row.notes, SENT_AGAIN)
 
@@ -216,10 +225,11 @@ def _run_load(
     goal: Goodput | None,
     on_progress: Callable[[Load, Progress], None],
     read_metrics: ReadSamples,
+    folder: Path | None,
 ) -> LoadRow:
     load = job.load
-    poller = MetricsPoller(options.server_metrics, read=read_metrics)
-    with _stop_on_signal() as stop, poller as servers, GpuSampler() as gpus:
+    poller = MetricsPoller(options.server_metrics, read=read_metrics, folder=folder)
+    with _stop_on_signal() as stop, poller as servers, GpuSampler(folder=folder) as gpus:
         if job.distinct:
             warm_prompts(job, source, stop)
         result = send_load(
@@ -229,6 +239,7 @@ def _run_load(
             senders=Senders(options.processes),
             stop=stop,
             on_progress=lambda progress: on_progress(load, progress),
+            folder=folder,
         )
     warmed = bool(job.distinct)  # such prompts are meant to be found in the cache
     limits = replace(DEFAULT_LIMITS, cached=1.0) if warmed else DEFAULT_LIMITS
@@ -239,10 +250,7 @@ def _run_load(
     notes = (*result.notes, *servers.notes, *gpus.notes)
     findings = servers.judge(summary, span, job.workload)
     measured = add_findings(measured, ((severe and not warmed, text) for severe, text in findings))
-    samples: dict[str, list[Mapping[str, object]]] = {
-        "server_metrics.jsonl": list(servers.samples.lines()),
-        "gpus.jsonl": list(gpus.lines()),
-    }
+    samples: dict[str, Sampled] = {"server_metrics.jsonl": servers.samples, "gpus.jsonl": gpus}
     row = LoadRow(load, result, measured, job.workload, job.target, seed=job.seed, notes=tuple(notes))
     return replace(row, servers=summary, gpus=watts, samples=samples)
 
@@ -257,9 +265,9 @@ def _is_emulated(target: Target) -> bool:
 def _write(folder: Path, row: LoadRow) -> None:
     write_records(folder / "warmup.parquet", row.result.warmup)
     write_records(folder / "records.parquet", row.result.records)
-    for name, lines in row.samples.items():
-        if lines:
-            write_lines(folder / name, lines)
+    for name, sampled in row.samples.items():
+        if len(sampled):
+            write_lines(folder / name, sampled.lines())
     write_json(folder / "measurement.json", row.to_json())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,8 +50,8 @@ class LoadResult:
     begun, by a rule that leaves the load whole.
     """
 
-    warmup: list[RequestRecord]
-    records: list[RequestRecord]
+    warmup: Sequence[RequestRecord]
+    records: Sequence[RequestRecord]
     start_ns: int
     end_ns: int
     wall_start_ns: int

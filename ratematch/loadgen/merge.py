@@ -13,8 +13,8 @@ from ratematch.errors import UserError
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.loadresult import LoadResult
 from ratematch.measure.clienthealth import ClientHealth
-from ratematch.measure.records import RequestRecord
-from ratematch.store.records import read_records
+from ratematch.measure.columns import Columns, join, shifted
+from ratematch.store.records import read_columns
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,6 @@ def read_result(path: Path) -> SenderResult:
     return SenderResult(**{**content, "health": ClientHealth(**content["health"])})
 
 
-_INSTANTS = (
-    "intended_ns",
-    "sent_ns",
-    "first_token_ns",
-    "last_token_ns",
-    "end_ns",
-    "other_first_ns",
-    "other_last_ns",
-)
-
-
 def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequence[int]) -> LoadResult:
     """The result of the load called ``label`` from what the senders ``present`` left in ``folder``.
 
@@ -67,8 +56,8 @@ def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequen
     if not present:
         raise UserError(f"every sender of {label} ended without a result")
     here, clock_ns = boot_id(), wall_offset_ns()
-    records: list[RequestRecord] = []
-    warmup: list[RequestRecord] = []
+    records: list[Columns] = []
+    warmup: list[Columns] = []
     results: list[SenderResult] = []
     other_hosts = set()
     for index in present:
@@ -79,9 +68,7 @@ def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequen
             shift_ns = result.clock_ns - clock_ns
         results.append(result.shifted(shift_ns))
         for into, kind in ((records, "records"), (warmup, "warmup")):
-            into += [_shift(record, shift_ns) for record in read_records(folder / f"{kind}-{index}.parquet")]
-    for some in (records, warmup):
-        some.sort(key=lambda record: record.seq)
+            into.append(shifted(read_columns(folder / f"{kind}-{index}.parquet"), shift_ns))
     aborted = [result.aborted for result in results if result.aborted]
     aborted = [f"{len(lost)} of {len(present) + len(lost)} senders ended without a result"] if lost else aborted
     first = min(results, key=lambda result: result.start_ns)
@@ -90,22 +77,29 @@ def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequen
         notes = (
             f"senders on {len(other_hosts)} other machines: their instants are as exact as the wall clocks agree",
         )
+    measured = _in_order(records)
     return LoadResult(
-        warmup=warmup,
-        records=records,
+        warmup=_in_order(warmup),
+        records=measured,
         start_ns=first.start_ns,
         end_ns=max(result.end_ns for result in results),
         wall_start_ns=first.wall_start_ns,
-        health=_merge_health(results, records),
+        health=_merge_health(results, measured),
         aborted=aborted[0] if aborted else None,
         notes=notes,
     )
 
 
-def _merge_health(results: Sequence[SenderResult], records: Sequence[RequestRecord]) -> ClientHealth:
+def _in_order(parts: Sequence[Columns]) -> Columns:
+    together = join(parts)
+    return together.take(np.argsort(together.ints("seq"), kind="stable"))
+
+
+def _merge_health(results: Sequence[SenderResult], records: Columns) -> ClientHealth:
     senders = [result.health for result in results]
     seconds = [result.seconds for result in results]
-    lags_ms = [(r.sent_ns - r.intended_ns) / 1e6 for r in records if r.sent_ns is not None]
+    sent = records.known("sent_ns")
+    lags_ms = (records.ints("sent_ns") - records.ints("intended_ns"))[sent] / 1e6
     longest = max(seconds)
     return ClientHealth(
         cpu_share=sum(health.cpu_share * own for health, own in zip(senders, seconds, strict=True)) / longest,
@@ -115,17 +109,10 @@ def _merge_health(results: Sequence[SenderResult], records: Sequence[RequestReco
         mean_in_flight=sum(h.mean_in_flight * own for h, own in zip(senders, seconds, strict=True)) / longest,
         late_sends=sum(health.late_sends for health in senders),
         late_ms=senders[0].late_ms,
-        send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if lags_ms else None,
+        send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if len(lags_ms) else None,
         at_transport=all(health.at_transport for health in senders),
         event_loop=senders[0].event_loop,
         processes=len(senders),
         decode_cpu_s=sum(health.decode_cpu_s for health in senders),
         kernel_stamped=min(health.kernel_stamped for health in senders),
     )
-
-
-def _shift(record: RequestRecord, shift_ns: int) -> RequestRecord:
-    if not shift_ns:
-        return record
-    moved = {name: value + shift_ns for name in _INSTANTS if (value := getattr(record, name)) is not None}
-    return replace(record, **moved, chunk_ns=[instant + shift_ns for instant in record.chunk_ns])

@@ -20,9 +20,10 @@ from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
 from ratematch.loadgen.sendgate import SendGate
 from ratematch.measure.clienthealth import ClientHealth
-from ratematch.measure.records import RequestRecord
+from ratematch.measure.columns import Columns
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import RequestSpec
+from ratematch.store.recordlog import RecordLog
 
 _TICK_S = 0.05
 """How often the watch looks at the stop event, at time limits and at its own lateness."""
@@ -34,15 +35,21 @@ stamps might be read as one."""
 
 _NEVER_NS = 1 << 62
 
-_LISTS = 20_000
-"""Requests after which instants of chunks are kept as plain integers of 8 bytes; as Python's they take 40."""
+_EXCHANGE_B = 2048
+"""Bytes of an exchange that waits to be decoded, beside what came over the wire and its prompt."""
+
+_TURN_NS, _LONGEST_TURN_NS = 200_000, 5_000_000
+"""Time for decoding between two looks at the sockets, and the most of it."""
 
 _RECENT = 64
 """Answers behind the TTFT shown while a load runs."""
 
 
 class Phase:
-    """Runs once. ``aborted`` says why it ended early; ``records()`` gives the records in order of ``seq`` sent."""
+    """Runs once. ``aborted`` says why it ended early; ``records()`` gives the records in the order of sending, once.
+
+    What is kept of a request that is over is its record, in the log's file, and 8 bytes here.
+    """
 
     def __init__(
         self,
@@ -56,20 +63,19 @@ class Phase:
         self.start_ns = self.end_ns = monotonic_ns()
         self._target, self._pool, self._control = target, pool, control
         self._in_flight: dict[Exchange, None] = {}
-        # In the order of sending. An exchange gives way to its record as soon as that is made: what an exchange holds
-        # beside it (the prompt, the task, buffers) would add up over a day.
-        self._order: list[Exchange | RequestRecord] = []
+        self._log = RecordLog(control.folder)
         self._backlog: deque[Exchange] = deque()
         self._backlog_bytes = 0
         self._backlog_grew = asyncio.Event()
         self._send_gate = SendGate(_SENDS_AT_ONCE)
-        self._lags_ms = array("d")
+        self._loop_lags_ms, self._send_lags_ns = array("d"), array("q")
+        self._busy_ns = 0
         self._recent_ttft_ms: deque[float] = deque(maxlen=_RECENT)
         self._recent_tpot_ms: deque[float] = deque(maxlen=_RECENT)
-        self._done = self._failed = self._tokens = self._refused_in_a_row = self._max_in_flight = 0
+        self._begun = self._done = self._failed = self._tokens = self._refused_in_a_row = self._max_in_flight = 0
         self._ended: list[Ended] = []
         self._total = 0
-        self._last_send_ns = _NEVER_NS
+        self._last_send_ns, self._last_end_ns = _NEVER_NS, 0
         self._cpu_s = 0.0
 
     async def run(self, part: Part, start_ns: int | None = None) -> None:
@@ -89,7 +95,7 @@ class Phase:
             if not sending.done():
                 self._stop("the client failed")
                 await asyncio.wait((sending,))
-            self.end_ns = max((exchange.end_ns or self.start_ns for exchange in self._order), default=self.start_ns)
+            self.end_ns = max(self.start_ns, self._last_end_ns)
             watch.cancel()
             decoder.cancel()
             outcomes = await asyncio.gather(sending, watch, decoder, return_exceptions=True)
@@ -150,8 +156,8 @@ class Phase:
 
     async def _send(self, spec: RequestSpec, body: bytes, intended_ns: int) -> int:
         """Send one request, wait for its end and return the instant of it."""
-        exchange = Exchange(spec, intended_ns, len(self._order), task=asyncio.current_task())
-        self._order.append(exchange)
+        exchange = Exchange(spec, intended_ns, self._begun, task=asyncio.current_task())
+        self._begun += 1
         self._in_flight[exchange] = None
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
         try:
@@ -163,6 +169,11 @@ class Phase:
 
     def _note_end(self, exchange: Exchange) -> None:
         self._done += 1
+        end_ns = exchange.end_ns or monotonic_ns()
+        self._last_end_ns = max(self._last_end_ns, end_ns)
+        if exchange.sent_ns is not None:
+            self._send_lags_ns.append(exchange.sent_ns - exchange.intended_ns)
+            self._busy_ns += end_ns - exchange.sent_ns
         tokens, complete = exchange.first_look()
         self._tokens += tokens
         self._failed += not complete
@@ -180,7 +191,7 @@ class Phase:
             last = redact(exchange.failure[1], self._target)
             self._stop(f"{self._refused_in_a_row} connect errors in a row, the last: {last}")
         self._backlog.append(exchange)
-        self._backlog_bytes += len(exchange.wire)
+        self._backlog_bytes += _size(exchange)
         if self._backlog_bytes > self._control.backlog_bytes:
             self._backlog_grew.set()
 
@@ -198,9 +209,11 @@ class Phase:
             due = loop.time() + _TICK_S
             await asyncio.sleep(_TICK_S)
             now = loop.time()
-            self._lags_ms.append(max(0.0, (now - due) * 1e3))
+            self._loop_lags_ms.append(max(0.0, (now - due) * 1e3))
             if self._control.stopped:
                 self._stop("stopped on request")
+            if (complaint := self._log.complaint) is not None:
+                self._stop(complaint)
             if now >= next_look:
                 next_look = now + self._cut_overdue()
             if self._control.on_progress is not None and now >= next_progress:
@@ -231,38 +244,42 @@ class Phase:
             await self._decode_backlog()
 
     async def _decode_backlog(self) -> None:
+        turn_over_ns = self._turn_over_ns()
         while self._backlog:
-            # Left in the queue until it is done: a cancellation in between must not lose it.
-            exchange = self._backlog[0]
-            size = len(exchange.wire)
-            steps = finish_record(exchange, self._target)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    self._order[exchange.number] = self._pack(done.value)
-                    self._backlog.popleft()
-                    self._backlog_bytes -= size
-                    break
-                await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in self._decode(self._backlog[0]):
+                if monotonic_ns() >= turn_over_ns:
+                    await asyncio.sleep(0)
+                    turn_over_ns = self._turn_over_ns()
 
-    async def records(self) -> list[RequestRecord]:
+    def _turn_over_ns(self) -> int:
+        """Until when answers are decoded before the sockets are looked at again: the more of them wait, the longer,
+        so that those of a load that fills this process do not pile up."""
+        much = max(1.0, self._backlog_bytes / self._control.backlog_bytes)
+        return monotonic_ns() + min(_LONGEST_TURN_NS, round(_TURN_NS * much**2))
+
+    def _decode(self, exchange: Exchange) -> Iterator[None]:
+        """Turn the first of the backlog into its record, in small steps."""
+        size = _size(exchange)
+        # Left in the queue until it is done: a cancellation in between must not lose it.
+        record = yield from finish_record(exchange, self._target)
+        self._backlog.popleft()
+        self._backlog_bytes -= size
+        yield from self._log.add(exchange.number, record)
+        yield
+
+    async def records(self) -> Columns:
         """The record of every request that was begun, in the order of their sending."""
         await self._decode_backlog()
-        return [record for record in self._order if isinstance(record, RequestRecord)]
-
-    def _pack(self, record: RequestRecord) -> RequestRecord:
-        if len(self._order) > _LISTS:
-            record.chunk_ns = array("q", record.chunk_ns)
-        return record
+        if (complaint := self._log.complaint) is not None and self.aborted is None:
+            self.aborted = complaint
+        return self._log.close()
 
     def _progress(self) -> Progress:
         ended, self._ended = tuple(self._ended), []
         return Progress(
             phase=self.name,
             total=self._total,
-            sent=len(self._order),
+            sent=self._begun,
             done=self._done,
             failed=self._failed,
             in_flight=len(self._in_flight),
@@ -275,23 +292,26 @@ class Phase:
 
     def health(self, event_loop: str) -> ClientHealth:
         """How the client itself did; after the phase has run."""
-        sent = [exchange for exchange in self._order if exchange.sent_ns is not None]
-        lags_ms = np.array([(exchange.sent_ns or 0) - exchange.intended_ns for exchange in sent]) / 1e6
-        busy_ns = sum((exchange.end_ns or self.end_ns) - (exchange.sent_ns or 0) for exchange in sent)
+        lags_ms = np.array(self._send_lags_ns) / 1e6
         wall_ns = max(1, self.end_ns - self.start_ns)
         return ClientHealth(
             cpu_share=self._cpu_s * 1e9 / wall_ns,
-            loop_lag_p99_ms=float(np.percentile(self._lags_ms, 99)) if self._lags_ms else 0.0,
-            loop_lag_max_ms=max(self._lags_ms, default=0.0),
+            loop_lag_p99_ms=float(np.percentile(self._loop_lags_ms, 99)) if self._loop_lags_ms else 0.0,
+            loop_lag_max_ms=max(self._loop_lags_ms, default=0.0),
             max_in_flight=self._max_in_flight,
-            mean_in_flight=busy_ns / wall_ns,
+            mean_in_flight=self._busy_ns / wall_ns,
             late_sends=int((lags_ms > self._control.late_ms).sum()),
             late_ms=self._control.late_ms,
-            send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if sent else None,
+            send_lag_p99_ms=float(np.percentile(lags_ms, 99)) if len(lags_ms) else None,
             at_transport=True,
             kernel_stamped=self._pool.kernel_stamped,
             event_loop=event_loop,
         )
+
+
+def _size(exchange: Exchange) -> int:
+    """Bytes of memory that it holds, about."""
+    return len(exchange.wire) + exchange.spec.prompt.nbytes + 16 * len(exchange.stamps) + _EXCHANGE_B
 
 
 async def _sleep_until(instant_ns: int, given_up: Callable[[], bool] | None = None) -> None:

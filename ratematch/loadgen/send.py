@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from ratematch.loadgen.control import LoadControl
@@ -12,6 +13,7 @@ from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.shards import LoadJob, count_processes, drive_in_processes
+from ratematch.measure.columns import columns_of
 from ratematch.measure.early import EarlyRules, EarlyStop
 
 SAME_PROMPTS = (
@@ -50,9 +52,10 @@ def send_load(
     senders: Senders = _LOCAL,
     stop: threading.Event | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    folder: Path | None = None,
 ) -> LoadResult:
-    """Run ``job`` with as many ``senders`` as it needs. ``rules`` may end the load early; ``stop`` and
-    ``on_progress`` as in :class:`ratematch.loadgen.control.LoadControl`.
+    """Run ``job`` with as many ``senders`` as it needs. ``rules`` may end the load early; ``stop``,
+    ``on_progress`` and ``folder`` as in :class:`ratematch.loadgen.control.LoadControl`.
 
     Raises:
         UserError: an unusable base URL, a file that cannot be read, a sender that could not begin.
@@ -69,7 +72,7 @@ def send_load(
             drain.set()
 
     source.notes.clear()
-    control = LoadControl(stop, drain, check_rules)
+    control = LoadControl(stop, drain, check_rules, folder=folder)
     count = senders.count or count_processes(job.load, job.workload, senders.most)
     if count > 1:
         result = senders.drive_many(job, count, control)
@@ -82,5 +85,5 @@ def send_load(
 
 def _note_same_prompts(source: PromptSource, result: LoadResult) -> tuple[str, ...]:
     """Prompts that no seed changes may be in a prefix cache, and only the server knows."""
-    reported = any(record.cached_tokens is not None for record in result.records)
+    reported = columns_of(result.records).known("cached_tokens").any()
     return (SAME_PROMPTS,) if source.fixed and not reported else ()

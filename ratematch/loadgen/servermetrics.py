@@ -6,17 +6,23 @@
 
 from __future__ import annotations
 
+import threading
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 
 from ratematch.loadgen.limits import MOST_FIGURE
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.measure.servermetrics import ReadSamples, is_counter, judge_figures, read_prometheus
 from ratematch.plan.workload import Workload
+from ratematch.store.rowlog import RowLog
 
 PERIOD_S = 1.0
 
@@ -29,15 +35,39 @@ class Sample(NamedTuple):
     values: dict[str, float]
 
 
-@dataclass
+_SCHEMA = pa.schema([("read_ns", pa.int64()), ("url", pa.string()), ("values", pa.binary())])
+
+
+def _decode(packed: bytes) -> dict[str, float]:
+    figures: dict[str, float] = msgspec.msgpack.decode(packed)
+    return figures
+
+
 class MetricSamples:
-    """All samples of some addresses, in the order in which they came. Readers' threads append to ``rows``.
+    """All samples of some addresses, in the order in which they came. Readers' threads add to them; what is older is
+    in a file without a name in ``folder``, see :class:`ratematch.store.spill.Spill`.
 
     ``read``: what turns an answer into figures; the formats of engines are known to their rooms only.
     """
 
-    read: ReadSamples = read_prometheus
-    rows: list[Sample] = field(default_factory=list)
+    def __init__(self, read: ReadSamples = read_prometheus, folder: Path | None = None) -> None:
+        self.read, self._folder = read, folder
+        self._log = RowLog(_SCHEMA, folder)
+        self._newest: dict[str, tuple[int, str, bytes]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._log)
+
+    @property
+    def rows(self) -> list[Sample]:
+        """All of them, in memory: for a few."""
+        return list(self._samples())
+
+    @property
+    def urls(self) -> list[str]:
+        """Addresses that gave samples."""
+        return list(self._newest)
 
     def add(self, url: str, body: bytes, read_ns: int) -> None:
         """Keep an answer of ``url``.
@@ -45,63 +75,87 @@ class MetricSamples:
         Raises:
             ValueError: the answer is not what it looks like.
         """
-        self.rows += [Sample(read_ns, url, _sound(values)) for values in self.read(body)]
+        rows = [(read_ns, url, msgspec.msgpack.encode(_sound(values))) for values in self.read(body)]
+        with self._lock:
+            self._log.extend(rows)
+            if rows:
+                self._newest[url] = rows[-1]
 
     def take(self) -> MetricSamples:
         """Everything so far. The newest sample of each address stays too: what follows counts from there."""
-        rows = self.rows[:]
-        newest = {row.url: row for row in rows}
-        self.rows[: len(rows)] = newest.values()
-        return MetricSamples(self.read, rows)
+        taken = MetricSamples(self.read, self._folder)
+        with self._lock:
+            taken._log, taken._newest = self._log, dict(self._newest)
+            self._log = RowLog(_SCHEMA, self._folder)
+            self._log.extend(self._newest.values())
+        return taken
 
     def lines(self) -> Iterator[dict[str, float | str]]:
         """Everything that was read, for a file of one JSON object a line."""
-        for row in self.rows:
+        for row in self._samples():
             yield {"read_ns": row.read_ns, "url": row.url, **row.values}
+
+    def _samples(self) -> Iterator[Sample]:
+        for read_ns, url, values in self._log:
+            yield Sample(read_ns, url, _decode(values))
 
     def summarise(self, start_ns: int, end_ns: int) -> dict[str, dict[str, float]] | None:
         """By address: means inside a span, and for counters (``_total``, ``_sum``, ``_count``) their growth in it.
 
         ``samples``: how many there are. ``None`` when there is none.
         """
-        by_url: dict[str, list[dict[str, float]]] = {}
-        for row in self.rows:
-            if start_ns <= row.read_ns <= end_ns:
-                by_url.setdefault(row.url, []).append(row.values)
+        numbers: dict[str, int] = {}
+        ends: dict[str, dict[str, tuple[float, float]]] = {}  # first and last of each counter
+        gauges: dict[str, dict[str, array[float]]] = {}
+        for read_ns, url, packed in self._log:
+            if start_ns <= read_ns <= end_ns:
+                numbers[url] = numbers.get(url, 0) + 1
+                for name, value in _decode(packed).items():
+                    if is_counter(name):
+                        own = ends.setdefault(url, {})
+                        own[name] = (own[name][0] if name in own else value, value)
+                    else:
+                        gauges.setdefault(url, {}).setdefault(name, array("d")).append(value)
         summary: dict[str, dict[str, float]] = {}
-        for url, samples in by_url.items():
-            figures: dict[str, float] = {}
-            for name in sorted({name for sample in samples for name in sample}):
-                values = [sample[name] for sample in samples if name in sample]
-                figures[name] = values[-1] - values[0] if is_counter(name) else float(np.mean(values))
-            if figures:
-                summary[url] = {"samples": len(samples), **figures}
+        for url, number in numbers.items():
+            grown = {name: last - first for name, (first, last) in ends.get(url, {}).items()}
+            means = {name: float(np.mean(values)) for name, values in gauges.get(url, {}).items()}
+            if figures := grown | means:
+                summary[url] = {"samples": number, **dict(sorted(figures.items()))}
         return summary or None
 
     def growth(self, url: str, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:
         """How much each counter of an address grew over a span, and over how many seconds: from the last sample
         before it to the first one after it."""
-        rows = [row for row in self.rows if row.url == url]
-        begin = next((row for row in reversed(rows) if row.read_ns <= start_ns), rows[0] if rows else None)
-        end = next((row for row in rows if row.read_ns >= end_ns), rows[-1] if rows else None)
-        if begin is None or end is None or end.read_ns <= begin.read_ns:
+        begin = end = None
+        for read_ns, of, packed in self._log:
+            if of != url:
+                continue
+            if begin is None or read_ns <= start_ns:
+                begin = (read_ns, packed)
+            if end is None or end[0] < end_ns:
+                end = (read_ns, packed)
+        if begin is None or end is None or end[0] <= begin[0]:
             return {}, 0.0
-        grown = {name: value - begin.values.get(name, 0.0) for name, value in end.values.items() if is_counter(name)}
+        before, after = _decode(begin[1]), _decode(end[1])
+        grown = {name: value - before.get(name, 0.0) for name, value in after.items() if is_counter(name)}
         # What is no counter is given as it was at the end: labels such as the number of blocks.
-        rest = {name: value for name, value in end.values.items() if name not in grown}
-        return grown | rest, (end.read_ns - begin.read_ns) / 1e9
+        rest = {name: value for name, value in after.items() if name not in grown}
+        return grown | rest, (end[0] - begin[0]) / 1e9
 
 
 @dataclass
 class MetricsPoller:
-    """Reads every address of ``urls`` every ``period_s`` seconds while it is used as a context around a load."""
+    """Reads every address of ``urls`` every ``period_s`` seconds while it is used as a context around a load.
+    ``folder``: see :class:`MetricSamples`."""
 
     urls: Sequence[str]
     period_s: float = PERIOD_S
     read: ReadSamples = read_prometheus
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
-        self.samples = MetricSamples(self.read)
+        self.samples = MetricSamples(self.read, self.folder)
         self._subscriptions = [
             Subscription(url, partial(self.samples.add, url), self.period_s) for url in dict.fromkeys(self.urls)
         ]
@@ -132,7 +186,7 @@ class MetricsPoller:
         ``summary``: means over ``span_ns``. Counters are taken from the last sample before it to the first one after
         it, so that a span shorter than the time between two samples has some too.
         """
-        for url in dict.fromkeys(sample.url for sample in self.rows):
+        for url in self.samples.urls:
             grown, _ = self.samples.growth(url, *span_ns)
             yield from judge_figures(url, {**grown, **(summary or {}).get(url, {}), **_counters(grown)}, workload)
 

@@ -7,7 +7,8 @@ Everybody meets in a folder that all can see (a shared file system when the proc
     start               the instant at which all begin, written when everybody is ready
     progress-<i>.jsonl  how sender i is doing
     drain, stop         begin no further request; end at once
-    result-<i>.json     and records-<i>.parquet, warmup-<i>.parquet: what sender i leaves; or
+    result-<i>.json     and records-<i>.parquet, warmup-<i>.parquet: what sender i leaves (while it sends, most of it
+                        is in a file without a name, see LoadControl.folder); or
     failed-<i>          why it could not
 
 Locally :func:`drive_in_processes` does all of it. In Slurm: :func:`prepare`, then
@@ -23,7 +24,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +32,7 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ratematch.errors import RatematchError, UserError
@@ -40,9 +41,11 @@ from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
+from ratematch.loadgen.meeting import meet
 from ratematch.loadgen.merge import SenderResult, merge_results
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.schedule import Shard, Share
+from ratematch.measure.requesttimes import AskTimes
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
@@ -143,17 +146,17 @@ def drive_in_processes(job: LoadJob, count: int, control: LoadControl = _UNWATCH
     Raises:
         UserError: a sender could not begin.
     """
-    with tempfile.TemporaryDirectory(prefix="ratematch-load-") as name:
-        folder = Path(name)
-        prepare(folder, job, count)
+    with meet() as (folder, lock):
+        prepare(folder, job, count, control.folder)
         environment = os.environ | {
             HEADERS_ENV: json.dumps(job.target.headers),
             "RATEMATCH_LOAD_PARENT": str(os.getpid()),
         }
         senders = [
             subprocess.Popen(
-                [sys.executable, "-m", "ratematch.loadgen.shards", name, str(index)],
+                [sys.executable, "-m", "ratematch.loadgen.shards", str(folder), str(index)],
                 env=environment,
+                pass_fds=(lock,),
                 stdin=subprocess.DEVNULL,
             )
             for index in range(count)
@@ -172,16 +175,19 @@ def _ended(senders: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     return [index for index, sender in enumerate(senders) if sender.poll() is not None]
 
 
-def prepare(folder: Path, job: LoadJob, count: int) -> None:
-    """Write ``job.json`` for ``count`` senders into ``folder``, which must be empty."""
+def prepare(folder: Path, job: LoadJob, count: int, spill: Path | None = None) -> None:
+    """Write ``job.json`` for ``count`` senders into ``folder``, which must be empty. ``spill``: the ``folder`` of
+    their :class:`LoadControl`."""
     target = {item.name: getattr(job.target, item.name) for item in fields(Target)}
     del target["headers"], target["spell"]
+    target["ask"] = None if job.target.ask is None else asdict(job.target.ask)
     content = {
         "count": count,
         "target": {**target, "extra_body": dict(job.target.extra_body)},
         "load": load_to_json(job.load),
         "workload": workload_to_json(job.workload),
         **{name: getattr(job, name) for name in _NUMBERS},
+        "spill": None if spill is None else str(spill.absolute()),
     }
     _write(folder / "job.json", json.dumps(content))
 
@@ -190,13 +196,21 @@ def read_job(folder: Path) -> tuple[LoadJob, int]:
     """What :func:`prepare` wrote, with the headers from the environment."""
     content = json.loads((folder / "job.json").read_text())
     headers = tuple((name, value) for name, value in json.loads(os.environ.get(HEADERS_ENV, "[]")))
+    target = content["target"]
+    ask = None if target["ask"] is None else msgspec.convert(target["ask"], AskTimes)
     job = LoadJob(
-        target=Target(**content["target"], headers=headers),
+        target=Target(**{**target, "ask": ask}, headers=headers),
         load=load_from_json(content["load"]),
         workload=workload_from_json(content["workload"]),
         **{name: content[name] for name in _NUMBERS},
     )
     return job, int(content["count"])
+
+
+def read_spill(folder: Path) -> Path | None:
+    """Where the senders keep records while they send; as :func:`prepare` wrote it."""
+    spill = json.loads((folder / "job.json").read_text()).get("spill")
+    return Path(spill) if spill else None
 
 
 def run_shard(folder: Path, index: int) -> None:
@@ -222,7 +236,7 @@ def run_shard(folder: Path, index: int) -> None:
                 requests,
                 warmup,
                 seed=job.seed,
-                control=LoadControl(stop, drain, write_progress),
+                control=LoadControl(stop, drain, write_progress, folder=read_spill(folder)),
                 share=Share(Shard(index, count), lambda: _wait_start(folder, index, stop)),
             )
     except RatematchError as problem:

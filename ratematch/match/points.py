@@ -16,7 +16,7 @@ DrawnFronts = tuple[tuple[tuple[float, float], ...], ...]
 """The front of each bootstrap draw, as (tok/s/user, tok/s/GPU) pairs; empty when no noise is known."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """One row of a table, one dot on a plot: a deployment at a load. Files have these names, in this order."""
 

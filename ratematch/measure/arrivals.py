@@ -15,13 +15,14 @@ after the first), which is enough to decide whether a bound has to be given with
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ratematch.measure.metrics import Since
+from ratematch.measure.metrics import Floats, Since
 from ratematch.measure.records import RequestRecord
 
 SAME_NS = 50_000
@@ -186,37 +187,55 @@ class Bounds(NamedTuple):
 
 def bound(records: Sequence[RequestRecord], since: Since = "sent") -> Bounds | None:
     """The bounds of the answers among ``records`` whose chunks are known; ``None`` without one."""
-    seen = [(look, record.osl or 1) for record in records if (look := look_at(record, since)) is not None]
+    seen = array("d")  # not one object an answer: there may be millions
+    for record in records:
+        if (look := look_at(record, since)) is not None:
+            seen.extend((record.osl or 1, *(np.nan if value is None else value for value in look)))
     if not seen:
         return None
-    looks = [look for look, _ in seen]
-    several = [(look, osl) for look, osl in seen if osl > 1]
-    known = [look.first for look in looks if look.first is not None]
+    table = np.frombuffer(seen).reshape(-1, 1 + len(Arrivals._fields)).T
+    osl, looks = table[0], _Looks(*table[1:])
     tpot = tpot_least = tpot_off = held_tpot = None
-    if several:
-        steps = np.array([osl - 1 for _, osl in several])
-        spans = np.array([look.span_ns for look, _ in several])
-        later = np.array([max(1, osl - (look.first or 1)) for look, osl in several])
-        off = np.array([look.span_off for look, _ in several])
-        shares = np.array([look.tokens_off for look, _ in several])
+    if (several := osl > 1).any():
+        steps, spans = osl[several] - 1, looks.span_ns[several]
+        later = np.maximum(1, osl[several] - np.nan_to_num(looks.first[several], nan=1.0))
         tpot = _ms(spans / later)
-        tpot_least = _ms(np.array([look.span_least for look, _ in several]) / steps)
-        tpot_off = _ms(off / steps + spans / later * shares)
-        held_tpot = _ms(np.array([look.held_span for look, _ in several]) / steps)
+        tpot_least = _ms(looks.span_least[several] / steps)
+        tpot_off = _ms(looks.span_off[several] / steps + spans / later * looks.tokens_off[several])
+        held_tpot = _ms(looks.held_span[several] / steps)
     return Bounds(
-        ttft=_ms(np.array([look.ttft_ns for look in looks])),
-        ttft_most=_ms(np.array([look.ttft_most for look in looks])),
-        ttft_off=_ms(np.array([look.ttft_off + look.ttft_other for look in looks])),
-        held_ttft=_ms(np.array([look.held_ttft for look in looks])),
+        ttft=_ms(looks.ttft_ns),
+        ttft_most=_ms(looks.ttft_most),
+        ttft_off=_ms(looks.ttft_off + looks.ttft_other),
+        held_ttft=_ms(looks.held_ttft),
         tpot=tpot,
         tpot_least=tpot_least,
         tpot_off=tpot_off,
         held_tpot=held_tpot,
-        together=sum(look.together for look in looks) / sum(look.chunks for look in looks),
-        at_once=sum(look.at_once for look in looks) / len(looks),
-        first=float(np.mean(known)) if len(known) == len(looks) else None,
+        together=float(looks.together.sum() / looks.chunks.sum()),
+        at_once=float(looks.at_once.sum() / len(osl)),
+        first=None if np.isnan(looks.first).any() else float(looks.first.mean()),
     )
 
 
+class _Looks(NamedTuple):
+    """:class:`Arrivals` of many answers; NaN = ``None``."""
+
+    chunks: Floats
+    together: Floats
+    first: Floats
+    ttft_ns: Floats
+    span_ns: Floats
+    ttft_off: Floats
+    ttft_other: Floats
+    span_off: Floats
+    ttft_most: Floats
+    span_least: Floats
+    tokens_off: Floats
+    held_ttft: Floats
+    held_span: Floats
+    at_once: Floats
+
+
 def _ms(values: NDArray[np.float64]) -> float:
-    return float(np.mean(values)) / 1e6
+    return float(np.mean(np.ascontiguousarray(values))) / 1e6

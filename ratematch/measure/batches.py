@@ -44,7 +44,9 @@ def batch_means(instants_s: Floats, amounts: Floats, start_s: float, end_s: floa
     if num < FEWEST_BATCHES:
         return None
     edges = np.linspace(start_s, end_s, num + 1)
-    sums, _ = np.histogram(instants_s[inside], bins=edges, weights=amounts[inside])
+    if not inside.all():
+        instants_s, amounts = instants_s[inside], amounts[inside]
+    sums, _ = np.histogram(instants_s, bins=edges, weights=amounts)
     mean = float(sums.mean())
     if mean <= 0:
         return None

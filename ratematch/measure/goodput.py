@@ -57,7 +57,7 @@ def good(records: Sequence[RequestRecord], goodput: Goodput, since: metrics.Sinc
     Only full answers can. A metric that is undefined for a full answer (TPOT of one token) breaks no limit, as in
     ``benchmark_serving``, where TPOT counts as 0 then.
     """
-    kept = np.array([metrics.is_complete(record) for record in records], dtype=bool)
+    kept = metrics.are_complete(records)
     for name, limit in goodput.limits:
         match name:
             case "ttft":

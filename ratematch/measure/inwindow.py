@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratematch.measure import metrics
+from ratematch.measure.columns import columns_of
 from ratematch.measure.goodput import Goodput, good
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats, describe
@@ -39,7 +40,7 @@ class InWindow:
     def little(self) -> float | None:
         """See :func:`ratematch.measure.metrics.littles_ratio`."""
         ttft, tpot, osl = (stats.mean if stats else None for stats in (self.ttft_ms, self.tpot_ms, self.osl))
-        if any(record.later_tokens is not None for record in self.answers):
+        if columns_of(self.answers).known("later_tokens").any():
             osl = 1 + float(np.mean(metrics.later_tokens(self.answers)))
         return metrics.littles_ratio(self.in_flight, self.req_s, ttft, tpot, osl)
 
@@ -53,11 +54,12 @@ def measure_inside(
     """
     if window is None or window.seconds <= 0:
         return InWindow()
+    records = columns_of(records)
     starts, ends = metrics.start_ns(records, since), metrics.end_ns(records)
-    complete = np.array([metrics.is_complete(record) for record in records], dtype=bool)
-    answers = [record for record in records if metrics.is_complete(record)]
+    complete = metrics.are_complete(records)
+    answers = records.take(complete)
     ended = (ends[complete] > window.start_ns) & (ends[complete] <= window.end_ns)
-    inside = [record for record, take in zip(answers, ended, strict=True) if take]
+    inside = answers.take(ended)
     ttft, tpot = describe(metrics.ttft_ms(inside, since)), describe(metrics.tpot_ms(inside))
     lives = ends[complete] - starts[complete]
     if window.steady and since == "sent":

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Set
 from typing import Any
+
+from ratematch.plan.plain import SCALARS, parts_of
 
 SEPARATOR = "\0"
 """Between the keys of a path: keys are names of servers and addresses too, which hold dots."""
 
 
+LEAVES = SCALARS | {tuple, list}
+"""Types of values without keys."""
+
+
 def absent_keys(stored: Mapping[str, Any], complete: Mapping[str, Any], path: str = "") -> frozenset[str]:
-    """Paths of the keys that ``complete`` has and ``stored`` has not, at any depth."""
-    absent: set[str] = set()
+    """Paths of the keys that ``complete`` has and ``stored`` has not, at any depth. A dataclass in ``complete``
+    stands for the object that it is written as."""
+    absent = {path + key for key in complete.keys() - stored.keys()}
     for key, value in complete.items():
-        if key not in stored:
-            absent.add(path + key)
-        elif isinstance(value, Mapping) and isinstance(stored[key], Mapping):
-            absent |= absent_keys(stored[key], value, f"{path}{key}{SEPARATOR}")
-    return frozenset(absent)
+        if type(value) in LEAVES:
+            continue
+        if isinstance(below := stored.get(key), Mapping) and (parts := parts_of(value)):
+            absent |= absent_keys(below, parts, f"{path}{key}{SEPARATOR}")
+    return frozenset(absent) if path else _shared(frozenset(absent))
+
+
+@functools.lru_cache(1024)
+def _shared(absent: frozenset[str]) -> frozenset[str]:
+    """The same object for equal sets: files of one version lack the same keys, thousands of times."""
+    return absent
 
 
 def without(complete: Mapping[str, Any], absent: Set[str], path: str = "") -> dict[str, Any]:

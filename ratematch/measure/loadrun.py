@@ -12,8 +12,8 @@ A load that was measured here and one that another tool measured have different 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,7 +22,9 @@ from ratematch.measure.jsonkeys import absent_keys, without
 from ratematch.measure.serverlog import LogSpan
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.plan.experiment import Origin, origin_keys, origin_of
-from ratematch.plan.plain import plain
+from ratematch.plan.plain import parts_of, plain
+
+TimesFrom = Literal["files", "answers", "route"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class TelemetrySummary:
 
     ``acceptance_length``: tokens an iteration yields for a request with drafts, by the servers' own counters.
     ``problems``: servers that do not report, and why. ``window``: by server, means of its iterations in the steady
-    window and their number; ``None`` without a window.
+    window and their number; ``None`` without a window. ``times_from``: where the times of single requests are from:
+    ``files`` of the servers, their ``answers``, or a ``route``; ``times_note``: why there are none, or not all.
     """
 
     iterations: int = 0
@@ -88,6 +91,8 @@ class TelemetrySummary:
     acceptance_length: float | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
     window: Mapping[str, Mapping[str, float]] | None = None
+    times_from: TimesFrom | None = None
+    times_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,10 @@ IN_WINDOW = ("gpus", "prometheus", "stages")
 """Keys that are written, ``null`` too, for a load whose servers were watched over a steady window."""
 
 
+WRITTEN = tuple(part.name for part in fields(LoadRun) if part.name not in ("origin", "imported", "absent"))
+"""Fields of a :class:`LoadRun` that are keys of the file under their own names."""
+
+
 def to_json(run: LoadRun) -> dict[str, Any]:
     """The keys of ``loadrun.json`` but ``load``, as plain JSON values.
 
@@ -177,23 +186,27 @@ def to_json(run: LoadRun) -> dict[str, Any]:
     rest: ``log`` unless it was simulated, ``emulator`` if besides it was emulated, the keys of :data:`OPTIONAL` where
     they are not ``None``, and those of :data:`IN_WINDOW` when ``telemetry.window`` is there.
     """
-    content = plain(run)
-    imported, origin = content.pop("imported"), run.origin
-    absent = run.absent
-    content = {key: value for key, value in content.items() if key not in ("absent", "origin")}
-    content |= origin_keys(origin)
-    if imported is not None:
+    return without(plain(_written(run)), run.absent)
+
+
+def _written(run: LoadRun) -> dict[str, Any]:
+    """The keys of a file that lacks none, with their values as they stand in ``run``."""
+    content = {name: getattr(run, name) for name in WRITTEN} | origin_keys(run.origin)
+    if run.imported is not None:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
-        return without({"origin": imported, **known}, absent)
+        return {"origin": run.imported, **known}
     left_out = {key for key in OPTIONAL if content[key] is None}
     if run.origin == "simulated":
         left_out |= {"log"}
     if run.origin != "emulated":
         left_out |= {"emulator"}
+    telemetry = parts_of(run.telemetry) or {}
+    unknown = {key for key in ("times_from", "times_note") if telemetry[key] is None}
     if run.telemetry.window is None:
         left_out |= {key for key in IN_WINDOW if content[key] is None}
-        del content["telemetry"]["window"]
-    return without(content, absent | left_out)
+        unknown |= {"window"}
+    content["telemetry"] = {key: value for key, value in telemetry.items() if key not in unknown}
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def from_json(content: Mapping[str, Any]) -> LoadRun:
@@ -206,4 +219,5 @@ def from_json(content: Mapping[str, Any]) -> LoadRun:
     known["imported"] = content.get("origin") or None
     known["origin"] = origin_of(bool(content.get("emulated")), bool(content.get("simulated")))
     run: LoadRun = msgspec.convert(known, LoadRun)
-    return replace(run, absent=absent_keys(content, to_json(run)))
+    absent = absent_keys(content, _written(run))
+    return msgspec.convert(known | {"absent": absent}, LoadRun) if absent else run

@@ -13,6 +13,7 @@ import numpy as np
 from ratematch.measure import metrics
 from ratematch.measure.batches import batch_means, batch_series, drift, half_width
 from ratematch.measure.clienthealth import ClientHealth
+from ratematch.measure.columns import Columns, columns_of
 from ratematch.measure.goodput import Goodput
 from ratematch.measure.inwindow import measure_inside
 from ratematch.measure.records import RequestRecord
@@ -25,7 +26,7 @@ from ratematch.plan.workload import Workload
 __all__ = ["Measurement", "Stats", "Window", "add_findings", "from_json", "measure_load", "to_json"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Figures of one load. ``None`` where undefined, never 0.
 
@@ -88,14 +89,16 @@ def measure_load(
     Failed requests are in no latency and no rate; they hold their slot in ``in_flight``. Records in any order.
     ``client``: how well the client kept up, judged too; ``None`` = not known.
     """
-    records = sorted(records, key=lambda record: record.seq)  # sums in floats depend on the order
+    records = columns_of(records)
+    records = records.take(np.argsort(records.ints("seq"), kind="stable"))  # sums in floats depend on the order
     since: metrics.Since = "sent" if isinstance(load, Concurrency) else "intended"
     window = choose_window(metrics.start_ns(records, since), metrics.end_ns(records), load)
-    answers = [record for record in records if metrics.is_complete(record)]
+    answers = records.take(metrics.are_complete(records))
     seen = measure_inside(records, window, since, goodput)
-    in_order = sorted(seen.answers, key=lambda record: record.end_ns or 0)
+    inside = columns_of(seen.answers)
+    in_order = inside.take(np.argsort(inside.ints("end_ns"), kind="stable"))
     wave = load.concurrency if isinstance(load, Concurrency) else 1
-    lag = describe(metrics.send_lag_ms([record for record in records if record.sent_ns is not None]))
+    lag = describe(metrics.send_lag_ms(records.take(records.known("sent_ns"))))
     settling = drift(metrics.e2el_ms(in_order, since), wave)
     verdict = judge(records, load, workload, Evidence(window, seen, lag, client, settling), limits)
     req_s_run, tok_s_run = _rates_of_run(answers, since)
@@ -106,15 +109,15 @@ def measure_load(
         window=window,
         ttft_ms=seen.ttft_ms,
         tpot_ms=seen.tpot_ms,
-        itl_ms=describe(metrics.itl_ms(seen.answers)),
-        e2el_ms=describe(metrics.e2el_ms(seen.answers, since)),
+        itl_ms=describe(metrics.itl_ms(inside), scratch=True),
+        e2el_ms=describe(metrics.e2el_ms(inside, since)),
         send_lag_ms=lag,
         tok_s_user=metrics.tok_s_user(seen.tpot_ms.mean if seen.tpot_ms else None),
         tok_s=seen.tok_s,
         req_s=seen.req_s,
         tok_s_run=tok_s_run,
         req_s_run=req_s_run,
-        isl_mean=metrics.mean_isl(seen.answers),
+        isl_mean=metrics.mean_isl(inside),
         osl_mean=seen.osl.mean if seen.osl else None,
         in_flight=seen.in_flight,
         little=seen.little,
@@ -122,8 +125,8 @@ def measure_load(
         reasons=verdict.reasons,
         warnings=verdict.warnings,
         acceptance_length=metrics.acceptance_length(answers),
-        ttst_ms=describe(metrics.ttst_ms(seen.answers)),
-        tokens_per_chunk=metrics.tokens_per_chunk(seen.answers),
+        ttst_ms=describe(metrics.ttst_ms(inside)),
+        tokens_per_chunk=metrics.tokens_per_chunk(inside),
         **_intervals(in_order, wave, window, since),
         goodput=str(goodput) if goodput is not None else None,
         goodput_req_s=seen.goodput_req_s,
@@ -144,26 +147,37 @@ def add_findings(figures: Measurement, findings: Iterable[tuple[bool, str]]) -> 
     )
 
 
-def _intervals(
-    ordered: Sequence[RequestRecord], wave: int, window: Window | None, since: metrics.Since
-) -> dict[str, float | None]:
+def _intervals(ordered: Columns, wave: int, window: Window | None, since: metrics.Since) -> dict[str, float | None]:
     """Half widths of 95 % intervals, as shares of the figures, from the requests that ended in the window, in that
     order."""
-    if window is None or not ordered:
+    if window is None or not len(ordered):
         return {}
-    instants = [(instant - window.start_ns) / 1e9 for record in ordered for instant in record.chunk_ns]
-    amounts = [(record.osl or 0) / len(record.chunk_ns) for record in ordered for _ in record.chunk_ns]
+    instants, amounts = _arrivals_inside(ordered, window)
     life_s = float(np.mean(metrics.e2el_ms(ordered, since))) / 1e3
     return {
-        "tok_s_ci": half_width(batch_means(np.array(instants), np.array(amounts), 0.0, window.seconds, life_s)),
+        "tok_s_ci": half_width(batch_means(instants, amounts, 0.0, window.seconds, life_s)),
         "ttft_ci": half_width(batch_series(metrics.ttft_ms(ordered, since), wave)),
         "tpot_ci": half_width(batch_series(metrics.tpot_ms(ordered), wave)),
     }
 
 
-def _rates_of_run(answers: Sequence[RequestRecord], since: metrics.Since) -> tuple[float | None, float | None]:
+def _arrivals_inside(ordered: Columns, window: Window) -> tuple[metrics.Floats, metrics.Floats]:
+    """When chunks came inside the window, in s from its start, and the tokens that each stands for."""
+    instants, amounts = np.empty(len(ordered.store.chunks)), np.empty(len(ordered.store.chunks))
+    number = 0
+    for block in ordered.blocks():
+        counts = block.chunk_counts
+        tokens = np.nan_to_num(metrics.output_tokens(block)) / np.maximum(counts, 1)
+        came = (block.chunks() - window.start_ns) / 1e9
+        inside = (came > 0.0) & (came <= window.seconds)
+        here = slice(number, number := number + int(inside.sum()))
+        instants[here], amounts[here] = came[inside], np.repeat(tokens, counts)[inside]
+    return instants[:number], amounts[:number]
+
+
+def _rates_of_run(answers: Columns, since: metrics.Since) -> tuple[float | None, float | None]:
     """Requests/s and output tok/s from the first start to the last token; ``None`` without a full answer."""
-    if not answers:
+    if not len(answers):
         return None, None
     latency_ns = metrics.e2el_ms(answers, since) * metrics.NS_PER_MS
     starts = metrics.start_ns(answers, since)
@@ -193,16 +207,18 @@ def from_json(content: dict[str, Any]) -> Measurement:
     """
     known = {name: value for name, value in content.items() if name in FIELDS}
     for name in DISTRIBUTIONS:
-        known[name] = _stats_from_json(known[name]) if known.get(name) else None
+        known[name] = _filled_in(known[name]) if known.get(name) else None
     return msgspec.convert(known, Measurement)
 
 
 FIELDS = frozenset(field.name for field in fields(Measurement))
 
 
-def _stats_from_json(content: dict[str, Any]) -> Stats:
-    always = ("std", "min", "p50", "p90", "p95", "p99", "max")
-    known: dict[str, Any] = {
-        key: math.nan if value is None and key in always else value for key, value in content.items()
-    }
-    return msgspec.convert(known, Stats)
+ALWAYS = tuple(part.name for part in fields(Stats) if part.type == "float" and part.name != "mean")
+"""Parts of a distribution that are numbers, NaN where an imported file does not hold them."""
+
+
+def _filled_in(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a distribution with NaN for what it does not hold."""
+    unknown = [name for name in ALWAYS if content.get(name, 0) is None]
+    return {**content, **dict.fromkeys(unknown, math.nan)} if unknown else content

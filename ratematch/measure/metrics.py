@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.measure.columns import ABSENT, Columns, Flags
 from ratematch.measure.records import RequestRecord
 
 Floats = NDArray[np.float64]
@@ -35,41 +36,62 @@ def is_complete(record: RequestRecord) -> bool:
     )
 
 
+def are_complete(records: Sequence[RequestRecord]) -> Flags:
+    """:func:`is_complete` of each."""
+    if not isinstance(records, Columns):
+        return np.array([is_complete(record) for record in records], dtype=bool)
+    full = records.text("outcome").equal("ok")
+    for name in ("osl", "sent_ns", "first_token_ns", "last_token_ns", "end_ns"):
+        full &= records.known(name)
+    return full
+
+
 def mean_isl(records: Sequence[RequestRecord]) -> float | None:
     """Mean prompt tokens: as sent, and of texts that nobody counted as the server's usage says. ``None`` where
     neither is known of any record: a prompt of unknown length is none of 0 tokens."""
-    known = [length for record in records if (length := record.isl or record.isl_reported)]
-    return float(np.mean(known)) if known else None
+    if isinstance(records, Columns):
+        sent, reported = records.ints("isl"), records.ints("isl_reported")
+        lengths = np.where(sent != 0, sent, np.where(reported == ABSENT, 0, reported))
+        lengths = lengths[lengths != 0]
+    else:
+        lengths = np.array([length for record in records if (length := record.isl or record.isl_reported)])
+    return float(np.mean(lengths)) if len(lengths) else None
 
 
-def _instants(values: Sequence[int | None]) -> Floats:
+def _floats(records: Sequence[RequestRecord], name: str) -> Floats:
+    """An integer field of each record; NaN where it has none."""
+    if isinstance(records, Columns):
+        return records.floats(name)
+    values = (getattr(record, name) for record in records)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def start_ns(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
     """When each request took its slot, ns; undefined when it was never sent."""
-    return _instants([r.intended_ns if since == "intended" and r.sent_ns is not None else r.sent_ns for r in records])
+    sent = _floats(records, "sent_ns")
+    return np.where(np.isnan(sent), np.nan, _floats(records, "intended_ns")) if since == "intended" else sent
 
 
 def end_ns(records: Sequence[RequestRecord]) -> Floats:
     """When each request gave its slot back, ns; undefined when it never ended."""
-    return _instants([r.end_ns for r in records])
+    return _floats(records, "end_ns")
 
 
 def ttft_ms(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
     """Time to first token = first_token - start, ms. Undefined without a token."""
-    return (_instants([r.first_token_ns for r in records]) - start_ns(records, since)) / NS_PER_MS
+    return (_floats(records, "first_token_ns") - start_ns(records, since)) / NS_PER_MS
 
 
 def e2el_ms(records: Sequence[RequestRecord], since: Since = "sent") -> Floats:
     """End-to-end latency = last_token - start, ms. Undefined without a token."""
-    return (_instants([r.last_token_ns for r in records]) - start_ns(records, since)) / NS_PER_MS
+    return (_floats(records, "last_token_ns") - start_ns(records, since)) / NS_PER_MS
 
 
 def later_tokens(records: Sequence[RequestRecord]) -> Floats:
     """Output tokens that came after the first arrival: what the stream tells, else OSL - 1. Undefined without
     usage."""
-    return _instants([(r.osl - 1 if r.later_tokens is None else r.later_tokens) if r.osl else None for r in records])
+    total, later = _floats(records, "osl"), _floats(records, "later_tokens")
+    return np.where(total != 0, np.where(np.isnan(later) | np.isnan(total), total - 1, later), np.nan)
 
 
 def tpot_ms(records: Sequence[RequestRecord]) -> Floats:
@@ -90,7 +112,7 @@ def plain_tpot_ms(records: Sequence[RequestRecord]) -> Floats:
 
 
 def _per_later_token(records: Sequence[RequestRecord], tokens: Floats) -> Floats:
-    decode = _instants([r.last_token_ns for r in records]) - _instants([r.first_token_ns for r in records])
+    decode = _floats(records, "last_token_ns") - _floats(records, "first_token_ns")
     return np.asarray(decode / np.where(tokens > 0, tokens, np.nan) / NS_PER_MS)
 
 
@@ -100,6 +122,12 @@ def ttst_ms(records: Sequence[RequestRecord]) -> Floats:
     In disaggregated serving the first token comes from the context server, so the KV transfer and the wait for a
     generation slot may show here instead of in TTFT. Undefined for fewer than two chunks.
     """
+    if isinstance(records, Columns):
+        chunks, starts = records.store.chunks, records.chunk_starts
+        several = records.chunk_counts > 1
+        gaps = np.full(len(records), np.nan)
+        gaps[several] = (chunks[starts[several] + 1] - chunks[starts[several]]) / NS_PER_MS
+        return gaps
     return np.array(
         [(r.chunk_ns[1] - r.chunk_ns[0]) / NS_PER_MS if len(r.chunk_ns) > 1 else np.nan for r in records],
         dtype=np.float64,
@@ -109,6 +137,10 @@ def ttst_ms(records: Sequence[RequestRecord]) -> Floats:
 def tokens_per_chunk(records: Sequence[RequestRecord]) -> float | None:
     """Mean output tokens a chunk = sum(OSL) / sum(chunks), over records that have both. 1 without stream_interval or
     speculative decoding. Undefined (``None``) when no record has chunks and usage."""
+    if isinstance(records, Columns):
+        total, number = records.ints("osl"), records.chunk_counts
+        both = (total != ABSENT) & (total != 0) & (number > 0)
+        return int(total[both].sum()) / int(number[both].sum()) if both.any() else None
     counts = [(record.osl, len(record.chunk_ns)) for record in records if record.osl and record.chunk_ns]
     return sum(osl for osl, _ in counts) / sum(chunks for _, chunks in counts) if counts else None
 
@@ -119,8 +151,32 @@ def chunk_gap_ms(records: Sequence[RequestRecord]) -> Floats:
     This is ``benchmark_serving``'s ITL: about stream_interval x step time, whatever the chunk carries.
     Undefined (no element) for a record with fewer than two chunks.
     """
+    if isinstance(records, Columns):
+        return _gaps_ms(records, np.ones(len(records)))
     gaps = [np.diff(np.asarray(r.chunk_ns, dtype=np.float64)) for r in records if len(r.chunk_ns) > 1]
     return np.concatenate(gaps) / NS_PER_MS if gaps else np.empty(0)
+
+
+def _gaps_ms(records: Columns, factors: Floats) -> Floats:
+    """Gaps between neighbouring chunks, those of each record times its factor; none where that is NaN. Some records
+    at a time, so that the gaps are all that takes room."""
+    gaps = np.empty(len(records.store.chunks))
+    number = done = 0
+    for block in records.blocks():
+        own = factors[done : done + len(block)]
+        done += len(block)
+        wanted = ~np.isnan(own) & (block.chunk_counts > 1)
+        some, own = block.take(wanted), own[wanted]
+        if not len(some):
+            continue
+        counts = some.chunk_counts
+        between = np.diff(some.chunks().astype(np.float64))
+        inside = np.ones(len(between), dtype=bool)
+        inside[np.cumsum(counts)[:-1] - 1] = False  # from the last of a record to the first of the next
+        found = between[inside] * np.repeat(own, counts - 1) / NS_PER_MS
+        gaps[number : number + len(found)] = found
+        number += len(found)
+    return gaps[:number]
 
 
 def itl_ms(records: Sequence[RequestRecord]) -> Floats:
@@ -132,6 +188,9 @@ def itl_ms(records: Sequence[RequestRecord]) -> Floats:
     comparable with TPOT, while its percentiles blur single tokens inside a chunk. Undefined (no element) for a record
     with fewer than two chunks or OSL < 2.
     """
+    if isinstance(records, Columns):
+        later = later_tokens(records)
+        return _gaps_ms(records, (records.chunk_counts - 1) / np.where(later > 0, later, np.nan))
     gaps = [
         np.diff(np.asarray(r.chunk_ns, dtype=np.float64)) * ((len(r.chunk_ns) - 1) / tokens)
         for r, tokens in zip(records, later_tokens(records), strict=True)
@@ -142,12 +201,12 @@ def itl_ms(records: Sequence[RequestRecord]) -> Floats:
 
 def send_lag_ms(records: Sequence[RequestRecord]) -> Floats:
     """How late the client was = sent - intended, ms. Undefined when never sent."""
-    return (_instants([r.sent_ns for r in records]) - _instants([r.intended_ns for r in records])) / NS_PER_MS
+    return (_floats(records, "sent_ns") - _floats(records, "intended_ns")) / NS_PER_MS
 
 
 def output_tokens(records: Sequence[RequestRecord]) -> Floats:
     """OSL from usage, tokens. Undefined without usage; never counted from chunks."""
-    return _instants([r.osl for r in records])
+    return _floats(records, "osl")
 
 
 def tok_s_user(mean_tpot_ms: float | None) -> float | None:
@@ -214,7 +273,12 @@ def acceptance_length(records: Sequence[RequestRecord]) -> float | None:
     1 without speculative decoding, up to drafts + 1 with it. From the server's own count per request
     (``avg_decoded_tokens_per_iter``). Undefined (``None``) when no answer reports it.
     """
-    counts = [(record.osl, record.decoded_per_iter) for record in records if record.osl and record.decoded_per_iter]
+    if isinstance(records, Columns):
+        total, decoded = records.ints("osl"), records.decoded
+        both = (total != ABSENT) & (total != 0) & (decoded != 0) & ~np.isnan(decoded)
+        counts = list(zip(total[both].tolist(), decoded[both].tolist(), strict=True))
+    else:
+        counts = [(r.osl, r.decoded_per_iter) for r in records if r.osl and r.decoded_per_iter]
     iterations = sum(osl / per_iteration for osl, per_iteration in counts)
     return sum(osl for osl, _ in counts) / iterations if iterations else None
 

@@ -31,8 +31,7 @@ class RequestRecord:
 
     ``intended_ns``: when the schedule wanted it sent (closed loop: when a slot was free). ``sent_ns``: when its
     bytes went to the socket. ``first_token_ns``: arrival of the first chunk that carries tokens. ``last_token_ns``:
-    arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk, as a list
-    or, in loads of very many requests, an array. ``isl``: prompt tokens sent.
+    arrival of the last such chunk. ``chunk_ns``: arrival of every token-carrying chunk. ``isl``: prompt tokens sent.
     ``isl_reported`` and ``osl``: the server's usage (``None`` without usage). ``osl_requested``: max_tokens.
     ``decoded_per_iter``: tokens per iteration of this request as the server counts them (``None``: unknown).
     ``session``, ``turn``: which conversation, and which of its requests, from 0; ``None`` for single requests.
@@ -43,6 +42,9 @@ class RequestRecord:
     arrived with the first one, where the stream tells. ``other_first_ns``, ``other_last_ns``: instants of the first
     and the last token if chunks that may carry tokens, or not, are read the other way. ``stream_note``: what
     contradicts itself in the stream, or is not known of it, in words.
+
+    ``times``: of the request in its servers, as they sent them with the answer (a JSON object of text by name), where
+    they were asked for.
     """
 
     seq: int
@@ -68,3 +70,4 @@ class RequestRecord:
     other_first_ns: int | None = None
     other_last_ns: int | None = None
     stream_note: str | None = None
+    times: str | None = None

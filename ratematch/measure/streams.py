@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ratematch.measure.arrivals import Bounds, bound
+from ratematch.measure.columns import Columns, columns_of
 from ratematch.measure.metrics import Since, tokens_per_chunk
 from ratematch.measure.records import UNKNOWN_FIELDS, RequestRecord
 
@@ -51,13 +55,21 @@ def judge_streams(
 
     ``counted``: those of ``answers`` that latencies are taken from. ``closed``: by a closed loop.
     """
+    answers, chosen = columns_of(answers), columns_of(counted or answers)
     yield from _judge_notes(answers)
-    yield from _judge_ends(counted or answers, closed)
-    clear = [record for record in counted or answers if not _misleads(record)]
-    yield from _judge_arrivals(clear, "sent" if closed else "intended")
+    yield from _judge_ends(chosen, closed)
+    clear = np.ones(len(chosen), dtype=bool)
+    noted = _noted(chosen)
+    clear[noted] = [not _misleads(record) for record in chosen.take(noted)]
+    yield from _judge_arrivals(chosen.take(clear), "sent" if closed else "intended")
 
 
-def _judge_arrivals(answers: Sequence[RequestRecord], since: Since) -> Iterator[tuple[bool, str]]:
+def _noted(answers: Columns) -> NDArray[np.intp]:
+    """Where those with a note stand; there are few."""
+    return np.flatnonzero(~answers.text("stream_note").equal(None))
+
+
+def _judge_arrivals(answers: Columns, since: Since) -> Iterator[tuple[bool, str]]:
     bounds = bound(answers, since)
     per_chunk = tokens_per_chunk(answers)
     if bounds is None:
@@ -113,8 +125,8 @@ def _most(bounds: Bounds) -> str:
     return f"{text}, TPOT at least {bounds.tpot_least:.2f} ms"
 
 
-def _why_unsure(bounds: Bounds, answers: Sequence[RequestRecord]) -> str:
-    if any(record.other_first_ns is not None or record.other_last_ns is not None for record in answers):
+def _why_unsure(bounds: Bounds, answers: Columns) -> str:
+    if answers.known("other_first_ns").any() or answers.known("other_last_ns").any():
         return "whether the first or last chunks, which have no text, carry tokens is not known"
     first = bounds.first
     if first is not None and first > 1 and (first >= _MANY or not bounds.together):
@@ -124,10 +136,11 @@ def _why_unsure(bounds: Bounds, answers: Sequence[RequestRecord]) -> str:
     return "chunks are fewer than tokens, and which of them hold several is not known"
 
 
-def _judge_notes(answers: Sequence[RequestRecord]) -> Iterator[tuple[bool, str]]:
-    notes = Counter(record.stream_note for record in answers if record.stream_note is not None)
+def _judge_notes(answers: Columns) -> Iterator[tuple[bool, str]]:
+    noted = answers.take(_noted(answers))
+    notes = Counter(record.stream_note for record in noted if record.stream_note is not None)
     for note, count in notes.most_common(_MOST_NOTES):
-        misleading = sum(record.stream_note == note and _misleads(record) for record in answers)
+        misleading = sum(record.stream_note == note and _misleads(record) for record in noted)
         text = f"{count} of {len(answers)} answers: {note}"
         if note.startswith(UNKNOWN_FIELDS):
             text += "; whether they carry tokens is not known"
@@ -151,14 +164,12 @@ def _is_more(off_ns: float, of_ns: float) -> bool:
     return off_ns > max(EXACT_MS * 1e6, EXACT * of_ns)
 
 
-def _judge_ends(answers: Sequence[RequestRecord], closed: bool) -> Iterator[tuple[bool, str]]:
-    lives = [
-        (record.end_ns - record.last_token_ns, record.end_ns - record.sent_ns)
-        for record in answers
-        if record.end_ns is not None and record.last_token_ns is not None and record.sent_ns is not None
-    ]
-    behind, whole = sum(tail for tail, _ in lives), sum(life for _, life in lives)
-    if behind > max(LINGERS * whole, LINGERS_MS * 1e6 * len(lives)):
-        text = f"answers ended {behind / len(lives) / 1e6:.1f} ms after their last token, on average"
+def _judge_ends(answers: Columns, closed: bool) -> Iterator[tuple[bool, str]]:
+    known = answers.known("end_ns") & answers.known("last_token_ns") & answers.known("sent_ns")
+    ends, number = answers.ints("end_ns")[known], int(known.sum())
+    behind = int((ends - answers.ints("last_token_ns")[known]).sum())
+    whole = int((ends - answers.ints("sent_ns")[known]).sum())
+    if behind > max(LINGERS * whole, LINGERS_MS * 1e6 * number):
+        text = f"answers ended {behind / number / 1e6:.1f} ms after their last token, on average"
         # Throughput of a closed loop then holds time in which nothing is generated for its requests.
         yield closed, f"{text}: the finish chunk, the usage or the end of the stream comes late"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ratematch.measure.clienthealth import ClientHealth
+from ratematch.measure.columns import ABSENT, Columns, columns_of
 from ratematch.measure.inwindow import InWindow
-from ratematch.measure.metrics import is_complete
+from ratematch.measure.metrics import are_complete, is_complete
 from ratematch.measure.records import RequestRecord
 from ratematch.measure.stats import Stats
 from ratematch.measure.streams import judge_streams
@@ -93,8 +94,9 @@ def judge(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
     """Everything that is wrong with a load, in words with the figures that show it."""
-    answers = [record for record in records if is_complete(record)]
-    if not answers:
+    records = columns_of(records)
+    answers = records.take(are_complete(records))
+    if not len(answers):
         return Verdict((_no_answer(records),), ())
     findings = [
         *_judge_answers(records, answers, workload, limits),
@@ -131,11 +133,13 @@ def _why_incomplete(record: RequestRecord) -> str | None:
 
 
 def _judge_answers(
-    records: Sequence[RequestRecord], answers: Sequence[RequestRecord], workload: Workload, limits: Limits
+    records: Columns, answers: Columns, workload: Workload, limits: Limits
 ) -> Iterator[tuple[bool, str]]:
     """(severe, text) of everything wrong with the single requests."""
     total, num = len(records), len(answers)
-    incomplete = Counter(_why_incomplete(record) for record in records if record.outcome == "ok")
+    ended = records.text("outcome").equal("ok")
+    odd = records.take(ended & (~are_complete(records) | (records.ints("osl") == 0)))
+    incomplete = Counter(_why_incomplete(record) for record in odd)
     del incomplete[None]
     if without_usage := incomplete.pop(_NO_USAGE, 0):
         yield True, f"{without_usage} of {total} answers have no usage: their token counts are unknown"
@@ -143,12 +147,13 @@ def _judge_answers(
         yield count / total > limits.failed, f"{count} of {total} answers: {why}"
     failed = total - num - without_usage - incomplete.total()
     if failed:
-        outcomes = sorted({record.outcome for record in records if record.outcome != "ok"})
-        errors = Counter(record.error for record in records if record.outcome != "ok" and record.error)
+        others = records.take(~ended)
+        outcomes = sorted({record.outcome for record in others})
+        errors = Counter(record.error for record in others if record.error)
         detail = f" ({', '.join(outcomes)})" if outcomes else ""
         detail += f": {errors.most_common(1)[0][0]}" if errors else ""
         yield failed / total > limits.failed, f"{failed} of {total} requests failed{detail}"
-    wrong = sum(record.osl != record.osl_requested for record in answers)
+    wrong = int((answers.ints("osl") != answers.ints("osl_requested")).sum())
     if wrong:
         text = f"{wrong} of {num} answers have another output length than asked for (is ignore_eos on?)"
         yield wrong / num > limits.wrong_osl, text
@@ -156,34 +161,34 @@ def _judge_answers(
     yield from _judge_cached(answers, workload, limits)
 
 
-def _judge_cached(answers: Sequence[RequestRecord], workload: Workload, limits: Limits) -> Iterator[tuple[bool, str]]:
+def _judge_cached(answers: Columns, workload: Workload, limits: Limits) -> Iterator[tuple[bool, str]]:
     """Prompt tokens from the prefix cache, as answers report them, beyond those that prompts are meant to share."""
     if workload.turns > 1 or workload.file or limits.cached >= 1:
         return
-    cached = sum(record.cached_tokens or 0 for record in answers)
-    prompts = sum(record.isl or record.isl_reported or 0 for record in answers)
+    sent, reported = answers.ints("isl"), answers.ints("isl_reported")
+    cached = int(answers.ints("cached_tokens")[answers.known("cached_tokens")].sum())
+    prompts = int(np.where(sent != 0, sent, np.where(reported == ABSENT, 0, reported)).sum())
     if cached and (share := cached / max(1, prompts) - workload.prefix_share) > 0:
         more = " more than wanted" if workload.prefix_share else ""
         text = f"{share:.1%} of the prompt tokens{more} came from the prefix cache: prefill looks faster than it is"
         yield share > limits.cached, text
 
 
-def _judge_prompts(
-    answers: Sequence[RequestRecord], workload: Workload, limits: Limits
-) -> Iterator[tuple[bool, str]]:
-    sent = float(np.mean([record.isl for record in answers]))
+def _judge_prompts(answers: Columns, workload: Workload, limits: Limits) -> Iterator[tuple[bool, str]]:
+    lengths = answers.ints("isl")
+    sent = float(np.mean(lengths))
     fixed = workload.isl_ratio == 1 and workload.isl_spread is None and workload.mean_isl is not None
     if fixed and abs(sent - workload.isl) > limits.isl_drift * workload.isl:
         yield True, f"prompts have {sent:.0f} tokens, the workload says {workload.isl}"
-    if not all(record.isl for record in answers):
+    if not lengths.all():
         yield False, "prompts were sent as text that nobody counted: ISL is what the server says"
-    reported = [(r.isl, r.isl_reported) for r in answers if r.isl and r.isl_reported is not None]
-    if not reported and any(record.isl for record in answers):
+    both = (lengths != 0) & answers.known("isl_reported")
+    if not both.any() and lengths.any():
         yield False, "the server reports no prompt length: ISL is not checked"
         return
-    if not reported:
+    if not both.any():
         return
-    drift = float(np.mean([counted - isl for isl, counted in reported]))
+    drift = float(np.mean((answers.ints("isl_reported") - lengths)[both]))
     if abs(drift) > 0:
         # One token more is the beginning-of-sequence token that some servers add.
         text = f"the server counts {drift:+.1f} prompt tokens against what was sent (a chat template or tokenizer?)"

@@ -25,6 +25,17 @@ def plain(value: Any) -> Any:
     return value
 
 
+def parts_of(value: Any) -> Mapping[str, Any] | None:
+    """What :func:`plain` makes an object of, by name and as it is: a mapping, or the fields of a dataclass; ``None``
+    for any other value."""
+    kind = type(value)
+    if kind in SCALARS:
+        return None
+    if (names := _field_names(kind)) is not None:
+        return {name: getattr(value, name) for name in names}
+    return value if isinstance(value, Mapping) else None
+
+
 SCALARS = frozenset((str, int, float, bool, type(None)))
 
 

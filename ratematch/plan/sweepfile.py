@@ -129,6 +129,7 @@ def parse_sweep(
         seed=parsed.seed,
         source=source,
         secrets=cluster.secrets | secrets,
+        breakdown_apart=facts.breakdown_apart,
     )
 
 
@@ -332,6 +333,7 @@ def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
         choose_at=tuple(sorted(set(given.choose_at))),
         router=given.router.type,
         router_args=given.router.args,
+        breakdown=given.breakdown,
     )
 
 
@@ -352,6 +354,9 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
     if set(groups) not in ({"ctx", "gen"}, {"agg"}):
         what = f"has {' and '.join(groups) or 'no servers'}"
         located.add(("deployments", index), what, "give ctx and gen, or agg alone")
+    elif "agg" in groups and given.breakdown:
+        what = "there is no prefill, KV transfer and decode to tell apart on aggregated servers"
+        located.add(("deployments", index, "breakdown"), what, "leave it out")
     own = given.workload
     return NamedDeployment(
         Deployment(
@@ -365,4 +370,5 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
         ),
         _read_loads(given.loads),
         own.workload() if own else None,
+        "agg" not in groups and given.breakdown is not False,
     )

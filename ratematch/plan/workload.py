@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratematch.plan.numbers import brief
+from ratematch.plan.plain import plain
 
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)"
 _SPREAD = re.compile(rf"(normal|lognormal):{_NUMBER},{_NUMBER}")
@@ -166,7 +167,7 @@ _NO_SPREAD = {item.name: item.default for item in fields(Workload) if item.name 
 
 def workload_to_json(workload: Workload) -> dict[str, Any]:
     """Plain values; what stands at its default is left out, as it was before the key existed."""
-    content = asdict(workload)
+    content: dict[str, Any] = plain(workload)
     for name in ("isl_spread", "osl_spread"):
         content[name] = str(getattr(workload, name)) if content[name] else None
     return {name: value for name, value in content.items() if name not in _NO_SPREAD or value != _NO_SPREAD[name]}

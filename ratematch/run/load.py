@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from ratematch.engines import Engine
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
@@ -23,24 +24,27 @@ from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import count_distinct, warm_prompts
 from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement
+from ratematch.measure.columns import columns_of
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
 from ratematch.measure.records import RequestRecord
+from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.measure.serverside import judge_servers, limits_of
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
+from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
+from ratematch.run.requesttimes import Marks as TimesMarks
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks, mark_logs, read_logs
 from ratematch.run.telemetry import (
+    Iterations,
     Telemetry,
-    WorkerIteration,
     acceptance_length,
     prefix_hit_rate,
     read_emulator_times,
-    read_perf_metrics,
     spent_between,
     summarise,
     write_iterations,
@@ -48,14 +52,15 @@ from ratematch.run.telemetry import (
 )
 from ratematch.run.watch import Stalled, Watched, find_cause, watch
 from ratematch.store import layout
-from ratematch.store.files import reserve, write_json
+from ratematch.store.files import DISK_FULL, reserve, write_json
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.progress import Measuring, RunProgress
 from ratematch.store.records import write_records
 
 RECORD_B = 512
 TOKEN_B = 10
-"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk."""
+"""Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk, and as
+much again for what is spilt while the load runs."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +81,26 @@ class Live:
 
     @property
     def target(self) -> Target:
-        body = self.engine.extra_body(self.experiment)
-        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body)
+        body, ask = self.engine.extra_body(self.experiment), self.times.ask
+        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body, ask=ask)
+
+    @property
+    def times(self) -> TimesSources:
+        return self.engine.request_times(self.experiment)
 
 
 @dataclass(frozen=True)
 class _Sent:
     """A load that was sent, and what was read of servers and GPUs meanwhile.
 
-    ``marks``: where the servers' logs stood before it; ``before``: the emulated servers' own time then. ``warmed``:
-    the prompts that were put into prefix caches.
+    ``marks``: where the servers' logs stood before it, and ``times`` their files with times of requests; ``before``:
+    the emulated servers' own time then. ``warmed``: the prompts that were put into prefix caches.
     """
 
     result: LoadResult
     watched: Watched
     marks: Marks
+    times: TimesMarks
     before: Mapping[str, EmulatorTime]
     gpus: GpuSampler
     warmed: WarmedPrompts | None
@@ -102,7 +112,7 @@ class _Reported:
     timings request by request."""
 
     run: LoadRun
-    rows: Sequence[WorkerIteration]
+    rows: Iterations
     samples: MetricSamples
     perf: Sequence[bytes]
 
@@ -124,7 +134,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     write_records(at / layout.RECORDS, sent.result.records)
     write_iterations(at / layout.ITERATIONS, reported.rows)
     write_lines(at / layout.PERF_METRICS, reported.perf)
-    write_lines(at / layout.PROMETHEUS, [msgspec.json.encode(line) for line in reported.samples.lines()])
+    write_lines(at / layout.PROMETHEUS, (msgspec.json.encode(line) for line in reported.samples.lines()))
     figures = measurement.measure_load(
         sent.result.records,
         load,
@@ -140,19 +150,18 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
 
 def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     """Warm what is to be warmed, send the load and watch the servers meanwhile."""
-    experiment, plan, routes = live.experiment, live.servers.plan, live.engine.routes
+    experiment, plan = live.experiment, live.servers.plan
     job = job_of(live, load)
     source = job.source()
     warmed = warm_prompts(job, source, live.stop, _block(live)) if experiment.mode == "gen_only_warmed" else None
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_emulator_times(plan) if experiment.emulated else {}
     live.telemetry.take()
-    read_perf_metrics(plan, routes.request_times)
-    marks = mark_logs(plan, live.launch)
-    gpus = GpuSampler()
+    marks, times = mark_logs(plan, live.launch), mark_times(plan, live.launch, live.times)
+    gpus = GpuSampler(folder=live.launch)
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
-        reserve(live.folder.load_folder(load), size),
+        reserve(live.folder.load_folder(load), size, spare=size),
         reporting_progress(live.folder) as report,
         gpus,
     ):
@@ -168,8 +177,9 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
             senders=Senders(None, live.senders.most, live.senders.drive) if live.senders else Senders(),
             stop=watched.halt,
             on_progress=show,
+            folder=live.folder.load_folder(load),
         )
-    return _Sent(result, watched, marks, before, gpus, warmed)
+    return _Sent(result, watched, marks, times, before, gpus, warmed)
 
 
 def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
@@ -180,11 +190,10 @@ def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
     log = read_logs(plan, live.launch, sent.marks, live.engine, experiment, load)
     reports = live.telemetry.take()
     rows = reports.iterations
-    perf: list[bytes] = []
-    problems: dict[str, str] = {}
+    times = CollectedTimes((), None, None, {})
     if result.aborted is None:
-        perf, problems = read_perf_metrics(plan, live.engine.routes.request_times)
-    problems = live.telemetry.problems() | problems
+        every = [*result.warmup, *result.records]
+        times = collect_times(plan, live.launch, live.times, sent.times, every, live.engine.trim_times)
     warmed = sent.warmed
     if warmed is not None:
         servers = {spec.name for spec in plan.processes if spec.role == "gen"}
@@ -194,12 +203,19 @@ def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
         emulator=emulator,
         connections=live.connections,
         log=log,
-        telemetry=TelemetrySummary(len(rows), len(perf), acceptance_length(rows), problems),
+        telemetry=TelemetrySummary(
+            len(rows),
+            len(times.lines),
+            acceptance_length(rows),
+            {**live.telemetry.problems(), **times.problems},
+            times_from=times.source,
+            times_note=times.note,
+        ),
         warmed=warmed,
     )
     known = _find_cause(live, sent, run)
     run = replace(run, cause=known.cause, remedy=known.remedy) if known else run
-    return _Reported(run, rows, reports.samples, perf)
+    return _Reported(run, rows, reports.samples, times.lines)
 
 
 def _find_cause(live: Live, sent: _Sent, run: LoadRun) -> Diagnosis | None:
@@ -224,6 +240,8 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
         return Stalled(f"{load.label}: {watched.stalled}", started=watched.started)
     if live.stop.is_set():
         return Interrupted(f"stopped during {load.label}; loads before it are kept")
+    if DISK_FULL in sent.result.aborted:
+        return DiskFull(f"{load.label}: {sent.result.aborted}")
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
 
 
@@ -288,7 +306,9 @@ def _read_stages(live: Live, samples: MetricSamples, span: tuple[int, int]) -> S
 
 def _errors(records: Sequence[RequestRecord]) -> list[str]:
     """Distinct error texts of failed requests; cancellations by the client are left out."""
-    return sorted({record.error for record in records if record.error and record.outcome != "cancelled"})
+    columns = columns_of(records)
+    others = columns.take(~columns.text("outcome").equal("cancelled")).text("error")
+    return sorted({error for code in np.unique(others.codes) if (error := others.values[code])})
 
 
 def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
@@ -309,6 +329,7 @@ def _describe_progress(progress: Progress, load: Load, number: int, total: int) 
 
 def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
     """How a load of ``experiment`` ran by the client's account alone."""
+    records = columns_of(result.records)
     return LoadRun(
         launch=launch.name,
         mode=experiment.mode,
@@ -316,8 +337,8 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
         start_ns=result.start_ns,
         end_ns=result.end_ns,
         wall_start_ns=result.wall_start_ns,
-        sent=sum(record.sent_ns is not None for record in result.records),
-        failed=sum(record.outcome != "ok" for record in result.records),
+        sent=int(records.known("sent_ns").sum()),
+        failed=len(records) - int(records.text("outcome").equal("ok").sum()),
         aborted=result.aborted,
         ended_early=result.ended_early,
         notes=tuple(result.notes),
@@ -325,7 +346,7 @@ def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> Lo
     )
 
 
-def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Sequence[WorkerIteration]) -> None:
+def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Iterations) -> None:
     """An unfinished load's records stay for a person to look at; the load itself will be measured again."""
     number = 1
     while (aside := at / f"partial-{number}").exists():

@@ -55,7 +55,7 @@ class NodeSenders:
         folder = self.folder / "senders"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        prepare(folder, job, count)
+        prepare(folder, job, count, control.folder)
         nodes = self.where.nodes[: -(-count // self.per_node)]
         command = [sys.executable, "-m", "ratematch.loadgen.shards", str(folder.absolute())]
         with (self.folder / "senders.log").open("ab") as log:

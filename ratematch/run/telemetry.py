@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -29,6 +32,7 @@ from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.store.files import disk_full_as, disk_full_message, replacing
 from ratematch.store.masking import masker
+from ratematch.store.rowlog import RowLog
 
 PERIOD_S = 1.0
 """Between two looks at a worker's iterations."""
@@ -54,43 +58,80 @@ class WorkerIteration(NamedTuple):
     iteration: Iteration
 
 
+class Iterations(Protocol):
+    """Iterations of some workers, one worker after another: a list of a few, or a :class:`IterationLog`."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[WorkerIteration]: ...
+
+
+class IterationLog:
+    """Those of one load; what is older is in files without names (:class:`ratematch.store.spill.Spill`)."""
+
+    def __init__(self, workers: Sequence[RowLog]) -> None:
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._workers)
+
+    def __iter__(self) -> Iterator[WorkerIteration]:
+        for rows in self._workers:
+            for server, read_ns, *figures in rows:
+                yield WorkerIteration(server, read_ns, Iteration(*figures))
+
+    def table(self) -> pa.Table:
+        """As ``iterations.parquet`` has them."""
+        batches = [batch for rows in self._workers for batch in rows.batches()]
+        # In one piece: what is in the file does not depend on how it came.
+        table = pa.Table.from_batches(batches, KEPT).combine_chunks()
+        columns = [table["server"].dictionary_encode(), *table.columns[1:]]
+        return pa.table(columns, names=KEPT.names).cast(pa.schema(COLUMNS)).combine_chunks()
+
+
 @dataclass(frozen=True)
 class Reports:
     """What servers reported over a stretch of time. ``samples``: Prometheus, one more from before the stretch."""
 
-    iterations: Sequence[WorkerIteration]
+    iterations: IterationLog
     samples: MetricSamples
 
 
 @dataclass
 class _Worker:
-    """One worker's iterations. Written by its reader's thread; ``rows`` only ever grow between two takes."""
+    """One worker's iterations. Written by its reader's thread."""
 
     name: str
     read: ReadIterations
-    rows: list[WorkerIteration] = field(default_factory=list)
+    rows: RowLog
 
 
 class Telemetry:
     """Readers of every server of a launch; used as a context around all of its loads.
 
     ``routes``: where servers report. ``new_reader``: makes what reads the iterations in the answers of one worker.
+    ``folder``: where what is older is kept while a load runs.
     ``last_step_s``: when (monotonic) one last reported an iteration. ``reporting``: names of those that ever did.
     """
 
     def __init__(
-        self, plan: LaunchPlan, routes: Routes, new_reader: Callable[[], ReadIterations], period_s: float = PERIOD_S
+        self,
+        plan: LaunchPlan,
+        routes: Routes,
+        new_reader: Callable[[], ReadIterations],
+        period_s: float = PERIOD_S,
+        folder: Path | None = None,
     ) -> None:
         self.last_step_s = time.monotonic()
         self.reporting: set[str] = set()
         self._route = routes.iterations
-        self._samples = MetricSamples()
+        self._folder, self._taking = folder, threading.Lock()
+        self._samples = MetricSamples(folder=folder)
         self._workers: dict[str, _Worker] = {}
         self._iterations: dict[str, Subscription] = {}
         self._prometheus: dict[str, Subscription] = {}
         for spec in plan.processes:
             if spec.role != "orchestrator":
-                worker = self._workers[spec.name] = _Worker(spec.name, new_reader())
+                worker = self._workers[spec.name] = _Worker(spec.name, new_reader(), RowLog(KEPT, folder))
                 url, take = _url(spec, routes.iterations), partial(self._take_iterations, worker)
                 self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
             url = _url(spec, routes.prometheus)
@@ -107,12 +148,11 @@ class Telemetry:
     def take(self) -> Reports:
         """Everything reported since the last take; what is still to come is read first."""
         self._poller.refresh()
-        iterations: list[WorkerIteration] = []
-        for worker in self._workers.values():
-            count = len(worker.rows)
-            iterations += worker.rows[:count]
-            del worker.rows[:count]
-        return Reports(iterations, self._samples.take())
+        with self._taking:
+            taken = [worker.rows for worker in self._workers.values()]
+            for worker in self._workers.values():
+                worker.rows = RowLog(KEPT, self._folder)
+        return Reports(IterationLog(taken), self._samples.take())
 
     @property
     def blind(self) -> bool:
@@ -135,7 +175,8 @@ class Telemetry:
         steps = worker.read(body, read_ns)
         if not all(_is_sound(step) for step in steps):
             raise ValueError("an iteration with a number that none can be")
-        worker.rows += [WorkerIteration(worker.name, read_ns, step) for step in steps]
+        with self._taking:
+            worker.rows.extend((worker.name, read_ns, *step) for step in steps)
         if steps:
             self.last_step_s = time.monotonic()
             self.reporting.add(worker.name)
@@ -171,20 +212,35 @@ COLUMNS = (
     ("draft_tokens", pa.float32()),
     ("accepted_tokens", pa.float32()),
     ("drafted_requests", pa.float32()),
+    ("host_ms", pa.float64()),
+    ("before_device_ms", pa.float64()),
 )
 """Columns of ``iterations.parquet``: server, instant of reading, and the fields of
 :class:`ratematch.measure.servermetrics.Iteration`."""
 
 
-def write_iterations(path: Path, rows: Sequence[WorkerIteration]) -> None:
-    columns = list(zip(*((row.server, row.read_ns, *row.iteration) for row in rows), strict=True))
-    columns = columns or [()] * len(COLUMNS)
-    arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]
+KEPT = pa.schema(
+    [
+        ("server", pa.string()),
+        *((name, pa.float64() if kind == pa.float32() else kind) for name, kind in COLUMNS[1:]),
+    ]
+)
+"""Columns of what is kept while a load runs: figures as they were reported."""
+
+
+def write_iterations(path: Path, rows: Iterations) -> None:
+    if isinstance(rows, IterationLog):
+        table = rows.table()
+    else:
+        columns = list(zip(*((row.server, row.read_ns, *row.iteration) for row in rows), strict=True))
+        columns = columns or [()] * len(COLUMNS)
+        arrays = [pa.array(values, kind) for values, (_, kind) in zip(columns, COLUMNS, strict=True)]
+        table = pa.table(arrays, names=[name for name, _ in COLUMNS])
     with disk_full_as(disk_full_message(path)), replacing(path) as aside:
-        pq.write_table(pa.table(arrays, names=[name for name, _ in COLUMNS]), aside, compression="zstd")
+        pq.write_table(table, aside, compression="zstd")
 
 
-def acceptance_length(rows: Sequence[WorkerIteration]) -> float | None:
+def acceptance_length(rows: Iterations) -> float | None:
     """Tokens an iteration yields for a request that drafts: 1 + accepted tokens / requests with drafts, all rows.
 
     ``None`` when no row has drafts.
@@ -197,7 +253,7 @@ def acceptance_length(rows: Sequence[WorkerIteration]) -> float | None:
     return 1 + accepted / drafted if drafted else None
 
 
-def prefix_hit_rate(rows: Sequence[WorkerIteration], servers: Collection[str]) -> float | None:
+def prefix_hit_rate(rows: Iterations, servers: Collection[str]) -> float | None:
     """Share of the prompt tokens of ``servers`` that were found in their prefix caches, all rows.
 
     ``None`` when no row reports hits.
@@ -218,21 +274,27 @@ _MEANS = {
     "kv_used": "kv_used_blocks",
     "kv_max": "kv_max_blocks",
     "cache_hit_rate": "cache_hit_rate",
+    "host_ms": "host_ms",
+    "device_ms": "before_device_ms",
 }
 """Figures of a summary and the fields of an iteration that they are means of."""
 
 
-def summarise(rows: Sequence[WorkerIteration], start_ns: int, end_ns: int) -> dict[str, dict[str, float]]:
+def summarise(rows: Iterations, start_ns: int, end_ns: int) -> dict[str, dict[str, float]]:
     """By server: means over its iterations that were read inside a span, and how many (``iterations``)."""
-    by_server: dict[str, list[Iteration]] = {}
+    numbers: Counter[str] = Counter()
+    by_server: dict[str, dict[str, array[float]]] = {}
     for row in rows:
         if start_ns <= row.read_ns <= end_ns:
-            by_server.setdefault(row.server, []).append(row.iteration)
+            numbers[row.server] += 1
+            own = by_server.setdefault(row.server, {name: array("d") for name in _MEANS})
+            for name, attribute in _MEANS.items():
+                if (value := getattr(row.iteration, attribute)) is not None:
+                    own[name].append(value)
     summary = {}
-    for server, steps in by_server.items():
-        figures = {"iterations": float(len(steps))}
-        for name, attribute in _MEANS.items():
-            values = [value for step in steps if (value := getattr(step, attribute)) is not None]
+    for server, series in by_server.items():
+        figures = {"iterations": float(numbers[server])}
+        for name, values in series.items():
             if values:
                 figures[name] = sum(values) / len(values)
         summary[server] = figures
@@ -263,7 +325,7 @@ def read_perf_metrics(plan: LaunchPlan, route: str | None) -> tuple[list[bytes],
     return lines, problems
 
 
-def write_lines(path: Path, lines: Sequence[bytes]) -> None:
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     """One line each, zstd-compressed."""
     with (
         disk_full_as(disk_full_message(path)),

@@ -19,6 +19,8 @@ def one_line(text: str) -> str:
     Labels come from files. A control character would break an SVG (XML forbids most of them) or move the cursor of
     a terminal; each becomes a space or U+FFFD.
     """
+    if text.isprintable():  # nothing of what is replaced
+        return text
     return "".join(_printable(char) for char in text)
 
 

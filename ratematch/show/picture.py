@@ -6,14 +6,16 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from ratematch.show import style
 from ratematch.show.tables import to_csv
 from ratematch.store.files import write_aside
+
+if TYPE_CHECKING:  # half a second and 40 MB that only a notebook needs
+    import pandas as pd
 
 SCREEN_DPI = 130
 """Of the PNG that a notebook shows; files have :data:`style.PNG_DPI`."""
@@ -32,6 +34,8 @@ class Picture:
     @property
     def data(self) -> pd.DataFrame:
         """The rows behind the picture, one a drawn point."""
+        import pandas as pd  # noqa: PLC0415 - as above
+
         return pd.DataFrame([dict(row) for row in self.rows], columns=list(self.columns))
 
     def save(self, folder: Path | str) -> list[Path]:
@@ -49,7 +53,9 @@ class Picture:
 
 def make_picture(name: str, figure: Figure, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Picture:
     """A picture whose rows have exactly ``columns``; what a row holds beyond them is left out."""
-    return Picture(name, figure, tuple(columns), tuple({key: row[key] for key in columns} for row in rows))
+    names = tuple(columns)
+    kept = (row if row.keys() == set(names) else {key: row[key] for key in names} for row in rows)
+    return Picture(name, figure, names, tuple(kept))
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

@@ -8,6 +8,8 @@ changed after it counted is seen, and so is a figure in which one bit flipped. L
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,14 +50,17 @@ def check_own(content: Mapping[str, Any]) -> None:
 
 def sealed_files(content: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
     """Size and SHA-256 by file name, from the content of a ``loadrun.json``; empty for one of an earlier version."""
-    return {str(name): (int(size), str(digest)) for name, (size, digest) in content.get(FILES, {}).items()}
+    return {
+        sys.intern(str(name)): (int(size), str(digest)) for name, (size, digest) in content.get(FILES, {}).items()
+    }
 
 
 def check_present(sealed: Mapping[str, tuple[int, str]], folder: Path) -> None:
     """Raises ValueError when a file of ``sealed`` is gone from ``folder`` or has another size. Reads no file."""
+    place = os.fspath(folder)
     for name, (size, _) in sealed.items():
         try:
-            now = (folder / name).stat().st_size
+            now = os.stat(f"{place}/{name}").st_size  # noqa: PTH116 - without a Path a file
         except OSError as error:
             raise ValueError(f"{name} is gone") from error
         if now != size:

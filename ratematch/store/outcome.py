@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ratematch.measure.jsonkeys import absent_keys, without
-from ratematch.plan.plain import plain
+from ratematch.plan.plain import parts_of, plain
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ KNOWN_CAUSE = ("cause", "remedy", "reference")
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """As ``outcome.json`` holds it: ``signal`` when it was interrupted, ``kind`` and the cause when it failed (a
     simulation has no logs to find a cause in), ``simulated`` when it was."""
+    return without(plain(_written(outcome)), outcome.absent)
+
+
+def _written(outcome: Outcome) -> dict[str, Any]:
+    """The keys of a file that lacks none, with their values as they stand in ``outcome``."""
     left_out: set[str] = {"absent"}
     if not outcome.interrupted:
         left_out |= {"signal"}
@@ -62,7 +67,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         left_out |= set(KNOWN_CAUSE)
     if not outcome.simulated:
         left_out |= {"simulated"}
-    return without(plain(outcome), outcome.absent | left_out)
+    return {key: value for key, value in (parts_of(outcome) or {}).items() if key not in left_out}
 
 
 def from_json(content: Mapping[str, Any]) -> Outcome:
@@ -75,4 +80,5 @@ def from_json(content: Mapping[str, Any]) -> Outcome:
     known = {"held_s": content.get("seconds", 0.0), **content}
     known.pop("absent", None)
     outcome: Outcome = msgspec.convert(known, Outcome)
-    return replace(outcome, absent=absent_keys(content, to_json(outcome)))
+    absent = absent_keys(content, _written(outcome))
+    return replace(outcome, absent=absent) if absent else outcome

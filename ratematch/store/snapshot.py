@@ -40,6 +40,7 @@ from ratematch.store.experiment import (
 from ratematch.store.files import read_value
 from ratematch.store.outcome import Outcome
 from ratematch.store.storedload import StoredLoad, read_stored_load
+from ratematch.store.uncollected import uncollected
 
 YOUNG_NS = 10_000_000_000
 """A time of modification younger than this is not relied on: clocks of machines that share a disk differ a little."""
@@ -154,11 +155,12 @@ class Snapshot:
         return sum((stored.account for stored in self.experiments), GpuHours(total=idle_s / 3600))
 
     def measured(self) -> list[Measured]:
-        """Every finished load of every experiment, with its figures."""
+        """Every finished load of every experiment, with its figures; not those run for a breakdown only."""
         return [
             Measured(stored.experiment, load.load, load.measurement)
             for stored in self.experiments
             for load in stored.loads
+            if not load.load.breakdown
         ]
 
 
@@ -170,6 +172,11 @@ def take_snapshot(path: Path, previous: Snapshot | None = None) -> Snapshot:
     Raises:
         OSError: the folder is there and cannot be listed.
     """
+    with uncollected():
+        return _take(path, previous)
+
+
+def _take(path: Path, previous: Snapshot | None) -> Snapshot:
     known = {stored.folder.path.name: stored for stored in previous.experiments} if previous else {}
     names = [name for name in _names(path) if (path / name).is_dir()]
     experiments = []
@@ -263,15 +270,15 @@ def _read_loads(
     known = {stored.folder.name: stored for stored in old.loads} if old else {}
     loads, unusable = [], set()
     for name in _names(path / layout.LOADS):
-        place = path / layout.LOADS / name
+        place = f"{path}/{layout.LOADS}/{name}"
         read: dict[str, Version] = {}
         for file in (layout.LOADRUN, layout.MEASUREMENT):
-            if (version := _version(place / file)) is not None:
+            if (version := _version(f"{place}/{file}")) is not None:
                 read[f"{name}/{file}"] = version
         if f"{name}/{layout.LOADRUN}" not in read:
             continue
         same = old is not None and name in known and all(old.versions.get(key) == read[key] for key in read)
-        stored = known[name] if same else readable(partial(read_stored_load, place), damaged)
+        stored = known[name] if same else readable(partial(read_stored_load, Path(place)), damaged)
         if stored is None:
             unusable.add(name)
         else:
@@ -305,10 +312,10 @@ def _read_packs(
     return idle_s
 
 
-def _version(file: Path) -> Version | None:
+def _version(file: Path | str) -> Version | None:
     """Of ``file``; ``None`` when it is not there."""
     try:
-        status = file.stat()
+        status = os.stat(file)  # noqa: PTH116 - takes the text of a path too
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratematch.errors import DamagedFile
 from ratematch.measure import loadrun as loadruns
@@ -17,7 +17,9 @@ from ratematch.plan.experiment import load_from_json
 from ratematch.plan.load import Load
 from ratematch.store import checksums, layout
 from ratematch.store.files import read_bytes, read_value, value_of
-from ratematch.store.records import Arrivals, arrivals_from_bytes, records_from_bytes
+
+if TYPE_CHECKING:  # reading Parquet takes a tenth of a second to import: who shows figures alone does without
+    from ratematch.store.records import Arrivals
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class StoredLoad:
         Raises:
             DamagedFile: they are gone, or are not what was measured.
         """
+        from ratematch.store.records import records_from_bytes  # noqa: PLC0415 - as above
+
         return records_from_bytes(self.folder / name, self.read(name))
 
     def arrivals(self) -> Arrivals:
@@ -57,6 +61,8 @@ class StoredLoad:
         Raises:
             DamagedFile: its records are gone, or are not what was measured.
         """
+        from ratematch.store.records import arrivals_from_bytes  # noqa: PLC0415 - as above
+
         return arrivals_from_bytes(self.folder / layout.RECORDS, self.read(layout.RECORDS))
 
 

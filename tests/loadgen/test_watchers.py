@@ -10,13 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ratematch.engines import read_metrics
 from ratematch.loadgen.gpu import GpuSampler
-from ratematch.loadgen.servermetrics import MetricsPoller
+from ratematch.loadgen.servermetrics import MetricSamples, MetricsPoller
 from ratematch.measure.servermetrics import doubt_iterations, parse_prometheus
 from ratematch.plan.workload import Workload
+from ratematch.store import rowlog
 
 PROMETHEUS = """
 # HELP total_requests requests
@@ -165,3 +167,35 @@ def test_without_gpus_nothing_is_sampled() -> None:
         time.sleep(0.15)
     assert sampler.samples == [] and sampler.summarise(0, time.monotonic_ns(), 1.0) is None
     assert all(note.startswith("no GPU is sampled") for note in sampler.notes)
+
+
+@pytest.mark.parametrize("period", [1, 1000])
+def test_samples_that_were_spilt_give_the_same_lines_and_figures(
+    monkeypatch: pytest.MonkeyPatch, period: int
+) -> None:
+    """Whether a batch is a sample or all of them fit into one."""
+    monkeypatch.setattr(rowlog, "HOLD_B", 1)
+    monkeypatch.setattr(rowlog, "_ROWS", period)
+    samples = MetricSamples(lambda body: [json.loads(body)])
+    told = [{"a": 0.1 * k, "b_total": 3.0 * k, **({"odd": 1.0} if k % 2 else {})} for k in range(60)]
+    for k, figures in enumerate(told):
+        samples.add("u" if k % 3 else "v", json.dumps(figures).encode(), 10 * k)
+    assert [row.values for row in samples.rows] == told and samples.urls == ["v", "u"]
+    lines = list(samples.lines())
+    assert lines[1] == {"read_ns": 10, "url": "u", **told[1]} and len(lines) == len(samples) == 60
+    inside = [told[k] for k in range(60) if k % 3 and 95 <= 10 * k <= 405]
+    summary = samples.summarise(95, 405)
+    assert summary is not None and list(summary) == ["u", "v"]
+    assert summary["u"] == {
+        "samples": len(inside),
+        "a": float(np.mean([figures["a"] for figures in inside])),
+        "b_total": inside[-1]["b_total"] - inside[0]["b_total"],
+        "odd": 1.0,
+    }
+    grown = {"b_total": told[41]["b_total"] - told[8]["b_total"], "a": told[41]["a"], "odd": 1.0}
+    assert samples.growth("u", 95, 405) == (grown, (410 - 80) / 1e9)
+    assert samples.growth("u", 0, 10**9)[1] == (590 - 10) / 1e9 and samples.growth("w", 0, 9) == ({}, 0.0)
+    taken = samples.take()
+    assert len(taken) == 60 and [row.read_ns for row in samples.rows] == [570, 590] and samples.urls == ["v", "u"]
+    samples.add("u", b"{}", 600)
+    assert len(taken) == 60 and len(samples) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -16,15 +17,21 @@ import pytest
 
 from ratematch.engines.trtllm_serve.metrics import ROUTES, read_iterations
 from ratematch.engines.vllm import metrics as vllm_metrics
+from ratematch.measure.servermetrics import Iteration
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run.telemetry import (
     COLUMNS,
+    KEPT,
+    IterationLog,
     Telemetry,
+    WorkerIteration,
     acceptance_length,
     prefix_hit_rate,
     read_perf_metrics,
+    summarise,
     write_iterations,
 )
+from ratematch.store.rowlog import RowLog
 from tests.support.processes import wait_until
 
 Answers = dict[str, list[Any]]
@@ -93,7 +100,7 @@ def test_iterations_are_drained_once_and_kept_compactly(tmp_path: Path) -> None:
         wait_until(lambda: not told["/metrics"], "both answers to be read", 10)
         rows = telemetry.take().iterations
         assert [row.iteration.iter for row in rows] == [1, 2, 3]
-        assert telemetry.take().iterations == []
+        assert list(telemetry.take().iterations) == []
         assert telemetry.reporting == {"gen-0"} and not telemetry.blind and telemetry.problems() == {}
     assert acceptance_length(rows) == pytest.approx(1 + (3 + 1) / (4 + 4)), "steps without drafts do not count"
     write_iterations(tmp_path / "iterations.parquet", rows)
@@ -144,7 +151,7 @@ def test_nothing_told_makes_an_empty_table_and_no_acceptance(tmp_path: Path) -> 
 def test_a_server_that_tells_nothing_is_noted_and_left_alone(answers: Answers) -> None:
     with server(answers) as port, listen(plan(("gen-0", "gen", port)), period_s=0.01) as telemetry:
         wait_until(lambda: telemetry.blind, "the server to be given up", 10)
-        assert telemetry.take().iterations == []
+        assert list(telemetry.take().iterations) == []
         assert "gen-0" in telemetry.problems()
 
 
@@ -170,7 +177,7 @@ def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
     with server({"/metrics": Slow()}) as port:
         began = time.monotonic()
         with listen(plan(("gen-0", "gen", port))) as telemetry:
-            assert telemetry.take().iterations == []
+            assert list(telemetry.take().iterations) == []
         ended = time.monotonic()
         gate.set()
     assert ended - began < 10, "an idle server holds its answer back; nobody waits for it"
@@ -179,12 +186,35 @@ def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
 def test_request_timings_come_from_the_orchestrator_where_there_is_one() -> None:
     worker, front = {"/perf_metrics": [[{"request_id": 1}]]}, {"/perf_metrics": [[{"gen_server": "x"}]]}
     with server(worker) as one, server(front) as two, server({}) as silent:
-        assert [
-            json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)), ROUTES.request_times)[0]
-        ] == [{"server": "gen-0", "request_id": 1}]
+        assert [json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)), "/perf_metrics")[0]] == [
+            {"server": "gen-0", "request_id": 1}
+        ]
         both = plan(("gen-0", "gen", one), ("orchestrator", "orchestrator", two))
-        assert [json.loads(line)["server"] for line in read_perf_metrics(both, ROUTES.request_times)[0]] == [
+        assert [json.loads(line)["server"] for line in read_perf_metrics(both, "/perf_metrics")[0]] == [
             "orchestrator"
         ]
-        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)), ROUTES.request_times)
+        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)), "/perf_metrics")
         assert lines == [] and "404" in problems["agg-0"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 700])
+def test_iterations_that_were_spilt_give_the_same_file_and_figures(tmp_path: Path, count: int) -> None:
+    def figures(server: str, number: int) -> WorkerIteration:
+        own = random.Random(f"{server} {number}")
+        values = [own.choice([None, own.random() * 1e3, float(own.randrange(9))]) for _ in range(13)]
+        return WorkerIteration(server, 1000 * number, Iteration(number, own.choice([None, 0, 3]), *values))
+
+    rows = [figures(server, number) for server in ("gen-0", "gen-1") for number in range(count)]
+    logs = []
+    for server in ("gen-0", "gen-1"):
+        logs.append(RowLog(KEPT, tmp_path, 1))
+        logs[-1].extend((row.server, row.read_ns, *row.iteration) for row in rows if row.server == server)
+    spilt = IterationLog(logs)
+    assert list(spilt) == rows and len(spilt) == len(rows)
+    write_iterations(tmp_path / "plain", rows)
+    write_iterations(tmp_path / "spilt", spilt)
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "spilt").read_bytes()
+    span = (100_000, 600_000)
+    assert summarise(spilt, *span) == summarise(rows, *span)
+    assert acceptance_length(spilt) == acceptance_length(rows)
+    assert prefix_hit_rate(spilt, {"gen-1"}) == prefix_hit_rate(rows, {"gen-1"})

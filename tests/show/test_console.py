@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import random
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
 from ratematch.match.points import Analysis
+from ratematch.show import console
 from ratematch.show.console import MOST_FRONT, show_value, table, thin_front
+from ratematch.show.terminal import Terminal
 from ratematch.show.views.analysis import print_analysis
 
 from .invented import make_analysis, make_crowded, make_empty, make_few, make_hostile, make_many, make_point
@@ -133,3 +137,41 @@ def test_a_long_front_is_shown_in_few_rows_from_end_to_end() -> None:
     few = make_few()
     text = _printed(make_analysis(replace(few, rate_matched=tuple(front), plans=tuple(front))))
     assert f"{MOST_FRONT} of 120 rows, all in fronts.csv" in " ".join(text.split())
+
+
+def _render(rows: list[list[object]], columns: list[str], title: str, width: int, colour: bool) -> str:
+    stream = io.StringIO()
+    system: Literal["truecolor"] | None = "truecolor" if colour else None
+    Terminal(file=stream, width=width, force_terminal=colour, color_system=system).print(table(title, columns, rows))
+    return stream.getvalue()
+
+
+CELLS = [
+    None,
+    "",
+    "x" * 17,
+    "two words",
+    " spaces ",
+    "日本語",
+    "e\u0301",
+    "a\nb",
+    "\x1b[1mred",
+    "[bold]x[/]",
+    5,
+    0.00123,
+]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_table_of_many_rows_is_the_same_to_the_letter(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    columns = [rng.choice(["a", "long name of a column", "日本"]) for _ in range(rng.randint(1, 5))]
+    kinds = [rng.choice([CELLS, CELLS[-2:]]) for _ in columns]
+    rows = [[rng.choice(kind) for kind in kinds] for _ in range(30)]
+    title = rng.choice(["", "t", "a title that is longer than the table " * 3])
+    for width in (15, 60, 200):
+        for colour in (False, True):
+            monkeypatch.setattr(console, "MOST_CELL_BY_CELL", 100)
+            cell_by_cell = _render(rows, columns, title, width, colour)
+            monkeypatch.setattr(console, "MOST_CELL_BY_CELL", 0)
+            assert _render(rows, columns, title, width, colour) == cell_by_cell

@@ -1,12 +1,15 @@
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ratematch.errors import DiskFull, ResultsError
+from ratematch.errors import DamagedFile, DiskFull, ResultsError
 from ratematch.loadgen import RECORDS_SCHEMA, read_records, write_records
 from ratematch.measure.records import RequestRecord
+from ratematch.store.records import arrivals_from_bytes
 
 RECORDS = [
     RequestRecord(0, 5, 6, 10, 30, 31, [10, 20, 30], 8, 8, 3, 3, 2, "length", "ok", 200, None),
@@ -69,3 +72,39 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         write_records(path, RECORDS)
     assert read_records(path) == RECORDS[:1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _record(seq: int, rng: random.Random) -> RequestRecord:
+    chunks = sorted(rng.randrange(1_000_000) for _ in range(rng.choice([0, 0, 1, 3, 9])))
+    outcome = rng.choice(["ok", "ok", "ok", "timeout"])
+    last = rng.choice([None, chunks[-1] if chunks else 77])
+    osl = rng.choice([None, 0, 1, 64])
+    return RequestRecord(seq, 5, last_token_ns=last, chunk_ns=chunks, osl=osl, outcome=outcome, isl=8)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5, 40])
+def test_arrivals_are_those_of_the_records(number: int, tmp_path: Path) -> None:
+    rng = random.Random(number)
+    for _ in range(20):
+        records = [_record(seq, rng) for seq in range(number)]
+        write_records(tmp_path / "records.parquet", records)
+        arrivals = arrivals_from_bytes(tmp_path, (tmp_path / "records.parquet").read_bytes())
+        expected: list[tuple[int, float]] = []
+        for record in records:
+            if record.outcome == "ok" and record.osl:
+                instants = record.chunk_ns or ([] if record.last_token_ns is None else [record.last_token_ns])
+                expected += [(instant, record.osl / len(instants)) for instant in instants]
+        assert list(zip(arrivals.instants_ns.tolist(), arrivals.tokens.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    "name, column", [("osl", pa.array(["64"])), ("chunk_ns", pa.array([None], pa.list_(pa.int64())))]
+)
+def test_arrivals_of_a_column_of_another_kind_are_damage(name: str, column: pa.Array, tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    write_records(path, [replace(RECORDS[0], outcome="ok")])
+    table = pq.read_table(path)
+    table = table.set_column(table.schema.get_field_index(name), name, column)
+    pq.write_table(table.replace_schema_metadata(RECORDS_SCHEMA.metadata), path)
+    with pytest.raises(DamagedFile):
+        arrivals_from_bytes(path, path.read_bytes())

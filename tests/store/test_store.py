@@ -127,6 +127,14 @@ def test_room_is_held_before_a_load_and_given_back(tmp_path: Path) -> None:
     assert not (tmp_path / "load" / ".reserved").exists()
 
 
+def test_room_for_what_is_written_meanwhile_must_be_there_too(tmp_path: Path) -> None:
+    with reserve(tmp_path / "load", 1_000_000, spare=3_000_000):
+        assert (tmp_path / "load" / ".reserved").stat().st_size == 1_000_000
+    with pytest.raises(DiskFull, match="the disk is full"), reserve(tmp_path / "other", 1_000_000, spare=1 << 60):
+        pass
+    assert list((tmp_path / "other").iterdir()) == []
+
+
 def test_no_room_is_told_before_anything_is_sent(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="nothing measured so far is lost"), reserve(tmp_path, 1 << 60):
         pass

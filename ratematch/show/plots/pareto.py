@@ -27,7 +27,7 @@ from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.labels import draw_labels
 from ratematch.show.picture import Picture, make_picture
 from ratematch.show.plots.gap import sum_up_causes
-from ratematch.show.tables import POINT_COLUMNS, point_rows
+from ratematch.show.tables import POINT_COLUMNS, each_point_row
 
 FRONT_KINDS: tuple[Kind, ...] = ("bound", "ifb", "rate_matched", "end_to_end")
 SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
@@ -78,7 +78,7 @@ def _define(analysis: Analysis) -> str:
 
 def picture_pareto(workload: WorkloadAnalysis, analysis: Analysis, name: str, log_y: bool = False) -> Picture:
     """:func:`plot_pareto` with every point behind it, on a front or not."""
-    rows = point_rows(replace(analysis, workloads=(workload,)))
+    rows = each_point_row(replace(analysis, workloads=(workload,)))
     return make_picture(name, plot_pareto(workload, analysis, log_y), (*POINT_COLUMNS, "on_front"), rows)
 
 
