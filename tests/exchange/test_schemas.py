@@ -204,6 +204,25 @@ def test_what_is_refused_is_not_valid(name: str, change: str) -> None:
             PARSERS[name](text)
 
 
+IN_GROUPS = """
+name: rack
+container: {mounts: [/models:/models]}
+slurm: {partition: batch}
+groups:
+  hopper: {gpu: h200, gpus_per_node: 8, nodes: 12, container: {image: /a.sqsh}}
+  small: {gpu: h100, gpus_per_node: 4, nodes: 3, container: null, slurm: {sbatch: [--constraint=h100]}}
+"""
+
+
+def test_a_profile_with_groups_is_valid_and_its_groups_are_checked() -> None:
+    assert faults("cluster", yaml.safe_load(IN_GROUPS)) == []
+    for group in ("hopper", "small"):
+        assert parse_cluster(IN_GROUPS, "c.yaml", group=group).name == f"rack-{group}"
+    for right, wrong in (("nodes: 3", "nodes: 0"), ("gpu: h100", "name: h100"), ("gpu: h200", "cpu: h200")):
+        assert faults("cluster", yaml.safe_load(IN_GROUPS.replace(right, wrong))) != []
+    assert faults("cluster", {**yaml.safe_load(IN_GROUPS), "groups": {}}) != []
+
+
 SPOILT = {"sweep": (sweeps, sweeps.parse), "cluster": (clusters, PARSERS["cluster"])}
 """Right files with lines changed at random, most of them into wrong ones; and who reads them."""
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from ratematch.exchange.schemas.parts import FLAG, TEXT, Json, change_numbers, of_type, one_or_more, tidy
+from ratematch.exchange.schemas.parts import FLAG, TEXT, Json, change_numbers, of_type, one_or_more, reference, tidy
 from ratematch.inputs.clusterfile import cluster_schema
 from ratematch.inputs.gpufile import gpu_schema
+from ratematch.inputs.nodegroups import GROUPS
 from ratematch.plan.expansion import OPTION_PREFIX
 from ratematch.plan.model import Model
 from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES
@@ -54,8 +55,28 @@ def _axis(name: str) -> Json:
 
 
 def cluster() -> Json:
-    """Of a cluster profile."""
-    return _described("cluster", tidy(cluster_schema()))
+    """Of a cluster profile. One with groups of nodes may leave to them what others need themselves."""
+    schema = _described("cluster", tidy(cluster_schema()))
+    keys, defs = schema["properties"], schema["$defs"]
+    whole = keys["container"]
+    defs["_ContainerPart"] = {key: value for key, value in defs["_Container"].items() if key != "required"}
+    keys["container"] = {**whole, "anyOf": [reference("_ContainerPart"), {"type": "null"}]}
+    defs["_Group"] = {
+        "type": "object",
+        "properties": {key: value for key, value in keys.items() if key != "name"},
+        "additionalProperties": False,
+    }
+    keys[GROUPS] = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": reference("_Group"),
+        "description": "Of a cluster whose nodes differ: keys laid over the profile's own, by name of the group.",
+    }
+    needed = schema["required"]
+    schema["required"] = ["name"]
+    schema["if"] = {"required": [GROUPS]}
+    schema["else"] = {"required": needed, "properties": {"container": whole}}
+    return schema
 
 
 def gpu() -> Json:
