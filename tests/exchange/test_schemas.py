@@ -232,13 +232,13 @@ def test_whatever_is_read_of_spoilt_files_is_valid(name: str) -> None:
     kind, reader = SPOILT[name]
     chance = random.Random(18)
     taken = 0
-    for _ in range(150):
+    for _ in range(80):
         text = kind.make(chance)
         with contextlib.suppress(UserError):
             reader(text)
             assert faults(name, read_located(text, name).data) == [], text
             taken += 1
-    assert taken > 10
+    assert taken > 5
 
 
 WRONG_RESULTS = [
