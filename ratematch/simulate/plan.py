@@ -27,7 +27,8 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
     stand_in = replace(cluster, emulated=True)
     nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, cluster))]
     placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)  # nothing listens on these ports
-    plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
+    weightless = replace(experiment, model_path=experiment.model)  # nobody reads the weights, wherever they are
+    plan = engine.plan_launch(weightless, placement, stand_in, 1.0)
     if refused := engine.check_launch(plan, experiment):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
     if launch is not None:
