@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, pressure_of
 from ratematch.store import layout
 from ratematch.store.damage import Damage, readable
 from ratematch.store.files import UNREADABLE, describe_damage
@@ -29,7 +30,8 @@ from ratematch.store.storedload import StoredLoad
 
 
 def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
-    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
+    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known. Loads
+    that were run for a breakdown only are no rows: they give theirs to the rows of their pressure.
 
     A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
     before is taken from the folder's cache while its files are the same.
@@ -37,6 +39,7 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
     cache = DetailCache.read(results.path)
     rows: list[Measured] = []
     for experiment in results.experiments:
+        details: list[Measured] = []
         kv_layout = find_layout(experiment.experiment)
         for stored in experiment.loads:
             detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
@@ -44,9 +47,21 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
                 cache.keep(stored, detail)
                 noise, breakdown = detail.noise, detail.breakdown
                 row = Measured(experiment.experiment, stored.load, stored.measurement, noise, breakdown, kv_layout)
-                rows.append(row)
+                details.append(row)
+        rows += _with_breakdowns(details)
     cache.write()
     return rows
+
+
+def _with_breakdowns(rows: Sequence[Measured]) -> list[Measured]:
+    """The rows of one experiment without its breakdown loads, each with the breakdown of its own pressure: the one
+    that it has, else that of the breakdown load."""
+    apart = {pressure_of(row.load): row.breakdown for row in rows if row.load.breakdown}
+    return [
+        row if row.breakdown is not None else replace(row, breakdown=apart.get(pressure_of(row.load)))
+        for row in rows
+        if not row.load.breakdown
+    ]
 
 
 def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
@@ -68,7 +83,7 @@ def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Me
                 usable = detail is not None
                 if detail is not None:
                     cache.keep(stored, detail)
-            if usable:
+            if usable and not stored.load.breakdown:
                 rows.append(Measured(experiment.experiment, stored.load, stored.measurement, layout=kv_layout))
     cache.write()
     return rows
@@ -179,7 +194,8 @@ def read_perf_metrics(stored: StoredLoad, engine: str) -> Breakdown | None:
     try:
         with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as stream:
             lines = stream.read()
-        records = _decode(lines, found.timed_request if layout.PERF_METRICS in stored.sealed else dict)
+        joined = stored.run.telemetry.times_from in (None, "route")
+        records = _decode(lines, found.timed_request if joined and layout.PERF_METRICS in stored.sealed else dict)
         return found.read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
     except (*UNREADABLE, pa.ArrowException) as error:
         raise DamagedFile(file, f"not readable ({describe_damage(error)})") from error

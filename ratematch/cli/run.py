@@ -85,15 +85,19 @@ def sweep(
     Example:
         ratematch sweep quickstart.yaml
     """
-    from ratematch.campaign.controller import run_campaign
-    from ratematch.campaign.jobs.executor import Executor, choose_packing
     from ratematch.inputs.find import read_sweep
-    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
-    from ratematch.store.folder import Results
+    from ratematch.run.programs import refuse_missing
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
+    refuse_missing(executor or parsed.cluster.default_executor, parsed.cluster, parsed.engine.name)
+
+    from ratematch.campaign.controller import run_campaign
+    from ratematch.campaign.jobs.executor import Executor, choose_packing
+    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
+    from ratematch.store.folder import Results
+
     executor_note = None if executor else describe_default_executor(parsed.cluster)
     parsed = replace(parsed, simulated=executor == "simulate")
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratematch.engines import find_engine
+from ratematch.engines.installed import InstalledSchema
 from ratematch.errors import PlacementError
 from ratematch.plan.capacity import why_unfit
 from ratematch.plan.experiment import Experiment
@@ -24,8 +25,9 @@ class LaunchVerdict:
     doubts: tuple[str, ...] = ()
 
 
-def judge_launch(sweep: Sweep, experiment: Experiment) -> LaunchVerdict:
-    """What is known of the launch of one of the sweep's experiments, on made-up nodes."""
+def judge_launch(sweep: Sweep, experiment: Experiment, installed: InstalledSchema | None = None) -> LaunchVerdict:
+    """What is known of the launch of one of the sweep's experiments, on made-up nodes. ``installed``: what the
+    servers' own package says it takes, where it was asked."""
     engine = find_engine(experiment.engine.name)
     nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, sweep.cluster))]
     try:
@@ -36,10 +38,14 @@ def judge_launch(sweep: Sweep, experiment: Experiment) -> LaunchVerdict:
     model = sweep.model_under(experiment.workload.precision)
     refusals = (
         *check_placement(placement, sweep.cluster.gpus_per_node, sweep.cluster.packing),
-        *engine.check_launch(plan, experiment, model),
+        *engine.check_launch(plan, experiment, model, installed),
         *why_unfit(experiment, model, sweep.gpu, engine.kv_settings),
     )
-    doubts = () if refusals else (*engine.doubt_launch(plan, experiment, model), *_doubt_precision(sweep, model))
+    doubts = (
+        ()
+        if refusals
+        else (*engine.doubt_launch(plan, experiment, model, installed), *_doubt_precision(sweep, model))
+    )
     return LaunchVerdict(refusals, doubts)
 
 

@@ -19,13 +19,13 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Options, ServerGroup, Stage
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment, merge_loads
 from ratematch.plan.limits import with_limits
-from ratematch.plan.load import Concurrency, Load, most_in_flight
+from ratematch.plan.load import Concurrency, Load, breakdown_loads, most_in_flight
 from ratematch.plan.model import Model
 from ratematch.plan.modelfile import facts_of
 from ratematch.plan.parallelism import Parallelism, parse_mapping
 from ratematch.plan.precision import PRECISION_AXIS, axis_precisions
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
-from ratematch.plan.sweep import MAPPING_AXES, ROLE_OF_STAGE, AxisValues, StagePlan, Sweep
+from ratematch.plan.sweep import MAPPING_AXES, ROLE_OF_STAGE, AxisValues, NamedDeployment, StagePlan, Sweep
 from ratematch.plan.workload import Workload
 
 OPTION_PREFIX = "options."
@@ -146,7 +146,7 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
 def expand_written_out(sweep: Sweep) -> list[Experiment]:
     """An experiment for each deployment written out in the file, and for each workload it runs under."""
     return [
-        experiment_of(sweep, named.stage, named.deployment, workload, named.loads.loads())
+        experiment_of(sweep, named.stage, named.deployment, workload, _loads_of_named(sweep, named))
         for named in sweep.deployments
         for workload in (_in_each(named.workload, sweep) if named.workload else sweep.workloads)
     ]
@@ -162,6 +162,16 @@ def _under(sweep: Sweep, combination: Combination) -> list[Workload]:
         return list(sweep.workloads)
     wanted = axis_precisions([combination.axes[PRECISION_AXIS]], sweep.model, sweep.gpu)
     return [workload for workload in sweep.workloads if workload.precision in wanted]
+
+
+def _loads_of_named(sweep: Sweep, named: NamedDeployment) -> tuple[Load, ...]:
+    loads = named.loads.loads()
+    return with_breakdown(sweep, named.deployment, loads) if named.breakdown else loads
+
+
+def with_breakdown(sweep: Sweep, deployment: Deployment, loads: tuple[Load, ...]) -> tuple[Load, ...]:
+    """``loads`` and, where measured loads would be slower for it, short ones that show where time goes."""
+    return (*loads, *breakdown_loads(loads)) if sweep.needs_breakdown(deployment) else loads
 
 
 def _fitting(

@@ -111,10 +111,12 @@ class Experiment:
         """The experiment in parts that each need their own start of the servers: the loads that share one.
 
         All loads share one, except in ``gen_only``: the servers are started with the number of requests that make a
-        batch (contract, section 6), so each concurrency has its own.
+        batch (contract, section 6), so each concurrency has its own. Breakdown loads come last, on servers that
+        collect what slows them.
         """
         if self.mode != "gen_only":
-            return (self,)
+            kinds = [tuple(load for load in self.loads if load.breakdown is kind) for kind in (False, True)]
+            return (self,) if not all(kinds) else tuple(replace(self, loads=loads) for loads in kinds)
         sizes = sorted({load.concurrency for load in self.loads if isinstance(load, Concurrency)})
         return tuple(
             replace(
@@ -251,7 +253,10 @@ def load_to_json(load: Load) -> dict[str, Any]:
             kind = "rate"
         case Trace():
             kind = "trace"
-    return {"kind": kind, **asdict(load)}
+    fields = asdict(load)
+    if not load.breakdown:  # nothing added: files are those from before the key existed
+        del fields["breakdown"]
+    return {"kind": kind, **fields}
 
 
 LOAD_KINDS: dict[str, type[Concurrency] | type[Rate] | type[Trace]] = {

@@ -143,6 +143,7 @@ def parse_sweep(
         secrets=cluster.secrets | secrets,
         precisions=precisions,
         paths=paths,
+        breakdown_apart=facts.breakdown_apart,
     )
 
 
@@ -340,6 +341,7 @@ def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
         choose_at=tuple(sorted(set(given.choose_at))),
         router=given.router.type,
         router_args=given.router.args,
+        breakdown=given.breakdown,
     )
 
 
@@ -360,6 +362,9 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
     if set(groups) not in ({"ctx", "gen"}, {"agg"}):
         what = f"has {' and '.join(groups) or 'no servers'}"
         located.add(("deployments", index), what, "give ctx and gen, or agg alone")
+    elif "agg" in groups and given.breakdown:
+        what = "there is no prefill, KV transfer and decode to tell apart on aggregated servers"
+        located.add(("deployments", index, "breakdown"), what, "leave it out")
     own = given.workload
     return NamedDeployment(
         Deployment(
@@ -373,4 +378,5 @@ def _named_deployment(located: Located, index: int, given: DeploymentIn) -> Name
         ),
         _read_loads(given.loads),
         own.workload() if own else None,
+        "agg" not in groups and given.breakdown is not False,
     )

@@ -179,6 +179,7 @@ class DeploymentIn(Strict):
     orchestrator: Options = {}
     workload: WorkloadIn | None = None
     loads: LoadsIn
+    breakdown: bool | None = None
 
 
 class E2eIn(Strict):
@@ -186,6 +187,7 @@ class E2eIn(Strict):
     loads: E2eLoadsIn = E2eLoadsIn()
     choose_at: Annotated[list[PerSecond], BeforeValidator(as_list)] = []
     router: Router = RouterIn(type="round_robin")
+    breakdown: bool = True
 
 
 class SweepIn(Strict):

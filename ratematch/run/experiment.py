@@ -30,7 +30,7 @@ from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.memory import total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place, placement_to_json
 from ratematch.plan.secret import secret_names
-from ratematch.run import machines, provenance
+from ratematch.run import contracts, machines, provenance
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
@@ -194,7 +194,8 @@ def _plan(launch: Launch, cluster: Cluster, where: Allocation | None) -> LaunchP
     engine = find_engine(experiment.engine.name)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
-    if refused := engine.check_launch(plan, experiment):
+    contract = contracts.read(launch.folder, engine)
+    if refused := engine.check_launch(plan, experiment, installed=contract):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
     write_json(launch.path / layout.PLACEMENT, placement_to_json(placement))
     write_text(launch.path / layout.RUN_SCRIPT, run_script(experiment, plan, cluster, allocated=where is not None))
@@ -218,7 +219,9 @@ def _measure(
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
         software = provenance.collect(plan, launch.path, engine)
+        software = replace(software, contract=contracts.reference(folder))
         folder.write_provenance(launch.path, software)
+        contracts.compare(folder, software)
         for note in software.notes:
             sys.stderr.write(f"note: {note}\n")
         _refuse_mixture(software, cluster)

@@ -176,7 +176,9 @@ def run_script(
         ]
     parts.append(TAIL.format(endpoint=quote(plan.endpoint, places), model=shlex.quote(experiment.model_path)))
     parts += [_warm_up(experiment)] if experiment.mode == "e2e" else []
-    parts += [_send(experiment, load) for load in experiment.loads]
+    # Breakdown loads beside others need servers of their own.
+    loads = [load for load in experiment.loads if load.breakdown == experiment.loads[0].breakdown]
+    parts += [_send(experiment, load) for load in loads]
     return "".join([*parts, 'exit "$CODE"\n'])
 
 

@@ -150,6 +150,7 @@ class WorkerSettings:
     stats_kept: int
     perf_metrics: bool
     perf_metrics_kept: int
+    perf_metrics_folder: str | None
     server_role: str | None
     config: Config
     warnings: tuple[str, ...]
@@ -218,6 +219,7 @@ def worker_settings(
         stats_kept=int(merged.get("iter_stats_max_iterations") or merged.get("max_stats_len") or 1000),
         perf_metrics=bool(merged.get("return_perf_metrics", False)),
         perf_metrics_kept=int(merged.get("perf_metrics_max_requests", 0)),
+        perf_metrics_folder=merged.get("perf_metrics_output_dir"),
         server_role=cli.get("server_role"),
         config=merged,
         warnings=tuple(warnings),

@@ -20,11 +20,11 @@ from ratematch.engines.trtllm_serve.derive import (
     BLOCK,
     KV_FRACTION,
     NO_ENVIRONMENT,
-    PERF_RECORDS,
     derive_worker,
 )
 from ratematch.engines.trtllm_serve.modes import mode_env, quiet_env
 from ratematch.engines.trtllm_serve.release import read_version
+from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup
@@ -154,7 +154,7 @@ def orchestrator_config(experiment: Experiment, placement: Placement) -> Config:
         "hostname": placement.orchestrator_host,
         "port": placement.orchestrator_port,
         "backend": "pytorch",
-        "perf_metrics_max_requests": PERF_RECORDS,
+        **fold(times_of_orchestrator(experiment)),
     }
     roles: tuple[tuple[str, Role], ...] = (("context_servers", "ctx"), ("generation_servers", "gen"))
     for section, role in roles:
