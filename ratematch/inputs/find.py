@@ -67,7 +67,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
     sweep = parse_sweep(
         text,
         path.name,
-        find_model=load_model,
+        find_model=lambda model: load_model(model, path.parent),
         find_gpu=load_gpu,
         engines=ENGINES,
         find_cluster=lambda profile: read_cluster(profile, beside=path.parent),

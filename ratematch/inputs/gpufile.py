@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ratematch.errors import CatalogError
+from ratematch.plan.formats import FORMAT_BYTES
 from ratematch.plan.located import Located, read_located
-from ratematch.plan.memory import FORMAT_BYTES
 from ratematch.plan.model import Gpu
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -75,8 +75,11 @@ class WorkloadIn(Strict):
 
 
 class ModelIn(Strict):
-    name: str
-    path: str | None = None
+    name: str | None = None
+    path: str | dict[str, str] | None = None
+    precision: str | Annotated[list[str], Field(min_length=1)] | None = None
+    hf: str | None = None
+    config: str | None = None
 
 
 class EngineIn(Strict):

@@ -21,6 +21,7 @@ from ratematch.exchange.schemas.writtenfiles import descriptions
 from ratematch.inputs.clusterfile import parse_cluster
 from ratematch.inputs.gpufile import parse_gpu
 from ratematch.plan.located import read_located
+from ratematch.plan.modelfile import parse_model
 from ratematch.show.tables import analysis_to_json
 from ratematch.store.folder import Results
 from tests.fuzz.kinds import clusters, sweeps
@@ -117,6 +118,9 @@ RIGHT = {
         "e2e: {router: round_robin, loads: {around: 1}}",
         "gen: {mode: null, axes: {mapping: TP1}, loads: {concurrency: 4}, only: [{tp: [1, 2]}]}",
         "workloads: [{isl: 8, osl: 8, isl_spread: 'normal:4,1'}]",
+        "model: {name: qwen3-8b, precision: [fp8, bf16], path: {fp8: /a, bf16: /b}}",
+        "model: {name: own, layers: 4, hidden: 64, vocab: 100, heads: 4, kv_heads: 4, head_dim: 16, ffn: 64, "
+        "max_seq_len: 4096, precision: fp8, path: /models/own}",
         "deployments: [{agg: {mapping: TP1, options: {max_batch_size: 8}}, loads: {concurrency: 1}}]",
     ],
     "cluster": [
@@ -125,7 +129,13 @@ RIGHT = {
         "stall_minutes: null",
     ],
     "gpu": ["memory_b: 8e11", "flops: {bf16: 1.0e+15, nvfp4: '4e15'}\nprecision: bf16", "nvlink_domain: 72"],
-    "model": ["moe: {experts: 8, top_k: 2, ffn: 64}", "mtp_acceptance: [0.8]", "attention_precision: {nvfp4: bf16}"],
+    "model": [
+        "moe: {experts: 8, top_k: 2, ffn: 64}",
+        "mtp_layers: 1\nmtp_acceptance: [0.8]",
+        "attention_precision: {nvfp4: bf16}",
+        "kv_precision: fp8\nformats: {nvfp4: {mixers: {fp8: 1.0}}}",
+        "mixers: [{kind: mamba2, layers: 2, heads: 8, head_dim: 64, state: 128, groups: 8, conv: 4}]",
+    ],
 }
 """Changes to a right file after which it is still right."""
 
@@ -134,6 +144,7 @@ WRONG = {
         "colour: red",
         "model: 5",
         "model: {name: a, weight: b}",
+        "model: {name: own, layers: 4, hidden: 64}",
         "workloads: []",
         "workloads: [{isl: 0, osl: 8}]",
         "workloads: [{isl: 8}]",
@@ -160,8 +171,23 @@ WRONG = {
         "emulated: 1",
         "command: []",
     ],
-    "gpu": ["memory_b: much", "memory_b: 5", "flops: {bf16: 0}", "nvlink: 8", "nvlink_domain: 0"],
-    "model": ["layers: many", "moe: {experts: 8}", "head: 5", "mtp_acceptance: 0.8"],
+    "gpu": [
+        "flops: {fp8: 1.0e+15}\nprecision: fp8",
+        "precision: fp7",
+        "memory_b: much",
+        "memory_b: 5",
+        "flops: {bf16: 0}",
+        "nvlink: 8",
+        "nvlink_domain: 0",
+    ],
+    "model": [
+        "layers: many",
+        "moe: {experts: 8}",
+        "head: 5",
+        "mtp_acceptance: 0.8",
+        "precision: fp7",
+        "mlp_matrices: 4",
+    ],
 }
 """Changes to a right file after which it is not."""
 
@@ -183,6 +209,7 @@ PARSERS = {
     "sweep": parse_sweep,
     "cluster": lambda text: parse_cluster(text, "c.yaml"),
     "gpu": lambda text: parse_gpu(text, "g.yaml"),
+    "model": lambda text: parse_model(text, "m.yaml"),
 }
 """What ratematch itself makes of a file."""
 
@@ -191,17 +218,15 @@ PARSERS = {
 def test_what_is_read_is_valid(name: str, change: str) -> None:
     text = changed(name, change)
     assert faults(name, yaml.safe_load(text)) == []
-    if name in PARSERS:
-        PARSERS[name](text)
+    PARSERS[name](text)
 
 
 @pytest.mark.parametrize(("name", "change"), [(name, change) for name in WRONG for change in WRONG[name]])
 def test_what_is_refused_is_not_valid(name: str, change: str) -> None:
     text = changed(name, change)
     assert faults(name, yaml.safe_load(text)) != []
-    if name in PARSERS:
-        with pytest.raises(UserError):
-            PARSERS[name](text)
+    with pytest.raises(UserError):
+        PARSERS[name](text)
 
 
 IN_GROUPS = """
@@ -262,13 +287,13 @@ def test_results_that_hold_something_else_are_not_valid(name: str, change: dict[
     assert faults(name, content | change) != []
 
 
-def test_every_key_of_a_sweep_a_profile_and_a_gpu_says_what_it_is() -> None:
+def test_every_key_says_what_it_is() -> None:
     silent = [
         f"{name}: {kind}.{key}"
         for name in descriptions()
         for kind, part in {"": SCHEMAS[name].content(), **SCHEMAS[name].content().get("$defs", {})}.items()
         for key, value in part["properties"].items()
-        if "description" not in value and name != "model"
+        if "description" not in value
     ]
     assert silent == []
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
-from ratematch.exchange.schemas.parts import FLAG, TEXT, Json, change_numbers, of_type, one_or_more, reference, tidy
+from ratematch.exchange.schemas.parts import FLAG, TEXT, Json, change_numbers, one_or_more, reference, tidy
 from ratematch.inputs.clusterfile import cluster_schema
 from ratematch.inputs.gpufile import gpu_schema
 from ratematch.inputs.nodegroups import GROUPS
 from ratematch.plan.expansion import OPTION_PREFIX
-from ratematch.plan.model import Model
+from ratematch.plan.formats import FORMAT_BYTES
+from ratematch.plan.modelfile import ModelKeys
 from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES
 from ratematch.plan.sweepchecks import MOST_OF
 from ratematch.plan.sweepfile import ALIASES, NAMED_AXES
@@ -29,6 +30,7 @@ def sweep() -> Json:
     for stage in STAGES:
         schema["$defs"][stage]["properties"]["axes"] = _axes()
     described = _described("sweep", schema)
+    _add_model_by_hand(described)
     stages = described["properties"]
     stages |= {alias: {**stages[name], "description": f"Means {name}."} for alias, name in ALIASES.items()}
     return described
@@ -81,7 +83,10 @@ def cluster() -> Json:
 
 def gpu() -> Json:
     """Of a GPU file. Numbers may be text, as ``8e12`` is for YAML 1.1."""
-    return _described("gpu", change_numbers(tidy(gpu_schema()), lambda number: {"anyOf": [number, _NUMBER_TEXT]}))
+    schema = change_numbers(tidy(gpu_schema()), lambda number: {"anyOf": [number, _NUMBER_TEXT]})
+    schema["properties"]["flops"] |= {"propertyNames": {"enum": [*FORMAT_BYTES]}, "required": ["bf16"]}
+    schema["properties"]["precision"] |= {"enum": [*FORMAT_BYTES]}
+    return _described("gpu", schema)
 
 
 _NUMBER_TEXT: Json = {"type": "string", "pattern": NUMBER}
@@ -89,10 +94,24 @@ _NUMBER_TEXT: Json = {"type": "string", "pattern": NUMBER}
 
 def model() -> Json:
     """Of a model file."""
-    schema = of_type(Model)
-    for part in (schema, *schema["$defs"].values()):
-        part["additionalProperties"] = False
-    return _described("model", schema)
+    return _described("model", _model_keys())
+
+
+def _model_keys() -> Json:
+    schema = {key: value for key, value in tidy(ModelKeys.model_json_schema()).items() if key != "description"}
+    for name in ("precision", "kv_precision"):
+        schema["properties"][name] |= {"enum": ["", *FORMAT_BYTES]}
+    return schema
+
+
+def _add_model_by_hand(sweep_schema: Json) -> None:
+    """The keys of a model file where they stand in the sweep itself, beside those that say where it lies."""
+    by_hand = model()
+    defs = sweep_schema["$defs"]
+    own = defs["ModelIn"]["properties"]
+    defs |= by_hand.pop("$defs")
+    defs["ModelByHand"] = {**by_hand, "properties": {**by_hand["properties"], **own}}
+    sweep_schema["properties"]["model"]["anyOf"].append(reference("ModelByHand"))
 
 
 def _described(name: str, schema: Json) -> Json:
