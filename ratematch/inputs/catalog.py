@@ -107,6 +107,8 @@ def _no_model(name: str, wanted: str, known: dict[str, Model]) -> str:
     spellings = {alias: key for key, model in known.items() for alias in (key, *model.aliases)}
     if name.startswith(("/", "./", "../", "~")):
         what = f"there is no checkpoint or model file at {shorten(name)}, and its last part is no name that is known"
+    elif is_file(Path(name) / "config.json") or is_file(Path(name)):
+        what = f"model {brief(name)} is not known; the one that lies here is ./{shorten(name)}"
     else:
         what = f"model {brief(name)} is not known{_hint(wanted, spellings)}"
     for fault in _read_own_models()[1]:

@@ -194,3 +194,11 @@ def test_keys_by_hand_count_as_those_of_a_file() -> None:
     again = load_model("again")
     assert total_params(again) == total_params(read)
     assert kv_bytes_per_token(again, "fp8") == kv_bytes_per_token(read, "fp8")
+
+
+def test_a_folder_here_is_named_as_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(CatalogError, match=r"'mine' is not known; the one that lies here is \./mine"):
+        load_model("mine")
