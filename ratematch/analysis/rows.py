@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from ratematch.analysis.details import Detail, DetailCache
 from ratematch.engines import find_engine
 from ratematch.errors import CatalogError, DamagedFile
-from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.catalog import load_gpu, model_of
 from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
@@ -22,7 +23,7 @@ from ratematch.measure.measured import Measured
 from ratematch.measure.together import decoding_together
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, pressure_of
 from ratematch.plan.transfer import TransferWork
 from ratematch.store import layout
 from ratematch.store.damage import Damage, readable
@@ -32,7 +33,8 @@ from ratematch.store.storedload import StoredLoad
 
 
 def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
-    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known.
+    """Every finished load with its figures, the noise of its rates and the breakdown of its time, where known. Loads
+    that were run for a breakdown only are no rows: they give theirs to the rows of their pressure.
 
     A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
     before is taken from the folder's cache while its files are the same.
@@ -40,14 +42,27 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
     cache = DetailCache.read(results.path)
     rows: list[Measured] = []
     for experiment in results.experiments:
+        details: list[Measured] = []
         kv_layout = find_layout(experiment.experiment)
         for stored in experiment.loads:
             detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
             if detail is not None:
                 cache.keep(stored, detail)
-                rows.append(_row(experiment.experiment, stored, kv_layout, detail))
+                details.append(_row(experiment.experiment, stored, kv_layout, detail))
+        rows += _with_breakdowns(details)
     cache.write()
     return rows
+
+
+def _with_breakdowns(rows: Sequence[Measured]) -> list[Measured]:
+    """The rows of one experiment without its breakdown loads, each with the breakdown of its own pressure: the one
+    that it has, else that of the breakdown load."""
+    apart = {pressure_of(row.load): row.breakdown for row in rows if row.load.breakdown}
+    return [
+        row if row.breakdown is not None else replace(row, breakdown=apart.get(pressure_of(row.load)))
+        for row in rows
+        if not row.load.breakdown
+    ]
 
 
 def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Measured]:
@@ -69,7 +84,7 @@ def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Me
                 usable = detail is not None
                 if detail is not None:
                     cache.keep(stored, detail)
-            if usable:
+            if usable and not stored.load.breakdown:
                 # How many decoded together is a figure that fronts are made of; the rest of the details is not.
                 figures = Detail(None, None, detail.decoding if detail is not None else None)
                 rows.append(_row(experiment.experiment, stored, kv_layout, figures))
@@ -171,7 +186,7 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
     """
     experiment = measured[0].experiment
     try:
-        model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
+        model, gpu = model_of(experiment), load_gpu(experiment.gpu)
     except CatalogError:
         return None
     formats = {
@@ -221,7 +236,8 @@ def read_perf_metrics(stored: StoredLoad, engine: str) -> Breakdown | None:
     try:
         with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as stream:
             lines = stream.read()
-        records = _decode(lines, found.timed_request if layout.PERF_METRICS in stored.sealed else dict)
+        joined = stored.run.telemetry.times_from in (None, "route")
+        records = _decode(lines, found.timed_request if joined and layout.PERF_METRICS in stored.sealed else dict)
         return found.read_breakdown(records, skip_first=load.warmup + wave, skip_last=wave)
     except (*UNREADABLE, pa.ArrowException) as error:
         raise DamagedFile(file, f"not readable ({describe_damage(error)})") from error

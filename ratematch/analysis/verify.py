@@ -100,7 +100,8 @@ def _complain(root: Path, damage: Damage) -> Complaint:
 
 def _check_experiment(root: Path, stored: StoredExperiment) -> Iterator[Complaint]:
     beside: list[Damage] = []
-    for read in (stored.folder.cluster, stored.folder.job, partial(stored.folder.provenances, beside)):
+    reads = (stored.folder.cluster, stored.folder.job, stored.folder.schema)
+    for read in (*reads, partial(stored.folder.provenances, beside)):
         readable(read, beside)
     for damage in beside:
         yield Complaint(_name(root, damage.file), damage.why, "none")

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ratematch.campaign import secrets
+from ratematch.campaign import contract, secrets
 from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.ifb import choose_ifb
 from ratematch.campaign.jobs.executor import Executor
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
-from ratematch.campaign.precheck import expand_sweep, refuse_mixture, refuse_unlaunchable
+from ratematch.campaign.precheck import expand_sweep, refuse_mixture
 from ratematch.campaign.search import Search
 from ratematch.campaign.state import Campaign, Item, OnUpdate
 from ratematch.campaign.turn import Turn
@@ -60,7 +60,7 @@ def run_campaign(
     """
     requested = expand_sweep(sweep).experiments
     values = {} if executor.name == "simulate" else secrets.find_values(sweep)
-    warnings = refuse_unlaunchable(sweep, requested, here=not sweep.simulated)
+    prepared = contract.prepare(sweep, requested)
     refuse_mixture(results, sweep)
     executor.refuse_unsendable(sweep.cluster, requested)
     results.path.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def run_campaign(
         secrets.handing_over(sweep, values, results) as handed,
     ):
         controller = Controller(sweep, results, executor, on_update, again=again, handed=handed)
-        controller.campaign.notes.extend(f"warning: {warning}" for warning in warnings)
+        contract.settle(controller.campaign, prepared, executor, on_update)
         return controller.run(requested, text)
 
 
@@ -395,6 +395,7 @@ class Controller:
         """Count the measured loads of this campaign, and those that may not stand on a front."""
         self._take_snapshot()
         turn = self._turn()
-        loads = [stored for item in self.campaign.items for stored in turn.loads(item.experiment)]
+        every = [stored for item in self.campaign.items for stored in turn.loads(item.experiment)]
+        loads = [stored for stored in every if not stored.load.breakdown]
         self.campaign.num_measured = len(loads)
         self.campaign.num_invalid = sum(not stored.measurement.valid for stored in loads)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ratematch.campaign.contract import keep_answer, look_up
 from ratematch.campaign.exposure import check_exposure
 from ratematch.engines import find_engine
 from ratematch.errors import ClusterError
@@ -16,7 +17,7 @@ from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.finding import Finding
 from ratematch.plan.placement import FIRST_PORT
 from ratematch.run.launch import port_is_free
-from ratematch.slurm.probe import probe_node
+from ratematch.slurm.probe import examine_node
 from ratematch.slurm.site import check_files, check_slurm, check_weights
 from ratematch.version import __version__
 
@@ -45,7 +46,12 @@ def examine(
         checks += [*check_slurm(cluster), *check_files(cluster)]
     checks += check_weights(cluster)
     if probing:
-        checks += probe_node(cluster, engine, folder)
+        found, answer = examine_node(cluster, engine, folder)
+        checks += found
+        if answer is not None:
+            return [*checks, keep_answer(cluster, engine, answer)]
+    if (schema := look_up(cluster, engine)) is not None:
+        checks.append(schema)
     return checks
 
 

@@ -19,7 +19,7 @@ from ratematch.match.points import Point
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Deployment
-from ratematch.plan.expansion import experiment_of
+from ratematch.plan.expansion import experiment_of, with_breakdown
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
@@ -101,6 +101,8 @@ def choose(
 
     def cost(deployment: Deployment, concurrencies: Sequence[int]) -> float:
         minutes = cluster.start_minutes + len(concurrencies) * plan.loads.repeats * cluster.load_minutes
+        if plan.breakdown and sweep.needs_breakdown(deployment):
+            minutes += cluster.start_minutes + len(concurrencies) * cluster.load_minutes
         return deployment.gpus * minutes / 60
 
     question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus)
@@ -122,6 +124,8 @@ def _experiment(sweep: Sweep, choice: RunChoice) -> Experiment:
         load for concurrency in choice.concurrencies for load in sweep.e2e.loads.at_concurrency(concurrency)
     )
     deployment = replace(choice.deployment, router_args=sweep.e2e.router_args)
+    if sweep.e2e.breakdown:
+        loads = with_breakdown(sweep, deployment, loads)
     return experiment_of(sweep, "e2e", deployment, choice.workload, loads)
 
 

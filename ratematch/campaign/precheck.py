@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ratematch.engines import find_engine
+from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.refusals import judge_launch
 from ratematch.engines.steptimes import STEPS_VARIABLE
 from ratematch.errors import Problem, ResultsError, SweepError, UserError
@@ -38,27 +39,46 @@ def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]
     return tuple(explained.values())
 
 
-def refuse_unlaunchable(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> list[str]:
-    """Render every experiment on made-up nodes and check the files against the engine's contract.
-
-    The end-to-end stage, which is not known before matching, is checked by pairs of what is measured for it.
-    ``here``: servers will start on this machine, so a weights path can be looked for. Returns warnings, one line
-    each: what is not refused and yet should be known.
+def refuse_missing_inputs(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:
+    """What servers and loads need of this machine's disk.
 
     Raises:
-        SweepError: with every different problem once, and the first experiment that has it.
+        SweepError: with every problem.
     """
+    if problems := _missing_inputs(sweep, experiments, here):
+        raise SweepError(list(problems.values()))
+
+
+def _missing_inputs(sweep: Sweep, experiments: Sequence[Experiment], here: bool) -> dict[str, Problem]:
     problems: dict[str, Problem] = {}
-    warnings: dict[str, str] = {}
-    if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
-        raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
     if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
         problems["path"] = Problem(f"{sweep.source}: model", why, fix)
     for what in _wrong_files(experiments):
         problems.setdefault(what, Problem(f"{sweep.source}: workloads", what))
+    return problems
+
+
+def refuse_unlaunchable(
+    sweep: Sweep, experiments: Sequence[Experiment], *, here: bool, installed: InstalledSchema | None = None
+) -> list[str]:
+    """Render every experiment on made-up nodes and check the files against the engine's contract.
+
+    The end-to-end stage, which is not known before matching, is checked by pairs of what is measured for it.
+    ``here``: servers will start on this machine, so a weights path can be looked for. ``installed``: what the image
+    says that its servers take. Returns warnings, one line each: what is not refused and yet
+    should be known.
+
+    Raises:
+        SweepError: with every different problem once, and the first experiment that has it.
+    """
+    warnings: dict[str, str] = {}
+    if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
+        raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
+    problems = _missing_inputs(sweep, experiments, here)
     for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
-        verdict, label = judge_launch(sweep, experiment), f"{experiment.stage} {experiment.deployment.label}"
+        verdict = judge_launch(sweep, experiment, installed)
+        label = f"{experiment.stage} {experiment.deployment.label}"
         for what in verdict.refusals:
             problems.setdefault(what, Problem(f"{sweep.source}: {label}", what))
         for what in verdict.doubts:

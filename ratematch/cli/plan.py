@@ -41,6 +41,7 @@ def plan(
         ratematch plan sweeps/quickstart.yaml --set budget.max_gpus=8
         ratematch plan sweeps/deepseek-r1.yaml --predict -o predicted
     """
+    from ratematch.campaign.contract import known_contract
     from ratematch.campaign.precheck import expand_sweep, explain_settings, refuse_unlaunchable
     from ratematch.errors import UserError
     from ratematch.inputs.find import read_sweep
@@ -50,7 +51,9 @@ def plan(
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     expansion = expand_sweep(parsed)
-    warnings = refuse_unlaunchable(parsed, expansion.experiments, here=False)
+    contract = known_contract(parsed)
+    refused = refuse_unlaunchable(parsed, expansion.experiments, here=False, installed=contract.installed)
+    warnings = [*contract.notes, *refused]
     cost = estimate(parsed, expansion.experiments)
     explained = explain_settings(expansion.experiments) if explain else ()
     if not predict and (learn_from or output):
@@ -73,9 +76,10 @@ def plan(
     if as_json:
         more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
-        print_json(plan_to_json(parsed, expansion, cost) | {"warnings": warnings} | more)
+        print_json(plan_to_json(parsed, expansion, cost) | {"warnings": warnings, "contract": contract.words} | more)
     else:
         print_plan(parsed, expansion, cost, stdout_console())
+        echo(f"checked by: {contract.words}")
         for warning in warnings:
             echo(f"warning: {warning}", err=True)
         print_explained(explained, stdout_console())
@@ -122,6 +126,7 @@ def render(
     Example:
         ratematch render deepseek-r1 --experiment gen-8192-256-gen1xDEP8-mtp3 -o rendered
     """
+    from ratematch.campaign.contract import known_contract
     from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
     from ratematch.inputs.find import read_sweep
     from ratematch.run import render as rendering
@@ -129,7 +134,9 @@ def render(
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     known = expand_sweep(parsed).experiments
-    for warning in refuse_unlaunchable(parsed, known, here=False):
+    contract = known_contract(parsed)
+    refused = refuse_unlaunchable(parsed, known, here=False, installed=contract.installed)
+    for warning in (*contract.notes, *refused):
         click.echo(f"warning: {warning}", err=True)
     if results is not None:
         chosen = [stored.experiment for stored in Results.open(results).now().experiments]
@@ -144,14 +151,17 @@ def render(
             allocated=allocated,
             nodes=[node for node in nodes.split(",") if node],
             port_base=port_base,
+            installed=contract.installed,
         )
     ]
     rendering.write(rendered, output, force=force)
     if as_json:
         folders = [{"path": str(output / item.path), "files": sorted(item.files)} for item in rendered]
-        print_json({"sweep": parsed.name, "cluster": parsed.cluster.name, "rendered": folders})
+        about = {"sweep": parsed.name, "cluster": parsed.cluster.name, "contract": contract.words}
+        print_json(about | {"rendered": folders})
         return
     for item in rendered:
         echo(str(output / item.path))
     how = "sbatch job.sbatch in a folder" if allocated else "bash run.sh in a folder"
     echo(f"{len(rendered)} folders for cluster profile {parsed.cluster.name}; by hand: {how}", err=True)
+    echo(f"checked by: {contract.words}", err=True)

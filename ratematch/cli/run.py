@@ -86,17 +86,22 @@ def sweep(
     Example:
         ratematch sweep quickstart.yaml
     """
-    from ratematch.campaign.controller import run_campaign
-    from ratematch.campaign.jobs.executor import Executor, choose_packing
     from ratematch.inputs.find import read_sweep
-    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
-    from ratematch.store.folder import Results
+    from ratematch.run.programs import choose_executor, refuse_missing
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
-    executor_note = None if executor else describe_default_executor(parsed.cluster)
-    parsed = replace(parsed, simulated=executor == "simulate")
+    chosen = executor or choose_executor(parsed.cluster)
+    refuse_missing(chosen, parsed.cluster, parsed.engine.name)
+
+    from ratematch.campaign.controller import run_campaign
+    from ratematch.campaign.jobs.executor import Executor, choose_packing
+    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
+    from ratematch.store.folder import Results
+
+    executor_note = None if executor else describe_default_executor(parsed.cluster, chosen)
+    parsed = replace(parsed, simulated=chosen == "simulate")
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
     if detach:
         from ratematch.campaign.control import start_detached
@@ -111,14 +116,11 @@ def sweep(
         return
     if max_gpu_hours is not None:
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
-    executor = executor or parsed.cluster.default_executor
-    packing = choose_packing(parsed, executor, pack_nodes, pack_hours)
-    if max_jobs is None and executor == "local" and not parsed.cluster.emulated:
+    packing = choose_packing(parsed, chosen, pack_nodes, pack_hours)
+    if max_jobs is None and chosen == "local" and not parsed.cluster.emulated:
         max_jobs = parsed.cluster.gpus  # each takes GPUs of its own; what does not fit waits for them
     with SweepView(stderr_console(), executor_note) as view:
-        campaign = run_campaign(
-            parsed, text, results, Executor(executor, max_jobs, packing), view.update, again=again
-        )
+        campaign = run_campaign(parsed, text, results, Executor(chosen, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:

@@ -26,7 +26,7 @@ from ratematch.emulator.errors import BadRequest, Refused, TransferError
 from ratematch.emulator.faults import LateWarning, arm, describe, load
 from ratematch.emulator.protocol import AnswerHead, Json, Request, StreamEncoder, output_key
 from ratematch.emulator.scheduler import Scheduler, Sequence, Step
-from ratematch.emulator.serving import ServerLog, bind, fails_now, json_answer, new_app, run_blocking, serve
+from ratematch.emulator.serving import Life, ServerLog, bind, fails_now, json_answer, new_app, run_blocking, serve
 from ratematch.emulator.sinks import CollectSink, StreamSink
 from ratematch.plan.model import Model
 from ratematch.plan.parallelism import Parallelism
@@ -75,11 +75,13 @@ class Generation(Generic[RequestT, SourceT]):
 class Face(ABC, Generic[RequestT, SourceT]):
     """One emulated server; :meth:`run` serves until a stop signal.
 
-    ``on_step``: called after each step, see :class:`~ratematch.emulator.engine.Engine`. ``start_failures``: what the
+    ``on_step``: called after each step, see :class:`~ratematch.emulator.engine.Engine`. ``listens_while_loading``:
+    answers 503 until the model is there, else connections are refused. ``start_failures``: what the
     log says when loading fails, by the name of the injected failure. ``failed_stream``: last events of a stream whose
     request failed after status 200 was sent; the stream just ends without them.
     """
 
+    listens_while_loading = False
     start_failures: Mapping[str, str] = {}
     failed_stream: bytes = b""
 
@@ -110,7 +112,10 @@ class Face(ABC, Generic[RequestT, SourceT]):
         sock = bind(self.host, self._settings.port)
         return run_blocking(
             serve(
-                self.app(), sock, self._server_log, keep_alive_s=KEEP_ALIVE_S, prepare=self._load, during=self._work
+                self.app(),
+                sock,
+                self._server_log,
+                Life(KEEP_ALIVE_S, self._load, self._work, self.listens_while_loading),
             )
         )
 
@@ -274,6 +279,18 @@ class Face(ABC, Generic[RequestT, SourceT]):
     def finished(self, generation: Generation[RequestT, SourceT], iterations: int) -> None:
         """A request was answered in whole, after ``iterations`` iterations."""
 
+    def answer_headers(self, http: web.Request, generation: Generation[RequestT, SourceT]) -> Mapping[str, str]:
+        """Headers of the answer to a request that has finished and is no stream."""
+        return {}
+
+    def trailing_events(self, http: web.Request, generation: Generation[RequestT, SourceT]) -> bytes:
+        """What follows the end of the answer in the stream of a request that has finished."""
+        return b""
+
+    def failed_events(self, message: str) -> bytes:
+        """Last events of the stream of a request that failed."""
+        return self.failed_stream
+
     async def _generate(self, http: web.Request, *, chat: bool) -> web.StreamResponse:
         arrival_s = time.monotonic()
         if fails_now(self.environment.faults.http_500, self._dice):
@@ -297,7 +314,8 @@ class Face(ABC, Generic[RequestT, SourceT]):
         if sink.error:
             return self.failed(sink.error)
         self.finished(generation, sink.iterations)
-        return web.Response(body=self.answer(http, generation, head, sink), content_type="application/json")
+        body, headers = self.answer(http, generation, head, sink), self.answer_headers(http, generation)
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def run_sequence(
         self, sequence: Sequence, sink: StreamSink | CollectSink, source: SourceT | None = None
@@ -333,9 +351,12 @@ class Face(ABC, Generic[RequestT, SourceT]):
             truncate_after=max(1, sequence.max_tokens // 2) if cut else None,
         )
         await self.run_sequence(sequence, sink, generation.source)
-        if not sink.error:
+        if sink.error:
+            last = self.failed_events(sink.error)
+        else:
             self.finished(generation, sink.iterations)
-        elif self.failed_stream:
-            await response.write(self.failed_stream)
+            last = b"" if cut else self.trailing_events(http, generation)
+        if last:
+            await response.write(last)
         await response.write_eof()
         return response

@@ -7,17 +7,21 @@ import gc
 import random
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import uvloop
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from ratematch.emulator.protocol import encode
 from ratematch.engines.trtllm_serve.release import one_release
 from ratematch.version import __version__
 
 HEADER = "X-Ratematch-Emulated"
+STATE_HEADER = "x-trtllm-server-state"
+
 SHUTDOWN_S = 0.3
 """How long running answers may go on after a stop signal."""
 
@@ -81,18 +85,21 @@ def fails_now(share: float, dice: random.Random) -> bool:
     return share > 0 and dice.random() < share
 
 
-async def serve(
-    app: web.Application,
-    sock: socket.socket,
-    log: ServerLog,
-    *,
-    keep_alive_s: float,
-    prepare: Callable[[], Awaitable[None]],
-    during: Callable[[], Awaitable[None]],
-) -> int:
-    """Load (``prepare``), listen, run ``during`` until a stop signal; the signal's number is returned.
+@dataclass(frozen=True)
+class Life:
+    """Of a server: it loads (``prepare``), then runs ``during`` until it is stopped. ``early``: it listens while it
+    loads, and answers that it is starting. Connections without requests are closed after ``keep_alive_s``."""
 
-    ``during`` is cancelled at the stop; if it ends by itself with an error, that error is raised here.
+    keep_alive_s: float
+    prepare: Callable[[], Awaitable[None]]
+    during: Callable[[], Awaitable[None]]
+    early: bool = False
+
+
+async def serve(app: web.Application, sock: socket.socket, log: ServerLog, life: Life) -> int:
+    """Load, listen, run until a stop signal; the signal's number is returned.
+
+    ``life.during`` is cancelled at the stop; if it ends by itself with an error, that error is raised here.
     """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
@@ -105,8 +112,14 @@ async def serve(
         loop.add_signal_handler(kind, stop, kind)
     runner: web.AppRunner | None = None
     tasks: list[asyncio.Future[Any]] = []
+    starting = {"now": life.early}
+    if life.early:
+        app.middlewares.append(_refuse_while(starting))
     try:
-        loading = asyncio.ensure_future(prepare())
+        if life.early:
+            runner = _make_runner(app, life.keep_alive_s)
+            await _listen(runner, sock)
+        loading = asyncio.ensure_future(life.prepare())
         tasks.append(loading)
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
@@ -114,18 +127,14 @@ async def serve(
         await loading
         gc.collect()
         gc.freeze()  # what loading made stays; without it each full collection would pause the steps
-        runner = web.AppRunner(
-            app,
-            handle_signals=False,
-            access_log=None,
-            keepalive_timeout=keep_alive_s,
-            handler_cancellation=True,
-            shutdown_timeout=SHUTDOWN_S,
-        )
-        host, port = await _listen(runner, sock)
+        starting["now"] = False
+        if runner is None:
+            runner = _make_runner(app, life.keep_alive_s)
+            await _listen(runner, sock)
+        host, port = sock.getsockname()[:2]
         log.uvicorn("Application startup complete.")
         log.uvicorn(f"Uvicorn running on http://{host}:{port} (Press CTRL+C to quit)")
-        working = asyncio.ensure_future(during())
+        working = asyncio.ensure_future(life.during())
         tasks.append(working)
         await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -143,8 +152,31 @@ async def serve(
         sock.close()
 
 
-async def _listen(runner: web.AppRunner, sock: socket.socket) -> tuple[str, int]:
-    """Answer requests on a bound socket; its address."""
+def _make_runner(app: web.Application, keep_alive_s: float) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        keepalive_timeout=keep_alive_s,
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+
+
+def _refuse_while(starting: Mapping[str, bool]) -> Middleware:
+    """Every route answers 503 while the server is starting."""
+
+    @web.middleware
+    async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not starting["now"]:
+            return await handler(request)
+        return web.Response(status=503, headers={STATE_HEADER: "starting", "Retry-After": "1"})
+
+    return refuse
+
+
+async def _listen(runner: web.AppRunner, sock: socket.socket) -> None:
+    """Answer requests on a bound socket."""
     await runner.setup()
     # Connections inherit it: those that linger after the end do not keep the next server off the port.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -153,7 +185,6 @@ async def _listen(runner: web.AppRunner, sock: socket.socket) -> tuple[str, int]
         await web.SockSite(runner, sock, backlog=2048).start()
     except OSError as error:
         raise RuntimeError(f"Failed to bind socket to {host}:{port}: {error}") from None
-    return host, port
 
 
 def run_blocking(server: Coroutine[Any, Any, int]) -> int:

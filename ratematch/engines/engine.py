@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
+from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.serverlog import Diagnosis, LogSpan, Running, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
@@ -32,9 +36,15 @@ Json = dict[str, Any]
 
 
 class CheckLaunch(Protocol):
-    """The type of :attr:`Engine.check_launch`, whose last argument may be left out."""
+    """The type of :attr:`Engine.check_launch`, whose last two arguments may be left out."""
 
-    def __call__(self, plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]: ...
+    def __call__(
+        self,
+        plan: LaunchPlan,
+        experiment: Experiment,
+        model: Model | None = None,
+        installed: InstalledSchema | None = None,
+    ) -> list[str]: ...
 
 
 class ReadBreakdown(Protocol):
@@ -43,9 +53,26 @@ class ReadBreakdown(Protocol):
     def __call__(self, records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
-def no_doubts(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+def no_doubts(
+    plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
+) -> list[str]:
     """Whatever its contract does not refuse is known to be taken."""
     return []
+
+
+def no_schema_command(command: Sequence[str]) -> tuple[str, ...] | None:
+    """The engine is not asked for a schema: its shipped contract rules."""
+    return None
+
+
+def no_schema(output: str, image: str) -> InstalledSchema:
+    """Nothing is asked for one."""
+    raise ValueError("this engine is not asked for a schema")
+
+
+def no_description(installed: InstalledSchema) -> str:
+    """Nothing is known of one."""
+    return "nothing is known of it"
 
 
 def no_extra_body(experiment: Experiment) -> Json:
@@ -61,6 +88,16 @@ def no_samples(body: bytes) -> list[dict[str, float]] | None:
 def no_figures(samples: Samples) -> dict[str, float]:
     """The engine's samples have none of the figures that all servers have in common."""
     return {}
+
+
+def no_times(experiment: Experiment) -> TimesSources:
+    """The engine has no timings request by request."""
+    return TimesSources(why_none="this engine's servers keep no times of single requests")
+
+
+def any_object(line: bytes) -> Json:
+    """All of it."""
+    return msgspec.json.decode(line, type=Json)
 
 
 def no_breakdown(records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None:
@@ -134,7 +171,8 @@ class Engine:
 
     check_launch: CheckLaunch
     """What the engine would refuse about the rendered files, at its start or at the first request, a line each; empty
-    when nothing. ``model``: what the servers load; ``None`` leaves out the rules that depend on it."""
+    when nothing. ``model``: what the servers load; ``None`` leaves out the rules that depend on it. ``installed``:
+    what the servers' own package says it takes, which then rules on keys, types and choices."""
 
     doubt_launch: CheckLaunch = no_doubts
     """What a person should know of files that :attr:`check_launch` lets pass: settings of which it is not known
@@ -179,8 +217,14 @@ class Engine:
     """Mean stage times of a load, from the growth of every ctx and every gen server's counters
     (``routes.prometheus``) and the seconds it took. ``None`` where the counters do not have them."""
 
+    request_times: Callable[[Experiment], TimesSources] = no_times
+    """Where the servers that are started for an experiment hand out times request by request."""
+
+    trim_times: Callable[[bytes], Json] = any_object
+    """What is kept of one line of a file with such times: one JSON object. Raises ValueError: the line is none."""
+
     read_breakdown: ReadBreakdown = no_breakdown
-    """Mean stage times of a load, from the records of ``routes.request_times``, without the ``skip_first`` that
+    """Mean stage times of a load, from records of ``request_times`` of any source, without the ``skip_first`` that
     arrived first and the ``skip_last`` that arrived last. ``None`` where they do not have them."""
 
     timed_request: type = dict
@@ -222,6 +266,20 @@ class Engine:
 
     judge_probe: Callable[[Mapping[str, str]], list[Finding]]
     """What those outputs say, compared with what is known of the version that answered."""
+
+    schema_command: Callable[[Sequence[str]], tuple[str, ...] | None] = no_schema_command
+    """What asks the installed package, on a node, for the schema of its files; the argument starts the engine's CLI.
+    ``None``: it has none."""
+
+    read_schema: Callable[[str, str], InstalledSchema] = no_schema
+    """The schema in the output of ``schema_command``; the second argument is what was asked, in words. Raises
+    ValueError, one line, where there is none that can be used."""
+
+    release_line: Callable[[str], str] = str
+    """The release line of a version, by which the shipped contract is chosen; ValueError for an unknown one."""
+
+    describe_schema: Callable[[InstalledSchema], str] = no_description
+    """What such a schema holds, in words; ValueError where it cannot be used any more."""
 
     why_no_simulation: Callable[[], str | None] = simulated
     """Why its servers cannot be simulated in virtual time; ``None`` when they can."""

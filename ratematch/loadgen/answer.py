@@ -38,6 +38,7 @@ from ratematch.loadgen.chunk import (
     unknown_fields,
     whole_number,
 )
+from ratematch.loadgen.servertimes import end_of_answer
 from ratematch.loadgen.sse import read_names, split_events
 from ratematch.loadgen.tokentimes import TEXT, Chunks, time_tokens
 from ratematch.measure.records import CONTRADICTS, UNKNOWN_FIELDS, Outcome
@@ -126,7 +127,8 @@ class _Stream:
     """A body while it is read: what is known of its events, and what they gave so far."""
 
     def __init__(self, body: bytes) -> None:
-        self.answer, self.chunks, self.names = Answer(), Chunks(), read_names(body)
+        # What is named behind the answer's end is no part of it, and may be long.
+        self.answer, self.chunks, self.names = Answer(), Chunks(), read_names(body[: end_of_answer(body)])
         self._last_alone = self._in_chunks = False
 
     def take(self, chunk: Chunk, payload: bytes, end: int, stamp: int) -> str | None:

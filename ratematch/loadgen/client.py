@@ -33,6 +33,7 @@ from ratematch.loadgen.limits import answer_limit
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.sendgate import SendGate
 from ratematch.measure.records import Outcome
+from ratematch.measure.requesttimes import AskTimes
 from ratematch.plan.workload import RequestSpec
 from ratematch.version import __version__
 
@@ -50,7 +51,8 @@ class Target:
     records, errors and ``repr``. ``timeout_s``: longest time of one request. ``stall_s``: longest silence once an
     answer has begun (``None``: no limit; before the first byte only ``timeout_s`` holds, because waiting in the
     server's queue is no stall). ``extra_body`` is merged last into every body; a value of ``None`` takes the field
-    out, for servers that refuse it. ``spell``: token ids to words for chat, from a tokenizer.
+    out, for servers that refuse it. ``spell``: token ids to words for chat, from a tokenizer. ``ask``: times of each
+    request are asked for, and kept.
     """
 
     base_url: str
@@ -61,6 +63,7 @@ class Target:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     stall_s: float | None = 300.0
     connect_timeout_s: float = 30.0
+    ask: AskTimes | None = None
     spell: Callable[[NDArray[Any]], str] | None = field(default=None, repr=False, compare=False)
 
 
@@ -183,11 +186,12 @@ class Exchange:
     def first_look(self) -> tuple[int, bool]:
         """``(tokens, complete)`` from the last bytes alone: cheap enough for a live view, not for a record."""
         wire = self.wire
-        begin = max(0, len(wire) - _TAIL_BYTES)
+        done = wire.rfind(b"[DONE]")  # an event with times of the request may come behind it
+        begin = max(0, (len(wire) if done < 0 else done) - _TAIL_BYTES)
         at = wire.rfind(b'"completion_tokens"', begin)
         usage = _COMPLETION_TOKENS.match(wire, at) if at >= 0 else None
         good = self.status is not None and is_success(self.status) and self.failure is None
-        complete = good and (self.json or wire.rfind(b"[DONE]", begin) >= 0)
+        complete = good and (self.json or done >= 0)
         return int(usage[1]) if usage else 0, complete
 
     def cut(self, outcome: Outcome, why: str) -> None:
@@ -227,6 +231,8 @@ def _request_head(target: Target) -> str:
         "Accept-Encoding": "identity",
         "Content-Type": "application/json",
     }
+    if target.ask is not None:
+        headers |= dict([target.ask.header])
     headers |= dict(target.headers)
     if any(set("\r\n\0") & set(name + value) for name, value in headers.items()):
         raise UserError("a header holds a line break")

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
 from ratematch.loadgen.head import WireError, is_success
+from ratematch.loadgen.servertimes import read_times
 from ratematch.loadgen.sse import is_stream
 from ratematch.measure.records import RequestRecord
 from ratematch.store.masking import mask
@@ -68,6 +69,9 @@ def _read_answer(record: RequestRecord, exchange: Exchange, target: Target) -> G
         _take(record, answer)
         if record.chunk_ns:
             record.first_token_ns, record.last_token_ns = record.chunk_ns[0], record.chunk_ns[-1]
+    if target.ask is not None and exchange.head is not None:
+        times = read_times(target.ask, bytes(exchange.wire[: exchange.head.size]), body)
+        record.times = None if times is None else mask(times)
     if exchange.failure is not None and record.outcome not in ("ok", "http_error"):
         # A full answer with [DONE] stays one, whatever happens to the connection behind it.
         record.outcome, record.error = exchange.failure

@@ -33,6 +33,13 @@ METRICS_BYTES = 32 << 20
 TIMINGS_BYTES = 256 << 20
 """Bytes of the timings of all requests of a load, of 1 to 2 kB each."""
 
+TIMES_LINE_BYTES = 16 << 20
+"""Bytes of one line of a file with times of requests: TensorRT-LLM lists every step of the request in it."""
+
+TIMES_BYTES = 128 << 10
+"""Bytes of the times of one request that a server sends with the answer; TensorRT-LLM leaves out those of single
+steps from 80 KiB on."""
+
 MOST_FIGURE = 1e18
 """A figure of a server from here on is none: counters of bytes stay below."""
 

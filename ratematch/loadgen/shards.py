@@ -32,6 +32,7 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ratematch.errors import RatematchError, UserError
@@ -44,6 +45,7 @@ from ratematch.loadgen.meeting import meet
 from ratematch.loadgen.merge import SenderResult, merge_results
 from ratematch.loadgen.prompts import PromptSource
 from ratematch.loadgen.schedule import Shard, Share
+from ratematch.measure.requesttimes import AskTimes
 from ratematch.plan.experiment import load_from_json, load_to_json
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
@@ -197,6 +199,7 @@ def prepare(folder: Path, job: LoadJob, count: int, spill: Path | None = None) -
     their :class:`LoadControl`."""
     target = {item.name: getattr(job.target, item.name) for item in fields(Target)}
     del target["headers"], target["spell"]
+    target["ask"] = None if job.target.ask is None else asdict(job.target.ask)
     content = {
         "count": count,
         "target": {**target, "extra_body": dict(job.target.extra_body)},
@@ -212,8 +215,10 @@ def read_job(folder: Path) -> tuple[LoadJob, int]:
     """What :func:`prepare` wrote, with the headers from the environment."""
     content = json.loads((folder / "job.json").read_text())
     headers = tuple((name, value) for name, value in json.loads(os.environ.get(HEADERS_ENV, "[]")))
+    target = content["target"]
+    ask = None if target["ask"] is None else msgspec.convert(target["ask"], AskTimes)
     job = LoadJob(
-        target=Target(**content["target"], headers=headers),
+        target=Target(**{**target, "ask": ask}, headers=headers),
         load=load_from_json(content["load"]),
         workload=workload_from_json(content["workload"]),
         **{name: content[name] for name in _NUMBERS},

@@ -66,6 +66,13 @@ def read_names(body: bytes) -> NamedEvents:
     return NamedEvents(named=frozenset(named))
 
 
+def find_named(body: bytes, name: bytes) -> bytes | None:
+    """The data of the first event called ``name`` in ``body``; ``None`` without one. Never raises."""
+    if name not in body:
+        return None
+    return next((block.payload for block in _blocks(body) if block.name.strip() == name and block.payload), None)
+
+
 def is_stream(body: bytes) -> bool | None:
     """Is ``body`` an event stream, by its first bytes? ``False``: one JSON value; ``None``: neither can be said."""
     start = body[:256].lstrip()

@@ -30,12 +30,12 @@ INTS = (
 )
 """Fields of a record that are integers or ``None``."""
 
-TEXTS = ("finish_reason", "outcome", "error", "stream_note")
-"""Those that are text or ``None``."""
+TEXTS = ("finish_reason", "outcome", "error", "stream_note", "times")
+"""Those that are text or ``None``. ``times`` differs in each record, in breakdown loads alone, which are short."""
 
 INSTANTS = tuple(name for name in INTS if name.endswith("_ns"))
 
-Text = Literal["finish_reason", "outcome", "error", "stream_note"]
+Text = Literal["finish_reason", "outcome", "error", "stream_note", "times"]
 
 _AT_ONCE = 256
 """Records made at a time for whoever goes through them one by one."""

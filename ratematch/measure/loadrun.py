@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,8 @@ from ratematch.measure.serverlog import LogSpan
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.plan.experiment import Origin, origin_keys, origin_of
 from ratematch.plan.plain import parts_of, plain
+
+TimesFrom = Literal["files", "answers", "route"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class TelemetrySummary:
 
     ``acceptance_length``: tokens an iteration yields for a request with drafts, by the servers' own counters.
     ``problems``: servers that do not report, and why. ``window``: by server, means of its iterations in the steady
-    window and their number; ``None`` without a window.
+    window and their number; ``None`` without a window. ``times_from``: where the times of single requests are from:
+    ``files`` of the servers, their ``answers``, or a ``route``; ``times_note``: why there are none, or not all.
     """
 
     iterations: int = 0
@@ -88,6 +91,8 @@ class TelemetrySummary:
     acceptance_length: float | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
     window: Mapping[str, Mapping[str, float]] | None = None
+    times_from: TimesFrom | None = None
+    times_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,12 @@ def _written(run: LoadRun) -> dict[str, Any]:
         left_out |= {"log"}
     if run.origin != "emulated":
         left_out |= {"emulator"}
+    telemetry = parts_of(run.telemetry) or {}
+    unknown = {key for key in ("times_from", "times_note") if telemetry[key] is None}
     if run.telemetry.window is None:
         left_out |= {key for key in IN_WINDOW if content[key] is None}
-        telemetry = parts_of(run.telemetry) or {}
-        content["telemetry"] = {key: value for key, value in telemetry.items() if key != "window"}
+        unknown |= {"window"}
+    content["telemetry"] = {key: value for key, value in telemetry.items() if key not in unknown}
     return {key: value for key, value in content.items() if key not in left_out}
 
 

@@ -42,6 +42,9 @@ class RequestRecord:
     arrived with the first one, where the stream tells. ``other_first_ns``, ``other_last_ns``: instants of the first
     and the last token if chunks that may carry tokens, or not, are read the other way. ``stream_note``: what
     contradicts itself in the stream, or is not known of it, in words.
+
+    ``times``: of the request in its servers, as they sent them with the answer (a JSON object of text by name), where
+    they were asked for.
     """
 
     seq: int
@@ -67,3 +70,4 @@ class RequestRecord:
     other_first_ns: int | None = None
     other_last_ns: int | None = None
     stream_note: str | None = None
+    times: str | None = None

@@ -26,12 +26,14 @@ valid."""
 
 
 class Iteration(NamedTuple):
-    """One look at a worker: an iteration of one rank, or all since the last look where a server only counts them.
+    """One look at a worker: an iteration, of one rank or of all (``rank`` is ``None``), or all since the last look
+    where a server only counts them.
 
     ``step_ms``: time of the iteration, or mean time of each. ``active``, ``queued``: requests in the server, running
     and waiting. ``kv_used_blocks`` of ``kv_max_blocks``. ``cache_hit_rate``: share of prompts' tokens or blocks found
     in the prefix cache. ``draft_tokens`` and ``accepted_tokens`` of ``drafted_requests``: requests x iterations with
-    drafts. ``None``: not reported.
+    drafts. ``host_ms``: time of the iteration on the host; ``before_device_ms``: of the iteration before it on the
+    GPU. ``None``: not reported.
     """
 
     iter: int
@@ -49,6 +51,8 @@ class Iteration(NamedTuple):
     draft_tokens: float | None = None
     accepted_tokens: float | None = None
     drafted_requests: float | None = None
+    host_ms: float | None = None
+    before_device_ms: float | None = None
 
 
 ReadIterations = Callable[[bytes, int], list[Iteration]]
@@ -68,11 +72,9 @@ Raises ValueError: the answer is not what it looks like.
 
 @dataclass(frozen=True)
 class Routes:
-    """Where servers report. ``iterations``: read about once a second. ``request_times``: timings request
-    by request, each handed out once; ``None`` = there are none. ``prometheus``: counters and histograms."""
+    """Where servers report. ``iterations``: read about once a second. ``prometheus``: counters and histograms."""
 
     iterations: str
-    request_times: str | None
     prometheus: str
 
 

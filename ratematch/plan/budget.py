@@ -66,7 +66,11 @@ def estimate(sweep: Sweep, experiments: Sequence[Experiment]) -> Estimate:
         around = sweep.e2e.loads.concurrency or sweep.e2e.around
         contenders = CONTENDERS * len(sweep.e2e.choose_at) * len(sweep.workloads)
         loads = (count + contenders) * len(around) * sweep.e2e.loads.repeats
-        minutes = count * cluster.start_minutes + loads * cluster.load_minutes
+        starts = count
+        if sweep.e2e.breakdown and sweep.may_need_breakdown:
+            starts, loads = 2 * count, loads + (count + contenders) * len(around)
+            assumptions.append("end-to-end deployments are started a second time, for the breakdown of their time")
+        minutes = starts * cluster.start_minutes + loads * cluster.load_minutes
         gpus = sweep.max_gpus
         nodes = -(-gpus // cluster.gpus_per_node)
         rows.append(StageEstimate("e2e", count, loads, nodes, gpus, minutes, minutes * gpus / 60))

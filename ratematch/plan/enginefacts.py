@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ratematch.plan.deployment import Options
+from ratematch.plan.deployment import Deployment, Options
 from ratematch.plan.parallelism import Parallelism
 
 GenMode = Literal["gen_only_no_context", "gen_only", "gen_only_warmed"]
@@ -21,6 +21,16 @@ balancer keeps copies of some; ``None`` where only the start-up will tell."""
 def one_slot_each(options: Options, experts: int) -> int | None:
     """No expert has copies."""
     return experts
+
+
+BreakdownApart = Callable[[str, Deployment], bool]
+"""A version and a deployment to: does collecting where the time of requests goes slow its servers, so that a load of
+its own has to do it?"""
+
+
+def never_apart(version: str, deployment: Deployment) -> bool:
+    """Every load collects it, or there is nothing to collect."""
+    return False
 
 
 IdleOptions = Callable[[Options, Parallelism], Mapping[str, str]]
@@ -47,7 +57,7 @@ class EngineFacts:
     usual one first. ``routers``: how its orchestrator can spread requests, the default first. ``expert_slots``: what
     expert parallelism must divide. ``idle_options``: what an axis need not be multiplied with. ``fill_margin``: of
     servers in mode ``gen_only``, which wait until their batch is full. ``reads_version``: takes a version, where the
-    engine names them in ways of its own."""
+    engine names them in ways of its own. ``breakdown_apart``: whether a breakdown takes a load of its own."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
@@ -56,6 +66,7 @@ class EngineFacts:
     idle_options: IdleOptions = none_idle
     fill_margin: FillMargin = no_margin
     reads_version: Callable[[str], bool] | None = None
+    breakdown_apart: BreakdownApart = never_apart
 
     def has_version(self, text: str) -> bool:
         """Is ``text`` one of the release lines, or a version of one? ``1.2.1`` and ``1.3.0rc17`` are of 1.2 and

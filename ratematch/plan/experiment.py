@@ -67,7 +67,8 @@ class Experiment:
 
     ``emulated``: no GPU was there, the figures are those of the emulator's model. ``simulated``: besides, there were
     no servers either; the emulator's scheduler ran in virtual time. ``step_times``: the emulator's step-time model
-    behind the figures; it says nothing where servers are real.
+    behind the figures; it says nothing where servers are real. ``facts``: what the model is made of, as in a model
+    file, where it is none that ships with the package: its files may be gone when the figures are looked at.
     """
 
     stage: Stage
@@ -82,6 +83,7 @@ class Experiment:
     loads: tuple[Load, ...]
     simulated: bool = False
     step_times: str = DEFAULT_STEP_TIMES
+    facts: dict[str, Any] | None = None
 
     @property
     def stack(self) -> str:
@@ -109,10 +111,12 @@ class Experiment:
         """The experiment in parts that each need their own start of the servers: the loads that share one.
 
         All loads share one, except in ``gen_only``: the servers are started with the number of requests that make a
-        batch (contract, section 6), so each concurrency has its own.
+        batch (contract, section 6), so each concurrency has its own. Breakdown loads come last, on servers that
+        collect what slows them.
         """
         if self.mode != "gen_only":
-            return (self,)
+            kinds = [tuple(load for load in self.loads if load.breakdown is kind) for kind in (False, True)]
+            return (self,) if not all(kinds) else tuple(replace(self, loads=loads) for loads in kinds)
         sizes = sorted({load.concurrency for load in self.loads if isinstance(load, Concurrency)})
         return tuple(
             replace(
@@ -132,6 +136,8 @@ class Experiment:
             del content["simulated"]
         if self.step_times == DEFAULT_STEP_TIMES:
             del content["step_times"]
+        if self.facts is None:
+            del content["facts"]
         content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
         for key in (
@@ -198,6 +204,8 @@ TEXTS = ("stage", "model", "model_path", "gpu", "cluster")
 def to_json(experiment: Experiment) -> dict[str, Any]:
     """Plain JSON values, loads tagged by kind."""
     content = asdict(experiment)
+    if experiment.facts is None:  # as it was before there were other models than the package's
+        del content["facts"]
     content["loads"] = [load_to_json(load) for load in experiment.loads]
     content["workload"] = workload_to_json(experiment.workload)
     return content
@@ -245,7 +253,10 @@ def load_to_json(load: Load) -> dict[str, Any]:
             kind = "rate"
         case Trace():
             kind = "trace"
-    return {"kind": kind, **asdict(load)}
+    fields = asdict(load)
+    if not load.breakdown:  # nothing added: files are those from before the key existed
+        del fields["breakdown"]
+    return {"kind": kind, **fields}
 
 
 LOAD_KINDS: dict[str, type[Concurrency] | type[Rate] | type[Trace]] = {

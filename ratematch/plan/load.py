@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,8 @@ class Concurrency:
 
     ``warmup`` requests are sent before, at the same concurrency, and kept apart. ``seconds``: no request is begun
     later than this after the start (0: ``num_requests`` alone decides). ``stagger_s``: the slots start spread evenly
-    over this time, not all at once, so that requests of equal length do not end in step.
+    over this time, not all at once, so that requests of equal length do not end in step. ``breakdown``: it collects
+    where the time of its requests goes, on servers that are slower for it; its figures are on no front and no curve.
     """
 
     concurrency: int
@@ -27,12 +29,13 @@ class Concurrency:
     seconds: float = 0.0
     stagger_s: float = 0.0
     target_ci: float = 0.0
+    breakdown: bool = False
 
     @property
     def label(self) -> str:
         spread = f"-stagger{self.stagger_s:g}s" if self.stagger_s else ""
         number = f"-t{self.seconds:g}s" if self.seconds else f"-n{self.num_requests}"
-        return f"c{self.concurrency}{number}{spread}" + _tail(self.warmup, self.repeat)
+        return f"c{self.concurrency}{number}{spread}" + _tail(self)
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +45,7 @@ class Rate:
     Latency counts from the due instant, so a server (or client) that falls behind shows it. ``burstiness``: shape of
     the gamma distribution of gaps, 1 = Poisson, smaller = burstier; only with arrival ``gamma``. ``end_req_s``: the
     rate grows (or falls) linearly to this (0: it does not). ``max_in_flight``: a request that is due while so many
-    are in flight waits, and its wait counts (0: no limit).
+    are in flight waits, and its wait counts (0: no limit). ``breakdown``: as in :class:`Concurrency`.
     """
 
     req_s: float
@@ -54,6 +57,7 @@ class Rate:
     end_req_s: float = 0.0
     max_in_flight: int = 0
     target_ci: float = 0.0
+    breakdown: bool = False
 
     @property
     def label(self) -> str:
@@ -62,7 +66,7 @@ class Rate:
             process = f"gamma{self.burstiness:g}-{self.req_s:g}"
         ramp = f"to{self.end_req_s:g}" if self.end_req_s else ""
         most = f"-m{self.max_in_flight}" if self.max_in_flight else ""
-        return f"{process}{ramp}-n{self.num_requests}{most}" + _tail(self.warmup, self.repeat)
+        return f"{process}{ramp}-n{self.num_requests}{most}" + _tail(self)
 
 
 @dataclass(frozen=True, order=True)
@@ -74,11 +78,12 @@ class Trace:
     warmup: int = 0
     repeat: int = 0
     max_in_flight: int = 0
+    breakdown: bool = False
 
     @property
     def label(self) -> str:
         most = f"-m{self.max_in_flight}" if self.max_in_flight else ""
-        return f"trace{self.speed:g}x-n{self.num_requests}{most}" + _tail(self.warmup, self.repeat)
+        return f"trace{self.speed:g}x-n{self.num_requests}{most}" + _tail(self)
 
 
 Load = Concurrency | Rate | Trace
@@ -105,8 +110,46 @@ def most_in_flight(loads: tuple[Load, ...], instances: int) -> int:
     return max(1, -(-max(closed, default=256) // instances))
 
 
-def _tail(warmup: int, repeat: int) -> str:
-    return (f"-w{warmup}" if warmup else "") + (f"-r{repeat}" if repeat else "")
+def _tail(load: Load) -> str:
+    warmup, repeat = f"-w{load.warmup}" if load.warmup else "", f"-r{load.repeat}" if load.repeat else ""
+    return warmup + repeat + ("-breakdown" if load.breakdown else "")
+
+
+BREAKDOWN_WAVES = 8
+"""Waves of a closed breakdown load at most, as many as measured loads have unless set. The first and the last are
+left out of its means; with few others, slots that began in step would still queue in step."""
+
+BREAKDOWN_FEWEST = 16
+
+
+def breakdown_loads(loads: Sequence[Load]) -> tuple[Load, ...]:
+    """For each pressure in ``loads`` a short load, which only collects where the time of its requests goes."""
+    short: dict[Load, None] = {}
+    for load in loads:
+        if isinstance(load, Concurrency):
+            number = max(BREAKDOWN_FEWEST, BREAKDOWN_WAVES * load.concurrency)
+            if not load.seconds:
+                number = min(number, load.num_requests)
+            load = replace(load, seconds=0.0, num_requests=number)
+        elif not (isinstance(load, Rate) and load.end_req_s):
+            load = replace(load, num_requests=min(load.num_requests, max(BREAKDOWN_FEWEST, load.num_requests // 4)))
+        load = replace(load, repeat=0, breakdown=True)
+        short[load if isinstance(load, Trace) else replace(load, target_ci=0.0)] = None
+    return tuple(short)
+
+
+def pressure_of(load: Load) -> Load:
+    """What a load and its breakdown load have in common: the pressure, not how long it was kept up."""
+    if isinstance(load, Concurrency):
+        load = replace(load, seconds=0.0)
+    if not isinstance(load, Trace):
+        load = replace(load, target_ci=0.0)
+    return replace(load, num_requests=0, warmup=0, repeat=0, breakdown=False)
+
+
+def only_breakdown(loads: Sequence[Load]) -> bool:
+    """Are there loads, and all of them such that only collect where time goes?"""
+    return bool(loads) and all(load.breakdown for load in loads)
 
 
 def due_times_s(load: Rate, seed: int) -> NDArray[np.float64]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup, Stage
-from ratematch.plan.enginefacts import ExpertSlots, IdleOptions, none_idle, one_slot_each
+from ratematch.plan.enginefacts import BreakdownApart, ExpertSlots, IdleOptions, never_apart, none_idle, one_slot_each
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, EngineRef
 from ratematch.plan.load import Arrival, Concurrency, Constraints, Load, Rate, Trace
 from ratematch.plan.model import Gpu, Model
@@ -115,7 +115,8 @@ class E2ePlan:
     """The end-to-end stage: how many deployments are chosen after matching, and at which loads they run.
 
     ``around``: multiples of the concurrency that matching predicts. ``explicit_concurrency`` replaces them.
-    ``choose_at``: tok/s/user, ascending, at which one of them will be chosen to serve.
+    ``choose_at``: tok/s/user, ascending, at which one of them will be chosen to serve. ``breakdown``: short loads at
+    the end show where the time of requests goes, where measured loads would be slower for it.
     """
 
     deployments: int = 3
@@ -124,18 +125,20 @@ class E2ePlan:
     choose_at: tuple[float, ...] = ()
     router: str = "round_robin"
     router_args: Options = field(default_factory=dict)
+    breakdown: bool = True
 
 
 @dataclass(frozen=True)
 class NamedDeployment:
     """A deployment written out in the file, run as it stands: ``e2e`` with ctx and gen, ``ifb`` with agg.
 
-    ``workload``: its own, ``None`` = every workload of the sweep.
+    ``workload``: its own, ``None`` = every workload of the sweep. ``breakdown``: as in :class:`E2ePlan`.
     """
 
     deployment: Deployment
     loads: LoadPlan
     workload: Workload | None = None
+    breakdown: bool = False
 
     @property
     def stage(self) -> Stage:
@@ -157,7 +160,8 @@ class Sweep:
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
     experiments are to run in virtual time (decided by who runs it, not by the file). ``step_times``: the emulator's
     step-time model, for whatever of it runs on the emulator (set in the environment). ``secrets``: those of the file
-    and of its cluster profile.
+    and of its cluster profile. ``precisions``: that it is measured in, empty for the model's usual one; each of
+    ``workloads`` stands there once for each. ``paths``: of the weights, by precision.
     """
 
     name: str
@@ -179,6 +183,24 @@ class Sweep:
     search: Literal["grid", "adaptive"] = "grid"
     step_times: str = DEFAULT_STEP_TIMES
     secrets: Secrets = field(default_factory=Secrets, compare=False)
+    precisions: tuple[str, ...] = ("",)
+    paths: dict[str, str] = field(default_factory=dict)
+    breakdown_apart: BreakdownApart = field(default=never_apart, compare=False, repr=False)
+
+    def model_under(self, precision: str) -> Model:
+        """The model in a checkpoint of one of ``precisions``."""
+        return replace(self.model, chosen_precision=precision)
+
+    def needs_breakdown(self, deployment: Deployment) -> bool:
+        """Does where its requests' time goes take loads of its own, which its measured loads would be slower for?
+        There are no servers to ask where they are simulated."""
+        disaggregated = deployment.ctx is not None and deployment.gen is not None
+        return disaggregated and not self.simulated and self.breakdown_apart(self.engine.version, deployment)
+
+    @property
+    def may_need_breakdown(self) -> bool:
+        """:meth:`needs_breakdown` of deployments that are not known yet."""
+        return not self.simulated and self.breakdown_apart(self.engine.version, Deployment())
 
     @property
     def max_gpus(self) -> int:

@@ -172,6 +172,7 @@ def collect_provenance(stored: Snapshot) -> dict[str, str]:
         "ratematch": _join({f"{launch.ratematch} ({launch.git or 'no git'})" for launch in launches}),
         "Python, platform": _join({f"{launch.python}, {launch.platform}" for launch in launches}),
         "packages": _join({launch.package_list for launch in launches}),
+        "times of requests from": _join({str(run.telemetry.times_from) for run in runs if run.telemetry.times_from}),
         "load generator on": _join({str(launch.host) for launch in launches}),
         "experiments, launches, loads": f"{len(experiments)}, {len(launches)}, {len(times)}",
         "GPU-hours": f"{spent.total:.2f} (starting {spent.starting:.2f}, measuring {spent.measuring:.2f})",

@@ -22,14 +22,15 @@ from typing import Any
 
 from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
-from ratematch.inputs.catalog import load_model
+from ratematch.inputs.catalog import model_of
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
+from ratematch.plan.formats import format_bytes
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.memory import format_bytes, total_params
+from ratematch.plan.memory import total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place, placement_to_json
 from ratematch.plan.secret import secret_names
-from ratematch.run import machines, provenance
+from ratematch.run import contracts, machines, provenance
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
@@ -224,7 +225,8 @@ def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: 
     if reserved is not None:
         placement = on_reserved(placement, reserved)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
-    if refused := engine.check_launch(plan, experiment):
+    contract = contracts.read(launch.folder, engine)
+    if refused := engine.check_launch(plan, experiment, installed=contract):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
     write_json(launch.path / layout.PLACEMENT, placement_to_json(placement))
     write_text(launch.path / layout.RUN_SCRIPT, run_script(experiment, plan, cluster, allocated=where is not None))
@@ -248,14 +250,16 @@ def _measure(
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
         software = provenance.collect(plan, launch.path, engine)
+        software = replace(software, contract=contracts.reference(folder))
         folder.write_provenance(launch.path, software)
+        contracts.compare(folder, software)
         for note in software.notes:
             sys.stderr.write(f"note: {note}\n")
         _refuse_mixture(software, cluster)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
         senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
         live = Live(folder, launch.path, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
-        vocab = load_model(experiment.model).vocab
+        vocab = model_of(experiment).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
         launch.starting_s = time.monotonic() - begin
@@ -333,4 +337,4 @@ def ready_s(experiment: Experiment, cluster: Cluster) -> float:
     """Seconds that servers may take to become ready: the profile's limit, else by the size of the weights."""
     if cluster.ready_minutes is not None:
         return cluster.ready_minutes * 60
-    return READY_FLOOR_S + total_params(load_model(experiment.model)) * format_bytes("fp8") / READ_B_S
+    return READY_FLOOR_S + total_params(model_of(experiment)) * format_bytes("fp8") / READ_B_S

@@ -45,7 +45,7 @@ def num_further(folder: ExperimentFolder) -> int:
 def is_asking(folder: ExperimentFolder) -> bool:
     """Does its driver wait for an answer?"""
     file = folder.path / layout.ASKS
-    if not (is_open(folder) and file.exists()) or folder.missing():
+    if not (is_open(folder) and file.exists()) or _missing(folder):
         return False
     measured: list[str] = read_json(file)["measured"]
     return measured == [load.label for load in folder.read().loads]
@@ -65,7 +65,7 @@ def _wait_for_more(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
     write_json(folder.path / layout.ASKS, {"measured": [load.label for load in folder.read().loads]})
     begin = controller_seen = checked = time.monotonic()
     while is_open(folder) and not stop.is_set():
-        if missing := folder.missing():
+        if missing := _missing(folder):
             return missing
         now = time.monotonic()
         if now - checked > ALONE_S / 6:
@@ -75,4 +75,9 @@ def _wait_for_more(folder: ExperimentFolder, stop: Event) -> Sequence[Load]:
         if now - controller_seen > ALONE_S or now - begin > ANSWER_S:
             return ()
         time.sleep(CHECK_S)
-    return folder.missing()
+    return _missing(folder)
+
+
+def _missing(folder: ExperimentFolder) -> Sequence[Load]:
+    """What is to be measured on the servers that are up: breakdown loads have a launch of their own."""
+    return tuple(load for load in folder.missing() if not load.breakdown)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ratematch.engines import Engine
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
-from ratematch.inputs.catalog import load_model
+from ratematch.inputs.catalog import model_of
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
@@ -28,6 +28,7 @@ from ratematch.measure.columns import columns_of
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
 from ratematch.measure.records import RequestRecord
+from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.measure.serverside import judge_servers, limits_of
@@ -35,6 +36,8 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.launch import Interrupted, Servers, probe
+from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
+from ratematch.run.requesttimes import Marks as TimesMarks
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks, mark_logs, read_logs
 from ratematch.run.telemetry import (
@@ -43,7 +46,6 @@ from ratematch.run.telemetry import (
     acceptance_length,
     prefix_hit_rate,
     read_emulator_times,
-    read_perf_metrics,
     spent_between,
     summarise,
     write_iterations,
@@ -80,21 +82,26 @@ class Live:
 
     @property
     def target(self) -> Target:
-        body = self.engine.extra_body(self.experiment)
-        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body)
+        body, ask = self.engine.extra_body(self.experiment), self.times.ask
+        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body, ask=ask)
+
+    @property
+    def times(self) -> TimesSources:
+        return self.engine.request_times(self.experiment)
 
 
 @dataclass(frozen=True)
 class _Sent:
     """A load that was sent, and what was read of servers and GPUs meanwhile.
 
-    ``marks``: where the servers' logs stood before it; ``before``: the emulated servers' own time then. ``warmed``:
-    the prompts that were put into prefix caches.
+    ``marks``: where the servers' logs stood before it, and ``times`` their files with times of requests; ``before``:
+    the emulated servers' own time then. ``warmed``: the prompts that were put into prefix caches.
     """
 
     result: LoadResult
     watched: Watched
     marks: Marks
+    times: TimesMarks
     before: Mapping[str, EmulatorTime]
     gpus: GpuSampler
     warmed: WarmedPrompts | None
@@ -144,15 +151,14 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
 
 def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
     """Warm what is to be warmed, send the load and watch the servers meanwhile."""
-    experiment, plan, routes = live.experiment, live.servers.plan, live.engine.routes
+    experiment, plan = live.experiment, live.servers.plan
     job = job_of(live, load)
     source = job.source()
     warmed = warm_prompts(job, source, live.stop, _block(live)) if experiment.mode == "gen_only_warmed" else None
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_emulator_times(plan) if experiment.emulated else {}
     live.telemetry.take()
-    read_perf_metrics(plan, routes.request_times)
-    marks = mark_logs(plan, live.launch)
+    marks, times = mark_logs(plan, live.launch), mark_times(plan, live.launch, live.times)
     gpus = GpuSampler(folder=live.launch, only=_gpus_of(live))
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
@@ -174,7 +180,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
             on_progress=show,
             folder=live.folder.load_folder(load),
         )
-    return _Sent(result, watched, marks, before, gpus, warmed)
+    return _Sent(result, watched, marks, times, before, gpus, warmed)
 
 
 def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
@@ -185,11 +191,10 @@ def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
     log = read_logs(plan, live.launch, sent.marks, live.engine, experiment, load)
     reports = live.telemetry.take()
     rows = reports.iterations
-    perf: list[bytes] = []
-    problems: dict[str, str] = {}
+    times = CollectedTimes((), None, None, {})
     if result.aborted is None:
-        perf, problems = read_perf_metrics(plan, live.engine.routes.request_times)
-    problems = live.telemetry.problems() | problems
+        every = [*result.warmup, *result.records]
+        times = collect_times(plan, live.launch, live.times, sent.times, every, live.engine.trim_times)
     warmed = sent.warmed
     if warmed is not None:
         servers = {spec.name for spec in plan.processes if spec.role == "gen"}
@@ -199,12 +204,19 @@ def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
         emulator=emulator,
         connections=live.connections,
         log=log,
-        telemetry=TelemetrySummary(len(rows), len(perf), acceptance_length(rows), problems),
+        telemetry=TelemetrySummary(
+            len(rows),
+            len(times.lines),
+            acceptance_length(rows),
+            {**live.telemetry.problems(), **times.problems},
+            times_from=times.source,
+            times_note=times.note,
+        ),
         warmed=warmed,
     )
     known = _find_cause(live, sent, run)
     run = replace(run, cause=known.cause, remedy=known.remedy) if known else run
-    return _Reported(run, rows, reports.samples, perf)
+    return _Reported(run, rows, reports.samples, times.lines)
 
 
 def _find_cause(live: Live, sent: _Sent, run: LoadRun) -> Diagnosis | None:
@@ -267,7 +279,7 @@ def _ruined(live: Live) -> RunError | None:
 def job_of(live: Live, load: Load) -> LoadJob:
     """What is to be sent: reproducible; two requests share a prompt only where the workload or the mode wants it."""
     experiment = live.experiment
-    vocab = load_model(experiment.model).vocab
+    vocab = model_of(experiment).vocab
     distinct = block = 0
     if experiment.mode == "gen_only_warmed":
         # A token more must fit where somebody has set the longest sequence.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ratematch.engines import find_engine
 from ratematch.errors import RunError, UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
@@ -78,19 +76,3 @@ def refuse_too_large(cluster: Cluster, experiments: Sequence[Experiment]) -> Non
                 f"{experiment.label} needs {needed} nodes and job {held.job_id} holds {len(held.nodes)}; "
                 "ask for more with salloc or sbatch, or lower budget.max_gpus"
             )
-
-
-def refuse_not_installed(cluster: Cluster, experiments: Sequence[Experiment]) -> None:
-    """Raises UserError when this machine lacks a program that real servers would be started with."""
-    if cluster.emulated:
-        return
-    path = cluster.environment.get("PATH", os.environ.get("PATH"))
-    engines = {experiment.engine.name: find_engine(experiment.engine.name) for experiment in experiments}
-    for name, engine in engines.items():
-        for program in (*(["numactl"] if cluster.numactl else []), *engine.command(cluster)[:1]):
-            if shutil.which(program, path=path) is None:
-                raise UserError(
-                    f"{program} is not on PATH here, and {name} servers of cluster profile {cluster.name} start with "
-                    "it on this machine: use --executor simulate, the cluster's login node, or a profile of this "
-                    "machine (`ratematch init`)"
-                )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.engines import find_engine
+from ratematch.engines.installed import InstalledSchema
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.cluster import to_json as cluster_to_json
@@ -40,8 +41,10 @@ def render(
     allocated: bool,
     nodes: Sequence[str] = (),
     port_base: int | None = None,
+    installed: InstalledSchema | None = None,
 ) -> list[Rendering]:
     """One rendering for each start of the servers. ``allocated``: for a Slurm job, else for this machine.
+    ``installed``: what the servers' own package says it takes, where it was asked.
 
     Raises:
         PlacementError: it does not fit ``nodes``. UserError: the engine would refuse the files.
@@ -50,12 +53,18 @@ def render(
     renderings = []
     for number, part in enumerate(parts, start=1):
         path = Path(experiment.folder) / str(number) if len(parts) > 1 else Path(experiment.folder)
-        renderings.append(Rendering(path, part, _files(part, cluster, allocated, nodes, port_base)))
+        files = _files(part, cluster, allocated, nodes, port_base, installed)
+        renderings.append(Rendering(path, part, files))
     return renderings
 
 
 def _files(
-    experiment: Experiment, cluster: Cluster, allocated: bool, nodes: Sequence[str], port_base: int | None
+    experiment: Experiment,
+    cluster: Cluster,
+    allocated: bool,
+    nodes: Sequence[str],
+    port_base: int | None,
+    installed: InstalledSchema | None,
 ) -> dict[str, str]:
     count = nodes_on(experiment.deployment, cluster)
     names = [f"local{index}" for index in range(count)]
@@ -68,7 +77,7 @@ def _files(
     placement = place(experiment.deployment, cluster, names, first, addresses)
     engine = find_engine(experiment.engine.name)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
-    if refused := engine.check_launch(plan, experiment):
+    if refused := engine.check_launch(plan, experiment, installed=installed):
         raise UserError(f"{experiment.label}: the engine would refuse its files: " + "; ".join(refused))
     return {
         **{file.path: file.content for file in plan.files},

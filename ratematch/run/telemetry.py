@@ -213,6 +213,8 @@ COLUMNS = (
     ("draft_tokens", pa.float32()),
     ("accepted_tokens", pa.float32()),
     ("drafted_requests", pa.float32()),
+    ("host_ms", pa.float64()),
+    ("before_device_ms", pa.float64()),
 )
 """Columns of ``iterations.parquet``: server, instant of reading, and the fields of
 :class:`ratematch.measure.servermetrics.Iteration`."""
@@ -273,6 +275,8 @@ _MEANS = {
     "kv_used": "kv_used_blocks",
     "kv_max": "kv_max_blocks",
     "cache_hit_rate": "cache_hit_rate",
+    "host_ms": "host_ms",
+    "device_ms": "before_device_ms",
 }
 """Figures of a summary and the fields of an iteration that they are means of."""
 

@@ -2,21 +2,25 @@
 weights, and whether what is written here can be read there.
 
 One step runs a short script of plain commands in the container, as a server's step would be started; each command's
-output comes back between two marks.
+output comes back between two marks. :func:`ask_schema` does so for nothing but the schema of the installed package.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ratematch.engines import find_engine
+from ratematch.errors import RunError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 from ratematch.plan.secret import MASK
@@ -39,32 +43,85 @@ class Answer:
     code: int
 
 
+SCHEMA = "schema"
+"""Name of the command that asks the installed package for its schema."""
+
+Within = Literal["job", "step", "here"]
+"""A job of its own, a step of the allocation that this process runs in, or a process of this machine."""
+
+
 def probe_node(cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S) -> list[Finding]:
     """Send the job and check its answers. ``folder``: one that jobs must see, where results go."""
+    return examine_node(cluster, engine, folder, wait_s)[0]
+
+
+def examine_node(
+    cluster: Cluster, engine: str, folder: Path, wait_s: float = WAIT_S
+) -> tuple[list[Finding], Answer | None]:
+    """The same, and what was answered to :attr:`ratematch.engines.Engine.schema_command`; ``None`` where there is no
+    such command, or where nothing came back."""
     written = folder.absolute() / f".ratematch-probe-{uuid.uuid4().hex[:8]}"
     try:
         written.write_text("seen\n", encoding="utf-8")
     except OSError as error:
-        return [Finding("results folder", False, f"{folder} cannot be written ({error.strerror})")]
+        return [Finding("results folder", False, f"{folder} cannot be written ({error.strerror})")], None
     try:
         argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
         # By environment: arguments are in every list of processes.
         environment = {**os.environ, **cluster.secrets.values(os.environ)}
         output, errors = _run(argv, written.name, wait_s, environment)
     except subprocess.TimeoutExpired:
-        return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")]
+        return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")], None
     except OSError as error:
-        return [Finding("probe", False, f"srun cannot be started ({error.strerror})")]
+        return [Finding("probe", False, f"srun cannot be started ({error.strerror})")], None
     finally:
         written.unlink(missing_ok=True)
     answers = read_answers(output)
     if not answers:
-        known, words = find_engine(engine).diagnose([errors]), refusal(errors or "srun said nothing")
-        return [Finding("probe", False, f"{known}: {words}" if known else str(words))]
-    return list(_check_answers(cluster, engine, answers))
+        return [Finding("probe", False, _why_nothing(engine, errors))], None
+    schema = answers.pop(SCHEMA, None)
+    return list(_check_answers(cluster, engine, answers)), schema
 
 
-def _run(argv: Sequence[str], name: str, wait_s: float, environment: Mapping[str, str]) -> tuple[str, str]:
+def ask_schema(cluster: Cluster, engine: str, folder: Path, within: Within, wait_s: float = WAIT_S) -> str:
+    """What the installed package answers to :attr:`ratematch.engines.Engine.schema_command`.
+
+    Raises:
+        RunError: no answer came back; one line.
+    """
+    command = schema_command(cluster, engine)
+    if command is None:
+        raise RunError(f"{engine} has no schema to ask for")
+    name = f"ratematch-schema-{uuid.uuid4().hex[:8]}"
+    argv = probe_argv(cluster, str(folder.absolute()), {SCHEMA: command}, name, within)
+    try:
+        environment = {**os.environ, **cluster.secrets.values(os.environ)}
+        output, errors = _run(argv, name, wait_s, environment, cancels=within == "job")
+    except subprocess.TimeoutExpired:
+        raise RunError(f"no answer within {wait_s:.0f} s") from None
+    except OSError as error:
+        raise RunError(f"{argv[0]} cannot be started ({error.strerror})") from None
+    answers = read_answers(output)
+    if SCHEMA not in answers:
+        raise RunError(_why_nothing(engine, errors))
+    return answers[SCHEMA].text
+
+
+def schema_command(cluster: Cluster, engine: str) -> tuple[str, ...] | None:
+    """What asks the installed package; ``None`` where there is none to ask: emulated servers are of no package."""
+    known = find_engine(engine)
+    return None if cluster.emulated else known.schema_command(known.command(cluster))
+
+
+def _why_nothing(engine: str, errors: str) -> str:
+    """Why a job said nothing, in one line."""
+    known, words = find_engine(engine).diagnose([errors]), refusal(errors or "srun said nothing")
+    return f"{known}: {words}" if known else str(words)
+
+
+def _run(
+    argv: Sequence[str], name: str, wait_s: float, environment: Mapping[str, str], *, cancels: bool = True
+) -> tuple[str, str]:
     """stdout and stderr of the job; when we stop waiting, for whatever reason, it is cancelled."""
     with subprocess.Popen(
         argv,
@@ -73,25 +130,38 @@ def _run(argv: Sequence[str], name: str, wait_s: float, environment: Mapping[str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         start_new_session=True,
     ) as step:
         try:
             return step.communicate(timeout=wait_s)
         except BaseException:
-            step.terminate()
-            ask_slurm(["scancel", f"--name={name}"])
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(step.pid, signal.SIGTERM)
+            if cancels:
+                ask_slurm(["scancel", f"--name={name}"])
             raise
 
 
-def probe_argv(cluster: Cluster, folder: str, commands: Mapping[str, tuple[str, ...]], name: str) -> list[str]:
-    """The srun of the job, with the options of any job and any step of this profile."""
+def probe_argv(
+    cluster: Cluster, folder: str, commands: Mapping[str, tuple[str, ...]], name: str, within: Within = "job"
+) -> list[str]:
+    """The srun of the job, with the options of any job and any step of this profile; without it on this machine."""
     slurm = cluster.slurm
-    options = {**site_options(cluster), "nodes": 1, "ntasks": 1, "time": MINUTES, "job-name": name}
     inside = [f"{key}={value}" for key, value in cluster.environment.items() if value != MASK]
+    if within == "here":
+        return ["env", f"--chdir={folder}", *inside, "bash", "-c", script(commands)]
+    options = {**site_options(cluster), "nodes": 1, "ntasks": 1, "time": MINUTES, "job-name": name}
     outside = [word for word in inside if word.startswith(RUNTIME)]
+    # A step of ours takes what the allocation has, beside whatever else runs there.
+    begin = (
+        ("srun", *spell({**options, **extra_options(slurm)}))
+        if within == "job"
+        else ("srun", "--overlap", "--mem=0", "--nodes=1", "--ntasks=1", "--cpu-bind=none", f"--job-name={name}")
+    )
     return [
         *(("env", *outside) if outside and cluster.container else ()),
-        *("srun", *spell({**options, **extra_options(slurm)}), f"--chdir={folder}"),
+        *(*begin, f"--chdir={folder}"),
         *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
         *container_options(cluster, folder),
         *slurm.srun,
@@ -121,6 +191,8 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
         "results folder": ("cat", str(written)),
         **known.probe_commands(known.command(cluster)),
     }
+    if (asking := schema_command(cluster, engine)) is not None:
+        commands[SCHEMA] = asking
     if launcher := known.launcher(cluster):
         commands["launcher"] = (*find, launcher[0])
     if cluster.numactl:

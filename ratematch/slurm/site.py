@@ -21,13 +21,18 @@ from ratematch.slurm.survey import SEGMENT_SINCE, both_streams, list_accounts, r
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 
 
-def refuse_missing(cluster: Cluster) -> None:
-    """Raises UserError, in one line, when this is no login node or what servers need of it is not there."""
+def refuse_missing_programs() -> None:
+    """Raises UserError when Slurm's commands are not here."""
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         raise UserError(
             f"{missing[0]} is not on PATH: this is no Slurm login node; load Slurm here, or use "
             "--executor local or --executor simulate"
         )
+
+
+def refuse_missing(cluster: Cluster) -> None:
+    """Raises UserError, in one line, when this is no login node or what servers need of it is not there."""
+    refuse_missing_programs()
     for finding in (*check_files(cluster), *check_pyxis(cluster)):
         if not finding.ok:
             raise UserError(f"cluster profile {cluster.name}: {finding.name}: {finding.found}")

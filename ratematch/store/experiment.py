@@ -27,6 +27,7 @@ from ratematch.plan.experiment import Experiment, load_to_json
 from ratematch.plan.load import Load
 from ratematch.store import checksums, filelock, layout, sentjob
 from ratematch.store import outcome as outcomes
+from ratematch.store.contract import ContractRef, read_schema
 from ratematch.store.damage import Damage, readable
 from ratematch.store.files import RESERVED, read_json, read_value, remove_half_written, write_json
 from ratematch.store.outcome import Outcome
@@ -214,6 +215,15 @@ class ExperimentFolder:
         write_json(folder / layout.MEASUREMENT, measurements.to_json(figures))
         if content.pop(checksums.OWN, None) is not None:
             write_json(file, checksums.seal(folder, content))
+
+    def schema(self) -> tuple[ContractRef, str] | None:
+        """What the image of its servers says that they take, by which its files are checked; ``None`` where that is
+        not known.
+
+        Raises:
+            DamagedFile: it is gone or was changed.
+        """
+        return read_schema(self.path)
 
     # -- launches ---------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ratematch.plan import experiment as experiments
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.store import layout
+from ratematch.store.contract import ContractRef, write_contract, write_schema
 from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
 from ratematch.store.experiment import GpuHours as GpuHours
 from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json
@@ -30,6 +31,7 @@ class Results:
     def __init__(self, path: Path):
         self.path = path
         self._last: Snapshot | None = None
+        self._contract: ContractRef | None = None
 
     @staticmethod
     def open(path: Path) -> Results:
@@ -61,7 +63,7 @@ class Results:
         return self._last
 
     def measured(self) -> list[Measured]:
-        """Every finished load that can be used, with its figures."""
+        """Every finished load that can be used, with its figures; not those run for a breakdown only."""
         return self.now().measured()
 
     def account(self) -> GpuHours:
@@ -88,6 +90,16 @@ class Results:
     def write_controller_plan(self, plan: ControllerPlan) -> None:
         write_json(self.path / layout.CONTROLLER, sweeprun_to_json(plan))
 
+    def keep_contract(self, contract: ContractRef, schema: str | None = None) -> None:
+        """Keep by what files are checked from now on: ``schema`` once, its name with every experiment.
+
+        Raises:
+            DiskFull: no space.
+        """
+        if contract.digest is not None and schema is not None:
+            write_schema(self.path, contract.digest, schema)
+        self._contract = contract
+
     def folder_of(self, experiment: Experiment) -> ExperimentFolder:
         """Where an experiment is kept, or would be."""
         return ExperimentFolder(self.path / experiment.folder)
@@ -113,6 +125,8 @@ class Results:
             file = folder.path / name
             if not _holds(file, content):
                 write_json(file, content)
+        if self._contract is not None:
+            write_contract(folder.path, self._contract)
         return folder
 
 

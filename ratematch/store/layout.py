@@ -12,10 +12,12 @@
         derived.json                        worked out of the records, to read them less often; may be deleted
         packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
         jobs/<name>/                        logs of Slurm job arrays
+        schemas/<digest>.json               what images said that their servers take
         <experiment>/
             experiment.json                 what is measured: deployment, workload, loads
             cluster.json                    the cluster profile it runs on
             run.lock                        held while a process measures here
+            contract.json                   the schema that its files are checked by
             job.json                        the job that was sent for it last
             open.json, asks.json            more loads may follow; its driver waits for them
             progress.json                   what that process is doing, for live views
@@ -41,6 +43,7 @@ NODES = "nodes.json"
 DERIVED = "derived.json"
 PACKS = "packs"
 JOBS = "jobs"
+SCHEMAS = "schemas"
 
 # Of a pack; OVER in the folder of each of its members.
 IDLE = "idle.json"
@@ -49,6 +52,7 @@ OVER = "over.json"
 # Of an experiment.
 EXPERIMENT = "experiment.json"
 CLUSTER = "cluster.json"
+CONTRACT = "contract.json"
 RUN_LOCK = "run.lock"
 JOB = "job.json"
 JOB_LOGS = "job"

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ratematch.store.contract import ContractRef
+
 
 @dataclass(frozen=True)
 class ServerVersion:
@@ -24,7 +26,8 @@ class ServerVersion:
 class Provenance:
     """``ratematch``: its version, ``git``: its commit. ``python``, ``platform``, ``cpus``, ``host``, ``packages``: of
     the process that measured. ``servers``: by name. ``simulated``: there were none; ``step_time`` is then the
-    step-time model that stood for them. ``running``: what the servers' logs show of choices that the engine makes, by
+    step-time model that stood for them. ``contract``: the schema that files were checked by, ``None`` where the
+    shipped contract ruled. ``running``: what the servers' logs show of choices that the engine makes, by
     server and setting; ``notes``: where that is not what their files say.
     """
 
@@ -39,6 +42,7 @@ class Provenance:
     servers: Mapping[str, ServerVersion] = field(default_factory=dict)
     simulated: bool = False
     step_time: str | None = None
+    contract: ContractRef | None = None
     running: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -70,7 +74,8 @@ def to_json(provenance: Provenance) -> dict[str, Any]:
     content = {key: value for key, value in asdict(provenance).items() if value or key not in ADDED}
     if provenance.simulated:
         return {key: content[key] for key in SIMULATED}
-    return {key: value for key, value in content.items() if key not in ("simulated", "step_time")}
+    left_out = ("simulated", "step_time", *(("contract",) if provenance.contract is None else ()))
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def from_json(content: Mapping[str, Any]) -> Provenance:

@@ -47,6 +47,7 @@ RECORDS_SCHEMA = pa.schema(
         pa.field("other_first_ns", pa.int64()),
         pa.field("other_last_ns", pa.int64()),
         pa.field("stream_note", pa.string()),
+        pa.field("times", pa.string()),
     ],
     metadata={_VERSION_KEY: str(RECORDS_VERSION).encode()},
 )

@@ -155,11 +155,12 @@ class Snapshot:
         return sum((stored.account for stored in self.experiments), GpuHours(total=idle_s / 3600))
 
     def measured(self) -> list[Measured]:
-        """Every finished load of every experiment, with its figures."""
+        """Every finished load of every experiment, with its figures; not those run for a breakdown only."""
         return [
             Measured(stored.experiment, load.load, load.measurement)
             for stored in self.experiments
             for load in stored.loads
+            if not load.load.breakdown
         ]
 
 

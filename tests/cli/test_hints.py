@@ -15,13 +15,13 @@ import ratematch
 from ratematch.cli import main
 
 ROOT = Path(ratematch.__file__).parent
-PAGES = [ROOT.parent / "README.md", *sorted((ROOT.parent / "docs").glob("*.md"))]
+PAGES = [page for place in (".", "docs", "sweeps", "slurm", "results") for page in (ROOT.parent / place).glob("*.md")]
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 OTHER_PROGRAMS = {
     "srun, sbatch, squeue": "--container-image --container-mounts --export --job-name --kill-on-bad-exit --mem "
     "--mem-per-cpu --mem-per-gpu --mpi --open-mode --segment --test-only",
-    "curl": "--fail --max-time --noproxy --silent",
+    "curl": "--fail --max-time --noproxy --silent --write-out",
     "vllm serve": "--kv-transfer-config",
     "trtllm-serve": "--server",
 }

@@ -146,9 +146,9 @@ def test_perf_records_are_joined_and_drained() -> None:
     asyncio.run(go())
 
 
-@pytest.mark.parametrize(("version", "retries"), [("1.2", 1), ("main", 0)])
-def test_a_refusal_of_a_worker_becomes_status_500(
-    version: str, retries: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("version", "retries", "passed_on"), [("1.2", 1, 500), ("1.3", 0, 500), ("main", 0, 400)])
+def test_a_refusal_of_a_worker_becomes_status_500_or_late_is_passed_on(
+    version: str, retries: int, passed_on: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ratematch.emulator.trtllm.orchestrator.RETRY_PAUSE_S", 0.01)
 
@@ -156,8 +156,10 @@ def test_a_refusal_of_a_worker_becomes_status_500(
         async with Cluster(version=version) as address:
             status, raw = await post(address, {**ASK, "prompt": list(range(1500))})
             detail = json.loads(raw)["detail"]
-            assert status == 500
-            assert detail.startswith("Internal server error") and "should not exceed max_num_tokens" in detail
+            assert status == passed_on
+            assert "should not exceed max_num_tokens" in detail
+            assert detail.startswith("Internal server error") == (passed_on == 500)
+            assert ("http://" in detail) == (passed_on == 500), "late, only what the worker says"
             assert f"ctx_retry_requests {retries}\n" in (await get(address, "/prometheus/metrics"))[1]
 
     asyncio.run(go())
@@ -205,9 +207,10 @@ def test_a_cache_that_is_gone_ends_the_stream_without_done() -> None:
     asyncio.run(go())
 
 
-def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
+@pytest.mark.parametrize("version", ["1.2", "main"])
+def test_a_client_that_leaves_is_cancelled_on_the_worker(version: str) -> None:
     async def go() -> None:
-        cluster = Cluster()
+        cluster = Cluster(version=version)
         async with cluster as address:
             async with aiohttp.ClientSession() as session:
                 body = {**STREAM, "max_tokens": 1900}
@@ -218,6 +221,8 @@ def test_a_client_that_leaves_is_cancelled_on_the_worker() -> None:
                     break
                 await asyncio.sleep(0.01)
             assert cluster.gens[0].emulation.scheduler.num_active == 0
+            text = (await get(address, "/prometheus/metrics"))[1]
+            assert f"http_exceptions {int(version == 'main')}\n" in text, "late, one more 499"
 
     asyncio.run(go())
 

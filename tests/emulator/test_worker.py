@@ -15,6 +15,7 @@ from ratematch.emulator.admission import EngineFailure
 from ratematch.emulator.engine import EmulatorLag
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.sinks import CollectSink
+from ratematch.engines.trtllm_serve.metrics import read_iterations
 
 from .servers import BASE, DISAGG, QUICK, get, make_worker, post, serving, with_faults
 
@@ -382,3 +383,33 @@ def test_a_gate_that_memory_keeps_shut_fails_fast() -> None:
 def test_a_gate_beyond_the_slots_waits_for_ever() -> None:
     with pytest.raises(asyncio.TimeoutError):
         run_gated(gate=40, requests=40)
+
+
+@pytest.mark.parametrize(("version", "rows"), [("1.2", 1), ("1.3", 2), ("main", 2)])
+def test_metrics_have_a_row_for_all_ranks_or_one_each(version: str, rows: int) -> None:
+    config = {**BASE, "tensor_parallel_size": 2, "enable_attention_dp": True}
+
+    async def go() -> list[dict[str, Any]]:
+        worker = make_worker(config, replace(QUICK, version=version))
+        async with serving(worker) as address:
+            await asyncio.gather(*(post(address, {**ASK, "max_tokens": 20}) for _ in range(5)))
+            return list((await get(address, "/metrics"))[1])
+
+    told = asyncio.run(go())
+    ranks = [row["attentionDpRank"] for row in told if row["iter"] == 5]
+    assert ranks == list(range(rows))
+    steps = {step.iter: step for step in read_iterations(json.dumps(told).encode(), 0)}
+    assert max(step.active or 0 for step in steps.values()) == 5, "of the server, in either form"
+    assert max(step.scheduled or 0 for step in steps.values()) == 5
+    assert ("hostStepTimeMS" in told[0]) == (version != "1.2")
+
+
+def test_the_log_of_1_4_counts_cached_tokens() -> None:
+    async def lines(version: str) -> str:
+        worker = make_worker({**BASE, "print_iter_log": True}, replace(QUICK, version=version))
+        async with serving(worker) as address:
+            await post(address, {**ASK, "max_tokens": 3})
+        return str(worker.log.stream.getvalue())  # type: ignore[attr-defined]
+
+    assert re.search(r"'num_generation_tokens': 1, 'cached_kv_tokens': \d+\}", asyncio.run(lines("main")))
+    assert "cached_kv_tokens" not in asyncio.run(lines("1.2"))

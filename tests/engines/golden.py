@@ -18,7 +18,7 @@ from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.limits import with_limits
-from ratematch.plan.load import Concurrency
+from ratematch.plan.load import Concurrency, Load, breakdown_loads
 from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
@@ -91,6 +91,7 @@ CASES: dict[str, Deployment] = {
     "two-servers-a-node-eplb": pair(
         "DEP2", 2, "DEP2", 2, moe_config={"load_balancer": {"num_slots": 288, "layer_updates_per_iter": 1}}
     ),
+    "breakdown": pair("TEP4", 1, "TEP4", 1),
     "eagle3": pair(
         *("TEP4", 1, "TEP4", 1, 3),
         speculative_config={"decoding_type": "Eagle3", "speculative_model": "/models/eagle3-head"},
@@ -110,7 +111,9 @@ EACH = [(name, version) for name in CASES for version in LATER.get(name, VERSION
 def experiment_of(name: str, version: str) -> Experiment:
     deployment = CASES[name]
     stage = "ifb" if deployment.agg else "ctx" if deployment.gen is None else "e2e" if deployment.ctx else "gen"
-    loads = (Concurrency(IN_FLIGHT, 1024),)
+    loads: tuple[Load, ...] = (Concurrency(IN_FLIGHT, 1024),)
+    if name == "breakdown":
+        loads = breakdown_loads(loads)
     return experiment(stage, deployment, WORKLOAD, loads, version, emulated=False)  # type: ignore[arg-type]
 
 

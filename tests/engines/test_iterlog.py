@@ -144,3 +144,42 @@ def test_what_the_emulator_writes_is_read(version: str) -> None:
     line = iteration_line(version, step, step_s=0.0123, previous_s=0.011, kv_util=0.25, fetched=(1, 4))
     found = parse_line(f"[01/15/2026-10:00:00] [TRT-LLM] [RANK 0] [I] {line}")
     assert found == IterationLine(7, 0, 4, 1, 1024, 6, 12.3, 11.0, 0.25 if version == "main" else None)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        "tensor(256)",
+        "tensor(256, device='cuda:0')",
+        "tensor([256])",
+        "np.int64(256)",
+        "numpy.int32(256)",
+        "256.",
+        "256",
+    ],
+)
+@pytest.mark.parametrize("line", [V12, MAIN])
+def test_a_count_is_read_however_it_prints(line: str, count: str) -> None:
+    found = parse_line(line.replace("256", count))
+    assert found is not None and found.num_generation_tokens == 256
+    zeros = parse_line(line.replace("'num_ctx_tokens': 0", f"'num_ctx_tokens': {count.replace('256', '0')}"))
+    assert zeros is not None and zeros.num_ctx_tokens == 0 and zeros.num_scheduled == 64
+
+
+def steps_of(line: str) -> str:
+    return "\n".join(line.replace("iter = 812", f"iter = {number}") for number in range(800, 806))
+
+
+@pytest.mark.parametrize("rest", ["", ", 'num_generation_tokens': None", ", 'num_generation_tokens': tensor([])"])
+def test_without_a_count_of_generation_tokens_steps_without_prompts_generate(rest: str) -> None:
+    line = MAIN.replace(", 'num_generation_tokens': 256", rest)
+    found = parse_line(line)
+    assert found is not None and found.num_generation_tokens is None
+    span = read_span(steps_of(line), 1)
+    assert span is not None and (span.step_ms, span.in_flight) == (20.9, 64)
+    prefill = line.replace("'num_ctx_requests': 0, 'num_ctx_tokens': 0", "'num_ctx_requests': 2, 'num_ctx_tokens': 9")
+    assert read_span(steps_of(prefill), 1) is None
+
+
+def test_lines_without_any_count_of_prompts_give_no_step_time() -> None:
+    assert read_span(steps_of(MAIN.replace(MAIN[MAIN.index("states") :], "states = {}")), 1) is None

@@ -207,3 +207,70 @@ def test_hits_of_loads_before_this_one_are_none_of_its_own() -> None:
 def test_a_hit_now_and_then_is_a_note() -> None:
     ((severe, _),) = judge_figures("s", {"cache_hits_total": 5.0, "cache_queries_total": 1000.0}, Workload(8, 8))
     assert not severe
+
+
+# ------------------------------------------------------------------------------------- one row a rank, or one for all
+
+
+def rank_row(number: int, rank: int, queued: int | None, active: int = 4) -> dict[str, Any]:
+    row = iteration(active=active, used=10 + rank) | {
+        "iter": number,
+        "attentionDpRank": rank,
+        "inflightBatchingStats": {"numScheduledRequests": active, "numGenRequests": active, "numCtxTokens": rank},
+        "specDecodingStats": {
+            "numDraftTokens": 3 * active,
+            "numAcceptedTokens": active,
+            "numRequestsWithDraftTokens": active,
+        },
+        "hostStepTimeMS": 21.0,
+        "prevDeviceStepTimeMS": 19.0,
+    }
+    del row["numQueuedRequests"]
+    return row if queued is None else row | {"numQueuedRequests": queued}
+
+
+def rows_of(number: int, *, others: int | None, ranks: int = 4) -> list[dict[str, Any]]:
+    return [rank_row(number, rank, 12 if rank == 0 else others) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("others", [0, None, 12], ids=["zero", "missing", "repeated"])
+def test_rows_of_ranks_are_one_iteration_of_the_server(others: int | None) -> None:
+    body = json.dumps([*rows_of(1, others=others), *rows_of(2, others=others)]).encode()
+    steps, figures = read_iterations(body, 0), read_samples(body) or []
+    assert [step.iter for step in steps] == [1, 2] and [step.rank for step in steps] == [None, None]
+    for step, one in zip(steps, figures, strict=True):
+        assert (step.active, step.scheduled, step.gen_requests, step.ctx_tokens) == (16, 16, 16, 0 + 1 + 2 + 3)
+        assert (step.queued, step.step_ms, step.host_ms, step.before_device_ms) == (12, 20.0, 21.0, 19.0)
+        assert (step.kv_used_blocks, step.kv_max_blocks) == (10 + 11 + 12 + 13, 400)
+        assert (step.draft_tokens, step.accepted_tokens, step.drafted_requests) == (48, 16, 16)
+        assert (one["active"], one["queued"], one["kv_used"]) == (16, 12, 46)
+        assert one["acceptance_length"] == 2.0
+    waits = judge_figures("gen-0", figures[0], Workload(64, 16))
+    assert [text for _, text in waits if "waited" in text] == [
+        "gen-0: 12.0 requests waited in the server on average, 16.0 ran"
+    ]
+
+
+def test_one_row_for_all_ranks_is_what_it_was() -> None:
+    body = json.dumps([{"attentionDpRank": 0} | iteration(queued=3), {"iter": 2, "attentionDpRank": 0}]).encode()
+    first, second = read_iterations(body, 0)
+    assert (first.rank, first.active, first.queued, second.iter) == (0, 8, 3, 2)
+
+
+def test_an_iteration_some_of_whose_ranks_are_missing_at_the_end_of_an_answer_is_left_out() -> None:
+    rows = [row for number in (1, 2, 3) for row in rows_of(number, others=0)]
+    assert [step.iter for step in read_iterations(json.dumps(rows[2:]).encode(), 0)] == [2, 3]
+    assert [step.iter for step in read_iterations(json.dumps(rows[:-1]).encode(), 0)] == [1, 2]
+    lone = read_iterations(json.dumps(rows[:1]).encode(), 0)
+    assert [step.active for step in lone] == [4], "one rank alone may be all there is"
+
+
+def test_hits_of_ranks_are_weighed_by_what_they_looked_for() -> None:
+    rows = [
+        {"iter": 1, "attentionDpRank": rank, "kvCacheStats": {"reusedBlocks": hits, "missedBlocks": missed}}
+        for rank, (hits, missed) in enumerate([(30, 10), (0, 60)])
+    ]
+    (step,) = read_iterations(json.dumps(rows).encode(), 0)
+    assert step.cache_hit_rate == 0.3
+    rates = [{"iter": 1, "attentionDpRank": rank, "kvCacheStats": {"cacheHitRate": rank}} for rank in (0, 1)]
+    assert read_iterations(json.dumps(rates).encode(), 0)[0].cache_hit_rate == 0.5

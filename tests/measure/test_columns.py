@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import Any
 
+from ratematch.measure.columns import INTS, TEXTS
 from ratematch.measure.measurement import measure_load, to_json
+from ratematch.measure.records import RequestRecord
 
 from .randomloads import random_client, random_goal, random_load
 
@@ -33,3 +36,7 @@ def figures(seeds: range, most: int) -> str:
 
 def test_figures_of_random_loads_are_those_of_before() -> None:
     assert figures(range(40), 300) == BEFORE
+
+
+def test_every_field_of_a_record_has_a_column() -> None:
+    assert {*INTS, *TEXTS, "decoded_per_iter", "chunk_ns"} == {field.name for field in fields(RequestRecord)}

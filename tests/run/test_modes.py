@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ratematch.analysis.rows import measured_in_detail
 from ratematch.inputs.catalog import load_model
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import Experiment
-from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.load import Concurrency, Load, breakdown_loads
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.workload import Workload
 from ratematch.run.experiment import run_experiment
@@ -161,3 +162,31 @@ def test_requests_that_fail_name_their_cause(tmp_path: Path) -> None:
     assert "chunked_prefill" in (stored.run.remedy or "")
     ((load,),) = (row["measured"] for row in status_to_json(Results(tmp_path))["experiments"])
     assert load["failed"] == 8 and load["cause"] == stored.run.cause
+
+
+def test_a_release_without_perf_metrics_gives_the_same_breakdown(tmp_path: Path) -> None:
+    workload, loads = Workload(512, 16), (Concurrency(4, 24, 1),)
+    rows = {}
+    for version in ("1.2", "main"):
+        late = version == "main"
+        cluster = replace(LAPTOP, command=("python3", "-m", "ratematch.emulator"))
+        asked = experiment(
+            "e2e", Deployment(CTX, GEN), workload, (*loads, *(breakdown_loads(loads) if late else ())), version
+        )
+        folder = Results(tmp_path / version).add(asked, cluster)
+        outcome = run_experiment(folder.path)
+        assert outcome["ok"], outcome
+        plain, apart = (
+            [stored for stored in folder.loads() if stored.load.breakdown is kind] for kind in (False, True)
+        )
+        assert {stored.run.telemetry.times_from for stored in plain} == {None if late else "route"}
+        assert {stored.run.telemetry.times_from for stored in apart} == ({"files"} if late else set())
+        assert all(("breakdown load" in (stored.run.telemetry.times_note or "")) == late for stored in plain)
+        assert {stored.run.launch for stored in plain} == {"1"} and {s.run.launch for s in apart} <= {"2"}
+        rows[version] = measured_in_detail(Results(tmp_path / version).now(), [])
+    for old, new in zip(rows["1.2"], rows["main"], strict=True):
+        assert old.load == new.load and not new.load.breakdown
+        assert old.breakdown and new.breakdown, "each pressure has its own"
+        for name in ("ctx_queue_s", "prefill_s", "kv_transfer_s", "gen_queue_s", "decode_s", "dispatch_s"):
+            was, now = getattr(old.breakdown, name), getattr(new.breakdown, name)
+            assert now == pytest.approx(was, rel=0.2, abs=0.02), name

@@ -186,14 +186,14 @@ def test_the_end_does_not_wait_for_a_route_that_hangs() -> None:
 def test_request_timings_come_from_the_orchestrator_where_there_is_one() -> None:
     worker, front = {"/perf_metrics": [[{"request_id": 1}]]}, {"/perf_metrics": [[{"gen_server": "x"}]]}
     with server(worker) as one, server(front) as two, server({}) as silent:
-        assert [
-            json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)), ROUTES.request_times)[0]
-        ] == [{"server": "gen-0", "request_id": 1}]
+        assert [json.loads(line) for line in read_perf_metrics(plan(("gen-0", "gen", one)), "/perf_metrics")[0]] == [
+            {"server": "gen-0", "request_id": 1}
+        ]
         both = plan(("gen-0", "gen", one), ("orchestrator", "orchestrator", two))
-        assert [json.loads(line)["server"] for line in read_perf_metrics(both, ROUTES.request_times)[0]] == [
+        assert [json.loads(line)["server"] for line in read_perf_metrics(both, "/perf_metrics")[0]] == [
             "orchestrator"
         ]
-        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)), ROUTES.request_times)
+        lines, problems = read_perf_metrics(plan(("agg-0", "agg", silent)), "/perf_metrics")
         assert lines == [] and "404" in problems["agg-0"]
 
 

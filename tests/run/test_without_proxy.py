@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from ratematch.engines.trtllm_serve.metrics import ROUTES
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.http import server_version
 from ratematch.loadgen.ladder import run_ladder
@@ -80,7 +79,7 @@ def test_pollers_and_probes_reach_a_server() -> None:
         assert probe(f"http://127.0.0.1:{port}/health") is None
         assert server_version("127.0.0.1", port).version == "1.2"
         assert read_emulator_times(servers) == {"gen-0": EmulatorTime(**ACCOUNT["emulated"])}
-        assert len(read_perf_metrics(servers, ROUTES.request_times)[0]) == 1
+        assert len(read_perf_metrics(servers, "/perf_metrics")[0]) == 1
         with listen(servers, period_s=0.02) as telemetry:
             wait_until(lambda: telemetry.reporting, "an iteration", 10)
         with MetricsPoller([f"http://127.0.0.1:{port}/metrics"], period_s=0.02) as poller:

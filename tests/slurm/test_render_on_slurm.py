@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +88,24 @@ def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: T
     assert code == 1
     assert {"partition", "account", "segment", "MPI", "excluded node", "a job of one node"} <= set(bad)
     assert not [line for line in bad.values() if "\n" in line]
+
+
+def test_a_node_is_asked_what_is_installed_on_it(site: Site, cluster: TestCluster) -> None:
+    """A package tree of our own stands for TensorRT-LLM; what it says is the contract from then on."""
+    program = site.path / "trtllm-serve"
+    program.write_text(f"#!{sys.executable}\nfrom tensorrt_llm.commands.serve import main\nmain()\n")
+    program.chmod(0o755)
+    packages = Path(__file__).parents[1] / "engines" / "packages" / "v1_4"
+    own = f"command: [{program}]\nenvironment: {{PYTHONPATH: {packages}}}\nslurm: {{partition: main, mpi: null}}\n"
+    site.set_profile(PROFILE.replace("emulated: true\n", own))
+    cache = {"XDG_CACHE_HOME": str(site.path / "cache")}
+    _, out, err = site.run("doctor", "--cluster", "four", "--probe", "--json", **cache)
+    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert found["node"]["found"].startswith("node"), err
+    assert found["schema"]["ok"] and "TensorRT-LLM 1.4.0rc4" in found["schema"]["found"], found["schema"]
+    code, out, err = site.run("plan", "mini", "--json", **cache)
+    assert code == 0 and json.loads(out)["contract"].endswith("version 1.4.0rc4"), err
+    assert cluster.jobs() == []
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ SECONDS = {
     "test_a_full_disk": 24,
     "test_detached_watched_and_cancelled": 24,
     "test_doctor_looks_at_the_real_slurm_and_probes_a_node": 7,
+    "test_a_node_is_asked_what_is_installed_on_it": 5,
     "test_what_slurm_would_refuse_is_one_line_before_anything_is_sent": 3,
     "test_an_unknown_partition_is_one_line_before_anything_is_sent": 3,
     "test_no_slurm_here_is_one_line": 3,

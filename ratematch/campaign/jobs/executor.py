@@ -25,7 +25,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import next_to_start
 from ratematch.plan.sweep import Sweep
-from ratematch.run import machines
+from ratematch.run import machines, programs
 from ratematch.slurm import allocation
 from ratematch.slurm.queue import Queue
 from ratematch.store import layout
@@ -63,8 +63,8 @@ class Executor:
                 f"cluster profile {cluster.name} runs servers in a container, which only Slurm starts: "
                 "use --executor slurm (or allocation, inside salloc)"
             )
-        if self.name in ("local", "debug"):
-            machines.refuse_not_installed(cluster, experiments)
+        for engine in {experiment.engine.name for experiment in experiments}:
+            programs.refuse_missing(self.name, cluster, engine)
         if self.name == "slurm":
             slurm.refuse_unsendable(cluster, experiments, self.packing)
         if self.name == "simulate":

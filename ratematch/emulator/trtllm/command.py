@@ -161,7 +161,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     try:
         config = read_yaml(options["config"]) if options["config"] else {}
         settings = worker_settings(
-            options["model"], options, typed, config, environment.version, environment.unchecked
+            options["model"], options, typed, config, environment.version, environment.unchecked, environment.model
         )
         for warning in settings.warnings:
             log.warning(warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterator
 from datetime import datetime
 
 from ratematch.emulator.protocol import Json
@@ -13,6 +14,9 @@ from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.protocol import GenerationRequest
 from ratematch.emulator.trtllm.settings import WorkerSettings
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.reporting import reporting
+
+_BLOCK_COUNTS = ("allocTotalBlocks", "allocNewBlocks", "reusedBlocks", "missedBlocks", "cacheHitRate")
 
 
 def iteration_line(
@@ -25,6 +29,8 @@ def iteration_line(
         "num_ctx_tokens": rank.num_ctx_tokens,
         "num_generation_tokens": rank.num_generation_tokens,
     }
+    if reporting(version).late:
+        states["cached_kv_tokens"] = int(step.loads[0].kv_read_tokens)
     device = "N/A" if previous_s is None else f"{previous_s * 1e3:.6g}ms"
     stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     head = f"iter = {step.iter}, global_rank = 0, rank = 0, "
@@ -48,6 +54,7 @@ class IterationRecorder:
         self._previous_s: float | None = None
         self._completed = 0
         self._drafts = (0, 0)
+        self._per_rank = reporting(settings.version).rows_per_rank
 
     def record(self, step: Step, start_s: float, end_s: float) -> None:
         """Take note of a finished step."""
@@ -59,7 +66,8 @@ class IterationRecorder:
             line = iteration_line(settings.version, step, end_s - start_s, self._previous_s, fetched, util)
             self._log.rank0(line)
         if settings.iter_perf_stats:
-            self._kept.append(self._stats(step, end_s - start_s))
+            whole = self._stats(step, end_s - start_s)
+            self._kept.extend(self._rows(step, whole))
             self._arrived.set()
         self._previous_s = end_s - start_s
 
@@ -116,6 +124,54 @@ class IterationRecorder:
             "requestStats": [],
         }
 
+    def _rows(self, step: Step, whole: Json) -> Iterator[Json]:
+        """The rows of an iteration: one for all ranks; from mid 1.3 on one a rank under attention DP, where counts of
+        requests, tokens and KV blocks are the rank's own, and only rank 0 has a queue."""
+        settings, scheduler = self._settings, self._scheduler
+        if not self._per_rank:
+            yield whole
+            return
+        whole |= {
+            "hostStepTimeMS": whole["iterLatencyMS"],
+            "prevDeviceStepTimeMS": None if self._previous_s is None else self._previous_s * 1e3,
+        }
+        used = scheduler.kv_used_per_rank
+        ranks = step.ranks if settings.mapping.attention_dp else step.ranks[:1]
+        # What was active and did not run in this iteration is not known by rank any more.
+        others = step.num_active - sum(counts.num_scheduled for counts in ranks)
+        for number, counts in enumerate(ranks):
+            first = number == 0
+            most = scheduler.config.kv_blocks
+            drafts = whole["specDecodingStats"]
+            yield {
+                **whole,
+                "attentionDpRank": number,
+                "numActiveRequests": counts.num_scheduled + (others if first else 0),
+                "numQueuedRequests": whole["numQueuedRequests"] if first else 0,
+                "maxNumActiveRequests": settings.max_batch_size,
+                "kvCacheStats": {
+                    **whole["kvCacheStats"],
+                    "maxNumBlocks": most,
+                    "usedNumBlocks": used[number],
+                    "freeNumBlocks": most - used[number],
+                    # Hits are counted for all ranks together here.
+                    **({} if first else dict.fromkeys(_BLOCK_COUNTS, 0)),
+                },
+                "inflightBatchingStats": {
+                    **whole["inflightBatchingStats"],
+                    "numScheduledRequests": counts.num_scheduled,
+                    "numContextRequests": counts.num_ctx_requests,
+                    "numGenRequests": counts.num_gen_requests,
+                    "numCtxTokens": counts.num_ctx_tokens,
+                },
+                "specDecodingStats": {
+                    **drafts,
+                    "numDraftTokens": drafts["numDraftTokens"] if first else 0,
+                    "numAcceptedTokens": drafts["numAcceptedTokens"] if first else 0,
+                    "numRequestsWithDraftTokens": counts.num_gen_requests if settings.mtp else 0,
+                },
+            }
+
     async def drain(self, wait_s: float) -> list[Json]:
         """Statistics since the last call; waits up to ``wait_s`` seconds for the first."""
         if not self._kept and self._settings.iter_perf_stats:
@@ -144,8 +200,8 @@ class PerfRecorder:
 
     def add(
         self, request: GenerationRequest, seq: Sequence, server_arrival_s: float, iterations: int, kv_bytes: float
-    ) -> None:
-        """Keep the record of a finished request."""
+    ) -> Json:
+        """Keep the record of a finished request, which is returned."""
         last = seq.finished_s if seq.finished_s is not None else time.monotonic()
         first = seq.first_token_s if seq.first_token_s is not None else last
         scheduled = seq.first_scheduled_s if seq.first_scheduled_s is not None else first
@@ -188,8 +244,17 @@ class PerfRecorder:
                 "total_accepted_draft_tokens": accepted,
                 "total_draft_tokens": drafts,
             }
-        ctx_request_id = request.disagg.get("ctx_request_id") or request.disagg.get("disagg_request_id")
-        self._kept.append({"request_id": seq.id, "ctx_request_id": ctx_request_id, "perf_metrics": metrics})
+        number = request.disagg.get("disagg_request_id")
+        record: Json = {
+            "request_id": seq.id,
+            "ctx_request_id": request.disagg.get("ctx_request_id") or number,
+            "perf_metrics": metrics,
+            "status": "complete",
+        }
+        if number is not None:
+            record["disagg_request_id"] = number
+        self._kept.append(record)
+        return record
 
     def drain(self) -> list[Json]:
         """Records since the last call."""

@@ -14,24 +14,30 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.protocol import Json, tokenize
-from ratematch.emulator.serving import bind, json_answer, new_app, run_blocking, serve, version_text
+from ratematch.emulator.protocol import Json
+from ratematch.emulator.serving import Life, bind, json_answer, new_app, run_blocking, serve, version_text
+from ratematch.emulator.trtllm.forwarding import ForwardError, StreamEnd, inner_message
 from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
 from ratematch.emulator.trtllm.perf_metrics import Forwarded, PerfJoin
-from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
+from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router, read_routed
+from ratematch.emulator.trtllm.startup import align_clock, wait_for_workers
+from ratematch.emulator.trtllm.times import (
+    RETURN_HEADER,
+    RETURN_VALUE,
+    TimesFile,
+    fields_for_client,
+    fields_of_headers,
+    read_event,
+    times_event,
+    wants_times,
+)
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.reporting import reporting
 
-POLL_S = 0.2
-"""Pause between two health polls of the workers; the real one waits about 3 s."""
 RETRY_PAUSE_S = 1.0
 DROPPED_RETRIES = 5
-HASH_VOCAB = 1 << 31
 ROLE_COUNTS = ("total", "error", "retry", "completed")
-
-
-class ForwardError(Exception):
-    """A request could not be forwarded; status 500."""
 
 
 class Orchestrator:
@@ -47,7 +53,11 @@ class Orchestrator:
         }
         self._ids = itertools.count()
         self._session: aiohttp.ClientSession | None = None
-        self._perf = PerfJoin(settings.perf_kept)
+        self._late = reporting(settings.version).late
+        # Either key has the workers send their times, and only one of them shows them to clients.
+        self._keeps_times = self._late and (settings.perf_metrics or settings.perf_metrics_folder is not None)
+        self._times_file = TimesFile(settings.perf_metrics_folder if self._late else None, "disagg")
+        self._perf = PerfJoin(0 if self._late else settings.perf_kept)
         self._ready = False
 
     # ------------------------------------------------------------------------------------------- life
@@ -61,11 +71,7 @@ class Orchestrator:
         """
         sock = bind(self.settings.host, self.settings.port)
         keep_alive_s = self.settings.keep_alive_s
-        return run_blocking(
-            serve(
-                self.app(), sock, self.log, keep_alive_s=keep_alive_s, prepare=self.start, during=self._until_stopped
-            )
-        )
+        return run_blocking(serve(self.app(), sock, self.log, Life(keep_alive_s, self.start, self._until_stopped)))
 
     async def start(self) -> None:
         """Open the client session and wait for the workers.
@@ -76,27 +82,17 @@ class Orchestrator:
         settings = self.settings
         timeout = aiohttp.ClientTimeout(total=settings.request_timeout_s)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
-        await self._wait_for_workers()
-        if settings.perf_kept:
+        try:
+            await wait_for_workers(self._session, settings, gen_only=self.environment.gen_only, log=self.log)
+        except TimeoutError:
+            await self.close()
+            raise
+        if settings.perf_kept or self._keeps_times:
             for url in (*settings.ctx.urls, *settings.gen.urls):
-                await self._align_clock(url)
+                await align_clock(self._session, url, self.log)
         if settings.generation_first:
             self.log.warning("schedule_style generation_first is emulated as context_first")
         self._ready = True
-
-    async def _align_clock(self, url: str) -> None:
-        """Make a worker's timings count from this process's steady clock."""
-        route = f"http://{url}/steady_clock_offset"
-        try:
-            sent_s = time.monotonic()
-            async with self.http.get(route) as answer:
-                theirs = msgspec.json.decode(await answer.read())
-            got_s = time.monotonic()
-            ahead_s = (theirs["receive_ts"] - sent_s + theirs["transmit_ts"] - got_s) / 2
-            async with self.http.post(route, data=msgspec.json.encode({"offset": -ahead_s})):
-                pass
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.DecodeError, KeyError) as error:
-            self.log.warning(f"Cannot align the clock of {url}: {error}")
 
     async def close(self) -> None:
         if self._session is not None:
@@ -113,41 +109,17 @@ class Orchestrator:
         assert self._session is not None
         return self._session
 
-    async def _wait_for_workers(self) -> None:
-        settings = self.settings
-        ctx = [] if self.environment.gen_only else list(settings.ctx.urls)
-        missing = [*ctx, *settings.gen.urls]
-        self.log.info(f"Waiting for servers, context: {ctx}, generation: {list(settings.gen.urls)}")
-        deadline = time.monotonic() + settings.start_timeout_s
-        while missing:
-            missing = [url for url in missing if not await self._healthy(url)]
-            if missing and time.monotonic() > deadline:
-                await self.close()
-                raise TimeoutError("Timeout waiting for context and generation servers to be ready")
-            if missing:
-                await asyncio.sleep(POLL_S)
-        if self.environment.gen_only:
-            self.log.info("Generation servers are ready (context servers skipped)")
-        else:
-            self.log.info("All servers are ready")
-
-    async def _healthy(self, url: str) -> bool:
-        try:
-            async with self.http.get(f"http://{url}/health", timeout=aiohttp.ClientTimeout(total=5)) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
-            return False
-
     # ------------------------------------------------------------------------------------------- routes
 
     def app(self) -> web.Application:
         app = new_app()
+        own = [web.get("/v1/models", self.models)] if self._late else [web.get("/perf_metrics", self.perf_metrics)]
         app.add_routes(
             [
+                *own,
                 web.get("/health", self.health),
                 web.get("/cluster_info", self.cluster_info),
                 web.get("/version", self.version),
-                web.get("/perf_metrics", self.perf_metrics),
                 web.get("/prometheus/metrics", self.prometheus),
                 web.post("/v1/completions", self.completions),
                 web.post("/v1/chat/completions", self.chat),
@@ -178,6 +150,15 @@ class Orchestrator:
             *(f"{role}_{kind}_requests" for role in ("ctx", "gen") for kind in ROLE_COUNTS),
         )  # fmt: skip
         return web.Response(text="".join(f"{name} {self.counts[name]}\n" for name in names))
+
+    async def models(self, request: web.Request) -> web.Response:
+        """What the first context worker lists."""
+        urls = self.settings.ctx.urls if self._ready else ()
+        try:
+            async with self.http.get(f"http://{urls[0]}/v1/models") as answer:
+                return web.Response(body=await answer.read(), status=answer.status, content_type="application/json")
+        except (IndexError, aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            return json_answer({"detail": "No context server is available"}, 503)
 
     async def perf_metrics(self, request: web.Request) -> web.Response:
         """Records joined on ``ctx_request_id``; those without a partner yet stay for the next call."""
@@ -210,7 +191,7 @@ class Orchestrator:
             body = msgspec.json.decode(await request.read())
             if not isinstance(body, dict):
                 raise ValueError("the body must be a JSON object")
-            routed = _routed(body, chat, request)
+            routed = read_routed(body, chat, request.headers)
         except (ValueError, msgspec.DecodeError) as error:
             self.counts["validation_exceptions"] += 1
             return json_answer({"error": str(error)}, 400)
@@ -222,11 +203,19 @@ class Orchestrator:
                 return gen_body
             response = await self._run_generation(request, route, gen_body, routed, record)
         except ForwardError as error:
-            self.counts["internal_errors"] += 1
+            self.counts["internal_errors" if error.status == 500 else "http_exceptions"] += 1
             self.log.error(f"Error in processing request: {error}")
-            return json_answer({"detail": f"Internal server error {error}"}, 500)
+            return json_answer({"detail": error.detail}, error.status)
+        except asyncio.CancelledError:
+            # Nobody is left to read the status; the workers' requests end with this one.
+            if self._late:
+                self.counts["http_exceptions"] += 1
+                self.log.info("499 Client Closed Request")
+            raise
         self.counts["total_responses"] += 1
         self._perf.forwarded(record)
+        if self._keeps_times and record.ctx_server is not None:
+            self._times_file.write(record.as_late_record())
         return response
 
     async def _run_context(self, route: str, body: Json, routed: Routed, record: Forwarded) -> Json | web.Response:
@@ -241,7 +230,6 @@ class Orchestrator:
                     "request_type": "generation_only",
                     "first_gen_tokens": [7],
                     "ctx_request_id": 1,
-                    "disagg_request_id": 1,
                 },
             }
         limit = self.settings.max_local_prefill
@@ -253,7 +241,8 @@ class Orchestrator:
             "disaggregated_params": {"request_type": "context_only", "disagg_request_id": request_id},
         }
         ctx_body.pop("stream_options", None)
-        raw, url = await self._post_context(route, ctx_body, routed)
+        record.ctx_dispatch_s, record.disagg_request_id = time.monotonic(), request_id
+        raw, url = await self._post_context(route, ctx_body, routed, record)
         answer = msgspec.json.decode(raw)
         choices = answer.get("choices") or []
         if len(choices) != 1:
@@ -285,11 +274,12 @@ class Orchestrator:
             raise ForwardError(str(error)) from None
         return role.urls[index], lambda: router.finish(index, routed)
 
-    async def _post_context(self, route: str, body: Json, routed: Routed) -> tuple[bytes, str]:
+    async def _post_context(self, route: str, body: Json, routed: Routed, record: Forwarded) -> tuple[bytes, str]:
         url, done = self._pick(self.settings.ctx, routed)
         try:
             answer = await self._post(f"http://{url}{route}", body, "ctx")
             async with answer:
+                record.fields["ctx"] = fields_of_headers(answer.headers)
                 return await answer.read(), url
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise ForwardError(f"{url}: {error or type(error).__name__}") from None
@@ -307,20 +297,27 @@ class Orchestrator:
         """
         self.counts[f"{role}_total_requests"] += 1
         data = msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"}
+        if self._keeps_times:
+            headers[RETURN_HEADER] = RETURN_VALUE
+        status, detail = 500, None
         for attempt in itertools.count():
             retries = 0 if self.environment.no_retry else self.settings.max_retries
             try:
-                answer = await self.http.post(url, data=data, headers={"Content-Type": "application/json"})
+                answer = await self.http.post(url, data=data, headers=headers)
                 if answer.status == 200:
                     self.counts[f"{role}_completed_requests"] += 1
                     return answer
                 text = (await answer.text())[:500]
                 answer.release()
                 what = f"{answer.status}, message={answer.reason!r}, url={url!r}: {text}"
+                if self._late:
+                    status, detail = answer.status, inner_message(text)
                 if release_line(self.settings.version) != "1.2" and answer.status < 500:
                     retries = attempt
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 what = f"Client error to {url}: {error or type(error).__name__}"
+                status, detail = 500, None
                 dropped = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
                 dropped = dropped and not isinstance(error, aiohttp.ClientConnectorError)
                 if dropped and retries and release_line(self.settings.version) != "1.2":
@@ -332,7 +329,7 @@ class Orchestrator:
             self.counts[f"{role}_retry_requests"] += 1
             await asyncio.sleep(RETRY_PAUSE_S)
         self.counts[f"{role}_error_requests"] += 1
-        raise ForwardError(what)
+        raise ForwardError(what, status, detail)
 
     async def _run_generation(
         self, request: web.Request, route: str, body: Json, routed: Routed, record: Forwarded
@@ -345,23 +342,40 @@ class Orchestrator:
                 if not body.get("stream"):
                     raw = await answer.read()
                     record.first_token_s = time.monotonic()
-                    return web.Response(body=raw, content_type="application/json")
+                    record.fields["gen"] = fields_of_headers(answer.headers)
+                    times = self._times_for(request, record)
+                    return web.Response(body=raw, content_type="application/json", headers=times)
                 response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
                 await response.prepare(request)
-                await self._relay(answer, response, record)
+                await self._relay(answer, response, record, request)
                 return response
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise ForwardError(f"{url}: {error or type(error).__name__}") from None
         finally:
             done()
 
-    async def _relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, record: Forwarded) -> None:
-        """Bytes as they come. When the worker's side breaks, the stream just ends: status 200 was already sent."""
+    def _times_for(self, request: web.Request, record: Forwarded) -> dict[str, str]:
+        """What the client is sent of the times of its request, where it asked for them and they are kept."""
+        if not (self._late and self.settings.perf_metrics and wants_times(request.headers)):
+            return {}
+        return fields_for_client(record.own_times, record.fields)
+
+    async def _relay(
+        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, record: Forwarded, request: web.Request
+    ) -> None:
+        """Bytes as they come. When the worker's side breaks, the stream just ends: status 200 was already sent.
+
+        What a worker sends behind the end of its answer is kept back: the client gets the times of the whole way."""
+        end = StreamEnd()
         try:
             async for chunk in answer.content.iter_any():
                 if record.first_token_s is None:
                     record.first_token_s = time.monotonic()
-                await response.write(chunk)
+                if own := end.take(chunk) if self._keeps_times else chunk:
+                    await response.write(own)
+            record.fields["gen"] = read_event(end.rest)
+            if last := end.flush() + times_event(self._times_for(request, record)):
+                await response.write(last)
             await response.write_eof()
         except ClientConnectionResetError:
             return  # the client went away
@@ -369,30 +383,3 @@ class Orchestrator:
             self.log.error(f"Error in generation stream: {error or type(error).__name__}")
             self.counts["internal_errors"] += 1
             await response.write_eof()
-
-
-def _routed(body: Json, chat: bool, request: web.Request) -> Routed:
-    """What routers look at.
-
-    Raises:
-        ValueError: a prompt the orchestrator does not take.
-    """
-    ids: tuple[int, ...] = ()
-    if chat:
-        texts = [str(message.get("content")) for message in body.get("messages") or () if isinstance(message, dict)]
-        ids = tokenize(" ".join(texts), HASH_VOCAB)
-    else:
-        prompt = body.get("prompt")
-        if isinstance(prompt, str):
-            ids = tokenize(prompt, HASH_VOCAB)
-        elif isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
-            ids = tuple(prompt)
-        else:
-            raise ValueError(
-                "Disaggregated server currently only supports single string prompt or list of integers in request"
-            )
-    params = body.get("conversation_params") or body.get("disaggregated_params") or {}
-    named = params.get("conversation_id") if isinstance(params, dict) else None
-    for header in ("X-Session-ID", "X-Correlation-ID", "x-session-affinity"):  # the last one since 1.4
-        named = named or request.headers.get(header)
-    return Routed(prompt_ids=ids, chat=chat, conversation=named)

@@ -22,6 +22,8 @@ class OrchestratorSettings:
     gen: RoleSettings
     max_retries: int
     perf_kept: int
+    perf_metrics: bool
+    perf_metrics_folder: str | None
     max_local_prefill: int | None
     start_timeout_s: float
     request_timeout_s: float
@@ -74,6 +76,8 @@ def orchestrator_settings(
         gen=_role("generation", config.get("generation_servers")),
         max_retries=int(config.get("max_retries", 1)),
         perf_kept=int(config.get("perf_metrics_max_requests", 0)),
+        perf_metrics=bool(config.get("return_perf_metrics", False)),
+        perf_metrics_folder=config.get("perf_metrics_output_dir"),
         max_local_prefill=None if conditional is None else int(conditional.get("max_local_prefill_length", 0)),
         start_timeout_s=start_timeout_s,
         request_timeout_s=request_timeout_s,

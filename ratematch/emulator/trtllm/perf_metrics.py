@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ratematch.emulator.protocol import Json
+from ratematch.emulator.trtllm.times import timing_of_fields
 
 
 @dataclass
 class Forwarded:
-    """One forwarded request: which servers took it, and the orchestrator's times (seconds, steady clock)."""
+    """One forwarded request: which servers took it, and the orchestrator's times (seconds, steady clock).
+    ``fields``: what its workers sent of their times, by phase."""
 
     arrival_s: float
     ctx_server: str | None = None
     gen_server: str | None = None
     ctx_request_id: int | None = None
     first_token_s: float | None = None
+    ctx_dispatch_s: float | None = None
+    disagg_request_id: int | None = None
+    fields: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def own_times(self) -> dict[str, float | None]:
+        """The orchestrator's own instants, by name."""
+        return {
+            "server_arrival_time": self.arrival_s,
+            "ctx_dispatch_time": self.ctx_dispatch_s,
+            "server_first_token_time": self.first_token_s,
+        }
+
+    def as_late_record(self) -> Json:
+        """A line of the orchestrator's file of a late release: its workers' times are those of their headers."""
+        record: Json = {
+            "ctx_server": self.ctx_server,
+            "gen_server": self.gen_server,
+            **{f"disagg_{name}": value for name, value in self.own_times.items()},
+            "status": "complete",
+            "disagg_request_id": self.disagg_request_id,
+        }
+        for phase, fields in self.fields.items():
+            if fields:
+                timing = {"timing_metrics": timing_of_fields(fields)}
+                record[f"{phase}_perf_metrics"] = {"request_id": "", "perf_metrics": timing}
+        return record
 
 
 class PerfJoin:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ratematch.emulator.protocol import block_hashes
+from ratematch.emulator.protocol import Json, block_hashes, tokenize
 from ratematch.engines.settings import Config
+
+HASH_VOCAB = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -172,3 +175,30 @@ def build_router(role: RoleSettings) -> Router:
             return Conversation(count, int(args.get("tokens_per_block", 128)), int(args.get("max_sessions", 100_000)))
         case _:
             return RoundRobin(count)
+
+
+def read_routed(body: Json, chat: bool, headers: Mapping[str, str]) -> Routed:
+    """What routers look at of a request.
+
+    Raises:
+        ValueError: a prompt the orchestrator does not take.
+    """
+    ids: tuple[int, ...] = ()
+    if chat:
+        texts = [str(message.get("content")) for message in body.get("messages") or () if isinstance(message, dict)]
+        ids = tokenize(" ".join(texts), HASH_VOCAB)
+    else:
+        prompt = body.get("prompt")
+        if isinstance(prompt, str):
+            ids = tokenize(prompt, HASH_VOCAB)
+        elif isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+            ids = tuple(prompt)
+        else:
+            raise ValueError(
+                "Disaggregated server currently only supports single string prompt or list of integers in request"
+            )
+    params = body.get("conversation_params") or body.get("disaggregated_params") or {}
+    named = params.get("conversation_id") if isinstance(params, dict) else None
+    for header in ("X-Session-ID", "X-Correlation-ID", "x-session-affinity"):  # the last one since 1.4
+        named = named or headers.get(header)
+    return Routed(prompt_ids=ids, chat=chat, conversation=named)

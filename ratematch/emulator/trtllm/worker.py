@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from ratematch.emulator.environment import START_FAILURES, Environment
 from ratematch.emulator.errors import Refused, TransferError
 from ratematch.emulator.face import Face, Generation
 from ratematch.emulator.kvholds import CtxHolds
-from ratematch.emulator.protocol import AnswerHead, Json, block_hashes
+from ratematch.emulator.protocol import DONE, AnswerHead, Json, block_hashes, encode
 from ratematch.emulator.scheduler import Sequence
 from ratematch.emulator.serving import json_answer, version_text
 from ratematch.emulator.sinks import CollectSink
@@ -26,9 +26,11 @@ from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.metrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.trtllm.protocol import GenerationRequest, TrtllmStream, answer, parse_request
 from ratematch.emulator.trtllm.settings import WorkerSettings
+from ratematch.emulator.trtllm.times import TimesFile, fields_of_worker, times_event, wants_times
 from ratematch.emulator.trtllm.transfer import KvSource, check_layout
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.reporting import reporting
 
 METRICS_WAIT_S = 2.0
 
@@ -45,7 +47,12 @@ class Worker(Face[GenerationRequest, KvSource]):
         self.log = log
         self.emulation = emulation
         self._layout = hand_over(settings.config, settings.version)
-        self.perf = PerfRecorder(settings.perf_metrics_kept, settings.tokens_per_block, settings.mtp)
+        self._late = reporting(settings.version).late
+        self.listens_while_loading = self._late
+        kept = 0 if self._late else settings.perf_metrics_kept
+        self.perf = PerfRecorder(kept, settings.tokens_per_block, settings.mtp)
+        self._times_file = TimesFile(settings.perf_metrics_folder, "server")
+        self._fresh: dict[int, Json] = {}
         self.holds = CtxHolds(self.engine.release, settings.transfer_timeout_s, self._log_expired)
         self.fetch = GenFetch()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,12 +76,13 @@ class Worker(Face[GenerationRequest, KvSource]):
         routes = [
             web.get("/health_generate", self.health_generate),
             web.get("/metrics", self.metrics),
-            web.get("/perf_metrics", self.perf_metrics),
             web.get("/steady_clock_offset", self.clock),
             web.post("/steady_clock_offset", self.set_clock),
             web.post("/kv_cache_events", self.kv_events),
             web.post(FETCH_ROUTE, self.fetch_begun),
         ]
+        if not self._late:
+            routes.append(web.get("/perf_metrics", self.perf_metrics))
         if self.settings.perf_metrics:
             routes.append(web.get("/prometheus/metrics", self.prometheus))
         return routes
@@ -236,7 +244,27 @@ class Worker(Face[GenerationRequest, KvSource]):
         if self.settings.perf_metrics:
             source = generation.source
             kv_bytes = self.emulation.kv_bytes(source.tokens) if source else 0.0
-            self.perf.add(generation.request, generation.sequence, generation.arrival_s, iterations, kv_bytes)
+            record = self.perf.add(
+                generation.request, generation.sequence, generation.arrival_s, iterations, kv_bytes
+            )
+            if self._late:
+                self._times_file.write(record)
+                self._fresh[generation.sequence.id] = record
+
+    def answer_headers(
+        self, http: web.Request, generation: Generation[GenerationRequest, KvSource]
+    ) -> Mapping[str, str]:
+        return self._times(http, generation)
+
+    def trailing_events(self, http: web.Request, generation: Generation[GenerationRequest, KvSource]) -> bytes:
+        return times_event(self._times(http, generation))
+
+    def _times(self, http: web.Request, generation: Generation[GenerationRequest, KvSource]) -> dict[str, str]:
+        """What a request that asks for its times is sent of them, where the engine keeps them."""
+        record = self._fresh.pop(generation.sequence.id, None)
+        if record is None or not wants_times(http.headers):
+            return {}
+        return fields_of_worker(record["perf_metrics"]["timing_metrics"])
 
     # ------------------------------------------------------------------------------------------- errors
 
@@ -249,6 +277,13 @@ class Worker(Face[GenerationRequest, KvSource]):
     def failed(self, message: str) -> web.Response:
         error = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
         return json_answer(error, 400)
+
+    def failed_events(self, message: str) -> bytes:
+        """Late releases end such a stream with the error and ``[DONE]``; before, it just ended."""
+        if not self._late:
+            return b""
+        error = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
+        return b"data: " + encode({"error": error}) + b"\n\n" + DONE
 
     def injected_failure(self, message: str) -> web.Response:
         return json_answer({"detail": message}, 500)

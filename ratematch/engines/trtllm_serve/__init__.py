@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratematch.engines.engine import Engine
 from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
-from ratematch.engines.trtllm_serve.contract import RELEASE_LINES
+from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.kvwork import COSTS, transfer_work
@@ -14,8 +14,11 @@ from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, 
 from ratematch.engines.trtllm_serve.reasons import explain_deployment
 from ratematch.engines.trtllm_serve.release import NEWEST, is_version
 from ratematch.engines.trtllm_serve.render import kv_settings, plan_launch, spare_ports
+from ratematch.engines.trtllm_serve.requesttimes import read_breakdown, times_sources, trim_record
 from ratematch.engines.trtllm_serve.running import read_running
-from ratematch.engines.trtllm_serve.stages import TimedRequest, read_breakdown
+from ratematch.engines.trtllm_serve.schema.answer import describe_schema, read_answer, schema_command
+from ratematch.engines.trtllm_serve.stages import TimedRequest
+from ratematch.engines.trtllm_serve.times import breakdown_apart
 from ratematch.engines.trtllm_serve.worker_rules import fill_margin, idle_options
 from ratematch.plan.enginefacts import EngineFacts
 
@@ -28,6 +31,7 @@ ENGINE = Engine(
         gen_modes=("gen_only_no_context", "gen_only"),
         routers=("round_robin", "load_balancing", "kv_cache_aware", "conversation"),
         expert_slots=expert_slots,
+        breakdown_apart=breakdown_apart,
         idle_options=idle_options,
         fill_margin=fill_margin,
     ),
@@ -48,6 +52,8 @@ ENGINE = Engine(
     iteration_reader=iteration_reader,
     read_samples=read_samples,
     read_figures=read_figures,
+    request_times=times_sources,
+    trim_times=trim_record,
     read_breakdown=read_breakdown,
     timed_request=TimedRequest,
     read_log=read_log,
@@ -59,4 +65,8 @@ ENGINE = Engine(
     explain=explain,
     probe_commands=probe_commands,
     judge_probe=judge_probe,
+    release_line=release_line,
+    schema_command=schema_command,
+    read_schema=read_answer,
+    describe_schema=describe_schema,
 )

@@ -8,6 +8,7 @@ from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV
 from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.release import read_version
+from ratematch.engines.trtllm_serve.times import times_of_worker
 from ratematch.engines.trtllm_serve.transceiver import buffer_tokens, derive_runtime
 from ratematch.engines.trtllm_serve.worker_rules import fill_margin
 from ratematch.plan.deployment import Role, ServerGroup
@@ -25,9 +26,6 @@ gen."""
 
 BLOCK = 32
 """The engine's default ``tokens_per_block``."""
-
-PERF_RECORDS = 10_000
-"""Per-request timing records that servers keep until they are fetched."""
 
 TRANSFER_TIMEOUT_MS = 600_000
 """Later versions give up a KV transfer after 60 s, which long prompts and the filling of gen_only exceed."""
@@ -59,6 +57,7 @@ def derive_worker(
         *_cuda_graphs(group),
         _overlap(group),
         *_logs(),
+        *times_of_worker(experiment, group.role),
         *(_transfer(experiment, group, environment) if group.role != "agg" else ()),
         *_drafts(experiment, group),
     )
@@ -156,8 +155,6 @@ def _overlap(group: ServerGroup) -> Setting:
 def _logs() -> Iterator[Setting]:
     yield Setting("print_iter_log", True, "step times and acceptance are read from iteration lines")
     yield Setting("enable_iter_perf_stats", True, "/metrics shows queues and KV blocks")
-    yield Setting("return_perf_metrics", True, "per-request times of prefill, KV transfer and decode")
-    yield Setting("perf_metrics_max_requests", PERF_RECORDS, "records kept until they are fetched")
 
 
 def _transfer(experiment: Experiment, group: ServerGroup, environment: Mapping[str, str]) -> Iterator[Setting]:

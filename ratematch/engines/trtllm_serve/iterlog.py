@@ -1,7 +1,8 @@
 """Iteration lines of a worker's log (``print_iter_log``), in every format seen since TensorRT-LLM 1.0.
 
 Fields moved and were renamed between versions, ``srun -l`` puts ``N: `` in front and the logger a date: each field is
-found by its own pattern, and no order is relied on (contract, section 5.4).
+found by its own pattern, and no order is relied on (contract, section 5.4). Late 1.3 and 1.4 may print a count as the
+value that holds it (``tensor(256)``, ``np.int64(256)``), or not at all, and add ``'cached_kv_tokens'``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ratematch.plan.deployment import ServerGroup
 DROP_FIRST, DROP_LAST = 50, 10
 """Iterations left out at both ends of a span when it is long enough (contract, section 5.5)."""
 
-_NUMBER = r"\s*[=:]\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+_NUMBER = r"\s*[=:]\s*(?:[A-Za-z_][\w.]*\(\[?\s*)?([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
+"""A number, bare or as ``repr`` shows one that a library holds: ``tensor(256)``, ``np.int64(256)``."""
 _ITER = re.compile(r"\biter" + _NUMBER)
 _RANK = re.compile(r"\bglobal_rank" + _NUMBER)
 _SCHEDULED = re.compile(r"\bnum_scheduled_requests" + _NUMBER)
@@ -37,15 +39,15 @@ class IterationLine:
 
     ``host_step_ms``: time of this iteration on the host (``elapsed_time`` in 1.0). ``prev_device_step_ms``: device
     time of the iteration *before*; ``None`` in the first, where the log says N/A. ``num_generation_tokens`` counts
-    scheduled tokens, drafts included, not accepted ones.
+    scheduled tokens, drafts included, not accepted ones. Counts are ``None`` where the line does not have them.
     """
 
     iteration: int
     rank: int
     num_scheduled: int
-    num_ctx_requests: int
-    num_ctx_tokens: int
-    num_generation_tokens: int
+    num_ctx_requests: int | None
+    num_ctx_tokens: int | None
+    num_generation_tokens: int | None
     host_step_ms: float | None
     prev_device_step_ms: float | None
     kv_cache_util: float | None
@@ -73,7 +75,7 @@ def parse_line(line: str) -> IterationLine | None:
     elapsed_s = _float(_ELAPSED_S, line)
     return IterationLine(
         iteration=int(float(iteration[1])),
-        rank=_count(_RANK, line),
+        rank=_count(_RANK, line) or 0,
         num_scheduled=int(float(scheduled[1])),
         num_ctx_requests=_count(_CTX_REQUESTS, line),
         num_ctx_tokens=_count(_CTX_TOKENS, line),
@@ -94,8 +96,9 @@ def _float(pattern: re.Pattern[str], line: str) -> float | None:
     return float(match[1]) if match else None
 
 
-def _count(pattern: re.Pattern[str], line: str) -> int:
-    return int(_float(pattern, line) or 0)
+def _count(pattern: re.Pattern[str], line: str) -> int | None:
+    value = _float(pattern, line)
+    return None if value is None else int(value)
 
 
 def read_step_time(lines: Sequence[IterationLine], expected: int | None = None) -> StepTime | None:
@@ -123,7 +126,13 @@ def read_step_time(lines: Sequence[IterationLine], expected: int | None = None) 
 
 
 def _only_generates(line: IterationLine) -> bool:
-    return line.num_ctx_requests == 0 and line.num_ctx_tokens == 0 and line.num_generation_tokens > 0
+    """Without a count of generation tokens, what is scheduled and no prompt generates; without counts of prompts
+    nothing can be said."""
+    context = [count for count in (line.num_ctx_requests, line.num_ctx_tokens) if count is not None]
+    if not context or any(context):
+        return False
+    generated = line.num_scheduled if line.num_generation_tokens is None else line.num_generation_tokens
+    return generated > 0
 
 
 def read_log(text: str, group: ServerGroup, in_flight: int | None = None) -> LogSpan | None:

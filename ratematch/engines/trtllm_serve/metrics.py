@@ -1,13 +1,20 @@
-"""``GET /metrics`` of a worker: a JSON list of the iterations since the last call (contract, section 5.1)."""
+"""``GET /metrics`` of a worker: a JSON list of the iterations since the last call (contract, section 5.1).
+
+1.2 has one row an iteration. Later, under attention DP, each rank has one: counts of requests, tokens and KV blocks
+are the rank's own, the queue stands in the row of the rank that has it, and the time of the iteration is in all of
+them. The rows of an iteration are added up here, so that both forms give the figures of the server.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from ratematch.measure.metricnames import MetricNames, common_figures
 from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes, Samples
 
-ROUTES = Routes(iterations="/metrics", request_times="/perf_metrics", prometheus="/prometheus/metrics")
+ROUTES = Routes(iterations="/metrics", prometheus="/prometheus/metrics")
 
 NAMES = MetricNames(
     queued=("trtllm_num_requests_waiting",),
@@ -51,6 +58,8 @@ class _Iteration(msgspec.Struct):
     rank: int | None = msgspec.field(name="attentionDpRank", default=None)
     active: float | None = msgspec.field(name="numActiveRequests", default=None)
     queued: float | None = msgspec.field(name="numQueuedRequests", default=None)
+    host_ms: float | None = msgspec.field(name="hostStepTimeMS", default=None)
+    before_device_ms: float | None = msgspec.field(name="prevDeviceStepTimeMS", default=None)
     blocks: _Blocks | None = msgspec.field(name="kvCacheStats", default=None)
     batch: _Batch | None = msgspec.field(name="inflightBatchingStats", default=None)
     drafts: _Drafts | None = msgspec.field(name="specDecodingStats", default=None)
@@ -66,12 +75,86 @@ def iteration_reader() -> ReadIterations:
 
 
 def read_iterations(body: bytes, now_ns: int) -> list[Iteration]:
-    """The iterations in an answer of ``/metrics``.
+    """The iterations in an answer of ``/metrics``, each of all ranks together; ``rank`` only where one row is all.
 
     Raises:
         msgspec.DecodeError (a ValueError): no JSON list of iterations.
     """
-    return [_read(step) for step in _DECODER.decode(body)]
+    return [_read(step) for step in _whole_iterations(_DECODER.decode(body))]
+
+
+def _whole_iterations(rows: Sequence[_Iteration]) -> Iterator[_Iteration]:
+    """The iterations in ``rows``. At both ends of an answer the rows of some ranks may be missing, because they were
+    dropped or are still to come: such an iteration is left out, for its sums would be too small."""
+    groups: list[list[_Iteration]] = []
+    for row in rows:
+        last = groups[-1] if groups else []
+        same = last and row.iter == last[0].iter and row.rank is not None
+        if same and row.rank not in [one.rank for one in last]:
+            last.append(row)
+        else:
+            groups.append([row])
+    ranks = max((len(group) for group in groups), default=0)
+    for number, group in enumerate(groups):
+        if len(group) == ranks or 0 < number < len(groups) - 1:
+            yield group[0] if len(group) == 1 else _add_up(group)
+
+
+def _add_up(ranks: Sequence[_Iteration]) -> _Iteration:
+    """One iteration of all ``ranks``."""
+    blocks = [rank.blocks or _NO_BLOCKS for rank in ranks]
+    batches = [rank.batch or _NO_BATCH for rank in ranks]
+    drafts = [rank.drafts or _NO_DRAFTS for rank in ranks]
+    drafted = _sum(one.num_requests_with_draft_tokens for one in drafts)
+    accepted = _sum(one.num_accepted_tokens for one in drafts)
+    return _Iteration(
+        iter=ranks[0].iter,
+        rank=None,
+        step_ms=_largest(rank.step_ms for rank in ranks),
+        active=_sum(rank.active for rank in ranks),
+        # In the row of one rank; the others have 0 or nothing, or all repeat it.
+        queued=_largest(rank.queued for rank in ranks),
+        host_ms=_largest(rank.host_ms for rank in ranks),
+        before_device_ms=_largest(rank.before_device_ms for rank in ranks),
+        blocks=_Blocks(
+            _sum(one.used_num_blocks for one in blocks),
+            _sum(one.max_num_blocks for one in blocks),
+            _hit_rate(blocks),
+            _sum(one.reused_blocks for one in blocks),
+            _sum(one.missed_blocks for one in blocks),
+        ),
+        batch=_Batch(
+            _sum(one.num_scheduled_requests for one in batches),
+            _sum(one.num_context_requests for one in batches),
+            _sum(one.num_gen_requests for one in batches),
+            _sum(one.num_ctx_tokens for one in batches),
+            _sum(one.num_paused_requests for one in batches),
+        ),
+        drafts=_Drafts(
+            _sum(one.num_draft_tokens for one in drafts),
+            accepted,
+            drafted,
+            1 + (accepted or 0.0) / drafted if drafted else _largest(one.acceptance_length for one in drafts),
+        ),
+    )
+
+
+def _sum(values: Iterator[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _largest(values: Iterator[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _hit_rate(blocks: Sequence[_Blocks]) -> float | None:
+    """Hits of all ranks by what all looked for; where no rank counts blocks, the mean of their rates."""
+    hits, missed = _sum(one.reused_blocks for one in blocks), _sum(one.missed_blocks for one in blocks)
+    if hits is not None and missed is not None:
+        return hits / (hits + missed) if hits + missed else 0.0
+    rates = [one.cache_hit_rate for one in blocks if one.cache_hit_rate is not None]
+    return sum(rates) / len(rates) if rates else None
 
 
 def _read(step: _Iteration) -> Iteration:
@@ -92,6 +175,8 @@ def _read(step: _Iteration) -> Iteration:
         drafts.num_draft_tokens,
         drafts.num_accepted_tokens,
         drafts.num_requests_with_draft_tokens,
+        step.host_ms,
+        step.before_device_ms,
     )
 
 
@@ -101,7 +186,8 @@ def read_figures(samples: Samples) -> dict[str, float]:
 
 
 def read_samples(body: bytes) -> list[dict[str, float]] | None:
-    """The iterations in an answer, each by the names that figures of servers have, as far as it has them.
+    """The iterations in an answer, each of all ranks together, by the names that figures of servers have, as far as
+    it has them.
 
     ``None`` when the answer is no JSON list: the same server's ``/prometheus/metrics``, or another server.
 
@@ -110,7 +196,7 @@ def read_samples(body: bytes) -> list[dict[str, float]] | None:
     """
     if body.lstrip()[:1] != b"[":
         return None
-    return [_figures(step) for step in _DECODER.decode(body)]
+    return [_figures(step) for step in _whole_iterations(_DECODER.decode(body))]
 
 
 def _figures(step: _Iteration) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import yaml
 
+from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import (
     check_drafts,
@@ -22,6 +24,12 @@ from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, orches
 from ratematch.engines.trtllm_serve.modes import doubt_fill
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.release import NEWEST, read_version
+from ratematch.engines.trtllm_serve.schema.files import (
+    Judgement,
+    doubt_version,
+    judge_orchestrator,
+    judge_worker,
+)
 from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
@@ -35,11 +43,14 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ORCHESTRATOR = "orchestrator.yaml"
 
 
-def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+def check_launch(
+    plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
+) -> list[str]:
     """Problems of the files one by one, and of what must agree between them; empty when there are none.
 
     ``model``: what the servers load; ``None`` leaves out the rules that depend on it. Options marked
-    ``!unchecked`` are not checked, and nothing is concluded from them.
+    ``!unchecked`` are not checked, and nothing is concluded from them. ``installed``: rules on single keys, where it
+    is known.
     """
     version, deployment = experiment.engine.version, experiment.deployment
     configs = {file.path: read_config(file.content) for file in plan.files}
@@ -50,7 +61,10 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         else:
             group = next(group for group in deployment.groups if path == f"{group.role}.yaml")
             check, unchecked = check_worker_config, group.unchecked
-        problems.extend(f"{path}: {problem}" for problem in check(without(config, unchecked), version))
+        refusals: Sequence[str] = check(without(config, unchecked), version) if installed is None else ()
+        problems.extend(f"{path}: {problem}" for problem in refusals)
+    for file, judged in _judge_files(plan, experiment, installed):
+        problems.extend(f"{file}: {problem}" for problem in judged.refusals)
     if problems:  # what is not valid by itself cannot be compared
         return problems
     workers = {path.removesuffix(".yaml"): config for path, config in configs.items() if path != ORCHESTRATOR}
@@ -69,11 +83,13 @@ def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
     ]
 
 
-def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+def doubt_launch(
+    plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
+) -> list[str]:
     """What is not refused and yet not sure to be taken, or not to do what it seems to; for files that
     :func:`check_launch` lets pass. Options marked ``!unchecked`` count only where two sides are compared."""
     version, deployment = experiment.engine.version, experiment.deployment
-    doubts: list[str] = []
+    doubts: list[str] = doubt_version(version, installed) if installed else []
     if (release := read_version(version)).first[:2] > read_version(NEWEST).first[:2]:
         doubts.append(f"engine.version: {version} is later than all that is known, and taken for {release.line}")
     workers: dict[str, Config] = {}
@@ -82,17 +98,45 @@ def doubt_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None =
         config = read_config(next(file.content for file in plan.files if file.path == name))
         workers[group.role] = config
         judged = without(config, group.unchecked)
-        found = [*doubt_map("", judged, load_keys("worker"), release), *doubt_transfer(judged, release)]
-        doubts += [f"{name}: {doubt}" for doubt in [*found, *doubt_drafts(judged, version)]]
+        of_line = doubt_map("", judged, load_keys("worker"), release) if installed is None else ()
+        found = [*of_line, *doubt_transfer(judged, release), *doubt_drafts(judged, version)]
+        doubts += [f"{name}: {doubt}" for doubt in found]
         if model is not None:
             doubts += [f"{name}: {doubt}" for doubt in doubt_model(judged, model)]
-    if orchestrator := [read_config(file.content) for file in plan.files if file.path == ORCHESTRATOR]:
+    orchestrator = [read_config(file.content) for file in plan.files if file.path == ORCHESTRATOR]
+    if orchestrator and installed is None:
         judged = without(orchestrator[0], deployment.unchecked)
         said = doubt_map("", judged, orchestrator_keys("top"), release)
         doubts += [f"{ORCHESTRATOR}: {doubt}" for doubt in said]
+    for file, judgement in _judge_files(plan, experiment, installed):
+        doubts += [f"{file}: {doubt}" for doubt in judgement.doubts]
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
     return [*doubts, *doubt_fill(experiment)]
+
+
+def _judge_files(
+    plan: LaunchPlan, experiment: Experiment, installed: InstalledSchema | None
+) -> Iterator[tuple[str, Judgement]]:
+    """Each file by what the image says that it takes; nothing where that is not known."""
+    if installed is None:
+        return
+    deployment = experiment.deployment
+    unchecked = {ORCHESTRATOR: deployment.unchecked}
+    unchecked |= {f"{group.role}.yaml": group.unchecked for group in deployment.groups}
+    for file in plan.files:
+        of_orchestrator = file.path == ORCHESTRATOR
+        version = experiment.engine.version
+        yield file.path, _judge(file.content, of_orchestrator, unchecked[file.path], version, installed)
+
+
+@lru_cache(maxsize=256)
+def _judge(
+    content: str, of_orchestrator: bool, unchecked: tuple[str, ...], version: str, installed: InstalledSchema
+) -> Judgement:
+    """Kept: the experiments of a sweep share most of their files, and each is asked about twice."""
+    config = without(read_config(content), unchecked)
+    return (judge_orchestrator if of_orchestrator else judge_worker)(config, version, installed)
 
 
 def kv_layout(group: ServerGroup, version: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ratematch.engines.settings import explain_group, leaves
-from ratematch.engines.trtllm_serve.derive import PERF_RECORDS, derive_worker
+from ratematch.engines.trtllm_serve.derive import derive_worker
 from ratematch.engines.trtllm_serve.modes import explain_environment
 from ratematch.engines.trtllm_serve.render import auth_key, router_config
+from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.deployment import Role
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.setting import Setting
@@ -63,7 +64,7 @@ def _auth(experiment: Experiment) -> Iterator[Setting]:
 def _orchestrator(experiment: Experiment) -> Iterator[Setting]:
     deployment = experiment.deployment
     yield from _auth(experiment)
-    yield Setting("perf_metrics_max_requests", PERF_RECORDS, "joined per-request times kept until they are fetched")
+    yield from times_of_orchestrator(experiment)
     for role, section in SECTIONS:
         if not any(group.role == role for group in deployment.groups):
             yield Setting(f"{section}.num_instances", 0, "no context server: the orchestrator invents the context")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ratematch.engines.engine import Engine
 from ratematch.engines.vllm.commandline import judge_probe, probe_commands
-from ratematch.engines.vllm.contract import RELEASE_LINES
+from ratematch.engines.vllm.contract import RELEASE_LINES, release_line
 from ratematch.engines.vllm.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.vllm.logs import has_given_up, has_iterations, is_vllm_log
 from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_figures, read_stages
@@ -49,5 +49,6 @@ ENGINE = Engine(
     explain=explain,
     probe_commands=probe_commands,
     judge_probe=judge_probe,
+    release_line=release_line,
     why_no_simulation=why_no_simulation,
 )

@@ -30,7 +30,7 @@ from typing import Any
 from ratematch.measure.metricnames import MetricNames, common_figures
 from ratematch.measure.servermetrics import Iteration, Routes, Samples, StageTimes, parse_prometheus
 
-ROUTES = Routes(iterations="/metrics", request_times=None, prometheus="/metrics")
+ROUTES = Routes(iterations="/metrics", prometheus="/metrics")
 
 NAMES = MetricNames(
     queued=("vllm:num_requests_waiting",),

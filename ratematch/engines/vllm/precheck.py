@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config, without
 from ratematch.engines.vllm.contract import check_options, release_line
 from ratematch.engines.vllm.derive import BLOCK
@@ -23,11 +24,13 @@ TRANSFER_KEYS = (
 KV_ROLES = ("kv_producer", "kv_consumer", "kv_both")
 
 
-def check_launch(plan: LaunchPlan, experiment: Experiment, model: Model | None = None) -> list[str]:
+def check_launch(
+    plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
+) -> list[str]:
     """Problems of each role's flags, and of what must agree between them; empty when there are none.
 
     Options marked ``!unchecked`` are not checked. ``model``: what the servers load; ``None`` leaves out the rules
-    that depend on it.
+    that depend on it. ``installed`` is not looked at: vLLM is not asked for a schema.
     """
     version, deployment = experiment.engine.version, experiment.deployment
     configured: dict[str, Config] = {}

@@ -52,12 +52,14 @@ def export_results(results: Results, form: Form, output: Path) -> tuple[list[Pat
 
 
 def _stored(results: Results, notes: list[str]) -> Iterator[tuple[ExperimentFolder, Experiment, StoredLoad]]:
-    """Every finished load that can be used; ``notes`` has the files that cannot."""
+    """Every finished load that can be used, but for those run for a breakdown only; ``notes`` has the files that
+    cannot."""
     now = results.now()
     notes += [damage.describe(results.path) for damage in now.damaged]
     for part in now.experiments:
         for stored in part.loads:
-            yield part.folder, part.experiment, stored
+            if not stored.load.breakdown:
+                yield part.folder, part.experiment, stored
 
 
 def _write_records(results: Results, form: Form, output: Path, notes: list[str]) -> Iterator[Path]:

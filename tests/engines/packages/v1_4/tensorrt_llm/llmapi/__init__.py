@@ -1,0 +1,1 @@
+from .llm_args import TorchLlmArgs as TorchLlmArgs
