@@ -78,9 +78,14 @@ def _describe_ttft(pairs: Sequence[Pair]) -> str:
     queues = "queueing" if not bunching else f"queueing beyond bunches of {bunching:.0%} of all in flight"
     if not any(handovers):
         return f"rate-matched TTFT is the ctx server's own: KV transfer, orchestrator and {queues} are not in it"
-    low, high = f"{min(handovers):.2g}", f"{max(handovers):.2g}"
-    span = low if low == high else f"{low} to {high}"
+    span, posted = _span(handovers), [pair.posting_s * 1000 for pair in pairs]
+    link = f"bytes over link, and {_span(posted)} ms for its posting" if any(posted) else "bytes over link"
     return (
-        f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, bytes "
-        f"over link; orchestrator and {queues} are not in it"
+        f"rate-matched TTFT is the ctx server's own and {span} ms for the KV transfer of one request alone, "
+        f"{link}; orchestrator and {queues} are not in it"
     )
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    return low if low == high else f"{low} to {high}"
