@@ -24,6 +24,7 @@ from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_setting
 from ratematch.emulator.trtllm.settings import read_yaml, worker_settings
 from ratematch.emulator.trtllm.transfer import announce
 from ratematch.emulator.trtllm.worker import Worker
+from ratematch.engines.trtllm_serve.agreement import as_meant
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options
 
 ACTED_ON = {
@@ -159,7 +160,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     for name in sorted(typed - ACTED_ON):
         log.debug(f"option {name} is accepted and changes nothing here")
     try:
-        config = read_yaml(options["config"]) if options["config"] else {}
+        config = as_meant(read_yaml(options["config"]) if options["config"] else {}, os.environ)
         settings = worker_settings(
             options["model"], options, typed, config, environment.version, environment.unchecked
         )
