@@ -29,8 +29,8 @@ BACKEND_OF_ENV = dict(zip(NAMED_BACKEND_ENV, ("NIXL", "UCX", "MOONCAKE", "MPI"),
 
 
 def as_meant(config: Config, environment: Mapping[str, str]) -> Config:
-    """``config`` with the transfer that DEFAULT is in ``environment``: of the first variable that is 1, in their order,
-    else DEFAULT as it stands, which is NIXL."""
+    """``config`` with the transfer that DEFAULT is in ``environment``: of the first variable that is 1, in the order
+    of :data:`NAMED_BACKEND_ENV`, else DEFAULT as it stands, which is NIXL."""
     block = config.get("cache_transceiver_config")
     if not isinstance(block, dict) or block.get("backend") != "DEFAULT":
         return config
