@@ -148,6 +148,10 @@ SERVE_OPTIONS = _options(
 )  # fmt: skip
 
 
+AT_START = "Using LLM with PyTorch backend"
+"""A line of the log level that the transceivers announce themselves at: where one of them keeps silent, it shows."""
+
+
 @cli.command(cls=VersionedCommand)
 @click.argument("model", type=str)
 @SERVE_OPTIONS
@@ -166,6 +170,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         )
         for warning in settings.warnings:
             log.warning(warning)
+        log.info(AT_START)
         announce(settings.config, settings.version, log)
         worker = Worker(settings, environment, build(settings, environment), log)
         number = worker.run()
