@@ -13,7 +13,7 @@ WORKERS ?= 5
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test tests test-fast fuzz fuzz-wire kill lint bench packages clean
+.PHONY: demo demo-slurm test tests test-fast fuzz fuzz-wire kill lint bench packages site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -74,6 +74,10 @@ lint: $(VENV)/.installed-dev
 	nice $(BIN)/ruff format --check .
 	nice $(BIN)/mypy
 	nice $(BIN)/lint-imports
+
+# The documentation as a site, in build/site; tests/test_site.py builds the same in CI.
+site: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/emulator_peaks.py

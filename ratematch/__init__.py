@@ -26,7 +26,7 @@ room              holds
 ``emulator``      a drop-in for ``trtllm-serve`` and ``vllm serve`` on machines without GPUs
 ``simulate``      whole experiments in virtual time, and forecasts
 ``run``           one experiment alive: launch, load, watch, tear down
-``exchange``      recipes and measurements of other tools, in and out
+``exchange``      recipes and measurements of other tools, in and out; JSON schemas of files
 ``setup``         a new site: its first cluster profile and sweep
 ``campaign``      many experiments: the controller and its jobs
 ``show``          values to pictures and text

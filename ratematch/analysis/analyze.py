@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ratematch.analysis.joined import join_precisions
 from ratematch.analysis.rows import find_gpus_per_node, find_links, measured_in_detail, measured_without_detail
 from ratematch.errors import DamagedFile, ResultsError
 from ratematch.inputs.ratetable import RACK_GPUS
@@ -148,6 +149,8 @@ def _inputs(
     limits = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, kept.max_gpus)
     sweep = replace(limits, gpus_per_node=find_gpus_per_node(stored))
     filled_in = question.filled_in(sweep)
+    if filled_in.join_precisions:
+        measured = join_precisions(measured)
     return Inputs(kept.name, tuple(measured), filled_in, tuple(_count_imported(stored)), lines)
 
 

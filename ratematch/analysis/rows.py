@@ -15,7 +15,7 @@ import pyarrow as pa
 from ratematch.analysis.details import Detail, DetailCache
 from ratematch.engines import find_engine
 from ratematch.errors import CatalogError, DamagedFile
-from ratematch.inputs.catalog import load_gpu, load_model
+from ratematch.inputs.catalog import load_gpu, model_of
 from ratematch.match.feasibility import Links
 from ratematch.match.noise import Noise, batch_means
 from ratematch.measure.breakdown import Breakdown
@@ -153,7 +153,7 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
     """
     experiment = measured[0].experiment
     try:
-        model, gpu = load_model(experiment.model), load_gpu(experiment.gpu)
+        model, gpu = model_of(experiment), load_gpu(experiment.gpu)
     except CatalogError:
         return None
     formats = {

@@ -81,6 +81,9 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
     "--share-nodes/--no-share-nodes", default=True, show_default=True, help="May ctx and gen stand on one node?"
 )
 @click.option("--segment-gpus", type=GPUS, help="Most GPUs of one instance: NVLink domain, rack, Slurm segment.")
+@click.option(
+    "--join-precisions", is_flag=True, help="One front for all precisions of the weights [default: one for each]."
+)
 @click.option("--remeasure", is_flag=True, help="Compute all figures anew from the request records first.")
 @json_option
 def pareto(

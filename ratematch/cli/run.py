@@ -86,20 +86,21 @@ def sweep(
         ratematch sweep quickstart.yaml
     """
     from ratematch.inputs.find import read_sweep
-    from ratematch.run.programs import refuse_missing
+    from ratematch.run.programs import choose_executor, refuse_missing
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
-    refuse_missing(executor or parsed.cluster.default_executor, parsed.cluster, parsed.engine.name)
+    chosen = executor or choose_executor(parsed.cluster)
+    refuse_missing(chosen, parsed.cluster, parsed.engine.name)
 
     from ratematch.campaign.controller import run_campaign
     from ratematch.campaign.jobs.executor import Executor, choose_packing
     from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
     from ratematch.store.folder import Results
 
-    executor_note = None if executor else describe_default_executor(parsed.cluster)
-    parsed = replace(parsed, simulated=executor == "simulate")
+    executor_note = None if executor else describe_default_executor(parsed.cluster, chosen)
+    parsed = replace(parsed, simulated=chosen == "simulate")
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
     if detach:
         from ratematch.campaign.control import start_detached
@@ -114,12 +115,9 @@ def sweep(
         return
     if max_gpu_hours is not None:
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
-    executor = executor or parsed.cluster.default_executor
-    packing = choose_packing(parsed, executor, pack_nodes, pack_hours)
+    packing = choose_packing(parsed, chosen, pack_nodes, pack_hours)
     with SweepView(stderr_console(), executor_note) as view:
-        campaign = run_campaign(
-            parsed, text, results, Executor(executor, max_jobs, packing), view.update, again=again
-        )
+        campaign = run_campaign(parsed, text, results, Executor(chosen, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:

@@ -16,6 +16,7 @@ from ratematch.plan.memory import (
     default_precision,
     kv_bytes_per_token_per_rank,
     memory_fit,
+    state_tokens,
 )
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism
@@ -91,6 +92,16 @@ def draft_acceptance(environment: Environment, model: Model, drafts: int) -> tup
     return known
 
 
+def _beside_states(shape: ServerShape, kv_tokens: int, max_seq_len: int) -> int:
+    """What is left of the cache beside the states of as many sequences as it holds at their longest, or as a batch
+    has."""
+    state = state_tokens(shape.model, shape.mapping, shape.kv_token_b)
+    if not state:
+        return kv_tokens
+    whole_batch = kv_tokens - shape.max_batch_size * state
+    return max(whole_batch, kv_tokens * max_seq_len // (max_seq_len + state))
+
+
 def scheduler_config(
     shape: ServerShape, environment: Environment, max_seq_len: int, kv_tokens: int, tokens_per_block: int
 ) -> SchedulerConfig:
@@ -103,7 +114,7 @@ def scheduler_config(
         max_batch_size=shape.max_batch_size,
         max_num_tokens=shape.max_num_tokens,
         max_seq_len=max_seq_len,
-        kv_tokens=kv_tokens,
+        kv_tokens=_beside_states(shape, kv_tokens, max_seq_len),
         tokens_per_block=tokens_per_block,
         mtp=shape.drafts,
         acceptance=draft_acceptance(environment, shape.model, shape.drafts),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ratematch.engines.steptimes import read_step_model
 from ratematch.engines.trtllm_serve.release import named_version
+from ratematch.plan.emulated import MODEL_VARIABLE, PRECISION_VARIABLE
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES
 
 PREFIX = "RATEMATCH_EMULATED_"
@@ -143,6 +144,7 @@ class Environment:
     forced_acceptance: float | None = None
     unchecked: tuple[str, ...] = ()
     steps: str = DEFAULT_STEP_TIMES
+    model: str = ""
 
 
 def _number(env: Mapping[str, str], name: str) -> float | None:
@@ -172,12 +174,13 @@ def read_environment(
         gpu=env.get(f"{PREFIX}GPU", "").strip() or "gb200",
         load_s=parse_duration(env.get(f"{PREFIX}LOAD_S", "").strip() or "0.2"),
         seed=int(_number(env, f"{PREFIX}SEED") or 0),
-        precision=env.get(f"{PREFIX}PRECISION", "").strip() or None,
+        precision=env.get(PRECISION_VARIABLE, "").strip() or None,
         faults=parse_faults(env.get(f"{PREFIX}FAULT", "")),
         gen_only=env.get("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "").strip() == "1",
         no_retry=env.get("TRTLLM_DISAGG_NO_RETRY", "").strip() == "1",
         fill_gate=int(gate) if gate else None,
         forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"),
         steps=read_step_model(env),
+        model=env.get(MODEL_VARIABLE, "").strip(),
         unchecked=tuple(filter(None, env.get(f"{PREFIX}UNCHECKED", "").split(","))),
     )

@@ -10,11 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
-from ratematch.plan.memory import attention_params, expert_params, format_bytes, kv_elements_per_layer
-from ratematch.plan.model import Gpu, Model
+from ratematch.emulator.mixing import CoreRates, choose_s, mix_s
+from ratematch.plan.formats import format_bytes, rate_of
+from ratematch.plan.memory import (
+    attention_params,
+    expert_params,
+    kv_elements_per_layer,
+    part_bytes,
+    part_mix,
+    shared_params,
+    some_indexers,
+)
+from ratematch.plan.mixers import indexer_bytes, mixer_params
+from ratematch.plan.model import Gpu, Mixer, Model, Part
 from ratematch.plan.parallelism import Parallelism
 
 _REMEMBERED = 4096
@@ -122,35 +133,38 @@ class RooflineStepTime:
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
     ):
-        attention_precision = model.attention_precision.get(precision, precision)
-        for name in (precision, attention_precision):
-            format_bytes(name)
-            if name not in gpu.flops:
-                raise ValueError(f"{gpu.name} has no {name} rate: use one of {', '.join(gpu.flops)}")
         eff = efficiency or Efficiency()
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
+        self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
-        self._rate = eff.gemm * gpu.flops[precision]
-        self._moe_rate = eff.moe_gemm * gpu.flops[precision]
-        self._attn_rate = eff.gemm * gpu.flops[attention_precision]
+        self._shards = shards
+        self._rate = eff.gemm * self._part_rate(precision, "dense")
+        self._moe_rate = eff.moe_gemm * self._part_rate(precision, "experts")
+        self._shared_rate = eff.gemm * self._part_rate(precision, "shared")
+        self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
+        self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
         self._head_rate = eff.gemm * gpu.flops["bf16"]
         self._core_rate = eff.attention * gpu.flops["bf16"]
         self._gen_core_rate = eff.attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
         self._bandwidth = eff.memory * gpu.memory_b_s
-        weight_b = format_bytes(precision)
+        self._rates = CoreRates(self._core_rate, self._gen_core_rate, self._bandwidth, shards, kv_dtype)
+        weight_b = part_bytes(model, precision, "experts")
 
-        self._attn_params = attention_params(model) / shards
-        self._attn_weights_b = self._attn_params * format_bytes(attention_precision)
-        self._dense_params = 3 * model.hidden * model.ffn / shards
-        self._dense_weights_b = self._dense_params * weight_b
+        # Indexers of some layers count as the same share of one in each.
+        self._attn_params = (attention_params(model) + some_indexers(model) / max(1, model.plain_layers)) / shards
+        self._attn_weights_b = self._attn_params * part_bytes(model, precision, "attention")
+        self._dense_params = model.mlp_matrices * model.hidden * model.ffn / shards
+        self._dense_weights_b = self._dense_params * part_bytes(model, precision, "dense")
         self._head_params = model.vocab * model.hidden / shards
+        self._mixer_b = part_bytes(model, precision, "mixers")
+        self._shared_b = part_bytes(model, precision, "shared")
         moe = model.moe
         if moe:
             self._dense_layers = moe.dense_layers
-            self._shared_params = 3 * model.hidden * moe.shared_ffn / shards
+            self._shared_params = shared_params(model, moe) / shards
             self._expert_params = expert_params(model, moe) / mapping.moe_tp
         else:
-            self._dense_layers, self._shared_params, self._expert_params = model.layers, 0.0, 0.0
+            self._dense_layers, self._shared_params, self._expert_params = model.wide_layers, 0.0, 0.0
         self._weight_b = weight_b
 
         self._ctx_pair_flops, self._gen_pair_flops = self._pair_flops(shards)
@@ -161,10 +175,18 @@ class RooflineStepTime:
         # Of a step only the reading of caches differs from that of the one before, as a rule.
         remember = lru_cache(maxsize=_REMEMBERED)
         self._projections = remember(self._projections_s)
+        self._mixed_projections = [remember(partial(self._mixed_projections_s, mixer)) for mixer in model.mixers]
         self._dense = remember(self._dense_s)
         self._moe = remember(self._moe_s)
         self._exchange = remember(self._exchange_s)
         self._head = remember(self._head_s)
+
+    def _part_rate(self, precision: str, part: Part) -> float:
+        """FLOP/s of products with a part's matrices: each format's rate, weighted by its share of the elements."""
+        mix = part_mix(self.model, precision, part)
+        if len(mix) == 1:
+            return rate_of(self.gpu, next(iter(mix)))
+        return 1 / sum(share / rate_of(self.gpu, name) for name, share in mix.items())
 
     def _pair_flops(self, shards: int) -> tuple[float, float]:
         """FLOPs of attention proper per (query token, cached token) pair, per layer and rank: of prompts, which use
@@ -176,7 +198,8 @@ class RooflineStepTime:
                 2 * heads * (mla.nope_dim + mla.rope_dim + mla.v_dim),
                 2 * heads * (2 * mla.kv_lora_rank + mla.rope_dim),
             )
-        return 4 * heads * model.head_dim, 4 * heads * model.head_dim
+        both = 2 * heads * (model.head_dim + (model.v_dim or model.head_dim))
+        return both, both
 
     def _link(self) -> float:
         """Bytes/s: the slower of what crosses NVLink and what must cross the network, for evenly spread peers."""
@@ -198,9 +221,12 @@ class RooflineStepTime:
         all_tokens = sum([load_tokens * ranks for load_tokens, (_, ranks) in zip(tokens, kinds, strict=True)])
 
         attention = max(map(self._attention, loads, tokens))
-        device = model.layers * (attention + self._exchange(most_tokens) + eff.layer_s)
+        mixing = attention if self._uniform else self._mix(attention, loads, tokens)
+        if not model.plain_layers:
+            attention = mixing  # of a draft layer too
+        device = model.depth * (mixing + self._exchange(most_tokens) + eff.layer_s)
         device += self._dense_layers * self._dense(most_tokens)
-        device += (model.layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
+        device += (model.wide_layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
         device += self._head(max([load.gen_requests * load.query_tokens + load.ctx_requests for load in loads]))
         drafts = max([load.query_tokens for load in loads]) - 1
         if drafts:
@@ -251,12 +277,34 @@ class RooflineStepTime:
         seconds = self._projections(tokens)
         attended, read = load.ctx_attended, load.kv_read_tokens
         if model.sliding_layers:
-            near = model.sliding_layers / model.layers
+            near = model.sliding_layers / model.plain_layers
             attended += near * (min(attended, load.ctx_tokens * model.sliding_window) - attended)
             read += near * (min(read, load.gen_requests * model.sliding_window) - read)
+        if model.indexer:
+            share = (model.indexer.layers or model.plain_layers) / model.plain_layers
+            entry_b = indexer_bytes(model.indexer)
+            seconds += share * choose_s(model.indexer, entry_b, load, attended, read, self._rates)
+            attended = min(attended, load.ctx_tokens * model.indexer.top_k)
+            read = min(read, load.gen_requests * model.indexer.top_k)
         seconds += self._ctx_pair_flops * attended / self._core_rate
         gen_flops = self._gen_pair_flops * read * load.query_tokens
         return seconds + max(gen_flops / self._gen_core_rate, read * self._kv_b / self._bandwidth)
+
+    def _mix(self, attention: float, loads: list[RankLoad], tokens: list[float]) -> float:
+        """Seconds of token mixing of all layers, spread over the model's depth. ``attention``: of one plain layer."""
+        seconds = self.model.plain_layers * attention
+        for mixer, projections in zip(self.model.mixers, self._mixed_projections, strict=True):
+            slowest = max(
+                projections(count) + mix_s(mixer, load, self._rates) if count > 0 else 0.0
+                for load, count in zip(loads, tokens, strict=True)
+            )
+            seconds += mixer.layers * slowest
+        return seconds / self.model.depth
+
+    def _mixed_projections_s(self, mixer: Mixer, tokens: float) -> float:
+        params = mixer_params(mixer, self.model.hidden) / self._shards
+        seconds = self._gemm(params, params * self._mixer_b, tokens, self._mixer_rate)
+        return seconds + self.efficiency.elementwise_passes * tokens * self.model.hidden * 2 / self._bandwidth
 
     def _projections_s(self, tokens: float) -> float:
         """Attention's matrices and what is done to each element between matrix products, of one layer."""
@@ -277,10 +325,11 @@ class RooflineStepTime:
         copies = imbalance * all_tokens * moe.top_k / mapping.ep
         flops = 2 * self._expert_params * copies
         weights_b = touched / mapping.ep * self._expert_params * self._weight_b
-        rows_b = copies * (2 * self.model.hidden + 3 * moe.ffn / mapping.moe_tp) * 2.0
+        rows_b = copies * (2 * (moe.latent or self.model.hidden) + 3 * moe.ffn / mapping.moe_tp) * 2.0
         seconds = max(flops / self._moe_rate, weights_b / self._bandwidth) + rows_b / self._bandwidth
         if self._shared_params:
-            seconds += self._gemm(self._shared_params, self._shared_params * self._weight_b, most_tokens)
+            shared_b = self._shared_params * self._shared_b
+            seconds += self._gemm(self._shared_params, shared_b, most_tokens, self._shared_rate)
         return seconds
 
     def _exchange_s(self, tokens: float) -> float:

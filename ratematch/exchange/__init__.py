@@ -4,6 +4,8 @@
 A recipe becomes a sweep file with one deployment written out (:mod:`ratematch.exchange.recipes.convert`). Whatever
 it says that a sweep file cannot say is listed; nothing is dropped in silence, and the written file is expanded and
 rendered before it is handed over, to show that it gives back the recipe's own worker configuration.
+
+For editors and programs that read ratematch's own files: their JSON schemas (:mod:`ratematch.exchange.schemas`).
 """
 
 from __future__ import annotations

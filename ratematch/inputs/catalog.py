@@ -1,4 +1,4 @@
-"""Finds and reads models and GPU types: those that ship with the package, and GPU files that people write."""
+"""Finds and reads models and GPU types: those that ship with the package, checkpoints, and people's files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ratematch.errors import CatalogError, UserError
+from ratematch.inputs.checkpoint.read import is_checkpoint, read_checkpoint
 from ratematch.inputs.gpufile import parse_gpu
 from ratematch.inputs.textfile import is_file, read_text_file
-from ratematch.plan.model import Gpu, Mla, Model, Moe
+from ratematch.plan.experiment import Experiment
+from ratematch.plan.model import Gpu, Model
+from ratematch.plan.modelfile import model_from_facts, parse_model
 from ratematch.plan.numbers import brief, shorten
+from ratematch.plan.precision import split_precision, with_precision
 from ratematch.plan.yamltext import MOST_BYTES
 
 GPUS = Path("gpus")
 GPUS_VARIABLE = "RATEMATCH_GPUS"
+MODELS = Path("models")
+MODELS_VARIABLE = "RATEMATCH_MODELS"
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -30,33 +33,90 @@ SUFFIXES = (".yaml", ".yml")
 
 def model_names() -> list[str]:
     """Canonical names of the models that ship with the package, sorted."""
-    return sorted(_models())
+    return sorted(_shipped_models())
 
 
-def load_model(name: str) -> Model:
-    """The model called ``name``: a canonical name or an alias, in any case, with or without ``org/`` before it.
+def known_models() -> dict[str, Model]:
+    """Every model by its name: of the user's folders (:func:`model_folders`), then those that ship with the package.
+    Files that cannot be read are left out; :func:`load_model` says what is wrong with one that is named."""
+    return {**_shipped_models(), **_read_own_models()[0]}
+
+
+def load_model(name: str, beside: Path = Path()) -> Model:
+    """The model called ``name``: the path of a checkpoint's folder, its ``config.json`` or a model file (from here,
+    or from ``beside``), else the name of a file or folder, a ``name`` or an alias in the folders of
+    :func:`model_folders` and then in the package, in any case, with or without ``org/`` before it. A precision at
+    the end of a name (``-fp8``, ``-nvfp4``) is that of the weights.
 
     Raises:
-        CatalogError: no such model; the message lists the known ones.
+        CatalogError: no such model, with the known ones and how to add one; or what is wrong with its files.
     """
-    wanted = name.rsplit("/", 1)[-1].strip().lower()
-    entries = _models()
-    for entry in entries.values():
-        if wanted == entry["name"] or wanted in entry.get("aliases", ()):
-            content = dict(entry)
-            break
+    written = name.strip()
+    for path in _paths(written, beside):
+        if is_checkpoint(path):
+            return read_checkpoint(path)
+        if is_file(path):
+            return read_model(path)
+    wanted = written.rstrip("/").rsplit("/", 1)[-1].strip().lower()
+    for path in _own_model_files():
+        if wanted in (path.name.lower(), path.stem.lower()):
+            return read_checkpoint(path) if is_checkpoint(path) else read_model(path)
+    known = known_models()
+    if (found := find_model(wanted, known)) is not None:
+        return found
+    raise CatalogError(_no_model(name, wanted, known))
+
+
+def find_model(wanted: str, known: dict[str, Model]) -> Model | None:
+    """The one of ``known`` that goes by ``wanted``, with the precision that the name ends with."""
+    base, precision = split_precision(wanted)
+    for spelling in (wanted, base):
+        for model in known.values():
+            if spelling in (model.name, *model.aliases):
+                return model if spelling == model.name == wanted else with_precision(model, precision)
+    return None
+
+
+def model_of(experiment: Experiment) -> Model:
+    """The model that an experiment measures, in its precision.
+
+    Raises:
+        CatalogError: its name is not known, or what is stored of it is not that of a model.
+    """
+    if experiment.facts is None:
+        model = load_model(experiment.model)
     else:
-        spellings = {alias: key for key, entry in entries.items() for alias in (key, *entry.get("aliases", ()))}
-        raise CatalogError(
-            f"model {brief(name)} is not known{_hint(wanted, spellings)}; known: {', '.join(sorted(entries))}"
-        )
-    if moe := content.get("moe"):
-        content["moe"] = Moe(**moe)
-    if mla := content.get("mla"):
-        content["mla"] = Mla(**mla)
-    for key in ("mtp_acceptance", "aliases"):
-        content[key] = tuple(content.get(key, ()))
-    return Model(**content)
+        try:
+            model = model_from_facts(experiment.facts)
+        except ValueError as error:
+            raise CatalogError(f"{experiment.model}: facts: are not those of a model: {error}") from None
+    return with_precision(model, experiment.workload.precision)
+
+
+def _paths(written: str, beside: Path) -> list[Path]:
+    """Where the file or folder may lie that somebody wrote as a path; none where it is a name."""
+    if "/" not in written and not written.endswith((*SUFFIXES, ".json")):
+        return []
+    try:
+        return [Path(written).expanduser(), beside / written]
+    except RuntimeError:  # ~nobody
+        return []
+
+
+def _no_model(name: str, wanted: str, known: dict[str, Model]) -> str:
+    spellings = {alias: key for key, model in known.items() for alias in (key, *model.aliases)}
+    if name.startswith(("/", "./", "../", "~")):
+        what = f"there is no checkpoint or model file at {shorten(name)}, and its last part is no name that is known"
+    elif is_file(Path(name) / "config.json") or is_file(Path(name)):
+        what = f"model {brief(name)} is not known; the one that lies here is ./{shorten(name)}"
+    else:
+        what = f"model {brief(name)} is not known{_hint(wanted, spellings)}"
+    for fault in _read_own_models()[1]:
+        what += f"; left out: {fault}"
+    return (
+        f"{what}; known: {', '.join(sorted(known))}; another one: model: PATH of a folder with its config.json, or "
+        f"its keys in {MODELS}/NAME.yaml (docs/models.md)"
+    )
 
 
 def _hint(wanted: str, spellings: dict[str, str]) -> str:
@@ -64,15 +124,61 @@ def _hint(wanted: str, spellings: dict[str, str]) -> str:
     return f"; did you mean {spellings[close[0]]}?" if close else ""
 
 
+def model_folders() -> list[Path]:
+    """Where models of people are looked for, first wins: ``models`` here, ``$RATEMATCH_MODELS`` (folders, as in PATH)
+    and the user's ``~/.config/ratematch/models``. They hold model files, and folders with a ``config.json``."""
+    return _folders(MODELS, MODELS_VARIABLE)
+
+
+def read_model(path: Path) -> Model:
+    """The model of a model file.
+
+    Raises:
+        CatalogError: it cannot be read, or every problem of it.
+    """
+    try:
+        text = read_text_file(path, MOST_BYTES)
+    except UserError as error:
+        raise CatalogError(str(error)) from None
+    return parse_model(text, str(path), str(path.absolute()))
+
+
+def _read_own_models() -> tuple[dict[str, Model], list[str]]:
+    """Models of people's files by name, the first of a name; and why other files could not be read."""
+    models: dict[str, Model] = {}
+    faults: list[str] = []
+    for path in _own_model_files():
+        try:
+            model = read_checkpoint(path) if is_checkpoint(path) else read_model(path)
+        except CatalogError as error:
+            faults.append(str(error))
+        else:
+            models.setdefault(model.name, model)
+    return models, faults
+
+
+def _own_model_files() -> Iterator[Path]:
+    for folder in model_folders():
+        for path in sorted(folder.iterdir()):
+            if is_checkpoint(path) or (path.suffix in SUFFIXES and path.is_file()):
+                yield path
+
+
 @cache
-def _models() -> dict[str, dict[str, Any]]:
-    contents = [yaml.safe_load(text) for _, text in _shipped("models")]
-    return {content["name"]: content for content in contents}
+def _shipped_models() -> dict[str, Model]:
+    models = [parse_model(text, name) for name, text in _shipped("models")]
+    return {model.name: model for model in models}
 
 
 def _shipped(folder: str) -> list[tuple[str, str]]:
     files = resources.files("ratematch").joinpath("data", folder)
     return [(file.name, file.read_text(encoding="utf-8")) for file in files.iterdir() if file.name.endswith(".yaml")]
+
+
+def _folders(here: Path, variable: str) -> list[Path]:
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    named = [Path(folder) for folder in os.environ.get(variable, "").split(os.pathsep) if folder]
+    return [folder for folder in dict.fromkeys([here, *named, config / "ratematch" / here]) if folder.is_dir()]
 
 
 # ------------------------------------------------------------------------------------------------ GPUs
@@ -127,9 +233,7 @@ def load_gpu(name: str, beside: Path = Path()) -> Gpu:
 def gpu_folders() -> list[Path]:
     """Where GPU files of people are looked for, first wins: ``gpus`` here, ``$RATEMATCH_GPUS`` (folders, as in PATH)
     and the user's ``~/.config/ratematch/gpus``."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    named = [Path(folder) for folder in os.environ.get(GPUS_VARIABLE, "").split(os.pathsep) if folder]
-    return [folder for folder in dict.fromkeys([GPUS, *named, config / "ratematch" / "gpus"]) if folder.is_dir()]
+    return _folders(GPUS, GPUS_VARIABLE)
 
 
 def read_gpu(path: Path) -> Gpu:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
+from ratematch.inputs.nodegroups import lay_over
 from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
@@ -109,8 +110,14 @@ VALID_KEYS = {
 }
 
 
-def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster:
-    """The profile that ``text`` describes. ``folder``: where the file lies, for the path of its prologue.
+def cluster_schema() -> dict[str, Any]:
+    """JSON schema of a cluster profile."""
+    return _Cluster.model_json_schema()
+
+
+def parse_cluster(text: str, source: str, folder: Path | None = None, group: str | None = None) -> Cluster:
+    """The profile that ``text`` describes. ``folder``: where the file lies, for the path of its prologue. ``group``:
+    of its nodes, where it has several (:mod:`ratematch.inputs.nodegroups`).
 
     Raises:
         ClusterError: with every problem of the profile, each with ``source`` and line.
@@ -120,6 +127,9 @@ def parse_cluster(text: str, source: str, folder: Path | None = None) -> Cluster
         raise ClusterError(located.problems)
     if not isinstance(located.data, dict):
         located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
+        raise ClusterError(located.problems)
+    lay_over(located, group)
+    if located.problems:
         raise ClusterError(located.problems)
     secrets = take_secrets(located, [("environment",)])
     refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])

@@ -13,6 +13,7 @@ from ratematch.engines.steptimes import read_step_model
 from ratematch.errors import CatalogError, ClusterError, Problem, UserError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.clusterfile import parse_cluster
+from ratematch.inputs.nodegroups import split_name
 from ratematch.inputs.textfile import is_file, read_text_file
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.located import read_located
@@ -66,7 +67,7 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
     sweep = parse_sweep(
         text,
         path.name,
-        find_model=load_model,
+        find_model=lambda model: load_model(model, path.parent),
         find_gpu=load_gpu,
         engines=ENGINES,
         find_cluster=lambda profile: read_cluster(profile, beside=path.parent),
@@ -80,15 +81,21 @@ def read_sweep(name: str, overrides: tuple[str, ...] = (), cluster: str | None =
 
 def read_cluster(name: str, beside: Path = Path()) -> Cluster:
     """The cluster profile ``name``: the path of a file, or a name searched for in :func:`cluster_folders`, as a
-    file's name or as what its ``name`` says.
+    file's name or as what its ``name`` says; with ``:GROUP`` behind it that group of its nodes.
 
     ``beside``: folder of the sweep that names it.
 
     Raises:
         ClusterError: no such profile, or every problem of it.
     """
-    path = find_cluster_file(name, beside)
-    return parse_cluster(read_text_file(path, MOST_BYTES), path.name, path.parent)
+    try:
+        path, group = find_cluster_file(name, beside), None
+    except ClusterError:
+        profile, group = split_name(name)
+        if group is None:
+            raise
+        path = find_cluster_file(profile, beside)
+    return parse_cluster(read_text_file(path, MOST_BYTES), path.name, path.parent, group)
 
 
 def find_cluster_file(name: str, beside: Path = Path()) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ratematch.errors import CatalogError
+from ratematch.plan.formats import FORMAT_BYTES
 from ratematch.plan.located import Located, read_located
-from ratematch.plan.memory import FORMAT_BYTES
 from ratematch.plan.model import Gpu
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,6 +38,11 @@ class _Gpu(BaseModel):
 
 
 VALID_KEYS = {"": tuple(_Gpu.model_fields), "flops": tuple(FORMAT_BYTES)}
+
+
+def gpu_schema() -> dict[str, Any]:
+    """JSON schema of a GPU file."""
+    return _Gpu.model_json_schema()
 
 
 def parse_gpu(text: str, source: str, file: str = "") -> Gpu:

@@ -34,7 +34,7 @@ from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
 from ratematch.plan.deployment import Stage
 from ratematch.plan.load import Constraints
-from ratematch.plan.workload import Workload
+from ratematch.plan.workload import Workload, feeds
 
 IFB_SEED, END_TO_END_SEED = 1, 2
 """Of the draws of measured fronts, each its own."""
@@ -92,10 +92,12 @@ def list_workloads(measured: Iterable[Measured]) -> list[Workload]:
 
 def select_workload(measured: Sequence[Measured], workload: Workload) -> list[Measured]:
     """The rows that speak about ``workload``. When no ctx run is of the workload itself, those of the same ISL count:
-    a context server emits one token, whatever the OSL."""
+    a context server emits one token, whatever the OSL. Weights of another precision are other servers."""
     rows = [row for row in measured if row.experiment.workload == workload]
     if not any(row.experiment.stage == "ctx" for row in rows):
-        rows += [r for r in measured if r.experiment.stage == "ctx" and r.experiment.workload.isl == workload.isl]
+        rows += [
+            row for row in measured if row.experiment.stage == "ctx" and feeds(row.experiment.workload, workload)
+        ]
     return rows
 
 

@@ -45,6 +45,8 @@ class Question:
     """May ctx and gen instances stand on one node? They do where ratematch places them."""
     segment_gpus: int | None = None
     """Most GPUs of one instance: NVLink domain, rack or Slurm segment."""
+    join_precisions: bool = False
+    """Do figures of several precisions share fronts and pairs?"""
     draws: int = DRAWS
     """Bootstrap draws for the intervals, which exist where the noise of the rates is known; 0 leaves them out."""
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.plan.memory import RUNTIME_RESERVE_B, MemoryUse, activation_bytes, default_precision, memory_fit
+from ratematch.plan.memory import (
+    RUNTIME_RESERVE_B,
+    MemoryUse,
+    activation_bytes,
+    default_precision,
+    memory_fit,
+    state_tokens,
+)
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.workload import Workload
 
@@ -21,7 +28,8 @@ class KvSettings:
     prompt be longer than one step's tokens? ``max_seq_len``: longest sequence as configured, ``None`` = as
     derived, which is long enough. ``block``: tokens of a KV block; a request occupies whole ones. ``left_alone``:
     share of the whole GPU that the engine does not touch. ``expert_slots``: experts of a layer with the copies that a
-    load balancer keeps, 0 = no copies.
+    load balancer keeps, 0 = no copies. ``by_checkpoint``: where the checkpoint asks for a format of the cache, it
+    has that one.
     """
 
     fraction: float
@@ -31,6 +39,7 @@ class KvSettings:
     block: int = 32
     left_alone: float = 0.0
     expert_slots: int = 0
+    by_checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,16 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
     request_tokens = -(-length // kv.block) * kv.block
     use = MemoryUse(
         default_precision(model, gpu),
-        kv.dtype,
+        model.kv_precision if kv.by_checkpoint and model.kv_precision else kv.dtype,
         kv.fraction,
         RUNTIME_RESERVE_B + activation_bytes(model, mapping, tokens, batch) + kv.left_alone * gpu.memory_b,
         min(group.mtp, model.mtp_layers),
         kv.expert_slots,
     )
     fit = memory_fit(model, gpu, mapping, use, request_tokens)
+    if state := state_tokens(model, mapping, fit.kv_token_b):
+        request_tokens += state
+        fit = memory_fit(model, gpu, mapping, use, request_tokens)
     held = fit.kv_tokens // request_tokens * mapping.dp_ranks
     slots = min(batch, at_once) * mapping.dp_ranks
     ranks = f" x {mapping.dp_ranks} ranks" if mapping.attention_dp else ""
@@ -82,7 +94,8 @@ def find_capacity(group: ServerGroup, workload: Workload, model: Model, gpu: Gpu
         if at_once < batch:
             limit = f"max_num_tokens {tokens} / (MTP {group.mtp} + 1) = {at_once} requests a step, of {limit}"
         return Capacity(slots, f"{limit}{ranks} = {slots} sequence slots")
-    return Capacity(held, f"{fit.explanation}; / {request_tokens} tokens a request{ranks} = {held} requests")
+    states = f", {state} of them for its states" if state else ""
+    return Capacity(held, f"{fit.explanation}; / {request_tokens} tokens a request{states}{ranks} = {held} requests")
 
 
 def _check_length(group: ServerGroup, workload: Workload, model: Model, kv: KvSettings) -> str:

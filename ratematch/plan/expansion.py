@@ -21,7 +21,9 @@ from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment, merge_load
 from ratematch.plan.limits import with_limits
 from ratematch.plan.load import Concurrency, Load, breakdown_loads, most_in_flight
 from ratematch.plan.model import Model
+from ratematch.plan.modelfile import facts_of
 from ratematch.plan.parallelism import Parallelism, parse_mapping
+from ratematch.plan.precision import PRECISION_AXIS, axis_precisions
 from ratematch.plan.rules import Impossible, check_mapping, check_mtp
 from ratematch.plan.sweep import MAPPING_AXES, ROLE_OF_STAGE, AxisValues, NamedDeployment, StagePlan, Sweep
 from ratematch.plan.workload import Workload
@@ -128,7 +130,7 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
             elif plan.only and not any(_matches(rule, combination) for rule in plan.only):
                 dropped.append(Dropped(plan.stage, combination.label, "matches no `only` rule of the sweep file"))
             else:
-                for workload in sweep.workloads:
+                for workload in _under(sweep, combination):
                     experiment, too_much = _fitting(sweep, plan, combination, workload, kv_of)
                     dropped.extend(too_much)
                     if experiment is None:
@@ -146,8 +148,20 @@ def expand_written_out(sweep: Sweep) -> list[Experiment]:
     return [
         experiment_of(sweep, named.stage, named.deployment, workload, _loads_of_named(sweep, named))
         for named in sweep.deployments
-        for workload in ((named.workload,) if named.workload else sweep.workloads)
+        for workload in (_in_each(named.workload, sweep) if named.workload else sweep.workloads)
     ]
+
+
+def _in_each(workload: Workload, sweep: Sweep) -> list[Workload]:
+    return [replace(workload, precision=precision) for precision in sweep.precisions]
+
+
+def _under(sweep: Sweep, combination: Combination) -> list[Workload]:
+    """The workloads of the sweep under the combination's precision, where it has one."""
+    if PRECISION_AXIS not in combination.axes:
+        return list(sweep.workloads)
+    wanted = axis_precisions([combination.axes[PRECISION_AXIS]], sweep.model, sweep.gpu)
+    return [workload for workload in sweep.workloads if workload.precision in wanted]
 
 
 def _loads_of_named(sweep: Sweep, named: NamedDeployment) -> tuple[Load, ...]:
@@ -170,7 +184,8 @@ def _fitting(
         needed = f"needs {whole.deployment.gpus} GPUs with the context servers that supply it"
         return None, [Dropped(plan.stage, where, f"{needed}, and {sweep.max_gpus} are allowed")]
     for group in whole.deployment.groups:  # the measured one is the last: the supply's capacity only has to be there
-        capacity = find_capacity(group, whole.workload, sweep.model, sweep.gpu, kv_of(group))
+        model = sweep.model_under(workload.precision)
+        capacity = find_capacity(group, whole.workload, model, sweep.gpu, kv_of(group))
         if capacity.requests < 1:
             supplied = f"context supply {group.mapping.label}: " if plan.supply and group.role == "ctx" else ""
             return None, [Dropped(plan.stage, where, supplied + capacity.explanation)]
@@ -248,7 +263,7 @@ def experiment_of(
     return Experiment(
         stage=stage,
         model=sweep.model.name,
-        model_path=sweep.model_path,
+        model_path=sweep.paths.get(workload.precision) or sweep.model_path,
         engine=sweep.engine,
         gpu=sweep.cluster.gpu,
         cluster=sweep.cluster.name,
@@ -258,6 +273,7 @@ def experiment_of(
         deployment=replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg")),
         workload=workload,
         loads=loads,
+        facts=facts_of(sweep.model) if sweep.model.file else None,
     )
 
 

@@ -67,7 +67,8 @@ class Experiment:
 
     ``emulated``: no GPU was there, the figures are those of the emulator's model. ``simulated``: besides, there were
     no servers either; the emulator's scheduler ran in virtual time. ``step_times``: the emulator's step-time model
-    behind the figures; it says nothing where servers are real.
+    behind the figures; it says nothing where servers are real. ``facts``: what the model is made of, as in a model
+    file, where it is none that ships with the package: its files may be gone when the figures are looked at.
     """
 
     stage: Stage
@@ -82,6 +83,7 @@ class Experiment:
     loads: tuple[Load, ...]
     simulated: bool = False
     step_times: str = DEFAULT_STEP_TIMES
+    facts: dict[str, Any] | None = None
 
     @property
     def stack(self) -> str:
@@ -134,6 +136,8 @@ class Experiment:
             del content["simulated"]
         if self.step_times == DEFAULT_STEP_TIMES:
             del content["step_times"]
+        if self.facts is None:
+            del content["facts"]
         content["workload"] = workload_to_json(self.workload)
         deployment = content["deployment"]
         for key in (
@@ -200,6 +204,8 @@ TEXTS = ("stage", "model", "model_path", "gpu", "cluster")
 def to_json(experiment: Experiment) -> dict[str, Any]:
     """Plain JSON values, loads tagged by kind."""
     content = asdict(experiment)
+    if experiment.facts is None:  # as it was before there were other models than the package's
+        del content["facts"]
     content["loads"] = [load_to_json(load) for load in experiment.loads]
     content["workload"] = workload_to_json(experiment.workload)
     return content

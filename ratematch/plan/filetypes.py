@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from ratematch.plan.numbers import (
     MOST_GPUS,
@@ -29,3 +31,23 @@ PerSecond = Annotated[float, Field(ge=1e-6, le=MOST_RATE, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, le=MOST_MS, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class AlsoOne:
+    """Annotates a list that may be written as its only value, for the JSON schema of a file."""
+
+    def __get_pydantic_json_schema__(self, kind: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        listed = handler(kind)
+        return {"anyOf": [listed["items"], listed]}
+
+
+@dataclass(frozen=True)
+class AlsoName:
+    """Annotates a map that may be written as the value of one of its keys, for the JSON schema of a file."""
+
+    key: str
+
+    def __get_pydantic_json_schema__(self, kind: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        whole = handler(kind)
+        return {"anyOf": [handler.resolve_ref_schema(whole)["properties"][self.key], whole]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ratematch.plan.cluster import Cluster
@@ -160,7 +160,8 @@ class Sweep:
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
     experiments are to run in virtual time (decided by who runs it, not by the file). ``step_times``: the emulator's
     step-time model, for whatever of it runs on the emulator (set in the environment). ``secrets``: those of the file
-    and of its cluster profile.
+    and of its cluster profile. ``precisions``: that it is measured in, empty for the model's usual one; each of
+    ``workloads`` stands there once for each. ``paths``: of the weights, by precision.
     """
 
     name: str
@@ -182,7 +183,13 @@ class Sweep:
     search: Literal["grid", "adaptive"] = "grid"
     step_times: str = DEFAULT_STEP_TIMES
     secrets: Secrets = field(default_factory=Secrets, compare=False)
+    precisions: tuple[str, ...] = ("",)
+    paths: dict[str, str] = field(default_factory=dict)
     breakdown_apart: BreakdownApart = field(default=never_apart, compare=False, repr=False)
+
+    def model_under(self, precision: str) -> Model:
+        """The model in a checkpoint of one of ``precisions``."""
+        return replace(self.model, chosen_precision=precision)
 
     def needs_breakdown(self, deployment: Deployment) -> bool:
         """Does where its requests' time goes take loads of its own, which its measured loads would be slower for?

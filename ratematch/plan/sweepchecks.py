@@ -15,6 +15,7 @@ from ratematch.plan.located import Located, Path
 from ratematch.plan.model import Model
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, MOST_TOKENS, brief, shorten
 from ratematch.plan.parallelism import parse_mapping
+from ratematch.plan.precision import read_precision
 from ratematch.plan.rules import Impossible, check_mapping
 from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES, LoadPlan, NamedDeployment, StagePlan
 from ratematch.plan.sweepschema import LoadsIn, StageIn, SweepIn, WorkloadIn
@@ -39,6 +40,11 @@ def check_values(located: Located, path: Path, name: str, values: list[Any]) -> 
         if name == "mapping":
             try:
                 parse_mapping(str(value))
+            except ValueError as error:
+                located.add(here, str(error))
+        elif name == "precision":
+            try:
+                read_precision(str(value))
             except ValueError as error:
                 located.add(here, str(error))
         elif name == "attention_dp":

@@ -26,6 +26,7 @@ from ratematch.plan.model import Gpu, Model
 from ratematch.plan.numbers import brief, shorten
 from ratematch.plan.overrides import lay_over
 from ratematch.plan.parallelism import Parallelism, parse_mapping
+from ratematch.plan.precision import PRECISION_AXIS
 from ratematch.plan.printable import refuse_unprintable
 from ratematch.plan.secret import Secrets, refuse_secret_options, take_secrets
 from ratematch.plan.sweep import (
@@ -47,6 +48,13 @@ from ratematch.plan.sweepchecks import (
     check_stages,
     check_values,
 )
+from ratematch.plan.sweepmodel import (
+    find_sweep_model,
+    model_paths,
+    read_precisions,
+    take_by_hand,
+    with_precisions,
+)
 from ratematch.plan.sweepschema import (
     VALID_KEYS,
     DeploymentIn,
@@ -67,7 +75,7 @@ ALIASES = {
     "aggregated": "ifb",
 }
 ROLES = ("ctx", "gen", "agg")
-NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES)
+NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES, PRECISION_AXIS)
 
 
 def parse_sweep(
@@ -89,8 +97,9 @@ def parse_sweep(
         SweepError: with every problem of the file, each with ``source`` and line.
     """
     located, secrets = _read_sweep(text, source, overrides)
+    by_hand = take_by_hand(located)
     parsed = _validate(located)
-    model = _resolve(located, ("model",), _name_in(located.data.get("model")), find_model)
+    model = find_sweep_model(located, located.data.get("model"), by_hand, find_model)
     cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
     if parsed is None:
         raise _error(located)
@@ -104,22 +113,25 @@ def parse_sweep(
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
     check_loads(located, parsed)
-    check_sizes(located, stages, named, len(parsed.workloads))
+    gpu = find_gpu(cluster.gpu_source) if cluster else None
+    precisions = read_precisions(located, parsed, model, gpu) if model and gpu else ("",)
+    check_sizes(located, stages, named, len(parsed.workloads) * len(precisions))
     if cluster:
         _check_secrets(located, secrets, cluster)
     if model and cluster and not located.problems:
         check_against_cluster(located, stages, named, model, cluster, facts.expert_slots)
-    if located.problems or model is None or cluster is None:
+    paths = model_paths(located, parsed, model, gpu, cluster, precisions) if model and cluster and gpu else {}
+    if located.problems or model is None or cluster is None or gpu is None:
         raise _error(located)
     return Sweep(
         name=parsed.name,
         about=parsed.about.strip(),
         model=model,
-        model_path=_model_path(parsed, model, cluster),
+        model_path=paths[precisions[0]],
         cluster=cluster,
-        gpu=find_gpu(cluster.gpu_source),
+        gpu=gpu,
         engine=EngineRef(parsed.engine.name, parsed.engine.version),
-        workloads=tuple(given.workload() for given in parsed.workloads),
+        workloads=with_precisions(parsed, precisions),
         constraints=Constraints(**parsed.constraints.model_dump()),
         budget=Budget(**parsed.budget.model_dump()),
         stages=stages,
@@ -129,6 +141,8 @@ def parse_sweep(
         seed=parsed.seed,
         source=source,
         secrets=cluster.secrets | secrets,
+        precisions=precisions,
+        paths=paths,
         breakdown_apart=facts.breakdown_apart,
     )
 
@@ -223,7 +237,7 @@ def _validate(located: Located) -> SweepIn | None:
         return SweepIn.model_validate(located.data)
     except ValidationError as error:
         # `model` is a name or a map; pydantic reports both branches of the union, one is enough.
-        located.add_validation(error, VALID_KEYS, unions=("str", "ModelIn"))
+        located.add_validation(error, VALID_KEYS, unions=("str", "ModelIn", "dict[str,str]", "list[str]"))
         return None
 
 
@@ -246,12 +260,6 @@ def _name_in(given: Any) -> str | None:
     """The name a person gave, even when the rest of the file does not validate."""
     name = given.get("name") if isinstance(given, dict) else given
     return name if isinstance(name, str) else None
-
-
-def _model_path(parsed: SweepIn, model: Model, cluster: Cluster) -> str:
-    """Where the weights lie: the file's path, else the cluster's, else the bare name."""
-    given = None if isinstance(parsed.model, str) else parsed.model.path
-    return given or cluster.model_paths.get(model.name) or model.name
 
 
 def _stage_plans(located: Located, parsed: SweepIn) -> tuple[StagePlan, ...]:

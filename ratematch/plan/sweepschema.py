@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, WithJsonSchema
 
 from ratematch.plan.deployment import Options
 from ratematch.plan.enginefacts import GenMode
 from ratematch.plan.filetypes import (
+    AlsoName,
+    AlsoOne,
     Gpus,
     Milliseconds,
     PerSecond,
@@ -34,16 +36,16 @@ Turns = Annotated[int, Field(gt=0, le=10_000, strict=True)]
 Multiple = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Of something measured or recorded: a concurrency, the speed of a trace."""
 
-OneOrMore = Annotated[list[Requests], BeforeValidator(as_list), Field(min_length=1)]
-Rates = Annotated[list[PerSecond], BeforeValidator(as_list), Field(min_length=1)]
-Multiples = Annotated[list[Multiple], BeforeValidator(as_list), Field(min_length=1)]
+OneOrMore = Annotated[list[Requests], BeforeValidator(as_list), Field(min_length=1), AlsoOne()]
+Rates = Annotated[list[PerSecond], BeforeValidator(as_list), Field(min_length=1), AlsoOne()]
+Multiples = Annotated[list[Multiple], BeforeValidator(as_list), Field(min_length=1), AlsoOne()]
 
 
 def as_spread(value: Any) -> Any:
     return parse_spread(value) if isinstance(value, str) else value
 
 
-SpreadIn = Annotated[InstanceOf[Spread], BeforeValidator(as_spread)]
+SpreadIn = Annotated[InstanceOf[Spread], BeforeValidator(as_spread), WithJsonSchema({"type": "string"})]
 
 
 class Strict(BaseModel):
@@ -73,8 +75,11 @@ class WorkloadIn(Strict):
 
 
 class ModelIn(Strict):
-    name: str
-    path: str | None = None
+    name: str | None = None
+    path: str | dict[str, str] | None = None
+    precision: str | Annotated[list[str], Field(min_length=1)] | None = None
+    hf: str | None = None
+    config: str | None = None
 
 
 class EngineIn(Strict):
@@ -154,7 +159,7 @@ def as_router(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-Router = Annotated[RouterIn, BeforeValidator(as_router)]
+Router = Annotated[RouterIn, BeforeValidator(as_router), AlsoName("type")]
 
 
 class GroupIn(Strict):
@@ -182,7 +187,7 @@ class DeploymentIn(Strict):
 class E2eIn(Strict):
     deployments: Servers = 3
     loads: E2eLoadsIn = E2eLoadsIn()
-    choose_at: Annotated[list[PerSecond], BeforeValidator(as_list)] = []
+    choose_at: Annotated[list[PerSecond], BeforeValidator(as_list), AlsoOne()] = []
     router: Router = RouterIn(type="round_robin")
     breakdown: bool = True
 

@@ -103,6 +103,9 @@ class Workload:
     it into ids. ``file``: a data set or trace with one request a line; requests longer than ``isl`` or ``osl`` are
     left out. ``time_unit``: of its timestamps and delays, ``hash_block``: tokens of one of its ``hash_ids``; "" and 0
     = as the file says (:mod:`ratematch.plan.dataset`).
+
+    ``precision``: format of the weights that answer them, where it is not the usual one of the model on its GPUs.
+    Figures of two precisions are kept apart wherever those of two workloads are.
     """
 
     isl: int
@@ -120,6 +123,7 @@ class Workload:
     osl_spread: Spread | None = None
     time_unit: Literal["", "s", "ms", "us", "ns"] = ""
     hash_block: int = 0
+    precision: str = ""
 
     @property
     def osl_min(self) -> int:
@@ -159,7 +163,14 @@ class Workload:
             tail += f"~{kind}{name[:24]}" if path else ""
         tail += f"~in{self.time_unit}" if self.time_unit else ""
         tail += f"~block{self.hash_block}" if self.hash_block else ""
+        tail += f"~{self.precision}" if self.precision else ""
         return f"{self.isl}/{self.osl}{tail}"
+
+
+def feeds(prompts: Workload, workload: Workload) -> bool:
+    """Whether a context server measured under ``prompts`` is known under ``workload``: its output is one token, so
+    prompts of the same length in front of the same weights are enough."""
+    return prompts.isl == workload.isl and prompts.precision == workload.precision
 
 
 _NO_SPREAD = {item.name: item.default for item in fields(Workload) if item.name not in ("isl", "osl", "osl_ratio")}

@@ -22,11 +22,12 @@ from typing import Any
 
 from ratematch.engines import find_engine
 from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
-from ratematch.inputs.catalog import load_model
+from ratematch.inputs.catalog import model_of
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
+from ratematch.plan.formats import format_bytes
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.memory import format_bytes, total_params
+from ratematch.plan.memory import total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place, placement_to_json
 from ratematch.plan.secret import secret_names
 from ratematch.run import contracts, machines, provenance
@@ -227,7 +228,7 @@ def _measure(
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
         senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
         live = Live(folder, launch.path, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
-        vocab = load_model(experiment.model).vocab
+        vocab = model_of(experiment).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
         launch.starting_s = time.monotonic() - begin
@@ -305,4 +306,4 @@ def ready_s(experiment: Experiment, cluster: Cluster) -> float:
     """Seconds that servers may take to become ready: the profile's limit, else by the size of the weights."""
     if cluster.ready_minutes is not None:
         return cluster.ready_minutes * 60
-    return READY_FLOOR_S + total_params(load_model(experiment.model)) * format_bytes("fp8") / READ_B_S
+    return READY_FLOOR_S + total_params(model_of(experiment)) * format_bytes("fp8") / READ_B_S

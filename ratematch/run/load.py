@@ -14,7 +14,7 @@ import numpy as np
 
 from ratematch.engines import Engine
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
-from ratematch.inputs.catalog import load_model
+from ratematch.inputs.catalog import model_of
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
@@ -278,7 +278,7 @@ def _ruined(live: Live) -> RunError | None:
 def job_of(live: Live, load: Load) -> LoadJob:
     """What is to be sent: reproducible; two requests share a prompt only where the workload or the mode wants it."""
     experiment = live.experiment
-    vocab = load_model(experiment.model).vocab
+    vocab = model_of(experiment).vocab
     distinct = count_distinct(load) if experiment.mode == "gen_only_warmed" else 0
     return LoadJob(live.target, load, experiment.workload, vocab, seed_of(experiment, load), distinct=distinct)
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Literal
 
 from ratematch.engines import find_engine
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
 from ratematch.slurm.site import refuse_missing_programs
+
+ExecutorName = Literal["slurm", "allocation", "local"]
+
+
+def choose_executor(cluster: Cluster) -> ExecutorName:
+    """Where servers run when nobody says it: by the profile, and in the allocation that this process is in."""
+    inside = os.environ.get("SLURM_JOB_ID") and os.environ.get("SLURM_JOB_NODELIST")
+    return "allocation" if inside and cluster.default_executor == "slurm" else cluster.default_executor
 
 
 def refuse_missing(executor: str, cluster: Cluster, engine: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ratematch.engines import find_engine
-from ratematch.inputs.catalog import load_model
+from ratematch.inputs.catalog import model_of
 from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
@@ -257,7 +257,12 @@ def _warm_up(experiment: Experiment) -> str:
     workload = Workload(min(warmup.ISL, experiment.workload.isl), min(warmup.OSL, experiment.workload.osl))
     load = Concurrency(min(AT_ONCE, count), count)
     seed = seed_of(experiment, experiment.loads[0]) + 2
-    words = [*_load_options(load, seed), *_workload_options(workload, experiment.model), "-o", "connections"]
+    words = [
+        *_load_options(load, seed),
+        *_workload_options(workload, model_of(experiment).vocab),
+        "-o",
+        "connections",
+    ]
     # So few tokens give no figures, and none are wanted.
     return f"send {_lines(words, {})}\nCODE=0\n"
 
@@ -265,7 +270,7 @@ def _warm_up(experiment: Experiment) -> str:
 def _send(experiment: Experiment, load: Load) -> str:
     warmed = ["--warm-prompts"] if experiment.mode == "gen_only_warmed" else []
     options = _load_options(load, seed_of(experiment, load))
-    words = [*options, *_workload_options(experiment.workload, experiment.model), *warmed, "-o", "loads"]
+    words = [*options, *_workload_options(experiment.workload, model_of(experiment).vocab), *warmed, "-o", "loads"]
     return f"send {_lines(words, {})}\n"
 
 
@@ -292,7 +297,7 @@ def _load_options(load: Load, seed: int) -> Iterator[str]:
     yield from ("--num-requests", str(load.num_requests), "--warmup", str(load.warmup), "--seed", str(seed))
 
 
-def _workload_options(workload: Workload, model: str) -> Iterator[str]:
+def _workload_options(workload: Workload, vocab: int) -> Iterator[str]:
     yield from ("--isl", str(workload.isl), "--osl", str(workload.osl))
     for name, share in (("isl", workload.isl_ratio), ("osl", workload.osl_ratio)):
         if share != 1:
@@ -312,4 +317,4 @@ def _workload_options(workload: Workload, model: str) -> Iterator[str]:
     for name, path in (("dataset", workload.file), ("text", workload.text), ("tokenizer", workload.tokenizer)):
         if path:
             yield from (f"--{name}", str(Path(path).absolute()))
-    yield from ("--vocab-size", str(load_model(model).vocab))
+    yield from ("--vocab-size", str(vocab))

@@ -11,7 +11,7 @@ from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
-from ratematch.plan.workload import Workload
+from ratematch.plan.workload import Workload, feeds
 from ratematch.search.candidates import Candidate, Rate, Space
 from ratematch.search.families import family_of
 
@@ -60,9 +60,7 @@ def make_space(
     """The ctx and gen servers that can be measured for ``workload``. ``forecasts``: by experiment id."""
     candidates = []
     for experiment in experiments:
-        same = experiment.workload == workload or (
-            experiment.stage == "ctx" and experiment.workload.isl == workload.isl
-        )
+        same = experiment.workload == workload or (experiment.stage == "ctx" and feeds(experiment.workload, workload))
         if experiment.stage not in ("ctx", "gen") or not same or not forecasts.get(experiment.id):
             continue
         rates = {

@@ -32,6 +32,7 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
     stand_in = replace(cluster, emulated=True)
     nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, cluster))]
     placement = place(experiment.deployment, stand_in, nodes, FIRST_PORT)  # nothing listens on these ports
+    experiment = replace(experiment, model_path=experiment.model)  # nobody reads the weights, wherever they are
     plan = engine.plan_launch(experiment, placement, stand_in, 1.0)
     refused = engine.check_launch(plan, experiment)
     if refused and launch is None and not cluster.emulated:

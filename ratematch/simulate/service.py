@@ -129,7 +129,9 @@ class Service:
             return
         config = yaml.safe_load(files[f"{spec.role}.yaml"])
         path = spec.argv[spec.argv.index("serve") + 1]
-        settings = worker_settings(path, {}, (), config, environment.version, environment.unchecked)
+        settings = worker_settings(
+            path, {}, (), config, environment.version, environment.unchecked, environment.model
+        )
         self.steps = environment.steps
         address = f"{spec.host}:{spec.port}"
         emulation = build(settings, environment)

@@ -206,7 +206,7 @@ def test_doctor_asks_and_from_then_on_plan_and_render_go_by_it(site: Path, monke
     found = checks_of("--cluster", "rack")
     assert found["schema"]["ok"] and "--probe asks it" in found["schema"]["found"]
     found = checks_of("--cluster", "rack", "--probe")
-    assert found["schema"]["ok"] and "TensorRT-LLM 1.4.0rc4; 36 keys of the worker's file" in found["schema"]["found"]
+    assert found["schema"]["ok"] and "TensorRT-LLM 1.4.0rc4; 37 keys of the worker's file" in found["schema"]["found"]
     assert "commands disaggregated, serve" in found["schema"]["found"] and "version" in found
     assert "--partition=batch" in (site / "srun.args").read_text()
 

@@ -15,7 +15,7 @@ import ratematch
 from ratematch.cli import main
 
 ROOT = Path(ratematch.__file__).parent
-PAGES = [ROOT.parent / "README.md", *sorted((ROOT.parent / "docs").glob("*.md"))]
+PAGES = [page for place in (".", "docs", "sweeps", "slurm", "results") for page in (ROOT.parent / place).glob("*.md")]
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 OTHER_PROGRAMS = {

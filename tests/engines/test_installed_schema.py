@@ -78,7 +78,7 @@ def test_the_package_says_its_version_its_commands_and_every_model(v1_4: Install
     assert document.options["disaggregated"][0] == "--config_file" and document.missing == ()
     runtime = document.definitions["CacheTransceiverConfig"].keys["transceiver_runtime"]
     assert runtime.default == "PYTHON" and runtime.has_default
-    assert "36 keys of the worker's file" in describe_schema(v1_4)
+    assert "37 keys of the worker's file" in describe_schema(v1_4)
     assert document.orchestrator is not None and "schedule_style" in document.orchestrator.keys
 
 

@@ -170,6 +170,13 @@ def nodes_of(servers: int, gpus: int, per_node: int) -> int:
     return servers * gpus // per_node if gpus >= per_node else -(-servers // (per_node // gpus))
 
 
+def _weights(gpu: str) -> dict[str, str]:
+    """The checkpoint that such GPUs are served: FP4 where they compute it."""
+    if gpu.startswith("h"):
+        return {"path": "/weights/DeepSeek-R1-0528", "precision": "fp8"}
+    return {"path": "/weights/DeepSeek-R1-0528-FP4-v2", "precision": "fp4"}
+
+
 def srt_recipe(
     shape: tuple[int, str, int, str, str, int], ctx: dict[str, Any], gen: dict[str, Any], *, schema: int = 1
 ) -> dict[str, Any]:
@@ -182,7 +189,7 @@ def srt_recipe(
     ]
     content: dict[str, Any] = {
         "name": "made-up",
-        "model": {"path": "/weights/DeepSeek-R1-0528-FP4-v2", "container": "trtllm.sqsh", "precision": "fp4"},
+        "model": {**_weights(gpu), "container": "trtllm.sqsh"},
         "resources": {"gpu_type": gpu, "gpus_per_node": per_node},
         "benchmark": {"type": "sa-bench", "isl": 1024, "osl": 1024, "concurrencies": "4x192x666", "req_rate": "inf"},
     }

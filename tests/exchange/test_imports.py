@@ -260,7 +260,6 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
         "backend.decode_extra_args",
         "resources.spread_workers",
         "model.container",
-        "model.precision",
     } <= listed
     assert not any("trtllm_config" in key or "isl" in key for key in listed)
 
@@ -355,7 +354,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         ({"resources__gpu_type": "tpu"}, "gpu_type", "not known"),
         ({"resources__gpus_per_node": 16}, "gpu_type", "no cluster profile with 16 x gb200"),
         ({"benchmark__num_prompts_mult": -1}, "num_prompts_mult", "above 0"),
-        ({"model__path": "/weights/GLM-5-NVFP4"}, "path", "--model"),
+        ({"model__path": "/weights/Nobody-7B-NVFP4"}, "path", "--model"),
         ({"model__path": "/weights/DeepSeek-R1-Distill-Llama-70B"}, "path", "--model"),
     ],
 )
@@ -530,7 +529,8 @@ def test_into_writes_one_file_and_output_folder_one_each(tmp_path: Path) -> None
         ("/lustre/models/nvidia_DeepSeek-R1-0528-NVFP4", "deepseek-r1"),
         ("Qwen/Qwen3-235B-A22B-FP8", "qwen3-235b-a22b"),
         ("/models/DeepSeek-R1-Distill-Llama-70B", None),
-        ("/models/GLM-5-NVFP4", None),
+        ("/models/GLM-5-NVFP4", "glm-5"),
+        ("/models/Nobody-7B-NVFP4", None),
         ("", None),
     ],
 )

@@ -588,3 +588,62 @@ def test_a_long_name_stops_no_other_file() -> None:
     for odd in ("x" * 300 + ".yaml", "\0.yaml", "gone.yaml"):
         told = CliRunner().invoke(main, ["import", "recipe", odd])
         assert told.exit_code == 1 and "cannot be read" in told.output and "unexpected" not in told.output
+
+
+# ------------------------------------------------------------------------------------------------ models, precision
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "gpu", "line"),
+    [
+        (
+            "hf:nvidia/Kimi-K2.5-NVFP4",
+            "fp4",
+            "b200",
+            "{name: kimi-k2.5, path: nvidia/Kimi-K2.5-NVFP4, precision: nvfp4}",
+        ),
+        (
+            "hf:deepseek-ai/DeepSeek-V4-Pro",
+            "fp4",
+            "b200",
+            "{name: deepseek-v4-pro, path: deepseek-ai/DeepSeek-V4-Pro}",
+        ),
+        ("nvidia/GLM-5-NVFP4", "fp4", "b200", "{name: glm-5, path: nvidia/GLM-5-NVFP4}"),
+        ("qwen3.5-fp4", "fp4", "b200", "qwen3.5-397b-a17b"),
+        ("qwen3.5-27b-fp8", None, "b200", "{name: qwen3.5-27b, precision: fp8}"),
+        ("dsr1", "fp8", "b200", "{name: deepseek-r1, precision: fp8}"),
+        ("dsr1", "fp8", "h200", "deepseek-r1"),
+        ("dsr1-fp8", "fp4", "b200", "{name: deepseek-r1, precision: fp8}"),
+        ("dsr1", "something", "b200", "deepseek-r1"),
+    ],
+)
+def test_models_and_precisions_of_public_recipes(path: str, said: str | None, gpu: str, line: str) -> None:
+    sizes = {"tensor_parallel_size": 8, "moe_expert_parallel_size": 8, "max_batch_size": 8, "max_num_tokens": 4096}
+    recipe = single(
+        model__path=path,
+        model__precision=said,
+        resources__gpu_type=gpu,
+        resources__gpus_per_agg=8,
+        backend__trtllm_config__aggregated=sizes,
+    )
+    imported = import_recipes([write(recipe)], Choices())
+    assert f"\nmodel: {line}  #" in imported.text
+    assert imported.refused == ()
+    conflicting = [
+        note for note in imported.notes if "its checkpoint is named after" in note or "is no precision" in note
+    ]
+    assert bool(conflicting) == (path == "dsr1-fp8" or said == "something")
+
+
+def test_recipes_of_two_precisions_are_not_one_sweep() -> None:
+    first = write(single(model__path="dsr1", model__precision="fp8", resources__gpu_type="h200"))
+    second = write(single(model__path="dsr1", model__precision="bf16", resources__gpu_type="h200"), "b.yaml")
+    with pytest.raises(RecipeError, match="different precisions: fp8, bf16"):
+        import_recipes([first, second], Choices())
+
+
+def test_a_model_given_by_its_files_serves_a_recipe() -> None:
+    config = ROOT / "tests" / "inputs" / "configs" / "gpt-oss-20b.json"
+    imported = import_recipes([write(single(model__path="/weights/unheard-of"))], Choices(model=str(config)))
+    assert f"model: {{hf: /weights/unheard-of, config: {config}}}" in imported.text
+    assert imported.refused == ()

@@ -48,7 +48,7 @@ def test_every_model_is_sound(name):
     assert total_params(model) > 1e9
     assert model.heads % model.kv_heads == 0
     assert all(0 < rate < 1 for rate in model.mtp_acceptance)
-    assert bool(model.mtp_acceptance) == bool(model.mtp_layers)
+    assert model.mtp_layers or not model.mtp_acceptance  # how many drafts are accepted is published for few
     assert {*model.attention_precision, *model.attention_precision.values()} <= set(FORMAT_BYTES)
     if model.moe:
         assert model.moe.top_k < model.moe.experts

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ratematch.analysis.joined import join_precisions
 from ratematch.errors import ResultsError
 from ratematch.match.analysis import analyze
 from ratematch.match.gaps import predict_at
@@ -247,3 +248,47 @@ def test_demand_below_the_measured_curve_is_clamped_and_flagged() -> None:
     assert [row.clamped for row in rows] == [True]
     assert rows[0].tpot_ms == pytest.approx(1000 * 32 / 4000)
     assert "demand below the smallest gen concurrency" in rows[0].flags[0]
+
+
+def in_fp8(rows: list[Measured]) -> list[Measured]:
+    """The same figures from servers with weights in FP8."""
+    return [
+        replace(row, experiment=replace(row.experiment, workload=replace(row.experiment.workload, precision="fp8")))
+        for row in rows
+    ]
+
+
+def test_two_precisions_share_no_front_and_no_pair() -> None:
+    """FP8 and FP4 of one model in one folder: each is as if the other were not there."""
+    alone = one([*CTX, *GEN, *IFB])
+    both = analyze([*CTX, *GEN, *IFB, *in_fp8([*GEN, *IFB])], ask(NO_LIMIT, 32), sweep="s")
+    four, eight = both.workloads
+    assert (four.workload, eight.workload) == (WORKLOAD.label, f"{WORKLOAD.label}~fp8")
+    assert (four.rate_matched, four.ifb, four.plans) == (alone.rate_matched, alone.ifb, alone.plans)
+    assert eight.plans == ()  # no ctx server with FP8 weights was measured
+    assert [point.tok_s_gpu for point in eight.ifb] == [point.tok_s_gpu for point in alone.ifb]
+    assert {source for point in eight.ifb for source in point.sources}.isdisjoint(
+        source for point in four.ifb for source in point.sources
+    )
+    fed = analyze([*CTX, *GEN, *in_fp8([*CTX, *GEN])], ask(NO_LIMIT, 32), sweep="s")
+    assert [len(workload.plans) for workload in fed.workloads] == [len(alone.plans)] * 2
+
+
+def test_a_ctx_run_of_the_same_isl_feeds_only_its_own_precision() -> None:
+    ctx = ctx_rows("TEP4", {1: 8.0, 4: 12.0}, workload=replace(WORKLOAD, osl=1))
+    assert one([*ctx, *GEN]).plans
+    assert not one([*in_fp8(ctx), *GEN]).plans
+    assert one([*in_fp8(ctx), *in_fp8(GEN)]).plans
+
+
+def test_precisions_share_a_front_when_that_is_asked_for() -> None:
+    rows = [*CTX, *GEN, *in_fp8([*CTX, *GEN, *IFB])]
+    joined = join_precisions(rows)
+    assert [row.experiment.id for row in joined] == [row.experiment.id for row in rows]
+    whole = one(joined)
+    labels = " ".join(point.label for point in whole.plans)
+    for servers in ("TEP4+fp8-gen1xDEP8-", "TEP4+fp8-gen1xDEP8+fp8-"):  # of two ctx servers alike, one is kept
+        assert servers in labels
+    assert {len({*point.sources}) for point in whole.plans} == {2}
+    assert len(whole.plans) == 2 * len(one([*CTX, *GEN]).plans)
+    assert whole.ifb

@@ -45,8 +45,8 @@ def test_a_measured_deployment_is_written_as_it_was_measured(tmp_path: Path) -> 
     measured = next(SAMPLE.glob(f"e2e-*-{content['deployment']}-*/launch/1"))
     for name in ("ctx.yaml", "gen.yaml"):
         was = yaml.safe_load((measured / name).read_text())
-        # The sample was measured when files did not say it yet: what 1.2 runs where nothing is said.
-        was["cache_transceiver_config"]["transceiver_runtime"] = "CPP"
+        # The sample was measured when files did not say it yet: what 1.2 runs where nothing is said, and for DEFAULT.
+        was["cache_transceiver_config"] |= {"backend": "NIXL", "transceiver_runtime": "CPP"}
         assert yaml.safe_load((tmp_path / "deploy" / name).read_text()) == was
 
 

@@ -18,6 +18,8 @@ from ratematch.engines import find_engine
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options, judge_probe
 from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.finding import Finding
+from ratematch.run import programs
+from ratematch.show.views.sweep import describe_default_executor
 from ratematch.slurm import probe, site
 
 RACK = Cluster("rack", "gb200", gpus_per_node=4, nodes=18)
@@ -196,6 +198,16 @@ def test_a_profile_of_slurm_means_slurm_where_nobody_says_it(
     assert not (tmp_path / "results").exists()
     done = CliRunner().invoke(main, ["render", "mini.yaml", "-o", "out"], catch_exceptions=False)
     assert done.exit_code == 0 and list(tmp_path.glob("out/*/job.sbatch"))
+
+
+def test_inside_an_allocation_its_nodes_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert programs.choose_executor(RACK) == "slurm"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert programs.choose_executor(RACK) == "slurm", "a job's id alone is no allocation"
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    assert programs.choose_executor(RACK) == "allocation"
+    assert programs.choose_executor(replace(RACK, nodes=1)) == "local", "a profile of this machine"
+    assert "nodes of this job" in describe_default_executor(RACK, "allocation")
 
 
 @pytest.mark.parametrize("more", ["nodes: 4\nemulated: true\n", "nodes: 1\n"])

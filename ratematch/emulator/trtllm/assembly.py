@@ -40,7 +40,9 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             settings.model,
             gpu,
             settings.mapping,
-            KV_FORMATS.get(settings.kv_dtype, "bf16"),
+            settings.model.kv_precision or "bf16"
+            if settings.kv_dtype == "auto"
+            else KV_FORMATS.get(settings.kv_dtype, "bf16"),
             settings.mtp,
             settings.max_batch_size,
             settings.max_num_tokens,

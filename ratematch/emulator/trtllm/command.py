@@ -166,7 +166,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     try:
         config = as_meant(read_yaml(options["config"]) if options["config"] else {}, os.environ)
         settings = worker_settings(
-            options["model"], options, typed, config, environment.version, environment.unchecked
+            options["model"], options, typed, config, environment.version, environment.unchecked, environment.model
         )
         for warning in settings.warnings:
             log.warning(warning)

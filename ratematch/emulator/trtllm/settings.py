@@ -17,7 +17,9 @@ from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_model
+from ratematch.inputs.checkpoint.read import is_checkpoint
 from ratematch.plan.model import Model
+from ratematch.plan.modelfile import parse_model
 from ratematch.plan.parallelism import Parallelism
 
 CLI_KEYS = {
@@ -58,16 +60,21 @@ def read_yaml(path: str) -> Config:
     return content
 
 
-def resolve_model(name: str) -> Model:
-    """The catalog entry for a model path or name.
+def resolve_model(name: str, facts: str = "") -> Model:
+    """The catalog entry for a model path or name, or what ``facts``, JSON of a model file's keys, say.
 
     Raises:
         SettingsError: a path that is not there, or a name that the catalog does not know.
     """
+    if facts:
+        try:
+            return parse_model(facts, "RATEMATCH_EMULATED_MODEL")
+        except CatalogError as error:
+            raise SettingsError(str(error)) from None
     if "/" in name and not Path(name).exists():
         raise SettingsError(f"model {name!r}: no such file or directory; give a local path or a bare model name")
     try:
-        return load_model(Path(name).name)
+        return load_model(name if is_checkpoint(Path(name)) else Path(name).name)
     except CatalogError as error:
         raise SettingsError(str(error)) from None
 
@@ -163,10 +170,12 @@ def worker_settings(
     config: Config,
     version: str,
     unchecked: Collection[str] = (),
+    facts: str = "",
 ) -> WorkerSettings:
     """Settings of ``serve``. ``cli``: every option by parameter name, ``typed``: those the user gave himself.
 
     ``unchecked``: dotted keys of ``config`` that are taken as if this version knew them; they change nothing.
+    ``facts``: as in :func:`resolve_model`.
 
     Raises:
         SettingsError: an unknown key, a value or combination the engine refuses, an unknown model.
@@ -175,7 +184,7 @@ def worker_settings(
     _check_config(config, version)
     merged, warnings = _merge(cli, typed, config, version)
     _check_config(merged, version)
-    model = resolve_model(model_path)
+    model = resolve_model(model_path, facts)
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
     transceiver = merged.get("cache_transceiver_config") or {}

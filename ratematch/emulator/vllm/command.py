@@ -125,9 +125,8 @@ def _serve(model: str | None, given: dict[str, Any], environment: Environment) -
     log.info(f"vLLM API server version {environment.version}.0+emulated")
     log.info(f"non-default args: {given | {'model_tag': model}}")
     try:
-        settings = serve_settings(
-            model or given.get("model") or "Qwen/Qwen3-0.6B", given, environment.version, environment.gpu
-        )
+        path = model or given.get("model") or "Qwen/Qwen3-0.6B"
+        settings = serve_settings(path, given, environment.version, environment.gpu, environment.model)
         side = (os.environ.get(SIDE_HOST) or SIDE_DEFAULT[0], int(os.environ.get(SIDE_PORT) or SIDE_DEFAULT[1]))
     except (SettingsError, ValueError) as error:
         log.bare(f"pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n  {error}")

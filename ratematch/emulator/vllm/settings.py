@@ -11,6 +11,7 @@ from ratematch.emulator.errors import SettingsError
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.model import Gpu, Model
+from ratematch.plan.modelfile import parse_model
 from ratematch.plan.parallelism import Parallelism
 
 BLOCK = 16
@@ -70,12 +71,22 @@ class ServeSettings:
     given: Mapping[str, Any]
 
 
+def _kv_format(dtype: str, model: Model) -> str:
+    """Number format of the KV cache; ``auto`` is what the checkpoint asks for, else 16 bits."""
+    if dtype == "auto" and model.kv_precision:
+        return model.kv_precision
+    return "fp8" if dtype.startswith("fp8") else _KV_FORMATS.get(dtype, "bf16")
+
+
 NOT_EMULATED = ("config", "grpc", "headless", "data-parallel-external-lb", "data-parallel-hybrid-lb", "enable-lora")
 """Flags that would make another server of it."""
 
 
-def serve_settings(model: str, given: Mapping[str, Any], version: str, gpu_name: str) -> ServeSettings:
-    """Settings of ``vllm serve model``. ``given``: the flags that were typed, by name without dashes.
+def serve_settings(
+    model: str, given: Mapping[str, Any], version: str, gpu_name: str, facts: str = ""
+) -> ServeSettings:
+    """Settings of ``vllm serve model``. ``given``: the flags that were typed, by name without dashes. ``facts``:
+    JSON of a model file's keys, for a model that the catalog does not know.
 
     Raises:
         SettingsError: a value or combination that the engine refuses, or one that is not emulated; an unknown model.
@@ -83,10 +94,11 @@ def serve_settings(model: str, given: Mapping[str, Any], version: str, gpu_name:
     if others := sorted(name for name in NOT_EMULATED if given.get(name)):
         raise SettingsError(f"--{others[0]} is not emulated")
     try:
-        loaded, gpu = load_model(model.rstrip("/")), load_gpu(gpu_name)
+        loaded = parse_model(facts, "RATEMATCH_EMULATED_MODEL") if facts else load_model(model.rstrip("/"))
+        gpu = load_gpu(gpu_name)
     except CatalogError as error:
         raise SettingsError(str(error)) from None
-    if model.startswith(("/", ".")) and not Path(model).exists():
+    if not facts and model.startswith(("/", ".")) and not Path(model).exists():
         raise SettingsError(f"Repo id must be in the form 'repo_name' or 'namespace/repo_name': {model!r}")
     seqs, tokens = _default_limits(gpu)
     length = _model_len(given.get("max-model-len"), loaded)
@@ -121,7 +133,7 @@ def serve_settings(model: str, given: Mapping[str, Any], version: str, gpu_name:
         memory_share=float(given.get("gpu-memory-utilization", MEMORY_SHARE.get(version, LATER_MEMORY_SHARE))),
         num_blocks=given.get("num-gpu-blocks-override"),
         kv_dtype=kv_dtype,
-        kv_format="fp8" if kv_dtype.startswith("fp8") else _KV_FORMATS.get(kv_dtype, "bf16"),
+        kv_format=_kv_format(kv_dtype, loaded),
         prefix_caching=given.get("enable-prefix-caching", True),
         chunked_prefill=chunked,
         async_scheduling=given.get("async-scheduling", True),

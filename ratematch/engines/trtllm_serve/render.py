@@ -28,6 +28,7 @@ from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup
+from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
@@ -143,6 +144,7 @@ def kv_settings(group: ServerGroup) -> KvSettings:
         bool(given.get("enable_chunked_prefill", False)),
         seq_len if isinstance(seq_len, int) else None,
         expert_slots=expert_slots(given, 0) or 0,
+        by_checkpoint=kv.get("dtype", dtype) == "auto",
     )
 
 
@@ -202,6 +204,7 @@ def _environment(
     )
     if cluster.emulated and unchecked:
         own = (*own, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked)))
+    own = (*own, *emulated_model(experiment)) if cluster.emulated else own
     given = {*cluster.environment, *(name for group in experiment.deployment.groups for name in group.environment)}
     if release_line(experiment.engine.version) == "1.4" and any(name.startswith("UCX_") for name in given):
         own = (*own, KEEP_UCX)

@@ -74,4 +74,5 @@ def kv_settings(group: ServerGroup) -> KvSettings:
         max_seq_len=length if isinstance(length, int) else None,
         block=block if isinstance(block, int) and block > 0 else BLOCK,
         left_alone=1 - (float(share) if isinstance(share, (int, float)) and 0 < share <= 1 else MEMORY_SHARE),
+        by_checkpoint=dtype == "auto",
     )

@@ -11,6 +11,7 @@ from ratematch.engines.vllm.options import server_options
 from ratematch.engines.vllm.router import health_path, router_argv
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
@@ -65,6 +66,7 @@ def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ..
     variables = (
         ("RATEMATCH_EMULATED_GPU", cluster.gpu_source),
         ("RATEMATCH_EMULATED_VERSION", experiment.engine.version),
+        *emulated_model(experiment),
     )
     return (*variables, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else variables
 

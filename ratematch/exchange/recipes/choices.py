@@ -13,14 +13,18 @@ from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.reader import is_count
 from ratematch.exchange.recipes.recipe import Recipe, version_in_image
-from ratematch.inputs.catalog import load_gpu, load_model, model_names
+from ratematch.inputs.catalog import find_model, known_models, load_gpu, load_model
 from ratematch.inputs.find import CLUSTERS, cluster_folders, read_cluster
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.model import Model
+from ratematch.plan.precision import read_precision, split_precision
 
 DEFAULT_VERSION = "1.2"
 
 # What may stand in the name of a checkpoint beside the name of its model.
-_SIDE_WORDS = re.compile(r"(nv|mx)?fp[48]|bf16|v\d+|\d{4}|nvidia|instruct|hf|ai|deepseek")
+_SIDE_WORDS = re.compile(
+    r"(nv|mx)?fp[48]|[bf]+p?16|int[48]|w4a16|awq|gptq|v\d+|\d{4}|nvidia|instruct|thinking|base|chat|it|hf|ai|deepseek|block"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,19 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def choose_model(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> tuple[str, str | None, str]:
-    """Name, path of the weights (``None``: the cluster profile knows) and comment."""
+@dataclass(frozen=True)
+class ChosenModel:
+    """``name``: ours. ``path``: of the weights, ``None``: the cluster profile knows. ``precision``: that the recipes
+    name, by their checkpoint or beside it; empty where they name none. ``origin``: a comment."""
+
+    name: str
+    path: str | None
+    precision: str
+    origin: str
+
+
+def choose_model(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> ChosenModel:
+    """The one model of all recipes."""
     paths = list(dict.fromkeys(recipe.model for recipe in recipes))
     if len(paths) > 1 and given is None:
         shown = ", ".join(str(path) for path in paths)
@@ -76,34 +91,77 @@ def choose_model(recipes: Sequence[Recipe], given: str | None, notes: list[str])
     weights = path if path is not None and "/" in path and len(paths) == 1 else None
     if path is not None and weights is None:
         notes.append(f"model path {path!r} is an alias of another tool: set model_paths in the cluster profile")
-    if given is not None:
-        return load_model(given).name, weights, f"--model; {_short(recipes[0], origin)}"
-    name = find_model_name(path or "")
     repository = recipes[0].repository or ""
-    if name is None and path and (name := find_model_name(repository)) is not None:
-        return name, weights, f"{path} is {repository}, by identity.model.repo; {_short(recipes[0], origin)}"
-    if name is None:
+    if given is not None:
+        model: Model | None = load_model(given)
+        why = f"--model; {_short(recipes[0], origin)}"
+        named = split_precision(given)[1]
+    else:
+        known = known_models()
+        model, named = _find(path or "", known)
+        why = f"{path}, {_short(recipes[0], origin)}"
+        if model is None and path:
+            model, named = _find(repository, known)
+            why = f"{path} is {repository}, by identity.model.repo; {_short(recipes[0], origin)}"
+    if model is None:
         what = f"{path!r} is no model that ratematch knows" if path else "names no model"
-        raise RecipeError([Problem(origin, what, f"give --model, one of {', '.join(model_names())}")])
-    return name, weights, f"{path}, {_short(recipes[0], origin)}"
+        fix = f"give --model, one of {', '.join(sorted(known_models()))}, or the path of its config.json"
+        raise RecipeError([Problem(origin, what, fix)])
+    precision = _choose_precision(recipes, model, named or split_precision(repository)[1], notes)
+    return ChosenModel(given if given and model.file else model.name, weights, precision, why)
+
+
+def _choose_precision(recipes: Sequence[Recipe], model: Model, named: str, notes: list[str]) -> str:
+    """The precision by the name of the checkpoint, else as the recipes say it beside."""
+    said = list(dict.fromkeys(recipe.precision for recipe in recipes if recipe.precision))
+    if len(said) > 1:
+        shown = ", ".join(said)
+        raise RecipeError(
+            [Problem(recipes[0].source, f"the recipes serve different precisions: {shown}", "import them apart")]
+        )
+    if not said:
+        return named
+    try:
+        beside = read_precision(said[0])
+    except ValueError as error:
+        notes.append(f"model.precision: {error}; what the checkpoint is named after counts")
+        return named
+    if said[0].lower() == "fp4" and (named or model.precision) in FP4:
+        beside = named or model.precision  # which FP4 it is, the checkpoint says
+    if named and named != beside:
+        notes.append(
+            f"the recipe says precision {said[0]}, and its checkpoint is named after {named}: the latter counts"
+        )
+        return named
+    return beside
+
+
+FP4 = ("nvfp4", "mxfp4", "int4", "int4-g32")
+"""Formats of 4 bits, which recipes call fp4 alike."""
 
 
 def find_model_name(path: str) -> str | None:
     """The known model behind a path of weights: its last part is a name or alias, or one with a precision or date."""
+    model = _find(path, known_models())[0]
+    return None if model is None else model.name
+
+
+def _find(path: str, known: dict[str, Model]) -> tuple[Model | None, str]:
+    """The known model behind a path, and the precision in the part of the path that names it."""
     parts = [part for part in path.replace("_", "-").lower().split("/") if part]
+    aliases = [(alias, model) for model in known.values() for alias in (model.name, *model.aliases)]
+    aliases.sort(key=lambda pair: -len(pair[0]))
     for part in reversed(parts):
+        precision = split_precision(part)[1]
         for candidate in (part, part.removeprefix("nvidia-")):
-            try:
-                return load_model(candidate).name
-            except CatalogError:
-                continue
-        spellings = [(alias, name) for name in model_names() for alias in (name, *load_model(name).aliases)]
-        for alias, name in sorted(spellings, key=lambda pair: -len(pair[0])):
-            before, hit, after = part.partition(alias)
+            if (model := find_model(candidate, known)) is not None:
+                return model, precision
+        for alias, model in aliases:
+            before, hit, after = part.partition(alias.replace("_", "-"))
             words = [word for word in re.split(r"[-.]", f"{before} {after}".replace(" ", "-")) if word]
             if hit and all(_SIDE_WORDS.fullmatch(word) for word in words):
-                return name
-    return None
+                return model, precision or next((split_precision(f"-{word}")[1] for word in words), "")
+    return None, ""
 
 
 def _short(recipe: Recipe, origin: str) -> str:

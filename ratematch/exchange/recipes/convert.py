@@ -11,7 +11,7 @@ from typing import Any
 from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, worker_keys
 from ratematch.errors import Problem, RecipeError, SweepError
-from ratematch.exchange.recipes.choices import Choices, choose_cluster, choose_model, choose_version
+from ratematch.exchange.recipes.choices import Choices, ChosenModel, choose_cluster, choose_model, choose_version
 from ratematch.exchange.recipes.reader import Unsupported
 from ratematch.exchange.recipes.recipe import Recipe, unknown_keys, without_keys_of_a_start
 from ratematch.exchange.recipes.recipefile import LeftOut, read_recipe_file
@@ -19,6 +19,7 @@ from ratematch.exchange.recipes.roundtrip import RoundTrip, check_roundtrip
 from ratematch.exchange.recipes.sweeptext import Target, list_left_out, sweep_name, sweep_text, workload_of
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.find import read_cluster
+from ratematch.plan.precision import usual_or
 from ratematch.plan.rules import check_mapping
 
 
@@ -102,20 +103,29 @@ def import_recipes(files: Sequence[str], choices: Choices, name: str | None = No
 def _choose_target(recipes: Sequence[Recipe], choices: Choices) -> tuple[Target, list[str]]:
     """What the sweep file says beside the recipes, and what a reader should know of that."""
     notes: list[str] = []
-    model, path, model_origin = choose_model(recipes, choices.model, notes)
+    chosen = choose_model(recipes, choices.model, notes)
     cluster, cluster_origin = choose_cluster(recipes, choices.cluster, notes)
     version, version_origin = choose_version(recipes, choices.version, notes)
     target = Target(
-        model=model,
-        model_path=path,
-        model_origin=model_origin,
+        model=chosen.name,
+        model_path=chosen.path,
+        model_origin=chosen.origin,
         cluster=cluster,
         cluster_origin=cluster_origin,
         version=version,
         version_origin=version_origin,
         workloads=(),
+        precision=_unusual(chosen, cluster),
     )
     return target, notes
+
+
+def _unusual(chosen: ChosenModel, cluster: str) -> str:
+    """The precision of the recipes, empty where the model has it on these GPUs anyway."""
+    if not chosen.precision:
+        return ""
+    model, gpu = load_model(chosen.name), load_gpu(read_cluster(cluster).gpu_source)
+    return usual_or(model, gpu, chosen.precision)
 
 
 def _with_workloads(target: Target, recipes: Sequence[Recipe]) -> Target:
@@ -263,7 +273,7 @@ def merge_ladders(recipes: Sequence[Recipe]) -> list[Recipe]:
                 [(s.role, s.instances, s.mapping, s.config, s.environment) for s in recipe.servers],
                 (recipe.isl, recipe.osl, recipe.osl_ratio, recipe.requests_per_slot, recipe.warmup_per_slot),
                 recipe.orchestrator,
-                (recipe.model, (recipe.gpu or "").lower()),
+                (recipe.model, recipe.precision, (recipe.gpu or "").lower()),
             )
         )
         same = merged.get(key)

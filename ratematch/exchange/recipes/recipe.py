@@ -43,7 +43,8 @@ class Servers:
 class Recipe:
     """One deployment and the load it was run at.
 
-    ``model``: path or name of the weights; ``repository``: where they were published. ``version``: of the engine,
+    ``model``: path or name of the weights; ``repository``: where they were published; ``precision``: their format, as
+    the recipe calls it. ``version``: of the engine,
     where the recipe itself names it; ``images``: names of its container images, the one it is started from first.
     ``combination``: the values of its ``sweep`` that make it, empty when there are none. ``gpu``: type of GPU,
     ``None`` when the file does not say. ``concurrency``: requests in flight over the whole deployment.
@@ -74,6 +75,7 @@ class Recipe:
     version: str | None = None
     repository: str | None = None
     combination: str = ""
+    precision: str | None = None
 
     @property
     def gpus(self) -> int:

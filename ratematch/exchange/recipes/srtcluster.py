@@ -17,6 +17,7 @@ from ratematch.exchange.recipes.sweeptext import sweep_name
 from ratematch.inputs.catalog import gpu_names, load_gpu
 from ratematch.inputs.clusterfile import OWN_SBATCH, parse_cluster
 from ratematch.plan.located import Located, read_located
+from ratematch.plan.precision import split_precision
 from ratematch.plan.printable import refuse_unprintable
 
 NVL72 = ("gb200", "gb300")
@@ -249,6 +250,8 @@ def _models(reader: Reader, notes: list[str]) -> dict[str, str]:
         if value is None or "$" in value or "$" in alias:
             continue
         name = find_model_name(alias) or find_model_name(value)
+        if name in paths and (precision := split_precision(alias)[1] or split_precision(value)[1]):
+            name = f"{name}-{precision}"
         if name is None or name in paths:
             continue
         reader.take("model_paths", alias)

@@ -35,7 +35,6 @@ REASONS = {
     "resources.spread_workers": "servers are packed onto as few nodes as hold them",
     "resources.het_jobs": "one allocation holds all servers",
     "model.container": "the container image belongs to the cluster profile",
-    "model.precision": "the checkpoint decides",
     "identity": "where the recipe came from; the engine's version is read",
     "container_mounts": "mounts belong to the cluster profile",
     "extra_mount": "mounts belong to the cluster profile",
@@ -130,6 +129,7 @@ def read_srt_recipe(located: Located) -> Recipe | None:
     _check_roles(located, servers)
     load = _read_load(reader, notes)
     model = reader.take_text("model", "path")
+    precision = reader.take_text("model", "precision")
     gpu = reader.take_text("resources", "gpu_type")
     images = ("model", "container"), ("identity", "container", "image")
     name = reader.take("name", default="recipe")
@@ -152,6 +152,7 @@ def read_srt_recipe(located: Located) -> Recipe | None:
         images=tuple(text for path in images if (text := reader.peek_text(*path))),
         version=_engine_version(reader),
         repository=reader.peek_text("identity", "model", "repo"),
+        precision=precision,
         gpu=gpu,
         gpus_per_node=per_node,
         servers=tuple(servers),

@@ -28,12 +28,13 @@ class Target:
     version: str
     version_origin: str
     workloads: tuple[tuple[int, int, float], ...]
+    precision: str = ""
 
 
 def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
     """One sweep file that runs the deployments of ``recipes`` as they stand."""
     recipes = [_shorten(recipe) for recipe in recipes]
-    model = target.model if target.model_path is None else _flow({"name": target.model, "path": target.model_path})
+    model = _model(target)
     lines = [
         f"name: {_flow(name)}",
         "about: >",
@@ -51,6 +52,16 @@ def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
     if unsupported:
         lines += ["# Without counterpart here:", *(f"#   {_one_line(str(part))}" for part in unsupported)]
     return "\n".join(lines) + "\n"
+
+
+def _model(target: Target) -> str:
+    """The name alone, or with what else the recipes say of the weights."""
+    keys = {"name": target.model, "path": target.model_path, "precision": target.precision}
+    if "/" in target.model or target.model.endswith((".json", ".yaml", ".yml")):  # its files, and weights elsewhere
+        files = {"hf": target.model_path, "config": target.model} if target.model_path else {"path": target.model}
+        keys = {**files, "precision": target.precision}
+    given = {key: value for key, value in keys.items() if value}
+    return _flow(given) if len(given) > 1 else target.model
 
 
 def list_left_out(parts: Iterable[str]) -> str:

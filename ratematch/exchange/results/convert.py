@@ -14,6 +14,7 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency, Load, Rate
+from ratematch.plan.precision import read_precision, usual_or
 from ratematch.plan.workload import Workload
 
 
@@ -102,9 +103,19 @@ def make_experiment(hints: Hints, stage: Stage | None) -> Experiment:
         cluster="imported",
         emulated=bool(hints.emulated),
         deployment=deployment,
-        workload=Workload(max(1, round(hints.isl)), max(1, round(hints.osl))),
+        workload=Workload(max(1, round(hints.isl)), max(1, round(hints.osl)), precision=_precision(hints)),
         loads=(),
     )
+
+
+def _precision(hints: Hints) -> str:
+    """The precision that a workload has: empty where it is the usual one of the model on its GPUs, or nobody says."""
+    assert hints.model and hints.gpu
+    try:
+        model, gpu = load_model(hints.model), load_gpu(hints.gpu)
+        return usual_or(model, gpu, read_precision(hints.precision, gpu) if hints.precision else "")
+    except (CatalogError, ValueError):
+        return (hints.precision or "").strip().lower()
 
 
 def _canonical(find: Any, name: str) -> str:

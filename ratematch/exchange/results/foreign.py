@@ -43,7 +43,7 @@ class Hints:
     """What a file says of the deployment and the load; ``None`` where it does not.
 
     ``isl``, ``osl``: mean lengths in tokens. ``request_rate``: requests/s of an open loop. ``emulated``: only files
-    that ratematch wrote say it.
+    that ratematch wrote say it. ``precision``: of the weights, as the file calls it.
     """
 
     model: str | None = None
@@ -58,6 +58,7 @@ class Hints:
     agg: Servers | None = None
     mtp: int | None = None
     emulated: bool | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def read_row(row: Mapping[str, Any], file: str, place: str = "") -> ForeignLoad:
         agg=layout.agg,
         mtp=0 if drafts in NO_DRAFTS else count(row, "num_draft_tokens", where, 100),  # the latter by ratematch
         emulated=emulated if isinstance(emulated, bool) else None,
+        precision=text(row, "precision", where),
     )
     if hints.mtp is None:
         missing = (*missing, "number of draft tokens (spec_decoding does not tell it)")
@@ -297,7 +298,7 @@ def make_row(experiment: Experiment, load: Load, figures: Measurement) -> dict[s
         "infmax_model_prefix": experiment.model,
         "framework": experiment.engine.name,
         "engine_version": experiment.engine.version,
-        "precision": None,
+        "precision": experiment.workload.precision or None,
         "spec_decoding": "mtp" if deployment.mtp else "none",
         "num_draft_tokens": deployment.mtp,
         "isl": experiment.workload.isl,

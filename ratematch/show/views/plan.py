@@ -13,6 +13,7 @@ from ratematch.plan.budget import Estimate
 from ratematch.plan.deployment import STAGES, Stage
 from ratematch.plan.expansion import Dropped, Expansion, combinations
 from ratematch.plan.experiment import Experiment, load_to_json
+from ratematch.plan.memory import default_precision
 from ratematch.plan.sweep import Sweep
 from ratematch.show.console import table
 
@@ -23,6 +24,7 @@ def plan_to_json(sweep: Sweep, expansion: Expansion, cost: Estimate) -> dict[str
         "sweep": sweep.name,
         "about": sweep.about,
         "model": sweep.model.name,
+        "precisions": [default_precision(sweep.model_under(name), sweep.gpu) for name in sweep.precisions],
         "cluster": sweep.cluster.name,
         "gpu": sweep.cluster.gpu,
         "emulated": sweep.cluster.emulated,
@@ -72,7 +74,8 @@ def by_stage(expansion: Expansion) -> list[Dropped]:
 
 def print_plan(sweep: Sweep, expansion: Expansion, cost: Estimate, console: Console) -> None:
     """Experiments, what was dropped and why, and the cost per stage with its assumptions."""
-    where = f": {sweep.model.name} on {sweep.cluster.gpu} ({sweep.cluster.name})"
+    formats = " and ".join(default_precision(sweep.model_under(name), sweep.gpu) for name in sweep.precisions)
+    where = f": {sweep.model.name} in {formats} on {sweep.cluster.gpu} ({sweep.cluster.name})"
     emulated = ("  EMULATED", "bold yellow") if sweep.cluster.emulated else ""
     console.print(Text.assemble((sweep.name, "bold"), where, emulated))
     console.print(Text(sweep.about, "dim"))

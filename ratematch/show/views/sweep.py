@@ -34,10 +34,13 @@ SHOW_S = 0.5
 SHOWN = 16
 
 
-def describe_default_executor(cluster: Cluster) -> str:
+def describe_default_executor(cluster: Cluster, chosen: str) -> str:
     """The executor that follows from the profile, for a person who named none."""
-    where = {"slurm": "servers run in Slurm jobs", "local": "servers run on this machine"}
-    chosen = cluster.default_executor
+    where = {
+        "slurm": "servers run in Slurm jobs",
+        "allocation": "servers run on the nodes of this job",
+        "local": "servers run on this machine",
+    }
     return f"executor {chosen}: {where[chosen]}, by cluster profile {cluster.name} (--executor overrides it)"
 
 
