@@ -78,8 +78,8 @@ def check_launch(
     meant = _as_meant(plan, workers)
     for group in deployment.groups:
         if meant[group.role] is not workers[group.role]:
-            judged = without(meant[group.role], group.unchecked)
-            problems.extend(f"{group.role}.yaml: {why}" for why in check_transfer(judged, read_version(version)))
+            checked = without(meant[group.role], group.unchecked)
+            problems.extend(f"{group.role}.yaml: {why}" for why in check_transfer(checked, read_version(version)))
     if deployment.ctx is not None and deployment.gen is not None:
         problems.extend(check_pair(meant["ctx"], meant["gen"], version))
     return [
@@ -123,7 +123,7 @@ def doubt_launch(
 
 def _as_meant(plan: LaunchPlan, workers: Mapping[str, Config]) -> dict[str, Config]:
     """``workers``, by role, with the KV transfer that DEFAULT is in the environment of their processes."""
-    environments = {process.role: dict(process.env) for process in plan.processes}
+    environments: dict[str, dict[str, str]] = {process.role: dict(process.env) for process in plan.processes}
     return {role: as_meant(config, environments.get(role, {})) for role, config in workers.items()}
 
 
