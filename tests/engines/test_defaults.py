@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ratematch.campaign.precheck import explain_settings
 from ratematch.engines.trtllm_serve import ENGINE
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
@@ -72,6 +73,14 @@ def test_the_runtime_fits_the_transfer_that_a_variable_chooses(version: str) -> 
     plain = transceivers(launch(experiment("e2e", PAIR, version=version)))
     for asked in (nixl, both, experiment("e2e", with_environment(TRTLLM_USE_UCX_KVCACHE="0"), version=version)):
         assert [each | {"backend": "NIXL"} for each in transceivers(launch(asked))] == plain
+
+
+def test_explained_is_what_is_written_where_a_profile_chooses_the_transfer() -> None:
+    asked = experiment("e2e", PAIR, version="1.4.0rc4")
+    settings = {each.key: each.value for part in explain_settings([asked], UCX) for each in part.settings}
+    (written, _) = transceivers(launch(asked, replace(LAPTOP, environment=UCX)))
+    said = {key.rpartition(".")[2]: value for key, value in settings.items() if key.startswith("cache_transceiver")}
+    assert said == written and written["transceiver_runtime"] == "CPP"
 
 
 def test_a_variable_that_chooses_another_transfer_is_compared_as_what_it_chooses() -> None:
