@@ -80,6 +80,7 @@ def _facts(results: Results) -> dict[str, str]:
         "model path": _join(e.model_path for e in experiments),
         "engine asked for": _join(e.stack for e in experiments),
         "servers said": _join(version for launch in launches for version in launch.server_versions),
+        "servers run": _join(text for launch in launches for text in launch.running_texts),
         "ratematch": _join(f"{launch.ratematch} ({launch.git})" for launch in launches),
         "Python": _join(launch.python for launch in launches),
         "platform": _join(launch.platform for launch in launches),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ratematch.engines import find_engine
@@ -26,10 +26,16 @@ def expand_sweep(sweep: Sweep) -> Expansion:
     return expand(sweep, find_engine(sweep.engine.name).kv_settings)
 
 
-def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]:
-    """Every setting of every kind of server and its reason; servers with the same settings and reasons stand once."""
+def explain_settings(
+    experiments: Sequence[Experiment], environment: Mapping[str, str] | None = None
+) -> tuple[Explained, ...]:
+    """Every setting of every kind of server and its reason; servers with the same settings and reasons stand once.
+
+    ``environment``: of all servers, from the cluster profile, by which some are chosen.
+    """
     explained: dict[str, Explained] = {}
     for experiment in experiments:
+        experiment = replace(experiment, deployment=_with_environment(experiment.deployment, environment or {}))
         for role, settings in find_engine(experiment.engine.name).explain_settings(experiment).items():
             group = next((group for group in experiment.deployment.groups if group.role == role), None)
             mtp = f" mtp={group.mtp}" if group is not None and group.mtp else ""
@@ -37,6 +43,14 @@ def explain_settings(experiments: Sequence[Experiment]) -> tuple[Explained, ...]
             label = f"{servers} {experiment.workload.label}"
             explained.setdefault(f"{label} {settings}", Explained(label, settings))
     return tuple(explained.values())
+
+
+def _with_environment(deployment: Deployment, environment: Mapping[str, str]) -> Deployment:
+    ctx, gen, agg = (
+        None if group is None else replace(group, environment={**environment, **group.environment})
+        for group in (deployment.ctx, deployment.gen, deployment.agg)
+    )
+    return replace(deployment, ctx=ctx, gen=gen, agg=agg)
 
 
 def refuse_missing_inputs(sweep: Sweep, experiments: Sequence[Experiment], *, here: bool) -> None:

@@ -55,7 +55,7 @@ def plan(
     refused = refuse_unlaunchable(parsed, expansion.experiments, here=False, installed=contract.installed)
     warnings = [*contract.notes, *refused]
     cost = estimate(parsed, expansion.experiments)
-    explained = explain_settings(expansion.experiments) if explain else ()
+    explained = explain_settings(expansion.experiments, parsed.cluster.environment) if explain else ()
     if not predict and (learn_from or output):
         raise UserError("--learn-from and -o belong to --predict")
     prediction = written = None

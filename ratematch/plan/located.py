@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -94,7 +95,14 @@ class Located:
         for item in error.errors(include_url=False):
             path = tuple(part for part in item["loc"] if part not in unions)
             section = ".".join(str(part) for part in path[:-1] if not isinstance(part, int))
-            self.add(path, *_say(item["type"], item["msg"], item["input"], path, valid_keys.get(section, ())))
+            what, fix = _say(item["type"], item["msg"], item["input"], path, valid_keys.get(section, ()))
+            if fix == IN_QUOTES and path in self.given:
+                override = f'{".".join(map(str, path))}="{brief(item["input"])}"'
+                fix = f"{fix} that the shell leaves there: {quote(override)}"
+            self.add(path, what, fix)
+
+
+IN_QUOTES = "put it in quotes"
 
 
 def _say(kind: str, message: str, given: Any, path: Path, valid: Sequence[str]) -> tuple[str, str]:
@@ -111,6 +119,8 @@ def _say(kind: str, message: str, given: Any, path: Path, valid: Sequence[str]) 
             return f"must be a finite number, not {brief(given)}", ""
         case "too_short":
             return "is empty", "list at least one value"
+        case "string_type" if isinstance(given, (bool, int, float)):
+            return f"must be text, not {brief(given)}", IN_QUOTES
         case "string_pattern_mismatch":
             return f"{brief(given)} is no file name", "letters, digits, dot, dash and underscore"
         case _:

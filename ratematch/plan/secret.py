@@ -140,7 +140,10 @@ def take_secrets(located: Located, environments: Sequence[Path]) -> Secrets:
 
 
 ELSEWHERE = "an argument, which everybody on the machine can list"
-INSTEAD = "set it under environment: (servers read HF_TOKEN, VLLM_API_KEY, ...)"
+INSTEAD = (
+    "set it under environment: (servers read HF_TOKEN, VLLM_API_KEY, ...), or leave it out: keys among the servers "
+    "of a deployment (internal_request_auth_key) are made at each start"
+)
 
 
 def refuse_secret_options(located: Located, places: Sequence[Path]) -> None:

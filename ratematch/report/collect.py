@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ratematch.analysis import analyze
 from ratematch.errors import UserError
@@ -14,6 +16,7 @@ from ratematch.match.openloop import describe_limits
 from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.recommend import TARGETS, Recommendation, recommend_all
 from ratematch.measure.measured import Measured
+from ratematch.plan.experiment import Experiment
 from ratematch.report import pictures
 from ratematch.report.bundles import make_bundles
 from ratematch.report.contents import Report, Section
@@ -164,6 +167,7 @@ def collect_provenance(stored: Snapshot) -> dict[str, str]:
         "model": _join({f"{e.model} ({e.model_path})" if e.model_path != e.model else e.model for e in experiments}),
         "GPU, cluster": _join({f"{e.gpu}, {e.cluster}" for e in experiments}),
         "engine asked for": _join({e.stack for e in experiments}),
+        "IFB servers' options": _join({describe_options(e) for e in experiments if e.stage == "ifb"}),
         "servers said": _join({str(version) for launch in launches for version in launch.server_versions}),
         "servers run": _join({text for launch in launches for text in launch.running_texts}),
         "not as their files say": _join({note for launch in launches for note in launch.notes}),
@@ -178,6 +182,22 @@ def collect_provenance(stored: Snapshot) -> dict[str, str]:
         "GPU-hours": f"{spent.total:.2f} (starting {spent.starting:.2f}, measuring {spent.measuring:.2f})",
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def describe_options(experiment: Experiment) -> str:
+    """What the sweep file sets of servers, beyond what is derived: a gain over IFB is worth what its baseline is."""
+    texts = []
+    for group in experiment.deployment.groups:
+        texts += ["a file of the user's own"] if group.config is not None else sorted(_spell(group.options))
+    return ", ".join(texts) or "derived alone"
+
+
+def _spell(options: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    for key, value in options.items():
+        if isinstance(value, dict) and value:
+            yield from _spell(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key} {json.dumps(value, default=str)}"
 
 
 def _join(values: Iterable[str]) -> str:

@@ -3,10 +3,11 @@
 It reads a pipe whose other end only the driver holds. When the driver ends in any way, ``kill -9`` included, the read
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
 SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
-are ended too. It imports nothing of ratematch, to start fast and to survive anything that breaks the driver.
+are ended too. Last it removes the files that hold the secret of the start. It imports nothing of ratematch, to start
+fast and to survive anything that breaks the driver.
 
-Usage: ``python -I guard.py MARK GRACE_S < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end them now: how a
-driver cleans the other nodes of its allocation.
+Usage: ``python -I guard.py MARK GRACE_S FOLDER_OF_SECRETS < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end
+them now: how a driver cleans the other nodes of its allocation.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ def _send(mark: str, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def remove(folder: Path) -> None:
+    """Remove ``folder`` and the files in it; nothing where there is none, or a link in its place."""
+    with contextlib.suppress(OSError):
+        if not folder.is_symlink():
+            for file in list(folder.iterdir()):
+                file.unlink()
+            folder.rmdir()
+
+
 def main() -> None:
     if sys.argv[1] == "end":
         end(sys.argv[2], float(sys.argv[3]))
@@ -60,6 +70,7 @@ def main() -> None:
     while sys.stdin.buffer.read(1):
         pass
     end(mark, grace_s)
+    remove(Path(sys.argv[3]))
 
 
 if __name__ == "__main__":

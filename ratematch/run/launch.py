@@ -116,12 +116,12 @@ class Servers:
             PortInUse, ServerDied, NotReady: with the end of the log that shows why.
             Interrupted: ``stop`` was set.
         """
+        self._start_guard()
         for file in self.plan.files:
             write_text(self.folder / file.path, file.content)
             if file.secret:
                 content = file.content.replace(MADE_AT_LAUNCH, self._secret)
                 write_private(make_private(self.folder / PRIVATE) / file.path, content)
-        self._start_guard()
         for wave in sorted({spec.wave for spec in self.plan.processes}):
             specs = [spec for spec in self.plan.processes if spec.wave == wave]
             for spec in specs:
@@ -162,8 +162,9 @@ class Servers:
         # The guard may be killed together with us: whoever starts here next finds the servers by this.
         write_text(self.folder / layout.MARK, self._mark)
         environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
+        secrets_of_start = str(self.folder.absolute() / PRIVATE)
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, self._mark, str(STOP_GRACE_S)],
+            [sys.executable, "-I", guard.__file__, self._mark, str(STOP_GRACE_S), secrets_of_start],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -253,7 +254,8 @@ class Servers:
 
 
 def end_leftovers(launches: Iterable[Path]) -> None:
-    """End servers on this machine that an earlier start left behind, because its driver and guard died together.
+    """End servers on this machine that an earlier start left behind, because its driver and guard died together, and
+    remove the files of its secret.
 
     ``launches``: folders of the earlier starts of one experiment. Call it while nobody else can be starting servers
     for it.
@@ -262,10 +264,11 @@ def end_leftovers(launches: Iterable[Path]) -> None:
         try:
             mark = (folder / layout.MARK).read_text("ascii").strip()
         except (OSError, ValueError):
-            continue
+            mark = ""
         if re.fullmatch(r"[0-9a-f]{32}", mark) and (pids := guard.marked(mark)):
             sys.stderr.write(f"{folder}: servers of a start that was killed are alive ({len(pids)}); ending them\n")
             guard.end(mark, STOP_GRACE_S)
+        guard.remove(folder / PRIVATE)
 
 
 @contextlib.contextmanager

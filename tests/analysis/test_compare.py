@@ -51,6 +51,7 @@ def test_drift_names_versions_limits_settings_and_deployments(other: Path) -> No
     def newer(content: dict[str, Any]) -> None:
         for server in content["servers"].values():
             server["version"] = "1.3.0+emulated"
+        content["running"] = {"gen-0": {"transceiver_runtime": "PYTHON"}}
 
     for file in other.glob("*/launch/*/provenance.json"):
         edit(file, newer)
@@ -61,6 +62,7 @@ def test_drift_names_versions_limits_settings_and_deployments(other: Path) -> No
     drift = {row.what: (row.before, row.after) for row in find_drift(Results.open(SAMPLE), Results.open(other))}
     assert drift == {
         "servers said": ("1.2.0+emulated", "1.3.0+emulated"),
+        "servers run": ("", "transceiver_runtime PYTHON"),
         "limits: ttft_ms": ("1000.0", "500"),
         "gen-1024-64-gen1xDEP4-mtp3: gen.options.stream_interval": ("4", "8"),
         "ifb-1024-64-agg1xTEP4-mtp0": ("measured", None),

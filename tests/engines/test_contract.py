@@ -427,3 +427,10 @@ def test_a_server_where_the_orchestrators_processes_meet_is_refused(config: dict
 )
 def test_where_nobody_is_in_their_way_it_is_taken(config: dict[str, Any]) -> None:
     assert check_orchestrator_config(config, "main") == []
+
+
+@pytest.mark.parametrize("name", ["kv_cache_routing", "kv_cache_routing_load_weight"])
+def test_a_name_that_means_a_later_key_is_said_to_mean_it(name: str) -> None:
+    """And not to be near one that has nothing to do with it."""
+    (refusal,) = check_worker_config({"attention_dp_config": {name: True}}, "1.2")
+    assert "which it means, came between 1.2 and 1.3.0rc27" in refusal and "did you mean" not in refusal

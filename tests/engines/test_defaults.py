@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ratematch.campaign.precheck import explain_settings
 from ratematch.engines.trtllm_serve import ENGINE
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, ServerGroup
@@ -21,6 +22,7 @@ from ratematch.plan.workload import Workload
 from tests.support.invented import AGG, GEN, LAPTOP, PAIR, experiment
 
 TELEMETRY, KEEPALIVE = "TRTLLM_NO_USAGE_STATS", "TRTLLM_GPU_KEEPALIVE"
+UCX, NIXL = {"TRTLLM_USE_UCX_KVCACHE": "1"}, {"TRTLLM_USE_NIXL_KVCACHE": "1"}
 LOADS = (Concurrency(8, 32),)
 LATER = ("1.3", "1.3.0rc4", "1.3.0rc29", "1.4.0rc4")
 
@@ -60,6 +62,59 @@ def test_a_variable_that_chooses_the_transceiver_still_does(name: str) -> None:
         assert ENGINE.check_launch(plan, asked) == []
     why = {each.key: each.why for each in ENGINE.explain_settings(own)["ctx"]}["cache_transceiver_config.backend"]
     assert name in why
+
+
+@pytest.mark.parametrize("version", ["1.2", *LATER])
+def test_the_runtime_fits_the_transfer_that_a_variable_chooses(version: str) -> None:
+    """The Python transceiver, the default of 1.4, takes NIXL only, by whatever way another one is chosen."""
+    ucx, nixl, both = (experiment("e2e", with_environment(**env), version=version) for env in (UCX, NIXL, UCX | NIXL))
+    assert [each["transceiver_runtime"] for each in transceivers(launch(ucx))] == ["CPP", "CPP"]
+    assert all(each["max_tokens_in_buffer"] for each in transceivers(launch(ucx)))
+    plain = transceivers(launch(experiment("e2e", PAIR, version=version)))
+    for asked in (nixl, both, experiment("e2e", with_environment(TRTLLM_USE_UCX_KVCACHE="0"), version=version)):
+        assert [each | {"backend": "NIXL"} for each in transceivers(launch(asked))] == plain
+
+
+def test_explained_is_what_is_written_where_a_profile_chooses_the_transfer() -> None:
+    asked = experiment("e2e", PAIR, version="1.4.0rc4")
+    settings = {each.key: each.value for part in explain_settings([asked], UCX) for each in part.settings}
+    (written, _) = transceivers(launch(asked, replace(LAPTOP, environment=UCX)))
+    said = {key.rpartition(".")[2]: value for key, value in settings.items() if key.startswith("cache_transceiver")}
+    assert said == written and written["transceiver_runtime"] == "CPP"
+
+
+def test_a_variable_that_chooses_another_transfer_is_compared_as_what_it_chooses() -> None:
+    assert PAIR.ctx is not None
+    one_side = experiment("e2e", replace(PAIR, ctx=replace(PAIR.ctx, environment=UCX)), version="1.4.0rc4")
+    refusals = ENGINE.check_launch(launch(one_side), one_side)
+    assert any("backend: ctx has UCX and gen has NIXL" in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize(
+    ("version", "runtime", "refused", "doubted"),
+    [
+        ("1.2", None, False, False),
+        ("1.3.0rc26", None, False, True),
+        ("1.4.0rc4", None, True, False),
+        ("1.4.0rc4", "CPP", False, False),
+        ("1.3.0rc4", "PYTHON", True, False),
+    ],
+)
+def test_own_files_are_judged_by_the_transfer_that_a_variable_chooses(
+    version: str, runtime: str | None, refused: bool, doubted: bool
+) -> None:
+    assert PAIR.ctx is not None and PAIR.gen is not None
+    block = {"backend": "DEFAULT"} | ({} if runtime is None else {"transceiver_runtime": runtime})
+    own = [
+        replace(group, config={"cache_transceiver_config": block}, options={}, environment=UCX)
+        for group in (PAIR.ctx, PAIR.gen)
+    ]
+    asked = experiment("e2e", replace(PAIR, ctx=own[0], gen=own[1]), version=version)
+    plan = launch(asked)
+    said = [text for text in ENGINE.check_launch(plan, asked) if "it is UCX" in text]
+    assert len(said) == (2 if refused else 0) and all("transceiver_runtime: CPP" in text for text in said)
+    if not refused:
+        assert any("backend UCX fails" in text for text in ENGINE.doubt_launch(plan, asked)) == doubted
 
 
 def test_the_cpp_transceiver_of_a_later_release_gets_a_buffer_for_the_longest_prompt() -> None:

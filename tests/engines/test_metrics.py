@@ -265,6 +265,17 @@ def test_an_iteration_some_of_whose_ranks_are_missing_at_the_end_of_an_answer_is
     assert [step.active for step in lone] == [4], "one rank alone may be all there is"
 
 
+def test_ranks_may_report_in_any_order() -> None:
+    rows = [row for number in (1, 2, 3) for row in rows_of(number, others=0)]
+    in_order = read_iterations(json.dumps(rows).encode(), 0)
+    by_rank = sorted(rows, key=lambda row: (row["attentionDpRank"], row["iter"]))
+    late = [*rows[:3], *rows[4:6], rows[3], *rows[6:]]
+    for order in (by_rank, late):
+        assert read_iterations(json.dumps(order).encode(), 0) == in_order
+    again = [*rows[:4], *rows[:4]]
+    assert [step.active for step in read_iterations(json.dumps(again).encode(), 0)] == [16, 16], "started anew"
+
+
 def test_hits_of_ranks_are_weighed_by_what_they_looked_for() -> None:
     rows = [
         {"iter": 1, "attentionDpRank": rank, "kvCacheStats": {"reusedBlocks": hits, "missedBlocks": missed}}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import yaml
 
+from ratematch.emulator.trtllm.command import AT_START
+from ratematch.emulator.trtllm.logs import Log
+from ratematch.emulator.trtllm.transfer import announce
 from ratematch.engines.trtllm_serve.running import read_running
 from ratematch.engines.trtllm_serve.transceiver import read_transceiver
 from ratematch.plan.launchplan import FileSpec
@@ -51,3 +56,11 @@ def test_what_is_left_to_the_engine_is_no_mistake() -> None:
     assert texts["gen.yaml"]["cache_transceiver_config"]["transceiver_runtime"] == "auto"
     found = read_running(plan, {"ctx-0": PYTHON, "gen-0": PYTHON})
     assert found.notes == () and found.choices["ctx-0"] == {KEY: "PYTHON"}
+
+
+@pytest.mark.parametrize(("version", "runs"), [("1.2", "CPP"), ("1.3.0rc27", "CPP"), ("1.4.0rc4", "PYTHON")])
+def test_the_log_of_an_emulated_worker_shows_it_as_soon_as_it_is_ready(version: str, runs: str) -> None:
+    log = Log(stream=io.StringIO())
+    log.info(AT_START)
+    announce({"cache_transceiver_config": {"backend": "NIXL"}}, version, log)
+    assert read_transceiver(log.stream.getvalue()) == runs  # type: ignore[attr-defined]

@@ -91,7 +91,7 @@ def test_a_profile_kept_before_it_knew_slurm_can_still_be_read() -> None:
         ("container: {}", "a.yaml:5: container.image: required key 'image' is missing"),
         ("slurm:\n  exclusive: 'yes'", "a.yaml:6: slurm.exclusive: must be a valid boolean, not 'yes'"),
         ("slurm:\n  segment: 0", "a.yaml:6: slurm.segment: must be greater than 0, not 0"),
-        ("slurm:\n  partition: 5", "a.yaml:6: slurm.partition: must be a valid string, not 5"),
+        ("slurm:\n  partition: 5", "a.yaml:6: slurm.partition: must be text, not 5 (put it in quotes)"),
         ("slurm:\n  gpus: gpu", "a.yaml:6: slurm.gpus: must be 'gpus-per-node', 'gres' or 'none', not 'gpu'"),
         ("slurm:\n  sbatch:\n    - -N4", "a.yaml:7: slurm.sbatch[0]: '-N4' is no long option"),
         ("slurm:\n  sbatch: [--qos=x]", "slurm.sbatch[0]: --qos is set by ratematch (use slurm.qos)"),

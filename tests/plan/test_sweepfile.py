@@ -68,6 +68,14 @@ def test_what_decides_a_figure_decides_the_id() -> None:
     assert len(ids) >= 4
 
 
+def test_a_version_that_is_read_as_a_number_is_said_to_need_quotes() -> None:
+    override = "engine.version=1.4"
+    with pytest.raises(SweepError) as refused:
+        parse(GOOD, override)
+    assert "must be text, not 1.4" in str(refused.value) and "'engine.version=\"1.4\"'" in str(refused.value)
+    assert parse(GOOD, 'engine.version="1.4"').engine.version == "1.4"
+
+
 def test_numeric_axes_and_ep_equal_to_tp() -> None:
     text = GOOD.replace("mapping: [TEP4, DEP8], mtp: [0, 1]", "tp: [4, 8], ep: tp, attention_dp: [false, true]")
     mappings = [e.deployment.gen.mapping for e in expanded(parse(text)).experiments if e.deployment.gen]

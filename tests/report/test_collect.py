@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from ratematch.analysis import analyze
 from ratematch.report import collect
 from ratematch.store.folder import Results
+from tests.support.invented import AGG, experiment
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
 EVIL = "<script>alert(1)</script>"
@@ -75,3 +77,22 @@ def test_provenance_names_versions_machines_times_and_cost() -> None:
     assert re.fullmatch(r"2026-\d\d-\d\d \d\d:\d\d to 2026-\d\d-\d\d \d\d:\d\d UTC", facts["measured"])
     assert facts["experiments, launches, loads"] == "19, 19, 67" and facts["GPU-hours"].startswith("0.67")
     assert "imported from" not in facts
+    assert facts["IFB servers' options"] == "stream_interval 4"
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"options": {}}, "derived alone"),
+        (
+            {"options": {"attention_dp_config": {"enable_balance": True, "timeout_iters": 60}, "x": None, "y": {}}},
+            "attention_dp_config.enable_balance true, attention_dp_config.timeout_iters 60, x null, y {}",
+        ),
+        ({"options": {}, "config": {"max_batch_size": 4}}, "a file of the user's own"),
+    ],
+)
+def test_a_report_says_what_the_baseline_was_run_with(group: dict[str, Any], words: str) -> None:
+    """Plain or balanced, whole prompts or chunks: the gain over it is worth no more than it is."""
+    assert AGG.agg is not None
+    deployment = replace(AGG, agg=replace(AGG.agg, **group))
+    assert collect.describe_options(experiment("ifb", deployment)) == words

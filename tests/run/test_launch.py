@@ -246,23 +246,29 @@ def test_a_server_that_ignores_sigterm_and_its_children_are_killed(
     assert left_in(tmp_path) == []
 
 
+def secret_plan(port: int) -> LaunchPlan:
+    file = FileSpec("a.yaml", f"key: '{MADE_AT_LAUNCH}'\n")
+    return replace(plan(spec("a", port)), files=(file,))
+
+
 def test_kill_9_of_the_driver_leaves_no_server(tmp_path: Path) -> None:
     port = free_port()
     driver = f"""
 import sys, threading, time
 from pathlib import Path
 sys.path.insert(0, {str(Path.cwd())!r})
-from tests.run.test_launch import plan, spec, start
-with start(plan(spec("a", {port})), Path({str(tmp_path)!r})):
+from tests.run.test_launch import secret_plan, start
+with start(secret_plan({port}), Path({str(tmp_path)!r})):
     print("ready", flush=True)
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        assert left_in(tmp_path)
+        assert left_in(tmp_path) and (tmp_path / PRIVATE / "a.yaml").exists()
         process.kill()
     wait_until(lambda: not left_in(tmp_path), "the server of the killed driver to end", 20)
+    wait_until(lambda: not (tmp_path / PRIVATE).exists(), "the files of its secret to go with it", 20)
 
 
 def test_servers_are_reached_around_a_sites_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,8 +285,8 @@ def test_servers_whose_driver_and_guard_died_together_are_ended_at_the_next_star
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(Path.cwd())!r})
-from tests.run.test_launch import plan, spec, start
-with start(plan(spec("a", {port})), Path({str(tmp_path)!r})) as servers:
+from tests.run.test_launch import secret_plan, start
+with start(secret_plan({port}), Path({str(tmp_path)!r})) as servers:
     print(servers._guard.pid, flush=True)
     time.sleep(60)
 """
@@ -289,9 +295,9 @@ with start(plan(spec("a", {port})), Path({str(tmp_path)!r})) as servers:
         guard = int(process.stdout.readline())
         os.kill(guard, signal.SIGKILL)
         process.kill()
-    assert left_in(tmp_path), "nobody is left to end it"
+    assert left_in(tmp_path) and (tmp_path / PRIVATE).exists(), "nobody is left to end it"
     end_leftovers([tmp_path / "never", tmp_path])
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path) == [] and not (tmp_path / PRIVATE).exists()
     end_leftovers([tmp_path])
 
 

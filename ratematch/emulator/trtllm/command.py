@@ -24,6 +24,7 @@ from ratematch.emulator.trtllm.orchestrator_settings import orchestrator_setting
 from ratematch.emulator.trtllm.settings import read_yaml, worker_settings
 from ratematch.emulator.trtllm.transfer import announce
 from ratematch.emulator.trtllm.worker import Worker
+from ratematch.engines.trtllm_serve.agreement import as_meant
 from ratematch.engines.trtllm_serve.commandline import BANNER, command_options
 
 ACTED_ON = {
@@ -147,6 +148,10 @@ SERVE_OPTIONS = _options(
 )  # fmt: skip
 
 
+AT_START = "Using LLM with PyTorch backend"
+"""A line of the log level that the transceivers announce themselves at: where one of them keeps silent, it shows."""
+
+
 @cli.command(cls=VersionedCommand)
 @click.argument("model", type=str)
 @SERVE_OPTIONS
@@ -159,12 +164,13 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     for name in sorted(typed - ACTED_ON):
         log.debug(f"option {name} is accepted and changes nothing here")
     try:
-        config = read_yaml(options["config"]) if options["config"] else {}
+        config = as_meant(read_yaml(options["config"]) if options["config"] else {}, os.environ)
         settings = worker_settings(
             options["model"], options, typed, config, environment.version, environment.unchecked, environment.model
         )
         for warning in settings.warnings:
             log.warning(warning)
+        log.info(AT_START)
         announce(settings.config, settings.version, log)
         worker = Worker(settings, environment, build(settings, environment), log)
         number = worker.run()

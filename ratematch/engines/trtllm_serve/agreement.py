@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.contract import defaults, load_keys
 from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.transceiver import BACKEND as BLOCK
@@ -25,6 +26,18 @@ Layout = Mapping[str, str | int | None]
 """What both sides of a KV transfer must have alike, by key."""
 
 BACKEND_OF_ENV = dict(zip(NAMED_BACKEND_ENV, ("NIXL", "UCX", "MOONCAKE", "MPI"), strict=True))
+
+
+def as_meant(config: Config, environment: Mapping[str, str]) -> Config:
+    """``config`` with the transfer that DEFAULT is in ``environment``: of the first variable that is 1, in the order
+    of :data:`NAMED_BACKEND_ENV`, else DEFAULT as it stands, which is NIXL."""
+    block = config.get("cache_transceiver_config")
+    if not isinstance(block, dict) or block.get("backend") != "DEFAULT":
+        return config
+    for name in NAMED_BACKEND_ENV:
+        if environment.get(name) == "1":
+            return {**config, "cache_transceiver_config": {**block, "backend": BACKEND_OF_ENV[name]}}
+    return config
 
 
 NIXL_PLUGIN = "TRTLLM_NIXL_KVCACHE_BACKEND"

@@ -280,7 +280,11 @@ def _unknown(name: str, where: str, siblings: Rule, version: Version) -> str:
     exact = [path for key, path in homes if key == name and path.rpartition(".")[0] != where]
     if exact:
         return f"{text}; it belongs at {' or '.join(exact)}"
-    close = [MEANT[name]] if MEANT.get(name) in here else difflib.get_close_matches(name, here, n=1)
+    meant = MEANT.get(name)
+    if meant in siblings and meant not in here:
+        since = {key: siblings[meant][key] for key in ("since", "until") if key in siblings[meant]}
+        return f"{text}; {prefix}{meant}, which it means, {_history(since)}"
+    close = [meant] if meant in here else difflib.get_close_matches(name, here, n=1)
     if close:
         return f"{text}; did you mean {prefix}{close[0]}?"
     elsewhere = dict(homes)

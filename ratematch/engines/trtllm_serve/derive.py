@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ratematch.engines.settings import Config
-from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV
+from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, as_meant
 from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.times import times_of_worker
@@ -159,10 +159,12 @@ def _logs() -> Iterator[Setting]:
 
 def _transfer(experiment: Experiment, group: ServerGroup, environment: Mapping[str, str]) -> Iterator[Setting]:
     key, line = "cache_transceiver_config", release_line(experiment.engine.version)
-    backend = _backend(f"{key}.backend", {**environment, **group.environment})
+    environment = {**environment, **group.environment}
+    backend = _backend(f"{key}.backend", environment)
     yield backend
     given = _option(group, key)
-    named = str(given.get("backend", backend.value))
+    meant: Config = as_meant({key: {"backend": given.get("backend", backend.value)}}, environment)[key]
+    named = str(meant["backend"])
     runtime = derive_runtime(given, named, read_version(experiment.engine.version))
     yield runtime
     isl, block = experiment.workload.isl, _option(group, "kv_cache_config").get("tokens_per_block", BLOCK)

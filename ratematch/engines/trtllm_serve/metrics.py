@@ -84,16 +84,19 @@ def read_iterations(body: bytes, now_ns: int) -> list[Iteration]:
 
 
 def _whole_iterations(rows: Sequence[_Iteration]) -> Iterator[_Iteration]:
-    """The iterations in ``rows``. At both ends of an answer the rows of some ranks may be missing, because they were
-    dropped or are still to come: such an iteration is left out, for its sums would be too small."""
+    """The iterations in ``rows``, in which ranks may lie in any order. At both ends of an answer the rows of some
+    ranks may be missing, because they were dropped or are still to come: such an iteration is left out, for its sums
+    would be too small."""
     groups: list[list[_Iteration]] = []
+    latest: dict[int, list[_Iteration]] = {}
     for row in rows:
-        last = groups[-1] if groups else []
-        same = last and row.iter == last[0].iter and row.rank is not None
-        if same and row.rank not in [one.rank for one in last]:
-            last.append(row)
-        else:
-            groups.append([row])
+        group = latest.get(row.iter)
+        if group is None or row.rank is None or row.rank in [one.rank for one in group]:
+            group = []
+            groups.append(group)
+            if row.rank is not None:
+                latest[row.iter] = group
+        group.append(row)
     ranks = max((len(group) for group in groups), default=0)
     for number, group in enumerate(groups):
         if len(group) == ranks or 0 < number < len(groups) - 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import (
+    as_meant,
     check_drafts,
     check_environment,
     check_model,
@@ -30,7 +31,7 @@ from ratematch.engines.trtllm_serve.schema.files import (
     judge_orchestrator,
     judge_worker,
 )
-from ratematch.engines.trtllm_serve.transceiver import doubt_transfer
+from ratematch.engines.trtllm_serve.transceiver import check_transfer, doubt_transfer
 from ratematch.engines.trtllm_serve.worker_rules import check_worker_config
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
@@ -74,8 +75,13 @@ def check_launch(
         )
         if model is not None:
             problems.extend(f"{group.role}.yaml: {problem}" for problem in check_model(workers[group.role], model))
+    meant = _as_meant(plan, workers)
+    for group in deployment.groups:
+        if meant[group.role] is not workers[group.role]:
+            checked = without(meant[group.role], group.unchecked)
+            problems.extend(f"{group.role}.yaml: {why}" for why in check_transfer(checked, read_version(version)))
     if deployment.ctx is not None and deployment.gen is not None:
-        problems.extend(check_pair(workers["ctx"], workers["gen"], version))
+        problems.extend(check_pair(meant["ctx"], meant["gen"], version))
     return [
         *problems,
         *check_environment(plan.processes, workers),
@@ -96,7 +102,7 @@ def doubt_launch(
     for group in deployment.groups:
         name = f"{group.role}.yaml"
         config = read_config(next(file.content for file in plan.files if file.path == name))
-        workers[group.role] = config
+        workers[group.role] = config = _as_meant(plan, {group.role: config})[group.role]
         judged = without(config, group.unchecked)
         of_line = doubt_map("", judged, load_keys("worker"), release) if installed is None else ()
         found = [*of_line, *doubt_transfer(judged, release), *doubt_drafts(judged, version)]
@@ -113,6 +119,12 @@ def doubt_launch(
     if "ctx" in workers and "gen" in workers:
         doubts += doubt_pair(workers["ctx"], workers["gen"], version)
     return [*doubts, *doubt_fill(experiment)]
+
+
+def _as_meant(plan: LaunchPlan, workers: Mapping[str, Config]) -> dict[str, Config]:
+    """``workers``, by role, with the KV transfer that DEFAULT is in the environment of their processes."""
+    environments: dict[str, dict[str, str]] = {process.role: dict(process.env) for process in plan.processes}
+    return {role: as_meant(config, environments.get(role, {})) for role, config in workers.items()}
 
 
 def _judge_files(

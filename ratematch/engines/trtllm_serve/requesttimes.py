@@ -32,6 +32,9 @@ ASK = AskTimes(("X-TRTLLM-return-metrics", "1"), (TIMING, INSTANTS, STEPS, CHUNK
 ROUTE = "/perf_metrics"
 CTX_ID = "ctx_request_id"
 
+LONGEST_S = 1e12
+"""Beyond it no clock of a server counts, and sums would overflow."""
+
 COLLECTOR_OFF = (
     "return_perf_metrics is off: it slows each step; the breakdown load of the deployment collects the times "
     "(`breakdown` in the sweep file)"
@@ -226,7 +229,7 @@ def _read_list(text: object, separator: str) -> dict[str, float]:
             value = float(number) if found else math.nan
         except ValueError:
             continue
-        if math.isfinite(value):
+        if abs(value) <= LONGEST_S * 1000:
             values.setdefault(name, value)
     return values
 
@@ -244,7 +247,7 @@ def _phase(timing: Mapping[str, Any]) -> PhaseTimes:
 
 def _seconds(value: object) -> float | None:
     """An instant; what did not happen is null, missing, or 0, a duration that nobody set."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value == 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < abs(value) <= LONGEST_S:
         return None
     return float(value)
 
