@@ -90,11 +90,14 @@ def read_cluster(name: str, beside: Path = Path()) -> Cluster:
     """
     try:
         path, group = find_cluster_file(name, beside), None
-    except ClusterError:
+    except ClusterError as error:
         profile, group = split_name(name)
         if group is None:
             raise
-        path = find_cluster_file(profile, beside)
+        try:
+            path = find_cluster_file(profile, beside)
+        except ClusterError:
+            raise error from None
     return parse_cluster(read_text_file(path, MOST_BYTES), path.name, path.parent, group)
 
 

@@ -51,7 +51,7 @@ def test_a_group_is_laid_over_the_profile(rack: Path) -> None:
         ("rack", "which group of nodes is meant? (write the profile's name:group: hopper, small)"),
         ("rack:hoper", "did you mean hopper?"),
         ("rack:", "there is no cluster profile 'rack:'"),
-        ("nowhere:hopper", "there is no cluster profile 'nowhere'"),
+        ("nowhere:hopper", "there is no cluster profile 'nowhere:hopper'"),
         ("laptop:hopper", "the profile has no groups"),
     ],
 )
