@@ -68,12 +68,12 @@ def test_what_decides_a_figure_decides_the_id() -> None:
     assert len(ids) >= 4
 
 
-def test_a_version_that_is_read_as_a_number_is_said_to_need_quotes() -> None:
-    override = "engine.version=1.4"
+def test_text_that_is_read_as_a_number_is_said_to_need_quotes() -> None:
     with pytest.raises(SweepError) as refused:
-        parse(GOOD, override)
-    assert "must be text, not 1.4" in str(refused.value) and "'engine.version=\"1.4\"'" in str(refused.value)
-    assert parse(GOOD, 'engine.version="1.4"').engine.version == "1.4"
+        parse(GOOD, "cluster=5")
+    assert "must be text, not 5" in str(refused.value) and "'cluster=\"5\"'" in str(refused.value)
+    for spelled in ("engine.version=1.4", 'engine.version="1.4"'):
+        assert parse(GOOD, spelled).engine.version == "1.4", "a version is taken as it is written"
 
 
 def test_numeric_axes_and_ep_equal_to_tp() -> None:
