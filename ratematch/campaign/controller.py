@@ -394,8 +394,7 @@ class Controller:
     def _count_loads(self) -> None:
         """Count the measured loads of this campaign, and those that may not stand on a front."""
         self._take_snapshot()
-        turn = self._turn()
-        every = [stored for item in self.campaign.items for stored in turn.loads(item.experiment)]
-        loads = [stored for stored in every if not stored.load.breakdown]
+        turn, items = self._turn(), self.campaign.items
+        loads = [load for item in items for load in turn.loads(item.experiment) if not load.load.breakdown]
         self.campaign.num_measured = len(loads)
         self.campaign.num_invalid = sum(not stored.measurement.valid for stored in loads)

@@ -14,6 +14,7 @@ from ratematch.cli.options import json_option
 
 if TYPE_CHECKING:
     from ratematch.setup.answers import Given, NotSaid
+    from ratematch.setup.firstsite import FirstFiles
 
 PROFILES = Path("slurm") / "clusters"
 
@@ -29,6 +30,15 @@ def answer(given: Given, missing: NotSaid) -> Given:
         return replace(given, gpus_per_node=click.prompt(missing.question, type=click.IntRange(1, 1024), err=True))
     typed: str = click.prompt(missing.question, err=True)
     return replace(given, gpu=typed) if missing.field == "gpu" else replace(given, partition=typed)
+
+
+def print_next(made: FirstFiles) -> None:
+    """What was written, and what to type now."""
+    echo(f"{made.profile}: what this site is; read it once")
+    echo(f"{made.sweep}: a first sweep")
+    echo("next:")
+    for words in (f"doctor --cluster {made.name}", f"plan {made.sweep}", f"sweep {made.sweep}"):
+        echo(f"  ratematch {words}")
 
 
 @main.command()
@@ -108,13 +118,5 @@ def init(
             given = answer(given, missing)
     if as_json:
         print_json({"profile": str(made.profile), "sweep": str(made.sweep), "cluster": made.name})
-        return
-    echo(f"{made.profile}: what this site is; read it once")
-    echo(f"{made.sweep}: a first sweep")
-    echo("next:")
-    for command in (
-        f"ratematch doctor --cluster {made.name}",
-        f"ratematch plan {made.sweep}",
-        f"ratematch sweep {made.sweep}",
-    ):
-        echo(f"  {command}")
+    else:
+        print_next(made)

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
 from ratematch.cli.options import GIVEN, PATH, Whole, cluster_option, force_option, json_option, set_option
+
+if TYPE_CHECKING:
+    from ratematch.plan.experiment import Experiment
+    from ratematch.plan.sweep import Sweep
+    from ratematch.simulate.forecasts import Prediction
+
+
+def forecast(
+    sweep: Sweep, experiments: Sequence[Experiment], learn_from: Path | None, output: Path | None
+) -> tuple[Prediction, Sequence[Path]]:
+    """What the model predicts, corrected by the results in ``learn_from``, and the plots written to ``output``."""
+    from ratematch.analysis import analyze
+    from ratematch.show.plots.prediction import write_prediction_plots
+    from ratematch.simulate.forecasts import predict_sweep
+    from ratematch.store.folder import Results
+
+    results = Results.open(learn_from) if learn_from else None
+    prediction = predict_sweep(sweep, experiments, results)
+    if output is None:
+        return prediction, ()
+    output.mkdir(parents=True, exist_ok=True)
+    measured = analyze.analyze_results(results) if results else None
+    title = f"{sweep.model.name} on {sweep.cluster.gpu}"
+    return prediction, write_prediction_plots(prediction, title, output, measured)
 
 
 @main.command()
@@ -48,6 +73,7 @@ def plan(
     from ratematch.plan.budget import estimate
     from ratematch.show.views.explain import explained_to_json, print_explained
     from ratematch.show.views.plan import plan_to_json, print_plan
+    from ratematch.show.views.predict import prediction_to_json, print_prediction
 
     parsed, _ = read_sweep(sweep, overrides, cluster)
     expansion = expand_sweep(parsed)
@@ -58,21 +84,7 @@ def plan(
     explained = explain_settings(expansion.experiments, parsed.cluster.environment) if explain else ()
     if not predict and (learn_from or output):
         raise UserError("--learn-from and -o belong to --predict")
-    prediction = written = None
-    if predict:
-        from ratematch.analysis import analyze
-        from ratematch.show.plots.prediction import write_prediction_plots
-        from ratematch.show.views.predict import prediction_to_json, print_prediction
-        from ratematch.simulate.forecasts import predict_sweep
-        from ratematch.store.folder import Results
-
-        results = Results.open(learn_from) if learn_from else None
-        prediction = predict_sweep(parsed, expansion.experiments, results)
-        if output:
-            output.mkdir(parents=True, exist_ok=True)
-            measured = analyze.analyze_results(results) if results else None
-            title = f"{parsed.model.name} on {parsed.cluster.gpu}"
-            written = write_prediction_plots(prediction, title, output, measured)
+    prediction, written = forecast(parsed, expansion.experiments, learn_from, output) if predict else (None, ())
     if as_json:
         more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
@@ -85,7 +97,7 @@ def plan(
         print_explained(explained, stdout_console())
         if prediction:
             print_prediction(prediction, stdout_console())
-        for path in written or ():
+        for path in written:
             echo(str(path))
 
 

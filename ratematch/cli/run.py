@@ -26,6 +26,19 @@ from ratematch.cli.options import (
 from ratematch.plan.numbers import MOST_GPUS, MOST_HOURS
 
 
+def run_on(results: Path, executor_note: str | None) -> None:
+    """Start the same command in the background, and say how to reach it."""
+    from ratematch.campaign.control import start_detached
+    from ratematch.show.terminal import command_line
+
+    pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results)
+    echo(f"controller {pid} runs in the background, log: {results / 'controller.log'}")
+    if executor_note:
+        echo(executor_note, err=True)
+    status, cancel = (command_line("ratematch", verb, results) for verb in ("status", "cancel"))
+    echo(f"next: {status}, or {cancel}")
+
+
 @main.command()
 @click.argument("sweep")
 @set_option
@@ -104,15 +117,7 @@ def sweep(
     parsed = replace(parsed, simulated=chosen == "simulate")
     results = Results(output or RESULTS / (f"{parsed.name}-simulated" if parsed.simulated else parsed.name))
     if detach:
-        from ratematch.campaign.control import start_detached
-        from ratematch.show.terminal import command_line
-
-        pid = start_detached([word for word in sys.argv[1:] if word != "--detach"], results.path)
-        echo(f"controller {pid} runs in the background, log: {results.path / 'controller.log'}")
-        if executor_note:
-            echo(executor_note, err=True)
-        status, cancel = (command_line("ratematch", verb, results.path) for verb in ("status", "cancel"))
-        echo(f"next: {status}, or {cancel}")
+        run_on(results.path, executor_note)
         return
     if max_gpu_hours is not None:
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))

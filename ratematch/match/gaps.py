@@ -119,36 +119,13 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
     life = ttft_s + decode_measured_s
     share = n * osl / point.gpus / (life * life_plan)
 
-    longer: list[tuple[str, float]]
     if breakdown is None:
         longer = [
             ("ctx slow-down, KV transfer, queues and router", ttft_s - predicted.ttft_s),
             ("gen slow-down", decode_measured_s - decode_s),
         ]
     else:
-        # A lone prompt's time is what prefill takes without others. The rest of the predicted TTFT is sharing: being
-        # one of several in a step, or waiting. The ctx curve does not say which, so it is set against the queue that
-        # was measured first, and what is left of it against prefill. What was predicted between ctx and gen is the
-        # KV transfer first, then admission to gen, then the way.
-        alone = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
-        handover = min(pair.handover_s, predicted.ttft_s)
-        alone = min(alone, predicted.ttft_s - handover)
-        shared = max(0.0, predicted.ttft_s - handover - alone)
-        queue = min(shared, breakdown.ctx_queue_s)
-        kv = min(handover, breakdown.kv_transfer_s)
-        gen_queue = min(handover - kv, breakdown.gen_queue_s)
-        # A transfer that is posted in many pieces keeps the gen server's steps waiting: decode is longer for it.
-        posted = breakdown.decode_s * (breakdown.kv_posting or 0.0)
-        longer = [
-            ("ctx slow-down", breakdown.prefill_s - alone - (shared - queue)),
-            ("ctx queue", breakdown.ctx_queue_s - queue),
-            (TRANSFER, breakdown.kv_transfer_s - kv),
-            ("gen queue", breakdown.gen_queue_s - gen_queue),
-            *([(POSTING, posted)] if breakdown.kv_posting is not None else []),
-            ("gen slow-down", breakdown.decode_s - posted - decode_s),
-            ("router", breakdown.dispatch_s - (handover - kv - gen_queue)),
-            ("client and network", life - breakdown.total_s),
-        ]
+        longer = _longer_stages(breakdown, predicted, pair, decode_s, life)
     # ctx instances that would have carried this load; more of them are spare, fewer are a fraction of one.
     enough = min(point.ctx, math.ceil(predicted.req_s / pair.ctx.rates.capacities[-1] * (1 - 1e-9)))
     whole = predicted.req_s * osl / (enough * pair.ctx.rates.gpus + point.gen * gen.gpus)
@@ -164,6 +141,38 @@ def attribute(point: Point, predicted: Operating, pair: Pair, breakdown: Breakdo
     parts.append(GapPart("residual", ideal - point.tok_s_gpu - explained))
     # What is only the last digits of a float is nothing.
     return tuple(part if abs(part.tok_s_gpu) > 1e-9 * ideal else GapPart(part.name, 0.0) for part in parts)
+
+
+def _longer_stages(
+    breakdown: Breakdown, predicted: Operating, pair: Pair, decode_s: float, life: float
+) -> list[tuple[str, float]]:
+    """By how much (seconds) each stage of a request took longer than predicted; ``decode_s``: predicted, ``life``:
+    measured.
+
+    A lone prompt's time is what prefill takes without others. The rest of the predicted TTFT is sharing: being one of
+    several in a step, or waiting. The ctx curve does not say which, so it is set against the queue that was measured
+    first, and what is left of it against prefill. What was predicted between ctx and gen is the KV transfer first,
+    then admission to gen, then the way.
+    """
+    alone = throttle(pair.ctx.rates.curve, pair.ctx.rates.curve.rates[0]).latency_s
+    handover = min(pair.handover_s, predicted.ttft_s)
+    alone = min(alone, predicted.ttft_s - handover)
+    shared = max(0.0, predicted.ttft_s - handover - alone)
+    queue = min(shared, breakdown.ctx_queue_s)
+    kv = min(handover, breakdown.kv_transfer_s)
+    gen_queue = min(handover - kv, breakdown.gen_queue_s)
+    # A transfer that is posted in many pieces keeps the gen server's steps waiting: decode is longer for it.
+    posted = breakdown.decode_s * (breakdown.kv_posting or 0.0)
+    return [
+        ("ctx slow-down", breakdown.prefill_s - alone - (shared - queue)),
+        ("ctx queue", breakdown.ctx_queue_s - queue),
+        (TRANSFER, breakdown.kv_transfer_s - kv),
+        ("gen queue", breakdown.gen_queue_s - gen_queue),
+        *([(POSTING, posted)] if breakdown.kv_posting is not None else []),
+        ("gen slow-down", breakdown.decode_s - posted - decode_s),
+        ("router", breakdown.dispatch_s - (handover - kv - gen_queue)),
+        ("client and network", life - breakdown.total_s),
+    ]
 
 
 def net(parts: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -107,12 +107,7 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
-    margin = facts.fill_margin(parsed.engine.version) if not located.problems else 0
-    plans = tuple(
-        replace(plan, expert_slots=facts.expert_slots, idle_options=facts.idle_options, fill_margin=margin)
-        for plan in _stage_plans(located, parsed)
-    )
-    stages = with_supply(located, parsed, plans, facts.gen_modes)
+    stages = _stages(located, parsed, facts)
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
     check_loads(located, parsed)
@@ -263,6 +258,16 @@ def _name_in(given: Any) -> str | None:
     """The name a person gave, even when the rest of the file does not validate."""
     name = given.get("name") if isinstance(given, dict) else given
     return name if isinstance(name, str) else None
+
+
+def _stages(located: Located, parsed: SweepIn, facts: EngineFacts) -> tuple[StagePlan, ...]:
+    """The stages with what the engine says of each."""
+    margin = facts.fill_margin(parsed.engine.version) if not located.problems else 0
+    plans = tuple(
+        replace(plan, expert_slots=facts.expert_slots, idle_options=facts.idle_options, fill_margin=margin)
+        for plan in _stage_plans(located, parsed)
+    )
+    return with_supply(located, parsed, plans, facts.gen_modes)
 
 
 def _stage_plans(located: Located, parsed: SweepIn) -> tuple[StagePlan, ...]:

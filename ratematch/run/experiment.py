@@ -34,7 +34,8 @@ from ratematch.run import contracts, machines, provenance
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
-from ratematch.run.load import Live, measure_load
+from ratematch.run.live import Live
+from ratematch.run.load import measure_load
 from ratematch.run.machines import Allocation
 from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve
 from ratematch.run.script import run_script

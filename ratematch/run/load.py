@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from ratematch.engines import Engine
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
 from ratematch.inputs.catalog import model_of
-from ratematch.loadgen.client import Target
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.send import Senders, send_load
@@ -26,23 +24,20 @@ from ratematch.measure import loadrun as loadruns
 from ratematch.measure import measurement
 from ratematch.measure.columns import columns_of
 from ratematch.measure.early import EarlyRules
-from ratematch.measure.loadrun import EmulatorTime, LoadRun, TelemetrySummary, WarmedPrompts, Warming
+from ratematch.measure.loadrun import LoadRun, TelemetrySummary
 from ratematch.measure.records import RequestRecord
-from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import StageTimes
 from ratematch.measure.serverside import judge_servers, limits_of
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
-from ratematch.run.launch import Interrupted, Servers, probe
+from ratematch.run.launch import Interrupted, probe
+from ratematch.run.live import Live, Reported, Sent
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
-from ratematch.run.requesttimes import Marks as TimesMarks
-from ratematch.run.senders import NodeSenders
-from ratematch.run.serverlogs import Marks, mark_logs, read_logs
+from ratematch.run.serverlogs import mark_logs, read_logs
 from ratematch.run.telemetry import (
     Iterations,
-    Telemetry,
     acceptance_length,
     prefix_hit_rate,
     read_emulator_times,
@@ -51,7 +46,7 @@ from ratematch.run.telemetry import (
     write_iterations,
     write_lines,
 )
-from ratematch.run.watch import Stalled, Watched, find_cause, watch
+from ratematch.run.watch import Stalled, find_cause, watch
 from ratematch.store import layout
 from ratematch.store.files import DISK_FULL, reserve, write_json
 from ratematch.store.folder import ExperimentFolder
@@ -62,60 +57,6 @@ RECORD_B = 512
 TOKEN_B = 10
 """Bytes a request and a token chunk take in a records file, before compression: what is reserved on the disk, and as
 much again for what is spilt while the load runs."""
-
-
-@dataclass(frozen=True)
-class Live:
-    """A deployment that is up. ``connections``: what came of opening its connections, if that was done. ``senders``:
-    on the nodes of its allocation, if it is in one."""
-
-    folder: ExperimentFolder
-    launch: Path
-    servers: Servers
-    engine: Engine
-    experiment: Experiment
-    telemetry: Telemetry
-    stop: threading.Event
-    stall_s: float | None
-    connections: Warming | None = None
-    senders: NodeSenders | None = None
-
-    @property
-    def target(self) -> Target:
-        body, ask = self.engine.extra_body(self.experiment), self.times.ask
-        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body, ask=ask)
-
-    @property
-    def times(self) -> TimesSources:
-        return self.engine.request_times(self.experiment)
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """A load that was sent, and what was read of servers and GPUs meanwhile.
-
-    ``marks``: where the servers' logs stood before it, and ``times`` their files with times of requests; ``before``:
-    the emulated servers' own time then. ``warmed``: the prompts that were put into prefix caches.
-    """
-
-    result: LoadResult
-    watched: Watched
-    marks: Marks
-    times: TimesMarks
-    before: Mapping[str, EmulatorTime]
-    gpus: GpuSampler
-    warmed: WarmedPrompts | None
-
-
-@dataclass(frozen=True)
-class _Reported:
-    """What servers reported of a load that is over: ``rows``: their iterations, ``samples``: Prometheus, ``perf``:
-    timings request by request."""
-
-    run: LoadRun
-    rows: Iterations
-    samples: MetricSamples
-    perf: Sequence[bytes]
 
 
 def measure_load(live: Live, load: Load, number: int, total: int) -> None:
@@ -149,7 +90,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
     live.folder.finish_load(load, run, judge_servers(figures, live.experiment, run))
 
 
-def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
+def _send(live: Live, load: Load, number: int, total: int) -> Sent:
     """Warm what is to be warmed, send the load and watch the servers meanwhile."""
     experiment, plan = live.experiment, live.servers.plan
     job = job_of(live, load)
@@ -180,10 +121,10 @@ def _send(live: Live, load: Load, number: int, total: int) -> _Sent:
             on_progress=show,
             folder=live.folder.load_folder(load),
         )
-    return _Sent(result, watched, marks, times, before, gpus, warmed)
+    return Sent(result, watched, marks, times, before, gpus, warmed)
 
 
-def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
+def _collect(live: Live, load: Load, sent: Sent) -> Reported:
     """What client and servers report of a load that is over."""
     experiment, plan, result = live.experiment, live.servers.plan, sent.result
     run = describe_run(result, live.launch, experiment)
@@ -216,10 +157,10 @@ def _collect(live: Live, load: Load, sent: _Sent) -> _Reported:
     )
     known = _find_cause(live, sent, run)
     run = replace(run, cause=known.cause, remedy=known.remedy) if known else run
-    return _Reported(run, rows, reports.samples, times.lines)
+    return Reported(run, rows, reports.samples, times.lines)
 
 
-def _find_cause(live: Live, sent: _Sent, run: LoadRun) -> Diagnosis | None:
+def _find_cause(live: Live, sent: Sent, run: LoadRun) -> Diagnosis | None:
     """Why requests of a load failed; ``None`` where none did or nothing is known."""
     errors = _errors(sent.result.records)
     if not errors:
@@ -230,7 +171,7 @@ def _find_cause(live: Live, sent: _Sent, run: LoadRun) -> Diagnosis | None:
     return known
 
 
-def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError | None:
+def _why_not_kept(live: Live, load: Load, sent: Sent, run: LoadRun) -> RunError | None:
     """Why the load is not whole; ``None`` when it is."""
     watched = sent.watched
     if sent.result.aborted is None:
@@ -246,7 +187,7 @@ def _why_not_kept(live: Live, load: Load, sent: _Sent, run: LoadRun) -> RunError
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
 
 
-def _add_window(live: Live, sent: _Sent, reported: _Reported, span: tuple[int, int], tok_s: float | None) -> LoadRun:
+def _add_window(live: Live, sent: Sent, reported: Reported, span: tuple[int, int], tok_s: float | None) -> LoadRun:
     """``reported.run`` with what servers and GPUs did in the steady window ``span`` (ns)."""
     run = reported.run
     return replace(

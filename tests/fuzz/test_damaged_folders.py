@@ -25,7 +25,7 @@ from tests.fuzz.chance import walk
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 SEEDS = range(int(os.environ.get("FUZZ_SEEDS", "1")))
-CASES = int(os.environ.get("FUZZ_CASES", "15"))
+CASES = int(os.environ.get("FUZZ_CASES", "8"))
 WRONG: tuple[Any, ...] = (None, "x", -1, 0, [], {}, True, 1e308, "<script>", "\x1b[31m", 10**30, [[[]]], {"a": None})
 
 

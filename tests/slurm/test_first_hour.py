@@ -24,7 +24,10 @@ SMALL = {
 }
 ADDED = {
     "init": ("--emulated", "--gpu", "h100", "--isl", "64", "--osl", "24"),
-    "sweep": (*(word for loads in SMALL.values() for word in ("--set", loads)), "--set", "e2e.deployments=1"),
+    "sweep": [
+        *(word for loads in SMALL.values() for word in ("--set", loads)),
+        *("--set", "gen.axes.mapping=TP1", "--set", "ifb.axes.mapping=TP1", "--set", "e2e.deployments=1"),
+    ],
 }
 """What a test adds to verbs: the emulator in place of GPUs, and fewer and shorter loads."""
 

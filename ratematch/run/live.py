@@ -1,0 +1,78 @@
+"""A deployment that is up, a load that was sent to it, and what its servers reported of that load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratematch.engines import Engine
+from ratematch.loadgen.client import Target
+from ratematch.loadgen.gpu import GpuSampler
+from ratematch.loadgen.loadresult import LoadResult
+from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.measure.loadrun import EmulatorTime, LoadRun, WarmedPrompts, Warming
+from ratematch.measure.requesttimes import TimesSources
+from ratematch.plan.experiment import Experiment
+from ratematch.run.launch import Servers
+from ratematch.run.requesttimes import Marks as TimesMarks
+from ratematch.run.senders import NodeSenders
+from ratematch.run.serverlogs import Marks
+from ratematch.run.telemetry import Iterations, Telemetry
+from ratematch.run.watch import Watched
+from ratematch.store.folder import ExperimentFolder
+
+
+@dataclass(frozen=True)
+class Live:
+    """A deployment that is up. ``connections``: what came of opening its connections, if that was done. ``senders``:
+    on the nodes of its allocation, if it is in one."""
+
+    folder: ExperimentFolder
+    launch: Path
+    servers: Servers
+    engine: Engine
+    experiment: Experiment
+    telemetry: Telemetry
+    stop: threading.Event
+    stall_s: float | None
+    connections: Warming | None = None
+    senders: NodeSenders | None = None
+
+    @property
+    def target(self) -> Target:
+        body, ask = self.engine.extra_body(self.experiment), self.times.ask
+        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body, ask=ask)
+
+    @property
+    def times(self) -> TimesSources:
+        return self.engine.request_times(self.experiment)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A load that was sent, and what was read of servers and GPUs meanwhile.
+
+    ``marks``: where the servers' logs stood before it, and ``times`` their files with times of requests; ``before``:
+    the emulated servers' own time then. ``warmed``: the prompts that were put into prefix caches.
+    """
+
+    result: LoadResult
+    watched: Watched
+    marks: Marks
+    times: TimesMarks
+    before: Mapping[str, EmulatorTime]
+    gpus: GpuSampler
+    warmed: WarmedPrompts | None
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What servers reported of a load that is over: ``rows``: their iterations, ``samples``: Prometheus, ``perf``:
+    timings request by request."""
+
+    run: LoadRun
+    rows: Iterations
+    samples: MetricSamples
+    perf: Sequence[bytes]
