@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 from ratematch.errors import CatalogError, UserError
 from ratematch.inputs.checkpoint.read import is_checkpoint, read_checkpoint
@@ -26,6 +27,8 @@ GPUS_VARIABLE = "RATEMATCH_GPUS"
 MODELS = Path("models")
 MODELS_VARIABLE = "RATEMATCH_MODELS"
 SUFFIXES = (".yaml", ".yml")
+
+Named = TypeVar("Named", Model, Gpu)
 
 
 # ------------------------------------------------------------------------------------------------ models
@@ -136,25 +139,14 @@ def read_model(path: Path) -> Model:
     Raises:
         CatalogError: it cannot be read, or every problem of it.
     """
-    try:
-        text = read_text_file(path, MOST_BYTES)
-    except UserError as error:
-        raise CatalogError(str(error)) from None
-    return parse_model(text, str(path), str(path.absolute()))
+    return parse_model(_text_of(path), str(path), str(path.absolute()))
 
 
 def _read_own_models() -> tuple[dict[str, Model], list[str]]:
     """Models of people's files by name, the first of a name; and why other files could not be read."""
-    models: dict[str, Model] = {}
-    faults: list[str] = []
-    for path in _own_model_files():
-        try:
-            model = read_checkpoint(path) if is_checkpoint(path) else read_model(path)
-        except CatalogError as error:
-            faults.append(str(error))
-        else:
-            models.setdefault(model.name, model)
-    return models, faults
+    return _read_each(
+        _own_model_files(), lambda path: read_checkpoint(path) if is_checkpoint(path) else read_model(path)
+    )
 
 
 def _own_model_files() -> Iterator[Path]:
@@ -179,6 +171,27 @@ def _folders(here: Path, variable: str) -> list[Path]:
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     named = [Path(folder) for folder in os.environ.get(variable, "").split(os.pathsep) if folder]
     return [folder for folder in dict.fromkeys([here, *named, config / "ratematch" / here]) if folder.is_dir()]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_text_file(path, MOST_BYTES)
+    except UserError as error:
+        raise CatalogError(str(error)) from None
+
+
+def _read_each(paths: Iterable[Path], read: Callable[[Path], Named]) -> tuple[dict[str, Named], list[str]]:
+    """What ``read`` makes of ``paths``, by name, the first of a name; and why others could not be read."""
+    known: dict[str, Named] = {}
+    faults: list[str] = []
+    for path in paths:
+        try:
+            one = read(path)
+        except CatalogError as error:
+            faults.append(str(error))
+        else:
+            known.setdefault(one.name, one)
+    return known, faults
 
 
 # ------------------------------------------------------------------------------------------------ GPUs
@@ -242,25 +255,12 @@ def read_gpu(path: Path) -> Gpu:
     Raises:
         CatalogError: it cannot be read, or every problem of it.
     """
-    try:
-        text = read_text_file(path, MOST_BYTES)
-    except UserError as error:
-        raise CatalogError(str(error)) from None
-    return parse_gpu(text, str(path), str(path.absolute()))
+    return parse_gpu(_text_of(path), str(path), str(path.absolute()))
 
 
 def _read_own() -> tuple[dict[str, Gpu], list[str]]:
     """GPU types of people's files by name, the first of a name; and why other files could not be read."""
-    gpus: dict[str, Gpu] = {}
-    faults: list[str] = []
-    for path in _own_files():
-        try:
-            gpu = read_gpu(path)
-        except CatalogError as error:
-            faults.append(str(error))
-        else:
-            gpus.setdefault(gpu.name, gpu)
-    return gpus, faults
+    return _read_each(_own_files(), read_gpu)
 
 
 def _own_files() -> Iterator[Path]:
