@@ -88,7 +88,7 @@ def read_groups(listed: str) -> tuple[NodeGroup, ...]:
         partition, nodes, gres, state, limit = parts
         gpus, gpu_type = read_gres(gres)
         name, default = partition.removesuffix("*"), partition.endswith("*")
-        groups.append(NodeGroup(name, int(nodes), gpus, gpu_type, read_limit(limit), default, state == "up"))
+        groups.append(NodeGroup(name, int(nodes), gpus, gpu_type, read_minutes(limit), default, state == "up"))
     return tuple(groups)
 
 
@@ -102,14 +102,22 @@ def read_gres(text: str) -> tuple[int, str | None]:
     return sum(count for count, _ in found), types.pop() if len(types) == 1 else None
 
 
-def read_limit(text: str) -> int | None:
-    """Whole minutes of Slurm's ``[D-]H:M:S`` or ``M:S``; ``None`` for ``infinite`` and what is no time."""
-    days, _, rest = text.strip().rpartition("-")
+def read_minutes(text: str) -> int | None:
+    """Slurm's spellings of a time (``M``, ``M:S``, ``H:M:S``, ``D-H[:M[:S]]``) in whole minutes; ``None`` for
+    ``infinite`` and what is no time."""
+    days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in parts) or (days and not days.isdigit()) or not 2 <= len(parts) <= 3:
+    if not all(_is_count(part) for part in parts) or len(parts) > 3 or (dash and not _is_count(days)):
         return None
-    hours, minutes = (int(parts[0]), int(parts[1])) if len(parts) == 3 else (0, int(parts[0]))
-    return (int(days or 0) * 24 + hours) * 60 + minutes
+    numbers = [int(part) for part in parts]
+    if dash:
+        hours, minutes = numbers[0], numbers[1] if len(numbers) > 1 else 0
+        return (int(days) * 24 + hours) * 60 + minutes
+    return numbers[0] * 60 + numbers[1] if len(numbers) == 3 else numbers[0]
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12
 
 
 def read_mpi(output: str) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ratematch.cli import main
 from ratematch.errors import RecipeError
-from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster, read_minutes
+from ratematch.exchange.recipes.srtcluster import SiteChoices, import_cluster
 from ratematch.inputs.clusterfile import parse_cluster
 from ratematch.plan.cluster import Container, TimeLimit
+from ratematch.slurm.survey import read_minutes
 
 FULL = """\
 cluster: oak

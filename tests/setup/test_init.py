@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from ratematch.cli import main
 from ratematch.inputs.find import read_cluster, read_sweep
-from ratematch.slurm.survey import read_gres, read_limit, read_mpi
+from ratematch.slurm.survey import read_gres, read_minutes, read_mpi
 
 LISTED_MPI = "MPI plugin types are...\n\tpmix\n\tpmi2\n\tnone\nspecific pmix plugin versions available: pmix_v4\n"
 
@@ -215,7 +215,7 @@ def test_generic_resources(text: str, expected: tuple[int, str | None]) -> None:
     ],
 )
 def test_time_limits(text: str, minutes: int | None) -> None:
-    assert read_limit(text) == minutes
+    assert read_minutes(text) == minutes
 
 
 @pytest.mark.parametrize("old", ["srun: MPI types are...\nsrun: pmix\nsrun: pmi2\nsrun: none\n", LISTED_MPI])

@@ -12,13 +12,14 @@ import yaml
 
 from ratematch.errors import CatalogError, ClusterError, Problem, RecipeError
 from ratematch.exchange.recipes.choices import find_model_name
-from ratematch.exchange.recipes.reader import Reader, Unsupported, is_count
+from ratematch.exchange.recipes.reader import Reader, Unsupported
 from ratematch.exchange.recipes.sweeptext import sweep_name
 from ratematch.inputs.catalog import gpu_names, load_gpu
 from ratematch.inputs.clusterfile import OWN_SBATCH, parse_cluster
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.precision import split_precision
 from ratematch.plan.printable import refuse_unprintable
+from ratematch.slurm.survey import read_minutes
 
 NVL72 = ("gb200", "gb300")
 RACK = 18
@@ -227,19 +228,6 @@ def _directives(reader: Reader, slurm: dict[str, Any]) -> None:
             reader.take(*path)
             bare = value is True or value in ("", None)
             slurm.setdefault("sbatch", []).append(f"--{key}" if bare else f"--{key}={value}")
-
-
-def read_minutes(text: str) -> int | None:
-    """Slurm's spellings of a time (``M``, ``M:S``, ``H:M:S``, ``D-H[:M[:S]]``) in whole minutes, else ``None``."""
-    days, dash, rest = text.strip().rpartition("-")
-    parts = rest.split(":")
-    if not all(is_count(part) for part in parts) or len(parts) > 3 or (dash and not is_count(days)):
-        return None
-    numbers = [int(part) for part in parts]
-    if dash:
-        hours, minutes = numbers[0], numbers[1] if len(numbers) > 1 else 0
-        return (int(days) * 24 + hours) * 60 + minutes
-    return numbers[0] * 60 + numbers[1] if len(numbers) == 3 else numbers[0]
 
 
 def _models(reader: Reader, notes: list[str]) -> dict[str, str]:
