@@ -37,8 +37,8 @@ from ratematch.version import __version__
 SWEEP_FILES = (layout.LIMITS, layout.CONTROLLER, layout.SEARCH, layout.CHOICE, layout.IFB_CHOICE)
 """JSON files of a sweep that are published."""
 
-LAUNCH_FILES = (layout.OUTCOME, layout.PLACEMENT, layout.PROVENANCE)
-"""JSON files of a launch that are."""
+LAUNCH_FILE = re.compile(r"[a-z_]+\.json")
+"""JSON files of a launch, by their names; they are cleaned value by value."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class _Copy:
     def _write_launch(self, source: Path, target: Path) -> None:
         target.mkdir(parents=True)
         for file in sorted(path for path in source.iterdir() if path.is_file()):
-            if file.name in LAUNCH_FILES:
+            if LAUNCH_FILE.fullmatch(file.name):
                 self._copy_json(file, target / file.name)
             elif file.suffix == ".yaml" and SERVER.fullmatch(file.stem):
                 write_text(target / file.name, clean_yaml(_read(file), self._cleaner))
