@@ -10,7 +10,8 @@ measured. It is fitted to end-to-end runs, never assumed (:mod:`ratematch.match.
 
 A request waits for the posting of its own KV transfer before its first token; then it is held up by the others only
 (``extra_s`` of :class:`ratematch.match.matching.Gen`). Of n in flight in an instance n - 1 are others, so a request
-alone is not held up, and the share of the time that is gone for those who decode is lambda x extra_s x (n - 1) / n.
+alone is not held up, and the share of the time that is gone for those who decode is lambda x extra_s x (n - 1) / n;
+less where requests of one length run in waves (:mod:`ratematch.match.waves`), which wait for ctx besides.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
 from ratematch.match.pairs import Pair, before_gen_s
 from ratematch.match.solver import throttle_all
+from ratematch.match.waves import find_wave
 
 STEPS = 40
 """Bisections: the rate is then good to 1e-12 of the limit."""
@@ -50,8 +52,15 @@ def operate(pair: Pair, x: int, y: int, concurrency: float) -> Operating:
     Raises:
         ValueError: ``concurrency`` is not positive.
     """
+    held_up = held_up_by_others(pair, x, y, concurrency)
     return settle(
-        pair.ctx.rates.curve, pair.gen.rates, x, y, concurrency, handover_s=before_gen_s(pair), bunching=pair.bunching
+        pair.ctx.rates.curve,
+        held_up.gen,
+        x,
+        y,
+        concurrency,
+        handover_s=before_gen_s(pair) + held_up.wait_s,
+        bunching=pair.bunching,
     )
 
 
@@ -74,7 +83,6 @@ def settle(
         raise ValueError(f"{concurrency} requests in flight is not positive")
     tokens = gen.tokens_per_request
     bunch_s = latency_at(ctx, bunching * concurrency / x)
-    gen = held_up_by_others(gen, concurrency / y)
 
     def decoding(req_s: float) -> Reading[float]:
         return gen.read(min(req_s / y, gen.max_req_s))
@@ -97,9 +105,39 @@ def settle(
     return Operating(concurrency, req_s, ttft_s, point.latency_s, side, point.clamped)
 
 
-def held_up_by_others(gen: Gen[float], in_flight: float) -> Gen[float]:
-    """``gen`` as one of ``in_flight`` requests of an instance finds it."""
-    return replace(gen, extra_s=gen.extra_s * max(0.0, 1 - 1 / in_flight)) if gen.extra_s else gen
+@dataclass(frozen=True)
+class HeldUp:
+    """``gen`` as one of the requests in flight finds it, which are held up by each other; ``wait_s`` in front of ctx
+    that comes of it."""
+
+    gen: Gen[float]
+    wait_s: float = 0.0
+
+
+def held_up_by_others(pair: Pair, x: int, y: int, concurrency: float) -> HeldUp:
+    """What the posting of KV transfers takes of those that decode, with ``concurrency`` requests in flight at ``x``
+    ctx and ``y`` gen instances.
+
+    Raises:
+        ValueError: ``concurrency`` is not positive.
+    """
+    gen, ctx, n = pair.gen.rates, pair.ctx.rates.curve, concurrency / y
+    if not gen.extra_s or concurrency <= 0:
+        return HeldUp(gen)
+    even = replace(gen, extra_s=gen.extra_s * max(0.0, 1 - 1 / n))
+    before_s = latency_at(ctx, 1.0) + before_gen_s(pair)
+    wave = find_wave(n, y / (x * ctx.max_rate), gen.extra_s, before_s) if pair.in_step else None
+    if wave is None:
+        return HeldUp(even)
+    # How many decode depends on the rate, and the rate on them: twice is enough, for the rate hardly moves.
+    found = even
+    for _ in range(2):
+        at = settle(ctx, found, x, y, concurrency, handover_s=before_gen_s(pair) + wave.wait_s)
+        decoding = n - at.req_s / y * (before_s + wave.wait_s)
+        if decoding <= wave.postings:  # ctx holds most of them: no wave is left
+            return HeldUp(even)
+        found = replace(gen, extra_s=gen.extra_s * min(1 - 1 / n, wave.postings / decoding))
+    return HeldUp(found, wave.wait_s)
 
 
 def settle_all(
@@ -107,8 +145,8 @@ def settle_all(
 ) -> Floats:
     """The rates of :func:`operate` for many ctx factors and bunchings at once (:func:`derate`), requests/s."""
     own = pair.ctx.rates.curve
-    handover_s = before_gen_s(pair)
-    decode = held_up_by_others(derate(pair, 1.0, gen).gen.rates, concurrency / y)
+    held_up = held_up_by_others(derate(pair, 1.0, gen), x, y, concurrency)
+    handover_s, decode = before_gen_s(pair) + held_up.wait_s, held_up.gen
     ctx_loads, ctx_rates = np.array(own.loads), np.array(own.rates)
     gen_loads, gen_rates = np.array(decode.curve.loads), np.array(decode.curve.rates)
     bunch_s = np.array([latency_at(own, float(share) * concurrency / x) for share in bunching]) / ctx

@@ -34,13 +34,13 @@ class Between:
 class Recommendation:
     """The best deployment whose users get ``at`` tok/s or more, within noise; ``point`` is ``None`` when none does.
 
-    Measured deployments come before predicted ones. ``over_ifb``: its tok/s/GPU over that of the IFB front at ``at``,
-    read between its neighbouring points (``None``: the front ends before, or it is the IFB point itself).
+    Measured deployments come before predicted ones. ``over_ifb``: its tok/s/GPU over that of the IFB front at
+    ``at``, read between its neighbouring points (``None``: the front ends before, or it is the IFB point itself).
     ``promising``: a predicted deployment that was not measured and promises more. ``fastest``: most tok/s/user that
     anything reaches. ``beaten``: disaggregated deployments were measured end to end at ``at``, and the IFB point is
-    better than the line between their points. ``between``: what promises more than ``point`` on the line between two of
-    its own loads. ``hole``: tok/s/user of the IFB points around ``at`` when they are so far apart that ``over_ifb`` rests on
-    the line between them.
+    better than the line between their points. ``between``: what promises more than ``point`` on the line between
+    two of its own loads. ``hole``: tok/s/user of the IFB points around ``at`` when they are so far apart that
+    ``over_ifb`` rests on the line between them.
     """
 
     at: float
@@ -79,8 +79,8 @@ def recommend(workload: WorkloadAnalysis, at: float) -> Recommendation:
 
 
 def _between(workload: WorkloadAnalysis, at: float, point: Point) -> Between | None:
-    """The measured deployment with most tok/s/GPU on the line between its loads around ``at``, where that is worth naming
-    beside ``point``: by the step alone the better of two may look the worse, between points that are far apart."""
+    """The measured deployment with most tok/s/GPU on the line between its loads around ``at``, where that is worth
+    naming beside ``point``: by the step alone the better of two may look the worse where points are far apart."""
     lines = [
         Between(slow, fast, linear_at([objectives(slow), objectives(fast)], at) or 0.0)
         for front in (workload.end_to_end, workload.ifb)

@@ -63,7 +63,7 @@ def test_a_measured_point_within_noise_of_the_target_reaches_it() -> None:
 
 
 def test_what_lies_between_two_runs_of_one_deployment_is_named_and_beats_a_step() -> None:
-    """At 115 tok/s/user two runs of the pair have 2,200 on the line between them; IFB has a point at 129 with 1,674."""
+    """At 115 tok/s/user two runs of the pair have 2,200 on the line between them; IFB has 1,674 at 129."""
     pair = (make_point("end_to_end", 103, 2500, "pair"), make_point("end_to_end", 157, 1152, "pair"))
     ifb = (make_point("ifb", 49.5, 2818, "agg"), make_point("ifb", 129, 1674, "agg"))
     measured = replace(MANY, ifb=ifb, end_to_end=pair, rate_matched=())
