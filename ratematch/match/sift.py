@@ -80,6 +80,7 @@ def sift_front(search: Search) -> Rows:
     bars = _Bars()
     for k, problem in enumerate(search.problems):
         sample = sample_cells(search.budget(problem))
+        sample = sample.take(_may_stand(search, k, sample, bars))
         bars.raise_by(*_figures(search, k, solve_cells(k, problem, sample, search.tpot_limit_s)))
     front, parts, waiting = join_rows([]), [], 0
     for cells, numbers in _by_size(search):
@@ -109,7 +110,10 @@ def sift_best(search: Search) -> Rows:
     parts: list[list[Rows]] = [[] for _ in best]
     for cells, numbers in _by_size(search):
         for k in numbers:
-            hopeful = cells.take(_most(search, k, cells) >= best[k] * (1 - MARGIN))
+            most = _most(search, k, cells)
+            first = cells.take(np.argsort(-most)[:1])
+            best[k] = max(best[k], _best_score(search, k, first))
+            hopeful = cells.take(most >= best[k] * (1 - MARGIN))
             rows = solve_cells(k, search.problems[k], hopeful, search.tpot_limit_s)
             _, score = _figures(search, k, rows)
             best[k] = max(best[k], float(score.max(initial=0.0)))
@@ -118,6 +122,12 @@ def sift_best(search: Search) -> Rows:
     return join_rows(
         [rows.take(_figures(search, k, rows)[1] >= best[k] * (1 - MARGIN)) for k, rows in enumerate(joined)]
     )
+
+
+def _best_score(search: Search, k: int, cells: Cells) -> float:
+    """Of the rows of some cells of the ``k``-th problem; 0 where they have none."""
+    _, score = _figures(search, k, solve_cells(k, search.problems[k], cells, search.tpot_limit_s))
+    return float(score.max(initial=0.0))
 
 
 def _by_size(search: Search) -> Iterator[tuple[Cells, list[int]]]:
