@@ -201,34 +201,38 @@ def deploy(pair: Pair, x: int, y: int) -> tuple[ServerGroup, ServerGroup]:
     return replace(ctx, instances=x, mtp=gen.mtp), replace(gen, instances=y)
 
 
-def bound_points(
-    pair: Pair, *, workload: str, constraints: Constraints, gen_rates: Iterable[float] = ()
-) -> list[Point]:
-    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance
-    alone)."""
+@dataclass(frozen=True)
+class Bound:
+    """The ideal fractional ratio of a pair with a gen instance at ``plan.gen``; ``tok_s_gpu``: what it gives."""
+
+    pair: Pair
+    plan: Plan[float]
+    tok_s_gpu: float
+
+    def point(self, workload: str) -> Point:
+        """The row for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
+        ``ctx`` and ``gpus`` are 0, ``ratio`` says the share."""
+        pair, ctx_rate = self.pair, self.pair.ctx.rates.capacities[-1]
+        ratio = solve_ratio(ctx_rate, self.plan.req_s)
+        label = f"ctx{ratio:.3g}x{pair.ctx.label}-gen1x{pair.gen.label}-mtp{pair.gen.mtp or 0}"
+        point = _point(pair, self.plan, workload, label, tok_s_gpu=self.tok_s_gpu)
+        return replace(point, kind="bound", ratio=show_ratio(ratio))
+
+
+def list_bounds(pair: Pair, constraints: Constraints, gen_rates: Iterable[float] = ()) -> list[Bound]:
+    """The bound at each measured gen point, and at further ``gen_rates`` (tok/s of one instance alone)."""
     curve = pair.gen.rates.curve
-    readings = [throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates})]
-    points = [bound_point(pair, reading, workload, constraints) for reading in readings]
-    return [point for point in points if point is not None]
+    readings = (throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates}))
+    bounds = (find_bound(pair, reading, constraints) for reading in readings)
+    return [bound for bound in bounds if bound is not None]
 
 
-def bound_point(pair: Pair, gen: Reading[float], workload: str, constraints: Constraints) -> Point | None:
-    """The ideal fractional ratio with a gen instance at ``gen``, a point of its curve alone; ``None`` when its TPOT
-    in service is over the limit.
-
-    The row is for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
-    ``ctx`` and ``gpus`` are 0, ``ratio`` says the share.
-    """
+def find_bound(pair: Pair, gen: Reading[float], constraints: Constraints) -> Bound | None:
+    """The bound with a gen instance at ``gen``, a point of its curve alone; ``None`` when its TPOT in service is over
+    the limit."""
     rates, ctx_rate = pair.gen.rates, pair.ctx.rates.capacities[-1]
     req_s = rates.req_s(gen.rate)
     plan = Plan(0, 1, 0, req_s, "both", throttle(pair.ctx.rates.curve, ctx_rate), rates.in_service(gen))
     if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
         return None
-    ratio = solve_ratio(ctx_rate, req_s)
-    label = f"ctx{ratio:.3g}x{pair.ctx.label}-gen1x{pair.gen.label}-mtp{pair.gen.mtp or 0}"
-    return replace(
-        _point(pair, plan, workload, label),
-        kind="bound",
-        tok_s_gpu=bound_tok_s_gpu(pair.gen.osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
-        ratio=show_ratio(ratio),
-    )
+    return Bound(pair, plan, bound_tok_s_gpu(pair.gen.osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s))

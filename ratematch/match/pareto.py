@@ -42,6 +42,21 @@ def extract_front(
     return tuple(reversed(front))
 
 
+CLEARLY = 1e-9
+"""Share by which a point beats another beyond the last digits of a float."""
+
+
+def not_beaten(points: Front) -> list[int]:
+    """Which of many points (in any order) no other beats clearly in both: all of the front are among them."""
+    if not points:
+        return []
+    u, p = np.array(points, dtype=np.float64).T
+    order = np.argsort(-u, kind="stable")
+    best = np.concatenate([[0.0], np.maximum.accumulate(p[order])])
+    faster = np.searchsorted(-u[order], -u * (1 + CLEARLY), side="left")
+    return [int(k) for k in np.flatnonzero(p >= best[faster] * (1 - CLEARLY))]
+
+
 def step_at(front: Front, u: float) -> float | None:
     """Most tok/s/GPU with ``u`` tok/s/user or more: what one configuration achieves under that SLO.
 

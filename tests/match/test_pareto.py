@@ -15,6 +15,7 @@ from ratematch.match.pareto import (
     interactivity_at,
     linear_at,
     log_grid,
+    not_beaten,
     overlap_area_ratio,
     speed_up,
     step_at,
@@ -106,6 +107,7 @@ def test_a_front_is_read_as_all_of_its_points_say(
     rows: list[tuple[float, float]], others: list[tuple[float, float]]
 ) -> None:
     a, b = (extract_front(each, itself) for each in (rows, others))
+    assert extract_front([rows[k] for k in not_beaten(rows)], itself) == a
     us, ps = zip(*a, strict=True)
     for at in {*us, *ps, *(u for u, _ in b), *(p for _, p in b)}:
         assert interactivity_at(a, at) == max((u for u, p in a if p >= at), default=None)
