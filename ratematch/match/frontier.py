@@ -337,9 +337,10 @@ def _add_intervals(point: Point, drawn: RowDraws) -> Point:
     )
 
 
-def _in_digits(solved: Solved, k: int) -> tuple[str, str]:
-    """The objectives of row ``k`` to twelve digits."""
-    return f"{solved.rows.tok_s_user[k]:.11e}", f"{solved.score[k]:.11e}"
+def _in_digits(solved: Solved, which: Ints) -> list[tuple[str, str]]:
+    """The objectives of some rows to twelve digits."""
+    u, p = solved.rows.tok_s_user[which].tolist(), solved.score[which].tolist()
+    return [(f"{a:.11e}", f"{b:.11e}") for a, b in zip(u, p, strict=True)]
 
 
 def _find_ties(solved: Solved, front: Ints, drawn: Drawn) -> list[Point]:
@@ -350,10 +351,10 @@ def _find_ties(solved: Solved, front: Ints, drawn: Drawn) -> list[Point]:
     near = np.setdiff1d(near, front)
     # Copies of a deployment have the same figures and are no news: only the smallest is tried.
     near = near[np.argsort(rows.gpus[near], kind="stable")]
-    on_front = {_in_digits(solved, int(k)) for k in front}
+    on_front = set(_in_digits(solved, front))
     smallest: dict[tuple[str, str], int] = {}
-    for k in (int(k) for k in near):
-        smallest.setdefault(_in_digits(solved, k), k)
+    for k, digits in zip(near.tolist(), _in_digits(solved, near), strict=True):
+        smallest.setdefault(digits, k)
     near = np.array([k for digits, k in smallest.items() if digits not in on_front], dtype=np.int64)
     if near.size > MOST_TIES:
         us, ps = rows.tok_s_user[front], score[front]
