@@ -62,7 +62,7 @@ def test_the_folder_is_whole_real_small_and_names_nobody() -> None:
 
 
 def test_the_headline_is_the_line_between_points_and_says_where_there_are_none(short: WorkloadAnalysis) -> None:
-    """IFB linear between (49.46, 2818) and (129, 1674) at 101 is 2077, and 2577 is 1.24 times that; steps said 6.35."""
+    """IFB linear between (49.46, 2818) and (129, 1674) at 101 is 2077, and 2577 is 1.24 times it; steps said 6.35."""
     verdict = " ".join(describe_gain(short).split())
     assert verdict == (
         "Disaggregated serving gives 1.10 to 1.24 times the tok/s/GPU of IFB at equal tok/s/user (measured end to "
