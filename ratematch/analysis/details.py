@@ -3,8 +3,8 @@
 The file may be deleted at any time. An entry is used while all files of its load have the size and the time of
 modification that they had, and this version of ratematch wrote it; nothing else is ever taken from it.
 
-A copy of a folder that was published has the details of loads whose records it does not have in ``details.json``:
-that file is all that is known of them.
+A copy of a folder that was published has the details of its loads in ``details.json``: not all of the files that they
+come from are in it.
 """
 
 from __future__ import annotations
@@ -114,11 +114,8 @@ class DetailCache:
         if entry is not None and entry.stamp == _stamp(stored):
             return entry.detail
         published = self._published.get(_name(stored))
-        if published is None or stored.has(layout.RECORDS):
-            return None
-        return (
-            published.detail if published.measurement == stored.sealed.get(layout.MEASUREMENT, (0, ""))[1] else None
-        )
+        same = published is not None and published.measurement == stored.sealed.get(layout.MEASUREMENT, (0, ""))[1]
+        return published.detail if published is not None and same else None
 
     def keep(self, stored: StoredLoad, detail: Detail) -> None:
         """To be written with all that was kept before."""

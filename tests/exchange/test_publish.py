@@ -35,7 +35,7 @@ SAMPLE = ROOT / "results" / "sample"
 EXPERIMENTS = (
     "ctx-1024-1-ctx1xDEP4-mtp0-5e2166afd9",
     "gen-1024-64-gen1xTEP4-mtp0-de96c318c2",
-    "gen-1024-64-gen1xDEP8-mtp0-cd64ce4687",
+    "e2e-1024-64-ctx1xDEP4-gen1xTEP4-mtp3-64e4744105",
 )
 
 USER, HOST, SHORT = "marlene", "frost-a17.hpc.uni-nordheim.de", "frost-a17"
@@ -214,6 +214,7 @@ def test_the_copy_is_read_as_the_folder(small: Path, tmp_path: Path) -> None:
         for name in ("measurement", "noise", "breakdown", "decoding", "computed_share"):
             assert getattr(mine, name) == getattr(theirs, name)
     assert any(row.noise is not None for row in after.measured)
+    assert any(row.breakdown is not None for row in after.measured)
     assert not after.damaged and before.question == after.question
     assert not verify(Results.open(output)).complaints
     assert Results.open(output).account() == Results.open(small).account()

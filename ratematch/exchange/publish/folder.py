@@ -217,12 +217,11 @@ class _Copy:
                 self._left_out["other files of launches"] += 1
 
     def _write_details(self, damaged: list[Damage]) -> None:
-        """What the records say that are not in the copy."""
+        """What files say that are not in the copy."""
         details = {self._rename(name): detail for name, detail in read_details(self._stored, damaged).items()}
         copied = Results(self._folder).now()
         loads = {f"{load.folder.parents[1].name}/{load.folder.name}": load for load in copied.loads}
-        without = {name: load for name, load in loads.items() if not load.has(layout.RECORDS)}
-        write_details(self._folder, details, without)
+        write_details(self._folder, details, loads)
 
 
 def _collect_file(known: Known, file: Path) -> None:
