@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from ratematch.exchange.publish.cleaner import Cleaner
 from ratematch.exchange.publish.folder import Wanted, publish
 from ratematch.exchange.publish.known import Known, collect_text
 from ratematch.exchange.publish.scan import _of_text, scan
-from ratematch.exchange.publish.texts import cut_log, strings_of
+from ratematch.exchange.publish.texts import clean_yaml, cut_log, strings_of
 from ratematch.plan import experiment as experiments
 from ratematch.store import checksums, layout
 from ratematch.store.files import write_json
@@ -257,6 +258,8 @@ def test_the_command_and_its_refusals(small: Path, tmp_path: Path) -> None:
     done = run("--publish", "--about", "Of a test.")
     assert done.exit_code == 0 and "6 loads (emulated)" in done.output and "requests of" in done.output
     assert "is there already" in run("--publish").output
+    inside = CliRunner().invoke(main, ["export", "results", str(small), "--publish", "-o", str(small / "shown")])
+    assert inside.exit_code == 1 and "itself" in inside.output
     again = tmp_path / "again"
     assert (
         CliRunner()
@@ -265,6 +268,18 @@ def test_the_command_and_its_refusals(small: Path, tmp_path: Path) -> None:
         == 0
     )
     assert not scan(again, Known())
+
+
+def test_rules_of_a_sweep_stay_and_options_of_slurm_go() -> None:
+    cleaner = Cleaner(Known(), {})
+    text = clean_yaml(
+        "gen:\n  exclude: [{mapping: DEP4, mtp: 0}]  # of marlene\nslurm: {exclude: [x17], account: ab}\n", cleaner
+    )
+    assert yaml.safe_load(text) == {"gen": {"exclude": [{"mapping": "DEP4", "mtp": 0}]}, "slurm": {}}
+    assert cleaner.value({"exclude": ["x17"], "rules": {"exclude": [{"mtp": 0}]}}) == {
+        "exclude": [],
+        "rules": {"exclude": [{"mtp": 0}]},
+    }
 
 
 def test_a_secret_is_masked_wherever_it_is_given() -> None:

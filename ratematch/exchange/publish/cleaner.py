@@ -192,7 +192,7 @@ class Cleaner:
         return self.text(name) if isinstance(name, str) else name
 
     def _below_key(self, name: str, below: Any) -> Any:
-        if name in EMPTIED and below is not None and not isinstance(below, dict):
+        if name in EMPTIED and below is not None and not _has_parts(below):
             return EMPTIED[name]
         if name in ENVIRONMENT_KEYS and isinstance(below, dict):
             return {
@@ -233,6 +233,13 @@ class Cleaner:
             return self.text(text)
         cleaned = self.value(content)
         return text if cleaned == content else json.dumps(cleaned)
+
+
+def _has_parts(content: Any) -> bool:
+    """Is it an object, or a list of some? ``exclude`` of a sweep are combinations, that of Slurm names of nodes."""
+    return isinstance(content, dict) or (
+        isinstance(content, list) and any(isinstance(item, dict) for item in content)
+    )
 
 
 SURE = next(index for index, pattern in enumerate(EVERY) if pattern.kind == "pci") + 1

@@ -52,15 +52,15 @@ class Wanted:
 
 
 def publish(results: Results, output: Path, wanted: Wanted) -> tuple[Published, list[str]]:
-    """Write the published copy of ``results`` to ``output``; returns what it says of itself, and files that could
-    not be used.
+    """Write the published copy of ``results`` to ``output``; returns what it says of itself, and files that could not
+    be used.
 
     Raises:
-        UserError: ``output`` is there already; or something that names people, machines or places would be left in
-            it: nothing is written then.
+        UserError: ``output`` is there already, or in the folder itself; or something that names people, machines or
+            places would be left in it: nothing is written then.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: is there already; give a folder that is not, or is empty")
+    if output.resolve().is_relative_to(results.path.resolve()):
+        raise UserError(f"{output}: lies in {results.path} itself; give a folder beside it")
     stored = results.now()
     damaged = list(stored.damaged)
     aside = output.parent / f".{output.name}.{os.getpid()}.tmp"
@@ -202,7 +202,9 @@ class _Copy:
     def _write_launch(self, source: Path, target: Path) -> None:
         target.mkdir(parents=True)
         for file in sorted(path for path in source.iterdir() if path.is_file()):
-            if LAUNCH_FILE.fullmatch(file.name):
+            if file.is_symlink():  # to whatever
+                self._left_out["other files of launches"] += 1
+            elif LAUNCH_FILE.fullmatch(file.name):
                 self._copy_json(file, target / file.name)
             elif file.suffix == ".yaml" and SERVER.fullmatch(file.stem):
                 write_text(target / file.name, clean_yaml(_read(file), self._cleaner))

@@ -46,7 +46,7 @@ def _clean_node(node: yaml.Node, key: str, cleaner: Cleaner, seen: set[int]) -> 
         for item in node.value:
             _clean_node(item, key, cleaner, seen)
     elif isinstance(node, yaml.MappingNode):
-        node.value = [(name, value) for name, value in node.value if name.value not in EMPTIED]
+        node.value = [(name, value) for name, value in node.value if name.value not in EMPTIED or _has_parts(value)]
         for name, value in node.value:
             word = name.value if isinstance(name, yaml.ScalarNode) else ""
             if key in ("environment", "env") and isinstance(value, yaml.ScalarNode):
@@ -56,6 +56,12 @@ def _clean_node(node: yaml.Node, key: str, cleaner: Cleaner, seen: set[int]) -> 
                 seen.add(id(value))
             _clean_node(value, word, cleaner, seen)
             _clean_node(name, "", cleaner, seen)
+
+
+def _has_parts(node: yaml.Node) -> bool:
+    """Is it an object, or a list of some, which stays whatever it is called?"""
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    return any(isinstance(item, yaml.MappingNode) for item in items)
 
 
 def read_log(file: Path) -> str:
