@@ -21,7 +21,7 @@ from ratematch.cli import main
 from ratematch.exchange.publish import folder as publishing
 from ratematch.exchange.publish.cleaner import Cleaner
 from ratematch.exchange.publish.folder import Wanted, publish
-from ratematch.exchange.publish.known import Known, collect_text
+from ratematch.exchange.publish.known import Known, collect_text, collect_value
 from ratematch.exchange.publish.scan import _of_text, scan
 from ratematch.exchange.publish.texts import clean_yaml, cut_log, strings_of
 from ratematch.plan import experiment as experiments
@@ -345,6 +345,55 @@ def test_no_name_of_any_form_survives_in_any_text(parts: list[tuple[str, str]]) 
     for _, name in parts:
         assert name.lower() not in cleaned.lower(), (text, cleaned)
     assert not list(_of_text("", cleaned, known)), (text, cleaned)
+
+
+def leaf(form: str, name: str) -> tuple[str, str]:
+    return form.format(name), name
+
+
+KEYS = [
+    "error",
+    "why",
+    "path",
+    "host",
+    "user",
+    "notes",
+    "command",
+    "url",
+    "environment",
+    "options",
+    "config",
+    "label",
+]
+trees = st.recursive(
+    st.builds(leaf, around, names),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.sampled_from(KEYS), below, max_size=3),
+    max_leaves=6,
+)
+
+
+def fill(tree: Any, planted: list[str]) -> Any:
+    if isinstance(tree, tuple):
+        planted.append(tree[1])
+        return tree[0]
+    return (
+        [fill(item, planted) for item in tree]
+        if isinstance(tree, list)
+        else {k: fill(v, planted) for k, v in tree.items()}
+    )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(trees)
+def test_no_name_survives_at_any_key_of_json_or_yaml(tree: Any) -> None:
+    planted: list[str] = []
+    content, known = {"top": fill(tree, planted)}, Known()
+    collect_value(known, content)
+    written = json.dumps(Cleaner(known, {}).value(content), ensure_ascii=False)
+    as_yaml = clean_yaml(yaml.safe_dump(content, allow_unicode=True), Cleaner(known, {}))
+    for text in (written, as_yaml):
+        for name in planted:
+            assert name.lower() not in text.lower() and name.lower().replace("\\", "\\\\") not in text.lower()
 
 
 def test_a_log_is_cut_at_line_ends_and_says_so() -> None:
