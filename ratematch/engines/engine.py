@@ -21,7 +21,7 @@ from ratematch.measure.serverlog import Diagnosis, LogSpan, Running, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.enginefacts import EngineFacts
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.finding import Finding
@@ -163,7 +163,7 @@ class Engine:
     launcher: Callable[[Cluster], tuple[str, ...]]
     """The words before a server whose ranks Slurm starts; empty for an engine that starts its ranks itself."""
 
-    spare_ports: Callable[[Deployment], int]
+    spare_ports: Callable[[Experiment], int]
     """Ports that servers use beside those of the placement: the ones right after them."""
 
     plan_launch: Callable[[Experiment, Placement, Cluster, float], LaunchPlan]

@@ -11,6 +11,7 @@ from typing import Any
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.enginefacts import EngineFacts, ExpertSlots
 from ratematch.plan.expansion import OPTION_PREFIX, combinations, why_impossible
+from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path
 from ratematch.plan.model import Model
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, MOST_TOKENS, brief, shorten
@@ -81,6 +82,22 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
         if router not in facts.routers:
             located.add(path, f"{named.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
     return facts
+
+
+def read_engine(located: Located, parsed: SweepIn, facts: EngineFacts) -> EngineRef:
+    """The engine of the file, with its own keys as it fills them in; what is wrong with them is noted."""
+    named = parsed.engine
+    plain = EngineRef(named.name, named.version)
+    if not facts.has_version(named.version):
+        return plain  # noted already, and what its keys may be depends on it
+    settings = facts.read_settings(named.version, named.settings)
+    if isinstance(settings, list):
+        for wrong in settings:
+            located.add(("engine", *wrong.path), wrong.what, wrong.fix)
+        return plain
+    rest = {key: value for key, value in settings.items() if key not in ("backend", "backend_version")}
+    backend, version = (str(settings.get(key, "")) for key in ("backend", "backend_version"))
+    return EngineRef(named.name, named.version, backend, version, rest)
 
 
 def check_stages(located: Located, parsed: SweepIn) -> None:

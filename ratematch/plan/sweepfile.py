@@ -18,7 +18,6 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.enginefacts import EngineFacts
 from ratematch.plan.expansion import OPTION_PREFIX
-from ratematch.plan.experiment import EngineRef
 from ratematch.plan.genmode import with_supply
 from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
@@ -47,6 +46,7 @@ from ratematch.plan.sweepchecks import (
     check_sizes,
     check_stages,
     check_values,
+    read_engine,
 )
 from ratematch.plan.sweepmodel import (
     find_sweep_model,
@@ -77,7 +77,7 @@ ALIASES = {
 ROLES = ("ctx", "gen", "agg")
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES, PRECISION_AXIS)
 
-AS_WRITTEN = (("engine", "version"), ("name",))
+AS_WRITTEN = (("engine", "version"), ("engine", "backend_version"), ("name",))
 """Keys whose values are text, also where they look like numbers."""
 
 
@@ -107,6 +107,7 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
+    engine = read_engine(located, parsed, facts)
     stages = _stages(located, parsed, facts)
     named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
     check_stages(located, parsed)
@@ -128,7 +129,7 @@ def parse_sweep(
         model_path=paths[precisions[0]],
         cluster=cluster,
         gpu=gpu,
-        engine=EngineRef(parsed.engine.name, parsed.engine.version),
+        engine=engine,
         workloads=with_precisions(parsed, precisions),
         constraints=Constraints(**parsed.constraints.model_dump()),
         budget=Budget(**parsed.budget.model_dump()),

@@ -169,7 +169,7 @@ class _Driver:
         if where is not None or cluster.emulated or nodes_on(deployment, cluster) > 1:
             return contextlib.nullcontext()
         sides: dict[str, int] = {}
-        if find_engine(experiment.engine.name).spare_ports(deployment):
+        if find_engine(experiment.engine.key).spare_ports(experiment):
             groups = [group for group in deployment.groups if group.role != "agg"]
             sides = {group.role: group.instances * group.mapping.dp_ranks for group in groups}
         told: list[bool] = []
@@ -193,7 +193,7 @@ def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: Launc
     stopped = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(SIGNAL_LAG_S))
     if stopped:
         return Outcome(ok=False, error=mask(str(error)), interrupted=True, signal=stop.signal)
-    engine = find_engine(launch.experiment.engine.name)
+    engine = find_engine(launch.experiment.engine.key)
     known = plan and explain_failure(engine, launch.experiment, plan, launch.path, error)
     return Outcome(
         ok=False,
@@ -221,7 +221,7 @@ def _describe_defect(error: Exception) -> Outcome:
 def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: Reserved | None = None) -> LaunchPlan:
     """What is started and where, written to the launch's folder too."""
     experiment = launch.experiment
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     if reserved is not None:
         placement = on_reserved(placement, reserved)
@@ -239,7 +239,7 @@ def _measure(
 ) -> None:
     """Start the servers of ``plan``, measure the loads against them and whatever is asked for meanwhile."""
     folder, experiment, loads = launch.folder, launch.experiment, launch.loads
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
         folder.write_progress(Starting(time.time(), tuple(waiting)))
@@ -320,8 +320,8 @@ def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation)
 
 def _all_ports(experiment: Experiment) -> int:
     """Ports that a deployment takes, one after another."""
-    engine = find_engine(experiment.engine.name)
-    return count_ports(experiment.deployment) + engine.spare_ports(experiment.deployment)
+    engine = find_engine(experiment.engine.key)
+    return count_ports(experiment.deployment) + engine.spare_ports(experiment)
 
 
 def _port_base(cluster: Cluster, count: int) -> int:

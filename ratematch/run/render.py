@@ -75,7 +75,7 @@ def _files(
     addresses = None if allocated else dict.fromkeys(names, "127.0.0.1")
     first = port_base or cluster.port_base or FIRST_PORT
     placement = place(experiment.deployment, cluster, names, first, addresses)
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
     if refused := engine.check_launch(plan, experiment, installed=installed):
         raise UserError(f"{experiment.label}: the engine would refuse its files: " + "; ".join(refused))

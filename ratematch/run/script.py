@@ -156,7 +156,7 @@ def run_script(
     """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine.
     ``nodes``: placeholders in ``plan`` for the nodes of the allocation that it will find itself in."""
     steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
-    product = find_engine(experiment.engine.name).product
+    product = find_engine(experiment.engine.key).product
     title = f"{experiment.label}, experiment {experiment.id}, {product} {experiment.engine.version}"
     title, name = one_line(title), one_line(cluster.name)
     places = {node: f'"${{NODES[{index}]}}"' for index, node in enumerate(nodes)} | LAUNCH_FOLDER

@@ -26,7 +26,7 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
     Raises:
         UserError: the engine would refuse it. PlacementError: it does not fit on the cluster.
     """
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     if why := engine.why_no_simulation():
         raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
     stand_in = replace(cluster, emulated=True)

@@ -106,7 +106,7 @@ def test_every_server_has_gpus_ports_and_side_channels_of_its_own() -> None:
     side = [int(dict(spec.env)["VLLM_NIXL_SIDE_CHANNEL_PORT"]) for spec in servers]
     taken = [*side, side[0] + 1, side[1] + 1, *(spec.port for spec in plan.processes)]
     assert len(set(taken)) == len(taken)
-    assert max(taken) < 8000 + len(plan.processes) + VLLM.spare_ports(deployment)
+    assert max(taken) < 8000 + len(plan.processes) + VLLM.spare_ports(asked(deployment))
 
 
 def test_gen_alone_answers_itself_with_a_prefix_cache_and_ctx_has_none() -> None:

@@ -27,7 +27,7 @@ from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, Role, ServerGroup
+from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
@@ -106,7 +106,7 @@ def _started_with(experiment: Experiment, name: str) -> str:
     return f"{PRIVATE}/{name}" if auth_key(experiment) else name
 
 
-def spare_ports(deployment: Deployment) -> int:
+def spare_ports(experiment: Experiment) -> int:
     """None: a server listens on its own port only."""
     return 0
 

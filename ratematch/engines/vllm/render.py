@@ -10,7 +10,7 @@ from ratematch.engines.vllm.contract import to_argv
 from ratematch.engines.vllm.options import server_options
 from ratematch.engines.vllm.router import health_path, router_argv
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
@@ -36,9 +36,10 @@ def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
     return cluster.launcher or ()
 
 
-def side_channels(deployment: Deployment) -> int:
+def side_channels(experiment: Experiment) -> int:
     """Ports for the side channels of NIXL: one for each data-parallel rank of a server that hands KV caches over."""
-    return sum(group.instances * group.mapping.dp_ranks for group in deployment.groups if group.role != "agg")
+    groups = experiment.deployment.groups
+    return sum(group.instances * group.mapping.dp_ranks for group in groups if group.role != "agg")
 
 
 def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:

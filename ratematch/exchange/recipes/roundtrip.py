@@ -59,7 +59,7 @@ def check_roundtrip(
 
     sweep = parse_sweep(text, source, find_model=find_model, find_cluster=enlarge, find_gpu=find_gpu, engines=ENGINES)
     (has_nodes,) = sizes
-    engine = find_engine(sweep.engine.name)
+    engine = find_engine(sweep.engine.key)
     experiments = expand(sweep, engine.kv_settings).experiments
     differences: list[str] = []
     notes: list[str] = []
@@ -86,7 +86,7 @@ def check_roundtrip(
 def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: int) -> tuple[list[str], list[str]]:
     """(what is not the recipe's, what is added around it)."""
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     plan = engine.plan_launch(experiment, placement, cluster, 1.0)
     files = {file.path: yaml.safe_load(file.content) for file in plan.files}
     differences: list[str] = []
