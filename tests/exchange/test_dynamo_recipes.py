@@ -30,7 +30,7 @@ from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.find import read_cluster
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.expansion import expand
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import Experiment, from_json, to_json
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.plan.placement import nodes_on, place
 from ratematch.plan.sweep import Sweep
@@ -297,6 +297,19 @@ def test_workers_of_a_router_by_blocks_publish_only_what_the_recipe_says() -> No
     assert loud is not None and loud.worker_args == EVENTS
 
 
+def test_etcd_and_nats_have_a_node_of_their_own_where_the_recipe_gives_them_one() -> None:
+    infra = {"etcd_nats_dedicated_node": True, "nats_max_payload_mb": 24}
+    result = imported(recipe(dynamo={"request_plane": "nats"}, infra=infra))
+    experiment, plan = started(result.text)
+    servers = {node for role in ("ctx", "gen", "frontend") for process in named(plan, role) for node in process.nodes}
+    services = {node for name in ("etcd", "nats") for process in named(plan, name) for node in process.nodes}
+    assert (len(servers), len(services), services & servers) == (4, 1, set())
+    assert next(file.content for file in plan.files if file.path == "nats.conf") == "max_payload: 25165824\n"
+    assert "nats.conf" in named(plan, "nats")[0].argv
+    assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+    assert not any("ratematch packs it" in note for note in result.notes)
+
+
 def test_file_discovery_is_a_setting() -> None:
     content = recipe(
         environment={"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": "/logs/kv", "DYN_EVENT_PLANE": "zmq"}
@@ -505,6 +518,7 @@ def test_the_proof_sees_every_part() -> None:
         ({"frontend_env": {"A": "b"}}, "frontend: A=None instead of b"),
         ({"worker_args": {"publish-events-and-metrics": True}}, "gen: --publish-events-and-metrics is missing"),
         ({"router_mode": "kv"}, "frontend: --router-mode round-robin instead of kv"),
+        ({"infra_node": True}, "etcd has no node of its own"),
     ):
         differences = compare_stack(replace(stack, **change), plan, experiment.engine.version).differences
         assert any(told in each for each in differences), (change, differences)
@@ -518,7 +532,7 @@ STACKS = st.builds(
     nginx=st.just(True),
     router_mode=st.sampled_from(["round-robin", "random", "kv"]),
     frontend_args=st.fixed_dictionaries(
-        {}, optional={"router-temperature": st.floats(0, 2), "router-replica-sync": st.just(True)}
+        {}, optional={"router-temperature": st.sampled_from([0, 0.5, 2.0]), "router-replica-sync": st.just(True)}
     ),
     frontend_env=st.dictionaries(
         st.sampled_from(["A", "DYN_LOG", "ETCD_LEASE_TTL"]), st.sampled_from(["1", "warn", "a b"])

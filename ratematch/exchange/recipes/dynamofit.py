@@ -35,6 +35,9 @@ def fit_recipe(recipe: Recipe, release: str) -> Recipe:
         request_plane=_request_plane(stack, notes),
         event_plane=stack.event_plane or default_event_plane(stack, release),
     )
+    if stack.nats_max_payload_mb and "nats" not in (fitted.request_plane, fitted.event_plane):
+        notes.append("nats_max_payload_mb has no effect: no plane uses NATS, so none is started")
+        fitted = replace(fitted, nats_max_payload_mb=None)
     servers = tuple(_fit_servers(group, notes) for group in recipe.servers)
     return replace(recipe, dynamo=fitted, servers=servers, notes=(*recipe.notes, *notes))
 

@@ -45,7 +45,7 @@ def compare_stack(stack: DynamoStack, plan: LaunchPlan, release: str) -> Compari
     frontends = [process for process in plan.processes if MODULES["frontend"] in process.argv]
     if len(frontends) != stack.frontends:
         found.differences.append(f"{len(frontends)} frontends instead of {stack.frontends}")
-    found.differences += _compare_services(stack, {process.name for process in plan.processes})
+    found.differences += [*_compare_services(stack, plan)]
     for process in frontends:
         _compare_frontend(stack, process, release, found)
     for process in plan.processes:
@@ -55,7 +55,8 @@ def compare_stack(stack: DynamoStack, plan: LaunchPlan, release: str) -> Compari
     return found
 
 
-def _compare_services(stack: DynamoStack, running: set[str]) -> Iterator[str]:
+def _compare_services(stack: DynamoStack, plan: LaunchPlan) -> Iterator[str]:
+    running = {process.name: process for process in plan.processes}
     wanted = {
         "etcd": stack.discovery == "etcd",
         "nats": "nats" in (stack.request_plane, stack.event_plane),
@@ -64,6 +65,14 @@ def _compare_services(stack: DynamoStack, running: set[str]) -> Iterator[str]:
     for name, there in wanted.items():
         if (name in running) is not there:
             yield f"{name} is {'not ' if there else ''}started"
+    servers = {node for process in plan.processes if process.role in MODES for node in process.nodes}
+    for name in ("etcd", "nats"):
+        if name in running and servers.isdisjoint(running[name].nodes) is not stack.infra_node:
+            yield f"{name} has {'no' if stack.infra_node else 'a'} node of its own"
+    limits = [file.content for file in plan.files if file.path == "nats.conf"]
+    size = stack.nats_max_payload_mb
+    if limits != ([f"max_payload: {size * 2**20}\n"] if size and wanted["nats"] else []):
+        yield f"NATS does not take messages of {size or 1} MB"
 
 
 def _compare_frontend(stack: DynamoStack, process: ProcessSpec, release: str, found: Comparison) -> None:

@@ -96,7 +96,7 @@ def recipe_of(experiment: Experiment, cluster: Cluster) -> Recipe:
         concurrency=tuple(sorted({load.concurrency for load in ladder})),
         requests_per_slot=round(first.num_requests / first.concurrency, 2),
         warmup_per_slot=round(first.warmup / first.concurrency, 2),
-        nodes=nodes,
+        nodes=nodes - experiment.deployment.service_nodes,
         orchestrator=_orchestrator(experiment) if native else {},
         version=engine.version if native else engine.backend_version,
         precision=_precision(experiment, cluster),
@@ -172,5 +172,7 @@ def stack_of_settings(release: str, settings: Mapping[str, Any]) -> DynamoStack:
         request_plane=planes[0],
         event_plane=planes[1],
         nats="nats" in planes,
+        nats_max_payload_mb=settings.get("nats_max_payload_mb"),
+        infra_node=bool(settings.get("service_nodes")),
         releases=(NamedRelease(release, "engine.version"),),
     )

@@ -79,8 +79,9 @@ def check_roundtrip(
             "give --cluster"
         )
         refusals.append((*verdict.refusals, *([too_few] if needed > has_nodes else [])))
-        if needed != recipe.nodes:
-            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {needed}")
+        packed = needed - experiment.deployment.service_nodes
+        if packed != recipe.nodes:
+            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {packed}")
     return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)), tuple(refusals))
 
 

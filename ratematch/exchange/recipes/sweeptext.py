@@ -92,6 +92,8 @@ def _settings(stack: DynamoStack) -> Options:
         "discovery": stack.discovery,
         "request_plane": stack.request_plane,
         "event_plane": stack.event_plane,
+        **({"service_nodes": 1} if stack.infra_node else {}),
+        **({"nats_max_payload_mb": stack.nats_max_payload_mb} if stack.nats_max_payload_mb else {}),
     }
 
 
@@ -108,7 +110,9 @@ def _own_engine(recipe: Recipe, first: Recipe) -> list[str]:
     if recipe.dynamo is None or first.dynamo is None:
         return []
     usual = _settings(first.dynamo)
-    own = {key: value for key, value in _settings(recipe.dynamo).items() if value != usual[key]}
+    mine = _settings(recipe.dynamo)
+    own = {key: value for key, value in mine.items() if value != usual.get(key)}
+    own |= {key: 0 if key == "service_nodes" else None for key in usual if key not in mine}
     return ["    engine:", *_with_origins(own, recipe.dynamo.origins, 6)] if own else []
 
 
