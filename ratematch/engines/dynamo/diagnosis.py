@@ -27,7 +27,8 @@ OWN: tuple[KnownFailure, ...] = (
     row(
         "dynamo-flag",
         "argument parser",
-        r"Unrecognized argument: |(?:dynamo\.\w+|__main__\.py|main\.py): error: (?:unrecognized arguments|argument )",
+        r"Unrecognized argument: |Unknown arguments specified: "
+        r"|(?:dynamo\.\w+|__main__\.py|main\.py): error: (?:unrecognized arguments|argument )",
         "a Dynamo process does not know one of its flags, or a value of one",
         "engine.version names another release than is installed; `ratematch doctor --probe` shows which",
     ),

@@ -20,7 +20,15 @@ from collections.abc import Iterator
 
 from ratematch.engines.dynamo.contract import flag_name, has_flag, spell_flags, to_argv
 from ratematch.engines.dynamo.engineside import as_engine, block_size, is_alone, worker_config
-from ratematch.engines.dynamo.environment import UNSET, measured, on_loopback, shared, system_port, traced
+from ratematch.engines.dynamo.environment import (
+    UNSET,
+    measured,
+    on_loopback,
+    past_proxies,
+    shared,
+    system_port,
+    traced,
+)
 from ratematch.engines.dynamo.places import Place, Places, find_places, has_nginx
 from ratematch.engines.dynamo.services import NGINX_FILE, bind_address, etcd_argv, nats_argv, nginx_argv, nginx_config
 from ratematch.engines.dynamo.stack import Stack, stack_of
@@ -47,8 +55,6 @@ SERVICE_S = 120.0
 """etcd and NATS answer within a second; a start that has not by now never will."""
 
 ETCD, NATS, NGINX = "etcd", "nats", "nginx"
-
-VALUELESS_WORKER = ("is-prefill-worker", "is-decode-worker")
 
 
 def engine_command(cluster: Cluster) -> tuple[str, ...]:
@@ -281,6 +287,7 @@ def _frontend(experiment: Experiment, cluster: Cluster, places: Places, number: 
         env=merge_env(
             # Emulated workers hand their model's files over; nothing is asked of the hub.
             (("HF_HUB_OFFLINE", "1"),) if cluster.emulated else (),
+            past_proxies(places),
             on_loopback(place.host),
             cluster.environment.items(),
             stack.frontend_env.items(),
