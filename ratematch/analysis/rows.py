@@ -160,7 +160,7 @@ def find_layout(experiment: Experiment) -> str:
     """How the KV cache of the measured servers lies; empty for engines that only other tools' results are of."""
     try:
         engine = find_engine(experiment.engine.key)
-        return engine.kv_layout(experiment.deployment.groups[-1], experiment.engine.version)
+        return engine.kv_layout(experiment.deployment.groups[-1], experiment.engine.computing_version)
     except (CatalogError, ValueError):
         return ""
 
@@ -201,7 +201,7 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
         return Links(model, gpu, kv_dtype)
 
     def work(ctx: ServerGroup, gen: ServerGroup, isl: int) -> TransferWork | None:
-        return engine.transfer_work(model, ctx, gen, isl, experiment.engine.version)
+        return engine.transfer_work(model, ctx, gen, isl, experiment.engine.computing_version)
 
     return Links(model, gpu, kv_dtype, work=work, costs=engine.transfer_costs)
 

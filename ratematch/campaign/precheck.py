@@ -150,7 +150,7 @@ def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[
         for left in different["ctx"].values()
         for right in different["gen"].values()
     ]
-    engine, version = find_engine(sweep.engine.key), sweep.engine.version
+    engine, version = find_engine(sweep.engine.key), sweep.engine.computing_version
     alike = [
         (ctx, gen, right)
         for ctx, gen, right in pairs

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ratematch.engines.asking import Conversation, Shell
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
@@ -130,6 +131,16 @@ def never_gives_up(text: str) -> bool:
     return False
 
 
+def no_conversation(plan: LaunchPlan, experiment: Experiment) -> Conversation:
+    """Servers whose own addresses answer are all that was started."""
+    yield from ()
+
+
+def nothing_to_wait_for(plan: LaunchPlan, experiment: Experiment) -> Shell | None:
+    """Each server's own address says when it is ready."""
+    return None
+
+
 def simulated() -> str | None:
     """Nothing stands against simulating its servers in virtual time."""
     return None
@@ -177,6 +188,15 @@ class Engine:
     doubt_launch: CheckLaunch = no_doubts
     """What a person should know of files that :attr:`check_launch` lets pass: settings of which it is not known
     whether every release takes them, a line each."""
+
+    join: Callable[[LaunchPlan, Experiment], Conversation] = no_conversation
+    """What is asked once every process answers its own probe, until the deployment as a whole is ready."""
+
+    join_script: Callable[[LaunchPlan, Experiment], Shell | None] = nothing_to_wait_for
+    """The same in Bash, for a person's ``run.sh``; ``None``: each server's own address says it all."""
+
+    recheck: Callable[[LaunchPlan, Experiment], Conversation] = no_conversation
+    """What is asked before and after each load: is it still the deployment that was started?"""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under

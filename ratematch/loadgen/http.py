@@ -45,9 +45,9 @@ class Answer:
     body: bytes
 
 
-def get(url: str, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
-    """The answer to GET ``url``: http or https, redirections followed. ``timeout_s``: longest wait for bytes of it;
-    ``most``: bytes of it, head included.
+def get(url: str | urllib.request.Request, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
+    """The answer to GET ``url``, or to a whole request: http or https, redirections followed. ``timeout_s``: longest
+    wait for bytes of it; ``most``: bytes of it, head included.
 
     Raises:
         urllib.error.HTTPError (an OSError): it answers with an error.

@@ -72,9 +72,10 @@ Raises ValueError: the answer is not what it looks like.
 
 @dataclass(frozen=True)
 class Routes:
-    """Where servers report. ``iterations``: read about once a second. ``prometheus``: counters and histograms."""
+    """Where servers report. ``iterations``: read about once a second; ``None``: they are in logs only.
+    ``prometheus``: counters and histograms."""
 
-    iterations: str
+    iterations: str | None
     prometheus: str
 
 

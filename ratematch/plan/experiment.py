@@ -70,6 +70,11 @@ class EngineRef:
         return f"{self.name}-{self.backend}" if self.backend else self.name
 
     @property
+    def computing_version(self) -> str:
+        """The version of what computes in the workers."""
+        return self.backend_version or self.version
+
+    @property
     def label(self) -> str:
         """For people: ``trtllm-serve 1.2``, ``dynamo 1.6.1 (trtllm 1.3.0rc29)``."""
         behind = f" ({self.backend} {self.backend_version})" if self.backend else ""

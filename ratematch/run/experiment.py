@@ -31,6 +31,7 @@ from ratematch.plan.memory import total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place, placement_to_json
 from ratematch.plan.secret import secret_names
 from ratematch.run import contracts, machines, provenance
+from ratematch.run.conversing import join
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
@@ -250,6 +251,7 @@ def _measure(
     listener = Telemetry(plan, engine.routes, engine.iteration_reader, folder=launch.path)
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
     with starting as servers, listener as telemetry:
+        join(servers, engine, experiment, stop, show_waiting)
         software = provenance.collect(plan, launch.path, engine)
         software = replace(software, contract=contracts.reference(folder))
         folder.write_provenance(launch.path, software)

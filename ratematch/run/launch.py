@@ -23,7 +23,7 @@ from typing import Protocol
 from ratematch.errors import DiskFull, NotInstalled, NotReady, PortInUse, RunError, ServerDied
 from ratematch.loadgen.http import get
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
 from ratematch.run.maskedlog import ServerLog
 from ratematch.slurm.srun import HERE, Step, local_step
@@ -99,14 +99,14 @@ class Servers:
         given_up: GivenUp | None = None,
         secret: str = "",
     ):
+        self._mark = uuid.uuid4().hex
         self._secret = secret
-        self.plan = plan
+        self.plan = plan.started(self._mark[:12])
         self._given_up = given_up
         self._machine = machine
         self.folder = folder
         self._diagnose = diagnose
         self._children: list[_Child] = []
-        self._mark = uuid.uuid4().hex
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self, stop: threading.Event, on_wait: Callable[[Sequence[Waiting]], None]) -> None:
@@ -128,6 +128,14 @@ class Servers:
                 check_port_free(spec)
             started = [self._spawn(spec) for spec in specs]
             self._wait_ready(started, stop, on_wait)
+
+    def never_whole(self, why: str, seconds: float) -> NotReady:
+        """The error of servers that are up and yet no deployment after ``seconds``."""
+        first = next((child for child in self._children if child.spec.role == "orchestrator"), self._children[-1])
+        return NotReady(
+            f"the servers are up, and the deployment was not ready after {seconds:.0f} s ({why}); raise "
+            f"ready_minutes in the cluster profile if it only needs longer{self._cause(first)}"
+        )
 
     def check(self) -> None:
         """Raises ServerDied when any server has ended."""
@@ -208,7 +216,7 @@ class Servers:
             self.check()
             waiting = []
             for child in list(pending):
-                why = probe(child.spec.ready.url)
+                why = probe_ready(child.spec.ready)
                 seconds = time.monotonic() - child.started
                 if why is None:
                     pending.remove(child)
@@ -295,13 +303,22 @@ def running(
             servers.stop()
 
 
+def probe_ready(ready: ReadyProbe) -> str | None:
+    """``None`` when a process answers as it must, else why not, in words."""
+    why = probe(ready.url)
+    return None if ready.alive and why is not None and why.startswith(ANSWERS) else why
+
+
+ANSWERS = "answers "
+
+
 def probe(url: str, timeout_s: float = 2.0) -> str | None:
     """``None`` when GET ``url`` answers 200, else why not, in words."""
     try:
         status = get(url, timeout_s).status
-        return None if status == 200 else f"answers {status}"
+        return None if status == 200 else f"{ANSWERS}{status}"
     except urllib.error.HTTPError as error:
-        return f"answers {error.code}"
+        return f"{ANSWERS}{error.code}"
     except urllib.error.URLError as error:
         reason = error.reason
         return REFUSED if isinstance(reason, ConnectionRefusedError) else str(reason)

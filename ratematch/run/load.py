@@ -32,7 +32,8 @@ from ratematch.measure.serverside import judge_servers, limits_of
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
-from ratematch.run.launch import Interrupted, probe
+from ratematch.run.conversing import recheck
+from ratematch.run.launch import Interrupted, probe_ready
 from ratematch.run.live import Live, Reported, Sent
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
 from ratematch.run.serverlogs import mark_logs, read_logs
@@ -67,6 +68,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         DiskFull: no room for its records.
     """
     at = live.folder.load_folder(load)
+    recheck(live.servers, live.engine, live.experiment, live.stop)
     sent = _send(live, load, number, total)
     reported = _collect(live, load, sent)
     if why := _why_not_kept(live, load, sent, reported.run):
@@ -139,7 +141,8 @@ def _collect(live: Live, load: Load, sent: Sent) -> Reported:
     warmed = sent.warmed
     if warmed is not None:
         servers = {spec.name for spec in plan.processes if spec.role == "gen"}
-        warmed = replace(warmed, hit_rate=prefix_hit_rate(rows, servers))
+        rate = prefix_hit_rate(rows, servers)
+        warmed = replace(warmed, hit_rate=_hits_by_answers(result.records) if rate is None else rate)
     run = replace(
         run,
         emulator=emulator,
@@ -160,6 +163,16 @@ def _collect(live: Live, load: Load, sent: Sent) -> Reported:
     return Reported(run, rows, reports.samples, times.lines)
 
 
+def _hits_by_answers(records: Sequence[RequestRecord]) -> float | None:
+    """Share of the prompt tokens that answers say were found in a prefix cache, where the servers' own figures do not
+    tell; ``None`` where an answer does not say."""
+    whole = [record for record in records if record.outcome == "ok"]
+    tokens = sum(record.isl_reported or 0 for record in whole)
+    cached = [record.cached_tokens for record in whole]
+    counted = [count for count in cached if count is not None]
+    return sum(counted) / tokens if tokens and len(counted) == len(cached) else None
+
+
 def _find_cause(live: Live, sent: Sent, run: LoadRun) -> Diagnosis | None:
     """Why requests of a load failed; ``None`` where none did or nothing is known."""
     errors = _errors(sent.result.records)
@@ -175,7 +188,7 @@ def _why_not_kept(live: Live, load: Load, sent: Sent, run: LoadRun) -> RunError 
     """Why the load is not whole; ``None`` when it is."""
     watched = sent.watched
     if sent.result.aborted is None:
-        return _ruined(live) if run.failed else None
+        return _ruined(live) if run.failed else _changed(live)
     if watched.died:
         return type(watched.died)(f"during {load.label}: {watched.died}")
     if watched.stalled:
@@ -212,8 +225,17 @@ def _ruined(live: Live) -> RunError | None:
     except (ServerDied, DiskFull) as error:
         return error
     for spec in live.servers.plan.processes:
-        if why := probe(spec.ready.url):
+        if why := probe_ready(spec.ready):
             return ServerDied(f"{spec.name} no longer answers ({why})")
+    return None
+
+
+def _changed(live: Live) -> RunError | None:
+    """Are other servers there than were started? Then the load is no measure of ours and is not kept."""
+    try:
+        recheck(live.servers, live.engine, live.experiment, live.stop)
+    except RunError as error:
+        return error
     return None
 
 
@@ -239,7 +261,7 @@ def _block(live: Live) -> int:
 def _gpus_of(live: Live) -> frozenset[int] | None:
     """The GPUs that servers are given by number; ``None`` where one has all of a node. Its neighbours' power is not
     theirs."""
-    servers = [dict(spec.env) for spec in live.servers.plan.processes if spec.role != "orchestrator"]
+    servers = [dict(spec.env) for spec in live.servers.plan.processes if spec.is_worker]
     lists = [env.get("CUDA_VISIBLE_DEVICES", "") for env in servers]
     if not lists or not all(lists):
         return None

@@ -132,7 +132,9 @@ class Telemetry:
         self._iterations: dict[str, Subscription] = {}
         self._prometheus: dict[str, Subscription] = {}
         for spec in plan.processes:
-            if spec.role != "orchestrator":
+            if spec.role == "service":
+                continue
+            if spec.is_worker and routes.iterations is not None:
                 worker = self._workers[spec.name] = _Worker(spec.name, new_reader(), RowLog(KEPT, folder))
                 url, take = _url(spec, routes.iterations), partial(self._take_iterations, worker)
                 self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
@@ -346,7 +348,7 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
     """Of every emulated worker that answers, since its start."""
     times: dict[str, EmulatorTime] = {}
     for spec in plan.processes:
-        if spec.role == "orchestrator":
+        if not spec.is_worker:
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             reported = json.loads(_server_info(spec))["emulated"]

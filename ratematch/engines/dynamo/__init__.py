@@ -23,11 +23,10 @@ ifb are the workers' (TensorRT-LLM's YAML keys, or vLLM's flags).
 
 On an emulated cluster frontends, routers, etcd and NATS are the real ones, started with the profile's ``command`` (a
 Python that has Dynamo; ratematch's own where there is none), and a worker is
-``python -m ratematch.emulator dynamo-worker`` with the arguments of the real one, and in its environment
-``RATEMATCH_EMULATED_BACKEND`` (``trtllm`` or ``vllm``: whose arguments they are), ``RATEMATCH_EMULATED_DYNAMO``
-(Dynamo's version), and ``RATEMATCH_EMULATED_GPU``, ``_VERSION`` (the backend's), ``_MODEL``, ``_PRECISION``,
-``_UNCHECKED`` as other emulated servers have. It says that it is emulated by a sample
-``ratematch_emulated{version="..."} 1`` on its system port.
+``python -m ratematch.emulator dynamo-worker dynamo.trtllm`` (or ``dynamo.vllm``) with the arguments of the real one;
+in its environment are ``RATEMATCH_EMULATED_VERSION`` (Dynamo's), ``RATEMATCH_EMULATED_BACKEND_VERSION``, and
+``RATEMATCH_EMULATED_GPU``, ``_MODEL``, ``_PRECISION``, ``_UNCHECKED`` as other emulated servers have. It says that
+it is emulated by an endpoint of its own beside ``generate``.
 """
 
 from __future__ import annotations
@@ -35,11 +34,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratematch.engines import trtllm_serve, vllm
+from ratematch.engines.dynamo.commandline import judge_probe, probe_commands
 from ratematch.engines.dynamo.contract import RELEASE_LINES, is_version, release_line
+from ratematch.engines.dynamo.diagnosis import (
+    TRTLLM_KNOWN,
+    VLLM_KNOWN,
+    diagnose_trtllm,
+    diagnose_vllm,
+    explain,
+)
+from ratematch.engines.dynamo.joining import join, recheck
+from ratematch.engines.dynamo.joinscript import join_script
 from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.precheck import check_launch, doubt_launch
 from ratematch.engines.dynamo.reasons import explain_deployment
 from ratematch.engines.dynamo.render import engine_command, engine_launcher, plan_launch
+from ratematch.engines.dynamo.reports import (
+    TRTLLM_ROUTES,
+    VLLM_ROUTES,
+    TracedRequest,
+    is_dynamo_log,
+    read_breakdown,
+    read_trtllm_figures,
+    read_vllm_figures,
+    times_sources,
+    trim_record,
+)
 from ratematch.engines.dynamo.stack import read_settings
 from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.worker_rules import idle_options
@@ -67,32 +87,66 @@ TRTLLM = replace(
     name="dynamo",
     facts=FACTS,
     product="Dynamo",
+    reference="Dynamo, its engine's contract",
+    routes=TRTLLM_ROUTES,
     command=engine_command,
     launcher=engine_launcher,
     spare_ports=spare_ports,
     plan_launch=plan_launch,
     check_launch=check_launch,
     doubt_launch=doubt_launch,
+    join=join,
+    recheck=recheck,
+    join_script=join_script,
     explain_settings=explain_deployment,
+    read_figures=read_trtllm_figures,
+    request_times=times_sources,
+    trim_times=trim_record,
+    read_breakdown=read_breakdown,
+    timed_request=TracedRequest,
+    wrote=is_dynamo_log,
+    diagnose=diagnose_trtllm,
+    known_failures=TRTLLM_KNOWN,
+    explain=explain,
+    probe_commands=probe_commands("trtllm"),
+    judge_probe=judge_probe,
     release_line=release_line,
     why_no_simulation=why_no_simulation,
 )
+"""With TensorRT-LLM in the workers, whose memory, files, iteration lines and schema are its own room's."""
 
 VLLM = replace(
     vllm.ENGINE,
     name="dynamo",
     facts=FACTS,
     product="Dynamo",
+    reference="Dynamo, vLLM",
+    routes=VLLM_ROUTES,
     command=engine_command,
     launcher=engine_launcher,
     spare_ports=spare_ports,
     plan_launch=plan_launch,
     check_launch=check_launch,
     doubt_launch=doubt_launch,
+    join=join,
+    recheck=recheck,
+    join_script=join_script,
     explain_settings=explain_deployment,
+    read_figures=read_vllm_figures,
+    request_times=times_sources,
+    trim_times=trim_record,
+    read_breakdown=read_breakdown,
+    timed_request=TracedRequest,
+    wrote=is_dynamo_log,
+    diagnose=diagnose_vllm,
+    known_failures=VLLM_KNOWN,
+    explain=explain,
+    probe_commands=probe_commands("vllm"),
+    judge_probe=judge_probe,
     release_line=release_line,
     why_no_simulation=why_no_simulation,
 )
+"""With vLLM in the workers, likewise."""
 
 ENGINES = {"dynamo": TRTLLM, "dynamo-trtllm": TRTLLM, "dynamo-vllm": VLLM}
 """By the key of an experiment's engine; the bare name stands for the usual backend."""

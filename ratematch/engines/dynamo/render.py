@@ -62,11 +62,11 @@ def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
 
 
 def worker_command(stack: Stack, cluster: Cluster) -> tuple[str, ...]:
-    """What starts a worker before its own arguments. An emulated one takes the same arguments, and is told in its
-    environment whose (``RATEMATCH_EMULATED_BACKEND``)."""
+    """What starts a worker before its own arguments; an emulated one takes the same, after the module they are of."""
+    module = f"dynamo.{stack.backend}"
     if cluster.emulated:
-        return (*engine_command(cluster), "-m", "ratematch.emulator", "dynamo-worker")
-    return (*engine_command(cluster), "-m", f"dynamo.{stack.backend}")
+        return (*engine_command(cluster), "-m", "ratematch.emulator", "dynamo-worker", module)
+    return (*engine_command(cluster), "-m", module)
 
 
 def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:
@@ -262,9 +262,8 @@ def _emulated(
         return ()
     variables = (
         ("RATEMATCH_EMULATED_GPU", cluster.gpu_source),
-        ("RATEMATCH_EMULATED_VERSION", stack.backend_version),
-        ("RATEMATCH_EMULATED_BACKEND", stack.backend),
-        ("RATEMATCH_EMULATED_DYNAMO", stack.version),
+        ("RATEMATCH_EMULATED_VERSION", stack.version),
+        ("RATEMATCH_EMULATED_BACKEND_VERSION", stack.backend_version),
         *emulated_model(experiment),
     )
     return (*variables, ("RATEMATCH_EMULATED_UNCHECKED", ",".join(unchecked))) if unchecked else variables
@@ -280,7 +279,8 @@ def _frontend(experiment: Experiment, cluster: Cluster, places: Places, number: 
         role="orchestrator",
         argv=(*engine_command(cluster), "-m", "dynamo.frontend", *frontend_argv(stack, place)),
         env=merge_env(
-            (("HF_HUB_OFFLINE", "1"),),
+            # Emulated workers hand their model's files over; nothing is asked of the hub.
+            (("HF_HUB_OFFLINE", "1"),) if cluster.emulated else (),
             on_loopback(place.host),
             cluster.environment.items(),
             stack.frontend_env.items(),
