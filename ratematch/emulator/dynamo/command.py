@@ -1,9 +1,9 @@
 """The command lines ``python -m dynamo.trtllm`` and ``python -m dynamo.vllm``, with an emulated engine inside.
 
 ``python -m ratematch.emulator dynamo-worker dynamo.trtllm ARGS`` runs in the place of ``python -m dynamo.trtllm
-ARGS``. The first word may be left out: then ``RATEMATCH_EMULATED_BACKEND`` says which (``trtllm`` or ``vllm``). What
-only an emulator has comes from ``RATEMATCH_EMULATED_*`` environment variables: ``..._DYNAMO`` is Dynamo's version,
-and ``..._VERSION`` that of the engine, where it is not the one that this Dynamo is built for.
+ARGS``; the first word may be left out. What only an emulator has comes from ``RATEMATCH_EMULATED_*`` environment
+variables: ``..._VERSION`` is Dynamo's version here, and ``..._BACKEND_VERSION`` the engine's, where it is not the one
+that this Dynamo is built for.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ _ENGINES = {"trtllm": "ratematch.emulator.dynamo.with_trtllm", "vllm": "ratematc
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command; always ends by ``SystemExit`` or a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
-    module = f"dynamo.{os.environ.get(f'{PREFIX}BACKEND', '').strip() or 'trtllm'}"
-    if words and not words[0].startswith("-"):
-        module = words.pop(0)
+    module = words.pop(0) if words and not words[0].startswith("-") else "dynamo.trtllm"
     if module not in MODULES:
         sys.exit(f"{module} is not emulated: {' and '.join(MODULES)} are")
     try:
@@ -68,11 +66,12 @@ def prepare(module: str, words: Sequence[str], variables: Mapping[str, str]) -> 
         SettingsError, ValueError: it would not start, in one line or in the engine's words.
     """
     program = MODULES[module]
-    version = variables.get(f"{PREFIX}DYNAMO", "").strip() or LATEST
+    version = variables.get(f"{PREFIX}VERSION", "").strip() or LATEST
     given, others = parse(module, words, flags(program, release_line(version)), variables)
     role = role_of(given)
     engine = importlib.import_module(_ENGINES[program])
-    environment = read_environment(variables, pinned_backend(version, program) or "", engine.engine_version)
+    engine_version = variables.get(f"{PREFIX}BACKEND_VERSION", "").strip() or pinned_backend(version, program) or ""
+    environment = read_environment({**variables, f"{PREFIX}VERSION": engine_version}, "", engine.engine_version)
     made = engine.make(role, given, others, environment, variables)
     print_line(f"EMULATED: ratematch's emulated {module} ({role}) for Dynamo {version}; there is no GPU here")
     place = place_of(given, variables, components(version, program)["prefill" if role == "prefill" else "decode"])
