@@ -26,6 +26,9 @@ TRACE_FILES = "request-trace-*.jsonl"
 LEAST_LIMIT = 10_000
 """Requests that a worker may hold: Dynamo's own pool where no limit is set."""
 
+FLUSH_MS = 200
+"""How long a record waits for others before it is written."""
+
 TRACED_SINCE = "1.3"
 """The first line with request traces, by what its sources and documentation name."""
 
@@ -88,7 +91,7 @@ def traced(stack: Stack, number: int) -> Variables:
         ("DYN_REQUEST_TRACE_FILE_PATH", TRACE_FILES.replace("*", str(number))),
         ("DYN_REQUEST_TRACE_FILE_FORMAT", "jsonl"),
         # Records of a load that ends at once are waited for, and none may be lost on the way to the file.
-        ("DYN_REQUEST_TRACE_FILE_FLUSH_INTERVAL_MS", "200"),
+        ("DYN_REQUEST_TRACE_FILE_FLUSH_INTERVAL_MS", str(FLUSH_MS)),
         ("DYN_REQUEST_TRACE_CAPACITY", "65536"),
     )
 

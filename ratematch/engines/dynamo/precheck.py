@@ -62,7 +62,7 @@ def doubt_launch(
                 f"{group.role}.yaml: num_postprocess_workers: Dynamo takes it away, with a warning since 1.5: the "
                 "frontend turns tokens into text"
             )
-    if stack.discovery == "file" and len({spec.host for spec in plan.processes}) > 1:
+    if stack.discovery == "file" and not experiment.emulated and len({spec.host for spec in plan.processes}) > 1:
         doubts.append(
             "engine.discovery: file relies on changes of a shared folder being seen on every node, which is not "
             "documented for network file systems: etcd is"

@@ -17,7 +17,7 @@ import msgspec
 
 from ratematch.engines import othernames
 from ratematch.engines.dynamo.contract import is_since
-from ratematch.engines.dynamo.environment import TRACE_FILES, TRACED_SINCE
+from ratematch.engines.dynamo.environment import FLUSH_MS, TRACE_FILES, TRACED_SINCE
 from ratematch.engines.dynamo.stack import stack_of
 from ratematch.engines.engine import Json
 from ratematch.engines.trtllm_serve import metrics as trtllm
@@ -88,7 +88,7 @@ def times_sources(experiment: Experiment) -> TimesSources:
     version = stack_of(experiment.engine).version
     if not is_since(version, TRACED_SINCE):
         return TimesSources(why_none=f"Dynamo {version} keeps no trace of requests; {TRACED_SINCE} does")
-    return TimesSources(files=TRACE_FILES)
+    return TimesSources(files=TRACE_FILES, lag_s=2 * FLUSH_MS / 1000)
 
 
 def trim_record(line: bytes) -> Json:
