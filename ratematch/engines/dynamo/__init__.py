@@ -16,6 +16,8 @@ A sweep file says::
       discovery: etcd               # etcd | file
       request_plane: tcp            # tcp | nats
       event_plane: zmq              # zmq | nats (0.8 has nats only)
+      service_nodes: 0              # 1: etcd and NATS on a node of their own
+      nats_max_payload_mb: 24       # of one message, left out: NATS's own 1 MB
       programs: {}                  # {etcd: PATH, nats-server: PATH, nginx: PATH} where they are not on PATH
 
 Everything else stands where it does for the backend itself: ``options``, ``config``, ``environment`` of ctx, gen and

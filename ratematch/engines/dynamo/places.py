@@ -74,8 +74,9 @@ def find_places(experiment: Experiment, placement: Placement) -> Places:
     behind = range(stack.frontends) if has_nginx(stack) else range(1, stack.frontends)
     others = tuple(Place(hosts[number % len(hosts)], take()) for number in behind)
     frontends = others if has_nginx(stack) else (public, *others)
-    etcd = Place(head, first, first + 1) if stack.discovery == "etcd" and (first := take(2)) else None
-    nats = Place(head, first, first + 1) if stack.uses_nats and (first := take(2)) else None
+    beside = placement.service_host or head
+    etcd = Place(beside, first, first + 1) if stack.discovery == "etcd" and (first := take(2)) else None
+    nats = Place(beside, first, first + 1) if stack.uses_nats and (first := take(2)) else None
     held, side = dict(placement.side_ports), []
     if side_channels(stack, experiment.deployment):
         groups = {group.role: group for group in experiment.deployment.groups}

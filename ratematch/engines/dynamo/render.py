@@ -30,7 +30,16 @@ from ratematch.engines.dynamo.environment import (
     traced,
 )
 from ratematch.engines.dynamo.places import Place, Places, find_places, has_nginx
-from ratematch.engines.dynamo.services import NGINX_FILE, bind_address, etcd_argv, nats_argv, nginx_argv, nginx_config
+from ratematch.engines.dynamo.services import (
+    NATS_FILE,
+    NGINX_FILE,
+    bind_address,
+    etcd_argv,
+    nats_argv,
+    nats_config,
+    nginx_argv,
+    nginx_config,
+)
 from ratematch.engines.dynamo.stack import Stack, stack_of
 from ratematch.engines.settings import merge_env
 from ratematch.engines.steptimes import step_times_env
@@ -87,6 +96,8 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     processes = list(_services(experiment, cluster, places))
     processes += [_worker(experiment, instance, cluster, places, ready_s) for instance in placement.instances]
     processes += [_frontend(experiment, cluster, places, number, ready_s) for number in range(len(places.frontends))]
+    if places.nats is not None and stack.nats_max_payload_mb:
+        files.append(FileSpec(NATS_FILE, nats_config(stack.nats_max_payload_mb)))
     if has_nginx(stack):
         upstream = [(place.host, place.port) for place in places.frontends]
         files.append(FileSpec(NGINX_FILE, nginx_config(places.public.host, places.public.port, upstream)))
@@ -107,7 +118,7 @@ def _services(experiment: Experiment, cluster: Cluster, places: Places) -> Itera
         argv = etcd_argv(stack.program("etcd"), etcd.host, etcd.port, etcd.further)
         yield _service(ETCD, argv, etcd, _url(etcd, "/health"), cluster)
     if (nats := places.nats) is not None:
-        argv = nats_argv(stack.program("nats-server"), nats.host, nats.port, nats.further)
+        argv = nats_argv(stack.program("nats-server"), nats.host, nats.port, nats.further, stack.nats_max_payload_mb)
         yield _service(NATS, argv, nats, _url(Place(nats.host, nats.further), "/healthz"), cluster)
 
 
