@@ -18,15 +18,17 @@ from ratematch.engines.dynamo.commandline import VERSIONS
 from ratematch.engines.dynamo.contract import RELEASE_LINES, check_flags, flags, pinned_backend
 from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.services import nginx_config
-from ratematch.errors import PlacementError
+from ratematch.errors import PlacementError, UserError
 from ratematch.measure.breakdown import Breakdown
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import EngineRef, from_json, to_json
 from ratematch.plan.launchplan import START
 from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import count_ports
+from ratematch.run.programs import refuse_missing
 from tests.engines.golden import pair
 from tests.engines.golden_dynamo import CASES, EACH, FOLDER, ONE, SEVERAL, dynamo_experiment, launch, render
+from tests.support.invented import LAPTOP
 
 ROOT = Path(__file__).parents[2]
 
@@ -292,6 +294,15 @@ def test_vllm_workers_are_flags_alone_and_have_a_side_channel_each() -> None:
     assert VLLM.check_launch(plan, asked) == []
 
 
+def test_programs_beside_dynamo_are_known_before_anything_starts() -> None:
+    given = {"frontends": 2, "nginx": True, "request_plane": "nats", "programs": {"etcd": "/no/etcd"}}
+    engine = dynamo_experiment(ONE, given).engine
+    assert TRTLLM.programs(engine) == ("/no/etcd", "nats-server", "nginx")
+    assert TRTLLM.programs(dynamo_experiment(ONE, {"discovery": "file"}).engine) == ()
+    with pytest.raises(UserError, match="/no/etcd is not on PATH here, and dynamo needs it"):
+        refuse_missing("local", LAPTOP, engine)
+
+
 def test_nginx_is_given_hosts_and_nothing_else() -> None:
     text = nginx_config("node-1.site", 80, [("10.0.0.1", 1), ("::1", 2)])
     assert 'server "10.0.0.1:1"' in text and "proxy_next_upstream off" in text
@@ -390,6 +401,7 @@ NOISE = (
         ("ERROR dynamic_flags: Unrecognized argument: --migration-limit", "dynamo-flag"),
         ("ERROR main: Unknown arguments specified: ['--store-kv', 'etcd']", "dynamo-flag"),
         ("sh: 1: etcd: not found", "dynamo-program-missing"),
+        ("/usr/bin/python3: No module named dynamo", "dynamo-missing"),
         ("ValueError: No GPU devices found on the node", "dynamo-no-gpu"),
         ("HTTP 503: Model deepseek-r1 is not ready to serve requests yet", "dynamo-not-served"),
         ("HTTP 404: Model not found", "dynamo-not-served"),

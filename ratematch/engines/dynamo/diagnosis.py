@@ -25,6 +25,13 @@ OWN: tuple[KnownFailure, ...] = (
         "install it, or name it in engine.programs of the sweep",
     ),
     row(
+        "dynamo-missing",
+        "Python",
+        r"No module named '?dynamo\b",
+        "Dynamo is not installed in the Python that starts it",
+        "install ai-dynamo and ai-dynamo-runtime there, or name another Python as `command` in the cluster profile",
+    ),
+    row(
         "dynamo-flag",
         "argument parser",
         r"Unrecognized argument: |Unknown arguments specified: "

@@ -87,4 +87,5 @@ def find_places(experiment: Experiment, placement: Placement) -> Places:
                 held[instance.role] += ranks
             else:
                 side.append((instance.name, take(ranks)))
-    return Places(public, frontends, etcd, nats, tuple(side), tuple(hosts))
+    everywhere = tuple(dict.fromkeys((*hosts, beside)))
+    return Places(public, frontends, etcd, nats, tuple(side), everywhere)

@@ -54,7 +54,7 @@ from ratematch.engines.vllm.render import UNSET as VLLM_UNSET
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.emulated import emulated_model
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
 
@@ -69,6 +69,13 @@ ETCD, NATS, NGINX = "etcd", "nats", "nginx"
 def engine_command(cluster: Cluster) -> tuple[str, ...]:
     """The Python in which Dynamo is installed; on an emulated cluster ratematch's own."""
     return cluster.command or ((sys.executable,) if cluster.emulated else ("python3",))
+
+
+def needed_programs(engine: EngineRef) -> tuple[str, ...]:
+    """etcd, NATS and nginx, as far as the settings want them."""
+    stack = stack_of(engine)
+    wanted = {"etcd": stack.discovery == "etcd", "nats-server": stack.uses_nats, "nginx": has_nginx(stack)}
+    return tuple(stack.program(name) for name, there in wanted.items() if there)
 
 
 def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
