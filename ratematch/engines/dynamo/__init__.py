@@ -50,7 +50,7 @@ from ratematch.engines.dynamo.joinscript import join_script
 from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.precheck import check_launch, doubt_launch
 from ratematch.engines.dynamo.reasons import explain_deployment
-from ratematch.engines.dynamo.render import engine_command, engine_launcher, plan_launch
+from ratematch.engines.dynamo.render import engine_command, engine_launcher, needed_programs, plan_launch
 from ratematch.engines.dynamo.reports import (
     TRTLLM_ROUTES,
     VLLM_ROUTES,
@@ -92,6 +92,7 @@ TRTLLM = replace(
     reference="Dynamo, its engine's contract",
     routes=TRTLLM_ROUTES,
     command=engine_command,
+    programs=needed_programs,
     launcher=engine_launcher,
     spare_ports=spare_ports,
     plan_launch=plan_launch,
@@ -125,6 +126,7 @@ VLLM = replace(
     reference="Dynamo, vLLM",
     routes=VLLM_ROUTES,
     command=engine_command,
+    programs=needed_programs,
     launcher=engine_launcher,
     spare_ports=spare_ports,
     plan_launch=plan_launch,

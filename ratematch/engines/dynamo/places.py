@@ -25,13 +25,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Places:
-    """``public``: the address that takes the load: of nginx, else of the first frontend."""
+    """``public``: the address that takes the load: of nginx, else of the first frontend. ``hosts``: of all
+    processes."""
 
     public: Place
     frontends: tuple[Place, ...]
     etcd: Place | None
     nats: Place | None
     side_ports: tuple[tuple[str, int], ...]
+    hosts: tuple[str, ...]
 
 
 def has_nginx(stack: Stack) -> bool:
@@ -85,4 +87,5 @@ def find_places(experiment: Experiment, placement: Placement) -> Places:
                 held[instance.role] += ranks
             else:
                 side.append((instance.name, take(ranks)))
-    return Places(public, frontends, etcd, nats, tuple(side))
+    everywhere = tuple(dict.fromkeys((*hosts, beside)))
+    return Places(public, frontends, etcd, nats, tuple(side), everywhere)

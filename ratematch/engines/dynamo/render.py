@@ -20,7 +20,15 @@ from collections.abc import Iterator
 
 from ratematch.engines.dynamo.contract import flag_name, has_flag, spell_flags, to_argv
 from ratematch.engines.dynamo.engineside import as_engine, block_size, is_alone, worker_config
-from ratematch.engines.dynamo.environment import UNSET, measured, on_loopback, shared, system_port, traced
+from ratematch.engines.dynamo.environment import (
+    UNSET,
+    measured,
+    on_loopback,
+    past_proxies,
+    shared,
+    system_port,
+    traced,
+)
 from ratematch.engines.dynamo.places import Place, Places, find_places, has_nginx
 from ratematch.engines.dynamo.services import (
     NATS_FILE,
@@ -46,7 +54,7 @@ from ratematch.engines.vllm.render import UNSET as VLLM_UNSET
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.emulated import emulated_model
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
 
@@ -57,12 +65,17 @@ SERVICE_S = 120.0
 
 ETCD, NATS, NGINX = "etcd", "nats", "nginx"
 
-VALUELESS_WORKER = ("is-prefill-worker", "is-decode-worker")
-
 
 def engine_command(cluster: Cluster) -> tuple[str, ...]:
     """The Python in which Dynamo is installed; on an emulated cluster ratematch's own."""
     return cluster.command or ((sys.executable,) if cluster.emulated else ("python3",))
+
+
+def needed_programs(engine: EngineRef) -> tuple[str, ...]:
+    """etcd, NATS and nginx, as far as the settings want them."""
+    stack = stack_of(engine)
+    wanted = {"etcd": stack.discovery == "etcd", "nats-server": stack.uses_nats, "nginx": has_nginx(stack)}
+    return tuple(stack.program(name) for name, there in wanted.items() if there)
 
 
 def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
@@ -292,6 +305,7 @@ def _frontend(experiment: Experiment, cluster: Cluster, places: Places, number: 
         env=merge_env(
             # Emulated workers hand their model's files over; nothing is asked of the hub.
             (("HF_HUB_OFFLINE", "1"),) if cluster.emulated else (),
+            past_proxies(places),
             on_loopback(place.host),
             cluster.environment.items(),
             stack.frontend_env.items(),

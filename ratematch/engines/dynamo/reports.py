@@ -28,8 +28,8 @@ from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.servermetrics import Routes, Samples
 from ratematch.plan.experiment import Experiment
 
-TRTLLM_ROUTES = Routes(iterations=None, prometheus="/metrics")
-VLLM_ROUTES = Routes(iterations="/metrics", prometheus="/metrics")
+TRTLLM_ROUTES = Routes(iterations=None, prometheus="/metrics", judged=True)
+VLLM_ROUTES = Routes(iterations="/metrics", prometheus="/metrics", judged=True)
 
 MS = 1e-3
 
@@ -136,7 +136,7 @@ def _stages(record: Json | TracedRequest) -> tuple[float, float, float, float, f
 
 # ------------------------------------------------------------------------------------------------ logs
 
-_LINE = re.compile(r"\bdynamo_(?:runtime|llm|kv_router)::|\bdynamo\.(?:frontend|trtllm|vllm)\b|\bDynamo\b")
+_LINE = re.compile(r"dynamo_(?:runtime|llm|kv_router)::|\bdynamo\.(?:frontend|trtllm|vllm)\b|\bDynamo\b")
 
 
 def is_dynamo_log(text: str) -> bool:

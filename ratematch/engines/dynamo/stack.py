@@ -90,6 +90,12 @@ OWN_WORKER = {
     "migration-limit": "it is 0: a stream that goes on elsewhere would hide that its worker failed",
     "engine-request-limit": "it is above every concurrency: refused requests would be measured as served ones",
     "router-mode": "write router_mode, which the frontends have",
+    "router-session-affinity-mode": "write it in frontend_args: workers of one kind would be routed in their own way",
+    "router-session-affinity-ttl-secs": "write it in frontend_args",
+    "active-decode-blocks-threshold": "write it in frontend_args",
+    "active-prefill-tokens-threshold": "write it in frontend_args",
+    "active-prefill-tokens-threshold-frac": "write it in frontend_args",
+    "override-engine-args": "write options, which go into the engine's file",
     "dump-config-to": "nothing reads it, and several workers would share the file",
 }
 """Flags of a worker that follow from keys with a place of their own."""
