@@ -228,6 +228,12 @@ def test_frontends_behind_nginx(schema: int, frontend: dict[str, Any], frontends
     assert any("has no effect" in note for note in one.notes) is not nginx
 
 
+def test_the_older_keys_may_stand_below_the_newer_schema() -> None:
+    one = read({"schema": 2, **recipe()})
+    assert [(group.role, group.instances) for group in one.servers] == [("ctx", 2), ("gen", 1)]
+    assert one.dynamo is not None and one.dynamo.worker_args == {"publish-metrics": True}
+
+
 def test_a_recipe_that_names_no_frontend_has_dynamos() -> None:
     content = recipe()
     del content["frontend"], content["dynamo"]
