@@ -106,7 +106,7 @@ def sweep(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
     chosen = executor or choose_executor(parsed.cluster)
-    refuse_missing(chosen, parsed.cluster, parsed.engine.key)
+    refuse_missing(chosen, parsed.cluster, parsed.engine)
 
     from ratematch.campaign.controller import run_campaign
     from ratematch.campaign.jobs.executor import Executor, choose_packing

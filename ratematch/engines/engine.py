@@ -24,7 +24,7 @@ from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.enginefacts import EngineFacts
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
@@ -131,6 +131,11 @@ def never_gives_up(text: str) -> bool:
     return False
 
 
+def no_programs(engine: EngineRef) -> tuple[str, ...]:
+    """Nothing but its own CLI."""
+    return ()
+
+
 def no_conversation(plan: LaunchPlan, experiment: Experiment) -> Conversation:
     """Servers whose own addresses answer are all that was started."""
     yield from ()
@@ -170,6 +175,9 @@ class Engine:
     command: Callable[[Cluster], tuple[str, ...]]
     """The words that start its CLI on a node: the profile's ``command``, else its own, or its emulator's where the
     cluster is emulated."""
+
+    programs: Callable[[EngineRef], tuple[str, ...]] = no_programs
+    """What must be on PATH beside the first word of ``command``: programs that its settings ask for."""
 
     launcher: Callable[[Cluster], tuple[str, ...]]
     """The words before a server whose ranks Slurm starts; empty for an engine that starts its ranks itself."""

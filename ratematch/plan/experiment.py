@@ -75,6 +75,11 @@ class EngineRef:
         return self.backend_version or self.version
 
     @property
+    def service_nodes(self) -> int:
+        """Nodes that it wants for what is no server and no frontend."""
+        return int(self.settings.get("service_nodes", 0))
+
+    @property
     def label(self) -> str:
         """For people: ``trtllm-serve 1.2``, ``dynamo 1.6.1 (trtllm 1.3.0rc29)``."""
         behind = f" ({self.backend} {self.backend_version})" if self.backend else ""
@@ -174,6 +179,7 @@ class Experiment:
             "router_args",
             "unchecked",
             "warmed",
+            "service_nodes",
         ):  # nothing added: the id from before the key existed
             if not deployment[key]:
                 del deployment[key]
@@ -235,6 +241,8 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
     content = asdict(experiment)
     if experiment.facts is None:  # as it was before there were other models than the package's
         del content["facts"]
+    if not experiment.deployment.service_nodes:
+        del content["deployment"]["service_nodes"]
     content["engine"] = experiment.engine.to_json()
     content["loads"] = [load_to_json(load) for load in experiment.loads]
     content["workload"] = workload_to_json(experiment.workload)
@@ -268,6 +276,7 @@ def from_json(content: dict[str, Any]) -> Experiment:
                 router_args=deployment.get("router_args", {}),
                 unchecked=tuple(deployment.get("unchecked", ())),
                 warmed=deployment.get("warmed", False),
+                service_nodes=deployment.get("service_nodes", 0),
             ),
             "workload": workload_from_json(content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),

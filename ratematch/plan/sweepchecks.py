@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import Options
 from ratematch.plan.enginefacts import EngineFacts, ExpertSlots
 from ratematch.plan.expansion import OPTION_PREFIX, combinations, why_impossible
 from ratematch.plan.experiment import EngineRef
@@ -84,16 +85,23 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
     return facts
 
 
-def read_engine(located: Located, parsed: SweepIn, facts: EngineFacts) -> EngineRef:
-    """The engine of the file, with its own keys as it fills them in; what is wrong with them is noted."""
+def read_engine(
+    located: Located, parsed: SweepIn, facts: EngineFacts, own: Options | None = None, place: Path = ()
+) -> EngineRef:
+    """The engine of the file, with its own keys as it fills them in; what is wrong with them is noted. ``own``: keys
+    of one deployment that are laid over them, which stand below ``place``."""
     named = parsed.engine
     plain = EngineRef(named.name, named.version)
     if not facts.has_version(named.version):
         return plain  # noted already, and what its keys may be depends on it
-    settings = facts.read_settings(named.version, named.settings)
+    if own and (fixed := {"name", "version", "backend", "backend_version"} & own.keys()):
+        for name in sorted(fixed):
+            located.add((*place, "engine", name), "one sweep measures one engine", "write it for the whole sweep")
+        return plain
+    settings = facts.read_settings(named.version, {**named.settings, **(own or {})})
     if isinstance(settings, list):
         for wrong in settings:
-            located.add(("engine", *wrong.path), wrong.what, wrong.fix)
+            located.add((*place, "engine", *wrong.path), wrong.what, wrong.fix)
         return plain
     rest = {key: value for key, value in settings.items() if key not in ("backend", "backend_version")}
     backend, version = (str(settings.get(key, "")) for key in ("backend", "backend_version"))

@@ -109,7 +109,15 @@ def parse_sweep(
     facts = check_engine(located, parsed, engines)
     engine = read_engine(located, parsed, facts)
     stages = _stages(located, parsed, facts)
-    named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
+    named = tuple(
+        replace(
+            _named_deployment(located, index, given),
+            engine=read_engine(located, parsed, facts, given.engine, ("deployments", index))
+            if given.engine
+            else None,
+        )
+        for index, given in enumerate(parsed.deployments)
+    )
     check_stages(located, parsed)
     check_loads(located, parsed)
     gpu = find_gpu(cluster.gpu_source) if cluster else None
@@ -174,8 +182,9 @@ def _written_out(data: abc.Mapping[str, Any]) -> list[Path]:
 
 
 def _environments(data: abc.Mapping[str, Any]) -> list[Path]:
-    """Where a sweep file has environments of servers."""
-    return [(*place, "environment") for place in _servers(data)]
+    """Where a sweep file has environments of servers and frontends."""
+    frontends = [(*place, "engine", "frontend_env") for place in ((), *_written_out(data))]
+    return [*((*place, "environment") for place in _servers(data)), *frontends]
 
 
 def _options(data: abc.Mapping[str, Any]) -> list[Path]:

@@ -187,6 +187,7 @@ class DeploymentIn(Strict):
     gen: GroupIn | None = None
     agg: GroupIn | None = None
     router: Router = RouterIn(type="round_robin")
+    engine: Options = {}
     orchestrator: Options = {}
     workload: WorkloadIn | None = None
     loads: LoadsIn

@@ -105,6 +105,7 @@ def find_experiment(measured: Sequence[Measured], point: Point) -> Experiment:
             # The KV layout holds the MTP layers: both sides carry the same.
             ctx=replace(ctx.deployment.ctx, instances=point.ctx, mtp=servers.mtp),
             gen=replace(servers, instances=point.gen),
+            service_nodes=gen.deployment.service_nodes,
         ),
         loads=(load,),
     )

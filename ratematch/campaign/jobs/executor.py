@@ -63,7 +63,7 @@ class Executor:
                 f"cluster profile {cluster.name} runs servers in a container, which only Slurm starts: "
                 "use --executor slurm (or allocation, inside salloc)"
             )
-        for engine in {experiment.engine.key for experiment in experiments}:
+        for engine in {experiment.engine.key: experiment.engine for experiment in experiments}.values():
             programs.refuse_missing(self.name, cluster, engine)
         if self.name == "slurm":
             slurm.refuse_unsendable(cluster, experiments, self.packing)

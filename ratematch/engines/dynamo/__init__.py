@@ -16,6 +16,8 @@ A sweep file says::
       discovery: etcd               # etcd | file
       request_plane: tcp            # tcp | nats
       event_plane: zmq              # zmq | nats (0.8 has nats only)
+      service_nodes: 0              # 1: etcd and NATS on a node of their own
+      nats_max_payload_mb: 24       # of one message, left out: NATS's own 1 MB
       programs: {}                  # {etcd: PATH, nats-server: PATH, nginx: PATH} where they are not on PATH
 
 Everything else stands where it does for the backend itself: ``options``, ``config``, ``environment`` of ctx, gen and
@@ -48,7 +50,7 @@ from ratematch.engines.dynamo.joinscript import join_script
 from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.precheck import check_launch, doubt_launch
 from ratematch.engines.dynamo.reasons import explain_deployment
-from ratematch.engines.dynamo.render import engine_command, engine_launcher, plan_launch
+from ratematch.engines.dynamo.render import engine_command, engine_launcher, needed_programs, plan_launch
 from ratematch.engines.dynamo.reports import (
     TRTLLM_ROUTES,
     VLLM_ROUTES,
@@ -90,6 +92,7 @@ TRTLLM = replace(
     reference="Dynamo, its engine's contract",
     routes=TRTLLM_ROUTES,
     command=engine_command,
+    programs=needed_programs,
     launcher=engine_launcher,
     spare_ports=spare_ports,
     plan_launch=plan_launch,
@@ -123,6 +126,7 @@ VLLM = replace(
     reference="Dynamo, vLLM",
     routes=VLLM_ROUTES,
     command=engine_command,
+    programs=needed_programs,
     launcher=engine_launcher,
     spare_ports=spare_ports,
     plan_launch=plan_launch,

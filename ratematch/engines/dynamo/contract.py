@@ -124,7 +124,8 @@ def spell_flags(program: Program, version: str, given: Options) -> dict[str, Any
     spelled: dict[str, Any] = {}
     for option, value in given.items():
         name = flag_name(str(option))
-        if name not in known and name.startswith("no-") and name[3:] in known and isinstance(value, bool):
+        negated = name.startswith("no-") and (name[3:] in known or name[3:] in also)
+        if negated and name not in known and name not in also and isinstance(value, bool):
             name, value = name[3:], not value
         spelled[also.get(name, name)] = value
     return spelled
@@ -163,6 +164,8 @@ def _check_value(value: Any, rule: Rule) -> str | None:
     kind, choices = rule["type"], rule.get("choices")
     values = value if isinstance(value, list) and rule.get("many") else [value]
     for each in values:
+        if each == "None" and rule.get("nullable"):
+            continue
         if each is not None and not _fits(each, kind):
             return f"{each!r} is no {_WORDS[kind]}"
         if each is not None and choices and each not in choices:

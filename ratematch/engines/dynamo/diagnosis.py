@@ -25,9 +25,17 @@ OWN: tuple[KnownFailure, ...] = (
         "install it, or name it in engine.programs of the sweep",
     ),
     row(
+        "dynamo-missing",
+        "Python",
+        r"No module named '?dynamo\b",
+        "Dynamo is not installed in the Python that starts it",
+        "install ai-dynamo and ai-dynamo-runtime there, or name another Python as `command` in the cluster profile",
+    ),
+    row(
         "dynamo-flag",
         "argument parser",
-        r"Unrecognized argument: |(?:dynamo\.\w+|__main__\.py|main\.py): error: (?:unrecognized arguments|argument )",
+        r"Unrecognized argument: |Unknown arguments specified: "
+        r"|(?:dynamo\.\w+|__main__\.py|main\.py): error: (?:unrecognized arguments|argument )",
         "a Dynamo process does not know one of its flags, or a value of one",
         "engine.version names another release than is installed; `ratematch doctor --probe` shows which",
     ),

@@ -33,10 +33,9 @@ TRACED_SINCE = "1.3"
 """The first line with request traces, by what its sources and documentation name."""
 
 UNSET = (
-    "DYN_MIGRATION_LIMIT",
-    "DYN_ROUTER_CONDITIONAL_DISAGG",
-    "DYN_ROUTER_CONDITIONAL_DISAGG_CONFIG",
-    "DYN_ENDPOINT",
+    *("DYN_MIGRATION_LIMIT", "DYN_ROUTER_CONDITIONAL_DISAGG", "DYN_ROUTER_CONDITIONAL_DISAGG_CONFIG"),
+    *("DYN_ENDPOINT", "DYN_NAMESPACE_PREFIX", "DYN_TRTLLM_OVERRIDE_ENGINE_ARGS"),
+    *("DYN_ACTIVE_DECODE_BLOCKS_THRESHOLD", "DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD"),
 )
 """What a login shell may hold of another deployment, and what would change which worker answers."""
 
@@ -57,6 +56,12 @@ def shared(stack: Stack, places: Places) -> Variables:
     if places.nats is not None:
         variables.append(("NATS_SERVER", f"nats://{places.nats.host}:{places.nats.port}"))
     return tuple(variables)
+
+
+def past_proxies(places: Places) -> Variables:
+    """A frontend fetches what it must know of a model from the workers' own ports: never through a site's proxy."""
+    names = ",".join(dict.fromkeys(("localhost", LOOPBACK, *places.hosts)))
+    return (("no_proxy", names), ("NO_PROXY", names))
 
 
 def on_loopback(host: str) -> Variables:

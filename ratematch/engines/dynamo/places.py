@@ -25,13 +25,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Places:
-    """``public``: the address that takes the load: of nginx, else of the first frontend."""
+    """``public``: the address that takes the load: of nginx, else of the first frontend. ``hosts``: of all
+    processes."""
 
     public: Place
     frontends: tuple[Place, ...]
     etcd: Place | None
     nats: Place | None
     side_ports: tuple[tuple[str, int], ...]
+    hosts: tuple[str, ...]
 
 
 def has_nginx(stack: Stack) -> bool:
@@ -72,8 +74,9 @@ def find_places(experiment: Experiment, placement: Placement) -> Places:
     behind = range(stack.frontends) if has_nginx(stack) else range(1, stack.frontends)
     others = tuple(Place(hosts[number % len(hosts)], take()) for number in behind)
     frontends = others if has_nginx(stack) else (public, *others)
-    etcd = Place(head, first, first + 1) if stack.discovery == "etcd" and (first := take(2)) else None
-    nats = Place(head, first, first + 1) if stack.uses_nats and (first := take(2)) else None
+    beside = placement.service_host or head
+    etcd = Place(beside, first, first + 1) if stack.discovery == "etcd" and (first := take(2)) else None
+    nats = Place(beside, first, first + 1) if stack.uses_nats and (first := take(2)) else None
     held, side = dict(placement.side_ports), []
     if side_channels(stack, experiment.deployment):
         groups = {group.role: group for group in experiment.deployment.groups}
@@ -84,4 +87,5 @@ def find_places(experiment: Experiment, placement: Placement) -> Places:
                 held[instance.role] += ranks
             else:
                 side.append((instance.name, take(ranks)))
-    return Places(public, frontends, etcd, nats, tuple(side))
+    everywhere = tuple(dict.fromkeys((*hosts, beside)))
+    return Places(public, frontends, etcd, nats, tuple(side), everywhere)

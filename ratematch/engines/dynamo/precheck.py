@@ -15,7 +15,6 @@ from ratematch.engines.dynamo.engineside import (
     is_alone,
     worker_config,
 )
-from ratematch.engines.dynamo.environment import UNSET
 from ratematch.engines.dynamo.stack import FORCED_VARIABLES, Stack, stack_of
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config
@@ -28,6 +27,10 @@ from ratematch.plan.model import Model
 
 NOT_HERE = ("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "TLLM_BENCHMARK_REQ_QUEUES_SIZE")
 """Variables of ``trtllm-serve``'s own orchestrator and of a batch that is filled before the first step."""
+
+
+FORBIDDEN = ("DYN_MIGRATION_LIMIT", "DYN_ROUTER_CONDITIONAL_DISAGG", "DYN_ROUTER_CONDITIONAL_DISAGG_CONFIG")
+"""What would change which worker answers a request, or how often."""
 
 
 def check_launch(
@@ -176,7 +179,7 @@ def _check_environment(plan: LaunchPlan) -> Iterator[str]:
         for name, _ in spec.env:
             if name in seen:
                 continue
-            if name in UNSET or name in NOT_HERE:
+            if name in FORBIDDEN or name in NOT_HERE:
                 seen.add(name)
                 right = FORCED_VARIABLES.get(name, "it has no meaning behind Dynamo's frontend")
                 yield f"environment: {name} must not be set for {spec.name}: {right}"

@@ -20,9 +20,26 @@ from collections.abc import Iterator
 
 from ratematch.engines.dynamo.contract import flag_name, has_flag, spell_flags, to_argv
 from ratematch.engines.dynamo.engineside import as_engine, block_size, is_alone, worker_config
-from ratematch.engines.dynamo.environment import UNSET, measured, on_loopback, shared, system_port, traced
+from ratematch.engines.dynamo.environment import (
+    UNSET,
+    measured,
+    on_loopback,
+    past_proxies,
+    shared,
+    system_port,
+    traced,
+)
 from ratematch.engines.dynamo.places import Place, Places, find_places, has_nginx
-from ratematch.engines.dynamo.services import NGINX_FILE, bind_address, etcd_argv, nats_argv, nginx_argv, nginx_config
+from ratematch.engines.dynamo.services import (
+    NATS_FILE,
+    NGINX_FILE,
+    bind_address,
+    etcd_argv,
+    nats_argv,
+    nats_config,
+    nginx_argv,
+    nginx_config,
+)
 from ratematch.engines.dynamo.stack import Stack, stack_of
 from ratematch.engines.settings import merge_env
 from ratematch.engines.steptimes import step_times_env
@@ -37,7 +54,7 @@ from ratematch.engines.vllm.render import UNSET as VLLM_UNSET
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.emulated import emulated_model
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.plan.placement import Instance, Placement
 
@@ -48,12 +65,17 @@ SERVICE_S = 120.0
 
 ETCD, NATS, NGINX = "etcd", "nats", "nginx"
 
-VALUELESS_WORKER = ("is-prefill-worker", "is-decode-worker")
-
 
 def engine_command(cluster: Cluster) -> tuple[str, ...]:
     """The Python in which Dynamo is installed; on an emulated cluster ratematch's own."""
     return cluster.command or ((sys.executable,) if cluster.emulated else ("python3",))
+
+
+def needed_programs(engine: EngineRef) -> tuple[str, ...]:
+    """etcd, NATS and nginx, as far as the settings want them."""
+    stack = stack_of(engine)
+    wanted = {"etcd": stack.discovery == "etcd", "nats-server": stack.uses_nats, "nginx": has_nginx(stack)}
+    return tuple(stack.program(name) for name, there in wanted.items() if there)
 
 
 def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
@@ -81,6 +103,8 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     processes = list(_services(experiment, cluster, places))
     processes += [_worker(experiment, instance, cluster, places, ready_s) for instance in placement.instances]
     processes += [_frontend(experiment, cluster, places, number, ready_s) for number in range(len(places.frontends))]
+    if places.nats is not None and stack.nats_max_payload_mb:
+        files.append(FileSpec(NATS_FILE, nats_config(stack.nats_max_payload_mb)))
     if has_nginx(stack):
         upstream = [(place.host, place.port) for place in places.frontends]
         files.append(FileSpec(NGINX_FILE, nginx_config(places.public.host, places.public.port, upstream)))
@@ -101,7 +125,7 @@ def _services(experiment: Experiment, cluster: Cluster, places: Places) -> Itera
         argv = etcd_argv(stack.program("etcd"), etcd.host, etcd.port, etcd.further)
         yield _service(ETCD, argv, etcd, _url(etcd, "/health"), cluster)
     if (nats := places.nats) is not None:
-        argv = nats_argv(stack.program("nats-server"), nats.host, nats.port, nats.further)
+        argv = nats_argv(stack.program("nats-server"), nats.host, nats.port, nats.further, stack.nats_max_payload_mb)
         yield _service(NATS, argv, nats, _url(Place(nats.host, nats.further), "/healthz"), cluster)
 
 
@@ -281,6 +305,7 @@ def _frontend(experiment: Experiment, cluster: Cluster, places: Places, number: 
         env=merge_env(
             # Emulated workers hand their model's files over; nothing is asked of the hub.
             (("HF_HUB_OFFLINE", "1"),) if cluster.emulated else (),
+            past_proxies(places),
             on_loopback(place.host),
             cluster.environment.items(),
             stack.frontend_env.items(),

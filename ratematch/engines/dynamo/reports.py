@@ -136,7 +136,7 @@ def _stages(record: Json | TracedRequest) -> tuple[float, float, float, float, f
 
 # ------------------------------------------------------------------------------------------------ logs
 
-_LINE = re.compile(r"\bdynamo_(?:runtime|llm|kv_router)::|\bdynamo\.(?:frontend|trtllm|vllm)\b|\bDynamo\b")
+_LINE = re.compile(r"dynamo_(?:runtime|llm|kv_router)::|\bdynamo\.(?:frontend|trtllm|vllm)\b|\bDynamo\b")
 
 
 def is_dynamo_log(text: str) -> bool:

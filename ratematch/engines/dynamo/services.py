@@ -40,10 +40,22 @@ def etcd_argv(program: str, host: str, port: int, peer_port: int) -> tuple[str, 
     )
 
 
-def nats_argv(program: str, host: str, port: int, monitor_port: int) -> tuple[str, ...]:
-    """A NATS server with JetStream; it says on its monitoring port whether it is well."""
+NATS_FILE = "nats.conf"
+
+
+def nats_config(max_payload_mb: int) -> str:
+    """What a NATS server takes in its file only: bytes of one message."""
+    return f"max_payload: {max_payload_mb * 2**20}\n"
+
+
+def nats_argv(
+    program: str, host: str, port: int, monitor_port: int, max_payload_mb: int | None = None
+) -> tuple[str, ...]:
+    """A NATS server with JetStream; it says on its monitoring port whether it is well. ``max_payload_mb``: it reads
+    :data:`NATS_FILE` too."""
     return (
         *("sh", "-c", _IN_A_FOLDER, "sh", "nats", program),
+        *(("-c", NATS_FILE) if max_payload_mb else ()),
         *("-js", "-a", bind_address(host), "-p", str(port), "-m", str(monitor_port), "-sd"),
     )
 

@@ -27,6 +27,9 @@ BACKENDS: tuple[Backend, ...] = ("trtllm", "vllm")
 
 MOST_FRONTENDS = 64
 
+MOST_PAYLOAD_MB = 64
+"""NATS refuses to start with a larger limit for one message."""
+
 FORCED_FRONTEND: dict[str, tuple[object, str]] = {
     "migration-limit": (0, "a broken stream that goes on elsewhere would hide that its worker failed"),
     "router-conditional-disagg": (
@@ -87,6 +90,12 @@ OWN_WORKER = {
     "migration-limit": "it is 0: a stream that goes on elsewhere would hide that its worker failed",
     "engine-request-limit": "it is above every concurrency: refused requests would be measured as served ones",
     "router-mode": "write router_mode, which the frontends have",
+    "router-session-affinity-mode": "write it in frontend_args: workers of one kind would be routed in their own way",
+    "router-session-affinity-ttl-secs": "write it in frontend_args",
+    "active-decode-blocks-threshold": "write it in frontend_args",
+    "active-prefill-tokens-threshold": "write it in frontend_args",
+    "active-prefill-tokens-threshold-frac": "write it in frontend_args",
+    "override-engine-args": "write options, which go into the engine's file",
     "dump-config-to": "nothing reads it, and several workers would share the file",
 }
 """Flags of a worker that follow from keys with a place of their own."""
@@ -117,7 +126,8 @@ FORCED_VARIABLES = {
 @dataclass(frozen=True)
 class Stack:
     """One Dynamo deployment's own settings. ``programs``: paths of ``etcd``, ``nats-server`` and ``nginx`` where they
-    are not on PATH by these names."""
+    are not on PATH by these names. ``service_nodes``: 1 gives etcd and NATS a node of their own.
+    ``nats_max_payload_mb``: of one message, ``None`` for NATS's own limit of 1 MB."""
 
     version: str
     backend: Backend
@@ -132,6 +142,8 @@ class Stack:
     request_plane: str = "tcp"
     event_plane: str = "zmq"
     programs: dict[str, str] = field(default_factory=dict)
+    service_nodes: int = 0
+    nats_max_payload_mb: int | None = None
 
     @property
     def uses_nats(self) -> bool:
@@ -159,6 +171,7 @@ def stack_of(engine: EngineRef) -> Stack:
 KEYS = (
     *("backend", "backend_version", "frontends", "nginx", "router_mode", "frontend_args", "frontend_env"),
     *("worker_args", "discovery", "request_plane", "event_plane", "programs"),
+    *("service_nodes", "nats_max_payload_mb"),
 )
 """The keys beside ``name`` and ``version``."""
 
@@ -189,7 +202,7 @@ def read_settings(version: str, given: Options) -> Options | list[WrongSetting]:
     }
     wrong += [*_check_types(filled), *_check_backend(version, filled)]
     if not wrong:
-        wrong += _check_choices(version, filled)
+        wrong += [*_check_choices(version, filled), *_check_services(filled)]
         wrong += _check_args(version, "frontend", "frontend_args", filled["frontend_args"], OWN_FRONTEND)
         wrong += _check_args(version, backend, "worker_args", filled["worker_args"], OWN_WORKER)
         wrong += _check_forced(version, filled)
@@ -225,6 +238,24 @@ def _check_types(given: Options) -> Iterator[WrongSetting]:
             if name not in ("etcd", "nats-server", "nginx"):
                 known = "etcd, nats-server, nginx"
                 yield WrongSetting(("programs", str(name)), f"unknown program {brief(name)}", f"known: {known}")
+
+
+def _check_services(given: Options) -> Iterator[WrongSetting]:
+    """The settings of etcd and NATS, which may be left out."""
+    nats = "nats" in (given["request_plane"], given["event_plane"])
+    nodes, payload = given.get("service_nodes", 0), given.get("nats_max_payload_mb")
+    if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes not in (0, 1):
+        yield WrongSetting(("service_nodes",), f"must be 0 or 1, not {brief(nodes)}")
+    elif nodes and given["discovery"] != "etcd" and not nats:
+        what = "neither etcd nor NATS is started, so nothing would stand on a node of its own"
+        yield WrongSetting(("service_nodes",), what, "leave it out")
+    if payload is None:
+        return
+    if not isinstance(payload, int) or isinstance(payload, bool) or not 1 <= payload <= MOST_PAYLOAD_MB:
+        what = f"must be a whole number from 1 to {MOST_PAYLOAD_MB}, not {brief(payload)}"
+        yield WrongSetting(("nats_max_payload_mb",), what)
+    elif not nats:
+        yield WrongSetting(("nats_max_payload_mb",), "no plane uses NATS, so none is started", "leave it out")
 
 
 def _check_backend(version: str, given: Options) -> Iterator[WrongSetting]:

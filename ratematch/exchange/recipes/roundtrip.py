@@ -10,6 +10,7 @@ import yaml
 
 from ratematch.engines import ENGINES, find_engine
 from ratematch.engines.refusals import judge_launch
+from ratematch.exchange.recipes.dynamoproof import compare_stack
 from ratematch.exchange.recipes.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.expansion import expand
@@ -78,8 +79,9 @@ def check_roundtrip(
             "give --cluster"
         )
         refusals.append((*verdict.refusals, *([too_few] if needed > has_nodes else [])))
-        if needed != recipe.nodes:
-            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {needed}")
+        packed = needed - experiment.deployment.service_nodes
+        if packed != recipe.nodes:
+            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {packed}")
     return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)), tuple(refusals))
 
 
@@ -88,7 +90,7 @@ def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: in
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
     engine = find_engine(experiment.engine.key)
     plan = engine.plan_launch(experiment, placement, cluster, 1.0)
-    files = {file.path: yaml.safe_load(file.content) for file in plan.files}
+    files = {file.path: yaml.safe_load(file.content) for file in plan.files if file.path.endswith(".yaml")}
     differences: list[str] = []
     added: dict[str, str] = {}
     for servers in recipe.servers:
@@ -105,12 +107,16 @@ def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: in
                 differing, more = _compare_environment(servers, dict(process.env))
                 differences += differing
                 added |= more
+    notes: list[str] = []
+    if recipe.dynamo is not None:
+        compared = compare_stack(recipe.dynamo, plan, experiment.engine.version)
+        differences += compared.differences
+        notes += compared.notes()
     if (experiment.workload.isl, experiment.workload.osl) != (recipe.isl, recipe.osl):
         differences.append(f"workload {experiment.workload.label} instead of {recipe.isl}/{recipe.osl}")
     ladder = tuple(load.concurrency for load in experiment.loads if isinstance(load, Concurrency))
     if ladder != recipe.concurrency:
         differences.append(f"concurrency {ladder} instead of {recipe.concurrency}")
-    notes = []
     secrets = {name for servers in recipe.servers for name in secret_names(servers.environment.items())}
     if secrets:
         shown = ", ".join(sorted(secrets))
