@@ -163,9 +163,7 @@ def test_a_worker_that_joins_in_the_middle_of_a_load_spoils_it(tmp_path: Path) -
     assert folder.loads() == []
 
 
-def test_a_worker_at_its_limit_refuses_and_the_load_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_at_its_limit_refuses_and_the_load_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamo_environment, "request_limit", lambda experiment: 2)
     monkeypatch.setenv("DYN_DYNAMO_REQUEST_QUEUE_LIMIT", "1")
     loads = (Concurrency(16, 64),)
@@ -201,7 +199,9 @@ def test_other_names_strays_and_leftovers_are_no_deployment_of_ours(tmp_path: Pa
     # Its entry in the discovery folder is still there: a new start must not take it for a worker.
     stale = list((launch / "discovery").glob("**/*somebody*"))
     assert stale, "the killed worker could not take itself out"
-    with running(plan(2), launch, engine.diagnose, stop, lambda waiting: None) as servers:
-        with pytest.raises(WrongServers, match="workers that were not started here: 1 of somebody-else/backend"):
-            join(servers, engine, experiment, stop, lambda waiting: None)
+    with (
+        running(plan(2), launch, engine.diagnose, stop, lambda waiting: None) as servers,
+        pytest.raises(WrongServers, match="workers that were not started here: 1 of somebody-else/backend"),
+    ):
+        join(servers, engine, experiment, stop, lambda waiting: None)
     assert processes_in(launch) == []

@@ -1,4 +1,4 @@
-"""NVIDIA Dynamo's own frontend and runtime for tests: whether they are here, and deployments with emulated workers."""
+"""NVIDIA Dynamo's frontend and runtime for tests: whether they are here, and deployments with emulated workers."""
 
 from __future__ import annotations
 
