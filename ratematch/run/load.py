@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,14 +207,32 @@ def _why_not_kept(live: Live, load: Load, sent: Sent, run: LoadRun) -> RunError 
 
 def _add_window(live: Live, sent: Sent, reported: Reported, span: tuple[int, int], tok_s: float | None) -> LoadRun:
     """``reported.run`` with what servers and GPUs did in the steady window ``span`` (ns)."""
-    run = reported.run
+    run, samples = reported.run, reported.samples.summarise(*span)
+    window = {**_without_iterations(live, samples or {}), **summarise(reported.rows, *span)}
     return replace(
         run,
-        telemetry=replace(run.telemetry, window=summarise(reported.rows, *span)),
+        telemetry=replace(run.telemetry, window=window),
         gpus=sent.gpus.summarise(*span, tok_s),
-        prometheus=reported.samples.summarise(*span),
+        prometheus=samples,
         stages=_read_stages(live, reported.samples, span),
     )
+
+
+def _without_iterations(live: Live, samples: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The figures that servers report of a window in their samples only, by server."""
+    if not live.engine.routes.judged:
+        return {}
+    found = {
+        spec.name: live.engine.read_figures(samples.get(live.telemetry.prometheus_url(spec.name), {}))
+        for spec in live.servers.plan.processes
+        if spec.role != "service"
+    }
+    for spec in live.servers.plan.processes:
+        if spec.role == "orchestrator":
+            # What a decode worker was handed over counts as cached there; answers and workers tell of real hits.
+            for hits in ("cache_hits_total", "cache_queries_total", "cache_hit_rate"):
+                found[spec.name].pop(hits, None)
+    return {name: figures for name, figures in found.items() if figures}
 
 
 def _ruined(live: Live) -> RunError | None:

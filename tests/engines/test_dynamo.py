@@ -20,11 +20,13 @@ from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.services import nginx_config
 from ratematch.errors import PlacementError, UserError
 from ratematch.measure.breakdown import Breakdown
+from ratematch.measure.servermetrics import doubt_iterations
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import EngineRef, from_json, to_json
 from ratematch.plan.launchplan import START
 from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import count_ports
+from ratematch.plan.workload import Workload
 from ratematch.run.programs import refuse_missing
 from tests.engines.golden import pair
 from tests.engines.golden_dynamo import CASES, EACH, FOLDER, ONE, SEVERAL, dynamo_experiment, launch, render
@@ -364,6 +366,19 @@ def test_frontends_and_workers_report_under_the_common_names() -> None:
     figures = TRTLLM.read_figures(samples)
     assert (figures["active"], figures["awaiting"], figures["kv_used"]) == (3.0, 1.0, 0.25)
     assert VLLM.read_figures({"vllm:num_requests_waiting": 2.0, "dynamo_engine_request": 1.0})["queued"] == 2.0
+    late = {
+        "dynamo_frontend_event_loop_delay_seconds_sum": 3.0,
+        "dynamo_frontend_event_loop_delay_seconds_count": 100.0,
+        'dynamo_tokio_worker_busy_ratio{worker="0"}': 990.0,
+        'dynamo_tokio_worker_busy_ratio{worker="1"}': 810.0,
+    }
+    told = TRTLLM.read_figures(late)
+    assert (told["loop_late_s"], told["busy"]) == (pytest.approx(0.03), pytest.approx(0.9))
+    (doubt,) = doubt_iterations("frontend-0", told, Workload(64, 8))
+    assert doubt == (
+        "frontend-0: its threads worked 90% of the time and its event loop ran 30 ms late on average: it may be what "
+        "limits, and not the GPUs"
+    )
     assert TRTLLM.routes.iterations is None and VLLM.routes.iterations == "/metrics"
 
 

@@ -28,8 +28,8 @@ from ratematch.measure.requesttimes import TimesSources
 from ratematch.measure.servermetrics import Routes, Samples
 from ratematch.plan.experiment import Experiment
 
-TRTLLM_ROUTES = Routes(iterations=None, prometheus="/metrics")
-VLLM_ROUTES = Routes(iterations="/metrics", prometheus="/metrics")
+TRTLLM_ROUTES = Routes(iterations=None, prometheus="/metrics", judged=True)
+VLLM_ROUTES = Routes(iterations="/metrics", prometheus="/metrics", judged=True)
 
 MS = 1e-3
 
