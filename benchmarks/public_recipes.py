@@ -32,13 +32,15 @@ OF_DYNAMO = ("frontend", "dynamo", "infra", "services", "backend.publish", "engi
 
 @dataclass
 class Outcome:
-    """What became of one recipe file. ``reasons``: why it is not whole; ``assumed``: of versions."""
+    """What became of one recipe file. ``reasons``: why it is not whole; ``assumed``: of versions;
+    ``refused``: what ``ratematch plan`` refuses of it all the same."""
 
     file: str
     engine: str
     state: str
     reasons: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def find_recipes(folder: Path) -> list[Path]:
@@ -64,7 +66,8 @@ def judge(path: Path, shown: str) -> Outcome:
         if key.startswith(OF_DYNAMO) and not key.startswith(("frontend.nginx_container", "frontend.orchestrator")):
             reasons.append(f"no counterpart: {key} ({part.why})")
     assumed = [_plain(note) for note in imported.notes if " is assumed" in note]
-    return Outcome(shown, engine, "changed" if reasons else "whole", reasons, assumed)
+    refused = [why.partition(": ")[2] for why in imported.refused]
+    return Outcome(shown, engine, "changed" if reasons else "whole", reasons, assumed, refused)
 
 
 def engine_of(imported: Imported) -> str:
@@ -83,22 +86,32 @@ def _plain(note: str) -> str:
 
 def print_table(outcomes: dict[str, list[Outcome]]) -> None:
     width = max(len(name) for name in outcomes)
-    print(f"{'checkout':{width}}  recipes  whole  changed  refused  release assumed")
+    print(f"{'checkout':{width}}  recipes  whole  changed  refused  release assumed  refused by plan")
     for name, rows in outcomes.items():
         states = collections.Counter(row.state for row in rows)
         assumed = sum(any(note.startswith("Dynamo") for note in row.assumed) for row in rows)
-        counts = (len(rows), states["whole"], states["changed"], states["refused"], assumed)
-        print(f"{name:{width}}  {counts[0]:7}  {counts[1]:5}  {counts[2]:7}  {counts[3]:7}  {counts[4]:15}")
+        by_plan = sum(bool(row.refused) for row in rows)
+        counts = (len(rows), states["whole"], states["changed"], states["refused"])
+        print(
+            f"{name:{width}}  {counts[0]:7}  {counts[1]:5}  {counts[2]:7}  {counts[3]:7}  {assumed:15}  {by_plan:15}"
+        )
     print("\nengines:")
     for engine, count in sorted(
         collections.Counter(row.engine for rows in outcomes.values() for row in rows).items()
     ):
         print(f"  {count:4} {engine or '(refused)'}")
+    every = [row for rows in outcomes.values() for row in rows]
+    print_reasons("exceptions", [(row.file, row.reasons) for row in every])
+    print_reasons("refused by plan", [(row.file, row.refused) for row in every])
+
+
+def print_reasons(title: str, rows: list[tuple[str, list[str]]]) -> None:
+    """Each reason once, with how many files have it; numbers in it count as alike."""
     reasons: dict[str, list[str]] = {}
-    for row in (row for rows in outcomes.values() for row in rows):
-        for reason in dict.fromkeys(row.reasons):
-            reasons.setdefault(re.sub(r"\d{3,}", "N", reason), []).append(row.file)
-    print("\nexceptions:" if reasons else "\nno exceptions")
+    for file, found in rows:
+        for reason in dict.fromkeys(re.sub(r"\d[\d.,]*", "N", each) for each in found):
+            reasons.setdefault(reason, []).append(file)
+    print(f"\n{title}:" if reasons else f"\n{title}: none")
     for reason, files in sorted(reasons.items(), key=lambda item: -len(item[1])):
         print(f"  {len(files):4} {reason}  (first: {files[0]})")
 

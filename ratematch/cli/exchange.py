@@ -308,7 +308,8 @@ def export_deployment(
 ) -> None:
     """Write the deployment that RESULTS recommend, ready to run: worker and orchestrator YAML, run.sh, job.sbatch.
 
-    deployment.json says what is known of it, and whether it was measured or predicted.
+    deployment.json says what is known of it, and whether it was measured or predicted. Where srt-slurm can start the
+    same servers, frontends and load, they are in recipe.yaml too.
 
     \b
     Example:

@@ -566,6 +566,55 @@ def test_a_written_recipe_is_read_as_it_was(stack: DynamoStack, schema: Schema, 
     assert (again.nodes, again.requests_per_slot, again.warmup_per_slot) == (4, 10, 2)
 
 
+OF_OURS = """
+name: ours
+model: {name: deepseek-r1, path: /weights/DeepSeek-R1}
+cluster: gb200-nvl72
+engine: ENGINE
+workloads: [{isl: 1024, osl: 512}]
+deployments:
+  - ctx: {mapping: DEP4, instances: 2, options: {kv_cache_config: {free_gpu_memory_fraction: 0.7}}}
+    gen: {mapping: DEP8, environment: {MINE: "1"}}
+    ORCHESTRATOR: {}
+    loads: {concurrency: [16, 64], requests_per_slot: 4, warmup_per_slot: 1, min_requests: 1}
+ctx:
+  axes: {mapping: [DEP4]}
+  loads: {concurrency: [1]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "value"),
+    [
+        ('{name: dynamo, version: "1.6.1", frontends: 2, nginx: true, router_mode: kv}', "orchestrator", "{}"),
+        ('{name: trtllm-serve, version: "1.3.0rc17"}', "router", "{type: load_balancing}"),
+    ],
+)
+def test_a_sweep_of_ours_is_exported_as_it_would_be_started(engine: str, key: str, value: str) -> None:
+    text = OF_OURS.replace("ENGINE", engine).replace("ORCHESTRATOR: {}", f"{key}: {value}")
+    Path("ours.yaml").write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(main, ["export", "recipe", "ours.yaml", "-o", "out", "--json"])
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    (path,), (left,) = answer["files"], answer["left_out"]
+    assert "this is the ctx stage alone" in left
+    again = import_recipes([path], Choices())
+    ours = next(
+        each for each in expand(parsed(text), find_engine("dynamo").kv_settings).experiments if each.stage == "e2e"
+    )
+    theirs, plan = started(again.text)
+    assert theirs.engine.label == ours.engine.label
+    for setting in ("frontends", "nginx", "router_mode", "request_plane", "event_plane", "discovery"):
+        assert theirs.engine.settings.get(setting) == ours.engine.settings.get(setting)
+    assert [load.num_requests for load in theirs.loads] == [64, 256] and theirs.workload.label == ours.workload.label
+    files = {file.path: file.content for file in plan.files}
+    assert "free_gpu_memory_fraction: 0.7" in files["ctx.yaml"]
+    assert all(dict(worker.env)["MINE"] == "1" for worker in named(plan, "gen"))
+    assert not any("changed: " in note for note in again.notes), again.notes
+    if key == "router":
+        assert "load_balancing" in files["orchestrator.yaml"]
+
+
 @pytest.mark.parametrize(("schema", "back"), [(1, 2), (2, 1)])
 def test_a_sweep_is_exported_as_the_recipe_it_came_from(schema: int, back: int) -> None:
     parts: dict[str, Any] = {

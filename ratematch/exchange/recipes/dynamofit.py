@@ -79,7 +79,7 @@ def _worker_args(stack: DynamoStack, release: str, notes: list[str]) -> Options:
     given = spell_flags("trtllm", release, typed("trtllm", release, stack.worker_args))
     if given.get("publish-metrics") and not has_flag("trtllm", release, "publish-metrics"):
         del given["publish-metrics"]
-        notes.append(f"workers publish no metrics: Dynamo {release_line(release)} has no --publish-metrics")
+        notes.append(f"workers publish no metrics: Dynamo {release_line(release)} has no such flag")
     elif "publish-events-and-metrics" in stack.worker_args and has_flag("trtllm", release, "publish-metrics"):
         given["publish-metrics"] = True  # the older flag is both of these since they are two
     events = "publish-kv-events" if has_flag("trtllm", release, "publish-kv-events") else "publish-events-and-metrics"

@@ -32,11 +32,15 @@ class Comparison:
     def notes(self) -> Iterator[str]:
         """What is added, a line each."""
         if self.flags:
-            words = (f"--{name}" if value is True else f"--{name}={value}" for name, value in self.flags.items())
+            words = (_word(name, value) for name, value in self.flags.items())
             yield f"ratematch adds to the frontends' arguments: {' '.join(sorted(words))}"
         if self.environment:
             words = (f"{name}={value}" for name, value in sorted(self.environment.items()))
             yield f"ratematch adds to the frontends' environment: {' '.join(words)}"
+
+
+def _word(name: str, value: object) -> str:
+    return f"--{'' if value else 'no-'}{name}" if isinstance(value, bool) else f"--{name}={value}"
 
 
 def compare_stack(stack: DynamoStack, plan: LaunchPlan, release: str) -> Comparison:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ratematch.engines import find_engine
+from ratematch.engines.dynamo.stack import FORCED_VARIABLES
 from ratematch.engines.settings import lay_over
 from ratematch.errors import Problem, RecipeError
 from ratematch.exchange.recipes.choices import FP4
@@ -147,13 +148,15 @@ def _servers(group: ServerGroup, files: Mapping[str, Any], plan: LaunchPlan) -> 
         alike = {
             name: value
             for name, value in environments[0].items()
-            if all(other.get(name) == value for other in environments) and not name.startswith(OF_THIS_START)
+            if all(other.get(name) == value for other in environments)
+            and name not in FORCED_VARIABLES
+            and not name.startswith(OF_THIS_START)
         }
         environment = {**alike, **environment}
     return Servers(group.role, group.instances, group.mapping, config, environment, "", "", "")
 
 
-OF_THIS_START = ("CUDA_VISIBLE_DEVICES", "RATEMATCH_", "DYN_", "ETCD_", "NATS_", "NIXL_TELEMETRY")
+OF_THIS_START = ("CUDA_VISIBLE_DEVICES", "RATEMATCH_", "TRTLLM_EPLB_SHM_NAME")
 """Beginnings of variables that srt-slurm's launcher sets itself, or that belong to one start."""
 
 

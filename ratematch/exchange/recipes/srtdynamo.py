@@ -99,17 +99,13 @@ def _frontends(reader: Reader, nodes: int, notes: list[str]) -> tuple[int, bool]
     """How many frontends srt-slurm starts, and whether nginx is before them: one on the head node, or nginx there and
     one frontend on each of the further nodes, up to the number that is asked for."""
     reader.take("frontend", "type")
-    several = reader.take("frontend", "enable_multiple_frontends", default=True)
+    several = reader.take_flag("frontend", "enable_multiple_frontends")
     further = reader.take_count("frontend", "num_additional_frontends", least=0, most=10**4)
-    if not isinstance(several, bool):
-        where = ("frontend", "enable_multiple_frontends")
-        reader.located.add(where, f"must be true or false, not {shown(several)}")
-        return 1, False
     for path in (("orchestrator_placement",), ("placement", "node")):
         if reader.peek_text("frontend", *path) == "head":
             reader.take("frontend", *path)
     count = min(MOST_FRONTENDS if further is None else further + 1, nodes - 1)
-    if several and count > 0:
+    if several is not False and count > 0:
         return count, True
     idle = [key for key in reader.section("frontend") if key.startswith("nginx_")]
     for key in idle:
@@ -148,15 +144,11 @@ def _published(reader: Reader, schema: int) -> Options:
     return {"publish-metrics": True} if (metrics is None and schema >= 2) or metrics is True else {}
 
 
-def _of(reader: Reader, section: str, key: str) -> Any:
+def _of(reader: Reader, section: str, key: str) -> bool | None:
     """The truth value at a key of a section that may be a name instead of a map."""
     if not isinstance(reader.located.data.get(section), dict):
         return None
-    value = reader.take(section, key)
-    if value is not None and not isinstance(value, bool):
-        reader.located.add((section, key), f"must be true or false, not {shown(value)}")
-        return None
-    return value
+    return reader.take_flag(section, key)
 
 
 PLANES = {"request": ("tcp", "nats", "http"), "event": ("zmq", "nats")}
@@ -202,7 +194,7 @@ class _Infra:
 
 def _infra(reader: Reader, schema: int) -> tuple[_Infra, list[Unsupported]]:
     """etcd and NATS: ``infra`` of the older layout, ``services`` of the newer one."""
-    node = reader.take("infra", "etcd_nats_dedicated_node") is True
+    node = reader.take_flag("infra", "etcd_nats_dedicated_node") is True
     if reader.peek_text("infra", "placement", "node") in ("head", "dedicated"):
         node = node or reader.take("infra", "placement", "node") == "dedicated"
     payload = reader.take_count("infra", "nats_max_payload_mb")
@@ -228,7 +220,11 @@ def _infra(reader: Reader, schema: int) -> tuple[_Infra, list[Unsupported]]:
         if kind == "nats":
             nats = enabled
             size = _below(service, "options", "max_payload_mb")
-            payload = size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else payload
+            if size not in ({}, None) and not (isinstance(size, int) and not isinstance(size, bool) and size > 0):
+                where = ("services", index, "options", "max_payload_mb")
+                reader.located.add(where, f"must be a whole number of at least 1, not {shown(size)}")
+            elif size is not None and size != {}:
+                payload = size
         elif not enabled:
             what = "without etcd the processes of several nodes do not find each other"
             reader.located.add(("services", index), what, "leave it enabled")
@@ -247,7 +243,7 @@ def _below(value: Mapping[str, Any], *path: str) -> Any:
 def _releases(reader: Reader, notes: list[str]) -> tuple[NamedRelease, ...]:
     """Releases that the recipe names: the one that it installs, what it states, then what its images are called."""
     named: list[NamedRelease] = []
-    installs = reader.take("dynamo", "install", default=True) is not False
+    installs = reader.take_flag("dynamo", "install") is not False
     sources = [
         ("dynamo", "version"),
         ("dynamo", "wheel"),

@@ -75,6 +75,20 @@ REASONS = {
 }
 
 
+BEHIND_DYNAMO = {
+    "frontend": "no flag or variable of a frontend",
+    "frontend.nginx_session_affinity": "loads have no sessions",
+    "frontend.nginx_session_affinity_header": "loads have no sessions",
+    "frontend.nginx_keepalive_timeout": "connections are kept open throughout",
+    "frontend.worker_selection": "write the file yourself and give it as router-policy-config",
+    "dynamo": "each worker is dynamo.trtllm itself, as its image has it",
+    "infra": "etcd and NATS are started as they are, on the nodes of the deployment",
+    "engine.served_model_name": "a model is served under its path, by which loads name it",
+    "backend.served_model_name": "a model is served under its path, by which loads name it",
+}
+"""Reasons that are others where Dynamo is kept."""
+
+
 @dataclass(frozen=True)
 class _Keys:
     """Where one role's values stand in one of the two layouts."""
@@ -177,7 +191,7 @@ def read_srt_recipe(located: Located, *, native: bool = False) -> Recipe | None:
         nodes=nodes,
         orchestrator=orchestrator,
         origins=origins,
-        unsupported=(*reader.unsupported(REASONS), *left),
+        unsupported=(*reader.unsupported(REASONS if stack is None else {**REASONS, **BEHIND_DYNAMO}), *left),
         notes=tuple(notes),
         dynamo=stack,
         **load,
