@@ -101,7 +101,7 @@ class Servers:
     ):
         self._mark = uuid.uuid4().hex
         self._secret = secret
-        self.plan = plan.started(self._mark[:12])
+        self.plan = plan.started(self._mark[: guard.NAME])
         self._given_up = given_up
         self._machine = machine
         self.folder = folder

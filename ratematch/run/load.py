@@ -197,6 +197,11 @@ def _why_not_kept(live: Live, load: Load, sent: Sent, run: LoadRun) -> RunError 
         return Interrupted(f"stopped during {load.label}; loads before it are kept")
     if DISK_FULL in sent.result.aborted:
         return DiskFull(f"{load.label}: {sent.result.aborted}")
+    try:
+        # A server that refuses every connection may have ended since the watch last looked.
+        live.servers.check()
+    except (ServerDied, DiskFull) as error:
+        return type(error)(f"during {load.label}: {error}")
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
 
 

@@ -18,7 +18,8 @@ from ratematch.engines.dynamo.commandline import VERSIONS
 from ratematch.engines.dynamo.contract import RELEASE_LINES, check_flags, flags, pinned_backend
 from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.services import nginx_config
-from ratematch.errors import PlacementError, UserError
+from ratematch.errors import PlacementError, SweepError, UserError
+from ratematch.inputs.find import read_sweep
 from ratematch.measure.breakdown import Breakdown
 from ratematch.measure.servermetrics import doubt_iterations
 from ratematch.plan.deployment import Deployment
@@ -271,6 +272,45 @@ def test_variables_that_would_change_which_worker_answers_are_refused() -> None:
     asked = dynamo_experiment(replace(ONE, gen=gen), {})
     (problem,) = TRTLLM.check_launch(launch(asked), asked)
     assert problem == "environment: DYN_MIGRATION_LIMIT must not be set for gen-0: it is 0"
+
+
+def test_variables_of_the_plan_are_refused_with_another_value_and_taken_with_its_own() -> None:
+    for value, problems in (("false", 0), ("true", 1)):
+        gen = replace(ONE.gen, environment={"DYN_HEALTH_CHECK_ENABLED": value})  # type: ignore[type-var]
+        asked = dynamo_experiment(replace(ONE, gen=gen), {})
+        found = TRTLLM.check_launch(launch(asked), asked)
+        assert len(found) == problems and all("canary requests" in problem for problem in found)
+
+
+def test_secrets_have_no_place_among_the_keys_of_a_stack(tmp_path: Path) -> None:
+    text = SWEEP.replace("ENGINE", "{name: dynamo, version: '1.6.1', frontend_env: {HF_TOKEN: hf_abcdefgh}}")
+    with pytest.raises(SweepError, match="HF_TOKEN: a secret would be"):
+        read_sweep(write(tmp_path, text))
+    for engine, said in (
+        ("{name: vllm, version: '0.32', frontends: 2}", "engine.frontends: unknown key frontends"),
+        ("{name: dynamo, version: '1.6.1', frontends: 0}", "engine.frontends: must be a whole number"),
+        ("{name: dynamo, version: '2.6'}", "engine.version: unknown version '2.6' of dynamo"),
+    ):
+        with pytest.raises(SweepError, match=said):
+            read_sweep(write(tmp_path, SWEEP.replace("ENGINE", engine)))
+    sweep, _ = read_sweep(write(tmp_path, SWEEP.replace("ENGINE", "{name: dynamo, version: 1.6, frontends: 3}")))
+    assert sweep.engine.key == "dynamo-trtllm" and sweep.engine.settings["frontends"] == 3
+
+
+SWEEP = """
+name: small
+model: deepseek-r1
+cluster: laptop
+engine: ENGINE
+workloads: [{isl: 64, osl: 8}]
+ifb: {axes: {mapping: [TEP4]}, loads: {concurrency: [1]}}
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
 
 
 def test_what_is_taken_and_does_not_do_what_it_seems_to_is_told() -> None:

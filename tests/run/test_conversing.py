@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ratematch.engines import find_engine
 from ratematch.engines.asking import Ask, Conversation, Note, NotYet, Reply
+from ratematch.engines.dynamo.services import etcd_argv
 from ratematch.errors import NotReady, ServerDied, WrongServers
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.run import guard
 from ratematch.run.conversing import WHOLE, join, recheck
 from ratematch.run.launch import Interrupted, probe_ready
 from ratematch.store.progress import Waiting
@@ -152,3 +156,30 @@ def test_a_process_that_answers_anything_is_alive_where_that_is_enough(url: str)
     assert probe_ready(ReadyProbe(f"{url}/503", 1.0, alive=True)) is None
     assert probe_ready(ReadyProbe(f"{url}/503", 1.0)) == "answers 503"
     assert probe_ready(ReadyProbe("http://127.0.0.1:1/", 1.0, alive=True)) is not None
+
+
+def test_what_servers_left_on_a_nodes_own_disk_goes_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An etcd that is killed with its shell cannot take its folder along."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    mark = "0123456789abcdef" * 2
+    for name in (f"ratematch-etcd.{mark[: guard.NAME]}", "ratematch-etcd.fedcba987654"):
+        (tmp_path / name / "member").mkdir(parents=True)
+    guard.end(mark, 0.0)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["ratematch-etcd.fedcba987654"]
+
+
+def test_a_service_has_a_folder_of_its_start_that_goes_with_it(tmp_path: Path) -> None:
+    argv = LaunchPlan((), (service("true"),), "").started("abc").processes[0].argv
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    assert subprocess.run(argv, env=environment, timeout=30, check=False).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "ratematch-etcd.abc").mkdir()
+    assert subprocess.run(argv, env=environment, timeout=30, check=False, stderr=-3).returncode == 1, "another's"
+
+
+def service(program: str) -> ProcessSpec:
+    argv = etcd_argv(program, "127.0.0.1", 1, 2)
+    ready = ReadyProbe("http://127.0.0.1:1/health", 1.0)
+    return ProcessSpec("etcd", "service", argv, (), (), ("node",), "127.0.0.1", 1, "etcd.log", ready)

@@ -47,7 +47,8 @@ def request_limit(experiment: Experiment) -> int:
 
 def shared(stack: Stack, places: Places) -> Variables:
     """What all processes of a deployment have alike."""
-    variables = [("DYN_NAMESPACE", NAMESPACE)]
+    # Every process would leave a file for SGLang's log in the temporary folder.
+    variables = [("DYN_NAMESPACE", NAMESPACE), ("DYN_SKIP_SGLANG_LOG_FORMATTING", "1")]
     if stack.discovery == "file":
         variables.append(("DYN_FILE_KV", DISCOVERY_FOLDER))
     if places.etcd is not None:

@@ -46,7 +46,7 @@ def check_launch(
         problems += [f"{group.role}: {problem}" for problem in _check_group(experiment, group, stack)]
     problems += _check_blocks(experiment, stack)
     problems += _check_ports(plan)
-    problems += _check_environment(plan)
+    problems += [*_check_environment(plan), *_check_given(plan, experiment)]
     return problems
 
 
@@ -170,6 +170,16 @@ def _check_ports(plan: LaunchPlan) -> Iterator[str]:
     for (host, port), count in used.items():
         if count > 1:
             yield f"port {port} on {host} is given to {count} processes"
+
+
+def _check_given(plan: LaunchPlan, experiment: Experiment) -> Iterator[str]:
+    """Variables of a role that the plan sets itself, to other values."""
+    for group in experiment.deployment.groups:
+        spec = next(spec for spec in plan.processes if spec.role == group.role)
+        planned = dict(spec.env)
+        for name in FORCED_VARIABLES.keys() & group.environment.keys() & planned.keys():
+            if planned[name] != group.environment[name]:
+                yield f"{group.role}: environment: {name} is set for the measurement: {FORCED_VARIABLES[name]}"
 
 
 def _check_environment(plan: LaunchPlan) -> Iterator[str]:

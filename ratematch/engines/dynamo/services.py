@@ -11,14 +11,16 @@ import re
 from collections.abc import Sequence
 
 from ratematch.errors import PlacementError
+from ratematch.plan.launchplan import START
 
 LOOPBACK = "127.0.0.1"
 
 _IN_A_FOLDER = (
-    'd=$(mktemp -d "${TMPDIR:-/tmp}/ratematch-$1.XXXXXX") || exit 1; trap \'rm -rf "$d"\' EXIT; trap : TERM INT; '
-    'shift; "$@" "$d" & p=$!; wait $p; c=$?; kill $p 2>/dev/null; wait $p 2>/dev/null; exit $c'
+    'd="${TMPDIR:-/tmp}/ratematch-$1.$2"; mkdir -m 700 "$d" || exit 1; trap \'rm -rf "$d"\' EXIT; trap : TERM INT; '
+    'shift 2; "$@" "$d" & p=$!; wait $p; c=$?; kill $p 2>/dev/null; wait $p 2>/dev/null; exit $c'
 )
-"""A shell that gives a program a fresh folder as its last argument, ends with it and takes the folder along."""
+"""A shell that gives a program a fresh folder as its last argument, ends with it and takes the folder along. Where it
+cannot, whoever ends the servers does, by the name of their start (:mod:`ratematch.run.guard`)."""
 
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:]+\]?")
 
@@ -33,7 +35,7 @@ def etcd_argv(program: str, host: str, port: int, peer_port: int) -> tuple[str, 
     listen = bind_address(host)
     own = f"http://{host}:{peer_port}"
     return (
-        *("sh", "-c", _IN_A_FOLDER, "sh", "etcd", program),
+        *("sh", "-c", _IN_A_FOLDER, "sh", "etcd", START, program),
         *("--listen-client-urls", f"http://{listen}:{port}", "--advertise-client-urls", f"http://{host}:{port}"),
         *("--listen-peer-urls", f"http://{listen}:{peer_port}", "--initial-advertise-peer-urls", own),
         *("--initial-cluster", f"default={own}", "--data-dir"),
@@ -54,7 +56,7 @@ def nats_argv(
     """A NATS server with JetStream; it says on its monitoring port whether it is well. ``max_payload_mb``: it reads
     :data:`NATS_FILE` too."""
     return (
-        *("sh", "-c", _IN_A_FOLDER, "sh", "nats", program),
+        *("sh", "-c", _IN_A_FOLDER, "sh", "nats", START, program),
         *(("-c", NATS_FILE) if max_payload_mb else ()),
         *("-js", "-a", bind_address(host), "-p", str(port), "-m", str(monitor_port), "-sd"),
     )

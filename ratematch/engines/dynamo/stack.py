@@ -205,7 +205,7 @@ def read_settings(version: str, given: Options) -> Options | list[WrongSetting]:
         wrong += [*_check_choices(version, filled), *_check_services(filled)]
         wrong += _check_args(version, "frontend", "frontend_args", filled["frontend_args"], OWN_FRONTEND)
         wrong += _check_args(version, backend, "worker_args", filled["worker_args"], OWN_WORKER)
-        wrong += _check_forced(version, filled)
+        wrong += _check_variables(filled)
     return wrong or filled
 
 
@@ -292,21 +292,22 @@ def _check_choices(version: str, given: Options) -> Iterator[WrongSetting]:
 
 
 def _check_args(version: str, program: Any, key: str, given: Options, own: dict[str, str]) -> Iterator[WrongSetting]:
-    # Flags beyond Dynamo's own are vLLM's, which its options are for.
-    for option, problem in check_flags(program, version, given):
-        more = "write vLLM's own flags as options" if program == "vllm" and "in its place" not in problem else ""
-        yield WrongSetting((key, option), problem, more)
+    wrong = dict(check_flags(program, version, given))
     for option, value in given.items():
-        ((name, _),) = spell_flags(program, version, {option: value}).items()
-        if name in own:
-            yield WrongSetting((key, str(option)), f"--{name} is set from the plan", own[name])
+        ((name, meant),) = spell_flags(program, version, {option: value}).items()
+        forced = FORCED_FRONTEND.get(name) if program == "frontend" else None
+        if option in wrong:
+            # Flags beyond Dynamo's own are vLLM's, which its options are for.
+            vllm = program == "vllm" and "in its place" not in wrong[option]
+            yield WrongSetting((key, option), wrong[option], "write vLLM's own flags as options" if vllm else "")
+        elif name in own:
+            yield WrongSetting((key, option), f"--{name} is set from the plan", own[name])
+        elif forced is not None and meant not in (forced[0], None, False):
+            what = f"must stay off while it is measured: {forced[1]}"
+            yield WrongSetting((key, option), what, "leave it out")
 
 
-def _check_forced(version: str, given: Options) -> Iterator[WrongSetting]:
-    spelled = spell_flags("frontend", version, given["frontend_args"])
-    for name, (value, why) in FORCED_FRONTEND.items():
-        if name in spelled and spelled[name] != value and spelled[name] not in (None, False):
-            yield WrongSetting(("frontend_args", name), f"must stay off while it is measured: {why}", "leave it out")
+def _check_variables(given: Options) -> Iterator[WrongSetting]:
     for name in given["frontend_env"]:
         if name in FORCED_VARIABLES:
             yield WrongSetting(("frontend_env", name), f"{name} is set for the measurement", FORCED_VARIABLES[name])
