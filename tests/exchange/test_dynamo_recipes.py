@@ -202,7 +202,7 @@ def test_arguments_and_environment_of_the_frontend_are_kept(schema: int) -> None
     assert env.items() <= dict(frontend.env).items()
     for worker in (*named(plan, "ctx"), *named(plan, "gen")):
         assert {"DYN_LOG": "warn", "SHARED": "1"}.items() <= dict(worker.env).items()
-        assert not any(word in worker.argv for word in ("--publish-kv-events", "--publish-events-and-metrics"))
+        assert not any("publish" in word for word in worker.argv)
     assert of_dynamo(result) == []
 
 
@@ -296,8 +296,8 @@ def test_what_workers_publish(schema: int, knobs: dict[str, bool], release: str,
 def test_workers_of_a_router_by_blocks_publish_only_what_the_recipe_says() -> None:
     content = recipe(frontend={"args": {"router-mode": "kv"}, "enable_multiple_frontends": True})
     silent = fitted(content, "1.3.1").dynamo
-    assert silent is not None and silent.worker_args == {"publish-kv-events": False}
-    assert silent.frontend_args == {"router-replica-sync": False}, "frontends that know nothing of each other"
+    assert silent is not None and silent.worker_args == {"publish-kv-events": None}
+    assert silent.frontend_args == {"router-replica-sync": None}, "frontends that know nothing of each other"
     content["backend"]["publish_events_and_metrics"] = True
     loud = fitted(content, "1.3.1").dynamo
     assert loud is not None and loud.worker_args == EVENTS
@@ -314,6 +314,13 @@ def test_etcd_and_nats_have_a_node_of_their_own_where_the_recipe_gives_them_one(
     assert "nats.conf" in named(plan, "nats")[0].argv
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
     assert not any("ratematch packs it" in note for note in result.notes)
+
+
+def test_a_variable_of_the_router_mode_is_the_setting() -> None:
+    by_variable = read(recipe(frontend={"env": {"DYN_ROUTER_MODE": "random", "A": "1"}})).dynamo
+    assert by_variable is not None and (by_variable.router_mode, by_variable.frontend_env) == ("random", {"A": "1"})
+    both = stack_in(recipe(frontend={"env": {"DYN_ROUTER_MODE": "random"}, "args": {"router-mode": "kv"}}))
+    assert (both.router_mode, both.frontend_env) == ("kv", {})
 
 
 def test_file_discovery_is_a_setting() -> None:
