@@ -36,6 +36,7 @@ from ratematch.plan.placement import nodes_on, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from tests.exchange import invented
+from tests.support.examples import examples
 
 SHAPE = (2, "DEP4", 1, "DEP8", "gb300", 4)
 """Four nodes: two of prefill workers, two of one decode worker."""
@@ -560,7 +561,7 @@ STACKS = st.builds(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stack=STACKS, schema=st.sampled_from([1, 2]), alone=st.booleans())
 def test_a_written_recipe_is_read_as_it_was(stack: DynamoStack, schema: Schema, alone: bool) -> None:
     if alone:
