@@ -66,15 +66,17 @@ def queued_jobs(results: Results) -> dict[str, QueuedJob]:
 
 
 def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
-    """Stop a whole sweep, or one experiment of it, in order; returns a line for all that was asked to stop.
+    """Stop a whole sweep, or one experiment of it, in order; a line for all that was stopped or asked to, with how
+    far each experiment is.
 
     Raises:
         CatalogError: no such experiment.
     """
-    stopped: list[str] = []
     folders = results.folders() if experiment is None else [find_experiment(results.path, experiment)]
-    if experiment is None and (controller := _stop_controller(results)):
-        stopped.append(controller)
+    held = [folder for folder in folders if folder.held()]
+    controller = _stop_controller(results) if experiment is None else None
+    # A controller stops its jobs on this machine before it ends.
+    stopped = [f"{_how_far(folder)}: stopped with its controller" for folder in held if not folder.held()]
     jobs = queued_jobs(results)
     for folder in folders:
         job, submission = jobs.get(folder.path.name), Submission.read(folder)
@@ -82,12 +84,18 @@ def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
             member = submission.membership(folder)
             if member is None or member.cancel():
                 ask_slurm(["scancel", job.id])
-            stopped.append(f"{folder.path.name}: job {job.id}")
+            stopped.append(f"{_how_far(folder)}: job {job.id}")
         elif folder.held() and (pid := folder.holder()) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGTERM)
-                stopped.append(f"{folder.path.name}: process {pid}")
-    return stopped
+                stopped.append(f"{_how_far(folder)}: process {pid} was asked to stop")
+    return [*([controller] if controller else []), *stopped]
+
+
+def _how_far(folder: ExperimentFolder) -> str:
+    """The folder's name with how many of its loads are measured."""
+    loads = folder.read().loads
+    return f"{folder.path.name} ({sum(map(folder.finished, loads))} of {len(loads)} loads measured)"
 
 
 def _stop_controller(results: Results) -> str | None:
@@ -103,7 +111,9 @@ def _stop_controller(results: Results) -> str | None:
     deadline = time.monotonic() + 60
     while filelock.is_held(lock) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return f"controller ({holder})"
+    if filelock.is_held(lock):
+        return f"controller ({holder}): it has been asked to stop and still runs"
+    return f"controller ({holder}): stopped"
 
 
 def find_experiment(results: Path, name: str) -> ExperimentFolder:

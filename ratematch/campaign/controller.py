@@ -32,7 +32,6 @@ from ratematch.run.failure import UNSETTLED, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
-from ratematch.store.files import write_text
 from ratematch.store.folder import Results
 from ratematch.store.masking import mask
 from ratematch.store.snapshot import Snapshot
@@ -124,9 +123,10 @@ class Controller:
 
     def _write_plan(self, text: str) -> None:
         """Write what is run, and what it is expected to take."""
-        sweep, path, expected = self._sweep, self._results.path, self.campaign.expected
-        write_text(path / layout.SWEEP, mask(mask_yaml(text)))
-        self._results.write_limits(SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus))
+        sweep, expected = self._sweep, self.campaign.expected
+        self._results.write_sweep(
+            mask(mask_yaml(text)), SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus)
+        )
         self._results.write_controller_plan(
             ControllerPlan(
                 began=time.time(),

@@ -97,6 +97,7 @@ def measure_experiment(
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and not folder.is_sent_as(sent):
             return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
+        folder.forget_progress()
         # An allocation costs from its first second, not from ours.
         began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
         end_leftovers(folder.launch_folders())

@@ -4,6 +4,7 @@
 
     results/<sweep>/
         sweep.yaml                          the sweep file as it was last run
+        replaced/sweep.<n>.yaml             earlier sweeps into this folder, with their limits.<n>.json
         limits.json                         what an analysis needs of it
         controller.json, controller.lock    budget; held while a controller runs the sweep
         search.json, choice.json            decisions of an adaptive sweep; end-to-end runs

@@ -94,6 +94,7 @@ class LocalJob:
 
 def start_here(folder: ExperimentFolder, executor: str) -> submitit.Job[Any]:
     """Start the process that measures what is missing in ``folder``. ``executor``: of submitit, local or debug."""
+    folder.forget_progress()  # it takes a second until the process writes its own
     # Calls and results lie there pickled: whoever could write them would run code as us.
     make_private(folder.path / layout.JOB_LOGS)
     runner = submitit.AutoExecutor(folder=folder.path / layout.JOB_LOGS / "%j", cluster=executor)

@@ -15,6 +15,9 @@ from ratematch.store.folder import Results, StoredLoad
 from ratematch.store.progress import Measuring, RunProgress, Starting, Waiting
 from ratematch.store.snapshot import StoredExperiment
 
+LOG_LINE = 100
+"""Characters of a server's log line in a line of progress."""
+
 
 def status_to_json(
     results: Results,
@@ -119,12 +122,17 @@ def describe_progress(progress: RunProgress | None) -> str:
 
 
 def _describe_waiting(waiting: Sequence[Waiting]) -> Iterator[str]:
-    """Servers whose probes got the same, together: names, what it means, and how long the first has been starting."""
+    """Servers whose probes got the same, together: names, what it means, how long the first has been starting, and
+    the last line of its log, under its name where there are several."""
     for why in dict.fromkeys(server.why for server in waiting):
         alike = [server for server in waiting if server.why == why]
         names = ", ".join(server.name for server in alike)
-        means = f"{alike[0].state}, {why}" if alike[0].state else why
-        yield f"{names}: {means} ({alike[0].seconds:.0f} s)"
+        first = alike[0]
+        line = " ".join(first.last_line.split())
+        line = line if len(line) <= LOG_LINE else f"{line[:LOG_LINE]}..."
+        whose = f"{first.name} logs" if len(waiting) > 1 else "it logs"
+        means = f"{first.state}, {why}" if first.state else why
+        yield f"{names}: {means} ({first.seconds:.0f} s)" + (f", {whose}: {line}" if line else "")
 
 
 def describe_load(progress: Measuring) -> str:
