@@ -15,9 +15,12 @@ from pathlib import Path
 
 from ratematch.campaign.jobs.sent import Submission
 from ratematch.errors import CatalogError, ResultsError, RunError
+from ratematch.run.neighbours import doing_now
+from ratematch.run.reserve import held_gpus, is_held, locks_folder, takes_gpus
 from ratematch.slurm.queue import Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder, Results
+from ratematch.store.sharedservers import servers_of
 
 EARLY_S = 3.0
 """A detached controller that is to fail at once does so within this time."""
@@ -63,6 +66,26 @@ def queued_jobs(results: Results) -> dict[str, QueuedJob]:
     jobs = list(((Queue().refresh() if submissions else None) or {}).values())
     lines = {folder: submission.find_in(jobs) for folder, submission in submissions.items()}
     return {folder: line for folder, line in lines.items() if line is not None}
+
+
+def describe_gpus(results: Results) -> list[str]:
+    """While a sweep with GPUs of this machine runs: who holds which of them and does what, a line a GPU."""
+    if not any(folder.held() for folder in results.folders()):
+        return []
+    try:
+        clusters = [folder.cluster() for folder in results.folders()]
+    except ResultsError:
+        return []
+    of = max((cluster.gpus_per_node for cluster in clusters if takes_gpus(cluster)), default=0)
+    held = held_gpus(of)
+    if not held:
+        return []
+    doing = {gpu: each for each in doing_now(locks_folder(), is_held) for gpu in each.gpus}
+    return [
+        f"GPU {gpu} of this machine: "
+        + (f"{doing[gpu].label}, {doing[gpu].phase}" if gpu in doing else "held" if gpu in held else "free")
+        for gpu in range(of)
+    ]
 
 
 def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
@@ -147,7 +170,7 @@ def find_logs(folder: ExperimentFolder, role: str | None = None, index: int | No
         ResultsError: there are none.
     """
     launch = folder.last_launch()
-    logs = [LogFile(path.stem, path) for path in sorted(launch.glob("*.log"))] if launch else []
+    logs = [LogFile(path.stem, path) for path in sorted(servers_of(launch).glob("*.log"))] if launch else []
     submission = Submission.read(folder)
     drivers = {*folder.path.glob("job/**/*_log.out")}
     if submission is not None:

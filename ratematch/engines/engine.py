@@ -120,6 +120,11 @@ def no_transfer_work(model: Model, ctx: ServerGroup, gen: ServerGroup, isl: int,
     return None
 
 
+def same_plan(plan: LaunchPlan, other: LaunchPlan) -> bool:
+    """Servers that are started otherwise are other servers."""
+    return plan == other
+
+
 def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
     """The engine's logs say nothing of how its servers run beyond what they were told."""
     return Running()
@@ -177,6 +182,10 @@ class Engine:
     doubt_launch: CheckLaunch = no_doubts
     """What a person should know of files that :attr:`check_launch` lets pass: settings of which it is not known
     whether every release takes them, a line each."""
+
+    does_for: Callable[[LaunchPlan, LaunchPlan], bool] = same_plan
+    """Do the servers of the first plan do for the experiment of the second, so that they need not be started anew for
+    it? Both plans are for the same nodes, GPUs and ports."""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under

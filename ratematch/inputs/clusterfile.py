@@ -16,7 +16,7 @@ from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
 from ratematch.inputs.nodegroups import lay_over
-from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, StepTasks, TimeLimit
+from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, Starts, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
@@ -100,6 +100,7 @@ class _Cluster(_Part):
     container: _Container | None = None
     check_paths: bool = True
     packing: Packing = "whole-nodes"
+    starts: Starts = "auto"
 
 
 VALID_KEYS = {
@@ -172,6 +173,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
         packing=given.packing,
+        starts=given.starts,
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )

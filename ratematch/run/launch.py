@@ -52,7 +52,11 @@ class Interrupted(RunError):
 
 
 class Machine(Protocol):
-    """Where servers run: how a process of the plan is started, and how all that it left behind is ended."""
+    """Where servers run: how a process of the plan is started, and how all that it left behind is ended. ``locks``:
+    open files that stand for what the servers use; they are kept open until the last server has ended."""
+
+    @property
+    def locks(self) -> Sequence[int]: ...
 
     def step(self, spec: ProcessSpec) -> Step:
         """What starts ``spec`` where it belongs."""
@@ -64,7 +68,13 @@ class Machine(Protocol):
 class ThisMachine:
     """Every "node" of the plan is this host. ``secrets``: of servers, by variable."""
 
-    def __init__(self, cluster: Cluster | None = None, secrets: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        cluster: Cluster | None = None,
+        secrets: Mapping[str, str] | None = None,
+        locks: Sequence[int] = (),
+    ):
+        self.locks = tuple(locks)
         self._cluster = cluster
         self._secrets = secrets or {}
 
@@ -170,6 +180,7 @@ class Servers:
             stderr=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,
+            pass_fds=self._machine.locks,
         )
 
     def _spawn(self, spec: ProcessSpec) -> _Child:
@@ -189,6 +200,7 @@ class Servers:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    pass_fds=self._machine.locks,
                 )
         except FileNotFoundError as error:
             raise NotInstalled(

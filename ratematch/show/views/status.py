@@ -12,6 +12,7 @@ from ratematch.show.console import table
 from ratematch.show.terminal import command_line
 from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results, StoredLoad
+from ratematch.store.gputime import gpu_time
 from ratematch.store.progress import Measuring, RunProgress, Starting, Waiting
 from ratematch.store.snapshot import StoredExperiment
 
@@ -24,11 +25,13 @@ def status_to_json(
     queued: Mapping[str, str] | None = None,
     left_out: Mapping[str, str] | None = None,
     also_damaged: Sequence[Damage] = (),
+    on_this_machine: Sequence[str] = (),
 ) -> dict[str, Any]:
     """State of every experiment and the sums over them.
 
     ``queued``: what the scheduler says of an experiment's job, by folder name. ``left_out``: nodes that jobs are kept
     off, and why. ``also_damaged``: files of the folder that the caller could not use.
+    ``on_this_machine``: what its GPUs are doing, a line each.
     """
     stored = results.now()
     damaged = [*also_damaged, *stored.damaged]
@@ -48,9 +51,11 @@ def status_to_json(
         "gpu_hours": spent.total,
         "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
         "overhead": spent.overhead,
+        "gpu_seconds": gpu_time(results, stored).to_json(),
         "budget_gpu_hours": budget,
         "nodes_left_out": dict(left_out or {}),
         "damaged": [damage.describe(results.path) for damage in damaged],
+        "on_this_machine": list(on_this_machine),
         "experiments": rows,
     }
 
@@ -79,6 +84,7 @@ def _experiment_status(stored: StoredExperiment, queued: str | None, damaged: li
         "loads_done": len(experiment.loads) - missing,
         "gpus": experiment.deployment.gpus,
         "gpu_hours": stored.account.total,
+        "share_measuring": stored.account.measuring / stored.account.total if stored.account.total else None,
         "emulated": experiment.emulated,
         "simulated": experiment.simulated,
         "error": outcome.error if outcome else None,
@@ -144,7 +150,14 @@ def describe_load(progress: Measuring) -> str:
 
 def print_status(content: dict[str, Any], console: Console) -> None:
     rows = [
-        (row["experiment"], row["state"], f"{row['loads_done']}/{row['loads']}", row["gpus"], row["gpu_hours"])
+        (
+            row["experiment"],
+            row["state"],
+            f"{row['loads_done']}/{row['loads']}",
+            row["gpus"],
+            row["gpu_hours"],
+            "-" if row["share_measuring"] is None else f"{row['share_measuring']:.0%}",
+        )
         for row in content["experiments"]
     ]
     title = content["results"] + (
@@ -155,7 +168,7 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     if content["damaged"]:
         verify = command_line("ratematch", "verify", content["results"])
         console.print(Text(f"`{verify}` says what to measure again"), soft_wrap=True)
-    console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours"], rows))
+    console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours", "measuring"], rows))
     for row in content["experiments"]:
         if row["doing"]:
             console.print(Text(f"{row['experiment']}: {row['doing']}"))
@@ -174,6 +187,25 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     of = f" of {content['budget_gpu_hours']:g}" if content["budget_gpu_hours"] is not None else ""
     parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
     console.print(Text(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})"))
+    if line := _describe_gpu_time(content["gpu_seconds"]):
+        console.print(Text(line))
+    for line in content["on_this_machine"]:
+        console.print(Text(line))
+
+
+def _describe_gpu_time(spent: dict[str, Any]) -> str | None:
+    """Which part of the GPU-time that was held loads were measured in, and where the rest went."""
+    held = spent["held"]
+    if not held:
+        return None
+    words = {
+        "starting": "starting servers",
+        "unused": "on GPUs that nothing ran on",
+        "other": "between loads and at the ends",
+    }
+    rest = ", ".join(f"{spent[key] / held:.0%} {text}" for key, text in words.items())
+    measuring = f"measuring {spent['measuring']:,.0f} of {held:,.0f} GPU-seconds held"
+    return f"{measuring}: {spent['share_measuring']:.0%} ({rest})"
 
 
 def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:
