@@ -15,10 +15,12 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ratematch.engines import Engine, find_engine
+from ratematch.engines.failures import root_cause
 from ratematch.errors import RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import model_of
 from ratematch.plan.cluster import Cluster
@@ -38,6 +40,7 @@ from ratematch.run.placing import place_allocated, place_locally, ready_s
 from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve, takes_gpus
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
+from ratematch.run.startsigns import StartSigns
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
 from ratematch.run.visit import Visits
@@ -276,7 +279,8 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     listener = Telemetry(plan, engine.routes, engine.iteration_reader, folder=launch.path)
-    starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
+    signs = StartSigns(engine.has_given_up, partial(root_cause, known=engine.known_failures))
+    starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, signs)
     with starting as servers, listener as telemetry:
         software = _collect_provenance(launch, plan, engine, what)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
