@@ -101,6 +101,7 @@ class Cluster:
     the GPU type, ``None`` where the package does. ``packing``: whether instances of 6 GPUs may sit on nodes of 4, as
     4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``starts``: may servers start on a machine
     while others are measured there? ``auto``: where it has processors enough (:mod:`ratematch.run.neighbours`).
+    ``caches``: a folder on each node, as servers see it, for what they compile (:mod:`ratematch.engines.caches`).
     ``secrets``: values that ``environment`` has not, which are kept nowhere.
     """
 
@@ -127,6 +128,7 @@ class Cluster:
     gpu_file: str | None = None
     packing: Packing = "whole-nodes"
     starts: Starts = "auto"
+    caches: str | None = None
     secrets: Secrets = field(default_factory=Secrets, compare=False)
 
     @property
@@ -159,6 +161,8 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
         del content["packing"]
     if content["starts"] == "auto":
         del content["starts"]
+    if content["caches"] is None:
+        del content["caches"]
     return content
 
 

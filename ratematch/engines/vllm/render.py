@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from ratematch.engines.caches import cache_env
 from ratematch.engines.settings import merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.vllm.contract import to_argv
@@ -128,6 +129,7 @@ def _server(
             *merge_env(
                 SERVER_ENV,
                 channel,
+                cache_env(experiment, cluster, ("VLLM_CACHE_ROOT", "vllm")),
                 _emulated(experiment, cluster, group.unchecked),
                 cluster.environment.items(),
                 group.environment.items(),
