@@ -116,7 +116,8 @@ def measure_experiment(
         with masking(secrets.values()):
             outcome = launch_missing(folder, driver.run)
         if outcome.ok:
-            private.forget_secrets(folder.path)
+            for measured in (folder, *others):
+                private.forget_secrets(measured.path)
         return outcome
 
 

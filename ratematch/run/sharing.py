@@ -6,7 +6,7 @@ would start are those that the others would, or take longer sequences and are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ratematch.engines import find_engine
 from ratematch.plan.cluster import Cluster
@@ -62,8 +62,3 @@ def _plan(experiment: Experiment, cluster: Cluster) -> LaunchPlan:
     nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, cluster))]
     placement = place(experiment.deployment, cluster, nodes, FIRST_PORT)
     return find_engine(experiment.engine.name).plan_launch(experiment, placement, cluster, 1.0)
-
-
-def describe_guests(guests: Sequence[Experiment]) -> str:
-    """For the provenance of a start: whom its servers serve beside the experiment they were started for."""
-    return f"these servers serve {', '.join(guest.label for guest in guests)} too"

@@ -93,8 +93,8 @@ def test_a_prediction_is_labelled_and_corrected_by_what_was_measured():
 
 
 def test_vllm_servers_are_forecast_too(tmp_path: Path) -> None:
-    """By the emulated ``vllm serve``: on this shape H200s measured 20.8 requests/s of ctx, and of gen 5.3 ms a token with
-    one in flight to 15.8 with 128."""
+    """By the emulated ``vllm serve``: on this shape H200s measured 20.8 requests/s of ctx, and of gen 5.3 ms a token
+    with one in flight to 15.8 with 128."""
     profile = tmp_path / "bench.yaml"
     profile.write_text("name: bench\ngpu: h200\ngpus_per_node: 2\nnodes: 1\ncheck_paths: false\n")
     sweep, _ = read_sweep(str(SWEEPS / "qwen3-8b-vllm.yaml"), ("engine.version=0.24",), str(profile))

@@ -108,6 +108,7 @@ def _load_status(stored: StoredLoad) -> dict[str, Any]:
         "failed": figures.num_failed,
         "cause": stored.run.cause,
         "remedy": stored.run.remedy,
+        "beside": list(stored.run.beside),
     }
 
 
@@ -189,6 +190,8 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     console.print(Text(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})"))
     if line := _describe_gpu_time(content["gpu_seconds"]):
         console.print(Text(line))
+    if line := _describe_neighbours(content["experiments"]):
+        console.print(Text(line), soft_wrap=True)
     for line in content["on_this_machine"]:
         console.print(Text(line))
 
@@ -206,6 +209,19 @@ def _describe_gpu_time(spent: dict[str, Any]) -> str | None:
     rest = ", ".join(f"{spent[key] / held:.0%} {text}" for key, text in words.items())
     measuring = f"measuring {spent['measuring']:,.0f} of {held:,.0f} GPU-seconds held"
     return f"{measuring}: {spent['share_measuring']:.0%} ({rest})"
+
+
+def _describe_neighbours(rows: Sequence[dict[str, Any]]) -> str | None:
+    """How many loads shared their machine with others, on other GPUs; ``None`` where none did."""
+    loads = [load["beside"] for row in rows for load in row["measured"]]
+    shared = [beside for beside in loads if beside]
+    starts = sum(any("starting" in line for line in beside) for beside in shared)
+    if not shared:
+        return None
+    return (
+        f"{len(shared)} of {len(loads)} loads were measured beside other experiments on other GPUs of the same "
+        f"machine, {starts} of them while servers started there (`beside` in loadrun.json)"
+    )
 
 
 def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:
