@@ -76,6 +76,9 @@ class LocalJob:
         outcome = self._result() or self.folder.outcome()
         if outcome and outcome.error:
             return Failure(OF_ERROR.get(outcome.kind, "failed"), outcome.error)
+        if self._is_guest:
+            host = self._together[0].path.name
+            return Failure("not started", f"the servers of {host}, which it was to share, ended before its turn")
         logs = self.folder.path / layout.JOB_LOGS
         return Failure("driver ended", f"the job ended without a word (killed?); its log is in {logs}")
 
