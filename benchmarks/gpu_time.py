@@ -119,12 +119,13 @@ def read_times(path: Path) -> RealTimes:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the product does: how many experiments at once, servers shared, compile cache found, starts beside
+    """What the product does: experiments at once, servers shared, compile cache found, starts apart from
     measurements."""
 
     at_once: bool = False
     shared: bool = False
     cached: bool = False
+    apart: bool = False
 
 
 @dataclass
@@ -139,17 +140,27 @@ class Spent:
         return Spent(self.measuring + other.measuring, self.starting + other.starting, self.held + other.held)
 
 
+@dataclass
+class Running:
+    """An experiment under way: when its servers are ready, and when it is over."""
+
+    gpus: int
+    ready: float
+    end: float
+
+
 def replay(folders: Sequence[ExperimentFolder], times: RealTimes, rules: Rules, cached: bool) -> Spent:
     """One stage of a sweep: all of ``folders`` on :data:`GPUS` GPUs. ``cached``: its servers were compiled before."""
-    waiting, running, now = list(folders), list[tuple[float, int]](), 0.0
+    waiting, running, now = list(folders), list[Running](), 0.0
     spent = Spent()
     while waiting or running:
-        free = GPUS - sum(gpus for _, gpus in running)
+        free = GPUS - sum(each.gpus for each in running)
         pieces = [Piece(f.path.name, f.read().deployment.gpus, 1.0) for f in waiting]
-        index = next_to_start(pieces, free, running, now) if waiting and (rules.at_once or not running) else None
+        ends = [(each.end, each.gpus) for each in running]
+        index = next_to_start(pieces, free, ends, now) if waiting and (rules.at_once or not running) else None
         if index is None:
-            now = min(end for end, _ in running)
-            running = [(end, gpus) for end, gpus in running if end > now]
+            now = min(each.end for each in running)
+            running = [each for each in running if each.end > now]
             continue
         first, gpus = waiting[index], pieces[index].nodes
         others = [folder for folder in waiting if folder is not first]
@@ -159,9 +170,25 @@ def replay(folders: Sequence[ExperimentFolder], times: RealTimes, rules: Rules, 
         start = times.starts[first.read().stage] - (COMPILED_S if cached and rules.cached else 0.0)
         loads = sum(seconds_of(folder, times) for folder in together)
         waiting = [folder for folder in waiting if folder.path not in {each.path for each in together}]
-        running.append((now + start + loads + BETWEEN_S, gpus))
+        running.append(_begin(running, now, start, loads, gpus, rules))
         spent += Spent(loads * gpus, start * gpus)
     return spent + Spent(held=now * GPUS)
+
+
+def _begin(running: Sequence[Running], now: float, start: float, loads: float, gpus: int, rules: Rules) -> Running:
+    """An experiment that starts now, or, where a start and a measurement wait for each other, when it may; what
+    starts beside it then measures no sooner than it does."""
+    begin = now
+    if rules.apart:
+        begin = max([now, *(each.end for each in running if each.ready <= now)])
+    ready = begin + start
+    if rules.apart:
+        starting = [each for each in running if each.ready > now]
+        ready = max([ready, *(each.ready for each in starting)])
+        for each in starting:
+            each.end += ready - each.ready
+            each.ready = ready
+    return Running(gpus, ready, ready + loads + BETWEEN_S)
 
 
 def seconds_of(folder: ExperimentFolder, times: RealTimes) -> float:
@@ -211,6 +238,7 @@ def main(path: Path) -> None:
         "(a) both GPUs at once": Rules(at_once=True),
         "(b) and the compile cache is found": Rules(at_once=True, cached=True),
         "(e) and one start for both output lengths": Rules(at_once=True, cached=True, shared=True),
+        "the same with starts apart from measurements": Rules(at_once=True, cached=True, shared=True, apart=True),
         "(e) alone, one at a time": Rules(shared=True),
     }
     sweeps: dict[str, Pick] = {
