@@ -108,8 +108,7 @@ def _load_status(stored: StoredLoad) -> dict[str, Any]:
         "failed": figures.num_failed,
         "cause": stored.run.cause,
         "remedy": stored.run.remedy,
-        "beside": list(stored.run.beside),
-    }
+    } | ({"beside": list(stored.run.beside)} if stored.run.beside else {})
 
 
 def describe_progress(progress: RunProgress | None) -> str:
@@ -213,7 +212,7 @@ def _describe_gpu_time(spent: dict[str, Any]) -> str | None:
 
 def _describe_neighbours(rows: Sequence[dict[str, Any]]) -> str | None:
     """How many loads shared their machine with others, on other GPUs; ``None`` where none did."""
-    loads = [load["beside"] for row in rows for load in row["measured"]]
+    loads = [load.get("beside", []) for row in rows for load in row["measured"]]
     shared = [beside for beside in loads if beside]
     starts = sum(any("starting" in line for line in beside) for beside in shared)
     if not shared:
