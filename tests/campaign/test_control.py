@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ratematch.campaign import control
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.workload import Workload
+from ratematch.run.reserve import LOCKS, reserve
+from ratematch.show.views.status import print_status, status_to_json
 from ratematch.store import filelock, layout
 from ratematch.store.folder import Results
 from tests.support.invented import AGG, experiment
@@ -44,3 +48,18 @@ def test_cancel_names_what_stopped_and_how_far_it_is(tmp_path: Path, monkeypatch
         f"{on_its_own.path.name} (0 of {total} loads measured): process {os.getpid()} was asked to stop",
     ]
     assert control.cancel_sweep(results, None) == []
+
+
+def test_status_says_who_holds_which_gpu_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCKS, str(tmp_path / "locks"))
+    results = Results(tmp_path / "results")
+    folder = results.add(experiment("ifb", AGG, emulated=False), CLUSTER)
+    assert control.describe_gpus(results) == []
+    with folder.lock(), reserve(1, 2, lambda held: True) as reserved:
+        assert reserved.presence is not None
+        reserved.presence.take_turn("starting", "a", lambda others: True)
+        assert control.describe_gpus(results) == ["GPU 0 of this machine: a, starting", "GPU 1 of this machine: free"]
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_status(status_to_json(results, on_this_machine=control.describe_gpus(results)), console)
+        assert "GPU 0 of this machine: a, starting" in console.export_text()
+    assert control.describe_gpus(results) == []
