@@ -181,12 +181,14 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     states = ", ".join(f"{count} {state}" for state, count in content["states"].items())
     done = f"{content['loads_done']} of {content['loads']} loads measured"
     spent = content["gpu_hours_of"]
-    overhead = f", overhead {content['overhead']:.0%}" if content["overhead"] is not None else ""
     for node, why in content["nodes_left_out"].items():
         console.print(Text(f"{node} is left out: {why}"), soft_wrap=True)
     of = f" of {content['budget_gpu_hours']:g}" if content["budget_gpu_hours"] is not None else ""
-    parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
-    console.print(Text(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})"))
+    # Of GPUs that experiments had; what else was held, and stood idle, is in the next line.
+    words = {"starting": "starting", "measuring": "measuring", "idle": "neither"}
+    parts = ", ".join(f"{words[name]} {hours:.2f}" for name, hours in spent.items())
+    hours = f"{content['gpu_hours']:.2f}{of} GPU-hours of experiments"
+    console.print(Text(f"{done} ({states}); {hours} ({parts})"))
     if line := _describe_gpu_time(content["gpu_seconds"]):
         console.print(Text(line))
     if line := _describe_neighbours(content["experiments"]):
