@@ -13,6 +13,7 @@ from ratematch.engines.dynamo.engineside import (
     as_engine,
     block_size,
     is_alone,
+    routes_by_blocks,
     worker_config,
 )
 from ratematch.engines.dynamo.stack import FORCED_VARIABLES, Stack, stack_of
@@ -65,6 +66,7 @@ def doubt_launch(
                 f"{group.role}.yaml: num_postprocess_workers: Dynamo takes it away, with a warning since 1.5: the "
                 "frontend turns tokens into text"
             )
+    doubts += _doubt_ranks(experiment, stack)
     if stack.discovery == "file" and not experiment.emulated and len({spec.host for spec in plan.processes}) > 1:
         doubts.append(
             "engine.discovery: file relies on changes of a shared folder being seen on every node, which is not "
@@ -76,6 +78,19 @@ def doubt_launch(
             "up and idle; nginx: true puts one address in front of all"
         )
     return doubts
+
+
+def _doubt_ranks(experiment: Experiment, stack: Stack) -> Iterator[str]:
+    """Warm prompts lie on one attention-DP rank each, and the engine may ask another."""
+    gen = experiment.deployment.gen
+    if stack.backend != "trtllm" or experiment.mode != "gen_only_warmed" or gen is None or routes_by_blocks(stack):
+        return
+    if gen.mapping.attention_dp:
+        yield (
+            f"gen: {gen.mapping.label} spreads requests over its {gen.mapping.dp_ranks} attention-DP ranks, each with "
+            f"blocks of its own, and TensorRT-LLM {stack.backend_version} is not known to send a prompt to the rank "
+            "that keeps its blocks: such loads mostly end as not valid"
+        )
 
 
 def _engine_part(plan: LaunchPlan, experiment: Experiment) -> LaunchPlan:
