@@ -34,6 +34,9 @@ def is_installed() -> bool:
 needs_dynamo = pytest.mark.skipif(importlib.util.find_spec("dynamo") is None or not is_installed(), reason=NOT_HERE)
 needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason=NO_SERVICES)
 
+HOSTS = ("DYN_TCP_RPC_HOST", "DYN_TCP_RESPONSE_STREAM_HOST", "DYN_EVENT_PLANE_HOST", "DYN_SYSTEM_HOST")
+"""Variables that name the address at which a process of Dynamo is reached."""
+
 EMULATED: Cluster = replace(LAPTOP, environment={"RATEMATCH_EMULATED_LOAD_S": "0"})
 
 AGG = ServerGroup("agg", Parallelism(tp=4, ep=4), max_batch_size=32, max_num_tokens=2048)
