@@ -78,7 +78,8 @@ class EngineFacts:
     expert parallelism must divide. ``idle_options``: what an axis need not be multiplied with. ``fill_margin``: of
     servers in mode ``gen_only``, which wait until their batch is full. ``reads_version``: takes a version, where the
     engine names them in ways of its own. ``breakdown_apart``: whether a breakdown takes a load of its own.
-    ``read_settings``: the engine's own keys beside ``name`` and ``version``."""
+    ``read_settings``: the engine's own keys beside ``name`` and ``version``. ``router_hint``: where the
+    routers are chosen that stand elsewhere."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
@@ -89,6 +90,7 @@ class EngineFacts:
     reads_version: Callable[[str], bool] | None = None
     breakdown_apart: BreakdownApart = never_apart
     read_settings: ReadSettings = no_settings
+    router_hint: str = ""
 
     def has_version(self, text: str) -> bool:
         """Is ``text`` one of the release lines, or a version of one? ``1.2.1`` and ``1.3.0rc17`` are of 1.2 and

@@ -79,9 +79,10 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
     routers: list[tuple[Path, str]] = [
         (("deployments", index, "router"), given.router.type) for index, given in enumerate(parsed.deployments)
     ]
+    fix = facts.router_hint or f"choose from {', '.join(facts.routers)}"
     for path, router in [*routers, *([(("e2e", "router"), parsed.e2e.router.type)] if parsed.e2e else [])]:
         if router not in facts.routers:
-            located.add(path, f"{named.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
+            located.add(path, f"{named.name} has no router {router}", fix)
     return facts
 
 

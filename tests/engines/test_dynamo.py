@@ -15,7 +15,7 @@ import pytest
 from ratematch.engines import ENGINES, find_engine
 from ratematch.engines.dynamo import TRTLLM, VLLM
 from ratematch.engines.dynamo.commandline import VERSIONS
-from ratematch.engines.dynamo.contract import RELEASE_LINES, check_flags, flags, pinned_backend
+from ratematch.engines.dynamo.contract import RELEASE_LINES, check_flags, flags, pinned_backend, spell_flags
 from ratematch.engines.dynamo.places import spare_ports
 from ratematch.engines.dynamo.services import nginx_config
 from ratematch.errors import PlacementError, SweepError, UserError
@@ -173,6 +173,14 @@ def test_a_flag_that_went_is_refused_by_name_with_its_successor(
         assert said == []  # an alias of the flag that took its place
     else:
         assert len(said) == 1 and successor in said[0], said
+
+
+def test_a_spelling_that_became_two_flags_is_both() -> None:
+    old = {"publish_events_and_metrics": True}
+    assert spell_flags("trtllm", "1.2.1", old) == {"publish-events-and-metrics": True}
+    assert spell_flags("trtllm", "1.5.1", old) == {"publish-kv-events": True}
+    assert spell_flags("trtllm", "1.6.1", old) == {"publish-kv-events": True, "publish-metrics": True}
+    assert spell_flags("trtllm", "1.6.1", {"no-publish-metrics": True}) == {"publish-metrics": False}
 
 
 def test_vllm_flags_are_known_for_the_newer_releases_only_and_the_others_say_so() -> None:

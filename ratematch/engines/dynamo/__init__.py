@@ -78,6 +78,7 @@ FACTS = EngineFacts(
     reads_version=is_version,
     gen_modes=("gen_only_warmed",),
     routers=("round_robin",),
+    router_hint="write engine.router_mode",
     expert_slots=expert_slots,
     idle_options=idle_options,
     read_settings=read_settings,

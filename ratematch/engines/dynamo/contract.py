@@ -118,16 +118,19 @@ def flag_name(option: str) -> str:
 
 
 def spell_flags(program: Program, version: str, given: Options) -> dict[str, Any]:
-    """``given`` by the main spelling of each flag; a flag that is not known keeps its own."""
+    """``given`` by the main spelling of each flag; an old spelling that stands for two flags becomes both, and a flag
+    that is not known keeps its own."""
     known = flags(program, release_line(version))
-    also = {other: name for name, rule in known.items() for other in (rule.get("also") or ())}
+    also: dict[str, list[str]] = {}
+    for name, rule in known.items():
+        for other in rule.get("also") or ():
+            also[other] = [name, *rule.get("also_means", ())]
     spelled: dict[str, Any] = {}
     for option, value in given.items():
         name = flag_name(str(option))
-        negated = name.startswith("no-") and (name[3:] in known or name[3:] in also)
-        if negated and name not in known and name not in also and isinstance(value, bool):
+        if name not in known and name.startswith("no-") and name[3:] in {*known, *also} and isinstance(value, bool):
             name, value = name[3:], not value
-        spelled[also.get(name, name)] = value
+        spelled |= dict.fromkeys([name] if name in known else also.get(name, [name]), value)
     return spelled
 
 
@@ -136,11 +139,11 @@ def check_flags(program: Program, version: str, given: Options) -> Iterator[tupl
     line = release_line(version)
     known = flags(program, line)
     for option, value in given.items():
-        ((name, meant),) = spell_flags(program, version, {str(option): value}).items()
-        if name not in known:
-            yield str(option), _unknown(program, name, line)
-        elif (problem := _check_value(meant, known[name])) is not None:
-            yield str(option), problem
+        for name, meant in spell_flags(program, version, {str(option): value}).items():
+            if name not in known:
+                yield str(option), _unknown(program, name, line)
+            elif (problem := _check_value(meant, known[name])) is not None:
+                yield str(option), problem
 
 
 def _unknown(program: Program, name: str, line: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from ratematch.engines.dynamo.contract import flag_name, is_since, spell_flags
+from ratematch.engines.dynamo.contract import is_since, spell_flags
 from ratematch.engines.dynamo.stack import Stack, stack_of
 from ratematch.engines.settings import Config, fold, lay_over
 from ratematch.engines.trtllm_serve.derive import BLOCK, NO_ENVIRONMENT, derive_worker
@@ -92,20 +92,25 @@ def _trtllm(experiment: Experiment, group: ServerGroup, settings: tuple[Setting,
 
 def _iteration_statistics(stack: Stack) -> Setting:
     if publishes_metrics(stack):
-        return Setting("enable_iter_perf_stats", True, "worker_args publish the metrics that are made of them")
+        return Setting("enable_iter_perf_stats", True, "workers publish the metrics that are made of them")
     flag = "--publish-metrics" if is_since(stack.version, "1.6") else "--publish-events-and-metrics"
     why = f"nothing reads them without {flag}, and each step would pay for them; step times are in the log"
     return Setting("enable_iter_perf_stats", False, why)
 
 
 def publishes_metrics(stack: Stack) -> bool:
-    """Do workers publish their engine's metrics and iteration statistics, by the sweep's own ``worker_args``?"""
-    given = {flag_name(str(name)): value for name, value in stack.worker_args.items()}
-    spelled = spell_flags(stack.backend, stack.version, stack.worker_args)
-    return any(values.get(name) is True for values in (given, spelled) for name in METRICS_FLAGS)
+    """Do workers publish their engine's metrics and iteration statistics, by the sweep's own ``worker_args`` or
+    because a router needs their KV events? Before 1.6 one flag asks for both."""
+    spelled = {**publishing(stack), **spell_flags(stack.backend, stack.version, stack.worker_args)}
+    both = () if is_since(stack.version, "1.6") else ("publish-kv-events",)
+    return any(spelled.get(name) is True for name in ("publish-metrics", "publish-events-and-metrics", *both))
 
 
-METRICS_FLAGS = ("publish-metrics", "publish-events-and-metrics")
+def publishing(stack: Stack) -> dict[str, object]:
+    """What a router that ranks workers by their blocks needs of them."""
+    if stack.router_mode != "kv" or stack.backend != "trtllm":
+        return {}
+    return {"publish-kv-events" if is_since(stack.version, "1.3") else "publish-events-and-metrics": True}
 
 
 def _vllm(experiment: Experiment, settings: tuple[Setting, ...]) -> Iterator[Setting]:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 
 from ratematch.engines.dynamo.contract import flag_name, has_flag, spell_flags, to_argv
-from ratematch.engines.dynamo.engineside import as_engine, block_size, is_alone, worker_config
+from ratematch.engines.dynamo.engineside import as_engine, block_size, is_alone, publishing, worker_config
 from ratematch.engines.dynamo.environment import (
     UNSET,
     measured,
@@ -230,16 +230,6 @@ def planes(stack: Stack, program: str) -> dict[str, object]:
     if has_flag("frontend", stack.version, "event-plane"):
         flags["event-plane"] = stack.event_plane
     return flags
-
-
-def publishing(stack: Stack) -> dict[str, object]:
-    """What a router that ranks workers by their blocks needs of them."""
-    if stack.router_mode != "kv" or stack.backend != "trtllm":
-        return {}
-    name = "publish-kv-events"
-    known = spell_flags(stack.backend, stack.version, {name: True})
-    main = name if name in known and has_flag(stack.backend, stack.version, name) else "publish-events-and-metrics"
-    return {main: True}
 
 
 def _worker_env(

@@ -294,7 +294,7 @@ def _check_choices(version: str, given: Options) -> Iterator[WrongSetting]:
 def _check_args(version: str, program: Any, key: str, given: Options, own: dict[str, str]) -> Iterator[WrongSetting]:
     wrong = dict(check_flags(program, version, given))
     for option, value in given.items():
-        ((name, meant),) = spell_flags(program, version, {option: value}).items()
+        name, meant = next(iter(spell_flags(program, version, {option: value}).items()))
         forced = FORCED_FRONTEND.get(name) if program == "frontend" else None
         if option in wrong:
             # Flags beyond Dynamo's own are vLLM's, which its options are for.

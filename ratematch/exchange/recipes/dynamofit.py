@@ -93,7 +93,7 @@ def typed(program: Program, release: str, args: Options) -> Options:
     known = flags(program, release_line(release))
     fitted: Options = {}
     for option, value in args.items():
-        ((name, _),) = spell_flags(program, release, {option: value}).items()
+        name = next(iter(spell_flags(program, release, {option: value})))
         kind = known.get(name, {}).get("type")
         fitted[option] = _number(value) if kind in ("int", "float") and isinstance(value, str) else value
     return fitted
