@@ -528,3 +528,12 @@ def test_an_installation_is_judged_by_its_versions_its_flags_and_the_programs_be
 def test_the_version_question_is_answered_by_any_python() -> None:
     asked = subprocess.run([sys.executable, "-c", VERSIONS], capture_output=True, text=True, timeout=60, check=True)
     assert asked.stdout.startswith("dynamo-versions: ") and len(asked.stdout.split()) == 5
+
+
+def test_a_system_port_that_dynamo_cannot_read_is_refused_before_the_start() -> None:
+    asked = dynamo_experiment(ONE, {})
+    plan = launch(asked)
+    high = replace(plan, processes=tuple(replace(spec, port=spec.port + 30_000) for spec in plan.processes))
+    (problem,) = [found for found in TRTLLM.check_launch(high, asked) if "DYN_SYSTEM_PORT" in found]
+    assert "up to 32767; set a lower port_base" in problem
+    assert TRTLLM.check_launch(plan, asked) == []

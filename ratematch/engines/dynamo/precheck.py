@@ -34,6 +34,10 @@ FORBIDDEN = ("DYN_MIGRATION_LIMIT", "DYN_ROUTER_CONDITIONAL_DISAGG", "DYN_ROUTER
 """What would change which worker answers a request, or how often."""
 
 
+LAST_SYSTEM_PORT = 32767
+"""The highest port at which a worker can report (1.6.1 ends with "expected i16" above it)."""
+
+
 def check_launch(
     plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
 ) -> list[str]:
@@ -185,6 +189,13 @@ def _check_ports(plan: LaunchPlan) -> Iterator[str]:
     for (host, port), count in used.items():
         if count > 1:
             yield f"port {port} on {host} is given to {count} processes"
+    for spec in plan.processes:
+        if spec.is_worker and spec.port > LAST_SYSTEM_PORT:
+            yield (
+                f"{spec.name}: port {spec.port}: Dynamo reads DYN_SYSTEM_PORT as 16 bits with a sign, up to "
+                f"{LAST_SYSTEM_PORT}; set a lower port_base in the cluster profile"
+            )
+            return
 
 
 def _check_given(plan: LaunchPlan, experiment: Experiment) -> Iterator[str]:
