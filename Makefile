@@ -12,12 +12,12 @@ BIN := $(VENV)/bin
 # Dynamo's frontend and runtime, which emulated workers register with: 260 MB, and no package beside ratematch's own.
 DYNAMO ?= 1.6.1
 # Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
-WORKERS ?= 5
+WORKERS ?= 6
 
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm demo-dynamo dynamo test dynamo-for-tests tests test-fast fuzz fuzz-wire kill lint bench packages site clean
+.PHONY: demo demo-slurm demo-dynamo dynamo test dynamo-for-tests tests counted test-fast fuzz fuzz-wire fuzz-properties kill lint bench packages site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -41,15 +41,17 @@ dynamo: $(VENV)/bin/python
 	@$(BIN)/python -c 'import sys; from importlib.metadata import version as v; sys.exit({v("ai-dynamo"), v("ai-dynamo-runtime")} != {"$(DYNAMO)"})' 2>/dev/null \
 	|| $(BIN)/python -m pip install -q --no-deps --no-compile ai-dynamo==$(DYNAMO) ai-dynamo-runtime==$(DYNAMO)
 
-# What takes its time runs beside each other: Debian's packages beside pip, and checks beside tests.
+# What takes its time runs beside each other: Debian's packages beside pip, checks and counting beside what is left of
+# the packages, and checks beside tests.
 test: $(VENV)/bin/python
-	@$(MAKE) --no-print-directory -j3 $(VENV)/.installed-dev packages dynamo-for-tests
-	@$(MAKE) --no-print-directory -j2 --keep-going lint tests
+	@$(MAKE) --no-print-directory -j3 --keep-going packages lint tests
 
-# The first pass only counts: it leaves every module compiled, which each of the others would else do by itself.
-tests: $(VENV)/.installed-dev
-	$(BIN)/pytest --collect-only -q | tail -1
+tests: packages counted
 	$(BIN)/pytest -n $(WORKERS)
+
+# It only counts, and leaves every module compiled, which each of the processes of the tests would else do by itself.
+counted: $(VENV)/.installed-dev dynamo-for-tests
+	$(BIN)/pytest --collect-only -q | tail -1
 
 dynamo-for-tests: $(VENV)/bin/python
 	@$(MAKE) --no-print-directory dynamo || echo "no Dynamo here: the tests with its frontend and runtime are skipped"
@@ -75,7 +77,7 @@ MINUTES ?= 60
 INPUTS ?= 10000
 FIRST ?= 1
 KINDS ?=
-fuzz: $(VENV)/.installed-dev fuzz-wire
+fuzz: $(VENV)/.installed-dev fuzz-wire fuzz-properties
 	nice $(BIN)/python -m tests.fuzz --seeds $(SEEDS) --first $(FIRST) --minutes $(MINUTES) --inputs $(INPUTS) \
 	  $(if $(KINDS),--kinds $(KINDS))
 
@@ -83,6 +85,13 @@ fuzz: $(VENV)/.installed-dev fuzz-wire
 WIRE_INPUTS ?= 100000
 fuzz-wire: $(VENV)/.installed-dev
 	nice $(BIN)/python -m tests.fuzz.wire --seeds $(SEEDS) --first $(FIRST) --inputs $(WIRE_INPUTS)
+
+# Properties with many times the examples of CI, other ones each time; streams and damaged folders by their thousands.
+EXAMPLES ?= 10
+fuzz-properties: $(VENV)/.installed-dev
+	EXAMPLES=$(EXAMPLES) RANDOM_EXAMPLES=1 RATEMATCH_STREAM_CASES=20000 FUZZ_CASES=100 nice $(BIN)/pytest --timeout 3600 \
+	  tests/engines/test_plan_and_emulator.py tests/exchange/test_imports.py tests/exchange/test_dynamo_recipes.py \
+	  tests/loadgen/test_streamcases.py tests/fuzz/test_damaged_folders.py
 
 # Kills the processes of a tiny sweep at random instants: make kill MINUTES=60 FIRST=1
 kill: $(VENV)/.installed-dev

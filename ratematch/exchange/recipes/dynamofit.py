@@ -19,6 +19,11 @@ SAME_AS_SET = {
 """What a measurement sets itself: a recipe that says the same is not changed."""
 
 
+LEFT_OUT = None
+"""The value of a flag that the engine would add by itself and the recipe does not give: a variable or the program's
+default decides, as with the recipe."""
+
+
 def fit_recipe(recipe: Recipe, release: str) -> Recipe:
     """``recipe`` as Dynamo's ``release`` can be told it, with a note of each change."""
     stack = recipe.dynamo
@@ -68,14 +73,13 @@ def _frontend_args(stack: DynamoStack, release: str, notes: list[str]) -> Option
             fitted[option] = value
     spelled = spell_flags("frontend", release, fitted)
     if stack.frontends > 1 and stack.router_mode == "kv" and "router-replica-sync" not in spelled:
-        # As in the recipe, where frontends know nothing of each other's requests.
-        fitted["router-replica-sync"] = False
+        fitted["router-replica-sync"] = LEFT_OUT
     return fitted
 
 
 def _worker_args(stack: DynamoStack, release: str, notes: list[str]) -> Options:
-    """Flags of every worker. One that publishes nothing says so where it would publish otherwise: for a router that
-    ranks workers by their blocks."""
+    """Flags of every worker. For a router that ranks workers by their blocks they would publish theirs: here only
+    what the recipe says."""
     given = spell_flags("trtllm", release, typed("trtllm", release, stack.worker_args))
     if given.get("publish-metrics") and not has_flag("trtllm", release, "publish-metrics"):
         del given["publish-metrics"]
@@ -84,7 +88,7 @@ def _worker_args(stack: DynamoStack, release: str, notes: list[str]) -> Options:
         given["publish-metrics"] = True  # the older flag is both of these since they are two
     events = "publish-kv-events" if has_flag("trtllm", release, "publish-kv-events") else "publish-events-and-metrics"
     if stack.router_mode == "kv":
-        given.setdefault(events, False)
+        given.setdefault(events, LEFT_OUT)
     return given
 
 

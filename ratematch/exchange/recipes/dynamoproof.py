@@ -17,23 +17,29 @@ MODES = {"ctx": "prefill", "gen": "decode", "agg": None}
 PLACED = ("http-host", "http-port")
 """Flags that follow from where a frontend stands."""
 
+OF_WORKERS = ("model", "model-path", "served-model-name", "disaggregation-mode", "extra-engine-args")
+"""Flags that say what a worker serves and which worker it is; they are compared apart."""
+
 Flags = dict[str, object]
 """Flags by their main names: text, or true and false for one that stands alone."""
 
 
 @dataclass
 class Comparison:
-    """``differences``: what is not the recipe's. ``flags`` and ``environment``: what is added to the frontends."""
+    """``differences``: what is not the recipe's. ``flags`` and ``environment``: what is added to the frontends;
+    ``worker_flags``: to the workers."""
 
     differences: list[str] = field(default_factory=list)
     flags: dict[str, object] = field(default_factory=dict)
+    worker_flags: dict[str, object] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
     def notes(self) -> Iterator[str]:
         """What is added, a line each."""
-        if self.flags:
-            words = (_word(name, value) for name, value in self.flags.items())
-            yield f"ratematch adds to the frontends' arguments: {' '.join(sorted(words))}"
+        for whose, flags in (("frontends'", self.flags), ("workers'", self.worker_flags)):
+            if flags:
+                words = (_word(name, value) for name, value in flags.items())
+                yield f"ratematch adds to the {whose} arguments: {' '.join(sorted(words))}"
         if self.environment:
             words = (f"{name}={value}" for name, value in sorted(self.environment.items()))
             yield f"ratematch adds to the frontends' environment: {' '.join(words)}"
@@ -54,7 +60,7 @@ def compare_stack(stack: DynamoStack, plan: LaunchPlan, release: str) -> Compari
         _compare_frontend(stack, process, release, found)
     for process in plan.processes:
         if process.role in MODES:
-            found.differences += _compare_worker(stack, process, release)
+            found.differences += _compare_worker(stack, process, release, found)
     found.differences = list(dict.fromkeys(found.differences))
     return found
 
@@ -94,7 +100,7 @@ def _compare_frontend(stack: DynamoStack, process: ProcessSpec, release: str, fo
     found.environment |= {name: value for name, value in env.items() if name not in stack.frontend_env}
 
 
-def _compare_worker(stack: DynamoStack, process: ProcessSpec, release: str) -> list[str]:
+def _compare_worker(stack: DynamoStack, process: ProcessSpec, release: str, found: Comparison) -> list[str]:
     who = process.role
     if MODULES["trtllm"] not in process.argv:
         return [f"{who}: no dynamo.trtllm is started"]
@@ -107,6 +113,8 @@ def _compare_worker(stack: DynamoStack, process: ProcessSpec, release: str) -> l
     published = {name for name, value in given.items() if name.startswith("publish-") and value is True}
     more = sorted(published - {name for name, value in stack.worker_args.items() if value is True})
     wrong += [f"{who}: --{name} is added, and the recipe's workers publish nothing" for name in more]
+    own = {*OF_WORKERS, *_planes(stack), *stack.worker_args, *more}
+    found.worker_flags |= {name: value for name, value in given.items() if name not in own}
     return wrong + _compare_planes(who, stack, given, dict(process.env))
 
 
@@ -125,9 +133,11 @@ def read_flags(argv: Sequence[str], program: Program, release: str) -> Flags:
 
 
 def _spelled(program: Program, release: str, args: Mapping[str, object]) -> Flags:
-    """Arguments of a recipe as :func:`read_flags` reads them."""
+    """Arguments of a recipe as :func:`read_flags` reads them; ``None`` for one that must not be there."""
     spelled = spell_flags(program, release, dict(args))
-    return {name: value if isinstance(value, bool) else str(value) for name, value in spelled.items()}
+    return {
+        name: value if value is None or isinstance(value, bool) else str(value) for name, value in spelled.items()
+    }
 
 
 def _compare_flags(who: str, wanted: Flags, given: Flags) -> list[str]:

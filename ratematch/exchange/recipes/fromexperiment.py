@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from ratematch.engines import find_engine
 from ratematch.engines.dynamo.stack import FORCED_VARIABLES
+from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.settings import lay_over
 from ratematch.errors import Problem, RecipeError
 from ratematch.exchange.recipes.choices import FP4
@@ -78,7 +77,7 @@ def recipe_of(experiment: Experiment, cluster: Cluster) -> Recipe:
     nodes = nodes_on(experiment.deployment, cluster)
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
     plan = find_engine(experiment.engine.name).plan_launch(experiment, placement, cluster, 1.0)
-    files = {file.path: yaml.safe_load(file.content) for file in plan.files if file.path.endswith(".yaml")}
+    files = {file.path: read_own_yaml(file.content) for file in plan.files if file.path.endswith(".yaml")}
     ladder = [load for load in experiment.loads if isinstance(load, Concurrency)]
     first, engine = ladder[0], experiment.engine
     native = engine.name == NATIVE

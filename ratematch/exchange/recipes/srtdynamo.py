@@ -69,7 +69,8 @@ def read_stack(
     infra, left = _infra(reader, schema)
     everywhere = [environment, *(group.environment for group in servers)]
     planes = [_plane(reader, name, everywhere, args) for name in ("request", "event")]
-    mode = args.pop("router-mode", None)
+    mode = args.pop("router-mode", None) or environment.pop("DYN_ROUTER_MODE", None)
+    environment.pop("DYN_ROUTER_MODE", None)  # the argument stands above it
     stack = DynamoStack(
         frontends=count,
         nginx=nginx,

@@ -102,13 +102,15 @@ class _Keys:
     config: tuple[str, ...]
 
 
-def _keys(schema: int) -> tuple[_Keys, ...]:
+def _keys(in_roles: bool) -> tuple[_Keys, ...]:
+    """``in_roles``: each role has a map of its own, which the newer layout has; between the two releases had
+    ``schema: 2`` with the older keys."""
     roles: tuple[tuple[str, str, Role], ...] = (
         ("prefill", "prefill", "ctx"),
         ("decode", "decode", "gen"),
         ("agg", "aggregated", "agg"),
     )
-    if schema >= 2:
+    if in_roles:
         return tuple(
             _Keys(name, role, *(("roles", name, key) for key in ("nodes", "workers", "gpus", "env", "args")))
             for name, _, role in roles
@@ -151,7 +153,7 @@ def read_srt_recipe(located: Located, *, native: bool = False) -> Recipe | None:
         located.add(("resources", "gpus_per_node"), "is missing", "give the GPUs of one node, e.g. 4 on GB200")
         return None
     notes: list[str] = []
-    servers, nodes = _read_roles(reader, schema, per_node, notes)
+    servers, nodes = _read_roles(reader, per_node, notes)
     load = _read_load(reader, notes)
     model = reader.take_text("model", "path")
     precision = reader.take_text("model", "precision")
@@ -198,12 +200,12 @@ def read_srt_recipe(located: Located, *, native: bool = False) -> Recipe | None:
     )
 
 
-def _read_roles(reader: Reader, schema: int, per_node: int, notes: list[str]) -> tuple[list[Servers], int]:
+def _read_roles(reader: Reader, per_node: int, notes: list[str]) -> tuple[list[Servers], int]:
     """The servers of each role, and the nodes that the recipe sets aside for all of them."""
     common = read_environment(reader, ("environment",), reader.take_map("environment"))
     servers: list[Servers] = []
     nodes = 0
-    for keys in _keys(schema):
+    for keys in _keys(reader.has("roles")):
         if any(reader.has(*path) for path in (keys.config, keys.workers)):
             group = _read_servers(reader, keys, per_node, common, notes)
             if group is not None:
