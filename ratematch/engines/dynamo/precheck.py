@@ -92,8 +92,8 @@ def _doubt_ranks(experiment: Experiment, stack: Stack) -> Iterator[str]:
     if gen.mapping.attention_dp:
         yield (
             f"gen: {gen.mapping.label} spreads requests over its {gen.mapping.dp_ranks} attention-DP ranks, each "
-            f"with blocks of its own, and TensorRT-LLM {stack.backend_version} is not known to send a prompt to the rank "
-            "that keeps its blocks: such loads mostly end as not valid"
+            f"with blocks of its own, and TensorRT-LLM {stack.backend_version} is not known to send a prompt to the "
+            "rank that keeps its blocks: such loads mostly end as not valid"
         )
 
 
