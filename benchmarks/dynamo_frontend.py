@@ -128,7 +128,9 @@ def wait_ready(urls: dict[str, str], processes: dict[str, subprocess.Popen[bytes
                     del waiting[name]
         dead = [name for name, process in processes.items() if process.poll() is not None]
         if dead or time.monotonic() > deadline:
-            sys.exit("\n".join(f"{name} is not ready:\n{(folder / f'{name}.log').read_text()[-2000:]}" for name in dead))
+            sys.exit(
+                "\n".join(f"{name} is not ready:\n{(folder / f'{name}.log').read_text()[-2000:]}" for name in dead)
+            )
         time.sleep(0.2)
 
 
@@ -177,7 +179,11 @@ def report(
     for number in range(arguments.rounds):
         rows = {}
         for side in ("direct", "frontend") if number % 2 else ("frontend", "direct"):
-            before, cpu, begin = samples(get(urls["frontend"] + "/metrics")), cpu_s(processes["frontend"]), time.time()
+            before, cpu, begin = (
+                samples(get(urls["frontend"] + "/metrics")),
+                cpu_s(processes["frontend"]),
+                time.time(),
+            )
             worked = samples(get(urls["system"] + "/metrics"))
             rows[side] = load(urls[side], streams, arguments, folder / f"{streams}-{number}-{side}")
             if side == "frontend":

@@ -51,8 +51,8 @@ _FAST_NS, _BRISK_NS = 4_000_000, 12_000_000
 rests between two chunks of a stream, so that each is read by itself."""
 
 _QUICK_ACKS = 2
-"""Reads at the beginning of an answer that are acknowledged at once. A server that leaves Nagle's algorithm on, as the
-frontend of NVIDIA Dynamo 1.6 does, keeps the first tokens back until the head of the answer is acknowledged; on a
+"""Reads at the beginning of an answer that are acknowledged at once. A server that leaves Nagle's algorithm on, as
+the frontend of NVIDIA Dynamo 1.6 does, keeps the first tokens back until the head of the answer is acknowledged; on a
 connection that is used again a kernel does that up to 40 ms later. TTFT would be longer by that, and TPOT shorter."""
 
 _FEW = 16

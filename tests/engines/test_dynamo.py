@@ -29,7 +29,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.placement import count_ports
 from ratematch.plan.workload import Workload
 from ratematch.run.programs import refuse_missing
-from tests.engines.golden import pair
+from tests.engines.golden import gen_only, pair
 from tests.engines.golden_dynamo import CASES, EACH, FOLDER, ONE, SEVERAL, dynamo_experiment, launch, render
 from tests.support.invented import LAPTOP
 
@@ -246,6 +246,17 @@ def test_gen_alone_computes_its_prompts_in_pieces_and_keeps_their_blocks() -> No
     refused = dynamo_experiment(Deployment(gen=cut, warmed=True), {})
     (problem,) = TRTLLM.check_launch(launch(refused), refused)
     assert "max_num_tokens: 512 is less than ISL 8192" in problem
+
+
+def test_gen_alone_with_attention_dp_finds_its_prompts_on_the_rank_that_computed_them() -> None:
+    gen = gen_only("DEP4", 0)
+    for version, known in (("1.6.1", True), ("1.1.1", False)):
+        asked = dynamo_experiment(replace(gen, warmed=True), {}, version)
+        plan = launch(asked)
+        assert ("enable_kv_cache_aware_routing: true" in plan.files[0].content) is known
+        told = [doubt for doubt in TRTLLM.doubt_launch(plan, asked) if "mostly end as not valid" in doubt]
+        assert bool(told) is not known
+        assert TRTLLM.check_launch(plan, asked) == []
 
 
 def test_iteration_statistics_are_off_unless_somebody_reads_them() -> None:
@@ -517,3 +528,12 @@ def test_an_installation_is_judged_by_its_versions_its_flags_and_the_programs_be
 def test_the_version_question_is_answered_by_any_python() -> None:
     asked = subprocess.run([sys.executable, "-c", VERSIONS], capture_output=True, text=True, timeout=60, check=True)
     assert asked.stdout.startswith("dynamo-versions: ") and len(asked.stdout.split()) == 5
+
+
+def test_a_system_port_that_dynamo_cannot_read_is_refused_before_the_start() -> None:
+    asked = dynamo_experiment(ONE, {})
+    plan = launch(asked)
+    high = replace(plan, processes=tuple(replace(spec, port=spec.port + 30_000) for spec in plan.processes))
+    (problem,) = [found for found in TRTLLM.check_launch(high, asked) if "DYN_SYSTEM_PORT" in found]
+    assert "up to 32767; set a lower port_base" in problem
+    assert TRTLLM.check_launch(plan, asked) == []

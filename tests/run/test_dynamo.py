@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.dynamo import needs_dynamo
+import ratematch
+from ratematch.loadgen.http import server_version
+from tests.ports import free_ports
+from tests.support.dynamo import HOSTS, needs_dynamo
+from tests.support.processes import wait_until
 from tests.support.sites import DYNAMO_MINI, alive, check_fronts, make_site, measured, read, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.dynamo, needs_dynamo]
@@ -50,3 +57,38 @@ def check_end_to_end(site: Path) -> None:
     provenance = json.loads(next(folder.glob("launch/*/provenance.json")).read_text())
     frontend = provenance["servers"]["frontend-0"]
     assert frontend["version"] == "1.6.1" and frontend["emulated"] is True
+
+
+def test_dynamos_own_mocker_is_found_to_be_no_engine(tmp_path: Path) -> None:
+    """``ratematch load`` asks the frontend; nothing of ours stands behind this one."""
+    port, system = free_ports(2)
+    environment = {
+        **os.environ,
+        **dict.fromkeys(HOSTS, "127.0.0.1"),
+        "DYN_DISCOVERY_BACKEND": "file",
+        "DYN_FILE_KV": str(tmp_path / "discovery"),
+        "DYN_EVENT_PLANE": "zmq",
+        "DYN_SKIP_SGLANG_LOG_FORMATTING": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    model = str(Path(ratematch.__file__).parent / "data" / "dynamo_model")
+    frontend = ["dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port)]
+    mocker = ["dynamo.mocker", "--model-path", model, "--model-name", "m", "--engine-type", "trtllm"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", *words],
+            env=environment | more,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+        )
+        for words, more in ((frontend, {}), (mocker, {"DYN_SYSTEM_PORT": str(system)}))
+    ]
+    try:
+        wait_until(lambda: server_version("127.0.0.1", port).emulated, "the mocker to be listed, and found")
+        assert server_version("127.0.0.1", port).version == "1.6.1"
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)

@@ -24,7 +24,7 @@ from ratematch.run.experiment import measure_experiment, place_locally
 from ratematch.run.launch import running
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.outcome import Outcome
-from tests.support.dynamo import AGG, CTX, EMULATED, GEN, behind_dynamo, commands_in, needs_dynamo, needs_etcd
+from tests.support.dynamo import AGG, CTX, EMULATED, GEN, behind_dynamo, commands_in, needs_dynamo, needs_services
 from tests.support.processes import processes_in, processes_with, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.dynamo, needs_dynamo]
@@ -107,9 +107,11 @@ def test_a_decode_worker_is_killed_and_only_what_is_missing_is_measured_later(tm
     assert kept.run.wall_start_ns == folder.loads()[0].run.wall_start_ns, "what was measured is not measured again"
 
 
+@needs_services
 def test_a_prefill_worker_is_killed(tmp_path: Path) -> None:
-    loads = (Concurrency(4, 200),)
-    folder = Results(tmp_path).add(behind_dynamo("e2e", PAIR, loads), EMULATED)
+    """One of vLLM's, with everything over NATS."""
+    loads, planes = (Concurrency(4, 200),), {"request_plane": "nats", "event_plane": "nats"}
+    folder = Results(tmp_path).add(behind_dynamo("e2e", PAIR, loads, backend="vllm", **planes), EMULATED)
     outcome = measure(folder, loads[0].label, kill("--disaggregation-mode prefill"))
     assert not outcome.ok and outcome.kind == "ServerDied"
     assert outcome.error is not None and "ctx-0 was killed by SIGKILL" in outcome.error
@@ -125,10 +127,10 @@ def test_the_frontend_is_killed(tmp_path: Path) -> None:
     assert folder.loads() == []
 
 
-@needs_etcd
+@needs_services
 def test_etcd_is_killed(tmp_path: Path) -> None:
     loads = (Concurrency(4, 400),)
-    folder = Results(tmp_path).add(behind_dynamo("ifb", ALONE, loads, "etcd"), EMULATED)
+    folder = Results(tmp_path).add(behind_dynamo("ifb", ALONE, loads, discovery="etcd"), EMULATED)
     outcome = measure(folder, loads[0].label, kill(r"^\S*etcd --listen"))
     assert not outcome.ok and outcome.kind == "ServerDied"
     assert outcome.error is not None and re.search(r"etcd (was killed|ended with exit code 137)", outcome.error)

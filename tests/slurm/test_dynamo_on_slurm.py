@@ -7,11 +7,11 @@ import json
 import pytest
 
 from tests.slurm.cluster import Site, TestCluster
-from tests.support.dynamo import needs_dynamo, needs_etcd
+from tests.support.dynamo import needs_dynamo, needs_services
 from tests.support.processes import wait_until
 from tests.support.sites import DYNAMO_MINI, check_fronts
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.dynamo, needs_dynamo, needs_etcd]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.dynamo, needs_dynamo, needs_services]
 
 SWEEP = DYNAMO_MINI.replace("cluster: laptop", "cluster: four").replace("discovery: file", "discovery: etcd")
 

@@ -23,7 +23,7 @@ from tests.support.processes import processes_in
 VERSION = "1.6.1"
 
 NOT_HERE = "no Dynamo here: make dynamo installs its frontend and runtime (ai-dynamo, ai-dynamo-runtime)"
-NO_SERVICES = "no etcd here: make packages installs it (etcd-server), as root on Debian"
+NO_SERVICES = "no etcd and NATS here: make packages installs them (etcd-server, nats-server), as root on Debian"
 
 
 def is_installed() -> bool:
@@ -32,7 +32,12 @@ def is_installed() -> bool:
 
 
 needs_dynamo = pytest.mark.skipif(importlib.util.find_spec("dynamo") is None or not is_installed(), reason=NOT_HERE)
-needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason=NO_SERVICES)
+needs_services = pytest.mark.skipif(
+    shutil.which("etcd") is None or shutil.which("nats-server") is None, reason=NO_SERVICES
+)
+
+HOSTS = ("DYN_TCP_RPC_HOST", "DYN_TCP_RESPONSE_STREAM_HOST", "DYN_EVENT_PLANE_HOST", "DYN_SYSTEM_HOST")
+"""Variables that name the address at which a process of Dynamo is reached."""
 
 EMULATED: Cluster = replace(LAPTOP, environment={"RATEMATCH_EMULATED_LOAD_S": "0"})
 
@@ -42,10 +47,10 @@ GEN = ServerGroup("gen", Parallelism(tp=4, ep=4), max_batch_size=32, max_num_tok
 
 
 def behind_dynamo(
-    stage: Stage, deployment: Deployment, loads: tuple[Load, ...], discovery: str = "file", osl: int = 16
+    stage: Stage, deployment: Deployment, loads: tuple[Load, ...], osl: int = 16, **given: str
 ) -> Experiment:
-    """An experiment on emulated workers behind the real frontend."""
-    settings = read_settings(VERSION, {"discovery": discovery})
+    """An experiment on emulated workers behind the real frontend; ``given``: keys of ``engine``."""
+    settings = read_settings(VERSION, {"discovery": "file", **given})
     assert isinstance(settings, dict), settings
     backend, version = str(settings.pop("backend")), str(settings.pop("backend_version"))
     engine = EngineRef("dynamo", VERSION, backend, version, settings)

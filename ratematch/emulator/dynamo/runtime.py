@@ -67,9 +67,9 @@ class Member:
             loading.cancel()
             return
         await loading
-        await self._serve(waiting)
+        await self._serve()
 
-    async def _serve(self, stopped: asyncio.Future[Any]) -> None:
+    async def _serve(self) -> None:
         place, worker = self.place, self.worker
         endpoint = self._endpoint(place.component, place.endpoint)
         worker.backend.own_name = f"{place.component}/{endpoint.connection_id()}"
@@ -86,14 +86,15 @@ class Member:
             await asyncio.wait((working, serving), return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
+            # It ends with the runtime: at a stop signal, or because the lease in etcd was lost. The real worker ends
+            # with status 0 then as well.
             await serving
-            if not stopped.done():
-                raise RuntimeError("the runtime ended, and nobody stopped it")
         finally:
+            self.runtime.shutdown()
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
             await worker.backend.close()
-            await asyncio.gather(peers, return_exceptions=True)
+            await asyncio.gather(serving, peers, return_exceptions=True)
 
     def _endpoint(self, component: str, name: str) -> Any:
         return self.runtime.endpoint(f"{self.place.namespace}.{component}.{name}")

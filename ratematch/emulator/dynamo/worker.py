@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,9 @@ from ratematch.emulator.serving import fails_now
 VOCABULARY = 254
 """Different tokens that answers are made of: those that the tokenizer of the emulated model knows, none of which ends
 an answer."""
+
+MOST_LOOKS = 5
+"""Tries to read what changes meanwhile."""
 
 _NONE: tuple[Json, ...] = ()
 
@@ -58,12 +62,18 @@ class Worker(Generic[SourceT]):
         return {"emulated": {**emulated, "role": backend.role}}
 
     def metrics(self) -> str:
-        """Everything the worker counts, in Prometheus' text format; the first of it says that it is emulated."""
+        """Everything the worker counts, in Prometheus' text format; the first of it says that it is emulated.
+
+        The runtime asks from a thread of its own: what is counted may change meanwhile.
+        """
         lag = self.engine.lag
         lines = ["# TYPE ratematch_emulated gauge", f'ratematch_emulated{{version="{self._version}"}} 1']
         for name in ("busy_s", "late_s", "lost_s"):
             lines.append(f"ratematch_emulated_{name} {getattr(lag, name):.9g}")
-        return "\n".join(lines) + "\n" + self.backend.metrics()
+        for _ in range(MOST_LOOKS):
+            with contextlib.suppress(RuntimeError):  # a collection changed while it was gone through
+                return "\n".join(lines) + "\n" + self.backend.metrics()
+        return "\n".join(lines) + "\n"
 
     def generate(self, request: Any, context: Any = None, response_sender: Any = None) -> AsyncIterator[Json]:
         """The chunks of an answer.

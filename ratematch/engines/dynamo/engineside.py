@@ -13,7 +13,9 @@ from dataclasses import replace
 from ratematch.engines.dynamo.contract import is_since, spell_flags
 from ratematch.engines.dynamo.stack import Stack, stack_of
 from ratematch.engines.settings import Config, fold, lay_over
+from ratematch.engines.trtllm_serve.contract import load_keys, there
 from ratematch.engines.trtllm_serve.derive import BLOCK, NO_ENVIRONMENT, derive_worker
+from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.vllm.derive import derive_server
 from ratematch.engines.vllm.options import spell_options
 from ratematch.plan.deployment import ServerGroup
@@ -85,9 +87,18 @@ def _trtllm(experiment: Experiment, group: ServerGroup, settings: tuple[Setting,
             yield replace(setting, value=PREFILL_TOKENS, why=why)
         else:
             yield setting
+    if warmed and group.mapping.attention_dp and routes_by_blocks(stack):
+        why = "a prompt is warm on the rank that computed it: it is sent there again, as far as load allows"
+        yield Setting("attention_dp_config.enable_kv_cache_aware_routing", True, why)
     if warmed:
         why = "prompts are computed here in pieces before the clock; a decode step is the same"
         yield Setting("enable_chunked_prefill", True, why)
+
+
+def routes_by_blocks(stack: Stack) -> bool:
+    """Can TensorRT-LLM send a request to the attention-DP rank that keeps its blocks, in every release it may be?"""
+    rule = load_keys("worker")["attention_dp_config"]["keys"]["enable_kv_cache_aware_routing"]
+    return there(rule, read_version(stack.backend_version)) is True
 
 
 def _iteration_statistics(stack: Stack) -> Setting:

@@ -13,6 +13,7 @@ from ratematch.engines.dynamo.engineside import (
     as_engine,
     block_size,
     is_alone,
+    routes_by_blocks,
     worker_config,
 )
 from ratematch.engines.dynamo.stack import FORCED_VARIABLES, Stack, stack_of
@@ -31,6 +32,10 @@ NOT_HERE = ("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "TLLM_BENCHMARK_REQ_QUEUES_SIZE"
 
 FORBIDDEN = ("DYN_MIGRATION_LIMIT", "DYN_ROUTER_CONDITIONAL_DISAGG", "DYN_ROUTER_CONDITIONAL_DISAGG_CONFIG")
 """What would change which worker answers a request, or how often."""
+
+
+LAST_SYSTEM_PORT = 32767
+"""The highest port at which a worker can report (1.6.1 ends with "expected i16" above it)."""
 
 
 def check_launch(
@@ -65,6 +70,7 @@ def doubt_launch(
                 f"{group.role}.yaml: num_postprocess_workers: Dynamo takes it away, with a warning since 1.5: the "
                 "frontend turns tokens into text"
             )
+    doubts += _doubt_ranks(experiment, stack)
     if stack.discovery == "file" and not experiment.emulated and len({spec.host for spec in plan.processes}) > 1:
         doubts.append(
             "engine.discovery: file relies on changes of a shared folder being seen on every node, which is not "
@@ -76,6 +82,19 @@ def doubt_launch(
             "up and idle; nginx: true puts one address in front of all"
         )
     return doubts
+
+
+def _doubt_ranks(experiment: Experiment, stack: Stack) -> Iterator[str]:
+    """Warm prompts lie on one attention-DP rank each, and the engine may ask another."""
+    gen = experiment.deployment.gen
+    if stack.backend != "trtllm" or experiment.mode != "gen_only_warmed" or gen is None or routes_by_blocks(stack):
+        return
+    if gen.mapping.attention_dp:
+        yield (
+            f"gen: {gen.mapping.label} spreads requests over its {gen.mapping.dp_ranks} attention-DP ranks, each "
+            f"with blocks of its own, and TensorRT-LLM {stack.backend_version} is not known to send a prompt to the "
+            "rank that keeps its blocks: such loads mostly end as not valid"
+        )
 
 
 def _engine_part(plan: LaunchPlan, experiment: Experiment) -> LaunchPlan:
@@ -170,6 +189,13 @@ def _check_ports(plan: LaunchPlan) -> Iterator[str]:
     for (host, port), count in used.items():
         if count > 1:
             yield f"port {port} on {host} is given to {count} processes"
+    for spec in plan.processes:
+        if spec.is_worker and spec.port > LAST_SYSTEM_PORT:
+            yield (
+                f"{spec.name}: port {spec.port}: Dynamo reads DYN_SYSTEM_PORT as 16 bits with a sign, up to "
+                f"{LAST_SYSTEM_PORT}; set a lower port_base in the cluster profile"
+            )
+            return
 
 
 def _check_given(plan: LaunchPlan, experiment: Experiment) -> Iterator[str]:
