@@ -12,6 +12,7 @@
         ifb_choice.json                     aggregated servers that are measured, and those that are not
         nodes.json                          nodes that failed
         derived.json                        worked out of the records, to read them less often; may be deleted
+        published.json, details.json        of a copy to hand around: what was left out; what left out records said
         packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
         jobs/<name>/                        logs of Slurm job arrays
         schemas/<digest>.json               what images said that their servers take
@@ -45,6 +46,8 @@ CHOICE = "choice.json"
 IFB_CHOICE = "ifb_choice.json"
 NODES = "nodes.json"
 DERIVED = "derived.json"
+PUBLISHED = "published.json"
+DETAILS = "details.json"
 PACKS = "packs"
 JOBS = "jobs"
 SCHEMAS = "schemas"
