@@ -16,6 +16,7 @@ from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.ifb import choose_ifb
 from ratematch.campaign.jobs.executor import Executor
+from ratematch.campaign.machine import holding_machine
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
 from ratematch.campaign.precheck import expand_sweep, refuse_mixture
 from ratematch.campaign.refine import Refining
@@ -34,7 +35,6 @@ from ratematch.run.failure import UNSETTLED, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
-from ratematch.store.files import write_text
 from ratematch.store.folder import Results
 from ratematch.store.masking import mask
 from ratematch.store.snapshot import Snapshot
@@ -70,6 +70,7 @@ def run_campaign(
     with (
         filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"),
         secrets.handing_over(sweep, values, results) as handed,
+        holding_machine(results, sweep.cluster, executor.name),
     ):
         controller = Controller(sweep, results, executor, on_update, again=again, handed=handed)
         contract.settle(controller.campaign, prepared, executor, on_update)
@@ -126,9 +127,9 @@ class Controller:
 
     def _write_plan(self, text: str) -> None:
         """Write what is run, and what it is expected to take."""
-        sweep, path, expected = self._sweep, self._results.path, self.campaign.expected
-        write_text(path / layout.SWEEP, mask(mask_yaml(text)))
-        self._results.write_limits(SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus))
+        sweep, expected = self._sweep, self.campaign.expected
+        limits = SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus)
+        self._results.write_sweep(mask(mask_yaml(text)), limits)
         self._results.write_controller_plan(
             ControllerPlan(
                 began=time.time(),
@@ -397,10 +398,9 @@ class Controller:
     def _stop(self, items: Sequence[Item]) -> None:
         """Ask every job to stop, then wait for each: they stop at the same time."""
         jobs = [item.job for item in items if item.job is not None]
-        for job in jobs:
-            job.cancel(wait=False)
-        for job in jobs:
-            job.cancel()
+        for wait in (False, True):
+            for job in jobs:
+                job.cancel(wait=wait)
 
     def _count_loads(self) -> None:
         """Count the measured loads of this campaign, and those that may not stand on a front."""

@@ -134,13 +134,15 @@ class E2ePlan:
 class NamedDeployment:
     """A deployment written out in the file, run as it stands: ``e2e`` with ctx and gen, ``ifb`` with agg.
 
-    ``workload``: its own, ``None`` = every workload of the sweep. ``breakdown``: as in :class:`E2ePlan`.
+    ``workload``: its own, ``None`` = every workload of the sweep. ``breakdown``: as in :class:`E2ePlan`. ``engine``:
+    the sweep's with keys of its own laid over it, ``None`` = as it is.
     """
 
     deployment: Deployment
     loads: LoadPlan
     workload: Workload | None = None
     breakdown: bool = False
+    engine: EngineRef | None = None
 
     @property
     def stage(self) -> Stage:
