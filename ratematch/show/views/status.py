@@ -38,10 +38,8 @@ def status_to_json(
     damaged = [*also_damaged, *stored.damaged]
     named = name_alike([part.experiment for part in stored.experiments])
     rows = [
-        {
-            **_experiment_status(part, (queued or {}).get(part.folder.path.name), damaged),
-            "experiment": experiment.label,
-        }
+        {"experiment": experiment.label}
+        | _experiment_status(part, (queued or {}).get(part.folder.path.name), damaged)
         for part, experiment in zip(stored.experiments, named, strict=True)
     ]
     spent = stored.account()
