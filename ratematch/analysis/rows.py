@@ -39,7 +39,7 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
     A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
     before is taken from the folder's cache while its files are the same.
     """
-    cache = DetailCache.read(results.path)
+    cache = DetailCache.read(results.path, damaged)
     rows: list[Measured] = []
     for experiment in results.experiments:
         details: list[Measured] = []
@@ -52,6 +52,19 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
         rows += _with_breakdowns(details)
     cache.write()
     return rows
+
+
+def read_details(results: Snapshot, damaged: list[Damage]) -> dict[str, Detail]:
+    """What the records of every finished load say beyond its figures, by ``<experiment>/<load>``; of those that can
+    be used. The others are in ``damaged``."""
+    cache = DetailCache.read(results.path, damaged)
+    details: dict[str, Detail] = {}
+    for experiment in results.experiments:
+        for stored in experiment.loads:
+            detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
+            if detail is not None:
+                details[f"{experiment.folder.path.name}/{stored.folder.name}"] = detail
+    return details
 
 
 def _with_breakdowns(rows: Sequence[Measured]) -> list[Measured]:
@@ -71,7 +84,7 @@ def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Me
 
     A load one of whose files cannot be used is left out; the file is in ``damaged``.
     """
-    cache = DetailCache.read(results.path)
+    cache = DetailCache.read(results.path, damaged)
     rows: list[Measured] = []
     for experiment in results.experiments:
         kv_layout = find_layout(experiment.experiment)

@@ -27,6 +27,7 @@ from ratematch.cli.options import (
 
 if TYPE_CHECKING:
     from ratematch.exchange.results.foreign import Hints
+    from ratematch.store.folder import Results
 
 
 @main.group(name="import")
@@ -261,26 +262,52 @@ def export() -> None:
     "--format",
     "form",
     type=click.Choice(["aiperf", "benchmark-serving", "inferencex", "csv"]),
-    required=True,
     help="Whose files.",
 )
+@click.option("--publish", is_flag=True, help="A small copy of RESULTS that may be shown to anybody, instead.")
+@click.option(
+    "--records-kb", type=Whole(0, 1_000_000), default=512, show_default=True, help="Room for requests in it."
+)
+@click.option("--hide", multiple=True, metavar="TEXT", help="A word that goes wherever it stands; several times.")
+@click.option("--about", default="", metavar="TEXT", help="What the copy says of itself.")
 @folder_option
-def export_results(results: Path, form: Any, output: Path) -> None:
-    """Write RESULTS as AIPerf, benchmark_serving or InferenceX files, or as CSV. Emulated figures say so in each
-    file.
+def export_results(
+    results: Path, form: Any, publish: bool, records_kb: int, hide: tuple[str, ...], about: str, output: Path
+) -> None:
+    """Write RESULTS as AIPerf, benchmark_serving or InferenceX files, or as CSV; or a copy to hand around.
+
+    Emulated figures say so in each file. With --publish names of people, machines, accounts and places become
+    pseudonyms, logs are cut to both ends, and requests are those of a few loads; nothing is written when anything of
+    it would be left. All verbs read the copy as they read RESULTS.
 
     \b
     Example:
         ratematch export results results/sample --format aiperf -o artifacts
+        ratematch export results results/sample --publish -o results/to-show
     """
+    from ratematch.errors import UserError
     from ratematch.exchange.results.export import export_results as write
     from ratematch.store.folder import Results
 
+    if publish == (form is not None):
+        raise UserError("give either --format, for another tool, or --publish, for a copy to hand around")
+    if publish:
+        _publish(Results.open(results), output, records_kb, hide, about)
+        return
     written, notes = write(Results.open(results), form, output)
     for path in written:
         echo(str(path))
     for note in notes:
         echo(f"note: {note}", err=True)
+
+
+def _publish(results: Results, output: Path, records_kb: int, hide: tuple[str, ...], about: str) -> None:
+    from ratematch.exchange.publish.folder import Wanted, describe, publish
+
+    published, damaged = publish(results, output, Wanted(records_kb, hide, about))
+    echo(str(output))
+    for line in describe(published, output, damaged):
+        echo(line, err=True)
 
 
 @export.command("deployment")

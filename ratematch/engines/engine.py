@@ -121,6 +121,11 @@ def no_transfer_work(model: Model, ctx: ServerGroup, gen: ServerGroup, isl: int,
     return None
 
 
+def same_plan(plan: LaunchPlan, other: LaunchPlan) -> bool:
+    """Servers that are started otherwise are other servers."""
+    return plan == other
+
+
 def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
     """The engine's logs say nothing of how its servers run beyond what they were told."""
     return Running()
@@ -210,6 +215,10 @@ class Engine:
 
     recheck: Callable[[LaunchPlan, Experiment], Conversation] = no_conversation
     """What is asked before and after each load: is it still the deployment that was started?"""
+
+    does_for: Callable[[LaunchPlan, LaunchPlan], bool] = same_plan
+    """Do the servers of the first plan do for the experiment of the second, so that they need not be started anew for
+    it? Both plans are for the same nodes, GPUs and ports."""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under

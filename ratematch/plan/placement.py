@@ -63,14 +63,15 @@ class Instance:
 class Placement:
     """Instances in the order they were placed; the orchestrator (if the deployment needs one) beside the first.
     ``coordinator_port``: on its host, for an orchestrator of several processes (:func:`has_coordinator`).
-    ``side_ports``: (role, first port) of side channels that are held for it; else they follow the other ports.
-    ``service_node`` and ``service_host``: a node without servers, for what stands beside them, and its address."""
+    ``side_channels``: (name of an instance, address, first port) where they are held for it; else they follow the
+    other ports. ``service_node`` and ``service_host``: a node without servers, for what stands beside them, and its
+    address."""
 
     instances: tuple[Instance, ...]
     orchestrator_host: str | None
     orchestrator_port: int | None
     coordinator_port: int | None = None
-    side_ports: tuple[tuple[str, int], ...] = ()
+    side_channels: tuple[tuple[str, str, int], ...] = ()
     service_node: str | None = None
     service_host: str | None = None
 

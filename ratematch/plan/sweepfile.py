@@ -357,6 +357,7 @@ def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
         around=tuple(counts.around),
         loads=LoadPlan(concurrency=tuple(counts.concurrency or ()), **counts.counts()),
         choose_at=tuple(sorted(set(given.choose_at))),
+        refine=given.refine,
         router=given.router.type,
         router_args=given.router.args,
         breakdown=given.breakdown,

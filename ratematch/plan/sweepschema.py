@@ -198,6 +198,7 @@ class E2eIn(Strict):
     deployments: Servers = 3
     loads: E2eLoadsIn = E2eLoadsIn()
     choose_at: Annotated[list[PerSecond], BeforeValidator(as_list), AlsoOne()] = []
+    refine: bool = True
     router: Router = RouterIn(type="round_robin")
     breakdown: bool = True
 

@@ -101,7 +101,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> Sent:
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_emulator_times(plan) if experiment.emulated else {}
     live.telemetry.take()
-    marks, times = mark_logs(plan, live.launch), mark_times(plan, live.launch, live.times)
+    marks, times = mark_logs(plan, live.servers.folder), mark_times(plan, live.servers.folder, live.times)
     gpus = GpuSampler(folder=live.launch, only=_gpus_of(live))
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
@@ -131,13 +131,13 @@ def _collect(live: Live, load: Load, sent: Sent) -> Reported:
     experiment, plan, result = live.experiment, live.servers.plan, sent.result
     run = describe_run(result, live.launch, experiment)
     emulator = spent_between(sent.before, read_emulator_times(plan)) if experiment.emulated else {}
-    log = read_logs(plan, live.launch, sent.marks, live.engine, experiment, load)
+    log = read_logs(plan, live.servers.folder, sent.marks, live.engine, experiment, load)
     reports = live.telemetry.take()
     rows = reports.iterations
     times = CollectedTimes((), None, None, {})
     if result.aborted is None:
         every = [*result.warmup, *result.records]
-        times = collect_times(plan, live.launch, live.times, sent.times, every, live.engine.trim_times)
+        times = collect_times(plan, live.servers.folder, live.times, sent.times, every, live.engine.trim_times)
     warmed = sent.warmed
     if warmed is not None:
         servers = {spec.name for spec in plan.processes if spec.role == "gen"}
@@ -145,6 +145,7 @@ def _collect(live: Live, load: Load, sent: Sent) -> Reported:
         warmed = replace(warmed, hit_rate=_hits_by_answers(result.records) if rate is None else rate)
     run = replace(
         run,
+        beside=_beside(live, run),
         emulator=emulator,
         connections=live.connections,
         log=log,
@@ -173,12 +174,20 @@ def _hits_by_answers(records: Sequence[RequestRecord]) -> float | None:
     return sum(counted) / tokens if tokens and len(counted) == len(cached) else None
 
 
+def _beside(live: Live, run: LoadRun) -> tuple[str, ...]:
+    """What ran on other GPUs of this machine while the load did."""
+    if live.presence is None or run.wall_start_ns is None or run.start_ns is None or run.end_ns is None:
+        return ()
+    begin = run.wall_start_ns / 1e9
+    return live.presence.during(begin, begin + (run.end_ns - run.start_ns) / 1e9)
+
+
 def _find_cause(live: Live, sent: Sent, run: LoadRun) -> Diagnosis | None:
     """Why requests of a load failed; ``None`` where none did or nothing is known."""
     errors = _errors(sent.result.records)
     if not errors:
         return None
-    known = find_cause(live.engine, live.servers.plan, live.launch, errors, sent.marks)
+    known = find_cause(live.engine, live.servers.plan, live.servers.folder, errors, sent.marks)
     if known is None and run.failed == run.sent:
         return live.engine.explain("all_failed", live.experiment)
     return known

@@ -19,7 +19,7 @@ from ratematch.plan.cluster import to_json as cluster_to_json
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.experiment import to_json as experiment_to_json
 from ratematch.plan.placement import FIRST_PORT, nodes_on, place, placement_to_json
-from ratematch.run.experiment import ready_s
+from ratematch.run.placing import ready_s
 from ratematch.run.script import batch_script, node_placeholders, run_script
 from ratematch.store import layout
 from ratematch.store.files import to_text, write_new

@@ -32,7 +32,7 @@ class Places:
     frontends: tuple[Place, ...]
     etcd: Place | None
     nats: Place | None
-    side_ports: tuple[tuple[str, int], ...]
+    side_channels: tuple[tuple[str, str, int], ...]
     hosts: tuple[str, ...]
 
 
@@ -77,15 +77,12 @@ def find_places(experiment: Experiment, placement: Placement) -> Places:
     beside = placement.service_host or head
     etcd = Place(beside, first, first + 1) if stack.discovery == "etcd" and (first := take(2)) else None
     nats = Place(beside, first, first + 1) if stack.uses_nats and (first := take(2)) else None
-    held, side = dict(placement.side_ports), []
+    side: list[tuple[str, str, int]] = []
     if side_channels(stack, experiment.deployment):
+        held = {name: (name, host, port) for name, host, port in placement.side_channels}
         groups = {group.role: group for group in experiment.deployment.groups}
         for instance in placement.instances:
             ranks = groups[instance.role].mapping.dp_ranks
-            if instance.role in held:
-                side.append((instance.name, held[instance.role]))
-                held[instance.role] += ranks
-            else:
-                side.append((instance.name, take(ranks)))
+            side.append(held.get(instance.name) or (instance.name, instance.host, take(ranks)))
     everywhere = tuple(dict.fromkeys((*hosts, beside)))
     return Places(public, frontends, etcd, nats, tuple(side), everywhere)

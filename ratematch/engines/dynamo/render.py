@@ -240,8 +240,8 @@ def _worker_env(
     if stack.backend == "trtllm":
         eplb = ((EPLB_SHM, f"ratematch_eplb_{instance.port}"),) if has_load_balancer(group) else ()
         own = (*own, *quiet_env(as_engine(experiment)), *eplb)
-    elif (side := dict(places.side_ports).get(instance.name)) is not None:
-        own = (*own, (SIDE_HOST, instance.host), (SIDE_PORT, str(side)))
+    elif side := {name: (host, port) for name, host, port in places.side_channels}.get(instance.name):
+        own = (*own, (SIDE_HOST, side[0]), (SIDE_PORT, str(side[1])))
     return (
         *merge_env(
             own,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ratematch.engines.caches import cache_env
 from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
@@ -240,6 +241,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
             *merge_env(
                 WORKER_ENV,
                 quiet_env(experiment),
+                cache_env(experiment, cluster),
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),

@@ -76,7 +76,7 @@ def recipe_of(experiment: Experiment, cluster: Cluster) -> Recipe:
         raise RecipeError(problems)
     nodes = nodes_on(experiment.deployment, cluster)
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
-    plan = find_engine(experiment.engine.name).plan_launch(experiment, placement, cluster, 1.0)
+    plan = find_engine(experiment.engine.key).plan_launch(experiment, placement, cluster, 1.0)
     files = {file.path: read_own_yaml(file.content) for file in plan.files if file.path.endswith(".yaml")}
     ladder = [load for load in experiment.loads if isinstance(load, Concurrency)]
     first, engine = ladder[0], experiment.engine
