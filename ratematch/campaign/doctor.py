@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ratematch.campaign.contract import keep_answer, look_up
@@ -22,6 +24,9 @@ from ratematch.slurm.site import check_files, check_slurm, check_weights
 from ratematch.version import __version__
 
 FREE_GB = 1.0
+
+ANSWER_S = 60.0
+"""How long a command may take to say what is installed."""
 
 
 def examine(
@@ -96,8 +101,18 @@ def _guard() -> Finding:
     return Finding("clean-up after kill -9", there, description)
 
 
+def _output(argv: Sequence[str]) -> str:
+    """What a command says on this machine, or why it says nothing."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stdout + done.stderr
+
+
 def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
-    program = find_engine(engine).command(cluster)[0]
+    known = find_engine(engine)
+    program = known.command(cluster)[0]
     where = shutil.which(program)
     kind = "emulated" if cluster.emulated else "real servers"
     checks = [
@@ -111,4 +126,6 @@ def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
     if cluster.emulated or runs_here(cluster):
         missing = f"{program} is not on PATH; set `command` in the profile"
         checks.append(Finding("engine command", where is not None, where or missing))
+        if where is not None and (commands := known.local_commands(known.command(cluster))):
+            checks += known.judge_probe({name: _output(argv) for name, argv in commands.items()})
     return checks

@@ -136,6 +136,11 @@ def never_gives_up(text: str) -> bool:
     return False
 
 
+def no_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """A node is asked, or nobody."""
+    return {}
+
+
 def no_programs(engine: EngineRef) -> tuple[str, ...]:
     """Nothing but its own CLI."""
     return ()
@@ -300,6 +305,9 @@ class Engine:
 
     probe_commands: Callable[[Sequence[str]], dict[str, tuple[str, ...]]]
     """Commands, by name, whose output says what is installed on a node; the argument starts the engine's CLI."""
+
+    local_commands: Callable[[Sequence[str]], dict[str, tuple[str, ...]]] = no_commands
+    """Those of them that are worth running on this machine where servers, emulated ones too, are started here."""
 
     judge_probe: Callable[[Mapping[str, str]], list[Finding]]
     """What those outputs say, compared with what is known of the version that answered."""
