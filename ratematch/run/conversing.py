@@ -15,7 +15,8 @@ from ratematch.errors import WrongServers
 from ratematch.loadgen.http import get
 from ratematch.loadgen.limits import SIDE_BYTES
 from ratematch.plan.experiment import Experiment
-from ratematch.run.launch import Interrupted, Servers
+from ratematch.run.launch import Servers
+from ratematch.run.stopping import Interrupted
 from ratematch.store.progress import Waiting
 
 PAUSE_S = 0.1

@@ -31,7 +31,7 @@ from ratematch.plan.secret import secret_names
 from ratematch.run import contracts, machines, provenance
 from ratematch.run.conversing import join
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
+from ratematch.run.launch import ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.live import Live
 from ratematch.run.load import measure_load
@@ -42,7 +42,7 @@ from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve, takes_
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
 from ratematch.run.startsigns import StartSigns
-from ratematch.run.stopping import Stop, stop_on_signal
+from ratematch.run.stopping import Interrupted, Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
 from ratematch.run.visit import Visits
 from ratematch.run.warmup import warm_connections

@@ -27,6 +27,7 @@ from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, Proce
 from ratematch.run import guard
 from ratematch.run.maskedlog import ServerLog
 from ratematch.run.startsigns import StartSigns
+from ratematch.run.stopping import Interrupted
 from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store import layout, masking
 from ratematch.store.files import disk_full_message, is_full, write_text
@@ -43,10 +44,6 @@ TAIL_LINES = 15
 
 Diagnose = Callable[[Sequence[str]], object]
 """Whole logs, the most relevant first, to a cause (``str()`` of it is shown); ``None`` when it is not known."""
-
-
-class Interrupted(RunError):
-    """The person or the scheduler asked the run to stop."""
 
 
 class Machine(Protocol):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from ratematch.plan.cluster import Cluster
-from ratematch.run.launch import Interrupted
+from ratematch.run.stopping import Interrupted
 
 Phase = Literal["waiting", "starting", "measuring", "ended"]
 

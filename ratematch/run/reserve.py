@@ -25,8 +25,8 @@ from typing import IO
 from ratematch.errors import PlacementError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.placement import Instance, Placement
-from ratematch.run.launch import Interrupted
 from ratematch.run.neighbours import Presence
+from ratematch.run.stopping import Interrupted
 from ratematch.store.private import make_private
 
 LOCKS = "RATEMATCH_LOCKS"

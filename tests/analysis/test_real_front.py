@@ -22,6 +22,7 @@ from ratematch.report.verdict import make_card, name_deployment
 from ratematch.show.headline import describe_gain
 from ratematch.show.views.analysis import print_analysis
 from ratematch.show.views.details import print_details
+from ratematch.show.views.status import status_to_json
 from ratematch.store.folder import Results
 from ratematch.store.published import read_published
 
@@ -110,6 +111,13 @@ def test_one_deployment_has_one_name_and_block_size_is_in_it(analysis: Analysis,
     assert labels == {LARGE}
     point = recommend(short, 100).point
     assert point is not None and "block_size=128" in name_deployment(point)
+
+
+def test_status_calls_them_the_same() -> None:
+    """The ctx and gen servers of the second sweep, which had no axis of block sizes, are those of the first."""
+    names = [row["experiment"] for row in status_to_json(Results.open(FOLDER))["experiments"]]
+    assert len(set(names)) == 9 and "ctx-2048-1-ctx1xTP1+block_size=128-mtp0" in names
+    assert all("block_size=" in name for name in names if not name.startswith("ifb"))
 
 
 def test_the_gap_is_the_transfer_with_small_blocks_and_none_of_its_parts_is_larger_than_it(

@@ -30,6 +30,7 @@ from ratematch.store.files import write_json
 from ratematch.store.folder import Results
 from ratematch.store.published import read_published
 from ratematch.store.records import write_records
+from tests.support.examples import examples
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "results" / "sample"
@@ -335,7 +336,7 @@ around = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(around, names), min_size=1, max_size=3))
 def test_no_name_of_any_form_survives_in_any_text(parts: list[tuple[str, str]]) -> None:
     text = " ".join(form.format(name) for form, name in parts)
@@ -383,7 +384,7 @@ def fill(tree: Any, planted: list[str]) -> Any:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(trees)
 def test_no_name_survives_at_any_key_of_json_or_yaml(tree: Any) -> None:
     planted: list[str] = []

@@ -17,8 +17,9 @@ import pytest
 
 from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
-from ratematch.run.launch import Interrupted, Waiting, end_leftovers, probe, running
+from ratematch.run.launch import Waiting, end_leftovers, probe, running
 from ratematch.run.startsigns import StartSigns
+from ratematch.run.stopping import Interrupted
 from tests.ports import free_port
 from tests.support.processes import processes_with, wait_until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ratematch.plan.cluster import Cluster
-from ratematch.run.launch import Interrupted
 from ratematch.run.neighbours import KEPT, Presence, Stretch, describe_host, doing_now, starts_beside
+from ratematch.run.stopping import Interrupted
 
 LOCAL = Cluster("local", "h200", gpus_per_node=2, nodes=1)
 

@@ -18,8 +18,8 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import EngineRef
 from ratematch.plan.placement import place
-from ratematch.run.launch import Interrupted
 from ratematch.run.reserve import LOCKS, Reserved, held_gpus, on_reserved, reserve
+from ratematch.run.stopping import Interrupted
 from tests.support.invented import experiment, group
 
 

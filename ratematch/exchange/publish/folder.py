@@ -59,6 +59,8 @@ def publish(results: Results, output: Path, wanted: Wanted) -> tuple[Published, 
         UserError: ``output`` is there already, or in the folder itself; or something that names people, machines or
             places would be left in it: nothing is written then.
     """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: is there already; give a folder that is not, or is empty")
     if output.resolve().is_relative_to(results.path.resolve()):
         raise UserError(f"{output}: lies in {results.path} itself; give a folder beside it")
     stored = results.now()

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ratematch.analysis.names import name_alike
 from ratematch.show.console import table
 from ratematch.show.terminal import command_line
 from ratematch.store.damage import Damage, readable
@@ -35,8 +36,11 @@ def status_to_json(
     """
     stored = results.now()
     damaged = [*also_damaged, *stored.damaged]
+    named = name_alike([part.experiment for part in stored.experiments])
     rows = [
-        _experiment_status(part, (queued or {}).get(part.folder.path.name), damaged) for part in stored.experiments
+        {"experiment": experiment.label}
+        | _experiment_status(part, (queued or {}).get(part.folder.path.name), damaged)
+        for part, experiment in zip(stored.experiments, named, strict=True)
     ]
     spent = stored.account()
     budget = _budget(results, damaged)
@@ -75,7 +79,6 @@ def _experiment_status(stored: StoredExperiment, queued: str | None, damaged: li
     outcome = stored.outcome if state in ("failed", "interrupted") else None
     progress = readable(folder.progress, damaged) if state == "running" else None
     return {
-        "experiment": experiment.label,
         "folder": folder.path.name,
         "stage": experiment.stage,
         "mode": experiment.mode,
