@@ -66,8 +66,8 @@ deployments:
     loads: {concurrency: [4, 12], min_requests: 24, requests_per_slot: 6}
 """
 )
-"""The same behind the real frontend, with two prefill and three decode workers of TensorRT-LLM end to end. Two loads a
-stage: a hiccup of a busy machine takes its verdict from one."""
+"""The same behind the real frontend, with two prefill and three decode workers of TensorRT-LLM end to end. Two loads
+a stage: a hiccup of a busy machine takes its verdict from one."""
 
 SWEEPS = {"trtllm-serve": MINI, "vllm": VLLM_MINI}
 
