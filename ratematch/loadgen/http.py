@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from ratematch.store.provenance import ServerVersion
 
 EMULATED_HEADER = "X-Ratematch-Emulated"
 """In every answer of the emulator."""
+
+EMULATED_ID = "ratematch-emulated"
+"""The name under which an emulated Triton server goes; its answers have no such header."""
 
 _PATIENCE = 4
 """An answer that drips on may take so many times as long as one wait for its bytes."""
@@ -66,23 +70,29 @@ def get(url: str, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
 
 
 def server_version(host: str, port: int) -> ServerVersion:
-    """What GET ``/version`` answers; a server that does not say is of no known version. Never raises."""
-    try:
-        answer = get(f"http://{host}:{port}/version", 5)
-    except OSError:
-        return ServerVersion(None, False)
-    return ServerVersion(_read_version(answer.body), answer.headers.get(EMULATED_HEADER) is not None)
+    """What GET ``/version`` answers, or Triton's ``/v2``; a server that does not say is of no known version. Never
+    raises."""
+    for route in ("/version", "/v2"):
+        try:
+            answer = get(f"http://{host}:{port}{route}", 5)
+        except urllib.error.HTTPError:
+            continue
+        except OSError:
+            break
+        emulated = answer.headers.get(EMULATED_HEADER) is not None or _text(answer.body, "name") == EMULATED_ID
+        return ServerVersion(_text(answer.body, "version"), emulated)
+    return ServerVersion(None, False)
 
 
-def _read_version(body: bytes) -> str | None:
-    """The ``version`` of a JSON object, if it is a word or two."""
+def _text(body: bytes, name: str) -> str | None:
+    """The field ``name`` of a JSON object, if it is a word or two."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    version = content.get("version") if isinstance(content, dict) else None
-    if isinstance(version, str) and version.isprintable() and 0 < len(version) <= _VERSION_LENGTH:
-        return version
+    text = content.get(name) if isinstance(content, dict) else None
+    if isinstance(text, str) and text.isprintable() and 0 < len(text) <= _VERSION_LENGTH:
+        return text
     return None
 
 
