@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from ratematch.engines import trtllm_serve, vllm
+from ratematch.engines import triton, trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
 from ratematch.engines.failures import find_failure
 from ratematch.engines.othernames import read_figures as read_other_figures
@@ -14,7 +14,7 @@ from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import read_prometheus
 from ratematch.plan.enginefacts import EngineFacts
 
-_REGISTRY: dict[str, Engine] = {engine.name: engine for engine in (trtllm_serve.ENGINE, vllm.ENGINE)}
+_REGISTRY: dict[str, Engine] = {engine.name: engine for engine in (trtllm_serve.ENGINE, vllm.ENGINE, triton.ENGINE)}
 
 ENGINES: dict[str, EngineFacts] = {name: engine.facts for name, engine in _REGISTRY.items()}
 """What a sweep file may say of each engine, by the name that it gives the engine."""

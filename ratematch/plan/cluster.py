@@ -99,7 +99,8 @@ class Cluster:
     there; only for :attr:`default_executor`, so it is not kept with results. ``gpu_file``: the file that describes
     the GPU type, ``None`` where the package does. ``packing``: whether instances of 6 GPUs may sit on nodes of 4, as
     4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``secrets``: values that ``environment``
-    has not, which are kept nowhere.
+    has not, which are kept nowhere. ``release_paths``: folders with files that an engine's release brings and
+    ratematch does not, by engine.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Cluster:
     gpu_file: str | None = None
     packing: Packing = "whole-nodes"
     secrets: Secrets = field(default_factory=Secrets, compare=False)
+    release_paths: dict[str, str] = field(default_factory=dict)
 
     @property
     def gpu_source(self) -> str:
@@ -154,6 +156,8 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
         del content["gpu_file"]
     if content["packing"] == "whole-nodes":
         del content["packing"]
+    if not content["release_paths"]:
+        del content["release_paths"]
     return content
 
 

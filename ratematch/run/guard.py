@@ -34,7 +34,7 @@ def marked(mark: str) -> list[int]:
 
 
 def end(mark: str, grace_s: float) -> None:
-    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer."""
+    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer; then their shared memory."""
     deadline = time.monotonic() + grace_s
     _send(mark, signal.SIGTERM)
     while marked(mark) and time.monotonic() < deadline:
@@ -42,6 +42,21 @@ def end(mark: str, grace_s: float) -> None:
     while marked(mark):
         _send(mark, signal.SIGKILL)
         time.sleep(0.05)
+    remove_shared(mark)
+
+
+SHARED = Path("/dev/shm")
+LEAST_MARK = 16
+"""Characters of a mark that nothing else holds by chance."""
+
+
+def remove_shared(mark: str) -> None:
+    """Remove the shared memory whose name holds ``mark``: what servers leave that were killed, or had no time."""
+    if len(mark) < LEAST_MARK:
+        return
+    for left in SHARED.glob(f"*{mark}*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def _send(mark: str, number: signal.Signals) -> None:

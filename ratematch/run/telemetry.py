@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from array import array
@@ -28,7 +29,8 @@ from ratematch.loadgen.limits import MOST_FIGURE, TIMINGS_BYTES
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.measure.loadrun import EmulatorTime
-from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
+from ratematch.measure.metricnames import EMULATED_SECONDS
+from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes, parse_prometheus
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.store.files import disk_full_as, disk_full_message, replacing
 from ratematch.store.masking import masker
@@ -133,9 +135,9 @@ class Telemetry:
         for spec in plan.processes:
             if spec.role != "orchestrator":
                 worker = self._workers[spec.name] = _Worker(spec.name, new_reader(), RowLog(KEPT, folder))
-                url, take = _url(spec, routes.iterations), partial(self._take_iterations, worker)
+                url, take = _metrics_url(spec, routes.iterations), partial(self._take_iterations, worker)
                 self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
-            url = _url(spec, routes.prometheus)
+            url = _metrics_url(spec, routes.prometheus)
             self._prometheus[spec.name] = Subscription(url, partial(self._samples.add, url), PROMETHEUS_S)
         self._poller = Poller([*self._iterations.values(), *self._prometheus.values()])
 
@@ -191,6 +193,10 @@ def _is_sound(step: Iteration) -> bool:
 
 def _url(spec: ProcessSpec, route: str) -> str:
     return f"http://{spec.host}:{spec.port}{route}"
+
+
+def _metrics_url(spec: ProcessSpec, route: str) -> str:
+    return f"http://{spec.host}:{spec.metrics_port or spec.port}{route}"
 
 
 # ------------------------------------------------------------------------------------------------ iterations
@@ -348,11 +354,23 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
         if spec.role == "orchestrator":
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            reported = json.loads(get(_url(spec, "/server_info"), 5).body)["emulated"]
+            reported = _emulated_info(spec)
             seconds = [float(reported[name]) for name in ("busy_s", "late_s", "lost_s")]
             if all(abs(value) < MOST_FIGURE for value in seconds):
                 times[spec.name] = EmulatorTime(*seconds)
     return times
+
+
+def _emulated_info(spec: ProcessSpec) -> Mapping[str, float]:
+    """From ``/server_info``, or, of several engines behind one address, the sums in its metrics."""
+    if not spec.metrics_port:
+        info: Mapping[str, float] = json.loads(get(_url(spec, "/server_info"), 5).body)["emulated"]
+        return info
+    sums: dict[str, float] = {}
+    for name, value in parse_prometheus(get(_metrics_url(spec, "/metrics"), 5).body.decode()).items():
+        if name.startswith(EMULATED_SECONDS) and (kind := re.search(r'kind="(\w+)"', name)):
+            sums[kind[1]] = sums.get(kind[1], 0.0) + value
+    return sums
 
 
 def spent_between(before: Mapping[str, EmulatorTime], after: Mapping[str, EmulatorTime]) -> dict[str, EmulatorTime]:

@@ -24,6 +24,7 @@ OTHER_PROGRAMS = {
     "curl": "--fail --max-time --noproxy --silent --write-out",
     "vllm serve": "--kv-transfer-config",
     "trtllm-serve": "--server",
+    "mpirun, pip": "--allow-run-as-root --oversubscribe --no-deps",
 }
 """Options in messages that are not ratematch's; a new one belongs here only when it is really another program's."""
 
