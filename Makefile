@@ -9,11 +9,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
 WORKERS ?= 5
+# Where the real tritonserver is installed that runs on the CPU, for tests; the emulator finds it by RATEMATCH_TRITON.
+TRITON ?= build/triton
 
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test tests test-fast fuzz fuzz-wire kill lint bench packages site clean
+.PHONY: demo demo-slurm test tests test-fast fuzz fuzz-wire kill lint bench packages triton site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -30,7 +32,7 @@ demo-slurm: $(VENV)/.installed
 
 # What takes its time runs beside each other: Debian's packages beside pip, and checks beside tests.
 test: $(VENV)/bin/python
-	@$(MAKE) --no-print-directory -j2 $(VENV)/.installed-dev packages
+	@$(MAKE) --no-print-directory -j3 $(VENV)/.installed-dev packages triton
 	@$(MAKE) --no-print-directory -j2 --keep-going lint tests
 
 # The first pass only counts: it leaves every module compiled, which each of the others would else do by itself.
@@ -46,6 +48,20 @@ packages:
 	      chromium chromium-driver >/dev/null || echo "no chromium here: the tests of report.html in a browser are skipped"; }; \
 	  $(PYTHON) slurm/testcluster.py install || true; \
 	else echo "not root: tests in a browser and on a real Slurm are skipped where chromium and Slurm are not there"; fi
+
+# A tritonserver for the CPU, in an environment of its own because its Python models need NumPy 1, and Triton's parser of
+# configurations. Where it cannot be had (another processor, no network) its tests are skipped and say so.
+triton: $(VENV)/bin/python
+	@$(MAKE) --no-print-directory $(TRITON)/.installed || echo "no tritonserver here: its tests are skipped"
+
+$(TRITON)/.installed: $(VENV)/bin/python
+	@$(BIN)/python -m venv --without-pip $(TRITON)
+	@$(BIN)/python -m pip --python $(TRITON)/bin/python install -q --no-compile --no-deps \
+	  nvidia-pytriton==0.7.0 'numpy<2' tritonclient==2.51.0 'protobuf<6'
+	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	if ! ldconfig -p | grep -q "libpython$$version.so.1.0" && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends libpython$$version >/dev/null || true; fi
+	@touch $@
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow"

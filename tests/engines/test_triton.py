@@ -31,6 +31,7 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
 from ratematch.run.script import run_script
 from ratematch.slurm.srun import slurm_step
+from tests.support import triton
 
 TRITON = find_engine("triton")
 NODE = Cluster("node", "h200", gpus_per_node=8, nodes=4, release_paths={"triton": str(STAND_INS)})
@@ -174,6 +175,69 @@ def test_several_nodes_are_rendered_as_one_step_and_marked_untested() -> None:
     assert "RENDERED ONLY, never run" in script and "mpirun" not in script
     assert len(re.findall(r"^  \d+\) words=", script, re.M)) == 17
     assert any("several nodes: rendered only" in doubt for doubt in TRITON.doubt_launch(plan, planned))
+
+
+PARSE = """
+import importlib.util, json, pathlib, sys
+import tritonclient
+from google.protobuf import text_format
+
+file = pathlib.Path(tritonclient.__file__).parent / "grpc" / "model_config_pb2.py"
+spec = importlib.util.spec_from_file_location("model_config_pb2", file)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+for path in map(pathlib.Path, sys.argv[1:]):
+    config = text_format.Parse(path.read_text(), module.ModelConfig())
+    print(json.dumps({
+        "model": path.parent.name,
+        "name": config.name,
+        "batch": config.max_batch_size,
+        "decoupled": config.model_transaction_policy.decoupled,
+        "copies": [group.count for group in config.instance_group],
+        "steps": [step.model_name for step in config.ensemble_scheduling.step],
+        "ranks": config.parameters["participant_ids"].string_value,
+        "gpus": config.parameters["gpu_device_ids"].string_value,
+    }))
+"""
+"""Reads files with the parser and the types of Triton's own client package."""
+
+
+@triton.needed
+def test_rendered_configurations_are_what_tritons_own_parser_reads(tmp_path: Path) -> None:
+    cases = {
+        "tp": pair("TP4", 1, "TP2", 1),
+        "pp": pair("TP2PP2", 1, "TP1PP4", 1),
+        "two-of-each": pair("TP1PP2", 2, "TP2", 2),
+        "alone": Deployment(agg=group("agg", "TP2PP2")),
+    }
+    for name, deployment in cases.items():
+        for file in launch(experiment(deployment, "ifb" if deployment.agg else "e2e")).files:
+            (tmp_path / name / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file.path).write_text(file.content)
+    files = sorted(tmp_path.glob("*/repository/*/config.pbtxt"))
+    words = [str(triton.FOLDER / "bin" / "python3"), "-c", PARSE, *map(str, files)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    models = {
+        (file.parents[2].name, file.parent.name): line
+        for file, line in zip(files, map(json.loads, done.stdout.splitlines()), strict=True)
+    }
+    assert len(models) == 3 * 6 + 4
+    for (case, model), read in models.items():
+        assert read["name"] == read["model"] == model
+        if case != "alone" and model in ("context", "generation", "disaggregated_serving_bls"):
+            assert read["decoupled"]
+        if model == "ensemble":
+            step = "tensorrt_llm" if case == "alone" else "disaggregated_serving_bls"
+            assert read["steps"] == ["preprocessing", step, "postprocessing"]
+    ranks = {
+        case: (models[case, "context"]["ranks"], models[case, "generation"]["ranks"]) for case in list(cases)[:3]
+    }
+    assert ranks == {"tp": ("1,2,3,4", "5,6"), "pp": ("1,2,3,4", "5,6,7,8"), "two-of-each": ("1,2;3,4", "5,6;7,8")}
+    both = models["two-of-each", "context"], models["two-of-each", "generation"]
+    assert [model["copies"] for model in both] == [[2], [2]]
+    assert [model["gpus"] for model in both] == ["0,1;2,3", "4,5;6,7"]
+    assert models["tp", "disaggregated_serving_bls"]["copies"] == [64]
 
 
 # ---------------------------------------------------------------------------------------------------- refusals

@@ -128,17 +128,16 @@ class Answer:
     def __init__(self, sender: Any, sequence: Sequence, fault: str, handed: int, counts: tuple[bool, bool]) -> None:
         self._sender, self._sequence, self._fault, self._handed = sender, sequence, fault, handed
         self._count_in, self._count_out = counts
-        self._sent = self._responses = 0
+        self._sent = 0
 
     def push(self, tokens: int, finished: bool, at_s: float) -> None:
-        self._responses += 1
-        if self._fault == "die" and self._responses == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._fault == "after" and self._responses == 4:
-            self.fail("an injected fault, after the third response")
-        if self._fault == "ended":
-            return
         for number in range(tokens):  # one token a response, as upstream's own tests have it
+            if self._fault == "die" and self._sent == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self._fault == "after" and self._sent == 3:
+                self.fail("an injected fault, after the third response")
+            if self._fault == "ended":
+                return
             last = finished and number == tokens - 1
             self._sender.send(self._response(), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
 

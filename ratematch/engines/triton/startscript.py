@@ -16,9 +16,9 @@ from ratematch.engines.triton.repository import SOURCES
 NAME = "start-triton.sh"
 REPOSITORY = "repository"
 
-EXIT_S = 3
-"""Seconds that a server may take to unload its models at its end: some ten later it is killed. It takes a second for
-each instance of the orchestrator, one after another."""
+EXIT_S = 1
+"""Seconds that a server may take to unload its models at its end. It needs one for each instance of the orchestrator,
+one after another, and is killed some ten after it is stopped: what it leaves is removed either way."""
 
 PREFIX = "rm_${RATEMATCH_RUN:-pid$$}_"
 """The mark of a start is in the environment of all its processes; what holds it in its name is removed with them."""
