@@ -177,6 +177,19 @@ def test_several_nodes_are_rendered_as_one_step_and_marked_untested() -> None:
     assert any("several nodes: rendered only" in doubt for doubt in TRITON.doubt_launch(plan, planned))
 
 
+def test_an_emulated_server_is_one_process_on_the_first_node() -> None:
+    emulated = replace(NODE, emulated=True, release_paths={})
+    planned = replace(experiment(pair("TP8", 1, "TP8", 1)), emulated=True)
+    plan = launch(planned, emulated)
+    assert TRITON.check_launch(plan, planned) == []
+    (spec,) = plan.processes
+    assert (spec.nodes, spec.ranks, spec.shares) == (("node0",), 1, ())
+    assert "-m ratematch.emulator.triton --model-repository=repository" in text_of(plan, "start-triton.sh")
+    built = json.loads(text_of(plan, "engines/generation/config.json"))
+    assert built["pretrained_config"]["mapping"]["tp_size"] == 8 and built["build_config"]["max_seq_len"] == 2304
+    assert parameters(plan, "generation")["gpt_model_path"] == "engines/generation"
+
+
 PARSE = """
 import importlib.util, json, pathlib, sys
 import tritonclient

@@ -202,3 +202,32 @@ def test_a_whole_load_through_the_live_view() -> None:
     assert [(record.outcome, record.osl) for record in result.records] == [("ok", 4), ("ok", 4)]
     assert (progress[-1].done, progress[-1].failed, progress[-1].tokens) == (2, 0, 8)
     assert set(seen.paths) == {"/v2/models/m/generate_stream"}
+
+
+# ------------------------------------------------------------------------------------- the OpenAI frontend
+
+
+async def openai_frontend(reply: Reply) -> None:
+    """As Triton's frontend streams a chat: finish_reason is always stop, usage comes in a chunk of its own."""
+    head = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tensorrt_llm"}
+    choice = {"index": 0, "logprobs": None, "finish_reason": None}
+    await reply.head()
+    for delta in ({"role": "assistant", "content": ""}, *({"content": " w"} for _ in range(4))):
+        await reply.chunk(
+            b"data: " + json.dumps({**head, "choices": [{**choice, "delta": delta}]}).encode() + b"\n\n"
+        )
+    last = {**head, "choices": [{**choice, "delta": {"content": ""}, "finish_reason": "stop"}]}
+    usage = {**head, "choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 4, "total_tokens": 12}}
+    for content in (last, usage):
+        await reply.chunk(b"data: " + json.dumps(content).encode() + b"\n\n")
+    await reply.chunk(b"data: [DONE]\n\n")
+    await reply.end()
+
+
+def test_tritons_openai_frontend_is_measured_as_any_other_chat_server() -> None:
+    with serve(openai_frontend) as (url, seen):
+        target = Target(url, "tensorrt_llm", "chat", extra_body={"ignore_eos": None})
+        result = drive(target, Concurrency(1, 2), REQUESTS)
+    assert [(record.outcome, record.osl, record.isl_reported) for record in result.records] == [("ok", 4, 8)] * 2
+    assert all(record.finish_reason == "stop" and len(record.chunk_ns) == 4 for record in result.records)
+    assert "ignore_eos" not in seen.bodies[0]

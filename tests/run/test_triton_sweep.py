@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.engines.triton.render import STAND_INS
 from tests.support import triton
 from tests.support.sites import alive, check_fronts, folders, make_site, read, run
 
@@ -69,3 +70,17 @@ def test_what_it_refuses_is_one_line_before_anything_starts(tmp_path: Path) -> N
     profile.write_text(profile.read_text().replace("emulated: true\n", "slurm: {partition: gpu}\n"))
     code, _, err = read(site, "plan", "mini.yaml")
     assert code == 1 and "names no release" in err and "release_paths: {triton: FOLDER}" in err
+
+
+def test_a_missing_engine_is_refused_with_its_command_before_anything_starts(tmp_path: Path) -> None:
+    site = make_site(tmp_path, mini=MINI.replace("llama-3.1-405b", "{name: llama-3.1-405b, path: WEIGHTS}"))
+    (site / "weights").mkdir()
+    sweep, profile = site / "sweeps" / "mini.yaml", site / "slurm" / "clusters" / "laptop.yaml"
+    sweep.write_text(sweep.read_text().replace("WEIGHTS", str(site / "weights")))
+    real = f"command: [/bin/true]\nnumactl: ''\nrelease_paths: {{triton: {STAND_INS}}}\n"
+    profile.write_text(profile.read_text().replace("emulated: true\n", real).replace("nodes: 4", "nodes: 1"))
+    code, out, err = read(site, "sweep", "mini.yaml", "--executor", "local")
+    assert code == 1 and out == "" and not (site / "results").exists()
+    folder = site / "weights" / "engines" / "gb200-1.2-tp2pp1-b32-t8192"
+    assert f"ctx: there is no engine in {folder}" in err and f"--output_dir {folder}" in err
+    assert err.count("trtllm-build") >= 3, "of each role, once"

@@ -23,6 +23,7 @@ LEGACY = (
 
 _SEEN = re.compile(r'key:\s*"(participant_ids|gpu_device_ids)"\s*value:?\s*\{\s*string_value:\s*"([^"$]*)"')
 _COUNT = re.compile(r"instance_group\s*:?\s*\[\s*\{\s*count\s*:\s*(\d+)")
+_RANK = re.compile(r"^# rank \d+: (\w+) on (\S+)$", re.M)
 _SHARED = re.compile(r"shm-region-prefix-name=(\S+)")
 
 
@@ -130,13 +131,16 @@ def check_files(plan: LaunchPlan, experiment: Experiment) -> list[str]:
         participants = {model: values.get("participant_ids", "") for model, values in seen.items()}
         problems += check_groups("participant_ids", participants, size)
         problems += _check_sizes(participants, roles, size)
-    problems += _check_gpus(plan, roles, {model: values.get("gpu_device_ids", "") for model, values in seen.items()})
+    script = texts.get(NAME, "")
+    problems += _check_gpus(
+        script, roles, {model: values.get("gpu_device_ids", "") for model, values in seen.items()}
+    )
     for model, group in roles.items():
         count = _COUNT.search(texts.get(f"{REPOSITORY}/{model}/config.pbtxt", ""))
         if count is None or int(count[1]) != group.instances:
             has = "no count" if count is None else f"count {count[1]}"
             problems.append(f"{model}: instance_group: {has}, and {group.instances} copies are planned")
-    return [*problems, *_check_shared(texts.get(NAME, ""))]
+    return [*problems, *_check_shared(script)]
 
 
 def _check_sizes(by_model: dict[str, str], roles: dict[str, ServerGroup], size: int) -> Iterator[str]:
@@ -155,9 +159,12 @@ def _check_sizes(by_model: dict[str, str], roles: dict[str, ServerGroup], size: 
             )
 
 
-def _check_gpus(plan: LaunchPlan, roles: dict[str, ServerGroup], by_model: dict[str, str]) -> Iterator[str]:
-    """On one node no GPU has two ranks; over several the placement has seen to it, node by node."""
-    owner: dict[int, str] = {}
+def _check_gpus(script: str, roles: dict[str, ServerGroup], by_model: dict[str, str]) -> Iterator[str]:
+    """No GPU of a node has two ranks. The start script says which node each rank of a model is on, in their order."""
+    nodes: dict[str, list[str]] = {model: [] for model in roles}
+    for model, node in _RANK.findall(script):
+        nodes[model].append(node)
+    owner: dict[tuple[str, int], str] = {}
     for model, text in by_model.items():
         each = roles[model].mapping.tp * roles[model].mapping.pp
         try:
@@ -168,12 +175,12 @@ def _check_gpus(plan: LaunchPlan, roles: dict[str, ServerGroup], by_model: dict[
         if [len(group) for group in groups] != [each] * roles[model].instances:
             needed = f"{roles[model].instances} groups of {each} GPUs are needed"
             yield f"{model}: gpu_device_ids: {text or 'none'}: {needed}"
-        if any(len(spec.nodes) > 1 for spec in plan.processes):
             continue
-        for gpu in (gpu for group in groups for gpu in group):
-            if gpu in owner:
-                yield f"{model}: gpu_device_ids: GPU {gpu} belongs to {owner[gpu]} already"
-            owner.setdefault(gpu, model)
+        gpus = [gpu for group in groups for gpu in group]
+        for node, gpu in zip(nodes[model], gpus, strict=True):
+            if (node, gpu) in owner:
+                yield f"{model}: gpu_device_ids: GPU {gpu} belongs to {owner[node, gpu]} already"
+            owner.setdefault((node, gpu), model)
 
 
 def _check_shared(script: str) -> Iterator[str]:

@@ -30,6 +30,11 @@ class Place:
     nodes: tuple[str, ...]
     gpus: tuple[int, ...]
 
+    @property
+    def ranked(self) -> Iterator[tuple[int, str]]:
+        """Each rank with its node."""
+        return zip(self.ranks, self.nodes, strict=True)
+
 
 @dataclass(frozen=True)
 class World:

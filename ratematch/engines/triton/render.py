@@ -79,7 +79,8 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
         FileSpec("build-engines.sh", build_script(experiment)),
     )
     role = experiment.deployment.groups[-1].role
-    several = len(world.shares) > 1
+    # Emulated servers have no ranks: the first node's stands for all.
+    several = len(world.shares) > 1 and not cluster.emulated
     visible = world.visible
     spec = ProcessSpec(
         name="triton",
@@ -90,7 +91,7 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
             *((("CUDA_VISIBLE_DEVICES", ",".join(map(str, visible))),) if visible else ()),
         ),
         unset=("UCX_TLS",),
-        nodes=tuple(world.shares),
+        nodes=tuple(world.shares) if several else (world.first_node,),
         host=listening.host,
         port=listening.http,
         log="triton.log",

@@ -119,6 +119,11 @@ def start_script(
     parts = [
         HEAD.format(title=title, prefix=PREFIX, name=NAME, repository=REPOSITORY),
         *(f"link {model} {shlex.quote(folder)}\n" for model, folder in links.items()),
+        *(
+            f"# rank {rank}: {MODELS[place.role]} on {node}\n"
+            for place in world.places
+            for rank, node in place.ranked
+        ),
         *(f"engine {shlex.quote(folder)} {shlex.quote(made_by)}\n" for folder, made_by in engines),
     ]
 
