@@ -163,6 +163,14 @@ def test_the_process_and_its_ports() -> None:
     assert dict(spec.env) == {"TRTLLM_USE_UCX_KVCACHE": "1"}
 
 
+def test_a_server_listens_on_an_address_because_it_takes_no_name() -> None:
+    planned = experiment(pair())
+    assert text_of(launch(planned), "start-triton.sh").count("--http-address=0.0.0.0") == 3
+    placement = place(planned.deployment, NODE, ["here"], 8000, {"here": "127.0.0.1"})
+    script = text_of(TRITON.plan_launch(planned, placement, NODE, 60.0), "start-triton.sh")
+    assert script.count("--http-address=127.0.0.1") == script.count("--metrics-address=127.0.0.1") == 3
+
+
 def test_several_nodes_are_rendered_as_one_step_and_marked_untested() -> None:
     planned = experiment(pair("TP8", 1, "TP8", 1))
     plan = launch(planned)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.printable import one_line
 
 BUILD_KEYS = ("engine_dir", "checkpoint_dir", "max_seq_len", "max_input_len")
 """Options of a role that say where its engine is and what it was built for."""
@@ -82,7 +83,7 @@ def build_script(experiment: Experiment) -> str:
     """``build-engines.sh``: the commands for every role, to be run once where the GPUs are."""
     lines = [
         "#!/bin/bash",
-        f"# The engines of {experiment.label}, for {experiment.gpu} and TensorRT-LLM {experiment.engine.version}.",
+        one_line(f"# The engines of {experiment.label}: {experiment.gpu}, TensorRT-LLM {experiment.engine.version}."),
         "# Not run by a sweep. Each checkpoint comes from examples/models/.../convert_checkpoint.py of the release,",
         "# for the tp_size and pp_size in the name of its folder.",
         "set -euo pipefail",

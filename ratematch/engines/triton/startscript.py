@@ -6,12 +6,14 @@ or the script's process id), and what is left of it is removed when all ranks ar
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ratematch.engines.triton.ranks import MODELS, World
 from ratematch.engines.triton.repository import SOURCES
+from ratematch.plan.printable import one_line
 
 NAME = "start-triton.sh"
 REPOSITORY = "repository"
@@ -74,6 +76,9 @@ LOCAL_MPI = """\
 for name in $(compgen -v | grep -E '^(SLURM|PMI|PMIX)_' || true); do unset "$name"; done"""
 
 
+_ADDRESS = re.compile(r"\d+(?:\.\d+){3}")
+
+
 @dataclass(frozen=True)
 class Listening:
     """Address and ports of rank 0."""
@@ -84,11 +89,13 @@ class Listening:
     metrics: int
 
 
-def server_flags(rank: int, listening: Listening, models: Sequence[str], *, orchestrated: bool) -> list[str]:
+def server_flags(rank: int, listening: Listening, models: Sequence[str]) -> list[str]:
     """The flags of one rank, as words of a shell. Ranks other than the first load engines and nothing else."""
+    # The server takes an address and no name; it listens on all addresses of a node that has a name.
+    address = listening.host if _ADDRESS.fullmatch(listening.host) else "0.0.0.0"
     words = [
         f"--model-repository={REPOSITORY}",
-        *(f"--{kind}-address={shlex.quote(listening.host)}" for kind in ("http", "grpc", "metrics")),
+        *(f"--{kind}-address={address}" for kind in ("http", "grpc", "metrics")),
         f"--http-port={listening.http}",
         f"--grpc-port={listening.grpc}",
         f"--metrics-port={listening.metrics}",
@@ -117,7 +124,7 @@ def start_script(
     loaded = list(dict.fromkeys(MODELS[place.role] for place in world.places))
     server = shlex.join(command)
     parts = [
-        HEAD.format(title=title, prefix=PREFIX, name=NAME, repository=REPOSITORY),
+        HEAD.format(title=one_line(title), prefix=PREFIX, name=NAME, repository=REPOSITORY),
         *(f"link {model} {shlex.quote(folder)}\n" for model, folder in links.items()),
         *(
             f"# rank {rank}: {MODELS[place.role]} on {node}\n"
@@ -128,8 +135,7 @@ def start_script(
     ]
 
     def words(rank: int) -> str:
-        flags = server_flags(rank, listening, loaded, orchestrated=world.orchestrated)
-        return f"{server} {' '.join(flags)}"
+        return f"{server} {' '.join(server_flags(rank, listening, loaded))}"
 
     if emulated:
         return "".join([*parts, JOB.format(variables="# No MPI: rank 0 stands for all.", command=words(0))])
