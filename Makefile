@@ -8,14 +8,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
-WORKERS ?= 5
+WORKERS ?= 6
 # Where the real tritonserver is installed that runs on the CPU, for tests; the emulator finds it by RATEMATCH_TRITON.
 TRITON ?= build/triton
 
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test tests test-fast fuzz fuzz-wire kill lint bench packages triton site clean
+.PHONY: demo demo-slurm test tests counted test-fast fuzz fuzz-wire fuzz-properties kill lint bench packages triton site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -30,15 +30,17 @@ demo-slurm: $(VENV)/.installed
 	&& $(BIN)/ratematch pareto results/quickstart-slurm || status=$$?; \
 	$(BIN)/python slurm/testcluster.py stop; exit $$status
 
-# What takes its time runs beside each other: Debian's packages beside pip, and checks beside tests.
+# What takes its time runs beside each other: Debian's packages beside pip, checks and counting beside what is left of
+# the packages, and checks beside tests.
 test: $(VENV)/bin/python
-	@$(MAKE) --no-print-directory -j3 $(VENV)/.installed-dev packages triton
-	@$(MAKE) --no-print-directory -j2 --keep-going lint tests
+	@$(MAKE) --no-print-directory -j3 --keep-going packages lint tests
 
-# The first pass only counts: it leaves every module compiled, which each of the others would else do by itself.
-tests: $(VENV)/.installed-dev
-	$(BIN)/pytest --collect-only -q | tail -1
+tests: packages counted triton
 	$(BIN)/pytest -n $(WORKERS)
+
+# It only counts, and leaves every module compiled, which each of the processes of the tests would else do by itself.
+counted: $(VENV)/.installed-dev
+	$(BIN)/pytest --collect-only -q | tail -1
 
 # A browser for report.html and a real Slurm: get them if we may, else their tests are skipped and say so.
 packages:
@@ -72,7 +74,7 @@ MINUTES ?= 60
 INPUTS ?= 10000
 FIRST ?= 1
 KINDS ?=
-fuzz: $(VENV)/.installed-dev fuzz-wire
+fuzz: $(VENV)/.installed-dev fuzz-wire fuzz-properties
 	nice $(BIN)/python -m tests.fuzz --seeds $(SEEDS) --first $(FIRST) --minutes $(MINUTES) --inputs $(INPUTS) \
 	  $(if $(KINDS),--kinds $(KINDS))
 
@@ -80,6 +82,13 @@ fuzz: $(VENV)/.installed-dev fuzz-wire
 WIRE_INPUTS ?= 100000
 fuzz-wire: $(VENV)/.installed-dev
 	nice $(BIN)/python -m tests.fuzz.wire --seeds $(SEEDS) --first $(FIRST) --inputs $(WIRE_INPUTS)
+
+# Properties with many times the examples of CI, other ones each time; streams and damaged folders by their thousands.
+EXAMPLES ?= 10
+fuzz-properties: $(VENV)/.installed-dev
+	EXAMPLES=$(EXAMPLES) RANDOM_EXAMPLES=1 RATEMATCH_STREAM_CASES=20000 FUZZ_CASES=100 nice $(BIN)/pytest --timeout 3600 \
+	  tests/engines/test_plan_and_emulator.py tests/exchange/test_imports.py \
+	  tests/loadgen/test_streamcases.py tests/fuzz/test_damaged_folders.py
 
 # Kills the processes of a tiny sweep at random instants: make kill MINUTES=60 FIRST=1
 kill: $(VENV)/.installed-dev

@@ -102,25 +102,52 @@ def held_up_by_others(gen: Gen[float], in_flight: float) -> Gen[float]:
     return replace(gen, extra_s=gen.extra_s * max(0.0, 1 - 1 / in_flight)) if gen.extra_s else gen
 
 
-def settle_all(
-    pair: Pair, x: int, y: int, concurrency: float, *, ctx: Floats, gen: float, bunching: Floats
-) -> Floats:
-    """The rates of :func:`operate` for many ctx factors and bunchings at once (:func:`derate`), requests/s."""
-    own = pair.ctx.rates.curve
-    handover_s = before_gen_s(pair)
-    decode = held_up_by_others(derate(pair, 1.0, gen).gen.rates, concurrency / y)
+@dataclass(frozen=True)
+class Loaded:
+    """Deployments of one pair at their concurrencies, columns of equal length: ``x`` ctx and ``y`` gen instances with
+    ``concurrency`` requests in flight, and the factor ``gen`` on the rates of gen (:func:`derate`)."""
+
+    x: Floats
+    y: Floats
+    concurrency: Floats
+    gen: Floats
+
+
+def settle_all(pair: Pair, loaded: Loaded, *, ctx: Floats, bunching: Floats) -> Floats:
+    """The rates of :func:`operate` for every deployment, ctx factor (:func:`derate`) and bunching, requests/s:
+    (deployments, ctx factors, bunchings).
+
+    A prompt is in ctx for as long as the curve says at the rate of its server, or for as long as its bunch takes, the
+    longer of both. So the rate is the smaller of two: that with even arrivals, which no bunching changes, and that
+    with bunches alone, where the time in ctx is known and the loop is solved piece by piece of the gen curve.
+    """
+    x, y, concurrency, factor = (column[:, None] for column in (loaded.x, loaded.y, loaded.concurrency, loaded.gen))
+    own, gen = pair.ctx.rates.curve, pair.gen.rates
+    extra_s = gen.extra_s * np.maximum(0.0, 1 - y / concurrency)  # as held_up_by_others has it
+    most = gen.curve.max_rate * factor
+    top = np.minimum(x * own.max_rate * ctx, y * most / (gen.tokens_per_request + most * extra_s))
+    even = _settle_even(pair, loaded, ctx, extra_s, top)
+    loads = bunching * concurrency / x
+    within = np.clip(loads, own.loads[0], own.loads[-1])
+    bunch_s = np.maximum(loads, own.loads[0]) / np.interp(within, own.loads, own.rates)
+    bunched = _settle_bunched(pair, loaded, extra_s, bunch_s[:, None, :] / ctx[:, None])
+    return np.minimum(bunched, np.minimum(even, top)[:, :, None])
+
+
+def _settle_even(pair: Pair, loaded: Loaded, ctx: Floats, extra_s: Floats, top: Floats) -> Floats:
+    """Rates with arrivals as even as when ctx was measured: (deployments, ctx factors), up to ``top``."""
+    x, y, concurrency, factor = (column[:, None] for column in (loaded.x, loaded.y, loaded.concurrency, loaded.gen))
+    own, gen, handover_s = pair.ctx.rates.curve, pair.gen.rates, before_gen_s(pair)
     ctx_loads, ctx_rates = np.array(own.loads), np.array(own.rates)
-    gen_loads, gen_rates = np.array(decode.curve.loads), np.array(decode.curve.rates)
-    bunch_s = np.array([latency_at(own, float(share) * concurrency / x) for share in bunching]) / ctx
-    top = np.minimum(x * own.max_rate * ctx, y * decode.max_req_s)
+    gen_loads, gen_rates = np.array(gen.curve.loads), np.array(gen.curve.rates)
 
     def held(req_s: Floats) -> Floats:
         at_ctx = np.minimum(req_s / x / ctx, own.max_rate)
+        at_gen = req_s / y
+        alone = at_gen * gen.tokens_per_request / (1 - at_gen * extra_s) / factor
         ctx_load, _ = throttle_all(ctx_loads, ctx_rates, at_ctx)
-        at_gen = np.minimum(decode.alone_tok_s(req_s / y), decode.curve.max_rate)
-        gen_load, _ = throttle_all(gen_loads, gen_rates, at_gen)
-        in_ctx_s = np.maximum(bunch_s, ctx_load / (at_ctx * ctx))
-        return np.asarray(req_s * (handover_s + in_ctx_s) + y * gen_load)
+        gen_load, _ = throttle_all(gen_loads, gen_rates, np.minimum(alone, gen.curve.max_rate))
+        return np.asarray(req_s * handover_s + x * ctx_load + y * gen_load)
 
     low, high = np.full_like(top, 1e-12), top.copy()
     for _ in range(STEPS):
@@ -128,6 +155,38 @@ def settle_all(
         below = held(middle) < concurrency
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.where(held(top) <= concurrency, top, high)
+
+
+def _settle_bunched(pair: Pair, loaded: Loaded, extra_s: Floats, in_ctx_s: Floats) -> Floats:
+    """Rates where every prompt is in ctx for ``in_ctx_s`` (deployments first), up to what gen sustains.
+
+    With r = lambda / y, W the time before gen and l + s T the load of a piece of the gen curve at T tokens/s,
+    N = y (r W + l + s T) with T = r t / (1 - r e): linear in r, and with ``extra_s`` (e) quadratic.
+    """
+    gen = pair.gen.rates
+    y, concurrency, factor = (column[:, None] for column in (loaded.y, loaded.concurrency, loaded.gen))
+    tokens, before_s = gen.tokens_per_request, in_ctx_s.reshape(loaded.y.size, -1) + before_gen_s(pair)
+    # Below the lowest load measured TPOT is that of this load: a line from nothing to there.
+    loads = np.array([0.0, *gen.curve.loads])
+    alone = np.array([0.0, *gen.curve.rates]) * factor
+    req_s = alone / (tokens + alone * extra_s)
+    more = np.diff(alone, axis=1)
+    slope = np.divide(np.diff(loads), more, out=np.zeros_like(more), where=more > 0)
+    start = loads[:-1] - slope * alone[:, :-1]
+    # The time before gen with which the loop settles at each measured point; it is longer where the rate is lower.
+    borders = (concurrency / y - loads[1:]) / req_s[:, 1:]
+    piece = np.zeros(before_s.shape, dtype=np.int64)
+    for k in range(borders.shape[1]):
+        piece += before_s < borders[:, k : k + 1]
+    beyond = piece == borders.shape[1]
+    piece = np.minimum(piece, borders.shape[1] - 1)
+    first, rise = (np.take_along_axis(values, piece, axis=1) for values in (start, slope))
+    left = concurrency / y - first
+    half = before_s + left * extra_s + rise * tokens
+    root = np.sqrt(np.maximum(0.0, half**2 - 4 * before_s * extra_s * left))
+    low, high = (np.take_along_axis(req_s, at, axis=1) for at in (piece, piece + 1))
+    each = np.clip(2 * left / (half + root), low, high)
+    return np.asarray(y * np.where(beyond, req_s[:, -1:], each)).reshape(in_ctx_s.shape)
 
 
 def derate(pair: Pair, ctx: float, gen: float) -> Pair:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -178,6 +179,8 @@ IN_WINDOW = ("gpus", "prometheus", "stages")
 WRITTEN = tuple(part.name for part in fields(LoadRun) if part.name not in ("origin", "imported", "absent"))
 """Fields of a :class:`LoadRun` that are keys of the file under their own names."""
 
+_READ = attrgetter(*WRITTEN)
+
 
 def to_json(run: LoadRun) -> dict[str, Any]:
     """The keys of ``loadrun.json`` but ``load``, as plain JSON values.
@@ -191,7 +194,7 @@ def to_json(run: LoadRun) -> dict[str, Any]:
 
 def _written(run: LoadRun) -> dict[str, Any]:
     """The keys of a file that lacks none, with their values as they stand in ``run``."""
-    content = {name: getattr(run, name) for name in WRITTEN} | origin_keys(run.origin)
+    content = dict(zip(WRITTEN, _READ(run), strict=True)) | origin_keys(run.origin)
     if run.imported is not None:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
         return {"origin": run.imported, **known}

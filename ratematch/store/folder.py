@@ -19,7 +19,7 @@ from ratematch.store.contract import ContractRef, write_contract, write_schema
 from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
 from ratematch.store.experiment import GpuHours as GpuHours
 from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json
-from ratematch.store.snapshot import Snapshot, take_snapshot
+from ratematch.store.snapshot import Snapshot, has_file, names_in, take_snapshot
 from ratematch.store.storedload import StoredLoad as StoredLoad
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits, limits_from_json, plan_from_json
 from ratematch.store.sweeprun import to_json as sweeprun_to_json
@@ -48,7 +48,9 @@ class Results:
         return results
 
     def folders(self) -> list[ExperimentFolder]:
-        return [ExperimentFolder(file.parent) for file in sorted(self.path.glob(f"*/{layout.EXPERIMENT}"))]
+        """Those of its experiments, by name."""
+        names = (name for name in names_in(self.path) if has_file(f"{self.path}/{name}/{layout.EXPERIMENT}"))
+        return [ExperimentFolder(self.path / name) for name in names]
 
     def snapshot(self, previous: Snapshot | None = None) -> Snapshot:
         """Everything that is stored now. With the snapshot before it, only what has changed since is read again."""

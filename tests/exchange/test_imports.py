@@ -30,6 +30,7 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from tests.exchange import invented
+from tests.support.examples import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,7 +134,7 @@ def test_every_value_of_every_key_comes_back_and_is_accepted(turn: int, tmp_path
     assert refused == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mixture_of_keys_comes_back(data: st.DataObject, tmp_path: Path) -> None:
     shape = data.draw(st.sampled_from(invented.SHAPES))
@@ -403,7 +404,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from paths(item, (*path, key))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_spoilt_recipe_ends_in_a_message_or_a_sweep(data: st.DataObject, tmp_path: Path) -> None:
     worker = [invented.worker("DEP4", 0), invented.worker("TEP8", 0)]

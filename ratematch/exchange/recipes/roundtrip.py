@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ratematch.engines import ENGINES, find_engine
+from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.refusals import judge_launch
 from ratematch.exchange.recipes.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
@@ -88,7 +89,7 @@ def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: in
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
     engine = find_engine(experiment.engine.name)
     plan = engine.plan_launch(experiment, placement, cluster, 1.0)
-    files = {file.path: yaml.safe_load(file.content) for file in plan.files}
+    files = {file.path: read_own_yaml(file.content) for file in plan.files}
     differences: list[str] = []
     added: dict[str, str] = {}
     for servers in recipe.servers:
