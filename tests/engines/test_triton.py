@@ -32,6 +32,7 @@ from ratematch.plan.workload import Workload
 from ratematch.run.script import run_script
 from ratematch.slurm.srun import slurm_step
 from tests.support import triton
+from tests.support.processes import wait_until
 
 TRITON = find_engine("triton")
 NODE = Cluster("node", "h200", gpus_per_node=8, nodes=4, release_paths={"triton": str(STAND_INS)})
@@ -462,24 +463,27 @@ def test_the_start_script_refuses_before_any_server_starts(tmp_path: Path) -> No
     assert done.returncode == 1 and known is not None and known.name == "triton-release-missing", done.stderr
 
 
-def test_the_start_script_runs_one_job_and_leaves_no_shared_memory(tmp_path: Path) -> None:
-    """With programs of ours in place of mpirun and tritonserver: every rank's words arrive, TERM ends the job."""
-    planned = replace(experiment(pair("TP2", 1, "TP1", 1)), model_path=str(tmp_path / "model"))
+MARK = "0123456789abcdef" * 2
+
+
+def startable(folder: Path, mpirun: str) -> dict[str, str]:
+    """The files of a start with engines that are there, and ``mpirun`` as given; the environment to run it in."""
+    planned = replace(experiment(pair("TP2", 1, "TP1", 1)), model_path=str(folder / "model"))
     for file in launch(planned).files:
-        (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file.path).write_text(file.content)
-    for role, shape in (("ctx", planned.deployment.ctx), ("gen", planned.deployment.gen)):
-        problem = next(text for text in TRITON.check_inputs(planned, Path) if text.startswith(role))
-        engine(Path(problem.split(" in ")[1].split(" (")[0]), tp=shape.mapping.tp)  # type: ignore[union-attr]
-    mark = "0123456789abcdef" * 2
-    left = Path("/dev/shm") / f"rm_{mark}_0_left"
-    (tmp_path / "mpirun").write_text(
-        '#!/bin/bash\nprintf "%s\\n" "$@" >words\nenv >environment\n'
-        'touch "/dev/shm/rm_${RATEMATCH_RUN}_0_left"\nexit 3\n'
-    )
-    (tmp_path / "mpirun").chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "RATEMATCH_RUN": mark, "SLURM_JOB_ID": "7", "PMIX_RANK": "0"}
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file.path).write_text(file.content)
+    for problem in TRITON.check_inputs(planned, Path):
+        engine(Path(problem.split(" in ")[1].split(" (")[0]))
+    (folder / "mpirun").write_text(f"#!/bin/bash\n{mpirun}")
+    (folder / "mpirun").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "RATEMATCH_RUN": MARK}
+
+
+def test_the_start_script_runs_one_job_and_leaves_no_shared_memory(tmp_path: Path) -> None:
+    """With a program of ours in place of mpirun: every rank's words arrive, and none of Slurm's variables."""
+    left = Path("/dev/shm") / f"rm_{MARK}_0_left"
+    mpirun = f'printf "%s\\n" "$@" >words\nenv >environment\ntouch {left}\nexit 3\n'
+    environment = startable(tmp_path, mpirun) | {"SLURM_JOB_ID": "7", "PMIX_RANK": "0"}
     done = subprocess.run(
         ["bash", "start-triton.sh"], cwd=tmp_path, env=environment, capture_output=True, check=False
     )
@@ -487,12 +491,27 @@ def test_the_start_script_runs_one_job_and_leaves_no_shared_memory(tmp_path: Pat
     words = (tmp_path / "words").read_text().split("\n")
     assert words.count("tritonserver") == 4 and words.count(":") == 3
     assert [word for word in words if "shm" in word] == [
-        f"--backend-config=python,shm-region-prefix-name=rm_{mark}_{rank}_" for rank in range(4)
+        f"--backend-config=python,shm-region-prefix-name=rm_{MARK}_{rank}_" for rank in range(4)
     ]
     inherited = (tmp_path / "environment").read_text()
     assert "SLURM_JOB_ID" not in inherited and "PMIX_RANK" not in inherited and "TRTLLM_ORCHESTRATOR=1" in inherited
     assert (tmp_path / "repository" / "context" / "1" / "model.py").is_symlink()
     assert (tmp_path / "repository" / "ensemble" / "1").is_dir()
+
+
+def test_the_start_script_ends_the_job_when_it_is_stopped_itself(tmp_path: Path) -> None:
+    """run.sh stops the script and not its children."""
+    left = Path("/dev/shm") / f"rm_{MARK}_1_left"
+    mpirun = f"trap 'touch stopped; exit 5' TERM\ntouch {left} up\nwhile :; do sleep 0.05; done\n"
+    environment = startable(tmp_path, mpirun)
+    process = subprocess.Popen(["bash", "start-triton.sh"], cwd=tmp_path, env=environment)
+    try:
+        wait_until((tmp_path / "up").exists, "the job to run")
+        process.terminate()
+        assert process.wait(60) == 5
+    finally:
+        process.kill()
+    assert (tmp_path / "stopped").exists() and not left.exists()
 
 
 def test_run_sh_copies_files_into_their_folders_and_sends_to_triton() -> None:

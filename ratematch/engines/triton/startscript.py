@@ -40,20 +40,31 @@ link() {{
   [ -d "$2" ] || die "there is no $2: model files come from a TensorRT-LLM release (release_paths in the profile)"
   for file in "$2"/*; do ln -sfn "$file" "{repository}/$1/1/"; done
 }}
+# clean PREFIX: processes of models outlive a server that was cut short; both they and their memory have the prefix
+clean() {{
+  for file in $(grep -lasF -- "$1" /proc/[0-9]*/cmdline); do
+    pid=${{file#/proc/}}
+    kill -9 "${{pid%/cmdline}}" 2>/dev/null || true
+  done
+  rm -rf /dev/shm/"$1"*
+}}
 # engine FOLDER COMMAND: refused where it is not there, with what makes it
 engine() {{ [ -f "$1/config.json" ] || die "there is no engine in $1; this makes it: $2"; }}
 """
 
-JOB = """
-{variables}
-trap : INT TERM
-{command} &
+RUN = """\
 job=$! code=0
+trap 'kill "$job" 2>/dev/null || true' INT TERM
 wait "$job" || code=$?
 while kill -0 "$job" 2>/dev/null; do wait "$job" || code=$?; done
-rm -rf /dev/shm/"$prefix"*
+clean "{own}"
 exit "$code"
 """
+
+JOB = """
+{variables}
+{command} &
+{run}"""
 
 STEP = """
 # Multi-node: RENDERED ONLY, never run; no public example of it is known. Each rank is a task of one Slurm step.
@@ -62,14 +73,10 @@ rank=${{SLURM_PROCID:?this is a task of a Slurm step}}
 case $rank in
 {cases}
 esac
-trap : INT TERM
 "${{words[@]}}" &
-job=$! code=0
-wait "$job" || code=$?
-while kill -0 "$job" 2>/dev/null; do wait "$job" || code=$?; done
-rm -rf /dev/shm/"$prefix$rank"_*
-exit "$code"
-"""
+{run}"""
+
+EACH_RANK = "${prefix}${rank}_"
 
 LOCAL_MPI = """\
 # mpirun starts its ranks here itself; inside a Slurm step it would else ask Slurm for them.
@@ -137,15 +144,18 @@ def start_script(
     def words(rank: int) -> str:
         return f"{server} {' '.join(server_flags(rank, listening, loaded))}"
 
+    whole = RUN.format(own="$prefix")
     if emulated:
-        return "".join([*parts, JOB.format(variables="# No MPI: rank 0 stands for all.", command=words(0))])
+        return "".join(
+            [*parts, JOB.format(variables="# No MPI: rank 0 stands for all.", command=words(0), run=whole)]
+        )
     variables = "export TRTLLM_ORCHESTRATOR=1 TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES=0" if world.orchestrated else ":"
     if len(world.shares) > 1:
         cases = "\n".join(f"  {rank}) words=({words(rank)}) ;;" for rank in range(world.size))
-        return "".join([*parts, STEP.format(variables=variables, cases=cases)])
+        return "".join([*parts, STEP.format(variables=variables, cases=cases, run=RUN.format(own=EACH_RANK))])
     ranks = " : \\\n  ".join(f"-n 1 {words(rank)}" for rank in range(world.size))
     mpirun = f"mpirun --allow-run-as-root --oversubscribe \\\n  {ranks}"
-    return "".join([*parts, JOB.format(variables=f"{variables}\n{LOCAL_MPI}", command=mpirun)])
+    return "".join([*parts, JOB.format(variables=f"{variables}\n{LOCAL_MPI}", command=mpirun, run=whole)])
 
 
 def model_links(models: Sequence[str], release: str) -> dict[str, str]:

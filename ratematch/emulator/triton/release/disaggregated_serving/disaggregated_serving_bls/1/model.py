@@ -23,10 +23,10 @@ class TritonPythonModel:
     def _serve(self, request, sender):
         given = json.loads(request.parameters() or "{}")
         fault = given.pop("ratematch_fault_ctx", None)
-        context = {**given, **({"ratematch_fault": fault} if fault else {})}
-        if fault is None:
-            context.pop("ratematch_fault", None)
-        first = list(self._ask(self._names[0], request.inputs(), {**context, "request_type": "context_only"}))
+        own = {name: value for name, value in given.items() if name != "ratematch_fault"}
+        own |= {"ratematch_fault": fault} if fault else {}
+        context = self._request(self._names[0], request.inputs(), {**own, "request_type": "context_only"})
+        first = list(context.exec(decoupled=True))
         failed = next((answer for answer in first if answer.has_error()), None)
         if failed is not None:
             return self._fail(sender, f"Context model {self._names[0]} failed with error: {failed.error().message()}")
@@ -34,19 +34,20 @@ class TritonPythonModel:
         if handed is None:
             return self._fail(sender, "Context response must have an output named context phase params")
         inputs = [*request.inputs(), handed]
-        for answer in self._ask(self._names[1], inputs, {**given, "request_type": "generation_only"}):
+        # What is iterated over and what is sent on must live as long: the backend counts no references to either.
+        generation = self._request(self._names[1], inputs, {**given, "request_type": "generation_only"})
+        answers = generation.exec(decoupled=True)
+        for answer in answers:
             if answer.has_error():
                 what = f"Generation model {self._names[1]} failed with error: {answer.error().message()}"
                 return self._fail(sender, what)
-            if answer.output_tensors():
-                sender.send(triton.InferenceResponse(answer.output_tensors()))
+            sender.send(answer)
         sender.send(flags=FINAL)
 
-    def _ask(self, model, inputs, parameters):
-        request = triton.InferenceRequest(
+    def _request(self, model, inputs, parameters):
+        return triton.InferenceRequest(
             model_name=model, inputs=inputs, parameters=parameters, requested_output_names=[]
         )
-        return request.exec(decoupled=True)
 
     def _fail(self, sender, message):
         sender.send(triton.InferenceResponse(error=triton.TritonError(message)), flags=FINAL)
