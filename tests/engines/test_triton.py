@@ -302,6 +302,14 @@ def test_fewer_orchestrators_can_be_forced_and_more_are_fine() -> None:
     assert any("256 requests are served at once" in doubt for doubt in TRITON.doubt_launch(launch(planned), planned))
 
 
+def test_many_instances_are_many_processes() -> None:
+    planned = experiment(pair(), loads=(Concurrency(512, 1024),))
+    doubts = TRITON.doubt_launch(launch(planned), planned)
+    assert any("512 Python processes on the first node, 20 GB together" in doubt for doubt in doubts)
+    few = experiment(pair())
+    assert not any("Python processes" in doubt for doubt in TRITON.doubt_launch(launch(few), few))
+
+
 def test_every_start_in_gen_only_has_the_instances_of_its_own_concurrency() -> None:
     starts = experiment(pair(), "gen").launches()
     counts = [

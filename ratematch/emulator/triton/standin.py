@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import threading
 from pathlib import Path
@@ -166,7 +167,7 @@ class StandIn:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
         fraction = parameters.get("kv_cache_free_gpu_mem_fraction", {}).get("string_value", "")
-        self._environment = read_environment(os.environ)
+        self._environment = read_environment(os.environ, check_version=str)
         folder = Path(parameters["gpt_model_path"]["string_value"])
         try:
             share = float(fraction) if fraction and not fraction.startswith("$") else 0.9
@@ -176,7 +177,7 @@ class StandIn:
             raise triton.TritonModelException(str(problem)) from problem
         self._engine = Engine(scheduler, None, LateWarning(triton.Logger.log_warn))
         self._gauges = Gauges(args["model_name"], args["model_instance_name"])
-        self._ids = itertools.count(1)
+        self._ids, self._dice = itertools.count(1), random.Random(self._environment.seed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -203,7 +204,7 @@ class StandIn:
 
     def _begin(self, request: Any, sender: Any) -> None:
         parameters = json.loads(request.parameters() or "{}")
-        kind, fault = parameters.get("request_type", "full"), parameters.get(FAULT, "")
+        kind, fault = parameters.get("request_type", "full"), parameters.get(FAULT, "") or self._drawn_fault()
         handed = triton.get_input_tensor_by_name(request, "context_phase_params")
         if fault == "before":
             Answer(sender, Sequence(0, 1, 1), "", 0, (False, False)).fail(
@@ -230,6 +231,13 @@ class StandIn:
             self._engine.submit(sequence, answer)
             if kind == "context_only":  # nobody tells when gen has fetched the KV cache: it takes so long
                 self._loop.call_later(transfer_s + HELD_S, self._engine.release, sequence.id)
+
+    def _drawn_fault(self) -> str:
+        """Of the share of requests that the environment wants to fail."""
+        faults = self._environment.faults
+        if self._dice.random() < faults.http_500:
+            return "before"
+        return "after" if self._dice.random() < faults.truncate_stream else ""
 
     def finalize(self) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)

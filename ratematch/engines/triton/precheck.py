@@ -21,6 +21,9 @@ LEGACY = (
     "1.3 candidates before about rc21) have it. For new deployments use trtllm-serve or Dynamo"
 )
 
+MANY, INSTANCE_MB = 64, 40
+"""Orchestrator instances from which on their number is worth a word, and what one takes: seen on a CPU."""
+
 _SEEN = re.compile(r'key:\s*"(participant_ids|gpu_device_ids)"\s*value:?\s*\{\s*string_value:\s*"([^"$]*)"')
 _COUNT = re.compile(r"instance_group\s*:?\s*\[\s*\{\s*count\s*:\s*(\d+)")
 _RANK = re.compile(r"^# rank \d+: (\w+) on (\S+)$", re.M)
@@ -53,6 +56,10 @@ def doubt_launch(
     if has_open_load(experiment) and len(experiment.deployment.groups) > 1:
         most = instances_given(experiment)
         doubts.append(f"{COUNT}: {most} requests are served at once; an open load that holds more waits before that")
+    count = instances_given(experiment)
+    if count > MANY and len(experiment.deployment.groups) > 1:
+        memory = f"{count * INSTANCE_MB / 1000:.0f} GB together"
+        doubts.append(f"{COUNT}: {count} Python processes on the first node, {memory}, before the server answers")
     return doubts
 
 
