@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from time import monotonic
 from typing import Any
 
@@ -22,7 +22,13 @@ from ratematch.loadgen.limits import HEAD_BYTES, SIDE_BYTES
 from ratematch.store.provenance import ServerVersion
 
 EMULATED_HEADER = "X-Ratematch-Emulated"
-"""In every answer of the emulator."""
+"""In every answer of the emulator that it writes itself."""
+
+EMULATED_ENDPOINT = "ratematch_emulated"
+"""Endpoint that emulated workers of Dynamo have beside ``generate``: its frontends list it in ``/health``."""
+
+EMULATED_INFO = "server_info"
+"""Route, under ``/engine`` of the system port of an emulated worker of Dynamo, at which it describes itself."""
 
 EMULATED_ID = "ratematch-emulated"
 """The name under which an emulated Triton server goes; its answers have no such header."""
@@ -42,9 +48,9 @@ class Answer:
     body: bytes
 
 
-def get(url: str, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
-    """The answer to GET ``url``: http or https, redirections followed. ``timeout_s``: longest wait for bytes of it;
-    ``most``: bytes of it, head included.
+def get(url: str | urllib.request.Request, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
+    """The answer to GET ``url``, or to a whole request: http or https, redirections followed. ``timeout_s``: longest
+    wait for bytes of it; ``most``: bytes of it, head included.
 
     Raises:
         urllib.error.HTTPError (an OSError): it answers with an error.
@@ -70,29 +76,71 @@ def get(url: str, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
 
 
 def server_version(host: str, port: int) -> ServerVersion:
-    """What GET ``/version`` answers, or Triton's ``/v2``; a server that does not say is of no known version. Never
+    """What GET ``/version`` answers, or what else says it; a server that does not say is of no known version. Never
     raises."""
-    for route in ("/version", "/v2"):
+    base = f"http://{host}:{port}"
+    try:
+        answer = get(f"{base}/version", 5)
+    except urllib.error.HTTPError:
+        return _triton_version(base) or _dynamo_version(base)
+    except OSError:
+        return ServerVersion(None, False)
+    return ServerVersion(_read_version(answer.body), answer.headers.get(EMULATED_HEADER) is not None)
+
+
+def _triton_version(base: str) -> ServerVersion | None:
+    """Of Triton Inference Server, which says at ``/v2`` what it is; ``None``: it is none."""
+    about = _json_object(f"{base}/v2")
+    if not isinstance(about.get("extensions"), list):
+        return None
+    return ServerVersion(_read_version(json.dumps(about).encode()), about.get("name") == EMULATED_ID)
+
+
+def _dynamo_version(base: str) -> ServerVersion:
+    """Of a frontend or a worker of NVIDIA Dynamo, which have no ``/version``: real ones with emulated workers behind
+    or inside are told by what they list."""
+    health = _json_object(f"{base}/health")
+    instances = health.get("instances")
+    if not isinstance(instances, list):
+        known = "endpoints" in health and "emulated" in _json_object(f"{base}/engine/{EMULATED_INFO}")
+        return ServerVersion(None, known)
+    names = {instance.get("endpoint") for instance in instances if isinstance(instance, dict)}
+    info = _json_object(f"{base}/openapi.json").get("info")
+    version = _read_version(json.dumps(info).encode()) if isinstance(info, dict) else None
+    return ServerVersion(version, EMULATED_ENDPOINT in names or _is_mocker(_json_object(f"{base}/v1/models")))
+
+
+def _is_mocker(models: Mapping[str, Any]) -> bool:
+    """Has a model no room for a single token? Dynamo's own mocker registers 0 (1.6.1), an engine what it has."""
+    cards = models.get("data")
+    if not isinstance(cards, list):
+        return False
+    return any(isinstance(card, dict) and card.get("context_window") == 0 for card in cards)
+
+
+def _json_object(url: str) -> Mapping[str, Any]:
+    """The JSON object that is answered, with whatever status; empty where it is none."""
+    try:
         try:
-            answer = get(f"http://{host}:{port}{route}", 5)
-        except urllib.error.HTTPError:
-            continue
-        except OSError:
-            break
-        emulated = answer.headers.get(EMULATED_HEADER) is not None or _text(answer.body, "name") == EMULATED_ID
-        return ServerVersion(_text(answer.body, "version"), emulated)
-    return ServerVersion(None, False)
+            body = get(url, 5).body
+        except urllib.error.HTTPError as error:
+            with error:
+                body = error.read(SIDE_BYTES)
+        content = json.loads(body)
+    except (OSError, HTTPException, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _text(body: bytes, name: str) -> str | None:
-    """The field ``name`` of a JSON object, if it is a word or two."""
+def _read_version(body: bytes) -> str | None:
+    """The ``version`` of a JSON object, if it is a word or two."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    text = content.get(name) if isinstance(content, dict) else None
-    if isinstance(text, str) and text.isprintable() and 0 < len(text) <= _VERSION_LENGTH:
-        return text
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, str) and version.isprintable() and 0 < len(version) <= _VERSION_LENGTH:
+        return version
     return None
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 import time
+import urllib.error
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.loadgen.http import get
+from ratematch.loadgen.http import EMULATED_INFO, get
 from ratematch.loadgen.limits import MOST_FIGURE, TIMINGS_BYTES
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
@@ -133,7 +134,9 @@ class Telemetry:
         self._iterations: dict[str, Subscription] = {}
         self._prometheus: dict[str, Subscription] = {}
         for spec in plan.processes:
-            if spec.role != "orchestrator":
+            if spec.role == "service":
+                continue
+            if spec.is_worker and routes.iterations is not None:
                 worker = self._workers[spec.name] = _Worker(spec.name, new_reader(), RowLog(KEPT, folder))
                 url, take = _metrics_url(spec, routes.iterations), partial(self._take_iterations, worker)
                 self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
@@ -351,7 +354,7 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
     """Of every emulated worker that answers, since its start."""
     times: dict[str, EmulatorTime] = {}
     for spec in plan.processes:
-        if spec.role == "orchestrator":
+        if not spec.is_worker:
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             reported = _emulated_info(spec)
@@ -362,15 +365,31 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
 
 
 def _emulated_info(spec: ProcessSpec) -> Mapping[str, float]:
-    """From ``/server_info``, or, of several engines behind one address, the sums in its metrics."""
+    """What an emulated worker says of itself; or, of several engines behind one address, the sums in its metrics.
+
+    Raises:
+        OSError: it does not say.
+    """
     if not spec.metrics_port:
-        info: Mapping[str, float] = json.loads(get(_url(spec, "/server_info"), 5).body)["emulated"]
+        info: Mapping[str, float] = json.loads(_server_info(spec))["emulated"]
         return info
     sums: dict[str, float] = {}
     for name, value in parse_prometheus(get(_metrics_url(spec, "/metrics"), 5).body.decode()).items():
         if name.startswith(EMULATED_SECONDS) and (kind := re.search(r'kind="(\w+)"', name)):
             sums[kind[1]] = sums.get(kind[1], 0.0) + value
     return sums
+
+
+def _server_info(spec: ProcessSpec) -> bytes:
+    """What an emulated worker says of itself, on its own port or, for Dynamo's, on its system port.
+
+    Raises:
+        OSError: it does not say.
+    """
+    try:
+        return get(_url(spec, "/server_info"), 5).body
+    except urllib.error.HTTPError:
+        return get(_url(spec, f"/engine/{EMULATED_INFO}"), 5).body
 
 
 def spent_between(before: Mapping[str, EmulatorTime], after: Mapping[str, EmulatorTime]) -> dict[str, EmulatorTime]:

@@ -15,7 +15,7 @@ from ratematch.engines.triton.repository import fill, read_template
 from ratematch.engines.triton.startscript import NAME, REPOSITORY, Listening, model_links, start_script
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
@@ -45,7 +45,7 @@ def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
     return cluster.launcher or ()
 
 
-def spare_ports(deployment: Deployment) -> int:
+def spare_ports(experiment: Experiment) -> int:
     """gRPC and metrics, beside HTTP."""
     return 2
 
