@@ -279,7 +279,10 @@ def test_rendered_configurations_are_what_tritons_own_parser_reads(tmp_path: Pat
             Deployment(ctx=group("ctx", "TP1", max_seq_len=2100), gen=group("gen", "TP1")),
             "ctx: max_seq_len: 2100 is less than ISL 2048 + OSL 256 = 2304",
         ),
-        (Deployment(ctx=group("ctx", "TP1", kv=[1]), gen=group("gen", "TP1")), "no value of a placeholder"),
+        (
+            Deployment(ctx=group("ctx", "TP1", decoding_mode=[1]), gen=group("gen", "TP1")),
+            "no value of a placeholder",
+        ),
         (pair(orchestrator={"decoupled_mode": False}), "orchestrator: decoupled_mode: is set from the plan"),
         (
             pair(orchestrator={COUNT: 32}),
@@ -410,6 +413,29 @@ def test_placeholders_in_quotes_and_comments_may_stay_and_options_fill_them(tmp_
     assert parameters(plan, "generation")["decoding_mode"] == "${decoding_mode}"
     with pytest.raises(UserError, match="cannot stand inside quotes"):
         launch(experiment(Deployment(ctx=group("ctx", "TP1", decoding_mode='a"b'), gen=group("gen", "TP1"))))
+
+
+@pytest.mark.parametrize(
+    ("deployment", "words"),
+    [
+        (
+            Deployment(ctx=group("ctx", "TP1"), gen=group("gen", "TP1", kv_cache_free_gpu_mem_fractoin=0.5)),
+            "gen: kv_cache_free_gpu_mem_fractoin: .* did you mean kv_cache_free_gpu_mem_fraction",
+        ),
+        (pair(orchestrator={"bls_count": 3}), "orchestrator: bls_count: the release's templates have no such"),
+    ],
+)
+def test_an_option_that_no_template_has_is_refused_with_the_nearest(deployment: Deployment, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        launch(experiment(deployment))
+
+
+def test_what_is_marked_unchecked_or_a_limit_is_no_placeholder_of_a_template() -> None:
+    odd = replace(group("ctx", "TP1", of_tomorrow=1, max_batch_size=2), unchecked=("of_tomorrow",))
+    planned = experiment(Deployment(ctx=with_limits(odd, WORKLOAD, 64), gen=group("gen", "TP1")))
+    plan = launch(planned)
+    assert TRITON.check_launch(plan, planned) == []
+    assert "max_batch_size: 2\n" in text_of(plan, "repository/context/config.pbtxt")
 
 
 def engine(folder: Path, tp: int = 1, pp: int = 1, **limits: int) -> None:

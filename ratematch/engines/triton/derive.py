@@ -28,6 +28,9 @@ OWN = {
 }
 """Placeholders that contradict the plan when they are given."""
 
+LIMITS = ("max_batch_size", "max_num_tokens")
+"""Limits that may stand among the options too; they are the engine's, and of no template."""
+
 DATA_TYPES = {
     "logits_datatype": "TYPE_FP32",
     "encoder_input_features_data_type": "TYPE_FP16",
@@ -107,7 +110,7 @@ def spell(value: object) -> str:
 
 def engine_values(experiment: Experiment, group: ServerGroup) -> dict[str, str]:
     """Placeholder to value for a role's engine, the user's options over the derived ones."""
-    own = {key: value for key, value in group.options.items() if key not in BUILD_KEYS}
+    own = {key: value for key, value in group.options.items() if key not in (*BUILD_KEYS, *LIMITS)}
     derived = {setting.key: setting.value for setting in derive_engine(experiment, group)}
     return _spelt(derived | own)
 

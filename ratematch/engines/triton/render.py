@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ratematch.engines.settings import merge_env
 from ratematch.engines.steptimes import step_times_env
-from ratematch.engines.triton.build import build_command, build_script, emulated_config, engine_dir
-from ratematch.engines.triton.derive import engine_values, orchestrator_values
+from ratematch.engines.triton.build import BUILD_KEYS, build_command, build_script, emulated_config, engine_dir
+from ratematch.engines.triton.derive import LIMITS, OWN, engine_values, orchestrator_values
 from ratematch.engines.triton.ranks import MODELS, ORCHESTRATOR, World, world_of
-from ratematch.engines.triton.repository import fill, read_template
+from ratematch.engines.triton.repository import fill, read_template, refuse_unknown
 from ratematch.engines.triton.startscript import NAME, REPOSITORY, Listening, model_links, start_script
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
@@ -130,6 +130,7 @@ def _configurations(experiment: Experiment, world: World, cluster: Cluster) -> l
     release = _release(cluster)
     groups = {MODELS[group.role]: group for group in experiment.deployment.groups}
     engine = ORCHESTRATOR if len(groups) > 1 else next(iter(groups))
+    _refuse_unknown(experiment, release)
     files = []
     for model in models_of(experiment):
         template, group = read_template(release, model), groups.get(model)
@@ -143,6 +144,19 @@ def _configurations(experiment: Experiment, world: World, cluster: Cluster) -> l
             text = fill(template, values, copies=group.instances)
         files.append(FileSpec(f"{REPOSITORY}/{model}/config.pbtxt", text))
     return files
+
+
+def _refuse_unknown(experiment: Experiment, release: Path) -> None:
+    """What a person gives is a placeholder of the release, or of the engine's build; marked ``!unchecked``, it may be
+    anything."""
+    deployment = experiment.deployment
+    for group in deployment.groups:
+        given = group.options.keys() - {*BUILD_KEYS, *LIMITS, *OWN, *group.unchecked}
+        refuse_unknown(group.role, sorted(given), [read_template(release, MODELS[group.role])])
+    if given := deployment.orchestrator.keys() - {*OWN, *deployment.unchecked}:
+        refuse_unknown(
+            "orchestrator", sorted(given), [read_template(release, model) for model in (ORCHESTRATOR, *TEXT)]
+        )
 
 
 def _placed(world: World, group: ServerGroup) -> dict[str, str]:

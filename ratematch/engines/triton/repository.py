@@ -7,8 +7,9 @@ stays inside quotes counts as not set there, one that stands for a number or a t
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def fill(template: Template, values: Mapping[str, str], *, copies: int = 1, engi
             "for the other models"
         )
     return text
+
+
+def refuse_unknown(where: str, keys: Iterable[str], templates: Iterable[Template]) -> None:
+    """``keys`` that a person gives for the placeholders of ``templates`` are there.
+
+    Raises:
+        UserError: one is not, with the nearest that is.
+    """
+    known = sorted(frozenset().union(*(template.placeholders for template in templates)))
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise UserError(f"{where}: {key}: the release's templates have no such placeholder; {hint}")
 
 
 def _once(pattern: re.Pattern[str], new: str, text: str, where: str, what: str) -> str:
