@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +30,7 @@ from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
+from ratematch.plan.requestapi import RequestApi
 from ratematch.plan.setting import Setting
 from ratematch.plan.transfer import TransferCosts, TransferWork
 
@@ -54,6 +56,11 @@ class ReadBreakdown(Protocol):
     def __call__(self, records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
+def nothing_missing(experiment: Experiment, host: Callable[[str], Path | None]) -> list[str]:
+    """Servers need nothing but weights."""
+    return []
+
+
 def no_doubts(
     plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
 ) -> list[str]:
@@ -74,6 +81,11 @@ def no_schema(output: str, image: str) -> InstalledSchema:
 def no_description(installed: InstalledSchema) -> str:
     """Nothing is known of one."""
     return "nothing is known of it"
+
+
+def openai_completions(experiment: Experiment) -> RequestApi:
+    """OpenAI's completions, with the path of the weights as the model's name."""
+    return RequestApi()
 
 
 def no_extra_body(experiment: Experiment) -> Json:
@@ -220,9 +232,16 @@ class Engine:
     """Do the servers of the first plan do for the experiment of the second, so that they need not be started anew for
     it? Both plans are for the same nodes, GPUs and ports."""
 
+    check_inputs: Callable[[Experiment, Callable[[str], Path | None]], list[str]] = nothing_missing
+    """What is missing or wrong on disk of what its servers need beside weights, a line each. The function gives the
+    place on this machine of a path as servers see it, ``None`` where no mount shows it."""
+
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under
     ``environment`` variables that a measurement needs."""
+
+    request_api: Callable[[Experiment], RequestApi] = openai_completions
+    """The API that requests of a load use, and the model's name there."""
 
     extra_body: Callable[[Experiment], Json] = no_extra_body
     """Fields of every request body beside the OpenAI ones."""

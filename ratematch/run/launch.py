@@ -123,6 +123,7 @@ class Servers:
         """
         self._start_guard()
         for file in self.plan.files:
+            (self.folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / file.path, file.content)
             if file.secret:
                 content = file.content.replace(MADE_AT_LAUNCH, self._secret)
