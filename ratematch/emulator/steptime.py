@@ -85,8 +85,10 @@ class Efficiency:
 
     gemm:                share of the dense tensor-core peak that large matrix products reach
     moe_gemm:            the same for grouped products of routed experts (many small, ragged ones)
-    attention:           share of the peak that attention kernels reach (prompts bf16, generation the KV format's)
-    memory:              share of the memory bandwidth that weight and KV reads reach
+    attention:           share of the peak that attention of prompts reaches (bf16)
+    gen_attention:       share of the peak that attention of generation reaches (the KV format's rate)
+    memory:              share of the memory bandwidth that reads of caches and of weights but experts reach
+    expert_memory:       share of the memory bandwidth that reads of routed experts' weights reach
     link:                share of the link bandwidth that collectives reach
     moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
     layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
@@ -100,7 +102,9 @@ class Efficiency:
     gemm: float = 0.65
     moe_gemm: float = 0.22
     attention: float = 0.55
+    gen_attention: float = 0.55
     memory: float = 0.6
+    expert_memory: float = 0.6
     link: float = 0.4
     moe_imbalance: float = 1.3
     layer_s: float = 45e-6
@@ -145,8 +149,9 @@ class RooflineStepTime:
         self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
         self._head_rate = eff.gemm * gpu.flops["bf16"]
         self._core_rate = eff.attention * gpu.flops["bf16"]
-        self._gen_core_rate = eff.attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
+        self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
         self._bandwidth = eff.memory * gpu.memory_b_s
+        self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
         self._rates = CoreRates(self._core_rate, self._gen_core_rate, self._bandwidth, shards, kv_dtype)
         weight_b = part_bytes(model, precision, "experts")
 
@@ -326,7 +331,7 @@ class RooflineStepTime:
         flops = 2 * self._expert_params * copies
         weights_b = touched / mapping.ep * self._expert_params * self._weight_b
         rows_b = copies * (2 * (moe.latent or self.model.hidden) + 3 * moe.ffn / mapping.moe_tp) * 2.0
-        seconds = max(flops / self._moe_rate, weights_b / self._bandwidth) + rows_b / self._bandwidth
+        seconds = max(flops / self._moe_rate, weights_b / self._expert_bandwidth) + rows_b / self._bandwidth
         if self._shared_params:
             shared_b = self._shared_params * self._shared_b
             seconds += self._gemm(self._shared_params, shared_b, most_tokens, self._shared_rate)
