@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
+from ratematch.emulator.efficiency import Efficiency, efficiency_of
 from ratematch.emulator.mixing import CoreRates, choose_s, mix_s
 from ratematch.plan.formats import format_bytes, rate_of
 from ratematch.plan.memory import (
@@ -75,46 +76,6 @@ class ConstantStepTime:
         return self.step_s
 
 
-@dataclass(frozen=True)
-class Efficiency:
-    """What real kernels reach of a data sheet, and what a step costs besides. One set for all models and GPUs.
-
-    The defaults are round numbers from within the usual ranges, chosen so that peaks agree with the aggregated table
-    of TensorRT-LLM's performance overview and one user of DeepSeek R1 on eight B200 with three drafts sees 250 to 400
-    tokens/s (TensorRT-LLM's best-practice and min-latency posts). They absorb what the roofline leaves out.
-
-    gemm:                share of the dense tensor-core peak that large matrix products reach
-    moe_gemm:            the same for grouped products of routed experts (many small, ragged ones)
-    attention:           share of the peak that attention of prompts reaches (bf16)
-    gen_attention:       share of the peak that attention of generation reaches (the KV format's rate)
-    memory:              share of the memory bandwidth that reads of caches and of weights but experts reach
-    expert_memory:       share of the memory bandwidth that reads of routed experts' weights reach
-    link:                share of the link bandwidth that collectives reach
-    moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
-    layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
-    collective_s:        fixed time of one exchange between GPUs
-    elementwise_passes:  hidden-sized bf16 tensors that a layer reads or writes outside matrix products
-    step_s:              fixed device time of a step: sampling, input preparation
-    host_step_s:         host time of a step: scheduling, bookkeeping
-    host_request_s:      host time of a step per scheduled request
-    """
-
-    gemm: float = 0.65
-    moe_gemm: float = 0.22
-    attention: float = 0.55
-    gen_attention: float = 0.55
-    memory: float = 0.6
-    expert_memory: float = 0.6
-    link: float = 0.4
-    moe_imbalance: float = 1.3
-    layer_s: float = 45e-6
-    collective_s: float = 12e-6
-    elementwise_passes: float = 28.0
-    step_s: float = 0.5e-3
-    host_step_s: float = 3e-3
-    host_request_s: float = 8e-6
-
-
 class RooflineStepTime:
     """Roofline step time of ``model`` on ``gpu`` with ``mapping``; see :class:`Efficiency` for what bends the peaks.
 
@@ -137,7 +98,7 @@ class RooflineStepTime:
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
     ):
-        eff = efficiency or Efficiency()
+        eff = efficiency or efficiency_of(gpu, precision)
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
@@ -148,7 +109,8 @@ class RooflineStepTime:
         self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
         self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
         self._head_rate = eff.gemm * gpu.flops["bf16"]
-        self._core_rate = eff.attention * gpu.flops["bf16"]
+        prompts = "fp8" if model.mla and kv_dtype == "fp8" and "fp8" in gpu.flops else "bf16"
+        self._core_rate = eff.attention * gpu.flops[prompts]
         self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
         self._bandwidth = eff.memory * gpu.memory_b_s
         self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
