@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from ratematch.inputs.catalog import load_gpu
 from ratematch.inputs.find import read_sweep
 from ratematch.measure.records import RequestRecord
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import Deployment, Options, Role, ServerGroup
 from ratematch.plan.expansion import experiment_of
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
@@ -30,13 +30,11 @@ from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 
+from .setup import aggregated_options, moe_options, setup_of
 from .table import Row, Servers
 
 CLUSTERS = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}
 REQUESTS_PER_SLOT = 10
-AGG_HEADROOM = 64
-"""What the scripts behind the aggregated rows add to concurrency + ISL for ``max_num_tokens``, rounded up to itself."""
-BALANCE = {"enable_balance": True, "batching_wait_iters": 0, "timeout_iters": 60}
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUE
     sweep = _sweep(CLUSTERS.get(row.gpu, row.gpu), steps)
     load = Concurrency(row.concurrency, max(1, round(requests_per_slot * row.concurrency)), 0)
     experiment = experiment_for(row, sweep, load)
-    service = Service(plan_simulation(experiment, sweep.cluster), Timeline())
+    service = Service(plan_simulation(experiment, sweep.cluster), Timeline(), frontends=setup_of(row).frontends)
     began = time.perf_counter()
     result = simulate_load(service, experiment.workload, load, seed=1)
     seconds = time.perf_counter() - began
@@ -75,39 +73,39 @@ def experiment_for(row: Row, sweep: Sweep, load: Concurrency) -> Experiment:
         deployment = Deployment(agg=_aggregated(row))
     else:
         transfer = {"cache_transceiver_config": {"backend": row.transfer}}
-        ctx = _group("ctx", row.ctx, row.mtp, {**transfer, "disable_overlap_scheduler": True})
+        setup = setup_of(row)
+        ctx_options = {**transfer, "disable_overlap_scheduler": True, **moe_options(setup.ctx_backend)}
         kv = {} if row.kv_fraction is None else {"kv_cache_config": {"free_gpu_memory_fraction": row.kv_fraction}}
-        deployment = Deployment(ctx=ctx, gen=_group("gen", row.gen, row.mtp, {**transfer, **kv, "stream_interval": 20}))
+        gen_options = {**transfer, **kv, "stream_interval": setup.stream_interval, **moe_options(setup.gen_backend)}
+        ctx = _group("ctx", row.ctx, setup.ctx_mapping, row.mtp, ctx_options)
+        deployment = Deployment(ctx=ctx, gen=_group("gen", row.gen, setup.gen_mapping, row.mtp, gen_options))
     return experiment_of(sweep, "e2e" if row.ctx else "ifb", deployment, workload, (load,))
 
 
 def _aggregated(row: Row) -> ServerGroup:
-    tokens = row.gen.max_num_tokens or -(-(row.concurrency + row.isl + AGG_HEADROOM) // AGG_HEADROOM) * AGG_HEADROOM
-    options: dict[str, Any] = {"stream_interval": 10}
+    tokens, options = aggregated_options(row)
     mapping = parse_mapping(row.gen.mapping)
-    if mapping.attention_dp:
-        options["attention_dp_config"] = BALANCE
     return ServerGroup("agg", mapping, row.gen.instances, row.mtp, row.gen.max_batch_size, tokens, options)
 
 
-def _group(role: Any, servers: Servers, mtp: int, options: dict[str, Any]) -> ServerGroup:
-    mapping = parse_mapping(servers.mapping)
-    return ServerGroup(
-        role, mapping, servers.instances, mtp, servers.max_batch_size, servers.max_num_tokens, options
-    )
+def _group(role: Role, servers: Servers, label: str, mtp: int, options: Options) -> ServerGroup:
+    mapping = parse_mapping(label)
+    return ServerGroup(role, mapping, servers.instances, mtp, servers.max_batch_size, servers.max_num_tokens, options)
 
 
-def _figures(row: Row, records: list[RequestRecord], run_s: float, seconds: float) -> Simulated:
+def _figures(row: Row, records: Sequence[RequestRecord], run_s: float, seconds: float) -> Simulated:
     done = [record for record in records if record.first_token_ns and record.last_token_ns and record.osl]
     if len(done) < len(records):
         raise SystemExit(f"line {row.line}: {len(records) - len(done)} simulated requests failed: {records[0].error}")
     tokens = sum(record.osl or 0 for record in done)
     ttfts = [((r.first_token_ns or 0) - (r.sent_ns or 0)) / 1e6 for r in done]
-    tpots = [((r.last_token_ns or 0) - (r.first_token_ns or 0)) / 1e6 / (r.osl - 1) for r in done if r.osl and r.osl > 1]
+    tpots = [
+        ((r.last_token_ns or 0) - (r.first_token_ns or 0)) / 1e6 / (r.osl - 1) for r in done if r.osl and r.osl > 1
+    ]
     return Simulated(tokens / run_s / row.gpus, fmean(tpots), fmean(ttfts), seconds, run_s)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sweep(cluster: str, steps: str) -> Sweep:
     text = f"name: real\nmodel: deepseek-r1\ncluster: {cluster}\nworkloads: [{{isl: 1024, osl: 1024}}]\n"
     text += "ifb: {axes: {mapping: [TP8]}, loads: {concurrency: [1]}}\n"

@@ -29,6 +29,8 @@ class Row:
     """One measured point. ``ctx`` is ``None`` for aggregated serving, whose servers are ``gen``.
 
     ``tok_s_gpu``: output tokens/s over all GPUs; ``tpot_ms`` and ``ttft_ms``: means. ``line``: in its file.
+    ``first``: the day of the first measurement, ISO, empty where not said. ``source``:
+    who measured it, with which recipe.
     """
 
     line: int
@@ -47,6 +49,8 @@ class Row:
     tok_s_gpu: float
     tpot_ms: float
     ttft_ms: float
+    first: str
+    source: str
 
     @property
     def kind(self) -> str:
@@ -107,9 +111,13 @@ def _row(line: int, given: dict[str, str], path: Path) -> Row:
             tok_s_gpu=float(given["out_tok_s_gpu"]),
             tpot_ms=float(given["tpot_ms"]),
             ttft_ms=float(given["ttft_ms"]),
+            first=given.get("first") or "",
+            source=given.get("source") or "",
         )
     except (KeyError, ValueError) as error:
-        raise SystemExit(f"{path}:{line}: {error}: give the columns of {ROWS.name}, whole numbers for counts") from None
+        raise SystemExit(
+            f"{path}:{line}: {error}: give the columns of {ROWS.name}, whole numbers for counts"
+        ) from None
 
 
 def _servers(given: dict[str, str], role: str) -> Servers:

@@ -31,6 +31,8 @@ from ratematch.plan.parallelism import Parallelism
 
 _REMEMBERED = 4096
 """Numbers of tokens for which the time of a part is kept: from step to step most of a server's are the same."""
+ONE_NODE = 8
+"""GPUs of an NVLink domain that is not rack-scale, at most."""
 
 
 class RankLoad(NamedTuple):
@@ -98,7 +100,7 @@ class RooflineStepTime:
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
     ):
-        eff = efficiency or efficiency_of(gpu, precision)
+        eff = efficiency or efficiency_of(gpu, model, precision, attention_dp=mapping.attention_dp)
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
@@ -294,6 +296,7 @@ class RooflineStepTime:
         weights_b = touched / mapping.ep * self._expert_params * self._weight_b
         rows_b = copies * (2 * (moe.latent or self.model.hidden) + 3 * moe.ffn / mapping.moe_tp) * 2.0
         seconds = max(flops / self._moe_rate, weights_b / self._expert_bandwidth) + rows_b / self._bandwidth
+        seconds += self.efficiency.moe_layer_s
         if self._shared_params:
             shared_b = self._shared_params * self._shared_b
             seconds += self._gemm(self._shared_params, shared_b, most_tokens, self._shared_rate)
@@ -301,7 +304,9 @@ class RooflineStepTime:
 
     def _exchange_s(self, tokens: float) -> float:
         """Exchanges of one layer. Attention DP: dispatch and combine (dispatch in the weights' format, combine in
-        bf16) to the distinct ranks that a token's experts live on; else two all-reduces."""
+        bf16), in a rack-scale NVLink domain and across nodes with the distinct ranks that a token's experts live on,
+        inside one node with all (TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, and gathers and
+        reduce-scatters all tokens elsewhere); without attention DP two all-reduces."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
         if mapping.tp == 1 or tokens <= 0:
             return 0.0
@@ -309,6 +314,8 @@ class RooflineStepTime:
             top_k = model.moe.top_k if model.moe else 1
             groups = mapping.ep * (1.0 - math.pow(1.0 - 1.0 / mapping.ep, top_k))
             peers = groups * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
+            if mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
+                peers = mapping.tp - 1.0
             wire_b = tokens * peers * model.hidden * (self._weight_b + 2.0)
         else:
             wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0

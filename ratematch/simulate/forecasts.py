@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from ratematch.emulator.efficiency import LearntSet
 from ratematch.match.analysis import analyze_workload
 from ratematch.match.points import WorkloadAnalysis
 from ratematch.match.question import Question
@@ -21,6 +22,8 @@ from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
+from ratematch.simulate.accuracy import Basis, public_accuracy
+from ratematch.simulate.delays import learnt_serving_time
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.steadystate import Forecast, forecast
@@ -33,7 +36,7 @@ class Prediction:
     """What a sweep is predicted to give. ``analyses``: one a workload, of predicted rows alone.
 
     ``effects``: of each family, what predictions were corrected by and how far off they may still be.
-    ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts.
+    ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts. ``basis``: what they stand on.
     """
 
     model: str
@@ -41,6 +44,18 @@ class Prediction:
     effects: tuple[FamilyEffect, ...]
     learnt_from: int
     rows: tuple[Measured, ...]
+    basis: Basis
+
+
+def basis_of(experiments: Iterable[Experiment], cluster: Cluster) -> Basis:
+    """What forecasts of ``experiments`` stand on: each set of learnt values once."""
+    sets: dict[str, LearntSet] = {}
+    for experiment in experiments:
+        for emulation in Service(plan_simulation(experiment, cluster), Timeline()).emulations.values():
+            if emulation.learnt.values:
+                sets.setdefault(emulation.learnt.label, emulation.learnt)
+    serving = learnt_serving_time()
+    return Basis(tuple(sets.values()), (serving.value, serving.low, serving.high), public_accuracy())
 
 
 def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, Forecast]:
@@ -80,6 +95,7 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         tuple(effects[name] for name in sorted(effects)),
         sum(map(len, by_family.values())),
         rows,
+        basis_of(experiments, sweep.cluster),
     )
 
 

@@ -15,7 +15,7 @@ from ratematch.emulator.trtllm.assembly import Emulation
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
-from ratematch.simulate.service import Delays
+from ratematch.simulate.delays import Delays
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Steady:
             length += accepted
         self._tokens = 1 + config.forced_acceptance if config.forced_acceptance is not None else length
         delays = Delays()
-        self._http_s = 2 * delays.hop_s + delays.request_s + self._isl * delays.token_s
+        self._http_s = 2 * delays.hop_s + delays.request_s + self._isl * delays.token_s + delays.serving_s
         fits = int(config.token_budget // self._isl) if self._isl <= config.token_budget else 0
         self._prompts = self._ranks * max(1, fits)
         held = -(-(self._isl + self._osl) // config.tokens_per_block)
