@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import sys
@@ -120,10 +119,12 @@ def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
 
 def print_json(content: Any) -> None:
     """One object on stdout, written as it is encoded: it may be larger than memory should hold twice."""
+    from ratematch.show.streamed import encode
+
     waiting: list[str] = []
-    for part in json.JSONEncoder(indent=1, allow_nan=False).iterencode(content):
+    for part in encode(content):
         waiting.append(part)
-        if len(waiting) > 10_000:
+        if len(waiting) > 10_000 or len(part) > 100_000:
             click.echo("".join(waiting), nl=False)
             waiting.clear()
     click.echo("".join(waiting))

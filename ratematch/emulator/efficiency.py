@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib import resources
 from typing import Any, NamedTuple
 
-import yaml
-
+from ratematch.engines.ownyaml import read_shipped_yaml
 from ratematch.plan.model import Gpu, Model
 
 
@@ -115,6 +113,5 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
 
 @cache
 def _entries() -> list[dict[str, Any]]:
-    text = resources.files("ratematch.data").joinpath("efficiency.yaml").read_text()
-    entries: list[dict[str, Any]] = yaml.safe_load(text)
+    entries: list[dict[str, Any]] = read_shipped_yaml("ratematch.data", "efficiency.yaml")
     return entries

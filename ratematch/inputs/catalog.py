@@ -64,6 +64,9 @@ def load_model(name: str, beside: Path = Path()) -> Model:
     for path in _own_model_files():
         if wanted in (path.name.lower(), path.stem.lower()):
             return read_checkpoint(path) if is_checkpoint(path) else read_model(path)
+    # Most processes need one model of ours and no other: the other files need not be read.
+    if f"{wanted}.yaml" in _shipped("models") and next(_own_model_files(), None) is None:
+        return _parse_shipped_model(f"{wanted}.yaml")
     known = known_models()
     if (found := find_model(wanted, known)) is not None:
         return found
@@ -158,13 +161,24 @@ def _own_model_files() -> Iterator[Path]:
 
 @cache
 def _shipped_models() -> dict[str, Model]:
-    models = [parse_model(text, name) for name, text in _shipped("models")]
+    models = [_parse_shipped_model(file) for file in _shipped("models")]
     return {model.name: model for model in models}
 
 
-def _shipped(folder: str) -> list[tuple[str, str]]:
+@cache
+def _parse_shipped_model(file: str) -> Model:
+    return parse_model(_shipped_text("models", file), file)
+
+
+@cache
+def _shipped(folder: str) -> tuple[str, ...]:
+    """Names of the package's files of a kind."""
     files = resources.files("ratematch").joinpath("data", folder)
-    return [(file.name, file.read_text(encoding="utf-8")) for file in files.iterdir() if file.name.endswith(".yaml")]
+    return tuple(file.name for file in files.iterdir() if file.name.endswith(".yaml"))
+
+
+def _shipped_text(folder: str, file: str) -> str:
+    return resources.files("ratematch").joinpath("data", folder, file).read_text(encoding="utf-8")
 
 
 def _folders(here: Path, variable: str) -> list[Path]:
@@ -225,6 +239,8 @@ def load_gpu(name: str, beside: Path = Path()) -> Gpu:
     for path in _own_files():
         if path.stem.lower() == stem:
             return read_gpu(path)
+    if f"{wanted}.yaml" in _shipped("gpus") and next(_own_files(), None) is None:
+        return _parse_shipped_gpu(f"{wanted}.yaml")
     known = known_gpus()
     for gpu in known.values():
         if wanted in (gpu.name, *gpu.aliases):
@@ -270,5 +286,10 @@ def _own_files() -> Iterator[Path]:
 
 @cache
 def _shipped_gpus() -> dict[str, Gpu]:
-    gpus = [parse_gpu(text, name) for name, text in _shipped("gpus")]
+    gpus = [_parse_shipped_gpu(file) for file in _shipped("gpus")]
     return {gpu.name: gpu for gpu in gpus}
+
+
+@cache
+def _parse_shipped_gpu(file: str) -> Gpu:
+    return parse_gpu(_shipped_text("gpus", file), file)

@@ -144,12 +144,11 @@ def _allow_sockets(number: int) -> None:
 def _collector_off() -> Iterator[None]:
     # A full collection over the prompts and records of a load stops the clock for tens of milliseconds.
     was_on = gc.isenabled()
+    # What a caller has frozen stays so: where that is much, it is not looked through at every load.
     gc.collect()
-    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
         if was_on:
             gc.enable()

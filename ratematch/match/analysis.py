@@ -17,7 +17,8 @@ from ratematch.match.notes import describe_fronts
 from ratematch.match.objective import gpus_on_nodes, per_gpu
 from ratematch.match.openloop import plan_serving
 from ratematch.match.options import read_ctx_options, read_gen_options
-from ratematch.match.pairs import Pair, bound_points, pair_options, with_posting
+from ratematch.match.pairs import Bound, Pair, list_bounds, pair_options, with_posting
+from ratematch.match.pareto import not_beaten
 from ratematch.match.points import (
     Analysis,
     Calibration,
@@ -108,7 +109,7 @@ def analyze_workload(
     rows = select_workload(measured, workload)
     figures, left_out = collect_figures(rows, question.constraints)
     links = links.at_isl(workload.isl) if links is not None else None
-    servers = _pair_servers(figures, question, links)
+    servers = _pair_servers(figures, question, links, in_step=_is_of_one_length(workload))
     frontier = find_frontier(servers.pairs, question, workload=workload.label, links=links)
     ifb = _measure(figures, "ifb", "ifb", question, IFB_SEED)
     end_to_end = _measure(figures, "end_to_end", "e2e", question, END_TO_END_SEED)
@@ -157,8 +158,15 @@ class PairedServers:
     notes: tuple[str, ...]
 
 
-def _pair_servers(figures: Sequence[Figures], question: Question, links: Links | None) -> PairedServers:
-    pairs = find_pairs(figures, question.constraints)
+def _is_of_one_length(workload: Workload) -> bool:
+    spread = workload.isl_spread or workload.osl_spread or workload.file or workload.turns > 1
+    return not spread and workload.osl_ratio == workload.isl_ratio == 1
+
+
+def _pair_servers(
+    figures: Sequence[Figures], question: Question, links: Links | None, *, in_step: bool
+) -> PairedServers:
+    pairs = [replace(pair, in_step=in_step) for pair in find_pairs(figures, question.constraints)]
     notes: list[str] = []
     if links is not None:
         pairs, notes = add_transfer(pairs, links, question.budget_gpus, question.ttft_ms)
@@ -216,10 +224,14 @@ def _bound_front(
     pairs: Sequence[Pair], frontier: Frontier, workload: str, constraints: Constraints
 ) -> tuple[Point, ...]:
     """Bounds at the measured gen points and at those the front runs at, so that they lie above it everywhere."""
-    points: list[Point] = []
+    own: dict[tuple[str, ...], list[Point]] = {}
+    for point in frontier.front:
+        own.setdefault(point.sources, []).append(point)
+    bounds: list[Bound] = []
     for pair in pairs:
         rates = pair.gen.rates
-        own = [p for p in frontier.front if p.sources == (pair.ctx.source, pair.gen.source)]
-        within = [min(rates.alone_tok_s(p.req_s / p.gen), rates.curve.max_rate) for p in own]
-        points += bound_points(pair, workload=workload, constraints=constraints, gen_rates=within)
-    return make_front(points)
+        runs = own.get((pair.ctx.source, pair.gen.source), ())
+        within = [min(rates.alone_tok_s(p.req_s / p.gen), rates.curve.max_rate) for p in runs]
+        bounds += list_bounds(pair, constraints, within)
+    kept = not_beaten([(1 / bound.plan.tpot_s, bound.tok_s_gpu) for bound in bounds])
+    return make_front(bounds[k].point(workload) for k in kept)

@@ -19,7 +19,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from ratematch.match.closedloop import derate, held_up_by_others, operate, settle_all
+from ratematch.match.closedloop import Loaded, derate, held_up_by_others, operate, settle_all
 from ratematch.match.curves import Curve, latency_at
 from ratematch.match.figures import Figures
 from ratematch.match.gaps import PairIndex
@@ -45,6 +45,9 @@ FEWEST_TO_HOLD_OUT = 3
 AGREE = 0.1
 """Factors of pairs that lie further apart say nothing of a pair that was not run."""
 
+AT_ONCE = 64
+"""Runs settled at once: memory, not results."""
+
 FOLDS = 6
 """Runs are predicted from fits without them, in so many groups at most: a fit for each run would take too long."""
 
@@ -65,7 +68,7 @@ class Run:
     def gen_factor(self) -> float:
         """Tokens/s of an instance over what its curve gives where as many decode, in the time that posting leaves."""
         decoding = self.row.req_s * self.tokens * self.row.tpot_ms / 1000 / self.y
-        gen = held_up_by_others(self.pair.gen.rates, self.row.in_flight / self.y)
+        gen = held_up_by_others(self.pair, self.x, self.y, self.row.in_flight).gen
         return self.row.req_s * self.tokens / self.y / (_read(gen.curve, decoding) * self._left(gen))
 
     def _left(self, gen: Gen[float]) -> float:
@@ -138,21 +141,20 @@ def _apart(factors: Sequence[float]) -> float:
 
 def _fit_pair(sources: tuple[str, str], runs: Sequence[Run]) -> tuple[PairFactors, list[tuple[Run, Fit]]]:
     """The numbers that ``runs`` agree on best, and for each run those by which it is predicted."""
-    fit = _fit(runs)
     held_out = len(runs) >= FEWEST_TO_HOLD_OUT
-    folds = min(FOLDS, len(runs))
-    others = (
-        [_fit([run for k, run in enumerate(runs) if k % folds != fold]) for fold in range(folds)]
-        if held_out
-        else [fit]
-    )
+    folds = min(FOLDS, len(runs)) if held_out else 0
+    gen = [run.gen_factor() for run in runs]
+    numbers = range(len(runs))
+    groups = [list(numbers), *([k for k in numbers if k % folds != fold] for fold in range(folds))]
+    fit, *others = _fit_groups(runs, gen, groups)
+    others = others or [fit]
     factors = PairFactors(
         label=f"{_name(runs[0].pair.ctx)} + {_name(runs[0].pair.gen)}",
         sources=sources,
         ctx=fit.ctx,
         ctx_spread=_spread([other.ctx for other in others]) if held_out else None,
         gen=fit.gen,
-        gen_spread=_spread([run.gen_factor() for run in runs]),
+        gen_spread=_spread(gen),
         bunching=fit.bunching,
         num=len(runs),
         held_out=held_out,
@@ -165,17 +167,44 @@ def _name(option: CtxOption | GenOption) -> str:
     return f"{option.label}+{tag}" if tag else option.label
 
 
-def _fit(runs: Sequence[Run]) -> Fit:
-    """Fitted to at most :data:`MOST_FITTED` of ``runs``, evenly among them."""
-    runs = runs[:: -(-len(runs) // MOST_FITTED)]
-    gen = math.exp(fmean(math.log(run.gen_factor()) for run in runs))
+def _fit_groups(runs: Sequence[Run], gen: Sequence[float], groups: Sequence[Sequence[int]]) -> list[Fit]:
+    """The fit to each of ``groups`` of ``runs``, by their numbers; ``gen``: the gen factor of each run.
+
+    A group is fitted to at most :data:`MOST_FITTED` of its runs, evenly among them.
+    """
+    groups = [group[:: -(-len(group) // MOST_FITTED)] for group in groups]
+    means = [math.exp(fmean(math.log(gen[k]) for k in group)) for group in groups]
+    misfits = [np.repeat(((REPEATS / CTX_BELIEVED * np.log(TRIED)) ** 2)[:, None], BUNCHINGS.size, 1) for _ in groups]
+    wanted = [(number, k) for number, group in enumerate(groups) for k in group]
+    of_pair: dict[int, list[tuple[int, int]]] = {}
+    for number, k in wanted:
+        of_pair.setdefault(id(runs[k].pair), []).append((number, k))
+    for own in of_pair.values():
+        for first in range(0, len(own), AT_ONCE):
+            part = own[first : first + AT_ONCE]
+            for (number, _), misfit in zip(part, _misfits(runs, means, part), strict=True):
+                misfits[number] += misfit
+    return [_best(misfit, mean) for misfit, mean in zip(misfits, means, strict=True)]
+
+
+def _misfits(runs: Sequence[Run], means: Sequence[float], part: Sequence[tuple[int, int]]) -> Floats:
+    """Squared logarithms of predicted over measured rates, (runs, ctx factors, bunchings), of runs of one pair.
+    ``part``: the number of each one's gen factor among ``means``, and its own."""
+    own = [runs[k] for _, k in part]
+    loaded = Loaded(
+        x=np.array([float(run.x) for run in own]),
+        y=np.array([float(run.y) for run in own]),
+        concurrency=np.array([run.row.in_flight for run in own]),
+        gen=np.array([means[number] for number, _ in part]),
+    )
+    rates = settle_all(own[0].pair, loaded, ctx=TRIED, bunching=BUNCHINGS)
+    return np.asarray(np.log(rates / np.array([run.row.req_s for run in own])[:, None, None]) ** 2)
+
+
+def _best(misfit: Floats, gen: float) -> Fit:
+    """The best of the grid; where a number changes nothing the one nearest to "no difference"."""
     ctx, bunching = (values.ravel() for values in np.meshgrid(TRIED, BUNCHINGS, indexing="ij"))
-    misfit: Floats = (REPEATS / CTX_BELIEVED * np.log(ctx)) ** 2
-    for run in runs:
-        rates = settle_all(run.pair, run.x, run.y, run.row.in_flight, ctx=ctx, gen=gen, bunching=bunching)
-        misfit = misfit + np.log(rates / run.row.req_s) ** 2
-    # Where a number changes nothing the one nearest to "no difference" is taken.
-    best = np.lexsort((bunching, np.abs(np.log(ctx)), np.round(misfit, 12)))[0]
+    best = np.lexsort((bunching, np.abs(np.log(ctx)), np.round(misfit.ravel(), 12)))[0]
     return Fit(float(ctx[best]), gen, float(bunching[best]))
 
 

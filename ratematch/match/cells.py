@@ -59,6 +59,7 @@ class Budget:
         return int(np.maximum(0, (self.max_gpus - y * self.gen_gpus) // self.ctx_gpus).sum())
 
 
+@lru_cache(maxsize=64)
 def sample_cells(budget: Budget) -> Cells:
     """Some thousand cells of ``budget`` from its whole range, close together where instances are few; copies too."""
     most = budget.max_gpus // budget.gen_gpus
@@ -70,6 +71,7 @@ def sample_cells(budget: Budget) -> Cells:
     return _with_nodes(budget, *columns)
 
 
+@lru_cache(maxsize=4096)
 def _spread(most: int) -> list[int]:
     """Whole numbers from 1 to ``most``: the first, then ever farther apart, and evenly spaced ones."""
     if most < 1:

@@ -64,8 +64,13 @@ def _extreme_places(a: Front, b: Front) -> tuple[float, float] | tuple[()]:
     if overlap is None:
         return ()
     places = {*overlap, *(u for front in (a, b) for u, _ in front if overlap[0] < u < overlap[1])}
-    ratios = [(linear, u) for u in sorted(places) if (linear := speed_up(a, b, u)[1]) is not None]
-    return (min(ratios)[1], max(ratios)[1]) if ratios else ()
+    us = np.array(sorted(places))
+    # All places at once: the front of a large site has as many points as it has ratios.
+    above, below = (np.interp(us, *np.array(front).T) for front in (a, b))
+    us, ratios = us[below > 0], above[below > 0] / below[below > 0]
+    if not us.size:
+        return ()
+    return float(us[np.argmin(ratios)]), float(us[np.flatnonzero(ratios == ratios.max())[-1]])
 
 
 def sum_up(kind: Kind, a: Front, b: Front, drawn: Drawn = ()) -> Comparison | None:

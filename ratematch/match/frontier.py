@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -21,7 +21,7 @@ from ratematch.match.cells import Ints
 from ratematch.match.feasibility import Links, feasible_rows
 from ratematch.match.noise import interval, interval_about
 from ratematch.match.objective import score_unit
-from ratematch.match.pairs import Pair, row_point, to_problem
+from ratematch.match.pairs import Pair, row_points, to_problem
 from ratematch.match.points import DrawnFronts, Point
 from ratematch.match.question import Question
 from ratematch.match.sift import Search, sift_best, sift_front
@@ -91,7 +91,13 @@ class Solved:
 
     def point(self, k: int) -> Point:
         """Row ``k`` as a point, its tok/s/GPU over the GPUs that count."""
-        return replace(row_point(self.pair(k), self.rows, k, self.workload), tok_s_gpu=float(self.score[k]))
+        return next(self.points(np.array([k])))
+
+    def points(self, which: Ints) -> Iterator[Point]:
+        """Rows as points, some at a time: memory, not results."""
+        for first in range(0, which.size, MOST_ROWS):
+            part = which[first : first + MOST_ROWS]
+            yield from row_points(self.pairs, self.rows, part, self.score, self.workload)
 
     def front(self) -> Ints:
         """Rows on the front, ascending tok/s/user; of equal ones that with fewer flags, GPUs, and TTFT."""
@@ -122,6 +128,11 @@ class FrontPoints(Sequence[Point]):
         k = int(self._front[index])
         point = self._solved.point(k)
         return point if self._drawn is None else _add_intervals(point, _draw_row(self._solved, k, self._drawn))
+
+    def __iter__(self) -> Iterator[Point]:
+        if self._drawn is None:
+            return self._solved.points(self._front)
+        return (self[at] for at in range(len(self)))
 
     def objectives(self) -> list[tuple[float, float]]:
         """(tok/s/user, tok/s/GPU) of each, as the points have them."""
@@ -250,7 +261,8 @@ def find_frontier(
     if rows.size > MOST_ROWS:
         kept = np.flatnonzero(near_front(rows.tok_s_user, solved.score, SHOWN_WITHIN))
     # Points are compared by value: the front's own must be among the plans.
-    points = {int(k): solved.point(int(k)) for k in {*kept, *front}}
+    shown = np.union1d(kept, front)
+    points = dict(zip(shown.tolist(), solved.points(shown), strict=True))
     if question.ttft_ms is not None:
         bunched = {k for k in points if solved.pair(k).bunching}
         points |= {k: _flag_ttft(points[k], question.ttft_ms) for k in bunched}
@@ -325,9 +337,10 @@ def _add_intervals(point: Point, drawn: RowDraws) -> Point:
     )
 
 
-def _in_digits(solved: Solved, k: int) -> tuple[str, str]:
-    """The objectives of row ``k`` to twelve digits."""
-    return f"{solved.rows.tok_s_user[k]:.11e}", f"{solved.score[k]:.11e}"
+def _in_digits(solved: Solved, which: Ints) -> list[tuple[str, str]]:
+    """The objectives of some rows to twelve digits."""
+    u, p = solved.rows.tok_s_user[which].tolist(), solved.score[which].tolist()
+    return [(f"{a:.11e}", f"{b:.11e}") for a, b in zip(u, p, strict=True)]
 
 
 def _find_ties(solved: Solved, front: Ints, drawn: Drawn) -> list[Point]:
@@ -338,10 +351,10 @@ def _find_ties(solved: Solved, front: Ints, drawn: Drawn) -> list[Point]:
     near = np.setdiff1d(near, front)
     # Copies of a deployment have the same figures and are no news: only the smallest is tried.
     near = near[np.argsort(rows.gpus[near], kind="stable")]
-    on_front = {_in_digits(solved, int(k)) for k in front}
+    on_front = set(_in_digits(solved, front))
     smallest: dict[tuple[str, str], int] = {}
-    for k in (int(k) for k in near):
-        smallest.setdefault(_in_digits(solved, k), k)
+    for k, digits in zip(near.tolist(), _in_digits(solved, near), strict=True):
+        smallest.setdefault(digits, k)
     near = np.array([k for digits, k in smallest.items() if digits not in on_front], dtype=np.int64)
     if near.size > MOST_TIES:
         us, ps = rows.tok_s_user[front], score[front]

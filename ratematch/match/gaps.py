@@ -67,10 +67,12 @@ def find_gaps(
             x, y = point.ctx // divisor, point.gen // divisor
             curve = predict_deployment(pair, x, y, workload=point.workload, constraints=unlimited)
             predicted = predict_at([objectives(p) for p in extract_front(curve, objectives)], point.tok_s_user)
-            operating = operate(replace(pair, handover_s=0.0), point.ctx, point.gen, point.concurrency)
+            moved = replace(pair, handover_s=0.0)
+            operating = operate(moved, point.ctx, point.gen, point.concurrency)
             # What KV transfer costs is a part of the gap, so that is taken apart from a prediction without it.
             pair = without_transfer(pair)
-            free = operate(pair, point.ctx, point.gen, point.concurrency)
+            same = (moved.posting_s, moved.gen.rates.extra_s) == (0.0, pair.gen.rates.extra_s)
+            free = operating if same else operate(pair, point.ctx, point.gen, point.concurrency)
             parts = attribute(point, free, pair, row.breakdown)
         at_front = predict_at(whole, point.tok_s_user)
         gaps.append(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ratematch.match.cells import Ints
 from ratematch.match.curves import Reading, latency_at, throttle
 from ratematch.match.matching import (
     Plan,
@@ -15,7 +16,7 @@ from ratematch.match.matching import (
 )
 from ratematch.match.options import CtxOption, GenOption
 from ratematch.match.points import Point
-from ratematch.match.solver import MatchProblem, Rows
+from ratematch.match.solver import Floats, MatchProblem, Rows
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.experiment import ORIGINS
 from ratematch.plan.load import Constraints
@@ -30,7 +31,8 @@ class Pair:
 
     ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
     known. ``posting_s``: of it while the gen server does nothing else, s. ``bunching``: see
-    :mod:`ratematch.match.closedloop`.
+    :mod:`ratematch.match.closedloop`. ``in_step``: all requests are of one length, so that those which begin together
+    end together.
     """
 
     ctx: CtxOption
@@ -39,6 +41,7 @@ class Pair:
     handover_s: float = 0.0
     bunching: float = 0.0
     posting_s: float = 0.0
+    in_step: bool = True
 
 
 def with_posting(pair: Pair, posting_s: float) -> Pair:
@@ -81,12 +84,14 @@ def to_problem(pair: Pair) -> MatchProblem:
     return MatchProblem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail)
 
 
-def row_point(pair: Pair, rows: Rows, k: int, workload: str) -> Point:
-    """Row ``k`` of the array solver as a point."""
-    plan = rows.plan(k)
-    point = _point(pair, plan, workload, label_deployment(pair, plan.x, plan.y))
-    nodes = int(rows.nodes[k])
-    return replace(point, nodes=nodes, gpus_allocated=int(rows.gpus_allocated[k])) if nodes else point
+def row_points(pairs: Sequence[Pair], rows: Rows, which: Ints, score: Floats, workload: str) -> Iterator[Point]:
+    """Rows of the array solver as points. ``score``: tok/s/GPU of every row of ``rows``, over the GPUs that count."""
+    columns = (column[which].tolist() for column in (rows.pair, rows.nodes, rows.gpus_allocated, score))
+    for plan, number, nodes, allocated, tok_s_gpu in zip(rows.plans(which), *columns, strict=True):
+        pair = pairs[number]
+        label = label_deployment(pair, plan.x, plan.y)
+        taken = (nodes, allocated) if nodes else (None, None)
+        yield _point(pair, plan, workload, label, tok_s_gpu=tok_s_gpu, nodes=taken)
 
 
 def predict_deployment(pair: Pair, x: int, y: int, *, workload: str, constraints: Constraints) -> list[Point]:
@@ -99,9 +104,20 @@ def predict_deployment(pair: Pair, x: int, y: int, *, workload: str, constraints
     ]
 
 
-def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
-    """The row of a plan. Its ``ratio`` is the ideal one at the gen point it runs at, or, when ctx is the limit and
-    gen is throttled, at the highest gen rate measured: what x:y falls short of."""
+def _point(
+    pair: Pair,
+    plan: Plan[float],
+    workload: str,
+    label: str,
+    *,
+    tok_s_gpu: float | None = None,
+    nodes: tuple[int, int] | tuple[None, None] = (None, None),
+) -> Point:
+    """The row of a plan, over the GPUs in use unless ``tok_s_gpu`` is given. ``nodes``: and the GPUs on them.
+
+    Its ``ratio`` is the ideal one at the gen point it runs at, or, when ctx is the limit and gen is throttled, at the
+    highest gen rate measured: what x:y falls short of.
+    """
     ctx, gen = pair.ctx, pair.gen
     osl, tokens = gen.osl, gen.osl - gen.tokens_from_ctx
     gen_req_s = gen.rates.max_req_s if plan.limit == "ctx" else plan.gen.rate / gen.rates.tokens_per_request
@@ -127,7 +143,7 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         req_s=plan.req_s,
         tok_s=plan.req_s * osl,
         tok_s_user=1 / plan.tpot_s,
-        tok_s_gpu=plan.req_s * osl / max(plan.gpus, 1),
+        tok_s_gpu=plan.req_s * osl / max(plan.gpus, 1) if tok_s_gpu is None else tok_s_gpu,
         ttft_ms=ttft_s * 1000,
         tpot_ms=plan.tpot_s * 1000,
         little=None,
@@ -139,6 +155,8 @@ def _point(pair: Pair, plan: Plan[float], workload: str, label: str) -> Point:
         simulated=origin == "simulated",
         sources=(ctx.source, gen.source),
         flags=flags,
+        nodes=nodes[0],
+        gpus_allocated=nodes[1],
         ctx_options=ctx.group.tag if ctx.group is not None else "",
         gen_options=gen.group.tag if gen.group is not None else "",
     )
@@ -185,34 +203,38 @@ def deploy(pair: Pair, x: int, y: int) -> tuple[ServerGroup, ServerGroup]:
     return replace(ctx, instances=x, mtp=gen.mtp), replace(gen, instances=y)
 
 
-def bound_points(
-    pair: Pair, *, workload: str, constraints: Constraints, gen_rates: Iterable[float] = ()
-) -> list[Point]:
-    """The ideal fractional ratio at each measured gen point, and at further ``gen_rates`` (tok/s of one instance
-    alone)."""
+@dataclass(frozen=True)
+class Bound:
+    """The ideal fractional ratio of a pair with a gen instance at ``plan.gen``; ``tok_s_gpu``: what it gives."""
+
+    pair: Pair
+    plan: Plan[float]
+    tok_s_gpu: float
+
+    def point(self, workload: str) -> Point:
+        """The row for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
+        ``ctx`` and ``gpus`` are 0, ``ratio`` says the share."""
+        pair, ctx_rate = self.pair, self.pair.ctx.rates.capacities[-1]
+        ratio = solve_ratio(ctx_rate, self.plan.req_s)
+        label = f"ctx{ratio:.3g}x{pair.ctx.label}-gen1x{pair.gen.label}-mtp{pair.gen.mtp or 0}"
+        point = _point(pair, self.plan, workload, label, tok_s_gpu=self.tok_s_gpu)
+        return replace(point, kind="bound", ratio=show_ratio(ratio))
+
+
+def list_bounds(pair: Pair, constraints: Constraints, gen_rates: Iterable[float] = ()) -> list[Bound]:
+    """The bound at each measured gen point, and at further ``gen_rates`` (tok/s of one instance alone)."""
     curve = pair.gen.rates.curve
-    readings = [throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates})]
-    points = [bound_point(pair, reading, workload, constraints) for reading in readings]
-    return [point for point in points if point is not None]
+    readings = (throttle(curve, tok_s) for tok_s in sorted({*curve.rates, *gen_rates}))
+    bounds = (find_bound(pair, reading, constraints) for reading in readings)
+    return [bound for bound in bounds if bound is not None]
 
 
-def bound_point(pair: Pair, gen: Reading[float], workload: str, constraints: Constraints) -> Point | None:
-    """The ideal fractional ratio with a gen instance at ``gen``, a point of its curve alone; ``None`` when its TPOT
-    in service is over the limit.
-
-    The row is for one gen instance (``gen`` = 1) with its ideal share of ctx instances, which is no whole number:
-    ``ctx`` and ``gpus`` are 0, ``ratio`` says the share.
-    """
+def find_bound(pair: Pair, gen: Reading[float], constraints: Constraints) -> Bound | None:
+    """The bound with a gen instance at ``gen``, a point of its curve alone; ``None`` when its TPOT in service is over
+    the limit."""
     rates, ctx_rate = pair.gen.rates, pair.ctx.rates.capacities[-1]
     req_s = rates.req_s(gen.rate)
     plan = Plan(0, 1, 0, req_s, "both", throttle(pair.ctx.rates.curve, ctx_rate), rates.in_service(gen))
     if constraints.tpot_ms is not None and pair.gen.tpot_limit_ms(plan) > constraints.tpot_ms:
         return None
-    ratio = solve_ratio(ctx_rate, req_s)
-    label = f"ctx{ratio:.3g}x{pair.ctx.label}-gen1x{pair.gen.label}-mtp{pair.gen.mtp or 0}"
-    return replace(
-        _point(pair, plan, workload, label),
-        kind="bound",
-        tok_s_gpu=bound_tok_s_gpu(pair.gen.osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s),
-        ratio=show_ratio(ratio),
-    )
+    return Bound(pair, plan, bound_tok_s_gpu(pair.gen.osl, pair.ctx.rates.gpus, ctx_rate, rates.gpus, req_s))

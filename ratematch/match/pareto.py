@@ -6,6 +6,7 @@ ascending and p strictly falling.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
@@ -41,13 +42,32 @@ def extract_front(
     return tuple(reversed(front))
 
 
+CLEARLY = 1e-9
+"""Share by which a point beats another beyond the last digits of a float."""
+
+
+def not_beaten(points: Front) -> list[int]:
+    """Which of many points (in any order) no other beats clearly in both: all of the front are among them."""
+    if not points:
+        return []
+    u, p = np.array(points, dtype=np.float64).T
+    order = np.argsort(-u, kind="stable")
+    best = np.concatenate([[0.0], np.maximum.accumulate(p[order])])
+    faster = np.searchsorted(-u[order], -u * (1 + CLEARLY), side="left")
+    return [int(k) for k in np.flatnonzero(p >= best[faster] * (1 - CLEARLY))]
+
+
 def step_at(front: Front, u: float) -> float | None:
     """Most tok/s/GPU with ``u`` tok/s/user or more: what one configuration achieves under that SLO.
 
     ``None`` above the highest u of the front.
     """
-    reached = [p for point_u, p in front if point_u >= u]
-    return max(reached) if reached else None
+    at = bisect_left(front, u, key=_u)
+    return front[at][1] if at < len(front) else None
+
+
+def _u(point: tuple[float, float]) -> float:
+    return point[0]
 
 
 def linear_at(front: Front, u: float) -> float | None:
@@ -57,7 +77,8 @@ def linear_at(front: Front, u: float) -> float | None:
     """
     if not front or not front[0][0] <= u <= front[-1][0]:
         return None
-    us, ps = zip(*front, strict=True)
+    at = bisect_left(front, u, key=_u)
+    us, ps = zip(*front[max(0, at - 1) : at + 1], strict=True)
     return float(np.interp(u, us, ps))
 
 
@@ -92,8 +113,8 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 
 def interactivity_at(front: Front, p: float) -> float | None:
     """The dual of :func:`step_at`: highest tok/s/user with ``p`` tok/s/GPU or more; ``None`` above the front."""
-    reached = [u for u, point_p in front if point_p >= p]
-    return max(reached) if reached else None
+    reached = bisect_right(front, -p, key=lambda point: -point[1])
+    return front[reached - 1][0] if reached else None
 
 
 def hypervolume(front: Front, reference: tuple[float, float] = (0.0, 0.0)) -> float:

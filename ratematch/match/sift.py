@@ -80,6 +80,7 @@ def sift_front(search: Search) -> Rows:
     bars = _Bars()
     for k, problem in enumerate(search.problems):
         sample = sample_cells(search.budget(problem))
+        sample = sample.take(_may_stand(search, k, sample, bars))
         bars.raise_by(*_figures(search, k, solve_cells(k, problem, sample, search.tpot_limit_s)))
     front, parts, waiting = join_rows([]), [], 0
     for cells, numbers in _by_size(search):
@@ -109,7 +110,10 @@ def sift_best(search: Search) -> Rows:
     parts: list[list[Rows]] = [[] for _ in best]
     for cells, numbers in _by_size(search):
         for k in numbers:
-            hopeful = cells.take(_most(search, k, cells) >= best[k] * (1 - MARGIN))
+            most = _most(search, k, cells)
+            first = cells.take(np.argsort(-most)[:1])
+            best[k] = max(best[k], _best_score(search, k, first))
+            hopeful = cells.take(most >= best[k] * (1 - MARGIN))
             rows = solve_cells(k, search.problems[k], hopeful, search.tpot_limit_s)
             _, score = _figures(search, k, rows)
             best[k] = max(best[k], float(score.max(initial=0.0)))
@@ -118,6 +122,12 @@ def sift_best(search: Search) -> Rows:
     return join_rows(
         [rows.take(_figures(search, k, rows)[1] >= best[k] * (1 - MARGIN)) for k, rows in enumerate(joined)]
     )
+
+
+def _best_score(search: Search, k: int, cells: Cells) -> float:
+    """Of the rows of some cells of the ``k``-th problem; 0 where they have none."""
+    _, score = _figures(search, k, solve_cells(k, search.problems[k], cells, search.tpot_limit_s))
+    return float(score.max(initial=0.0))
 
 
 def _by_size(search: Search) -> Iterator[tuple[Cells, list[int]]]:
@@ -145,19 +155,23 @@ def _most(search: Search, k: int, cells: Cells) -> Floats:
 def _highest_rate(problem: MatchProblem, tpot_limit_s: float | None) -> float:
     """No gen instance within the TPOT limit has more tok/s; 0 when there is none.
 
-    Between two measured loads TPOT and tail are no lower than at the lower of both, which is all that is used.
+    Between two measured loads the tail, TPOT alone, and what posting makes of it are no lower than at the lower of
+    both, which is all that is used. Below the first TPOT alone stays, and posting takes ever less.
     """
-    curve = problem.gen.curve
+    curve, gen = problem.gen.curve, problem.gen
     if tpot_limit_s is None:
         return curve.max_rate
-    tpot = np.array(curve.loads) / (problem.gen.req_s(np.array(curve.rates)) * problem.gen.tokens_per_request)
+    tpot = np.array(curve.loads) / np.array(curve.rates)
+    posting = 1 / (1 - gen.req_s(np.array(curve.rates)) * gen.extra_s)
+    least_posting = np.minimum(posting, [1.0, *posting[:-1]])
     tail = np.interp(curve.loads, problem.loads, problem.tail) if problem.loads else np.ones_like(tpot)
     highest = 0.0
     for at, rate in enumerate(curve.rates):
         before = max(at - 1, 0)
         inside = np.array([t for t, load in zip(problem.tail, problem.loads, strict=True)]) if problem.loads else tail
         least_tail = float(min(tail[before], tail[at], inside.min(initial=np.inf)))
-        if min(tpot[before], tpot[at]) * least_tail <= tpot_limit_s * (1 + MARGIN):
+        least_tpot = min(tpot[before], tpot[at]) * least_posting[at]
+        if least_tpot * least_tail <= tpot_limit_s * (1 + MARGIN):
             highest = rate
     return highest
 

@@ -7,7 +7,7 @@ and its limit min(x R_c, y R_g). Nothing is rounded or left out; tests hold ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -81,19 +81,23 @@ class Rows:
         """The rows at these indices, or where a mask is true."""
         return Rows(**{field.name: getattr(self, field.name)[which] for field in fields(Rows)})
 
-    def plan(self, k: int) -> Plan[float]:
-        """Row ``k`` as the scalar solver returns it."""
-        ctx_load, ctx_rate = float(self.ctx_load[k]), float(self.ctx_rate[k])
-        gen_load, gen_rate = float(self.gen_load[k]), float(self.gen_rate[k])
-        return Plan(
-            x=int(self.x[k]),
-            y=int(self.y[k]),
-            gpus=int(self.gpus[k]),
-            req_s=float(self.req_s[k]),
-            limit=LIMITS[int(self.limit[k])],
-            ctx=Reading(ctx_load, ctx_rate, ctx_load / ctx_rate, bool(self.ctx_clamped[k])),
-            gen=Reading(gen_load, gen_rate, gen_load / gen_rate, bool(self.gen_clamped[k])),
-        )
+    def plans(self, which: Ints) -> Iterator[Plan[float]]:
+        """Rows as the scalar solver returns them."""
+        columns = (self.x, self.y, self.gpus, self.req_s, self.limit)
+        ctx, gen = (self.ctx_load, self.ctx_rate, self.ctx_clamped), (self.gen_load, self.gen_rate, self.gen_clamped)
+        values = (column[which].tolist() for column in (*columns, *ctx, *gen))
+        for x, y, gpus, req_s, limit, ctx_load, ctx_rate, ctx_clamped, gen_load, gen_rate, gen_clamped in zip(
+            *values, strict=True
+        ):
+            yield Plan(
+                x=x,
+                y=y,
+                gpus=gpus,
+                req_s=req_s,
+                limit=LIMITS[limit],
+                ctx=Reading(ctx_load, ctx_rate, ctx_load / ctx_rate, ctx_clamped),
+                gen=Reading(gen_load, gen_rate, gen_load / gen_rate, gen_clamped),
+            )
 
     def score(self, osl: float | Floats, objective: Objective) -> Floats:
         """Output tok/s, or tok/s/GPU, that ``objective`` asks for. ``osl``: one, or one a row."""

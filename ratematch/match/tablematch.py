@@ -18,7 +18,7 @@ from ratematch.match.curves import Reading
 from ratematch.match.frontier import Front, FrontPoints, Solved, best_of_pairs, front_of_pairs, solve_pairs
 from ratematch.match.measuredfront import measure_front
 from ratematch.match.options import CtxOption
-from ratematch.match.pairs import Pair, bound_point, pair_options
+from ratematch.match.pairs import Pair, find_bound, pair_options
 from ratematch.match.pareto import extract_front
 from ratematch.match.points import Point, Speedup, objectives
 from ratematch.match.question import Question
@@ -247,9 +247,9 @@ def _find_ideal(pairs: Sequence[Pair], gen: Sequence[TableGen], question: Questi
         for row in configuration.rows:
             load = row.concurrency or 0.0
             reading = Reading(load, row.rate, load / row.rate, clamped=False)
-            point = bound_point(pair, reading, f"OSL {osl}", question.constraints)
-            if point is not None:
-                rows.append(IdealRow(pair, row, point))
+            bound = find_bound(pair, reading, question.constraints)
+            if bound is not None:
+                rows.append(IdealRow(pair, row, bound.point(f"OSL {osl}")))
     front = extract_front(rows, lambda row: objectives(row.point), prefer=lambda row: (row.row.row,))
     on_front = {row.row.row for row in front}
     return tuple(IdealRow(row.pair, row.row, row.point, row.row.row in on_front) for row in rows)

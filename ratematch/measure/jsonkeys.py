@@ -19,11 +19,14 @@ LEAVES = SCALARS | {tuple, list}
 def absent_keys(stored: Mapping[str, Any], complete: Mapping[str, Any], path: str = "") -> frozenset[str]:
     """Paths of the keys that ``complete`` has and ``stored`` has not, at any depth. A dataclass in ``complete``
     stands for the object that it is written as."""
-    absent = {path + key for key in complete.keys() - stored.keys()}
+    absent: set[str] = set()
+    if not complete.keys() <= stored.keys():
+        absent = {path + key for key in complete.keys() - stored.keys()}
     for key, value in complete.items():
         if type(value) in LEAVES:
             continue
-        if isinstance(below := stored.get(key), Mapping) and (parts := parts_of(value)):
+        below = stored.get(key)
+        if (type(below) is dict or isinstance(below, Mapping)) and (parts := parts_of(value)):
             absent |= absent_keys(below, parts, f"{path}{key}{SEPARATOR}")
     return frozenset(absent) if path else _shared(frozenset(absent))
 

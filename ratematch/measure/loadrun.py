@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -131,8 +132,8 @@ class LoadRun:
     sooner and whole. ``log``: by generating server. ``emulator``: by emulated server. ``connections``: those that
     were opened before the first load of the launch. ``cause`` and ``remedy``: of failed requests, where known.
     ``prometheus``: by address, means and growths in the steady window. ``imported``: where the load comes from when
-    another tool measured it; hardly anything else is known then. ``absent``: paths of keys that the file did not
-    have.
+    another tool measured it; hardly anything else is known then. ``beside``: what other experiments did on other GPUs
+    of the same machine meanwhile, a line each. ``absent``: paths of keys that the file did not have.
     """
 
     launch: str = ""
@@ -158,6 +159,7 @@ class LoadRun:
     prometheus: Mapping[str, Mapping[str, int | float]] | None = None
     stages: StageTimes | None = None
     simulation: Simulation | None = None
+    beside: tuple[str, ...] = ()
     imported: Import | None = None
     absent: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
@@ -178,6 +180,8 @@ IN_WINDOW = ("gpus", "prometheus", "stages")
 WRITTEN = tuple(part.name for part in fields(LoadRun) if part.name not in ("origin", "imported", "absent"))
 """Fields of a :class:`LoadRun` that are keys of the file under their own names."""
 
+_READ = attrgetter(*WRITTEN)
+
 
 def to_json(run: LoadRun) -> dict[str, Any]:
     """The keys of ``loadrun.json`` but ``load``, as plain JSON values.
@@ -191,11 +195,13 @@ def to_json(run: LoadRun) -> dict[str, Any]:
 
 def _written(run: LoadRun) -> dict[str, Any]:
     """The keys of a file that lacks none, with their values as they stand in ``run``."""
-    content = {name: getattr(run, name) for name in WRITTEN} | origin_keys(run.origin)
+    content = dict(zip(WRITTEN, _READ(run), strict=True)) | origin_keys(run.origin)
     if run.imported is not None:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
         return {"origin": run.imported, **known}
     left_out = {key for key in OPTIONAL if content[key] is None}
+    if not run.beside:
+        left_out |= {"beside"}
     if run.origin == "simulated":
         left_out |= {"log"}
     if run.origin != "emulated":

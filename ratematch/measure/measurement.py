@@ -226,5 +226,7 @@ ALWAYS = tuple(part.name for part in fields(Stats) if part.type == "float" and p
 
 def _filled_in(content: dict[str, Any]) -> dict[str, Any]:
     """The content of a distribution with NaN for what it does not hold."""
+    if None not in content.values():
+        return content
     unknown = [name for name in ALWAYS if content.get(name, 0) is None]
     return {**content, **dict.fromkeys(unknown, math.nan)} if unknown else content

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 
@@ -16,12 +17,16 @@ def plain(value: Any) -> Any:
     kind = type(value)
     if kind in SCALARS:
         return value
-    if (names := _field_names(kind)) is not None:
-        return {name: plain(getattr(value, name)) for name in names}
+    if (known := _fields_of(kind)) is not None:
+        names, read = known
+        return {
+            name: part if type(part) in SCALARS else plain(part)
+            for name, part in zip(names, read(value), strict=True)
+        }
     if isinstance(value, Mapping):
-        return {key: plain(part) for key, part in value.items()}
+        return {key: part if type(part) in SCALARS else plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [part if type(part) in SCALARS else plain(part) for part in value]
     return value
 
 
@@ -31,19 +36,29 @@ def parts_of(value: Any) -> Mapping[str, Any] | None:
     kind = type(value)
     if kind in SCALARS:
         return None
-    if (names := _field_names(kind)) is not None:
-        return {name: getattr(value, name) for name in names}
+    if (known := _fields_of(kind)) is not None:
+        names, read = known
+        return dict(zip(names, read(value), strict=True))
     return value if isinstance(value, Mapping) else None
 
 
 SCALARS = frozenset((str, int, float, bool, type(None)))
 
+Fields = tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]
+"""Names, and what reads all of their values at once."""
 
-_NAMES: dict[type, tuple[str, ...] | None] = {}
+
+_FIELDS: dict[type, Fields | None] = {}
 
 
-def _field_names(kind: type) -> tuple[str, ...] | None:
+def _fields_of(kind: type) -> Fields | None:
     """Of a dataclass; ``None`` for any other type."""
-    if kind not in _NAMES:
-        _NAMES[kind] = tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
-    return _NAMES[kind]
+    if kind not in _FIELDS:
+        _FIELDS[kind] = _read_all(tuple(field.name for field in fields(kind))) if is_dataclass(kind) else None
+    return _FIELDS[kind]
+
+
+def _read_all(names: tuple[str, ...]) -> Fields:
+    if len(names) > 1:
+        return names, attrgetter(*names)
+    return names, lambda value: tuple(getattr(value, name) for name in names)

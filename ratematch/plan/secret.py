@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ratematch.plan.located import Located, Path
+if TYPE_CHECKING:  # reading YAML takes a tenth of a second to import: who masks what is written does without
+    from ratematch.plan.located import Located, Path
 
 CUT = 6
 """So many first characters of a secret at the end of a text are what is left of it."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from typing import Literal
 
-import yaml
-
 from ratematch.emulator.efficiency import LearntSet
+from ratematch.engines.ownyaml import read_shipped_yaml
 
 Kind = Literal["agg", "disagg"]
 Figure = Literal["tok_s_gpu", "tpot_ms", "ttft_ms"]
@@ -41,7 +39,7 @@ class Basis:
 @lru_cache(maxsize=1)
 def public_accuracy() -> Accuracy:
     """``ratematch/data/accuracy.yaml``."""
-    given = yaml.safe_load(resources.files("ratematch.data").joinpath("accuracy.yaml").read_text())
+    given = read_shipped_yaml("ratematch.data", "accuracy.yaml")
     kinds: tuple[Kind, ...] = ("agg", "disagg")
     figures: tuple[Figure, ...] = ("tok_s_gpu", "tpot_ms", "ttft_ms")
     intervals = {

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import resources
 from typing import NamedTuple
 
-import yaml
-
 from ratematch.emulator.environment import parse_duration
+from ratematch.engines.ownyaml import read_shipped_yaml
 
 SERVING_VARIABLE = "RATEMATCH_SIMULATED_SERVING"
 
@@ -27,7 +25,7 @@ class ServingTime(NamedTuple):
 @lru_cache(maxsize=1)
 def learnt_serving_time() -> ServingTime:
     """What measured deployments say: ``ratematch/data/serving.yaml``."""
-    given = yaml.safe_load(resources.files("ratematch.data").joinpath("serving.yaml").read_text())
+    given = read_shipped_yaml("ratematch.data", "serving.yaml")
     low, high = map(float, given["serving_s"]["between"])
     return ServingTime(float(given["serving_s"]["value"]), low, high, " ".join(given["source"].split()))
 

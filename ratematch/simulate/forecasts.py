@@ -24,10 +24,8 @@ from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
 from ratematch.simulate.accuracy import Basis, public_accuracy
 from ratematch.simulate.delays import learnt_serving_time
-from ratematch.simulate.plan import plan_simulation
-from ratematch.simulate.service import Service
+from ratematch.simulate.inside import inside_of
 from ratematch.simulate.steadystate import Forecast, forecast
-from ratematch.simulate.timeline import Timeline
 from ratematch.store.folder import Results
 
 
@@ -47,28 +45,30 @@ class Prediction:
     basis: Basis
 
 
-def basis_of(experiments: Iterable[Experiment], cluster: Cluster) -> Basis:
-    """What forecasts of ``experiments`` stand on: each set of learnt values once."""
-    sets: dict[str, LearntSet] = {}
-    for experiment in experiments:
-        for emulation in Service(plan_simulation(experiment, cluster), Timeline()).emulations.values():
-            if emulation.learnt.values:
-                sets.setdefault(emulation.learnt.label, emulation.learnt)
-    serving = learnt_serving_time()
-    return Basis(tuple(sets.values()), (serving.value, serving.low, serving.high), public_accuracy())
-
-
 def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, Forecast]:
     """Forecasts of the closed-loop loads of an experiment with one kind of server; empty for end-to-end ones.
 
     Raises:
         RatematchError: its servers would not start.
     """
+    return _forecast_experiment(experiment, cluster, {})
+
+
+def _forecast_experiment(
+    experiment: Experiment, cluster: Cluster, learnt: dict[str, LearntSet]
+) -> dict[Load, Forecast]:
+    """The same; what the step times were learnt from goes into ``learnt``, by label."""
     if experiment.stage == "e2e" or experiment.workload.mean_isl is None:
         return {}
-    emulations = Service(plan_simulation(experiment, cluster), Timeline()).emulations
-    emulation = emulations[experiment.deployment.groups[-1].role]
-    return {load: forecast(emulation, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
+    inside = inside_of(experiment, cluster)
+    if inside.learnt.values:
+        learnt.setdefault(inside.learnt.label, inside.learnt)
+    return {load: forecast(inside, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
+
+
+def _basis(learnt: Iterable[LearntSet]) -> Basis:
+    serving = learnt_serving_time()
+    return Basis(tuple(learnt), (serving.value, serving.low, serving.high), public_accuracy())
 
 
 def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:
@@ -77,7 +77,8 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
     Raises:
         RatematchError: servers of an experiment would not start.
     """
-    forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
+    learnt: dict[str, LearntSet] = {}
+    forecasts = {each.id: _forecast_experiment(each, sweep.cluster, learnt) for each in experiments}
     families = {family_of(experiment) for experiment in experiments}
     by_family = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
     effects = estimate_effects({family: by_family.get(family, []) for family in families})
@@ -95,7 +96,7 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         tuple(effects[name] for name in sorted(effects)),
         sum(map(len, by_family.values())),
         rows,
-        basis_of(experiments, sweep.cluster),
+        _basis(learnt.values()),
     )
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from ratematch.emulator.environment import read_environment
@@ -26,6 +25,7 @@ from ratematch.emulator.trtllm.orchestrator_settings import OrchestratorSettings
 from ratematch.emulator.trtllm.routers import RoleSettings, Routed, Router, build_router
 from ratematch.emulator.trtllm.settings import WorkerSettings, worker_settings
 from ratematch.emulator.trtllm.transfer import KvSource, check_layout
+from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
@@ -119,10 +119,10 @@ class Service:
     def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
         environment = read_environment({**os.environ, **dict(spec.env)})
         if spec.role == "orchestrator":
-            config = yaml.safe_load(files["orchestrator.yaml"])
+            config = read_own_yaml(files["orchestrator.yaml"])
             self._orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
             return
-        config = yaml.safe_load(files[f"{spec.role}.yaml"])
+        config = read_own_yaml(files[f"{spec.role}.yaml"])
         path = spec.argv[spec.argv.index("serve") + 1]
         settings = worker_settings(
             path, {}, (), config, environment.version, environment.unchecked, environment.model

@@ -208,7 +208,7 @@ def read_json(path: Path) -> Any:
     return read_value(path, lambda content: content)
 
 
-def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
+def read_value(file: Path | str, from_json: Callable[[Any], Value]) -> Value:
     """The value that ``from_json`` makes of a JSON file.
 
     Raises:
@@ -218,7 +218,7 @@ def read_value(file: Path, from_json: Callable[[Any], Value]) -> Value:
     return value_of(file, read_bytes(file), from_json)
 
 
-def value_of(file: Path, content: bytes, from_json: Callable[[Any], Value]) -> Value:
+def value_of(file: Path | str, content: bytes, from_json: Callable[[Any], Value]) -> Value:
     """:func:`read_value` of ``content``, all of ``file``, where that was read before.
 
     Raises:
@@ -227,14 +227,14 @@ def value_of(file: Path, content: bytes, from_json: Callable[[Any], Value]) -> V
     try:
         decoded = msgspec.json.decode(content)
     except UNREADABLE as error:
-        raise DamagedFile(file, f"not valid JSON ({describe_damage(error)})") from error
+        raise DamagedFile(Path(file), f"not valid JSON ({describe_damage(error)})") from error
     try:
         return from_json(decoded)
     except UNREADABLE as error:
-        raise DamagedFile(file, f"not what this version writes there ({describe_damage(error)})") from error
+        raise DamagedFile(Path(file), f"not what this version writes there ({describe_damage(error)})") from error
 
 
-def read_bytes(file: Path) -> bytes:
+def read_bytes(file: Path | str) -> bytes:
     """Raises DamagedFile when there is no such file, or it cannot be read."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)  # a file object takes longer than what is in most files
@@ -245,7 +245,7 @@ def read_bytes(file: Path) -> bytes:
         finally:
             os.close(handle)
     except OSError as error:
-        raise DamagedFile(file, (error.strerror or str(error)).lower()) from error
+        raise DamagedFile(Path(file), (error.strerror or str(error)).lower()) from error
     return b"".join(parts)
 
 

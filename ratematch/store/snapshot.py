@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -178,11 +178,12 @@ def take_snapshot(path: Path, previous: Snapshot | None = None) -> Snapshot:
 
 def _take(path: Path, previous: Snapshot | None) -> Snapshot:
     known = {stored.folder.path.name: stored for stored in previous.experiments} if previous else {}
-    names = [name for name in _names(path) if (path / name).is_dir()]
+    names = names_in(path)
+    folders = [folder for folder in (path / name for name in names) if folder.is_dir()]
     experiments = []
     damaged: list[Damage] = []
-    for name in names:
-        stored = _refresh(path / name, known.get(name), damaged)
+    for folder in folders:
+        stored = _refresh(folder, known.get(folder.name), damaged)
         if stored is not None:
             experiments.append(stored)
             damaged += stored.damaged
@@ -209,7 +210,7 @@ def _refresh(path: Path, old: StoredExperiment | None, damaged: list[Damage]) ->
         return _read(path, folder_ns, old, damaged)
     if old.done or not old.launches:  # the first launch makes a folder in this one
         return old
-    launches_ns = _modified_ns(path / layout.LAUNCHES)
+    launches_ns = _modified_ns(f"{path}/{layout.LAUNCHES}")
     if not old.is_running and old.launches_ns is not None and old.launches_ns == launches_ns:
         return old
     return _read(path, folder_ns, old, damaged)
@@ -221,7 +222,7 @@ def _read(
     """The experiment in ``path``, read as far as ``old`` is not what stands there."""
     folder = ExperimentFolder(path)
     versions: dict[str, Version] = {}
-    if (version := _version(path / layout.EXPERIMENT)) is None:
+    if (version := _version(f"{path}/{layout.EXPERIMENT}")) is None:
         return None
     versions[layout.EXPERIMENT] = version
     same = old is not None and old.versions.get(layout.EXPERIMENT) == version
@@ -229,7 +230,7 @@ def _read(
     if experiment is None:
         return None
     damaged: list[Damage] = []
-    launches_ns = _modified_ns(path / layout.LAUNCHES)
+    launches_ns = _modified_ns(f"{path}/{layout.LAUNCHES}")
     launches = _read_launches(path, old, damaged) if launches_ns is not None else ()
     loads, unusable = _read_loads(path, old, versions, damaged)
     return StoredExperiment(
@@ -237,7 +238,7 @@ def _read(
         experiment,
         loads,
         launches,
-        (path / layout.DONE).exists(),
+        _version(f"{path}/{layout.DONE}") is not None,
         tuple(damaged),
         unusable,
         versions,
@@ -251,13 +252,12 @@ def _read_launches(path: Path, old: StoredExperiment | None, damaged: list[Damag
     ended = {launch.number: launch for launch in old.launches[:-1]} if old else {}
     if old is not None and old.launches and not old.is_running:
         ended[old.launches[-1].number] = old.launches[-1]
-    numbers = sorted(int(name) for name in _names(path / layout.LAUNCHES) if name.isascii() and name.isdigit())
+    numbers = sorted(int(name) for name in names_in(f"{path}/{layout.LAUNCHES}") if name.isascii() and name.isdigit())
     launches = []
     for number in numbers:
-        place = path / layout.LAUNCHES / str(number)
         if number in ended and not (old and old.damaged):
             launches.append(ended[number])
-        elif place.is_dir():
+        elif (place := path / layout.LAUNCHES / str(number)).is_dir():
             launches.append(readable(partial(read_launch, place), damaged) or killed_launch(place))
     return tuple(launches)
 
@@ -269,7 +269,7 @@ def _read_loads(
     ``versions``."""
     known = {stored.folder.name: stored for stored in old.loads} if old else {}
     loads, unusable = [], set()
-    for name in _names(path / layout.LOADS):
+    for name in names_in(f"{path}/{layout.LOADS}"):
         place = f"{path}/{layout.LOADS}/{name}"
         read: dict[str, Version] = {}
         for file in (layout.LOADRUN, layout.MEASUREMENT):
@@ -284,10 +284,16 @@ def _read_loads(
         else:
             loads.append(stored)
             versions |= read
-    return tuple(sorted(loads, key=lambda stored: repr(stored.load))), frozenset(unusable)
+    return tuple(sorted(loads, key=lambda stored: _order(stored.load))), frozenset(unusable)
 
 
-def _names(folder: Path) -> list[str]:
+@lru_cache(maxsize=4096)
+def _order(load: Load) -> str:
+    """What loads are listed by; most experiments of a sweep have the same loads."""
+    return repr(load)
+
+
+def names_in(folder: Path | str) -> list[str]:
     """What is in ``folder``; nothing where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
@@ -300,7 +306,7 @@ def _read_packs(
     path: Path, old: Mapping[str, tuple[Version, float]], damaged: list[Damage]
 ) -> dict[str, tuple[Version, float]]:
     idle_s: dict[str, tuple[Version, float]] = {}
-    for name in _names(path / layout.PACKS):
+    for name in names_in(path / layout.PACKS):
         file = path / layout.PACKS / name / layout.IDLE
         if (version := _version(file)) is None:
             continue
@@ -312,6 +318,11 @@ def _read_packs(
     return idle_s
 
 
+def has_file(path: str) -> bool:
+    """Whether a file stands at ``path``; nothing stands where nobody may look."""
+    return os.path.exists(path)  # noqa: PTH110 - takes a text: thousands of files take longer to name than to look at
+
+
 def _version(file: Path | str) -> Version | None:
     """Of ``file``; ``None`` when it is not there."""
     try:
@@ -321,7 +332,7 @@ def _version(file: Path | str) -> Version | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _modified_ns(folder: Path) -> int | None:
+def _modified_ns(folder: Path | str) -> int | None:
     version = _version(folder)
     return None if version is None else version[0]
 

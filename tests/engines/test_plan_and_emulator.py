@@ -28,6 +28,7 @@ from ratematch.plan.memory import weight_bytes_per_rank
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
+from tests.support.examples import examples
 
 CLUSTERS = {
     "gb200": Cluster("gb200", "gb200", gpus_per_node=4, nodes=18, emulated=True),
@@ -197,7 +198,7 @@ def sweeps(draw: st.DrawFn) -> dict[str, Any]:
     return content
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(content=sweeps())
 def test_what_the_plan_accepts_the_emulator_accepts(content: dict[str, Any]) -> None:
     try:

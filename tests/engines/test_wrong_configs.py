@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ratematch.emulator.trtllm.command import main
 from ratematch.engines import find_engine
 from ratematch.measure.serverlog import Diagnosis
 from tests.emulator.servers import process, wait_healthy, write_yaml
@@ -28,8 +29,7 @@ def diagnosed(text: str) -> Diagnosis:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+WRONG_FILES = pytest.mark.parametrize(
     ("version", "config", "line", "cause"),
     [
         (
@@ -66,16 +66,36 @@ def diagnosed(text: str) -> Diagnosis:
         ),
     ],
 )
+
+
+@WRONG_FILES
 def test_a_worker_with_a_wrong_file_ends_before_it_listens(
-    tmp_path: Path, version: str, config: dict[str, Any], line: str, cause: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: str,
+    config: dict[str, Any],
+    line: str,
+    cause: str,
 ) -> None:
     path = write_yaml(tmp_path / "worker.yaml", config)
-    args = (MODEL, "--port", str(free_ports(1)[0]), "--config", path)
-    with process(*args, RATEMATCH_EMULATED_VERSION=version) as child:
-        output, _ = child.communicate(timeout=60)
-    assert child.returncode == 1
+    monkeypatch.setenv("RATEMATCH_EMULATED_VERSION", version)
+    with pytest.raises(SystemExit) as ended:
+        main([MODEL, "--port", str(free_ports(1)[0]), "--config", path])
+    said = capsys.readouterr()
+    output = said.out + said.err
+    assert ended.value.code == 1
     assert line in output
     assert cause in diagnosed(output).cause
+
+
+@pytest.mark.slow
+def test_a_process_with_a_wrong_file_ends_as_its_command_does(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "worker.yaml", {"max_batch_sise": 4})
+    with process(MODEL, "--port", str(free_ports(1)[0]), "--config", path) as child:
+        output, _ = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "did you mean max_batch_size?" in output and "unknown" in diagnosed(output).cause
 
 
 def ask(port: int, tokens: int = 8, timeout_s: float = 30.0) -> tuple[int, str]:

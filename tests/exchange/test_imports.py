@@ -30,6 +30,7 @@ from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
 from tests.exchange import invented
+from tests.support.examples import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,7 +134,7 @@ def test_every_value_of_every_key_comes_back_and_is_accepted(turn: int, tmp_path
     assert refused == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mixture_of_keys_comes_back(data: st.DataObject, tmp_path: Path) -> None:
     shape = data.draw(st.sampled_from(invented.SHAPES))
@@ -169,6 +170,7 @@ def test_aggregated_recipe_without_a_load_takes_it_from_options(tmp_path: Path) 
             "trtllm_config": {"aggregated": config},
         },
         "benchmark": {"type": "manual"},
+        "frontend": invented.NATIVE_FRONTEND,
     }
     path = write(tmp_path, recipe)
     with pytest.raises(RecipeError, match="--workload"):
@@ -250,7 +252,7 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
     recipe["benchmark"] |= {"use_chat_template": True, "req_rate": 4}
     recipe["backend"] |= {"numa_memory_bind": True, "decode_extra_args": ["--tool_parser", "glm47"]}
     recipe["resources"]["spread_workers"] = True
-    left = import_recipes([write(tmp_path, recipe)], Choices()).unsupported
+    left = import_recipes([write(tmp_path, recipe)], Choices(engine="trtllm-serve")).unsupported
     listed = {key for each in left for key in leaves(each.value, each.where.rpartition(": ")[2])}
     assert set(leaves(strange)) <= listed
     assert {
@@ -403,7 +405,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from paths(item, (*path, key))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_spoilt_recipe_ends_in_a_message_or_a_sweep(data: st.DataObject, tmp_path: Path) -> None:
     worker = [invented.worker("DEP4", 0), invented.worker("TEP8", 0)]

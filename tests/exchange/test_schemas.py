@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from tests.support.sweeptext import parse as parse_sweep
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "schemas"
 DATA = ROOT / "ratematch" / "data"
-VALIDATORS = {name: Draft202012Validator(schema.content()) for name, schema in SCHEMAS.items()}
 
 WRITTEN = {
     "sweep": [*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("benchmarks/**/*.yaml")],
@@ -40,6 +40,11 @@ WRITTEN = {
 }
 SAMPLE, GOLDEN = ROOT / "results" / "sample", ROOT / "tests" / "golden" / "results_v1"
 RESULTS = [name for name in SCHEMAS if name not in WRITTEN and name != "analysis"]
+
+
+@cache
+def validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator(SCHEMAS[name].content())
 
 
 class Marked(yaml.SafeLoader):
@@ -60,7 +65,7 @@ def read(path: Path) -> Any:
 
 
 def faults(name: str, content: Any) -> list[str]:
-    return [f"{error.json_path}: {error.message[:200]}" for error in VALIDATORS[name].iter_errors(content)]
+    return [f"{error.json_path}: {error.message[:200]}" for error in validator(name).iter_errors(content)]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

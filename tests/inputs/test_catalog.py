@@ -1,8 +1,12 @@
 """Model and GPU data: found by any of their names, complete, and plausible."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from ratematch.errors import CatalogError
+from ratematch.inputs import catalog
 from ratematch.inputs.catalog import gpu_names, load_gpu, load_model, model_names
 from ratematch.plan.memory import FORMAT_BYTES, total_params
 
@@ -38,6 +42,25 @@ def test_no_two_entries_share_a_name():
         spellings = [spelling for name in names for spelling in (name, *load(name).aliases)]
         assert len(spellings) == len(set(spellings))
         assert all(spelling == spelling.lower() for spelling in spellings)
+
+
+def test_entries_lie_in_files_of_their_names():
+    """One that is named so is read alone."""
+    data = Path(catalog.__file__).parents[1] / "data"
+    for folder, names in (("models", model_names()), ("gpus", gpu_names())):
+        assert sorted(file.stem for file in (data / folder).glob("*.yaml")) == names
+
+
+def test_an_own_entry_by_the_name_of_a_shipped_one_is_taken(tmp_path, monkeypatch):
+    shipped = Path(catalog.__file__).parents[1] / "data"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_model("qwen3-32b").file == load_gpu("h200").file == ""
+    for folder, name in (("models", "qwen3-32b"), ("gpus", "h200")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(shipped / folder / f"{name}.yaml", tmp_path / folder / "mine.yaml")
+    assert Path(load_model("qwen3-32b").file).name == Path(load_gpu("h200").file).name == "mine.yaml"
+    assert load_model("qwen3-8b").file == load_gpu("h100").file == ""
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -451,10 +451,12 @@ def test_ctrl_c_leaves_a_clean_process() -> None:
             await asyncio.sleep(3600)
         await answer_normally(reply)
 
+    gc.freeze()  # as a caller may have
+    frozen = gc.get_freeze_count()
     with serve(hang) as (url, _), pytest.raises(KeyboardInterrupt):
         closed(url, 50, 1)
     assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
+    assert 0 < gc.get_freeze_count() <= frozen, "what the caller froze, and nothing of the load's"
 
 
 def test_file_limit_follows_the_concurrency() -> None:

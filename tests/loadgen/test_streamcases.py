@@ -6,7 +6,7 @@ import os
 
 from tests.loadgen.streamcases import ODDITIES, make_case, run
 
-CASES = int(os.environ.get("RATEMATCH_STREAM_CASES", "1500"))
+CASES = int(os.environ.get("RATEMATCH_STREAM_CASES", "600"))
 """A hundred thousand take some minutes."""
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ratematch.match.analysis import analyze, find_pairs
 from ratematch.match.calibration import Fit, apply_calibration, calibrated
-from ratematch.match.closedloop import derate, operate, settle_all
+from ratematch.match.closedloop import Loaded, derate, operate, settle_all
+from ratematch.match.curves import make_curve
 from ratematch.match.figures import collect_figures, measured_point
 from ratematch.match.gaps import attribute, describe_transfer, find_gaps
 from ratematch.match.matching import bound_tok_s_gpu
@@ -55,12 +56,42 @@ def test_beyond_the_limit_surplus_requests_only_wait() -> None:
     assert more.ttft_s - at.ttft_s == pytest.approx(1.0)  # 36 more at 36 requests/s
 
 
-@given(st.floats(1.0, 400.0), st.floats(0.7, 1.2), shares, st.floats(0.8, 1.1))
+curves = st.lists(st.tuples(st.floats(0.5, 300.0), st.floats(1.0, 20.0)), min_size=1, max_size=6)
+posting = st.sampled_from([0.0, 0.0, 0.004, 0.02, -0.001])
+
+
+@given(
+    curves,
+    curves,
+    posting,
+    st.tuples(st.floats(0, 0.5), st.floats(0.7, 1.2), shares),
+    st.lists(st.tuples(sizes, sizes, st.floats(0.5, 2000.0), st.floats(0.8, 1.1)), min_size=1, max_size=4),
+)
 @settings(deadline=None)
-def test_many_settle_as_each_alone(concurrency: float, ctx: float, bunching: float, gen: float) -> None:
-    (got,) = settle_all(PAIR, 2, 1, concurrency, ctx=np.array([ctx]), gen=gen, bunching=np.array([bunching]))
-    alone = operate(replace(derate(PAIR, ctx, gen), bunching=bunching), 2, 1, concurrency)
-    assert got == pytest.approx(alone.req_s, rel=1e-6)
+def test_many_settle_as_each_alone(
+    ctx_points: list[tuple[float, float]],
+    gen_points: list[tuple[float, float]],
+    extra_s: float,
+    factors: tuple[float, float, float],
+    deployments: list[tuple[int, int, float, float]],
+) -> None:
+    handover_s, ctx, bunching = factors
+    ctx_curve = make_curve(ctx_points)
+    gen_curve = make_curve([(load, rate * 300) for load, rate in gen_points])
+    ctx_rates = replace(PAIR.ctx.rates, curve=ctx_curve, capacities=(ctx_curve.max_rate,))
+    gen_rates = replace(PAIR.gen.rates, curve=gen_curve, extra_s=extra_s)
+    pair = replace(
+        PAIR,
+        ctx=replace(PAIR.ctx, rates=ctx_rates),
+        gen=replace(PAIR.gen, rates=gen_rates),
+        handover_s=handover_s,
+    )
+    loaded = Loaded(*(np.array(column, dtype=float) for column in zip(*deployments, strict=True)))
+    got = settle_all(pair, loaded, ctx=np.array([1.0, ctx]), bunching=np.array([0.0, bunching, 1.0]))
+    assert got.shape == (len(deployments), 2, 3)
+    for (x, y, concurrency, gen), rates in zip(deployments, got[:, 1, 1], strict=True):
+        alone = operate(replace(derate(pair, ctx, gen), bunching=bunching), x, y, concurrency)
+        assert rates == pytest.approx(alone.req_s, rel=1e-8)
 
 
 TRUTHS = [(1, 1), (2, 1), (3, 1), (1, 2)]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratematch.match.compare import compare_fronts
 from ratematch.match.pareto import (
     extract_front,
     find_overlap,
@@ -13,6 +15,7 @@ from ratematch.match.pareto import (
     interactivity_at,
     linear_at,
     log_grid,
+    not_beaten,
     overlap_area_ratio,
     speed_up,
     step_at,
@@ -91,3 +94,30 @@ def test_a_grid_stays_inside_its_range() -> None:
     grid = log_grid(3.3, 77.7, 9)
     assert (grid[0], grid[-1], len(grid)) == (3.3, 77.7, 9)
     assert list(log_grid(2.0, 2.0, 9)) == [2.0]
+
+
+points = st.floats(1.0, 1000.0)
+
+
+@given(
+    st.lists(st.tuples(points, points), min_size=1, max_size=30),
+    st.lists(st.tuples(points, points), min_size=1, max_size=9),
+)
+def test_a_front_is_read_as_all_of_its_points_say(
+    rows: list[tuple[float, float]], others: list[tuple[float, float]]
+) -> None:
+    a, b = (extract_front(each, itself) for each in (rows, others))
+    assert extract_front([rows[k] for k in not_beaten(rows)], itself) == a
+    us, ps = zip(*a, strict=True)
+    for at in {*us, *ps, *(u for u, _ in b), *(p for _, p in b)}:
+        assert interactivity_at(a, at) == max((u for u, p in a if p >= at), default=None)
+        assert step_at(a, at) == max((p for u, p in a if u >= at), default=None)
+        assert linear_at(a, at) == (float(np.interp(at, us, ps)) if us[0] <= at <= us[-1] else None)
+    speedups = compare_fronts("rate_matched", a, b)
+    overlap = find_overlap(a, b)
+    if overlap is None:
+        assert not speedups
+        return
+    everywhere = [(linear, u) for u, _ in (*a, *b) if (linear := speed_up(a, b, u)[1]) is not None]
+    for worst, of in ((min(everywhere), min), (max(everywhere), max)):
+        assert of(row.linear for row in speedups if row.linear is not None) == pytest.approx(worst[0])

@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ratematch.errors import UserError
 from ratematch.match import cells as celled
 from ratematch.match import sift
 from ratematch.match.cells import Budget, Cells, blocks, tabulate_cells
-from ratematch.match.matching import list_cells
+from ratematch.match.curves import make_curve
+from ratematch.match.matching import Gen, list_cells
 from ratematch.match.packing import Packing, count_nodes, count_nodes_all
 from ratematch.match.sift import Search, sift_best, sift_front
-from ratematch.match.solver import Rows, front_indices, solve_rows
+from ratematch.match.solver import MatchProblem, Rows, front_indices, solve_rows
 
+from .test_matching import one_point
 from .test_solver import OSL
 from .test_solver import posted_spaces as spaces
 
@@ -42,6 +44,11 @@ def rows_of(rows: Rows, which: Any) -> list[tuple[Any, ...]]:
     ]
 
 
+POSTED = MatchProblem(one_point(1, 1.0, 1, 1.0).ctx, Gen(1, make_curve([(12.0, 450.0)]), OSL - 1, 0.05))
+"""Its TPOT is over 30 ms where it was measured, and below that the less is posted the lower."""
+
+
+@example([POSTED], 24, "per_used_gpu", None, 0.03)
 @given(
     spaces,
     st.integers(8, 90),
@@ -111,8 +118,6 @@ def test_thousands_of_shared_nodes_are_no_depth_of_recursion() -> None:
 
 
 def test_a_search_that_would_not_end_is_refused_in_one_line() -> None:
-    from .test_matching import one_point
-
     search = Search([one_point(1, 1.0, 1, 1.0)], [OSL], 100_000)
     with pytest.raises(
         UserError, match=r"^4,999,950,000 deployments of 1 pairs .* fit 100,000 GPUs, .* --max-gpus\)$"

@@ -41,11 +41,12 @@ posted_spaces = st.lists(problems(posted=True), min_size=1, max_size=3)
 def test_every_row_is_that_of_the_scalar_solver(space: list[MatchProblem], budget: int, packed: bool) -> None:
     packing = Packing(8, budget // 8) if packed else None
     rows = solve_rows(space, max_gpus=budget, packing=packing)
+    plans = rows.plans(np.arange(rows.size))
     k = 0
     for problem in space:
         for x, y in list_cells(problem.ctx.gpus, problem.gen.gpus, budget, packing):
             for want in plan_curve(problem.ctx, problem.gen, x, y):
-                got = rows.plan(k)
+                got = next(plans)
                 assert (got.x, got.y, got.gpus, got.limit) == (x, y, want.gpus, want.limit)
                 assert (got.gen.clamped, got.ctx.clamped) == (want.gen.clamped, want.ctx.clamped)
                 assert got.req_s == pytest.approx(want.req_s)

@@ -1,4 +1,4 @@
-"""Half a minute of killing; ``make kill MINUTES=60`` for an hour of it. See :mod:`tests.run.killing`."""
+"""A quarter of a minute of killing; ``make kill MINUTES=60`` for an hour of it. See :mod:`tests.run.killing`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.run.killing import harass
 
-SECONDS = 60 * float(os.environ.get("KILL_MINUTES", "0.4"))
+SECONDS = 60 * float(os.environ.get("KILL_MINUTES", "0.25"))
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
 from ratematch.match.points import Point
+from ratematch.show.streamed import Streamed, encode
 from ratematch.show.tables import analysis_to_json, to_csv, write_tables
 
 from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
@@ -138,3 +140,16 @@ def test_a_field_that_is_no_column_is_an_error() -> None:
     assert to_csv(("a",), [{"a": True}]) == "a\ntrue\n"
     with pytest.raises(ValueError, match="b"):
         to_csv(("a",), [{"a": 1, "b": 2}])
+
+
+def test_rows_made_while_they_are_written_are_the_rows() -> None:
+    rows = [{"x": k, "text": f"a\n{k}", "none": None} for k in range(2500)]
+    streamed = Streamed(range(2500), rows.__getitem__)
+    assert (len(streamed), streamed[-1], streamed[2:4]) == (2500, rows[-1], rows[2:4])
+    content = {"first": {"a": ["b\nc", 1.5]}, "rows": streamed, "none": Streamed((), dict), "last": []}
+    assert json.loads("".join(encode(content))) == content | {"rows": rows, "none": []}
+    plain = {"a": [1, {"b": None}], "c": "d"}
+    assert "".join(encode(plain)) == json.dumps(plain, indent=1)
+    assert "".join(encode(plain | {"none": Streamed((), dict)})) == json.dumps(plain | {"none": []}, indent=1)
+    with pytest.raises(ValueError, match="Out of range"):
+        "".join(encode({"rows": Streamed([math.inf], lambda value: {"x": value})}))

@@ -53,6 +53,10 @@ MIXED = SWEEP.replace("mapping: DEP8", "mapping: [TEP4, DEP8], mtp: [0, 1]")
 """Four deployments of one and of two nodes: what a pack is for."""
 
 
+LOOK_S = 0.2
+"""Between two looks that ask Slurm, each with a process or two."""
+
+
 class TestCluster:
     """``slurm/testcluster.py`` on one state folder."""
 
@@ -82,7 +86,7 @@ class TestCluster:
     def wait_idle(self) -> None:
         """No job, and every node ready for one."""
         count = ["sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N"]
-        wait_until(lambda: not self.jobs() and len(self.tell(*count).split()) == 4, "an idle cluster", 60)
+        wait_until(lambda: not self.jobs() and len(self.tell(*count).split()) == 4, "an idle cluster", 60, LOOK_S)
 
     def left_over(self) -> list[str]:
         """Processes of a cluster that was stopped."""
@@ -175,4 +179,4 @@ class Site:
         """Every load that was asked for is there, and nothing of ours runs on any node."""
         assert all(folder.done() for folder in self.folders()), self.said()
         assert len(self.measured()) == loads, self.said()
-        wait_until(lambda: not self.cluster.jobs() and not self.processes(), "all processes to end", 30)
+        wait_until(lambda: not self.cluster.jobs() and not self.processes(), "all processes to end", 30, LOOK_S)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.store.folder import ExperimentFolder
-from tests.slurm.cluster import ALIKE, LONG, LONGEST, MIXED, PROFILE, Site, TestCluster
+from tests.slurm.cluster import ALIKE, LONG, LONGEST, LOOK_S, MIXED, PROFILE, Site, TestCluster
 from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -278,7 +278,7 @@ def test_a_start_that_fails_for_a_known_cause(site: Site, fault: str, cause: str
     (row,) = json.loads(out)["experiments"]
     assert code == 0 and cause in row["cause"] and row["remedy"], row
     assert ("tried again" in site.said()) == (fault == "ucx"), site.said()
-    wait_until(lambda: not site.cluster.jobs() and not site.processes(), "all processes to end", 30)
+    wait_until(lambda: not site.cluster.jobs() and not site.processes(), "all processes to end", 30, every_s=LOOK_S)
     site.report_fault(f"{fault} at start", noticed_s, f"told: {row['cause']}"[:72])
 
 

@@ -11,7 +11,7 @@ import pytest
 from ratematch.inputs.find import read_cluster
 from ratematch.run import render
 from ratematch.store.files import read_json
-from tests.slurm.cluster import PROFILE, Site, TestCluster
+from tests.slurm.cluster import LOOK_S, PROFILE, Site, TestCluster
 from tests.support.processes import wait_until
 from tests.support.scripts import RATEMATCH, starts
 
@@ -34,7 +34,7 @@ def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestClu
     submit = ["sbatch", "--parsable", f"--chdir={folder}", f"--export=ALL,RATEMATCH={RATEMATCH}", "job.sbatch"]
     job = cluster.tell("env", "-C", str(folder), *submit).strip()
     log = folder / f"slurm-{job}.out"
-    wait_until(lambda: not cluster.jobs(), "the job to end", 90)
+    wait_until(lambda: not cluster.jobs(), "the job to end", 90, every_s=LOOK_S)
     (work,) = folder.glob(f"run-{job}-*")
     told = log.read_text()
     assert len(list(work.glob("loads/*/measurement.json"))) == 4, told

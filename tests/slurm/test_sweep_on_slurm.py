@@ -14,7 +14,7 @@ import pytest
 
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
-from tests.slurm.cluster import PROFILE, SWEEP, Site, TestCluster
+from tests.slurm.cluster import LOOK_S, PROFILE, SWEEP, Site, TestCluster
 from tests.support.processes import wait_until
 from tests.support.sites import check_fronts
 
@@ -61,7 +61,9 @@ def rates(results: Path) -> dict[tuple[str, str], float]:
 
 def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep()
-    wait_until(lambda: len(cluster.jobs()) == 3 or controller.poll() is not None, "three jobs at once")
+    wait_until(
+        lambda: len(cluster.jobs()) == 3 or controller.poll() is not None, "three jobs at once", every_s=LOOK_S
+    )
     assert controller.wait(180) == 0, site.said()
     code, out, err = site.read("pareto", "results/mini", "--json")
     assert code == 0, err
@@ -72,7 +74,7 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
     instances = [instance for placement in placements for instance in placement["instances"]]
     assert any(len(instance["places"]) == 2 for instance in instances), "an instance over two nodes"
     assert {instance["host"] for instance in instances} <= {"node1", "node2", "node3", "node4"}
-    wait_until(lambda: not cluster.jobs() and not site.processes(), "all processes to end", 30)
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "all processes to end", 30, every_s=LOOK_S)
 
     # Where the jobs ran changes nothing: the same sweep in virtual time, which no machine disturbs.
     code, _, err = site.run("sweep", "mini.yaml", "--executor", "simulate")
@@ -107,7 +109,7 @@ def test_detached_watched_and_cancelled(site: Site, cluster: TestCluster) -> Non
     assert code == 0 and "[TRT-LLM]" in out, out + err
     code, out, err = site.run("cancel", "results/mini")
     assert code == 0 and "controller" in out
-    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30)
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30, every_s=LOOK_S)
     code, out, err = site.run("cancel", "results/mini")
     assert out == "nothing runs there\n"
 
@@ -126,14 +128,14 @@ def test_a_waiting_job_says_why(site: Site, cluster: TestCluster) -> None:
         assert controller.wait(60) == 130, site.said()
     finally:
         cluster.tell("scancel", blocker.strip())
-    wait_until(lambda: not cluster.jobs(), "an empty queue", 30)
+    wait_until(lambda: not cluster.jobs(), "an empty queue", 30, every_s=LOOK_S)
 
 
 def test_no_more_than_the_gpu_hours_that_were_given(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep("--max-jobs", "1", "--max-gpu-hours", "0.006")
     assert controller.wait(120) == 2, site.said()
     assert "GPU-hours are spent and the budget is 0.006" in site.said()
-    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30)
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30, every_s=LOOK_S)
 
 
 def test_an_unknown_partition_is_one_line_before_anything_is_sent(site: Site, cluster: TestCluster) -> None:
@@ -176,7 +178,7 @@ def test_in_an_allocation_that_we_already_hold(site: Site, cluster: TestCluster)
     environment = f"--export=ALL,RATEMATCH_TEST_SITE={site.path}"
     asked = ["--nodes=3", "--gpus-per-node=4", "--exclusive", f"--output={output}", f"--chdir={site.path}"]
     cluster.tell("sbatch", *asked, environment, f"--wrap={shlex.join(command)}")
-    wait_until(lambda: not cluster.jobs(), "the batch job to end", 120)
+    wait_until(lambda: not cluster.jobs(), "the batch job to end", 120, every_s=LOOK_S)
     said = output.read_text()
     assert "experiments done" in said and "failed" not in said, said
     placements = [json.loads(file.read_text()) for file in (site.path / "results").glob("**/placement.json")]
@@ -199,7 +201,7 @@ def beside_each_other(site: Site) -> bool:
 
 def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
     controller = site.sweep("--pack", "4")
-    wait_until(lambda: cluster.jobs() or controller.poll() is not None, "a job")
+    wait_until(lambda: cluster.jobs() or controller.poll() is not None, "a job", every_s=LOOK_S)
     assert len(cluster.jobs()) == 1, "three experiments, one job"
     assert controller.wait(180) == 0, site.said()
     assert all(folder.done() for folder in site.folders()) and len(site.folders()) == 4
@@ -256,4 +258,4 @@ def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: Tes
     states = {folder.read().stage: folder.done() for folder in site.folders()}
     assert states == {"ctx": True, "gen": False, "ifb": True}
     assert site.sweep("--pack", "4").wait(120) == 0, site.said()
-    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30)
+    wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30, every_s=LOOK_S)

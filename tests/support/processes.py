@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    """Look until ``true()``; a test that waits for something that never comes fails with ``what``."""
+def wait_until(true: Callable[[], object], what: str, seconds: float = 60.0, every_s: float = 0.05) -> None:
+    """Look until ``true()``; a test that waits for something that never comes fails with ``what``.
+
+    ``every_s``: between two looks; longer where a look starts a process: those that wait would else take the machine
+    from those that they wait for.
+    """
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def processes_with(word: str) -> Iterator[tuple[int, str]]:

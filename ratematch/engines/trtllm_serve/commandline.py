@@ -9,10 +9,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 
-import yaml
-
+from ratematch.engines.ownyaml import read_shipped_yaml
 from ratematch.engines.trtllm_serve.contract import Rule, release_line, there
 from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.plan.cluster import Cluster
@@ -26,8 +24,7 @@ _OPTION = re.compile(r"(?:^\s+|, |/ ?)(--?[A-Za-z][\w-]*)", re.MULTILINE)
 
 @cache
 def _data() -> dict[str, dict[str, Rule]]:
-    text = resources.files(__package__).joinpath("contract-command.yaml").read_text(encoding="utf-8")
-    content: dict[str, dict[str, Rule]] = yaml.safe_load(text)
+    content: dict[str, dict[str, Rule]] = read_shipped_yaml(__package__, "contract-command.yaml")
     return content
 
 

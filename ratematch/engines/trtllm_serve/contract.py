@@ -15,11 +15,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from ratematch.engines.ownyaml import read_shipped_yaml
 from ratematch.engines.settings import Config
 from ratematch.engines.trtllm_serve.release import LINES, Version, held, read_border, read_version
 
@@ -48,8 +46,7 @@ def release_line(version: str) -> str:
 @cache
 def load_keys(name: str) -> Rule:
     """Every key of the ``worker`` or the ``orchestrator`` file in any release, with its rule."""
-    text = resources.files(__package__).joinpath(f"contract-{name}.yaml").read_text(encoding="utf-8")
-    content: Rule = yaml.safe_load(text)
+    content: Rule = read_shipped_yaml(__package__, f"contract-{name}.yaml")
     return content
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
-
-import yaml
 
 from ratematch.engines.installed import InstalledSchema
+from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import (
     as_meant,
@@ -37,9 +35,6 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
-
-# libyaml where there is one: a large sweep reads thousands of files.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 ORCHESTRATOR = "orchestrator.yaml"
 
@@ -159,5 +154,5 @@ def kv_layout(group: ServerGroup, version: str) -> str:
 @lru_cache(maxsize=256)
 def read_config(content: str) -> Config:
     """The map in a rendered file; not to be changed, it is shared."""
-    config: Config = yaml.load(content, Loader=_LOADER)  # noqa: S506 - one of the two safe ones
+    config: Config = read_own_yaml(content)
     return config

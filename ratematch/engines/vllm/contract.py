@@ -14,10 +14,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
+from ratematch.engines.ownyaml import read_shipped_yaml
 
 KNOWN_LINES = ("0.24", "0.32")
 """Release lines whose argument definitions were read."""
@@ -46,8 +45,7 @@ def release_line(version: str) -> str:
 
 @cache
 def _load() -> dict[str, Rule]:
-    text = resources.files(__package__).joinpath("contract-serve.yaml").read_text(encoding="utf-8")
-    content: dict[str, Rule] = yaml.safe_load(text)
+    content: dict[str, Rule] = read_shipped_yaml(__package__, "contract-serve.yaml")
     return content
 
 

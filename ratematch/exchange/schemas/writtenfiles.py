@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from ratematch.engines.ownyaml import read_shipped_yaml
 from ratematch.exchange.schemas.parts import FLAG, TEXT, Json, change_numbers, one_or_more, reference, tidy
 from ratematch.inputs.clusterfile import cluster_schema
 from ratematch.inputs.gpufile import gpu_schema
@@ -127,6 +125,5 @@ def _described(name: str, schema: Json) -> Json:
 @cache
 def descriptions() -> dict[str, dict[str, dict[str, str]]]:
     """What editors say of a key: by file, type and key."""
-    text = resources.files("ratematch").joinpath("data", "schemas", "keys.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = read_shipped_yaml("ratematch", "data", "schemas", "keys.yaml")
     return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from ratematch.match.tablematch import ClosedLoopRow, IdealRow, TableMatch
 from ratematch.match.tablerates import TableIfb
 from ratematch.show.console import print_table, show_value, thin_places
 from ratematch.show.headline import HOW, state_gain
+from ratematch.show.streamed import Streamed
 
 PLAN_COLUMNS = ("ctx + gen", "GPUs", "req/s", "limit", "C/gen", "TPOT ms", "tok/s/user")
 SCORES: dict[str, tuple[str, str]] = {
@@ -33,31 +34,13 @@ def match_to_json(match: TableMatch) -> Json:
     content: Json = {
         "rate_matched": [_ideal_to_json(row) for row in match.ideal],
         "plans": [_plan_to_json(point) for point in match.plans],
-        "front": _Plans(match.front),
+        "front": Streamed(match.front, _plan_to_json),
         "ifb_front": [_ifb_to_json(server) for server in match.ifb_front],
         "speedup": [asdict(row) for row in match.speedup],
     }
     if match.closed_loop:
         content["closed_loop"] = [_closed_to_json(row) for row in match.closed_loop]
     return content
-
-
-class _Plans(list[Json]):
-    """Plans as JSON, made one by one as they are written: a large budget has hundreds of thousands on its front."""
-
-    def __init__(self, points: Sequence[Point]):
-        super().__init__()
-        self._points = points
-
-    def __len__(self) -> int:
-        return len(self._points)
-
-    def __iter__(self) -> Iterator[Json]:
-        return (_plan_to_json(point) for point in self._points)
-
-    def __getitem__(self, index: Any) -> Any:
-        points = self._points[index]
-        return _plan_to_json(points) if isinstance(points, Point) else [_plan_to_json(point) for point in points]
 
 
 def _ideal_to_json(ideal: IdealRow) -> Json:
