@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,8 @@ def test_setup_follows_the_public_scripts():
     assert {setup_of(TABLE[line]).gen_backend for line in (2, 3, 8)} == {"CUTLASS"}  # FP4 and attention DP
     assert setup_of(TABLE[15]).gen_backend == "DEEPGEMM"  # FP8 in 2025
     assert setup_of(TABLE[17]).gen_backend == "TRTLLM"  # FP8 in 2026
+    on_h200 = setup_of(replace(TABLE[36], gpu="h200"))
+    assert (on_h200.ctx_backend, on_h200.gen_backend, on_h200.stream_interval) == ("CUTLASS", "CUTLASS", 100)
     assert setup_of(TABLE[31]).frontends == 5  # six nodes, one of them nginx's
     assert setup_of(TABLE[65]).frontends == 1
     assert setup_of(TABLE[44]).gen_mapping == "DP8"  # its recipe cuts each expert over the ranks
