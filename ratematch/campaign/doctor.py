@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ratematch.campaign.contract import keep_answer, look_up
 from ratematch.campaign.exposure import check_exposure
-from ratematch.engines import find_engine
+from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import ClusterError
 from ratematch.inputs.find import find_cluster_file, read_cluster
 from ratematch.plan.cluster import Cluster, Slurm
@@ -124,7 +124,9 @@ def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
     ]
     # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.
     if cluster.emulated or runs_here(cluster):
-        missing = f"{program} is not on PATH; set `command` in the profile"
+        others = [name for name in ENGINES if name != engine and shutil.which(find_engine(name).command(cluster)[0])]
+        here = f" ({', '.join(others)} is here: name it with --engine)" if others else ""
+        missing = f"{program} is not on PATH; set `command` in the profile{here}"
         checks.append(Finding("engine command", where is not None, where or missing))
         if where is not None and (commands := known.local_commands(known.command(cluster))):
             checks += known.judge_probe({name: _output(argv) for name, argv in commands.items()})
