@@ -29,6 +29,7 @@ from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.simulate.phase import Loop, Reply
 from ratematch.simulate.server import Server
 from ratematch.simulate.timeline import Timeline
 
@@ -48,22 +49,6 @@ class Delays:
     token_s: float = 0.1e-6
 
 
-@dataclass(slots=True)
-class Reply:
-    """How a request ended.
-
-    ``chunks_s``: when each token-carrying chunk reached the client. ``iterations``: that it took. ``error``: the
-    message in place of a whole answer, with its HTTP ``status``.
-    """
-
-    end_s: float
-    chunks_s: NDArray[np.float64] | None = None
-    tokens: int = 0
-    iterations: int = 0
-    status: int = 200
-    error: str | None = None
-
-
 OnReply = Callable[[Reply], None]
 
 
@@ -74,7 +59,7 @@ class Door:
     free_s: float = 0.0
 
 
-class _Worker:
+class Worker:
     """A server with what its settings say of requests."""
 
     def __init__(self, name: str, settings: WorkerSettings, emulation: Emulation, gen_only: bool, timeline: Timeline):
@@ -95,6 +80,9 @@ class _Worker:
 class Service:
     """Answers requests as the processes of ``plan`` would.
 
+    ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``routers``: by role. ``loop``:
+    what runs its loads in place of the timeline, from the first one on (:mod:`ratematch.simulate.compiled`).
+
     Raises:
         RunError: a server would not start.
     """
@@ -103,21 +91,22 @@ class Service:
         self.timeline = timeline
         self.delays = delays or Delays()
         self.steps = "roofline"
+        self.loop: Loop | None = None
         files = {file.path: file.content for file in plan.files}
-        self._workers: dict[str, _Worker] = {}
-        self._orchestrator: OrchestratorSettings | None = None
+        self.workers: dict[str, Worker] = {}
+        self.orchestrator: OrchestratorSettings | None = None
         for spec in plan.processes:
             try:
                 self._add(spec, files)
             except (SettingsError, ValueError) as error:
                 raise RunError(f"{spec.name} would not start: {error}") from error
-        orchestrator = self._orchestrator
-        self._routers: dict[str, Router] = (
+        orchestrator = self.orchestrator
+        self.routers: dict[str, Router] = (
             {role.role: build_router(role) for role in (orchestrator.ctx, orchestrator.gen) if role.urls}
             if orchestrator
             else {}
         )
-        self._held: set[tuple[_Worker, int]] = set()
+        self._held: set[tuple[Worker, int]] = set()
         self._by_tokens: dict[int, Routed] = {}
         self._door = Door()
 
@@ -125,7 +114,7 @@ class Service:
         environment = read_environment({**os.environ, **dict(spec.env)})
         if spec.role == "orchestrator":
             config = read_own_yaml(files["orchestrator.yaml"])
-            self._orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+            self.orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
             return
         config = read_own_yaml(files[f"{spec.role}.yaml"])
         path = spec.argv[spec.argv.index("serve") + 1]
@@ -135,22 +124,22 @@ class Service:
         self.steps = environment.steps
         address = f"{spec.host}:{spec.port}"
         emulation = build(settings, environment)
-        self._workers[address] = _Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
+        self.workers[address] = Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        return tuple(worker.server for worker in self._workers.values())
+        return tuple(worker.server for worker in self.workers.values())
 
     @property
     def emulations(self) -> dict[str, Emulation]:
         """The inside of one server of each role: ``ctx``, ``gen``, ``agg``."""
-        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self._workers.values()}
+        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self.workers.values()}
 
     @property
     def acceptance(self) -> tuple[int, int]:
         """Drafts accepted so far, and how often a sequence drafted."""
         accepted = drafted = 0
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             if worker.settings.mtp:
                 accepted += worker.server.scheduler.accepted_tokens
                 drafted += worker.server.scheduler.draft_tokens // worker.settings.mtp
@@ -160,8 +149,8 @@ class Service:
 
     def send(self, isl: int, osl: int, on_reply: OnReply) -> None:
         """Send a request now; ``on_reply`` is called when the client has all of the reply."""
-        if self._orchestrator is None:
-            worker = next(iter(self._workers.values()))
+        if self.orchestrator is None:
+            worker = next(iter(self.workers.values()))
             self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, on_reply))
         else:
             self._enter(self._door, isl, lambda: self._forward(isl, osl, on_reply))
@@ -182,7 +171,7 @@ class Service:
 
     def _forward(self, isl: int, osl: int, on_reply: OnReply) -> None:
         """The orchestrator's way: context first."""
-        settings = self._orchestrator
+        settings = self.orchestrator
         assert settings is not None
         if not settings.ctx.urls:  # the context is invented
             self._to_generation(isl, osl, "generation_only", None, on_reply)
@@ -207,17 +196,17 @@ class Service:
                 self.timeline.at(self.timeline.now_s + timeout_s, lambda: self._release(key))
             self._after(1, lambda: answered(key))
 
-        def answered(key: tuple[_Worker, int]) -> None:
+        def answered(key: tuple[Worker, int]) -> None:
             done()
             self._to_generation(isl, osl, "generation_only", key, on_reply)
 
         self._enter(worker.door, isl, compute)
 
     def _to_generation(
-        self, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, on_reply: OnReply
+        self, isl: int, osl: int, kind: Kind, source: tuple[Worker, int] | None, on_reply: OnReply
     ) -> None:
-        assert self._orchestrator is not None
-        worker, done = self._pick(self._orchestrator.gen, isl)
+        assert self.orchestrator is not None
+        worker, done = self._pick(self.orchestrator.gen, isl)
 
         def answered(reply: Reply) -> None:
             done()
@@ -225,11 +214,11 @@ class Service:
 
         self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
 
-    def _pick(self, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
-        router = self._routers[role.role]
+    def _pick(self, role: RoleSettings, isl: int) -> tuple[Worker, Callable[[], None]]:
+        router = self.routers[role.role]
         routed = self._routed(role, isl)
         index = router.choose(routed)
-        return self._workers[role.urls[index]], lambda: router.finish(index, routed)
+        return self.workers[role.urls[index]], lambda: router.finish(index, routed)
 
     def _routed(self, role: RoleSettings, isl: int) -> Routed:
         """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""
@@ -239,11 +228,11 @@ class Service:
 
     def _generate(
         self,
-        worker: _Worker,
+        worker: Worker,
         isl: int,
         osl: int,
         kind: Kind,
-        source: tuple[_Worker, int] | None,
+        source: tuple[Worker, int] | None,
         hops: int,
         on_reply: OnReply,
     ) -> None:
@@ -281,12 +270,12 @@ class Service:
         except (ValueError, TransferError) as error:
             self._fail(hops, 400 if hops == 1 else 500, str(error), on_reply)
 
-    def _release(self, key: tuple[_Worker, int]) -> None:
+    def _release(self, key: tuple[Worker, int]) -> None:
         if key in self._held:
             self._held.discard(key)
             key[0].server.release(key[1])
 
-    def _chunks(self, worker: _Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
+    def _chunks(self, worker: Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
         """When the events of a stream are sent: with the first token, at every ``stream_interval``-th iteration of
         the request, and with the last. The prompt's is its first iteration, here or on a context server."""
         times = worker.server.token_times(sequence)
