@@ -3,8 +3,9 @@
 It reads a pipe whose other end only the driver holds. When the driver ends in any way, ``kill -9`` included, the read
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
 SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
-are ended too. Last it removes the files that hold the secret of the start. It imports nothing of ratematch, to start
-fast and to survive anything that breaks the driver.
+are ended too. Last it removes what they left on the node's own disk (``ratematch-*.<name of the start>`` in its
+temporary folder), and the files that hold the secret of the start. It imports nothing of ratematch, to start fast and
+to survive anything that breaks the driver.
 
 Usage: ``python -I guard.py MARK GRACE_S FOLDER_OF_SECRETS < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end
 them now: how a driver cleans the other nodes of its allocation.
@@ -14,12 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 VARIABLE = "RATEMATCH_RUN"
+
+NAME = 12
+"""Characters of a mark that name its start, to servers too."""
 
 
 def marked(mark: str) -> list[int]:
@@ -34,7 +39,8 @@ def marked(mark: str) -> list[int]:
 
 
 def end(mark: str, grace_s: float) -> None:
-    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer."""
+    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer; then what they left on this
+    machine's own disk goes."""
     deadline = time.monotonic() + grace_s
     _send(mark, signal.SIGTERM)
     while marked(mark) and time.monotonic() < deadline:
@@ -42,6 +48,8 @@ def end(mark: str, grace_s: float) -> None:
     while marked(mark):
         _send(mark, signal.SIGKILL)
         time.sleep(0.05)
+    for left in Path(os.environ.get("TMPDIR") or "/tmp").glob(f"ratematch-*.{mark[:NAME]}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _send(mark: str, number: signal.Signals) -> None:

@@ -30,6 +30,11 @@ class Allocation:
     cluster: Cluster
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """None: the scheduler gives nodes out."""
+        return ()
+
     def step(self, spec: ProcessSpec) -> Step:
         """The step that runs ``spec`` on its nodes."""
         return slurm_step(spec, self.cluster).revealed(self.secrets)
