@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import NewType
 
 import numpy as np
@@ -113,7 +113,7 @@ class CompiledLoop:
         self._step_time = _answer_for_steps(self._workers, self._failures)  # C holds no reference to it
         limits = (_Limits * len(self._workers))(*map(_limits, self._workers))
         shape, delays = np.array(_shape(service), dtype=np.int64), service.delays
-        numbers = np.array([delays.hop_s, delays.request_s, delays.token_s, service.timeline.now_s])
+        numbers = np.array([delays.hop_s, delays.request_s, delays.token_s, 0.0, service.timeline.now_s])
         self._simulation = ctypes.c_void_p(
             library.simulation_new(len(limits), limits, shape.ctypes.data, numbers.ctypes.data, self._step_time)
         )
@@ -247,20 +247,23 @@ class CompiledLoop:
 
 
 def _shape(service: Service) -> list[int]:
-    """Orchestrated? Longest prompt without a context server; and of either role first server, servers, router."""
+    """Orchestrated? Longest prompt without a context server, first and number of servers of either role,
+    orchestrators; and of each what its routers do and whose turn it is."""
     orchestrator, routers = service.orchestrator, service.routers
     if orchestrator is None:
-        return [0, -1, 0, 0, 0, 0, 1, 0]
+        return [0, -1, 0, 0, 0, 1, 0]
     most, ctx, gen = orchestrator.max_local_prefill, orchestrator.ctx, orchestrator.gen
     first = len(ctx.urls)
-    roles = [0, first, _mode(routers.get(ctx.role)), first, len(gen.urls), _mode(routers.get(gen.role))]
-    return [1, -1 if most is None else most, *roles]
+    servers = [0, first, first, len(gen.urls)]
+    fronts = [[*_turn(routers.get(ctx.role)), *_turn(routers.get(gen.role))]]
+    return [1, -1 if most is None else most, *servers, len(fronts), *chain.from_iterable(fronts)]
 
 
-def _mode(router: Router | None) -> int:
+def _turn(router: Router | None) -> tuple[int, int]:
+    """How a router chooses, and whose turn it is."""
     if isinstance(router, LoadBalancing):
-        return 2 if router.use_tokens else 1
-    return 0
+        return 2 if router.use_tokens else 1, 0
+    return 0, router.turn if isinstance(router, RoundRobin) else 0
 
 
 def _limits(worker: Worker) -> _Limits:

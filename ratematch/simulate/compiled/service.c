@@ -8,22 +8,29 @@ enum { ENDED, STARVED, GATE_STUCK, STEP_FAILED };
 enum { ROUND_ROBIN, FEWEST_REQUESTS, FEWEST_TOKENS };
 
 typedef struct {
-    i64 isl, osl, ctx, gen, ctx_seq, gen_seq;
+    i64 isl, osl, front, ctx, gen, ctx_seq, gen_seq;
     double transfer, intended, sent, end, first;
     i64 outcome, hops, tokens, iterations, chunk_start, chunk_count, held;
 } Request;
 
-/* Servers of one role, from number `first` on. `weights`: what each has in flight, as the router counts. */
+/* Servers of one role, from number `first` on, and an orchestrator's router of them. `weights`: what each has in flight,
+ * as it counts. */
 typedef struct {
     i64 first, count, mode, next, *weights;
 } Role;
 
+/* An orchestrator, and until when it reads the requests before. */
+typedef struct {
+    Role ctx, gen;
+    double door;
+} Front;
+
 typedef i64 (*More)(void);
 
 struct Service {
-    double hop, request, token, door;
-    i64 orchestrated, max_local_prefill, requests, requests_room, chunks, chunks_room, waiting_room;
-    Role ctx, gen;
+    double hop, request, token, serving;
+    i64 orchestrated, max_local_prefill, fronts, turn, requests, requests_room, chunks, chunks_room, waiting_room;
+    Front *front;
     Request *request_of;
     i64 *chunk;
     /* the client of the load that runs */
@@ -53,14 +60,14 @@ static void give_back(Role *role, i64 server, const Request *request)
         role->weights[server - role->first] -= role->mode == FEWEST_TOKENS ? request->isl : 1;
 }
 
-/* The request is read by a process after those that came before it. */
-static void enter(Simulation *sim, double *door, i64 number, int kind)
+/* The request is read by a process after those that came before it; `kind` happens `more` seconds later. */
+static void enter(Simulation *sim, double *door, i64 number, int kind, double more)
 {
     Service *service = sim->service;
     double begin_s = sim->line.now + service->hop;
     if (*door > begin_s) begin_s = *door;
     *door = begin_s + service->request + (double)service->request_of[number].isl * service->token;
-    at(&sim->line, *door, kind, number, 0, 0);
+    at(&sim->line, *door + more, kind, number, 0, 0);
 }
 
 static void after(Simulation *sim, i64 hops, int kind, i64 number)
@@ -98,21 +105,22 @@ static void to_generation(Simulation *sim, i64 number)
 {
     Service *service = sim->service;
     Request *request = &service->request_of[number];
-    request->gen = pick(&service->gen, request);
+    request->gen = pick(&service->front[request->front].gen, request);
     request->hops = 2;
-    enter(sim, &sim->server[request->gen].door, number, GENERATE);
+    enter(sim, &sim->server[request->gen].door, number, GENERATE, 0.0);
 }
 
 static void forward(Simulation *sim, i64 number)
 {
     Service *service = sim->service;
     Request *request = &service->request_of[number];
-    if (!service->ctx.count || (service->max_local_prefill >= 0 && request->isl <= service->max_local_prefill)) {
+    Role *ctx = &service->front[request->front].ctx;
+    if (!ctx->count || (service->max_local_prefill >= 0 && request->isl <= service->max_local_prefill)) {
         to_generation(sim, number);
         return;
     }
-    request->ctx = pick(&service->ctx, request);
-    enter(sim, &sim->server[request->ctx].door, number, COMPUTE);
+    request->ctx = pick(ctx, request);
+    enter(sim, &sim->server[request->ctx].door, number, COMPUTE, 0.0);
 }
 
 static void compute(Simulation *sim, i64 number)
@@ -120,14 +128,14 @@ static void compute(Simulation *sim, i64 number)
     Request *request = &sim->service->request_of[number];
     request->ctx_seq = submit(sim, request->ctx, number, CONTEXT_ONLY, 0);
     if (request->ctx_seq >= 0) return;
-    give_back(&sim->service->ctx, request->ctx, request);
+    give_back(&sim->service->front[request->front].ctx, request->ctx, request);
     fail(sim, 2, REFUSED_BY_CTX, number);
 }
 
 static void generate(Simulation *sim, i64 number)
 {
     Request *request = &sim->service->request_of[number];
-    int whole = !sim->service->orchestrated || (sim->service->ctx.count && request->ctx < 0);
+    int whole = !sim->service->orchestrated || (sim->service->front[request->front].ctx.count && request->ctx < 0);
     request->gen_seq = submit(sim, request->gen, number, whole ? FULL : GENERATION_ONLY, request->ctx >= 0);
     if (request->gen_seq < 0) fail(sim, request->hops, REFUSED_BY_GEN, number);
 }
@@ -208,10 +216,11 @@ static int send_one(Simulation *sim, double intended)
                                             .intended = intended, .sent = sim->line.now, .hops = 1};
     service->sent++;
     if (service->sent - service->done > service->most) service->most = service->sent - service->done;
-    if (service->orchestrated)
-        enter(sim, &service->door, number, FORWARD);
-    else
-        enter(sim, &sim->server[0].door, number, GENERATE);
+    if (service->orchestrated) {
+        i64 front = service->request_of[number].front = service->turn++ % service->fronts;
+        enter(sim, &service->front[front].door, number, FORWARD, service->serving);
+    } else
+        enter(sim, &sim->server[0].door, number, GENERATE, service->serving);
     return 1;
 }
 
@@ -257,11 +266,11 @@ static void happen(Simulation *sim, const Event *event)
     case COMPUTE: compute(sim, who); break;
     case GENERATE: generate(sim, who); break;
     case ANSWERED:
-        give_back(&service->ctx, request->ctx, request);
+        give_back(&service->front[request->front].ctx, request->ctx, request);
         to_generation(sim, who);
         break;
     case REPLY:
-        if (service->orchestrated) give_back(&service->gen, request->gen, request);
+        if (service->orchestrated) give_back(&service->front[request->front].gen, request->gen, request);
         reply(sim);
         break;
     case REFUSED: reply(sim); break;
@@ -289,7 +298,8 @@ static void *fresh(i64 count, size_t size)
     return block;
 }
 
-/* `numbers`: hop_s, request_s, token_s, and the clock. `shape`: orchestrated, max_local_prefill, then first, count, mode of ctx and gen. */
+/* `numbers`: hop_s, request_s, token_s, serving_s, and the clock. `shape`: orchestrated, max_local_prefill, first and count
+ * of ctx and gen servers, orchestrators; and of each mode and next server of its ctx router, then of its gen router. */
 Simulation *simulation_new(i64 servers, const Limits *limits, const i64 *shape, const double *numbers, StepTime step_time)
 {
     Simulation *sim = fresh(1, sizeof(Simulation));
@@ -299,10 +309,15 @@ Simulation *simulation_new(i64 servers, const Limits *limits, const i64 *shape, 
     sim->step_time = step_time;
     sim->stuck = -1;
     service->hop = numbers[0], service->request = numbers[1], service->token = numbers[2];
-    sim->line.now = numbers[3];
+    service->serving = numbers[3], sim->line.now = numbers[4];
     service->orchestrated = shape[0], service->max_local_prefill = shape[1];
-    service->ctx = (Role){shape[2], shape[3], shape[4], 0, fresh(shape[3], sizeof(i64))};
-    service->gen = (Role){shape[5], shape[6], shape[7], 0, fresh(shape[6], sizeof(i64))};
+    service->fronts = shape[6];
+    service->front = fresh(service->fronts, sizeof(Front));
+    for (i64 place = 0; place < service->fronts; place++) {
+        const i64 *router = shape + 7 + 4 * place;
+        service->front[place].ctx = (Role){shape[2], shape[3], router[0], router[1], fresh(shape[3], sizeof(i64))};
+        service->front[place].gen = (Role){shape[4], shape[5], router[2], router[3], fresh(shape[5], sizeof(i64))};
+    }
     for (i64 index = 0; index < servers; index++) {
         Server *server = &sim->server[index];
         i64 ranks = limits[index].ranks;
@@ -330,7 +345,9 @@ void simulation_free(Simulation *sim)
         free(server->ends), free(server->growth), free(server->end_first), free(server->gains);
         free(server->loads), free(server->more);
     }
-    free(service->ctx.weights), free(service->gen.weights), free(service->request_of), free(service->chunk);
+    for (i64 place = 0; place < service->fronts; place++)
+        free(service->front[place].ctx.weights), free(service->front[place].gen.weights);
+    free(service->front), free(service->request_of), free(service->chunk);
     free(service->waiting), free(service), free(sim->server), free(sim->seq), free(sim->line.heap), free(sim);
 }
 
