@@ -96,7 +96,7 @@ def plan(
             echo(f"warning: {warning}", err=True)
         print_explained(explained, stdout_console())
         if prediction:
-            print_prediction(prediction, stdout_console())
+            print_prediction(prediction, stdout_console(), explain)
         for path in written:
             echo(str(path))
 

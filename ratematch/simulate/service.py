@@ -1,8 +1,8 @@
 """A whole deployment in virtual time: orchestrator, routers, context and generation servers, KV hand-over.
 
 Schedulers are configured from the files that a launch would write, read by the emulator's own settings. HTTP is
-replaced by one fixed delay a hop (:class:`Delays`). Not simulated: the orchestrator's processor time for parsing
-requests, prefix reuse (a benchmark's prompts share nothing), and injected faults.
+replaced by fixed delays (:class:`ratematch.simulate.delays.Delays`). Not simulated: the orchestrator's processor time
+for parsing requests, prefix reuse (a benchmark's prompts share nothing), and injected faults.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,25 +29,10 @@ from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.simulate.delays import Delays
 from ratematch.simulate.phase import Loop, Reply
 from ratematch.simulate.server import Server
 from ratematch.simulate.timeline import Timeline
-
-
-@dataclass(frozen=True)
-class Delays:
-    """What replaces HTTP. ``hop_s``: one way between two processes. ``request_s`` and ``token_s``: what a request,
-    and each token of its prompt, takes a server or the orchestrator to read, one request after another.
-
-    That requests are read one after another matters more than how long it takes: of several sent together the first
-    starts a step alone, and the others wait for its end. The defaults are near what the emulator takes on an
-    unloaded machine.
-    """
-
-    hop_s: float = 0.3e-3
-    request_s: float = 0.3e-3
-    token_s: float = 0.1e-6
-
 
 OnReply = Callable[[Reply], None]
 
@@ -57,6 +42,14 @@ class Door:
     """Where the requests to one process are read, one after another. ``free_s``: when the last one is."""
 
     free_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Frontend:
+    """An orchestrator: its routers by role, and where it reads requests."""
+
+    routers: dict[str, Router]
+    door: Door
 
 
 class Worker:
@@ -80,14 +73,18 @@ class Worker:
 class Service:
     """Answers requests as the processes of ``plan`` would.
 
-    ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``routers``: by role. ``loop``:
-    what runs its loads in place of the timeline, from the first one on (:mod:`ratematch.simulate.compiled`).
+    ``frontends``: how many orchestrators stand side by side behind a proxy that takes them in turn, each with routers
+    of its own that know nothing of the others' choices. They start at different places, drawn with seed 0.
+
+    ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``fronts``: the orchestrators.
+    ``loop``: what runs its loads in place of the timeline, from the first one on
+    (:mod:`ratematch.simulate.compiled`).
 
     Raises:
         RunError: a server would not start.
     """
 
-    def __init__(self, plan: LaunchPlan, timeline: Timeline, delays: Delays | None = None):
+    def __init__(self, plan: LaunchPlan, timeline: Timeline, delays: Delays | None = None, frontends: int = 1):
         self.timeline = timeline
         self.delays = delays or Delays()
         self.steps = "roofline"
@@ -100,15 +97,13 @@ class Service:
                 self._add(spec, files)
             except (SettingsError, ValueError) as error:
                 raise RunError(f"{spec.name} would not start: {error}") from error
-        orchestrator = self.orchestrator
-        self.routers: dict[str, Router] = (
-            {role.role: build_router(role) for role in (orchestrator.ctx, orchestrator.gen) if role.urls}
-            if orchestrator
-            else {}
-        )
-        self._held: set[tuple[Worker, int]] = set()
         self._by_tokens: dict[int, Routed] = {}
-        self._door = Door()
+        orchestrator = self.orchestrator
+        self.fronts: list[Frontend] = []
+        if orchestrator is not None:
+            self.fronts = [self._front(orchestrator, place) for place in range(frontends)]
+        self._turn = itertools.cycle(self.fronts)
+        self._held: set[tuple[Worker, int]] = set()
 
     def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
         environment = read_environment({**os.environ, **dict(spec.env)})
@@ -125,6 +120,16 @@ class Service:
         address = f"{spec.host}:{spec.port}"
         emulation = build(settings, environment)
         self.workers[address] = Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
+
+    def _front(self, settings: OrchestratorSettings, place: int) -> Frontend:
+        """An orchestrator's own routers. All but the first have sent some requests before."""
+        roles = [role for role in (settings.ctx, settings.gen) if role.urls]
+        routers = {role.role: build_router(role) for role in roles}
+        for role in roles if place else []:
+            router, seen = routers[role.role], self._routed(role, 1)
+            for _ in range(int(np.random.default_rng(place).integers(len(role.urls)))):
+                router.finish(router.choose(seen), seen)
+        return Frontend(routers, Door())
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -151,16 +156,18 @@ class Service:
         """Send a request now; ``on_reply`` is called when the client has all of the reply."""
         if self.orchestrator is None:
             worker = next(iter(self.workers.values()))
-            self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, on_reply))
+            begin = partial(self._generate, worker, isl, osl, "full", None, 1, on_reply)
+            self._enter(worker.door, isl, begin, self.delays.serving_s)
         else:
-            self._enter(self._door, isl, lambda: self._forward(isl, osl, on_reply))
+            front = next(self._turn)
+            self._enter(front.door, isl, partial(self._forward, front, isl, osl, on_reply), self.delays.serving_s)
 
-    def _enter(self, door: Door, isl: int, event: Callable[[], None]) -> None:
-        """Send a request of ``isl`` prompt tokens to a process; ``event`` when it has been read there."""
+    def _enter(self, door: Door, isl: int, event: Callable[[], None], more_s: float = 0.0) -> None:
+        """Send a request of ``isl`` prompt tokens to a process; ``event`` ``more_s`` after it has been read there."""
         delays = self.delays
         begin_s = max(self.timeline.now_s + delays.hop_s, door.free_s)
         door.free_s = begin_s + delays.request_s + isl * delays.token_s
-        self.timeline.at(door.free_s, event)
+        self.timeline.at(door.free_s + more_s, event)
 
     def _after(self, hops: int, event: Callable[[], None]) -> None:
         self.timeline.at(self.timeline.now_s + hops * self.delays.hop_s, event)
@@ -169,17 +176,17 @@ class Service:
         end_s = self.timeline.now_s + hops * self.delays.hop_s
         self._after(hops, lambda: on_reply(Reply(end_s, status=status, error=error)))
 
-    def _forward(self, isl: int, osl: int, on_reply: OnReply) -> None:
+    def _forward(self, front: Frontend, isl: int, osl: int, on_reply: OnReply) -> None:
         """The orchestrator's way: context first."""
         settings = self.orchestrator
         assert settings is not None
         if not settings.ctx.urls:  # the context is invented
-            self._to_generation(isl, osl, "generation_only", None, on_reply)
+            self._to_generation(front, isl, osl, "generation_only", None, on_reply)
             return
         if settings.max_local_prefill is not None and isl <= settings.max_local_prefill:
-            self._to_generation(isl, osl, "full", None, on_reply)
+            self._to_generation(front, isl, osl, "full", None, on_reply)
             return
-        worker, done = self._pick(settings.ctx, isl)
+        worker, done = self._pick(front, settings.ctx, isl)
 
         def compute() -> None:
             try:
@@ -198,15 +205,15 @@ class Service:
 
         def answered(key: tuple[Worker, int]) -> None:
             done()
-            self._to_generation(isl, osl, "generation_only", key, on_reply)
+            self._to_generation(front, isl, osl, "generation_only", key, on_reply)
 
         self._enter(worker.door, isl, compute)
 
     def _to_generation(
-        self, isl: int, osl: int, kind: Kind, source: tuple[Worker, int] | None, on_reply: OnReply
+        self, front: Frontend, isl: int, osl: int, kind: Kind, source: tuple[Worker, int] | None, on_reply: OnReply
     ) -> None:
         assert self.orchestrator is not None
-        worker, done = self._pick(self.orchestrator.gen, isl)
+        worker, done = self._pick(front, self.orchestrator.gen, isl)
 
         def answered(reply: Reply) -> None:
             done()
@@ -214,8 +221,8 @@ class Service:
 
         self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
 
-    def _pick(self, role: RoleSettings, isl: int) -> tuple[Worker, Callable[[], None]]:
-        router = self.routers[role.role]
+    def _pick(self, front: Frontend, role: RoleSettings, isl: int) -> tuple[Worker, Callable[[], None]]:
+        router = front.routers[role.role]
         routed = self._routed(role, isl)
         index = router.choose(routed)
         return self.workers[role.urls[index]], lambda: router.finish(index, routed)

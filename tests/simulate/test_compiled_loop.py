@@ -70,10 +70,16 @@ PLANS = {
 
 
 def serve(
-    name: str, *, fast: bool, timeout_s: float | None = None, constant: bool = False, **changes: object
+    name: str,
+    *,
+    fast: bool,
+    timeout_s: float | None = None,
+    constant: bool = False,
+    frontends: int = 1,
+    **changes: object,
 ) -> Service:
     """A service whose schedulers have other limits than its files give them."""
-    service = Service(PLANS[name], Timeline())
+    service = Service(PLANS[name], Timeline(), frontends=frontends)
     for worker in service.workers.values():
         scheduler = worker.server.scheduler
         limits = {key: value for key, value in changes.items() if key != "gen_gate"}
@@ -147,6 +153,7 @@ CHANGES = st.fixed_dictionaries(
         "overlap": st.just(False),
         "timeout_s": st.sampled_from([0.001, 0.05]),
         "constant": st.just(True),
+        "frontends": st.sampled_from([2, 5]),
     },
 )
 
@@ -179,7 +186,7 @@ def test_kv_caches_that_are_held_no_longer_end_their_requests_in_the_same_words(
 def test_routers_that_balance_loads_choose_the_same_servers(use_tokens):
     services = pair("drafts")
     for service in services:
-        service.routers = {"context": LoadBalancing(3, use_tokens), "generation": LoadBalancing(2)}
+        service.fronts[0].routers = {"context": LoadBalancing(3, use_tokens), "generation": LoadBalancing(2)}
         service.orchestrator = replace(
             service.orchestrator, ctx=replace(service.orchestrator.ctx, router="load_balancing")
         )
@@ -224,7 +231,7 @@ def test_an_error_in_the_step_time_ends_the_load(error):
 
 def test_where_the_plain_loop_is_needed_it_is_used(monkeypatch):
     service = serve("split", fast=False)
-    service.routers = {"context": KvCacheAware(2), "generation": KvCacheAware(1)}
+    service.fronts[0].routers = {"context": KvCacheAware(2), "generation": KvCacheAware(1)}
     assert why_not_compiled(service) == "the router KvCacheAware"
     assert not building.speed_up(service)
     assert service.loop is None

@@ -79,7 +79,7 @@ def declare(library: ctypes.CDLL) -> Library:
 
 def why_not_compiled(service: Service) -> str | None:
     """What of a deployment only the plain loop knows; ``None``: nothing."""
-    for router in service.routers.values():
+    for router in (router for front in service.fronts for router in front.routers.values()):
         if not isinstance(router, (RoundRobin, LoadBalancing)):
             return f"the router {type(router).__name__}"
     workers = list(service.workers.values())
@@ -113,7 +113,7 @@ class CompiledLoop:
         self._step_time = _answer_for_steps(self._workers, self._failures)  # C holds no reference to it
         limits = (_Limits * len(self._workers))(*map(_limits, self._workers))
         shape, delays = np.array(_shape(service), dtype=np.int64), service.delays
-        numbers = np.array([delays.hop_s, delays.request_s, delays.token_s, 0.0, service.timeline.now_s])
+        numbers = np.array([delays.hop_s, delays.request_s, delays.token_s, delays.serving_s, service.timeline.now_s])
         self._simulation = ctypes.c_void_p(
             library.simulation_new(len(limits), limits, shape.ctypes.data, numbers.ctypes.data, self._step_time)
         )
@@ -249,13 +249,14 @@ class CompiledLoop:
 def _shape(service: Service) -> list[int]:
     """Orchestrated? Longest prompt without a context server, first and number of servers of either role,
     orchestrators; and of each what its routers do and whose turn it is."""
-    orchestrator, routers = service.orchestrator, service.routers
+    orchestrator = service.orchestrator
     if orchestrator is None:
         return [0, -1, 0, 0, 0, 1, 0]
     most, ctx, gen = orchestrator.max_local_prefill, orchestrator.ctx, orchestrator.gen
     first = len(ctx.urls)
     servers = [0, first, first, len(gen.urls)]
-    fronts = [[*_turn(routers.get(ctx.role)), *_turn(routers.get(gen.role))]]
+    routers = [front.routers for front in service.fronts]
+    fronts = [[*_turn(each.get(ctx.role)), *_turn(each.get(gen.role))] for each in routers]
     return [1, -1 if most is None else most, *servers, len(fronts), *chain.from_iterable(fronts)]
 
 
