@@ -326,7 +326,7 @@ def _clock(worker: Worker) -> Callable[[list[int]], float]:
         prompts = not any(numbers[3::_FIELDS])
         if prompts and (key := tuple(numbers)) in known:
             return known[key]
-        kinds = [(RankLoad(*numbers[at : at + 7]), numbers[at + 7]) for at in range(0, len(numbers), _FIELDS)]
+        kinds = [(RankLoad._make(numbers[at : at + 7]), numbers[at + 7]) for at in range(0, len(numbers), _FIELDS)]
         if merged is not None:
             answer = merged(kinds, overlap)
         else:
