@@ -81,7 +81,7 @@ class Service:
     """Answers requests as the processes of ``plan`` would.
 
     ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``routers``: by role. ``loop``:
-    what runs its loads in place of the timeline, from the first one on (:mod:`ratematch.simulate.compiled`).
+    what runs its loads, from the first one on: the timeline's events, or :mod:`ratematch.simulate.compiled`.
 
     Raises:
         RunError: a server would not start.

@@ -6,7 +6,9 @@ long a step takes, so there is one step-time model and any will do.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -26,7 +28,6 @@ from ratematch.errors import RunError
 from ratematch.measure.records import RequestRecord
 from ratematch.simulate.phase import PhaseResult, Reply, Schedule, fill_record
 from ratematch.simulate.service import Service, Worker
-from ratematch.store.uncollected import uncollected
 
 Library = NewType("Library", ctypes.CDLL)
 
@@ -141,7 +142,7 @@ class CompiledLoop:
 
         due_s = np.array(schedule.due_s, dtype=float)
         count = self._draw(source, lengths, transfers)
-        with uncollected():
+        with _uncollected():
             ended = self._library.simulation_run(
                 self._simulation,
                 lengths.ctypes.data,
@@ -257,6 +258,18 @@ def _shape(service: Service) -> list[int]:
     servers = [0, first, first, len(gen.urls)]
     fronts = [[*_turn(routers.get(ctx.role)), *_turn(routers.get(gen.role))]]
     return [1, -1 if most is None else most, *servers, len(fronts), *chain.from_iterable(fronts)]
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection within: there are thousands of new objects and nothing to collect."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _turn(router: Router | None) -> tuple[int, int]:
