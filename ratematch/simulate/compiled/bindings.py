@@ -38,8 +38,6 @@ _BLOCK = 256
 _STARVED, _GATE_STUCK = 1, 2
 _WHOLE, _REFUSED_BY_CTX, _REFUSED_BY_GEN, _KV_GONE = range(1, 5)
 _ROW = 12
-_REMEMBERED = 4096
-"""Steps of prompts alone whose time is kept, of each server."""
 
 _I64 = ctypes.c_int64
 _F64 = ctypes.c_double
@@ -329,23 +327,16 @@ def _answer_for_steps(workers: list[Worker], failures: list[BaseException]) -> c
 
 
 def _clock(worker: Worker) -> Callable[[list[int]], float]:
-    """Seconds of a step of ``worker``, by its loads one after another. Those of prompts alone come again."""
+    """Seconds of a step of ``worker``, by its loads one after another."""
     step_time, overlap = worker.emulation.step_time, worker.server.scheduler.config.overlap
     merged = step_time.merged_seconds if isinstance(step_time, RooflineStepTime) else None
-    known: dict[tuple[int, ...], float] = {}
+    load_of = RankLoad._make
 
     def seconds(numbers: list[int]) -> float:
-        prompts = not any(numbers[3::_FIELDS])
-        if prompts and (key := tuple(numbers)) in known:
-            return known[key]
-        kinds = [(RankLoad._make(numbers[at : at + 7]), numbers[at + 7]) for at in range(0, len(numbers), _FIELDS)]
+        kinds = [(load_of(numbers[at : at + 7]), numbers[at + 7]) for at in range(0, len(numbers), _FIELDS)]
         if merged is not None:
-            answer = merged(kinds, overlap)
-        else:
-            every = [load for load, ranks in kinds for _ in range(ranks)]
-            answer = step_time.seconds(StepBatch(tuple(every)), overlap)
-        if prompts and len(known) < _REMEMBERED:
-            known[key] = answer
-        return answer
+            return merged(kinds, overlap)
+        every = [load for load, ranks in kinds for _ in range(ranks)]
+        return step_time.seconds(StepBatch(tuple(every)), overlap)
 
     return seconds
