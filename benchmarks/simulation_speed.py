@@ -24,8 +24,8 @@ from ratematch.plan.expansion import experiment_of
 from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.workload import Workload
-from ratematch.simulate.compiled.build import build, speed_up
-from ratematch.simulate.load import simulate_load
+from ratematch.simulate.compiled.build import build, compiled_loop
+from ratematch.simulate.load import PlainLoop, simulate_load
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
@@ -44,7 +44,8 @@ def simulate(streams: int, mtp: int, loop: str) -> tuple[float, LoadResult]:
     load = Concurrency(streams, 4 * streams, streams // 4)
     experiment = experiment_of(sweep, "e2e", deployment, WORKLOAD, (load,))
     service = Service(plan_simulation(experiment, sweep.cluster), Timeline())
-    if loop == "compiled" and not speed_up(service):
+    service.loop = compiled_loop(service) if loop == "compiled" else PlainLoop(service)
+    if service.loop is None:
         raise SystemExit("the compiled loop is not used: is RATEMATCH_SIMULATION set?")
     gc.collect()
     began = time.process_time()

@@ -25,7 +25,6 @@ from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.precision import read_precision, usual_or
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
-from ratematch.simulate.compiled.build import speed_up
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
@@ -59,7 +58,6 @@ def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUE
     load = Concurrency(row.concurrency, max(1, round(requests_per_slot * row.concurrency)), 0)
     experiment = experiment_for(row, sweep, load)
     service = Service(plan_simulation(experiment, sweep.cluster), Timeline(), frontends=setup_of(row).frontends)
-    speed_up(service)
     began = time.perf_counter()
     result = simulate_load(service, experiment.workload, load, seed=1)
     seconds = time.perf_counter() - began

@@ -230,7 +230,9 @@ class RooflineStepTime:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
         host = eff.host_step_s
-        host += eff.host_request_s * max([load.gen_requests + load.ctx_requests for load, _ in whole])
+        if kinds is not whole:
+            most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])
+        host += eff.host_request_s * most_rows
         return max(device, host) if overlap else device + host
 
     # ------------------------------------------------------------------------------------------------ parts

@@ -21,7 +21,6 @@ from ratematch.plan.load import Load
 from ratematch.run.followup import loads_while_open
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.load import describe_run
-from ratematch.simulate.compiled.build import speed_up
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
@@ -73,7 +72,6 @@ def _run(launch: Launch) -> Outcome:
 def _simulate(launch: Launch, plan: LaunchPlan) -> None:
     experiment = launch.experiment
     service = Service(plan, Timeline())
-    speed_up(service)
     servers = {spec.name: ServerVersion(experiment.engine.version, emulated=True) for spec in plan.processes}
     software = Provenance(
         __version__, python=platform.python_version(), servers=servers, simulated=True, step_time=service.steps

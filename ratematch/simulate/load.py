@@ -15,6 +15,7 @@ from ratematch.measure.clienthealth import ClientHealth
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.load import Concurrency, Load, Rate, Trace, due_times_s
 from ratematch.plan.workload import Workload, draw_lengths
+from ratematch.simulate.compiled.build import compiled_loop
 from ratematch.simulate.phase import PhaseResult, Reply, Schedule, fill_record
 from ratematch.simulate.service import Service
 
@@ -43,7 +44,7 @@ def simulate_load(service: Service, workload: Workload, load: Load, seed: int) -
     """
     if why := why_not_simulated(workload, load):
         raise UserError(f"{load.label}: {why}")
-    loop = service.loop or PlainLoop(service)
+    loop = service.loop = service.loop or compiled_loop(service) or PlainLoop(service)
     warm = PhaseResult([], 0)
     if load.warmup:
         warm_load = replace(load, seconds=0.0, stagger_s=0.0) if isinstance(load, Concurrency) else load

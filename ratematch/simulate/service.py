@@ -77,8 +77,8 @@ class Service:
     of its own that know nothing of the others' choices. They start at different places, drawn with seed 0.
 
     ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``fronts``: the orchestrators.
-    ``loop``: what runs its loads in place of the timeline, from the first one on
-    (:mod:`ratematch.simulate.compiled`).
+    ``loop``: what runs its loads, from the first one on: the timeline's events, or
+    :mod:`ratematch.simulate.compiled`.
 
     Raises:
         RunError: a server would not start.

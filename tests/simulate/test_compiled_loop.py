@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.workload import Workload
 from ratematch.simulate.compiled import build as building
-from ratematch.simulate.compiled.bindings import why_not_compiled
-from ratematch.simulate.load import simulate_load
+from ratematch.simulate.compiled.bindings import CompiledLoop, why_not_compiled
+from ratematch.simulate.load import PlainLoop, simulate_load
 from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
@@ -43,14 +44,11 @@ def library(tmp_path_factory) -> Iterator[None]:
     """Built once for these tests. Optional, and CI has a compiler."""
     if shutil.which(os.environ.get("CC", "cc").split()[0]) is None:
         pytest.skip("needs a C compiler")
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    building.build()
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("RATEMATCH_SIMULATION", raising=False)
+        building.build()
+        yield
 
 
 def plan_of(workload: Workload = WORKLOAD, load: Load = LOAD, **groups: ServerGroup) -> LaunchPlan:
@@ -64,12 +62,18 @@ def group(role: str, mapping: str, instances: int = 1, mtp: int = 0, **options: 
 
 
 PLANS = {
-    "split": plan_of(ctx=group("ctx", "DEP4", 2), gen=group("gen", "DEP8", 1, stream_interval=7)),
-    "drafts": plan_of(ctx=group("ctx", "TEP4", 3, 3), gen=group("gen", "DEP4", 2, 3)),
-    "gen": plan_of(gen=group("gen", "DEP8", 1, 2)),
-    "ctx": plan_of(Workload(600, 1, isl_ratio=0.5), ctx=group("ctx", "DEP4", 1, 1)),
-    "agg": plan_of(agg=group("agg", "DEP4", 1, 1, stream_interval=3)),
+    "split": lambda: plan_of(ctx=group("ctx", "DEP4", 2), gen=group("gen", "DEP8", 1, stream_interval=7)),
+    "drafts": lambda: plan_of(ctx=group("ctx", "TEP4", 3, 3), gen=group("gen", "DEP4", 2, 3)),
+    "gen": lambda: plan_of(gen=group("gen", "DEP8", 1, 2)),
+    "ctx": lambda: plan_of(Workload(600, 1, isl_ratio=0.5), ctx=group("ctx", "DEP4", 1, 1)),
+    "agg": lambda: plan_of(agg=group("agg", "DEP4", 1, 1, stream_interval=3)),
 }
+
+
+@cache
+def planned(name: str) -> LaunchPlan:
+    """Not when this file is read: planning a simulation builds what runs it."""
+    return PLANS[name]()
 
 
 def serve(
@@ -82,7 +86,7 @@ def serve(
     **changes: object,
 ) -> Service:
     """A service whose schedulers have other limits than its files give them."""
-    service = Service(PLANS[name], Timeline(), frontends=frontends)
+    service = Service(planned(name), Timeline(), frontends=frontends)
     for worker in service.workers.values():
         scheduler = worker.server.scheduler
         limits = {key: value for key, value in changes.items() if key != "gen_gate"}
@@ -93,7 +97,12 @@ def serve(
         worker.emulation = replace(worker.emulation, scheduler=worker.server.scheduler, step_time=step_time)
         if timeout_s is not None:
             worker.settings = replace(worker.settings, transfer_timeout_s=timeout_s)
-    assert not fast or building.speed_up(service)
+    return use(service, fast)
+
+
+def use(service: Service, fast: bool) -> Service:
+    service.loop = building.compiled_loop(service) if fast else PlainLoop(service)
+    assert service.loop is not None
     return service
 
 
@@ -193,7 +202,7 @@ def test_routers_that_balance_loads_choose_the_same_servers(use_tokens):
         service.orchestrator = replace(
             service.orchestrator, ctx=replace(service.orchestrator.ctx, router="load_balancing")
         )
-    assert building.speed_up(services[1])
+    use(services[1], True)
     both(services, WORKLOAD, LOAD, LOAD)
 
 
@@ -201,7 +210,7 @@ def test_short_prompts_may_stay_on_the_generation_servers():
     services = pair("split")
     for service in services:
         service.orchestrator = replace(service.orchestrator, max_local_prefill=450)
-    assert building.speed_up(services[1])
+    use(services[1], True)
     both(services, WORKLOAD, LOAD)
 
 
@@ -227,7 +236,7 @@ def test_an_error_in_the_step_time_ends_the_load(error):
     service = serve("split", fast=False)
     for worker in service.workers.values():
         worker.emulation = replace(worker.emulation, step_time=Broken())
-    assert building.speed_up(service)
+    use(service, True)
     with pytest.raises(error, match="broken"):
         simulate_load(service, WORKLOAD, LOAD, 1)
 
@@ -236,11 +245,28 @@ def test_where_the_plain_loop_is_needed_it_is_used(monkeypatch):
     service = serve("split", fast=False)
     service.fronts[0].routers = {"context": KvCacheAware(2), "generation": KvCacheAware(1)}
     assert why_not_compiled(service) == "the router KvCacheAware"
-    assert not building.speed_up(service)
-    assert service.loop is None
+    service.loop = None
     simulate_load(service, WORKLOAD, Concurrency(2, 2), 1)
+    assert isinstance(service.loop, PlainLoop)
+    service = serve("split", fast=False)
+    service.loop = None
+    simulate_load(service, WORKLOAD, Concurrency(2, 2), 1)
+    assert isinstance(service.loop, CompiledLoop)
     monkeypatch.setenv("RATEMATCH_SIMULATION", "plain")
-    assert not building.speed_up(serve("split", fast=False))
+    assert building.compiled_loop(serve("split", fast=False)) is None
+
+
+def test_the_first_simulation_that_is_planned_builds_it_unless_it_is_not_wanted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried = []
+    monkeypatch.setattr(building, "build", lambda: tried.append(building.library_file()))
+    monkeypatch.setenv("RATEMATCH_SIMULATION", "plain")
+    plan_of(gen=group("gen", "DEP8"))
+    assert tried == []
+    monkeypatch.delenv("RATEMATCH_SIMULATION")
+    plan_of(gen=group("gen", "DEP8"))
+    plan_of(gen=group("gen", "DEP8"))
+    assert tried == [building.library_file()]
 
 
 def test_a_library_that_others_may_have_written_is_not_loaded(tmp_path, monkeypatch):
@@ -251,6 +277,10 @@ def test_a_library_that_others_may_have_written_is_not_loaded(tmp_path, monkeypa
     file.write_bytes(b"no library")
     file.chmod(0o666)
     assert building.find_library() is None
+    with pytest.raises(UserError, match="others may write there"):
+        file.parent.chmod(0o777)
+        building.build()
+    file.parent.chmod(0o700)
     file.chmod(0o600)
     assert building.find_library() is None  # no library of this machine
     monkeypatch.setenv("XDG_CACHE_HOME", "elsewhere")
@@ -260,7 +290,7 @@ def test_a_library_that_others_may_have_written_is_not_loaded(tmp_path, monkeypa
 def test_without_a_compiler_building_says_what_is_needed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", str(tmp_path / "nothing-here"))
-    with pytest.raises(UserError, match=r"cannot be run .*: a C compiler is needed, or \$CC"):
+    with pytest.raises(UserError, match=r"cannot be run: a C compiler is needed, or \$CC"):
         building.build()
     monkeypatch.setenv("CC", "false")
     assert building.main() == 1

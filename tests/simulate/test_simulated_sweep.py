@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ratematch.plan.experiment import from_json
-from ratematch.simulate.compiled.build import build
 from ratematch.store.folder import Results
 from tests.support.processes import processes_in, wait_until
 from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
@@ -129,8 +128,6 @@ def test_the_same_seed_gives_the_same_figures_in_either_loop(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    if shutil.which("cc") is not None:
-        build()
     for name, loop in (("one", "plain"), ("two", "compiled")):
         argv = ("sweep", "mini.yaml", "--executor", "simulate", "-o", name)
         assert run(site, *argv, RATEMATCH_SIMULATION=loop)[0] == 0

@@ -6,7 +6,9 @@ long a step takes, so there is one step-time model and any will do.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -26,7 +28,6 @@ from ratematch.errors import RunError
 from ratematch.measure.records import RequestRecord
 from ratematch.simulate.phase import PhaseResult, Reply, Schedule, fill_record
 from ratematch.simulate.service import Service, Worker
-from ratematch.store.uncollected import uncollected
 
 Library = NewType("Library", ctypes.CDLL)
 
@@ -37,8 +38,6 @@ _BLOCK = 256
 _STARVED, _GATE_STUCK = 1, 2
 _WHOLE, _REFUSED_BY_CTX, _REFUSED_BY_GEN, _KV_GONE = range(1, 5)
 _ROW = 12
-_REMEMBERED = 4096
-"""Steps of prompts alone whose time is kept, of each server."""
 
 _I64 = ctypes.c_int64
 _F64 = ctypes.c_double
@@ -141,7 +140,7 @@ class CompiledLoop:
 
         due_s = np.array(schedule.due_s, dtype=float)
         count = self._draw(source, lengths, transfers)
-        with uncollected():
+        with _uncollected():
             ended = self._library.simulation_run(
                 self._simulation,
                 lengths.ctypes.data,
@@ -260,6 +259,18 @@ def _shape(service: Service) -> list[int]:
     return [1, -1 if most is None else most, *servers, len(fronts), *chain.from_iterable(fronts)]
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection within: there are thousands of new objects and nothing to collect."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _turn(router: Router | None) -> tuple[int, int]:
     """How a router chooses, and whose turn it is."""
     if isinstance(router, LoadBalancing):
@@ -317,23 +328,16 @@ def _answer_for_steps(workers: list[Worker], failures: list[BaseException]) -> c
 
 
 def _clock(worker: Worker) -> Callable[[list[int]], float]:
-    """Seconds of a step of ``worker``, by its loads one after another. Those of prompts alone come again."""
+    """Seconds of a step of ``worker``, by its loads one after another."""
     step_time, overlap = worker.emulation.step_time, worker.server.scheduler.config.overlap
     merged = step_time.merged_seconds if isinstance(step_time, RooflineStepTime) else None
-    known: dict[tuple[int, ...], float] = {}
+    load_of = RankLoad._make
 
     def seconds(numbers: list[int]) -> float:
-        prompts = not any(numbers[3::_FIELDS])
-        if prompts and (key := tuple(numbers)) in known:
-            return known[key]
-        kinds = [(RankLoad._make(numbers[at : at + 7]), numbers[at + 7]) for at in range(0, len(numbers), _FIELDS)]
+        kinds = [(load_of(numbers[at : at + 7]), numbers[at + 7]) for at in range(0, len(numbers), _FIELDS)]
         if merged is not None:
-            answer = merged(kinds, overlap)
-        else:
-            every = [load for load, ranks in kinds for _ in range(ranks)]
-            answer = step_time.seconds(StepBatch(tuple(every)), overlap)
-        if prompts and len(known) < _REMEMBERED:
-            known[key] = answer
-        return answer
+            return merged(kinds, overlap)
+        every = [load for load, ranks in kinds for _ in range(ranks)]
+        return step_time.seconds(StepBatch(tuple(every)), overlap)
 
     return seconds
