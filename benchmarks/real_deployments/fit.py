@@ -54,7 +54,7 @@ def blackwell_values() -> list[Value]:
     """What is fitted on Blackwell rows. Kernels of experts differ by format and backend; TRTLLM's are one fused
     launch and have no fixed time of their own."""
     values = [Value(name, section="mla") for name in ("memory", "gen_attention", "attention")]
-    values += [Value(name) for name in ("gemm", "link", "collective_s")]
+    values += [Value(name) for name in ("gemm", "link", "allreduce", "collective_s")]
     backends = {"fp4": ("TRTLLM", "CUTLASS", "CUTEDSL"), "fp8": ("TRTLLM", "DEEPGEMM")}
     for precision, names in backends.items():
         values.append(Value("layer_s", precision, section=precision))
@@ -239,7 +239,7 @@ def minimise(function: Callable[[Vector], Vector], size: int, upper: Vector) -> 
 
 def fit(rows: Sequence[Row], values: Sequence[Value]) -> Vector:
     """Logs of values over defaults that fit ``rows``."""
-    shares = ("gemm", "memory", "attention", "link")
+    shares = ("gemm", "memory", "attention", "link", "allreduce")
     upper = [
         np.log(LARGEST / value.default) if any(share in value.name for share in shares) else 2.0 for value in values
     ]

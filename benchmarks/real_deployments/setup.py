@@ -87,8 +87,8 @@ def _aggregated_backend(row: Row) -> str:
 
 
 def _ctx_backend(row: Row) -> str:
-    if row.gpu == "h100":
-        return "WIDEEP"
+    if row.gpu in ("h100", "h200"):
+        return "WIDEEP" if row.gpu == "h100" else "CUTLASS"
     short = row.isl <= 4096
     deep = row.gpu in ("gb200", "gb300") or (row.gpu == "b200" and short)
     return "DEEPGEMM" if row.precision == "fp8" and deep else "TRTLLM"
@@ -96,8 +96,8 @@ def _ctx_backend(row: Row) -> str:
 
 def _gen_backend(row: Row) -> str:
     mapping = parse_mapping(row.gen.mapping)
-    if row.gpu == "h100":
-        return "WIDEEP" if mapping.attention_dp else "CUTLASS"
+    if row.gpu in ("h100", "h200"):
+        return "WIDEEP" if mapping.attention_dp and row.gpu == "h100" else "CUTLASS"
     if not mapping.attention_dp or (row.gpu, row.precision) == ("b300", "fp8"):
         return "TRTLLM"
     if row.precision == "fp4":

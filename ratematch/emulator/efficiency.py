@@ -28,7 +28,9 @@ class Efficiency:
     gen_attention:       share of the peak that attention of generation reaches (the KV format's rate)
     memory:              share of the memory bandwidth that reads of caches and of weights but experts reach
     expert_memory:       share of the memory bandwidth that reads of routed experts' weights reach
-    link:                share of the link bandwidth that collectives reach
+    link:                share of the link bandwidth that dispatch and combine of attention DP reach
+    allreduce:           share of the link bandwidth that all-reduces reach, counted as a ring's (NCCL's bus
+                         bandwidth): switches add up (NVLink SHARP), so it may be above that of other exchanges
     moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
     layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
     moe_layer_s:         more of it in a layer with routed experts, where sorting tokens by expert, quantising and
@@ -47,6 +49,7 @@ class Efficiency:
     memory: float = 0.6
     expert_memory: float = 0.6
     link: float = 0.4
+    allreduce: float = 0.4
     moe_imbalance: float = 1.3
     layer_s: float = 45e-6
     moe_layer_s: float = 0.0

@@ -340,6 +340,7 @@ class RooflineStepTime:
             wire_b = tokens * peers * model.hidden * (self._weight_b + 2.0)
         else:
             wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0
+            wire_b *= eff.link / eff.allreduce
         return 2 * eff.collective_s + wire_b / self._link_b_s
 
     def _head_s(self, rows: float) -> float:

@@ -87,7 +87,7 @@ def basis_in_words(prediction: Prediction) -> list[str]:
         said = ", ".join(f"{NAMES[name]} x {ends[0]:.2f} to {ends[1]:.2f}" for name, ends in parts.items())
         lines.append(
             f"{what}: {accuracy.covered:.0%} of public {kind} rows were measured at {said} of such a prediction "
-            f"({accuracy.rows} rows in all, {accuracy.source})"
+            f"({accuracy.rows} rows in all, DeepSeek-R1 on TensorRT-LLM; {accuracy.source})"
         )
     return lines
 
