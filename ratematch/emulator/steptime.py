@@ -182,36 +182,57 @@ class RooflineStepTime:
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
-        mapping, model, eff = self.mapping, self.model, self.efficiency
-        kinds = merge_alike(batch.ranks)
-        loads = [self._micro_batch(load) for load, _ in kinds]
-        tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
-        most_tokens = max(tokens)
-        all_tokens = sum([load_tokens * ranks for load_tokens, (_, ranks) in zip(tokens, kinds, strict=True)])
+        return self.merged_seconds(merge_alike(batch.ranks), overlap)
 
-        attention = max(map(self._attention, loads, tokens))
-        mixing = attention if self._uniform else self._mix(attention, loads, tokens)
+    def merged_seconds(self, kinds: list[tuple[RankLoad, int]], overlap: bool = True) -> float:
+        """The same of ranks that :func:`merge_alike` has merged."""
+        mapping, model, eff = self.mapping, self.model, self.efficiency
+        whole = kinds
+        if mapping.pp > 1 or mapping.cp > 1:
+            kinds = [(self._micro_batch(load), ranks) for load, ranks in kinds]
+        query = max([load.query_tokens for load, _ in kinds])
+        attention = later_attention = 0.0
+        most_tokens = all_tokens = most_rows = all_rows = most_logits = slowest_gen = slowest_read = 0.0
+        for load, ranks in kinds:
+            ctx, ctx_tokens, _, gen, queries, read, pieces = load
+            tokens, rows, logits = ctx_tokens + gen * queries, ctx + gen, gen * queries + ctx
+            all_tokens += tokens * ranks
+            all_rows += rows * ranks
+            most_tokens = tokens if tokens > most_tokens else most_tokens
+            most_rows = rows if rows > most_rows else most_rows
+            most_logits = logits if logits > most_logits else most_logits
+            # No slower than another rank that has as many sequences and tokens to read.
+            if not ctx_tokens and gen <= slowest_gen and read <= slowest_read:
+                continue
+            if queries == query and gen >= slowest_gen and read >= slowest_read:
+                slowest_gen, slowest_read = gen, read
+            attention = max(attention, self._attention(load, tokens))
+            if query > 2:
+                later = RankLoad(ctx, ctx, 0.0, gen, 1, read, pieces)
+                later_attention = max(later_attention, self._attention(later, rows))
+        mixing = attention
+        if not self._uniform:
+            loads = [load for load, _ in kinds]
+            mixing = self._mix(
+                attention, loads, [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
+            )
         if not model.plain_layers:
             attention = mixing  # of a draft layer too
         device = model.depth * (mixing + self._exchange(most_tokens) + eff.layer_s)
         device += self._dense_layers * self._dense(most_tokens)
         device += (model.wide_layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
-        device += self._head(max([load.gen_requests * load.query_tokens + load.ctx_requests for load in loads]))
-        drafts = max([load.query_tokens for load in loads]) - 1
-        if drafts:
-            rows = [load.ctx_requests + load.gen_requests for load in loads]
-            most_rows = max(rows)
+        device += self._head(most_logits)
+        if query > 1:
             device += self._draft(attention, most_tokens, all_tokens, most_rows)
-            if drafts > 1:
-                later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
-                attention = max(map(self._attention, later, rows))
-                all_rows = sum([load_rows * ranks for load_rows, (_, ranks) in zip(rows, kinds, strict=True)])
-                device += (drafts - 1) * self._draft(attention, most_rows, all_rows, most_rows)
+        if query > 2:
+            device += (query - 2) * self._draft(later_attention, most_rows, all_rows, most_rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
         host = eff.host_step_s
-        host += eff.host_request_s * max([load.gen_requests + load.ctx_requests for load, _ in kinds])
+        if kinds is not whole:
+            most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])
+        host += eff.host_request_s * most_rows
         return max(device, host) if overlap else device + host
 
     # ------------------------------------------------------------------------------------------------ parts

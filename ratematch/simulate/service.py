@@ -30,25 +30,9 @@ from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.simulate.delays import Delays
+from ratematch.simulate.phase import Loop, Reply
 from ratematch.simulate.server import Server
 from ratematch.simulate.timeline import Timeline
-
-
-@dataclass(slots=True)
-class Reply:
-    """How a request ended.
-
-    ``chunks_s``: when each token-carrying chunk reached the client. ``iterations``: that it took. ``error``: the
-    message in place of a whole answer, with its HTTP ``status``.
-    """
-
-    end_s: float
-    chunks_s: NDArray[np.float64] | None = None
-    tokens: int = 0
-    iterations: int = 0
-    status: int = 200
-    error: str | None = None
-
 
 OnReply = Callable[[Reply], None]
 
@@ -61,14 +45,14 @@ class Door:
 
 
 @dataclass(slots=True)
-class _Frontend:
+class Frontend:
     """An orchestrator: its routers by role, and where it reads requests."""
 
     routers: dict[str, Router]
     door: Door
 
 
-class _Worker:
+class Worker:
     """A server with what its settings say of requests."""
 
     def __init__(self, name: str, settings: WorkerSettings, emulation: Emulation, gen_only: bool, timeline: Timeline):
@@ -92,6 +76,10 @@ class Service:
     ``frontends``: how many orchestrators stand side by side behind a proxy that takes them in turn, each with routers
     of its own that know nothing of the others' choices. They start at different places, drawn with seed 0.
 
+    ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``fronts``: the orchestrators.
+    ``loop``: what runs its loads, from the first one on: the timeline's events, or
+    :mod:`ratematch.simulate.compiled`.
+
     Raises:
         RunError: a server would not start.
     """
@@ -100,27 +88,28 @@ class Service:
         self.timeline = timeline
         self.delays = delays or Delays()
         self.steps = "roofline"
+        self.loop: Loop | None = None
         files = {file.path: file.content for file in plan.files}
-        self._workers: dict[str, _Worker] = {}
-        self._orchestrator: OrchestratorSettings | None = None
+        self.workers: dict[str, Worker] = {}
+        self.orchestrator: OrchestratorSettings | None = None
         for spec in plan.processes:
             try:
                 self._add(spec, files)
             except (SettingsError, ValueError) as error:
                 raise RunError(f"{spec.name} would not start: {error}") from error
         self._by_tokens: dict[int, Routed] = {}
-        orchestrator = self._orchestrator
-        fronts: list[_Frontend] = []
+        orchestrator = self.orchestrator
+        self.fronts: list[Frontend] = []
         if orchestrator is not None:
-            fronts = [self._front(orchestrator, place) for place in range(frontends)]
-        self._turn = itertools.cycle(fronts)
-        self._held: set[tuple[_Worker, int]] = set()
+            self.fronts = [self._front(orchestrator, place) for place in range(frontends)]
+        self._turn = itertools.cycle(self.fronts)
+        self._held: set[tuple[Worker, int]] = set()
 
     def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
         environment = read_environment({**os.environ, **dict(spec.env)})
         if spec.role == "orchestrator":
             config = read_own_yaml(files["orchestrator.yaml"])
-            self._orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+            self.orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
             return
         config = read_own_yaml(files[f"{spec.role}.yaml"])
         path = spec.argv[spec.argv.index("serve") + 1]
@@ -130,9 +119,9 @@ class Service:
         self.steps = environment.steps
         address = f"{spec.host}:{spec.port}"
         emulation = build(settings, environment)
-        self._workers[address] = _Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
+        self.workers[address] = Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
 
-    def _front(self, settings: OrchestratorSettings, place: int) -> _Frontend:
+    def _front(self, settings: OrchestratorSettings, place: int) -> Frontend:
         """An orchestrator's own routers. All but the first have sent some requests before."""
         roles = [role for role in (settings.ctx, settings.gen) if role.urls]
         routers = {role.role: build_router(role) for role in roles}
@@ -140,22 +129,22 @@ class Service:
             router, seen = routers[role.role], self._routed(role, 1)
             for _ in range(int(np.random.default_rng(place).integers(len(role.urls)))):
                 router.finish(router.choose(seen), seen)
-        return _Frontend(routers, Door())
+        return Frontend(routers, Door())
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        return tuple(worker.server for worker in self._workers.values())
+        return tuple(worker.server for worker in self.workers.values())
 
     @property
     def emulations(self) -> dict[str, Emulation]:
         """The inside of one server of each role: ``ctx``, ``gen``, ``agg``."""
-        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self._workers.values()}
+        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self.workers.values()}
 
     @property
     def acceptance(self) -> tuple[int, int]:
         """Drafts accepted so far, and how often a sequence drafted."""
         accepted = drafted = 0
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             if worker.settings.mtp:
                 accepted += worker.server.scheduler.accepted_tokens
                 drafted += worker.server.scheduler.draft_tokens // worker.settings.mtp
@@ -165,8 +154,8 @@ class Service:
 
     def send(self, isl: int, osl: int, on_reply: OnReply) -> None:
         """Send a request now; ``on_reply`` is called when the client has all of the reply."""
-        if self._orchestrator is None:
-            worker = next(iter(self._workers.values()))
+        if self.orchestrator is None:
+            worker = next(iter(self.workers.values()))
             begin = partial(self._generate, worker, isl, osl, "full", None, 1, on_reply)
             self._enter(worker.door, isl, begin, self.delays.serving_s)
         else:
@@ -187,9 +176,9 @@ class Service:
         end_s = self.timeline.now_s + hops * self.delays.hop_s
         self._after(hops, lambda: on_reply(Reply(end_s, status=status, error=error)))
 
-    def _forward(self, front: _Frontend, isl: int, osl: int, on_reply: OnReply) -> None:
+    def _forward(self, front: Frontend, isl: int, osl: int, on_reply: OnReply) -> None:
         """The orchestrator's way: context first."""
-        settings = self._orchestrator
+        settings = self.orchestrator
         assert settings is not None
         if not settings.ctx.urls:  # the context is invented
             self._to_generation(front, isl, osl, "generation_only", None, on_reply)
@@ -214,17 +203,17 @@ class Service:
                 self.timeline.at(self.timeline.now_s + timeout_s, lambda: self._release(key))
             self._after(1, lambda: answered(key))
 
-        def answered(key: tuple[_Worker, int]) -> None:
+        def answered(key: tuple[Worker, int]) -> None:
             done()
             self._to_generation(front, isl, osl, "generation_only", key, on_reply)
 
         self._enter(worker.door, isl, compute)
 
     def _to_generation(
-        self, front: _Frontend, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, on_reply: OnReply
+        self, front: Frontend, isl: int, osl: int, kind: Kind, source: tuple[Worker, int] | None, on_reply: OnReply
     ) -> None:
-        assert self._orchestrator is not None
-        worker, done = self._pick(front, self._orchestrator.gen, isl)
+        assert self.orchestrator is not None
+        worker, done = self._pick(front, self.orchestrator.gen, isl)
 
         def answered(reply: Reply) -> None:
             done()
@@ -232,11 +221,11 @@ class Service:
 
         self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
 
-    def _pick(self, front: _Frontend, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
+    def _pick(self, front: Frontend, role: RoleSettings, isl: int) -> tuple[Worker, Callable[[], None]]:
         router = front.routers[role.role]
         routed = self._routed(role, isl)
         index = router.choose(routed)
-        return self._workers[role.urls[index]], lambda: router.finish(index, routed)
+        return self.workers[role.urls[index]], lambda: router.finish(index, routed)
 
     def _routed(self, role: RoleSettings, isl: int) -> Routed:
         """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""
@@ -246,11 +235,11 @@ class Service:
 
     def _generate(
         self,
-        worker: _Worker,
+        worker: Worker,
         isl: int,
         osl: int,
         kind: Kind,
-        source: tuple[_Worker, int] | None,
+        source: tuple[Worker, int] | None,
         hops: int,
         on_reply: OnReply,
     ) -> None:
@@ -288,12 +277,12 @@ class Service:
         except (ValueError, TransferError) as error:
             self._fail(hops, 400 if hops == 1 else 500, str(error), on_reply)
 
-    def _release(self, key: tuple[_Worker, int]) -> None:
+    def _release(self, key: tuple[Worker, int]) -> None:
         if key in self._held:
             self._held.discard(key)
             key[0].server.release(key[1])
 
-    def _chunks(self, worker: _Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
+    def _chunks(self, worker: Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
         """When the events of a stream are sent: with the first token, at every ``stream_interval``-th iteration of
         the request, and with the last. The prompt's is its first iteration, here or on a context server."""
         times = worker.server.token_times(sequence)
