@@ -157,7 +157,9 @@ class Controller:
 
         runs = None
         if sweep.e2e:
-            forecasts = [(experiment, forecast_experiment(experiment, sweep.cluster)) for experiment in ifb]
+            forecasts = [
+                (experiment, forecast_experiment(experiment, sweep.cluster, sweep.step_times)) for experiment in ifb
+            ]
             runs = EndToEnd(sweep, results, {server.id: server for server in servers}, forecasts)
         to_come = [experiment for experiment in ifb if not results.folder_of(experiment).done()]
         hours = sum(minutes_of(sweep, experiment) * experiment.deployment.gpus / 60 for experiment in to_come)

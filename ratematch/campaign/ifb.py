@@ -48,7 +48,7 @@ def _curve(sweep: Sweep, experiment: Experiment) -> Curve:
     gpus = experiment.deployment.gpus
     return {
         load: (1 / forecast.tpot_s, forecast.req_s * forecast.osl / gpus)
-        for load, forecast in forecast_experiment(experiment, sweep.cluster).items()
+        for load, forecast in forecast_experiment(experiment, sweep.cluster, sweep.step_times).items()
         if forecast.tpot_s
     }
 

@@ -70,7 +70,7 @@ class Search:
         self._ifb_gpu_hours = ifb_gpu_hours
         self._servers = {experiment.id: experiment for experiment in servers}
         forecasts: dict[str, dict[Load, Forecast]] = {
-            experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in servers
+            experiment.id: forecast_experiment(experiment, sweep.cluster, sweep.step_times) for experiment in servers
         }
         self._spaces: dict[str, Space] = {
             workload.label: make_space(sweep, workload, servers, forecasts) for workload in sweep.workloads

@@ -124,3 +124,7 @@ folder_option = click.option("-o", "--output", type=PATH, required=True, help="F
 force_option = click.option("--force", is_flag=True, help="Overwrite files that say something else.")
 ttft_option = click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
 tpot_option = click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
+
+calibration_option = click.option(
+    "--calibration", type=GIVEN, metavar="FILE", help="Predict and simulate with what `ratematch calibrate` wrote."
+)

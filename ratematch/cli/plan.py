@@ -9,25 +9,40 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import GIVEN, PATH, Whole, cluster_option, force_option, json_option, set_option
+from ratematch.cli.options import (
+    GIVEN,
+    PATH,
+    Whole,
+    calibration_option,
+    cluster_option,
+    force_option,
+    json_option,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from ratematch.plan.experiment import Experiment
     from ratematch.plan.sweep import Sweep
+    from ratematch.simulate.calibration import Calibration
     from ratematch.simulate.forecasts import Prediction
 
 
 def forecast(
-    sweep: Sweep, experiments: Sequence[Experiment], learn_from: Path | None, output: Path | None
+    sweep: Sweep,
+    experiments: Sequence[Experiment],
+    learn_from: Path | None,
+    calibration: Calibration | None,
+    output: Path | None,
 ) -> tuple[Prediction, Sequence[Path]]:
-    """What the model predicts, corrected by the results in ``learn_from``, and the plots written to ``output``."""
+    """What the model predicts, corrected by the results in ``learn_from`` or by ``calibration``, and the plots
+    written to ``output``."""
     from ratematch.analysis import analyze
     from ratematch.show.plots.prediction import write_prediction_plots
     from ratematch.simulate.forecasts import predict_sweep
     from ratematch.store.folder import Results
 
     results = Results.open(learn_from) if learn_from else None
-    prediction = predict_sweep(sweep, experiments, results)
+    prediction = predict_sweep(sweep, experiments, results, calibration)
     if output is None:
         return prediction, ()
     output.mkdir(parents=True, exist_ok=True)
@@ -47,6 +62,7 @@ def forecast(
     type=GIVEN,
     help="With --predict: a results folder that corrects the model, drawn solid beside the prediction.",
 )
+@calibration_option
 @click.option("-o", "--output", type=PATH, help="With --predict: a folder for plots.")
 @json_option
 def plan(
@@ -56,6 +72,7 @@ def plan(
     explain: bool,
     predict: bool,
     learn_from: Path | None,
+    calibration: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -74,17 +91,24 @@ def plan(
     from ratematch.show.views.explain import explained_to_json, print_explained
     from ratematch.show.views.plan import plan_to_json, print_plan
     from ratematch.show.views.predict import prediction_to_json, print_prediction
+    from ratematch.simulate.calibrationfile import calibrated_sweep
 
+    if not predict and (learn_from or calibration or output):
+        raise UserError("--learn-from, --calibration and -o belong to --predict")
+    if learn_from and calibration:
+        raise UserError("--learn-from and --calibration both correct the model: give one of them")
     parsed, _ = read_sweep(sweep, overrides, cluster)
+    parsed, corrected = calibrated_sweep(parsed, calibration) if calibration else (parsed, None)
     expansion = expand_sweep(parsed)
     contract = known_contract(parsed)
     refused = refuse_unlaunchable(parsed, expansion.experiments, here=False, installed=contract.installed)
     warnings = [*contract.notes, *refused]
     cost = estimate(parsed, expansion.experiments)
     explained = explain_settings(expansion.experiments, parsed.cluster.environment) if explain else ()
-    if not predict and (learn_from or output):
-        raise UserError("--learn-from and -o belong to --predict")
-    prediction, written = forecast(parsed, expansion.experiments, learn_from, output) if predict else (None, ())
+    prediction: Prediction | None = None
+    written: Sequence[Path] = ()
+    if predict:
+        prediction, written = forecast(parsed, expansion.experiments, learn_from, corrected, output)
     if as_json:
         more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}

@@ -6,7 +6,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,12 +18,16 @@ from ratematch.cli.options import (
     Given,
     Number,
     Whole,
+    calibration_option,
     cluster_option,
     json_option,
     results_argument,
     set_option,
 )
 from ratematch.plan.numbers import MOST_GPUS, MOST_HOURS
+
+if TYPE_CHECKING:
+    from ratematch.plan.sweep import Sweep
 
 
 def run_on(results: Path, executor_note: str | None) -> None:
@@ -39,6 +43,18 @@ def run_on(results: Path, executor_note: str | None) -> None:
     echo(f"next: {status}, or {cancel}")
 
 
+def _calibrate(sweep: Sweep, calibration: Path, executor: str) -> Sweep:
+    """``sweep`` with calibrated step times, said on stderr. Refused where nothing of it would use them."""
+    from ratematch.errors import UserError
+    from ratematch.simulate.calibrationfile import calibrated_sweep
+
+    if executor != "simulate" and not sweep.cluster.emulated and sweep.search != "adaptive":
+        raise UserError("--calibration is for --executor simulate and search: adaptive: servers run as they run")
+    calibrated, known = calibrated_sweep(sweep, calibration)
+    echo(f"step times: {known.in_words()}", err=True)
+    return calibrated
+
+
 @main.command()
 @click.argument("sweep")
 @set_option
@@ -49,6 +65,7 @@ def run_on(results: Path, executor_note: str | None) -> None:
     type=PATH,
     help="Results folder [default: results/NAME, simulated: results/NAME-simulated].",
 )
+@calibration_option
 @click.option(
     "--executor",
     type=click.Choice(["local", "debug", "slurm", "allocation", "simulate"]),
@@ -83,6 +100,7 @@ def sweep(
     sweep: str,
     overrides: tuple[str, ...],
     output: Path | None,
+    calibration: Path | None,
     executor: Any,
     again: bool,
     as_json: bool,
@@ -106,6 +124,8 @@ def sweep(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
     chosen = executor or choose_executor(parsed.cluster)
+    if calibration is not None:
+        parsed = _calibrate(parsed, calibration, chosen)
     refuse_missing(chosen, parsed.cluster, parsed.engine)
 
     from ratematch.campaign.controller import run_campaign

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ratematch.emulator.efficiency import LearntSet, efficiency_of, learnt_for
+from ratematch.emulator.efficiency import LearntSet, corrected, efficiency_of, learnt_for
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.iteration import SchedulerConfig
 from ratematch.emulator.kernelsteps import KernelStepTime
 from ratematch.emulator.steptime import RooflineStepTime, StepTime
+from ratematch.engines.steptimes import correction_of
 from ratematch.plan.memory import (
     RUNTIME_RESERVE_B,
     MemoryFit,
@@ -78,12 +79,16 @@ def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:
     """The step-time model that ``environment`` names.
 
     Raises:
-        ValueError: an unknown number format, or something that was not measured in kernels.
+        ValueError: an unknown number format, something that was not measured in kernels, or a server that is not of
+            what was calibrated.
     """
     model, gpu, mapping, precision = shape.model, shape.gpu, shape.mapping, shape.precision(environment)
     if environment.steps == "kernels":
         return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts)
     efficiency = efficiency_of(gpu, model, precision, shape.moe_backend, mapping.attention_dp)
+    if (correction := correction_of(environment.steps)) is not None:
+        correction.refuse_other(gpu.name, model.name, precision)
+        efficiency = corrected(efficiency, correction)
     return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format, efficiency)
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ratematch.engines.ownyaml import read_shipped_yaml
+from ratematch.engines.steptimes import Correction
 from ratematch.plan.model import Gpu, Model
 
 
@@ -118,3 +119,26 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
 def _entries() -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = read_shipped_yaml("ratematch.data", "efficiency.yaml")
     return entries
+
+
+PART_FIELDS = {
+    "fixed": ("layer_s", "moe_layer_s", "collective_s", "step_s"),
+    "memory": ("memory", "expert_memory", "gen_attention"),
+    "compute": ("gemm", "moe_gemm", "attention"),
+    "link": ("link", "allreduce"),
+}
+"""What each part of a :class:`~ratematch.engines.steptimes.Correction` is a factor on. Attention of generation is
+with memory: it is what reading the cache costs."""
+
+
+def corrected(efficiency: Efficiency, correction: Correction) -> Efficiency:
+    """``efficiency`` with the factors of ``correction``; no share goes beyond its peak."""
+    changed = {
+        name: float(getattr(efficiency, name)) * float(getattr(correction, part))
+        for part, names in PART_FIELDS.items()
+        for name in names
+    }
+    shares = {name for part, names in PART_FIELDS.items() if part != "fixed" for name in names}
+    return replace(
+        efficiency, **{name: min(1.0, value) if name in shares else value for name, value in changed.items()}
+    )

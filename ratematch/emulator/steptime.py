@@ -102,6 +102,7 @@ class RooflineStepTime:
     ):
         eff = efficiency or efficiency_of(gpu, model, precision, attention_dp=mapping.attention_dp)
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
+        self.precision, self.kv_dtype = precision, kv_dtype
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
         self._shards = shards
@@ -179,6 +180,10 @@ class RooflineStepTime:
         return eff * min(self.gpu.nvlink_b_s / (1 - outside), self.gpu.network_b_s / outside)
 
     # ------------------------------------------------------------------------------------------------ public
+
+    def with_efficiency(self, efficiency: Efficiency) -> RooflineStepTime:
+        """The same server with other shares and fixed times."""
+        return RooflineStepTime(self.model, self.gpu, self.mapping, self.precision, self.kv_dtype, efficiency)
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""

@@ -1,16 +1,89 @@
-"""The emulator's step-time model by name: read from the environment, recorded, and handed to emulated servers."""
+"""The emulator's step-time model by name: read from the environment, recorded, and handed to emulated servers.
+
+A calibrated model is named by what it consists of, so that nothing but the name needs to travel:
+``roofline*fixed=1.08,memory=0.94,compute=1.12,link=1@h200/qwen3-8b/bf16``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
+from ratematch.plan.numbers import brief
 
 STEPS_VARIABLE = "RATEMATCH_EMULATED_STEPS"
 
 STEP_MODELS = (DEFAULT_STEP_TIMES, "kernels")
 """How long an iteration takes: computed from data sheets, or looked up in measured kernels (an optional extra)."""
+
+PARTS = ("fixed", "memory", "compute", "link")
+"""What a calibration corrects: fixed times, and the shares of memory, compute and link peaks that kernels reach."""
+
+LEAST, MOST = 0.05, 20.0
+"""No correction is outside these."""
+
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_CALIBRATED = re.compile(
+    rf"{DEFAULT_STEP_TIMES}\*"
+    + ",".join(rf"{part}=(?P<{part}>{_NUMBER})" for part in PARTS)
+    + r"@(?P<gpu>[^/@\s]+)/(?P<model>[^/@\s]+)/(?P<precision>[^/@\s]+)"
+)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What measured servers of one GPU type, model and weight format say of the roofline.
+
+    ``fixed``: factor on fixed times of layers, exchanges and steps. ``memory``, ``compute``, ``link``: factors on the
+    shares of the peaks that kernels reach, so on speeds. 1 changes nothing.
+    """
+
+    gpu: str
+    model: str
+    precision: str
+    fixed: float = 1.0
+    memory: float = 1.0
+    compute: float = 1.0
+    link: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Of the step-time model with it, rounded to four decimals."""
+        factors = ",".join(f"{part}={round(getattr(self, part), 4):g}" for part in PARTS)
+        return f"{DEFAULT_STEP_TIMES}*{factors}@{self.gpu}/{self.model}/{self.precision}"
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """In the order of ``PARTS``."""
+        return self.fixed, self.memory, self.compute, self.link
+
+    def with_factors(self, factors: Iterable[float]) -> Correction:
+        """For the same GPU, model and format; ``factors`` in the order of ``PARTS``."""
+        return Correction(self.gpu, self.model, self.precision, *factors)
+
+    def refuse_other(self, gpu: str, model: str, precision: str) -> None:
+        """Raises ValueError where a server is not of what was calibrated."""
+        wanted, there = f"{self.model} in {self.precision} on {self.gpu}", f"{model} in {precision} on {gpu}"
+        if wanted != there:
+            raise ValueError(f"the step times are calibrated for {wanted}, and this is {there}")
+
+
+def correction_of(steps: str) -> Correction | None:
+    """The correction in the name of a calibrated model; ``None`` for any other name.
+
+    Raises:
+        ValueError: a factor that nothing measured can mean.
+    """
+    match = _CALIBRATED.fullmatch(steps)
+    if match is None:
+        return None
+    factors = {part: float(match[part]) for part in PARTS}
+    if wrong := [part for part, factor in factors.items() if not LEAST <= factor <= MOST]:
+        raise ValueError(f"{wrong[0]}={match[wrong[0]]}: a factor is from {LEAST:g} to {MOST:g}")
+    return Correction(match["gpu"], match["model"], match["precision"], **factors)
 
 
 def read_step_model(env: Mapping[str, str]) -> str:
@@ -20,8 +93,15 @@ def read_step_model(env: Mapping[str, str]) -> str:
         ValueError: there is no such model.
     """
     steps = env.get(STEPS_VARIABLE, "").strip() or DEFAULT_STEP_TIMES
-    if steps not in STEP_MODELS:
-        raise ValueError(f"{STEPS_VARIABLE}: unknown step-time model {steps!r}: write {' or '.join(STEP_MODELS)}")
+    try:
+        calibrated = correction_of(steps) is not None
+    except ValueError as error:
+        raise ValueError(f"{STEPS_VARIABLE}: {error}") from None
+    if steps not in STEP_MODELS and not calibrated:
+        raise ValueError(
+            f"{STEPS_VARIABLE}: unknown step-time model {brief(steps)}: write {' or '.join(STEP_MODELS)}, or what "
+            "`ratematch calibrate` gives"
+        )
     return steps
 
 

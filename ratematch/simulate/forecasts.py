@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 from ratematch.emulator.efficiency import LearntSet
@@ -23,6 +23,8 @@ from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
 from ratematch.simulate.accuracy import Basis, public_accuracy
+from ratematch.simulate.calibration import Calibration
+from ratematch.simulate.calibrationpoints import forecast_slopes
 from ratematch.simulate.delays import learnt_serving_time
 from ratematch.simulate.inside import inside_of
 from ratematch.simulate.steadystate import Forecast, forecast
@@ -35,6 +37,7 @@ class Prediction:
 
     ``effects``: of each family, what predictions were corrected by and how far off they may still be.
     ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts. ``basis``: what they stand on.
+    ``calibration``: what their step times are corrected by.
     """
 
     model: str
@@ -43,24 +46,28 @@ class Prediction:
     learnt_from: int
     rows: tuple[Measured, ...]
     basis: Basis
+    calibration: Calibration | None = None
 
 
-def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, Forecast]:
+def forecast_experiment(
+    experiment: Experiment, cluster: Cluster, step_times: str | None = None
+) -> dict[Load, Forecast]:
     """Forecasts of the closed-loop loads of an experiment with one kind of server; empty for end-to-end ones.
+    ``step_times``: as in :func:`ratematch.simulate.inside.inside_of`.
 
     Raises:
         RatematchError: its servers would not start.
     """
-    return _forecast_experiment(experiment, cluster, {})
+    return _forecast_experiment(experiment, cluster, {}, step_times)
 
 
 def _forecast_experiment(
-    experiment: Experiment, cluster: Cluster, learnt: dict[str, LearntSet]
+    experiment: Experiment, cluster: Cluster, learnt: dict[str, LearntSet], step_times: str | None = None
 ) -> dict[Load, Forecast]:
     """The same; what the step times were learnt from goes into ``learnt``, by label."""
     if experiment.stage == "e2e" or experiment.workload.mean_isl is None:
         return {}
-    inside = inside_of(experiment, cluster)
+    inside = inside_of(experiment, cluster, step_times)
     if inside.learnt.values:
         learnt.setdefault(inside.learnt.label, inside.learnt)
     return {load: forecast(inside, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
@@ -71,17 +78,29 @@ def _basis(learnt: Iterable[LearntSet]) -> Basis:
     return Basis(tuple(learnt), (serving.value, serving.low, serving.high), public_accuracy())
 
 
-def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:
-    """Forecast every load of ``experiments`` and match them; ``results``: measurements that correct the forecasts.
+def predict_sweep(
+    sweep: Sweep,
+    experiments: Sequence[Experiment],
+    results: Results | None = None,
+    calibration: Calibration | None = None,
+) -> Prediction:
+    """Forecast every load of ``experiments`` and match them.
+
+    ``results``: measurements that correct the forecasts, family by family. ``calibration``: what the sweep's step
+    times are corrected by already; one or the other.
 
     Raises:
         RatematchError: servers of an experiment would not start.
     """
+    assert results is None or calibration is None
     learnt: dict[str, LearntSet] = {}
-    forecasts = {each.id: _forecast_experiment(each, sweep.cluster, learnt) for each in experiments}
+    forecasts = {each.id: _forecast_experiment(each, sweep.cluster, learnt, sweep.step_times) for each in experiments}
     families = {family_of(experiment) for experiment in experiments}
     by_family = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
-    effects = estimate_effects({family: by_family.get(family, []) for family in families})
+    if calibration is None:
+        effects = estimate_effects({family: by_family.get(family, []) for family in families})
+    else:
+        effects = calibrated_effects(experiments, sweep.cluster, calibration)
     rows = tuple(
         Measured(experiment, load, to_measurement(forecast_of_load, effects[family_of(experiment)].factor))
         for experiment in experiments
@@ -97,7 +116,26 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         sum(map(len, by_family.values())),
         rows,
         _basis(learnt.values()),
+        calibration,
     )
+
+
+def calibrated_effects(
+    experiments: Sequence[Experiment], cluster: Cluster, calibration: Calibration
+) -> dict[str, FamilyEffect]:
+    """By family, how far calibrated predictions of its servers may be off, root mean square over the servers, each
+    at its middle load. What they are corrected by is in their step times."""
+    squares: dict[str, list[float]] = {family_of(experiment): [] for experiment in experiments}
+    for experiment in experiments:
+        loads = [load for load in experiment.loads if isinstance(load, Concurrency)]
+        if experiment.stage == "e2e" or experiment.workload.mean_isl is None or not loads:
+            continue
+        slopes = forecast_slopes(experiment, cluster, loads[len(loads) // 2], calibration.correction)
+        squares[family_of(experiment)].append(calibration.factors_sd(slopes) ** 2)
+    return {
+        family: FamilyEffect(family, sd=math.sqrt(fmean(each or [0.0])), own_sd=calibration.own_sd)
+        for family, each in squares.items()
+    }
 
 
 def deviations(
@@ -114,7 +152,7 @@ def deviations(
             by_experiment.setdefault(row.experiment.id, []).append(row)
     by_family: dict[str, list[float]] = {}
     for rows in by_experiment.values():
-        forecasts = forecast_experiment(replace(rows[0].experiment, step_times=step_times), cluster)
+        forecasts = forecast_experiment(rows[0].experiment, cluster, step_times)
         logs = [speed_ratio(row.measurement, forecasts[row.load]) for row in rows if row.load in forecasts]
         if logs:
             by_family.setdefault(family_of(rows[0].experiment), []).append(fmean(logs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.errors import SettingsError
@@ -21,8 +22,10 @@ from ratematch.simulate.steadystate import Inside
 from ratematch.simulate.timeline import Timeline
 
 
-def inside_of(experiment: Experiment, cluster: Cluster) -> Inside:
+def inside_of(experiment: Experiment, cluster: Cluster, step_times: str | None = None) -> Inside:
     """Of the servers that a forecast is about: those of the last role of the deployment.
+
+    ``step_times``: the step-time model, in place of the experiment's own or, for real servers, the environment's.
 
     Raises:
         RatematchError: they would not start, or the engine is not emulated.
@@ -30,6 +33,8 @@ def inside_of(experiment: Experiment, cluster: Cluster) -> Inside:
     read = _READERS.get(experiment.engine.name)
     if read is None:
         raise UserError(f"{experiment.engine.name} servers cannot be forecast: no emulator knows their steps")
+    if step_times is not None:
+        experiment = replace(experiment, emulated=True, step_times=step_times)
     return read(plan_simulation(experiment, cluster, forecast=True), experiment.deployment.groups[-1].role)
 
 

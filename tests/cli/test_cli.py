@@ -14,7 +14,20 @@ from ratematch.store.folder import Results
 from tests.support.invented import GEN, PAIR, experiment
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("plan", "render", "sweep", "run", "status", "load", "pareto", "report", "compare", "doctor", "diagnose")
+VERBS = (
+    "plan",
+    "render",
+    "sweep",
+    "run",
+    "status",
+    "load",
+    "pareto",
+    "report",
+    "compare",
+    "doctor",
+    "diagnose",
+    "calibrate",
+)
 
 
 def call(*argv: str) -> Result:

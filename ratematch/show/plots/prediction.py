@@ -83,6 +83,8 @@ def _explain(prediction: Prediction, beside: WorkloadAnalysis | None) -> str:
     learnt = (
         f"corrected by {prediction.learnt_from} measured servers"
         if prediction.learnt_from
+        else "calibrated by measured loads"
+        if prediction.calibration
         else "uncorrected: nothing is measured yet"
     )
     solid = f" Solid: {_origin(beside)}, in an analysis of its own." if beside else ""

@@ -1,0 +1,72 @@
+"""``ratematch calibrate``: from a few measured loads to a correction of the step-time model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ratematch.cli.group import echo, main, print_json, stdout_console
+from ratematch.cli.options import GIVEN, PATH, cluster_option, json_option, set_option
+
+
+@main.command()
+@click.argument("measured", type=GIVEN, metavar="RESULTS|TABLE")
+@click.option("--sweep", metavar="SWEEP", help="Of a table: what was measured; its engine, model, GPU and workload.")
+@set_option
+@cluster_option
+@click.option("-o", "--output", type=PATH, help="Write the calibration to this file, for --calibration.")
+@json_option
+def calibrate(
+    measured: Path,
+    sweep: str | None,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Correct predictions for one GPU type and model by a few loads measured on it, with what remains unknown.
+
+    RESULTS is a results folder, whose ctx and gen loads are used. TABLE is a table of rates as `ratematch match`
+    reads it, with mappings such as DEP8 for labels and rates of one instance. One ctx load and two gen loads at
+    different concurrencies are enough. `plan --predict`, `sweep --executor simulate` and the adaptive search take the
+    file with --calibration.
+
+    \b
+    Example:
+        ratematch calibrate results/h200-qwen3-8b -o h200-qwen3-8b.json
+        ratematch calibrate rates.csv --sweep deepseek-r1 -o gb200.json
+    """
+    from ratematch.errors import UserError
+    from ratematch.inputs.find import read_sweep
+    from ratematch.inputs.ratetable import read_rates
+    from ratematch.match.question import Question
+    from ratematch.show.views.calibration import print_calibration
+    from ratematch.simulate.calibrationfile import calibration_to_json
+    from ratematch.simulate.calibrationpoints import calibrate_speeds, speeds_in, speeds_of_table
+    from ratematch.store.files import to_text, write_text
+    from ratematch.store.folder import Results
+
+    if measured.is_file():
+        if sweep is None:
+            raise UserError(f"{measured}: a table does not say what was measured: name a sweep of it with --sweep")
+        rows, _ = read_rates(measured, Question())
+        speeds = speeds_of_table(rows, read_sweep(sweep, overrides, cluster)[0], str(measured))
+    elif sweep is not None or overrides or cluster is not None:
+        raise UserError("--sweep, --set and --cluster belong to a table: a results folder says what was measured")
+    else:
+        speeds = speeds_in(Results.open(measured))
+    calibration = calibrate_speeds(speeds, str(measured))
+    content = calibration_to_json(calibration)
+    if output is not None:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_text(output, to_text(content))
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written ({error.strerror})") from None
+    if as_json:
+        print_json(content)
+        return
+    print_calibration(calibration, stdout_console())
+    if output is not None:
+        echo(str(output))

@@ -1,0 +1,35 @@
+"""A calibration, for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from ratematch.show.console import table
+
+if TYPE_CHECKING:  # `show` draws what it is handed
+    from ratematch.simulate.calibration import Calibration
+
+MEANINGS = {
+    "fixed": "fixed time of layers, exchanges and steps",
+    "memory": "speed of reading weights and caches",
+    "compute": "speed of matrix products and of prompts' attention",
+    "link": "speed of exchanges between GPUs",
+}
+
+
+def print_calibration(calibration: Calibration, console: Console) -> None:
+    """What is corrected and how well that is known, and each load before and after."""
+    one = calibration.correction
+    factors = [
+        (meaning, getattr(one, part), *calibration.factor_interval(part)) for part, meaning in MEANINGS.items()
+    ]
+    what = f"calibrated for {one.model} in {one.precision} on {one.gpu}"
+    console.print(table(what, ("factor on", "value", "95 %: low", "high"), factors))
+    loads = [(point.name, point.before, point.after) for point in calibration.points]
+    console.print(table("measured over predicted speed", ("load", "before", "calibrated"), loads))
+    spread = f"servers that were not measured: within {100 * 1.96 * calibration.own_sd:.0f} % of what these factors "
+    console.print(Text(f"{spread}predict, 95 % of them", style="dim"), soft_wrap=True)
+    console.print(Text(f"step times: {one.name}"), soft_wrap=True)
