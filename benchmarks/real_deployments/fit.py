@@ -186,12 +186,21 @@ def _fullest(prompts: int, ranks: int, length_ratio: float) -> float:
 def _ctx_residual(row: Row, ctx: Servers, eff: Efficiency) -> float | None:
     """How far the context servers are from the rate that they had, as a log; ``None``: the row does not say."""
     log = float(np.log(ctx_rate(row, ctx, eff) / request_rate(row)))
-    ranks = parse_mapping(row.gen.mapping).dp_ranks
-    full = row.gen.max_batch_size is not None and generating(row) / ranks > 0.9 * row.gen.max_batch_size
-    if full:
+    if generation_full(row):
         return 2 * min(0.0, log - SCALE)
+    return log if prompts_wait(row, ctx) else None
+
+
+def generation_full(row: Row) -> bool:
+    """Whether requests wait for room in generation servers."""
+    ranks = parse_mapping(row.gen.mapping).dp_ranks
+    return row.gen.max_batch_size is not None and generating(row) / ranks > 0.9 * row.gen.max_batch_size
+
+
+def prompts_wait(row: Row, ctx: Servers) -> bool:
+    """Whether requests wait for context servers."""
     step = _prompts(row, ctx) * parse_mapping(ctx.mapping).dp_ranks * ctx.instances
-    return log if request_rate(row) * row.ttft_ms / 1000 > WAITING_STEPS * step else None
+    return request_rate(row) * row.ttft_ms / 1000 > WAITING_STEPS * step
 
 
 def residuals(rows: Sequence[Row], values: Sequence[Value], x: Vector) -> Vector:

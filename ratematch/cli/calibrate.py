@@ -28,7 +28,8 @@ def calibrate(
     """Correct predictions for one GPU type and model by a few loads measured on it, with what remains unknown.
 
     RESULTS is a results folder, whose ctx and gen loads are used. TABLE is a table of rates as `ratematch match`
-    reads it, with mappings such as DEP8 for labels and rates of one instance. One ctx load and two gen loads at
+    reads it, with mappings such as DEP8 for labels and rates of one instance, or one of whole disaggregated
+    deployments with the columns of benchmarks/real_deployments/rows.csv. One ctx load and two gen loads at
     different concurrencies are enough. `plan --predict`, `sweep --executor simulate` and the adaptive search take the
     file with --calibration.
 
@@ -39,19 +40,25 @@ def calibrate(
     """
     from ratematch.errors import UserError
     from ratematch.inputs.find import read_sweep
-    from ratematch.inputs.ratetable import read_rates
+    from ratematch.inputs.ratetable import MOST_BYTES, read_rates
+    from ratematch.inputs.textfile import read_text_file
     from ratematch.match.question import Question
     from ratematch.show.views.calibration import print_calibration
     from ratematch.simulate.calibrationfile import calibration_to_json
     from ratematch.simulate.calibrationpoints import calibrate_speeds, speeds_in, speeds_of_table
+    from ratematch.simulate.calibrationrows import is_deployment_table, speeds_of_deployments
     from ratematch.store.files import to_text, write_text
     from ratematch.store.folder import Results
 
     if measured.is_file():
         if sweep is None:
             raise UserError(f"{measured}: a table does not say what was measured: name a sweep of it with --sweep")
-        rows, _ = read_rates(measured, Question())
-        speeds = speeds_of_table(rows, read_sweep(sweep, overrides, cluster)[0], str(measured))
+        parsed, _ = read_sweep(sweep, overrides, cluster)
+        text = read_text_file(measured, MOST_BYTES)
+        if is_deployment_table(text):
+            speeds = speeds_of_deployments(text, parsed, str(measured))
+        else:
+            speeds = speeds_of_table(read_rates(measured, Question())[0], parsed, str(measured))
     elif sweep is not None or overrides or cluster is not None:
         raise UserError("--sweep, --set and --cluster belong to a table: a results folder says what was measured")
     else:

@@ -133,7 +133,9 @@ def calibrated_effects(
         slopes = forecast_slopes(experiment, cluster, loads[len(loads) // 2], calibration.correction)
         squares[family_of(experiment)].append(calibration.factors_sd(slopes) ** 2)
     return {
-        family: FamilyEffect(family, sd=math.sqrt(fmean(each or [0.0])), own_sd=calibration.own_sd)
+        family: FamilyEffect(
+            family, sd=math.sqrt(fmean(each or [0.0])), own_sd=calibration.server_sd(family.startswith("ifb "))
+        )
         for family, each in squares.items()
     }
 
