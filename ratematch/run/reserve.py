@@ -12,7 +12,6 @@ among what vLLM's compile cache is looked up by, so another one would compile al
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from ratematch.errors import PlacementError
+from ratematch.errors import PlacementError, RunError
 from ratematch.plan.placement import Instance, Placement
 from ratematch.run.launch import Interrupted
+from ratematch.store.filelock import try_flock
 from ratematch.store.private import make_private
 
 LOCKS = "RATEMATCH_LOCKS"
@@ -62,7 +62,7 @@ def reserve(
 
     Raises:
         PlacementError: there are not so many GPUs. Interrupted: ``wait`` gave up.
-        ResultsError: the folder of the locks belongs to somebody else.
+        ResultsError: the folder of the locks belongs to somebody else. RunError: it cannot be locked.
     """
     if gpus > of:
         raise PlacementError(f"{gpus} GPUs are needed, and this machine has {of}")
@@ -106,12 +106,24 @@ def _hold_ports(
 
 
 def _hold(stack: contextlib.ExitStack, path: Path) -> bool:
-    """Lock ``path`` as long as ``stack`` lasts; ``False`` when somebody has it. No child inherits the lock."""
+    """Lock ``path`` as long as ``stack`` lasts; ``False`` when somebody has it. No child inherits the lock.
+
+    Raises:
+        RunError: its file system has no locks.
+    """
     file: IO[str] = path.open("a+")
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        attempt = try_flock(file.fileno())
+    except OSError as error:
         file.close()
+        raise RunError(f"{path}: cannot be locked ({error.strerror})") from error
+    if attempt != "taken":
+        file.close()
+        if attempt == "no locks":
+            raise RunError(
+                f"{path.parent}: this file system has no locks, by which GPUs are given out: set {LOCKS} to a folder "
+                "of this machine's own disk"
+            )
         return False
     stack.callback(file.close)
     return True

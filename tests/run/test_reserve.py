@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.engines import find_engine
-from ratematch.errors import PlacementError
+from ratematch.errors import PlacementError, RunError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import EngineRef
@@ -104,3 +106,15 @@ def test_servers_see_the_gpus_that_are_held_and_a_gen_server_has_one_port_alone_
         assert sorted(env["CUDA_VISIBLE_DEVICES"] for env in servers.values()) == [str(gpu) for gpu in gpus]
         ports.append({role: env["VLLM_NIXL_SIDE_CHANNEL_PORT"] for role, env in servers.items()})
     assert ports == [{"ctx": "5600", "gen": "5700"}, {"gen": "5700"}]
+
+
+def test_without_locks_gpus_are_not_given_out_and_a_line_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with (
+        pytest.raises(RunError, match="has no locks.*set RATEMATCH_LOCKS"),
+        reserve(1, 2, {}, lambda _: True, lambda _: True),
+    ):
+        pass
