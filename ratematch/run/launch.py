@@ -161,23 +161,21 @@ class Servers:
     def _start_guard(self) -> None:
         # The guard may be killed together with us: whoever starts here next finds the servers by this.
         write_text(self.folder / layout.MARK, self._mark)
-        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
         secrets_of_start = str(self.folder.absolute() / PRIVATE)
         self._guard = subprocess.Popen(
             [sys.executable, "-I", guard.__file__, self._mark, str(STOP_GRACE_S), secrets_of_start],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=unmarked(os.environ),
             start_new_session=True,
         )
 
     def _spawn(self, spec: ProcessSpec) -> _Child:
-        step = self._machine.step(spec)
-        environment = {key: value for key, value in os.environ.items() if key not in step.unset}
+        step = self._machine.step(spec).marked(guard.VARIABLE, guard.STEP_VARIABLE, self._mark)
+        environment = {key: value for key, value in unmarked(os.environ).items() if key not in step.unset}
         environment.pop(masking.VARIABLE, None)
         environment.update(step.env)
-        environment[guard.VARIABLE] = self._mark
         log = ServerLog(self.folder / spec.log)
         try:
             with log.writing() as output:
@@ -251,6 +249,11 @@ class Servers:
         known = self._diagnose([whole_log(log) for log in logs])
         cause = f": {known}" if known else ""
         return f"{cause} [log: {child.log}]\n" + "\n".join(f"    {line}" for line in tail.splitlines())
+
+
+def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without the marks of a start, for what must survive its end."""
+    return {key: value for key, value in environment.items() if key not in (guard.VARIABLE, guard.STEP_VARIABLE)}
 
 
 def end_leftovers(launches: Iterable[Path]) -> None:

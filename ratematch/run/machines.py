@@ -15,6 +15,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.placement import nodes_on
 from ratematch.run import guard
+from ratematch.run.launch import unmarked
 from ratematch.slurm import allocation
 from ratematch.slurm.srun import Step, slurm_step
 from ratematch.store import filelock
@@ -37,13 +38,12 @@ class Allocation:
     def end(self, mark: str, grace_s: float) -> None:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""
         guard.end(mark, grace_s)
-        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
         command = [sys.executable, "-I", guard.__file__, "end", mark, str(grace_s)]
         # A node that has just died cannot be cleaned, and need not be.
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
                 [*allocation.srun(self.nodes, "clean-up"), *command],
-                env=environment,
+                env=unmarked(os.environ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=allocation.SWEEP_S,
