@@ -62,7 +62,7 @@ def run_campaign(
     values = {} if executor.name == "simulate" else secrets.find_values(sweep)
     prepared = contract.prepare(sweep, requested)
     refuse_mixture(results, sweep)
-    executor.refuse_unsendable(sweep.cluster, requested)
+    executor.refuse_unsendable(sweep.cluster, requested, results.path)
     results.path.mkdir(parents=True, exist_ok=True)
     lock = results.path / layout.CONTROLLER_LOCK
     with (
@@ -213,6 +213,7 @@ class Controller:
     def _measure(self, experiments: Sequence[Experiment], search: Search | None = None) -> None:
         """Run ``experiments``; and, as long as there is room, what ``search`` decides on. Until nothing is left."""
         self._add_items(experiments)
+        self.campaign.warn(self._executor.warnings(self._sweep.cluster, experiments))
         self._on_update(self.campaign)
         if not self._waiting and search is None:
             return
@@ -386,10 +387,9 @@ class Controller:
     def _stop(self, items: Sequence[Item]) -> None:
         """Ask every job to stop, then wait for each: they stop at the same time."""
         jobs = [item.job for item in items if item.job is not None]
-        for job in jobs:
-            job.cancel(wait=False)
-        for job in jobs:
-            job.cancel()
+        for wait in (False, True):
+            for job in jobs:
+                job.cancel(wait=wait)
 
     def _count_loads(self) -> None:
         """Count the measured loads of this campaign, and those that may not stand on a front."""

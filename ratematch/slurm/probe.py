@@ -26,6 +26,7 @@ from ratematch.plan.finding import Finding
 from ratematch.plan.secret import MASK
 from ratematch.slurm.queue import ask_slurm
 from ratematch.slurm.sbatch import extra_options, refusal, site_options, spell
+from ratematch.slurm.site import why_unmountable
 from ratematch.slurm.srun import RUNTIME, container_options
 
 MINUTES = 15
@@ -60,6 +61,8 @@ def examine_node(
 ) -> tuple[list[Finding], Answer | None]:
     """The same, and what was answered to :attr:`ratematch.engines.Engine.schema_command`; ``None`` where there is no
     such command, or where nothing came back."""
+    if why := why_unmountable(folder, cluster):
+        return [Finding("results folder", False, why)], None
     written = folder.absolute() / f".ratematch-probe-{uuid.uuid4().hex[:8]}"
     try:
         written.write_text("seen\n", encoding="utf-8")
@@ -114,9 +117,34 @@ def schema_command(cluster: Cluster, engine: str) -> tuple[str, ...] | None:
 
 
 def _why_nothing(engine: str, errors: str) -> str:
-    """Why a job said nothing, in one line."""
+    """Why a job said nothing, in one line; where a container did not start, with the first line of pyxis that says
+    why."""
     known, words = find_engine(engine).diagnose([errors]), refusal(errors or "srun said nothing")
-    return f"{known}: {words}" if known else str(words)
+    said = first_of_pyxis(errors) or str(words)
+    return f"{known}: {said}" if known else said
+
+
+PYXIS_FRAME = (
+    "printing ",
+    "container start failed",
+    "couldn't start",
+    "child ",
+    "importing docker image",
+    "creating ",
+)
+"""Beginnings of what pyxis says around the line that has the cause."""
+
+
+def first_of_pyxis(errors: str) -> str | None:
+    """The line of pyxis, or of enroot through it, that says why a container did not start; ``None`` without one.
+
+    ``slurmstepd-node1: error: pyxis: ...`` in Slurm 22.05, ``[2026-11-30T07:03:59.599] error: pyxis: ...`` in 25.11.
+    """
+    lines = [line.partition("pyxis: ")[2].strip() for line in errors.splitlines() if "pyxis: " in line]
+    lines = [line for line in lines if line]
+    telling = [line for line in lines if "[ERROR]" in line or not line.lower().startswith(PYXIS_FRAME)]
+    chosen = next((line for line in telling if "[ERROR]" in line), (telling or lines or [None])[0])
+    return f"pyxis: {chosen[:300]}" if chosen else None
 
 
 def _run(

@@ -320,6 +320,52 @@ def test_a_container_that_does_not_start_is_diagnosed(tmp_path: Path, bin_folder
     assert not found.ok and "the container could not be started" in found.found
 
 
+OLD, NEW = "slurmstepd-node1: error: pyxis: ", "[2026-11-30T07:03:59.599] error: pyxis: "
+
+
+@pytest.mark.parametrize("form", [OLD, NEW])
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (
+            [
+                "container start failed with error code: 1",
+                "printing enroot log file:",
+                "    [ERROR] No such file: /a",
+            ],
+            "[ERROR] No such file: /a",
+        ),
+        (["child 7 failed with error code: 1", "couldn't mount /gone", "couldn't start container"], "couldn't mount"),
+        (["child 7 terminated with signal 9"], "child 7 terminated with signal 9"),
+    ],
+)
+def test_why_a_container_does_not_start_is_said_with_the_line_of_pyxis(
+    tmp_path: Path, bin_folder: Path, form: str, lines: list[str], why: str
+) -> None:
+    (tmp_path / "said").write_text("".join(f"{form}{line}\n" for line in lines) + "srun: error: node1: task 0: 1\n")
+    stand_in(bin_folder, "srun", f"cat {tmp_path}/said >&2; exit 1")
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
+    assert not found.ok and f"pyxis: {why}" in found.found and "\n" not in found.found
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+def test_a_results_folder_that_no_container_can_have_is_refused_before_anything_is_sent(
+    tmp_path: Path, bin_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stand_in(bin_folder, "sbatch", f"touch {tmp_path}/sent")
+    folder = tmp_path / name
+    folder.mkdir()
+    done = sweep(folder, PROFILE + "container: {image: a#b}\n", monkeypatch)
+    assert (
+        done.exit_code == 1 and "which no mount of a container can have: give another folder with -o" in done.stderr
+    )
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "sent").exists()
+    (found,) = probe.probe_node(replace(RACK, container=Container("a#b")), "trtllm-serve", folder)
+    assert not found.ok and found.name == "results folder" and "no mount" in found.found
+    assert site.why_unmountable(folder, RACK) is None, "without a container any path will do"
+    assert site.why_unmountable(tmp_path / "a b", replace(RACK, container=Container("a#b"))) is None
+
+
 def test_another_installation_is_compared_with_the_contract() -> None:
     options = "\n".join(f"  {flag} TEXT  words" for flag in command_options("serve", "1.2") if flag != "--middleware")
     new = "  --brand_new / --no_brand_new\n  --extra_llm_api_options F"

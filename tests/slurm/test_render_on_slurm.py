@@ -10,6 +10,7 @@ import pytest
 
 from ratematch.inputs.find import read_cluster
 from ratematch.run import render
+from ratematch.slurm.survey import SEGMENT_SINCE, version_numbers
 from ratematch.store.files import read_json
 from tests.slurm.cluster import LOOK_S, PROFILE, Site, TestCluster
 from tests.support.processes import wait_until
@@ -113,7 +114,6 @@ def test_a_node_is_asked_what_is_installed_on_it(site: Site, cluster: TestCluste
     [
         ("{partition: nowhere}", "Slurm refuses the job: "),
         ("{sbatch: [--no-such-option]}", "Slurm refuses the job: "),
-        ("{segment: 4}", "Slurm refuses the job: "),
         ("{reservation: nobody}", "Slurm refuses the job: "),
     ],
 )
@@ -124,3 +124,17 @@ def test_what_slurm_would_refuse_is_one_line_before_anything_is_sent(
     code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
     assert code == 1 and err.startswith(f"ratematch: {said}") and err.count("\n") == 1
     assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
+
+
+def test_a_segment_that_this_slurm_does_not_keep_is_one_line(site: Site, cluster: TestCluster) -> None:
+    """Slurm before 23.11 refuses the option; later ones take it and, without blocks of nodes, ignore it."""
+    site.set_profile(PROFILE + "slurm: {segment: 4}\n")
+    _, out, _ = site.read("doctor", "--cluster", "four", "--json")
+    (segment,) = [check for check in json.loads(out)["checks"] if check["name"] == "segment"]
+    assert not segment["ok"]
+    if version_numbers(cluster.tell("sbatch", "--version")) < SEGMENT_SINCE:
+        code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+        assert code == 1 and err.startswith("ratematch: Slurm refuses the job: ") and err.count("\n") == 1
+        assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
+    else:
+        assert "ignores --segment" in segment["found"]
