@@ -4,8 +4,9 @@ It reads a pipe whose other end only the driver holds. When the driver ends in a
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
 SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
 are ended too. An ``srun`` carries the mark under another name, and only srun is known by that one: what it has in its
-environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes the files that hold the secret of the start. It imports nothing of ratematch, to start
-fast and to survive anything that breaks the driver.
+environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes the files
+that hold the secret of the start. It imports nothing of ratematch, to start fast and to survive anything that breaks
+the driver.
 
 Usage: ``python -I guard.py MARK GRACE_S FOLDER_OF_SECRETS < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end
 them now: how a driver cleans the other nodes of its allocation.
@@ -26,8 +27,8 @@ STEP_VARIABLE = "RATEMATCH_STEP"
 
 
 def marked(mark: str) -> list[int]:
-    """Ids of all live processes, except this one, that were started with ``RATEMATCH_RUN=mark``, and of every srun with
-    ``RATEMATCH_STEP=mark``."""
+    """Ids of all live processes, except this one, that were started with ``RATEMATCH_RUN=mark``, and of every srun
+    with ``RATEMATCH_STEP=mark``."""
     own, step = f"{VARIABLE}={mark}".encode(), f"{STEP_VARIABLE}={mark}".encode()
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -143,7 +143,8 @@ def first_of_pyxis(errors: str) -> str | None:
     lines = [line.partition("pyxis: ")[2].strip() for line in errors.splitlines() if "pyxis: " in line]
     lines = [line for line in lines if line]
     telling = [line for line in lines if "[ERROR]" in line or not line.lower().startswith(PYXIS_FRAME)]
-    chosen = next((line for line in telling if "[ERROR]" in line), (telling or lines or [None])[0])
+    errors_of_enroot = [line for line in telling if "[ERROR]" in line]
+    chosen = next(iter(errors_of_enroot or telling or lines), None)
     return f"pyxis: {chosen[:300]}" if chosen else None
 
 

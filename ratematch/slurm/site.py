@@ -16,8 +16,8 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 from ratematch.slurm.queue import ask_slurm, read_fields
 from ratematch.slurm.sbatch import Options, check_submission, extra_options, site_options
-from ratematch.slurm.topology import judge_segment
 from ratematch.slurm.survey import SEGMENT_SINCE, both_streams, list_accounts, read_mpi, version_numbers
+from ratematch.slurm.topology import judge_segment
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 

@@ -1,8 +1,8 @@
 """How a cluster's nodes hang together, as far as Slurm says it: blocks, and what becomes of ``--segment``.
 
-``--segment`` keeps nodes of a job in one block (an NVLink domain), and only the plugin ``topology/block`` knows blocks:
-with any other Slurm takes the option and ignores it. Within a job Slurm lists nodes by their names, whatever their
-blocks are, so they are put in the order of blocks here before servers get them.
+``--segment`` keeps nodes of a job in one block (an NVLink domain), and only the plugin ``topology/block`` knows
+blocks: with any other Slurm takes the option and ignores it. Within a job Slurm lists nodes by their names, whatever
+their blocks are, so they are put in the order of blocks here before servers get them.
 """
 
 from __future__ import annotations

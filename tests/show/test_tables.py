@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from ratematch.match.points import Point
 from ratematch.show.streamed import Streamed, encode
 from ratematch.show.tables import analysis_to_json, csv_line, to_csv, write_tables
-
 from tests.support.examples import examples
 
 from .invented import make_analysis, make_empty, make_few, make_hostile, make_many
