@@ -3,10 +3,10 @@
 It reads a pipe whose other end only the driver holds. When the driver ends in any way, ``kill -9`` included, the read
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
 SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
-are ended too. An ``srun`` carries the mark under another name, and only srun is known by that one: what it has in its
-environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes the files
-that hold the secret of the start. It imports nothing of ratematch, to start fast and to survive anything that breaks
-the driver.
+are ended too. An ``srun`` carries the mark under another name, and only srun is known by that one: what it has in
+its environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes the
+files that hold the secret of the start. It imports nothing of ratematch, to start fast and to survive anything that
+breaks the driver.
 
 Usage: ``python -I guard.py MARK GRACE_S FOLDER_OF_SECRETS < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end
 them now: how a driver cleans the other nodes of its allocation.
