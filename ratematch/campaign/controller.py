@@ -338,7 +338,7 @@ class Controller:
     def _start_waiting(self) -> None:
         """Start jobs as long as the executor takes them; none while the scheduler does not answer."""
         while self._waiting and time.monotonic() >= self._quiet_until:
-            exclude = list(excluded_nodes(self._results))
+            exclude = list(excluded_nodes(self._results, self._sweep.cluster.name))
             self._handed.hand(item.folder.path for item in self._waiting)
             try:
                 started = self._executor.start(

@@ -72,7 +72,7 @@ def examine_node(
         argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
         # By environment: arguments are in every list of processes.
         environment = {**os.environ, **cluster.secrets.values(os.environ)}
-        output, errors = _run(argv, written.name, wait_s, environment)
+        output, errors = run_job(argv, written.name, wait_s, environment)
     except subprocess.TimeoutExpired:
         return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")], None
     except OSError as error:
@@ -99,7 +99,7 @@ def ask_schema(cluster: Cluster, engine: str, folder: Path, within: Within, wait
     argv = probe_argv(cluster, str(folder.absolute()), {SCHEMA: command}, name, within)
     try:
         environment = {**os.environ, **cluster.secrets.values(os.environ)}
-        output, errors = _run(argv, name, wait_s, environment, cancels=within == "job")
+        output, errors = run_job(argv, name, wait_s, environment, cancels=within == "job")
     except subprocess.TimeoutExpired:
         raise RunError(f"no answer within {wait_s:.0f} s") from None
     except OSError as error:
@@ -148,7 +148,7 @@ def first_of_pyxis(errors: str) -> str | None:
     return f"pyxis: {chosen[:300]}" if chosen else None
 
 
-def _run(
+def run_job(
     argv: Sequence[str], name: str, wait_s: float, environment: Mapping[str, str], *, cancels: bool = True
 ) -> tuple[str, str]:
     """stdout and stderr of the job; when we stop waiting, for whatever reason, it is cancelled."""
