@@ -47,7 +47,7 @@ CANNOT = 77
 MARK = "RATEMATCH_TESTCLUSTER_DAEMON"
 """In the environment of every daemon of a cluster, and of nothing else: how ``stop`` knows its own."""
 
-CORE = {"slurmctld": "slurm-wlm", "munged": "munge", "ip": "iproute2", "unshare": "util-linux"}
+CORE = {"slurmctld": "slurm-wlm", "munged": "munge", "ip": "iproute2", "unshare": "util-linux", "numactl": "numactl"}
 ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
 MYSQL_PLUGIN = "slurm-wlm-mysql-plugin"
 

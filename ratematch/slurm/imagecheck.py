@@ -88,6 +88,7 @@ def all_reduce(address: str, port: int) -> str:
             group.init_process_group("nccl", init_method=f"tcp://{address}:{port}", rank=rank, world_size=size)
             data = torch.ones(SIZE_B // 4, device="cuda")
             seconds = _time(lambda: group.all_reduce(data), torch.cuda.synchronize)
+            group.destroy_process_group()
             return _bus(rank, size, SIZE_B, seconds, "NCCL")
     if importlib.util.find_spec("mpi4py") is not None:
         mpi = importlib.import_module("mpi4py.MPI")

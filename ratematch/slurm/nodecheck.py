@@ -61,7 +61,8 @@ class GpuReport:
 @dataclass
 class Meeting:
     """With other nodes. ``refused``: why the port could not be had here. ``next_node``: that was connected to,
-    ``why_not``: why it could not be. ``skew_s``: this clock minus that of the first node, known to +-``skew_error_s``."""
+    ``why_not``: why it could not be. ``skew_s``: this clock minus that of the first node, known to
+    +-``skew_error_s``."""
 
     refused: str | None = None
     next_node: str | None = None

@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from ratematch.engines import find_engine
 from ratematch.errors import RunError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 from ratematch.plan.secret import MASK
+from ratematch.slurm import nodecheck
 from ratematch.slurm.queue import ask_slurm
 from ratematch.slurm.sbatch import extra_options, refusal, site_options, spell
 from ratematch.slurm.site import why_unmountable
@@ -43,6 +46,11 @@ class Answer:
     text: str
     code: int
 
+
+FACTS = "machine"
+"""Name of the command that says what the machine is (:mod:`ratematch.slurm.nodecheck`)."""
+
+SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 
 SCHEMA = "schema"
 """Name of the command that asks the installed package for its schema."""
@@ -83,7 +91,7 @@ def examine_node(
     if not answers:
         return [Finding("probe", False, _why_nothing(engine, errors))], None
     schema = answers.pop(SCHEMA, None)
-    return list(_check_answers(cluster, engine, answers)), schema
+    return list(judge_answers(cluster, engine, answers)), schema
 
 
 def ask_schema(cluster: Cluster, engine: str, folder: Path, within: Within, wait_s: float = WAIT_S) -> str:
@@ -220,6 +228,7 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
         "results folder": ("cat", str(written)),
         **known.probe_commands(known.command(cluster)),
     }
+    commands[FACTS] = ("python3", "-c", Path(nodecheck.__file__).read_text("utf-8"), "facts")
     if (asking := schema_command(cluster, engine)) is not None:
         commands[SCHEMA] = asking
     if launcher := known.launcher(cluster):
@@ -234,7 +243,8 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
     return commands
 
 
-def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
+def judge_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
+    """What the answers of a node mean for ``cluster``."""
     known = find_engine(engine)
     theirs = known.probe_commands(known.command(cluster))
     node = answers.get("node")
@@ -242,6 +252,9 @@ def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer])
     yield from known.judge_probe({name: answers[name].text for name in theirs if name in answers})
     for name, answer in answers.items():
         if name in theirs or name == "node":
+            continue
+        if name == FACTS:
+            yield from _judge_facts(answer)
             continue
         output = " ".join(answer.text.split())
         if name == "GPUs":
@@ -252,3 +265,27 @@ def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer])
             yield Finding(name, False, f"{output[-160:] or 'not found'} (exit code {answer.code})")
         else:
             yield Finding(name, True, output[-160:] or "works")
+
+
+def _judge_facts(answer: Answer) -> Iterator[Finding]:
+    """What bindings follow from: cores and NUMA nodes, GPUs' NUMA nodes, network cards, clock and memory."""
+    try:
+        facts = msgspec.json.decode(answer.text.strip().splitlines()[-1], type=nodecheck.Facts)
+    except (msgspec.MsgspecError, IndexError):
+        yield Finding("CPUs", True, "not looked at: no python3 there ran the check")
+        return
+    numa = "; ".join(f"NUMA {name}: {cpus or 'no CPUs'}" for name, cpus in facts.numa.items()) or "NUMA not shown"
+    cgroup = "cgroup not shown" if facts.cgroup is None else f"cgroup v{facts.cgroup}"
+    yield Finding("CPUs", True, f"{facts.cores} for this job; {numa}; {cgroup}")
+    if facts.gpu_numa:
+        nodes = ", ".join(f"GPU {gpu}: {node if node >= 0 else '?'}" for gpu, node in enumerate(facts.gpu_numa))
+        yield Finding("NUMA node of GPUs", True, nodes)
+    else:
+        yield Finding("NUMA node of GPUs", True, "not looked at: nvidia-smi shows no GPU there")
+    yield Finding("network", True, ", ".join(facts.nics[:12]) or "no card is shown there")
+    huge = ", ".join(f"{count} of {size}" for size, count in facts.hugepages.items() if count) or "none reserved"
+    clock = facts.clocksource or "not shown"
+    memory = f"hugepages {huge}, transparent: {facts.transparent_hugepages or 'not shown'}"
+    slow = facts.clocksource in SLOW_CLOCKS
+    found = f"clock source {clock}{' is slow to read, and loads are timed by it' if slow else ''}; {memory}"
+    yield Finding("clock and memory", not slow, found)

@@ -293,10 +293,32 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
     assert found["serve"] == (True, f"{known} of {known} known options")
     assert found["disaggregated"][0] and found["launcher"] == (True, sys.executable)
     assert found["results folder"] == (True, "seen")
+    assert "not looked at" in found["CPUs"][1], "no python3 on that PATH"
     assert not found["weights of deepseek-r1"][0] and "/no/weights" in found["weights of deepseek-r1"][1]
     called = (tmp_path / "srun.args").read_text().splitlines()
     assert {"--partition=batch", "--nodes=1", "--comment=x y", "--gpus-per-node=4"} <= set(called)
     assert list(tmp_path.glob(".ratematch-probe*")) == []
+
+
+def test_a_probe_says_what_bindings_follow_from(tmp_path: Path, bin_folder: Path) -> None:
+    run_here(bin_folder)
+    (bin_folder / "python3").symlink_to(sys.executable)
+    stand_in(bin_folder, "nvidia-smi", '[[ $* == *bus_id* ]] && printf "00000000:FE:06.0\\n00000000:FF:06.0\\n"')
+    found = told(probe.probe_node(EMULATED, "trtllm-serve", tmp_path))
+    assert "for this job; NUMA 0: " in found["CPUs"][1] and "; cgroup v" in found["CPUs"][1]
+    assert found["NUMA node of GPUs"] == (True, "GPU 0: ?, GPU 1: ?")
+    assert found["clock and memory"][1].startswith("clock source ") and "hugepages" in found["clock and memory"][1]
+    assert "network" in found
+
+
+def test_a_slow_clock_is_named() -> None:
+    said = {"cores": 4, "numa": {"0": "0-3"}, "clocksource": "hpet", "hugepages": {"2048kB": 8, "1048576kB": 0}}
+    answers = {probe.FACTS: probe.Answer(f"warning\n{json.dumps(said)}", 0)}
+    found = told(list(probe.judge_answers(EMULATED, "trtllm-serve", answers)))
+    assert found["CPUs"] == (True, "4 for this job; NUMA 0: 0-3; cgroup not shown")
+    ok, words = found["clock and memory"]
+    assert not ok and "hpet is slow to read" in words and "hugepages 8 of 2048kB" in words
+    assert "not looked at" in found["NUMA node of GPUs"][1]
 
 
 def test_a_probe_that_slurm_refuses_is_one_line(tmp_path: Path, bin_folder: Path) -> None:

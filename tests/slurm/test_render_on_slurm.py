@@ -18,8 +18,9 @@ from tests.support.scripts import RATEMATCH, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
-RANKS = PROFILE + "slurm: {tasks: gpu, partition: main, sbatch: [--comment=by-hand]}\n"
-"""A step with a task for each GPU, as the real engine has it; the emulator's wrapper holds all but the first."""
+RANKS = PROFILE + 'numactl: "-m 0"\nslurm: {tasks: gpu, partition: main, sbatch: [--comment=by-hand]}\n'
+"""A step with a task for each GPU, as the real engine has it; the emulator's wrapper holds all but the first. And
+memory of one NUMA node, by the real numactl."""
 
 
 @pytest.fixture
@@ -64,7 +65,12 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     batch = expected.files.pop("job.sbatch").splitlines()
     for name, text in expected.files.items():
         assert (launch / name).read_text() == text, name
-    assert "--ntasks=8" in starts(expected.files["run.sh"])["agg-0"]
+    step = starts(expected.files["run.sh"])["agg-0"]
+    assert (
+        "--ntasks=8" in step
+        and "--distribution=block" in step
+        and step[step.index("numactl") :][:3] == ["numactl", "-m", "0"]
+    )
     # The label of the rank before each line hides nothing from the parser of the iteration log.
     assert all(stored.measurement.tok_s_log for stored in folder.loads())
     (script,) = folder.path.glob("job/*/*submission.sh")
