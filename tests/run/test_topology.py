@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ratematch.campaign.jobs.slurm import JobPacking
 from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.parallelism import Parallelism
+from ratematch.run.script import BY_BLOCK
 from ratematch.slurm import allocation, topology
 from ratematch.slurm.topology import Block, expand_nodes, judge_segment, order_by_block, read_blocks, warn_of_segments
 from tests.run.test_site import stand_in
@@ -136,3 +138,17 @@ def test_a_driver_takes_its_nodes_block_by_block(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-4]")
     assert allocation.own_nodes() == ("node1", "node3", "node2", "node4")
+
+
+def test_a_rendered_script_takes_its_nodes_in_the_same_order(tmp_path: Path) -> None:
+    lists = ("node[1-4],other", "node[1,3]", "node[2,4]", "node[1-4]")
+    known = "".join(f"'{text}') printf '%s\\n' {' '.join(expand_nodes(text))};;" for text in lists)
+    stand_in(tmp_path, "scontrol", f'case $2 in topology) echo "{TWO}";; *) case $3 in {known} esac;; esac')
+    script = f'mapfile -t NODES < <(scontrol show hostnames "node[1-4],other")\n{BY_BLOCK}\necho "${{NODES[@]}}"'
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
+    names = ("node1", "node2", "node3", "node4", "other")
+    assert tuple(done.stdout.split()) == order_by_block(names, read_blocks(TWO)), done.stderr
+    stand_in(tmp_path, "scontrol", "case $2 in topology) exit 1;; *) printf 'n2\\nn1\\n';; esac")
+    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["n2", "n1"]
