@@ -256,3 +256,23 @@ def test_a_member_whose_servers_are_still_ending_is_waited_for(tmp_path: Path) -
     assert not job.poll()
     failure = job.failure()
     assert failure is not None and failure.kind == "not started"
+
+
+def test_a_driver_that_slurm_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another node, with servers that did not end before KillWait: its lock still looks held."""
+    folder = add(tmp_path)
+    slurm = Slurm24(folder)
+    slurm.state = "RUNNING"
+    ((_, job),) = send([folder], slurm.queue, 1)
+    assert isinstance(job, SlurmJob)
+    (folder.path / "run.lock").write_text("elsewhere 12 24")
+    looks = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        slurm.state = "COMPLETING" if len(looks) == 1 else "CANCELLED"
+        slurm.queue.refresh(now=True)
+
+    monkeypatch.setattr("ratematch.campaign.jobs.sent.time.sleep", pause)
+    job.cancel()
+    assert not folder.held() and len(looks) < 5

@@ -179,6 +179,8 @@ class SlurmJob:
             return
         deadline = time.monotonic() + CANCEL_WAIT_S
         while self.folder.held() and time.monotonic() < deadline:
+            # A driver that Slurm killed leaves its lock held: once its job is over that is struck out.
+            self.poll()
             time.sleep(0.2)
 
 
