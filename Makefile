@@ -3,17 +3,21 @@
 #   make test    install, lint, type-check, test
 # And as root, on a real Slurm of four nodes that slurm/testcluster.py starts here:
 #   make demo-slurm
+# With NVIDIA Dynamo's own frontend and runtime (make dynamo installs them beside ratematch, from PyPI):
+#   make demo-dynamo
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Dynamo's frontend and runtime, which emulated workers register with: 260 MB, and no package beside ratematch's own.
+DYNAMO ?= 1.6.1
 # Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
 WORKERS ?= 6
 
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test tests counted test-fast fuzz fuzz-wire fuzz-properties kill lint bench packages site clean
+.PHONY: demo demo-slurm demo-dynamo dynamo test dynamo-for-tests tests counted test-fast fuzz fuzz-wire fuzz-properties kill lint bench packages site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -28,6 +32,15 @@ demo-slurm: $(VENV)/.installed
 	&& $(BIN)/ratematch pareto results/quickstart-slurm || status=$$?; \
 	$(BIN)/python slurm/testcluster.py stop; exit $$status
 
+demo-dynamo: $(VENV)/.installed dynamo
+	$(BIN)/ratematch sweep sweeps/quickstart-dynamo.yaml
+	$(BIN)/ratematch pareto results/quickstart-dynamo
+
+# Without their dependencies: those are GPU packages, tools for Kubernetes, and what ratematch has anyway.
+dynamo: $(VENV)/bin/python
+	@$(BIN)/python -c 'import sys; from importlib.metadata import version as v; sys.exit({v("ai-dynamo"), v("ai-dynamo-runtime")} != {"$(DYNAMO)"})' 2>/dev/null \
+	|| $(BIN)/python -m pip install -q --no-deps --no-compile ai-dynamo==$(DYNAMO) ai-dynamo-runtime==$(DYNAMO)
+
 # What takes its time runs beside each other: Debian's packages beside pip, checks and counting beside what is left of
 # the packages, and checks beside tests.
 test: $(VENV)/bin/python
@@ -37,16 +50,22 @@ tests: packages counted
 	$(BIN)/pytest -n $(WORKERS)
 
 # It only counts, and leaves every module compiled, which each of the processes of the tests would else do by itself.
-counted: $(VENV)/.installed-dev
+counted: $(VENV)/.installed-dev dynamo-for-tests
 	$(BIN)/pytest --collect-only -q | tail -1
 
-# A browser for report.html and a real Slurm: get them if we may, else their tests are skipped and say so.
+dynamo-for-tests: $(VENV)/bin/python
+	@$(MAKE) --no-print-directory dynamo || echo "no Dynamo here: the tests with its frontend and runtime are skipped"
+
+# A browser for report.html, a real Slurm, etcd and NATS: get them if we may, else their tests are skipped and say so.
 packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	      chromium chromium-driver >/dev/null || echo "no chromium here: the tests of report.html in a browser are skipped"; }; \
 	  $(PYTHON) slurm/testcluster.py install || true; \
+	  command -v etcd >/dev/null && command -v nats-server >/dev/null || { \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      etcd-server nats-server >/dev/null || echo "no etcd or NATS here: the tests that need them are skipped"; }; \
 	else echo "not root: tests in a browser and on a real Slurm are skipped where chromium and Slurm are not there"; fi
 
 test-fast: $(VENV)/.installed-dev
@@ -71,7 +90,7 @@ fuzz-wire: $(VENV)/.installed-dev
 EXAMPLES ?= 10
 fuzz-properties: $(VENV)/.installed-dev
 	EXAMPLES=$(EXAMPLES) RANDOM_EXAMPLES=1 RATEMATCH_STREAM_CASES=20000 FUZZ_CASES=100 nice $(BIN)/pytest --timeout 3600 \
-	  tests/engines/test_plan_and_emulator.py tests/exchange/test_imports.py \
+	  tests/engines/test_plan_and_emulator.py tests/exchange/test_imports.py tests/exchange/test_dynamo_recipes.py \
 	  tests/loadgen/test_streamcases.py tests/fuzz/test_damaged_folders.py
 
 # Kills the processes of a tiny sweep at random instants: make kill MINUTES=60 FIRST=1

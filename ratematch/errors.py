@@ -14,6 +14,7 @@ RatematchError                      (exit 1)
 │   ├── PortInUse                   somebody else listens where a server must
 │   ├── ServerDied                  a server process ended; holds its log tail
 │   ├── NotReady                    a server did not become ready in time
+│   ├── WrongServers                others answer than were started, or these will never do
 │   ├── LoadAborted                 a load could not be finished
 │   └── DiskFull                    results cannot be written; nothing measured so far is lost
 ├── Untrustworthy                   numbers exist but none may be shown (exit 3)
@@ -113,6 +114,10 @@ class ServerDied(RunError):
 
 class NotReady(RunError):
     """A server did not answer its readiness probe before the deadline."""
+
+
+class WrongServers(RunError):
+    """The servers that answer are not those that were started, or never will answer as they must."""
 
 
 class LoadAborted(RunError):

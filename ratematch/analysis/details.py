@@ -2,12 +2,17 @@
 
 The file may be deleted at any time. An entry is used while all files of its load have the size and the time of
 modification that they had, and this version of ratematch wrote it; nothing else is ever taken from it.
+
+A copy of a folder that was published has the details of its loads in ``details.json``: not all of the files that they
+come from are in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,7 +20,8 @@ import msgspec
 from ratematch.measure.batches import Noise
 from ratematch.measure.breakdown import Breakdown
 from ratematch.store import layout
-from ratematch.store.files import replacing
+from ratematch.store.damage import Damage, readable
+from ratematch.store.files import read_value, replacing, write_json
 from ratematch.store.storedload import StoredLoad
 from ratematch.version import __version__
 
@@ -48,17 +54,54 @@ class _File(msgspec.Struct):
     entries: dict[str, _Entry]
 
 
+class _Published(msgspec.Struct, frozen=True):
+    """``measurement``: SHA-256 of the figures that the details belong to."""
+
+    measurement: str
+    detail: Detail
+
+
+def write_published(folder: Path, details: Mapping[str, Detail], loads: Mapping[str, StoredLoad]) -> None:
+    """Keep ``details`` in the published results folder ``folder``, by ``<experiment>/<load>`` of its ``loads``."""
+    entries = {
+        name: _Published(loads[name].sealed[layout.MEASUREMENT][1], detail)
+        for name, detail in sorted(details.items())
+        if name in loads
+    }
+    write_json(folder / layout.DETAILS, msgspec.to_builtins(entries))
+
+
+def _read_published(folder: Path) -> dict[str, _Published]:
+    """What :func:`write_published` kept; nothing where the folder is none that was published.
+
+    Raises:
+        DamagedFile: the file is there and is not what it should be.
+    """
+    file = folder / layout.DETAILS
+    if not file.exists():
+        return {}
+    return read_value(file, lambda content: msgspec.convert(content, dict[str, _Published]))
+
+
 class DetailCache:
     """Details by load. :meth:`keep` what is used, then :meth:`write`; what was not kept is gone."""
 
     def __init__(self, folder: Path, entries: dict[str, _Entry]):
         self._file = folder / layout.DERIVED
         self._known = entries
+        self._published: dict[str, _Published] = {}
         self._kept: dict[str, _Entry] = {}
 
     @staticmethod
-    def read(folder: Path) -> DetailCache:
-        """That of the results folder ``folder``; an empty one where there is none that can be used."""
+    def read(folder: Path, damaged: list[Damage]) -> DetailCache:
+        """That of the results folder ``folder``; an empty one where there is none that can be used. What was
+        published with the folder and cannot be used is in ``damaged``: it is known from nowhere else."""
+        cache = DetailCache._read(folder)
+        cache._published = readable(partial(_read_published, folder), damaged) or {}
+        return cache
+
+    @staticmethod
+    def _read(folder: Path) -> DetailCache:
         try:
             content = msgspec.json.decode((folder / layout.DERIVED).read_bytes(), type=_File)
         except (OSError, ValueError, RecursionError):
@@ -68,7 +111,11 @@ class DetailCache:
     def get(self, stored: StoredLoad) -> Detail | None:
         """The details of a load; ``None`` where they are not known, or a file of it has changed since."""
         entry = self._known.get(_name(stored))
-        return entry.detail if entry is not None and entry.stamp == _stamp(stored) else None
+        if entry is not None and entry.stamp == _stamp(stored):
+            return entry.detail
+        published = self._published.get(_name(stored))
+        same = published is not None and published.measurement == stored.sealed.get(layout.MEASUREMENT, (0, ""))[1]
+        return published.detail if published is not None and same else None
 
     def keep(self, stored: StoredLoad, detail: Detail) -> None:
         """To be written with all that was kept before."""

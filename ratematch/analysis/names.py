@@ -19,16 +19,22 @@ from ratematch.plan.experiment import Experiment
 def with_one_name(rows: Sequence[Measured]) -> list[Measured]:
     """The rows with the fullest name that any of them has for each configuration: servers of one role, parallelism
     and options, whatever their number and their workload."""
-    experiments = {id(row.experiment): row.experiment for row in rows}.values()
-    names: dict[str, str] = {}
-    for group in _groups(experiments):
-        key = _key(group)
-        names[key] = max(names.get(key, ""), group.tag, key=lambda tag: (len(tag), tag))
-    named = {id(experiment): _renamed(experiment, names) for experiment in experiments}
+    experiments = list({id(row.experiment): row.experiment for row in rows}.values())
+    named = {id(old): new for old, new in zip(experiments, name_alike(experiments), strict=True)}
     return [
         row if (other := named[id(row.experiment)]) is row.experiment else replace(row, experiment=other)
         for row in rows
     ]
+
+
+def name_alike(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments with the fullest name that any of them has for each configuration; those that have it already
+    are themselves."""
+    names: dict[str, str] = {}
+    for group in _groups(experiments):
+        key = _key(group)
+        names[key] = max(names.get(key, ""), group.tag, key=lambda tag: (len(tag), tag))
+    return [_renamed(experiment, names) for experiment in experiments]
 
 
 def _groups(experiments: Iterable[Experiment]) -> Iterable[ServerGroup]:

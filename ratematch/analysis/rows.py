@@ -39,7 +39,7 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
     A load one of whose files cannot be used is left out; the file is in ``damaged``. What was worked out of a load
     before is taken from the folder's cache while its files are the same.
     """
-    cache = DetailCache.read(results.path)
+    cache = DetailCache.read(results.path, damaged)
     rows: list[Measured] = []
     for experiment in results.experiments:
         details: list[Measured] = []
@@ -52,6 +52,19 @@ def measured_in_detail(results: Snapshot, damaged: list[Damage]) -> list[Measure
         rows += _with_breakdowns(details)
     cache.write()
     return rows
+
+
+def read_details(results: Snapshot, damaged: list[Damage]) -> dict[str, Detail]:
+    """What the records of every finished load say beyond its figures, by ``<experiment>/<load>``; of those that can
+    be used. The others are in ``damaged``."""
+    cache = DetailCache.read(results.path, damaged)
+    details: dict[str, Detail] = {}
+    for experiment in results.experiments:
+        for stored in experiment.loads:
+            detail = cache.get(stored) or readable(partial(_read_detail, experiment.experiment, stored), damaged)
+            if detail is not None:
+                details[f"{experiment.folder.path.name}/{stored.folder.name}"] = detail
+    return details
 
 
 def _with_breakdowns(rows: Sequence[Measured]) -> list[Measured]:
@@ -71,7 +84,7 @@ def measured_without_detail(results: Snapshot, damaged: list[Damage]) -> list[Me
 
     A load one of whose files cannot be used is left out; the file is in ``damaged``.
     """
-    cache = DetailCache.read(results.path)
+    cache = DetailCache.read(results.path, damaged)
     rows: list[Measured] = []
     for experiment in results.experiments:
         kv_layout = find_layout(experiment.experiment)
@@ -136,7 +149,7 @@ def _check_sealed(experiment: Experiment, stored: StoredLoad) -> bool:
     """Raises what reading the details would raise, of a load whose files have checksums."""
     for name in _sources(stored):
         if name == layout.PERF_METRICS:
-            find_engine(experiment.engine.name)
+            find_engine(experiment.engine.key)
         stored.read(name)
     return True
 
@@ -159,8 +172,8 @@ def _read_detail(experiment: Experiment, stored: StoredLoad) -> Detail:
 def find_layout(experiment: Experiment) -> str:
     """How the KV cache of the measured servers lies; empty for engines that only other tools' results are of."""
     try:
-        engine = find_engine(experiment.engine.name)
-        return engine.kv_layout(experiment.deployment.groups[-1], experiment.engine.version)
+        engine = find_engine(experiment.engine.key)
+        return engine.kv_layout(experiment.deployment.groups[-1], experiment.engine.computing_version)
     except (CatalogError, ValueError):
         return ""
 
@@ -168,7 +181,7 @@ def find_layout(experiment: Experiment) -> str:
 def _read_breakdown(stored: StoredLoad, experiment: Experiment) -> Breakdown | None:
     """Where the time went: by the sums of the servers' counters where the load kept them, else request by request."""
     stages = stored.run.stages
-    return read_perf_metrics(stored, experiment.engine.name) if stages is None else Breakdown.of(stages)
+    return read_perf_metrics(stored, experiment.engine.key) if stages is None else Breakdown.of(stages)
 
 
 def find_gpus_per_node(results: Snapshot) -> int | None:
@@ -196,12 +209,12 @@ def find_links(measured: Sequence[Measured]) -> Links | None:
     }
     kv_dtype = "fp8" if formats == {"fp8"} else "bf16"
     try:
-        engine = find_engine(experiment.engine.name)
+        engine = find_engine(experiment.engine.key)
     except CatalogError:  # of another tool's results
         return Links(model, gpu, kv_dtype)
 
     def work(ctx: ServerGroup, gen: ServerGroup, isl: int) -> TransferWork | None:
-        return engine.transfer_work(model, ctx, gen, isl, experiment.engine.version)
+        return engine.transfer_work(model, ctx, gen, isl, experiment.engine.computing_version)
 
     return Links(model, gpu, kv_dtype, work=work, costs=engine.transfer_costs)
 

@@ -117,7 +117,7 @@ def _check_load(root: Path, stored: StoredExperiment, load: StoredLoad) -> Itera
             repair: Repair = "measure" if file == layout.RECORDS else "none"
             yield Complaint(f"{name}/{file}", "it was changed after the load was measured", repair, name)
             return
-    if load.run.imported:
+    if load.run.imported or (load.sealed and layout.RECORDS not in load.sealed):  # of a copy without them
         return
     try:
         records = load.records()

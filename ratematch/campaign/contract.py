@@ -47,7 +47,7 @@ class Contract:
 
 def known_contract(sweep: Sweep) -> Contract:
     """What is known without asking anybody."""
-    engine, cluster = find_engine(sweep.engine.name), sweep.cluster
+    engine, cluster = find_engine(sweep.engine.key), sweep.cluster
     shipped = f"shipped contract for {engine.product} {engine.release_line(sweep.engine.version)}"
     if cluster.emulated or sweep.simulated:
         kind = "emulated" if cluster.emulated else "simulated"
@@ -136,8 +136,8 @@ def ask_contract(sweep: Sweep, contract: Contract, executor: Executor, folder: P
         return contract
     began = time.monotonic()
     try:
-        output = ask_schema(sweep.cluster, sweep.engine.name, folder, within)
-        installed = _read(sweep.engine.name, output, image)
+        output = ask_schema(sweep.cluster, sweep.engine.key, folder, within)
+        installed = _read(sweep.engine.key, output, image)
     except (RunError, ValueError) as error:
         why = f"{image.words} was asked for its schema and gave none ({error}); the shipped contract is used"
         return Contract(None, contract.words, (*contract.notes, mask(why)))

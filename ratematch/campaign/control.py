@@ -15,9 +15,12 @@ from pathlib import Path
 
 from ratematch.campaign.jobs.sent import Submission
 from ratematch.errors import CatalogError, ResultsError, RunError
+from ratematch.run.neighbours import doing_now
+from ratematch.run.reserve import held_gpus, is_held, locks_folder, takes_gpus
 from ratematch.slurm.queue import Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder, Results
+from ratematch.store.sharedservers import servers_of
 
 EARLY_S = 3.0
 """A detached controller that is to fail at once does so within this time."""
@@ -65,16 +68,38 @@ def queued_jobs(results: Results) -> dict[str, QueuedJob]:
     return {folder: line for folder, line in lines.items() if line is not None}
 
 
+def describe_gpus(results: Results) -> list[str]:
+    """While a sweep with GPUs of this machine runs: who holds which of them and does what, a line a GPU."""
+    if not any(folder.held() for folder in results.folders()):
+        return []
+    try:
+        clusters = [folder.cluster() for folder in results.folders()]
+    except ResultsError:
+        return []
+    of = max((cluster.gpus_per_node for cluster in clusters if takes_gpus(cluster)), default=0)
+    held = held_gpus(of)
+    if not held:
+        return []
+    doing = {gpu: each for each in doing_now(locks_folder(), is_held) for gpu in each.gpus}
+    return [
+        f"GPU {gpu} of this machine: "
+        + (f"{doing[gpu].label}, {doing[gpu].phase}" if gpu in doing else "held" if gpu in held else "free")
+        for gpu in range(of)
+    ]
+
+
 def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
-    """Stop a whole sweep, or one experiment of it, in order; returns a line for all that was asked to stop.
+    """Stop a whole sweep, or one experiment of it, in order; a line for all that was stopped or asked to, with how
+    far each experiment is.
 
     Raises:
         CatalogError: no such experiment.
     """
-    stopped: list[str] = []
     folders = results.folders() if experiment is None else [find_experiment(results.path, experiment)]
-    if experiment is None and (controller := _stop_controller(results)):
-        stopped.append(controller)
+    held = [folder for folder in folders if folder.held()]
+    controller = _stop_controller(results) if experiment is None else None
+    # A controller stops its jobs on this machine before it ends.
+    stopped = [f"{_how_far(folder)}: stopped with its controller" for folder in held if not folder.held()]
     jobs = queued_jobs(results)
     for folder in folders:
         job, submission = jobs.get(folder.path.name), Submission.read(folder)
@@ -82,12 +107,18 @@ def cancel_sweep(results: Results, experiment: str | None) -> list[str]:
             member = submission.membership(folder)
             if member is None or member.cancel():
                 ask_slurm(["scancel", job.id])
-            stopped.append(f"{folder.path.name}: job {job.id}")
+            stopped.append(f"{_how_far(folder)}: job {job.id}")
         elif folder.held() and (pid := folder.holder()) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGTERM)
-                stopped.append(f"{folder.path.name}: process {pid}")
-    return stopped
+                stopped.append(f"{_how_far(folder)}: process {pid} was asked to stop")
+    return [*([controller] if controller else []), *stopped]
+
+
+def _how_far(folder: ExperimentFolder) -> str:
+    """The folder's name with how many of its loads are measured."""
+    loads = folder.read().loads
+    return f"{folder.path.name} ({sum(map(folder.finished, loads))} of {len(loads)} loads measured)"
 
 
 def _stop_controller(results: Results) -> str | None:
@@ -103,7 +134,9 @@ def _stop_controller(results: Results) -> str | None:
     deadline = time.monotonic() + 60
     while filelock.is_held(lock) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return f"controller ({holder})"
+    if filelock.is_held(lock):
+        return f"controller ({holder}): it has been asked to stop and still runs"
+    return f"controller ({holder}): stopped"
 
 
 def find_experiment(results: Path, name: str) -> ExperimentFolder:
@@ -137,7 +170,7 @@ def find_logs(folder: ExperimentFolder, role: str | None = None, index: int | No
         ResultsError: there are none.
     """
     launch = folder.last_launch()
-    logs = [LogFile(path.stem, path) for path in sorted(launch.glob("*.log"))] if launch else []
+    logs = [LogFile(path.stem, path) for path in sorted(servers_of(launch).glob("*.log"))] if launch else []
     submission = Submission.read(folder)
     drivers = {*folder.path.glob("job/**/*_log.out")}
     if submission is not None:

@@ -16,13 +16,16 @@ from ratematch.campaign.decisions import write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
 from ratematch.campaign.ifb import choose_ifb
 from ratematch.campaign.jobs.executor import Executor
+from ratematch.campaign.machine import holding_machine
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
 from ratematch.campaign.precheck import expand_sweep, refuse_mixture
+from ratematch.campaign.refine import Refining
 from ratematch.campaign.search import Search
 from ratematch.campaign.state import Campaign, Item, OnUpdate
 from ratematch.campaign.turn import Turn
 from ratematch.errors import DiskFull, RunError, UserError
 from ratematch.plan.budget import estimate, minutes_of
+from ratematch.plan.deployment import Stage
 from ratematch.plan.expansion import expand_written_out
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.maskedyaml import mask_yaml
@@ -32,7 +35,6 @@ from ratematch.run.failure import UNSETTLED, tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
-from ratematch.store.files import write_text
 from ratematch.store.folder import Results
 from ratematch.store.masking import mask
 from ratematch.store.snapshot import Snapshot
@@ -68,6 +70,7 @@ def run_campaign(
     with (
         filelock.hold(lock, f"{results.path}: another `ratematch sweep` ({{}}) runs this"),
         secrets.handing_over(sweep, values, results) as handed,
+        holding_machine(results, sweep.cluster, executor.name),
     ):
         controller = Controller(sweep, results, executor, on_update, again=again, handed=handed)
         contract.settle(controller.campaign, prepared, executor, on_update)
@@ -113,7 +116,7 @@ class Controller:
         if self._sweep.search == "adaptive":
             runs = self._run_search(requested)
         else:
-            self._measure(requested)
+            self._measure(requested, self._refining("ifb"))
         if self._sweep.e2e:
             self._run_end_to_end(runs)
         self._count_loads()
@@ -124,9 +127,9 @@ class Controller:
 
     def _write_plan(self, text: str) -> None:
         """Write what is run, and what it is expected to take."""
-        sweep, path, expected = self._sweep, self._results.path, self.campaign.expected
-        write_text(path / layout.SWEEP, mask(mask_yaml(text)))
-        self._results.write_limits(SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus))
+        sweep, expected = self._sweep, self.campaign.expected
+        limits = SweepLimits.of(sweep.name, sweep.constraints, sweep.max_gpus)
+        self._results.write_sweep(mask(mask_yaml(text)), limits)
         self._results.write_controller_plan(
             ControllerPlan(
                 began=time.time(),
@@ -163,7 +166,7 @@ class Controller:
         self._measure((), Search(sweep, results, servers, competing, hours))
         write_ifb_choice(results, [experiment.label for experiment in ifb], left_out)
         self._enter("measuring IFB")
-        self._measure(ifb)
+        self._measure(ifb, self._refining("ifb"))
         return runs
 
     def _run_end_to_end(self, runs: EndToEnd | None) -> None:
@@ -182,7 +185,7 @@ class Controller:
         self._enter("measuring end to end")
         seen = {item.experiment.id for item in self.campaign.items} if runs is not None else set()
         while fresh := [experiment for experiment in chosen if experiment.id not in seen]:
-            self._measure(fresh)
+            self._measure(fresh, self._refining("e2e"))
             seen |= {experiment.id for experiment in fresh}
             chosen = self._rest_of(runs) if runs is not None else []
 
@@ -204,15 +207,22 @@ class Controller:
         self._take_snapshot()
         return runs.take_rest(self._turn())
 
+    def _refining(self, stage: Stage) -> Refining | None:
+        """What adds loads to a stage; ``None`` where the sweep names no speed to choose at."""
+        e2e = self._sweep.e2e
+        return (
+            Refining(self._sweep, stage, self.campaign.notes.append) if e2e and e2e.refine and e2e.choose_at else None
+        )
+
     def _enter(self, stage: str) -> None:
         self.campaign.stage = stage
         self._on_update(self.campaign)
 
     # -- turns --------------------------------------------------------------------------------------------------
 
-    def _measure(self, experiments: Sequence[Experiment], search: Search | None = None) -> None:
+    def _measure(self, experiments: Sequence[Experiment], search: Search | Refining | None = None) -> None:
         """Run ``experiments``; and, as long as there is room, what ``search`` decides on. Until nothing is left."""
-        self._add_items(experiments)
+        self._add_items(experiments, search)
         self.campaign.warn(self._executor.warnings(self._sweep.cluster, experiments))
         self._on_update(self.campaign)
         if not self._waiting and search is None:
@@ -229,7 +239,7 @@ class Controller:
             self._stop([item for item in self._active if item.job is not None and item.job.poll()])
             raise
 
-    def _take_turn(self, search: Search | None) -> None:
+    def _take_turn(self, search: Search | Refining | None) -> None:
         """Poll jobs; when something has changed, look at the results and decide. Start what may start."""
         ended = [item for item in self._active if item.job is not None and not item.job.poll()]
         asking = []
@@ -251,7 +261,7 @@ class Controller:
         self._start_waiting()
         self._on_update(self.campaign)
 
-    def _add_items(self, experiments: Sequence[Experiment]) -> None:
+    def _add_items(self, experiments: Sequence[Experiment], search: Search | Refining | None) -> None:
         """Make their folders, and items of them; those that are not done wait for a job."""
         for experiment in experiments:
             folder = self._results.add(experiment, self._sweep.cluster)
@@ -265,6 +275,8 @@ class Controller:
             self.campaign.measured_before += len(experiment.loads) - item.loads_left
             if item.state == "pending":
                 self._waiting.append(item)
+                if search is not None and (further := search.num_further(experiment)):
+                    followup.open_for_more(folder, further)
 
     def _take_snapshot(self) -> None:
         """Read the results folder; what is spent and what is left of every item follows from it."""
@@ -309,7 +321,7 @@ class Controller:
         else:
             item.state, item.error = "failed", str(failure)
 
-    def _answer(self, search: Search, asking: Sequence[Item]) -> None:
+    def _answer(self, search: Search | Refining, asking: Sequence[Item]) -> None:
         """Give each of the servers that wait for a further load one, or let it end."""
         for item in asking:
             experiment = search.decide_further(self._turn(), item.experiment.id)
@@ -320,7 +332,7 @@ class Controller:
                 item.experiment = experiment
                 item.loads_left += 1
 
-    def _decide(self, search: Search) -> None:
+    def _decide(self, search: Search | Refining) -> None:
         """Fill the room that there is with what ``search`` decides on. An experiment may come again, with further
         loads."""
         while len(self._waiting) + len(self._active) < (self._executor.max_jobs or 1):

@@ -23,7 +23,7 @@ from ratematch.store.folder import Results
 
 def expand_sweep(sweep: Sweep) -> Expansion:
     """The sweep's experiments, with what its engine does with memory taken into account."""
-    return expand(sweep, find_engine(sweep.engine.name).kv_settings)
+    return expand(sweep, find_engine(sweep.engine.key).kv_settings)
 
 
 def explain_settings(
@@ -36,7 +36,7 @@ def explain_settings(
     explained: dict[str, Explained] = {}
     for experiment in experiments:
         experiment = replace(experiment, deployment=_with_environment(experiment.deployment, environment or {}))
-        for role, settings in find_engine(experiment.engine.name).explain_settings(experiment).items():
+        for role, settings in find_engine(experiment.engine.key).explain_settings(experiment).items():
             group = next((group for group in experiment.deployment.groups if group.role == role), None)
             mtp = f" mtp={group.mtp}" if group is not None and group.mtp else ""
             servers = f"{role} {group.mapping.label}{mtp}" if group is not None else role
@@ -87,7 +87,7 @@ def refuse_unlaunchable(
         SweepError: with every different problem once, and the first experiment that has it.
     """
     warnings: dict[str, str] = {}
-    if sweep.simulated and (unable := find_engine(sweep.engine.name).why_no_simulation()):
+    if sweep.simulated and (unable := find_engine(sweep.engine.key).why_no_simulation()):
         raise SweepError([Problem(f"{sweep.source}: engine", f"{sweep.engine.name} cannot be simulated", unable)])
     problems = _missing_inputs(sweep, experiments, here)
     for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
@@ -150,7 +150,7 @@ def _pairs_to_come(sweep: Sweep, experiments: Sequence[Experiment]) -> Iterator[
         for left in different["ctx"].values()
         for right in different["gen"].values()
     ]
-    engine, version = find_engine(sweep.engine.name), sweep.engine.version
+    engine, version = find_engine(sweep.engine.key), sweep.engine.computing_version
     alike = [
         (ctx, gen, right)
         for ctx, gen, right in pairs

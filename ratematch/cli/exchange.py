@@ -15,16 +15,19 @@ from ratematch.cli.options import (
     RATE,
     REQUESTS,
     Whole,
+    cluster_option,
     folder_option,
     force_option,
     json_option,
     results_argument,
+    set_option,
     tpot_option,
     ttft_option,
 )
 
 if TYPE_CHECKING:
     from ratematch.exchange.results.foreign import Hints
+    from ratematch.store.folder import Results
 
 
 @main.group(name="import")
@@ -38,7 +41,9 @@ def import_() -> None:
 @click.option("--into", type=PATH, help="One sweep file with all recipes as deployments.")
 @click.option("--model", help="Model that the recipes serve, when their path does not tell.")
 @click.option("--cluster", metavar="NAME|FILE", help="Cluster profile [default: the first with its GPUs].")
-@click.option("--engine-version", help="TensorRT-LLM version [default: as identity or the image names it].")
+@click.option("--engine", type=click.Choice(["dynamo", "trtllm-serve"]), help="[default: the recipe's]")
+@click.option("--engine-version", help="Of Dynamo, or of trtllm-serve [default: as the recipe names it].")
+@click.option("--backend-version", help="Of TensorRT-LLM behind Dynamo [default: named, or Dynamo's own].")
 @click.option("--workload", metavar="ISL/OSL", help="For recipes that name no lengths.")
 @click.option("--concurrency", default="", help="For recipes that name no load: 1,4,16.")
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
@@ -49,7 +54,9 @@ def import_recipe(
     into: Path | None,
     model: str | None,
     cluster: str | None,
+    engine: str | None,
     engine_version: str | None,
+    backend_version: str | None,
     workload: str | None,
     concurrency: str,
     force: bool,
@@ -57,9 +64,10 @@ def import_recipe(
 ) -> None:
     """Turn recipes of srt-slurm (trtllm) or TensorRT-LLM's slurm/benchmark into sweep files.
 
-    The sweep runs the same worker configurations, key for key. On stderr stand what `plan` will refuse, combinations
-    of a sweep that were left out, notes, and what has no counterpart.
-    FILE:VARIANT picks from a file with overrides.
+    The sweep runs the same worker configurations, key for key, behind Dynamo where the recipe has it: its frontends,
+    arguments, environment, planes and release. --engine trtllm-serve starts the native servers instead. On stderr
+    stand what `plan` will refuse, combinations of a sweep that were left out, notes with every change, and what has
+    no counterpart. FILE:VARIANT picks from a file with overrides.
 
     \b
     Example:
@@ -73,6 +81,8 @@ def import_recipe(
         model=model,
         cluster=cluster,
         version=engine_version,
+        backend_version=backend_version,
+        engine=engine,
         workload=parse_workload(workload) if workload else None,
         concurrency=parse_numbers(concurrency),
     )
@@ -252,26 +262,52 @@ def export() -> None:
     "--format",
     "form",
     type=click.Choice(["aiperf", "benchmark-serving", "inferencex", "csv"]),
-    required=True,
     help="Whose files.",
 )
+@click.option("--publish", is_flag=True, help="A small copy of RESULTS that may be shown to anybody, instead.")
+@click.option(
+    "--records-kb", type=Whole(0, 1_000_000), default=512, show_default=True, help="Room for requests in it."
+)
+@click.option("--hide", multiple=True, metavar="TEXT", help="A word that goes wherever it stands; several times.")
+@click.option("--about", default="", metavar="TEXT", help="What the copy says of itself.")
 @folder_option
-def export_results(results: Path, form: Any, output: Path) -> None:
-    """Write RESULTS as AIPerf, benchmark_serving or InferenceX files, or as CSV. Emulated figures say so in each
-    file.
+def export_results(
+    results: Path, form: Any, publish: bool, records_kb: int, hide: tuple[str, ...], about: str, output: Path
+) -> None:
+    """Write RESULTS as AIPerf, benchmark_serving or InferenceX files, or as CSV; or a copy to hand around.
+
+    Emulated figures say so in each file. With --publish names of people, machines, accounts and places become
+    pseudonyms, logs are cut to both ends, and requests are those of a few loads; nothing is written when anything of
+    it would be left. All verbs read the copy as they read RESULTS.
 
     \b
     Example:
         ratematch export results results/sample --format aiperf -o artifacts
+        ratematch export results results/sample --publish -o results/to-show
     """
+    from ratematch.errors import UserError
     from ratematch.exchange.results.export import export_results as write
     from ratematch.store.folder import Results
 
+    if publish == (form is not None):
+        raise UserError("give either --format, for another tool, or --publish, for a copy to hand around")
+    if publish:
+        _publish(Results.open(results), output, records_kb, hide, about)
+        return
     written, notes = write(Results.open(results), form, output)
     for path in written:
         echo(str(path))
     for note in notes:
         echo(f"note: {note}", err=True)
+
+
+def _publish(results: Results, output: Path, records_kb: int, hide: tuple[str, ...], about: str) -> None:
+    from ratematch.exchange.publish.folder import Wanted, describe, publish
+
+    published, damaged = publish(results, output, Wanted(records_kb, hide, about))
+    echo(str(output))
+    for line in describe(published, output, damaged):
+        echo(line, err=True)
 
 
 @export.command("deployment")
@@ -299,7 +335,8 @@ def export_deployment(
 ) -> None:
     """Write the deployment that RESULTS recommend, ready to run: worker and orchestrator YAML, run.sh, job.sbatch.
 
-    deployment.json says what is known of it, and whether it was measured or predicted.
+    deployment.json says what is known of it, and whether it was measured or predicted. Where srt-slurm can start the
+    same servers, frontends and load, they are in recipe.yaml too.
 
     \b
     Example:
@@ -330,3 +367,51 @@ def export_deployment(
     echo(f"{facts['deployment']} for {targets[0]:g} tok/s/user ({about})", err=True)
     for path in written:
         echo(str(path))
+
+
+@export.command("recipe")
+@click.argument("sweep")
+@set_option
+@cluster_option
+@click.option("--experiment", metavar="ID", help="Only this one: its id, or a part of its folder's name.")
+@click.option("--schema", type=click.Choice(["1", "2"]), default="2", show_default=True, help="Layout of srt-slurm.")
+@folder_option
+@force_option
+@json_option
+def export_recipe(
+    sweep: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    experiment: str | None,
+    schema: str,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the whole deployments of SWEEP as recipes of srt-slurm: servers, Dynamo's frontends or the orchestrator,
+    environment, infrastructure and load. Imported again, they are the same.
+
+    \b
+    Example:
+        ratematch export recipe my-recipe -o recipes
+        srtctl apply -f recipes/my-recipe.yaml
+    """
+    from ratematch.campaign.precheck import expand_sweep
+    from ratematch.exchange.recipes.fromexperiment import export_recipes
+    from ratematch.inputs.find import read_sweep
+    from ratematch.run.render import choose
+    from ratematch.store.files import write_new
+
+    parsed, _ = read_sweep(sweep, overrides, cluster)
+    chosen = choose(expand_sweep(parsed).experiments, experiment)
+    exported = export_recipes(parsed.name, chosen, parsed.cluster, 1 if schema == "1" else 2)
+    files = {output / name: text for name, text in exported.files.items()}
+    write_new(files, force=force)
+    if as_json:
+        paths = [str(path) for path in files]
+        print_json({"files": paths, "notes": list(exported.notes), "left_out": list(exported.left_out)})
+        return
+    for path in files:
+        echo(str(path))
+    for line in (*(f"note: {note}" for note in exported.notes), *(f"left out: {why}" for why in exported.left_out)):
+        echo(line, err=True)

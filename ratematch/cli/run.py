@@ -106,10 +106,11 @@ def sweep(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
     chosen = executor or choose_executor(parsed.cluster)
-    refuse_missing(chosen, parsed.cluster, parsed.engine.name)
+    refuse_missing(chosen, parsed.cluster, parsed.engine)
 
     from ratematch.campaign.controller import run_campaign
     from ratematch.campaign.jobs.executor import Executor, choose_packing
+    from ratematch.run.neighbours import describe_host
     from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
     from ratematch.store.folder import Results
 
@@ -124,6 +125,8 @@ def sweep(
     packing = choose_packing(parsed, chosen, pack_nodes, pack_hours)
     if max_jobs is None and chosen == "local" and not parsed.cluster.emulated:
         max_jobs = parsed.cluster.gpus  # each takes GPUs of its own; what does not fit waits for them
+        if max_jobs > 1:
+            executor_note = "; ".join(filter(None, (executor_note, describe_host(parsed.cluster))))
     with SweepView(stderr_console(), executor_note) as view:
         campaign = run_campaign(parsed, text, results, Executor(chosen, max_jobs, packing), view.update, again=again)
     if as_json:
@@ -165,7 +168,7 @@ def status(results: Path, as_json: bool) -> None:
     """
     from functools import partial
 
-    from ratematch.campaign.control import queued_jobs
+    from ratematch.campaign.control import describe_gpus, queued_jobs
     from ratematch.campaign.decisions import read_chosen_runs, read_search, runs_to_json, search_to_json
     from ratematch.campaign.nodes import excluded_nodes
     from ratematch.show.views.search import print_choices, print_search
@@ -181,7 +184,8 @@ def status(results: Path, as_json: bool) -> None:
     searched = readable(partial(read_search, opened), damaged)
     choices = readable(partial(read_chosen_runs, opened), damaged) or []
     with uncollected():
-        content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged)
+        here = describe_gpus(opened)
+        content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged, here)
         if as_json:
             search = {"search": search_to_json(searched)} if searched else {}
             print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))

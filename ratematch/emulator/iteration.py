@@ -26,6 +26,16 @@ class AttentionDpBalance:
 
 
 @dataclass(frozen=True)
+class BlockRouting:
+    """An attention-DP rank is chosen by the blocks of a prompt that it keeps (TensorRT-LLM's
+    ``enable_kv_cache_aware_routing``): where they are at least ``match_rate`` of its blocks, and where the rank has
+    fewer than ``fair_share`` times its even share of the sequences."""
+
+    match_rate: float = 0.1
+    fair_share: float = 2.0
+
+
+@dataclass(frozen=True)
 class SchedulerConfig:
     """Limits of one server instance.
 
@@ -35,7 +45,8 @@ class SchedulerConfig:
     ``acceptance``: probability that draft k is accepted given the ones before; ``forced_acceptance``: accepted
     drafts per step instead (its fraction is a probability). ``fill_gate``: generate nothing before so many requests
     were admitted and none is in transfer (``TLLM_BENCHMARK_REQ_QUEUES_SIZE``). ``balance``: keep the prompts of
-    attention-DP ranks in step (``None``: off, as in TensorRT-LLM). ``chunk_unit``: prompt pieces are multiples of so
+    attention-DP ranks in step (``None``: off, as in TensorRT-LLM). ``routing``: by kept blocks (``None``: by load
+    alone). ``chunk_unit``: prompt pieces are multiples of so
     many tokens (``None``: of a block).
     """
 
@@ -54,6 +65,7 @@ class SchedulerConfig:
     fill_gate: int | None = None
     balance: AttentionDpBalance | None = None
     chunk_unit: int | None = None
+    routing: BlockRouting | None = None
 
     @cached_property
     def slots(self) -> int:

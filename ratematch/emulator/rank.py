@@ -45,6 +45,15 @@ class Rank:
         self.used -= self.blocks(seq.kv_len)
         seq.blocks = 0
 
+    def keeps(self, seq: Sequence) -> int:
+        """How many leading blocks of the prompt of ``seq`` are still cached."""
+        hits = 0
+        for key in seq.prompt_hash or ():
+            if key not in self._cache:
+                break
+            hits += 1
+        return hits
+
     def reuse(self, seq: Sequence) -> int:
         """Skip the leading prompt blocks that are still cached (returned: how many); one token is always computed."""
         hits = 0

@@ -137,6 +137,25 @@ class WaitQueue:
         return -(-tokens // self._config.tokens_per_block)
 
     def _pick_rank(self, seq: Sequence) -> int | None:
+        """The rank that keeps most of the prompt of ``seq`` (``config.routing``), else the least-loaded one, of those
+        that have a slot and the KV for it."""
+        least = self._pick_least_loaded(seq)
+        routing, prompt = self._config.routing, seq.prompt_hash
+        if least is None or routing is None or not prompt or len(self._ranks) == 1:
+            return least
+        need, capacity = self._blocks_for(seq), self._config.kv_blocks
+        share = (sum([rank.active for rank in self._ranks]) + 1) / len(self._ranks)
+        most = min(self._config.slots, max(1.0, share * routing.fair_share))
+        best, hits = least, self._ranks[least].keeps(seq)
+        for index, rank in enumerate(self._ranks):
+            if rank.active >= most or rank.blocked or rank.reserved + need > capacity:
+                continue
+            kept = rank.keeps(seq)
+            if kept > hits and kept >= routing.match_rate * len(prompt):
+                best, hits = index, kept
+        return best
+
+    def _pick_least_loaded(self, seq: Sequence) -> int | None:
         """The least-loaded rank that has a slot and the KV for ``seq``."""
         need, slots, capacity = self._blocks_for(seq), self._config.slots, self._config.kv_blocks
         best, fewest, least = None, slots, 0

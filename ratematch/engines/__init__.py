@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from ratematch.engines import trtllm_serve, vllm
+from ratematch.engines import dynamo, trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
 from ratematch.engines.failures import find_failure
 from ratematch.engines.othernames import read_figures as read_other_figures
@@ -14,20 +14,24 @@ from ratematch.measure.serverlog import Diagnosis
 from ratematch.measure.servermetrics import read_prometheus
 from ratematch.plan.enginefacts import EngineFacts
 
-_REGISTRY: dict[str, Engine] = {engine.name: engine for engine in (trtllm_serve.ENGINE, vllm.ENGINE)}
+_REGISTRY: dict[str, Engine] = {
+    **{engine.name: engine for engine in (trtllm_serve.ENGINE, vllm.ENGINE)},
+    **dynamo.ENGINES,
+}
+"""By :attr:`ratematch.plan.experiment.EngineRef.key`."""
 
-ENGINES: dict[str, EngineFacts] = {name: engine.facts for name, engine in _REGISTRY.items()}
+ENGINES: dict[str, EngineFacts] = {name: engine.facts for name, engine in _REGISTRY.items() if name == engine.name}
 """What a sweep file may say of each engine, by the name that it gives the engine."""
 
 
 def find_engine(name: str) -> Engine:
-    """The engine called ``name`` in a sweep file.
+    """The engine called ``name`` in a sweep file, or, with its backend, the one behind an ``EngineRef.key``.
 
     Raises:
         CatalogError: not one of ours.
     """
     if name not in _REGISTRY:
-        raise CatalogError(f"unknown engine {name!r}; known: {', '.join(_REGISTRY)}")
+        raise CatalogError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
     return _REGISTRY[name]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ratematch.engines.asking import Conversation, Shell
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.knownfailure import KnownFailure
 from ratematch.measure.breakdown import Breakdown
@@ -21,9 +22,9 @@ from ratematch.measure.serverlog import Diagnosis, LogSpan, Running, Symptom
 from ratematch.measure.servermetrics import ReadIterations, Routes, Samples, StageTimes
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.enginefacts import EngineFacts
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
@@ -120,6 +121,11 @@ def no_transfer_work(model: Model, ctx: ServerGroup, gen: ServerGroup, isl: int,
     return None
 
 
+def same_plan(plan: LaunchPlan, other: LaunchPlan) -> bool:
+    """Servers that are started otherwise are other servers."""
+    return plan == other
+
+
 def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
     """The engine's logs say nothing of how its servers run beyond what they were told."""
     return Running()
@@ -128,6 +134,21 @@ def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
 def never_gives_up(text: str) -> bool:
     """A server that will never be ready ends its process, so its log need not be read for that."""
     return False
+
+
+def no_programs(engine: EngineRef) -> tuple[str, ...]:
+    """Nothing but its own CLI."""
+    return ()
+
+
+def no_conversation(plan: LaunchPlan, experiment: Experiment) -> Conversation:
+    """Servers whose own addresses answer are all that was started."""
+    yield from ()
+
+
+def nothing_to_wait_for(plan: LaunchPlan, experiment: Experiment) -> Shell | None:
+    """Each server's own address says when it is ready."""
+    return None
 
 
 def simulated() -> str | None:
@@ -160,10 +181,13 @@ class Engine:
     """The words that start its CLI on a node: the profile's ``command``, else its own, or its emulator's where the
     cluster is emulated."""
 
+    programs: Callable[[EngineRef], tuple[str, ...]] = no_programs
+    """What must be on PATH beside the first word of ``command``: programs that its settings ask for."""
+
     launcher: Callable[[Cluster], tuple[str, ...]]
     """The words before a server whose ranks Slurm starts; empty for an engine that starts its ranks itself."""
 
-    spare_ports: Callable[[Deployment], int]
+    spare_ports: Callable[[Experiment], int]
     """Ports that servers use beside those of the placement: the ones right after them."""
 
     plan_launch: Callable[[Experiment, Placement, Cluster, float], LaunchPlan]
@@ -177,6 +201,19 @@ class Engine:
     doubt_launch: CheckLaunch = no_doubts
     """What a person should know of files that :attr:`check_launch` lets pass: settings of which it is not known
     whether every release takes them, a line each."""
+
+    join: Callable[[LaunchPlan, Experiment], Conversation] = no_conversation
+    """What is asked once every process answers its own probe, until the deployment as a whole is ready."""
+
+    join_script: Callable[[LaunchPlan, Experiment], Shell | None] = nothing_to_wait_for
+    """The same in Bash, for a person's ``run.sh``; ``None``: each server's own address says it all."""
+
+    recheck: Callable[[LaunchPlan, Experiment], Conversation] = no_conversation
+    """What is asked before and after each load: is it still the deployment that was started?"""
+
+    does_for: Callable[[LaunchPlan, LaunchPlan], bool] = same_plan
+    """Do the servers of the first plan do for the experiment of the second, so that they need not be started anew for
+    it? Both plans are for the same nodes, GPUs and ports."""
 
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under

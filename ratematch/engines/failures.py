@@ -17,6 +17,7 @@ import re
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from ratematch.engines.knownfailure import KnownFailure, Rank
 from ratematch.engines.loglines import Time, find_level, find_time, shorten, was_dealt_with
@@ -52,6 +53,29 @@ _MARKS = (
     "keyboardinterrupt",
     "cancellederror",
 )
+TRIED_AGAIN = frozenset(
+    (
+        "hub-unreachable",
+        "image-access",
+        "container-image-file",
+        "container-mount",
+        "credential",
+        "file-system",
+        "controller",
+        "prolog",
+        "requeued",
+        "preempted",
+        "node-failure",
+        "time-limit",
+        "rendezvous",
+        "etcd",
+    )
+)
+"""Causes that are told of something that is tried again, or by a scheduler that ends the step itself: a start may
+still come up after them."""
+
+_ERROR = re.compile(r"Traceback \(most recent call last\)|^terminate called|\[E\] |\bERROR\b|\[ERROR\]", re.M)
+
 _STACK = 80
 """Lines of a stack before the exception that ends it."""
 
@@ -72,6 +96,22 @@ def find_failure(texts: Sequence[str], known: Sequence[KnownFailure]) -> Diagnos
         if event and (best is None or event.comes_before(best)):
             best = event
     return best.failure.diagnosis if best else None
+
+
+def root_cause(texts: Sequence[str], known: Sequence[KnownFailure]) -> Diagnosis | None:
+    """The root among ``known`` that logs of servers that are still starting show, told as an error that nothing dealt
+    with; ``None`` for none. What stands in healthy logs too, or is only a warning, is no root; nor is anything in a
+    log without an error of the server itself, or what is :data:`TRIED_AGAIN`."""
+    return find_failure([text for text in texts if _ERROR.search(text)], _roots(tuple(known)))
+
+
+@cache
+def _roots(known: tuple[KnownFailure, ...]) -> tuple[KnownFailure, ...]:
+    return tuple(
+        failure
+        for failure in known
+        if failure.rank == "root" and not failure.quiet and failure.diagnosis.name not in TRIED_AGAIN
+    )
 
 
 @dataclass(frozen=True)

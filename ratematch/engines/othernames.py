@@ -42,6 +42,8 @@ DYNAMO = MetricNames(
         ("dynamo_frontend_kv_hit_rate_sum", "dynamo_frontend_kv_hit_rate_count"),
     ),
     cache_hit_rate=("dynamo_component_kvstats_gpu_prefix_cache_hit_rate",),
+    busy_permille=("dynamo_tokio_worker_busy_ratio",),
+    loop_late=(("dynamo_frontend_event_loop_delay_seconds_sum", "dynamo_frontend_event_loop_delay_seconds_count"),),
 )
 
 

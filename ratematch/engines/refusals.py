@@ -28,7 +28,7 @@ class LaunchVerdict:
 def judge_launch(sweep: Sweep, experiment: Experiment, installed: InstalledSchema | None = None) -> LaunchVerdict:
     """What is known of the launch of one of the sweep's experiments, on made-up nodes. ``installed``: what the
     servers' own package says it takes, where it was asked."""
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, sweep.cluster))]
     try:
         placement = place(experiment.deployment, sweep.cluster, nodes, 8000)

@@ -16,7 +16,7 @@ from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
 from ratematch.inputs.nodegroups import lay_over
-from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, StepTasks, TimeLimit
+from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, Starts, StepTasks, TimeLimit
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
@@ -100,6 +100,8 @@ class _Cluster(_Part):
     container: _Container | None = None
     check_paths: bool = True
     packing: Packing = "whole-nodes"
+    starts: Starts = "auto"
+    caches: str | None = None
 
 
 VALID_KEYS = {
@@ -143,6 +145,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
     gpu, gpus_per_node = _gpus(located, given, folder or Path())
     _check_options(located, given.slurm)
     _check_container(located, given)
+    _check_caches(located, given)
     prologue = _find_prologue(located, given.slurm.prologue, folder)
     numactl = _numactl(located, given, gpu.name if gpu else "")
     for name in given.environment:
@@ -172,6 +175,8 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         container=None if given.container is None else Container(**_tupled(given.container)),
         check_paths=given.check_paths,
         packing=given.packing,
+        starts=given.starts,
+        caches=given.caches,
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )
@@ -234,6 +239,19 @@ def _check_container(located: Located, given: _Cluster) -> None:
         if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[\w+]+)?", mount):
             path = ("container", "mounts", index)
             located.add(path, f"{mount!r} is no mount", "write /on/the/host:/in/the/container")
+
+
+def _check_caches(located: Located, given: _Cluster) -> None:
+    """What servers compile must outlive them: in a container only what is mounted does."""
+    if given.caches is None:
+        return
+    if not re.fullmatch(r"/[^:,]+", given.caches):
+        located.add(("caches",), f"{given.caches!r} is no folder", "write its path from /")
+    elif given.container is not None:
+        inside = [mount.split(":")[1].rstrip("/") for mount in given.container.mounts if mount.count(":")]
+        if not any(f"{given.caches}/".startswith(f"{target}/") for target in inside):
+            fix = "add one for it to container.mounts"
+            located.add(("caches",), f"{given.caches} is below no mount of the container, and would go with it", fix)
 
 
 def _find_prologue(located: Located, given: str | None, folder: Path | None) -> str | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from time import monotonic
 from typing import Any
 
@@ -21,7 +22,13 @@ from ratematch.loadgen.limits import HEAD_BYTES, SIDE_BYTES
 from ratematch.store.provenance import ServerVersion
 
 EMULATED_HEADER = "X-Ratematch-Emulated"
-"""In every answer of the emulator."""
+"""In every answer of the emulator that it writes itself."""
+
+EMULATED_ENDPOINT = "ratematch_emulated"
+"""Endpoint that emulated workers of Dynamo have beside ``generate``: its frontends list it in ``/health``."""
+
+EMULATED_INFO = "server_info"
+"""Route, under ``/engine`` of the system port of an emulated worker of Dynamo, at which it describes itself."""
 
 _PATIENCE = 4
 """An answer that drips on may take so many times as long as one wait for its bytes."""
@@ -38,9 +45,9 @@ class Answer:
     body: bytes
 
 
-def get(url: str, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
-    """The answer to GET ``url``: http or https, redirections followed. ``timeout_s``: longest wait for bytes of it;
-    ``most``: bytes of it, head included.
+def get(url: str | urllib.request.Request, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
+    """The answer to GET ``url``, or to a whole request: http or https, redirections followed. ``timeout_s``: longest
+    wait for bytes of it; ``most``: bytes of it, head included.
 
     Raises:
         urllib.error.HTTPError (an OSError): it answers with an error.
@@ -66,12 +73,52 @@ def get(url: str, timeout_s: float, most: int = SIDE_BYTES) -> Answer:
 
 
 def server_version(host: str, port: int) -> ServerVersion:
-    """What GET ``/version`` answers; a server that does not say is of no known version. Never raises."""
+    """What GET ``/version`` answers, or what else says it; a server that does not say is of no known version. Never
+    raises."""
+    base = f"http://{host}:{port}"
     try:
-        answer = get(f"http://{host}:{port}/version", 5)
+        answer = get(f"{base}/version", 5)
+    except urllib.error.HTTPError:
+        return _dynamo_version(base)
     except OSError:
         return ServerVersion(None, False)
     return ServerVersion(_read_version(answer.body), answer.headers.get(EMULATED_HEADER) is not None)
+
+
+def _dynamo_version(base: str) -> ServerVersion:
+    """Of a frontend or a worker of NVIDIA Dynamo, which have no ``/version``: real ones with emulated workers behind
+    or inside are told by what they list."""
+    health = _json_object(f"{base}/health")
+    instances = health.get("instances")
+    if not isinstance(instances, list):
+        known = "endpoints" in health and "emulated" in _json_object(f"{base}/engine/{EMULATED_INFO}")
+        return ServerVersion(None, known)
+    names = {instance.get("endpoint") for instance in instances if isinstance(instance, dict)}
+    info = _json_object(f"{base}/openapi.json").get("info")
+    version = _read_version(json.dumps(info).encode()) if isinstance(info, dict) else None
+    return ServerVersion(version, EMULATED_ENDPOINT in names or _is_mocker(_json_object(f"{base}/v1/models")))
+
+
+def _is_mocker(models: Mapping[str, Any]) -> bool:
+    """Has a model no room for a single token? Dynamo's own mocker registers 0 (1.6.1), an engine what it has."""
+    cards = models.get("data")
+    if not isinstance(cards, list):
+        return False
+    return any(isinstance(card, dict) and card.get("context_window") == 0 for card in cards)
+
+
+def _json_object(url: str) -> Mapping[str, Any]:
+    """The JSON object that is answered, with whatever status; empty where it is none."""
+    try:
+        try:
+            body = get(url, 5).body
+        except urllib.error.HTTPError as error:
+            with error:
+                body = error.read(SIDE_BYTES)
+        content = json.loads(body)
+    except (OSError, HTTPException, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _read_version(body: bytes) -> str | None:

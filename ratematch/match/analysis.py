@@ -109,7 +109,7 @@ def analyze_workload(
     rows = select_workload(measured, workload)
     figures, left_out = collect_figures(rows, question.constraints)
     links = links.at_isl(workload.isl) if links is not None else None
-    servers = _pair_servers(figures, question, links)
+    servers = _pair_servers(figures, question, links, in_step=_is_of_one_length(workload))
     frontier = find_frontier(servers.pairs, question, workload=workload.label, links=links)
     ifb = _measure(figures, "ifb", "ifb", question, IFB_SEED)
     end_to_end = _measure(figures, "end_to_end", "e2e", question, END_TO_END_SEED)
@@ -158,8 +158,15 @@ class PairedServers:
     notes: tuple[str, ...]
 
 
-def _pair_servers(figures: Sequence[Figures], question: Question, links: Links | None) -> PairedServers:
-    pairs = find_pairs(figures, question.constraints)
+def _is_of_one_length(workload: Workload) -> bool:
+    spread = workload.isl_spread or workload.osl_spread or workload.file or workload.turns > 1
+    return not spread and workload.osl_ratio == workload.isl_ratio == 1
+
+
+def _pair_servers(
+    figures: Sequence[Figures], question: Question, links: Links | None, *, in_step: bool
+) -> PairedServers:
+    pairs = [replace(pair, in_step=in_step) for pair in find_pairs(figures, question.constraints)]
     notes: list[str] = []
     if links is not None:
         pairs, notes = add_transfer(pairs, links, question.budget_gpus, question.ttft_ms)

@@ -68,7 +68,7 @@ class Run:
     def gen_factor(self) -> float:
         """Tokens/s of an instance over what its curve gives where as many decode, in the time that posting leaves."""
         decoding = self.row.req_s * self.tokens * self.row.tpot_ms / 1000 / self.y
-        gen = held_up_by_others(self.pair.gen.rates, self.row.in_flight / self.y)
+        gen = held_up_by_others(self.pair, self.x, self.y, self.row.in_flight).gen
         return self.row.req_s * self.tokens / self.y / (_read(gen.curve, decoding) * self._left(gen))
 
     def _left(self, gen: Gen[float]) -> float:

@@ -10,7 +10,8 @@ measured. It is fitted to end-to-end runs, never assumed (:mod:`ratematch.match.
 
 A request waits for the posting of its own KV transfer before its first token; then it is held up by the others only
 (``extra_s`` of :class:`ratematch.match.matching.Gen`). Of n in flight in an instance n - 1 are others, so a request
-alone is not held up, and the share of the time that is gone for those who decode is lambda x extra_s x (n - 1) / n.
+alone is not held up, and the share of the time that is gone for those who decode is lambda x extra_s x (n - 1) / n;
+less where requests of one length run in waves (:mod:`ratematch.match.waves`), which wait for ctx besides.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
 from ratematch.match.pairs import Pair, before_gen_s
 from ratematch.match.solver import throttle_all
+from ratematch.match.waves import find_wave
 
 STEPS = 40
 """Bisections: the rate is then good to 1e-12 of the limit."""
+
+FEW_STEPS = 12
+"""The same where three digits do."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,15 @@ def operate(pair: Pair, x: int, y: int, concurrency: float) -> Operating:
     Raises:
         ValueError: ``concurrency`` is not positive.
     """
+    held_up = held_up_by_others(pair, x, y, concurrency)
     return settle(
-        pair.ctx.rates.curve, pair.gen.rates, x, y, concurrency, handover_s=before_gen_s(pair), bunching=pair.bunching
+        pair.ctx.rates.curve,
+        held_up.gen,
+        x,
+        y,
+        concurrency,
+        handover_s=before_gen_s(pair) + held_up.wait_s,
+        bunching=pair.bunching,
     )
 
 
@@ -74,7 +86,6 @@ def settle(
         raise ValueError(f"{concurrency} requests in flight is not positive")
     tokens = gen.tokens_per_request
     bunch_s = latency_at(ctx, bunching * concurrency / x)
-    gen = held_up_by_others(gen, concurrency / y)
 
     def decoding(req_s: float) -> Reading[float]:
         return gen.read(min(req_s / y, gen.max_req_s))
@@ -97,9 +108,48 @@ def settle(
     return Operating(concurrency, req_s, ttft_s, point.latency_s, side, point.clamped)
 
 
-def held_up_by_others(gen: Gen[float], in_flight: float) -> Gen[float]:
-    """``gen`` as one of ``in_flight`` requests of an instance finds it."""
-    return replace(gen, extra_s=gen.extra_s * max(0.0, 1 - 1 / in_flight)) if gen.extra_s else gen
+@dataclass(frozen=True)
+class HeldUp:
+    """``gen`` as one of the requests in flight finds it, which are held up by each other; ``wait_s`` in front of ctx
+    that comes of it."""
+
+    gen: Gen[float]
+    wait_s: float = 0.0
+
+
+def held_up_by_others(pair: Pair, x: float, y: float, concurrency: float) -> HeldUp:
+    """What the posting of KV transfers takes of those that decode, with ``concurrency`` requests in flight at ``x``
+    ctx and ``y`` gen instances.
+
+    Raises:
+        ValueError: ``concurrency`` is not positive.
+    """
+    gen, ctx, n = pair.gen.rates, pair.ctx.rates.curve, concurrency / y
+    if not gen.extra_s or concurrency <= 0:
+        return HeldUp(gen)
+    even = replace(gen, extra_s=gen.extra_s * max(0.0, 1 - 1 / n))
+    before_s = latency_at(ctx, 1.0) + before_gen_s(pair)
+    wave = find_wave(n, y / (x * ctx.max_rate), gen.extra_s, before_s) if pair.in_step else None
+    if wave is None:
+        return HeldUp(even)
+    # How many decode depends on the rate, and the rate on them: twice is enough, for the rate hardly moves.
+    found = even
+    for _ in range(2):
+        decoding = _decoding(found, n, before_s + wave.wait_s)
+        if decoding <= wave.postings:  # ctx holds most of them: no wave is left
+            return HeldUp(even)
+        found = replace(gen, extra_s=gen.extra_s * min(1 - 1 / n, wave.postings / decoding))
+    return HeldUp(found, wave.wait_s)
+
+
+def _decoding(gen: Gen[float], in_flight: float, before_s: float) -> float:
+    """How many of the requests of an instance decode, where each is ``before_s`` elsewhere."""
+    low, high = 0.0, gen.max_req_s
+    for _ in range(FEW_STEPS):
+        middle = (low + high) / 2
+        held = middle * before_s + gen.read(middle).load
+        low, high = (middle, high) if held < in_flight else (low, middle)
+    return in_flight - low * before_s
 
 
 @dataclass(frozen=True)
@@ -123,21 +173,40 @@ def settle_all(pair: Pair, loaded: Loaded, *, ctx: Floats, bunching: Floats) -> 
     """
     x, y, concurrency, factor = (column[:, None] for column in (loaded.x, loaded.y, loaded.concurrency, loaded.gen))
     own, gen = pair.ctx.rates.curve, pair.gen.rates
-    extra_s = gen.extra_s * np.maximum(0.0, 1 - y / concurrency)  # as held_up_by_others has it
+    extra_s, wait_s = _held_up(pair, loaded, ctx)
     most = gen.curve.max_rate * factor
     top = np.minimum(x * own.max_rate * ctx, y * most / (gen.tokens_per_request + most * extra_s))
-    even = _settle_even(pair, loaded, ctx, extra_s, top)
+    even = _settle_even(pair, loaded, ctx, (extra_s, wait_s), top)
     loads = bunching * concurrency / x
     within = np.clip(loads, own.loads[0], own.loads[-1])
     bunch_s = np.maximum(loads, own.loads[0]) / np.interp(within, own.loads, own.rates)
-    bunched = _settle_bunched(pair, loaded, extra_s, bunch_s[:, None, :] / ctx[:, None])
+    before_s = bunch_s[:, None, :] / ctx[:, None] + wait_s[:, :, None]
+    if extra_s.shape[1] == 1:
+        bunched = _settle_bunched(pair, loaded, extra_s, before_s)
+    else:
+        each = (_settle_bunched(pair, loaded, extra_s[:, k : k + 1], before_s[:, k : k + 1]) for k in range(ctx.size))
+        bunched = np.concatenate(list(each), axis=1)
     return np.minimum(bunched, np.minimum(even, top)[:, :, None])
 
 
-def _settle_even(pair: Pair, loaded: Loaded, ctx: Floats, extra_s: Floats, top: Floats) -> Floats:
+def _held_up(pair: Pair, loaded: Loaded, ctx: Floats) -> tuple[Floats, Floats]:
+    """``extra_s`` and ``wait_s`` of :func:`held_up_by_others`: (deployments, ctx factors), or (deployments, 1) where
+    ctx has no part in them."""
+    if not pair.gen.rates.extra_s:
+        nothing = np.zeros((loaded.x.size, 1))
+        return nothing, nothing
+    factors = ctx if pair.in_step else ctx[:1]
+    columns = list(zip(loaded.x, loaded.y, loaded.concurrency, loaded.gen, strict=True))
+    each = [[held_up_by_others(derate(pair, c, gen), x, y, n) for c in factors] for x, y, n, gen in columns]
+    extra_s = np.array([[held.gen.extra_s for held in row] for row in each])
+    return extra_s, np.array([[held.wait_s for held in row] for row in each])
+
+
+def _settle_even(pair: Pair, loaded: Loaded, ctx: Floats, held_up: tuple[Floats, Floats], top: Floats) -> Floats:
     """Rates with arrivals as even as when ctx was measured: (deployments, ctx factors), up to ``top``."""
     x, y, concurrency, factor = (column[:, None] for column in (loaded.x, loaded.y, loaded.concurrency, loaded.gen))
-    own, gen, handover_s = pair.ctx.rates.curve, pair.gen.rates, before_gen_s(pair)
+    own, gen, extra_s = pair.ctx.rates.curve, pair.gen.rates, held_up[0]
+    handover_s = before_gen_s(pair) + held_up[1]
     ctx_loads, ctx_rates = np.array(own.loads), np.array(own.rates)
     gen_loads, gen_rates = np.array(gen.curve.loads), np.array(gen.curve.rates)
 

@@ -31,7 +31,8 @@ class Pair:
 
     ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
     known. ``posting_s``: of it while the gen server does nothing else, s. ``bunching``: see
-    :mod:`ratematch.match.closedloop`.
+    :mod:`ratematch.match.closedloop`. ``in_step``: all requests are of one length, so that those which begin together
+    end together.
     """
 
     ctx: CtxOption
@@ -40,6 +41,7 @@ class Pair:
     handover_s: float = 0.0
     bunching: float = 0.0
     posting_s: float = 0.0
+    in_step: bool = True
 
 
 def with_posting(pair: Pair, posting_s: float) -> Pair:

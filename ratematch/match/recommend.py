@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ratematch.match.pareto import find_hole, linear_at, step_at
 from ratematch.match.points import Point, WorkloadAnalysis, objectives
@@ -20,15 +21,26 @@ WORTH_NAMING = 1.02
 
 
 @dataclass(frozen=True)
+class Between:
+    """A measured deployment between two of its loads that lie on either side of a speed: ``slow`` and ``fast``, and
+    the tok/s/GPU on the line between them, which nobody measured."""
+
+    slow: Point
+    fast: Point
+    tok_s_gpu: float
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The best deployment whose users get ``at`` tok/s or more, within noise; ``point`` is ``None`` when none does.
 
-    Measured deployments come before predicted ones. ``over_ifb``: its tok/s/GPU over that of the IFB front at ``at``,
-    read between its neighbouring points (``None``: the front ends before, or it is the IFB point itself).
+    Measured deployments come before predicted ones. ``over_ifb``: its tok/s/GPU over that of the IFB front at
+    ``at``, read between its neighbouring points (``None``: the front ends before, or it is the IFB point itself).
     ``promising``: a predicted deployment that was not measured and promises more. ``fastest``: most tok/s/user that
     anything reaches. ``beaten``: disaggregated deployments were measured end to end at ``at``, and the IFB point is
-    better. ``hole``: tok/s/user of the IFB points around ``at`` when they are so far apart that ``over_ifb`` rests on
-    the line between them.
+    better than the line between their points. ``between``: what promises more than ``point`` on the line between
+    two of its own loads. ``hole``: tok/s/user of the IFB points around ``at`` when they are so far apart that
+    ``over_ifb`` rests on the line between them.
     """
 
     at: float
@@ -38,6 +50,7 @@ class Recommendation:
     fastest: float | None = None
     beaten: bool = False
     hole: tuple[float, float] | None = None
+    between: Between | None = None
 
     @property
     def measured(self) -> bool:
@@ -59,8 +72,23 @@ def recommend(workload: WorkloadAnalysis, at: float) -> Recommendation:
     hole = find_hole(ifb_front, at) if over is not None else None
     better = predicted if predicted is not None and predicted.tok_s_gpu > WORTH_NAMING * point.tok_s_gpu else None
     promising = better if measured is not None and better is not None and better.label != point.label else None
+    between = _between(workload, at, point) if measured is not None else None
     beaten = point.kind == "ifb" and _best(workload.end_to_end, at) is not None
-    return Recommendation(at, point, over, promising, fastest, beaten, hole)
+    beaten = beaten and (between is None or between.slow.kind == "ifb")
+    return Recommendation(at, point, over, promising, fastest, beaten, hole, between)
+
+
+def _between(workload: WorkloadAnalysis, at: float, point: Point) -> Between | None:
+    """The measured deployment with most tok/s/GPU on the line between its loads around ``at``, where that is worth
+    naming beside ``point``: by the step alone the better of two may look the worse where points are far apart."""
+    lines = [
+        Between(slow, fast, linear_at([objectives(slow), objectives(fast)], at) or 0.0)
+        for front in (workload.end_to_end, workload.ifb)
+        for slow, fast in pairwise(sorted(front, key=objectives))
+        if slow.label == fast.label and slow.tok_s_user < at < fast.tok_s_user
+    ]
+    best = max(lines, key=lambda line: line.tok_s_gpu, default=None)
+    return best if best is not None and best.tok_s_gpu > WORTH_NAMING * point.tok_s_gpu else None
 
 
 def recommend_all(workload: WorkloadAnalysis, targets: Iterable[float] = TARGETS) -> list[Recommendation]:

@@ -132,8 +132,8 @@ class LoadRun:
     sooner and whole. ``log``: by generating server. ``emulator``: by emulated server. ``connections``: those that
     were opened before the first load of the launch. ``cause`` and ``remedy``: of failed requests, where known.
     ``prometheus``: by address, means and growths in the steady window. ``imported``: where the load comes from when
-    another tool measured it; hardly anything else is known then. ``absent``: paths of keys that the file did not
-    have.
+    another tool measured it; hardly anything else is known then. ``beside``: what other experiments did on other GPUs
+    of the same machine meanwhile, a line each. ``absent``: paths of keys that the file did not have.
     """
 
     launch: str = ""
@@ -159,6 +159,7 @@ class LoadRun:
     prometheus: Mapping[str, Mapping[str, int | float]] | None = None
     stages: StageTimes | None = None
     simulation: Simulation | None = None
+    beside: tuple[str, ...] = ()
     imported: Import | None = None
     absent: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
@@ -199,6 +200,8 @@ def _written(run: LoadRun) -> dict[str, Any]:
         known = {key: content[key] for key in IMPORTED if content[key] is not None}
         return {"origin": run.imported, **known}
     left_out = {key for key in OPTIONAL if content[key] is None}
+    if not run.beside:
+        left_out |= {"beside"}
     if run.origin == "simulated":
         left_out |= {"log"}
     if run.origin != "emulated":

@@ -12,6 +12,8 @@ name                                       what
 ``cache_hits_total``,                      prompt tokens (or blocks) found in the prefix cache, and looked for there
 ``cache_queries_total``
 ``cache_hit_rate``                         their ratio, for servers that count neither
+``busy``                                   share of the time in which a frontend's threads worked, mean of all
+``loop_late_s``                            how late its event loop ran what was due, mean
 ``external_hits_total``,                   the same for a cache outside the server, or for KV caches that another
 ``external_queries_total``                 server has computed
 =========================================  =======================================================================
@@ -28,7 +30,7 @@ Pairs = tuple[tuple[str, str], ...]
 @dataclass(frozen=True)
 class MetricNames:
     """Names of samples, without labels. Several for a figure: of other releases or modes; the first that is there
-    counts. ``pairs``: (found, looked for), and (used, most)."""
+    counts. ``pairs``: (found, looked for), (used, most), and (sum, count)."""
 
     queued: tuple[str, ...] = ()
     active: tuple[str, ...] = ()
@@ -40,6 +42,8 @@ class MetricNames:
     cache_hits: Pairs = ()
     cache_hit_rate: tuple[str, ...] = ()
     external_hits: Pairs = ()
+    busy_permille: tuple[str, ...] = ()
+    loop_late: Pairs = ()
 
 
 Samples = Mapping[str, float]
@@ -81,7 +85,11 @@ def _figures(by_name: Mapping[str, Sequence[float]], names: MetricNames) -> dict
         used, most = (share / 100 if share > _SHARE else share), 1.0  # some report per cent
     hits, queries = pair(names.cache_hits)
     outside, outside_queries = pair(names.external_hits)
+    busy = first(names.busy_permille, _mean)
+    late, looked = pair(names.loop_late)
     figures = {
+        "busy": None if busy is None else busy / 1000,
+        "loop_late_s": late / looked if late is not None and looked else None,
         "queued": first(names.queued),
         "active": first(names.active),
         "awaiting": first(names.awaiting),

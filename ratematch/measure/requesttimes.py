@@ -29,13 +29,15 @@ class TimesSources:
     """Where the servers of one launch hand out times request by request, the most complete first.
 
     ``files``: a pattern of JSONL files below the launch folder. ``ask``: with each answer. ``route``: a path to GET,
-    which hands out each record once. All ``None``: nowhere, and ``why_none`` says why.
+    which hands out each record once. All ``None``: nowhere, and ``why_none`` says why. ``lag_s``: how long after its
+    request a line may come into a file.
     """
 
     files: str | None = None
     ask: AskTimes | None = None
     route: str | None = None
     why_none: str = ""
+    lag_s: float = 0.0
 
 
 class PhaseTimes(NamedTuple):

@@ -20,6 +20,12 @@ QUEUED = 0.05
 AWAITING = 0.5
 """Requests without a first token, as a share of those in flight at a frontend, likewise. Prefill is a part of it."""
 
+BUSY = 0.8
+"""Share of the time in which a frontend's threads work from which on it may be what limits."""
+
+LATE_S = 0.02
+"""Lateness of a frontend's event loop, likewise: a token waits as long there, and so does each that follows."""
+
 HITS = 0.01
 """Share of prompt tokens from the prefix cache, where no prompt shares a prefix, from which on a load is not
 valid."""
@@ -72,10 +78,12 @@ Raises ValueError: the answer is not what it looks like.
 
 @dataclass(frozen=True)
 class Routes:
-    """Where servers report. ``iterations``: read about once a second. ``prometheus``: counters and histograms."""
+    """Where servers report. ``iterations``: read about once a second; ``None``: they are in logs only.
+    ``prometheus``: counters and histograms. ``judged``: servers without iterations are judged by these."""
 
-    iterations: str
+    iterations: str | None
     prometheus: str
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ def judge_figures(server: str, figures: Mapping[str, Any], workload: Workload) -
     awaiting = figures.get("awaiting")
     if awaiting and awaiting > AWAITING * (active or 1.0):
         yield False, f"{server}: {awaiting:.1f} of {active or 0:.1f} requests waited for a first token on average"
+    yield from _judge_frontend(server, figures)
     used, most = figures.get("kv_used"), figures.get("kv_max")
     if used is not None and most and used / most > FULL:
         yield False, f"{server}: the KV cache was full ({used / most:.1%}): requests wait or are evicted"
@@ -150,6 +159,15 @@ def judge_figures(server: str, figures: Mapping[str, Any], workload: Workload) -
     if (preempted := figures.get("preempted_total")) and preempted > 0:
         yield False, f"{server}: requests were preempted {preempted:.0f} times: KV cache evicted"
     yield from judge_hits(server, figures, workload)
+
+
+def _judge_frontend(server: str, figures: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Is what stands in front of the engines busy or late? Then more GPUs would not make it faster."""
+    busy, late_s = figures.get("busy"), figures.get("loop_late_s")
+    signs = [f"its threads worked {busy:.0%} of the time"] if busy and busy > BUSY else []
+    signs += [f"its event loop ran {late_s * 1e3:.0f} ms late on average"] if late_s and late_s > LATE_S else []
+    if signs:
+        yield False, f"{server}: {' and '.join(signs)}: it may be what limits, and not the GPUs"
 
 
 def judge_hits(server: str, figures: Mapping[str, Any], workload: Workload) -> Iterator[tuple[bool, str]]:

@@ -149,7 +149,8 @@ def _judge_iterations(experiment: Experiment, run: LoadRun) -> Iterator[tuple[bo
     for name, means in (run.telemetry.window or {}).items():
         figures = dict(means)
         if experiment.mode == "gen_only_warmed":
-            figures.pop("cache_hit_rate", None)
+            for wanted in ("cache_hit_rate", "cache_hits_total", "cache_queries_total"):
+                figures.pop(wanted, None)
         if experiment.stage == "ctx" or name.startswith("ctx"):
             yield from judge_hits(name, figures, experiment.workload)
         else:

@@ -11,6 +11,7 @@ from ratematch.plan.secret import Secrets, masked
 GpuStyle = Literal["gpus-per-node", "gres", "none"]
 StepTasks = Literal["gpu", "node"]
 Packing = Literal["whole-nodes", "compact"]
+Starts = Literal["auto", "beside", "apart"]
 """Where an instance larger than a node and no multiple of it sits: nowhere, or over the borders of nodes."""
 
 
@@ -98,8 +99,10 @@ class Cluster:
     they are looked for before anything is sent. ``slurm_given``: the profile has a ``slurm`` part, whatever it says
     there; only for :attr:`default_executor`, so it is not kept with results. ``gpu_file``: the file that describes
     the GPU type, ``None`` where the package does. ``packing``: whether instances of 6 GPUs may sit on nodes of 4, as
-    4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``secrets``: values that ``environment``
-    has not, which are kept nowhere.
+    4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``starts``: may servers start on a machine
+    while others are measured there? ``auto``: where it has processors enough (:mod:`ratematch.run.neighbours`).
+    ``caches``: a folder on each node, as servers see it, for what they compile (:mod:`ratematch.engines.caches`).
+    ``secrets``: values that ``environment`` has not, which are kept nowhere.
     """
 
     name: str
@@ -124,6 +127,8 @@ class Cluster:
     slurm_given: bool = field(default=False, compare=False)
     gpu_file: str | None = None
     packing: Packing = "whole-nodes"
+    starts: Starts = "auto"
+    caches: str | None = None
     secrets: Secrets = field(default_factory=Secrets, compare=False)
 
     @property
@@ -154,6 +159,10 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
         del content["gpu_file"]
     if content["packing"] == "whole-nodes":
         del content["packing"]
+    if content["starts"] == "auto":
+        del content["starts"]
+    if content["caches"] is None:
+        del content["caches"]
     return content
 
 

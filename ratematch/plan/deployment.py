@@ -55,6 +55,7 @@ class Deployment:
     ``ctx`` alone and ``agg`` answer directly.
     ``router``: how the orchestrator spreads requests over the servers of a role, with its ``router_args``.
     ``orchestrator``: keys laid over its configuration, verbatim. ``unchecked``: as in :class:`ServerGroup`, of these.
+    ``service_nodes``: 1 where what is no server and no frontend has a node of its own.
     """
 
     ctx: ServerGroup | None = None
@@ -65,6 +66,7 @@ class Deployment:
     router_args: Options = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
     warmed: bool = False
+    service_nodes: int = 0
 
     @property
     def groups(self) -> tuple[ServerGroup, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ratematch.plan.deployment import Deployment, Options
+from ratematch.plan.numbers import shorten
 from ratematch.plan.parallelism import Parallelism
 
 GenMode = Literal["gen_only_no_context", "gen_only", "gen_only_warmed"]
@@ -51,13 +52,34 @@ def no_margin(version: str) -> int:
     return 0
 
 
+class WrongSetting(NamedTuple):
+    """What is wrong with one of an engine's own keys. ``path``: of the key, below ``engine``."""
+
+    path: tuple[str, ...]
+    what: str
+    fix: str = ""
+
+
+ReadSettings = Callable[[str, Options], Options | list[WrongSetting]]
+"""A version and the keys beside ``name`` and ``version`` to all settings, with every default filled in, or to what is
+wrong with them. ``backend`` and ``backend_version`` of the result are what computes in the workers."""
+
+
+def no_settings(version: str, given: Options) -> Options | list[WrongSetting]:
+    """The engine has none."""
+    fix = "valid keys: name, version"
+    return [WrongSetting((name,), f"unknown key {shorten(name)}", fix) for name in given] or {}
+
+
 @dataclass(frozen=True)
 class EngineFacts:
     """``versions``: release lines that can be rendered. ``gen_modes``: ways to measure generation servers alone, the
     usual one first. ``routers``: how its orchestrator can spread requests, the default first. ``expert_slots``: what
     expert parallelism must divide. ``idle_options``: what an axis need not be multiplied with. ``fill_margin``: of
     servers in mode ``gen_only``, which wait until their batch is full. ``reads_version``: takes a version, where the
-    engine names them in ways of its own. ``breakdown_apart``: whether a breakdown takes a load of its own."""
+    engine names them in ways of its own. ``breakdown_apart``: whether a breakdown takes a load of its own.
+    ``read_settings``: the engine's own keys beside ``name`` and ``version``. ``router_hint``: where the
+    routers are chosen that stand elsewhere."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
@@ -67,6 +89,8 @@ class EngineFacts:
     fill_margin: FillMargin = no_margin
     reads_version: Callable[[str], bool] | None = None
     breakdown_apart: BreakdownApart = never_apart
+    read_settings: ReadSettings = no_settings
+    router_hint: str = ""
 
     def has_version(self, text: str) -> bool:
         """Is ``text`` one of the release lines, or a version of one? ``1.2.1`` and ``1.3.0rc17`` are of 1.2 and

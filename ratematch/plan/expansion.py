@@ -146,7 +146,13 @@ def expand(sweep: Sweep, kv_of: KvOf) -> Expansion:
 def expand_written_out(sweep: Sweep) -> list[Experiment]:
     """An experiment for each deployment written out in the file, and for each workload it runs under."""
     return [
-        experiment_of(sweep, named.stage, named.deployment, workload, _loads_of_named(sweep, named))
+        experiment_of(
+            replace(sweep, engine=named.engine or sweep.engine),
+            named.stage,
+            named.deployment,
+            workload,
+            _loads_of_named(sweep, named),
+        )
         for named in sweep.deployments
         for workload in (_in_each(named.workload, sweep) if named.workload else sweep.workloads)
     ]
@@ -270,7 +276,13 @@ def experiment_of(
         emulated=emulated,
         simulated=sweep.simulated,
         step_times=sweep.step_times if emulated else DEFAULT_STEP_TIMES,
-        deployment=replace(deployment, ctx=groups.get("ctx"), gen=groups.get("gen"), agg=groups.get("agg")),
+        deployment=replace(
+            deployment,
+            ctx=groups.get("ctx"),
+            gen=groups.get("gen"),
+            agg=groups.get("agg"),
+            service_nodes=sweep.engine.service_nodes,
+        ),
         workload=workload,
         loads=loads,
         facts=facts_of(sweep.model) if sweep.model.file else None,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
 
-from ratematch.plan.deployment import Deployment, ServerGroup, Stage
+from ratematch.plan.deployment import Deployment, Options, ServerGroup, Stage
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.parallelism import Parallelism
 from ratematch.plan.plain import plain
@@ -52,10 +52,43 @@ afterwards; the cache is that of real text, a last block of each prompt is compu
 
 @dataclass(frozen=True)
 class EngineRef:
-    """Which serving stack and which of its versions; the renderer never guesses either."""
+    """Which serving stack and which of its versions; the renderer never guesses either.
+
+    ``backend`` and ``backend_version``: what computes in its workers, where that is another project's engine.
+    ``settings``: of the stack as a whole, under the names that its engine gives them, with every default filled in.
+    """
 
     name: str = "trtllm-serve"
     version: str = "1.2"
+    backend: str = ""
+    backend_version: str = ""
+    settings: Options = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """What the engine's room is found by: ``trtllm-serve``, ``dynamo-vllm``."""
+        return f"{self.name}-{self.backend}" if self.backend else self.name
+
+    @property
+    def computing_version(self) -> str:
+        """The version of what computes in the workers."""
+        return self.backend_version or self.version
+
+    @property
+    def service_nodes(self) -> int:
+        """Nodes that it wants for what is no server and no frontend."""
+        return int(self.settings.get("service_nodes", 0))
+
+    @property
+    def label(self) -> str:
+        """For people: ``trtllm-serve 1.2``, ``dynamo 1.6.1 (trtllm 1.3.0rc29)``."""
+        behind = f" ({self.backend} {self.backend_version})" if self.backend else ""
+        return f"{self.name} {self.version}{behind}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values. What is empty is left out: files and ids are those from before the keys existed."""
+        content: dict[str, Any] = plain(self)
+        return {key: value for key, value in content.items() if value or key in ("name", "version")}
 
 
 @dataclass(frozen=True)
@@ -89,7 +122,7 @@ class Experiment:
     def stack(self) -> str:
         """Engine and version, and the emulator's step-time model where it is not the usual one."""
         steps = f", step times: {self.step_times}" if self.emulated and self.step_times != DEFAULT_STEP_TIMES else ""
-        return f"{self.engine.name} {self.engine.version}{steps}"
+        return f"{self.engine.label}{steps}"
 
     @property
     def origin(self) -> Origin:
@@ -139,12 +172,14 @@ class Experiment:
         if self.facts is None:
             del content["facts"]
         content["workload"] = workload_to_json(self.workload)
+        content["engine"] = self.engine.to_json()
         deployment = content["deployment"]
         for key in (
             "orchestrator",
             "router_args",
             "unchecked",
             "warmed",
+            "service_nodes",
         ):  # nothing added: the id from before the key existed
             if not deployment[key]:
                 del deployment[key]
@@ -206,6 +241,9 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
     content = asdict(experiment)
     if experiment.facts is None:  # as it was before there were other models than the package's
         del content["facts"]
+    if not experiment.deployment.service_nodes:
+        del content["deployment"]["service_nodes"]
+    content["engine"] = experiment.engine.to_json()
     content["loads"] = [load_to_json(load) for load in experiment.loads]
     content["workload"] = workload_to_json(experiment.workload)
     return content
@@ -238,6 +276,7 @@ def from_json(content: dict[str, Any]) -> Experiment:
                 router_args=deployment.get("router_args", {}),
                 unchecked=tuple(deployment.get("unchecked", ())),
                 warmed=deployment.get("warmed", False),
+                service_nodes=deployment.get("service_nodes", 0),
             ),
             "workload": workload_from_json(content["workload"]),
             "loads": tuple(load_from_json(load) for load in content["loads"]),

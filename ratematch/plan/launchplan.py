@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 MADE_AT_LAUNCH = "***made at launch***"
@@ -11,6 +11,11 @@ servers read copies of such files with it, which are ours alone and removed with
 
 PRIVATE = "private"
 """Folder of those copies, below the launch folder."""
+
+
+START = "***start***"
+"""In an argument or a variable of a process: another text at each start of the servers, the same in all of them, of
+letters and digits (:meth:`LaunchPlan.started`). What two starts have in common by accident, they do not share."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +33,23 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ReadyProbe:
-    """GET ``url`` answers 200 when the process is ready; ``deadline_s`` from its start is the limit."""
+    """GET ``url`` answers 200 when the process is ready; ``deadline_s`` from its start is the limit.
+
+    ``alive``: any answer will do. The process is ready when something else says so (``Engine.join``).
+    """
 
     url: str
     deadline_s: float
+    alive: bool = False
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
     """One server process.
 
-    ``name``: ``ctx-0``, ``gen-1``, ``agg-0``, ``orchestrator``. ``ranks``: processes of the engine, over all nodes.
+    ``name``: ``ctx-0``, ``gen-1``, ``agg-0``, ``orchestrator``. ``role``: of a worker, that of its servers;
+    ``orchestrator`` of what stands in front of them; ``service`` of a program beside them that answers no requests
+    and reports no figures (a registry, a proxy). ``ranks``: processes of the engine, over all nodes.
     ``argv`` may hold paths relative to the launch
     folder, which is the working directory. ``env`` is added to the inherited environment; ``unset`` is removed
     from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
@@ -48,7 +59,7 @@ class ProcessSpec:
     """
 
     name: str
-    role: Literal["ctx", "gen", "agg", "orchestrator"]
+    role: Literal["ctx", "gen", "agg", "orchestrator", "service"]
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     unset: tuple[str, ...]
@@ -64,6 +75,11 @@ class ProcessSpec:
     shares: tuple[int, ...] = ()
     further_ports: tuple[int, ...] = ()
 
+    @property
+    def is_worker(self) -> bool:
+        """Does it compute tokens?"""
+        return self.role in ("ctx", "gen", "agg")
+
 
 @dataclass(frozen=True)
 class LaunchPlan:
@@ -75,3 +91,12 @@ class LaunchPlan:
     files: tuple[FileSpec, ...]
     processes: tuple[ProcessSpec, ...]
     endpoint: str
+
+    def started(self, name: str) -> LaunchPlan:
+        """The plan of one start, with ``name`` wherever :data:`START` stands."""
+
+        def named(spec: ProcessSpec) -> ProcessSpec:
+            argv = tuple(word.replace(START, name) for word in spec.argv)
+            return replace(spec, argv=argv, env=tuple((key, value.replace(START, name)) for key, value in spec.env))
+
+        return replace(self, processes=tuple(named(spec) for spec in self.processes))

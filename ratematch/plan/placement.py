@@ -10,7 +10,7 @@ row of all GPUs. Each GPU is given out once, each port once in the whole deploym
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ratematch.errors import PlacementError
@@ -63,18 +63,23 @@ class Instance:
 class Placement:
     """Instances in the order they were placed; the orchestrator (if the deployment needs one) beside the first.
     ``coordinator_port``: on its host, for an orchestrator of several processes (:func:`has_coordinator`).
-    ``side_ports``: (role, first port) of side channels that are held for it; else they follow the other ports."""
+    ``side_channels``: (name of an instance, address, first port) where they are held for it; else they follow the
+    other ports. ``service_node`` and ``service_host``: a node without servers, for what stands beside them, and its
+    address."""
 
     instances: tuple[Instance, ...]
     orchestrator_host: str | None
     orchestrator_port: int | None
     coordinator_port: int | None = None
-    side_ports: tuple[tuple[str, int], ...] = ()
+    side_channels: tuple[tuple[str, str, int], ...] = ()
+    service_node: str | None = None
+    service_host: str | None = None
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Every node used, each once, in order."""
-        return tuple(dict.fromkeys(node for instance in self.instances for node in instance.nodes))
+        own = () if self.service_node is None else (self.service_node,)
+        return tuple(dict.fromkeys((*(node for instance in self.instances for node in instance.nodes), *own)))
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -90,7 +95,7 @@ def nodes_needed(deployment: Deployment, gpus_per_node: int, packing: Packing = 
     free = {str(index): list(range(gpus_per_node)) for index in range(most)}
     for gpus in sizes:
         _take(free, gpus, gpus_per_node, packing)
-    return sum(len(left) < gpus_per_node for left in free.values())
+    return sum(len(left) < gpus_per_node for left in free.values()) + deployment.service_nodes
 
 
 def nodes_on(deployment: Deployment, cluster: Cluster) -> int:
@@ -131,7 +136,8 @@ def place(
         PlacementError: it does not fit; the message holds the arithmetic.
     """
     per_node = cluster.gpus_per_node
-    free = {node: list(range(per_node)) for node in nodes}
+    held = list(nodes)[len(nodes) - deployment.service_nodes :] if deployment.service_nodes else []
+    free = {node: list(range(per_node)) for node in nodes if node not in held}
     wanted = sorted(
         ((group.mapping.gpus, group.role, index) for group in deployment.groups for index in range(group.instances)),
         key=lambda item: -item[0],
@@ -153,12 +159,14 @@ def place(
         host = (addresses or {}).get(places[0].node, places[0].node)
         placed.append(Instance(role, index, places, host, port_base + number))
     instances = tuple(sorted(placed, key=lambda instance: (instance.role, instance.index)))
+    own = next(iter(held), None)
+    apart = Placement(instances, None, None, None, (), own, own and (addresses or {}).get(own, own))
     if not deployment.needs_orchestrator:
-        return Placement(instances, None, None)
+        return apart
     port = port_base + len(placed)
     if has_coordinator(deployment):
-        return Placement(instances, placed[0].host, port + 1, port)
-    return Placement(instances, placed[0].host, port)
+        return replace(apart, orchestrator_host=placed[0].host, orchestrator_port=port + 1, coordinator_port=port)
+    return replace(apart, orchestrator_host=placed[0].host, orchestrator_port=port)
 
 
 def _take(free: dict[str, list[int]], gpus: int, per_node: int, packing: Packing) -> tuple[NodeGpus, ...] | None:
@@ -225,4 +233,5 @@ def placement_to_json(placement: Placement) -> dict[str, Any]:
             "port": placement.orchestrator_port,
             **({"coordinator_port": placement.coordinator_port} if placement.coordinator_port else {}),
         },
+        **({"services": placement.service_node} if placement.service_node else {}),
     }

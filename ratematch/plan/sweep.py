@@ -115,14 +115,16 @@ class E2ePlan:
     """The end-to-end stage: how many deployments are chosen after matching, and at which loads they run.
 
     ``around``: multiples of the concurrency that matching predicts. ``explicit_concurrency`` replaces them.
-    ``choose_at``: tok/s/user, ascending, at which one of them will be chosen to serve. ``breakdown``: short loads at
-    the end show where the time of requests goes, where measured loads would be slower for it.
+    ``choose_at``: tok/s/user, ascending, at which one of them will be chosen to serve; ``refine``: a load is added
+    where the measured front, or that of the aggregated servers, has a step there. ``breakdown``: short loads at the
+    end show where the time of requests goes, where measured loads would be slower for it.
     """
 
     deployments: int = 3
     around: tuple[float, ...] = (0.5, 1.0, 1.25)
     loads: LoadPlan = field(default_factory=LoadPlan)
     choose_at: tuple[float, ...] = ()
+    refine: bool = True
     router: str = "round_robin"
     router_args: Options = field(default_factory=dict)
     breakdown: bool = True
@@ -132,13 +134,15 @@ class E2ePlan:
 class NamedDeployment:
     """A deployment written out in the file, run as it stands: ``e2e`` with ctx and gen, ``ifb`` with agg.
 
-    ``workload``: its own, ``None`` = every workload of the sweep. ``breakdown``: as in :class:`E2ePlan`.
+    ``workload``: its own, ``None`` = every workload of the sweep. ``breakdown``: as in :class:`E2ePlan`. ``engine``:
+    the sweep's with keys of its own laid over it, ``None`` = as it is.
     """
 
     deployment: Deployment
     loads: LoadPlan
     workload: Workload | None = None
     breakdown: bool = False
+    engine: EngineRef | None = None
 
     @property
     def stage(self) -> Stage:

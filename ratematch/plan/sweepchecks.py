@@ -9,8 +9,10 @@ from math import prod
 from typing import Any
 
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.deployment import Options
 from ratematch.plan.enginefacts import EngineFacts, ExpertSlots
 from ratematch.plan.expansion import OPTION_PREFIX, combinations, why_impossible
+from ratematch.plan.experiment import EngineRef
 from ratematch.plan.located import Located, Path
 from ratematch.plan.model import Model
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, MOST_TOKENS, brief, shorten
@@ -77,10 +79,34 @@ def check_engine(located: Located, parsed: SweepIn, engines: Mapping[str, Engine
     routers: list[tuple[Path, str]] = [
         (("deployments", index, "router"), given.router.type) for index, given in enumerate(parsed.deployments)
     ]
+    fix = facts.router_hint or f"choose from {', '.join(facts.routers)}"
     for path, router in [*routers, *([(("e2e", "router"), parsed.e2e.router.type)] if parsed.e2e else [])]:
         if router not in facts.routers:
-            located.add(path, f"{named.name} has no router {router}", f"choose from {', '.join(facts.routers)}")
+            located.add(path, f"{named.name} has no router {router}", fix)
     return facts
+
+
+def read_engine(
+    located: Located, parsed: SweepIn, facts: EngineFacts, own: Options | None = None, place: Path = ()
+) -> EngineRef:
+    """The engine of the file, with its own keys as it fills them in; what is wrong with them is noted. ``own``: keys
+    of one deployment that are laid over them, which stand below ``place``."""
+    named = parsed.engine
+    plain = EngineRef(named.name, named.version)
+    if not facts.has_version(named.version):
+        return plain  # noted already, and what its keys may be depends on it
+    if own and (fixed := {"name", "version", "backend", "backend_version"} & own.keys()):
+        for name in sorted(fixed):
+            located.add((*place, "engine", name), "one sweep measures one engine", "write it for the whole sweep")
+        return plain
+    settings = facts.read_settings(named.version, {**named.settings, **(own or {})})
+    if isinstance(settings, list):
+        for wrong in settings:
+            located.add((*place, "engine", *wrong.path), wrong.what, wrong.fix)
+        return plain
+    rest = {key: value for key, value in settings.items() if key not in ("backend", "backend_version")}
+    backend, version = (str(settings.get(key, "")) for key in ("backend", "backend_version"))
+    return EngineRef(named.name, named.version, backend, version, rest)
 
 
 def check_stages(located: Located, parsed: SweepIn) -> None:

@@ -18,7 +18,6 @@ from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.enginefacts import EngineFacts
 from ratematch.plan.expansion import OPTION_PREFIX
-from ratematch.plan.experiment import EngineRef
 from ratematch.plan.genmode import with_supply
 from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
@@ -47,6 +46,7 @@ from ratematch.plan.sweepchecks import (
     check_sizes,
     check_stages,
     check_values,
+    read_engine,
 )
 from ratematch.plan.sweepmodel import (
     find_sweep_model,
@@ -77,7 +77,7 @@ ALIASES = {
 ROLES = ("ctx", "gen", "agg")
 NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES, PRECISION_AXIS)
 
-AS_WRITTEN = (("engine", "version"), ("name",))
+AS_WRITTEN = (("engine", "version"), ("engine", "backend_version"), ("name",))
 """Keys whose values are text, also where they look like numbers."""
 
 
@@ -107,8 +107,17 @@ def parse_sweep(
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
+    engine = read_engine(located, parsed, facts)
     stages = _stages(located, parsed, facts)
-    named = tuple(_named_deployment(located, index, given) for index, given in enumerate(parsed.deployments))
+    named = tuple(
+        replace(
+            _named_deployment(located, index, given),
+            engine=read_engine(located, parsed, facts, given.engine, ("deployments", index))
+            if given.engine
+            else None,
+        )
+        for index, given in enumerate(parsed.deployments)
+    )
     check_stages(located, parsed)
     check_loads(located, parsed)
     gpu = find_gpu(cluster.gpu_source) if cluster else None
@@ -128,7 +137,7 @@ def parse_sweep(
         model_path=paths[precisions[0]],
         cluster=cluster,
         gpu=gpu,
-        engine=EngineRef(parsed.engine.name, parsed.engine.version),
+        engine=engine,
         workloads=with_precisions(parsed, precisions),
         constraints=Constraints(**parsed.constraints.model_dump()),
         budget=Budget(**parsed.budget.model_dump()),
@@ -173,15 +182,16 @@ def _written_out(data: abc.Mapping[str, Any]) -> list[Path]:
 
 
 def _environments(data: abc.Mapping[str, Any]) -> list[Path]:
-    """Where a sweep file has environments of servers."""
-    return [(*place, "environment") for place in _servers(data)]
+    """Where a sweep file has environments of servers and frontends."""
+    frontends = [(*place, "engine", "frontend_env") for place in ((), *_written_out(data))]
+    return [*((*place, "environment") for place in _servers(data)), *frontends]
 
 
 def _options(data: abc.Mapping[str, Any]) -> list[Path]:
-    """Where a sweep file has options of servers and orchestrators."""
+    """Where a sweep file has options of servers and orchestrators, and of a stack as a whole."""
     below = [(*place, key) for place in _servers(data) for key in ("options", "config", "axes")]
     more = [(*place, key) for place in _written_out(data) for key in ("orchestrator", "router")]
-    return [*below, *more, ("e2e", "router")]
+    return [*below, *more, ("e2e", "router"), ("engine",)]
 
 
 def _check_secrets(located: Located, secrets: Secrets, cluster: Cluster) -> None:
@@ -347,6 +357,7 @@ def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
         around=tuple(counts.around),
         loads=LoadPlan(concurrency=tuple(counts.concurrency or ()), **counts.counts()),
         choose_at=tuple(sorted(set(given.choose_at))),
+        refine=given.refine,
         router=given.router.type,
         router_args=given.router.args,
         breakdown=given.breakdown,

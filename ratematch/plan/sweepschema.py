@@ -82,9 +82,18 @@ class ModelIn(Strict):
     config: str | None = None
 
 
-class EngineIn(Strict):
+class EngineIn(BaseModel):
+    """The keys beside these two are each engine's own, and checked by it."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
     name: str = "trtllm-serve"
     version: str = "1.2"
+
+    @property
+    def settings(self) -> Options:
+        """The engine's own keys, as given."""
+        return dict(self.model_extra or {})
 
 
 class ConstraintsIn(Strict):
@@ -178,6 +187,7 @@ class DeploymentIn(Strict):
     gen: GroupIn | None = None
     agg: GroupIn | None = None
     router: Router = RouterIn(type="round_robin")
+    engine: Options = {}
     orchestrator: Options = {}
     workload: WorkloadIn | None = None
     loads: LoadsIn
@@ -188,6 +198,7 @@ class E2eIn(Strict):
     deployments: Servers = 3
     loads: E2eLoadsIn = E2eLoadsIn()
     choose_at: Annotated[list[PerSecond], BeforeValidator(as_list), AlsoOne()] = []
+    refine: bool = True
     router: Router = RouterIn(type="round_robin")
     breakdown: bool = True
 

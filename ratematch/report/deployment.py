@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ratematch.analysis import analyze
-from ratematch.errors import UserError
+from ratematch.errors import RecipeError, UserError
+from ratematch.exchange.recipes.fromexperiment import recipe_of
+from ratematch.exchange.recipes.srtwrite import recipe_text
 from ratematch.match.points import Point, WorkloadAnalysis
 from ratematch.match.question import Question
 from ratematch.match.recommend import Recommendation, recommend
@@ -25,7 +27,7 @@ from ratematch.store.folder import Results
 
 REQUESTS_PER_SLOT, FEWEST_REQUESTS = 8, 64
 """Of the load that ``run.sh`` sends to a deployment that was not measured."""
-ABOUT = "deployment.json"
+ABOUT, RECIPE = "deployment.json", "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def hand_over(
     cluster: Cluster | None = None,
     allocated: bool | None = None,
 ) -> Handover:
-    """The files of the deployment recommended at ``at`` tok/s/user: worker YAMLs, orchestrator YAML, ``run.sh`` and,
-    on Slurm, ``job.sbatch``; and what is known of it in ``deployment.json``.
+    """The files of the deployment recommended at ``at`` tok/s/user: worker YAMLs, the orchestrator's or nginx's file,
+    ``run.sh`` and, on Slurm, ``job.sbatch``; the same as a recipe of srt-slurm, ``recipe.yaml``, where it has one;
+    and what is known of it in ``deployment.json``.
 
     ``cluster``: another one than it was measured on. ``allocated``: as a Slurm job; by default on clusters with GPUs.
 
@@ -65,8 +68,21 @@ def hand_over(
     where = cluster or _cluster_of(results, experiment, recommendation.point)
     slurm = not where.emulated if allocated is None else allocated
     (rendered,) = rendering.render(replace(experiment, cluster=where.name), where, allocated=slurm)
-    about = json.dumps(describe(workload.workload, recommendation, experiment, where), indent=1, allow_nan=False)
-    return Handover(workload.workload, recommendation, experiment, where, {**rendered.files, ABOUT: about + "\n"})
+    facts = describe(workload.workload, recommendation, experiment, where)
+    recipe, why_none = _recipe(experiment, where)
+    if why_none:
+        facts["no_recipe"] = why_none
+    about = json.dumps(facts, indent=1, allow_nan=False)
+    files = {**rendered.files, **({RECIPE: recipe} if recipe else {}), ABOUT: about + "\n"}
+    return Handover(workload.workload, recommendation, experiment, where, files)
+
+
+def _recipe(experiment: Experiment, cluster: Cluster) -> tuple[str, str]:
+    """The same deployment as a recipe of srt-slurm, or why it has none."""
+    try:
+        return recipe_text(recipe_of(experiment, cluster)), ""
+    except RecipeError as error:
+        return "", "; ".join(problem.what for problem in error.problems)
 
 
 def without_secrets(experiment: Experiment) -> Experiment:
@@ -105,6 +121,7 @@ def find_experiment(measured: Sequence[Measured], point: Point) -> Experiment:
             # The KV layout holds the MTP layers: both sides carry the same.
             ctx=replace(ctx.deployment.ctx, instances=point.ctx, mtp=servers.mtp),
             gen=replace(servers, instances=point.gen),
+            service_nodes=gen.deployment.service_nodes,
         ),
         loads=(load,),
     )

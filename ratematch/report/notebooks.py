@@ -12,6 +12,8 @@ from ratematch.store.files import write_aside
 ONE_FOLDER = ("1-quick-look", "2-rate-matching-explained", "4-paper-figure")
 """Notebooks about one results folder; the third compares two."""
 TWO_FOLDERS = "3-compare-two-sweeps"
+REAL_RESULTS = "5-two-h200"
+"""The one about what was measured on real GPUs and is in the repository."""
 PARAMETERS = "parameters"
 """Tag of the cell that names the results."""
 CELL_S = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ratematch.match.points import Point
-from ratematch.match.recommend import Recommendation
+from ratematch.match.recommend import Between, Recommendation
 from ratematch.report.contents import Bundle
 from ratematch.show.console import show_value
 from ratematch.show.files import one_line
@@ -20,10 +20,9 @@ def make_card(recommendation: Recommendation, bundle: Bundle | None) -> dict[str
         note = f"The fastest deployment gives {show_value(fastest)} tok/s/user." if fastest else ""
         return {"at": at, "state": "none", "deployment": None, "note": note, "files": False, "anchor": ""}
     state = {"end_to_end": "measured", "ifb": "ifb"}.get(point.kind, "predicted")
-    aggregated = "wins here" if recommendation.beaten else "(no end-to-end run reaches it)"
     badge = {
         "measured": "measured end to end",
-        "ifb": f"measured: aggregated serving {aggregated}",
+        "ifb": f"measured: aggregated serving{_why_aggregated(recommendation)}",
         "predicted": "predicted from ctx and gen apart; run it before you rely on it",
     }[state]
     notes = []
@@ -32,6 +31,8 @@ def make_card(recommendation: Recommendation, bundle: Bundle | None) -> dict[str
     if recommendation.hole is not None:
         low, high = (show_value(u) for u in recommendation.hole)
         notes.append(f"IFB has no point between {low} and {high} tok/s/user; it is read on the line between them.")
+    if recommendation.between is not None:
+        notes.append(_describe_between(recommendation.between, point))
     if recommendation.promising is not None:
         more = recommendation.promising.tok_s_gpu / point.tok_s_gpu - 1
         notes.append(f"Predicted {more:.0%} more, not measured: {one_line(recommendation.promising.label)}.")
@@ -45,6 +46,24 @@ def make_card(recommendation: Recommendation, bundle: Bundle | None) -> dict[str
         "files": bundle is not None,
         "anchor": bundle.anchor if bundle else "",
     }
+
+
+def _why_aggregated(recommendation: Recommendation) -> str:
+    if recommendation.beaten:
+        return " wins here"
+    if recommendation.between is not None and recommendation.between.slow.kind == "end_to_end":
+        return ", because no end-to-end run is near"
+    return " (no end-to-end run reaches it)"
+
+
+def _describe_between(between: Between, point: Point) -> str:
+    more = between.tok_s_gpu / point.tok_s_gpu - 1
+    loads = f"{between.slow.concurrency:.0f} and {between.fast.concurrency:.0f} requests in flight"
+    return (
+        f"On the line between its runs with {loads}, {one_line(name_deployment(between.slow))} would give "
+        f"{show_value(between.tok_s_gpu)} tok/s/GPU, {more:.0%} more; nobody measured there: run a load between them "
+        "before you choose."
+    )
 
 
 def _list_figures(point: Point, over_ifb: float | None) -> list[tuple[str, str]]:

@@ -9,39 +9,42 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import random
 import sys
 import threading
 import time
 import traceback
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ratematch.engines import find_engine
-from ratematch.errors import DiskFull, PortInUse, RatematchError, RunError, ServerDied, UserError
+from ratematch.engines import Engine, find_engine
+from ratematch.engines.failures import root_cause
+from ratematch.errors import RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import model_of
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.experiment import Experiment, seed_of
-from ratematch.plan.formats import format_bytes
+from ratematch.plan.experiment import seed_of
 from ratematch.plan.launchplan import LaunchPlan
-from ratematch.plan.memory import total_params
-from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place, placement_to_json
+from ratematch.plan.placement import nodes_on, placement_to_json
 from ratematch.plan.secret import secret_names
 from ratematch.run import contracts, machines, provenance
+from ratematch.run.conversing import join
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import Interrupted, ThisMachine, end_leftovers, port_is_free, running
+from ratematch.run.launch import ThisMachine, end_leftovers, port_is_free, running
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.live import Live
 from ratematch.run.load import measure_load
 from ratematch.run.machines import Allocation
-from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve
+from ratematch.run.neighbours import Stretch, processors, starts_beside
+from ratematch.run.placing import place_allocated, place_locally, ready_s
+from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve, takes_gpus
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
-from ratematch.run.stopping import Stop, stop_on_signal
+from ratematch.run.startsigns import StartSigns
+from ratematch.run.stopping import Interrupted, Stop, stop_on_signal
 from ratematch.run.telemetry import Telemetry
+from ratematch.run.visit import Visits
 from ratematch.run.warmup import warm_connections
 from ratematch.run.watch import explain_failure
 from ratematch.store import filelock, layout, private
@@ -52,19 +55,13 @@ from ratematch.store.masking import mask, masking
 from ratematch.store.outcome import Outcome
 from ratematch.store.progress import Starting, Waiting
 from ratematch.store.provenance import Provenance
+from ratematch.store.sharedservers import servers_of
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
 
 SIGNAL_LAG_S = 1.0
 """Between a server's death by a signal that went to the whole job and the same signal here, at most."""
-
-LAST_PORT = 32000
-"""Below the range from which the kernel picks ports for outgoing connections, which would come and go."""
-
-READY_FLOOR_S = 600.0
-READ_B_S = 0.5e9
-"""Weights read per second that a start-up deadline allows for: a busy shared file system, not a good one."""
 
 
 def run_experiment(
@@ -78,11 +75,24 @@ def run_experiment(
     return outcomes.to_json(measure_experiment(path, allocated=allocated, nodes=nodes, sent=sent))
 
 
+def run_together(paths: Sequence[str]) -> dict[str, Any]:
+    """:func:`run_experiment` of the first of ``paths``, whose servers then measure what is missing in the others."""
+    return outcomes.to_json(measure_experiment(paths[0], guests=[Path(path) for path in paths[1:]]))
+
+
 def measure_experiment(
-    path: str | Path, *, allocated: bool = False, nodes: Sequence[str] = (), sent: str | None = None
+    path: str | Path,
+    *,
+    allocated: bool = False,
+    nodes: Sequence[str] = (),
+    sent: str | None = None,
+    guests: Sequence[Path] = (),
 ) -> Outcome:
     """Measure every missing load of the experiment in ``path``; returns how its last launch ended, with the loads of
     all of them as ``measured``.
+
+    ``guests``: folders of experiments that its servers serve too (:func:`ratematch.run.sharing.share_servers`), which
+    are measured before the servers end.
 
     ``allocated``: on the nodes of the Slurm allocation this runs in, or those of them in ``nodes``, else all on this
     machine. ``sent``: the name that this job was sent under. When ``job.json`` holds another by now, because two
@@ -97,15 +107,18 @@ def measure_experiment(
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and not folder.is_sent_as(sent):
             return Outcome(ok=False, error="another job was sent for this since", interrupted=True)
+        folder.forget_progress()
         # An allocation costs from its first second, not from ours.
         began = float(os.environ.get(JOB_BEGAN, 0)) if allocated else 0.0
-        end_leftovers(folder.launch_folders())
+        end_leftovers([*folder.launch_folders(), *map(servers_of, folder.launch_folders())])
         secrets = _find_secrets(folder)
-        driver = _Driver(stop, nodes if allocated else None, began or time.time(), secrets)
+        others = tuple(map(ExperimentFolder, guests))
+        driver = _Driver(stop, nodes if allocated else None, began or time.time(), secrets, others)
         with masking(secrets.values()):
             outcome = launch_missing(folder, driver.run)
         if outcome.ok:
-            private.forget_secrets(folder.path)
+            for measured in (folder, *others):
+                private.forget_secrets(measured.path)
         return outcome
 
 
@@ -122,79 +135,88 @@ def _find_secrets(folder: ExperimentFolder) -> dict[str, str]:
 class _Driver:
     """Runs launches one after the other. ``nodes``: of the allocation that it may use, none named = all; ``None`` =
     there is no allocation. ``since``: from when on the GPUs are held for the next launch. ``secrets``: of servers, by
-    variable."""
+    variable. ``guests``: experiments that its servers serve too."""
 
     stop: Stop
     nodes: Sequence[str] | None
     since: float
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    guests: tuple[ExperimentFolder, ...] = ()
 
     def run(self, launch: Launch) -> Outcome:
-        """Start the servers once, measure the loads, stop the servers; what became of it, which is kept."""
-        began = time.time()
-        gpus = launch.experiment.deployment.gpus
+        """Start the servers once, measure the loads and those of the guests, stop the servers; what became of the
+        launch, which is kept. How its guests ended stands in their folders."""
+        job = None if self.nodes is None else filelock.own_job()
+        visits = Visits(launch, self.since, launch.experiment.deployment.gpus, job)
         outcome = Outcome(ok=True)
         plan: LaunchPlan | None = None
         try:
             cluster = launch.folder.cluster()
             where = None if self.nodes is None else machines.current(cluster, self.nodes, self.secrets)
-            gpus = len(where.nodes) * cluster.gpus_per_node if where else gpus
-            with self._reserve(launch.experiment, cluster, where) as reserved:
+            visits.gpus = len(where.nodes) * cluster.gpus_per_node if where else visits.gpus
+            with self._reserve(launch, cluster, where) as reserved:
                 if reserved is not None:
-                    began = self.since = time.time()  # what was waited for GPUs took none
+                    visits.began = visits.since = time.time()  # what was waited for GPUs took none
                 plan = _plan(launch, cluster, where, reserved)
-                _measure(launch, cluster, plan, where or ThisMachine(cluster, self.secrets), self.stop)
+                machine = where or ThisMachine(cluster, self.secrets, reserved.locks if reserved else ())
+                servers = _Servers(plan, cluster, machine, reserved)
+                _measure(visits, self.guests, servers, self.stop)
         except RatematchError as error:
-            outcome = _describe_end(error, self.stop, launch, plan)
+            outcome = _describe_end(error, self.stop, visits, plan)
         except Exception as error:  # a defect of ours: what is known of it must not stay in a log that nobody opens
             outcome = _describe_defect(error)
-        now = time.time()
-        if not launch.measured and not launch.starting_s:
-            launch.starting_s = now - began
-        job = None if self.nodes is None else filelock.own_job()
-        outcome = replace(
-            launch.spend(outcome), seconds=now - began, began=began, held_s=now - self.since, gpus=gpus, job=job
-        )
-        # With a full disk the outcome cannot be kept either; the job's own result still carries it.
-        with contextlib.suppress(DiskFull):
-            launch.folder.write_outcome(launch.path, outcome)
+        outcome = visits.end(outcome)
         self.since = time.time()
         return outcome
 
     def _reserve(
-        self, experiment: Experiment, cluster: Cluster, where: Allocation | None
+        self, launch: Launch, cluster: Cluster, where: Allocation | None
     ) -> contextlib.AbstractContextManager[Reserved | None]:
         """GPUs of this machine for the launch; nothing where a scheduler gives them, or none is used."""
-        deployment = experiment.deployment
-        if where is not None or cluster.emulated or nodes_on(deployment, cluster) > 1:
+        deployment = launch.experiment.deployment
+        if where is not None or not takes_gpus(cluster) or nodes_on(deployment, cluster) > 1:
             return contextlib.nullcontext()
-        sides: dict[str, int] = {}
-        if find_engine(experiment.engine.name).spare_ports(deployment):
-            groups = [group for group in deployment.groups if group.role != "agg"]
-            sides = {group.role: group.instances * group.mapping.dp_ranks for group in groups}
-        told: list[bool] = []
+        began = time.time()
 
         def wait(held: Sequence[int]) -> bool:
-            if not told:
-                numbers = ", ".join(map(str, held))
-                sys.stderr.write(f"waiting for {deployment.gpus} GPUs: other experiments hold GPU {numbers}\n")
-                told.append(True)
+            why = f"other experiments hold GPU {', '.join(map(str, held))}"
+            _show_waiting_for(launch, f"{deployment.gpus} GPUs", why, time.time() - began)
             return self.stop.wait(POLL_S)
 
-        def is_free(port: int) -> bool:
-            return port_is_free("127.0.0.1", port)
-
-        return reserve(deployment.gpus, cluster.gpus_per_node, sides, is_free, wait)
+        beside, _ = starts_beside(cluster, processors())
+        return reserve(deployment.gpus, cluster.gpus_per_node, wait, beside=beside)
 
 
-def _describe_end(error: RatematchError, stop: Stop, launch: Launch, plan: LaunchPlan | None) -> Outcome:
+def _show_waiting_for(launch: Launch, what: str, why: str, seconds: float) -> None:
+    now = time.time()
+    launch.folder.write_progress(Starting(now, (Waiting(what, why, seconds, ""),)))
+
+
+def _take_turn(
+    phase: Literal["starting", "measuring"], launch: Launch, reserved: Reserved | None, stop: Stop
+) -> None:
+    """Begin a phase, after what others on this machine do that does not go with it."""
+    if reserved is None or reserved.presence is None:
+        return
+    began, name = time.time(), "start" if phase == "starting" else "measure"
+
+    def wait(others: Sequence[Stretch]) -> bool:
+        why = ", ".join(f"{other.label} is {other.phase}" for other in others) + " on this machine"
+        _show_waiting_for(launch, f"its turn to {name}", why, time.time() - began)
+        return stop.wait(POLL_S)
+
+    reserved.presence.take_turn(phase, launch.experiment.label, wait)
+
+
+def _describe_end(error: RatematchError, stop: Stop, visits: Visits, plan: LaunchPlan | None) -> Outcome:
     """What ended a launch."""
     # Slurm's signals go to the servers too, which may be gone before one comes here.
     stopped = isinstance(error, Interrupted) or (isinstance(error, ServerDied) and stop.wait(SIGNAL_LAG_S))
     if stopped:
         return Outcome(ok=False, error=mask(str(error)), interrupted=True, signal=stop.signal)
-    engine = find_engine(launch.experiment.engine.name)
-    known = plan and explain_failure(engine, launch.experiment, plan, launch.path, error)
+    experiment = visits.launch.experiment
+    engine = find_engine(experiment.engine.key)
+    known = plan and explain_failure(engine, experiment, plan, visits.logs, error)
     return Outcome(
         ok=False,
         error=mask(str(error)),
@@ -221,10 +243,10 @@ def _describe_defect(error: Exception) -> Outcome:
 def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: Reserved | None = None) -> LaunchPlan:
     """What is started and where, written to the launch's folder too."""
     experiment = launch.experiment
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     if reserved is not None:
-        placement = on_reserved(placement, reserved)
+        placement = on_reserved(placement, reserved, port_is_free)
     plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
     contract = contracts.read(launch.folder, engine)
     if refused := engine.check_launch(plan, experiment, installed=contract):
@@ -234,41 +256,96 @@ def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: 
     return plan
 
 
-def _measure(
-    launch: Launch, cluster: Cluster, plan: LaunchPlan, machine: Allocation | ThisMachine, stop: Stop
-) -> None:
-    """Start the servers of ``plan``, measure the loads against them and whatever is asked for meanwhile."""
+@dataclass(frozen=True)
+class _Servers:
+    """What is started where."""
+
+    plan: LaunchPlan
+    cluster: Cluster
+    machine: Allocation | ThisMachine
+    reserved: Reserved | None
+
+
+def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers, stop: Stop) -> None:
+    """Start the servers, measure the loads against them and whatever is asked for meanwhile; then those of the
+    ``guests``."""
+    launch, plan, cluster, machine = visits.launch, what.plan, what.cluster, what.machine
     folder, experiment, loads = launch.folder, launch.experiment, launch.loads
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
         folder.write_progress(Starting(time.time(), tuple(waiting)))
 
+    _take_turn("starting", launch, what.reserved, stop)
     show_waiting(())
     begin = time.monotonic()
     threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     listener = Telemetry(plan, engine.routes, engine.iteration_reader, folder=launch.path)
-    starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, engine.has_given_up)
+    signs = StartSigns(engine.has_given_up, partial(root_cause, known=engine.known_failures))
+    starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, signs)
     with starting as servers, listener as telemetry:
-        software = provenance.collect(plan, launch.path, engine)
-        software = replace(software, contract=contracts.reference(folder))
-        folder.write_provenance(launch.path, software)
-        contracts.compare(folder, software)
-        for note in software.notes:
-            sys.stderr.write(f"note: {note}\n")
-        _refuse_mixture(software, cluster)
+        join(servers, engine, experiment, stop, show_waiting)
+        software = _collect_provenance(launch, plan, engine, what)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
         senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
-        live = Live(folder, launch.path, servers, engine, experiment, telemetry, stop, stall_s, senders=senders)
+        presence = what.reserved.presence if what.reserved else None
+        live = Live(
+            folder,
+            launch.path,
+            servers,
+            engine,
+            experiment,
+            telemetry,
+            stop,
+            stall_s,
+            senders=senders,
+            presence=presence,
+        )
         vocab = model_of(experiment).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
         launch.starting_s = time.monotonic() - begin
-        for number, load in enumerate(loads_while_open(folder, loads, stop)):
-            begin = time.monotonic()
-            measure_load(live, load, number, max(number + 1, len(loads)))
-            launch.measuring_s += time.monotonic() - begin
-            launch.measured += 1
+        _take_turn("measuring", launch, what.reserved, stop)
+        _measure_loads(launch, live)
+        for guest in guests:
+            if (visit := visits.next(guest)) is not None:
+                _keep_origin(visit, launch, software)
+                if presence is not None:
+                    presence.enter("measuring", visit.experiment.label)
+                _measure_loads(visit, replace(live, folder=guest, launch=visit.path, experiment=visit.experiment))
+
+
+def _measure_loads(launch: Launch, live: Live) -> None:
+    """The loads of one launch, and whatever is asked for meanwhile."""
+    for number, load in enumerate(loads_while_open(launch.folder, launch.loads, live.stop)):
+        begin = time.monotonic()
+        measure_load(live, load, number, max(number + 1, len(launch.loads)))
+        launch.measuring_s += time.monotonic() - begin
+        launch.measured += 1
+
+
+def _collect_provenance(launch: Launch, plan: LaunchPlan, engine: Engine, what: _Servers) -> Provenance:
+    """Where the figures of the launch come from, which is kept and checked."""
+    software = provenance.collect(plan, launch.path, engine)
+    software = replace(software, contract=contracts.reference(launch.folder))
+    if what.reserved and len(what.reserved.gpus) < what.cluster.gpus_per_node:
+        beside, why = starts_beside(what.cluster, processors())
+        rule = "may start while these are measured" if beside else "do not start while these are measured"
+        software = replace(software, host_rule=f"servers on other GPUs of this machine {rule} ({why})")
+    launch.folder.write_provenance(launch.path, software)
+    contracts.compare(launch.folder, software)
+    for note in software.notes:
+        sys.stderr.write(f"note: {note}\n")
+    _refuse_mixture(software, what.cluster)
+    return software
+
+
+def _keep_origin(visit: Launch, host: Launch, software: Provenance) -> None:
+    """Of a launch on servers that were started for another experiment: where they are, and how to start them."""
+    note = f"measured on the servers that were started for {host.experiment.label} ({host.folder.path.name})"
+    software = replace(software, contract=contracts.reference(visit.folder), notes=(*software.notes, note))
+    visit.folder.write_provenance(visit.path, software)
+    write_text(visit.path / layout.PLACEMENT, (host.path / layout.PLACEMENT).read_text(encoding="utf-8"))
 
 
 def _import_ahead() -> None:
@@ -289,53 +366,3 @@ def _refuse_mixture(software: Provenance, cluster: Cluster) -> None:
                 f"emulated: {str(cluster.emulated).lower()}; "
                 "emulated and real figures never mix: correct `command` or `emulated` in the profile"
             )
-
-
-def place_locally(experiment: Experiment, cluster: Cluster) -> Placement:
-    """Put the deployment on this machine: each "node" is this host, on ports that are free now.
-
-    Raises:
-        PlacementError: it does not fit. PortInUse: port_base is given and not free, or nothing is.
-    """
-    deployment = experiment.deployment
-    nodes = [f"local{index}" for index in range(nodes_on(deployment, cluster))]
-    addresses = dict.fromkeys(nodes, "127.0.0.1")
-    return place(deployment, cluster, nodes, _port_base(cluster, _all_ports(experiment)), addresses)
-
-
-def place_allocated(experiment: Experiment, cluster: Cluster, where: Allocation) -> Placement:
-    """Put the deployment on the nodes of an allocation, which are reached by their names.
-
-    Ports differ from job to job and from experiment to experiment, so that a server that an earlier one could not end
-    is never taken for ours.
-
-    Raises:
-        PlacementError: it does not fit.
-    """
-    spread = zlib.crc32(f"{where.job_id} {experiment.id}".encode()) % (
-        LAST_PORT - FIRST_PORT - _all_ports(experiment)
-    )
-    return place(experiment.deployment, cluster, where.nodes, cluster.port_base or FIRST_PORT + spread)
-
-
-def _all_ports(experiment: Experiment) -> int:
-    """Ports that a deployment takes, one after another."""
-    engine = find_engine(experiment.engine.name)
-    return count_ports(experiment.deployment) + engine.spare_ports(experiment.deployment)
-
-
-def _port_base(cluster: Cluster, count: int) -> int:
-    if cluster.port_base is not None:
-        return cluster.port_base
-    for _ in range(200):
-        base = random.randrange(FIRST_PORT, LAST_PORT - count)
-        if all(port_is_free("127.0.0.1", base + offset) for offset in range(count)):
-            return base
-    raise PortInUse(f"found no {count} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
-
-
-def ready_s(experiment: Experiment, cluster: Cluster) -> float:
-    """Seconds that servers may take to become ready: the profile's limit, else by the size of the weights."""
-    if cluster.ready_minutes is not None:
-        return cluster.ready_minutes * 60
-    return READY_FLOOR_S + total_params(model_of(experiment)) * format_bytes("fp8") / READ_B_S

@@ -4,9 +4,10 @@ It reads a pipe whose other end only the driver holds. When the driver ends in a
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
 SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
 are ended too. An ``srun`` carries the mark under another name, and only srun is known by that one: what it has in
-its environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes the
-files that hold the secret of the start. It imports nothing of ratematch, to start fast and to survive anything that
-breaks the driver.
+its environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes what
+they left on the node's own disk (``ratematch-*.<name of the start>`` in its temporary folder), and the files that
+hold the secret of the start. It imports nothing of ratematch, to start fast and to survive anything that breaks the
+driver.
 
 Usage: ``python -I guard.py MARK GRACE_S FOLDER_OF_SECRETS < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end
 them now: how a driver cleans the other nodes of its allocation.
@@ -16,14 +17,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "RATEMATCH_RUN"
 STEP_VARIABLE = "RATEMATCH_STEP"
 """Of an ``srun``, whose tasks have ``RATEMATCH_RUN``."""
+
+NAME = 12
+"""Characters of a mark that name its start, to servers too."""
 
 
 def marked(mark: str) -> list[int]:
@@ -41,8 +47,14 @@ def marked(mark: str) -> list[int]:
     return pids
 
 
+def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without the marks of a start, for what must survive its end."""
+    return {key: value for key, value in environment.items() if key not in (VARIABLE, STEP_VARIABLE)}
+
+
 def end(mark: str, grace_s: float) -> None:
-    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer."""
+    """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer; then what they left on this
+    machine's own disk goes."""
     deadline = time.monotonic() + grace_s
     _send(mark, signal.SIGTERM)
     while marked(mark) and time.monotonic() < deadline:
@@ -50,6 +62,8 @@ def end(mark: str, grace_s: float) -> None:
     while marked(mark):
         _send(mark, signal.SIGKILL)
         time.sleep(0.05)
+    for left in Path(os.environ.get("TMPDIR") or "/tmp").glob(f"ratematch-*.{mark[:NAME]}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _send(mark: str, number: signal.Signals) -> None:

@@ -23,9 +23,11 @@ from typing import Protocol
 from ratematch.errors import DiskFull, NotInstalled, NotReady, PortInUse, RunError, ServerDied
 from ratematch.loadgen.http import get
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
 from ratematch.run.maskedlog import ServerLog
+from ratematch.run.startsigns import StartSigns
+from ratematch.run.stopping import Interrupted
 from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store import layout, masking
 from ratematch.store.files import disk_full_message, is_full, write_text
@@ -44,15 +46,12 @@ Diagnose = Callable[[Sequence[str]], object]
 """Whole logs, the most relevant first, to a cause (``str()`` of it is shown); ``None`` when it is not known."""
 
 
-GivenUp = Callable[[str], bool]
-
-
-class Interrupted(RunError):
-    """The person or the scheduler asked the run to stop."""
-
-
 class Machine(Protocol):
-    """Where servers run: how a process of the plan is started, and how all that it left behind is ended."""
+    """Where servers run: how a process of the plan is started, and how all that it left behind is ended. ``locks``:
+    open files that stand for what the servers use; they are kept open until the last server has ended."""
+
+    @property
+    def locks(self) -> Sequence[int]: ...
 
     def step(self, spec: ProcessSpec) -> Step:
         """What starts ``spec`` where it belongs."""
@@ -64,7 +63,13 @@ class Machine(Protocol):
 class ThisMachine:
     """Every "node" of the plan is this host. ``secrets``: of servers, by variable."""
 
-    def __init__(self, cluster: Cluster | None = None, secrets: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        cluster: Cluster | None = None,
+        secrets: Mapping[str, str] | None = None,
+        locks: Sequence[int] = (),
+    ):
+        self.locks = tuple(locks)
         self._cluster = cluster
         self._secrets = secrets or {}
 
@@ -96,17 +101,17 @@ class Servers:
         folder: Path,
         diagnose: Diagnose,
         machine: Machine,
-        given_up: GivenUp | None = None,
+        signs: StartSigns | None = None,
         secret: str = "",
     ):
+        self._mark = uuid.uuid4().hex
         self._secret = secret
-        self.plan = plan
-        self._given_up = given_up
+        self.plan = plan.started(self._mark[: guard.NAME])
+        self._signs = signs or StartSigns()
         self._machine = machine
         self.folder = folder
         self._diagnose = diagnose
         self._children: list[_Child] = []
-        self._mark = uuid.uuid4().hex
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self, stop: threading.Event, on_wait: Callable[[Sequence[Waiting]], None]) -> None:
@@ -128,6 +133,14 @@ class Servers:
                 check_port_free(spec)
             started = [self._spawn(spec) for spec in specs]
             self._wait_ready(started, stop, on_wait)
+
+    def never_whole(self, why: str, seconds: float) -> NotReady:
+        """The error of servers that are up and yet no deployment after ``seconds``."""
+        first = next((child for child in self._children if child.spec.role == "orchestrator"), self._children[-1])
+        return NotReady(
+            f"the servers are up, and the deployment was not ready after {seconds:.0f} s ({why}); raise "
+            f"ready_minutes in the cluster profile if it only needs longer{self._cause(first)}"
+        )
 
     def check(self) -> None:
         """Raises ServerDied when any server has ended."""
@@ -167,13 +180,14 @@ class Servers:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=unmarked(os.environ),
+            env=guard.unmarked(os.environ),
             start_new_session=True,
+            pass_fds=self._machine.locks,
         )
 
     def _spawn(self, spec: ProcessSpec) -> _Child:
         step = self._machine.step(spec).marked(guard.VARIABLE, guard.STEP_VARIABLE, self._mark)
-        environment = {key: value for key, value in unmarked(os.environ).items() if key not in step.unset}
+        environment = {key: value for key, value in guard.unmarked(os.environ).items() if key not in step.unset}
         environment.pop(masking.VARIABLE, None)
         environment.update(step.env)
         log = ServerLog(self.folder / spec.log)
@@ -187,6 +201,7 @@ class Servers:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    pass_fds=self._machine.locks,
                 )
         except FileNotFoundError as error:
             raise NotInstalled(
@@ -206,22 +221,30 @@ class Servers:
             self.check()
             waiting = []
             for child in list(pending):
-                why = probe(child.spec.ready.url)
+                why = probe_ready(child.spec.ready)
                 seconds = time.monotonic() - child.started
                 if why is None:
                     pending.remove(child)
                 elif seconds > child.spec.ready.deadline_s:
                     raise NotReady(self._not_ready(child, why, seconds))
-                elif self._given_up is not None and self._given_up(whole_log(child.log)):
+                elif self._signs.given_up(whole_log(child.log)):
                     raise ServerDied(f"{child.spec.name} gave up starting after {seconds:.0f} s{self._cause(child)}")
                 else:
                     waiting.append(Waiting(child.spec.name, why, seconds, _last_line(child.log)))
             if waiting:
+                self._refuse_silence(waiting)
                 on_wait(waiting)
                 if stop.wait(pause):
                     raise Interrupted("stopped while servers were starting")
                 # Loading takes minutes on a real cluster; a probe a second is enough there.
                 pause = min(1.0, pause * 1.2)
+
+    def _refuse_silence(self, waiting: Sequence[Waiting]) -> None:
+        """Raises ServerDied: a server has logged why it fails, and none has written anything since."""
+        if known := self._signs.fell_silent([child.log for child in self._children]):
+            names = ", ".join(server.name for server in waiting)
+            silent = f"no server has logged anything for {self._signs.silent_s:.0f} s since a cause of failure"
+            raise ServerDied(f"{names} will not be ready: {silent}: {known} [logs: {self.folder}]")
 
     def _death(self, child: _Child, code: int) -> RunError:
         """Why a server is gone: the disk, where it has no room left for logs, before all else."""
@@ -251,11 +274,6 @@ class Servers:
         return f"{cause} [log: {child.log}]\n" + "\n".join(f"    {line}" for line in tail.splitlines())
 
 
-def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without the marks of a start, for what must survive its end."""
-    return {key: value for key, value in environment.items() if key not in (guard.VARIABLE, guard.STEP_VARIABLE)}
-
-
 def end_leftovers(launches: Iterable[Path]) -> None:
     """End servers on this machine that an earlier start left behind, because its driver and guard died together, and
     remove the files of its secret.
@@ -282,14 +300,14 @@ def running(
     stop: threading.Event,
     on_wait: Callable[[Sequence[Waiting]], None],
     machine: Machine | None = None,
-    given_up: GivenUp | None = None,
+    signs: StartSigns | None = None,
 ) -> Iterator[Servers]:
     """The servers of ``plan``, ready; ended on leaving, whatever happened. Errors as in :meth:`Servers.start`.
 
-    ``given_up``: does a log show that its server will never be ready?
+    ``signs``: what shows in logs that servers will never be ready.
     """
     secret = secrets.token_hex(32) if any(file.secret for file in plan.files) else ""
-    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), given_up, secret)
+    servers = Servers(plan, folder, diagnose, machine or ThisMachine(), signs, secret)
     with masking.masking([secret] if secret else []):
         try:
             servers.start(stop, on_wait)
@@ -298,13 +316,22 @@ def running(
             servers.stop()
 
 
+def probe_ready(ready: ReadyProbe) -> str | None:
+    """``None`` when a process answers as it must, else why not, in words."""
+    why = probe(ready.url)
+    return None if ready.alive and why is not None and why.startswith(ANSWERS) else why
+
+
+ANSWERS = "answers "
+
+
 def probe(url: str, timeout_s: float = 2.0) -> str | None:
     """``None`` when GET ``url`` answers 200, else why not, in words."""
     try:
         status = get(url, timeout_s).status
-        return None if status == 200 else f"answers {status}"
+        return None if status == 200 else f"{ANSWERS}{status}"
     except urllib.error.HTTPError as error:
-        return f"answers {error.code}"
+        return f"{ANSWERS}{error.code}"
     except urllib.error.URLError as error:
         reason = error.reason
         return REFUSED if isinstance(reason, ConnectionRefusedError) else str(reason)

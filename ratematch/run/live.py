@@ -16,6 +16,7 @@ from ratematch.measure.loadrun import EmulatorTime, LoadRun, WarmedPrompts, Warm
 from ratematch.measure.requesttimes import TimesSources
 from ratematch.plan.experiment import Experiment
 from ratematch.run.launch import Servers
+from ratematch.run.neighbours import Presence
 from ratematch.run.requesttimes import Marks as TimesMarks
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks
@@ -27,7 +28,8 @@ from ratematch.store.folder import ExperimentFolder
 @dataclass(frozen=True)
 class Live:
     """A deployment that is up. ``connections``: what came of opening its connections, if that was done. ``senders``:
-    on the nodes of its allocation, if it is in one."""
+    on the nodes of its allocation, if it is in one. ``presence``: what others do on this machine, where GPUs are
+    given out by lock."""
 
     folder: ExperimentFolder
     launch: Path
@@ -39,6 +41,7 @@ class Live:
     stall_s: float | None
     connections: Warming | None = None
     senders: NodeSenders | None = None
+    presence: Presence | None = None
 
     @property
     def target(self) -> Target:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +32,12 @@ from ratematch.measure.serverside import judge_servers, limits_of
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
-from ratematch.run.launch import Interrupted, probe
+from ratematch.run.conversing import recheck
+from ratematch.run.launch import probe_ready
 from ratematch.run.live import Live, Reported, Sent
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
 from ratematch.run.serverlogs import mark_logs, read_logs
+from ratematch.run.stopping import Interrupted
 from ratematch.run.telemetry import (
     Iterations,
     acceptance_length,
@@ -67,6 +69,7 @@ def measure_load(live: Live, load: Load, number: int, total: int) -> None:
         DiskFull: no room for its records.
     """
     at = live.folder.load_folder(load)
+    recheck(live.servers, live.engine, live.experiment, live.stop)
     sent = _send(live, load, number, total)
     reported = _collect(live, load, sent)
     if why := _why_not_kept(live, load, sent, reported.run):
@@ -99,7 +102,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> Sent:
     size = (load.num_requests + load.warmup) * (RECORD_B + TOKEN_B * experiment.workload.osl)
     before = read_emulator_times(plan) if experiment.emulated else {}
     live.telemetry.take()
-    marks, times = mark_logs(plan, live.launch), mark_times(plan, live.launch, live.times)
+    marks, times = mark_logs(plan, live.servers.folder), mark_times(plan, live.servers.folder, live.times)
     gpus = GpuSampler(folder=live.launch, only=_gpus_of(live))
     with (
         watch(live.servers, live.telemetry, live.engine, live.stop, live.stall_s) as watched,
@@ -129,19 +132,21 @@ def _collect(live: Live, load: Load, sent: Sent) -> Reported:
     experiment, plan, result = live.experiment, live.servers.plan, sent.result
     run = describe_run(result, live.launch, experiment)
     emulator = spent_between(sent.before, read_emulator_times(plan)) if experiment.emulated else {}
-    log = read_logs(plan, live.launch, sent.marks, live.engine, experiment, load)
+    log = read_logs(plan, live.servers.folder, sent.marks, live.engine, experiment, load)
     reports = live.telemetry.take()
     rows = reports.iterations
     times = CollectedTimes((), None, None, {})
     if result.aborted is None:
         every = [*result.warmup, *result.records]
-        times = collect_times(plan, live.launch, live.times, sent.times, every, live.engine.trim_times)
+        times = collect_times(plan, live.servers.folder, live.times, sent.times, every, live.engine.trim_times)
     warmed = sent.warmed
     if warmed is not None:
         servers = {spec.name for spec in plan.processes if spec.role == "gen"}
-        warmed = replace(warmed, hit_rate=prefix_hit_rate(rows, servers))
+        rate = prefix_hit_rate(rows, servers)
+        warmed = replace(warmed, hit_rate=_hits_by_answers(result.records) if rate is None else rate)
     run = replace(
         run,
+        beside=_beside(live, run),
         emulator=emulator,
         connections=live.connections,
         log=log,
@@ -160,12 +165,30 @@ def _collect(live: Live, load: Load, sent: Sent) -> Reported:
     return Reported(run, rows, reports.samples, times.lines)
 
 
+def _hits_by_answers(records: Sequence[RequestRecord]) -> float | None:
+    """Share of the prompt tokens that answers say were found in a prefix cache, where the servers' own figures do not
+    tell; ``None`` where an answer does not say."""
+    whole = [record for record in records if record.outcome == "ok"]
+    tokens = sum(record.isl_reported or 0 for record in whole)
+    cached = [record.cached_tokens for record in whole]
+    counted = [count for count in cached if count is not None]
+    return sum(counted) / tokens if tokens and len(counted) == len(cached) else None
+
+
+def _beside(live: Live, run: LoadRun) -> tuple[str, ...]:
+    """What ran on other GPUs of this machine while the load did."""
+    if live.presence is None or run.wall_start_ns is None or run.start_ns is None or run.end_ns is None:
+        return ()
+    begin = run.wall_start_ns / 1e9
+    return live.presence.during(begin, begin + (run.end_ns - run.start_ns) / 1e9)
+
+
 def _find_cause(live: Live, sent: Sent, run: LoadRun) -> Diagnosis | None:
     """Why requests of a load failed; ``None`` where none did or nothing is known."""
     errors = _errors(sent.result.records)
     if not errors:
         return None
-    known = find_cause(live.engine, live.servers.plan, live.launch, errors, sent.marks)
+    known = find_cause(live.engine, live.servers.plan, live.servers.folder, errors, sent.marks)
     if known is None and run.failed == run.sent:
         return live.engine.explain("all_failed", live.experiment)
     return known
@@ -175,7 +198,7 @@ def _why_not_kept(live: Live, load: Load, sent: Sent, run: LoadRun) -> RunError 
     """Why the load is not whole; ``None`` when it is."""
     watched = sent.watched
     if sent.result.aborted is None:
-        return _ruined(live) if run.failed else None
+        return _ruined(live) if run.failed else _changed(live)
     if watched.died:
         return type(watched.died)(f"during {load.label}: {watched.died}")
     if watched.stalled:
@@ -184,19 +207,42 @@ def _why_not_kept(live: Live, load: Load, sent: Sent, run: LoadRun) -> RunError 
         return Interrupted(f"stopped during {load.label}; loads before it are kept")
     if DISK_FULL in sent.result.aborted:
         return DiskFull(f"{load.label}: {sent.result.aborted}")
+    try:
+        # A server that refuses every connection may have ended since the watch last looked.
+        live.servers.check()
+    except (ServerDied, DiskFull) as error:
+        return type(error)(f"during {load.label}: {error}")
     return LoadAborted(f"{load.label}: {sent.result.aborted}")
 
 
 def _add_window(live: Live, sent: Sent, reported: Reported, span: tuple[int, int], tok_s: float | None) -> LoadRun:
     """``reported.run`` with what servers and GPUs did in the steady window ``span`` (ns)."""
-    run = reported.run
+    run, samples = reported.run, reported.samples.summarise(*span)
+    window = {**_without_iterations(live, samples or {}), **summarise(reported.rows, *span)}
     return replace(
         run,
-        telemetry=replace(run.telemetry, window=summarise(reported.rows, *span)),
+        telemetry=replace(run.telemetry, window=window),
         gpus=sent.gpus.summarise(*span, tok_s),
-        prometheus=reported.samples.summarise(*span),
+        prometheus=samples,
         stages=_read_stages(live, reported.samples, span),
     )
+
+
+def _without_iterations(live: Live, samples: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The figures that servers report of a window in their samples only, by server."""
+    if not live.engine.routes.judged:
+        return {}
+    found = {
+        spec.name: live.engine.read_figures(samples.get(live.telemetry.prometheus_url(spec.name), {}))
+        for spec in live.servers.plan.processes
+        if spec.role != "service"
+    }
+    for spec in live.servers.plan.processes:
+        if spec.role == "orchestrator":
+            # What a decode worker was handed over counts as cached there; answers and workers tell of real hits.
+            for hits in ("cache_hits_total", "cache_queries_total", "cache_hit_rate"):
+                found[spec.name].pop(hits, None)
+    return {name: figures for name, figures in found.items() if figures}
 
 
 def _ruined(live: Live) -> RunError | None:
@@ -212,8 +258,17 @@ def _ruined(live: Live) -> RunError | None:
     except (ServerDied, DiskFull) as error:
         return error
     for spec in live.servers.plan.processes:
-        if why := probe(spec.ready.url):
+        if why := probe_ready(spec.ready):
             return ServerDied(f"{spec.name} no longer answers ({why})")
+    return None
+
+
+def _changed(live: Live) -> RunError | None:
+    """Are other servers there than were started? Then the load is no measure of ours and is not kept."""
+    try:
+        recheck(live.servers, live.engine, live.experiment, live.stop)
+    except RunError as error:
+        return error
     return None
 
 
@@ -239,7 +294,7 @@ def _block(live: Live) -> int:
 def _gpus_of(live: Live) -> frozenset[int] | None:
     """The GPUs that servers are given by number; ``None`` where one has all of a node. Its neighbours' power is not
     theirs."""
-    servers = [dict(spec.env) for spec in live.servers.plan.processes if spec.role != "orchestrator"]
+    servers = [dict(spec.env) for spec in live.servers.plan.processes if spec.is_worker]
     lists = [env.get("CUDA_VISIBLE_DEVICES", "") for env in servers]
     if not lists or not all(lists):
         return None

@@ -15,7 +15,6 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.placement import nodes_on
 from ratematch.run import guard
-from ratematch.run.launch import unmarked
 from ratematch.slurm import allocation
 from ratematch.slurm.srun import Step, slurm_step
 from ratematch.store import filelock
@@ -31,6 +30,11 @@ class Allocation:
     cluster: Cluster
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """None: the scheduler gives nodes out."""
+        return ()
+
     def step(self, spec: ProcessSpec) -> Step:
         """The step that runs ``spec`` on its nodes."""
         return slurm_step(spec, self.cluster).revealed(self.secrets)
@@ -43,7 +47,7 @@ class Allocation:
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
                 [*allocation.srun(self.nodes, "clean-up"), *command],
-                env=unmarked(os.environ),
+                env=guard.unmarked(os.environ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=allocation.SWEEP_S,

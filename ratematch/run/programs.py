@@ -9,6 +9,7 @@ from typing import Literal
 from ratematch.engines import find_engine
 from ratematch.errors import UserError
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.experiment import EngineRef
 from ratematch.slurm.site import refuse_missing_programs
 
 ExecutorName = Literal["slurm", "allocation", "local"]
@@ -20,19 +21,24 @@ def choose_executor(cluster: Cluster) -> ExecutorName:
     return "allocation" if inside and cluster.default_executor == "slurm" else cluster.default_executor
 
 
-def refuse_missing(executor: str, cluster: Cluster, engine: str) -> None:
+def refuse_missing(executor: str, cluster: Cluster, engine: EngineRef) -> None:
     """Raises UserError, in one line that names what can be done here, when servers of ``engine`` cannot be started
     by ``executor`` from this machine."""
     if executor == "slurm":
         refuse_missing_programs()
-    if executor not in ("local", "debug") or cluster.emulated or cluster.container is not None:
+    if executor not in ("local", "debug") or cluster.container is not None:
         return
     path = cluster.environment.get("PATH", os.environ.get("PATH"))
+    stack = find_engine(engine.key)
     wrapper = ["numactl"] if cluster.numactl else []
-    for program in (*wrapper, *find_engine(engine).command(cluster)[:1]):
+    own = () if cluster.emulated else (*wrapper, *stack.command(cluster)[:1])
+    for program in (*own, *stack.programs(engine)):
         if shutil.which(program, path=path) is None:
             raise UserError(
-                f"{program} is not on PATH here, and {engine} servers of cluster profile {cluster.name} start with "
-                "it on this machine: use --executor simulate, the cluster's login node, or a profile of this machine "
-                "(`ratematch init`)"
+                f"{program} is not on PATH here, and {engine.name} servers of cluster profile {cluster.name} start "
+                "with it on this machine: use --executor simulate, the cluster's login node, or a profile of this "
+                "machine (`ratematch init`)"
+                if program in own
+                else f"{program} is not on PATH here, and {engine.name} needs it as this sweep has it: install it, "
+                "or change what asks for it below `engine:`"
             )

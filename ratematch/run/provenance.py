@@ -24,6 +24,7 @@ PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pyarrow", "submitit")
 def collect(plan: LaunchPlan, folder: Path, engine: Engine) -> Provenance:
     """Where the figures of a launch of ``plan`` in ``folder`` come from, as far as that can be found out."""
     names = [spec.name for spec in plan.processes]
+    servers = [spec for spec in plan.processes if spec.role != "service"]
     running = engine.read_running(plan, dict(zip(names, read_since(plan, folder, {}), strict=True)))
     return Provenance(
         ratematch=__version__,
@@ -34,7 +35,7 @@ def collect(plan: LaunchPlan, folder: Path, engine: Engine) -> Provenance:
         host=socket.gethostname(),
         packages={name: _package(name) for name in PACKAGES},
         slurm_job_id=os.environ.get("SLURM_JOB_ID"),
-        servers={spec.name: server_version(spec.host, spec.port) for spec in plan.processes},
+        servers={spec.name: server_version(spec.host, spec.port) for spec in servers},
         running=running.choices,
         notes=running.notes,
     )

@@ -42,6 +42,8 @@ def mark_times(plan: LaunchPlan, launch: Path, sources: TimesSources) -> Marks:
     """Leave what earlier requests left out of what follows: records that are handed out once are fetched, and files
     are read from their present end."""
     read_perf_metrics(plan, sources.route)
+    if sources.files is not None:
+        time.sleep(sources.lag_s)
     return {file: _size(file) for file in _find(launch, sources)}
 
 

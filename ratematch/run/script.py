@@ -20,7 +20,7 @@ from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment, seed_of
-from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, START, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.placement import nodes_on
 from ratematch.plan.printable import one_line
@@ -33,7 +33,7 @@ from ratematch.version import __version__
 Places = Mapping[str, str]
 """Placeholders, and what the shell has in their place."""
 
-LAUNCH_FOLDER = {HERE: '"$WORK"'}
+LAUNCH_FOLDER = {HERE: '"$WORK"', START: '"$START"'}
 
 STOP_GRACE_S = 10
 WIDTH = 100
@@ -73,11 +73,11 @@ alive() {{
   done
 }}
 
-# ready NAME URL SECONDS: wait until URL answers
+# ready NAME URL SECONDS [any]: wait until URL answers, with whatever status where any will do
 ready() {{
   local deadline=$((SECONDS + $3)) code
   local ask=(curl --noproxy '*' --fail --silent --max-time 5 --output /dev/null --write-out '%{{http_code}}')
-  until code=$("${{ask[@]}}" "$2"); do
+  until code=$("${{ask[@]}}" "$2") || [[ ${{4:-}} == any && $code != 000 ]]; do
     alive
     case $code in
       000) code="does not answer" ;;
@@ -160,6 +160,12 @@ by_block() {
 mapfile -t NODES < <(by_block "${NODES[@]}")
 """
 
+NAME_OF_START = """
+# Another name at each start, for what two starts must not share by accident.
+START=$(od -An -N6 -tx1 /dev/urandom)
+START=${START//[[:space:]]/}
+"""
+
 TAIL = """
 ENDPOINT={endpoint} MODEL={model}
 echo "all servers are ready: $ENDPOINT"
@@ -175,7 +181,7 @@ def run_script(
     """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine.
     ``nodes``: placeholders in ``plan`` for the nodes of the allocation that it will find itself in."""
     steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
-    product = find_engine(experiment.engine.name).product
+    product = find_engine(experiment.engine.key).product
     title = f"{experiment.label}, experiment {experiment.id}, {product} {experiment.engine.version}"
     title, name = one_line(title), one_line(cluster.name)
     places = {node: f'"${{NODES[{index}]}}"' for index, node in enumerate(nodes)} | LAUNCH_FOLDER
@@ -185,20 +191,38 @@ def run_script(
         *(SECRET.format(name=secret) for secret in secrets),
         _find_nodes(len(nodes), BY_BLOCK if cluster.slurm.segment else "") if nodes else "",
         MAIN.format(files=_copy_files(plan, nodes)),
+        NAME_OF_START if any(START in word for step in steps for word in _words(step)) else "",
     ]
     for wave in sorted({spec.wave for spec in plan.processes}):
         both = [(spec, step) for spec, step in zip(plan.processes, steps, strict=True) if spec.wave == wave]
         parts += ["\n" + start_line(spec, step, places) for spec, step in both]
         parts += [
-            f"ready {spec.name} {quote(spec.ready.url, places)} {int(spec.ready.deadline_s + 0.999)}\n"
+            f"ready {spec.name} {quote(spec.ready.url, places)} {int(spec.ready.deadline_s + 0.999)}"
+            f"{' any' if spec.ready.alive else ''}\n"
             for spec, _ in both
         ]
+    parts += _join(experiment, plan, places)
     parts.append(TAIL.format(endpoint=quote(plan.endpoint, places), model=shlex.quote(experiment.model_path)))
     parts += [_warm_up(experiment)] if experiment.mode == "e2e" else []
     # Breakdown loads beside others need servers of their own.
     loads = [load for load in experiment.loads if load.breakdown == experiment.loads[0].breakdown]
     parts += [_send(experiment, load) for load in loads]
     return "".join([*parts, 'exit "$CODE"\n'])
+
+
+def _join(experiment: Experiment, plan: LaunchPlan, places: Places) -> Iterator[str]:
+    """The wait for the deployment as a whole, where its servers' own addresses do not tell."""
+    shell = find_engine(experiment.engine.key).join_script(plan, experiment)
+    if shell is not None:
+        yield shell.functions
+        yield "\n"
+        for call in shell.calls:
+            yield " ".join(quote(word, places) for word in call) + "\n"
+
+
+def _words(step: Step) -> Iterator[str]:
+    yield from step.argv
+    yield from (value for _, value in step.env)
 
 
 def batch_script(experiment: Experiment, cluster: Cluster) -> str:

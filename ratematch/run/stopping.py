@@ -9,6 +9,12 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from ratematch.errors import RunError
+
+
+class Interrupted(RunError):
+    """The person or the scheduler asked the run to stop."""
+
 
 class Stop(threading.Event):
     """Asked to stop; ``signal``: by which signal."""

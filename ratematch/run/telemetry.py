@@ -11,6 +11,7 @@ import contextlib
 import json
 import threading
 import time
+import urllib.error
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratematch.loadgen.http import get
+from ratematch.loadgen.http import EMULATED_INFO, get
 from ratematch.loadgen.limits import MOST_FIGURE, TIMINGS_BYTES
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
@@ -131,7 +132,9 @@ class Telemetry:
         self._iterations: dict[str, Subscription] = {}
         self._prometheus: dict[str, Subscription] = {}
         for spec in plan.processes:
-            if spec.role != "orchestrator":
+            if spec.role == "service":
+                continue
+            if spec.is_worker and routes.iterations is not None:
                 worker = self._workers[spec.name] = _Worker(spec.name, new_reader(), RowLog(KEPT, folder))
                 url, take = _url(spec, routes.iterations), partial(self._take_iterations, worker)
                 self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
@@ -345,14 +348,26 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
     """Of every emulated worker that answers, since its start."""
     times: dict[str, EmulatorTime] = {}
     for spec in plan.processes:
-        if spec.role == "orchestrator":
+        if not spec.is_worker:
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            reported = json.loads(get(_url(spec, "/server_info"), 5).body)["emulated"]
+            reported = json.loads(_server_info(spec))["emulated"]
             seconds = [float(reported[name]) for name in ("busy_s", "late_s", "lost_s")]
             if all(abs(value) < MOST_FIGURE for value in seconds):
                 times[spec.name] = EmulatorTime(*seconds)
     return times
+
+
+def _server_info(spec: ProcessSpec) -> bytes:
+    """What an emulated worker says of itself, on its own port or, for Dynamo's, on its system port.
+
+    Raises:
+        OSError: it does not say.
+    """
+    try:
+        return get(_url(spec, "/server_info"), 5).body
+    except urllib.error.HTTPError:
+        return get(_url(spec, f"/engine/{EMULATED_INFO}"), 5).body
 
 
 def spent_between(before: Mapping[str, EmulatorTime], after: Mapping[str, EmulatorTime]) -> dict[str, EmulatorTime]:

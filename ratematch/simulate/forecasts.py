@@ -21,10 +21,8 @@ from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
-from ratematch.simulate.plan import plan_simulation
-from ratematch.simulate.service import Service
+from ratematch.simulate.inside import inside_of
 from ratematch.simulate.steadystate import Forecast, forecast
-from ratematch.simulate.timeline import Timeline
 from ratematch.store.folder import Results
 
 
@@ -51,9 +49,8 @@ def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, 
     """
     if experiment.stage == "e2e" or experiment.workload.mean_isl is None:
         return {}
-    emulations = Service(plan_simulation(experiment, cluster), Timeline()).emulations
-    emulation = emulations[experiment.deployment.groups[-1].role]
-    return {load: forecast(emulation, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
+    inside = inside_of(experiment, cluster)
+    return {load: forecast(inside, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
 
 
 def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:

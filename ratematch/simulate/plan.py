@@ -17,8 +17,11 @@ from ratematch.store import layout
 from ratematch.store.files import write_json, write_text
 
 
-def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | None = None) -> LaunchPlan:
+def plan_simulation(
+    experiment: Experiment, cluster: Cluster, launch: Path | None = None, *, forecast: bool = False
+) -> LaunchPlan:
     """What a launch would write and start, for the emulator; written to ``launch``, where that is given.
+    ``forecast``: for a forecast, which does not run it in virtual time.
 
     Without it this is a forecast of real servers, whose image may take keys that no shipped contract knows. The
     emulator knows nothing of them either: it goes without, as without those that a sweep marks ``!unchecked``.
@@ -26,8 +29,8 @@ def plan_simulation(experiment: Experiment, cluster: Cluster, launch: Path | Non
     Raises:
         UserError: the engine would refuse it. PlacementError: it does not fit on the cluster.
     """
-    engine = find_engine(experiment.engine.name)
-    if why := engine.why_no_simulation():
+    engine = find_engine(experiment.engine.key)
+    if not forecast and (why := engine.why_no_simulation()):
         raise UserError(f"{experiment.engine.name} cannot be simulated: {why}")
     stand_in = replace(cluster, emulated=True)
     nodes = [f"node{index}" for index in range(nodes_on(experiment.deployment, cluster))]

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
-from ratematch.emulator.steptime import RankLoad, StepBatch
-from ratematch.emulator.trtllm.assembly import Emulation
+from ratematch.emulator.scheduler import Scheduler
+from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.simulate.service import Delays
+
+
+class Inside(Protocol):
+    """What a forecast looks at."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+    @property
+    def step_time(self) -> StepTime: ...
 
 
 @dataclass(frozen=True)
@@ -29,11 +40,11 @@ class Forecast:
     osl: float
 
 
-def forecast(emulation: Emulation, experiment: Experiment, load: Concurrency) -> Forecast:
+def forecast(inside: Inside, experiment: Experiment, load: Concurrency) -> Forecast:
     """Figures of ``load`` against servers of ``experiment``, which are all of one role (ctx, gen or aggregated)."""
     group = experiment.deployment.groups[-1]
     in_flight = load.concurrency / group.instances
-    model = _Steady(emulation, experiment.workload)
+    model = _Steady(inside, experiment.workload)
     match group.role:
         case "ctx":
             req_s, ttft_s, tpot_s = model.prefill(in_flight)
@@ -48,9 +59,9 @@ def forecast(emulation: Emulation, experiment: Experiment, load: Concurrency) ->
 class _Steady:
     """One server in its steady state. Rates are of one instance, requests/s."""
 
-    def __init__(self, emulation: Emulation, workload: Workload):
-        self._step_time = emulation.step_time
-        self._config = config = emulation.scheduler.config
+    def __init__(self, inside: Inside, workload: Workload):
+        self._step_time = inside.step_time
+        self._config = config = inside.scheduler.config
         self._isl = workload.mean_isl or float(workload.isl)
         self._osl = workload.mean_osl
         self._ranks = config.mapping.dp_ranks

@@ -162,6 +162,6 @@ def container_options(cluster: Cluster, folder: str) -> tuple[str, ...]:
 
 
 def _pinned(spec: ProcessSpec, cluster: Cluster | None) -> tuple[str, ...]:
-    if cluster is None or not cluster.numactl or spec.role == "orchestrator":
+    if cluster is None or not cluster.numactl or not spec.is_worker:
         return ()
     return ("numactl", *cluster.numactl)

@@ -344,6 +344,10 @@ class ExperimentFolder:
         file = self.path / layout.PROGRESS
         return read_value(file, progress_from_json) if file.exists() else None
 
+    def forget_progress(self) -> None:
+        """What an earlier process did is no news of the one that starts now."""
+        (self.path / layout.PROGRESS).unlink(missing_ok=True)
+
     def write_progress(self, progress: RunProgress) -> None:
         # Only a view: a full disk must not stop a measurement for it.
         with contextlib.suppress(DiskFull):

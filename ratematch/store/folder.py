@@ -18,7 +18,7 @@ from ratematch.store import layout
 from ratematch.store.contract import ContractRef, write_contract, write_schema
 from ratematch.store.experiment import ExperimentFolder as ExperimentFolder
 from ratematch.store.experiment import GpuHours as GpuHours
-from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json
+from ratematch.store.files import disk_full_as, disk_full_message, read_json, read_value, write_json, write_text
 from ratematch.store.snapshot import Snapshot, has_file, names_in, take_snapshot
 from ratematch.store.storedload import StoredLoad as StoredLoad
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits, limits_from_json, plan_from_json
@@ -79,6 +79,26 @@ class Results:
             DamagedFile: it is not there, or not what it should be.
         """
         return read_value(self.path / layout.LIMITS, limits_from_json)
+
+    def write_sweep(self, text: str, limits: SweepLimits) -> None:
+        """Keep the sweep file as it is run, and what an analysis needs of it. Where an earlier sweep into this folder
+        had another file, that one goes to ``replaced/sweep.<n>.yaml`` and its limits to ``replaced/limits.<n>.json``.
+
+        Raises:
+            DiskFull: no room; what was there stays.
+        """
+        sweep, old_limits = self.path / layout.SWEEP, self.path / layout.LIMITS
+        if sweep.exists() and sweep.read_bytes() != text.encode():
+            aside = self.path / layout.REPLACED
+            aside.mkdir(exist_ok=True)
+            number = 1
+            while (aside / f"sweep.{number}.yaml").exists():
+                number += 1
+            write_text(aside / f"sweep.{number}.yaml", sweep.read_text(encoding="utf-8"))
+            if old_limits.exists():
+                write_text(aside / f"limits.{number}.json", old_limits.read_text(encoding="utf-8"))
+        write_text(sweep, text)
+        self.write_limits(limits)
 
     def write_limits(self, limits: SweepLimits) -> None:
         """Keep what an analysis needs of the sweep file, so that the folder can be read without it."""

@@ -4,12 +4,15 @@
 
     results/<sweep>/
         sweep.yaml                          the sweep file as it was last run
+        replaced/sweep.<n>.yaml             earlier sweeps into this folder, with their limits.<n>.json
         limits.json                         what an analysis needs of it
         controller.json, controller.lock    budget; held while a controller runs the sweep
+        machine.json                        from when to when its sweeps had GPUs of this machine
         search.json, choice.json            decisions of an adaptive sweep; end-to-end runs
         ifb_choice.json                     aggregated servers that are measured, and those that are not
         nodes.json                          nodes that failed
         derived.json                        worked out of the records, to read them less often; may be deleted
+        published.json, details.json        of a copy to hand around: what was left out; what left out records said
         packs/<name>/                       several experiments in one Slurm job: who, and GPU-time that nobody used
         jobs/<name>/                        logs of Slurm job arrays
         schemas/<digest>.json               what images said that their servers take
@@ -23,7 +26,8 @@
             progress.json                   what that process is doing, for live views
             secrets/environment.json        secrets of its servers (0600 in 0700), while a job may need them
             launch/<n>/                     one folder per start of the servers: files, logs, mark, placement.json,
-                                            provenance.json, outcome.json
+                                            provenance.json, outcome.json; servers.json where those of another
+                                            experiment went on with this one
             loads/<load>/                   records.parquet, warmup.parquet, measurement.json, loadrun.json
             replaced/<load>.<n>/            loads that were measured again
             DONE                            every load that was asked for is there
@@ -36,11 +40,14 @@ SWEEP = "sweep.yaml"
 LIMITS = "limits.json"
 CONTROLLER = "controller.json"
 CONTROLLER_LOCK = "controller.lock"
+MACHINE = "machine.json"
 SEARCH = "search.json"
 CHOICE = "choice.json"
 IFB_CHOICE = "ifb_choice.json"
 NODES = "nodes.json"
 DERIVED = "derived.json"
+PUBLISHED = "published.json"
+DETAILS = "details.json"
 PACKS = "packs"
 JOBS = "jobs"
 SCHEMAS = "schemas"
@@ -71,6 +78,7 @@ PLACEMENT = "placement.json"
 PROVENANCE = "provenance.json"
 MARK = "mark"
 RUN_SCRIPT = "run.sh"
+SERVERS = "servers.json"
 OUTCOME = "outcome.json"
 
 # Of a load.

@@ -28,7 +28,8 @@ class Provenance:
     the process that measured. ``servers``: by name. ``simulated``: there were none; ``step_time`` is then the
     step-time model that stood for them. ``contract``: the schema that files were checked by, ``None`` where the
     shipped contract ruled. ``running``: what the servers' logs show of choices that the engine makes, by
-    server and setting; ``notes``: where that is not what their files say.
+    server and setting; ``notes``: where that is not what their files say. ``host_rule``: whether servers on other
+    GPUs of the machine may start meanwhile, and why; ``None`` where there are none.
     """
 
     ratematch: str | None = None
@@ -45,6 +46,7 @@ class Provenance:
     contract: ContractRef | None = None
     running: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    host_rule: str | None = None
 
     @property
     def package_list(self) -> str:
@@ -62,7 +64,7 @@ class Provenance:
         return tuple(f"{setting} {value}" for ran in self.running.values() for setting, value in ran.items())
 
 
-ADDED = ("running", "notes")
+ADDED = ("running", "notes", "host_rule")
 """Keys that files without them do not get."""
 
 SIMULATED = ("ratematch", "python", "simulated", "step_time", "servers")

@@ -82,7 +82,7 @@ def test_no_call_is_pickled_where_others_can_write(results: Results) -> None:
     folder = results.add(experiment(), LAPTOP)
     place = elsewhere(folder)
     with pytest.raises(ResultsError, match=r"job is a link; move it away and run the same command again"):
-        start_here(folder, "local")
+        start_here([folder], "local")
     with pytest.raises(ResultsError, match="is a link"):
         Membership(folder, "ratematch-pack-1").cancel()
     assert list(place.iterdir()) == []

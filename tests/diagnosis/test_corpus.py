@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.engines import diagnose_logs, find_engine
+from ratematch.engines.failures import root_cause
 from ratematch.engines.sitefailures import SITE
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN as TRTLLM
 from ratematch.engines.vllm.diagnosis import KNOWN as VLLM
@@ -46,6 +47,30 @@ def test_causes_are_named_and_healthy_servers_are_left_alone() -> None:
     sys.stdout.write("\n".join(table) + "\n")
     assert right >= 0.95 * len(failed) and wrong <= 0.01 * len(failed)
     assert alarms == []
+
+
+def test_a_start_of_a_healthy_server_is_never_ended_early() -> None:
+    """At whatever line of its log it is silent for long."""
+    for sample in CORPUS:
+        if sample.cause == HEALTHY:
+            engine, lines = find_engine(sample.engine), sample.text.splitlines()
+            assert not engine.has_given_up(sample.text), sample.name
+            for end in {*range(1, len(lines), 7), len(lines)}:
+                found = root_cause(["\n".join(lines[:end])], engine.known_failures)
+                assert found is None, (sample.name, end, found)
+
+
+def test_a_start_that_hangs_on_a_failed_rank_is_ended_early() -> None:
+    """Failed starts: by far the most show it, whether the process ends by itself or not."""
+    engines = {name: find_engine(name) for name in ("trtllm-serve", "vllm")}
+    failed = [sample for sample in CORPUS if sample.cause == "gpu-memory"]
+    shown = [
+        sample
+        for sample in failed
+        if engines[sample.engine].has_given_up(sample.text)
+        or root_cause([sample.text], engines[sample.engine].known_failures)
+    ]
+    assert len(failed) >= 10 and len(shown) >= 0.9 * len(failed)
 
 
 def test_the_corpus_is_large_enough_and_of_both_engines() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratematch.emulator.iteration import BlockRouting
 from ratematch.emulator.scheduler import AttentionDpBalance, Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime
 from ratematch.plan.parallelism import Parallelism, parse_mapping
@@ -67,6 +68,7 @@ configs = st.builds(
     chunked_prefill=st.booleans(),
     block_reuse=st.booleans(),
     balance=st.sampled_from([None, AttentionDpBalance(3, 2)]),
+    routing=st.sampled_from([None, BlockRouting()]),
 )
 requests = st.lists(
     st.tuples(
@@ -287,6 +289,32 @@ def test_repeated_prompts_skip_their_cached_blocks():
         without.add(Sequence(k, 50, 2, prompt_hash=hashes), 0.0)
         run(without)
     assert without.reused_blocks == 0
+
+
+@pytest.mark.parametrize(("routing", "reused"), [(None, 0), (BlockRouting(), 6), (BlockRouting(match_rate=1.1), 0)])
+def test_a_prompt_goes_to_the_rank_that_keeps_its_blocks_where_the_engine_looks_for_them(routing, reused):
+    scheduler = make(limits("DEP2", block_reuse=True, routing=routing))
+    first, other = Sequence(0, 50, 2, prompt_hash=tuple(range(6))), Sequence(1, 50, 40)
+    scheduler.add(first, 0.0)
+    _, now_s = run(scheduler)
+    scheduler.add(other, now_s)  # on the rank of the first prompt, which is now the busier one
+    run(scheduler, now_s, steps=2)
+    again = Sequence(2, 50, 2, prompt_hash=tuple(range(6)))
+    scheduler.add(again, now_s)
+    run(scheduler, now_s)
+    assert (first.rank, other.rank, scheduler.reused_blocks) == (0, 0, reused)
+
+
+def test_a_rank_takes_no_more_than_its_fair_share_for_the_blocks_it_keeps():
+    hashes = tuple(range(6))
+    scheduler = make(limits("DEP4", block_reuse=True, routing=BlockRouting()))
+    scheduler.add(Sequence(0, 50, 2, prompt_hash=hashes), 0.0)
+    _, now_s = run(scheduler)
+    alike = [Sequence(1 + k, 50, 30, prompt_hash=hashes) for k in range(8)]
+    for seq in alike:
+        scheduler.add(seq, now_s)
+    run(scheduler, now_s)
+    assert 1 <= sum(seq.rank == 0 for seq in alike) <= 5, "twice the even share, as far as it was known then"
 
 
 # ------------------------------------------------------------------------------------------------ disaggregated

@@ -19,10 +19,10 @@ from tests.engines.golden import RACK, experiment_of
 
 
 def test_every_engine_is_found_by_the_name_that_it_says_itself() -> None:
-    assert list(ENGINES) == ["trtllm-serve", "vllm"], "the first is the default of a sweep file"
+    assert list(ENGINES) == ["trtllm-serve", "vllm", "dynamo"], "the first is the default of a sweep file"
     for name, facts in ENGINES.items():
         assert find_engine(name).name == name and find_engine(name).facts is facts
-    with pytest.raises(CatalogError, match="unknown engine 'sglang'; known: trtllm-serve, vllm"):
+    with pytest.raises(CatalogError, match="unknown engine 'sglang'; known: trtllm-serve, vllm, dynamo"):
         find_engine("sglang")
 
 

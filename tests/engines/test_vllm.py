@@ -106,7 +106,17 @@ def test_every_server_has_gpus_ports_and_side_channels_of_its_own() -> None:
     side = [int(dict(spec.env)["VLLM_NIXL_SIDE_CHANNEL_PORT"]) for spec in servers]
     taken = [*side, side[0] + 1, side[1] + 1, *(spec.port for spec in plan.processes)]
     assert len(set(taken)) == len(taken)
-    assert max(taken) < 8000 + len(plan.processes) + VLLM.spare_ports(deployment)
+    assert max(taken) < 8000 + len(plan.processes) + VLLM.spare_ports(asked(deployment))
+
+
+def test_what_servers_compile_is_kept_where_the_profile_says() -> None:
+    kept = replace(NODE, emulated=False, caches="/raid/cache/")
+    env = dict(launch(asked(PAIR), kept).processes[0].env)
+    folder = f"/raid/cache/vllm-0.32/{asked(PAIR).model}-{asked(PAIR).gpu}"
+    assert env["VLLM_CACHE_ROOT"] == f"{folder}/vllm" and env["TRITON_CACHE_DIR"] == f"{folder}/triton"
+    own = dict(launch(asked(PAIR), replace(kept, environment={"VLLM_CACHE_ROOT": "/own"})).processes[0].env)
+    assert own["VLLM_CACHE_ROOT"] == "/own"
+    assert "VLLM_CACHE_ROOT" not in dict(launch(asked(PAIR)).processes[0].env)
 
 
 def test_gen_alone_answers_itself_with_a_prefix_cache_and_ctx_has_none() -> None:

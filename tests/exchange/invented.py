@@ -177,8 +177,17 @@ def _weights(gpu: str) -> dict[str, str]:
     return {"path": "/weights/DeepSeek-R1-0528-FP4-v2", "precision": "fp4"}
 
 
+NATIVE_FRONTEND = {"type": "trtllm_serve", "enable_multiple_frontends": False}
+"""Of recipes whose servers are ``trtllm-serve`` itself; one that names no frontend has Dynamo's."""
+
+
 def srt_recipe(
-    shape: tuple[int, str, int, str, str, int], ctx: dict[str, Any], gen: dict[str, Any], *, schema: int = 1
+    shape: tuple[int, str, int, str, str, int],
+    ctx: dict[str, Any],
+    gen: dict[str, Any],
+    *,
+    schema: int = 1,
+    frontend: dict[str, Any] | None = NATIVE_FRONTEND,
 ) -> dict[str, Any]:
     """A disaggregated recipe in either layout of srt-slurm."""
     ctx_count, _, gen_count, _, gpu, per_node = shape
@@ -192,6 +201,7 @@ def srt_recipe(
         "model": {**_weights(gpu), "container": "trtllm.sqsh"},
         "resources": {"gpu_type": gpu, "gpus_per_node": per_node},
         "benchmark": {"type": "sa-bench", "isl": 1024, "osl": 1024, "concurrencies": "4x192x666", "req_rate": "inf"},
+        **({"frontend": frontend} if frontend else {}),
     }
     if schema == 2:
         content["schema"] = 2

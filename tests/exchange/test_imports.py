@@ -170,6 +170,7 @@ def test_aggregated_recipe_without_a_load_takes_it_from_options(tmp_path: Path) 
             "trtllm_config": {"aggregated": config},
         },
         "benchmark": {"type": "manual"},
+        "frontend": invented.NATIVE_FRONTEND,
     }
     path = write(tmp_path, recipe)
     with pytest.raises(RecipeError, match="--workload"):
@@ -251,7 +252,7 @@ def test_every_unknown_key_of_a_recipe_is_listed(tmp_path: Path) -> None:
     recipe["benchmark"] |= {"use_chat_template": True, "req_rate": 4}
     recipe["backend"] |= {"numa_memory_bind": True, "decode_extra_args": ["--tool_parser", "glm47"]}
     recipe["resources"]["spread_workers"] = True
-    left = import_recipes([write(tmp_path, recipe)], Choices()).unsupported
+    left = import_recipes([write(tmp_path, recipe)], Choices(engine="trtllm-serve")).unsupported
     listed = {key for each in left for key in leaves(each.value, each.where.rpartition(": ")[2])}
     assert set(leaves(strange)) <= listed
     assert {

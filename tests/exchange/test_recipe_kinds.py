@@ -47,6 +47,7 @@ def single(**changes: Any) -> dict[str, Any]:
         "resources": {"gpu_type": "b200", "gpus_per_node": 8, "agg_nodes": 1, "agg_workers": 1, "gpus_per_agg": 1},
         "backend": {"type": "trtllm", "trtllm_config": {"aggregated": config}},
         "benchmark": {"type": "sa-bench", "isl": 1024, "osl": 1024, "concurrencies": [1, 8]},
+        "frontend": invented.NATIVE_FRONTEND,
     }
     return changed(recipe, **changes)
 

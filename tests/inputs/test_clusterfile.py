@@ -109,6 +109,12 @@ def test_a_profile_kept_before_it_knew_slurm_can_still_be_read() -> None:
         ),
         ("environment: {A-B: x}", "a.yaml:5: environment.A-B: 'A-B' is no name of a variable"),
         ('numactl: "-m \'0"', "a.yaml:5: numactl: cannot be read as options"),
+        ("caches: cache", "a.yaml:5: caches: 'cache' is no folder (write its path from /)"),
+        (
+            "container: {image: x, mounts: ['/raid/c:/c']}\ncaches: /cache",
+            "a.yaml:6: caches: /cache is below no mount of the container, and would go with it",
+        ),
+        ("starts: later", "a.yaml:5: starts: must be 'auto', 'beside' or 'apart', not 'later'"),
         ("name: again", "a.yaml:5: name: key 'name' is given twice"),
     ],
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import socket
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +126,63 @@ def test_a_version_that_is_one() -> None:
     for head in ((), (b"X-Ratematch-Emulated: 1",)):
         with program(says(answer(b'{"version": "1.2.0rc3"}', b"Content-Length: 23", *head))) as port:
             assert server_version("127.0.0.1", port) == ServerVersion("1.2.0rc3", bool(head))
+
+
+LISTED = {"endpoint": "generate", "component": "backend", "namespace": "dynamo"}
+EMULATED = {"endpoint": "ratematch_emulated", "component": "backend", "namespace": "dynamo"}
+TITLE = {"title": "NVIDIA Dynamo OpenAI Frontend", "version": "1.6.1"}
+
+NO_VERSION = {
+    "a frontend": (
+        {"/health": {"instances": [LISTED]}, "/openapi.json": {"info": TITLE}, "/v1/models": {"data": []}},
+        ServerVersion("1.6.1", False),
+    ),
+    "a frontend with emulated workers": (
+        {"/health": {"instances": [LISTED, EMULATED]}, "/openapi.json": {"info": TITLE}, "/v1/models": {}},
+        ServerVersion("1.6.1", True),
+    ),
+    "a frontend with Dynamo's mocker": (
+        {"/health": {"instances": [LISTED]}, "/v1/models": {"data": [{"id": "m", "context_window": 0}]}},
+        ServerVersion(None, True),
+    ),
+    "an engine that says its context": (
+        {"/health": {"instances": [LISTED]}, "/v1/models": {"data": [{"id": "m", "context_window": 8192}]}},
+        ServerVersion(None, False),
+    ),
+    "a worker": ({"/health": {"status": "notready", "endpoints": {}}}, ServerVersion(None, False)),
+    "an emulated worker": (
+        {"/health": {"status": "notready", "endpoints": {}}, "/engine/server_info": {"emulated": {"busy_s": 1}}},
+        ServerVersion(None, True),
+    ),
+    "instances that are none": (
+        {"/health": {"instances": ["generate", 7]}, "/v1/models": []},
+        ServerVersion(None, False),
+    ),
+    "nothing at all": ({}, ServerVersion(None, False)),
+}
+
+
+@pytest.mark.parametrize(("routes", "known"), NO_VERSION.values(), ids=NO_VERSION)
+def test_servers_without_a_version_are_known_by_what_they_list(routes: dict[str, Any], known: ServerVersion) -> None:
+    class Routes(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(routes.get(self.path, {})).encode()
+            # The system port of a worker that is not ready answers 503 with what it has.
+            status = 404 if self.path not in routes else 503 if "status" in routes[self.path] else 200
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Routes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert server_version("127.0.0.1", server.server_address[1]) == known
+        finally:
+            server.shutdown()
 
 
 def test_an_answer_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from ratematch.match.pairs import Pair, with_posting
 from ratematch.match.question import Question
 from ratematch.match.table import read_table
 from ratematch.match.tablematch import TableMatch, TableOptions, match_table
+from ratematch.match.waves import find_wave
 from ratematch.plan.transfer import TransferCosts, TransferWork
 from tests.support.invented import group
 
@@ -55,7 +56,7 @@ def pair_of(block: int, osl: int) -> Pair:
 
 @pytest.mark.parametrize(("block", "osl"), MEASURED)
 def test_real_pairs_are_predicted_with_what_posting_takes(block: int, osl: int) -> None:
-    rate, tpot = (0.05, 0.12) if block == 16 else (0.04, 0.08)
+    rate, tpot = (0.05, 0.10) if block == 16 else (0.04, 0.08)
     pair = pair_of(block, osl)
     for concurrency, (req_s, tpot_ms) in MEASURED[block, osl].items():
         at = operate(pair, 1, 1, concurrency)
@@ -64,6 +65,38 @@ def test_real_pairs_are_predicted_with_what_posting_takes(block: int, osl: int) 
     if block == 16:  # without it prediction is a quarter to two fifths too high
         without = replace(pair, posting_s=0.0, gen=replace(pair.gen, rates=replace(pair.gen.rates, extra_s=0.0)))
         assert operate(without, 1, 1, 64).req_s > 1.35 * MEASURED[block, osl][64][0]
+
+
+def test_requests_of_one_length_are_held_up_as_a_wave_and_others_evenly() -> None:
+    """16 in flight, blocks of 16: a wave's first request has 7.9 ms a token, its last 6.7; all together 7.28."""
+    pair = pair_of(16, 256)
+    even = operate(replace(pair, in_step=False), 1, 1, 16)
+    wave = operate(pair, 1, 1, 16)
+    assert 7.28e-3 < wave.tpot_s < even.tpot_s and wave.ttft_s > even.ttft_s
+    assert even.tpot_s * 1000 == pytest.approx(8.07, abs=0.01)
+    for concurrency in (64, 128, 512):  # where more are in flight nearly all of them meet every posting
+        assert operate(pair, 1, 1, concurrency).tpot_s == pytest.approx(
+            operate(replace(pair, in_step=False), 1, 1, concurrency).tpot_s, rel=0.01
+        )
+
+
+@given(st.floats(1.001, 600), st.floats(1e-3, 1.0), st.floats(0.001, 0.999), st.floats(0.0, 5.0))
+def test_a_wave_holds_up_each_by_some_of_the_others_and_its_ends_are_a_fixed_point(
+    n: float, spacing_s: float, share: float, return_s: float
+) -> None:
+    posting_s = share * spacing_s
+    wave = find_wave(n, spacing_s, posting_s, return_s)
+    assert wave is not None
+    assert (n - 1) / 2 <= wave.postings <= n - 1 and 0 <= wave.wait_s <= n * spacing_s / 2
+    apart = n * spacing_s - 2 * wave.wait_s
+    if wave.wait_s > 0:
+        back = n * spacing_s - (n - 1) * posting_s + posting_s * max(0.0, apart - return_s) / spacing_s
+        assert apart == pytest.approx(back, rel=1e-6, abs=1e-9)
+
+
+def test_there_is_no_wave_of_one_request_nor_where_gen_sets_the_pace() -> None:
+    assert find_wave(1.0, 0.05, 0.03, 0.1) is None
+    assert find_wave(16.0, 0.05, 0.05, 0.1) is None and find_wave(16.0, 0.05, 0.0, 0.1) is None
 
 
 @given(st.floats(0.0, 1.0), st.floats(1.0, 8000.0))

@@ -62,6 +62,25 @@ def test_a_measured_point_within_noise_of_the_target_reaches_it() -> None:
     assert recommend(replace(MANY, ifb=(), end_to_end=(), rate_matched=(predicted,)), 50).point is None
 
 
+def test_what_lies_between_two_runs_of_one_deployment_is_named_and_beats_a_step() -> None:
+    """At 115 tok/s/user two runs of the pair have 2,200 on the line between them; IFB has 1,674 at 129."""
+    pair = (make_point("end_to_end", 103, 2500, "pair"), make_point("end_to_end", 157, 1152, "pair"))
+    ifb = (make_point("ifb", 49.5, 2818, "agg"), make_point("ifb", 129, 1674, "agg"))
+    measured = replace(MANY, ifb=ifb, end_to_end=pair, rate_matched=())
+    found = recommend(measured, 115)
+    assert found.point == ifb[1] and not found.beaten
+    assert found.between is not None and (found.between.slow, found.between.fast) == pair
+    assert found.between.tok_s_gpu == pytest.approx(2500 - 1348 * 12 / 54)
+    aggregated = recommend(measured, 55)
+    assert aggregated.point == pair[0] and aggregated.between is not None and aggregated.between.slow == ifb[0]
+    assert recommend(measured, 100).between is None  # the measured one is the better one all the same
+    other = replace(measured, end_to_end=(pair[0], replace(pair[1], label="another")))
+    alike = recommend(other, 115)  # two deployments have no line between them; two loads of the IFB server do
+    assert alike.beaten and alike.between is not None and alike.between.slow == ifb[0]
+    alone = replace(measured, end_to_end=(), ifb=(ifb[0],))
+    assert recommend(alone, 60).point is None and recommend(alone, 60).between is None
+
+
 def test_out_of_reach_says_what_the_fastest_gives() -> None:
     found = recommend(MANY, 500)
     assert found.point is None and found.fastest == max(p.tok_s_user for p in (*MANY.rate_matched, *MANY.ifb))

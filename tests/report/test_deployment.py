@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from ratematch.analysis import analyze
 from ratematch.cli import main
 from ratematch.errors import UserError
+from ratematch.exchange.recipes.choices import Choices
+from ratematch.exchange.recipes.convert import import_recipes
 from ratematch.inputs.find import read_cluster
 from ratematch.plan.experiment import from_json
 from ratematch.report import deployment
@@ -58,6 +60,8 @@ def test_another_cluster_gets_a_batch_script_and_its_own_nodes(tmp_path: Path) -
     assert all(place["node"].startswith("__NODE") for each in placement["instances"] for place in each["places"])
     about = json.loads((tmp_path / "deployment.json").read_text("utf-8"))
     assert about["cluster"] == "gb200-nvl72" and about["emulated"] is True, "what it was measured on stays said"
+    recipe = import_recipes([str(tmp_path / "recipe.yaml")], Choices()).recipes[0]
+    assert recipe.shape.partition(",")[0].count("x ") == 2 and "no_recipe" not in about
 
 
 def test_a_predicted_deployment_is_put_together_from_its_measured_servers() -> None:

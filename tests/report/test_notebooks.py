@@ -11,10 +11,11 @@ from click.testing import CliRunner
 
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.report.notebooks import ONE_FOLDER, TWO_FOLDERS, execute, read_notebook
+from ratematch.report.notebooks import ONE_FOLDER, REAL_RESULTS, TWO_FOLDERS, execute, read_notebook
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "results" / "sample"
+MEASURED = ROOT / "results" / "h200-qwen3-8b"
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -36,12 +37,13 @@ def test_notebooks_are_committed_without_outputs_and_name_the_sample(name: str) 
     assert not outputs(notebook)
     assert all(cell.get("execution_count") is None for cell in notebook.cells if cell.cell_type == "code")
     (first,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert "../results/sample" in first.source and notebook.cells.index(first) == 1
-    assert (ROOT / "notebooks" / "../results/sample").resolve() == SAMPLE
+    folder = MEASURED if name == REAL_RESULTS else SAMPLE
+    assert f"../results/{folder.name}" in first.source and notebook.cells.index(first) == 1
+    assert (ROOT / "notebooks" / "../results" / folder.name).resolve() == folder
 
 
 def test_every_notebook_is_one_that_the_report_knows() -> None:
-    assert sorted((*ONE_FOLDER, TWO_FOLDERS)) == NAMES
+    assert sorted((*ONE_FOLDER, TWO_FOLDERS, REAL_RESULTS)) == NAMES
 
 
 @pytest.mark.slow
@@ -66,6 +68,14 @@ def test_report_writes_executed_copies_about_ones_own_results(tmp_path: Path) ->
 def test_two_sweeps_are_compared(tmp_path: Path) -> None:
     notebook = execute(TWO_FOLDERS, {"BEFORE": SAMPLE, "AFTER": SAMPLE}, tmp_path)
     assert pictures(notebook) == 1 and "no regression" in text(notebook)
+
+
+@pytest.mark.slow
+def test_the_real_front_is_read_from_its_published_copy(tmp_path: Path) -> None:
+    notebook = execute(REAL_RESULTS, {"RESULTS": MEASURED}, tmp_path)
+    assert pictures(notebook) == 2
+    shown = "".join(str(output.get("data", {}).get("text/plain", "")) for output in outputs(notebook))
+    assert "['real']" in shown and "2577" in shown and "['emulated']" not in shown
 
 
 @pytest.mark.slow

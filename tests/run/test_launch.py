@@ -19,7 +19,9 @@ from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
-from ratematch.run.launch import Interrupted, ThisMachine, Waiting, end_leftovers, probe, running
+from ratematch.run.launch import ThisMachine, Waiting, end_leftovers, probe, running
+from ratematch.run.startsigns import StartSigns
+from ratematch.run.stopping import Interrupted
 from ratematch.slurm.srun import Step, slurm_step
 from tests.ports import free_port
 from tests.support.processes import processes_with, wait_until
@@ -125,7 +127,12 @@ def test_a_server_that_says_it_has_given_up_is_not_waited_for(tmp_path: Path) ->
     with (
         pytest.raises(ServerDied, match="agg-0 gave up starting after"),
         running(
-            wanted, tmp_path, no_cause, threading.Event(), ignore, given_up=lambda text: "failed to start" in text
+            wanted,
+            tmp_path,
+            no_cause,
+            threading.Event(),
+            ignore,
+            signs=StartSigns(lambda text: "failed to start" in text),
         ),
     ):
         pass
@@ -171,6 +178,27 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     ):
         pass
     assert left_in(tmp_path) == []
+
+
+def test_a_start_ends_once_a_cause_of_failure_is_followed_by_silence(tmp_path: Path) -> None:
+    """Its process lives and its deadline is far: a rank that failed, and others that wait for it."""
+    hangs = "import time; print('RuntimeError: CUDA out of memory', flush=True); time.sleep(60)"
+    talks = "import time\nwhile True: print('loading', flush=True); time.sleep(0.05)"
+    memory = StartSigns(root_cause=lambda logs: "no memory" if "out of memory" in "".join(logs) else None)
+
+    def begin(folder: Path, *codes: str, stop: threading.Event) -> None:
+        folder.mkdir()
+        specs = [spec(str(k), free_port(), argv=(sys.executable, "-c", code)) for k, code in enumerate(codes)]
+        signs = replace(memory, silent_s=0.5)
+        with running(plan(*specs), folder, no_cause, stop, ignore, signs=signs):
+            raise AssertionError("it cannot be ready")
+
+    with pytest.raises(ServerDied, match=r"0 will not be ready: no server has logged .* no memory"):
+        begin(tmp_path / "alone", hangs, stop=threading.Event())
+    stop = threading.Event()
+    threading.Timer(2.0, stop.set).start()
+    with pytest.raises(Interrupted):
+        begin(tmp_path / "beside", hangs, talks, stop=stop)
 
 
 def test_a_server_that_is_loading_is_not_one_that_is_not_there(tmp_path: Path) -> None:

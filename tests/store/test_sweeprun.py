@@ -29,6 +29,19 @@ def test_limits_come_back_and_their_absence_is_explained(tmp_path: Path) -> None
         results.limits()
 
 
+def test_a_second_sweep_into_a_folder_keeps_the_file_of_the_first(tmp_path: Path) -> None:
+    results, limits = Results(tmp_path), [SweepLimits.of(name, Constraints(), 8) for name in ("first", "second")]
+    results.write_sweep("name: first\n", limits[0])
+    results.write_sweep("name: first\n", limits[0])
+    assert not (tmp_path / "replaced").exists(), "a sweep that goes on is no second one"
+    results.write_sweep("name: second\n", limits[1])
+    results.write_sweep("name: third\n", limits[1])
+    kept = {file.name: file.read_text() for file in (tmp_path / "replaced").iterdir()}
+    assert (kept["sweep.1.yaml"], kept["sweep.2.yaml"]) == ("name: first\n", "name: second\n")
+    assert [json.loads(kept[f"limits.{number}.json"])["name"] for number in (1, 2)] == ["first", "second"]
+    assert (tmp_path / "sweep.yaml").read_text() == "name: third\n" and results.folders() == []
+
+
 def test_the_plan_of_a_controller_comes_back(tmp_path: Path) -> None:
     results = Results(tmp_path)
     assert results.controller_plan() is None

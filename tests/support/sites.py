@@ -55,6 +55,19 @@ VLLM_MINI = (
     .replace("TEP4", "TP1")
 )
 
+DYNAMO_MINI = (
+    VLLM_MINI.replace('{name: vllm, version: "0.32"}', '{name: dynamo, version: "1.6.1", discovery: file}')
+    .replace("[1, 4, 8]", "[1, 8]")
+    .split("e2e:")[0]
+    + """\
+deployments:
+  - ctx: {mapping: TP1, instances: 2}
+    gen: {mapping: TP1, instances: 3}
+    loads: {concurrency: [4, 12], min_requests: 24, requests_per_slot: 6}
+"""
+)
+"""The same behind the real frontend, with two prefill and three decode workers of TensorRT-LLM end to end."""
+
 SWEEPS = {"trtllm-serve": MINI, "vllm": VLLM_MINI}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ratematch.campaign.jobs import slurm
+from ratematch.campaign.jobs.here import choose_here, left_alone
 from ratematch.campaign.jobs.job import Job, Started
 from ratematch.campaign.jobs.local import LocalJob, start_here
 from ratematch.campaign.jobs.simulated import SimulatedJob, most_jobs, refuse_unsimulated
@@ -26,6 +27,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import next_to_start
 from ratematch.plan.sweep import Sweep
 from ratematch.run import machines, programs
+from ratematch.run.sharing import share_servers
 from ratematch.slurm import allocation
 from ratematch.slurm.queue import Queue
 from ratematch.slurm.site import why_unmountable
@@ -57,6 +59,7 @@ class Executor:
         self.queue = Queue()
         self._nodes: tuple[str, ...] = ()
         self._nothing_fitted: tuple[list[str], list[Path]] | None = None
+        self._guests: set[Path] = set()
 
     def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment], results: Path) -> None:
         """Raises UserError or RunError when jobs of these experiments could not be sent, or could not use the folder
@@ -68,7 +71,7 @@ class Executor:
             )
         if self.name != "simulate" and (why := why_unmountable(results, cluster)):
             raise UserError(f"{why}: give another folder with -o")
-        for engine in {experiment.engine.name for experiment in experiments}:
+        for engine in {experiment.engine.key: experiment.engine for experiment in experiments}.values():
             programs.refuse_missing(self.name, cluster, engine)
         if self.name == "slurm":
             slurm.refuse_unsendable(cluster, experiments, self.packing)
@@ -107,10 +110,26 @@ class Executor:
                 return slurm.send(waiting, self.queue, room, exclude)
             case "allocation":
                 return self._start_in_allocation(waiting, active)
-        folder = waiting[0]
-        if self.name == "simulate":
-            return [(folder, SimulatedJob(folder))]
-        return [(folder, LocalJob(folder, None if folder.held() else start_here(folder, self.name)))]
+            case "simulate":
+                return [(waiting[0], SimulatedJob(waiting[0]))]
+        return self._start_here(waiting, active, room)
+
+    def _start_here(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], room: int) -> Started:
+        """The next that fits on GPUs of this machine which nobody uses, with those that its servers serve too."""
+        running = [job for job in active if isinstance(job, LocalJob)]
+        index, left = choose_here(waiting, running)
+        if index is None:
+            return []
+        folder = waiting[index]
+        if folder.held():
+            return [(folder, LocalJob(folder, None))]
+        others = [other for other in waiting if other is not folder and other.path not in self._guests]
+        together = share_servers(folder, others)
+        if room > 1 and left_alone(together, others, left):
+            together = (folder,)
+        self._guests |= {guest.path for guest in together[1:]}
+        job = start_here(together, self.name)
+        return [(each, LocalJob(each, job, together)) for each in together]
 
     def _start_in_allocation(self, waiting: Sequence[ExperimentFolder], active: Sequence[Job]) -> Started:
         """The next that fits on nodes of our allocation which nobody uses."""

@@ -66,6 +66,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         overlap=settings.overlap,
         fill_gate=environment.fill_gate,
         balance=settings.balance,
+        routing=settings.routing,
     )
     token_b = shape.kv_token_b
     # Transfers run over NVLink inside a rack-scale domain, over the network between smaller ones.

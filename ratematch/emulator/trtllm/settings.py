@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ratematch.emulator.errors import SettingsError
-from ratematch.emulator.iteration import AttentionDpBalance
+from ratematch.emulator.iteration import AttentionDpBalance, BlockRouting
 from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import check_model, draft_tokens
 from ratematch.engines.trtllm_serve.contract import release_line
@@ -143,6 +143,7 @@ class WorkerSettings:
     chunked_prefill: bool
     overlap: bool
     balance: AttentionDpBalance | None
+    routing: BlockRouting | None
     transceiver: str | None
     transfer_timeout_s: float | None
     print_iter_log: bool
@@ -211,6 +212,7 @@ def worker_settings(
         block_reuse=bool(kv.get("enable_block_reuse", True)),
         chunked_prefill=bool(merged.get("enable_chunked_prefill", False)),
         balance=_balance(merged.get("attention_dp_config") or {}),
+        routing=_routing(merged.get("attention_dp_config") or {}),
         overlap=not merged.get("disable_overlap_scheduler", False),
         transceiver=transceiver.get("backend"),
         transfer_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
@@ -244,3 +246,13 @@ def _balance(config: Config) -> AttentionDpBalance | None:
     if not config.get("enable_balance"):
         return None
     return AttentionDpBalance(int(config.get("timeout_iters", 50)), int(config.get("batching_wait_iters", 10)))
+
+
+def _routing(config: Config) -> BlockRouting | None:
+    if not config.get("enable_kv_cache_aware_routing"):
+        return None
+    usual = BlockRouting()
+    return BlockRouting(
+        float(config.get("kv_cache_routing_match_rate_threshold", usual.match_rate)),
+        float(config.get("kv_cache_routing_fair_share_multiplier", usual.fair_share)),
+    )

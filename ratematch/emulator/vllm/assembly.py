@@ -8,6 +8,7 @@ from ratematch.emulator.assembly import ServerShape, fit_memory, make_step_time,
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.scheduler import Scheduler
+from ratematch.emulator.steptime import StepTime
 from ratematch.emulator.vllm.settings import GIB, ServeSettings
 from ratematch.emulator.vllm.transfer import Layout, layout
 
@@ -17,6 +18,7 @@ class Emulation:
     """The inside of one server."""
 
     scheduler: Scheduler
+    step_time: StepTime
     layout: Layout
 
 
@@ -65,5 +67,6 @@ def build(settings: ServeSettings, environment: Environment) -> Emulation:
     )
     return Emulation(
         Scheduler(config, step_time, environment.seed),
+        step_time,
         layout(settings.model, settings.mapping, settings.kv_format, settings.block_size, shape.draft_layers),
     )

@@ -114,10 +114,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         environment = read_environment(os.environ, LATEST, release_line)
     except ValueError as error:
         sys.exit(f"vllm: {error}")
-    words = _unchecked(dashed(sys.argv[1:] if argv is None else argv), environment.unchecked)
+    _serve(*read_words(sys.argv[1:] if argv is None else argv, environment), environment)
+
+
+def read_words(argv: Sequence[str], environment: Environment) -> tuple[str | None, dict[str, Any]]:
+    """Model and typed flags of the words after ``vllm``. SystemExit: as the real command's where they are wrong."""
+    words = _unchecked(dashed(argv), environment.unchecked)
     given = vars(parser(environment.version).parse_args(words))
     del given["subparser"]
-    _serve(given.pop("model_tag"), given, environment)
+    return given.pop("model_tag"), given
 
 
 def _serve(model: str | None, given: dict[str, Any], environment: Environment) -> NoReturn:

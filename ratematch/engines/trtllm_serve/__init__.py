@@ -7,7 +7,7 @@ from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
-from ratematch.engines.trtllm_serve.iterlog import has_iterations, is_trtllm_log, read_log
+from ratematch.engines.trtllm_serve.iterlog import has_given_up, has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.kvwork import COSTS, transfer_work
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
 from ratematch.engines.trtllm_serve.precheck import check_launch, doubt_launch, kv_layout
@@ -59,6 +59,7 @@ ENGINE = Engine(
     read_log=read_log,
     read_running=read_running,
     has_iterations=has_iterations,
+    has_given_up=has_given_up,
     wrote=is_trtllm_log,
     diagnose=diagnose,
     known_failures=KNOWN,

@@ -162,3 +162,14 @@ def read_span(text: str, dp_ranks: int, in_flight: int | None = None) -> LogSpan
     held = step.num_scheduled * dp_ranks
     # One rank's log stands for all of them, but fewer requests than ranks leave some empty.
     return LogSpan(step.step_ms, step.iterations, min(held, in_flight) if in_flight else held, step.mean_ms)
+
+
+_GIVEN_UP = re.compile(
+    r"Failed to initialize executor\b|Executor worker returned error|MPI_ABORT was invoked on rank"
+)
+"""What is written once a rank could not be set up: the others, or the HTTP process, may wait for it for ever."""
+
+
+def has_given_up(text: str) -> bool:
+    """Does it say that its executor could not be set up, so that the server will never be ready?"""
+    return _GIVEN_UP.search(text) is not None

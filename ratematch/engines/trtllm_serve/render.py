@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ratematch.engines.caches import cache_env
 from ratematch.engines.settings import Config, fold, lay_over, merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import NAMED_BACKEND_ENV, expert_slots, has_load_balancer
@@ -27,7 +28,7 @@ from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.times import times_of_orchestrator
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, Role, ServerGroup
+from ratematch.plan.deployment import Role, ServerGroup
 from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
@@ -106,7 +107,7 @@ def _started_with(experiment: Experiment, name: str) -> str:
     return f"{PRIVATE}/{name}" if auth_key(experiment) else name
 
 
-def spare_ports(deployment: Deployment) -> int:
+def spare_ports(experiment: Experiment) -> int:
     """None: a server listens on its own port only."""
     return 0
 
@@ -240,6 +241,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
             *merge_env(
                 WORKER_ENV,
                 quiet_env(experiment),
+                cache_env(experiment, cluster),
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),

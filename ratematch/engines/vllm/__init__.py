@@ -11,7 +11,7 @@ from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_figures
 from ratematch.engines.vllm.options import kv_settings
 from ratematch.engines.vllm.precheck import check_launch, kv_layout
 from ratematch.engines.vllm.reasons import explain_deployment
-from ratematch.engines.vllm.render import engine_command, engine_launcher, plan_launch, side_channels
+from ratematch.engines.vllm.render import does_for, engine_command, engine_launcher, plan_launch, side_channels
 from ratematch.engines.vllm.transfer import COSTS, transfer_work
 from ratematch.plan.enginefacts import EngineFacts
 
@@ -33,6 +33,7 @@ ENGINE = Engine(
     spare_ports=side_channels,
     plan_launch=plan_launch,
     check_launch=check_launch,
+    does_for=does_for,
     explain_settings=explain_deployment,
     kv_settings=kv_settings,
     kv_layout=kv_layout,

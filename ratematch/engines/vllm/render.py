@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
+from ratematch.engines.caches import cache_env
 from ratematch.engines.settings import merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.vllm.contract import to_argv
 from ratematch.engines.vllm.options import server_options
 from ratematch.engines.vllm.router import health_path, router_argv
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.emulated import emulated_model
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
@@ -18,6 +20,8 @@ from ratematch.plan.placement import Instance, Placement
 
 SERVER_ENV = (("VLLM_NO_USAGE_STATS", "1"),)
 """Nothing is sent from machines that are measured, and most of them have no way out."""
+
+LENGTH_FLAG = "--max-model-len"
 
 SIDE_HOST, SIDE_PORT = "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"
 
@@ -36,9 +40,10 @@ def engine_launcher(cluster: Cluster) -> tuple[str, ...]:
     return cluster.launcher or ()
 
 
-def side_channels(deployment: Deployment) -> int:
+def side_channels(experiment: Experiment) -> int:
     """Ports for the side channels of NIXL: one for each data-parallel rank of a server that hands KV caches over."""
-    return sum(group.instances * group.mapping.dp_ranks for group in deployment.groups if group.role != "agg")
+    groups = experiment.deployment.groups
+    return sum(group.instances * group.mapping.dp_ranks for group in groups if group.role != "agg")
 
 
 def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, ready_s: float) -> LaunchPlan:
@@ -46,22 +51,44 @@ def plan_launch(experiment: Experiment, placement: Placement, cluster: Cluster, 
     deployment = experiment.deployment
     groups = {group.role: group for group in deployment.groups}
     processes = []
-    following, by_role = max(placement.ports) + 1, dict(placement.side_ports)
+    following = max(placement.ports) + 1
+    held = {name: (host, port) for name, host, port in placement.side_channels}
     for instance in placement.instances:
         group = groups[instance.role]
-        side_port = by_role.get(instance.role, following)
-        processes.append(_server(experiment, group, instance, side_port, cluster, ready_s))
-        after = side_port + (group.mapping.dp_ranks if instance.role != "agg" else 0)
-        if instance.role in by_role:
-            by_role[instance.role] = after
-        else:
-            following = after
+        side = held.get(instance.name, (instance.host, following))
+        processes.append(_server(experiment, group, instance, side, cluster, ready_s))
+        if instance.name not in held and instance.role != "agg":
+            following += group.mapping.dp_ranks
     if placement.orchestrator_port is None:
         endpoint = f"http://{placement.instances[0].host}:{placement.instances[0].port}"
     else:
         processes.append(_orchestrator(experiment, placement, cluster, ready_s))
         endpoint = f"http://{placement.orchestrator_host}:{placement.orchestrator_port}"
     return LaunchPlan((), tuple(processes), endpoint)
+
+
+def does_for(plan: LaunchPlan, other: LaunchPlan) -> bool:
+    """Are its servers those of ``other``, or the same ones for longer sequences? KV caches are given out block by
+    block as a request grows, so a larger ``max_model_len`` makes wider tables of blocks, and batches of shorter
+    requests what they were."""
+    alike = [
+        (*_without_length(mine), *_without_length(theirs))
+        for mine, theirs in zip(plan.processes, other.processes, strict=False)
+    ]
+    return (
+        len(plan.processes) == len(other.processes)
+        and (plan.files, plan.endpoint) == (other.files, other.endpoint)
+        and all(mine == theirs and longest >= length for mine, longest, theirs, length in alike)
+    )
+
+
+def _without_length(spec: ProcessSpec) -> tuple[ProcessSpec, int]:
+    """The process without its ``--max-model-len``, and that; 0 where it has none, or none that is a number."""
+    argv = spec.argv
+    at = argv.index(LENGTH_FLAG) if LENGTH_FLAG in argv[:-1] else None
+    if at is None or not argv[at + 1].isdigit():
+        return spec, 0
+    return replace(spec, argv=(*argv[:at], *argv[at + 2 :])), int(argv[at + 1])
 
 
 def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -77,7 +104,12 @@ def _emulated(experiment: Experiment, cluster: Cluster, unchecked: tuple[str, ..
 
 
 def _server(
-    experiment: Experiment, group: ServerGroup, instance: Instance, side_port: int, cluster: Cluster, ready_s: float
+    experiment: Experiment,
+    group: ServerGroup,
+    instance: Instance,
+    side: tuple[str, int],
+    cluster: Cluster,
+    ready_s: float,
 ) -> ProcessSpec:
     argv = (
         *engine_command(cluster),
@@ -86,7 +118,7 @@ def _server(
         *("--host", instance.host, "--port", str(instance.port)),
         *to_argv(server_options(experiment, group)),
     )
-    side = ((SIDE_HOST, instance.host), (SIDE_PORT, str(side_port))) if instance.role != "agg" else ()
+    channel = ((SIDE_HOST, side[0]), (SIDE_PORT, str(side[1]))) if instance.role != "agg" else ()
     # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
     gpus = instance.places[0].gpus
     visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if len(gpus) < cluster.gpus_per_node else ()
@@ -97,7 +129,8 @@ def _server(
         env=(
             *merge_env(
                 SERVER_ENV,
-                side,
+                channel,
+                cache_env(experiment, cluster, ("VLLM_CACHE_ROOT", "vllm")),
                 _emulated(experiment, cluster, group.unchecked),
                 cluster.environment.items(),
                 group.environment.items(),

@@ -31,12 +31,16 @@ _SIDE_WORDS = re.compile(
 class Choices:
     """What options decide instead of the file; ``None`` leaves it to the file.
 
-    ``cluster``: profile name or path. ``workload``: ISL and OSL, and ``concurrency``, for recipes that name no load.
+    ``cluster``: profile name or path. ``version``: of the engine; ``backend_version``: of TensorRT-LLM, where Dynamo
+    is the engine. ``engine``: ``trtllm-serve`` leaves Dynamo away. ``workload``: ISL and OSL, and ``concurrency``,
+    for recipes that name no load.
     """
 
     model: str | None = None
     cluster: str | None = None
     version: str | None = None
+    backend_version: str | None = None
+    engine: str | None = None
     workload: tuple[int, int] | None = None
     concurrency: tuple[int, ...] = ()
 
@@ -271,14 +275,24 @@ class _NamedVersion:
         return None if self.release is None else release_line(self.release)
 
 
-def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str]) -> tuple[str, str]:
-    """Version of the engine and a comment: as given, else as the recipes name their engine, else as the tags of their
-    images say, else the default. Recipes that name several releases of a line are of that line."""
+def choose_version(
+    recipes: Sequence[Recipe],
+    given: str | None,
+    notes: list[str],
+    *,
+    option: str = "--engine-version",
+    pinned: tuple[str, str] | None = None,
+) -> tuple[str, str]:
+    """TensorRT-LLM's version and a comment: as given, else as the recipes name their engine, else as the tags of
+    their images say, else the default. Recipes that name several releases of a line are of that line.
+
+    ``option``: what gives it. ``pinned``: the version that comes with the release of Dynamo, and why, which is the
+    default unless another one takes more of the worker configurations."""
     if given is not None:
         try:
-            return named_version(given), "--engine-version"
+            return named_version(given), option
         except ValueError as error:
-            raise RecipeError([Problem("--engine-version", str(error))]) from error
+            raise RecipeError([Problem(option, str(error))]) from error
     identities = [_named(recipe, recipe.version, "version") for recipe in recipes if recipe.version]
     tags = [
         _named(recipe, version, "container", image)
@@ -303,10 +317,14 @@ def choose_version(recipes: Sequence[Recipe], given: str | None, notes: list[str
             releases = {each.release for each in versions if each.release is not None}
             return str(named.release if len(releases) == 1 else line), named.where
     line = min(RELEASE_LINES, key=lambda line: _count_faults(recipes, line))
+    if pinned and _count_faults(recipes, pinned[0]) <= _count_faults(recipes, line):
+        notes.append(f"TensorRT-LLM {pinned[0]} is assumed: {pinned[1]}; {option} says another one")
+        return pinned[0], f"assumed: {pinned[1]}"
     oldest = "" if line == DEFAULT_VERSION else ", the oldest that takes the worker configurations"
+    what = "TensorRT-LLM" if pinned else "engine version"
     notes.append(
-        f"engine version {line} is assumed{oldest}: the container's name does not tell it, and no identity does; "
-        f"--engine-version takes {', '.join(RELEASE_LINES)}"
+        f"{what} {line} is assumed{oldest}: the container's name does not tell it, and no identity does; "
+        f"{option} takes {', '.join(RELEASE_LINES)}"
     )
     return line, f"assumed{oldest}"
 

@@ -12,6 +12,8 @@ from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, worker_keys
 from ratematch.errors import Problem, RecipeError, SweepError
 from ratematch.exchange.recipes.choices import Choices, ChosenModel, choose_cluster, choose_model, choose_version
+from ratematch.exchange.recipes.dynamochoice import choose_release, pinned_version
+from ratematch.exchange.recipes.dynamofit import fit_recipe
 from ratematch.exchange.recipes.reader import Unsupported
 from ratematch.exchange.recipes.recipe import Recipe, unknown_keys, without_keys_of_a_start
 from ratematch.exchange.recipes.recipefile import LeftOut, read_recipe_file
@@ -21,6 +23,8 @@ from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.find import read_cluster
 from ratematch.plan.precision import usual_or
 from ratematch.plan.rules import check_mapping
+
+NATIVE, DYNAMO = "trtllm-serve", "dynamo"
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,13 @@ def import_recipes(files: Sequence[str], choices: Choices, name: str | None = No
         RecipeError: a file cannot be imported, the files do not belong together, or the result would not give them
             back. CatalogError, ClusterError: a name in ``choices`` is not known.
     """
-    read = [read_recipe_file(file) for file in files]
+    read = [read_recipe_file(file, native=choices.engine == NATIVE) for file in files]
     left_out = [part for one in read for part in one.left_out]
     recipes = merge_ladders(
         [without_keys_of_a_start(_with_load(recipe, choices)) for one in read for recipe in one.recipes]
     )
     target, notes = _choose_target(recipes, choices)
+    recipes = [fit_recipe(recipe, target.version) for recipe in recipes]
     named = sweep_name(name or recipes[0].name)
     recipes, impossible = _drop_impossible(recipes, target)
     left_out += impossible
@@ -82,7 +87,7 @@ def import_recipes(files: Sequence[str], choices: Choices, name: str | None = No
     notes = [
         *(f"{recipe.name}: {note}" for recipe in recipes for note in recipe.notes),
         *notes,
-        *_unknown_keys(recipes, target.version),
+        *_unknown_keys(recipes, target),
         *_unbalanced(recipes),
         *proof.notes,
     ]
@@ -105,7 +110,7 @@ def _choose_target(recipes: Sequence[Recipe], choices: Choices) -> tuple[Target,
     notes: list[str] = []
     chosen = choose_model(recipes, choices.model, notes)
     cluster, cluster_origin = choose_cluster(recipes, choices.cluster, notes)
-    version, version_origin = choose_version(recipes, choices.version, notes)
+    version, version_origin, backend = _choose_versions(recipes, choices, notes)
     target = Target(
         model=chosen.name,
         model_path=chosen.path,
@@ -116,8 +121,32 @@ def _choose_target(recipes: Sequence[Recipe], choices: Choices) -> tuple[Target,
         version_origin=version_origin,
         workloads=(),
         precision=_unusual(chosen, cluster),
+        backend_version=backend[0],
+        backend_origin=backend[1],
     )
     return target, notes
+
+
+def _choose_versions(
+    recipes: Sequence[Recipe], choices: Choices, notes: list[str]
+) -> tuple[str, str, tuple[str, str]]:
+    """The engine's version and a comment, and with Dynamo those of TensorRT-LLM behind it."""
+    behind = [recipe for recipe in recipes if recipe.dynamo is not None]
+    if not behind:
+        refused = choices.backend_version and ("--backend-version", "--engine-version says TensorRT-LLM's here")
+        if choices.engine == DYNAMO:
+            refused = ("--engine dynamo", "leave it out: the recipe says nothing of how Dynamo would be run")
+        if refused:
+            raise RecipeError([Problem(refused[0], "the servers are trtllm-serve without Dynamo", refused[1])])
+        return *choose_version(recipes, choices.version, notes), ("", "")
+    if len(behind) < len(recipes):
+        what = "some of the recipes have Dynamo in front, and some have not"
+        raise RecipeError([Problem(recipes[0].source, what, "import them apart, or all with --engine trtllm-serve")])
+    release, origin = choose_release(recipes, choices.version, notes)
+    backend = choose_version(
+        recipes, choices.backend_version, notes, option="--backend-version", pinned=pinned_version(release)
+    )
+    return release, origin, backend
 
 
 def _unusual(chosen: ChosenModel, cluster: str) -> str:
@@ -184,7 +213,8 @@ def _unbalanced(recipes: Sequence[Recipe]) -> list[str]:
     return [
         f"{recipe.name}: nothing balances between aggregated servers; only the first gets the load"
         for recipe in recipes
-        if any(servers.role == "agg" and servers.instances > 1 for servers in recipe.servers)
+        if recipe.dynamo is None
+        and any(servers.role == "agg" and servers.instances > 1 for servers in recipe.servers)
     ]
 
 
@@ -274,6 +304,7 @@ def merge_ladders(recipes: Sequence[Recipe]) -> list[Recipe]:
                 (recipe.isl, recipe.osl, recipe.osl_ratio, recipe.requests_per_slot, recipe.warmup_per_slot),
                 recipe.orchestrator,
                 (recipe.model, recipe.precision, (recipe.gpu or "").lower()),
+                recipe.dynamo and replace(recipe.dynamo, origins={}, releases=()),
             )
         )
         same = merged.get(key)
@@ -315,17 +346,21 @@ def _with_load(recipe: Recipe, choices: Choices) -> Recipe:
     return replace(recipe, origins=origins, **changes)
 
 
-def _unknown_keys(recipes: Sequence[Recipe], version: str) -> list[str]:
+def _unknown_keys(recipes: Sequence[Recipe], target: Target) -> list[str]:
     """Worker keys that the version is not known to have, where they stand, and the versions that do have them."""
     notes: list[str] = []
+    version = target.trtllm
+    product, option = (
+        ("TensorRT-LLM", "--backend-version") if target.backend_version else ("trtllm-serve", "--engine-version")
+    )
     for recipe in recipes:
         for servers in recipe.servers:
             for key in unknown_keys(servers.config, worker_keys(version)):
                 others = [
                     line for line in RELEASE_LINES if key not in unknown_keys(servers.config, worker_keys(line))
                 ]
-                known = f"known in {', '.join(others)}: --engine-version" if others else "known in no version"
+                known = f"known in {', '.join(others)}: {option}" if others else "known in no version"
                 notes.append(
-                    f"{servers.origin}: {key} is not known in trtllm-serve {version} ({known}); passed on !unchecked"
+                    f"{servers.origin}: {key} is not known in {product} {version} ({known}); passed on !unchecked"
                 )
     return notes

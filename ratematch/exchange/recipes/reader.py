@@ -103,6 +103,14 @@ class Reader:
             return None
         return value
 
+    def take_flag(self, *path: str) -> bool | None:
+        """A truth value; ``None`` when it is absent or null."""
+        value = self.take(*path)
+        if value is not None and not isinstance(value, bool):
+            self.located.add(path, f"must be true or false, not {shown(value)}")
+            return None
+        return value
+
     def take_count(self, *path: str, least: int = 1, most: int = MOST) -> int | None:
         """A whole number from ``least`` to ``most``; a number in quotes counts."""
         value = self.take(*path)

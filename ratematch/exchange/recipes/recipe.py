@@ -9,6 +9,7 @@ from typing import Any
 
 from ratematch.engines.trtllm_serve.agreement import draft_tokens
 from ratematch.engines.trtllm_serve.render import AUTH_KEY
+from ratematch.exchange.recipes.dynamostack import DynamoStack
 from ratematch.exchange.recipes.reader import Reader, Unsupported, is_count, shown
 from ratematch.plan.deployment import Role
 from ratematch.plan.parallelism import Parallelism
@@ -50,7 +51,8 @@ class Recipe:
     ``None`` when the file does not say. ``concurrency``: requests in flight over the whole deployment.
     ``requests_per_slot`` and ``warmup_per_slot``: requests as multiples of it. ``isl`` is ``None`` when the file
     names no load. ``origins``: where a value was written, by the name of the field. ``unsupported``: what has no
-    counterpart; ``notes``: what a reader should know.
+    counterpart; ``notes``: what a reader should know. ``dynamo``: what stands before the servers, where that is
+    Dynamo; else they are ``trtllm-serve`` behind its own orchestrator.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Recipe:
     repository: str | None = None
     combination: str = ""
     precision: str | None = None
+    dynamo: DynamoStack | None = None
 
     @property
     def gpus(self) -> int:

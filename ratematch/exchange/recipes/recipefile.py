@@ -39,10 +39,11 @@ class RecipeFile:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def read_recipe_file(given: str) -> RecipeFile:
+def read_recipe_file(given: str, *, native: bool = False) -> RecipeFile:
     """Every recipe of one file; ``FILE:SELECTOR`` picks variants of an srt-slurm file with overrides.
 
     A combination of a ``sweep`` that contradicts itself leaves out itself alone, as long as another one does not.
+    ``native``: with ``trtllm-serve`` and its orchestrator, also where the recipe has Dynamo.
 
     Raises:
         RecipeError: with every problem of the file.
@@ -58,7 +59,7 @@ def read_recipe_file(given: str) -> RecipeFile:
         raise RecipeError(located.problems)
     _refuse_other_keys(located, text)
     if is_srt_recipe(located.data):
-        read = _read_variants(expand_variants(located, selector), located)
+        read = _read_variants(expand_variants(located, selector), located, native=native)
     elif is_trtllm_config(located.data):
         recipe = read_trtllm_config(located)
         read = RecipeFile(() if recipe is None else (recipe,))
@@ -83,13 +84,13 @@ def _split_selector(given: str) -> tuple[Path, str]:
     return path, ""
 
 
-def _read_variants(variants: list[Variant], whole: Located) -> RecipeFile:
+def _read_variants(variants: list[Variant], whole: Located, *, native: bool) -> RecipeFile:
     """Problems of combinations go to ``whole`` only when no combination is left."""
     recipes: list[Recipe] = []
     left_out: list[LeftOut] = []
     impossible: list[Problem] = []
     for variant in variants:
-        recipe = read_srt_recipe(variant.located)
+        recipe = read_srt_recipe(variant.located, native=native)
         problems = list(dict.fromkeys(variant.located.problems))
         if not variant.combination:
             whole.problems.extend(problem for problem in problems if problem not in whole.problems)

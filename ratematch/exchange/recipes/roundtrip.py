@@ -11,6 +11,7 @@ import yaml
 from ratematch.engines import ENGINES, find_engine
 from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.refusals import judge_launch
+from ratematch.exchange.recipes.dynamoproof import compare_stack
 from ratematch.exchange.recipes.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.expansion import expand
@@ -60,7 +61,7 @@ def check_roundtrip(
 
     sweep = parse_sweep(text, source, find_model=find_model, find_cluster=enlarge, find_gpu=find_gpu, engines=ENGINES)
     (has_nodes,) = sizes
-    engine = find_engine(sweep.engine.name)
+    engine = find_engine(sweep.engine.key)
     experiments = expand(sweep, engine.kv_settings).experiments
     differences: list[str] = []
     notes: list[str] = []
@@ -79,17 +80,18 @@ def check_roundtrip(
             "give --cluster"
         )
         refusals.append((*verdict.refusals, *([too_few] if needed > has_nodes else [])))
-        if needed != recipe.nodes:
-            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {needed}")
+        packed = needed - experiment.deployment.service_nodes
+        if packed != recipe.nodes:
+            notes.append(f"{recipe.name}: the recipe takes {recipe.nodes} nodes, ratematch packs it into {packed}")
     return RoundTrip(tuple(differences), tuple(dict.fromkeys(notes)), tuple(refusals))
 
 
 def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: int) -> tuple[list[str], list[str]]:
     """(what is not the recipe's, what is added around it)."""
     placement = place(experiment.deployment, cluster, [f"node{index}" for index in range(nodes)], 8000)
-    engine = find_engine(experiment.engine.name)
+    engine = find_engine(experiment.engine.key)
     plan = engine.plan_launch(experiment, placement, cluster, 1.0)
-    files = {file.path: read_own_yaml(file.content) for file in plan.files}
+    files = {file.path: read_own_yaml(file.content) for file in plan.files if file.path.endswith(".yaml")}
     differences: list[str] = []
     added: dict[str, str] = {}
     for servers in recipe.servers:
@@ -106,12 +108,16 @@ def _compare(recipe: Recipe, experiment: Experiment, cluster: Cluster, nodes: in
                 differing, more = _compare_environment(servers, dict(process.env))
                 differences += differing
                 added |= more
+    notes: list[str] = []
+    if recipe.dynamo is not None:
+        compared = compare_stack(recipe.dynamo, plan, experiment.engine.version)
+        differences += compared.differences
+        notes += compared.notes()
     if (experiment.workload.isl, experiment.workload.osl) != (recipe.isl, recipe.osl):
         differences.append(f"workload {experiment.workload.label} instead of {recipe.isl}/{recipe.osl}")
     ladder = tuple(load.concurrency for load in experiment.loads if isinstance(load, Concurrency))
     if ladder != recipe.concurrency:
         differences.append(f"concurrency {ladder} instead of {recipe.concurrency}")
-    notes = []
     secrets = {name for servers in recipe.servers for name in secret_names(servers.environment.items())}
     if secrets:
         shown = ", ".join(sorted(secrets))

@@ -6,10 +6,11 @@ The older layout has ``resources.prefill_nodes`` and ``backend.trtllm_config.pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ratematch.exchange.recipes.reader import Reader
+from ratematch.exchange.recipes.dynamostack import DynamoStack
+from ratematch.exchange.recipes.reader import Reader, Unsupported
 from ratematch.exchange.recipes.recipe import (
     MOST_GPUS,
     Recipe,
@@ -19,6 +20,7 @@ from ratematch.exchange.recipes.recipe import (
     read_ladder,
     read_mapping,
 )
+from ratematch.exchange.recipes.srtdynamo import is_dynamo, read_stack, without_start
 from ratematch.plan.deployment import Role
 from ratematch.plan.located import Located
 
@@ -27,6 +29,9 @@ KIND = "srt-slurm recipe"
 # What its sa-bench client does when the recipe does not say.
 RANGE_RATIO, PROMPTS_PER_SLOT, WARMUP_PER_SLOT = 0.8, 10.0, 2.0
 LOAD_TYPES = ("sa-bench", "sglang-bench")
+
+PLACED = "frontends and nginx are placed by ratematch"
+STARTED = "servers are started together, and each is waited for"
 
 REASONS = {
     "slurm": "the allocation is asked for by ratematch",
@@ -41,6 +46,17 @@ REASONS = {
     "frontend": "the orchestrator of trtllm-serve serves, one for the whole deployment",
     "dynamo": "servers are trtllm-serve without Dynamo",
     "infra": "servers are trtllm-serve without Dynamo",
+    "frontend.nginx_container": "the image of nginx belongs to the cluster profile",
+    "frontend.orchestrator_placement": PLACED,
+    "frontend.dedicated_node": PLACED,
+    "frontend.placement": PLACED,
+    "frontend.numa_bind": "the launch command belongs to the cluster profile",
+    "frontend.container_image": "the container image belongs to the cluster profile",
+    "frontend.nginx_raise_ulimit": "limits belong to the nodes",
+    "engine.numa_memory_bind": "the launch command belongs to the cluster profile",
+    "engine.numa_cpu_bind": "the launch command belongs to the cluster profile",
+    "engine.sequential_node_start": STARTED,
+    "backend.sequential_node_start": STARTED,
     "services": "only servers and the orchestrator are started",
     "setup_script": "containers are started as they are",
     "host_setup": "nodes are taken as they are",
@@ -59,6 +75,20 @@ REASONS = {
 }
 
 
+BEHIND_DYNAMO = {
+    "frontend": "no flag or variable of a frontend",
+    "frontend.nginx_session_affinity": "loads have no sessions",
+    "frontend.nginx_session_affinity_header": "loads have no sessions",
+    "frontend.nginx_keepalive_timeout": "connections are kept open throughout",
+    "frontend.worker_selection": "write the file yourself and give it as router-policy-config",
+    "dynamo": "each worker is dynamo.trtllm itself, as its image has it",
+    "infra": "etcd and NATS are started as they are, on the nodes of the deployment",
+    "engine.served_model_name": "a model is served under its path, by which loads name it",
+    "backend.served_model_name": "a model is served under its path, by which loads name it",
+}
+"""Reasons that are others where Dynamo is kept."""
+
+
 @dataclass(frozen=True)
 class _Keys:
     """Where one role's values stand in one of the two layouts."""
@@ -72,13 +102,15 @@ class _Keys:
     config: tuple[str, ...]
 
 
-def _keys(schema: int) -> tuple[_Keys, ...]:
+def _keys(in_roles: bool) -> tuple[_Keys, ...]:
+    """``in_roles``: each role has a map of its own, which the newer layout has; between the two releases had
+    ``schema: 2`` with the older keys."""
     roles: tuple[tuple[str, str, Role], ...] = (
         ("prefill", "prefill", "ctx"),
         ("decode", "decode", "gen"),
         ("agg", "aggregated", "agg"),
     )
-    if schema >= 2:
+    if in_roles:
         return tuple(
             _Keys(name, role, *(("roles", name, key) for key in ("nodes", "workers", "gpus", "env", "args")))
             for name, _, role in roles
@@ -106,27 +138,22 @@ def is_srt_recipe(data: Any) -> bool:
     return "resources" in data and any(key in data for key in ("backend", "roles", "engine"))
 
 
-def read_srt_recipe(located: Located) -> Recipe | None:
-    """The recipe of a document (one variant of a file); ``None``, with the problems noted, when there is none."""
+def read_srt_recipe(located: Located, *, native: bool = False) -> Recipe | None:
+    """The recipe of a document (one variant of a file); ``None``, with the problems noted, when there is none.
+
+    ``native``: with ``trtllm-serve`` and its orchestrator instead of Dynamo, whatever the recipe says.
+    """
     reader = Reader(located)
-    schema = reader.take("schema", default=1)
+    given = reader.take("schema", default=1)
+    schema = given if isinstance(given, int) else 2
     if not _is_trtllm(reader, schema):
         return None
     per_node = reader.take_count("resources", "gpus_per_node", most=MOST_GPUS)
     if per_node is None:
         located.add(("resources", "gpus_per_node"), "is missing", "give the GPUs of one node, e.g. 4 on GB200")
         return None
-    common = read_environment(reader, ("environment",), reader.take_map("environment"))
     notes: list[str] = []
-    servers: list[Servers] = []
-    nodes = 0
-    for keys in _keys(schema if isinstance(schema, int) else 2):
-        if any(reader.has(*path) for path in (keys.config, keys.workers)):
-            group = _read_servers(reader, keys, per_node, common)
-            if group is not None:
-                servers.append(group)
-                nodes += _check_nodes(reader, keys, group, per_node, notes)
-    _check_roles(located, servers)
+    servers, nodes = _read_roles(reader, per_node, notes)
     load = _read_load(reader, notes)
     model = reader.take_text("model", "path")
     precision = reader.take_text("model", "precision")
@@ -134,6 +161,13 @@ def read_srt_recipe(located: Located) -> Recipe | None:
     images = ("model", "container"), ("identity", "container", "image")
     name = reader.take("name", default="recipe")
     orchestrator = _read_orchestrator(reader)
+    stack: DynamoStack | None = None
+    left: list[Unsupported] = []
+    if is_dynamo(reader) and not native and servers:
+        stack, left = read_stack(reader, schema, servers, nodes, notes)
+        servers = [_for_dynamo(group, notes) for group in servers]
+    elif is_dynamo(reader):
+        notes.append("changed: servers are trtllm-serve behind its orchestrator, and the recipe's are Dynamo's")
     if located.problems:
         return None
     origins = {
@@ -159,10 +193,30 @@ def read_srt_recipe(located: Located) -> Recipe | None:
         nodes=nodes,
         orchestrator=orchestrator,
         origins=origins,
-        unsupported=reader.unsupported(REASONS),
+        unsupported=(*reader.unsupported(REASONS if stack is None else {**REASONS, **BEHIND_DYNAMO}), *left),
         notes=tuple(notes),
+        dynamo=stack,
         **load,
     )
+
+
+def _read_roles(reader: Reader, per_node: int, notes: list[str]) -> tuple[list[Servers], int]:
+    """The servers of each role, and the nodes that the recipe sets aside for all of them."""
+    common = read_environment(reader, ("environment",), reader.take_map("environment"))
+    servers: list[Servers] = []
+    nodes = 0
+    for keys in _keys(reader.has("roles")):
+        if any(reader.has(*path) for path in (keys.config, keys.workers)):
+            group = _read_servers(reader, keys, per_node, common, notes)
+            if group is not None:
+                servers.append(group)
+                nodes += _check_nodes(reader, keys, group, per_node, notes)
+    _check_roles(reader.located, servers)
+    return servers, nodes
+
+
+def _for_dynamo(group: Servers, notes: list[str]) -> Servers:
+    return replace(group, environment=without_start(group.environment, f"{group.role} environment", notes))
 
 
 ENGINE_NAMES = ("tensorrt_llm", "tensorrt-llm", "tensorrtllm", "trtllm", "trt_llm", "trt-llm")
@@ -192,7 +246,9 @@ def _is_trtllm(reader: Reader, schema: Any) -> bool:
     return False
 
 
-def _read_servers(reader: Reader, keys: _Keys, per_node: int, common: dict[str, str]) -> Servers | None:
+def _read_servers(
+    reader: Reader, keys: _Keys, per_node: int, common: dict[str, str], notes: list[str]
+) -> Servers | None:
     located = reader.located
     config = reader.take_map(*keys.config)
     if not config:
@@ -203,6 +259,11 @@ def _read_servers(reader: Reader, keys: _Keys, per_node: int, common: dict[str, 
     if workers is None:
         located.add(keys.workers, f"the number of {keys.name} workers is missing")
     own = read_environment(reader, keys.environment, reader.take_map(*keys.environment))
+    # srt-slurm sets the common variables last.
+    twice = [name for name in own if common.get(name, own[name]) != own[name]]
+    notes += [
+        f"{name}: environment stands above the {keys.name} workers' own value, as in srt-slurm" for name in twice
+    ]
     if mapping is None or workers is None:
         return None
     gpus = reader.take_count(*keys.gpus)
@@ -233,7 +294,7 @@ def _read_servers(reader: Reader, keys: _Keys, per_node: int, common: dict[str, 
         instances=workers,
         mapping=mapping,
         config=config,
-        environment={**common, **own},
+        environment={**own, **common},
         origin=reader.origin(*keys.config),
         environment_origin=reader.origin(*keys.environment),
         count_origin=reader.origin(*keys.workers),

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from ratematch.engines.trtllm_serve.contract import worker_keys
+from ratematch.exchange.recipes.dynamostack import DynamoStack
 from ratematch.exchange.recipes.recipe import Recipe, Servers, unknown_keys
+from ratematch.plan.deployment import Options
 from ratematch.plan.located import UNCHECKED
 from ratematch.plan.printable import LONGEST_NAME
 
@@ -29,6 +31,13 @@ class Target:
     version_origin: str
     workloads: tuple[tuple[int, int, float], ...]
     precision: str = ""
+    backend_version: str = ""
+    backend_origin: str = ""
+
+    @property
+    def trtllm(self) -> str:
+        """TensorRT-LLM's version, whichever engine is started."""
+        return self.backend_version or self.version
 
 
 def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
@@ -41,17 +50,70 @@ def sweep_text(name: str, recipes: Sequence[Recipe], target: Target) -> str:
         *(f"  {line}" for line in _about(recipes)),
         f"model: {model}{_comment(target.model_origin)}",
         f"cluster: {_flow(target.cluster)}{_comment(target.cluster_origin)}",
-        f"engine: {_flow({'name': 'trtllm-serve', 'version': target.version})}{_comment(target.version_origin)}",
+        *_engine(recipes[0], target),
         "workloads:",
         *(f"  - {_workload(workload)}{_comment(_origin_of(recipes, workload))}" for workload in target.workloads),
         "deployments:",
     ]
     for recipe in recipes:
-        lines += _deployment(recipe, target, own_workload=len(target.workloads) > 1)
+        lines += _deployment(recipe, target, recipes[0], own_workload=len(target.workloads) > 1)
     unsupported = [part for recipe in recipes for part in recipe.unsupported]
     if unsupported:
         lines += ["# Without counterpart here:", *(f"#   {_one_line(str(part))}" for part in unsupported)]
     return "\n".join(lines) + "\n"
+
+
+def _engine(recipe: Recipe, target: Target) -> list[str]:
+    """One line for ``trtllm-serve``; for Dynamo its keys, each with where it was written."""
+    stack = recipe.dynamo
+    if stack is None:
+        named = {"name": "trtllm-serve", "version": target.version}
+        return [f"engine: {_flow(named)}{_comment(target.version_origin)}"]
+    origins = {**stack.origins, "version": target.version_origin, "backend_version": target.backend_origin}
+    keys: Options = {
+        "name": "dynamo",
+        "version": target.version,
+        "backend": "trtllm",
+        "backend_version": target.backend_version,
+        **_settings(stack),
+    }
+    return ["engine:", *_with_origins({key: value for key, value in keys.items() if value != {}}, origins, 2)]
+
+
+def _settings(stack: DynamoStack) -> Options:
+    """Keys of ``engine:`` that one deployment may have otherwise than another."""
+    return {
+        "frontends": stack.frontends,
+        "nginx": stack.nginx,
+        "router_mode": stack.router_mode,
+        "frontend_args": stack.frontend_args,
+        "frontend_env": stack.frontend_env,
+        "worker_args": stack.worker_args,
+        "discovery": stack.discovery,
+        "request_plane": stack.request_plane,
+        "event_plane": stack.event_plane,
+        **({"service_nodes": 1} if stack.infra_node else {}),
+        **({"nats_max_payload_mb": stack.nats_max_payload_mb} if stack.nats_max_payload_mb else {}),
+    }
+
+
+def _with_origins(keys: Options, origins: dict[str, str], indent: int) -> list[str]:
+    lines = []
+    for key, value in keys.items():
+        first, *rest = _block({key: value}, indent)
+        lines += [first + _comment(origins.get(key, "")), *rest]
+    return lines
+
+
+def _own_engine(recipe: Recipe, first: Recipe) -> list[str]:
+    """What a deployment's Dynamo has otherwise than the sweep's, which is the first recipe's."""
+    if recipe.dynamo is None or first.dynamo is None:
+        return []
+    usual = _settings(first.dynamo)
+    mine = _settings(recipe.dynamo)
+    own = {key: value for key, value in mine.items() if value != usual.get(key)}
+    own |= {key: 0 if key == "service_nodes" else None for key in usual if key not in mine}
+    return ["    engine:", *_with_origins(own, recipe.dynamo.origins, 6)] if own else []
 
 
 def _model(target: Target) -> str:
@@ -92,7 +154,8 @@ def _about(recipes: Sequence[Recipe]) -> list[str]:
         lines.append(
             f"{recipe.kind} {_one_line(recipe.name)} ({_one_line(recipe.source)}): {recipe.shape}, {isl}/{osl}."
         )
-    lines.append("Imported as it stands: the worker configuration is the recipe's own, key for key.")
+    whose = "frontends, planes and worker configuration are" if recipes[0].dynamo else "the worker configuration is"
+    lines.append(f"Imported as it stands: {whose} the recipe's own, key for key.")
     return lines
 
 
@@ -100,10 +163,11 @@ def _origin_of(recipes: Sequence[Recipe], workload: tuple[int, int, float]) -> s
     return next((recipe.origins.get("workload", "") for recipe in recipes if workload_of(recipe) == workload), "")
 
 
-def _deployment(recipe: Recipe, target: Target, *, own_workload: bool) -> list[str]:
+def _deployment(recipe: Recipe, target: Target, first: Recipe, *, own_workload: bool) -> list[str]:
     lines = [f"  # {recipe.shape}: {_one_line(recipe.name)} ({_one_line(recipe.source)})"]
     for index, servers in enumerate(recipe.servers):
-        lines += [f"  {'-' if index == 0 else ' '} {servers.role}:", *_servers(servers, target.version)]
+        lines += [f"  {'-' if index == 0 else ' '} {servers.role}:", *_servers(servers, target.trtllm)]
+    lines += _own_engine(recipe, first)
     if recipe.orchestrator:
         lines += ["    orchestrator:  # frontend", *_block(recipe.orchestrator, 6)]
     if own_workload:
@@ -199,6 +263,8 @@ def _shorten(recipe: Recipe) -> Recipe:
             for servers in recipe.servers
         ),
         unsupported=tuple(replace(part, where=short(part.where)) for part in recipe.unsupported),
+        dynamo=recipe.dynamo
+        and replace(recipe.dynamo, origins={key: short(text) for key, text in recipe.dynamo.origins.items()}),
     )
 
 

@@ -296,7 +296,7 @@ def make_row(experiment: Experiment, load: Load, figures: Measurement) -> dict[s
         "image": None,
         "model": experiment.model,
         "infmax_model_prefix": experiment.model,
-        "framework": experiment.engine.name,
+        "framework": experiment.engine.key,
         "engine_version": experiment.engine.version,
         "precision": experiment.workload.precision or None,
         "spec_decoding": "mtp" if deployment.mtp else "none",

@@ -117,7 +117,7 @@ def _find_misfit(results: Results, experiment: Experiment) -> str | None:
             ("figures", there.origin, experiment.origin),
             ("model", there.model, experiment.model),
             ("GPU", there.gpu, experiment.gpu),
-            ("engine", *(f"{e.engine.name} {e.engine.version}" for e in (there, experiment))),
+            ("engine", there.engine.label, experiment.engine.label),
         ):
             if a != b:
                 return f"{what} {b}, and {results.path} holds {a}: import it into another folder"

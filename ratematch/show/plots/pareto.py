@@ -132,7 +132,7 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
     fronts = {kind: _draw_front(axes, kind, workload.front(kind), mixed) for kind in FRONT_KINDS}
     order: tuple[Kind, ...] = ("rate_matched", "end_to_end", "ifb", "bound")
     entries: list[Line2D | Patch] = [line for kind in order if (line := fronts[kind]) is not None]
-    if x.size:
+    if (upper > lower).any():
         entries.append(
             Patch(color=style.VERMILION, alpha=2 * style.GAP_ALPHA, linewidth=0, label=_name_gap(workload))
         )
@@ -156,6 +156,8 @@ def _name_gap(workload: WorkloadAnalysis) -> str:
     explained = [
         replace(gap, parts=tuple(part for part in gap.parts if part.name not in WHOLE_INSTANCES))
         for gap in workload.gaps
+        # Runs that are no worse than predicted are not in the band.
+        if gap.rate_matched is None or gap.end_to_end < gap.rate_matched
     ]
     causes = [(name, share) for name, share in sum_up_causes(explained) if share >= NAMED_SHARE][:NUM_CAUSES]
     if not causes:

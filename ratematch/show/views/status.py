@@ -8,12 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ratematch.analysis.names import name_alike
 from ratematch.show.console import table
 from ratematch.show.terminal import command_line
 from ratematch.store.damage import Damage, readable
 from ratematch.store.folder import Results, StoredLoad
+from ratematch.store.gputime import gpu_time
 from ratematch.store.progress import Measuring, RunProgress, Starting, Waiting
 from ratematch.store.snapshot import StoredExperiment
+
+LOG_LINE = 100
+"""Characters of a server's log line in a line of progress."""
 
 
 def status_to_json(
@@ -21,16 +26,21 @@ def status_to_json(
     queued: Mapping[str, str] | None = None,
     left_out: Mapping[str, str] | None = None,
     also_damaged: Sequence[Damage] = (),
+    on_this_machine: Sequence[str] = (),
 ) -> dict[str, Any]:
     """State of every experiment and the sums over them.
 
     ``queued``: what the scheduler says of an experiment's job, by folder name. ``left_out``: nodes that jobs are kept
     off, and why. ``also_damaged``: files of the folder that the caller could not use.
+    ``on_this_machine``: what its GPUs are doing, a line each.
     """
     stored = results.now()
     damaged = [*also_damaged, *stored.damaged]
+    named = name_alike([part.experiment for part in stored.experiments])
     rows = [
-        _experiment_status(part, (queued or {}).get(part.folder.path.name), damaged) for part in stored.experiments
+        {"experiment": experiment.label}
+        | _experiment_status(part, (queued or {}).get(part.folder.path.name), damaged)
+        for part, experiment in zip(stored.experiments, named, strict=True)
     ]
     spent = stored.account()
     budget = _budget(results, damaged)
@@ -45,9 +55,11 @@ def status_to_json(
         "gpu_hours": spent.total,
         "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
         "overhead": spent.overhead,
+        "gpu_seconds": gpu_time(results, stored).to_json(),
         "budget_gpu_hours": budget,
         "nodes_left_out": dict(left_out or {}),
         "damaged": [damage.describe(results.path) for damage in damaged],
+        "on_this_machine": list(on_this_machine),
         "experiments": rows,
     }
 
@@ -67,7 +79,6 @@ def _experiment_status(stored: StoredExperiment, queued: str | None, damaged: li
     outcome = stored.outcome if state in ("failed", "interrupted") else None
     progress = readable(folder.progress, damaged) if state == "running" else None
     return {
-        "experiment": experiment.label,
         "folder": folder.path.name,
         "stage": experiment.stage,
         "mode": experiment.mode,
@@ -76,6 +87,7 @@ def _experiment_status(stored: StoredExperiment, queued: str | None, damaged: li
         "loads_done": len(experiment.loads) - missing,
         "gpus": experiment.deployment.gpus,
         "gpu_hours": stored.account.total,
+        "share_measuring": stored.account.measuring / stored.account.total if stored.account.total else None,
         "emulated": experiment.emulated,
         "simulated": experiment.simulated,
         "error": outcome.error if outcome else None,
@@ -99,7 +111,7 @@ def _load_status(stored: StoredLoad) -> dict[str, Any]:
         "failed": figures.num_failed,
         "cause": stored.run.cause,
         "remedy": stored.run.remedy,
-    }
+    } | ({"beside": list(stored.run.beside)} if stored.run.beside else {})
 
 
 def describe_progress(progress: RunProgress | None) -> str:
@@ -119,12 +131,17 @@ def describe_progress(progress: RunProgress | None) -> str:
 
 
 def _describe_waiting(waiting: Sequence[Waiting]) -> Iterator[str]:
-    """Servers whose probes got the same, together: names, what it means, and how long the first has been starting."""
+    """Servers whose probes got the same, together: names, what it means, how long the first has been starting, and
+    the last line of its log, under its name where there are several."""
     for why in dict.fromkeys(server.why for server in waiting):
         alike = [server for server in waiting if server.why == why]
         names = ", ".join(server.name for server in alike)
-        means = f"{alike[0].state}, {why}" if alike[0].state else why
-        yield f"{names}: {means} ({alike[0].seconds:.0f} s)"
+        first = alike[0]
+        line = " ".join(first.last_line.split())
+        line = line if len(line) <= LOG_LINE else f"{line[:LOG_LINE]}..."
+        whose = f"{first.name} logs" if len(waiting) > 1 else "it logs"
+        means = f"{first.state}, {why}" if first.state else why
+        yield f"{names}: {means} ({first.seconds:.0f} s)" + (f", {whose}: {line}" if line else "")
 
 
 def describe_load(progress: Measuring) -> str:
@@ -136,7 +153,14 @@ def describe_load(progress: Measuring) -> str:
 
 def print_status(content: dict[str, Any], console: Console) -> None:
     rows = [
-        (row["experiment"], row["state"], f"{row['loads_done']}/{row['loads']}", row["gpus"], row["gpu_hours"])
+        (
+            row["experiment"],
+            row["state"],
+            f"{row['loads_done']}/{row['loads']}",
+            row["gpus"],
+            row["gpu_hours"],
+            "-" if row["share_measuring"] is None else f"{row['share_measuring']:.0%}",
+        )
         for row in content["experiments"]
     ]
     title = content["results"] + (
@@ -147,7 +171,7 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     if content["damaged"]:
         verify = command_line("ratematch", "verify", content["results"])
         console.print(Text(f"`{verify}` says what to measure again"), soft_wrap=True)
-    console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours"], rows))
+    console.print(table(title, ["experiment", "state", "loads", "GPUs", "GPU-hours", "measuring"], rows))
     for row in content["experiments"]:
         if row["doing"]:
             console.print(Text(f"{row['experiment']}: {row['doing']}"))
@@ -160,12 +184,48 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     states = ", ".join(f"{count} {state}" for state, count in content["states"].items())
     done = f"{content['loads_done']} of {content['loads']} loads measured"
     spent = content["gpu_hours_of"]
-    overhead = f", overhead {content['overhead']:.0%}" if content["overhead"] is not None else ""
     for node, why in content["nodes_left_out"].items():
         console.print(Text(f"{node} is left out: {why}"), soft_wrap=True)
     of = f" of {content['budget_gpu_hours']:g}" if content["budget_gpu_hours"] is not None else ""
-    parts = ", ".join(f"{name} {hours:.2f}" for name, hours in spent.items())
-    console.print(Text(f"{done} ({states}); {content['gpu_hours']:.2f}{of} GPU-hours ({parts}{overhead})"))
+    # Of GPUs that experiments had; what else was held, and stood idle, is in the next line.
+    words = {"starting": "starting", "measuring": "measuring", "idle": "neither"}
+    parts = ", ".join(f"{words[name]} {hours:.2f}" for name, hours in spent.items())
+    hours = f"{content['gpu_hours']:.2f}{of} GPU-hours of experiments"
+    console.print(Text(f"{done} ({states}); {hours} ({parts})"))
+    if line := _describe_gpu_time(content["gpu_seconds"]):
+        console.print(Text(line))
+    if line := _describe_neighbours(content["experiments"]):
+        console.print(Text(line), soft_wrap=True)
+    for line in content["on_this_machine"]:
+        console.print(Text(line))
+
+
+def _describe_gpu_time(spent: dict[str, Any]) -> str | None:
+    """Which part of the GPU-time that was held loads were measured in, and where the rest went."""
+    held = spent["held"]
+    if not held:
+        return None
+    words = {
+        "starting": "starting servers",
+        "unused": "on GPUs that nothing ran on",
+        "other": "between loads and at the ends",
+    }
+    rest = ", ".join(f"{spent[key] / held:.0%} {text}" for key, text in words.items())
+    measuring = f"measuring {spent['measuring']:,.0f} of {held:,.0f} GPU-seconds held"
+    return f"{measuring}: {spent['share_measuring']:.0%} ({rest})"
+
+
+def _describe_neighbours(rows: Sequence[dict[str, Any]]) -> str | None:
+    """How many loads shared their machine with others, on other GPUs; ``None`` where none did."""
+    loads = [load.get("beside", []) for row in rows for load in row["measured"]]
+    shared = [beside for beside in loads if beside]
+    starts = sum(any("starting" in line for line in beside) for beside in shared)
+    if not shared:
+        return None
+    return (
+        f"{len(shared)} of {len(loads)} loads were measured beside other experiments on other GPUs of the same "
+        f"machine, {starts} of them while servers started there (`beside` in loadrun.json)"
+    )
 
 
 def _print_cause(row: dict[str, Any], where: str, console: Console) -> None:

@@ -111,10 +111,12 @@ class SweepView:
             if self._printed.get(item.folder.path.name) != line and (item.state != "pending" or why):
                 self._printed[item.folder.path.name] = line
                 self._say(f"{item.experiment.label}: {line}")
-            if item.state == "running" and not why and time.monotonic() - self._last_line > LINE_S:
-                self._last_line = time.monotonic()
-                doing = describe_progress(item.folder.progress())
-                self._say(f"  {done}/{loads} loads; {doing}")
+        if time.monotonic() - self._last_line <= LINE_S:
+            return
+        running = [item for item in campaign.items if item.state == "running" and not item.waits_for]
+        for item in running:
+            self._last_line = time.monotonic()
+            self._say(f"  {done}/{loads} loads; {item.experiment.label}: {describe_progress(item.folder.progress())}")
 
     def print_outcome(self, campaign: Campaign) -> None:
         """What became of the sweep, and what to type next."""

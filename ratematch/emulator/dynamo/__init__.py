@@ -1,0 +1,1 @@
+"""Emulated engine workers of NVIDIA Dynamo: real workers to its runtime, with this emulator's engine inside."""
