@@ -122,6 +122,6 @@ def test_without_locks_gpus_are_not_given_out_and_a_line_says_why(monkeypatch: p
     monkeypatch.setattr(fcntl, "flock", fail)
     with (
         pytest.raises(RunError, match=r"has no locks.*set RATEMATCH_LOCKS"),
-        reserve(1, 2, {}, lambda _: True, lambda _: True),
+        reserve(1, 2, lambda _: True),
     ):
         pass
