@@ -67,6 +67,8 @@ SlurmctldLogFile={state}/log/slurmctld.log
 SlurmdLogFile={state}/log/slurmd.%n.log
 StateSaveLocation={state}/slurmctld
 SlurmdSpoolDir={state}/spool/%n
+# Of each node alone, for PMIx: all of them see one /tmp.
+TmpFS={state}/tmp/%n
 SlurmctldDebug=info
 SlurmdDebug=info
 SwitchType=switch/none
@@ -237,7 +239,8 @@ class Cluster:
         asked, name = self.asked, self.node(number)
         if any(daemon == name for daemon, _ in self.daemons()):
             raise Failed(f"{name} is running")
-        (self.state / "spool" / name).mkdir(exist_ok=True)
+        for folder in ("spool", "tmp"):
+            (self.state / folder / name).mkdir(parents=True, exist_ok=True)
         inside = [sys.executable, __file__, "--state", str(self.state), "_boot", str(number)]
         namespaces = ["--net", "--uts", "--ipc", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child"]
         namespaces.append("--mount-proc")

@@ -27,6 +27,8 @@ from pathlib import Path
 TOOL_S = 30.0
 MEET_S = 40.0
 """How long nodes wait for each other: steps begin within seconds."""
+ANSWER_S = 5.0
+THANKS = b"thanks"
 DISK_B = 128 << 20
 
 
@@ -254,10 +256,10 @@ def meet(own: str, names: list[str], port: int, address: str = "", seconds: floa
     deadline = time.monotonic() + seconds
     everybody = threading.Event()
     with listener:
-        threading.Thread(target=_answer, args=(listener, awaited, everybody, deadline), daemon=True).start()
+        threading.Thread(target=_listen, args=(listener, awaited, everybody), daemon=True).start()
         said, skew_s, error_s = Meeting(next_node=following), None, None
-        for _ in range(3):
-            asked = _ask_time(first, port, f"time {own}", deadline)
+        for greeting in ("look", "look", f"time {own}"):  # the first node stays until all have asked their last
+            asked = _ask_time(first, port, greeting, deadline)
             if isinstance(asked, tuple) and (error_s is None or asked[1] < error_s):
                 skew_s, error_s = asked
         said.skew_s, said.skew_error_s = skew_s, error_s
@@ -267,28 +269,36 @@ def meet(own: str, names: list[str], port: int, address: str = "", seconds: floa
     return said
 
 
-def _answer(listener: socket.socket, awaited: set[str], everybody: threading.Event, deadline: float) -> None:
-    """Tell the time to whoever connects, until all that are awaited have."""
+def _listen(listener: socket.socket, awaited: set[str], everybody: threading.Event) -> None:
+    """Answer whoever connects, each in a thread of its own: one that hangs holds nobody up."""
     with contextlib.suppress(OSError):
-        while time.monotonic() < deadline:
+        while True:
             connection, _ = listener.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(5.0)
-                awaited.discard(connection.recv(512).decode(errors="replace").strip())
-                connection.sendall(repr(time.time()).encode())
-            if not awaited:
-                everybody.set()
+            threading.Thread(target=_answer, args=(connection, awaited, everybody), daemon=True).start()
+
+
+def _answer(connection: socket.socket, awaited: set[str], everybody: threading.Event) -> None:
+    """Tell the time. Who asked is no longer awaited when it has said that the answer came: else it will ask again."""
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(ANSWER_S)
+        greeting = connection.recv(512).decode(errors="replace").strip()
+        connection.sendall(repr(time.time()).encode())
+        if connection.recv(len(THANKS)) == THANKS:
+            awaited.discard(greeting)
+        if not awaited:
+            everybody.set()
 
 
 def _ask_time(name: str, port: int, greeting: str, deadline: float) -> tuple[float, float] | str:
     """This clock minus that of ``name`` and what it may be wrong by, seconds; else why it cannot be asked."""
     while True:
         try:
-            with socket.create_connection((name, port), timeout=5.0) as connection:
+            with socket.create_connection((name, port), timeout=ANSWER_S) as connection:
                 begin = time.time()
                 connection.sendall(greeting.encode())
                 theirs = float(connection.recv(64))
                 end = time.time()
+                connection.sendall(THANKS)
                 return (begin + end) / 2 - theirs, (end - begin) / 2
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
