@@ -64,7 +64,7 @@ def run_campaign(
     values = {} if executor.name == "simulate" else secrets.find_values(sweep)
     prepared = contract.prepare(sweep, requested)
     refuse_mixture(results, sweep)
-    executor.refuse_unsendable(sweep.cluster, requested)
+    executor.refuse_unsendable(sweep.cluster, requested, results.path)
     results.path.mkdir(parents=True, exist_ok=True)
     lock = results.path / layout.CONTROLLER_LOCK
     with (
@@ -223,6 +223,7 @@ class Controller:
     def _measure(self, experiments: Sequence[Experiment], search: Search | Refining | None = None) -> None:
         """Run ``experiments``; and, as long as there is room, what ``search`` decides on. Until nothing is left."""
         self._add_items(experiments, search)
+        self.campaign.warn(self._executor.warnings(self._sweep.cluster, experiments))
         self._on_update(self.campaign)
         if not self._waiting and search is None:
             return
@@ -349,7 +350,7 @@ class Controller:
     def _start_waiting(self) -> None:
         """Start jobs as long as the executor takes them; none while the scheduler does not answer."""
         while self._waiting and time.monotonic() >= self._quiet_until:
-            exclude = list(excluded_nodes(self._results))
+            exclude = list(excluded_nodes(self._results, self._sweep.cluster.name))
             self._handed.hand(item.folder.path for item in self._waiting)
             try:
                 started = self._executor.start(

@@ -5,12 +5,15 @@ Tests in several processes (``pytest -n 5``) go in lanes: each process that runs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import CANNOT, Site, TestCluster
+
+collect_ignore = [] if os.environ.get("RATEMATCH_TEST_MPI") else ["test_mpi_on_slurm.py"]
 
 
 @pytest.fixture(scope="session")
