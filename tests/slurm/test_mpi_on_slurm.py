@@ -1,6 +1,7 @@
 """Real MPI, wired by PMIx: where the ranks of servers over several nodes are, seen by themselves.
 
-Run where ``RATEMATCH_TEST_MPI`` names a Python with mpi4py (``.ci/extra``); needs Debian's libpmix-dev and openmpi-bin.
+Run where ``RATEMATCH_TEST_MPI`` names a Python with mpi4py (``.ci/extra``); needs Debian's libpmix-dev and
+openmpi-bin.
 """
 
 from __future__ import annotations
