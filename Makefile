@@ -13,11 +13,13 @@ BIN := $(VENV)/bin
 DYNAMO ?= 1.6.1
 # Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
 WORKERS ?= 6
+# Where the real tritonserver is installed that runs on the CPU, for tests; the emulator finds it by RATEMATCH_TRITON.
+TRITON ?= build/triton
 
 # The tests start hundreds of Python processes: without its cache each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm demo-dynamo dynamo test dynamo-for-tests tests counted test-fast fuzz fuzz-wire fuzz-properties kill lint bench packages site clean
+.PHONY: demo demo-slurm demo-dynamo dynamo test dynamo-for-tests tests counted test-fast fuzz fuzz-wire fuzz-properties kill lint bench packages triton site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ratematch sweep sweeps/quickstart.yaml
@@ -46,7 +48,7 @@ dynamo: $(VENV)/bin/python
 test: $(VENV)/bin/python
 	@$(MAKE) --no-print-directory -j3 --keep-going packages lint tests
 
-tests: packages counted
+tests: packages counted triton
 	$(BIN)/pytest -n $(WORKERS)
 
 # It only counts, and leaves every module compiled, which each of the processes of the tests would else do by itself.
@@ -67,6 +69,20 @@ packages:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	      etcd-server nats-server >/dev/null || echo "no etcd or NATS here: the tests that need them are skipped"; }; \
 	else echo "not root: tests in a browser and on a real Slurm are skipped where chromium and Slurm are not there"; fi
+
+# A tritonserver for the CPU, in an environment of its own because its Python models need NumPy 1, and Triton's parser of
+# configurations. Where it cannot be had (another processor, no network) its tests are skipped and say so.
+triton: $(VENV)/bin/python
+	@$(MAKE) --no-print-directory $(TRITON)/.installed || echo "no tritonserver here: its tests are skipped"
+
+$(TRITON)/.installed: $(VENV)/bin/python
+	@$(BIN)/python -m venv --without-pip $(TRITON)
+	@$(BIN)/python -m pip --python $(TRITON)/bin/python install -q --no-compile --no-deps \
+	  nvidia-pytriton==0.7.0 'numpy<2' tritonclient==2.51.0 'protobuf<6'
+	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	if ! ldconfig -p | grep -q "libpython$$version.so.1.0" && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends libpython$$version >/dev/null || true; fi
+	@touch $@
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow"

@@ -10,7 +10,7 @@ TTFT of a few milliseconds, CPU that grows with chunks rather than with streams.
 frontend (or, with a worker that says "late", this machine) is what is measured.
 
     make dynamo
-    .venv/bin/python benchmarks/dynamo_frontend.py [--streams 64,512,2048] [--rounds 2] [--interval 10]
+    .venv/bin/python benchmarks/dynamo_frontend.py [--streams 64,512,2048] [--rounds 2] [--interval 20]
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ def load(url: str, streams: int, arguments: argparse.Namespace, folder: Path) ->
     """The measurement of one load."""
     command = [sys.executable, "-m", "ratematch", "load", url, "--model", MODEL, "--concurrency", str(streams)]
     command += ["--isl", str(arguments.isl), "--osl", str(arguments.osl), "--seed", "1", "-o", str(folder)]
+    # Slots begin one after the other: TTFT is that of requests which come one by one, not of a burst.
+    command += ["--stagger", str(arguments.stagger)]
     command += ["--num-requests", str(max(128, arguments.lives * streams)), "--vocab-size", "100000"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     files = list(folder.glob("**/measurement.json"))
@@ -155,14 +157,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default="64,512,2048", help="Concurrencies.")
     parser.add_argument("--rounds", type=int, default=2, help="Pairs of each.")
-    parser.add_argument("--interval", type=int, default=10, help="stream_interval: tokens a chunk.")
+    parser.add_argument("--interval", type=int, default=20, help="stream_interval: tokens a chunk.")
     parser.add_argument("--isl", type=int, default=128)
     parser.add_argument("--osl", type=int, default=128)
+    parser.add_argument("--stagger", type=float, default=3.0, help="Seconds in which all slots begin.")
     parser.add_argument("--lives", type=int, default=3, help="Requests a stream.")
     arguments = parser.parse_args()
     print(f"EMULATED engine; {os.cpu_count()} processors; ISL {arguments.isl}, OSL {arguments.osl}, ", end="")
     print(f"a chunk each {arguments.interval} tokens; mean of {arguments.rounds} pairs")
-    print("streams  tok/s direct  ratio  TTFT ms  +ms  TPOT ms  ratio  frontend CPU: cores  us/chunk  loop ms  late")
+    print("streams  tok/s direct  ratio  TTFT ms  +ms  TPOT ms  ratio  ", end="")
+    print("frontend: cores  ms/request  loop ms  worker: cores  late")
     with tempfile.TemporaryDirectory() as name, deployment(Path(name), arguments.interval) as (urls, processes):
         for streams in map(int, arguments.streams.split(",")):
             report(streams, arguments, urls, processes, Path(name))
@@ -175,7 +179,7 @@ def report(
     processes: dict[str, subprocess.Popen[bytes]],
     folder: Path,
 ) -> None:
-    pairs, cores, chunk_us, delays, late = [], [], [], [], []
+    pairs, cores, request_ms, delays, late, worker_cores = [], [], [], [], [], []
     for number in range(arguments.rounds):
         rows = {}
         for side in ("direct", "frontend") if number % 2 else ("frontend", "direct"):
@@ -184,16 +188,18 @@ def report(
                 cpu_s(processes["frontend"]),
                 time.time(),
             )
-            worked = samples(get(urls["system"] + "/metrics"))
+            worked, worker_cpu = samples(get(urls["system"] + "/metrics")), cpu_s(processes["worker"])
             rows[side] = load(urls[side], streams, arguments, folder / f"{streams}-{number}-{side}")
             if side == "frontend":
                 spent = cpu_s(processes["frontend"]) - cpu
                 after = samples(get(urls["frontend"] + "/metrics"))
                 grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
                 busy = samples(get(urls["system"] + "/metrics"))
-                cores.append(spent / (time.time() - begin))
+                seconds = time.time() - begin
+                cores.append(spent / seconds)
+                worker_cores.append((cpu_s(processes["worker"]) - worker_cpu) / seconds)
                 tokens = grown.get("dynamo_frontend_output_tokens_total", 0.0)
-                chunk_us.append(1e6 * spent * arguments.interval / max(1.0, tokens))
+                request_ms.append(1e3 * spent * arguments.osl / max(1.0, tokens))
                 loop = "dynamo_frontend_event_loop_delay_seconds"
                 delays.append(1e3 * grown.get(f"{loop}_sum", 0.0) / max(1.0, grown.get(f"{loop}_count", 0.0)))
                 share = "ratematch_emulated_late_s", "ratematch_emulated_busy_s"
@@ -205,8 +211,8 @@ def report(
     plain = pairs[0][0]
     print(
         f"{streams:7d} {plain['tok_s']:13.0f} {speed:6.3f} {mean(plain, 'ttft_ms'):8.0f} {added:4.0f} "
-        f"{mean(plain, 'tpot_ms'):8.1f} {slower:6.3f} {median(cores):20.2f} {median(chunk_us):9.0f} "
-        f"{median(delays):8.1f} {100 * median(late):4.1f} %",
+        f"{mean(plain, 'tpot_ms'):8.1f} {slower:6.3f} {median(cores):16.2f} {median(request_ms):11.1f} "
+        f"{median(delays):8.1f} {median(worker_cores):14.2f} {100 * median(late):4.1f} %",
         flush=True,
     )
 

@@ -58,6 +58,7 @@ def test_every_page_of_the_documentation_is_in_the_site(site: Path) -> None:
         "sweeps",
         "slurm",
         "results",
+        "benchmarks",
         "ratematch/emulator",
     }
     assert built == {".", *pages, *outside}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.campaign.contract import keep_answer, look_up
 from ratematch.campaign.exposure import check_exposure
 from ratematch.campaign.nodes import certified_file, remember_certified
-from ratematch.engines import find_engine
+from ratematch.engines import ENGINES, find_engine
 from ratematch.errors import ClusterError, UserError
 from ratematch.inputs.catalog import load_gpu
 from ratematch.inputs.find import find_cluster_file, read_cluster
@@ -27,6 +29,9 @@ from ratematch.slurm.verdicts import NodeVerdict, judge_nodes, judge_together
 from ratematch.version import __version__
 
 FREE_GB = 1.0
+
+ANSWER_S = 60.0
+"""How long a command may take to say what is installed."""
 
 
 def examine(
@@ -139,8 +144,18 @@ def _guard() -> Finding:
     return Finding("clean-up after kill -9", there, description)
 
 
+def _output(argv: Sequence[str]) -> str:
+    """What a command says on this machine, or why it says nothing."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stdout + done.stderr
+
+
 def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
-    program = find_engine(engine).command(cluster)[0]
+    known = find_engine(engine)
+    program = known.command(cluster)[0]
     where = shutil.which(program)
     kind = "emulated" if cluster.emulated else "real servers"
     checks = [
@@ -152,6 +167,10 @@ def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
     ]
     # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.
     if cluster.emulated or runs_here(cluster):
-        missing = f"{program} is not on PATH; set `command` in the profile"
+        others = [name for name in ENGINES if name != engine and shutil.which(find_engine(name).command(cluster)[0])]
+        here = f" ({', '.join(others)} is here: name it with --engine)" if others else ""
+        missing = f"{program} is not on PATH; set `command` in the profile{here}"
         checks.append(Finding("engine command", where is not None, where or missing))
+        if where is not None and (commands := known.local_commands(known.command(cluster))):
+            checks += known.judge_probe({name: _output(argv) for name, argv in commands.items()})
     return checks

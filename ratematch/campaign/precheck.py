@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ratematch.engines import find_engine
 from ratematch.engines.installed import InstalledSchema
@@ -17,7 +18,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Trace
 from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Sweep
-from ratematch.slurm.site import why_no_weights
+from ratematch.slurm.site import weights_on_host, why_no_weights
 from ratematch.store.folder import Results
 
 
@@ -68,6 +69,11 @@ def _missing_inputs(sweep: Sweep, experiments: Sequence[Experiment], here: bool)
     if here and (why := why_no_weights(sweep.model_path, sweep.cluster)):
         fix = "give the folder of the checkpoint, or model_paths in the cluster profile"
         problems["path"] = Problem(f"{sweep.source}: model", why, fix)
+    if here and sweep.cluster.check_paths and not sweep.cluster.emulated and not sweep.simulated:
+        engine = find_engine(sweep.engine.name)
+        for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
+            for what in engine.check_inputs(experiment, partial(weights_on_host, cluster=sweep.cluster)):
+                problems.setdefault(what, Problem(f"{sweep.source}: {experiment.deployment.label}", what))
     for what in _wrong_files(experiments):
         problems.setdefault(what, Problem(f"{sweep.source}: workloads", what))
     return problems

@@ -11,6 +11,7 @@ import click
 from ratematch.cli.group import main, print_json, stderr_console, stdout_console
 from ratematch.cli.options import FiniteRange, json_option
 from ratematch.errors import Untrustworthy
+from ratematch.plan.requestapi import APIS
 
 if TYPE_CHECKING:
     from ratematch.loadgen.ladder import LoadOptions, LoadRow
@@ -119,8 +120,9 @@ _to_whom = _options(
     click.option("--model", required=True, help="Model name in the request body."),
     click.option(
         "--api",
-        type=click.Choice(["completions", "chat"]),
-        help="[default: completions; chat for a data set of messages]",
+        type=click.Choice(APIS),
+        help="generate, generate-ids: Triton's generate_stream, with text or token ids; --model is then the model in "
+        "its repository [default: completions; chat for a data set of messages]",
     ),
     click.option("--stream/--no-stream", default=True, help="Without streaming there is no TTFT and no TPOT."),
     click.option("--extra-body", default="", metavar="JSON", help="Merged into each body; null takes a field out."),

@@ -101,7 +101,7 @@ def plan(
         if binding:
             print_binding(binding, stdout_console())
         if prediction:
-            print_prediction(prediction, stdout_console())
+            print_prediction(prediction, stdout_console(), explain)
         for path in written:
             echo(str(path))
 

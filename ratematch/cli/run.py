@@ -255,7 +255,9 @@ def cancel(results: Path, experiment: str | None) -> None:
 @main.command()
 @click.argument("experiment")
 @click.option(
-    "--role", type=click.Choice(["ctx", "gen", "agg", "orchestrator", "driver"]), help="Only these servers."
+    "--role",
+    type=click.Choice(["ctx", "gen", "agg", "orchestrator", "frontend", "etcd", "nats", "nginx", "driver"]),
+    help="Only these servers.",
 )
 @click.option("--index", type=Whole(0, MOST_GPUS), help="Only this server of the role.")
 @click.option(

@@ -13,6 +13,9 @@ class DraftAcceptance:
     are 1 + sum over k of the product of the first k on average. ``forced``: accepted drafts per step instead; its
     fraction is the probability of one more.
 
+    ``rising``: P(at least k accepted) from the last draft to the first. ``mean``: tokens of a step. ``rng``: every
+    step of a sequence takes one number of it.
+
     Raises:
         ValueError: fewer rates than drafts, or a rate outside [0, 1].
     """
@@ -24,29 +27,29 @@ class DraftAcceptance:
         if not all(0 <= rate <= 1 for rate in rates) or (forced is not None and forced < 0):
             raise ValueError(f"acceptance rates {rates} (forced: {forced}) are not probabilities")
         self._mtp = mtp
-        self._forced = None if forced is None else min(forced, float(mtp))
+        self.forced = None if forced is None else min(forced, float(mtp))
         self._at_least = np.cumprod(np.asarray(rates, dtype=float))  # P(at least k accepted), falling in k
-        self._rising = self._at_least[::-1].copy()
-        self._mean = 1 + (float(self._at_least.sum()) if self._forced is None else self._forced)
-        self._rng = np.random.default_rng(seed)
+        self.rising = self._at_least[::-1].copy()
+        self.mean = 1 + (float(self._at_least.sum()) if self.forced is None else self.forced)
+        self.rng = np.random.default_rng(seed)
 
     def draw(self, count: int) -> NDArray[np.int64]:
         """Tokens that a sequence gains in each of ``count`` steps: 1 + accepted drafts. Shape (count,)."""
         if not self._mtp:
             return np.ones(count, dtype=np.int64)
-        luck = self._rng.random(count)
-        if self._forced is not None:
-            whole = int(self._forced)
-            return np.asarray(1 + whole + (luck < self._forced - whole), dtype=np.int64)
+        luck = self.rng.random(count)
+        if self.forced is not None:
+            whole = int(self.forced)
+            return np.asarray(1 + whole + (luck < self.forced - whole), dtype=np.int64)
         # As many are accepted as probabilities of "at least k" lie above the draw.
-        return np.asarray(1 + self._mtp - self._rising.searchsorted(luck, side="right"), dtype=np.int64)
+        return np.asarray(1 + self._mtp - self.rising.searchsorted(luck, side="right"), dtype=np.int64)
 
     def draw_until(self, tokens: int) -> tuple[NDArray[np.int64], int]:
         """Gains of as many steps as it takes to reach ``tokens``, shape (steps,), and by how much the last passes."""
         if not self._mtp:
             return np.ones(tokens, dtype=np.int64), 0
-        gains = self.draw(1 + int(1.1 * tokens / self._mean))
+        gains = self.draw(1 + int(1.1 * tokens / self.mean))
         while (reached := gains.cumsum())[-1] < tokens:
-            gains = np.concatenate([gains, self.draw(1 + int((tokens - int(reached[-1])) / self._mean))])
+            gains = np.concatenate([gains, self.draw(1 + int((tokens - int(reached[-1])) / self.mean))])
         steps = int(reached.searchsorted(tokens)) + 1
         return gains[:steps], int(reached[steps - 1]) - tokens

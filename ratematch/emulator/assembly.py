@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ratematch.emulator.efficiency import LearntSet, efficiency_of, learnt_for
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.iteration import SchedulerConfig
 from ratematch.emulator.kernelsteps import KernelStepTime
@@ -30,6 +31,7 @@ class ServerShape:
     ``max_num_tokens``: limits of an attention-DP rank. ``kv_fraction``: share of what weights and activations leave
     that the KV cache takes. ``spare_b``: bytes of each GPU that the server does not use at all.
     ``expert_slots``: experts of a layer with the copies that a load balancer keeps, 0 = no copies.
+    ``moe_backend``: the engine's name for its kernels of routed experts, empty: the one it chooses itself.
     """
 
     model: Model
@@ -42,6 +44,7 @@ class ServerShape:
     kv_fraction: float = 1.0
     spare_b: float = 0.0
     expert_slots: int = 0
+    moe_backend: str = ""
 
     @property
     def draft_layers(self) -> int:
@@ -80,7 +83,16 @@ def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:
     model, gpu, mapping, precision = shape.model, shape.gpu, shape.mapping, shape.precision(environment)
     if environment.steps == "kernels":
         return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts)
-    return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format)
+    efficiency = efficiency_of(gpu, model, precision, shape.moe_backend, mapping.attention_dp)
+    return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format, efficiency)
+
+
+def learnt_of(shape: ServerShape, environment: Environment) -> LearntSet:
+    """What the step times of this server were learnt from; no values where nothing was, or kernels were measured."""
+    if environment.steps == "kernels":
+        return LearntSet({}, "")
+    precision, mla = shape.precision(environment), shape.model.mla is not None
+    return learnt_for(shape.gpu.name, mla, precision, shape.moe_backend.upper(), shape.mapping.attention_dp)
 
 
 def draft_acceptance(environment: Environment, model: Model, drafts: int) -> tuple[float, ...]:

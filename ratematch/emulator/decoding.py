@@ -20,12 +20,12 @@ from ratematch.emulator.steptime import RankLoad, StepTime
 
 
 class Decoding:
-    """What is generated in which iteration, on all ranks."""
+    """What is generated in which iteration, on all ranks. ``acceptance``: where drafts are drawn."""
 
     def __init__(self, config: SchedulerConfig, seed: int):
         self._block = config.tokens_per_block
         self._overlap = config.overlap
-        self._acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
+        self.acceptance = DraftAcceptance(config.mtp, config.acceptance, config.forced_acceptance, seed)
         self._growth = KvGrowth(config.mapping.dp_ranks)
         self._ending: dict[int, list[Sequence]] = {}  # by their last iteration
         self._ends: list[int] = []  # heap of these iterations; those that nothing ends in any more stay until met
@@ -33,7 +33,7 @@ class Decoding:
     def start(self, rank: Rank, seq: Sequence, first_iter: int) -> None:
         """Draw how ``seq`` decodes, from ``first_iter`` on."""
         left = seq.max_tokens - seq.generated
-        gains, beyond = self._acceptance.draw_until(max(1, left))
+        gains, beyond = self.acceptance.draw_until(max(1, left))
         seq.surplus = beyond + max(1, left) - left
         gains[-1] -= seq.surplus
         seq.state, seq.gains = "decode", gains

@@ -23,7 +23,8 @@ from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
-from ratematch.emulator.steptime import Efficiency, RankLoad, StepBatch, merge_alike
+from ratematch.emulator.efficiency import Efficiency
+from ratematch.emulator.steptime import RankLoad, StepBatch, merge_alike
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism
 
@@ -70,7 +71,7 @@ class KernelStepTime:
         for name, known, what in ((gpu.name, SYSTEMS, "GPU"), (model.name, MODELS, "model")):
             if name not in known:
                 raise ValueError(f"the kernel database is not used for {what} {name!r}; known: {', '.join(known)}")
-        self._fixed = Efficiency()
+        self._fixed = Efficiency()  # host and step times: nothing of them is learnt
         attention = model.attention_precision.get(precision, precision)
         gemm = GEMM[attention]
         experts = EXPERTS[precision]

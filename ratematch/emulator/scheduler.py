@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ratematch.emulator.acceptance import DraftAcceptance
 from ratematch.emulator.decoding import Decoding
 from ratematch.emulator.iteration import (
     AttentionDpBalance,
@@ -229,6 +230,11 @@ class Scheduler:
         return self._waiting.wake_s()
 
     # ------------------------------------------------------------------------------------------------ counters
+
+    @property
+    def acceptance(self) -> DraftAcceptance:
+        """Where accepted drafts are drawn."""
+        return self._decoding.acceptance
 
     @property
     def num_queued(self) -> int:

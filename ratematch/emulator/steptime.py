@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
+from ratematch.emulator.efficiency import Efficiency, efficiency_of
 from ratematch.emulator.mixing import CoreRates, choose_s, mix_s
 from ratematch.plan.formats import format_bytes, rate_of
 from ratematch.plan.memory import (
@@ -30,6 +31,8 @@ from ratematch.plan.parallelism import Parallelism
 
 _REMEMBERED = 4096
 """Numbers of tokens for which the time of a part is kept: from step to step most of a server's are the same."""
+ONE_NODE = 8
+"""GPUs of an NVLink domain that is not rack-scale, at most."""
 
 
 class RankLoad(NamedTuple):
@@ -75,42 +78,6 @@ class ConstantStepTime:
         return self.step_s
 
 
-@dataclass(frozen=True)
-class Efficiency:
-    """What real kernels reach of a data sheet, and what a step costs besides. One set for all models and GPUs.
-
-    The defaults are round numbers from within the usual ranges, chosen so that peaks agree with the aggregated table
-    of TensorRT-LLM's performance overview and one user of DeepSeek R1 on eight B200 with three drafts sees 250 to 400
-    tokens/s (TensorRT-LLM's best-practice and min-latency posts). They absorb what the roofline leaves out.
-
-    gemm:                share of the dense tensor-core peak that large matrix products reach
-    moe_gemm:            the same for grouped products of routed experts (many small, ragged ones)
-    attention:           share of the peak that attention kernels reach (prompts bf16, generation the KV format's)
-    memory:              share of the memory bandwidth that weight and KV reads reach
-    link:                share of the link bandwidth that collectives reach
-    moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
-    layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
-    collective_s:        fixed time of one exchange between GPUs
-    elementwise_passes:  hidden-sized bf16 tensors that a layer reads or writes outside matrix products
-    step_s:              fixed device time of a step: sampling, input preparation
-    host_step_s:         host time of a step: scheduling, bookkeeping
-    host_request_s:      host time of a step per scheduled request
-    """
-
-    gemm: float = 0.65
-    moe_gemm: float = 0.22
-    attention: float = 0.55
-    memory: float = 0.6
-    link: float = 0.4
-    moe_imbalance: float = 1.3
-    layer_s: float = 45e-6
-    collective_s: float = 12e-6
-    elementwise_passes: float = 28.0
-    step_s: float = 0.5e-3
-    host_step_s: float = 3e-3
-    host_request_s: float = 8e-6
-
-
 class RooflineStepTime:
     """Roofline step time of ``model`` on ``gpu`` with ``mapping``; see :class:`Efficiency` for what bends the peaks.
 
@@ -133,7 +100,7 @@ class RooflineStepTime:
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
     ):
-        eff = efficiency or Efficiency()
+        eff = efficiency or efficiency_of(gpu, model, precision, attention_dp=mapping.attention_dp)
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
@@ -144,9 +111,11 @@ class RooflineStepTime:
         self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
         self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
         self._head_rate = eff.gemm * gpu.flops["bf16"]
-        self._core_rate = eff.attention * gpu.flops["bf16"]
-        self._gen_core_rate = eff.attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
+        prompts = "fp8" if model.mla and kv_dtype == "fp8" and "fp8" in gpu.flops else "bf16"
+        self._core_rate = eff.attention * gpu.flops[prompts]
+        self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
         self._bandwidth = eff.memory * gpu.memory_b_s
+        self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
         self._rates = CoreRates(self._core_rate, self._gen_core_rate, self._bandwidth, shards, kv_dtype)
         weight_b = part_bytes(model, precision, "experts")
 
@@ -213,36 +182,57 @@ class RooflineStepTime:
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
-        mapping, model, eff = self.mapping, self.model, self.efficiency
-        kinds = merge_alike(batch.ranks)
-        loads = [self._micro_batch(load) for load, _ in kinds]
-        tokens: list[float] = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
-        most_tokens = max(tokens)
-        all_tokens = sum([load_tokens * ranks for load_tokens, (_, ranks) in zip(tokens, kinds, strict=True)])
+        return self.merged_seconds(merge_alike(batch.ranks), overlap)
 
-        attention = max(map(self._attention, loads, tokens))
-        mixing = attention if self._uniform else self._mix(attention, loads, tokens)
+    def merged_seconds(self, kinds: list[tuple[RankLoad, int]], overlap: bool = True) -> float:
+        """The same of ranks that :func:`merge_alike` has merged."""
+        mapping, model, eff = self.mapping, self.model, self.efficiency
+        whole = kinds
+        if mapping.pp > 1 or mapping.cp > 1:
+            kinds = [(self._micro_batch(load), ranks) for load, ranks in kinds]
+        query = max([load.query_tokens for load, _ in kinds])
+        attention = later_attention = 0.0
+        most_tokens = all_tokens = most_rows = all_rows = most_logits = slowest_gen = slowest_read = 0.0
+        for load, ranks in kinds:
+            ctx, ctx_tokens, _, gen, queries, read, pieces = load
+            tokens, rows, logits = ctx_tokens + gen * queries, ctx + gen, gen * queries + ctx
+            all_tokens += tokens * ranks
+            all_rows += rows * ranks
+            most_tokens = tokens if tokens > most_tokens else most_tokens
+            most_rows = rows if rows > most_rows else most_rows
+            most_logits = logits if logits > most_logits else most_logits
+            # No slower than another rank that has as many sequences and tokens to read.
+            if not ctx_tokens and gen <= slowest_gen and read <= slowest_read:
+                continue
+            if queries == query and gen >= slowest_gen and read >= slowest_read:
+                slowest_gen, slowest_read = gen, read
+            attention = max(attention, self._attention(load, tokens))
+            if query > 2:
+                later = RankLoad(ctx, ctx, 0.0, gen, 1, read, pieces)
+                later_attention = max(later_attention, self._attention(later, rows))
+        mixing = attention
+        if not self._uniform:
+            loads = [load for load, _ in kinds]
+            mixing = self._mix(
+                attention, loads, [load.ctx_tokens + load.gen_requests * load.query_tokens for load in loads]
+            )
         if not model.plain_layers:
             attention = mixing  # of a draft layer too
         device = model.depth * (mixing + self._exchange(most_tokens) + eff.layer_s)
         device += self._dense_layers * self._dense(most_tokens)
         device += (model.wide_layers - self._dense_layers) * self._moe(all_tokens, most_tokens)
-        device += self._head(max([load.gen_requests * load.query_tokens + load.ctx_requests for load in loads]))
-        drafts = max([load.query_tokens for load in loads]) - 1
-        if drafts:
-            rows = [load.ctx_requests + load.gen_requests for load in loads]
-            most_rows = max(rows)
+        device += self._head(most_logits)
+        if query > 1:
             device += self._draft(attention, most_tokens, all_tokens, most_rows)
-            if drafts > 1:
-                later = [RankLoad(n := load.ctx_requests, n, 0.0, load.gen_requests, 1, *load[5:]) for load in loads]
-                attention = max(map(self._attention, later, rows))
-                all_rows = sum([load_rows * ranks for load_rows, (_, ranks) in zip(rows, kinds, strict=True)])
-                device += (drafts - 1) * self._draft(attention, most_rows, all_rows, most_rows)
+        if query > 2:
+            device += (query - 2) * self._draft(later_attention, most_rows, all_rows, most_rows)
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
         host = eff.host_step_s
-        host += eff.host_request_s * max([load.gen_requests + load.ctx_requests for load, _ in kinds])
+        if kinds is not whole:
+            most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])
+        host += eff.host_request_s * most_rows
         return max(device, host) if overlap else device + host
 
     # ------------------------------------------------------------------------------------------------ parts
@@ -326,7 +316,8 @@ class RooflineStepTime:
         flops = 2 * self._expert_params * copies
         weights_b = touched / mapping.ep * self._expert_params * self._weight_b
         rows_b = copies * (2 * (moe.latent or self.model.hidden) + 3 * moe.ffn / mapping.moe_tp) * 2.0
-        seconds = max(flops / self._moe_rate, weights_b / self._bandwidth) + rows_b / self._bandwidth
+        seconds = max(flops / self._moe_rate, weights_b / self._expert_bandwidth) + rows_b / self._bandwidth
+        seconds += self.efficiency.moe_layer_s
         if self._shared_params:
             shared_b = self._shared_params * self._shared_b
             seconds += self._gemm(self._shared_params, shared_b, most_tokens, self._shared_rate)
@@ -334,7 +325,9 @@ class RooflineStepTime:
 
     def _exchange_s(self, tokens: float) -> float:
         """Exchanges of one layer. Attention DP: dispatch and combine (dispatch in the weights' format, combine in
-        bf16) to the distinct ranks that a token's experts live on; else two all-reduces."""
+        bf16), in a rack-scale NVLink domain and across nodes with the distinct ranks that a token's experts live on,
+        inside one node with all (TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, and gathers and
+        reduce-scatters all tokens elsewhere); without attention DP two all-reduces."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
         if mapping.tp == 1 or tokens <= 0:
             return 0.0
@@ -342,9 +335,12 @@ class RooflineStepTime:
             top_k = model.moe.top_k if model.moe else 1
             groups = mapping.ep * (1.0 - math.pow(1.0 - 1.0 / mapping.ep, top_k))
             peers = groups * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
+            if mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
+                peers = mapping.tp - 1.0
             wire_b = tokens * peers * model.hidden * (self._weight_b + 2.0)
         else:
             wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0
+            wire_b *= eff.link / eff.allreduce
         return 2 * eff.collective_s + wire_b / self._link_b_s
 
     def _head_s(self, rows: float) -> float:

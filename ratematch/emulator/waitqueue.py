@@ -115,11 +115,7 @@ class WaitQueue:
             return None
         if self._pick_rank(self._queue[0]) is not None or self.num_admitted >= size:
             return None
-        return (
-            f"Insufficient KV cache for gen-only benchmark mode: {len(self._queue)} request(s) are waiting for KV "
-            "cache or a slot. Increase free_gpu_memory_fraction or reduce TLLM_BENCHMARK_REQ_QUEUES_SIZE "
-            f"(currently {size})"
-        )
+        return gate_message(len(self._queue), size)
 
     def wake_s(self) -> float | None:
         """When the earliest KV transfer ends; ``None`` when none is under way."""
@@ -171,6 +167,15 @@ class WaitQueue:
         """The KV cache of ``seq`` is on its way until ``ready_s``."""
         seq.state, seq.ready_s = "transfer", max(seq.ready_s, ready_s)
         heapq.heappush(self._transfers, (seq.ready_s, self.num_admitted, seq))
+
+
+def gate_message(waiting: int, size: int) -> str:
+    """What the engine says of a fill gate of ``size`` that cannot open, with so many requests ``waiting``."""
+    return (
+        f"Insufficient KV cache for gen-only benchmark mode: {waiting} request(s) are waiting for KV "
+        "cache or a slot. Increase free_gpu_memory_fraction or reduce TLLM_BENCHMARK_REQ_QUEUES_SIZE "
+        f"(currently {size})"
+    )
 
 
 class PromptBalance:

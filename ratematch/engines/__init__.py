@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from ratematch.engines import dynamo, trtllm_serve, vllm
+from ratematch.engines import dynamo, triton, trtllm_serve, vllm
 from ratematch.engines.engine import Engine as Engine
 from ratematch.engines.failures import find_failure
 from ratematch.engines.othernames import read_figures as read_other_figures
@@ -17,6 +17,7 @@ from ratematch.plan.enginefacts import EngineFacts
 _REGISTRY: dict[str, Engine] = {
     **{engine.name: engine for engine in (trtllm_serve.ENGINE, vllm.ENGINE)},
     **dynamo.ENGINES,
+    triton.ENGINE.name: triton.ENGINE,
 }
 """By :attr:`ratematch.plan.experiment.EngineRef.key`."""
 

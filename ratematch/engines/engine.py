@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +30,7 @@ from ratematch.plan.finding import Finding
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.model import Model
 from ratematch.plan.placement import Placement
+from ratematch.plan.requestapi import RequestApi
 from ratematch.plan.setting import Setting
 from ratematch.plan.transfer import TransferCosts, TransferWork
 
@@ -54,6 +56,11 @@ class ReadBreakdown(Protocol):
     def __call__(self, records: Sequence[Any], *, skip_first: int, skip_last: int) -> Breakdown | None: ...
 
 
+def nothing_missing(experiment: Experiment, host: Callable[[str], Path | None]) -> list[str]:
+    """Servers need nothing but weights."""
+    return []
+
+
 def no_doubts(
     plan: LaunchPlan, experiment: Experiment, model: Model | None = None, installed: InstalledSchema | None = None
 ) -> list[str]:
@@ -74,6 +81,11 @@ def no_schema(output: str, image: str) -> InstalledSchema:
 def no_description(installed: InstalledSchema) -> str:
     """Nothing is known of one."""
     return "nothing is known of it"
+
+
+def openai_completions(experiment: Experiment) -> RequestApi:
+    """OpenAI's completions, with the path of the weights as the model's name."""
+    return RequestApi()
 
 
 def no_extra_body(experiment: Experiment) -> Json:
@@ -134,6 +146,11 @@ def nothing_running(plan: LaunchPlan, logs: Mapping[str, str]) -> Running:
 def never_gives_up(text: str) -> bool:
     """A server that will never be ready ends its process, so its log need not be read for that."""
     return False
+
+
+def no_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """A node is asked, or nobody."""
+    return {}
 
 
 def no_programs(engine: EngineRef) -> tuple[str, ...]:
@@ -215,9 +232,16 @@ class Engine:
     """Do the servers of the first plan do for the experiment of the second, so that they need not be started anew for
     it? Both plans are for the same nodes, GPUs and ports."""
 
+    check_inputs: Callable[[Experiment, Callable[[str], Path | None]], list[str]] = nothing_missing
+    """What is missing or wrong on disk of what its servers need beside weights, a line each. The function gives the
+    place on this machine of a path as servers see it, ``None`` where no mount shows it."""
+
     explain_settings: Callable[[Experiment], dict[str, tuple[Setting, ...]]]
     """By role (and ``orchestrator``): every configured key, with its value and the reason for it; and under
     ``environment`` variables that a measurement needs."""
+
+    request_api: Callable[[Experiment], RequestApi] = openai_completions
+    """The API that requests of a load use, and the model's name there."""
 
     extra_body: Callable[[Experiment], Json] = no_extra_body
     """Fields of every request body beside the OpenAI ones."""
@@ -300,6 +324,9 @@ class Engine:
 
     probe_commands: Callable[[Sequence[str]], dict[str, tuple[str, ...]]]
     """Commands, by name, whose output says what is installed on a node; the argument starts the engine's CLI."""
+
+    local_commands: Callable[[Sequence[str]], dict[str, tuple[str, ...]]] = no_commands
+    """Those of them that are worth running on this machine where servers, emulated ones too, are started here."""
 
     judge_probe: Callable[[Mapping[str, str]], list[Finding]]
     """What those outputs say, compared with what is known of the version that answered."""

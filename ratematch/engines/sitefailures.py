@@ -90,7 +90,8 @@ CUDA: tuple[KnownFailure, ...] = (
         r"|No GPU devices found on the node|Found no NVIDIA driver on your system|NVML: Driver Not Loaded"
         r"|CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice|couldn't communicate with the NVIDIA driver"
         r"|nvidia-container-cli: initialization error|NVMLError_DriverNotLoaded|CUDA unknown error"
-        r"|CUDA driver initialization failed|Current node has no GPU available|Torch not compiled with CUDA enabled",
+        r"|CUDA driver initialization failed|Current node has no GPU available|Torch not compiled with CUDA enabled"
+        r"|local rank \d+ is out of bounds for 0 devices",
         "the server found no GPU that it can use",
         "check the gres request, CUDA_VISIBLE_DEVICES, the driver (nvidia-smi) and that the container gets the GPUs",
     ),

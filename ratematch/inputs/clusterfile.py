@@ -92,6 +92,7 @@ class _Cluster(_Part):
     port_base: Annotated[int, Field(gt=0, lt=65000)] | None = None
     environment: dict[str, str] = {}
     model_paths: dict[str, str] = {}
+    release_paths: dict[str, str] = {}
     start_minutes: Minutes = 20.0
     load_minutes: Minutes = 5.0
     ready_minutes: Minutes | None = None
@@ -167,6 +168,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         port_base=given.port_base,
         environment=given.environment,
         model_paths=given.model_paths,
+        release_paths=given.release_paths,
         start_minutes=given.start_minutes,
         load_minutes=given.load_minutes,
         ready_minutes=given.ready_minutes,

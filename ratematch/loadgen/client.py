@@ -17,9 +17,9 @@ import re
 import ssl
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic_ns
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ratematch.errors import UserError
 from ratematch.loadgen.connection import Connection
+from ratematch.loadgen.generate import generate_body, generate_path, is_generate
 from ratematch.loadgen.head import Head, WireError, is_success
 from ratematch.loadgen.http1 import unwrap
 from ratematch.loadgen.limits import answer_limit
@@ -34,13 +35,17 @@ from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.sendgate import SendGate
 from ratematch.measure.records import Outcome
 from ratematch.measure.requesttimes import AskTimes
+from ratematch.plan.requestapi import Api
 from ratematch.plan.workload import RequestSpec
 from ratematch.version import __version__
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens" ?: ?(\d{1,9})')
 _TAIL_BYTES = 1024
 
-_PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+_PATHS: dict[Api, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+
+
+DEFAULT_STALL_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,33 @@ class Target:
     ``base_url``: ``http://host:port``, with or without ``/v1``. ``headers``: sent with every request, kept out of
     records, errors and ``repr``. ``timeout_s``: longest time of one request. ``stall_s``: longest silence once an
     answer has begun (``None``: no limit; before the first byte only ``timeout_s`` holds, because waiting in the
-    server's queue is no stall). ``extra_body`` is merged last into every body; a value of ``None`` takes the field
+    server's queue is no stall). Triton is held to it always, and from the sending on: where a model's process dies,
+    it neither answers nor closes. ``extra_body`` is merged last into every body; a value of ``None`` takes the field
     out, for servers that refuse it. ``spell``: token ids to words for chat, from a tokenizer. ``ask``: times of each
     request are asked for, and kept.
     """
 
     base_url: str
     model: str
-    api: Literal["completions", "chat"] = "completions"
+    api: Api = "completions"
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeout_s: float = 3600.0
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    stall_s: float | None = 300.0
+    stall_s: float | None = DEFAULT_STALL_S
     connect_timeout_s: float = 30.0
     ask: AskTimes | None = None
     spell: Callable[[NDArray[Any]], str] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def idle_s(self) -> float | None:
+        """Longest silence, of Triton from the sending on."""
+        return DEFAULT_STALL_S if self.stall_s is None and is_generate(self.api) else self.stall_s
+
+    def unstreamed(self) -> Target:
+        """The same, with answers that are no streams where the API has such."""
+        if is_generate(self.api):
+            return self
+        return replace(self, extra_body={**self.extra_body, "stream": False, "stream_options": None})
 
 
 def request_url(target: Target) -> str:
@@ -80,7 +97,8 @@ def request_url(target: Target) -> str:
         raise UserError("base URL: holds credentials; give them as a header instead")
     if scheme not in ("http", "https") or not host or host.startswith(":") or not _is_address(base):
         raise UserError(f"base URL {target.base_url!r}: not of the form http://host:port")
-    return base.rstrip("/").removesuffix("/v1") + _PATHS[target.api]
+    path = generate_path(target.model) if is_generate(target.api) else _PATHS[target.api]
+    return base.rstrip("/").removesuffix("/v1") + path
 
 
 def _is_address(url: str) -> bool:
@@ -103,6 +121,8 @@ def encode_body(target: Target, spec: RequestSpec) -> bytes:
     Completions send the prompt as token ids, so ISL is exact without a tokenizer. Chat has no field for ids that all
     servers know, so its one message spells the ids as words; only the server's usage tells its length in tokens.
     """
+    if is_generate(target.api):
+        return _encode(generate_body(target.api, spec, _words(target, spec)) | dict(target.extra_body))
     body: dict[str, Any] = {"model": target.model}
     if spec.chat is not None:
         if target.api != "chat":
@@ -111,8 +131,7 @@ def encode_body(target: Target, spec: RequestSpec) -> bytes:
     elif target.api == "completions":
         body["prompt"] = spec.prompt.tolist() if spec.text is None else spec.text
     else:
-        words = spec.text if spec.text is not None else (target.spell or _spell)(spec.prompt)
-        body["messages"] = [{"role": "user", "content": words}]
+        body["messages"] = [{"role": "user", "content": _words(target, spec)}]
     body |= {
         "max_tokens": spec.osl,
         "temperature": 0,
@@ -120,8 +139,15 @@ def encode_body(target: Target, spec: RequestSpec) -> bytes:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    body |= target.extra_body
+    return _encode(body | dict(target.extra_body))
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+
+
+def _words(target: Target, spec: RequestSpec) -> str:
+    return spec.text if spec.text is not None else (target.spell or _spell)(spec.prompt)
 
 
 def _spell(prompt: NDArray[Any]) -> str:
@@ -134,6 +160,7 @@ class Exchange:
 
     ``ends``, ``stamps``: bytes of ``wire`` that had come, head included, and when, one pair a read. ``first_read``:
     index of the first read that brought a part of the body. ``number``: its place in the order of sending.
+    ``counted``: its API says how many tokens came, and that the answer is whole.
     """
 
     spec: RequestSpec
@@ -151,6 +178,7 @@ class Exchange:
     verdict: tuple[Outcome, str] | None = None
     begun_ns: int = field(default_factory=monotonic_ns)
     answered: asyncio.Future[Exception | None] | None = None
+    counted: bool = True
 
     @property
     def status(self) -> int | None:
@@ -186,6 +214,10 @@ class Exchange:
     def first_look(self) -> tuple[int, bool]:
         """``(tokens, complete)`` from the last bytes alone: cheap enough for a live view, not for a record."""
         wire = self.wire
+        if not self.counted:
+            whole = self.status is not None and is_success(self.status) and self.failure is None
+            whole = whole and wire.find(b'"error"', max(0, len(wire) - _TAIL_BYTES)) < 0
+            return self.spec.osl if whole else 0, whole
         done = wire.rfind(b"[DONE]")  # an event with times of the request may come behind it
         begin = max(0, (len(wire) if done < 0 else done) - _TAIL_BYTES)
         at = wire.rfind(b'"completion_tokens"', begin)

@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 from ratematch.loadgen.answer import Answer, read_stream_steps, read_whole
 from ratematch.loadgen.client import Exchange, Target
+from ratematch.loadgen.generate import is_generate, read_generate_steps
 from ratematch.loadgen.head import WireError, is_success
 from ratematch.loadgen.servertimes import read_times
 from ratematch.loadgen.sse import is_stream
@@ -61,14 +62,17 @@ def _read_answer(record: RequestRecord, exchange: Exchange, target: Target) -> G
     if exchange.status is not None and not is_success(exchange.status):
         record.outcome = "http_error"
         record.error = f"HTTP {exchange.status}: {redact(_beginning(body), target)[:_BODY_SHOWN]}"
+    elif is_generate(target.api):
+        answer = yield from read_generate_steps(body, ends, exchange.stamps, exchange.spec.osl)
+        _take(record, answer)
+        _take_span(record)
     elif _is_whole(exchange, body):
         _take(record, read_whole(body))
         record.last_token_ns = exchange.stamps[-1] if exchange.stamps and record.outcome == "ok" else None
     else:
         answer = yield from read_stream_steps(body, ends, exchange.stamps)
         _take(record, answer)
-        if record.chunk_ns:
-            record.first_token_ns, record.last_token_ns = record.chunk_ns[0], record.chunk_ns[-1]
+        _take_span(record)
     if target.ask is not None and exchange.head is not None:
         times = read_times(target.ask, bytes(exchange.wire[: exchange.head.size]), body)
         record.times = None if times is None else mask(times)
@@ -101,6 +105,11 @@ def redact(text: str, target: Target) -> str:
             if len(secret) >= _SECRET_MIN:
                 text = text.replace(secret, "***")
     return mask(text)
+
+
+def _take_span(record: RequestRecord) -> None:
+    if record.chunk_ns:
+        record.first_token_ns, record.last_token_ns = record.chunk_ns[0], record.chunk_ns[-1]
 
 
 def _take(record: RequestRecord, answer: Answer) -> None:

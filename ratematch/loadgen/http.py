@@ -30,6 +30,9 @@ EMULATED_ENDPOINT = "ratematch_emulated"
 EMULATED_INFO = "server_info"
 """Route, under ``/engine`` of the system port of an emulated worker of Dynamo, at which it describes itself."""
 
+EMULATED_ID = "ratematch-emulated"
+"""The name under which an emulated Triton server goes; its answers have no such header."""
+
 _PATIENCE = 4
 """An answer that drips on may take so many times as long as one wait for its bytes."""
 
@@ -79,10 +82,18 @@ def server_version(host: str, port: int) -> ServerVersion:
     try:
         answer = get(f"{base}/version", 5)
     except urllib.error.HTTPError:
-        return _dynamo_version(base)
+        return _triton_version(base) or _dynamo_version(base)
     except OSError:
         return ServerVersion(None, False)
     return ServerVersion(_read_version(answer.body), answer.headers.get(EMULATED_HEADER) is not None)
+
+
+def _triton_version(base: str) -> ServerVersion | None:
+    """Of Triton Inference Server, which says at ``/v2`` what it is; ``None``: it is none."""
+    about = _json_object(f"{base}/v2")
+    if not isinstance(about.get("extensions"), list):
+        return None
+    return ServerVersion(_read_version(json.dumps(about).encode()), about.get("name") == EMULATED_ID)
 
 
 def _dynamo_version(base: str) -> ServerVersion:

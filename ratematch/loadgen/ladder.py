@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ratematch.loadgen.client import Target, request_url
@@ -31,6 +31,7 @@ from ratematch.measure.validity import DEFAULT_LIMITS
 from ratematch.plan.dataset import DatasetSummary, summary_to_json
 from ratematch.plan.experiment import load_to_json
 from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.requestapi import Api
 from ratematch.plan.workload import Workload, workload_to_json
 from ratematch.store.files import write_json, write_lines
 from ratematch.store.records import write_records
@@ -93,7 +94,7 @@ class LadderStart:
     drawn: bool
     resumed: bool
     dataset: DatasetSummary | None
-    api: Literal["completions", "chat"]
+    api: Api
     loads: tuple[Load, ...]
     kept: tuple[Path, ...]
 
@@ -120,7 +121,7 @@ def run_ladder(
     request_url(target)
     check_addresses(options.server_metrics)
     source = _prompt_source(options, workload)
-    target = replace(target, spell=source.spell, api="chat" if source.chat else "completions")
+    target = replace(target, spell=source.spell, api="chat" if source.chat else target.api)
     loads = options.loads(source.num_entries, source.timed, source.why_no_unit)
     ladder = open_ladder(output, options.seed)
     source.seed = ladder.seed

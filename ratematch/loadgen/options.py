@@ -6,16 +6,18 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from ratematch.errors import UserError
 from ratematch.loadgen.client import Target
+from ratematch.loadgen.generate import is_generate
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.goodput import Goodput, parse_goodput
 from ratematch.plan.dataset import TimeUnit
 from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace
+from ratematch.plan.requestapi import Api
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
 DEFAULT_VOCAB = 32000
@@ -57,7 +59,7 @@ class LoadOptions:
     text: str = ""
     tokenizer: str = ""
     vocab_size: int | None = None
-    api: Literal["completions", "chat"] | None = None
+    api: Api | None = None
     stream: bool = True
     extra_body: str = ""
     api_key_env: str | None = None
@@ -96,10 +98,12 @@ class LoadOptions:
         """Raises UserError: extra body that is no JSON object, or a key that is not there."""
         _refuse_odd_text("--model", self.model)
         extra = _json_object("--extra-body", self.extra_body) if self.extra_body else {}
-        if not self.stream:
-            extra = {"stream": False, "stream_options": None, **extra}
         api = self.api or "completions"
-        return Target(self.url, self.model, api, self._headers(), self.timeout_s, extra_body=extra)
+        target = Target(self.url, self.model, api, self._headers(), self.timeout_s, extra_body=extra)
+        if not self.stream and is_generate(api):
+            raise UserError(f"--no-stream: --api {api} has streams only")
+        # What a person gives has the last word.
+        return target if self.stream else replace(target, extra_body={**target.unstreamed().extra_body, **extra})
 
     def goal(self) -> Goodput | None:
         """Raises UserError: not of the form, or a limit that is no number of ms."""

@@ -15,6 +15,7 @@ import numpy as np
 from ratematch.loadgen.client import Exchange, Target, exchange_bytes
 from ratematch.loadgen.control import LoadControl
 from ratematch.loadgen.finish import finish_record, redact
+from ratematch.loadgen.generate import is_generate
 from ratematch.loadgen.loadresult import Ended, Progress
 from ratematch.loadgen.pool import ConnectionPool
 from ratematch.loadgen.schedule import Chain, Part
@@ -156,7 +157,8 @@ class Phase:
 
     async def _send(self, spec: RequestSpec, body: bytes, intended_ns: int) -> int:
         """Send one request, wait for its end and return the instant of it."""
-        exchange = Exchange(spec, intended_ns, self._begun, task=asyncio.current_task())
+        counted = not is_generate(self._target.api)
+        exchange = Exchange(spec, intended_ns, self._begun, task=asyncio.current_task(), counted=counted)
         self._begun += 1
         self._in_flight[exchange] = None
         self._max_in_flight = max(self._max_in_flight, len(self._in_flight))
@@ -223,17 +225,17 @@ class Phase:
     def _cut_overdue(self) -> float:
         """Cut requests over a time limit; return the seconds until the next look."""
         now = monotonic_ns()
-        timeout_s, stall_s = self._target.timeout_s, self._target.stall_s
+        timeout_s, stall_s = self._target.timeout_s, self._target.idle_s
+        from_sending = is_generate(self._target.api)
         for exchange in list(self._in_flight):
             begun_ns = exchange.sent_ns or exchange.begun_ns
             if now - begun_ns > timeout_s * 1e9:
                 exchange.cut("timeout", f"no end after {timeout_s:g} s")
-            elif (
-                stall_s is not None
-                and exchange.first_body_ns is not None
-                and now - exchange.stamps[-1] > stall_s * 1e9
-            ):
-                exchange.cut("timeout", f"stalled: no bytes for {stall_s:g} s after {len(exchange.stamps)} reads")
+            elif stall_s is not None and (from_sending or exchange.first_body_ns is not None):
+                since_ns = exchange.stamps[-1] if exchange.stamps else begun_ns
+                if now - since_ns > stall_s * 1e9:
+                    why = f"stalled: no bytes for {stall_s:g} s after {len(exchange.stamps)} reads"
+                    exchange.cut("timeout", why)
         shortest_s = timeout_s if stall_s is None else min(timeout_s, stall_s)
         return min(1.0, shortest_s / 20)
 

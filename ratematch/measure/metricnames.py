@@ -24,6 +24,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+EMULATED_SECONDS = "ratematch_emulated_seconds"
+"""How well an emulated engine kept its step times, where nothing but its metrics can say it: ``kind`` is ``busy_s``,
+``late_s`` or ``lost_s``."""
+
 Pairs = tuple[tuple[str, str], ...]
 
 

@@ -102,7 +102,8 @@ class Cluster:
     4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``starts``: may servers start on a machine
     while others are measured there? ``auto``: where it has processors enough (:mod:`ratematch.run.neighbours`).
     ``caches``: a folder on each node, as servers see it, for what they compile (:mod:`ratematch.engines.caches`).
-    ``secrets``: values that ``environment`` has not, which are kept nowhere.
+    ``secrets``: values that ``environment`` has not, which are kept nowhere. ``release_paths``: by engine, the
+    folder of files that its release brings and ratematch does not.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Cluster:
     starts: Starts = "auto"
     caches: str | None = None
     secrets: Secrets = field(default_factory=Secrets, compare=False)
+    release_paths: dict[str, str] = field(default_factory=dict)
 
     @property
     def gpu_source(self) -> str:
@@ -163,6 +165,8 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
         del content["starts"]
     if content["caches"] is None:
         del content["caches"]
+    if not content["release_paths"]:
+        del content["release_paths"]
     return content
 
 

@@ -55,7 +55,8 @@ class ProcessSpec:
     from it. ``log``: file for stdout and stderr, relative. ``wave``: processes of a wave start together once every
     process of earlier waves is ready. ``launcher``: put before ``argv`` where Slurm starts the ranks. ``inside``: it
     runs in the container, where there is one; else it is a program of ratematch itself. ``shares``: ranks on each of
-    ``nodes``, where they are not alike. ``further_ports``: it listens there too, on ``host``.
+    ``nodes``, where they are not alike. ``further_ports``: it listens there too, on ``host``. ``metrics_port``:
+    where it reports of itself, 0 = on ``port``.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ProcessSpec:
     inside: bool = True
     shares: tuple[int, ...] = ()
     further_ports: tuple[int, ...] = ()
+    metrics_port: int = 0
 
     @property
     def is_worker(self) -> bool:

@@ -190,7 +190,7 @@ def _environments(data: abc.Mapping[str, Any]) -> list[Path]:
 def _options(data: abc.Mapping[str, Any]) -> list[Path]:
     """Where a sweep file has options of servers and orchestrators, and of a stack as a whole."""
     below = [(*place, key) for place in _servers(data) for key in ("options", "config", "axes")]
-    more = [(*place, key) for place in _written_out(data) for key in ("orchestrator", "router")]
+    more = [(*place, key) for place in _written_out(data) for key in ("orchestrator", "router", "engine")]
     return [*below, *more, ("e2e", "router"), ("engine",)]
 
 

@@ -23,6 +23,7 @@ from ratematch.engines import Engine, find_engine
 from ratematch.engines.failures import root_cause
 from ratematch.errors import RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import model_of
+from ratematch.inputs.localgpus import VISIBLE
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import seed_of
 from ratematch.plan.launchplan import LaunchPlan
@@ -75,8 +76,16 @@ def run_experiment(
     return outcomes.to_json(measure_experiment(path, allocated=allocated, nodes=nodes, sent=sent))
 
 
-def run_together(paths: Sequence[str]) -> dict[str, Any]:
-    """:func:`run_experiment` of the first of ``paths``, whose servers then measure what is missing in the others."""
+def run_here(paths: Sequence[str], visible: str | None) -> dict[str, Any]:
+    """:func:`run_experiment` of the first of ``paths``, whose servers then measure what is missing in the others.
+
+    ``visible``: CUDA_VISIBLE_DEVICES as the controller has it. submitit empties it for jobs on this machine, and a
+    server that has the whole of a machine takes whatever it is let see.
+    """
+    if visible is None:
+        os.environ.pop(VISIBLE, None)
+    else:
+        os.environ[VISIBLE] = visible
     return outcomes.to_json(measure_experiment(paths[0], guests=[Path(path) for path in paths[1:]]))
 
 

@@ -54,7 +54,7 @@ def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
 
 def end(mark: str, grace_s: float) -> None:
     """SIGTERM to all that carry ``mark``, SIGKILL to those that stay ``grace_s`` longer; then what they left on this
-    machine's own disk goes."""
+    machine's own disk and in its shared memory goes."""
     deadline = time.monotonic() + grace_s
     _send(mark, signal.SIGTERM)
     while marked(mark) and time.monotonic() < deadline:
@@ -64,6 +64,21 @@ def end(mark: str, grace_s: float) -> None:
         time.sleep(0.05)
     for left in Path(os.environ.get("TMPDIR") or "/tmp").glob(f"ratematch-*.{mark[:NAME]}"):
         shutil.rmtree(left, ignore_errors=True)
+    remove_shared(mark)
+
+
+SHARED = Path("/dev/shm")
+LEAST_MARK = 16
+"""Characters of a mark that nothing else holds by chance."""
+
+
+def remove_shared(mark: str) -> None:
+    """Remove the shared memory whose name holds ``mark``: what servers leave that were killed, or had no time."""
+    if len(mark) < LEAST_MARK:
+        return
+    for left in SHARED.glob(f"*{mark}*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def _send(mark: str, number: signal.Signals) -> None:

@@ -123,6 +123,7 @@ class Servers:
         """
         self._start_guard()
         for file in self.plan.files:
+            (self.folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / file.path, file.content)
             if file.secret:
                 content = file.content.replace(MADE_AT_LAUNCH, self._secret)
@@ -150,16 +151,15 @@ class Servers:
                 raise self._death(child, code)
 
     def stop(self) -> None:
-        """End all, last started first; whatever stays longer than the grace time is killed."""
-        for child in reversed(self._children):
-            _signal_group(child.process, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_GRACE_S
-        for child in reversed(self._children):
-            try:
-                child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal_group(child.process, signal.SIGKILL)
-                child.process.wait()
+        """End all, last started first; whatever stays longer than the grace time is killed.
+
+        What the others find each other by ends when they are gone: else each would log that it lost it, and that
+        would pass for the cause of what had really ended them.
+        """
+        last = max((child.spec.wave for child in self._children), default=0)
+        beneath = [child for child in self._children if child.spec.role == "service" and child.spec.wave < last]
+        _end([child for child in self._children if child not in beneath])
+        _end(beneath)
         self._machine.end(self._mark, 0.0)
         forget(self.folder / PRIVATE, [file.path for file in self.plan.files if file.secret])
         for child in self._children:
@@ -390,6 +390,18 @@ def whole_log(path: Path) -> str:
 
 def _last_line(path: Path) -> str:
     return log_tail(path, 1)
+
+
+def _end(children: Sequence[_Child]) -> None:
+    for child in reversed(children):
+        _signal_group(child.process, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_GRACE_S
+    for child in reversed(children):
+        try:
+            child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _signal_group(child.process, signal.SIGKILL)
+            child.process.wait()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -46,7 +46,9 @@ class Live:
     @property
     def target(self) -> Target:
         body, ask = self.engine.extra_body(self.experiment), self.times.ask
-        return Target(self.servers.plan.endpoint, self.experiment.model_path, extra_body=body, ask=ask)
+        given = self.engine.request_api(self.experiment)
+        model = given.model or self.experiment.model_path
+        return Target(self.servers.plan.endpoint, model, given.api, extra_body=body, ask=ask)
 
     @property
     def times(self) -> TimesSources:

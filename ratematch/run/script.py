@@ -202,7 +202,7 @@ def run_script(
             for spec, _ in both
         ]
     parts += _join(experiment, plan, places)
-    parts.append(TAIL.format(endpoint=quote(plan.endpoint, places), model=shlex.quote(experiment.model_path)))
+    parts.append(TAIL.format(endpoint=quote(plan.endpoint, places), model=shlex.quote(_request_api(experiment)[0])))
     parts += [_warm_up(experiment)] if experiment.mode == "e2e" else []
     # Breakdown loads beside others need servers of their own.
     loads = [load for load in experiment.loads if load.breakdown == experiment.loads[0].breakdown]
@@ -270,10 +270,12 @@ def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
     names = " ".join(shlex.quote(file.path) for file in plan.files)
     secret = " ".join(shlex.quote(file.path) for file in plan.files if file.secret)
     after = SECRET_FILES.format(names=secret, private=PRIVATE, placeholder=MADE_AT_LAUNCH) if secret else ""
+    into = 'mkdir -p "$(dirname "$file")"; ' if any("/" in file.path for file in plan.files) else ""
     if not nodes:
-        return f'for file in {names}; do cp "$HERE/$file" .; done{after}'
+        target = '"$file"' if into else "."
+        return f'for file in {names}; do {into}cp "$HERE/$file" {target}; done{after}'
     fill = " ".join(f'-e "s/{node}/${{NODES[{index}]}}/g"' for index, node in enumerate(nodes))
-    return f'for file in {names}; do\n  sed {fill} "$HERE/$file" >"$file"\ndone{after}'
+    return f'for file in {names}; do\n  {into}sed {fill} "$HERE/$file" >"$file"\ndone{after}'
 
 
 def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:
@@ -294,6 +296,12 @@ def _lines(words: Sequence[str], places: Places) -> str:
     return "\\\n  " + text.rstrip()
 
 
+def _request_api(experiment: Experiment) -> tuple[str, tuple[str, ...]]:
+    """The model's name in requests, and the options of `ratematch load` for its API."""
+    given = find_engine(experiment.engine.name).request_api(experiment)
+    return given.model or experiment.model_path, () if given.api == "completions" else ("--api", given.api)
+
+
 def _warm_up(experiment: Experiment) -> str:
     """Opens the connections between context and generation servers (:mod:`ratematch.run.warmup`)."""
     count = warmup.count_requests(experiment.deployment)
@@ -301,6 +309,7 @@ def _warm_up(experiment: Experiment) -> str:
     load = Concurrency(min(AT_ONCE, count), count)
     seed = seed_of(experiment, experiment.loads[0]) + 2
     words = [
+        *_request_api(experiment)[1],
         *_load_options(load, seed),
         *_workload_options(workload, model_of(experiment).vocab),
         "-o",
@@ -313,7 +322,8 @@ def _warm_up(experiment: Experiment) -> str:
 def _send(experiment: Experiment, load: Load) -> str:
     warmed = ["--warm-prompts"] if experiment.mode == "gen_only_warmed" else []
     options = _load_options(load, seed_of(experiment, load))
-    words = [*options, *_workload_options(experiment.workload, model_of(experiment).vocab), *warmed, "-o", "loads"]
+    workload = _workload_options(experiment.workload, model_of(experiment).vocab)
+    words = [*_request_api(experiment)[1], *options, *workload, *warmed, "-o", "loads"]
     return f"send {_lines(words, {})}\n"
 
 

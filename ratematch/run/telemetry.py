@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -29,7 +30,8 @@ from ratematch.loadgen.limits import MOST_FIGURE, TIMINGS_BYTES
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.measure.loadrun import EmulatorTime
-from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes
+from ratematch.measure.metricnames import EMULATED_SECONDS
+from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes, parse_prometheus
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
 from ratematch.store.files import disk_full_as, disk_full_message, replacing
 from ratematch.store.masking import masker
@@ -136,9 +138,9 @@ class Telemetry:
                 continue
             if spec.is_worker and routes.iterations is not None:
                 worker = self._workers[spec.name] = _Worker(spec.name, new_reader(), RowLog(KEPT, folder))
-                url, take = _url(spec, routes.iterations), partial(self._take_iterations, worker)
+                url, take = _metrics_url(spec, routes.iterations), partial(self._take_iterations, worker)
                 self._iterations[spec.name] = Subscription(url, take, period_s, ANSWER_S, holds_back=True)
-            url = _url(spec, routes.prometheus)
+            url = _metrics_url(spec, routes.prometheus)
             self._prometheus[spec.name] = Subscription(url, partial(self._samples.add, url), PROMETHEUS_S)
         self._poller = Poller([*self._iterations.values(), *self._prometheus.values()])
 
@@ -194,6 +196,10 @@ def _is_sound(step: Iteration) -> bool:
 
 def _url(spec: ProcessSpec, route: str) -> str:
     return f"http://{spec.host}:{spec.port}{route}"
+
+
+def _metrics_url(spec: ProcessSpec, route: str) -> str:
+    return f"http://{spec.host}:{spec.metrics_port or spec.port}{route}"
 
 
 # ------------------------------------------------------------------------------------------------ iterations
@@ -351,11 +357,27 @@ def read_emulator_times(plan: LaunchPlan) -> dict[str, EmulatorTime]:
         if not spec.is_worker:
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            reported = json.loads(_server_info(spec))["emulated"]
+            reported = _emulated_info(spec)
             seconds = [float(reported[name]) for name in ("busy_s", "late_s", "lost_s")]
             if all(abs(value) < MOST_FIGURE for value in seconds):
                 times[spec.name] = EmulatorTime(*seconds)
     return times
+
+
+def _emulated_info(spec: ProcessSpec) -> Mapping[str, float]:
+    """What an emulated worker says of itself; or, of several engines behind one address, the sums in its metrics.
+
+    Raises:
+        OSError: it does not say.
+    """
+    if not spec.metrics_port:
+        info: Mapping[str, float] = json.loads(_server_info(spec))["emulated"]
+        return info
+    sums: dict[str, float] = {}
+    for name, value in parse_prometheus(get(_metrics_url(spec, "/metrics"), 5).body.decode()).items():
+        if name.startswith(EMULATED_SECONDS) and (kind := re.search(r'kind="(\w+)"', name)):
+            sums[kind[1]] = sums.get(kind[1], 0.0) + value
+    return sums
 
 
 def _server_info(spec: ProcessSpec) -> bytes:

@@ -8,7 +8,6 @@ section 6.2), and so do we; once a start of the servers.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.warming import send_before_clock
@@ -41,5 +40,4 @@ def warm_connections(
         return None
     workload = Workload(min(ISL, experiment.workload.isl), min(OSL, experiment.workload.osl))
     requests = make_requests(workload, count_requests(experiment.deployment), vocab, seed)
-    short = replace(target, extra_body={**target.extra_body, "stream": False, "stream_options": None})
-    return send_before_clock(short, requests, stop, LIMIT_S)
+    return send_before_clock(target.unstreamed(), requests, stop, LIMIT_S)

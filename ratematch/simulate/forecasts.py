@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from ratematch.emulator.efficiency import LearntSet
 from ratematch.match.analysis import analyze_workload
 from ratematch.match.points import WorkloadAnalysis
 from ratematch.match.question import Question
@@ -21,6 +22,8 @@ from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
+from ratematch.simulate.accuracy import Basis, public_accuracy
+from ratematch.simulate.delays import learnt_serving_time
 from ratematch.simulate.inside import inside_of
 from ratematch.simulate.steadystate import Forecast, forecast
 from ratematch.store.folder import Results
@@ -31,7 +34,7 @@ class Prediction:
     """What a sweep is predicted to give. ``analyses``: one a workload, of predicted rows alone.
 
     ``effects``: of each family, what predictions were corrected by and how far off they may still be.
-    ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts.
+    ``learnt_from``: number of servers measured. ``rows``: the corrected forecasts. ``basis``: what they stand on.
     """
 
     model: str
@@ -39,6 +42,7 @@ class Prediction:
     effects: tuple[FamilyEffect, ...]
     learnt_from: int
     rows: tuple[Measured, ...]
+    basis: Basis
 
 
 def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, Forecast]:
@@ -47,10 +51,24 @@ def forecast_experiment(experiment: Experiment, cluster: Cluster) -> dict[Load, 
     Raises:
         RatematchError: its servers would not start.
     """
+    return _forecast_experiment(experiment, cluster, {})
+
+
+def _forecast_experiment(
+    experiment: Experiment, cluster: Cluster, learnt: dict[str, LearntSet]
+) -> dict[Load, Forecast]:
+    """The same; what the step times were learnt from goes into ``learnt``, by label."""
     if experiment.stage == "e2e" or experiment.workload.mean_isl is None:
         return {}
     inside = inside_of(experiment, cluster)
+    if inside.learnt.values:
+        learnt.setdefault(inside.learnt.label, inside.learnt)
     return {load: forecast(inside, experiment, load) for load in experiment.loads if isinstance(load, Concurrency)}
+
+
+def _basis(learnt: Iterable[LearntSet]) -> Basis:
+    serving = learnt_serving_time()
+    return Basis(tuple(learnt), (serving.value, serving.low, serving.high), public_accuracy())
 
 
 def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Results | None = None) -> Prediction:
@@ -59,7 +77,8 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
     Raises:
         RatematchError: servers of an experiment would not start.
     """
-    forecasts = {experiment.id: forecast_experiment(experiment, sweep.cluster) for experiment in experiments}
+    learnt: dict[str, LearntSet] = {}
+    forecasts = {each.id: _forecast_experiment(each, sweep.cluster, learnt) for each in experiments}
     families = {family_of(experiment) for experiment in experiments}
     by_family = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
     effects = estimate_effects({family: by_family.get(family, []) for family in families})
@@ -77,6 +96,7 @@ def predict_sweep(sweep: Sweep, experiments: Sequence[Experiment], results: Resu
         tuple(effects[name] for name in sorted(effects)),
         sum(map(len, by_family.values())),
         rows,
+        _basis(learnt.values()),
     )
 
 

@@ -13,6 +13,7 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import FIRST_PORT, nodes_on, place, placement_to_json
+from ratematch.simulate.compiled.build import make_ready
 from ratematch.store import layout
 from ratematch.store.files import write_json, write_text
 
@@ -21,7 +22,8 @@ def plan_simulation(
     experiment: Experiment, cluster: Cluster, launch: Path | None = None, *, forecast: bool = False
 ) -> LaunchPlan:
     """What a launch would write and start, for the emulator; written to ``launch``, where that is given.
-    ``forecast``: for a forecast, which does not run it in virtual time.
+    ``forecast``: for a forecast, which does not run it in virtual time. Else what runs it is made ready: the
+    compiled loop is built, where it is not there yet.
 
     Without it this is a forecast of real servers, whose image may take keys that no shipped contract knows. The
     emulator knows nothing of them either: it goes without, as without those that a sweep marks ``!unchecked``.
@@ -44,6 +46,8 @@ def plan_simulation(
         refused = engine.check_launch(plan, experiment)
     if refused:
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
+    if not forecast:
+        make_ready()
     if launch is not None:
         for file in plan.files:
             write_text(launch / file.path, file.content)

@@ -1,8 +1,8 @@
 """A whole deployment in virtual time: orchestrator, routers, context and generation servers, KV hand-over.
 
 Schedulers are configured from the files that a launch would write, read by the emulator's own settings. HTTP is
-replaced by one fixed delay a hop (:class:`Delays`). Not simulated: the orchestrator's processor time for parsing
-requests, prefix reuse (a benchmark's prompts share nothing), and injected faults.
+replaced by fixed delays (:class:`ratematch.simulate.delays.Delays`). Not simulated: the orchestrator's processor time
+for parsing requests, prefix reuse (a benchmark's prompts share nothing), and injected faults.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,40 +29,10 @@ from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.errors import RunError
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec
+from ratematch.simulate.delays import Delays
+from ratematch.simulate.phase import Loop, Reply
 from ratematch.simulate.server import Server
 from ratematch.simulate.timeline import Timeline
-
-
-@dataclass(frozen=True)
-class Delays:
-    """What replaces HTTP. ``hop_s``: one way between two processes. ``request_s`` and ``token_s``: what a request,
-    and each token of its prompt, takes a server or the orchestrator to read, one request after another.
-
-    That requests are read one after another matters more than how long it takes: of several sent together the first
-    starts a step alone, and the others wait for its end. The defaults are near what the emulator takes on an
-    unloaded machine.
-    """
-
-    hop_s: float = 0.3e-3
-    request_s: float = 0.3e-3
-    token_s: float = 0.1e-6
-
-
-@dataclass(slots=True)
-class Reply:
-    """How a request ended.
-
-    ``chunks_s``: when each token-carrying chunk reached the client. ``iterations``: that it took. ``error``: the
-    message in place of a whole answer, with its HTTP ``status``.
-    """
-
-    end_s: float
-    chunks_s: NDArray[np.float64] | None = None
-    tokens: int = 0
-    iterations: int = 0
-    status: int = 200
-    error: str | None = None
-
 
 OnReply = Callable[[Reply], None]
 
@@ -74,7 +44,15 @@ class Door:
     free_s: float = 0.0
 
 
-class _Worker:
+@dataclass(slots=True)
+class Frontend:
+    """An orchestrator: its routers by role, and where it reads requests."""
+
+    routers: dict[str, Router]
+    door: Door
+
+
+class Worker:
     """A server with what its settings say of requests."""
 
     def __init__(self, name: str, settings: WorkerSettings, emulation: Emulation, gen_only: bool, timeline: Timeline):
@@ -95,37 +73,43 @@ class _Worker:
 class Service:
     """Answers requests as the processes of ``plan`` would.
 
+    ``frontends``: how many orchestrators stand side by side behind a proxy that takes them in turn, each with routers
+    of its own that know nothing of the others' choices. They start at different places, drawn with seed 0.
+
+    ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``fronts``: the orchestrators.
+    ``loop``: what runs its loads, from the first one on: the timeline's events, or
+    :mod:`ratematch.simulate.compiled`.
+
     Raises:
         RunError: a server would not start.
     """
 
-    def __init__(self, plan: LaunchPlan, timeline: Timeline, delays: Delays | None = None):
+    def __init__(self, plan: LaunchPlan, timeline: Timeline, delays: Delays | None = None, frontends: int = 1):
         self.timeline = timeline
         self.delays = delays or Delays()
         self.steps = "roofline"
+        self.loop: Loop | None = None
         files = {file.path: file.content for file in plan.files}
-        self._workers: dict[str, _Worker] = {}
-        self._orchestrator: OrchestratorSettings | None = None
+        self.workers: dict[str, Worker] = {}
+        self.orchestrator: OrchestratorSettings | None = None
         for spec in plan.processes:
             try:
                 self._add(spec, files)
             except (SettingsError, ValueError) as error:
                 raise RunError(f"{spec.name} would not start: {error}") from error
-        orchestrator = self._orchestrator
-        self._routers: dict[str, Router] = (
-            {role.role: build_router(role) for role in (orchestrator.ctx, orchestrator.gen) if role.urls}
-            if orchestrator
-            else {}
-        )
-        self._held: set[tuple[_Worker, int]] = set()
         self._by_tokens: dict[int, Routed] = {}
-        self._door = Door()
+        orchestrator = self.orchestrator
+        self.fronts: list[Frontend] = []
+        if orchestrator is not None:
+            self.fronts = [self._front(orchestrator, place) for place in range(frontends)]
+        self._turn = itertools.cycle(self.fronts)
+        self._held: set[tuple[Worker, int]] = set()
 
     def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
         environment = read_environment({**os.environ, **dict(spec.env)})
         if spec.role == "orchestrator":
             config = read_own_yaml(files["orchestrator.yaml"])
-            self._orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
+            self.orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)
             return
         config = read_own_yaml(files[f"{spec.role}.yaml"])
         path = spec.argv[spec.argv.index("serve") + 1]
@@ -135,22 +119,32 @@ class Service:
         self.steps = environment.steps
         address = f"{spec.host}:{spec.port}"
         emulation = build(settings, environment)
-        self._workers[address] = _Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
+        self.workers[address] = Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
+
+    def _front(self, settings: OrchestratorSettings, place: int) -> Frontend:
+        """An orchestrator's own routers. All but the first have sent some requests before."""
+        roles = [role for role in (settings.ctx, settings.gen) if role.urls]
+        routers = {role.role: build_router(role) for role in roles}
+        for role in roles if place else []:
+            router, seen = routers[role.role], self._routed(role, 1)
+            for _ in range(int(np.random.default_rng(place).integers(len(role.urls)))):
+                router.finish(router.choose(seen), seen)
+        return Frontend(routers, Door())
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        return tuple(worker.server for worker in self._workers.values())
+        return tuple(worker.server for worker in self.workers.values())
 
     @property
     def emulations(self) -> dict[str, Emulation]:
         """The inside of one server of each role: ``ctx``, ``gen``, ``agg``."""
-        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self._workers.values()}
+        return {worker.server.name.rsplit("-", 1)[0]: worker.emulation for worker in self.workers.values()}
 
     @property
     def acceptance(self) -> tuple[int, int]:
         """Drafts accepted so far, and how often a sequence drafted."""
         accepted = drafted = 0
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             if worker.settings.mtp:
                 accepted += worker.server.scheduler.accepted_tokens
                 drafted += worker.server.scheduler.draft_tokens // worker.settings.mtp
@@ -160,18 +154,20 @@ class Service:
 
     def send(self, isl: int, osl: int, on_reply: OnReply) -> None:
         """Send a request now; ``on_reply`` is called when the client has all of the reply."""
-        if self._orchestrator is None:
-            worker = next(iter(self._workers.values()))
-            self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, "full", None, 1, on_reply))
+        if self.orchestrator is None:
+            worker = next(iter(self.workers.values()))
+            begin = partial(self._generate, worker, isl, osl, "full", None, 1, on_reply)
+            self._enter(worker.door, isl, begin, self.delays.serving_s)
         else:
-            self._enter(self._door, isl, lambda: self._forward(isl, osl, on_reply))
+            front = next(self._turn)
+            self._enter(front.door, isl, partial(self._forward, front, isl, osl, on_reply), self.delays.serving_s)
 
-    def _enter(self, door: Door, isl: int, event: Callable[[], None]) -> None:
-        """Send a request of ``isl`` prompt tokens to a process; ``event`` when it has been read there."""
+    def _enter(self, door: Door, isl: int, event: Callable[[], None], more_s: float = 0.0) -> None:
+        """Send a request of ``isl`` prompt tokens to a process; ``event`` ``more_s`` after it has been read there."""
         delays = self.delays
         begin_s = max(self.timeline.now_s + delays.hop_s, door.free_s)
         door.free_s = begin_s + delays.request_s + isl * delays.token_s
-        self.timeline.at(door.free_s, event)
+        self.timeline.at(door.free_s + more_s, event)
 
     def _after(self, hops: int, event: Callable[[], None]) -> None:
         self.timeline.at(self.timeline.now_s + hops * self.delays.hop_s, event)
@@ -180,17 +176,17 @@ class Service:
         end_s = self.timeline.now_s + hops * self.delays.hop_s
         self._after(hops, lambda: on_reply(Reply(end_s, status=status, error=error)))
 
-    def _forward(self, isl: int, osl: int, on_reply: OnReply) -> None:
+    def _forward(self, front: Frontend, isl: int, osl: int, on_reply: OnReply) -> None:
         """The orchestrator's way: context first."""
-        settings = self._orchestrator
+        settings = self.orchestrator
         assert settings is not None
         if not settings.ctx.urls:  # the context is invented
-            self._to_generation(isl, osl, "generation_only", None, on_reply)
+            self._to_generation(front, isl, osl, "generation_only", None, on_reply)
             return
         if settings.max_local_prefill is not None and isl <= settings.max_local_prefill:
-            self._to_generation(isl, osl, "full", None, on_reply)
+            self._to_generation(front, isl, osl, "full", None, on_reply)
             return
-        worker, done = self._pick(settings.ctx, isl)
+        worker, done = self._pick(front, settings.ctx, isl)
 
         def compute() -> None:
             try:
@@ -207,17 +203,17 @@ class Service:
                 self.timeline.at(self.timeline.now_s + timeout_s, lambda: self._release(key))
             self._after(1, lambda: answered(key))
 
-        def answered(key: tuple[_Worker, int]) -> None:
+        def answered(key: tuple[Worker, int]) -> None:
             done()
-            self._to_generation(isl, osl, "generation_only", key, on_reply)
+            self._to_generation(front, isl, osl, "generation_only", key, on_reply)
 
         self._enter(worker.door, isl, compute)
 
     def _to_generation(
-        self, isl: int, osl: int, kind: Kind, source: tuple[_Worker, int] | None, on_reply: OnReply
+        self, front: Frontend, isl: int, osl: int, kind: Kind, source: tuple[Worker, int] | None, on_reply: OnReply
     ) -> None:
-        assert self._orchestrator is not None
-        worker, done = self._pick(self._orchestrator.gen, isl)
+        assert self.orchestrator is not None
+        worker, done = self._pick(front, self.orchestrator.gen, isl)
 
         def answered(reply: Reply) -> None:
             done()
@@ -225,11 +221,11 @@ class Service:
 
         self._enter(worker.door, isl, lambda: self._generate(worker, isl, osl, kind, source, 2, answered))
 
-    def _pick(self, role: RoleSettings, isl: int) -> tuple[_Worker, Callable[[], None]]:
-        router = self._routers[role.role]
+    def _pick(self, front: Frontend, role: RoleSettings, isl: int) -> tuple[Worker, Callable[[], None]]:
+        router = front.routers[role.role]
         routed = self._routed(role, isl)
         index = router.choose(routed)
-        return self._workers[role.urls[index]], lambda: router.finish(index, routed)
+        return self.workers[role.urls[index]], lambda: router.finish(index, routed)
 
     def _routed(self, role: RoleSettings, isl: int) -> Routed:
         """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""
@@ -239,11 +235,11 @@ class Service:
 
     def _generate(
         self,
-        worker: _Worker,
+        worker: Worker,
         isl: int,
         osl: int,
         kind: Kind,
-        source: tuple[_Worker, int] | None,
+        source: tuple[Worker, int] | None,
         hops: int,
         on_reply: OnReply,
     ) -> None:
@@ -281,12 +277,12 @@ class Service:
         except (ValueError, TransferError) as error:
             self._fail(hops, 400 if hops == 1 else 500, str(error), on_reply)
 
-    def _release(self, key: tuple[_Worker, int]) -> None:
+    def _release(self, key: tuple[Worker, int]) -> None:
         if key in self._held:
             self._held.discard(key)
             key[0].server.release(key[1])
 
-    def _chunks(self, worker: _Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
+    def _chunks(self, worker: Worker, sequence: Sequence, first_s: float) -> NDArray[np.float64]:
         """When the events of a stream are sent: with the first token, at every ``stream_interval``-th iteration of
         the request, and with the last. The prompt's is its first iteration, here or on a context server."""
         times = worker.server.token_times(sequence)

@@ -11,12 +11,13 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from ratematch.emulator.efficiency import LearntSet
 from ratematch.emulator.scheduler import Scheduler
 from ratematch.emulator.steptime import RankLoad, StepBatch, StepTime
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
-from ratematch.simulate.service import Delays
+from ratematch.simulate.delays import Delays
 
 
 class Inside(Protocol):
@@ -27,6 +28,9 @@ class Inside(Protocol):
 
     @property
     def step_time(self) -> StepTime: ...
+
+    @property
+    def learnt(self) -> LearntSet: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class _Steady:
             length += accepted
         self._tokens = 1 + config.forced_acceptance if config.forced_acceptance is not None else length
         delays = Delays()
-        self._http_s = 2 * delays.hop_s + delays.request_s + self._isl * delays.token_s
+        self._http_s = 2 * delays.hop_s + delays.request_s + self._isl * delays.token_s + delays.serving_s
         fits = int(config.token_budget // self._isl) if self._isl <= config.token_budget else 0
         self._prompts = self._ranks * max(1, fits)
         held = -(-(self._isl + self._osl) // config.tokens_per_block)

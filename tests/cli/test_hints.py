@@ -26,6 +26,7 @@ OTHER_PROGRAMS = {
     "pip": "--no-deps",
     "vllm serve": "--kv-transfer-config",
     "trtllm-serve": "--server",
+    "mpirun, pip": "--allow-run-as-root --oversubscribe --no-deps",
 }
 """Options in messages that are not ratematch's; a new one belongs here only when it is really another program's."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.engines import diagnose_logs, find_engine
+from ratematch.engines.dynamo.diagnosis import OWN as DYNAMO
 from ratematch.engines.failures import root_cause
 from ratematch.engines.sitefailures import SITE
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN as TRTLLM
@@ -108,7 +109,7 @@ def test_logs_without_a_servers_words_are_tried_with_every_table() -> None:
 
 def test_the_page_of_causes_has_every_one() -> None:
     page = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
-    missing = {row.diagnosis.name for row in (*TRTLLM, *VLLM) if f"| `{row.diagnosis.name}` |" not in page}
+    missing = {row.diagnosis.name for row in (*TRTLLM, *VLLM, *DYNAMO) if f"| `{row.diagnosis.name}` |" not in page}
     assert missing == set()
 
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from ratematch.emulator import kernelsteps
+from ratematch.emulator.efficiency import Efficiency
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.kernelsteps import KernelStepTime
-from ratematch.emulator.steptime import Efficiency, RankLoad, RooflineStepTime, StepBatch
+from ratematch.emulator.steptime import RankLoad, RooflineStepTime, StepBatch
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.parallelism import parse_mapping
 

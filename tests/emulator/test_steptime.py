@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.emulator.steptime import Efficiency, RankLoad, RooflineStepTime, StepBatch
+from ratematch.emulator.efficiency import Efficiency
+from ratematch.emulator.steptime import RankLoad, RooflineStepTime, StepBatch
 from ratematch.inputs.catalog import load_gpu, load_model, model_names
 from ratematch.plan.parallelism import Parallelism, parse_mapping
 

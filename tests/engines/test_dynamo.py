@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ratematch.campaign import doctor
 from ratematch.engines import ENGINES, find_engine
 from ratematch.engines.dynamo import TRTLLM, VLLM
 from ratematch.engines.dynamo.commandline import VERSIONS
@@ -523,6 +524,18 @@ def test_an_installation_is_judged_by_its_versions_its_flags_and_the_programs_be
     assert not named["runtime"].ok and not named["trtllm engine"].ok
     assert not TRTLLM.judge_probe({"version": "No module named dynamo"})[0].ok
     assert not TRTLLM.judge_probe({"version": "dynamo-versions: 9.9.9 9.9.9 - -"})[0].ok
+
+
+def test_doctor_looks_on_this_machine_where_servers_are_started_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"version": "dynamo-versions: 1.6.1 1.6.1 - -", "frontend": "  --http-host\n", "services": "etcd: none\n"}
+
+    def answer(argv: tuple[str, ...]) -> str:
+        return next(text for name, text in said.items() if argv == TRTLLM.local_commands((sys.executable,))[name])
+
+    monkeypatch.setattr(doctor, "_output", answer)
+    found = {finding.name: finding for finding in doctor.examine("laptop", engine="dynamo")}
+    assert found["version"].ok and not found["frontend"].ok and not found["etcd"].ok
+    assert "discovery: etcd needs it" in found["etcd"].found
 
 
 def test_the_version_question_is_answered_by_any_python() -> None:

@@ -19,10 +19,10 @@ from tests.engines.golden import RACK, experiment_of
 
 
 def test_every_engine_is_found_by_the_name_that_it_says_itself() -> None:
-    assert list(ENGINES) == ["trtllm-serve", "vllm", "dynamo"], "the first is the default of a sweep file"
+    assert list(ENGINES) == ["trtllm-serve", "vllm", "dynamo", "triton"], "the first is the default of a sweep file"
     for name, facts in ENGINES.items():
         assert find_engine(name).name == name and find_engine(name).facts is facts
-    with pytest.raises(CatalogError, match="unknown engine 'sglang'; known: trtllm-serve, vllm, dynamo"):
+    with pytest.raises(CatalogError, match="unknown engine 'sglang'; known: trtllm-serve, vllm, dynamo, triton"):
         find_engine("sglang")
 
 
@@ -71,7 +71,7 @@ def test_the_guide_has_every_field_and_names_files_that_are_there() -> None:
         assert (root / "ratematch" / "engines" / "vllm" / module).is_file(), module
 
 
-@pytest.mark.parametrize("folder", ["trtllm_serve", "vllm"])
+@pytest.mark.parametrize("folder", ["trtllm_serve", "vllm", "triton"])
 def test_an_engines_readme_lists_its_modules(folder: str) -> None:
     room = Path(engines.__file__).parent / folder
     listed = set(re.findall(r"`([\w-]+\.(?:py|yaml))`", (room / "README.md").read_text(encoding="utf-8")))

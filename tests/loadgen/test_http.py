@@ -267,3 +267,24 @@ def test_figures_that_are_none_are_left_out() -> None:
     samples = MetricSamples(lambda body: [{"a": float("nan"), "b": float("inf"), "c": 1e300, "d": 2.0}])
     samples.add("u", b"", 1)
     assert [row.values for row in samples.rows] == [{"d": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("body", "version"),
+    [
+        (b'{"name":"triton","version":"2.51.0","extensions":[]}', ServerVersion("2.51.0", False)),
+        (b'{"name":"ratematch-emulated","version":"2.51.0","extensions":[]}', ServerVersion("2.51.0", True)),
+        (b'{"name":"mine","version":7,"extensions":[]}', ServerVersion(None, False)),
+    ],
+)
+def test_triton_says_what_it_is_at_an_address_of_its_own(body: bytes, version: ServerVersion) -> None:
+    def speak(peer: socket.socket) -> None:
+        # What came with the question has been read; whoever asks again gets the second answer.
+        paths.append(b"")
+        missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        peer.sendall(missing if len(paths) == 1 else answer(body))
+
+    paths: list[bytes] = []
+    with program(speak) as port:
+        assert server_version("127.0.0.1", port) == version
+    assert len(paths) == 2

@@ -19,10 +19,12 @@ from ratematch.errors import NotReady, ServerDied, WrongServers
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
 from ratematch.run.conversing import WHOLE, join, recheck
-from ratematch.run.launch import probe_ready
+from ratematch.run.launch import Servers, ThisMachine, _Child, probe_ready
+from ratematch.run.maskedlog import ServerLog
 from ratematch.run.stopping import Interrupted
 from ratematch.store.progress import Waiting
 from tests.support.invented import experiment
+from tests.support.processes import wait_until
 
 ASKED = experiment()
 
@@ -184,3 +186,24 @@ def service(program: str) -> ProcessSpec:
     argv = etcd_argv(program, "127.0.0.1", 1, 2)
     ready = ReadyProbe("http://127.0.0.1:1/health", 1.0)
     return ProcessSpec("etcd", "service", argv, (), (), ("node",), "127.0.0.1", 1, "etcd.log", ready)
+
+
+def test_what_servers_find_each_other_by_ends_when_they_are_gone(tmp_path: Path) -> None:
+    """A worker that loses etcd while all are stopped would say so, and that would pass for the cause of its end."""
+    worker = replace(service("true"), name="agg-0", role="agg", wave=1)
+    plan = LaunchPlan((), (service("true"), worker), "")
+    servers = Servers(plan, tmp_path, lambda texts: None, ThisMachine())
+    wait = "touch up-$0; while :; do sleep 0.02; done"
+    scripts = {
+        "etcd": f"trap 'exit 0' TERM; {wait}",
+        "agg-0": f"trap 'sleep 0.3; kill -0 $1 && touch etcd-was-there; exit 0' TERM; {wait}",
+    }
+    started = 0
+    for spec in servers.plan.processes:
+        words = ["sh", "-c", scripts[spec.name], spec.name, str(started)]
+        process = subprocess.Popen(words, cwd=tmp_path, start_new_session=True)
+        servers._children.append(_Child(spec, process, ServerLog(tmp_path / spec.log), 0.0))
+        started = process.pid
+    wait_until(lambda: (tmp_path / "up-agg-0").exists() and (tmp_path / "up-etcd").exists(), "both to be up")
+    servers.stop()
+    assert (tmp_path / "etcd-was-there").exists()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -425,3 +426,20 @@ def test_a_secret_of_a_start_is_in_private_files_for_as_long_as_the_servers_live
         assert kept["a.yaml"] == f"key: '{MADE_AT_LAUNCH}'\n" and "key: '***'" in kept["agg-0.log"]
         assert all(key not in text for text in kept.values())
     assert found[0] != found[1]
+
+
+def test_shared_memory_that_carries_the_mark_goes_with_the_servers_and_no_other() -> None:
+    """A server that is killed leaves its own behind; other servers of this machine have theirs."""
+    mark, other = uuid.uuid4().hex, uuid.uuid4().hex
+    mine, theirs = (Path("/dev/shm") / f"rm_{name}_0_left" for name in (mark, other))
+    try:
+        mine.touch()
+        theirs.touch()
+        for nobodys in ("", "rm_", other[:8]):
+            guard.remove_shared(nobodys)
+        assert mine.exists() and theirs.exists()
+        guard.end(mark, 0.0)
+        assert not mine.exists() and theirs.exists()
+    finally:
+        mine.unlink(missing_ok=True)
+        theirs.unlink(missing_ok=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ratematch.campaign.precheck import expand_sweep
+from ratematch.emulator.assembly import ServerShape, learnt_of
+from ratematch.emulator.environment import read_environment
+from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.inputs.find import read_sweep
 from ratematch.measure.measured import Measured
 from ratematch.measure.measurement import measure_load
@@ -16,6 +20,7 @@ from ratematch.plan.expansion import experiment_of
 from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.workload import Workload
+from ratematch.show.views.predict import basis_in_words, prediction_to_json
 from ratematch.simulate.forecasts import deviations, predict_sweep, to_measurement
 from ratematch.simulate.load import simulate_load
 from ratematch.simulate.plan import plan_simulation
@@ -109,3 +114,30 @@ def test_vllm_servers_are_forecast_too(tmp_path: Path) -> None:
         if isinstance(load := row.load, Concurrency) and row.measurement.tpot_ms
     }
     assert 5.3 <= tpot[1] < tpot[64] < tpot[128] <= 1.5 * 15.8
+
+
+def test_a_prediction_says_what_it_stands_on_and_how_far_off_such_ones_were():
+    sweep, _ = read_sweep(str(SWEEPS / "quickstart.yaml"))
+    prediction = predict_sweep(sweep, expand_sweep(sweep).experiments)
+    (learnt,) = prediction.basis.sets
+    assert learnt.label == "nvfp4 on gb200, experts: CUTLASS"
+    words = "\n".join(basis_in_words(prediction))
+    assert learnt.label in words and "rows.csv" in words and "docs/accuracy.md" in words
+    shown = prediction_to_json(prediction)
+    assert shown["basis"]["learnt"][0]["values"]["gemm"].keys() == {"value", "low", "high"}
+    low, high = prediction.basis.accuracy.intervals["disagg"]["tok_s_gpu"]
+    assert 0.5 < low < 1 < high < 1.5
+    for row in next(iter(shown["workloads"].values()))["rate_matched"]:
+        assert row["tok_s_gpu_low"] == pytest.approx(low * row["tok_s_gpu"])
+        assert row["tok_s_gpu_high"] == pytest.approx(high * row["tok_s_gpu"])
+    corrected = prediction_to_json(replace(prediction, learnt_from=3))
+    assert next(iter(corrected["workloads"].values()))["rate_matched"][0]["tok_s_gpu_low"] is None
+
+
+def test_kernels_stand_on_no_learnt_efficiencies():
+    """They were measured; the roofline's values have no part in them."""
+    gpu, model = load_gpu("gb200"), load_model("deepseek-r1")
+    shape = ServerShape(model, gpu, parse_mapping("DEP4"), "fp8", 0, 8, 8192)
+    named = read_environment({"RATEMATCH_EMULATED_STEPS": "kernels"})
+    assert learnt_of(shape, named).values == {}
+    assert learnt_of(shape, read_environment({})).values

@@ -15,7 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FOLDER = Path(os.environ["STAND_IN"])
-GPUS = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0,1").split(",")
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+if GPUS == [""]:  # what CUDA makes of an empty list, and vLLM of that
+    sys.exit("AssertionError: DP adjusted local rank 0 is out of bounds for 0 devices.")
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -13,8 +13,9 @@ from typing import Any
 
 import submitit
 
+from ratematch.inputs.localgpus import VISIBLE
 from ratematch.plan.budget import minutes_on
-from ratematch.run.experiment import run_experiment, run_together
+from ratematch.run.experiment import run_here
 from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder
@@ -128,7 +129,7 @@ def start_here(together: Sequence[ExperimentFolder], executor: str) -> submitit.
     with _ctrl_c_kept_from_children(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         paths = [str(Path(each.path).absolute()) for each in together]
-        return runner.submit(run_together, paths) if len(paths) > 1 else runner.submit(run_experiment, paths[0])
+        return runner.submit(run_here, paths, os.environ.get(VISIBLE))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ratematch.emulator.assembly import ServerShape, fit_memory, make_step_time, scheduler_config
+from ratematch.emulator.assembly import ServerShape, fit_memory, learnt_of, make_step_time, scheduler_config
+from ratematch.emulator.efficiency import LearntSet
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.scheduler import Scheduler
@@ -20,12 +21,14 @@ from ratematch.inputs.catalog import load_gpu
 
 @dataclass(frozen=True)
 class Emulation:
-    """The inside of one worker. ``kv_bytes(tokens)``, ``transfer_s(tokens)``: of one KV transfer to it."""
+    """The inside of one worker. ``kv_bytes(tokens)``, ``transfer_s(tokens)``: of one KV transfer to it. ``learnt``:
+    what its step times were learnt from."""
 
     scheduler: Scheduler
     step_time: StepTime
     kv_bytes: Callable[[int], float]
     transfer_s: Callable[[int], float]
+    learnt: LearntSet
 
 
 def build(settings: WorkerSettings, environment: Environment) -> Emulation:
@@ -48,6 +51,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             settings.max_num_tokens,
             settings.kv_fraction,
             expert_slots=expert_slots(settings.config, 0) or 0,
+            moe_backend=str((settings.config.get("moe_config") or {}).get("backend") or ""),
         )
         fit = fit_memory(shape, environment)
         step_time = make_step_time(shape, environment)
@@ -76,4 +80,5 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         step_time,
         kv_bytes=lambda tokens: tokens * token_b,
         transfer_s=lambda tokens: TRANSFER_LATENCY_S + tokens * token_b / link_b_s,
+        learnt=learnt_of(shape, environment),
     )

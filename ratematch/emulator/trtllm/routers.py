@@ -43,14 +43,14 @@ class Router(Protocol):
 
 @dataclass
 class RoundRobin:
-    """Each server in turn."""
+    """Each server in turn. ``turn``: requests so far."""
 
     count: int
-    _next: int = 0
+    turn: int = 0
 
     def choose(self, request: Routed) -> int:
-        index = self._next % self.count
-        self._next += 1
+        index = self.turn % self.count
+        self.turn += 1
         return index
 
     def finish(self, index: int, request: Routed) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ratematch.emulator.assembly import ServerShape, fit_memory, make_step_time, scheduler_config
+from ratematch.emulator.assembly import ServerShape, fit_memory, learnt_of, make_step_time, scheduler_config
+from ratematch.emulator.efficiency import LearntSet
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.scheduler import Scheduler
@@ -15,11 +16,12 @@ from ratematch.emulator.vllm.transfer import Layout, layout
 
 @dataclass(frozen=True)
 class Emulation:
-    """The inside of one server."""
+    """The inside of one server. ``learnt``: what its step times were learnt from."""
 
     scheduler: Scheduler
     step_time: StepTime
     layout: Layout
+    learnt: LearntSet
 
 
 def build(settings: ServeSettings, environment: Environment) -> Emulation:
@@ -69,4 +71,5 @@ def build(settings: ServeSettings, environment: Environment) -> Emulation:
         Scheduler(config, step_time, environment.seed),
         step_time,
         layout(settings.model, settings.mapping, settings.kv_format, settings.block_size, shape.draft_layers),
+        learnt_of(shape, environment),
     )

@@ -36,7 +36,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratematch.engines import trtllm_serve, vllm
-from ratematch.engines.dynamo.commandline import judge_probe, probe_commands
+from ratematch.engines.dynamo.commandline import judge_probe, local_commands, probe_commands
 from ratematch.engines.dynamo.contract import RELEASE_LINES, is_version, release_line
 from ratematch.engines.dynamo.diagnosis import (
     TRTLLM_KNOWN,
@@ -113,6 +113,7 @@ TRTLLM = replace(
     known_failures=TRTLLM_KNOWN,
     explain=explain,
     probe_commands=probe_commands("trtllm"),
+    local_commands=local_commands,
     judge_probe=judge_probe,
     release_line=release_line,
     why_no_simulation=why_no_simulation,
@@ -147,6 +148,7 @@ VLLM = replace(
     known_failures=VLLM_KNOWN,
     explain=explain,
     probe_commands=probe_commands("vllm"),
+    local_commands=local_commands,
     judge_probe=judge_probe,
     release_line=release_line,
     why_no_simulation=why_no_simulation,

@@ -46,6 +46,12 @@ def probe_commands(backend: Program) -> Callable[[Sequence[str]], dict[str, tupl
     return commands
 
 
+def local_commands(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What runs where no engine is: the frontend, and what stands beside it."""
+    asked = probe_commands("trtllm")(command)
+    return {name: asked[name] for name in ("version", "frontend", "services")}
+
+
 def judge_probe(answers: Mapping[str, str]) -> list[Finding]:
     """The output of :func:`probe_commands`, compared with the contract of the release that it names."""
     line = next((line for line in answers.get("version", "").splitlines() if line.startswith(_MARK)), None)

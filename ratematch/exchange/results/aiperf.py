@@ -228,7 +228,7 @@ def profile_export_aiperf(
     }
     if done:
         content |= _run_level(done, info, tokens_in, tokens_out, goodput)
-    endpoint = {"model_names": [info.model], "type": "chat" if info.api == "chat" else "completions"}
+    endpoint = {"model_names": [info.model], "type": "generate" if info.api.startswith("generate") else info.api}
     config = {"endpoint": {**endpoint, "urls": [info.url], "streaming": True}, "load": load_to_json(info.load)}
     errors: dict[str, int] = {}
     for record in sent:

@@ -25,6 +25,7 @@ from ratematch.measure.stats import Stats
 from ratematch.plan.load import Concurrency, Rate
 
 TOOL: Tool = "benchmark_serving"
+_BACKENDS = {"completions": "openai", "chat": "openai-chat"}
 KEYS = (
     "model_id", "num_prompts", "completed", "duration", "total_input_tokens", "total_output_tokens",
     "request_throughput", "output_throughput", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms",
@@ -172,7 +173,7 @@ def benchmark_serving_result(
     tokens_out = int(osl.sum())
     content: dict[str, Any] = {
         "date": _date(sent, info),
-        "backend": "openai" if info.api == "completions" else "openai-chat",
+        "backend": _BACKENDS.get(info.api, "tensorrt-llm"),
         "model_id": info.model,
         "tokenizer_id": None,
         "best_of": 1,

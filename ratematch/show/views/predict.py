@@ -15,9 +15,11 @@ from ratematch.show import style
 from ratematch.show.console import table
 
 if TYPE_CHECKING:  # `show` draws what it is handed
+    from ratematch.simulate.accuracy import Kind
     from ratematch.simulate.forecasts import Prediction
 
 SHOWN_ROWS = 12
+NAMES = {"tok_s_gpu": "tok/s/GPU", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 ROW_FIELDS = (
     "label", "gpus", "ratio", "concurrency", "req_s", "tok_s_user", "tok_s_gpu", "ttft_ms", "tpot_ms", "limit",
 )  # fmt: skip
@@ -33,10 +35,11 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
             {**asdict(effect), "factor": effect.factor, "low": effect.interval[0], "high": effect.interval[1]}
             for effect in prediction.effects
         ],
+        "basis": _basis(prediction),
         "workloads": {
             workload.workload: {
-                "rate_matched": [_row(point) for point in workload.rate_matched],
-                "ifb": [_row(point) for point in workload.ifb],
+                "rate_matched": [_row(point, prediction, "disagg") for point in workload.rate_matched],
+                "ifb": [_row(point, prediction, "agg") for point in workload.ifb],
             }
             for workload in prediction.analyses
         },
@@ -45,8 +48,48 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _row(point: Point) -> dict[str, Any]:
-    return {name: getattr(point, name) for name in ROW_FIELDS}
+def _row(point: Point, prediction: Prediction, kind: Kind) -> dict[str, Any]:
+    low, high = _within(point.tok_s_gpu, prediction, kind)
+    return {name: getattr(point, name) for name in ROW_FIELDS} | {"tok_s_gpu_low": low, "tok_s_gpu_high": high}
+
+
+def _within(tok_s_gpu: float | None, prediction: Prediction, kind: Kind) -> tuple[float | None, float | None]:
+    """Where tok/s/GPU lies by what public rows were off; nothing once results of one's own correct predictions, which
+    have an interval of their own."""
+    if tok_s_gpu is None or prediction.learnt_from:
+        return None, None
+    low, high = prediction.basis.accuracy.intervals[kind]["tok_s_gpu"]
+    return tok_s_gpu * low, tok_s_gpu * high
+
+
+def _basis(prediction: Prediction) -> dict[str, Any]:
+    basis = prediction.basis
+    serving = dict(zip(("value", "low", "high"), basis.serving_s, strict=True))
+    return {
+        "learnt": [
+            {"for": each.label, "source": each.source, "values": {k: v._asdict() for k, v in each.values.items()}}
+            for each in basis.sets
+        ],
+        "serving_s": serving,
+        "accuracy": asdict(basis.accuracy),
+    }
+
+
+def basis_in_words(prediction: Prediction) -> list[str]:
+    """What predictions stand on, a line each."""
+    basis = prediction.basis
+    lines = [f"learnt values, {each.label}: {each.source}" for each in basis.sets]
+    value, low, high = (1000 * each for each in basis.serving_s)
+    lines.append(f"a request takes {value:.0f} ms ({low:.0f} to {high:.0f}) around the engine's steps")
+    accuracy = basis.accuracy
+    for kind, what in (("disagg", "rate-matched"), ("agg", "IFB")):
+        parts = accuracy.intervals[kind]  # type: ignore[index]
+        said = ", ".join(f"{NAMES[name]} x {ends[0]:.2f} to {ends[1]:.2f}" for name, ends in parts.items())
+        lines.append(
+            f"{what}: {accuracy.covered:.0%} of public {kind} rows were measured at {said} of such a prediction "
+            f"({accuracy.rows} rows in all, DeepSeek-R1 on TensorRT-LLM; {accuracy.source})"
+        )
+    return lines
 
 
 def _load_row(row: Measured) -> dict[str, Any]:
@@ -60,10 +103,15 @@ def _load_row(row: Measured) -> dict[str, Any]:
     }
 
 
-def print_prediction(prediction: Prediction, console: Console) -> None:
-    """How far predictions are trusted, best ctx rates, and the predicted fronts."""
+def print_prediction(prediction: Prediction, console: Console, explain: bool = False) -> None:
+    """How far predictions are trusted, best ctx rates, and the predicted fronts. ``explain``: every learnt value."""
     console.print()
     console.print(Text.assemble((style.PREDICTED_TEXT, "bold yellow"), f" (step times: {prediction.model})"))
+    for line in basis_in_words(prediction):
+        console.print(Text(line), soft_wrap=True)
+    for each in prediction.basis.sets if explain else ():
+        values = [(name, value.value, value.low, value.high) for name, value in each.values.items()]
+        console.print(table(f"learnt values, {each.label}", ("value of", "used", "fits: low", "high"), values))
     number = prediction.learnt_from
     learnt = f"learnt from {number} measured servers" if number else "nothing measured"
     rows = [
@@ -77,13 +125,18 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
     for workload in prediction.analyses:
         front = _thin(workload.rate_matched)
         rows_shown = [
-            (point.label, point.gpus, point.ratio or "-", point.tok_s_user, point.tok_s_gpu, point.ttft_ms)
+            (
+                *(point.label, point.gpus, point.ratio or "-", point.tok_s_user, point.tok_s_gpu),
+                *("-" if end is None else end for end in _within(point.tok_s_gpu, prediction, "disagg")),
+                point.ttft_ms,
+            )
             for point in front
         ]
         title = (
             f"{workload.workload}: predicted rate-matched front ({len(front)} of {len(workload.rate_matched)} rows)"
         )
-        console.print(table(title, ("deployment", "GPUs", "ratio", "tok/s/user", "tok/s/GPU", "TTFT ms"), rows_shown))
+        front_columns = ("deployment", "GPUs", "ratio", "tok/s/user", "tok/s/GPU", "90 %: low", "high", "TTFT ms")
+        console.print(table(title, front_columns, rows_shown))
 
 
 def _ctx(prediction: Prediction) -> list[tuple[Any, ...]]:

@@ -1,0 +1,1 @@
+"""Simulation held to published measurements of real deployments, row by row."""

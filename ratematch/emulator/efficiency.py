@@ -1,0 +1,120 @@
+"""What real kernels reach of a data sheet, and what a step costs besides: defaults, and what was learnt from rows.
+
+``ratematch/data/efficiency.yaml`` has what public measurements of real deployments say, by GPU, weight format and
+backend of the experts' kernels, each value with how far it moves when only a half of the deployments is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+from ratematch.engines.ownyaml import read_shipped_yaml
+from ratematch.plan.model import Gpu, Model
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What real kernels reach of a data sheet, and what a step costs besides.
+
+    The defaults are round numbers from within the usual ranges, chosen so that peaks agree with the aggregated table
+    of TensorRT-LLM's performance overview and one user of DeepSeek R1 on eight B200 with three drafts sees 250 to 400
+    tokens/s (TensorRT-LLM's best-practice and min-latency posts). They absorb what the roofline leaves out.
+
+    gemm:                share of the dense tensor-core peak that large matrix products reach
+    moe_gemm:            the same for grouped products of routed experts (many small, ragged ones)
+    attention:           share of the peak that attention of prompts reaches (MLA, FP8 cache: FP8's, else bf16's)
+    gen_attention:       share of the peak that attention of generation reaches (the KV format's rate)
+    memory:              share of the memory bandwidth that reads of caches and of weights but experts reach
+    expert_memory:       share of the memory bandwidth that reads of routed experts' weights reach
+    link:                share of the link bandwidth that dispatch and combine of attention DP reach
+    allreduce:           share of the link bandwidth that all-reduces reach, counted as a ring's (NCCL's bus
+                         bandwidth): switches add up (NVLink SHARP), so it may be above that of other exchanges
+    moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
+    layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
+    moe_layer_s:         more of it in a layer with routed experts, where sorting tokens by expert, quantising and
+                         adding up are kernels of their own
+    collective_s:        fixed time of one exchange between GPUs
+    elementwise_passes:  hidden-sized bf16 tensors that a layer reads or writes outside matrix products
+    step_s:              fixed device time of a step: sampling, input preparation
+    host_step_s:         host time of a step: scheduling, bookkeeping
+    host_request_s:      host time of a step per scheduled request
+    """
+
+    gemm: float = 0.65
+    moe_gemm: float = 0.22
+    attention: float = 0.55
+    gen_attention: float = 0.55
+    memory: float = 0.6
+    expert_memory: float = 0.6
+    link: float = 0.4
+    allreduce: float = 0.4
+    moe_imbalance: float = 1.3
+    layer_s: float = 45e-6
+    moe_layer_s: float = 0.0
+    collective_s: float = 12e-6
+    elementwise_passes: float = 28.0
+    step_s: float = 0.5e-3
+    host_step_s: float = 3e-3
+    host_request_s: float = 8e-6
+
+
+class Learnt(NamedTuple):
+    """A value of :class:`Efficiency` that was learnt. ``low`` and ``high``: of fits on all deployments
+    and on either half of them."""
+
+    value: float
+    low: float
+    high: float
+
+
+class LearntSet(NamedTuple):
+    """What was learnt for one GPU, model and weight format: values by name, and where they come from.
+
+    ``label``: ``nvfp4 on gb200, experts: CUTLASS``; the backend only where values are of one.
+    """
+
+    values: dict[str, Learnt]
+    source: str
+    label: str = ""
+
+
+def efficiency_of(
+    gpu: Gpu, model: Model, precision: str, moe_backend: str = "", attention_dp: bool = False
+) -> Efficiency:
+    """What kernels reach on ``gpu`` with weights of ``precision``, experts behind attention DP or tensor parallelism.
+
+    ``moe_backend``: TensorRT-LLM's ``moe_config.backend``; empty, ``AUTO`` and unmeasured ones: what the engine takes
+    where none is named.
+    """
+    learnt = learnt_for(gpu.name, model.mla is not None, precision, moe_backend.upper(), attention_dp)
+    return replace(Efficiency(), **{name: value.value for name, value in learnt.values.items()})
+
+
+@cache
+def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", attention_dp: bool = False) -> LearntSet:
+    """What was learnt for ``gpu`` and ``precision``; no values where nothing was.
+
+    Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others. An entry
+    ``NAME_TP`` holds for backend ``NAME`` without attention DP, over what ``NAME`` itself says.
+    """
+    known = {field.name for field in fields(Efficiency)}
+    for entry in _entries():
+        if gpu not in entry["gpus"]:
+            continue
+        given = {**entry.get("any", {}), **(entry.get("mla", {}) if mla else {}), **entry.get(precision, {})}
+        backends = entry.get("moe_backends", {}).get(precision, {})
+        backend = moe_backend if moe_backend in backends else entry.get("usual_moe_backend", {}).get(precision, "")
+        given |= backends.get(backend, {}) | ({} if attention_dp else backends.get(f"{backend}_TP", {}))
+        values = {name: Learnt(float(each["value"]), *map(float, each["between"])) for name, each in given.items()}
+        assert values.keys() <= known, values.keys() - known
+        label = f"{precision} on {gpu}" + (f", experts: {backend}" if backend in backends else "")
+        return LearntSet(values, " ".join(str(entry["source"]).split()), label)
+    return LearntSet({}, "")
+
+
+@cache
+def _entries() -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = read_shipped_yaml("ratematch.data", "efficiency.yaml")
+    return entries
