@@ -44,6 +44,11 @@ from pathlib import Path
 from typing import Any
 
 CANNOT = 77
+CONTAINERS = "RATEMATCH_TESTCLUSTER_CONTAINERS"
+"""Names a folder with ``lib/spank_pyxis.so`` (built for this Slurm) and ``bin/enroot``: steps may run in containers,
+whose data lie below ``{state}/local``, another folder on each node. Programs in ``{state}/bin`` go before others."""
+ENROOT_PATHS = ("RUNTIME", "CACHE", "DATA", "TEMP")
+
 MARK = "RATEMATCH_TESTCLUSTER_DAEMON"
 """In the environment of every daemon of a cluster, and of nothing else: how ``stop`` knows its own."""
 
@@ -73,7 +78,7 @@ SlurmctldDebug=info
 SlurmdDebug=info
 SwitchType=switch/none
 MpiDefault=none
-ProctrackType=proctrack/linuxproc
+ProctrackType={proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
@@ -183,7 +188,7 @@ class Cluster:
         shutil.rmtree(self.state, ignore_errors=True)
         for name in ("etc", "log", "run", "slurmctld", "spool", "dev", "munge", "shared"):
             (self.state / name).mkdir(parents=True)
-        asked = {"nodes": nodes, "gpus": gpus, "accounting": accounting}
+        asked = {"nodes": nodes, "gpus": gpus, "accounting": accounting, "containers": os.environ.get(CONTAINERS)}
         ports = dict(zip(("ctld_port", "dbd_port", "db_port"), free_ports(3), strict=True))
         try:
             with one_at_a_time():
@@ -256,6 +261,11 @@ class Cluster:
         name = self.node(number)
         socket.sethostname(name)
         subprocess.run(["mount", "--bind", str(self.state / "etc" / "hosts"), "/etc/hosts"], check=True)
+        if containers := self.asked["containers"]:
+            own = self.state / "nodes" / name
+            own.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "--bind", str(own), str(self.state / "local")], check=True)
+            os.environ["PATH"] = f"{self.state}/bin:{containers}/bin:{os.environ['PATH']}"
         # Not in /sys, which is still this machine's: its own eth0 is there before the node's.
         wait_for(lambda: _device_there("eth0"), 10, "its network cable")
         ip("addr", "add", f"{self.address(number)}/24", "dev", "eth0")
@@ -326,6 +336,8 @@ class Cluster:
         asked = self.asked
         known = {"state": self.state, "login": socket.gethostname().split(".")[0], "login_ip": self.address(0)}
         # Newer ones drop what waited for four seconds on a busy machine.
+        # By its processes' parents Slurm would take those that remove a container for the job's own.
+        known["proctrack"] = "proctrack/cgroup" if asked.get("containers") else "proctrack/linuxproc"
         known["message_s"] = 4 if slurm_version() < (23, 0) else 10
         return known | {key: asked[key] for key in ("ctld_port", "dbd_port", "db_port")}
 
@@ -350,6 +362,16 @@ class Cluster:
         numbers = range(1, asked["nodes"] + 1)
         hosts = [f"{known['login_ip']} {known['login']}", *(f"{self.address(n)} {self.node(n)}" for n in numbers)]
         (self.state / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")
+        if containers := asked["containers"]:
+            plugin = f"required {containers}/lib/spank_pyxis.so runtime_path={self.state}/local/pyxis\n"
+            (self.state / "etc" / "plugstack.conf").write_text(plugin)
+            for folder in ("local", "bin"):
+                (self.state / folder).mkdir()
+            # pyxis takes none of these from a job's environment.
+            paths = " ".join(f"ENROOT_{name}_PATH={self.state}/local/{name.lower()}" for name in ENROOT_PATHS)
+            enroot = self.state / "bin" / "enroot"
+            enroot.write_text(f'#!/bin/sh\nexec env {paths} {containers}/bin/enroot "$@"\n')
+            enroot.chmod(0o755)
         epilog = self.state / "etc" / "epilog"
         epilog.write_text(EPILOG.format(**known))
         epilog.chmod(0o755)

@@ -13,7 +13,10 @@ import pytest
 
 from tests.slurm.cluster import CANNOT, Site, TestCluster
 
-collect_ignore = [] if os.environ.get("RATEMATCH_TEST_MPI") else ["test_mpi_on_slurm.py"]
+BY_HAND = {"test_mpi_on_slurm.py": "RATEMATCH_TEST_MPI", "test_containers_on_slurm.py": "RATEMATCH_TEST_IMAGE"}
+"""Tests that need what CI has not, by the variable that names it (``.ci/extra``)."""
+
+collect_ignore = [file for file, variable in BY_HAND.items() if not os.environ.get(variable)]
 
 
 @pytest.fixture(scope="session")
