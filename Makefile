@@ -55,7 +55,8 @@ tests: packages counted triton
 counted: $(VENV)/.installed-dev dynamo-for-tests
 	$(BIN)/pytest --collect-only -q | tail -1
 
-dynamo-for-tests: $(VENV)/bin/python
+# After the other packages: pip would call what Dynamo does without a conflict.
+dynamo-for-tests: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory dynamo || echo "no Dynamo here: the tests with its frontend and runtime are skipped"
 
 # A browser for report.html, a real Slurm, etcd and NATS: get them if we may, else their tests are skipped and say so.

@@ -31,6 +31,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -43,10 +44,15 @@ from pathlib import Path
 from typing import Any
 
 CANNOT = 77
+CONTAINERS = "RATEMATCH_TESTCLUSTER_CONTAINERS"
+"""Names a folder with ``lib/spank_pyxis.so`` (built for this Slurm) and ``bin/enroot``: steps may run in containers,
+whose data lie below ``{state}/local``, another folder on each node. Programs in ``{state}/bin`` go before others."""
+ENROOT_PATHS = ("RUNTIME", "CACHE", "DATA", "TEMP")
+
 MARK = "RATEMATCH_TESTCLUSTER_DAEMON"
 """In the environment of every daemon of a cluster, and of nothing else: how ``stop`` knows its own."""
 
-CORE = {"slurmctld": "slurm-wlm", "munged": "munge", "ip": "iproute2", "unshare": "util-linux"}
+CORE = {"slurmctld": "slurm-wlm", "munged": "munge", "ip": "iproute2", "unshare": "util-linux", "numactl": "numactl"}
 ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
 MYSQL_PLUGIN = "slurm-wlm-mysql-plugin"
 
@@ -66,11 +72,13 @@ SlurmctldLogFile={state}/log/slurmctld.log
 SlurmdLogFile={state}/log/slurmd.%n.log
 StateSaveLocation={state}/slurmctld
 SlurmdSpoolDir={state}/spool/%n
+# Of each node alone, for PMIx: all of them see one /tmp.
+TmpFS={state}/tmp/%n
 SlurmctldDebug=info
 SlurmdDebug=info
 SwitchType=switch/none
 MpiDefault=none
-ProctrackType=proctrack/linuxproc
+ProctrackType={proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
@@ -82,9 +90,10 @@ GresTypes=gpu
 ReturnToService=2
 JobRequeue=1
 SlurmdTimeout=6
-MessageTimeout=4
+MessageTimeout={message_s}
 SlurmctldTimeout=30
 KillWait=5
+Epilog={state}/etc/epilog
 BatchStartTimeout=20
 UnkillableStepTimeout=20
 MinJobAge=600
@@ -99,6 +108,13 @@ NodeName=DEFAULT CPUs=64 Sockets=2 CoresPerSocket=32 ThreadsPerCore=1 RealMemory
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100
+"""
+
+EPILOG = """\
+#!/bin/sh
+# Runs on each node of a job after it; takes as many seconds as the file says, where there is one.
+[ -e {state}/epilog-seconds ] || exit 0
+exec sleep "$(cat {state}/epilog-seconds)"
 """
 
 # AccountingStoragePass is where slurmctld and sacct find the munge socket; without it they try the system's.
@@ -172,7 +188,7 @@ class Cluster:
         shutil.rmtree(self.state, ignore_errors=True)
         for name in ("etc", "log", "run", "slurmctld", "spool", "dev", "munge", "shared"):
             (self.state / name).mkdir(parents=True)
-        asked = {"nodes": nodes, "gpus": gpus, "accounting": accounting}
+        asked = {"nodes": nodes, "gpus": gpus, "accounting": accounting, "containers": os.environ.get(CONTAINERS)}
         ports = dict(zip(("ctld_port", "dbd_port", "db_port"), free_ports(3), strict=True))
         try:
             with one_at_a_time():
@@ -228,7 +244,8 @@ class Cluster:
         asked, name = self.asked, self.node(number)
         if any(daemon == name for daemon, _ in self.daemons()):
             raise Failed(f"{name} is running")
-        (self.state / "spool" / name).mkdir(exist_ok=True)
+        for folder in ("spool", "tmp"):
+            (self.state / folder / name).mkdir(parents=True, exist_ok=True)
         inside = [sys.executable, __file__, "--state", str(self.state), "_boot", str(number)]
         namespaces = ["--net", "--uts", "--ipc", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child"]
         namespaces.append("--mount-proc")
@@ -244,6 +261,11 @@ class Cluster:
         name = self.node(number)
         socket.sethostname(name)
         subprocess.run(["mount", "--bind", str(self.state / "etc" / "hosts"), "/etc/hosts"], check=True)
+        if containers := self.asked["containers"]:
+            own = self.state / "nodes" / name
+            own.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "--bind", str(own), str(self.state / "local")], check=True)
+            os.environ["PATH"] = f"{self.state}/bin:{containers}/bin:{os.environ['PATH']}"
         # Not in /sys, which is still this machine's: its own eth0 is there before the node's.
         wait_for(lambda: _device_there("eth0"), 10, "its network cable")
         ip("addr", "add", f"{self.address(number)}/24", "dev", "eth0")
@@ -313,6 +335,10 @@ class Cluster:
         """What the configuration files are filled in with."""
         asked = self.asked
         known = {"state": self.state, "login": socket.gethostname().split(".")[0], "login_ip": self.address(0)}
+        # Newer ones drop what waited for four seconds on a busy machine.
+        # By its processes' parents Slurm would take those that remove a container for the job's own.
+        known["proctrack"] = "proctrack/cgroup" if asked.get("containers") else "proctrack/linuxproc"
+        known["message_s"] = 4 if slurm_version() < (23, 0) else 10
         return known | {key: asked[key] for key in ("ctld_port", "dbd_port", "db_port")}
 
     def _write_slurm_conf(self, accounting: bool) -> None:
@@ -336,6 +362,19 @@ class Cluster:
         numbers = range(1, asked["nodes"] + 1)
         hosts = [f"{known['login_ip']} {known['login']}", *(f"{self.address(n)} {self.node(n)}" for n in numbers)]
         (self.state / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")
+        if containers := asked["containers"]:
+            plugin = f"required {containers}/lib/spank_pyxis.so runtime_path={self.state}/local/pyxis\n"
+            (self.state / "etc" / "plugstack.conf").write_text(plugin)
+            for folder in ("local", "bin"):
+                (self.state / folder).mkdir()
+            # pyxis takes none of these from a job's environment.
+            paths = " ".join(f"ENROOT_{name}_PATH={self.state}/local/{name.lower()}" for name in ENROOT_PATHS)
+            enroot = self.state / "bin" / "enroot"
+            enroot.write_text(f'#!/bin/sh\nexec env {paths} {containers}/bin/enroot "$@"\n')
+            enroot.chmod(0o755)
+        epilog = self.state / "etc" / "epilog"
+        epilog.write_text(EPILOG.format(**known))
+        epilog.chmod(0o755)
         database = self.state / "etc" / "slurmdbd.conf"
         database.touch(mode=0o600)
         database.write_text(DBD_CONF.format(**known))
@@ -380,6 +419,13 @@ class Cluster:
         wait_for(lambda: self._answers("sacctmgr", "-n", "list", "cluster"), 30, f"slurmdbd ({self.state}/log)")
         for what in (["cluster", "ratematch"], ["account", "test"], ["user", "root", "account=test"]):
             self._answers("sacctmgr", "-i", "add", *what)
+
+
+def slurm_version() -> tuple[int, int]:
+    """(22, 5) of Debian's; (0, 0) where it says nothing of the kind."""
+    said = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True, check=False).stdout
+    numbers = re.search(r"(\d+)\.(\d+)", said)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def refuse_incapable() -> None:

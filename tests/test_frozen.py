@@ -141,8 +141,14 @@ def test_a_search_that_was_over_stays_over(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["failed"] == 0
     fresh = {str(path.relative_to(results)) for path in results.rglob("*")} - before
     assert fresh - {"derived.json"} == {"controller.lock"}
-    for name in ("search.json", "choice.json", "ifb_choice.json"):
-        assert (results / name).read_text() == (RESULTS / "adaptive" / name).read_text()
+    was = {name: json.loads((RESULTS / "adaptive" / name).read_text()) for name in ("search.json", "ifb_choice.json")}
+    now = {name: json.loads((results / name).read_text()) for name in was}
+    # Why something is not worth it is said by today's forecasts; what was decided stays.
+    assert now["search.json"]["decisions"] == was["search.json"]["decisions"]
+    skipped = [[(skip["experiment"], skip["label"]) for skip in each["search.json"]["skips"]] for each in (was, now)]
+    assert skipped[0] == skipped[1]
+    assert now["ifb_choice.json"] == {**was["ifb_choice.json"], "budget_gpu_hours": 5.0}
+    assert (results / "choice.json").read_text() == (RESULTS / "adaptive" / "choice.json").read_text()
 
 
 # -- jobs that were queued ----------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ def settle(campaign: Campaign, prepared: Prepared, executor: Executor, on_update
     installed = contract.installed
     if not (campaign.sweep.simulated or campaign.sweep.cluster.emulated):
         campaign.results.keep_contract(contract.reference, installed.text if installed else None)
-    campaign.notes += [*contract.notes, *(f"warning: {warning}" for warning in warnings)]
+    campaign.notes += contract.notes
+    campaign.warn([*warnings, *executor.warnings(campaign.sweep.cluster, prepared.requested)])
 
 
 def describe(installed: InstalledSchema) -> str:

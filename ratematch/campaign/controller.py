@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 
 from ratematch.campaign import contract, secrets
-from ratematch.campaign.decisions import write_ifb_choice
+from ratematch.campaign.decisions import IfbChoice, read_ifb_choice, write_ifb_choice
 from ratematch.campaign.endtoend import EndToEnd, describe_nothing_chosen, end_to_end_experiments
-from ratematch.campaign.ifb import choose_ifb
+from ratematch.campaign.ifb import choose_ifb, keep_left_out
 from ratematch.campaign.jobs.executor import Executor
 from ratematch.campaign.machine import holding_machine
 from ratematch.campaign.nodes import excluded_nodes, remember_nodes
@@ -64,7 +64,7 @@ def run_campaign(
     values = {} if executor.name == "simulate" else secrets.find_values(sweep)
     prepared = contract.prepare(sweep, requested)
     refuse_mixture(results, sweep)
-    executor.refuse_unsendable(sweep.cluster, requested)
+    executor.refuse_unsendable(sweep.cluster, requested, results.path)
     results.path.mkdir(parents=True, exist_ok=True)
     lock = results.path / layout.CONTROLLER_LOCK
     with (
@@ -152,7 +152,9 @@ class Controller:
         aggregated = [
             experiment for experiment in requested if experiment.stage == "ifb" and experiment.id not in written_out
         ]
-        ifb, left_out = choose_ifb(sweep, aggregated)
+        hours = sweep.budget.gpu_hours
+        ifb, left_out = keep_left_out(read_ifb_choice(results), hours, *choose_ifb(sweep, aggregated))
+        labels = tuple(experiment.label for experiment in ifb)
         self._measure([experiment for experiment in requested if experiment.id in written_out])
 
         runs = None
@@ -162,11 +164,11 @@ class Controller:
             ]
             runs = EndToEnd(sweep, results, {server.id: server for server in servers}, forecasts)
         to_come = [experiment for experiment in ifb if not results.folder_of(experiment).done()]
-        hours = sum(minutes_of(sweep, experiment) * experiment.deployment.gpus / 60 for experiment in to_come)
-        competing = runs if sweep.budget.gpu_hours is not None else None
+        to_keep = sum(minutes_of(sweep, experiment) * experiment.deployment.gpus / 60 for experiment in to_come)
+        competing = runs if hours is not None else None
         self._enter("searching")
-        self._measure((), Search(sweep, results, servers, competing, hours))
-        write_ifb_choice(results, [experiment.label for experiment in ifb], left_out)
+        self._measure((), Search(sweep, results, servers, competing, to_keep))
+        write_ifb_choice(results, IfbChoice(labels, tuple(left_out), hours))
         self._enter("measuring IFB")
         self._measure(ifb, self._refining("ifb"))
         return runs
@@ -225,6 +227,7 @@ class Controller:
     def _measure(self, experiments: Sequence[Experiment], search: Search | Refining | None = None) -> None:
         """Run ``experiments``; and, as long as there is room, what ``search`` decides on. Until nothing is left."""
         self._add_items(experiments, search)
+        self.campaign.warn(self._executor.warnings(self._sweep.cluster, experiments))
         self._on_update(self.campaign)
         if not self._waiting and search is None:
             return
@@ -351,7 +354,7 @@ class Controller:
     def _start_waiting(self) -> None:
         """Start jobs as long as the executor takes them; none while the scheduler does not answer."""
         while self._waiting and time.monotonic() >= self._quiet_until:
-            exclude = list(excluded_nodes(self._results))
+            exclude = list(excluded_nodes(self._results, self._sweep.cluster.name))
             self._handed.hand(item.folder.path for item in self._waiting)
             try:
                 started = self._executor.start(

@@ -168,9 +168,26 @@ def runs_to_json(runs: Sequence[ChosenRun]) -> list[dict[str, Any]]:
     return [_to_json(run) for run in runs]
 
 
-def write_ifb_choice(results: Results, measured: Sequence[str], skips: Sequence[SkippedServer]) -> None:
-    """``measured``: labels of the aggregated servers that an adaptive sweep measures; ``skips``: the others."""
-    write_json(results.path / IFB_CHOICE, {"measured": list(measured), "skips": [_to_json(skip) for skip in skips]})
+class IfbChoice(msgspec.Struct, frozen=True):
+    """``ifb_choice.json``. ``measured``: labels of the aggregated servers that an adaptive sweep measures; ``skips``:
+    the others; ``budget_gpu_hours``: of the sweep that decided (``None``: none, or an earlier version's file)."""
+
+    measured: tuple[str, ...]
+    skips: tuple[SkippedServer, ...]
+    budget_gpu_hours: float | None = None
+
+
+def read_ifb_choice(results: Results) -> IfbChoice | None:
+    """``None`` before aggregated servers were chosen."""
+    file = results.path / IFB_CHOICE
+    return _read(file, IfbChoice) if file.exists() else None
+
+
+def write_ifb_choice(results: Results, choice: IfbChoice) -> None:
+    content: dict[str, Any] = {"measured": list(choice.measured), "skips": [_to_json(skip) for skip in choice.skips]}
+    if choice.budget_gpu_hours is not None:
+        content["budget_gpu_hours"] = choice.budget_gpu_hours
+    write_json(results.path / IFB_CHOICE, content)
 
 
 Content = TypeVar("Content")

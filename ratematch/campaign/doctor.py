@@ -8,19 +8,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.campaign.contract import keep_answer, look_up
 from ratematch.campaign.exposure import check_exposure
+from ratematch.campaign.nodes import certified_file, remember_certified
 from ratematch.engines import ENGINES, find_engine
-from ratematch.errors import ClusterError
+from ratematch.errors import ClusterError, UserError
+from ratematch.inputs.catalog import load_gpu
 from ratematch.inputs.find import find_cluster_file, read_cluster
 from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.finding import Finding
 from ratematch.plan.placement import FIRST_PORT
 from ratematch.run.launch import port_is_free
+from ratematch.slurm.certify import examine_nodes
 from ratematch.slurm.probe import examine_node
-from ratematch.slurm.site import check_files, check_slurm, check_weights
+from ratematch.slurm.site import check_files, check_slurm, check_weights, refuse_missing_programs
+from ratematch.slurm.verdicts import NodeVerdict, judge_nodes, judge_together
 from ratematch.version import __version__
 
 FREE_GB = 1.0
@@ -58,6 +63,44 @@ def examine(
     if (schema := look_up(cluster, engine)) is not None:
         checks.append(schema)
     return checks
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """``nodes``: a verdict on each that was looked at. ``together``: what concerns all of them. ``kept``: where the
+    bad ones are remembered, ``None`` = nothing is."""
+
+    nodes: tuple[NodeVerdict, ...]
+    together: tuple[Finding, ...]
+    kept: Path | None = None
+
+    @property
+    def ok(self) -> bool:
+        return all(node.ok for node in self.nodes) and all(finding.ok for finding in self.together)
+
+
+def certify(cluster_name: str, nodes: int | None = None, *, folder: Path = Path()) -> Certificate:
+    """Look at ``nodes`` nodes of a cluster by a short job; bad ones stay out of further jobs until they are found
+    good. ``nodes``: 2 where nothing is said, or all where there are fewer.
+
+    Raises:
+        ClusterError: the profile is wrong. UserError, RunError: no node could be looked at; one line says why.
+    """
+    cluster = read_cluster(cluster_name)
+    if not runs_on_slurm(cluster):
+        raise UserError(f"cluster profile {cluster.name} sends no Slurm jobs: there are no nodes to certify")
+    count = min(2, cluster.nodes) if nodes is None else nodes
+    if count > cluster.nodes:
+        raise UserError(f"--nodes {count}: cluster profile {cluster.name} has nodes: {cluster.nodes}")
+    refuse_missing_programs()
+    examined = examine_nodes(cluster, count, folder)
+    verdicts = judge_nodes(examined, cluster, load_gpu(cluster.gpu_source).memory_b)
+    kept = None
+    if examined.hosts:  # a job of which nothing came back says nothing of its nodes
+        bad = {verdict.node: "; ".join(verdict.problems) for verdict in verdicts if not verdict.ok}
+        remember_certified(cluster.name, bad, [verdict.node for verdict in verdicts if verdict.ok])
+        kept = certified_file(cluster.name) if bad else None
+    return Certificate(tuple(verdicts), tuple(judge_together(examined, cluster)), kept)
 
 
 def runs_on_slurm(cluster: Cluster) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ratematch.campaign.decisions import SkippedServer
+from ratematch.campaign.decisions import IfbChoice, SkippedServer
 from ratematch.match.pareto import extract_front, hypervolume
 from ratematch.plan.budget import minutes_of
 from ratematch.plan.experiment import Experiment
@@ -42,6 +42,21 @@ def choose_ifb(sweep: Sweep, experiments: Sequence[Experiment]) -> tuple[list[Ex
         chosen += taken
         skips += dear
     return chosen, skips
+
+
+def keep_left_out(
+    before: IfbChoice | None,
+    budget_gpu_hours: float | None,
+    chosen: Sequence[Experiment],
+    skips: Sequence[SkippedServer],
+) -> tuple[list[Experiment], list[SkippedServer]]:
+    """``chosen`` without what was left out ``before`` with the same budget, and the others with the reason of then: a
+    sweep that was over is not to go on because forecasts have become other ones."""
+    if before is None or before.budget_gpu_hours not in (None, budget_gpu_hours):
+        return list(chosen), list(skips)
+    left_out = {skip.experiment: skip for skip in before.skips}
+    stay = [left_out[experiment.id] for experiment in chosen if experiment.id in left_out]
+    return [experiment for experiment in chosen if experiment.id not in left_out], [*skips, *stay]
 
 
 def _curve(sweep: Sweep, experiment: Experiment) -> Curve:

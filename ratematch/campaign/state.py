@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ratematch.campaign.jobs.job import Job
@@ -60,6 +60,11 @@ class Campaign:
     num_measured: int = 0
     num_invalid: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Note each warning once."""
+        lines = dict.fromkeys(f"warning: {warning}" for warning in warnings)
+        self.notes += [line for line in lines if line not in self.notes]
 
     @property
     def failed(self) -> list[Item]:

@@ -88,10 +88,11 @@ def plan(
     from ratematch.errors import UserError
     from ratematch.inputs.find import read_sweep
     from ratematch.plan.budget import estimate
-    from ratematch.show.views.explain import explained_to_json, print_explained
+    from ratematch.show.views.explain import binding_to_json, explained_to_json, print_binding, print_explained
     from ratematch.show.views.plan import plan_to_json, print_plan
     from ratematch.show.views.predict import prediction_to_json, print_prediction
     from ratematch.simulate.calibrationfile import calibrated_sweep
+    from ratematch.slurm.binding import explain_binding
 
     if not predict and (learn_from or calibration or output):
         raise UserError("--learn-from, --calibration and -o belong to --predict")
@@ -105,12 +106,14 @@ def plan(
     warnings = [*contract.notes, *refused]
     cost = estimate(parsed, expansion.experiments)
     explained = explain_settings(expansion.experiments, parsed.cluster.environment) if explain else ()
+    binding = explain_binding(parsed.cluster) if explain else None
     prediction: Prediction | None = None
     written: Sequence[Path] = ()
     if predict:
         prediction, written = forecast(parsed, expansion.experiments, learn_from, corrected, output)
     if as_json:
         more: dict[str, Any] = {"settings": explained_to_json(explained)} if explain else {}
+        more |= {"binding": binding_to_json(binding)} if binding else {}
         more |= {"prediction": prediction_to_json(prediction)} if prediction else {}
         print_json(plan_to_json(parsed, expansion, cost) | {"warnings": warnings, "contract": contract.words} | more)
     else:
@@ -119,6 +122,8 @@ def plan(
         for warning in warnings:
             echo(f"warning: {warning}", err=True)
         print_explained(explained, stdout_console())
+        if binding:
+            print_binding(binding, stdout_console())
         if prediction:
             print_prediction(prediction, stdout_console(), explain)
         for path in written:

@@ -231,8 +231,12 @@ def _check_options(located: Located, slurm: _Slurm) -> None:
 def _check_container(located: Located, given: _Cluster) -> None:
     if given.container is None:
         return
-    if given.emulated:
-        located.add(("container",), "an emulated cluster has none", "the emulator runs on the nodes themselves")
+    if given.emulated and not given.command:
+        fix = "set command to what starts the emulator in the image; without a container it runs on the nodes"
+        located.add(("container",), "an emulated cluster has none by itself", fix)
+    ranks = "tasks" in given.slurm.model_fields_set and given.slurm.tasks == "gpu"
+    if given.emulated and given.command and ranks and given.launcher is None:
+        located.add(("launcher",), "the emulator's own launcher is not in the image", "name the one that is there")
     for index, mount in enumerate(given.container.mounts):
         if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[\w+]+)?", mount):
             path = ("container", "mounts", index)

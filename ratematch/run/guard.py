@@ -3,9 +3,11 @@
 It reads a pipe whose other end only the driver holds. When the driver ends in any way, ``kill -9`` included, the read
 returns, and the guard ends every process that carries the driver's mark in its environment: first SIGTERM, then
 SIGKILL. Servers are recognised by the mark, not by process id, so that children of servers in sessions of their own
-are ended too. Last it removes what they left on the node's own disk (``ratematch-*.<name of the start>`` in its
-temporary folder), and the files that hold the secret of the start. It imports nothing of ratematch, to start fast and
-to survive anything that breaks the driver.
+are ended too. An ``srun`` carries the mark under another name, and only srun is known by that one: what it has in
+its environment, Slurm's plugins have as well, and pyxis must be let remove its container. Last the guard removes what
+they left on the node's own disk (``ratematch-*.<name of the start>`` in its temporary folder), and the files that
+hold the secret of the start. It imports nothing of ratematch, to start fast and to survive anything that breaks the
+driver.
 
 Usage: ``python -I guard.py MARK GRACE_S FOLDER_OF_SECRETS < pipe``, or ``python -I guard.py end MARK GRACE_S`` to end
 them now: how a driver cleans the other nodes of its allocation.
@@ -19,23 +21,35 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "RATEMATCH_RUN"
+STEP_VARIABLE = "RATEMATCH_STEP"
+"""Of an ``srun``, whose tasks have ``RATEMATCH_RUN``."""
 
 NAME = 12
 """Characters of a mark that name its start, to servers too."""
 
 
 def marked(mark: str) -> list[int]:
-    """Ids of all live processes, except this one, that were started with ``RATEMATCH_RUN=mark``."""
-    wanted = f"{VARIABLE}={mark}".encode()
+    """Ids of all live processes, except this one, that were started with ``RATEMATCH_RUN=mark``, and of every srun
+    with ``RATEMATCH_STEP=mark``."""
+    own, step = f"{VARIABLE}={mark}".encode(), f"{STEP_VARIABLE}={mark}".encode()
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if int(folder.name) == os.getpid():
+                continue
+            words = (folder / "environ").read_bytes().split(b"\0")
+            if own in words or (step in words and (folder / "comm").read_text().strip() == "srun"):
                 pids.append(int(folder.name))
     return pids
+
+
+def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without the marks of a start, for what must survive its end."""
+    return {key: value for key, value in environment.items() if key not in (VARIABLE, STEP_VARIABLE)}
 
 
 def end(mark: str, grace_s: float) -> None:

@@ -174,24 +174,22 @@ class Servers:
     def _start_guard(self) -> None:
         # The guard may be killed together with us: whoever starts here next finds the servers by this.
         write_text(self.folder / layout.MARK, self._mark)
-        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
         secrets_of_start = str(self.folder.absolute() / PRIVATE)
         self._guard = subprocess.Popen(
             [sys.executable, "-I", guard.__file__, self._mark, str(STOP_GRACE_S), secrets_of_start],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=guard.unmarked(os.environ),
             start_new_session=True,
             pass_fds=self._machine.locks,
         )
 
     def _spawn(self, spec: ProcessSpec) -> _Child:
-        step = self._machine.step(spec)
-        environment = {key: value for key, value in os.environ.items() if key not in step.unset}
+        step = self._machine.step(spec).marked(guard.VARIABLE, guard.STEP_VARIABLE, self._mark)
+        environment = {key: value for key, value in guard.unmarked(os.environ).items() if key not in step.unset}
         environment.pop(masking.VARIABLE, None)
         environment.update(step.env)
-        environment[guard.VARIABLE] = self._mark
         log = ServerLog(self.folder / spec.log)
         try:
             with log.writing() as output:

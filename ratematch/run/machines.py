@@ -42,13 +42,12 @@ class Allocation:
     def end(self, mark: str, grace_s: float) -> None:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""
         guard.end(mark, grace_s)
-        environment = {key: value for key, value in os.environ.items() if key != guard.VARIABLE}
         command = [sys.executable, "-I", guard.__file__, "end", mark, str(grace_s)]
         # A node that has just died cannot be cleaned, and need not be.
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
                 [*allocation.srun(self.nodes, "clean-up"), *command],
-                env=environment,
+                env=guard.unmarked(os.environ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=allocation.SWEEP_S,

@@ -14,7 +14,6 @@ address is not, so two servers that run beside each other find what either has c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from ratematch.errors import PlacementError
+from ratematch.errors import PlacementError, RunError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.placement import Instance, Placement
 from ratematch.run.neighbours import Presence
 from ratematch.run.stopping import Interrupted
+from ratematch.store.filelock import try_flock
 from ratematch.store.private import make_private
 
 LOCKS = "RATEMATCH_LOCKS"
@@ -70,7 +70,7 @@ def reserve(gpus: int, of: int, wait: Callable[[Sequence[int]], bool], *, beside
 
     Raises:
         PlacementError: there are not so many GPUs. Interrupted: ``wait`` gave up.
-        ResultsError: the folder of the locks belongs to somebody else.
+        ResultsError: the folder of the locks belongs to somebody else. RunError: it cannot be locked.
     """
     if gpus > of:
         raise PlacementError(f"{gpus} GPUs are needed, and this machine has {of}")
@@ -109,12 +109,24 @@ def held_gpus(of: int) -> list[int]:
 
 def _hold(stack: contextlib.ExitStack, path: Path) -> int | None:
     """Lock ``path`` as long as ``stack`` lasts; ``None`` when somebody has it. Children inherit the lock by its file
-    only, which is returned."""
+    only, which is returned.
+
+    Raises:
+        RunError: its file system has no locks.
+    """
     file: IO[str] = path.open("a+")
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        attempt = try_flock(file.fileno())
+    except OSError as error:
         file.close()
+        raise RunError(f"{path}: cannot be locked ({error.strerror})") from error
+    if attempt != "taken":
+        file.close()
+        if attempt == "no locks":
+            raise RunError(
+                f"{path.parent}: this file system has no locks, by which GPUs are given out: set {LOCKS} to a folder "
+                "of this machine's own disk"
+            )
         return None
     stack.callback(file.close)
     return file.fileno()

@@ -141,6 +141,25 @@ for file in {names}; do
   (umask 077; printf '%s\\n' "${{text//"{placeholder}"/$KEY}}" >"{private}/$file")
 done"""
 
+BY_BLOCK = """
+# Nodes of a block (an NVLink domain) side by side, as jobs have them; Slurm lists nodes by their names.
+by_block() {
+  local -A block=() members=()
+  local list node number=0 order=()
+  while read -r list; do
+    number=$((number + 1))
+    while read -r node; do block[$node]=$number; done < <(scontrol show hostnames "$list")
+  done < <(scontrol show topology 2>/dev/null | sed -nE 's/(^|.* )BlockName=.* Nodes=([^ ]+).*/\\2/p')
+  for node in "$@"; do
+    list=${block[$node]:-alone-$node}
+    [[ -n ${members[$list]:-} ]] || order+=("$list")
+    members[$list]+="$node"$'\\n'
+  done
+  for list in "${order[@]}"; do printf '%s' "${members[$list]}"; done
+}
+mapfile -t NODES < <(by_block "${NODES[@]}")
+"""
+
 NAME_OF_START = """
 # Another name at each start, for what two starts must not share by accident.
 START=$(od -An -N6 -tx1 /dev/urandom)
@@ -170,7 +189,7 @@ def run_script(
     parts = [
         HEAD.format(title=title, version=__version__, cluster=name, grace=STOP_GRACE_S),
         *(SECRET.format(name=secret) for secret in secrets),
-        _find_nodes(len(nodes)) if nodes else "",
+        _find_nodes(len(nodes), BY_BLOCK if cluster.slurm.segment else "") if nodes else "",
         MAIN.format(files=_copy_files(plan, nodes)),
         NAME_OF_START if any(START in word for step in steps for word in _words(step)) else "",
     ]
@@ -239,12 +258,12 @@ def node_placeholders(count: int, texts: Iterable[str]) -> list[str]:
     return [f"__NODE{salt}{index}__" for index in range(count)]
 
 
-def _find_nodes(count: int) -> str:
+def _find_nodes(count: int, order: str) -> str:
     return f"""
 [[ -n ${{SLURM_JOB_NODELIST:-}} ]] || die "needs {count} nodes: sbatch job.sbatch, or salloc --nodes={count} first"
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 ((${{#NODES[@]}} >= {count})) || die "needs {count} nodes, and job $SLURM_JOB_ID holds ${{#NODES[@]}}"
-"""
+{order}"""
 
 
 def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:

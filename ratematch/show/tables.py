@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -33,6 +34,8 @@ from ratematch.store.files import plain_text, write_aside
 ORIGIN_COLUMNS = ("emulated", "simulated")
 SWEEP_COLUMNS = ("sweep", "model", "gpu", "engine", "objective")
 POINT_COLUMNS = (*(field.name for field in fields(Point)), "mapping")
+QUOTE = '"'
+NEEDS_QUOTES = re.compile('[,"\n\r]')
 LIST_SEPARATOR = "; "
 
 Row = dict[str, Any]
@@ -233,8 +236,19 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
+        cells = {name: _cell(value) for name, value in row.items()}
+        try:
+            writer.writerow(cells)
+        except csv.Error:  # Python 3.10 cannot write a NUL
+            text.write(csv_line([cells.get(name) for name in columns]))
     return text.getvalue()
+
+
+def csv_line(cells: Sequence[Any]) -> str:
+    """One line as the module ``csv`` writes it, whatever characters are in it."""
+    words = ["" if cell is None else str(cell) for cell in cells]
+    quoted = [f'"{word.replace(QUOTE, QUOTE * 2)}"' if NEEDS_QUOTES.search(word) else word for word in words]
+    return (",".join(quoted) if quoted != [""] else '""') + "\n"
 
 
 def _cell(value: Any) -> Any:

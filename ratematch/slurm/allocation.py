@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ratematch.errors import RunError
 from ratematch.slurm.queue import ask_slurm, read_fields
+from ratematch.slurm.topology import known_blocks, order_by_block
 
 SWEEP_S = 60.0
 """How long the clean-up on all nodes may take; a node that is down never answers."""
@@ -27,7 +28,7 @@ def srun(nodes: Sequence[str], name: str, tasks: int | None = None) -> tuple[str
 
 
 def own_nodes() -> tuple[str, ...]:
-    """Names of the nodes of the job that this process runs in.
+    """Names of the nodes of the job that this process runs in, those of a block (an NVLink domain) side by side.
 
     Raises:
         RunError: their list cannot be read.
@@ -36,7 +37,7 @@ def own_nodes() -> tuple[str, ...]:
     hostnames = ask_slurm(["scontrol", "show", "hostnames", nodes])
     if not hostnames:
         raise RunError(f"job {os.environ.get('SLURM_JOB_ID')}: scontrol cannot read the node list {nodes!r}")
-    return tuple(hostnames.split())
+    return order_by_block(hostnames.split(), known_blocks())
 
 
 def failed_nodes(nodes: str) -> dict[str, str]:

@@ -19,13 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from ratematch.engines import find_engine
 from ratematch.errors import RunError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.finding import Finding
 from ratematch.plan.secret import MASK
+from ratematch.slurm import nodecheck
 from ratematch.slurm.queue import ask_slurm
 from ratematch.slurm.sbatch import extra_options, refusal, site_options, spell
+from ratematch.slurm.site import why_unmountable
 from ratematch.slurm.srun import RUNTIME, container_options
 
 MINUTES = 15
@@ -42,6 +46,11 @@ class Answer:
     text: str
     code: int
 
+
+FACTS = "machine"
+"""Name of the command that says what the machine is (:mod:`ratematch.slurm.nodecheck`)."""
+
+SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 
 SCHEMA = "schema"
 """Name of the command that asks the installed package for its schema."""
@@ -60,6 +69,8 @@ def examine_node(
 ) -> tuple[list[Finding], Answer | None]:
     """The same, and what was answered to :attr:`ratematch.engines.Engine.schema_command`; ``None`` where there is no
     such command, or where nothing came back."""
+    if why := why_unmountable(folder, cluster):
+        return [Finding("results folder", False, why)], None
     written = folder.absolute() / f".ratematch-probe-{uuid.uuid4().hex[:8]}"
     try:
         written.write_text("seen\n", encoding="utf-8")
@@ -69,7 +80,7 @@ def examine_node(
         argv = probe_argv(cluster, str(folder.absolute()), _commands(cluster, engine, written), written.name)
         # By environment: arguments are in every list of processes.
         environment = {**os.environ, **cluster.secrets.values(os.environ)}
-        output, errors = _run(argv, written.name, wait_s, environment)
+        output, errors = run_job(argv, written.name, wait_s, environment)
     except subprocess.TimeoutExpired:
         return [Finding("probe", False, f"the job did not end within {wait_s:.0f} s")], None
     except OSError as error:
@@ -80,7 +91,7 @@ def examine_node(
     if not answers:
         return [Finding("probe", False, _why_nothing(engine, errors))], None
     schema = answers.pop(SCHEMA, None)
-    return list(_check_answers(cluster, engine, answers)), schema
+    return list(judge_answers(cluster, engine, answers)), schema
 
 
 def ask_schema(cluster: Cluster, engine: str, folder: Path, within: Within, wait_s: float = WAIT_S) -> str:
@@ -96,7 +107,7 @@ def ask_schema(cluster: Cluster, engine: str, folder: Path, within: Within, wait
     argv = probe_argv(cluster, str(folder.absolute()), {SCHEMA: command}, name, within)
     try:
         environment = {**os.environ, **cluster.secrets.values(os.environ)}
-        output, errors = _run(argv, name, wait_s, environment, cancels=within == "job")
+        output, errors = run_job(argv, name, wait_s, environment, cancels=within == "job")
     except subprocess.TimeoutExpired:
         raise RunError(f"no answer within {wait_s:.0f} s") from None
     except OSError as error:
@@ -114,12 +125,38 @@ def schema_command(cluster: Cluster, engine: str) -> tuple[str, ...] | None:
 
 
 def _why_nothing(engine: str, errors: str) -> str:
-    """Why a job said nothing, in one line."""
+    """Why a job said nothing, in one line; where a container did not start, with the first line of pyxis that says
+    why."""
     known, words = find_engine(engine).diagnose([errors]), refusal(errors or "srun said nothing")
-    return f"{known}: {words}" if known else str(words)
+    said = first_of_pyxis(errors) or str(words)
+    return f"{known}: {said}" if known else said
 
 
-def _run(
+PYXIS_FRAME = (
+    "printing ",
+    "container start failed",
+    "couldn't start",
+    "child ",
+    "importing docker image",
+    "creating ",
+)
+"""Beginnings of what pyxis says around the line that has the cause."""
+
+
+def first_of_pyxis(errors: str) -> str | None:
+    """The line of pyxis, or of enroot through it, that says why a container did not start; ``None`` without one.
+
+    ``slurmstepd-node1: error: pyxis: ...`` in Slurm 22.05, ``[2026-11-30T07:03:59.599] error: pyxis: ...`` in 25.11.
+    """
+    lines = [line.partition("pyxis: ")[2].strip() for line in errors.splitlines() if "pyxis: " in line]
+    lines = [line for line in lines if line]
+    telling = [line for line in lines if "[ERROR]" in line or not line.lower().startswith(PYXIS_FRAME)]
+    errors_of_enroot = [line for line in telling if "[ERROR]" in line]
+    chosen = next(iter(errors_of_enroot or telling or lines), None)
+    return f"pyxis: {chosen[:300]}" if chosen else None
+
+
+def run_job(
     argv: Sequence[str], name: str, wait_s: float, environment: Mapping[str, str], *, cancels: bool = True
 ) -> tuple[str, str]:
     """stdout and stderr of the job; when we stop waiting, for whatever reason, it is cancelled."""
@@ -191,6 +228,7 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
         "results folder": ("cat", str(written)),
         **known.probe_commands(known.command(cluster)),
     }
+    commands[FACTS] = ("python3", "-c", Path(nodecheck.__file__).read_text("utf-8"), "facts")
     if (asking := schema_command(cluster, engine)) is not None:
         commands[SCHEMA] = asking
     if launcher := known.launcher(cluster):
@@ -205,7 +243,8 @@ def _commands(cluster: Cluster, engine: str, written: Path) -> dict[str, tuple[s
     return commands
 
 
-def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
+def judge_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer]) -> Iterator[Finding]:
+    """What the answers of a node mean for ``cluster``."""
     known = find_engine(engine)
     theirs = known.probe_commands(known.command(cluster))
     node = answers.get("node")
@@ -213,6 +252,9 @@ def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer])
     yield from known.judge_probe({name: answers[name].text for name in theirs if name in answers})
     for name, answer in answers.items():
         if name in theirs or name == "node":
+            continue
+        if name == FACTS:
+            yield from _judge_facts(answer)
             continue
         output = " ".join(answer.text.split())
         if name == "GPUs":
@@ -223,3 +265,27 @@ def _check_answers(cluster: Cluster, engine: str, answers: Mapping[str, Answer])
             yield Finding(name, False, f"{output[-160:] or 'not found'} (exit code {answer.code})")
         else:
             yield Finding(name, True, output[-160:] or "works")
+
+
+def _judge_facts(answer: Answer) -> Iterator[Finding]:
+    """What bindings follow from: cores and NUMA nodes, GPUs' NUMA nodes, network cards, clock and memory."""
+    try:
+        facts = msgspec.json.decode(answer.text.strip().splitlines()[-1], type=nodecheck.Facts)
+    except (msgspec.MsgspecError, IndexError):
+        yield Finding("CPUs", True, "not looked at: no python3 there ran the check")
+        return
+    numa = "; ".join(f"NUMA {name}: {cpus or 'no CPUs'}" for name, cpus in facts.numa.items()) or "NUMA not shown"
+    cgroup = "cgroup not shown" if facts.cgroup is None else f"cgroup v{facts.cgroup}"
+    yield Finding("CPUs", True, f"{facts.cores} for this job; {numa}; {cgroup}")
+    if facts.gpu_numa:
+        nodes = ", ".join(f"GPU {gpu}: {node if node >= 0 else '?'}" for gpu, node in enumerate(facts.gpu_numa))
+        yield Finding("NUMA node of GPUs", True, nodes)
+    else:
+        yield Finding("NUMA node of GPUs", True, "not looked at: nvidia-smi shows no GPU there")
+    yield Finding("network", True, ", ".join(facts.nics[:12]) or "no card is shown there")
+    huge = ", ".join(f"{count} of {size}" for size, count in facts.hugepages.items() if count) or "none reserved"
+    clock = facts.clocksource or "not shown"
+    memory = f"hugepages {huge}, transparent: {facts.transparent_hugepages or 'not shown'}"
+    slow = facts.clocksource in SLOW_CLOCKS
+    found = f"clock source {clock}{' is slow to read, and loads are timed by it' if slow else ''}; {memory}"
+    yield Finding("clock and memory", not slow, found)

@@ -31,6 +31,10 @@ OVER = (
     "TIMEOUT",
 )
 
+LEAVING = ("COMPLETING", "STAGE_OUT")
+"""States of a job that will run nothing any more, and still has its nodes: an epilog, or a container that is removed,
+may keep it there for minutes. One that Slurm is about to start again passes through them too."""
+
 Ask = Callable[[Sequence[str]], str | None]
 """Runs a command; its output, or ``None`` when it failed."""
 

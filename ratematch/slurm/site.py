@@ -17,6 +17,7 @@ from ratematch.plan.finding import Finding
 from ratematch.slurm.queue import ask_slurm, read_fields
 from ratematch.slurm.sbatch import Options, check_submission, extra_options, site_options
 from ratematch.slurm.survey import SEGMENT_SINCE, both_streams, list_accounts, read_mpi, version_numbers
+from ratematch.slurm.topology import judge_segment
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 
@@ -54,6 +55,15 @@ def check_files(cluster: Cluster) -> Iterator[Finding]:
         there = host.exists()
         description = mount if there else f"{host} does not exist; set check_paths: false if only the nodes have it"
         yield Finding("container mount", there, description)
+
+
+def why_unmountable(folder: Path, cluster: Cluster) -> str | None:
+    """Why servers in a container could not be given ``folder``; ``None`` when they can, or there is no container."""
+    path = str(folder.absolute())
+    wrong = [character for character in ":," if character in path]
+    if cluster.container is None or not wrong:
+        return None
+    return f"{path} has {' and '.join(map(repr, wrong))} in its path, which no mount of a container can have"
 
 
 def _readable(path: Path) -> tuple[bool, str]:
@@ -131,7 +141,7 @@ def check_slurm(cluster: Cluster) -> Iterator[Finding]:
     if cluster.slurm.segment is not None:
         known = numbers >= SEGMENT_SINCE
         late = f"{version} has no --segment (23.11 and later): remove slurm.segment"
-        yield Finding("segment", known, f"{cluster.slurm.segment} nodes in one domain" if known else late)
+        yield judge_segment(cluster.slurm.segment) if known else Finding("segment", False, late)
     yield _partition(cluster)
     yield from _account(cluster)
     yield from _mpi(cluster)

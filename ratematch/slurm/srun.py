@@ -21,6 +21,8 @@ What makes each flag of a server's step needed:
 ``--label``                 lines of several ranks in one log
 ``--kill-on-bad-exit=1``    an instance over several nodes is over when one of its ranks is
 ``--container-...``         pyxis: the image, its mounts, and the folder of the files at its own path
+``env RATEMATCH_RUN=...``   what a driver adds when it starts a step: the servers are known by it, and must be alone
+                            with it: what is in srun's own environment, pyxis hands on to the removal of containers
 ``env --unset=A B=C``       inside the container, where neither the image nor Slurm's list of GPUs has the last word
 ``ENROOT_...`` outside      what the container runtime itself reads is also in the environment of srun
 ``numactl -m 0,1``          host memory off the memory of the GPUs (Grace), before the wrapper (section 13)
@@ -51,11 +53,24 @@ class Step:
 
     ``argv`` may hold :data:`HERE`, which is replaced by the folder of the launch files. A variable of ``env`` whose
     value is :data:`ratematch.plan.secret.MASK` has its value from :meth:`revealed`; none is ever in ``argv``.
+    ``task``: where in ``argv`` the ``env`` stands that starts the tasks of a Slurm step; 0 = ``argv`` is the process
+    itself.
     """
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
     unset: tuple[str, ...] = ()
+    task: int = 0
+
+    def marked(self, process: str, step: str, mark: str) -> Step:
+        """The step with ``mark`` in the variable ``process`` of the server's processes alone, and in ``step`` of the
+        srun that starts them, if one does."""
+        if not self.task:
+            return replace(self, env=(*self.env, (process, mark)))
+        begin, end = self.argv[: self.task + 1], self.argv[self.task + 1 :]
+        unset = [word for word in end if word.startswith("--unset=")]
+        argv = (*begin, *unset, f"{process}={mark}", *end[len(unset) :])
+        return replace(self, argv=argv, env=(*self.env, (step, mark)))
 
     def filled(self, values: Mapping[str, str]) -> tuple[str, ...]:
         """``argv`` with every key of ``values`` replaced by its value."""
@@ -95,28 +110,29 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
     secrets = secret_names(spec.env)
     open_env = [(name, value) for name, value in spec.env if value != MASK]
     tasks = spec.ranks if slurm.tasks == "gpu" else nodes
-    return Step(
-        (
-            *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
-            *_layout(spec, tasks),
-            f"--job-name={spec.name}",
-            *("--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
-            *(("--label",) if tasks > 1 else ()),
-            *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
-            *(container_options(cluster, HERE) if spec.inside else ()),
-            *((f"--container-env={','.join(secrets)}",) if secrets and spec.inside and cluster.container else ()),
-            *slurm.srun,
-            *("env", *(f"--unset={name}" for name in spec.unset if name not in secrets)),
-            *(f"{name}={value}" for name, value in open_env),
-            *_pinned(spec, cluster),
-            *spec.launcher,
-            *spec.argv,
-        ),
-        (
-            *((name, value) for name, value in open_env if cluster.container and name.startswith(RUNTIME)),
-            *((name, MASK) for name in secrets),
-        ),
+    begin = (
+        *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
+        *_layout(spec, tasks),
+        f"--job-name={spec.name}",
+        *("--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
+        *(("--label",) if tasks > 1 else ()),
+        *((f"--mpi={slurm.mpi}",) if slurm.mpi else ()),
+        *(container_options(cluster, HERE) if spec.inside else ()),
+        *((f"--container-env={','.join(secrets)}",) if secrets and spec.inside and cluster.container else ()),
+        *slurm.srun,
     )
+    inside = (
+        *("env", *(f"--unset={name}" for name in spec.unset if name not in secrets)),
+        *(f"{name}={value}" for name, value in open_env),
+        *_pinned(spec, cluster),
+        *spec.launcher,
+        *spec.argv,
+    )
+    outside = (
+        *((name, value) for name, value in open_env if cluster.container and name.startswith(RUNTIME)),
+        *((name, MASK) for name in secrets),
+    )
+    return Step((*begin, *inside), outside, task=len(begin))
 
 
 def _layout(spec: ProcessSpec, tasks: int) -> tuple[str, ...]:

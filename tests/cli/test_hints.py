@@ -19,8 +19,8 @@ PAGES = [page for place in (".", "docs", "sweeps", "slurm", "results") for page 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 OTHER_PROGRAMS = {
-    "srun, sbatch, squeue": "--container-image --container-mounts --export --job-name --kill-on-bad-exit --mem "
-    "--mem-per-cpu --mem-per-gpu --mpi --open-mode --segment --test-only",
+    "srun, sbatch, squeue": "--container-image --container-mounts --cpu-bind --distribution --export "
+    "--job-name --kill-on-bad-exit --mem --mem-per-cpu --mem-per-gpu --mpi --open-mode --segment --test-only",
     "curl": "--data --fail --header --max-time --noproxy --silent --write-out",
     "dynamo.trtllm, dynamo.vllm": "--override-engine-args --publish-metrics",
     "pip": "--no-deps",

@@ -102,7 +102,11 @@ def test_a_profile_kept_before_it_knew_slurm_can_still_be_read() -> None:
         ),
         ("slurm:\n  prologue: gone.sh", "slurm.prologue: there is no script gone.sh"),
         ("container:\n  image: x\n  mounts: [models]", "a.yaml:7: container.mounts[0]: 'models' is no mount"),
-        ("emulated: true\ncontainer: {image: x}", "a.yaml:6: container: an emulated cluster has none"),
+        ("emulated: true\ncontainer: {image: x}", "a.yaml:6: container: an emulated cluster has none by itself (set"),
+        (
+            "emulated: true\ncommand: [emulator]\ncontainer: {image: x}\nslurm: {tasks: gpu}",
+            "launcher: the emulator's own launcher is not in the image",
+        ),
         ("environment: {A-B: x}", "a.yaml:5: environment.A-B: 'A-B' is no name of a variable"),
         ('numactl: "-m \'0"', "a.yaml:5: numactl: cannot be read as options"),
         ("caches: cache", "a.yaml:5: caches: 'cache' is no folder (write its path from /)"),
@@ -212,3 +216,9 @@ def test_profiles_that_ship_tell_where_their_servers_run() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "clusters").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_that_ship_hold_no_site_of_ours(path: Path) -> None:
     assert not re.search(r"account: \w", re.sub(r"#.*", "", path.read_text()))
+
+
+def test_an_emulator_may_be_in_an_image() -> None:
+    cluster = parse_cluster(HEAD + "emulated: true\ncommand: [emulator]\ncontainer: {image: x}\n", "a.yaml")
+    assert cluster.emulated and cluster.command == ("emulator",) and cluster.container == Container("x")
+    assert cluster.default_executor == "slurm"

@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 
 from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
+from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
-from ratematch.run.launch import Waiting, end_leftovers, probe, running
+from ratematch.run.launch import ThisMachine, Waiting, end_leftovers, probe, running
 from ratematch.run.startsigns import StartSigns
 from ratematch.run.stopping import Interrupted
+from ratematch.slurm.srun import Step, slurm_step
 from tests.ports import free_port
 from tests.support.processes import processes_with, wait_until
 
@@ -274,6 +276,50 @@ def test_a_server_that_ignores_sigterm_and_its_children_are_killed(
     with start(plan(spec("a", port, argv=(sys.executable, "-c", stubborn, str(port), "0"))), tmp_path):
         assert len(left_in(tmp_path)) == 2
     assert left_in(tmp_path) == []
+
+
+FAKE_SRUN = """\
+#!/bin/sh
+# As Slurm with pyxis: a plugin gets the environment of srun, and goes on after the tasks have ended.
+setsid sleep 60 &
+echo "$!" >"$REMOVAL"
+while [ "$1" != env ]; do shift; done
+"$@" &
+trap 'kill $!; exit 1' TERM
+wait $!
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["normal end", "kill -9 of the driver"])
+def test_what_slurms_plugins_still_do_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """pyxis removes a container after its tasks, in the environment of srun: killed, it would stay on the node."""
+    port, removal = free_port(), tmp_path / "removal"
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(FAKE_SRUN)
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("REMOVAL", str(removal))
+    profile = Cluster("four", "gb200", 4, 4, slurm=Slurm(tasks="node"), container=Container("/images/trtllm.sqsh"))
+
+    class Steps(ThisMachine):
+        def step(self, spec: ProcessSpec) -> Step:
+            return slurm_step(spec, profile)
+
+    with running(plan(spec("a", port)), tmp_path, no_cause, threading.Event(), ignore, Steps()):
+        mark = (tmp_path / "mark").read_text()
+        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in guard.marked(mark)}
+        assert len(names) == 2 and "srun" in names.values()
+        (in_srun,) = [Path(f"/proc/{pid}/environ").read_text() for pid in names if names[pid] == "srun"]
+        assert f"{guard.VARIABLE}={mark}" not in in_srun.split("\0"), "what plugins get"
+        if killed:
+            end_leftovers([tmp_path])  # what whoever starts here next does
+            assert guard.marked(mark) == []
+    assert left_in(tmp_path) == [] and guard.marked(mark) == []
+    pid = int(removal.read_text())
+    os.kill(pid, signal.SIGKILL)  # it was still there
 
 
 def secret_plan(port: int) -> LaunchPlan:

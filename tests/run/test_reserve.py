@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.engines import find_engine
-from ratematch.errors import PlacementError
+from ratematch.errors import PlacementError, RunError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import EngineRef
@@ -111,3 +113,15 @@ def test_side_ports_that_somebody_else_has_are_not_taken() -> None:
     gen = group("gen", "TP1", max_batch_size=4)
     (env,) = servers_of(Deployment(gen=gen, warmed=True), (0,), taken=("127.0.0.1", 5700))
     assert env["VLLM_NIXL_SIDE_CHANNEL_PORT"] == "18001", "the one after its own"
+
+
+def test_without_locks_gpus_are_not_given_out_and_a_line_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with (
+        pytest.raises(RunError, match=r"has no locks.*set RATEMATCH_LOCKS"),
+        reserve(1, 2, lambda _: True),
+    ):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ import pytest
 
 from ratematch.campaign.jobs.executor import Executor, choose_packing
 from ratematch.campaign.jobs.sent import Membership, SlurmJob, Submission
-from ratematch.campaign.jobs.slurm import JobPacking, estimate_minutes, piece_of
+from ratematch.campaign.jobs.slurm import JobPacking, estimate_minutes, piece_of, send, send_packs
 from ratematch.errors import UserError
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.cluster import Cluster, Slurm, TimeLimit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.slurm.queue import Queue, QueuedJob
+from ratematch.run.failure import tries_left
+from ratematch.slurm.queue import OVER, Queue, QueuedJob
 from ratematch.store import filelock
 from ratematch.store.files import write_json
 from ratematch.store.folder import ExperimentFolder, GpuHours, Results
@@ -192,3 +194,85 @@ def test_gpu_time_of_nodes_that_wait_in_a_pack_is_accounted(tmp_path: Path) -> N
     at.mkdir(parents=True)
     write_json(at / "idle.json", [{"idle_gpu_s": 1800.0}, {"idle_gpu_s": 1800.0}])
     assert results.account() == GpuHours(starting=1.0, measuring=1.0, total=3.0)
+
+
+class Slurm24:
+    """A Slurm with one job of ours, whose state changes as a test says."""
+
+    def __init__(self, folder: ExperimentFolder):
+        Submission("ratematch-abc-1", "24", 0.0).write(folder)
+        self.state = "COMPLETING"
+        self.queue = Queue(self.ask, clock=lambda: 0.0)
+
+    def ask(self, argv: Sequence[str]) -> str | None:
+        if argv[0] == "squeue":
+            return "" if self.state in OVER else f"24|{self.state}|None|node1|ratematch-abc-1\n"
+        return f"JobId=24 JobName=ratematch-abc-1 JobState={self.state} ExitCode=0:0 NodeList=node1"
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "STAGE_OUT"])
+def test_a_job_in_its_last_moments_is_waited_for_and_another_is_sent_then(tmp_path: Path, state: str) -> None:
+    """Ctrl-C and the same command at once, where an epilog or the removal of containers takes a while."""
+    folder = add(tmp_path)
+    slurm = Slurm24(folder)
+    slurm.state = state
+    ((_, job),) = send([folder], slurm.queue, 1)
+    assert isinstance(job, SlurmJob) and job.poll() and job.waits_for == f"job 24 {state.lower()}"
+    slurm.state = "CANCELLED"
+    slurm.queue.refresh(now=True)
+    assert not job.poll()
+    failure = job.failure()
+    # An adopted job that ended for whatever but a cancellation is sent again by the controller.
+    assert failure is not None and failure.kind == "not started" and tries_left(failure, []) > 0
+    assert job.adopted
+
+
+def test_a_job_that_is_cancelled_later_is_cancelled(tmp_path: Path) -> None:
+    for state in ("RUNNING", "PENDING"):
+        folder = add(tmp_path / state)
+        slurm = Slurm24(folder)
+        ((_, job),) = send([folder], slurm.queue, 1)
+        assert isinstance(job, SlurmJob)
+        slurm.state = state  # Slurm only started it anew
+        slurm.queue.refresh(now=True)
+        assert job.poll()
+        slurm.state = "CANCELLED"
+        slurm.queue.refresh(now=True)
+        assert not job.poll()
+        failure = job.failure()
+        assert failure is not None and failure.kind == "cancelled"
+
+
+def test_a_member_whose_servers_are_still_ending_is_waited_for(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    queue = Queue(lambda argv: "7|RUNNING|None|node[1-2]|ratematch-pack-1\n" if argv[0] == "squeue" else "")
+    members.all[0].cancel()
+    packing = JobPacking(2, 60.0)
+    with members.folders[0].lock():
+        started = send_packs([members.folders[0]], queue, 1, packing)
+        ((_, job),) = started
+        assert isinstance(job, SlurmJob) and job.poll()
+    members.all[0].end(0)
+    assert not job.poll()
+    failure = job.failure()
+    assert failure is not None and failure.kind == "not started"
+
+
+def test_a_driver_that_slurm_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another node, with servers that did not end before KillWait: its lock still looks held."""
+    folder = add(tmp_path)
+    slurm = Slurm24(folder)
+    slurm.state = "RUNNING"
+    ((_, job),) = send([folder], slurm.queue, 1)
+    assert isinstance(job, SlurmJob)
+    (folder.path / "run.lock").write_text("elsewhere 12 24")
+    looks = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        slurm.state = "COMPLETING" if len(looks) == 1 else "CANCELLED"
+        slurm.queue.refresh(now=True)
+
+    monkeypatch.setattr("ratematch.campaign.jobs.sent.time.sleep", pause)
+    job.cancel()
+    assert not folder.held() and len(looks) < 5

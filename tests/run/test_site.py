@@ -293,10 +293,32 @@ def test_a_probe_tells_the_version_the_options_and_what_a_node_sees(
     assert found["serve"] == (True, f"{known} of {known} known options")
     assert found["disaggregated"][0] and found["launcher"] == (True, sys.executable)
     assert found["results folder"] == (True, "seen")
+    assert "not looked at" in found["CPUs"][1], "no python3 on that PATH"
     assert not found["weights of deepseek-r1"][0] and "/no/weights" in found["weights of deepseek-r1"][1]
     called = (tmp_path / "srun.args").read_text().splitlines()
     assert {"--partition=batch", "--nodes=1", "--comment=x y", "--gpus-per-node=4"} <= set(called)
     assert list(tmp_path.glob(".ratematch-probe*")) == []
+
+
+def test_a_probe_says_what_bindings_follow_from(tmp_path: Path, bin_folder: Path) -> None:
+    run_here(bin_folder)
+    (bin_folder / "python3").symlink_to(sys.executable)
+    stand_in(bin_folder, "nvidia-smi", '[[ $* == *bus_id* ]] && printf "00000000:FE:06.0\\n00000000:FF:06.0\\n"')
+    found = told(probe.probe_node(EMULATED, "trtllm-serve", tmp_path))
+    assert "for this job; NUMA 0: " in found["CPUs"][1] and "; cgroup v" in found["CPUs"][1]
+    assert found["NUMA node of GPUs"] == (True, "GPU 0: ?, GPU 1: ?")
+    assert found["clock and memory"][1].startswith("clock source ") and "hugepages" in found["clock and memory"][1]
+    assert "network" in found
+
+
+def test_a_slow_clock_is_named() -> None:
+    said = {"cores": 4, "numa": {"0": "0-3"}, "clocksource": "hpet", "hugepages": {"2048kB": 8, "1048576kB": 0}}
+    answers = {probe.FACTS: probe.Answer(f"warning\n{json.dumps(said)}", 0)}
+    found = told(list(probe.judge_answers(EMULATED, "trtllm-serve", answers)))
+    assert found["CPUs"] == (True, "4 for this job; NUMA 0: 0-3; cgroup not shown")
+    ok, words = found["clock and memory"]
+    assert not ok and "hpet is slow to read" in words and "hugepages 8 of 2048kB" in words
+    assert "not looked at" in found["NUMA node of GPUs"][1]
 
 
 def test_a_probe_that_slurm_refuses_is_one_line(tmp_path: Path, bin_folder: Path) -> None:
@@ -318,6 +340,52 @@ def test_a_container_that_does_not_start_is_diagnosed(tmp_path: Path, bin_folder
     stand_in(bin_folder, "srun", 'echo "slurmstepd: error: pyxis: couldn\'t start container" >&2; exit 1')
     (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
     assert not found.ok and "the container could not be started" in found.found
+
+
+OLD, NEW = "slurmstepd-node1: error: pyxis: ", "[2026-11-30T07:03:59.599] error: pyxis: "
+
+
+@pytest.mark.parametrize("form", [OLD, NEW])
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (
+            [
+                "container start failed with error code: 1",
+                "printing enroot log file:",
+                "    [ERROR] No such file: /a",
+            ],
+            "[ERROR] No such file: /a",
+        ),
+        (["child 7 failed with error code: 1", "couldn't mount /gone", "couldn't start container"], "couldn't mount"),
+        (["child 7 terminated with signal 9"], "child 7 terminated with signal 9"),
+    ],
+)
+def test_why_a_container_does_not_start_is_said_with_the_line_of_pyxis(
+    tmp_path: Path, bin_folder: Path, form: str, lines: list[str], why: str
+) -> None:
+    (tmp_path / "said").write_text("".join(f"{form}{line}\n" for line in lines) + "srun: error: node1: task 0: 1\n")
+    stand_in(bin_folder, "srun", f"cat {tmp_path}/said >&2; exit 1")
+    (found,) = probe.probe_node(EMULATED, "trtllm-serve", tmp_path)
+    assert not found.ok and f"pyxis: {why}" in found.found and "\n" not in found.found
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+def test_a_results_folder_that_no_container_can_have_is_refused_before_anything_is_sent(
+    tmp_path: Path, bin_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stand_in(bin_folder, "sbatch", f"touch {tmp_path}/sent")
+    folder = tmp_path / name
+    folder.mkdir()
+    done = sweep(folder, PROFILE + "container: {image: a#b}\n", monkeypatch)
+    assert (
+        done.exit_code == 1 and "which no mount of a container can have: give another folder with -o" in done.stderr
+    )
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "sent").exists()
+    (found,) = probe.probe_node(replace(RACK, container=Container("a#b")), "trtllm-serve", folder)
+    assert not found.ok and found.name == "results folder" and "no mount" in found.found
+    assert site.why_unmountable(folder, RACK) is None, "without a container any path will do"
+    assert site.why_unmountable(tmp_path / "a b", replace(RACK, container=Container("a#b"))) is None
 
 
 def test_another_installation_is_compared_with_the_contract() -> None:

@@ -21,7 +21,7 @@ about: A small space searched by expected gain.
 model: deepseek-r1
 cluster: laptop
 workloads:
-  - {isl: 512, osl: 32}
+  - {isl: 1024, osl: 32}
 constraints: {ttft_ms: 2000}
 budget: {max_gpus: 16}
 search: adaptive

@@ -227,12 +227,24 @@ def test_restart_of_slurmctld(site: Site, cluster: TestCluster) -> None:
     fault.finish("waited, nothing lost", 0)
 
 
-def test_ctrl_c_of_the_controller(site: Site) -> None:
+def test_ctrl_c_of_the_controller(site: Site, cluster: TestCluster) -> None:
+    """Its job is still there for a while, because of the site's epilog, when the same command is given again."""
+    slow = cluster.state / "epilog-seconds"
     fault = Fault("Ctrl-C", site)
-    fault.controller.send_signal(signal.SIGINT)
-    fault.wait_for_word("run the same command again")
-    wait_until(lambda: not site.processes(), "everything to end", 30)
-    fault.finish("job cancelled in order", 130)
+    slow.write_text("6")
+    try:
+        fault.controller.send_signal(signal.SIGINT)
+        fault.wait_for_word("run the same command again")
+        wait_until(lambda: not site.processes(), "everything to end", 30)
+        assert fault.controller.wait(30) == 130, site.said()
+        assert cluster.tell("squeue", "--noheader", "--format=%T").split() == ["COMPLETING"]
+        again = site.sweep()
+        wait_until(lambda: "completing" in site.said() or again.poll() is not None, "it to wait", 30)
+    finally:
+        slow.unlink()
+    assert again.wait(120) == 0, site.said()
+    assert "completing" in site.said(), "it waited for the job that was ending"
+    fault.rerun("job cancelled in order; the same command waited for its end and sent another", needed=False)
 
 
 def test_a_server_that_is_never_ready(site: Site) -> None:

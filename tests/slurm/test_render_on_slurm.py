@@ -10,6 +10,7 @@ import pytest
 
 from ratematch.inputs.find import read_cluster
 from ratematch.run import render
+from ratematch.slurm.survey import SEGMENT_SINCE, version_numbers
 from ratematch.store.files import read_json
 from tests.slurm.cluster import LOOK_S, PROFILE, Site, TestCluster
 from tests.support.processes import wait_until
@@ -17,8 +18,9 @@ from tests.support.scripts import RATEMATCH, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
-RANKS = PROFILE + "slurm: {tasks: gpu, partition: main, sbatch: [--comment=by-hand]}\n"
-"""A step with a task for each GPU, as the real engine has it; the emulator's wrapper holds all but the first."""
+RANKS = PROFILE + 'numactl: "-m 0"\nslurm: {tasks: gpu, partition: main, sbatch: [--comment=by-hand]}\n'
+"""A step with a task for each GPU, as the real engine has it; the emulator's wrapper holds all but the first. And
+memory of one NUMA node, by the real numactl."""
 
 
 @pytest.fixture
@@ -63,7 +65,12 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     batch = expected.files.pop("job.sbatch").splitlines()
     for name, text in expected.files.items():
         assert (launch / name).read_text() == text, name
-    assert "--ntasks=8" in starts(expected.files["run.sh"])["agg-0"]
+    step = starts(expected.files["run.sh"])["agg-0"]
+    assert (
+        "--ntasks=8" in step
+        and "--distribution=block" in step
+        and step[step.index("numactl") :][:3] == ["numactl", "-m", "0"]
+    )
     # The label of the rank before each line hides nothing from the parser of the iteration log.
     assert all(stored.measurement.tok_s_log for stored in folder.loads())
     (script,) = folder.path.glob("job/*/*submission.sh")
@@ -113,7 +120,6 @@ def test_a_node_is_asked_what_is_installed_on_it(site: Site, cluster: TestCluste
     [
         ("{partition: nowhere}", "Slurm refuses the job: "),
         ("{sbatch: [--no-such-option]}", "Slurm refuses the job: "),
-        ("{segment: 4}", "Slurm refuses the job: "),
         ("{reservation: nobody}", "Slurm refuses the job: "),
     ],
 )
@@ -124,3 +130,17 @@ def test_what_slurm_would_refuse_is_one_line_before_anything_is_sent(
     code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
     assert code == 1 and err.startswith(f"ratematch: {said}") and err.count("\n") == 1
     assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
+
+
+def test_a_segment_that_this_slurm_does_not_keep_is_one_line(site: Site, cluster: TestCluster) -> None:
+    """Slurm before 23.11 refuses the option; later ones take it and, without blocks of nodes, ignore it."""
+    site.set_profile(PROFILE + "slurm: {segment: 4}\n")
+    _, out, _ = site.read("doctor", "--cluster", "four", "--json")
+    (segment,) = [check for check in json.loads(out)["checks"] if check["name"] == "segment"]
+    assert not segment["ok"]
+    if version_numbers(cluster.tell("sbatch", "--version")) < SEGMENT_SINCE:
+        code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+        assert code == 1 and err.startswith("ratematch: Slurm refuses the job: ") and err.count("\n") == 1
+        assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
+    else:
+        assert "ignores --segment" in segment["found"]

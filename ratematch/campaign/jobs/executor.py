@@ -30,6 +30,8 @@ from ratematch.run import machines, programs
 from ratematch.run.sharing import share_servers
 from ratematch.slurm import allocation
 from ratematch.slurm.queue import Queue
+from ratematch.slurm.site import why_unmountable
+from ratematch.slurm.topology import judge_segment, warn_of_segments
 from ratematch.store import layout
 from ratematch.store.folder import ExperimentFolder
 
@@ -59,13 +61,16 @@ class Executor:
         self._nothing_fitted: tuple[list[str], list[Path]] | None = None
         self._guests: set[Path] = set()
 
-    def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment]) -> None:
-        """Raises UserError or RunError when jobs of these experiments could not be sent; nothing is sent."""
+    def refuse_unsendable(self, cluster: Cluster, experiments: Sequence[Experiment], results: Path) -> None:
+        """Raises UserError or RunError when jobs of these experiments could not be sent, or could not use the folder
+        ``results``; nothing is sent."""
         if self.name in ("local", "debug") and cluster.container is not None:
             raise UserError(
                 f"cluster profile {cluster.name} runs servers in a container, which only Slurm starts: "
                 "use --executor slurm (or allocation, inside salloc)"
             )
+        if self.name != "simulate" and (why := why_unmountable(results, cluster)):
+            raise UserError(f"{why}: give another folder with -o")
         for engine in {experiment.engine.key: experiment.engine for experiment in experiments}.values():
             programs.refuse_missing(self.name, cluster, engine)
         if self.name == "slurm":
@@ -74,6 +79,15 @@ class Executor:
             refuse_unsimulated(experiments)
         if self.name == "allocation":
             machines.refuse_too_large(cluster, experiments)
+
+    def warnings(self, cluster: Cluster, experiments: Sequence[Experiment]) -> list[str]:
+        """What a person should know of jobs of these experiments, a line each."""
+        if self.name != "slurm" or cluster.slurm.segment is None:
+            return []
+        judged = judge_segment(cluster.slurm.segment)
+        split = warn_of_segments(cluster, (experiment.deployment for experiment in experiments))
+        packs = "nodes of a pack are given out by time, not by slurm.segment: servers may reach over two domains"
+        return [*([] if judged.ok else [judged.found]), *([packs] if self.packing else split)]
 
     def start(
         self, waiting: Sequence[ExperimentFolder], active: Sequence[Job], exclude: Sequence[str] = ()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ratematch.run.failure import OF_ERROR, Failure
 from ratematch.slurm.allocation import failed_nodes
-from ratematch.slurm.queue import OVER, Ending, Queue, QueuedJob, ask_slurm
+from ratematch.slurm.queue import LEAVING, OVER, Ending, Queue, QueuedJob, ask_slurm
 from ratematch.store import filelock, layout
 from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import ExperimentFolder
@@ -71,12 +71,19 @@ class Submission:
 
 
 class SlurmJob:
-    """One experiment in a job of ours, sent now (``adopted`` false) or by an earlier controller."""
+    """One experiment in a job of ours, sent now (``adopted`` false) or by an earlier controller.
 
-    def __init__(self, folder: ExperimentFolder, queue: Queue, submission: Submission, *, adopted: bool):
+    ``dying``: it was adopted in its last moments, to be waited for: somebody has stopped it, and servers of another
+    job must not start beside those that it is still ending.
+    """
+
+    def __init__(
+        self, folder: ExperimentFolder, queue: Queue, submission: Submission, *, adopted: bool, dying: bool = False
+    ):
         assert submission.id is not None
         self.folder = folder
         self.adopted = adopted
+        self._dying = dying
         self.id, self.name, self.sent_at = submission.id, submission.name, submission.sent_at
         self._logs = submission.logs(folder)
         self._member = submission.membership(folder)
@@ -125,6 +132,8 @@ class SlurmJob:
         self._in_queue = jobs.get(self.id)
         if self._in_queue and self._in_queue.name == self.name and self._in_queue.state not in OVER:
             self._note_nodes(self._in_queue.nodes)
+            if self._in_queue.state not in LEAVING and not (self._member and self._member.is_cancelled()):
+                self._dying = False  # Slurm has put it back into the queue
             return True
         self._ending = self._queue.ending(self.id, self.name)
         if self._ending is None:
@@ -149,7 +158,11 @@ class SlurmJob:
             ending = Ending("CANCELLED")
         if self._member and not outcomes and ending.state in ("COMPLETED", "TIMEOUT", "PREEMPTED"):
             return Failure("not started", f"job {self.id} ended before this had its turn in it")
-        return classify_ending(self.id, ending, outcomes, self._logs)
+        failure = classify_ending(self.id, ending, outcomes, self._logs)
+        if self._dying and failure.kind == "cancelled":
+            # By whoever ran this before: whoever runs it now wants it measured.
+            return Failure("not started", f"job {self.id} was ending when this began, and is gone", failure.progress)
+        return failure
 
     def _outcomes(self) -> list[Outcome]:
         """How the launches of this job ended, last first."""
@@ -166,6 +179,8 @@ class SlurmJob:
             return
         deadline = time.monotonic() + CANCEL_WAIT_S
         while self.folder.held() and time.monotonic() < deadline:
+            # A driver that Slurm killed leaves its lock held: once its job is over that is struck out.
+            self.poll()
             time.sleep(0.2)
 
 

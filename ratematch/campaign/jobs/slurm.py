@@ -49,7 +49,7 @@ from ratematch.plan.packs import pack as pack_pieces
 from ratematch.plan.placement import nodes_on
 from ratematch.run.experiment import JOB_BEGAN, run_experiment
 from ratematch.run.followup import num_further
-from ratematch.slurm.queue import Queue, QueuedJob
+from ratematch.slurm.queue import LEAVING, Queue, QueuedJob
 from ratematch.slurm.sbatch import batch_options, check_submission, prologue, refusal
 from ratematch.slurm.site import refuse_missing
 from ratematch.store import filelock, layout
@@ -170,7 +170,7 @@ def _queued_jobs(queue: Queue) -> dict[str, QueuedJob]:
 
 
 def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, QueuedJob]) -> Started:
-    """Those that have a job in the queue. Locks of jobs that have gone are forgotten."""
+    """Those that have a job in the queue, be it in its last moments. Locks of jobs that have gone are forgotten."""
     adopted: Started = []
     for folder in folders:
         submission = Submission.read(folder)
@@ -178,14 +178,17 @@ def _adopt(folders: Sequence[ExperimentFolder], queue: Queue, jobs: dict[str, Qu
             continue
         queued = submission.find_in(list(jobs.values()))
         member = submission.membership(folder)
-        if queued is None or (member and (member.ending() or member.is_cancelled())):
+        # A cancelled member is still there while its driver ends its servers.
+        stopping = member is not None and member.is_cancelled() and folder.held()
+        if queued is None or (member and (member.ending() or member.is_cancelled()) and not stopping):
             if queued is None and submission.id:
                 filelock.forget(folder.path / layout.RUN_LOCK, submission.id)
             continue
         if submission.id != queued.id:
             submission = replace(submission, id=queued.id)
             submission.write(folder)
-        adopted.append((folder, SlurmJob(folder, queue, submission, adopted=True)))
+        dying = stopping or queued.state in LEAVING
+        adopted.append((folder, SlurmJob(folder, queue, submission, adopted=True, dying=dying)))
     return adopted
 
 

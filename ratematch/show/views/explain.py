@@ -23,6 +23,16 @@ def explained_to_json(explained: Sequence[Explained]) -> list[dict[str, Any]]:
     ]
 
 
+def binding_to_json(binding: Explained) -> dict[str, Any]:
+    """``of`` names the processes, ``settings`` hold key, value, why and given."""
+    return {"of": binding.label, "settings": [asdict(setting) for setting in binding.settings]}
+
+
+def print_binding(binding: Explained, console: Console) -> None:
+    """A table of its own: nothing of it is in a server's files."""
+    console.print(table(f"binding of {binding.label}", COLUMNS, [_row(setting) for setting in binding.settings]))
+
+
 def print_explained(explained: Sequence[Explained], console: Console) -> None:
     """By role: first the settings that all its servers share, then those of each kind of server."""
     for role in dict.fromkeys(kind.label.split()[0] for kind in explained):
