@@ -50,7 +50,7 @@ def calibrate(
     from ratematch.store.files import to_text, write_text
     from ratematch.store.folder import Results
 
-    if measured.is_file():
+    if measured.is_file() or (sweep is not None and not measured.is_dir()):
         if sweep is None:
             raise UserError(f"{measured}: a table does not say what was measured: name a sweep of it with --sweep")
         parsed, _ = read_sweep(sweep, overrides, cluster)

@@ -62,8 +62,10 @@ def _check(calibration: Calibration) -> None:
     numbers = [*matrix.ravel(), *calibration.prior_sd, calibration.own_sd]
     if not np.isfinite(numbers).all() or np.linalg.eigvalsh(matrix).min() < -1e-9 or calibration.own_sd < 0:
         raise ValueError("covariance and own_sd are not those of a calibration")
+    if not np.isfinite(calibration.correction.factors).all():
+        raise ValueError("a factor is no number")
     if correction_of(calibration.correction.name) is None:
-        raise ValueError("the correction names no GPU, model or precision")
+        raise ValueError("gpu, model and precision are no names, or a factor is negative")
 
 
 def calibrated_sweep(sweep: Sweep, path: Path) -> tuple[Sweep, Calibration]:

@@ -216,6 +216,8 @@ def test_a_calibration_of_something_else_or_none_is_refused_in_one_line(known, t
     assert "calibrated for deepseek-r1 in nvfp4 on h200, and this is" in refused("--predict", correction=other)
     assert "no calibration" in refused("--predict", calibration=2)
     assert "covariance" in refused("--predict", covariance=[[1.0]])
+    nan = {**content["correction"], "memory": float("nan")}
+    assert "a factor is no number" in refused("--predict", correction=nan)
     assert "a factor is from" in refused("--predict", correction={**content["correction"], "fixed": 90})
     assert "give one of them" in refused("--predict", "--learn-from", "results/sample")
     monkeypatch.setenv(STEPS_VARIABLE, replace(TRUTH, fixed=2.0).name)
@@ -281,3 +283,19 @@ def test_whole_deployments_say_their_tpot_and_the_rate_that_ctx_kept_up(sweep, k
         speeds_of_deployments(ROWS.format(ttft=1, **values).replace("gb200", "gb300"), sweep, "rows.csv")
     with pytest.raises(TableError, match="no column 'ttft_ms'"):
         speeds_of_deployments(ROWS.replace("ttft_ms", "x"), sweep, "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("rates.csv",), "a table does not say what was measured"),
+        (("gone.csv", "--sweep", "deepseek-r1"), "gone.csv: cannot be read"),
+        (("gone",), "no such results folder"),
+        ((".", "--sweep", "deepseek-r1"), "belong to a table"),
+    ],
+)
+def test_a_wrong_call_is_one_line(words, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rates.csv").write_text(TABLE)
+    said = call("calibrate", *words)
+    assert said.exit_code == 1 and why in said.stderr and said.stderr.count("\n") == 1
