@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # Dynamo's frontend and runtime, which emulated workers register with: 260 MB, and no package beside ratematch's own.
 DYNAMO ?= 1.6.1
 # Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
-WORKERS ?= 6
+WORKERS ?= 4
 # Where the real tritonserver is installed that runs on the CPU, for tests; the emulator finds it by RATEMATCH_TRITON.
 TRITON ?= build/triton
 

@@ -33,14 +33,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Lanes(config, log)
 
 
+BUSY = "client is saturated|Little's law is off|cannot keep up"
+"""What a load is refused for where the machine is busy with other things."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a real Slurm get a second try: when Slurm misses a node is Slurm's doing. No others do.
+    """Tests on a real Slurm get a second try: when Slurm misses a node is Slurm's doing. So do tests whose loads were
+    refused because this machine was too busy to measure: that refusal is right, and says nothing of the code.
 
     Slow tests come first, so that quick ones fill the gaps at the end of a run in several processes.
     """
     for item in items:
         if item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        else:
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[BUSY]))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-SLURM_LANES = 4
+SLURM_LANES = 3
 
 TOGETHER = {
     "test_kinds.py": "timing",
