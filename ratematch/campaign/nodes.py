@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from ratematch.errors import ResultsError
-from ratematch.inputs.schemacache import cache_folder
 from ratematch.store import layout
+from ratematch.store.cachefolder import cache_folder
 from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import Results
 from ratematch.store.private import make_private

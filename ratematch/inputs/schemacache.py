@@ -20,6 +20,7 @@ from ratematch.engines import Engine
 from ratematch.engines.installed import InstalledSchema
 from ratematch.errors import ResultsError
 from ratematch.plan.cluster import Cluster
+from ratematch.store.cachefolder import cache_folder as cache_folder
 from ratematch.store.files import UNREADABLE
 from ratematch.store.private import make_private, why_not_private
 
@@ -73,16 +74,6 @@ def _package(cluster: Cluster, engine: Engine, command: str) -> Image:
     return Image(
         f"command {command} of cluster {cluster.name}", f"command {command} of cluster {cluster.name} {engine.name}"
     )
-
-
-def cache_folder() -> Path | None:
-    """Where schemas are kept; ``None`` for a user without a home."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if given.startswith("/"):  # the XDG specification has others ignored
-        return Path(given) / "ratematch" / "schemas"
-    with contextlib.suppress(RuntimeError):
-        return Path.home() / ".cache" / "ratematch" / "schemas"
-    return None
 
 
 def read_schema(image: Image, complain: Callable[[str], None]) -> InstalledSchema | None:

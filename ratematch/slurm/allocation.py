@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from ratematch.errors import RunError
-from ratematch.slurm.queue import ask_slurm, read_fields
+from ratematch.slurm.queue import ask_slurm
 from ratematch.slurm.topology import known_blocks, order_by_block
 
 SWEEP_S = 60.0
@@ -38,16 +38,3 @@ def own_nodes() -> tuple[str, ...]:
     if not hostnames:
         raise RunError(f"job {os.environ.get('SLURM_JOB_ID')}: scontrol cannot read the node list {nodes!r}")
     return order_by_block(hostnames.split(), known_blocks())
-
-
-def failed_nodes(nodes: str) -> dict[str, str]:
-    """Those of a node list that are broken, with Slurm's reason; empty when it does not answer."""
-    output = ask_slurm(["scontrol", "show", "node", "--oneliner", nodes]) if nodes else None
-    failed = {}
-    for line in (output or "").splitlines():
-        fields = read_fields(line)
-        state = fields.get("State", "")
-        if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")) or state.endswith("*"):
-            reason = line.partition("Reason=")[2].partition(" [")[0]
-            failed[fields["NodeName"]] = f"{state} {reason}".strip()
-    return failed

@@ -186,3 +186,16 @@ def _seconds(text: str) -> float | None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def failed_nodes(nodes: str) -> dict[str, str]:
+    """Those of a node list that are broken, with Slurm's reason; empty when it does not answer."""
+    output = ask_slurm(["scontrol", "show", "node", "--oneliner", nodes]) if nodes else None
+    failed = {}
+    for line in (output or "").splitlines():
+        fields = read_fields(line)
+        state = fields.get("State", "")
+        if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")) or state.endswith("*"):
+            reason = line.partition("Reason=")[2].partition(" [")[0]
+            failed[fields["NodeName"]] = f"{state} {reason}".strip()
+    return failed

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.run.failure import OF_ERROR, Failure
-from ratematch.slurm.allocation import failed_nodes
-from ratematch.slurm.queue import LEAVING, OVER, Ending, Queue, QueuedJob, ask_slurm
+from ratematch.slurm.queue import LEAVING, OVER, Ending, Queue, QueuedJob, ask_slurm, failed_nodes
 from ratematch.store import filelock, layout
 from ratematch.store.files import read_value, write_json
 from ratematch.store.folder import ExperimentFolder
