@@ -186,6 +186,13 @@ def status(results: Path, as_json: bool) -> None:
     Example:
         ratematch status results/quickstart
     """
+    from ratematch.store.uncollected import uncollected
+
+    with uncollected():  # from the imports on: they make more objects than most folders do
+        _print_status(results, as_json)
+
+
+def _print_status(results: Path, as_json: bool) -> None:
     from functools import partial
 
     from ratematch.campaign.control import describe_gpus, queued_jobs
@@ -195,7 +202,6 @@ def status(results: Path, as_json: bool) -> None:
     from ratematch.show.views.status import print_status, status_to_json
     from ratematch.store.damage import Damage, readable
     from ratematch.store.folder import Results
-    from ratematch.store.uncollected import uncollected
 
     opened = Results.open(results)
     damaged: list[Damage] = []
@@ -203,18 +209,17 @@ def status(results: Path, as_json: bool) -> None:
     nodes = readable(partial(excluded_nodes, opened), damaged) or {}
     searched = readable(partial(read_search, opened), damaged)
     choices = readable(partial(read_chosen_runs, opened), damaged) or []
-    with uncollected():
-        here = describe_gpus(opened)
-        content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged, here)
-        if as_json:
-            search = {"search": search_to_json(searched)} if searched else {}
-            print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
-        else:
-            print_status(content, stdout_console())
-            if searched:
-                print_search(searched, choices, stdout_console())
-            else:
-                print_choices(choices, stdout_console())
+    here = describe_gpus(opened)
+    content = status_to_json(opened, {name: str(job) for name, job in jobs.items()}, nodes, damaged, here)
+    if as_json:
+        search = {"search": search_to_json(searched)} if searched else {}
+        print_json(content | search | ({"end_to_end": runs_to_json(choices)} if choices else {}))
+        return
+    print_status(content, stdout_console())
+    if searched:
+        print_search(searched, choices, stdout_console())
+    else:
+        print_choices(choices, stdout_console())
 
 
 @main.command()
