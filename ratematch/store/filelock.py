@@ -20,8 +20,7 @@ import os
 import socket
 import threading
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -180,23 +179,33 @@ def _create_claim(path: Path) -> bool:
             return True
         if _claimant(path) is not None:
             return False
-        _put_aside(claim)
+        _put_aside(claim, lambda: _is_over(claim))
     return False
 
 
-def _put_aside(claim: Path) -> None:
-    """Remove the claim of a process that is gone. Of several that try this only one moves that very file: who finds
-    that it has moved a newer one puts it back."""
+def _put_aside(claim: Path, is_over: Callable[[], bool]) -> None:
+    """Remove a claim that is over. Of several that try this one at a time looks and removes, so that nobody removes
+    the claim that has followed meanwhile; what is left of one that died at it goes after a while."""
+    taking = claim.with_name(f"{claim.name}-taking")
     try:
-        old = claim.read_text()
-        aside = claim.with_name(f"{claim.name}-{uuid.uuid4().hex}")
-        claim.rename(aside)
-    except FileNotFoundError:
+        taking.open("x").close()
+    except FileExistsError:
+        if not _is_fresh(taking):
+            taking.unlink(missing_ok=True)
+        time.sleep(0.005)
         return
-    if aside.read_text() != old:
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, claim)
-    aside.unlink()
+    try:
+        if is_over():
+            claim.unlink(missing_ok=True)
+    finally:
+        taking.unlink(missing_ok=True)
+
+
+def _is_over(claim: Path) -> bool:
+    """Is it there, of a process that is gone? Then nobody but who removes it can change that."""
+    if (holder := read_holder(claim)) is not None:
+        return not _lives(claim, holder)
+    return claim.exists() and not _is_fresh(claim)
 
 
 def _claimant(path: Path) -> Holder | str | None:
@@ -271,4 +280,4 @@ def forget(path: Path, job: str) -> None:
         claim = _claim_of(path)
         claimant = read_holder(claim)
         if claimant and claimant.job == job:
-            _put_aside(claim)
+            _put_aside(claim, lambda: (now := read_holder(claim)) is not None and now.job == job)
