@@ -36,6 +36,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 BUSY = "client is saturated|Little's law is off|cannot keep up"
 """What a load is refused for where the machine is busy with other things."""
 
+OF_ANOTHER = "Exception ignored in: <socket"
+"""A socket that a broken connection of an earlier test left is found by the garbage collector in whatever test runs."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on a real Slurm get a second try: when Slurm misses a node is Slurm's doing. So do tests whose loads were
@@ -47,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.flaky(reruns=1))
         else:
-            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[BUSY]))
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[BUSY, OF_ANOTHER]))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
