@@ -37,7 +37,7 @@ BUSY = "client is saturated|Little's law is off|cannot keep up"
 """What a load is refused for where the machine is busy with other things."""
 
 OF_ANOTHER = "Exception ignored in: <socket"
-"""A socket that a broken connection of an earlier test left is found by the garbage collector in whatever test runs."""
+"""A socket that a broken connection of an earlier test left: the garbage collector finds it in whatever test runs."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
