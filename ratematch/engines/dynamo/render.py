@@ -46,7 +46,7 @@ from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import engine_launcher as trtllm_launcher
 from ratematch.engines.trtllm_serve.modes import quiet_env
-from ratematch.engines.trtllm_serve.render import EPLB_SHM, WORKER_ENV, to_yaml
+from ratematch.engines.trtllm_serve.render import EPLB_SHM, WORKER_ENV, to_yaml, visible_gpus
 from ratematch.engines.trtllm_serve.render import unset as trtllm_unset
 from ratematch.engines.vllm.contract import to_argv as vllm_argv
 from ratematch.engines.vllm.render import SERVER_ENV, SIDE_HOST, SIDE_PORT
@@ -256,16 +256,6 @@ def _worker_env(
         ),
         *visible_gpus(instance, cluster),
     )
-
-
-def visible_gpus(instance: Instance, cluster: Cluster) -> tuple[tuple[str, str], ...]:
-    """The list of GPUs of an instance that shares a node; one that has nodes to itself sees all of them."""
-    gpus = instance.places[0].gpus
-    if instance.shares:
-        # One list for all nodes of the instance: the engine gives rank k the visible GPU k % GPUs-of-a-node.
-        gpus = tuple((instance.first + k) % cluster.gpus_per_node for k in range(cluster.gpus_per_node))
-    own = len(gpus) < cluster.gpus_per_node or instance.first > 0
-    return (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if own else ()
 
 
 def _emulated(

@@ -212,6 +212,16 @@ def _environment(
     return (*own, *cluster.environment.items(), *mode_env(experiment, role))
 
 
+def visible_gpus(instance: Instance, cluster: Cluster) -> tuple[tuple[str, str], ...]:
+    """The list of GPUs of an instance that shares a node; one that has nodes to itself sees all of them."""
+    gpus = instance.places[0].gpus
+    if instance.shares:
+        # One list for all nodes of the instance: the engine gives rank k the visible GPU k % GPUs-of-a-node.
+        gpus = tuple((instance.first + k) % cluster.gpus_per_node for k in range(cluster.gpus_per_node))
+    own = len(gpus) < cluster.gpus_per_node or instance.first > 0
+    return (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if own else ()
+
+
 def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_s: float) -> ProcessSpec:
     argv = (
         *engine_command(cluster),
@@ -225,14 +235,8 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
         _started_with(experiment, f"{instance.role}.yaml"),
     )
     group = next(group for group in experiment.deployment.groups if group.role == instance.role)
-    # An instance that has a node to itself needs no list: the engine sees the node's GPUs.
-    gpus = instance.places[0].gpus
     eplb = ((EPLB_SHM, f"ratematch_eplb_{instance.port}"),) if has_load_balancer(group) else ()
-    if instance.shares:
-        # One list for all nodes of the instance: the engine gives rank k the visible GPU k % GPUs-of-a-node.
-        gpus = tuple((instance.first + k) % cluster.gpus_per_node for k in range(cluster.gpus_per_node))
-    own = len(gpus) < cluster.gpus_per_node or instance.first > 0
-    visible = (("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))),) if own else ()
+    visible = visible_gpus(instance, cluster)
     return ProcessSpec(
         name=instance.name,
         role=instance.role,
