@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -497,10 +498,12 @@ def test_the_start_script_refuses_before_any_server_starts(tmp_path: Path) -> No
     assert done.returncode == 1 and known is not None and known.name == "triton-release-missing", done.stderr
 
 
-MARK = "0123456789abcdef" * 2
+def a_mark() -> str:
+    """Like the mark of a start. Each its own: at its end a script kills whatever has its mark in its command line."""
+    return uuid.uuid4().hex
 
 
-def startable(folder: Path, mpirun: str) -> dict[str, str]:
+def startable(folder: Path, mpirun: str, mark: str) -> dict[str, str]:
     """The files of a start with engines that are there, and ``mpirun`` as given; the environment to run it in."""
     planned = replace(experiment(pair("TP2", 1, "TP1", 1)), model_path=str(folder / "model"))
     for file in launch(planned).files:
@@ -510,14 +513,15 @@ def startable(folder: Path, mpirun: str) -> dict[str, str]:
         engine(Path(problem.split(" in ")[1].split(" (")[0]))
     (folder / "mpirun").write_text(f"#!/bin/bash\n{mpirun}")
     (folder / "mpirun").chmod(0o755)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "RATEMATCH_RUN": MARK}
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "RATEMATCH_RUN": mark}
 
 
 def test_the_start_script_runs_one_job_and_leaves_no_shared_memory(tmp_path: Path) -> None:
     """With a program of ours in place of mpirun: every rank's words arrive, and none of Slurm's variables."""
-    left = Path("/dev/shm") / f"rm_{MARK}_0_left"
+    mark = a_mark()
+    left = Path("/dev/shm") / f"rm_{mark}_0_left"
     mpirun = f'printf "%s\\n" "$@" >words\nenv >environment\ntouch {left}\nexit 3\n'
-    environment = startable(tmp_path, mpirun) | {"SLURM_JOB_ID": "7", "PMIX_RANK": "0"}
+    environment = startable(tmp_path, mpirun, mark) | {"SLURM_JOB_ID": "7", "PMIX_RANK": "0"}
     done = subprocess.run(
         ["bash", "start-triton.sh"], cwd=tmp_path, env=environment, capture_output=True, check=False
     )
@@ -525,7 +529,7 @@ def test_the_start_script_runs_one_job_and_leaves_no_shared_memory(tmp_path: Pat
     words = (tmp_path / "words").read_text().split("\n")
     assert words.count("tritonserver") == 4 and words.count(":") == 3
     assert [word for word in words if "shm" in word] == [
-        f"--backend-config=python,shm-region-prefix-name=rm_{MARK}_{rank}_" for rank in range(4)
+        f"--backend-config=python,shm-region-prefix-name=rm_{mark}_{rank}_" for rank in range(4)
     ]
     inherited = (tmp_path / "environment").read_text()
     assert "SLURM_JOB_ID" not in inherited and "PMIX_RANK" not in inherited and "TRTLLM_ORCHESTRATOR=1" in inherited
@@ -535,9 +539,10 @@ def test_the_start_script_runs_one_job_and_leaves_no_shared_memory(tmp_path: Pat
 
 def test_the_start_script_ends_the_job_when_it_is_stopped_itself(tmp_path: Path) -> None:
     """run.sh stops the script and not its children."""
-    left = Path("/dev/shm") / f"rm_{MARK}_1_left"
+    mark = a_mark()
+    left = Path("/dev/shm") / f"rm_{mark}_1_left"
     mpirun = f"trap 'touch stopped; exit 5' TERM\ntouch {left} up\nwhile :; do sleep 0.05; done\n"
-    environment = startable(tmp_path, mpirun)
+    environment = startable(tmp_path, mpirun, mark)
     process = subprocess.Popen(["bash", "start-triton.sh"], cwd=tmp_path, env=environment)
     try:
         wait_until((tmp_path / "up").exists, "the job to run")
