@@ -117,8 +117,11 @@ def sweep(
     Example:
         ratematch sweep quickstart.yaml
     """
-    from ratematch.inputs.find import read_sweep
-    from ratematch.run.programs import choose_executor, refuse_missing
+    from ratematch.store.uncollected import uncollected
+
+    with uncollected():  # no garbage is made until all is loaded, and looking for it takes a tenth of the start
+        from ratematch.inputs.find import read_sweep
+        from ratematch.run.programs import choose_executor, refuse_missing
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -128,11 +131,13 @@ def sweep(
         parsed = _calibrate(parsed, calibration, chosen)
     refuse_missing(chosen, parsed.cluster, parsed.engine)
 
-    from ratematch.campaign.controller import run_campaign
-    from ratematch.campaign.jobs.executor import Executor, choose_packing
-    from ratematch.run.neighbours import describe_host
-    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
-    from ratematch.store.folder import Results
+    with uncollected():
+        from ratematch.campaign.controller import run_campaign
+        from ratematch.campaign.jobs.executor import Executor, choose_packing
+        from ratematch.run.neighbours import describe_host
+        from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
+        from ratematch.store.folder import Results
+        from ratematch.store.withoutpandas import leave_pandas_out
 
     executor_note = None if executor else describe_default_executor(parsed.cluster, chosen)
     parsed = replace(parsed, simulated=chosen == "simulate")
@@ -142,6 +147,7 @@ def sweep(
         return
     if max_gpu_hours is not None:
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
+    leave_pandas_out()
     packing = choose_packing(parsed, chosen, pack_nodes, pack_hours)
     if max_jobs is None and chosen == "local" and not parsed.cluster.emulated:
         max_jobs = parsed.cluster.gpus  # each takes GPUs of its own; what does not fit waits for them

@@ -2,11 +2,14 @@
 
 import sys
 
+from ratematch.store.uncollected import uncollected
+
 if sys.argv[1:2] == ["dynamo-worker"]:
     from ratematch.emulator.dynamo.command import main as dynamo_worker
 
     dynamo_worker(sys.argv[2:])
 else:
-    from ratematch.emulator.trtllm.command import main
+    with uncollected():  # loading makes no garbage, and looking for it takes a tenth of a start
+        from ratematch.emulator.trtllm.command import main
 
     main()

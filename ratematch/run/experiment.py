@@ -7,10 +7,8 @@ its ``loadrun.json`` is there, and the next run measures only what is missing.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -57,6 +55,7 @@ from ratematch.store.outcome import Outcome
 from ratematch.store.progress import Starting, Waiting
 from ratematch.store.provenance import Provenance
 from ratematch.store.sharedservers import servers_of
+from ratematch.store.withoutpandas import leave_pandas_out
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -112,6 +111,7 @@ def measure_experiment(
     """
     folder = ExperimentFolder(Path(path))
     folder.read()
+    leave_pandas_out()
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and not folder.is_sent_as(sent):
@@ -288,7 +288,6 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
     _take_turn("starting", launch, what.reserved, stop)
     show_waiting(())
     begin = time.monotonic()
-    threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     listener = Telemetry(plan, engine.routes, engine.iteration_reader, folder=launch.path)
     signs = StartSigns(engine.has_given_up, partial(root_cause, known=engine.known_failures))
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, signs)
@@ -355,13 +354,6 @@ def _keep_origin(visit: Launch, host: Launch, software: Provenance) -> None:
     software = replace(software, contract=contracts.reference(visit.folder), notes=(*software.notes, note))
     visit.folder.write_provenance(visit.path, software)
     write_text(visit.path / layout.PLACEMENT, (host.path / layout.PLACEMENT).read_text(encoding="utf-8"))
-
-
-def _import_ahead() -> None:
-    """Have ready what pyarrow imports at its first conversion, if it is there: half a second in which GPUs would wait
-    after the first load, and which costs nothing while the servers are loading."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("pandas")
 
 
 def _refuse_mixture(software: Provenance, cluster: Cluster) -> None:
