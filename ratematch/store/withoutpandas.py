@@ -27,8 +27,8 @@ def leave_pandas_out() -> None:
     """
     if "pandas" in sys.modules:
         return
-    sys.meta_path.insert(0, _NotHere)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _NotHere)
     try:
         pa.array([0, None]).to_numpy(zero_copy_only=False)
     finally:
-        sys.meta_path.remove(_NotHere)  # type: ignore[arg-type]
+        sys.meta_path.remove(_NotHere)
