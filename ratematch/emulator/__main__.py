@@ -2,14 +2,15 @@
 
 import sys
 
-from ratematch.store.uncollected import uncollected
+from ratematch.emulator.loading import quick_loading
 
 if sys.argv[1:2] == ["dynamo-worker"]:
-    from ratematch.emulator.dynamo.command import main as dynamo_worker
+    with quick_loading():
+        from ratematch.emulator.dynamo.command import main as dynamo_worker
 
     dynamo_worker(sys.argv[2:])
 else:
-    with uncollected():  # loading makes no garbage, and looking for it takes a tenth of a start
+    with quick_loading():
         from ratematch.emulator.trtllm.command import main
 
     main()
