@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from ratematch.store.uncollected import uncollected
+from ratematch.store.uncollected import end_uncollected, uncollected
 
 _CERTIFICATES = "SSL_CERT_FILE"
 
@@ -14,7 +14,8 @@ _CERTIFICATES = "SSL_CERT_FILE"
 @contextlib.contextmanager
 def quick_loading() -> Iterator[None]:
     """While modules load: no garbage collection, for they make none, and no certificates of this machine, which
-    aiohttp reads when it is imported. Emulated servers speak no TLS."""
+    aiohttp reads when it is imported: emulated servers speak no TLS. Nor is garbage collected at the end."""
+    end_uncollected()
     before = os.environ.get(_CERTIFICATES)
     os.environ[_CERTIFICATES] = os.devnull
     try:
