@@ -88,7 +88,7 @@ def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:
     efficiency = efficiency_of(gpu, model, precision, shape.moe_backend, mapping.attention_dp)
     if (correction := correction_of(environment.steps)) is not None:
         correction.refuse_other(gpu.name, model.name, precision)
-        efficiency = corrected(efficiency, correction)
+        efficiency = corrected(efficiency, correction, mapping.label)
     return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format, efficiency)
 
 

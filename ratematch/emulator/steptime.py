@@ -197,12 +197,14 @@ class RooflineStepTime:
             kinds = [(self._micro_batch(load), ranks) for load, ranks in kinds]
         query = max([load.query_tokens for load, _ in kinds])
         attention = later_attention = 0.0
+        generating = False
         most_tokens = all_tokens = most_rows = all_rows = most_logits = slowest_gen = slowest_read = 0.0
         for load, ranks in kinds:
             ctx, ctx_tokens, _, gen, queries, read, pieces = load
             tokens, rows, logits = ctx_tokens + gen * queries, ctx + gen, gen * queries + ctx
             all_tokens += tokens * ranks
             all_rows += rows * ranks
+            generating = generating or gen > 0
             most_tokens = tokens if tokens > most_tokens else most_tokens
             most_rows = rows if rows > most_rows else most_rows
             most_logits = logits if logits > most_logits else most_logits
@@ -238,7 +240,8 @@ class RooflineStepTime:
         if kinds is not whole:
             most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])
         host += eff.host_request_s * most_rows
-        return max(device, host) if overlap else device + host
+        speed = eff.gen_speed if generating else eff.ctx_speed
+        return (max(device, host) if overlap else device + host) / speed
 
     # ------------------------------------------------------------------------------------------------ parts
 

@@ -20,6 +20,7 @@ from ratematch.measure.stats import Stats
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.parallelism import family_name
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
 from ratematch.simulate.accuracy import Basis, public_accuracy
@@ -131,13 +132,29 @@ def calibrated_effects(
         if experiment.stage == "e2e" or experiment.workload.mean_isl is None or not loads:
             continue
         slopes = forecast_slopes(experiment, cluster, loads[len(loads) // 2], calibration.correction)
-        squares[family_of(experiment)].append(calibration.factors_sd(slopes) ** 2)
+        # Steps of aggregated servers that generate are corrected as those of gen servers are.
+        of_steps = family_name("ctx" if experiment.stage == "ctx" else "gen", _mapping(experiment))
+        squares[family_of(experiment)].append(calibration.common_sd(slopes, of_steps) ** 2)
     return {
         family: FamilyEffect(
             family, sd=math.sqrt(fmean(each or [0.0])), own_sd=calibration.server_sd(family.startswith("ifb "))
         )
         for family, each in squares.items()
     }
+
+
+def known_families(
+    experiments: Iterable[Experiment], cluster: Cluster, calibration: Calibration
+) -> tuple[tuple[str, float], ...]:
+    """By family of ctx and gen servers, the standard deviation of the log of what calibrated forecasts of its servers
+    are off by together, by one experiment of each."""
+    one_each = {family_of(each): each for each in experiments if each.stage in ("ctx", "gen")}
+    effects = calibrated_effects(list(one_each.values()), cluster, calibration)
+    return tuple((family, effects[family].sd) for family in sorted(effects))
+
+
+def _mapping(experiment: Experiment) -> str:
+    return experiment.deployment.groups[-1].mapping.label
 
 
 def deviations(

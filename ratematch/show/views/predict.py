@@ -64,7 +64,7 @@ def _within(tok_s_gpu: float | None, prediction: Prediction, kind: Kind) -> tupl
     if prediction.calibration is not None:
         stages = ("ifb ",) if kind == "agg" else ("ctx ", "gen ")
         sds = [effect.total_sd for effect in prediction.effects if effect.family.startswith(stages)]
-        spread = math.exp(1.96 * max(sds, default=prediction.calibration.own_sd))
+        spread = math.exp(1.96 * max(sds, default=prediction.calibration.server_sd(kind == "agg")))
         return tok_s_gpu / spread, tok_s_gpu * spread
     low, high = prediction.basis.accuracy.intervals[kind]["tok_s_gpu"]
     return tok_s_gpu * low, tok_s_gpu * high
@@ -91,9 +91,16 @@ def basis_in_words(prediction: Prediction) -> list[str]:
         lines.append(prediction.calibration.in_words())
     value, low, high = (1000 * each for each in basis.serving_s)
     lines.append(f"a request takes {value:.0f} ms ({low:.0f} to {high:.0f}) around the engine's steps")
-    if prediction.calibration is not None:
-        return lines  # public rows say how far off predictions are that nothing of one's own corrects
     accuracy = basis.accuracy
+    if prediction.calibration is not None:
+        # Public rows say how far off predictions are that nothing of one's own corrects: of these, TTFT's waiting.
+        lines += [each.words for each in prediction.calibration.families]
+        agg, disagg = (accuracy.intervals[kind]["ttft_ms"] for kind in ("agg", "disagg"))
+        lines.append(
+            f"TTFT, whose waiting no calibration corrects: {accuracy.covered:.0%} of public rows were measured at x "
+            f"{disagg[0]:.2f} to {disagg[1]:.2f} (rate-matched), {agg[0]:.2f} to {agg[1]:.2f} (IFB) of a prediction"
+        )
+        return lines
     for kind, what in (("disagg", "rate-matched"), ("agg", "IFB")):
         parts = accuracy.intervals[kind]  # type: ignore[index]
         said = ", ".join(f"{NAMES[name]} x {ends[0]:.2f} to {ends[1]:.2f}" for name, ends in parts.items())
