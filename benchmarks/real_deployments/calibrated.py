@@ -117,6 +117,8 @@ def run(rows: Sequence[Row], known: Known, draws: int, simulate_too: bool) -> Ou
         for row in left_out:
             small = row.concurrency * row.osl * REQUESTS_PER_SLOT <= MOST_TOKENS
             for protocol, draw in PROTOCOLS.items():
+                if known == KNOWN[1] and protocol not in DRAWN:
+                    continue
                 rng = np.random.default_rng(row.line)
                 for number in range(draws if protocol in DRAWN else 1):
                     if not (points := draw(row, rows, base, rng)):
@@ -206,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Predict deployments from three points.")
     parser.add_argument("--rows", type=Path, default=ROWS, help="a table of measured rows")
     parser.add_argument("--results", type=Path, help="a results folder with loads of ctx and gen servers")
-    parser.add_argument("--draws", type=int, default=5, help="choices of three points for each row")
+    parser.add_argument("--draws", type=int, default=3, help="choices of three points for each row")
     parser.add_argument("--simulate", action="store_true", help="in virtual time too")
     parser.add_argument("-o", "--output", type=Path, help="write the table between the marks of this page")
     args = parser.parse_args()

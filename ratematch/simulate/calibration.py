@@ -147,9 +147,9 @@ def calibrate(
     start = replace(start.with_factors([1.0] * len(PARTS)), families=())
     fit = _Fit(points, start, deviations)
     before = fit.residuals(np.zeros(fit.size))
-    scale = 1.0
+    at, scale = np.zeros(fit.size), 1.0
     for _ in range(OWN_ROUNDS):
-        at, left, slopes = fit.most_likely(scale)
+        at, left, slopes = fit.most_likely(scale, at)
         misfit = float(left @ fit.precision(1.0) @ left)
         scale = math.sqrt((OWN_WEIGHT + misfit) / (OWN_WEIGHT + len(points)))
     covariance = np.linalg.inv(slopes.T @ fit.precision(scale) @ slopes + fit.prior)
@@ -164,6 +164,13 @@ def calibrate(
         ),
         source,
     )
+
+
+def nothing_measured(start: Correction, deviations: Deviations) -> Calibration:
+    """What is believed of ``start``'s servers before any is measured: a calibration that corrects nothing."""
+    variances = np.array([getattr(deviations, part) ** 2 for part in PARTS])
+    covariance = tuple(tuple(map(float, row)) for row in np.diag(variances))
+    return Calibration(start, covariance, deviations, 1.0, (), "")
 
 
 def speed_slopes(log_speed: Callable[[Correction], float], correction: Correction) -> Vector:
@@ -208,14 +215,13 @@ class _Fit:
         of_factors = _slopes(lambda logs: self.residuals(np.concatenate([logs, at[common:]])), at[:common])
         return np.hstack([of_factors, -self._of_family])
 
-    def most_likely(self, scale: float) -> tuple[Vector, Vector, Vector]:
-        """The unknowns, what they leave, and its slopes over them: damped Gauss-Newton from 0."""
+    def most_likely(self, scale: float, at: Vector) -> tuple[Vector, Vector, Vector]:
+        """The unknowns, what they leave, and its slopes over them: damped Gauss-Newton from ``at``."""
         precision = self.precision(scale)
 
         def cost(at: Vector, left: Vector) -> float:
             return float(left @ precision @ left + at @ self.prior @ at)
 
-        at = np.zeros(self.size)
         left = self.residuals(at)
         for _ in range(MOST_ROUNDS):
             slopes = self.slopes(at)
@@ -232,9 +238,9 @@ class _Fit:
                 break
             gained = cost(at, left) - cost(tried, new)
             at, left = tried, new
-            if gained < 1e-8:
+            if gained < 1e-6:
                 break
-        return at, left, self.slopes(at)
+        return at, left, slopes
 
 
 def _slopes(function: Callable[[Vector], Vector], at: Vector) -> Vector:

@@ -26,6 +26,7 @@ from ratematch.simulate.calibration import (
     CalibrationPoint,
     Vector,
     calibrate,
+    nothing_measured,
     speed_slopes,
 )
 from ratematch.simulate.deviations import deviations_for
@@ -187,6 +188,15 @@ def log_measured_over(speed: MeasuredSpeed, predicted: Forecast) -> float:
         return math.log(predicted.tpot_s / speed.tpot_s)
     assert speed.req_s
     return math.log(speed.req_s / predicted.req_s)
+
+
+def believed_of(experiment: Experiment, cluster: Cluster) -> Calibration:
+    """What is believed of the servers of ``experiment`` before any of them is measured."""
+    inside = inside_of(experiment, cluster, DEFAULT_STEP_TIMES)
+    steps = inside.step_time
+    assert isinstance(steps, RooflineStepTime)
+    start = Correction(steps.gpu.name, steps.model.name, steps.precision)
+    return nothing_measured(start, deviations_for([inside.learnt]))
 
 
 def forecast_slopes(experiment: Experiment, cluster: Cluster, load: Concurrency, correction: Correction) -> Vector:
