@@ -1,14 +1,14 @@
 """What three measured points are worth: leave-deployment-out and leave-loads-out, by where the points are from.
 
-    python -m benchmarks.real_deployments.calibrated [--rows FILE] [--results FOLDER] [--draws N] [--simulate]
-        [-o docs/accuracy.md]
+    python -m benchmarks.real_deployments.calibrated [--rows FILE] [--results FOLDER] [--draws N] [--known KNOWN]
+        [--simulate] [-o docs/accuracy.md]
 
 Blackwell rows, predicted from step times of which three things are known: the values learnt from all other
 deployments (fitted anew without those that are predicted, in folds), those learnt from other GPU types and formats
 only, and none. :mod:`benchmarks.real_deployments.protocols` says which points a calibration gets. What servers
-deviate by is estimated without the half of the deployments that is predicted. ``--simulate``: rows of up to 22
-million output tokens in virtual time too, of the first draw; some minutes. ``--results``: loads of a results folder
-from three of them.
+deviate by is estimated without the half of the deployments that is predicted. ``--simulate``: rows of up to 22 million output
+tokens in virtual time too, of the first draw, with learnt values; some minutes. ``--results``: loads of a results
+folder from three of them.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def run(rows: Sequence[Row], known: Known, draws: int, simulate_too: bool) -> Ou
 
 
 def lines_of(outcomes: Outcomes) -> Iterator[str]:
-    """A table: medians, 90th percentile and coverage."""
+    """A table: median, mean and 90th percentile of errors, and coverage."""
     yield "| learnt before | points | figure | disaggregated | aggregated |"
     yield "|---|---|---|---|---|"
     for (known, protocol, figure), those in outcomes.items():
@@ -147,12 +147,15 @@ def _cell(those: Sequence[Outcome]) -> str:
         return "none"
     before, after = (np.abs(np.expm1([getattr(each, name) for each in those])) for name in ("before", "after"))
     rows = len({each.row.line for each in those})
-    said = f"{rows}: {np.median(before):.1%} (p90 {np.quantile(before, 0.9):.0%}) to **{np.median(after):.1%}** "
-    said += f"({np.quantile(after, 0.9):.0%})"
+    said = f"{rows}: {_middle_and_more(before)} to {_middle_and_more(after)}"
     if math.isnan(those[0].within):
         return said
     inside = np.mean([abs(each.after) <= each.within for each in those])
     return f"{said}, {inside:.0%} within ±{np.median([math.expm1(each.within) for each in those]):.0%}"
+
+
+def _middle_and_more(errors: np.ndarray) -> str:
+    return f"**{np.median(errors):.1%}** ({np.mean(errors):.1%}, {np.quantile(errors, 0.9):.0%})"
 
 
 def limits_of(outcomes: Outcomes) -> Iterator[str]:
@@ -209,13 +212,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help="a table of measured rows")
     parser.add_argument("--results", type=Path, help="a results folder with loads of ctx and gen servers")
     parser.add_argument("--draws", type=int, default=3, help="choices of three points for each row")
+    parser.add_argument("--known", action="append", choices=KNOWN, help="what is known before; several times [all]")
     parser.add_argument("--simulate", action="store_true", help="in virtual time too")
     parser.add_argument("-o", "--output", type=Path, help="write the table between the marks of this page")
     args = parser.parse_args()
     rows = [row for row in read_rows(args.rows) if row.gpu in BLACKWELL]
     outcomes: Outcomes = {}
-    for known in KNOWN:
-        outcomes |= run(rows, known, args.draws, args.simulate and known != KNOWN[1])
+    for known in args.known or KNOWN:
+        outcomes |= run(rows, known, args.draws, args.simulate and known == KNOWN[0])
     lines = [*lines_of(outcomes), "", *limits_of(outcomes)]
     if args.results:
         lines += results_lines(args.results, args.draws)

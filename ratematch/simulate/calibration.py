@@ -26,6 +26,8 @@ OWN_WEIGHT = 8.0
 """Loads that the deviations of public servers and loads count as when those of the measured ones are estimated."""
 OWN_ROUNDS = 3
 """Times that the correction is fitted with the deviations which the last fit left."""
+SURPRISING = 1.3
+"""From so much wider intervals on it is said."""
 STEP = 1e-3
 """Of a log, for slopes."""
 MOST_ROUNDS = 30
@@ -81,13 +83,15 @@ class Calibration:
 
     ``covariance``: of the logs of its factors, in the order of ``PARTS``, then of its families in their order.
     ``deviations``: what was believed before. ``scale``: how much more the measured servers and loads deviate than
-    those believed. ``source``: where ``points`` are from.
+    those believed. ``widened``: how much wider all is believed to be, factors and families too, because the loads are
+    further from their predictions than was believed. ``source``: where ``points`` are from.
     """
 
     correction: Correction
     covariance: tuple[tuple[float, ...], ...]
     deviations: Deviations
     scale: float
+    widened: float
     points: tuple[PointFit, ...]
     source: str
 
@@ -116,14 +120,14 @@ class Calibration:
         own = [float(name == family) for name in names]
         way = np.array([*slopes, *own])
         variance = float(way @ np.array(self.covariance) @ way)
-        return math.sqrt(max(0.0, variance) + (0.0 if any(own) else self.deviations.family**2))
+        return math.sqrt(max(0.0, variance) + (0.0 if any(own) else (self.widened * self.deviations.family) ** 2))
 
     def server_sd(self, aggregated: bool) -> float:
         """Standard deviation of the log speed of a load of a server that was not measured, were the correction known
         exactly."""
         known = self.deviations
         if aggregated:
-            return max(1.0, self.scale) * math.hypot(known.aggregated_server, known.aggregated_load)
+            return max(self.widened, self.scale) * math.hypot(known.aggregated_server, known.aggregated_load)
         return self.scale * math.hypot(known.server, known.load)
 
     def in_words(self) -> str:
@@ -134,9 +138,20 @@ class Calibration:
             said.append(f"{part} x {getattr(self.correction, part):.2f} ({low:.2f} to {high:.2f})")
         said += [f"{each.family} x {each.factor:.2f} ({each.low:.2f} to {each.high:.2f})" for each in self.families]
         one = self.correction
+        wide = f"; {self.surprise}" if self.surprise else ""
         return (
             f"calibrated for {one.model} in {one.precision} on {one.gpu} by {len(self.points)} loads of "
-            f"{self.source}: {', '.join(said)}"
+            f"{self.source}: {', '.join(said)}{wide}"
+        )
+
+    @property
+    def surprise(self) -> str:
+        """That the loads are far off, in words; empty where they are not."""
+        if self.widened < SURPRISING:
+            return ""
+        return (
+            f"these loads are further from their predictions than public deployments are: all intervals are "
+            f"{self.widened:.1f} times as wide, measure more of them"
         )
 
 
@@ -147,17 +162,19 @@ def calibrate(
     start = replace(start.with_factors([1.0] * len(PARTS)), families=())
     fit = _Fit(points, start, deviations)
     before = fit.residuals(np.zeros(fit.size))
-    at, scale = np.zeros(fit.size), 1.0
+    widened = scale = fit.widen(before)
+    at = np.zeros(fit.size)
     for _ in range(OWN_ROUNDS):
         at, left, slopes = fit.most_likely(scale, at)
         misfit = float(left @ fit.precision(1.0) @ left)
-        scale = math.sqrt((OWN_WEIGHT + misfit) / (OWN_WEIGHT + len(points)))
+        scale = math.sqrt((OWN_WEIGHT * widened**2 + misfit) / (OWN_WEIGHT + len(points)))
     covariance = np.linalg.inv(slopes.T @ fit.precision(scale) @ slopes + fit.prior)
     return Calibration(
         fit.correction(at, with_families=True),
         tuple(tuple(float(value) for value in row) for row in covariance),
         deviations,
         scale,
+        widened,
         tuple(
             PointFit(point.name, point.family, math.exp(old), math.exp(new))
             for point, old, new in zip(points, before, left, strict=True)
@@ -170,7 +187,7 @@ def nothing_measured(start: Correction, deviations: Deviations) -> Calibration:
     """What is believed of ``start``'s servers before any is measured: a calibration that corrects nothing."""
     variances = np.array([getattr(deviations, part) ** 2 for part in PARTS])
     covariance = tuple(tuple(map(float, row)) for row in np.diag(variances))
-    return Calibration(start, covariance, deviations, 1.0, (), "")
+    return Calibration(start, covariance, deviations, 1.0, 1.0, (), "")
 
 
 def speed_slopes(log_speed: Callable[[Correction], float], correction: Correction) -> Vector:
@@ -198,6 +215,16 @@ class _Fit:
             return correction
         effects = map(math.exp, at[len(PARTS) :])
         return replace(correction, families=tuple(zip(self.families, effects, strict=True)))
+
+    def widen(self, before: Vector) -> float:
+        """How much wider everything is to be believed, 1 at least: by the misfit of the uncorrected loads. Where all
+        of them are far off, that is as likely to be what they share as it was before."""
+        slopes = self.slopes(np.zeros(self.size))
+        believed = slopes @ np.linalg.inv(self.prior) @ slopes.T + np.linalg.inv(self.precision(1.0))
+        misfit = float(before @ np.linalg.solve(believed, before))
+        widened = math.sqrt(max(1.0, (OWN_WEIGHT + misfit) / (OWN_WEIGHT + len(before))))
+        self.prior = self.prior / widened**2
+        return widened
 
     def residuals(self, at: Vector) -> Vector:
         correction = self.correction(at)

@@ -60,11 +60,11 @@ def _check(calibration: Calibration) -> None:
     if len(covariance) != size or {len(row) for row in covariance} != {size}:
         raise ValueError(f"covariance is not of {size} factors")
     matrix = np.array(covariance)
-    sds = np.array([*asdict(calibration.deviations).values(), calibration.scale])
+    sds = np.array([*asdict(calibration.deviations).values(), calibration.scale, calibration.widened])
     if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix).min() < -1e-9:
         raise ValueError("covariance is not that of a calibration")
     if not np.isfinite(sds).all() or sds.min() <= 0:
-        raise ValueError("deviations and scale are not those of a calibration")
+        raise ValueError("deviations, scale and widened are not those of a calibration")
     if not np.isfinite([*calibration.correction.factors, *dict(calibration.correction.families).values()]).all():
         raise ValueError("a factor is no number")
     if correction_of(calibration.correction.name) is None:

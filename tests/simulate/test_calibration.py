@@ -140,14 +140,27 @@ def test_the_posterior_is_that_of_the_normal_model():
     points = [invented("a", "gen DEP", 0.3), invented("b", "gen DEP", 0.1), invented("c", "gen TEP", -0.2)]
     known = calibrate(points, TRUTH, BELIEVED)
     family, server = np.array([0, 0, 1]), known.scale**2 * (0.08**2 + 0.02**2)
-    covariance = 0.3**2 + 0.05**2 * (family[:, None] == family) + server * np.eye(3)
-    shared = 0.3**2 + 0.05**2 * (family == 0)
+    of_family, common = (known.widened * 0.05) ** 2, (known.widened * 0.3) ** 2
+    covariance = common + of_family * (family[:, None] == family) + server * np.eye(3)
+    shared = common + of_family * (family == 0)
     weights = np.linalg.solve(covariance, shared)
     assert left(known, "gen DEP") == pytest.approx(float(weights @ [0.3, 0.1, -0.2]), rel=0.05)
-    variance = 0.3**2 + 0.05**2 - float(weights @ shared)
+    variance = common + of_family - float(weights @ shared)
     assert known.common_sd(np.array([0, 1, 0, 0]), "gen DEP") == pytest.approx(math.sqrt(variance), rel=0.05)
     strange = known.common_sd(np.array([0, 1, 0, 0]), "gen TP")
-    assert strange**2 == pytest.approx(known.covariance[1][1] + 0.05**2)
+    assert strange**2 == pytest.approx(known.covariance[1][1] + of_family)
+
+
+def test_loads_that_are_far_off_move_more_than_was_believed_and_widen_all():
+    believed = replace(BELIEVED, memory=0.04, family=0.04, server=0.05, load=0.05)
+    calm, wild = (calibrate([invented(name, log=log) for name in "abc"], TRUTH, believed) for log in (0.05, 0.5))
+    assert calm.widened == 1 and not calm.surprise
+    assert (
+        wild.widened > 2 and f"{wild.widened:.1f} times as wide" in wild.surprise and wild.surprise in wild.in_words()
+    )
+    assert left(wild, "gen DEP") > 0.25 and left(calm, "gen DEP") > 0.25 * 0.1
+    assert wild.server_sd(aggregated=False) > 2 * calm.server_sd(aggregated=False)
+    assert wild.common_sd(np.zeros(4), "gen TP") == pytest.approx(wild.widened * 0.04)
 
 
 def test_95_of_100_intervals_hold_servers_that_are_as_believed():
@@ -325,7 +338,7 @@ def test_a_calibration_of_something_else_or_none_is_refused_in_one_line(known, t
     other = {**content["correction"], "gpu": "h200"}
     assert "calibrated for deepseek-r1 in nvfp4 on h200, and this is" in refused("--predict", correction=other)
     assert "no calibration" in refused("--predict", calibration=1)
-    assert "deviations and scale" in refused("--predict", scale=-1.0)
+    assert "deviations, scale" in refused("--predict", scale=-1.0)
     assert "covariance" in refused("--predict", covariance=[[1.0]])
     nan = {**content["correction"], "memory": float("nan")}
     assert "a factor is no number" in refused("--predict", correction=nan)

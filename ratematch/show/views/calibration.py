@@ -37,6 +37,8 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
         console.print(Text(each.words), soft_wrap=True)
     loads = [(point.name, point.before, point.after) for point in calibration.points]
     console.print(table("measured over predicted speed", ("load", "before", "calibrated"), loads))
+    if calibration.surprise:
+        console.print(Text(calibration.surprise, style="yellow"), soft_wrap=True)
     own = 100 * 1.96 * calibration.server_sd(aggregated=False)
     spread = f"servers that were not measured: within {own:.0f} % of what this predicts, 95 % of them, were it known"
     console.print(
