@@ -6,9 +6,9 @@
 Blackwell rows, predicted from step times of which three things are known: the values learnt from all other
 deployments (fitted anew without those that are predicted, in folds), those learnt from other GPU types and formats
 only, and none. :mod:`benchmarks.real_deployments.protocols` says which points a calibration gets. What servers
-deviate by is estimated without the half of the deployments that is predicted. ``--simulate``: rows of up to 22 million output
-tokens in virtual time too, of the first draw, with learnt values; some minutes. ``--results``: loads of a results
-folder from three of them.
+deviate by is estimated without the half of the deployments that is predicted. ``--simulate``: rows of up to 12
+million output tokens in virtual time too, of the first draw, with learnt values; some minutes. ``--results``: loads
+of a results folder from three of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ratematch.store.folder import Results
 
 from .bases import Base, Known, ctx_family, gen_family, kind_of, parts_of
 from .compare import FIGURES
-from .crossed import MOST_TOKENS, _fitted
+from .crossed import _fitted
 from .deviations import crossed, observe
 from .fit import BLACKWELL
 from .protocols import DRAWN, PROTOCOLS, own_constants
@@ -50,6 +50,7 @@ from .table import ROWS, Row, read_rows
 KNOWN: tuple[Known, ...] = ("other deployments", "other GPU types and formats", "nothing")
 BEGIN, END = "<!-- calibrated: begin -->", "<!-- calibrated: end -->"
 TITLES = {"tok_s_gpu": "tok/s/GPU", "tpot_ms": "TPOT", "ttft_ms": "TTFT", "step": "TPOT of the step alone"}
+MOST_TOKENS = 12e6
 SIMULATED = ("three of any other deployments", "three of those most like it", "its own other loads")
 
 
