@@ -34,8 +34,11 @@ from .table import ROWS, Row, read_rows
 
 TARGET = Path(str(resources.files("ratematch.data").joinpath("deviations.yaml")))
 STATES: dict[str, Known] = {"learnt": "other deployments", "unlearnt": "nothing"}
-SCALES = {"learnt": 0.05, "unlearnt": 0.3}
-"""Of the priors of common parts, which are factors and families; 0.05 of the others."""
+SCALES = {"learnt": 0.02, "unlearnt": 0.3}
+"""Of the priors of common parts, which are factors and families: the likeliest of a part that rows do not tell of.
+Values learnt from other deployments hold what all of them share, so little is left of it."""
+OWN_SCALE = 0.05
+"""The same of servers and loads."""
 LEAST, MOST = 0.002, 1.0
 STEPS = (0.7, 0.35, 0.17, 0.08, 0.04, 0.02)
 """Of the logarithm of a standard deviation, in the search for the likeliest."""
@@ -79,7 +82,7 @@ def estimate(observed: Sequence[Observed], state: str) -> Deviations:
     logs = np.array([each.log_speed for each in observed])
     parts = _parts(observed)
     common = len(PARTS) + 1
-    scales = np.array([SCALES[state]] * common + [SCALES["learnt"]] * (len(SIZES) - common))
+    scales = np.array([SCALES[state]] * common + [OWN_SCALE] * (len(SIZES) - common))
 
     def cost(at: Vector) -> float:
         sds = np.exp(at)

@@ -22,8 +22,10 @@ from ratematch.simulate.deviations import Deviations
 
 Vector = NDArray[np.float64]
 
-OWN_WEIGHT = 8.0
+OWN_WEIGHT = 20.0
 """Loads that the deviations of public servers and loads count as when those of the measured ones are estimated."""
+WIDEN_WEIGHT = 8.0
+"""Loads that what was believed counts as when measured ones are too far off for it."""
 OWN_ROUNDS = 3
 """Times that the correction is fitted with the deviations which the last fit left."""
 SURPRISING = 1.3
@@ -222,7 +224,7 @@ class _Fit:
         slopes = self.slopes(np.zeros(self.size))
         believed = slopes @ np.linalg.inv(self.prior) @ slopes.T + np.linalg.inv(self.precision(1.0))
         misfit = float(before @ np.linalg.solve(believed, before))
-        widened = math.sqrt(max(1.0, (OWN_WEIGHT + misfit) / (OWN_WEIGHT + len(before))))
+        widened = math.sqrt(max(1.0, (WIDEN_WEIGHT + misfit) / (WIDEN_WEIGHT + len(before))))
         self.prior = self.prior / widened**2
         return widened
 
