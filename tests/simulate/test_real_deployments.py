@@ -83,7 +83,7 @@ def test_setup_of_aggregated_rows_follows_the_scripts_of_their_day():
     assert [each["free_gpu_memory_fraction"] for each in fractions.values()] == [0.8, 0.7, 0.75, 0.75]
     gathering = {line for line in TABLE if "batch_wait_timeout_iters" in aggregated_options(TABLE[line])[1]}
     assert gathering == {18}  # FP8 in 2026, 1k in and out, 64 and more in flight
-    assert {line for line in TABLE if graphs_of_prompts(TABLE[line])} == {6, 18}
+    assert {line for line in TABLE if graphs_of_prompts(TABLE[line])} == {3, 6, 18}
     drafting = replace(TABLE[17], mtp=3, concurrency=32)
     assert aggregated_options(drafting)[0] == 1216  # (1 + 3) x 32 + 1024 + 64
     assert graphs_of_prompts(drafting) and not graphs_of_prompts(replace(drafting, concurrency=4))
