@@ -220,7 +220,7 @@ def burst_ms(row: Row, eff: Efficiency) -> float | None:
         return answered / ctx_rate(row, row.ctx, eff) * 1000
     if parse_mapping(row.gen.mapping).attention_dp:
         return None
-    isl, osl = _means(row)
+    isl, _ = _means(row)
     budget, _ = aggregated_options(row)
     prompts = max(1, int((budget - row.concurrency) // isl))
     load = RankLoad(prompts, prompts * isl, prompts * isl * isl / 2, answered / 2, 1 + row.mtp, answered / 2 * isl)

@@ -33,8 +33,8 @@ class ServerShape:
     that the KV cache takes. ``spare_b``: bytes of each GPU that the server does not use at all.
     ``expert_slots``: experts of a layer with the copies that a load balancer keeps, 0 = no copies.
     ``moe_backend``: the engine's name for its kernels of routed experts, empty: the one it chooses itself.
-    ``prompts_launched``: kernels of a step with prompts are launched one by one from Python, as TensorRT-LLM's PyTorch
-    backend does outside CUDA graphs.
+    ``prompts_launched``: kernels of a step with prompts are launched one by one from Python, as TensorRT-LLM's
+    PyTorch backend does outside CUDA graphs.
     """
 
     model: Model

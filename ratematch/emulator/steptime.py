@@ -241,7 +241,7 @@ class RooflineStepTime:
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
-        if eff.launch_layer_s and any([load.ctx_tokens for load, _ in kinds]):
+        if eff.launch_layer_s and any(load.ctx_tokens for load, _ in kinds):
             device = max(device, model.depth * eff.launch_layer_s)
         host = eff.host_step_s
         if kinds is not whole:
