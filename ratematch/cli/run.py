@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from dataclasses import replace
@@ -45,14 +46,21 @@ def run_on(results: Path, executor_note: str | None) -> None:
 
 def _calibrate(sweep: Sweep, calibration: Path, executor: str) -> Sweep:
     """``sweep`` with calibrated step times, said on stderr. Refused where nothing of it would use them."""
+    from ratematch.campaign.precheck import expand_sweep
     from ratematch.errors import UserError
     from ratematch.simulate.calibrationfile import calibrated_sweep
+    from ratematch.simulate.forecasts import known_families
 
     if executor != "simulate" and not sweep.cluster.emulated and sweep.search != "adaptive":
         raise UserError("--calibration is for --executor simulate and search: adaptive: servers run as they run")
     calibrated, known = calibrated_sweep(sweep, calibration)
     echo(f"step times: {known.in_words()}", err=True)
-    return calibrated
+    if sweep.search != "adaptive":
+        return calibrated
+    sds = known_families(expand_sweep(calibrated).experiments, sweep.cluster, known)
+    said = ", ".join(f"{family} within {100 * math.expm1(1.96 * sd):.0f} %" for family, sd in sds)
+    echo(f"the search starts from that: {said}", err=True)
+    return replace(calibrated, family_sds=sds)
 
 
 @main.command()
