@@ -3,8 +3,9 @@
 The database's own engine builds the operations of a model. Three things are chosen here, each because the servers
 that run it do so:
 
-* Routing is even. DeepSeek's models are trained to load their experts evenly; the database's default draws experts
-  from a power law, whose busiest GPU has two to three times the tokens of the others.
+* Routing of DeepSeek's models is even: they are trained so that every expert has as many tokens (DeepSeek-V3 report,
+  section 2.1.2). The database's default, which is kept for all others, draws experts from a power law, whose busiest
+  GPU has two to three times the tokens of the others.
 * NVFP4 means the checkpoint that NVIDIA publishes: output projections in FP4, the other projections of attention in
   bf16, experts (shared ones too) in FP4. The database knows the same layers as DeepSeek V3.1's.
 * Attention DP with experts spread over more GPUs than a token has experts exchanges over rack-scale NVLink by
@@ -53,6 +54,8 @@ ONE_NODE = 8
 """GPUs of an NVLink domain that is not rack-scale, at most."""
 ALL_TO_ALL_SYSTEM, ALL_TO_ALL = "gb200", "nvlink_two_sided"
 """Where the all-to-all of rack-scale NVLink was timed, and its name there."""
+EVENLY_ROUTED = ("deepseek-r1",)
+"""Models whose experts are loaded evenly by their training."""
 NOT_BY_ALL_TO_ALL = ("DEEPGEMM",)
 """Kernels of experts that gather all tokens, whatever links there are."""
 _DISPATCH = "MoeDispatch"
@@ -63,7 +66,8 @@ Evaluate = Callable[..., list[tuple[str, float, float, str]]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A server as the database knows it. ``layers``: how often an exchange is made in a step, drafts counted."""
+    """A server as the database knows it. ``even``: its experts are loaded evenly. ``layers``: how often an exchange
+    is made in a step, drafts counted."""
 
     path: str
     system: str
@@ -72,6 +76,7 @@ class Wanted:
     experts: str
     cache: str
     mtp: int
+    even: bool
     all_to_all: bool = False
     hidden: int = 0
     num_experts: int = 0
@@ -117,6 +122,7 @@ def want(
         experts if model.moe else "",
         CACHE[kv_dtype],
         mtp,
+        model.name in EVENLY_ROUTED,
     )
     if model.moe is None or not exchanges_all_to_all(model, gpu, mapping, moe_backend):
         return wanted
@@ -186,7 +192,8 @@ def _compile(engine: Any, wanted: Wanted, attention: str | None) -> Any:
         fmha_quant_mode=attention,
         moe_quant_mode=wanted.experts or None,
     )
-    config.workload_distribution = "balanced"
+    if wanted.even:
+        config.workload_distribution = "balanced"
     sdk("config_builders").apply_nextn(config, wanted.mtp)
     model = sdk("models").get_model(wanted.path, config, BACKEND)
     version = sdk("perf_database").resolve_query_version(wanted.system, BACKEND, "current")

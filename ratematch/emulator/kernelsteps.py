@@ -56,13 +56,14 @@ class KernelStepTime:
         moe_backend: str = "",
     ):
         self._fixed = Efficiency()  # host and step times: nothing of them is learnt
-        measured = look_up(want(model, gpu, mapping, precision, kv_dtype, mtp, moe_backend))
+        wanted = want(model, gpu, mapping, precision, kv_dtype, mtp, moe_backend)
+        measured = look_up(wanted)
         self._layers = 1 + 1 / model.layers if mtp else 1.0
         self._prompts = _Phase(measured.context)
         self._decoding = _Phase(measured.generation)
         self._exchange = measured.exchange
         self._ranks = mapping.dp_ranks
-        self._reaching = model.moe.experts / model.moe.top_k if model.moe else 0.0
+        self._reaching = model.moe.experts / model.moe.top_k if model.moe and wanted.even else 0.0
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; the slowest rank decides."""
@@ -91,7 +92,7 @@ class KernelStepTime:
     def _experts(self, phase: _Phase, mean: float) -> float:
         """Routed experts of a step with ``mean`` tokens a rank, ms.
 
-        The database deals tokens out evenly, so that E / k tokens reach all E experts. Drawn at random they reach
+        With even routing the database deals tokens out, so that E / k tokens reach all E experts. Drawn they reach
         E (1 - (1 - k / E)^n) of them, as few tokens of the database's do; what more tokens than E / k take beyond
         reading every expert once is the same for both.
         """

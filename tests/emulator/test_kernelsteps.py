@@ -133,6 +133,7 @@ def test_nvfp4_is_the_published_checkpoint_and_fp8_has_blocks():
         )
         return wanted.path, wanted.gemm, wanted.experts
 
+    assert kerneldata.EVENLY_ROUTED == ("deepseek-r1",), "trained so; others keep the database's own routing"
     assert kernels("nvfp4") == ("nvidia/DeepSeek-V3.1-NVFP4", "nvfp4", "nvfp4")
     assert kernels("fp8") == ("deepseek-ai/DeepSeek-R1", "fp8_block", "fp8_block")
 
@@ -158,7 +159,7 @@ def test_the_all_to_all_of_rack_scale_nvlink_is_faster_than_gathering_all_tokens
 
 @needs_extra
 def test_few_tokens_drawn_at_random_reach_fewer_experts_than_tokens_dealt_out():
-    step_time = make("TEP4")
+    step_time = make("TEP4", "deepseek-r1")
     dealt = [step_time._decoding.experts(tokens) for tokens in (4, 8, 16, 512)]
     drawn = [step_time._experts(step_time._decoding, tokens) for tokens in (4, 8, 16, 512)]
     assert drawn == sorted(drawn)
