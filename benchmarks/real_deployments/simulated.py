@@ -6,13 +6,14 @@ counts the whole run, its ends included.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from ratematch.inputs.catalog import load_gpu
 from ratematch.inputs.find import read_sweep
@@ -30,20 +31,26 @@ from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 
-from .setup import aggregated_options, moe_options, setup_of
+from .setup import aggregated_batch, aggregated_options, moe_options, setup_of
 from .table import Row, Servers
 
 CLUSTERS = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}
 REQUESTS_PER_SLOT = 10
+ENOUGH = 400
+"""Requests over which a row is averaged: a run of fewer is drawn again, as few requests make one draw of many."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What the simulation gives for a row; as the row has it. ``seconds``: that it took; ``virtual_s``: simulated."""
+    """What the simulation gives for a row; ``ttft_ms`` as the row has it, of ``mean_ttft_ms`` and the median.
+    ``in_flight``: mean over the run. ``seconds``: that it took; ``virtual_s``: simulated. Of runs with few requests
+    the mean of several."""
 
     tok_s_gpu: float
     tpot_ms: float
     ttft_ms: float
+    mean_ttft_ms: float
+    in_flight: float
     seconds: float
     virtual_s: float
 
@@ -57,11 +64,15 @@ def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUE
     sweep = _sweep(CLUSTERS.get(row.gpu, row.gpu), steps)
     load = Concurrency(row.concurrency, max(1, round(requests_per_slot * row.concurrency)), 0)
     experiment = experiment_for(row, sweep, load)
-    service = Service(plan_simulation(experiment, sweep.cluster), Timeline(), frontends=setup_of(row).frontends)
-    began = time.perf_counter()
-    result = simulate_load(service, experiment.workload, load, seed=1)
-    seconds = time.perf_counter() - began
-    return _figures(row, result.records, (result.end_ns - result.start_ns) / 1e9, seconds)
+    plan = plan_simulation(experiment, sweep.cluster)
+    runs = []
+    for seed in range(1, 1 + math.ceil(ENOUGH / load.num_requests)):
+        service = Service(plan, Timeline(), frontends=setup_of(row).frontends)
+        began = time.perf_counter()
+        result = simulate_load(service, experiment.workload, load, seed=seed)
+        seconds = time.perf_counter() - began
+        runs.append(_figures(row, result.records, (result.end_ns - result.start_ns) / 1e9, seconds))
+    return Simulated(*(fmean(values) for values in zip(*(astuple(run) for run in runs), strict=True)))
 
 
 def experiment_for(row: Row, sweep: Sweep, load: Concurrency) -> Experiment:
@@ -78,14 +89,17 @@ def experiment_for(row: Row, sweep: Sweep, load: Concurrency) -> Experiment:
         kv = {} if row.kv_fraction is None else {"kv_cache_config": {"free_gpu_memory_fraction": row.kv_fraction}}
         gen_options = {**transfer, **kv, "stream_interval": setup.stream_interval, **moe_options(setup.gen_backend)}
         ctx = _group("ctx", row.ctx, setup.ctx_mapping, row.mtp, ctx_options)
-        deployment = Deployment(ctx=ctx, gen=_group("gen", row.gen, setup.gen_mapping, row.mtp, gen_options))
+        gen = _group("gen", row.gen, setup.gen_mapping, row.mtp, gen_options)
+        if setup.all_to_all:
+            gen = replace(gen, environment={"TRTLLM_FORCE_COMM_METHOD": "NVLINK_TWO_SIDED"})
+        deployment = Deployment(ctx=ctx, gen=gen)
     return experiment_of(sweep, "e2e" if row.ctx else "ifb", deployment, workload, (load,))
 
 
 def _aggregated(row: Row) -> ServerGroup:
     tokens, options = aggregated_options(row)
     mapping = parse_mapping(row.gen.mapping)
-    return ServerGroup("agg", mapping, row.gen.instances, row.mtp, row.gen.max_batch_size, tokens, options)
+    return ServerGroup("agg", mapping, row.gen.instances, row.mtp, aggregated_batch(row), tokens, options)
 
 
 def _group(role: Role, servers: Servers, label: str, mtp: int, options: Options) -> ServerGroup:
@@ -102,7 +116,10 @@ def _figures(row: Row, records: Sequence[RequestRecord], run_s: float, seconds: 
     tpots = [
         ((r.last_token_ns or 0) - (r.first_token_ns or 0)) / 1e6 / (r.osl - 1) for r in done if r.osl and r.osl > 1
     ]
-    return Simulated(tokens / run_s / row.gpus, fmean(tpots), fmean(ttfts), seconds, run_s)
+    in_flight = sum([(r.end_ns or 0) - (r.sent_ns or 0) for r in done]) / 1e9 / run_s
+    mean_ms = fmean(ttfts)
+    ttft_ms = row.ttft_as_given(mean_ms, median(ttfts))
+    return Simulated(tokens / run_s / row.gpus, fmean(tpots), ttft_ms, mean_ms, in_flight, seconds, run_s)
 
 
 @cache

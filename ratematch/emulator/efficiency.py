@@ -41,6 +41,8 @@ class Efficiency:
     step_s:              fixed device time of a step: sampling, input preparation
     host_step_s:         host time of a step: scheduling, bookkeeping
     host_request_s:      host time of a step per scheduled request
+    launch_layer_s:      host time of launching one layer's kernels one by one: a step with prompts, which no CUDA
+                         graph holds, takes at least that long in each layer
     """
 
     gemm: float = 0.65
@@ -59,6 +61,7 @@ class Efficiency:
     step_s: float = 0.5e-3
     host_step_s: float = 3e-3
     host_request_s: float = 8e-6
+    launch_layer_s: float = 0.0
 
 
 class Learnt(NamedTuple):

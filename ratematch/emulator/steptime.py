@@ -87,6 +87,8 @@ class RooflineStepTime:
     the main model sees 1 + mtp tokens per sequence, and each draft costs one more layer and one more output
     projection, for prompts too.
 
+    ``all_to_all``: attention DP exchanges tokens by all-to-all kernels however few the ranks.
+
     Raises:
         ValueError: unknown format, or one that the GPU has no rate for.
     """
@@ -99,10 +101,11 @@ class RooflineStepTime:
         precision: str,
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
+        all_to_all: bool = False,
     ):
         eff = efficiency or efficiency_of(gpu, model, precision, attention_dp=mapping.attention_dp)
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
-        self.precision, self.kv_dtype = precision, kv_dtype
+        self.precision, self.kv_dtype, self.all_to_all = precision, kv_dtype, all_to_all
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
         self._shards = shards
@@ -136,6 +139,8 @@ class RooflineStepTime:
         else:
             self._dense_layers, self._shared_params, self._expert_params = model.wide_layers, 0.0, 0.0
         self._weight_b = weight_b
+        # FP8 in blocks, as MLA models have it, is quantised after it was sent (TensorRT-LLM's fused_moe_cutlass.py).
+        self._sent_b = 2.0 if model.mla and precision == "fp8" else weight_b
 
         self._ctx_pair_flops, self._gen_pair_flops = self._pair_flops(shards)
         kv_share = min(shards if model.mla is None else 1, model.kv_heads)
@@ -183,7 +188,9 @@ class RooflineStepTime:
 
     def with_efficiency(self, efficiency: Efficiency) -> RooflineStepTime:
         """The same server with other shares and fixed times."""
-        return RooflineStepTime(self.model, self.gpu, self.mapping, self.precision, self.kv_dtype, efficiency)
+        return RooflineStepTime(
+            self.model, self.gpu, self.mapping, self.precision, self.kv_dtype, efficiency, self.all_to_all
+        )
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
@@ -234,6 +241,8 @@ class RooflineStepTime:
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
+        if eff.launch_layer_s and any(load.ctx_tokens for load, _ in kinds):
+            device = max(device, model.depth * eff.launch_layer_s)
         host = eff.host_step_s
         if kinds is not whole:
             most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])
@@ -329,10 +338,10 @@ class RooflineStepTime:
         return seconds
 
     def _exchange_s(self, tokens: float) -> float:
-        """Exchanges of one layer. Attention DP: dispatch and combine (dispatch in the weights' format, combine in
-        bf16), in a rack-scale NVLink domain and across nodes with the distinct ranks that a token's experts live on,
-        inside one node with all (TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, and gathers and
-        reduce-scatters all tokens elsewhere); without attention DP two all-reduces."""
+        """Exchanges of one layer. Attention DP: dispatch and combine (combine in bf16) with the distinct ranks that a
+        token's experts live on, or with all: TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, takes
+        them for more expert-parallel ranks than a token has experts (``select_alltoall_method_type``), and gathers
+        and reduce-scatters all tokens elsewhere. Without attention DP two all-reduces."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
         if mapping.tp == 1 or tokens <= 0:
             return 0.0
@@ -340,9 +349,10 @@ class RooflineStepTime:
             top_k = model.moe.top_k if model.moe else 1
             groups = mapping.ep * (1.0 - math.pow(1.0 - 1.0 / mapping.ep, top_k))
             peers = groups * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
-            if mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
+            few = mapping.ep <= top_k and not self.all_to_all
+            if few or mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
                 peers = mapping.tp - 1.0
-            wire_b = tokens * peers * model.hidden * (self._weight_b + 2.0)
+            wire_b = tokens * peers * model.hidden * (self._sent_b + 2.0)
         else:
             wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0
             wire_b *= eff.link / eff.allreduce

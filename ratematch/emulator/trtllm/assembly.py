@@ -53,6 +53,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             settings.kv_fraction,
             expert_slots=expert_slots(settings.config, 0) or 0,
             moe_backend=str((settings.config.get("moe_config") or {}).get("backend") or ""),
+            prompts_launched=not settings.prompt_graphs,
         )
         fit = fit_memory(shape, environment)
         step_time = make_step_time(shape, environment)
@@ -73,6 +74,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         overlap=settings.overlap,
         fill_gate=environment.fill_gate,
         balance=settings.balance,
+        gathering=settings.gathering,
         routing=settings.routing,
     )
     token_b = shape.kv_token_b
