@@ -46,10 +46,10 @@ def main() -> int:
     print(to_terminal(compared))
     if args.output:
         said = [word for word in sys.argv[1:] if word not in ("--jobs", str(args.jobs))]
-        write_page(args.output, compared, " ".join(["python -m benchmarks.real_deployments", *said]))
+        write_page(args.output, compared, " ".join(["python -m benchmarks.real_deployments", *said]), args.steps)
     if args.plot:
         plot(args.plot, compared)
-    if args.write_spread:
+    if args.write_spread and args.steps == "roofline":  # what predictions carry are the intervals of the usual model
         Path(str(resources.files("ratematch.data").joinpath("accuracy.yaml"))).write_text(spread_file(compared))
     return 0
 

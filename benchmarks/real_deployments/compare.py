@@ -72,12 +72,13 @@ def sum_up(compared: Sequence[Compared], figure: str) -> Sum:
 
 
 def groups_of(compared: Sequence[Compared]) -> dict[str, list[Compared]]:
-    """Those that count, by group, all of a kind, and all."""
+    """Those that count, by group, all of a kind, with and without drafts, and all."""
     groups: dict[str, list[Compared]] = {}
     kinds = {"agg": "all aggregated", "disagg": "all disaggregated"}
     for each in compared:
         if each.counts:
-            for name in (each.row.group, kinds[each.row.kind], "all"):
+            drafts = [f"all with MTP {each.row.mtp}", "all with MTP"] if each.row.mtp else ["all without MTP"]
+            for name in (each.row.group, kinds[each.row.kind], *drafts, "all"):
                 groups.setdefault(name, []).append(each)
     return dict(sorted(groups.items(), key=lambda item: (item[0].startswith("all"), item[0] == "all", item[0])))
 

@@ -15,6 +15,7 @@ from .compare import FIGURES, Compared, coverage, groups_of, spread, sum_up, tau
 from .fit import halves
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+KERNELS_BEGIN, KERNELS_END = "<!-- kernels: begin -->", "<!-- kernels: end -->"
 TITLES = {"tok_s_gpu": "tok/s/GPU", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 LIGHT, SOON_MS = 16, 500.0
 """Load with so few requests and so short a TTFT is light: nothing waits for long."""
@@ -70,18 +71,29 @@ def _missing_ms(each: Compared) -> float:
 
 def to_markdown(compared: Sequence[Compared], command: str) -> str:
     """The tables of the page."""
-    lines = [f"Made by `{command}`.", "", "### By group", ""]
-    lines.append("| group | rows | " + " | ".join(f"{TITLES[name]}: median, p90, worst" for name in FIGURES) + " |")
-    lines.append("|---|---|---|---|---|")
-    for name, members in groups_of(compared).items():
-        sums = [sum_up(members, figure) for figure in FIGURES]
-        cells = " | ".join(f"{s.median:.1%}, {s.p90:.0%}, {s.worst:.0%}" for s in sums)
-        lines.append(f"| {name} | {len(members)} | {cells} |")
+    lines = [f"Made by `{command}`.", "", "### By group", "", *_groups(compared)]
     lines += ["", *(f"* {line}." for line in summary(compared)), "", "### Row by row", ""]
     lines.append("Measured figure, and predicted over measured in brackets. Line: of the table.")
     lines += ["", "| line | deployment | ISL/OSL | in flight | tok/s/GPU | TPOT ms | TTFT ms | |", "|" + "---|" * 8]
     lines += [_row(each) for each in compared]
     return "\n".join(lines) + "\n"
+
+
+def to_short_markdown(compared: Sequence[Compared], command: str) -> str:
+    """Groups and summary alone, for a second step-time model; rows that it cannot simulate are named."""
+    lines = [f"Made by `{command}`.", "", *_groups(compared), "", *(f"* {line}." for line in summary(compared))]
+    lines += [f"* Not simulated: line {each.row.line}, {each.error}." for each in compared if each.error]
+    return "\n".join(lines) + "\n"
+
+
+def _groups(compared: Sequence[Compared]) -> list[str]:
+    lines = ["| group | rows | " + " | ".join(f"{TITLES[name]}: median, p90, worst" for name in FIGURES) + " |"]
+    lines.append("|---|---|---|---|---|")
+    for name, members in groups_of(compared).items():
+        sums = [sum_up(members, figure) for figure in FIGURES]
+        cells = " | ".join(f"{s.median:.1%}, {s.p90:.0%}, {s.worst:.0%}" for s in sums)
+        lines.append(f"| {name} | {len(members)} | {cells} |")
+    return lines
 
 
 def _row(each: Compared) -> str:
@@ -96,17 +108,19 @@ def _row(each: Compared) -> str:
     return f"{head}| {' | '.join(cells)} | {row.suspect and 'suspect: ' + row.suspect} |"
 
 
-def write_page(path: Path, compared: Sequence[Compared], command: str) -> None:
-    """Put the tables between the marks of the page.
+def write_page(path: Path, compared: Sequence[Compared], command: str, steps: str = "roofline") -> None:
+    """Put the tables between the marks of the page; those of step times from ``kernels`` have marks of their own.
 
     Raises:
         SystemExit: the page has no such marks.
     """
-    text = path.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{path}: no place for the tables: write {BEGIN} and {END} where they belong")
-    head, _, rest = text.partition(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{to_markdown(compared, command)}{END}{rest.partition(END)[2]}")
+    text, roofline = path.read_text(), steps == "roofline"
+    begin, end = (BEGIN, END) if roofline else (KERNELS_BEGIN, KERNELS_END)
+    if begin not in text or end not in text:
+        raise SystemExit(f"{path}: no place for the tables: write {begin} and {end} where they belong")
+    head, _, rest = text.partition(begin)
+    tables = to_markdown(compared, command) if roofline else to_short_markdown(compared, command)
+    path.write_text(f"{head}{begin}\n{tables}{end}{rest.partition(end)[2]}")
 
 
 def plot(path: Path, compared: Sequence[Compared]) -> None:

@@ -87,7 +87,7 @@ def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:
     """
     model, gpu, mapping, precision = shape.model, shape.gpu, shape.mapping, shape.precision(environment)
     if environment.steps == "kernels":
-        return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts)
+        return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts, shape.moe_backend)
     efficiency = efficiency_of(gpu, model, precision, shape.moe_backend, mapping.attention_dp)
     if not shape.prompts_launched:
         efficiency = replace(efficiency, launch_layer_s=0.0)

@@ -181,7 +181,7 @@ def read_environment(
         gen_only=env.get("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "").strip() == "1",
         no_retry=env.get("TRTLLM_DISAGG_NO_RETRY", "").strip() == "1",
         fill_gate=int(gate) if gate else None,
-        forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"),
+        forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS") or None,
         steps=read_step_model(env),
         model=env.get(MODEL_VARIABLE, "").strip(),
         all_to_all=env.get("TRTLLM_FORCE_COMM_METHOD", "").strip().upper().startswith("NVLINK"),
