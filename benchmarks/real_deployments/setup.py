@@ -17,14 +17,16 @@ from ratematch.plan.parallelism import parse_mapping
 from .table import Row, Servers
 
 AGG_HEADROOM = 64
-"""What the scripts of aggregated rows add to concurrency + ISL for ``max_num_tokens``, rounded up to itself."""
+"""What the scripts of aggregated rows add to batch + ISL for ``max_num_tokens``, rounded up to itself."""
 LEAST_TOKENS = 8192
-"""The least ``max_num_tokens`` of the scripts, but of those of B200 with FP8 in 2025."""
+"""The least ``max_num_tokens`` of the scripts without drafts since ``FLOOR_SINCE``."""
 BALANCE = {"enable_balance": True, "batching_wait_iters": 0, "timeout_iters": 60}
+GATHERING = {"batch_wait_timeout_iters": 40, "batch_wait_max_tokens_ratio": 0.8}
 MOST_FRONTENDS = 10
 """srt-slurm's ``num_additional_frontends`` + 1."""
-SCRIPTS_CHANGED = "2026"
-"""Rows measured first before it ran InferenceX's scripts of 2025."""
+FLOOR_SINCE, FP8_SINCE, FP4_SINCE = "2026-01-21", "2026-01-29", "2026-02-03"
+"""Days on which InferenceX's scripts of aggregated servers changed: a least ``max_num_tokens``; those of FP8 and of
+FP4 on B200 by NVIDIA. Rows measured first before such a day ran what was before."""
 _SEVERAL_FRONTENDS = {("b200", "fp4"), ("gb200", "fp4"), ("gb200", "fp8")}
 """Series whose recipes leave ``enable_multiple_frontends`` on: nginx before one Dynamo frontend a node."""
 _SHORT_INTERVAL = {("b200", "fp8"), ("b300", "fp8")}
@@ -50,7 +52,7 @@ def setup_of(row: Row) -> Setup:
     frontends = min(MOST_FRONTENDS, _nodes(row) - 1) if (row.gpu, row.precision) in _SEVERAL_FRONTENDS else 1
     interval = 20 if (row.gpu, row.precision) in _SHORT_INTERVAL else 100
     ctx, gen = row.ctx.mapping, row.gen.mapping
-    if (row.gpu, row.precision) == ("b300", "fp8"):
+    if row.precision == "fp8" and (row.gpu == "b300" or (row.gpu == "b200" and row.isl > 4096)):
         ctx = ctx.replace("DEP", "DP")
     if re.search(r"_gen[0-9]+_dp[0-9]+_", row.source):
         gen = gen.replace("DEP", "DP")
@@ -59,14 +61,72 @@ def setup_of(row: Row) -> Setup:
 
 def aggregated_options(row: Row) -> tuple[int, Options]:
     """``max_num_tokens`` of an aggregated row, and the keys of its YAML file."""
-    tokens = -(-(row.concurrency + row.isl + AGG_HEADROOM) // AGG_HEADROOM) * AGG_HEADROOM
-    if row.precision == "fp4" or row.gpu != "b200" or row.first >= SCRIPTS_CHANGED:
-        tokens = max(LEAST_TOKENS, tokens)
-    setup = setup_of(row)
+    setup, dp = setup_of(row), parse_mapping(row.gen.mapping).attention_dp
     options: Options = {"stream_interval": setup.stream_interval, **moe_options(setup.gen_backend)}
-    if parse_mapping(row.gen.mapping).attention_dp:
+    options["kv_cache_config"] = {"free_gpu_memory_fraction": row.kv_fraction or _aggregated_kv(row)}
+    if dp:
         options["attention_dp_config"] = BALANCE
-    return row.gen.max_num_tokens or tokens, options
+    if graphs_of_prompts(row):
+        options["torch_compile_config"] = {"enable_piecewise_cuda_graph": True}
+    if (row.gpu, row.precision) == ("b200", "fp8") and not row.mtp and _short(row) and row.concurrency >= 64:
+        options |= GATHERING if row.first >= FP8_SINCE else {}
+    return row.gen.max_num_tokens or _aggregated_tokens(row), options
+
+
+def aggregated_batch(row: Row) -> int | None:
+    """``max_batch_size`` of an aggregated row: scripts without drafts leave it at the engine's default."""
+    if row.gen.max_batch_size or not row.mtp:
+        return row.gen.max_batch_size
+    shares = 1
+    if parse_mapping(row.gen.mapping).attention_dp:
+        shares = 4 if row.precision == "fp4" else 8
+    return max(1, row.concurrency // shares)
+
+
+def _aggregated_tokens(row: Row) -> int:
+    batch = (1 + row.mtp) * (aggregated_batch(row) or 1) if row.mtp else row.concurrency
+    tokens = -(-(batch + row.isl + AGG_HEADROOM) // AGG_HEADROOM) * AGG_HEADROOM
+    return tokens if row.mtp or row.first < FLOOR_SINCE else max(LEAST_TOKENS, tokens)
+
+
+def _aggregated_kv(row: Row) -> float:
+    """``free_gpu_memory_fraction``."""
+    if row.gpu in ("h100", "h200"):
+        return 0.75
+    if row.precision == "fp4" or row.first < FP8_SINCE:
+        return 0.8
+    if row.mtp:
+        return 0.7 if parse_mapping(row.gen.mapping).attention_dp else 0.8
+    if row.isl > 4096 and row.gen.mapping.endswith("P4"):
+        return 0.75
+    return 0.7 if _long(row) and row.concurrency >= 256 else 0.8
+
+
+def graphs_of_prompts(row: Row) -> bool:
+    """Whether steps with prompts of an aggregated row run as CUDA graphs (``enable_piecewise_cuda_graph``)."""
+    mapping, many = parse_mapping(row.gen.mapping), row.concurrency
+    if row.ctx is not None or row.gpu != "b200":
+        return False
+    if row.precision == "fp4":
+        if row.mtp:
+            return (_short(row) and (many in (32, 64) or (many == 128 and not mapping.attention_dp))) or (
+                _long(row) and many == 64
+            )
+        return row.first >= FP4_SINCE and _short(row) and mapping.tp == mapping.ep == 8
+    if row.first < FP8_SINCE:
+        return False
+    if row.mtp:
+        return not mapping.attention_dp and many > (4 if _short(row) else 8 if _long(row) else 16)
+    return many >= 64 if not _long(row) else 128 <= many < 256
+
+
+def _short(row: Row) -> bool:
+    return row.isl <= 4096 and row.osl <= 4096
+
+
+def _long(row: Row) -> bool:
+    """Few tokens in and many out."""
+    return row.isl <= 4096 < row.osl
 
 
 def moe_options(backend: str) -> Options:
@@ -80,10 +140,12 @@ def _aggregated_backend(row: Row) -> str:
         return "CUTLASS"
     if row.precision == "fp4":
         many = row.concurrency > 32 if row.isl > 4096 else row.concurrency >= 256
-        return "CUTLASS" if dp or many else "TRTLLM"
-    if row.first < SCRIPTS_CHANGED:
+        return "CUTLASS" if dp or (many and row.first < FP4_SINCE and not row.mtp) else "TRTLLM"
+    if row.mtp:
+        return "DEEPGEMM" if dp else "TRTLLM"
+    if row.first < FP8_SINCE:
         return "DEEPGEMM"
-    return "DEEPGEMM" if row.concurrency >= 256 and row.isl <= 4096 else "TRTLLM"
+    return "DEEPGEMM" if _long(row) and row.concurrency >= 256 else "TRTLLM"
 
 
 def _ctx_backend(row: Row) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from ratematch.inputs.catalog import load_gpu
 from ratematch.inputs.find import read_sweep
@@ -30,7 +30,7 @@ from ratematch.simulate.plan import plan_simulation
 from ratematch.simulate.service import Service
 from ratematch.simulate.timeline import Timeline
 
-from .setup import aggregated_options, moe_options, setup_of
+from .setup import aggregated_batch, aggregated_options, moe_options, setup_of
 from .table import Row, Servers
 
 CLUSTERS = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}
@@ -39,11 +39,14 @@ REQUESTS_PER_SLOT = 10
 
 @dataclass(frozen=True)
 class Simulated:
-    """What the simulation gives for a row; as the row has it. ``seconds``: that it took; ``virtual_s``: simulated."""
+    """What the simulation gives for a row; ``ttft_ms`` as the row has it, of ``mean_ttft_ms`` and the median.
+    ``in_flight``: mean over the run. ``seconds``: that it took; ``virtual_s``: simulated."""
 
     tok_s_gpu: float
     tpot_ms: float
     ttft_ms: float
+    mean_ttft_ms: float
+    in_flight: float
     seconds: float
     virtual_s: float
 
@@ -85,7 +88,7 @@ def experiment_for(row: Row, sweep: Sweep, load: Concurrency) -> Experiment:
 def _aggregated(row: Row) -> ServerGroup:
     tokens, options = aggregated_options(row)
     mapping = parse_mapping(row.gen.mapping)
-    return ServerGroup("agg", mapping, row.gen.instances, row.mtp, row.gen.max_batch_size, tokens, options)
+    return ServerGroup("agg", mapping, row.gen.instances, row.mtp, aggregated_batch(row), tokens, options)
 
 
 def _group(role: Role, servers: Servers, label: str, mtp: int, options: Options) -> ServerGroup:
@@ -102,7 +105,10 @@ def _figures(row: Row, records: Sequence[RequestRecord], run_s: float, seconds: 
     tpots = [
         ((r.last_token_ns or 0) - (r.first_token_ns or 0)) / 1e6 / (r.osl - 1) for r in done if r.osl and r.osl > 1
     ]
-    return Simulated(tokens / run_s / row.gpus, fmean(tpots), fmean(ttfts), seconds, run_s)
+    in_flight = sum([(r.end_ns or 0) - (r.sent_ns or 0) for r in done]) / 1e9 / run_s
+    mean_ms = fmean(ttfts)
+    ttft_ms = row.ttft_as_given(mean_ms, median(ttfts))
+    return Simulated(tokens / run_s / row.gpus, fmean(tpots), ttft_ms, mean_ms, in_flight, seconds, run_s)
 
 
 @cache

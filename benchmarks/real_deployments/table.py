@@ -28,9 +28,9 @@ class Servers:
 class Row:
     """One measured point. ``ctx`` is ``None`` for aggregated serving, whose servers are ``gen``.
 
-    ``tok_s_gpu``: output tokens/s over all GPUs; ``tpot_ms`` and ``ttft_ms``: means. ``line``: in its file.
-    ``first``: the day of the first measurement, ISO, empty where not said. ``source``:
-    who measured it, with which recipe.
+    ``tok_s_gpu``: output tokens/s over all GPUs; ``tpot_ms``: mean; ``ttft_ms``: see :meth:`ttft_as_given`. ``line``:
+    in its file. ``first``: the day of the first measurement, ISO, empty where not said. ``records``: how many equal
+    points the row was made of. ``source``: who measured it, with which recipe.
     """
 
     line: int
@@ -51,6 +51,7 @@ class Row:
     ttft_ms: float
     first: str
     source: str
+    records: int = 1
 
     @property
     def kind(self) -> str:
@@ -73,6 +74,16 @@ class Row:
         role = "gen" if self.ctx else "agg"
         mtp = f", MTP {self.mtp}" if self.mtp else ""
         return " + ".join([*parts, f"{self.gen.instances} x {self.gen.mapping} {role}"]) + mtp
+
+    def ttft_as_given(self, mean_ms: float, median_ms: float) -> float:
+        """What ``ttft_ms`` of this row is, in terms of its run's mean and median.
+
+        A row of one record has the mean, one of three and more the median, and one of two what lies half-way
+        between a mean and a median: so say Little's law and the rows' own 99th percentiles (docs/accuracy.md).
+        """
+        if self.records == 1:
+            return mean_ms
+        return median_ms if self.records > 2 else (mean_ms + median_ms) / 2
 
     @property
     def suspect(self) -> str:
@@ -113,6 +124,7 @@ def _row(line: int, given: dict[str, str], path: Path) -> Row:
             ttft_ms=float(given["ttft_ms"]),
             first=given.get("first") or "",
             source=given.get("source") or "",
+            records=int(given.get("days") or 1),
         )
     except (KeyError, ValueError) as error:
         raise SystemExit(

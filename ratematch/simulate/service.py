@@ -46,9 +46,10 @@ class Door:
 
 @dataclass(slots=True)
 class Frontend:
-    """An orchestrator: its routers by role, and where it reads requests."""
+    """An orchestrator: its routers by role, in which order each knows its servers, and where it reads requests."""
 
     routers: dict[str, Router]
+    orders: dict[str, tuple[int, ...]]
     door: Door
 
 
@@ -74,7 +75,8 @@ class Service:
     """Answers requests as the processes of ``plan`` would.
 
     ``frontends``: how many orchestrators stand side by side behind a proxy that takes them in turn, each with routers
-    of its own that know nothing of the others' choices. They start at different places, drawn with seed 0.
+    of its own that know nothing of the others' choices. Each knows the servers in an order of its own (Dynamo's
+    frontends list what they discovered in the order of a hash map) and has sent some requests before: both are drawn.
 
     ``workers``: by ``host:port``; ``orchestrator``: its settings, if there is one; ``fronts``: the orchestrators.
     ``loop``: what runs its loads, from the first one on: the timeline's events, or
@@ -122,14 +124,17 @@ class Service:
         self.workers[address] = Worker(spec.name, settings, emulation, environment.gen_only, self.timeline)
 
     def _front(self, settings: OrchestratorSettings, place: int) -> Frontend:
-        """An orchestrator's own routers. All but the first have sent some requests before."""
+        """An orchestrator's own routers. The first knows the servers in the order of its file."""
         roles = [role for role in (settings.ctx, settings.gen) if role.urls]
         routers = {role.role: build_router(role) for role in roles}
+        orders = {role.role: tuple(range(len(role.urls))) for role in roles}
+        random = np.random.default_rng(place)
         for role in roles if place else []:
             router, seen = routers[role.role], self._routed(role, 1)
-            for _ in range(int(np.random.default_rng(place).integers(len(role.urls)))):
+            for _ in range(int(random.integers(len(role.urls)))):
                 router.finish(router.choose(seen), seen)
-        return Frontend(routers, Door())
+            orders[role.role] = tuple(random.permutation(len(role.urls)).tolist())
+        return Frontend(routers, orders, Door())
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -225,7 +230,8 @@ class Service:
         router = front.routers[role.role]
         routed = self._routed(role, isl)
         index = router.choose(routed)
-        return self.workers[role.urls[index]], lambda: router.finish(index, routed)
+        url = role.urls[front.orders[role.role][index]]
+        return self.workers[url], lambda: router.finish(index, routed)
 
     def _routed(self, role: RoleSettings, isl: int) -> Routed:
         """What routers see. Prompts share no block, so those that compare prompts see none; one may weigh them."""

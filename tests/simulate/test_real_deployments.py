@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from benchmarks.real_deployments.compare import Compared, compare, interval, kendall_tau, sum_up
 from benchmarks.real_deployments.fit import BLACKWELL, ctx_rate, generating, minimise, request_rate, tpot_ms
 from benchmarks.real_deployments.page import BEGIN, END, write_page
-from benchmarks.real_deployments.setup import setup_of
+from benchmarks.real_deployments.setup import aggregated_options, graphs_of_prompts, setup_of
 from benchmarks.real_deployments.simulated import Simulated
 from benchmarks.real_deployments.table import ROWS, read_rows
 from ratematch.emulator.efficiency import efficiency_of
@@ -75,6 +76,33 @@ def test_setup_follows_the_public_scripts():
     assert setup_of(TABLE[44]).ctx_mapping == "DP4"
 
 
+def test_setup_of_aggregated_rows_follows_the_scripts_of_their_day():
+    tokens = {line: aggregated_options(TABLE[line])[0] for line in (5, 6, 16, 18, 26)}
+    assert tokens == {5: 1152, 6: 8192, 16: 1152, 18: 8192, 26: 1152}
+    fractions = {line: aggregated_options(TABLE[line])[1]["kv_cache_config"] for line in (5, 19, 24, 26)}
+    assert [each["free_gpu_memory_fraction"] for each in fractions.values()] == [0.8, 0.7, 0.75, 0.75]
+    gathering = {line for line in TABLE if "batch_wait_timeout_iters" in aggregated_options(TABLE[line])[1]}
+    assert gathering == {18}  # FP8 in 2026, 1k in and out, 64 and more in flight
+    assert {line for line in TABLE if graphs_of_prompts(TABLE[line])} == {6, 18}
+    drafting = replace(TABLE[17], mtp=3, concurrency=32)
+    assert aggregated_options(drafting)[0] == 1216  # (1 + 3) x 32 + 1024 + 64
+    assert graphs_of_prompts(drafting) and not graphs_of_prompts(replace(drafting, concurrency=4))
+
+
+def test_ttft_is_compared_with_the_statistic_that_the_row_has():
+    one, two, three = (replace(TABLE[2], records=records) for records in (1, 2, 3))
+    assert [row.ttft_as_given(900.0, 300.0) for row in (one, two, three)] == [900.0, 600.0, 300.0]
+    assert (TABLE[37].records, TABLE[77].records, TABLE[59].records) == (1, 2, 3)
+
+
+def test_ttft_of_a_row_of_several_records_is_no_mean():
+    """Ten requests a slot, four slots: the 99th of 40 is 0.39 of the second largest and 0.61 of the largest, so that
+    the mean is at least 1 / 0.61 / 40 of it."""
+    given = next(row for line, row in enumerate(csv.DictReader(ROWS.open()), start=2) if line == 62)
+    assert TABLE[62].concurrency == 4 and TABLE[62].records == 3
+    assert TABLE[62].ttft_ms < float(given["ttft_p99_ms"]) / 0.61 / 40 / 3
+
+
 def test_a_row_without_a_figure_is_refused_in_one_line(tmp_path: Path):
     lines = ROWS.read_text().splitlines()
     table = tmp_path / "mine.csv"
@@ -123,7 +151,7 @@ def test_robust_least_squares_finds_a_line_beside_an_outlier():
 def test_tables_go_between_the_marks(tmp_path: Path, compared):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    suspect = Compared(TABLE[86], Simulated(1.0, 1.0, 1.0, 0.1, 1.0))
+    suspect = Compared(TABLE[86], Simulated(1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 1.0))
     write_page(page, [*compared, suspect], "command")
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n")

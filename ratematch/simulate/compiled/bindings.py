@@ -247,15 +247,20 @@ class CompiledLoop:
 
 def _shape(service: Service) -> list[int]:
     """Orchestrated? Longest prompt without a context server, first and number of servers of either role,
-    orchestrators; and of each what its routers do and whose turn it is."""
+    orchestrators; and of each what its routers do, whose turn it is, and in which order they know their servers."""
     orchestrator = service.orchestrator
     if orchestrator is None:
         return [0, -1, 0, 0, 0, 1, 0]
     most, ctx, gen = orchestrator.max_local_prefill, orchestrator.ctx, orchestrator.gen
     first = len(ctx.urls)
     servers = [0, first, first, len(gen.urls)]
-    routers = [front.routers for front in service.fronts]
-    fronts = [[*_turn(each.get(ctx.role)), *_turn(each.get(gen.role))] for each in routers]
+    fronts = [
+        [
+            *(number for role in (ctx, gen) for number in _turn(front.routers.get(role.role))),
+            *(place for role in (ctx, gen) for place in front.orders.get(role.role, ())),
+        ]
+        for front in service.fronts
+    ]
     return [1, -1 if most is None else most, *servers, len(fronts), *chain.from_iterable(fronts)]
 
 

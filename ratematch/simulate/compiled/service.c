@@ -14,9 +14,9 @@ typedef struct {
 } Request;
 
 /* Servers of one role, from number `first` on, and an orchestrator's router of them. `weights`: what each has in flight,
- * as it counts. */
+ * as it counts, and `order`: its place among those servers. */
 typedef struct {
-    i64 first, count, mode, next, *weights;
+    i64 first, count, mode, next, *weights, *order;
 } Role;
 
 /* An orchestrator, and until when it reads the requests before. */
@@ -46,18 +46,20 @@ static void send_next(Simulation *sim, double free_s);
 
 static i64 pick(Role *role, const Request *request)
 {
-    if (role->mode == ROUND_ROBIN) return role->first + role->next++ % role->count;
+    if (role->mode == ROUND_ROBIN) return role->first + role->order[role->next++ % role->count];
     i64 best = 0;
     for (i64 k = 1; k < role->count; k++)
         if (role->weights[k] < role->weights[best]) best = k;
     role->weights[best] += role->mode == FEWEST_TOKENS ? request->isl : 1;
-    return role->first + best;
+    return role->first + role->order[best];
 }
 
 static void give_back(Role *role, i64 server, const Request *request)
 {
-    if (role->mode != ROUND_ROBIN)
-        role->weights[server - role->first] -= role->mode == FEWEST_TOKENS ? request->isl : 1;
+    if (role->mode == ROUND_ROBIN) return;
+    i64 place = 0;
+    while (role->order[place] != server - role->first) place++;
+    role->weights[place] -= role->mode == FEWEST_TOKENS ? request->isl : 1;
 }
 
 /* The request is read by a process after those that came before it; `kind` happens `more` seconds later. */
@@ -298,8 +300,16 @@ static void *fresh(i64 count, size_t size)
     return block;
 }
 
+static Role role_of(i64 first, i64 count, const i64 *router, const i64 *order)
+{
+    Role role = {first, count, router[0], router[1], fresh(count, sizeof(i64)), fresh(count, sizeof(i64))};
+    for (i64 k = 0; k < count; k++) role.order[k] = order[k];
+    return role;
+}
+
 /* `numbers`: hop_s, request_s, token_s, serving_s, and the clock. `shape`: orchestrated, max_local_prefill, first and count
- * of ctx and gen servers, orchestrators; and of each mode and next server of its ctx router, then of its gen router. */
+ * of ctx and gen servers, orchestrators; and of each mode and next server of its ctx router, then of its gen router, then
+ * the order in which the one knows its servers, then the other. */
 Simulation *simulation_new(i64 servers, const Limits *limits, const i64 *shape, const double *numbers, StepTime step_time)
 {
     Simulation *sim = fresh(1, sizeof(Simulation));
@@ -313,10 +323,12 @@ Simulation *simulation_new(i64 servers, const Limits *limits, const i64 *shape, 
     service->orchestrated = shape[0], service->max_local_prefill = shape[1];
     service->fronts = shape[6];
     service->front = fresh(service->fronts, sizeof(Front));
+    const i64 *router = shape + 7;
     for (i64 place = 0; place < service->fronts; place++) {
-        const i64 *router = shape + 7 + 4 * place;
-        service->front[place].ctx = (Role){shape[2], shape[3], router[0], router[1], fresh(shape[3], sizeof(i64))};
-        service->front[place].gen = (Role){shape[4], shape[5], router[2], router[3], fresh(shape[5], sizeof(i64))};
+        const i64 *order = router + 4;
+        service->front[place].ctx = role_of(shape[2], shape[3], router, order);
+        service->front[place].gen = role_of(shape[4], shape[5], router + 2, order + shape[3]);
+        router = order + shape[3] + shape[5];
     }
     for (i64 index = 0; index < servers; index++) {
         Server *server = &sim->server[index];
@@ -345,8 +357,10 @@ void simulation_free(Simulation *sim)
         free(server->ends), free(server->growth), free(server->end_first), free(server->gains);
         free(server->loads), free(server->more);
     }
-    for (i64 place = 0; place < service->fronts; place++)
+    for (i64 place = 0; place < service->fronts; place++) {
         free(service->front[place].ctx.weights), free(service->front[place].gen.weights);
+        free(service->front[place].ctx.order), free(service->front[place].gen.order);
+    }
     free(service->front), free(service->request_of), free(service->chunk);
     free(service->waiting), free(service), free(sim->server), free(sim->seq), free(sim->line.heap), free(sim);
 }
