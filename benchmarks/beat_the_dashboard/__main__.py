@@ -30,7 +30,7 @@ def search_group(group: Group, requests_per_slot: float) -> tuple[Search, list[A
     search = Search(group, requests_per_slot)
     search.forecast()
     answered = answers(search)
-    return search, answered, promising(search)
+    return search, answered, promising(search, answered)
 
 
 def main() -> int:

@@ -9,23 +9,28 @@ from benchmarks.real_deployments.compare import Compared
 from benchmarks.real_deployments.table import Row
 
 from .group import Group, key_of
-from .search import Candidate, Search
+from .search import FAST_ENOUGH, Candidate, Search
 
-SLACK = 0.05
-"""Among published rows one is fast enough that is slower by this share: their speeds are further apart than that, and
-it is what TPOT is predicted to."""
+SLACK = 0.15
+"""Among published rows one is fast enough that is slower by this share, measured or simulated: so near are 90 % of
+their TPOTs predicted, and a table has few rows of a workload."""
 PROMISING = 5
 
 
 @dataclass(frozen=True)
 class Answer:
-    """For the tok/s/user of the row ``at``: the ``best`` that was published and is as fast, and what was ``chosen``
-    from simulation alone. ``measured``: the rows of the deployment chosen that are as fast."""
+    """For the tok/s/user of the row ``at``: the ``best`` that was published and is as fast, and what the search has,
+    best first. ``measured``: the rows of the deployment chosen that are as fast."""
 
     at: Row
     best: Row
-    chosen: Candidate | None
+    candidates: tuple[Candidate, ...]
     measured: tuple[Row, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """From simulation alone."""
+        return self.candidates[0] if self.candidates else None
 
     @property
     def regret(self) -> float | None:
@@ -43,9 +48,11 @@ def answers(search: Search) -> list[Answer]:
 
 def _answer(search: Search, at: Row) -> Answer:
     fast = [row for row in search.group.rows if speed(row) >= speed(at)]
-    chosen = search.answer(speed(at))
-    alike = [row for row in fast if chosen is not None and key_of(row) == chosen.chosen.key]
-    return Answer(at, max(fast, key=lambda row: row.tok_s_gpu), chosen, tuple(alike))
+    as_fast = speed(at) * FAST_ENOUGH
+    candidates = tuple(search.answers(speed(at)))
+    mine = [row for row in search.group.rows if candidates and key_of(row) == candidates[0].chosen.key]
+    alike = [row for row in mine if speed(row) >= as_fast]
+    return Answer(at, max(fast, key=lambda row: row.tok_s_gpu), candidates, tuple(alike))
 
 
 def speed(row: Row) -> float:
@@ -90,27 +97,24 @@ def pick_published(compared: Sequence[Compared], group: Group) -> list[Picked]:
 
 @dataclass(frozen=True)
 class Promising:
-    """A deployment that nobody has published, and tok/s/GPU of the best published one that is as fast."""
+    """A deployment that nobody has published, for the tok/s/user of the answer's row."""
 
     candidate: Candidate
-    published: float
+    answer: Answer
 
     @property
     def gain(self) -> float:
-        return self.candidate.tok_s_gpu / self.published
+        """Predicted tok/s/GPU over the best published that is as fast as was asked."""
+        return self.candidate.tok_s_gpu / self.answer.best.tok_s_gpu
 
 
-def promising(search: Search) -> list[Promising]:
-    """The ``PROMISING`` deployments with the largest predicted gain over what was published at their own tok/s/user,
-    of those simulated; of each pair of servers the best."""
+def promising(search: Search, answered: Sequence[Answer]) -> list[Promising]:
+    """The ``PROMISING`` unpublished deployments with the largest predicted gain, of each pair of servers the best."""
     known = {key_of(row) for row in search.group.rows}
     best: dict[tuple[str, str, int], Promising] = {}
-    for candidate in search.simulated.values():
-        rows = [row for row in search.group.rows if speed(row) >= candidate.tok_s_user]
-        if candidate.chosen.key in known or not rows:
-            continue
-        each = Promising(candidate, max(row.tok_s_gpu for row in rows))
-        servers = candidate.chosen.servers
-        if servers not in best or each.gain > best[servers].gain:
-            best[servers] = each
+    for answer in answered:
+        for candidate in answer.candidates:
+            each, servers = Promising(candidate, answer), candidate.chosen.servers
+            if candidate.chosen.key not in known and (servers not in best or each.gain > best[servers].gain):
+                best[servers] = each
     return sorted(best.values(), key=lambda each: -each.gain)[:PROMISING]

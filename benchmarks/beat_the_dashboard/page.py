@@ -22,16 +22,17 @@ def to_markdown(
     every = [answer for _, answers, _ in searches for answer in answers]
     lines += [*_summary(every), ""]
     lines.append(
-        "| group | line | tok/s/user, least | best published: line, tok/s/GPU | chosen | in flight | tok/s/user, TTFT ms "
-        "| tok/s/GPU, SIMULATED | over published | regret |"
+        "| group | line | tok/s/user, least | best published: line, tok/s/GPU | chosen | in flight "
+        "| tok/s/user, TTFT ms | tok/s/GPU, SIMULATED | over published | regret |"
     )
     lines.append("|" + "---|" * 10)
     lines += [_answer(search, answer) for search, answers, _ in searches for answer in answers]
     lines += ["", "### The most promising that nobody has published", ""]
     lines.append(
-        "| group, GPUs at most | deployment | in flight | tok/s/user | tok/s/GPU, SIMULATED | best published there | gain |"
+        "| group, GPUs at most | for line | deployment | in flight | tok/s/user | tok/s/GPU, SIMULATED "
+        "| best published | gain |"
     )
-    lines.append("|" + "---|" * 7)
+    lines.append("|" + "---|" * 8)
     lines += [_promising(search, each) for search, _, found in searches for each in found]
     if left_out:
         numbers = ", ".join(str(row.line) for row in left_out)
@@ -40,7 +41,10 @@ def to_markdown(
 
 
 def _picked(picked: Sequence[Picked]) -> list[str]:
-    lines = ["| group | questions | best picked | regret: median, worst | slower than asked: worst |", "|" + "---|" * 5]
+    lines = [
+        "| group | questions | best picked | regret: median, worst | slower than asked: worst |",
+        "|" + "---|" * 5,
+    ]
     groups: dict[str, list[Picked]] = {}
     for each in picked:
         groups.setdefault(each.at.workload, []).append(each)
@@ -64,12 +68,13 @@ def _summary(every: Sequence[Answer]) -> list[str]:
     lines = [
         f"* {len(found)} of {len(every)} questions have an answer; the others ask for more tok/s/user than the model "
         "thinks possible.",
-        f"* {more} answers are predicted to give more tok/s/GPU than the best published, {sure} with their whole interval.",
+        f"* {more} answers are predicted to give more tok/s/GPU than the best published, {sure} with their whole "
+        "interval.",
     ]
     if regrets:
         lines.append(
-            f"* {len(regrets)} answers are deployments that were measured: regret {median(regrets):.1%} in the median, "
-            f"{max(regrets):.1%} at worst."
+            f"* {len(regrets)} answers are deployments that were measured at that speed: regret "
+            f"{median(regrets):.1%} in the median, {max(regrets):.1%} at worst."
         )
     return lines
 
@@ -104,6 +109,7 @@ def _answer(search: Search, answer: Answer) -> str:
 def _promising(search: Search, each: Promising) -> str:
     one = each.candidate
     return (
-        f"| {search.group.name}, {search.group.budget} | {one.chosen.label} | {one.chosen.concurrency} "
-        f"| {one.tok_s_user:.1f} | {_predicted(one)} | {each.published:.0f} | {each.gain:.2f} |"
+        f"| {search.group.name}, {search.group.budget} | {each.answer.at.line} | {one.chosen.label} "
+        f"| {one.chosen.concurrency} | {one.tok_s_user:.1f} | {_predicted(one)} | {each.answer.best.tok_s_gpu:.0f} "
+        f"| {each.gain:.2f} |"
     )

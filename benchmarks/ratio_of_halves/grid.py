@@ -20,7 +20,7 @@ from .halves import measure_halves, measure_whole
 
 SPEEDS = 5
 """Speeds that are asked for, between those of a full and of an almost empty gen server, beside none at all."""
-STEP, LOADS, OVERFULL = 1.8, 8, 1.5
+STEP, LOADS, OVERFULL = 2.0, 7, 1.25
 """Each deployment is run at up to ``LOADS`` concurrencies, each ``STEP`` times the next lower one, up to ``OVERFULL``
 times the slots of its gen servers."""
 BUDGETS = (0.5, 0.75, 1.0)
@@ -120,7 +120,7 @@ def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Asked]:
 
 
 def answer(done: Simulated, asked: Asked) -> Answer | None:
-    """What matching answers, and what the grid does; ``None`` where neither has a deployment that keeps the limits."""
+    """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits."""
     most = {counts: read(at, asked) for counts, at in done.whole.items() if done.gpus(counts) <= asked.gpus}
     tpot_ms = 1000 / asked.tok_s_user if asked.tok_s_user else None
     workload = done.alone[-1].experiment.workload

@@ -1,4 +1,4 @@
-"""Servers of a case in virtual time: each kind alone, and whole deployments, through what sweeps are measured with."""
+"""Servers of a case in virtual time: each kind alone, and whole deployments, measured as a sweep measures them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ratematch.simulate.timeline import Timeline
 
 from .cases import Case
 
-REQUESTS_PER_SLOT, LEAST_REQUESTS = 6, 64
+REQUESTS_PER_SLOT, LEAST_REQUESTS = 5, 64
 FULL_STEPS, STEP_TOKENS = 4, 8192
 """Prompts in flight of a context server at most, in steps of all its ranks: with more, more only wait."""
 STREAM_INTERVAL = 20

@@ -24,7 +24,7 @@ from ratematch.plan.experiment import ORIGINS
 from ratematch.plan.load import Constraints
 
 WITHIN = 1e-6
-"""The point at a limit is this share below it: neither last digits nor a measured point beside it may get in the way."""
+"""The point at a limit is this share below it: far more than last digits, and than rates that are taken for one."""
 
 HALVINGS = 60
 """Of the search for a point between two measured loads."""
