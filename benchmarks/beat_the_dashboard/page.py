@@ -33,7 +33,7 @@ def to_markdown(
         "| best published | gain |"
     )
     lines.append("|" + "---|" * 8)
-    lines += [_promising(search, each) for search, _, found in searches for each in found]
+    lines += [_promising(search, each) for search, _, best in searches for each in best]
     if left_out:
         numbers = ", ".join(str(row.line) for row in left_out)
         lines += ["", f"Lines {numbers} are in no group: {left_out[0].suspect}."]
@@ -59,15 +59,15 @@ def _picked(picked: Sequence[Picked]) -> list[str]:
 
 
 def _summary(every: Sequence[Answer]) -> list[str]:
-    found = [answer for answer in every if answer.chosen is not None]
-    regrets = [answer.regret for answer in found if answer.regret is not None]
-    more = sum(answer.chosen.tok_s_gpu > answer.best.tok_s_gpu for answer in found if answer.chosen)
+    answered = [answer for answer in every if answer.chosen is not None]
+    regrets = [answer.regret for answer in answered if answer.regret is not None]
+    more = sum(answer.chosen.tok_s_gpu > answer.best.tok_s_gpu for answer in answered if answer.chosen)
     sure = sum(
-        interval(answer.chosen)[0] > answer.best.tok_s_gpu for answer in found if answer.chosen
+        interval(answer.chosen)[0] > answer.best.tok_s_gpu for answer in answered if answer.chosen
     )  # fmt: skip
     lines = [
-        f"* {len(found)} of {len(every)} questions have an answer; the others ask for more tok/s/user than the model "
-        "thinks possible.",
+        f"* {len(answered)} of {len(every)} questions have an answer; the others ask for more tok/s/user than the "
+        "model thinks possible.",
         f"* {more} answers are predicted to give more tok/s/GPU than the best published, {sure} with their whole "
         "interval.",
     ]

@@ -43,8 +43,8 @@ def main() -> int:
 
 
 def _answers(done: list[Simulated], ttft_of_ctx: float | None) -> list[Answer]:
-    found = (answer(each, asked) for each in done for asked in questions(each, ttft_of_ctx))
-    return [each for each in found if each is not None]
+    results = (answer(each, target) for each in done for target in questions(each, ttft_of_ctx))
+    return [each for each in results if each is not None]
 
 
 if __name__ == "__main__":

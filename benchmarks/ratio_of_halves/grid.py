@@ -43,7 +43,7 @@ class At:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Target:
     """One question: the budget, the least tok/s/user (0: any), the most mean TTFT (``None``: any)."""
 
     gpus: int
@@ -58,7 +58,7 @@ class Answer:
     ``servers``: to add to or take from the chosen, or copies of it, for the ratio of that."""
 
     case: Case
-    asked: Asked
+    target: Target
     chosen: Counts
     predicted: float
     gives: float
@@ -107,7 +107,7 @@ def _at(row: Measured, gpus: int) -> At:
     return At(row.load.concurrency, 1000 / m.tpot_ms.mean, m.tok_s / gpus, m.ttft_ms.mean)  # type: ignore[union-attr]
 
 
-def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Asked]:
+def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Target]:
     """Budgets and speeds that the case is asked about."""
     case, gens = done.case, [row for row in done.alone if row.experiment.stage == "gen"]
     speeds = [1000 / row.measurement.tpot_ms.mean for row in gens if row.measurement.tpot_ms]
@@ -116,15 +116,15 @@ def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Asked]:
     limit = ttft_of_ctx * first.mean if ttft_of_ctx is not None and first is not None else None
     least = done.gpus((1, 1))
     budgets = sorted({max(least, round(case.budget * share)) for share in BUDGETS})
-    return [Asked(gpus, speed, limit) for gpus in budgets for speed in (0.0, *between)]
+    return [Target(gpus, speed, limit) for gpus in budgets for speed in (0.0, *between)]
 
 
-def answer(done: Simulated, asked: Asked) -> Answer | None:
+def answer(done: Simulated, target: Target) -> Answer | None:
     """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits."""
-    most = {counts: read(at, asked) for counts, at in done.whole.items() if done.gpus(counts) <= asked.gpus}
-    tpot_ms = 1000 / asked.tok_s_user if asked.tok_s_user else None
+    most = {counts: read(at, target) for counts, at in done.whole.items() if done.gpus(counts) <= target.gpus}
+    tpot_ms = 1000 / target.tok_s_user if target.tok_s_user else None
     workload = done.alone[-1].experiment.workload
-    question = Question(asked.ttft_ms, tpot_ms, max_gpus=asked.gpus, draws=0)
+    question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0)
     plans = analyze_workload(done.alone, workload, question).rate_matched
     highest = max(most.values())
     if not plans or not highest:
@@ -132,18 +132,18 @@ def answer(done: Simulated, asked: Asked) -> Answer | None:
     point = max(plans, key=lambda plan: plan.tok_s_gpu)
     chosen = (point.ctx, point.gen)
     servers = {
-        counts: apart(done, asked.gpus, chosen, counts)
+        counts: apart(done, target.gpus, chosen, counts)
         for counts, tok_s_gpu in most.items()
         if tok_s_gpu >= highest * (1 - ALIKE)
     }
     best = min(servers, key=lambda counts: (servers[counts], -most[counts]))
-    return Answer(done.case, asked, chosen, point.tok_s_gpu, most[chosen], best, highest, servers[best])
+    return Answer(done.case, target, chosen, point.tok_s_gpu, most[chosen], best, highest, servers[best])
 
 
-def read(curve: Sequence[At], asked: Asked) -> float:
+def read(curve: Sequence[At], target: Target) -> float:
     """Most tok/s/GPU of a deployment within the limits, on the line between its concurrencies; 0 where there is none.
     Copies of one deployment keep the same figures, so that which of them is run does not matter."""
-    limits = (asked.tok_s_user, asked.ttft_ms or math.inf)
+    limits = (target.tok_s_user, target.ttft_ms or math.inf)
     best = max((at.tok_s_gpu for at in curve if _late(at, limits) <= 0), default=0.0)
     for low, high in pairwise(curve):
         first, second = _late(low, limits), _late(high, limits)

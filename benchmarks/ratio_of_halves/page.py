@@ -63,9 +63,9 @@ def _exceptions(free: Sequence[Answer]) -> list[str]:
     lines.append("| case | GPUs | tok/s/user, least | chosen | tok/s/GPU: predicted, simulated | best | tok/s/GPU |")
     lines.append("|" + "---|" * 7)
     for row in rows:
-        speed = f"{row.asked.tok_s_user:.1f}" if row.asked.tok_s_user else "any"
+        speed = f"{row.target.tok_s_user:.1f}" if row.target.tok_s_user else "any"
         lines.append(
-            f"| {row.case.label} | {row.asked.gpus} | {speed} | {row.chosen[0]} + {row.chosen[1]} "
+            f"| {row.case.label} | {row.target.gpus} | {speed} | {row.chosen[0]} + {row.chosen[1]} "
             f"| {row.predicted:.0f}, {row.gives:.0f} | {row.best[0]} + {row.best[1]} | {row.most:.0f} |"
         )
     return lines

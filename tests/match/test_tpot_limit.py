@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ratematch.match.curves import make_curve, read_rate_at
+from ratematch.match.frontier import find_frontier
 from ratematch.match.matching import Ctx, Gen
 from ratematch.match.noise import Noise
 from ratematch.match.options import CtxOption, GenOption
 from ratematch.match.pairs import Pair, meet_tpot_limit, predict_deployment
-from ratematch.match.frontier import find_frontier
 from ratematch.match.question import Question
 from ratematch.plan.load import Constraints
 
@@ -67,7 +69,7 @@ def test_the_curve_reads_as_before_and_the_point_keeps_the_limit(loads, steps, l
     loads = sorted(loads)
     gen = gen_of(*((load, 10 * sum(steps[: k + 1])) for k, load in enumerate(loads)), extra_s=extra_s)
     new = limited(gen, limit).gen
-    for load in (loads[0], *((a + b) / 2 for a, b in zip(loads, loads[1:], strict=False)), loads[-1]):
+    for load in (loads[0], *((a + b) / 2 for a, b in pairwise(loads)), loads[-1]):
         assert read_rate_at(new.rates.curve, load) == pytest.approx(read_rate_at(gen.rates.curve, load), rel=1e-6)
     if new.at_limit is not None:
         at = new.at_limit

@@ -27,20 +27,20 @@ def search() -> Search:
 
 
 def test_the_search_finds_what_is_as_fast_and_no_worse_than_what_was_published(search):
-    found = answers(search)
-    assert [answer.at.line for answer in found] == [14, 32]
-    for answer in found:
+    answered = answers(search)
+    assert [answer.at.line for answer in answered] == [14, 32]
+    for answer in answered:
         assert answer.chosen is not None
         assert answer.chosen.tok_s_user >= speed(answer.at) * FAST_ENOUGH
         assert answer.chosen.chosen.gpus <= GROUP.budget == 44
         assert answer.chosen.tok_s_gpu > 0.9 * answer.best.tok_s_gpu  # a short run gives less
         low, high = interval(answer.chosen)
         assert low < answer.chosen.tok_s_gpu < high
-    new = promising(search, found)
+    new = promising(search, answered)
     assert 1 < len(new) <= 5
     assert not {each.candidate.chosen.key for each in new} & {key_of(row) for row in GROUP.rows}
     assert [each.gain for each in new] == sorted((each.gain for each in new), reverse=True)
-    text = to_markdown([(search, found, new)], [], [LINES[84]])
+    text = to_markdown([(search, answered, new)], [], [LINES[84]])
     assert text.count("| b200 fp4 8192/1024 | 14 |") == 1 and "SIMULATED" in text
     assert "Lines 84 are in no group: TTFT of seconds" in text
 
