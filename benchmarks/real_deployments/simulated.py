@@ -61,7 +61,7 @@ def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUE
     Raises:
         RatematchError: the deployment would not start.
     """
-    sweep = _sweep(CLUSTERS.get(row.gpu, row.gpu), steps)
+    sweep = bare_sweep(CLUSTERS.get(row.gpu, row.gpu), steps)
     load = Concurrency(row.concurrency, max(1, round(requests_per_slot * row.concurrency)), 0)
     experiment = experiment_for(row, sweep, load)
     plan = plan_simulation(experiment, sweep.cluster)
@@ -123,7 +123,8 @@ def _figures(row: Row, records: Sequence[RequestRecord], run_s: float, seconds: 
 
 
 @cache
-def _sweep(cluster: str, steps: str) -> Sweep:
+def bare_sweep(cluster: str, steps: str) -> Sweep:
+    """A sweep of DeepSeek-R1 on ``cluster`` for experiments written out by hand; ``steps``: step-time model."""
     text = f"name: real\nmodel: deepseek-r1\ncluster: {cluster}\nworkloads: [{{isl: 1024, osl: 1024}}]\n"
     text += "ifb: {axes: {mapping: [TP8]}, loads: {concurrency: [1]}}\n"
     with tempfile.TemporaryDirectory() as folder:

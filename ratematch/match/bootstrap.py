@@ -195,6 +195,8 @@ def _candidates(drawn: _Drawn, table: _CellTable, osl: float, tpot_limit_s: floa
     loads = np.broadcast_to(drawn.loads, drawn.tok_s.shape)
     gen, in_service = problem.gen, drawn.req_s * problem.gen.tokens_per_request
     us, ps = [in_service / loads], [_within(problem, loads, in_service, fed, tpot_limit_s)]
+    if problem.at_limit is not None:  # with other rates the limit is met at a load beside it: it is in every draw
+        ps[0][:, problem.at_limit] = fed[:, problem.at_limit]
     for j in range(drawn.capacities.shape[1]):
         capacity = drawn.capacities[:, j : j + 1]
         highest = drawn.req_s[:, -1:]

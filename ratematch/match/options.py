@@ -66,6 +66,9 @@ class GenOption:
     """Tokens of an answer that the rates do not count, for ctx sends them; 0 where they count all (tables)."""
     computed_share: float = 0.0
     """Share of each prompt that the server computed when it was measured alone, and does not in service."""
+    at_limit: int | None = None
+    """Which point of the curve was not measured, but read where TPOT meets its limit; see
+    :func:`ratematch.match.pairs.meet_tpot_limit`."""
 
     @property
     def servers(self) -> ServerGroup:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ratematch.match.cells import Ints
-from ratematch.match.curves import Reading, latency_at, throttle
+from ratematch.match.curves import Reading, latency_at, read_rate_at, throttle
 from ratematch.match.matching import (
     Plan,
     bound_tok_s_gpu,
@@ -20,6 +22,12 @@ from ratematch.match.solver import Floats, MatchProblem, Rows
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.experiment import ORIGINS
 from ratematch.plan.load import Constraints
+
+WITHIN = 1e-6
+"""The point at a limit is this share below it: far more than last digits, and than rates that are taken for one."""
+
+HALVINGS = 60
+"""Of the search for a point between two measured loads."""
 
 MOST_TURNS = 100
 """Of the search for what is in flight with bunches; it stops earlier where nothing changes any more."""
@@ -81,7 +89,53 @@ def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pai
 
 def to_problem(pair: Pair) -> MatchProblem:
     """The pair as the array solver takes it."""
-    return MatchProblem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail)
+    return MatchProblem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail, pair.gen.at_limit)
+
+
+def meet_tpot_limit(pairs: Iterable[Pair], constraints: Constraints) -> list[Pair]:
+    """The pairs with one more point of each gen curve, on the line between measured loads: where TPOT in service, at
+    the percentile of the limit, meets the limit. As many requests as that decode when a limit is used to the full.
+
+    Without it a deployment would be planned at the next lower load that happened to be measured, and one whose ctx
+    capacity happens to lead nearer to the limit would be taken for a better ratio. A curve that keeps the limit up to
+    its end, or nowhere, stays as it is.
+    """
+    if constraints.tpot_ms is None:
+        return list(pairs)
+    limit_s = constraints.tpot_ms / 1000 * (1 - WITHIN)
+    done: dict[int, GenOption] = {}  # a gen configuration has one draw of its noise in all of its pairs
+    result = []
+    for pair in pairs:
+        gen = done.setdefault(id(pair.gen), _meet_limit(pair.gen, limit_s))
+        result.append(pair if gen is pair.gen else replace(pair, gen=gen))
+    return result
+
+
+def _meet_limit(gen: GenOption, limit_s: float) -> GenOption:
+    curve = gen.rates.curve
+
+    def late_s(load: float) -> float:
+        point = gen.rates.in_service(Reading(load, rate := read_rate_at(curve, load), load / rate, clamped=False))
+        return point.latency_s * float(np.interp(load, gen.loads, gen.tail)) - limit_s
+
+    within = [late_s(load) <= 0 for load in curve.loads]
+    borders = [k for k in range(len(within) - 1) if within[k] and not within[k + 1]]
+    if not borders:
+        return gen
+    k = borders[-1]
+    low, high = curve.loads[k], curve.loads[k + 1]
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if late_s(middle) <= 0 else (low, middle)
+    if not curve.loads[k] < low < curve.loads[k + 1]:
+        return gen
+    loads, rates, noise = list(curve.loads), list(curve.rates), list(gen.noise)
+    rates.insert(k + 1, read_rate_at(curve, low))
+    loads.insert(k + 1, low)
+    if noise:
+        noise.insert(k + 1, max(noise[k : k + 2], key=lambda each: each.rel if each is not None else 0.0))
+    rates_ = replace(gen.rates, curve=replace(curve, loads=tuple(loads), rates=tuple(rates)))
+    return replace(gen, rates=rates_, noise=tuple(noise), at_limit=k + 1)
 
 
 def row_points(pairs: Sequence[Pair], rows: Rows, which: Ints, score: Floats, workload: str) -> Iterator[Point]:

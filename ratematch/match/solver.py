@@ -31,12 +31,14 @@ SAME = 1e-9
 @dataclass(frozen=True)
 class MatchProblem:
     """One ctx and one gen configuration. ``loads`` and ``tail``: TPOT at the percentile of the limit over mean TPOT,
-    at each measured load of gen (empty: judged at the mean)."""
+    at each measured load of gen (empty: judged at the mean). ``at_limit``: which gen point is read where TPOT meets
+    its limit."""
 
     ctx: Ctx[float]
     gen: Gen[float]
     loads: tuple[float, ...] = ()
     tail: tuple[float, ...] = ()
+    at_limit: int | None = None
 
 
 @dataclass(frozen=True)

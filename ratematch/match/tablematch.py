@@ -18,7 +18,7 @@ from ratematch.match.curves import Reading
 from ratematch.match.frontier import Front, FrontPoints, Solved, best_of_pairs, front_of_pairs, solve_pairs
 from ratematch.match.measuredfront import measure_front
 from ratematch.match.options import CtxOption
-from ratematch.match.pairs import Pair, find_bound, pair_options
+from ratematch.match.pairs import Pair, find_bound, meet_tpot_limit, pair_options
 from ratematch.match.pareto import extract_front
 from ratematch.match.points import Point, Speedup, objectives
 from ratematch.match.question import Question
@@ -122,13 +122,15 @@ def match_table(
     gen_options = [configuration.option for configuration in gen]
     every = _post(pair_options(list_options(ctx), gen_options))
     notes += _describe_assumed(every, gen)
-    solved = _solve(every, question, f"OSL {osl}", all_plans=options.all_plans)
+    limits = question.constraints
+    solved = _solve(meet_tpot_limit(every, limits), question, f"OSL {osl}", all_plans=options.all_plans)
     if every and not solved.rows.size:
         notes.append(_describe_no_plan(question))
     best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
     kept = keep_options(ctx)
     notes += _describe_beaten(ctx, kept)
-    front = front_of_pairs(_post(pair_options(kept, gen_options)), question, workload=f"OSL {osl}")
+    matched = meet_tpot_limit(_post(pair_options(kept, gen_options)), limits)
+    front = front_of_pairs(matched, question, workload=f"OSL {osl}")
     notes += front.notes
     if front.points.num_clamped:
         notes.append(

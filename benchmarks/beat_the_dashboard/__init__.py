@@ -1,0 +1,1 @@
+"""Deployments that the matcher chooses from simulation alone, beside the best that were published."""

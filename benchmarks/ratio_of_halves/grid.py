@@ -1,0 +1,169 @@
+"""The counts that matching chooses from servers alone, beside those that are best of whole deployments simulated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ratematch.match.analysis import analyze_workload
+from ratematch.match.matching import list_cells
+from ratematch.match.question import Question
+from ratematch.measure.measured import Measured
+from ratematch.plan.parallelism import parse_mapping
+
+from .cases import Case
+from .halves import measure_halves, measure_whole
+
+SPEEDS = 5
+"""Speeds that are asked for, between those of a full and of an almost empty gen server, beside none at all."""
+STEP, LOADS, OVERFULL = 2.0, 7, 1.25
+"""Each deployment is run at up to ``LOADS`` concurrencies, each ``STEP`` times the next lower one, up to ``OVERFULL``
+times the slots of its gen servers."""
+BUDGETS = (0.5, 0.75, 1.0)
+TTFT_OF_CTX = (2.0, 8.0)
+"""TTFT limits, in times of what the context server takes with one prompt alone."""
+ALIKE = 0.005
+"""Deployments that differ by less are equally good: a longer run, or another seed, changes as much."""
+
+Counts = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class At:
+    """A whole deployment at one number of requests in flight."""
+
+    concurrency: int
+    tok_s_user: float
+    tok_s_gpu: float
+    ttft_ms: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """One question: the budget, the least tok/s/user (0: any), the most mean TTFT (``None``: any)."""
+
+    gpus: int
+    tok_s_user: float
+    ttft_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``chosen`` by matching, with tok/s/GPU that it ``predicted`` and that the deployment ``gives``; ``best`` of the
+    grid, where the best gives ``most``; of several that are equally good the one nearest to the chosen.
+    ``servers``: to add to or take from the chosen, or copies of it, for the ratio of that."""
+
+    case: Case
+    target: Target
+    chosen: Counts
+    predicted: float
+    gives: float
+    best: Counts
+    most: float
+    servers: int
+
+    @property
+    def loss(self) -> float:
+        """Share of the throughput that is lost."""
+        return 1 - self.gives / self.most
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A case in virtual time: servers alone, and every whole deployment that is no copy of a smaller one."""
+
+    case: Case
+    alone: tuple[Measured, ...]
+    whole: dict[Counts, tuple[At, ...]]
+
+    def gpus(self, counts: Counts) -> int:
+        return counts[0] * parse_mapping(self.case.ctx).gpus + counts[1] * parse_mapping(self.case.gen).gpus
+
+
+def simulate_case(case: Case) -> Simulated:
+    """Everything of a case that answers need."""
+    alone = measure_halves(case)
+    ctx, gen = parse_mapping(case.ctx), parse_mapping(case.gen)
+    cells = [cell for cell in list_cells(ctx.gpus, gen.gpus, case.budget) if math.gcd(*cell) == 1]
+    whole = {}
+    for x, y in cells:
+        rows = measure_whole(case, x, y, _concurrencies(case.gen_batch * gen.dp_ranks * y, y))
+        whole[x, y] = tuple(_at(row, x * ctx.gpus + y * gen.gpus) for row in rows if row.measurement.valid)
+    return Simulated(case, tuple(alone), whole)
+
+
+def _concurrencies(slots: int, least: int) -> list[int]:
+    each = [round(OVERFULL * slots / STEP**k) for k in range(LOADS)]
+    return sorted({n for n in each if n >= least} | {least})
+
+
+def _at(row: Measured, gpus: int) -> At:
+    m = row.measurement
+    assert m.tpot_ms and m.ttft_ms and m.tok_s and isinstance(row.load.concurrency, int)  # type: ignore[union-attr]
+    return At(row.load.concurrency, 1000 / m.tpot_ms.mean, m.tok_s / gpus, m.ttft_ms.mean)  # type: ignore[union-attr]
+
+
+def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Target]:
+    """Budgets and speeds that the case is asked about."""
+    case, gens = done.case, [row for row in done.alone if row.experiment.stage == "gen"]
+    speeds = [1000 / row.measurement.tpot_ms.mean for row in gens if row.measurement.tpot_ms]
+    between = np.geomspace(min(speeds), max(speeds), SPEEDS + 2)[1:-1].tolist()
+    first = next(row.measurement.ttft_ms for row in done.alone if row.experiment.stage == "ctx")
+    limit = ttft_of_ctx * first.mean if ttft_of_ctx is not None and first is not None else None
+    least = done.gpus((1, 1))
+    budgets = sorted({max(least, round(case.budget * share)) for share in BUDGETS})
+    return [Target(gpus, speed, limit) for gpus in budgets for speed in (0.0, *between)]
+
+
+def answer(done: Simulated, target: Target) -> Answer | None:
+    """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits."""
+    most = {counts: read(at, target) for counts, at in done.whole.items() if done.gpus(counts) <= target.gpus}
+    tpot_ms = 1000 / target.tok_s_user if target.tok_s_user else None
+    workload = done.alone[-1].experiment.workload
+    question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0)
+    plans = analyze_workload(done.alone, workload, question).rate_matched
+    highest = max(most.values())
+    if not plans or not highest:
+        return None
+    point = max(plans, key=lambda plan: plan.tok_s_gpu)
+    chosen = (point.ctx, point.gen)
+    servers = {
+        counts: apart(done, target.gpus, chosen, counts)
+        for counts, tok_s_gpu in most.items()
+        if tok_s_gpu >= highest * (1 - ALIKE)
+    }
+    best = min(servers, key=lambda counts: (servers[counts], -most[counts]))
+    return Answer(done.case, target, chosen, point.tok_s_gpu, most[chosen], best, highest, servers[best])
+
+
+def read(curve: Sequence[At], target: Target) -> float:
+    """Most tok/s/GPU of a deployment within the limits, on the line between its concurrencies; 0 where there is none.
+    Copies of one deployment keep the same figures, so that which of them is run does not matter."""
+    limits = (target.tok_s_user, target.ttft_ms or math.inf)
+    best = max((at.tok_s_gpu for at in curve if _late(at, limits) <= 0), default=0.0)
+    for low, high in pairwise(curve):
+        first, second = _late(low, limits), _late(high, limits)
+        if first * second < 0:
+            best = max(best, low.tok_s_gpu + (high.tok_s_gpu - low.tok_s_gpu) * first / (first - second))
+    return best
+
+
+def _late(at: At, limits: tuple[float, float]) -> float:
+    """How far a deployment is over the limit that it is nearest to, as a share of it; negative within both."""
+    speed, ttft_ms = limits
+    return max(1 - at.tok_s_user / speed if speed else -1.0, at.ttft_ms / ttft_ms - 1)
+
+
+def apart(done: Simulated, gpus: int, one: Counts, other: Counts) -> int:
+    """Servers to add or take to get from one ratio to the other: the fewest over copies of both within ``gpus``,
+    for k copies of a deployment have the ratio of one."""
+    copies = [
+        (j, k)
+        for j in range(1, gpus // done.gpus(one) + 1)
+        for k in range(1, gpus // done.gpus(other) + 1)
+    ]  # fmt: skip
+    return min(abs(j * one[0] - k * other[0]) + abs(j * one[1] - k * other[1]) for j, k in copies)
