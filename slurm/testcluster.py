@@ -95,7 +95,7 @@ SlurmctldTimeout=30
 KillWait=5
 Epilog={state}/etc/epilog
 BatchStartTimeout=20
-UnkillableStepTimeout=20
+UnkillableStepTimeout={unkillable_s}
 MinJobAge=600
 PriorityType=priority/basic
 PreemptType=preempt/partition_prio
@@ -335,9 +335,11 @@ class Cluster:
         """What the configuration files are filled in with."""
         asked = self.asked
         known = {"state": self.state, "login": socket.gethostname().split(".")[0], "login_ip": self.address(0)}
-        # Newer ones drop what waited for four seconds on a busy machine.
         # By its processes' parents Slurm would take those that remove a container for the job's own.
         known["proctrack"] = "proctrack/cgroup" if asked.get("containers") else "proctrack/linuxproc"
+        # A step that removes its container for longer drains the node ("Kill task failed"); 60 s is Slurm's default.
+        known["unkillable_s"] = 60 if asked.get("containers") else 20
+        # Newer ones drop what waited for four seconds on a busy machine.
         known["message_s"] = 4 if slurm_version() < (23, 0) else 10
         return known | {key: asked[key] for key in ("ctld_port", "dbd_port", "db_port")}
 

@@ -95,8 +95,10 @@ class TestCluster:
 
     def wait_idle(self) -> None:
         """No job, and every node ready for one."""
-        count = ["sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N"]
-        wait_until(lambda: not self.jobs() and len(self.tell(*count).split()) == 4, "an idle cluster", 60, LOOK_S)
+        # A drained node would be among --states=idle.
+        states = ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%T"]
+        idle = ["idle"] * 4
+        wait_until(lambda: not self.jobs() and self.tell(*states).split() == idle, "an idle cluster", 60, LOOK_S)
 
     def left_over(self) -> list[str]:
         """Processes of a cluster that was stopped."""

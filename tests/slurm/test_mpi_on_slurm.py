@@ -35,7 +35,8 @@ local = world.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
 mine = [os.environ["SLURMD_NODENAME"], int(os.environ["SLURM_LOCALID"]), os.environ.get("CUDA_VISIBLE_DEVICES")]
 ranks = world.allgather([*mine, local, total, [*os.stat("/")[1:3]]])
 if world.Get_rank() == 0:
-    name = "{SLURM_JOB_ID}-{SLURM_STEP_ID}.json".format(**os.environ)
+    array = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if "SLURM_ARRAY_JOB_ID" in os.environ else "{SLURM_JOB_ID}"
+    name = (array + "-{SLURM_STEP_ID}.json").format(**os.environ)
     pathlib.Path(os.environ["RATEMATCH_TEST_SITE"], "ranks", name).write_text(json.dumps(ranks))
     sys.exit(subprocess.run(sys.argv[1:]).returncode)
 while True:
