@@ -265,6 +265,10 @@ class Cluster:
             own = self.state / "nodes" / name
             own.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", str(own), str(self.state / "local")], check=True)
+            if not self.state.is_relative_to("/dev/shm"):
+                # Its own, as a node has. Where another has mounted something below this machine's, a container of an
+                # ordinary user namespace cannot be given that alone.
+                subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)
             os.environ["PATH"] = f"{self.state}/bin:{containers}/bin:{os.environ['PATH']}"
         # Not in /sys, which is still this machine's: its own eth0 is there before the node's.
         wait_for(lambda: _device_there("eth0"), 10, "its network cable")
