@@ -47,7 +47,7 @@ def own(share: CoreShare, system: Path, allowed: str, online: int) -> cores.Divi
 
 def test_a_grace_node_gives_the_last_cores_of_its_second_cpu(tmp_path: Path) -> None:
     share = core_share(NODE)
-    assert share == CoreShare(9, 8)
+    assert share == CoreShare(9, 16)
     system = machine(tmp_path, ["0-71", "72-143", "", ""], [0, 0, 1, 1])
     division = own(share, system, "0-143", 144)
     assert (cores.format_cpus(division.own), division.note) == ("135-143", None)
@@ -90,7 +90,7 @@ def test_what_a_profile_wants() -> None:
     assert core_share(Cluster("here", "gb200", 4, 1, emulated=True)) is None
     assert core_share(Cluster("here", "gb200", 4, 1, emulated=True, load_cores=2)) == CoreShare(2, 1)
     assert core_share(Cluster("here", "h200", 8, 1, load_cores=0)) is None
-    assert core_share(Cluster("here", "h200", 8, 1, slurm=Slurm(senders=3))) == CoreShare(4, 16)
+    assert core_share(Cluster("here", "h200", 8, 1, slurm=Slurm(senders=3))) == CoreShare(4, 32)
     assert read_share(CoreShare(4, 16).spell("RATEMATCH_RUN=a b")) == (CoreShare(4, 16), "RATEMATCH_RUN=a b")
 
 

@@ -57,11 +57,11 @@ def test_a_plan_of_real_servers_names_the_cores_of_the_load_generator(tmp_path: 
     assert code == 0, err
     settings = {each["key"]: each for each in json.loads(out)["binding"]["settings"]}
     own = settings["driver and load generator"]
-    assert own["value"] == "5 cores of their own" and "servers would keep less than 8" in own["why"]
+    assert own["value"] == "5 cores of their own" and "servers would keep less than 16" in own["why"]
     code, out, err = read(site, "render", "mini", "-o", "rendered")
     assert code == 0, err
     script = (site / out.strip() / "run.sh").read_text()
-    assert '\nexport RATEMATCH_LOAD_APART="5 8 RATEMATCH_RUN=$RATEMATCH_RUN"\n' in script
+    assert '\nexport RATEMATCH_LOAD_APART="5 16 RATEMATCH_RUN=$RATEMATCH_RUN"\n' in script
     profile.write_text(profile.read_text() + "load_cores: 0\n")
     code, out, err = read(site, "render", "mini", "-o", "shared")
     assert code == 0 and "RATEMATCH_LOAD_APART" not in (site / out.strip() / "run.sh").read_text(), err
