@@ -112,9 +112,12 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100
 
 EPILOG = """\
 #!/bin/sh
-# Runs on each node of a job after it; takes as many seconds as the file says, where there is one.
-[ -e {state}/epilog-seconds ] || exit 0
-exec sleep "$(cat {state}/epilog-seconds)"
+# Runs on each node of a job after it; takes as many seconds as the file says, while there is one.
+left=$(cat {state}/epilog-seconds 2>/dev/null || echo 0)
+while [ "$left" -gt 0 ] && [ -e {state}/epilog-seconds ]; do
+  sleep 1
+  left=$((left - 1))
+done
 """
 
 # AccountingStoragePass is where slurmctld and sacct find the munge socket; without it they try the system's.

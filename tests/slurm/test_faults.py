@@ -235,7 +235,7 @@ def test_ctrl_c_of_the_controller(site: Site, cluster: TestCluster) -> None:
     """Its job is still there for a while, because of the site's epilog, when the same command is given again."""
     slow = cluster.state / "epilog-seconds"
     fault = Fault("Ctrl-C", site)
-    slow.write_text("6")
+    slow.write_text("40")
     try:
         fault.controller.send_signal(signal.SIGINT)
         fault.wait_for_word("run the same command again")
