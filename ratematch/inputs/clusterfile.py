@@ -103,6 +103,7 @@ class _Cluster(_Part):
     packing: Packing = "whole-nodes"
     starts: Starts = "auto"
     caches: str | None = None
+    load_cores: Annotated[int, Field(ge=0, le=MOST_GPUS)] | None = None
 
 
 VALID_KEYS = {
@@ -179,6 +180,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         packing=given.packing,
         starts=given.starts,
         caches=given.caches,
+        load_cores=given.load_cores,
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )

@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from ratematch.errors import UserError
-from ratematch.loadgen.client import Target
+from ratematch.loadgen.client import Target, split_address
 from ratematch.loadgen.generate import is_generate
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.goodput import Goodput, parse_goodput
@@ -231,7 +230,7 @@ def check_addresses(urls: Sequence[str]) -> None:
     """Raises UserError: one that cannot be an address of metrics."""
     for url in urls:
         try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
+            parts = split_address(url if "://" in url else f"http://{url}")
             bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
             parts.hostname and parts.hostname.encode("idna")
         except ValueError:

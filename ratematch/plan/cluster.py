@@ -103,7 +103,8 @@ class Cluster:
     while others are measured there? ``auto``: where it has processors enough (:mod:`ratematch.run.neighbours`).
     ``caches``: a folder on each node, as servers see it, for what they compile (:mod:`ratematch.engines.caches`).
     ``secrets``: values that ``environment`` has not, which are kept nowhere. ``release_paths``: by engine, the
-    folder of files that its release brings and ratematch does not.
+    folder of files that its release brings and ratematch does not. ``load_cores``: cores of a node that driver and
+    load generator have to themselves, 0 = none, ``None`` = by its size (:mod:`ratematch.plan.cores`).
     """
 
     name: str
@@ -132,6 +133,7 @@ class Cluster:
     caches: str | None = None
     secrets: Secrets = field(default_factory=Secrets, compare=False)
     release_paths: dict[str, str] = field(default_factory=dict)
+    load_cores: int | None = None
 
     @property
     def gpu_source(self) -> str:
@@ -167,6 +169,8 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
         del content["caches"]
     if not content["release_paths"]:
         del content["release_paths"]
+    if content["load_cores"] is None:
+        del content["load_cores"]
     return content
 
 

@@ -23,6 +23,7 @@ from ratematch.errors import RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import model_of
 from ratematch.inputs.localgpus import VISIBLE
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.cores import core_share
 from ratematch.plan.experiment import seed_of
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import nodes_on, placement_to_json
@@ -297,7 +298,10 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
         join(servers, engine, experiment, stop, show_waiting)
         software = _collect_provenance(launch, plan, engine, what)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
+        cores = core_share(cluster)
+        senders = None
+        if isinstance(machine, Allocation):
+            senders = NodeSenders(machine, launch.path, cores.spell(servers.known_by) if cores else None)
         presence = what.reserved.presence if what.reserved else None
         live = Live(
             folder,
@@ -310,6 +314,7 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
             stall_s,
             senders=senders,
             presence=presence,
+            cores=cores,
         )
         vocab = model_of(experiment).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)

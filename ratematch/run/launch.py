@@ -114,6 +114,11 @@ class Servers:
         self._children: list[_Child] = []
         self._guard: subprocess.Popen[bytes] | None = None
 
+    @property
+    def known_by(self) -> str:
+        """What is in the environment of every server of this start, and of nothing else."""
+        return f"{guard.VARIABLE}={self._mark}"
+
     def start(self, stop: threading.Event, on_wait: Callable[[Sequence[Waiting]], None]) -> None:
         """Start wave after wave; return when everything answers its probe.
 

@@ -19,6 +19,7 @@ from ratematch.inputs.catalog import model_of
 from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.cores import core_share
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, START, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
@@ -160,6 +161,12 @@ by_block() {
 mapfile -t NODES < <(by_block "${NODES[@]}")
 """
 
+APART = """
+# The load generator keeps {own} cores of its node to itself where servers, which it knows by this, keep {kept}.
+export RATEMATCH_RUN="run.sh-$$-$SECONDS-$RANDOM"
+export RATEMATCH_LOAD_APART="{own} {kept} RATEMATCH_RUN=$RATEMATCH_RUN"
+"""
+
 NAME_OF_START = """
 # Another name at each start, for what two starts must not share by accident.
 START=$(od -An -N6 -tx1 /dev/urandom)
@@ -191,6 +198,7 @@ def run_script(
         *(SECRET.format(name=secret) for secret in secrets),
         _find_nodes(len(nodes), BY_BLOCK if cluster.slurm.segment else "") if nodes else "",
         MAIN.format(files=_copy_files(plan, nodes)),
+        APART.format(own=share.own, kept=share.kept) if (share := core_share(cluster)) else "",
         NAME_OF_START if any(START in word for step in steps for word in _words(step)) else "",
     ]
     for wave in sorted({spec.wave for spec in plan.processes}):

@@ -15,7 +15,8 @@ What makes each flag of a server's step needed:
 ``...=arbitrary``           in its place where an instance sits over the borders of nodes (``packing: compact``):
                             4 + 2 is no number a node, so ``--nodelist`` names the node of each rank, in their order
 ``--mpi=pmix``              importing TensorRT-LLM initialises MPI, even in the orchestrator (section 13)
-``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share
+``--cpu-bind=none``         Slurm would bind each rank to one core, which its many threads would share; off the cores
+                            of the load generator they are taken later (:mod:`ratematch.loadgen.cores`)
 ``--export=ALL``            a job sent with ``sbatch --export=...`` would pass that choice on to its steps
 ``--container-env``         secrets, which are in the environment of srun and in no argument, against the image's own
 ``--label``                 lines of several ranks in one log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from ratematch.run import render
 from ratematch.slurm.survey import SEGMENT_SINCE, version_numbers
 from ratematch.store.files import read_json
 from tests.slurm.cluster import LOOK_S, PROFILE, Site, TestCluster
-from tests.support.processes import wait_until
+from tests.support.processes import cpus_of, name_of, wait_until
 from tests.support.scripts import RATEMATCH, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -48,7 +49,11 @@ def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestClu
 
 
 def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster) -> None:
+    """And while loads run, driver and load generator are on a core that no server uses."""
+    site.set_profile(RANKS + "load_cores: 1\n")
     controller = site.sweep()
+    wait_until(lambda: are_apart(site) or controller.poll() is not None, "cores of their own", 60)
+    assert controller.poll() is None, site.said()
     assert controller.wait(120) == 0, site.said()
     (folder,) = site.folders()
     launch = folder.path / "launch" / "1"
@@ -78,6 +83,18 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     own = ("--job-name", "--output", "--open-mode")
     asked = [line for line in batch if line.startswith("#SBATCH") and not line.split()[1].startswith(own)]
     assert "#SBATCH --comment=by-hand" in asked and set(asked) <= set(sent)
+
+
+def are_apart(site: Site) -> bool:
+    """Do the driver and servers on its node run, and on different CPUs?"""
+    drivers = [pid for pid in site.processes("submitit.core._submit") if name_of(pid) != "srun"]
+    servers = [pid for pid in site.processes("ratematch.emulator") if name_of(pid) != "srun"]
+    with contextlib.suppress(OSError):  # one has ended meanwhile
+        nodes = {pid: Path(f"/proc/{pid}/ns/net").readlink() for pid in (*drivers, *servers)}
+        own = cpus_of(drivers)
+        beside = cpus_of(pid for pid in servers if nodes[pid] in {nodes[driver] for driver in drivers})
+        return bool(own and beside) and not own & beside
+    return False
 
 
 def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:
