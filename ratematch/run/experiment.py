@@ -32,13 +32,14 @@ from ratematch.plan.secret import secret_names
 from ratematch.run import contracts, machines, provenance
 from ratematch.run.conversing import join
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import ThisMachine, end_leftovers, port_is_free, running
+from ratematch.run.launch import ThisMachine, end_leftovers, running
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.live import Live
 from ratematch.run.load import measure_load
 from ratematch.run.machines import Allocation
 from ratematch.run.neighbours import Stretch, processors, starts_beside
 from ratematch.run.placing import place_allocated, place_locally, ready_s
+from ratematch.run.probes import port_is_free
 from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve, takes_gpus
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders

@@ -33,8 +33,8 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.conversing import recheck
-from ratematch.run.launch import probe_ready
 from ratematch.run.live import Live, Reported, Sent
+from ratematch.run.probes import probe_ready
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
 from ratematch.run.serverlogs import mark_logs, read_logs
 from ratematch.run.stopping import Interrupted

@@ -13,8 +13,8 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.formats import format_bytes
 from ratematch.plan.memory import total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place
-from ratematch.run.launch import port_is_free
 from ratematch.run.machines import Allocation
+from ratematch.run.probes import port_is_free
 
 LAST_PORT = 32000
 """Below the range from which the kernel picks ports for outgoing connections, which would come and go."""

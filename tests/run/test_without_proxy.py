@@ -25,7 +25,7 @@ from ratematch.loadgen.warming import warm_prompts
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.run import render
-from ratematch.run.launch import probe
+from ratematch.run.probes import probe
 from ratematch.run.telemetry import EmulatorTime, prefix_hit_rate, read_emulator_times, read_perf_metrics
 from ratematch.run.warmup import warm_connections
 from tests.emulator.servers import post
