@@ -37,6 +37,7 @@ from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
 from ratematch.store.folder import Results
 from ratematch.store.masking import mask
+from ratematch.store.preparing import learnt_minutes
 from ratematch.store.snapshot import Snapshot
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
@@ -110,7 +111,8 @@ class Controller:
 
     def run(self, requested: Sequence[Experiment], text: str) -> Campaign:
         """Measure the ``requested`` experiments, or those that a search decides on, then the end-to-end runs."""
-        self.campaign.expected = estimate(self._sweep, requested)
+        learnt_min = learnt_minutes(self._results.path, self._sweep.cluster)
+        self.campaign.expected = estimate(self._sweep, requested, learnt_min)
         self._write_plan(text)
         runs = None
         if self._sweep.search == "adaptive":

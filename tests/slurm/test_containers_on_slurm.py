@@ -6,6 +6,7 @@ Run where ``RATEMATCH_TEST_IMAGE`` names an image and ``RATEMATCH_TESTCLUSTER_CO
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -66,3 +67,58 @@ def test_no_container_is_left_on_any_node(contained: Site, cluster: TestCluster,
     assert controller.wait(240) in expected[end], site.said()
     wait_until(lambda: not cluster.jobs(), "the queue to empty", 90, LOOK_S)
     assert left(cluster) == [] and site.processes() == []
+
+
+LAUNCHES = """\
+name: mini
+model: deepseek-r1
+cluster: four
+workloads:
+  - {isl: 64, osl: 16}
+budget: {max_gpus: 8}
+ctx:
+  axes: {mapping: TEP4}
+  loads: {concurrency: [1], min_requests: 16}
+gen:
+  axes: {mapping: TEP4}
+  loads: {concurrency: [1, 2], min_requests: 16}
+deployments:
+  - {ctx: {mapping: TEP4}, gen: {mapping: TEP4}, loads: {concurrency: [1], min_requests: 16}}
+"""
+
+
+@pytest.mark.parametrize("unpack", ["job", "launch"])
+def test_the_image_is_unpacked_once_on_each_node_of_a_job(contained: Site, cluster: TestCluster, unpack: str) -> None:
+    """An enroot that notes who it makes a container for. A server of each role, and the orchestrator of a pair."""
+    site = contained
+    log = cluster.state / f"unpacked-{unpack}"
+    enroot = cluster.state / "bin" / "enroot"
+    text = enroot.read_text()
+    enroot.write_text(text.replace("exec", f'[ "$1" != create ] || echo "$(hostname) $3" >>{log}\nexec', 1))
+    (site.path / "weights").mkdir()
+    (site.path / "weights" / "model.safetensors").write_bytes(bytes(1_000_000))
+    profile = (site.path / "slurm" / "clusters" / "four.yaml").read_text()
+    profile = profile.replace("container: {", f"container: {{unpack: {unpack}, ").replace(
+        "mounts: [", f'mounts: ["{site.path}/weights:/weights:ro", '
+    )
+    site.set_profile(
+        profile + f"model_paths: {{deepseek-r1: /weights}}\nstage_weights: {cluster.state}/local/staged\n"
+    )
+    site.set_sweep(LAUNCHES)
+    try:
+        controller = site.sweep("--max-jobs", "1")
+        assert controller.wait(400) in (0, 3), site.said()
+    finally:
+        enroot.write_text(text)
+    wait_until(lambda: not cluster.jobs(), "the queue to empty", 90, LOOK_S)
+    made = log.read_text().splitlines()
+    launches = [json.loads(file.read_text()) for file in (site.path / "results").glob("mini/*/launch/*/outcome.json")]
+    assert len(launches) >= 3 and all(launch["preparing_s"] > 0 for launch in launches)
+    jobs = {line.rpartition("_")[2].partition(".")[0] for line in made}
+    nodes = {(line.partition(" ")[0], line.rpartition("_")[2].partition(".")[0]) for line in made}
+    assert len(jobs) == len({launch["job"] for launch in launches})
+    if unpack == "job":
+        assert len(made) == len(nodes), "one on each node of each job"
+    else:
+        assert len(made) > len(nodes)
+    assert left(cluster) == [] and not list(cluster.state.glob("nodes/*/staged/weights*"))
