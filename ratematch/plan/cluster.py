@@ -105,10 +105,10 @@ class StageWeights:
     keep: bool = False
 
     def copy_of(self, source: str) -> str:
-        """The folder of the copy of ``source``, the same in every job."""
+        """The folder of the copy of ``source``, in every job the same; of its name, from which engines know models."""
         digest = hashlib.sha256(source.encode()).hexdigest()[:10]
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(source).name)
-        return f"{self.path.rstrip('/')}/{name}-{digest}"
+        name = PurePosixPath(source).name
+        return f"{self.path.rstrip('/')}/{re.sub('[^A-Za-z0-9._-]', '_', name)}-{digest}/{name}"
 
 
 @dataclass(frozen=True)

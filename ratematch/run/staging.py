@@ -8,9 +8,10 @@ the nodes will do::
 It writes lines: ``ready NODE``, when the copy is whole; ``progress NODE BYTES OF``; ``waiting NODE why``; ``refused
 NODE why``, before it ends with exit code 3.
 
-Beside the folder ``COPY`` lie ``COPY.json`` (what it must hold: name, size and time of every file of ``SOURCE``) and
-``COPY.lock``. A copy is made as ``COPY.part`` and renamed when each of its files has its size, and its sizes are
-looked at again before every use: what a killed job left half done is never used. Whoever uses a copy holds a shared
+``COPY`` is the one folder in one of its own, say ``DIR``. Beside that lie ``DIR.json`` (what it must hold: name, size
+and time of every file of ``SOURCE``) and ``DIR.lock``. A copy is made in ``DIR.part`` and that renamed when each of its
+files has its size, and its sizes are looked at again before every use: what a killed job left half done is never used.
+Whoever uses a copy holds a shared
 lock of it, whoever makes or removes one an exclusive one, so two jobs of a node copy once and remove nothing of each
 other's; the kernel takes the locks from a process that dies. What nobody holds any more, and was not to be kept, goes
 when the next copy is made here. Where copies would take more than the limit together, those that are not in use go,
@@ -81,10 +82,11 @@ def list_files(source: Path) -> list[Entry]:
 
 
 class Copy:
-    """The copy of ``source`` in ``path``, and those of other sources beside it."""
+    """The copy of ``source`` in the folder ``copy`` below one of its own (``path``), and others beside that."""
 
-    def __init__(self, source: Path, path: Path, limit_b: int, keep: bool):
-        self.source, self.path, self.limit_b, self.keep = source, path, limit_b, keep
+    def __init__(self, source: Path, copy: Path, limit_b: int, keep: bool):
+        self.source, self.path, self.limit_b, self.keep = source, copy.parent, limit_b, keep
+        self._name = copy.name
         self.ended = threading.Event()
         self.node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self.copied_b = self._of_b = 0
@@ -123,7 +125,7 @@ class Copy:
     def _is_whole(self, entries: list[Entry]) -> bool:
         if read_entries(self.path) != entries or not self.path.is_dir():
             return False
-        return wrong_sizes(self.path, entries) == []
+        return wrong_sizes(self.path / self._name, entries) == []
 
     def _make(self, entries: list[Entry]) -> None:
         remove(self.path)
@@ -133,24 +135,25 @@ class Copy:
             content = {"source": str(self.source), "keep": self.keep, "files": entries}
             write_aside(beside(self.path, "json"), json.dumps(content))
         part = beside(self.path, "part")
-        for folder in sorted({(part / name).parent for name, _, _ in entries}):
+        inside = part / self._name
+        for folder in sorted({(inside / name).parent for name, _, _ in entries}):
             folder.mkdir(parents=True, exist_ok=True)
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                copies = [pool.submit(self._copy, part, name) for name, _, _ in entries]
+                copies = [pool.submit(self._copy, inside, name) for name, _, _ in entries]
             errors = [error for copy in copies if (error := copy.exception())]
             for error in sorted(errors, key=lambda error: isinstance(error, Ended)):
                 raise error
-            if wrong := wrong_sizes(part, entries):
+            if wrong := wrong_sizes(inside, entries):
                 raise Refused(f"{wrong[0]} has another size than in {self.source}, which changed meanwhile")
         except BaseException:
             remove(self.path)
             raise
         part.rename(self.path)
 
-    def _copy(self, part: Path, name: str) -> None:
+    def _copy(self, folder: Path, name: str) -> None:
         try:
-            with (self.source / name).open("rb") as source, (part / name).open("wb") as copy:
+            with (self.source / name).open("rb") as source, (folder / name).open("wb") as copy:
                 while chunk := source.read(CHUNK_B):
                     if self.ended.is_set() or self._failed.is_set():
                         raise Ended

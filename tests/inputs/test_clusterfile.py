@@ -234,7 +234,7 @@ def test_an_emulator_may_be_in_an_image() -> None:
 def test_weights_may_be_staged(written: str, expected: StageWeights) -> None:
     cluster = parse_cluster(f"{HEAD}{written}\n", "a.yaml")
     assert cluster.stage_weights == expected
-    assert cluster.weights_for_servers("/models/R1 fp4/").startswith("/local/w/R1_fp4-")
+    assert re.fullmatch(r"/local/w/R1_fp4-[0-9a-f]{10}/R1 fp4", cluster.weights_for_servers("/models/R1 fp4/"))
     assert parse_cluster(HEAD, "a.yaml").weights_for_servers("/models/R1 fp4/") == "/models/R1 fp4/"
 
 

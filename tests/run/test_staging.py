@@ -32,14 +32,19 @@ def weights(tmp_path: Path) -> Path:
     return folder
 
 
+def folder_of(source: Path, disk: Path) -> Path:
+    """The folder around the copy of ``source``."""
+    return Path(StageWeights(str(disk)).copy_of(str(source))).parent
+
+
 class Job:
     """A process of a job that holds a copy, as a thread of this one."""
 
     def __init__(self, source: Path, disk: Path, limit_b: int = 0, keep: bool = False):
         self.said: list[tuple[str, str]] = []
-        self.path = Path(StageWeights(str(disk)).copy_of(str(source)))
+        self.path = folder_of(source, disk)
         self.error: Exception | None = None
-        self._copy = Copy(source, self.path, limit_b, keep)
+        self._copy = Copy(source, self.path / source.name, limit_b, keep)
         self._copy.report = lambda word, text="": self.said.append((word, text))  # type: ignore[method-assign]
         self._thread = threading.Thread(target=self._hold)
         self._thread.start()
@@ -78,6 +83,7 @@ def holding(*arguments: object, **options: object) -> Iterator[Job]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
+    folder = folder / "r1" if (folder / "r1").is_dir() else folder
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
@@ -104,7 +110,7 @@ def test_what_is_kept_is_used_again_without_copying(weights: Path, tmp_path: Pat
 
 def half_copied(job: Path, weights: Path) -> None:
     """As kill -9 leaves it."""
-    part = beside(job, "part")
+    part = beside(job, "part") / "r1"
     part.mkdir(parents=True)
     (part / "model-00001.safetensors").write_bytes(b"half")
     entries = staging.list_files(weights)
@@ -119,7 +125,7 @@ def truncated(job: Path, weights: Path) -> None:
 
 def of_other_weights(job: Path, weights: Path) -> None:
     truncated(job, weights)
-    (job / "model-00001.safetensors").write_bytes((weights / "model-00001.safetensors").read_bytes())
+    (job / "r1" / "model-00001.safetensors").write_bytes((weights / "model-00001.safetensors").read_bytes())
     beside(job, "json").write_text("half a fi")
 
 
@@ -127,7 +133,7 @@ def of_other_weights(job: Path, weights: Path) -> None:
 def test_half_a_copy_is_never_used(weights: Path, tmp_path: Path, state: Callable[[Path, Path], None]) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    state(Path(StageWeights(str(disk)).copy_of(str(weights))), weights)
+    state(folder_of(weights, disk), weights)
     with holding(weights, disk) as job:
         assert content(job.path) == content(weights)
     assert names(disk) == set()
@@ -156,7 +162,7 @@ def test_two_jobs_of_a_node_copy_once_and_the_last_removes(weights: Path, tmp_pa
 def test_a_second_job_waits_for_the_first_to_copy(weights: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    path = Path(StageWeights(str(disk)).copy_of(str(weights)))
+    path = folder_of(weights, disk)
     with staging.open_lock(path) as file:
         staging.fcntl.flock(file, staging.fcntl.LOCK_EX)
         job = Job(weights, disk)
@@ -192,7 +198,7 @@ def test_more_than_the_disk_has_free_is_refused(
 def test_what_was_used_longest_ago_makes_room(weights: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     others = [other_weights(weights, name, 300_000) for name in ("old", "older", "used")]
-    paths = [Path(StageWeights(str(disk)).copy_of(str(other))) for other in others]
+    paths = [folder_of(other, disk) for other in others]
     for other in others[:2]:
         with holding(other, disk, keep=True):
             pass
@@ -210,7 +216,7 @@ def test_what_a_killed_job_left_goes_with_the_next_copy(weights: Path, tmp_path:
     disk = tmp_path / "disk"
     disk.mkdir()
     other = other_weights(weights, "other", 1000)
-    left = Path(StageWeights(str(disk)).copy_of(str(other)))
+    left = folder_of(other, disk)
     half_copied(left, other)
     with holding(weights, disk, keep=True) as job:
         pass

@@ -95,14 +95,14 @@ def test_the_image_is_unpacked_once_on_each_node_of_a_job(contained: Site, clust
     enroot = cluster.state / "bin" / "enroot"
     text = enroot.read_text()
     enroot.write_text(text.replace("exec", f'[ "$1" != create ] || echo "$(hostname) $3" >>{log}\nexec', 1))
-    (site.path / "weights").mkdir()
-    (site.path / "weights" / "model.safetensors").write_bytes(bytes(1_000_000))
+    (site.path / "weights" / "deepseek-r1").mkdir(parents=True)
+    (site.path / "weights" / "deepseek-r1" / "model.safetensors").write_bytes(bytes(1_000_000))
     profile = (site.path / "slurm" / "clusters" / "four.yaml").read_text()
     profile = profile.replace("container: {", f"container: {{unpack: {unpack}, ").replace(
         "mounts: [", f'mounts: ["{site.path}/weights:/weights:ro", '
     )
     site.set_profile(
-        profile + f"model_paths: {{deepseek-r1: /weights}}\nstage_weights: {cluster.state}/local/staged\n"
+        profile + f"model_paths: {{deepseek-r1: /weights/deepseek-r1}}\nstage_weights: {cluster.state}/local/staged\n"
     )
     site.set_sweep(LAUNCHES)
     try:
@@ -121,4 +121,4 @@ def test_the_image_is_unpacked_once_on_each_node_of_a_job(contained: Site, clust
         assert len(made) == len(nodes), "one on each node of each job"
     else:
         assert len(made) > len(nodes)
-    assert left(cluster) == [] and not list(cluster.state.glob("nodes/*/staged/weights*"))
+    assert left(cluster) == [] and not list(cluster.state.glob("nodes/*/staged/deepseek*"))
