@@ -105,7 +105,7 @@ class StageWeights:
     keep: bool = False
 
     def copy_of(self, source: str) -> str:
-        """The folder of the copy of ``source``, in every job the same; of its name, from which engines know models."""
+        """The folder of the copy of ``source``, in every job the same; of its name, which engines know models by."""
         digest = hashlib.sha256(source.encode()).hexdigest()[:10]
         name = PurePosixPath(source).name
         return f"{self.path.rstrip('/')}/{re.sub('[^A-Za-z0-9._-]', '_', name)}-{digest}/{name}"

@@ -9,13 +9,12 @@ It writes lines: ``ready NODE``, when the copy is whole; ``progress NODE BYTES O
 NODE why``, before it ends with exit code 3.
 
 ``COPY`` is the one folder in one of its own, say ``DIR``. Beside that lie ``DIR.json`` (what it must hold: name, size
-and time of every file of ``SOURCE``) and ``DIR.lock``. A copy is made in ``DIR.part`` and that renamed when each of its
-files has its size, and its sizes are looked at again before every use: what a killed job left half done is never used.
-Whoever uses a copy holds a shared
-lock of it, whoever makes or removes one an exclusive one, so two jobs of a node copy once and remove nothing of each
-other's; the kernel takes the locks from a process that dies. What nobody holds any more, and was not to be kept, goes
-when the next copy is made here. Where copies would take more than the limit together, those that are not in use go,
-the one that was used longest ago first.
+and time of every file of ``SOURCE``) and ``DIR.lock``. A copy is made in ``DIR.part``, which is renamed when each of
+its files has its size, and sizes are looked at again before every use: what a killed job left half done is never
+used. Whoever uses a copy holds a shared lock of it, whoever makes or removes one an exclusive one, so two jobs of a
+node copy once and remove nothing of each other's; the kernel takes the locks from a process that dies. What nobody
+holds any more, and was not to be kept, goes when the next copy is made here. Where copies would take more than the
+limit together, those that are not in use go, the one that was used longest ago first.
 """
 
 from __future__ import annotations
