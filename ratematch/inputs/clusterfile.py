@@ -16,7 +16,18 @@ from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
 from ratematch.inputs.nodegroups import lay_over
-from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, Starts, StepTasks, TimeLimit
+from ratematch.plan.cluster import (
+    Cluster,
+    Container,
+    GpuStyle,
+    Packing,
+    Slurm,
+    StageWeights,
+    Starts,
+    StepTasks,
+    TimeLimit,
+    Unpack,
+)
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
@@ -77,6 +88,13 @@ class _Container(_Part):
     image: Word
     mounts: list[Word] = []
     mount_home: bool = False
+    unpack: Unpack = "job"
+
+
+class _StageWeights(_Part):
+    path: Word
+    limit_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    keep: bool = False
 
 
 class _Cluster(_Part):
@@ -104,6 +122,8 @@ class _Cluster(_Part):
     starts: Starts = "auto"
     caches: str | None = None
     load_cores: Annotated[int, Field(ge=0, le=MOST_GPUS)] | None = None
+    stage_weights: _StageWeights | None = None
+    prepare_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] | None = None
 
 
 VALID_KEYS = {
@@ -111,12 +131,15 @@ VALID_KEYS = {
     "slurm": tuple(_Slurm.model_fields),
     "slurm.time": tuple(_Time.model_fields),
     "container": tuple(_Container.model_fields),
+    "stage_weights": tuple(_StageWeights.model_fields),
 }
 
 
 def cluster_schema() -> dict[str, Any]:
     """JSON schema of a cluster profile."""
-    return _Cluster.model_json_schema()
+    schema = _Cluster.model_json_schema()
+    schema["properties"]["stage_weights"]["anyOf"].insert(0, {"minLength": 1, "type": "string"})
+    return schema
 
 
 def parse_cluster(text: str, source: str, folder: Path | None = None, group: str | None = None) -> Cluster:
@@ -139,6 +162,8 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
     refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])
     if refuse_unprintable(located):
         raise ClusterError(located.problems)
+    if isinstance(folder_alone := located.data.get("stage_weights"), str):
+        located.data["stage_weights"] = {"path": folder_alone}
     try:
         given = _Cluster.model_validate(located.data)
     except ValidationError as error:
@@ -148,6 +173,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
     _check_options(located, given.slurm)
     _check_container(located, given)
     _check_caches(located, given)
+    _check_stage(located, given)
     prologue = _find_prologue(located, given.slurm.prologue, folder)
     numactl = _numactl(located, given, gpu.name if gpu else "")
     for name in given.environment:
@@ -181,6 +207,8 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         starts=given.starts,
         caches=given.caches,
         load_cores=given.load_cores,
+        stage_weights=None if given.stage_weights is None else StageWeights(**given.stage_weights.model_dump()),
+        prepare_minutes=given.prepare_minutes,
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )
@@ -256,6 +284,17 @@ def _check_caches(located: Located, given: _Cluster) -> None:
         if not any(f"{given.caches}/".startswith(f"{target}/") for target in inside):
             fix = "add one for it to container.mounts"
             located.add(("caches",), f"{given.caches} is below no mount of the container, and would go with it", fix)
+
+
+def _check_stage(located: Located, given: _Cluster) -> None:
+    """Copies are made on the host; in a container their folder is mounted at its own path."""
+    if given.stage_weights is None:
+        return
+    path = given.stage_weights.path
+    parts = path.split("/")
+    if not re.fullmatch(r"/[^:,]+", path) or not set(parts[1:]).isdisjoint({".", ".."}) or not any(parts):
+        where = ("stage_weights", "path")
+        located.add(where, f"{path!r} is no folder of a node's own disk", "write its path from /, without : and ,")
 
 
 def _find_prologue(located: Located, given: str | None, folder: Path | None) -> str | None:

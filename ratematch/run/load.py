@@ -32,9 +32,9 @@ from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.conversing import recheck
 from ratematch.run.iterations import Iterations, acceptance_length, prefix_hit_rate, summarise, write_iterations
-from ratematch.run.launch import probe_ready
 from ratematch.run.live import Live, Reported, Sent
 from ratematch.run.loadprogress import describe_progress, reporting_progress
+from ratematch.run.probes import probe_ready
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
 from ratematch.run.serverlogs import mark_logs, read_logs
 from ratematch.run.stopping import Interrupted

@@ -27,14 +27,17 @@ from ratematch.plan.placement import nodes_on
 from ratematch.plan.printable import one_line
 from ratematch.plan.workload import Workload
 from ratematch.run import warmup
+from ratematch.run.placing import as_served
+from ratematch.run.preparescript import preparation_script
 from ratematch.slurm.sbatch import batch_options, prologue, spell
-from ratematch.slurm.srun import HERE, Step, local_step, slurm_step
+from ratematch.slurm.srun import HERE, UNPACKED, Step, local_step, slurm_step
 from ratematch.version import __version__
 
 Places = Mapping[str, str]
 """Placeholders, and what the shell has in their place."""
 
-LAUNCH_FOLDER = {HERE: '"$WORK"', START: '"$START"'}
+SHARED = "\0SHARED\0"
+LAUNCH_FOLDER = {HERE: '"$WORK"', START: '"$START"', UNPACKED: '"$UNPACKED"', SHARED: '"$SHARED"'}
 
 STOP_GRACE_S = 10
 WIDTH = 100
@@ -107,10 +110,12 @@ stop() {{
     sleep 0.1
   done
   kill -9 "${{PIDS[@]}}" 2>/dev/null || true
+  release
   wait
   forget
 }}
 
+release() {{ :; }}
 forget() {{ :; }}
 """
 
@@ -185,8 +190,9 @@ fi
 def run_script(
     experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, allocated: bool, nodes: Sequence[str] = ()
 ) -> str:
-    """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine.
-    ``nodes``: placeholders in ``plan`` for the nodes of the allocation that it will find itself in."""
+    """The text of ``run.sh``. ``experiment``: with its weights where they lie. ``allocated``: servers are steps of a
+    Slurm job, else processes of this machine. ``nodes``: placeholders in ``plan`` for the nodes of the allocation
+    that it will find itself in."""
     steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
     product = find_engine(experiment.engine.key).product
     title = f"{experiment.label}, experiment {experiment.id}, {product} {experiment.engine.version}"
@@ -201,6 +207,13 @@ def run_script(
         APART.format(own=share.own, kept=share.kept) if (share := core_share(cluster)) else "",
         NAME_OF_START if any(START in word for step in steps for word in _words(step)) else "",
     ]
+    own = list(dict.fromkeys(node for spec in plan.processes for node in spec.nodes)) if allocated else []
+
+    def spell_step(step: Step) -> str:
+        return _lines(_words_of(step), places)
+
+    parts += preparation_script(experiment, cluster, own, SHARED, spell_step)
+    experiment = as_served(experiment, cluster)
     for wave in sorted({spec.wave for spec in plan.processes}):
         both = [(spec, step) for spec, step in zip(plan.processes, steps, strict=True) if spec.wave == wave]
         parts += ["\n" + start_line(spec, step, places) for spec, step in both]
@@ -287,11 +300,15 @@ def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
 
 
 def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:
-    """The command of ``run.sh`` that starts one process, which inherits its secrets."""
+    """The command of ``run.sh`` that starts one process."""
+    return f"start {spec.name} {_lines(_words_of(step), places)}\n"
+
+
+def _words_of(step: Step) -> list[str]:
+    """The command of a step in its environment, which inherits its secrets."""
     unset = [name for name in step.unset if name not in step.secrets]
     env = [f"{name}={value}" for name, value in step.env if name not in step.secrets]
-    words = [*(("env",) if env or unset else ()), *(f"--unset={name}" for name in unset), *env, *step.argv]
-    return f"start {spec.name} {_lines(words, places)}\n"
+    return [*(("env",) if env or unset else ()), *(f"--unset={name}" for name in unset), *env, *step.argv]
 
 
 def _lines(words: Sequence[str], places: Places) -> str:

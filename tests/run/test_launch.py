@@ -20,7 +20,8 @@ from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
-from ratematch.run.launch import ThisMachine, Waiting, end_leftovers, probe, running
+from ratematch.run.launch import ThisMachine, Waiting, end_leftovers, running
+from ratematch.run.probes import probe
 from ratematch.run.startsigns import StartSigns
 from ratematch.run.stopping import Interrupted
 from ratematch.slurm.srun import Step, slurm_step

@@ -139,7 +139,8 @@ def test_a_job_script_says_what_the_profile_says() -> None:
         *("#SBATCH --partition=batch", "#SBATCH --account=llm", "#SBATCH --qos=high", "#SBATCH --reservation=resv"),
         *("#SBATCH --nodes=4", "#SBATCH --ntasks-per-node=4", "#SBATCH --segment=4", "#SBATCH --gres=gpu:gb200:4"),
         *("#SBATCH --exclusive", "#SBATCH --exclude=node9", "#SBATCH --comment='a b'", "#SBATCH --no-kill"),
-        *("#SBATCH --time=30", ". /site/prologue.sh"),
+        # 20 minutes to start, 5 for a load, 2 to unpack the image, and the floor; in steps of 5.
+        *("#SBATCH --time=35", ". /site/prologue.sh"),
     }
     shared = replace(RACK, slurm=Slurm(gpus="none", exclusive=False))
     script = files_of(asked, shared, allocated=True)["job.sbatch"].splitlines()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ratematch.run.launch import probe
+from ratematch.run.probes import probe
 from tests.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.sites import (

@@ -203,3 +203,53 @@ def test_a_crash_leaves_containers_on_the_crashed_node_alone(
                 shutil.rmtree(path, ignore_errors=True)
         code, told = cluster.verb("start-node", lost.removeprefix("node"))
         assert code == 0, told
+
+
+LAUNCHES = """\
+name: mini
+model: deepseek-r1
+cluster: four
+workloads:
+  - {isl: 64, osl: 16}
+budget: {max_gpus: 8}
+ctx:
+  axes: {mapping: TEP4}
+  loads: {concurrency: [1], min_requests: 16}
+gen:
+  axes: {mapping: TEP4}
+  loads: {concurrency: [1, 2], min_requests: 16}
+deployments:
+  - {ctx: {mapping: TEP4}, gen: {mapping: TEP4}, loads: {concurrency: [1], min_requests: 16}}
+"""
+
+
+@pytest.mark.parametrize("options", [("--max-jobs", "1"), ("--pack", "4")])
+def test_the_image_is_unpacked_once_on_each_node_of_a_job(
+    contained: Site, cluster: TestCluster, options: tuple[str, ...]
+) -> None:
+    """An enroot that notes who it makes a container for. A server of each role, and the orchestrator of a pair."""
+    site = contained
+    log = site.path / "unpacked"
+    enroot = cluster.state / "bin" / "enroot"
+    text = enroot.read_text()
+    enroot.write_text(text.replace("exec", f'[ "$1" != create ] || echo "$(hostname) $3" >>{log}\nexec', 1))
+    (site.path / "weights" / "deepseek-r1").mkdir(parents=True)
+    (site.path / "weights" / "deepseek-r1" / "model.safetensors").write_bytes(bytes(1_000_000))
+    profile = (site.path / "slurm" / "clusters" / "four.yaml").read_text()
+    profile = profile.replace("mounts: [", f'mounts: ["{site.path}/weights:/weights:ro", ')
+    paths = "model_paths: {deepseek-r1: /weights/deepseek-r1}\n"
+    site.set_profile(f"{profile}{paths}stage_weights: {cluster.state}/local/staged\n")
+    site.set_sweep(LAUNCHES)
+    try:
+        controller = site.sweep(*options)
+        assert controller.wait(400) in (0, 3), site.said()
+    finally:
+        enroot.write_text(text)
+    wait_until(lambda: not cluster.jobs(), "the queue to empty", 90, LOOK_S)
+    launches = [json.loads(file.read_text()) for file in (site.path / "results").glob("mini/*/launch/*/outcome.json")]
+    assert len(launches) >= 3 and all(launch["preparing_s"] > 0 for launch in launches)
+    made = [line.split() for line in log.read_text().splitlines()]
+    jobs = {name.rpartition("_")[2].partition(".")[0] for _, name in made}
+    assert jobs == {launch["job"] for launch in launches}
+    assert len(made) == len({(node, name.partition(".")[0]) for node, name in made}), "one on each node of each job"
+    assert left(cluster) == [] and not list(cluster.state.glob("nodes/*/staged/deepseek*"))

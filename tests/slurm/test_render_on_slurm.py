@@ -24,9 +24,14 @@ RANKS = PROFILE + 'numactl: "-m 0"\nslurm: {tasks: gpu, partition: main, sbatch:
 memory of one NUMA node, by the real numactl."""
 
 
+STAGED = "model_paths: {{deepseek-r1: {0}/weights/deepseek-r1}}\nstage_weights: {0}/disk\n"
+
+
 @pytest.fixture
 def site(site: Site) -> Site:
-    site.set_profile(RANKS)
+    (site.path / "weights" / "deepseek-r1").mkdir(parents=True)
+    (site.path / "weights" / "deepseek-r1" / "model.safetensors").write_bytes(bytes(1_000_000))
+    site.set_profile(RANKS + STAGED.format(site.path))
     return site
 
 
@@ -45,6 +50,8 @@ def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestClu
     lines = (work / "agg-0.log").read_text().splitlines()
     labels = {line.partition(":")[0].strip() for line in lines if not line.startswith("srun:")}
     assert labels == {str(rank) for rank in range(8)}
+    assert len([line for line in (work / "weights.log").read_text().splitlines() if line.startswith("ready ")]) == 2
+    assert not list((site.path / "disk").glob("deepseek*")), "copies are gone with the job"
     wait_until(lambda: not site.processes("emulator"), "servers to end", 30)
 
 
@@ -70,7 +77,10 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     batch = expected.files.pop("job.sbatch").splitlines()
     for name, text in expected.files.items():
         assert (launch / name).read_text() == text, name
+    (prepared,) = {outcome.preparing_s for outcome in folder.outcomes()}
+    assert prepared > 0 and not list((site.path / "disk").glob("deepseek*"))
     step = starts(expected.files["run.sh"])["agg-0"]
+    assert f"{site.path}/disk/deepseek-r1-" in " ".join(step)
     assert (
         "--ntasks=8" in step
         and "--distribution=block" in step
