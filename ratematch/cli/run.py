@@ -28,6 +28,7 @@ from ratematch.cli.options import (
 from ratematch.plan.numbers import MOST_GPUS, MOST_HOURS
 
 if TYPE_CHECKING:
+    from ratematch.plan.cluster import Cluster
     from ratematch.plan.sweep import Sweep
 
 
@@ -61,6 +62,16 @@ def _calibrate(sweep: Sweep, calibration: Path, executor: str) -> Sweep:
     said = ", ".join(f"{family} within {100 * math.expm1(1.96 * sd):.0f} %" for family, sd in sds)
     echo(f"the search starts from that: {said}", err=True)
     return replace(calibrated, family_sds=sds)
+
+
+def _jobs_at_once(given: int | None, executor: str, cluster: Cluster) -> tuple[int | None, str]:
+    """How many experiments run here side by side, and what is said of this machine where it is several."""
+    from ratematch.run.neighbours import describe_host
+
+    if given is not None or executor != "local" or cluster.emulated:
+        return given, ""
+    # Each takes GPUs of its own; what does not fit waits for them.
+    return cluster.gpus, describe_host(cluster) if cluster.gpus > 1 else ""
 
 
 @main.command()
@@ -135,14 +146,12 @@ def sweep(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
     chosen = executor or choose_executor(parsed.cluster)
-    if calibration is not None:
-        parsed = _calibrate(parsed, calibration, chosen)
+    parsed = _calibrate(parsed, calibration, chosen) if calibration else parsed
     refuse_missing(chosen, parsed.cluster, parsed.engine)
 
     with uncollected():
         from ratematch.campaign.controller import run_campaign
         from ratematch.campaign.jobs.executor import Executor, choose_packing
-        from ratematch.run.neighbours import describe_host
         from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
         from ratematch.store.folder import Results
         from ratematch.store.withoutpandas import leave_pandas_out
@@ -157,19 +166,15 @@ def sweep(
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
     leave_pandas_out()
     packing = choose_packing(parsed, chosen, pack_nodes, pack_hours)
-    if max_jobs is None and chosen == "local" and not parsed.cluster.emulated:
-        max_jobs = parsed.cluster.gpus  # each takes GPUs of its own; what does not fit waits for them
-        if max_jobs > 1:
-            executor_note = "; ".join(filter(None, (executor_note, describe_host(parsed.cluster))))
+    max_jobs, host = _jobs_at_once(max_jobs, chosen, parsed.cluster)
+    executor_note = "; ".join(filter(None, (executor_note, host))) or None
     with SweepView(stderr_console(), executor_note) as view:
         campaign = run_campaign(parsed, text, results, Executor(chosen, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:
         view.print_outcome(campaign)
-    if campaign.failed:
-        sys.exit(2)
-    sys.exit(3 if campaign.nothing_valid else 0)
+    sys.exit(2 if campaign.failed else 3 if campaign.nothing_valid else 0)
 
 
 @main.command()

@@ -109,17 +109,7 @@ class RooflineStepTime:
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
         self._shards = shards
-        self._rate = eff.gemm * self._part_rate(precision, "dense")
-        self._moe_rate = eff.moe_gemm * self._part_rate(precision, "experts")
-        self._shared_rate = eff.gemm * self._part_rate(precision, "shared")
-        self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
-        self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
-        self._head_rate = eff.gemm * gpu.flops["bf16"]
-        prompts = "fp8" if model.mla and kv_dtype == "fp8" and "fp8" in gpu.flops else "bf16"
-        self._core_rate = eff.attention * gpu.flops[prompts]
-        self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
-        self._bandwidth = eff.memory * gpu.memory_b_s
-        self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
+        self._set_rates(kv_dtype)
         self._rates = CoreRates(self._core_rate, self._gen_core_rate, self._bandwidth, shards, kv_dtype)
         weight_b = part_bytes(model, precision, "experts")
 
@@ -155,6 +145,21 @@ class RooflineStepTime:
         self._moe = remember(self._moe_s)
         self._exchange = remember(self._exchange_s)
         self._head = remember(self._head_s)
+
+    def _set_rates(self, kv_dtype: str) -> None:
+        """FLOP/s of each kind of product, and bytes/s of memory."""
+        eff, gpu, precision = self.efficiency, self.gpu, self.precision
+        self._rate = eff.gemm * self._part_rate(precision, "dense")
+        self._moe_rate = eff.moe_gemm * self._part_rate(precision, "experts")
+        self._shared_rate = eff.gemm * self._part_rate(precision, "shared")
+        self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
+        self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
+        self._head_rate = eff.gemm * gpu.flops["bf16"]
+        prompts = "fp8" if self.model.mla and kv_dtype == "fp8" and "fp8" in gpu.flops else "bf16"
+        self._core_rate = eff.attention * gpu.flops[prompts]
+        self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
+        self._bandwidth = eff.memory * gpu.memory_b_s
+        self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
 
     def _part_rate(self, precision: str, part: Part) -> float:
         """FLOP/s of products with a part's matrices: each format's rate, weighted by its share of the elements."""

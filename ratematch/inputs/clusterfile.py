@@ -32,7 +32,7 @@ from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
 from ratematch.plan.printable import refuse_unprintable
-from ratematch.plan.secret import refuse_secret_words, take_secrets
+from ratematch.plan.secret import Secrets, refuse_secret_words, take_secrets
 
 GRACE = ("gb200", "gb300")
 AUTO = "auto"
@@ -149,26 +149,7 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
     Raises:
         ClusterError: with every problem of the profile, each with ``source`` and line.
     """
-    located = read_located(text, source)
-    if located.problems:
-        raise ClusterError(located.problems)
-    if not isinstance(located.data, dict):
-        located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
-        raise ClusterError(located.problems)
-    lay_over(located, group)
-    if located.problems:
-        raise ClusterError(located.problems)
-    secrets = take_secrets(located, [("environment",)])
-    refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])
-    if refuse_unprintable(located):
-        raise ClusterError(located.problems)
-    if isinstance(folder_alone := located.data.get("stage_weights"), str):
-        located.data["stage_weights"] = {"path": folder_alone}
-    try:
-        given = _Cluster.model_validate(located.data)
-    except ValidationError as error:
-        located.add_validation(error, VALID_KEYS)
-        raise ClusterError(located.problems) from error
+    located, given, secrets = _read_profile(text, source, group)
     gpu, gpus_per_node = _gpus(located, given, folder or Path())
     _check_options(located, given.slurm)
     _check_container(located, given)
@@ -212,6 +193,35 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )
+
+
+def _read_profile(text: str, source: str, group: str | None) -> tuple[Located, _Cluster, Secrets]:
+    """The keys of a profile, and the secrets that were taken out of it.
+
+    Raises:
+        ClusterError: it is no map of keys, holds what can be shown nowhere, or has unknown keys or wrong values.
+    """
+    located = read_located(text, source)
+    if located.problems:
+        raise ClusterError(located.problems)
+    if not isinstance(located.data, dict):
+        located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
+        raise ClusterError(located.problems)
+    lay_over(located, group)
+    if located.problems:
+        raise ClusterError(located.problems)
+    secrets = take_secrets(located, [("environment",)])
+    refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])
+    if refuse_unprintable(located):
+        raise ClusterError(located.problems)
+    if isinstance(folder_alone := located.data.get("stage_weights"), str):
+        located.data["stage_weights"] = {"path": folder_alone}
+    try:
+        given = _Cluster.model_validate(located.data)
+    except ValidationError as error:
+        located.add_validation(error, VALID_KEYS)
+        raise ClusterError(located.problems) from error
+    return located, given, secrets
 
 
 def _gpus(located: Located, given: _Cluster, folder: Path) -> tuple[Gpu | None, int]:

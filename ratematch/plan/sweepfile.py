@@ -67,8 +67,7 @@ def parse_sweep(
 ) -> Sweep:
     """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
 
-    ``find_model``, ``find_cluster`` and ``find_gpu`` turn names into values; the first two raise CatalogError or
-    ClusterError for names that are not known. ``engines``: what is known of each, by its name.
+    ``find_*``, ``engines``: by name; CatalogError or ClusterError for a model or a cluster that is not known.
 
     Raises:
         SweepError: with every problem of the file, each with ``source`` and line.

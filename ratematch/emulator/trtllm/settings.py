@@ -183,10 +183,7 @@ def worker_settings(
     Raises:
         SettingsError: an unknown key, a value or combination the engine refuses, an unknown model.
     """
-    config = without(config, unchecked)
-    _check_config(config, version)
-    merged, warnings = _merge(cli, typed, config, version)
-    _check_config(merged, version)
+    merged, warnings = _merge_checked(cli, typed, without(config, unchecked), version)
     model = resolve_model(model_path, facts)
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
@@ -228,6 +225,15 @@ def worker_settings(
         config=merged,
         warnings=tuple(warnings),
     )
+
+
+def _merge_checked(
+    cli: Mapping[str, Any], typed: Collection[str], config: Config, version: str
+) -> tuple[Config, list[str]]:
+    _check_config(config, version)
+    merged, warnings = _merge(cli, typed, config, version)
+    _check_config(merged, version)
+    return merged, warnings
 
 
 def _check_role(cli: Mapping[str, Any]) -> None:
