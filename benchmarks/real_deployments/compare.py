@@ -17,6 +17,8 @@ from .table import Row
 
 FIGURES = ("tok_s_gpu", "tpot_ms", "ttft_ms")
 COVERED = 0.9
+FULL = 0.9
+"""Context servers that compute for so much of a run are near their limit."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,12 @@ def spread(compared: Sequence[Compared]) -> dict[str, dict[str, tuple[float, flo
         kind: {figure: interval([each.ratio(figure) for each in members]) for figure in FIGURES}
         for kind, members in kinds.items()
     }
+
+
+def near_limit(compared: Sequence[Compared]) -> tuple[list[Compared], tuple[float, float]]:
+    """Rows that count whose context servers are near their limit, and :func:`interval` of their TTFT."""
+    full = [each for each in compared if each.counts and each.simulated and each.simulated.ctx_busy > FULL]
+    return full, interval([each.ratio("ttft_ms") for each in full]) if full else (1.0, 1.0)
 
 
 def coverage(

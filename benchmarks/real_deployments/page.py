@@ -11,7 +11,7 @@ from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .compare import FIGURES, Compared, coverage, groups_of, spread, sum_up, taus
+from .compare import FIGURES, FULL, Compared, coverage, groups_of, near_limit, spread, sum_up, taus
 from .fit import halves
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -48,6 +48,12 @@ def summary(compared: Sequence[Compared]) -> list[str]:
     for kind, figures in sorted(spread(compared).items()):
         parts = [f"{TITLES[name]} x {low:.2f} to {high:.2f}" for name, (low, high) in figures.items()]
         lines.append(f"90 % of {kind} rows lie within, of the prediction: {', '.join(parts)}")
+    full, (low, high) = near_limit(compared)
+    if full:
+        lines.append(
+            f"TTFT of the {len(full)} rows whose context servers compute for more than {FULL:.0%} of the run: measured at "
+            f"x {low:.2f} to {high:.2f} of the prediction"
+        )
     parts = [f"{TITLES[name]} {held} of {number}" for name, (held, number) in inside.items()]
     lines.append(f"rows inside the interval of the other half of the deployments: {', '.join(parts)}")
     light = [each for each in compared if each.counts and _light(each)]
@@ -169,5 +175,8 @@ def spread_file(compared: Sequence[Compared]) -> str:
     for kind, figures in sorted(spread(compared).items()):
         parts = [f"{name}: [{low:.3g}, {high:.3g}]" for name, (low, high) in figures.items()]
         lines.append(f"{kind}: {{{', '.join(parts)}}}")
+    full, (low, high) = near_limit(compared)
+    lines.append("# Of these, rows whose context servers compute for more than a share `busy` of the run.")
+    lines.append(f"near_limit: {{busy: {FULL}, rows: {len(full)}, ttft_ms: [{low:.3g}, {high:.3g}]}}")
     assert all(math.isfinite(each.ratio(name)) for each in compared if each.counts for name in FIGURES)
     return "\n".join(lines) + "\n"

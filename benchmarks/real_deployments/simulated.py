@@ -43,7 +43,7 @@ ENOUGH = 400
 @dataclass(frozen=True)
 class Simulated:
     """What the simulation gives for a row; ``ttft_ms`` as the row has it, of ``mean_ttft_ms`` and the median.
-    ``in_flight``: mean over the run. ``seconds``: that it took; ``virtual_s``: simulated. Of runs with few requests
+    ``in_flight``: mean over the run. ``ctx_busy``: share of it that context servers compute (0: there are none). ``seconds``: that it took; ``virtual_s``: simulated. Of runs with few requests
     the mean of several."""
 
     tok_s_gpu: float
@@ -53,6 +53,7 @@ class Simulated:
     in_flight: float
     seconds: float
     virtual_s: float
+    ctx_busy: float = 0.0
 
 
 def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUESTS_PER_SLOT) -> Simulated:
@@ -71,7 +72,9 @@ def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUE
         began = time.perf_counter()
         result = simulate_load(service, experiment.workload, load, seed=seed)
         seconds = time.perf_counter() - began
-        runs.append(_figures(row, result.records, (result.end_ns - result.start_ns) / 1e9, seconds))
+        run_s = (result.end_ns - result.start_ns) / 1e9
+        busy = [server.busy_s / run_s for server in service.servers if server.name.startswith("ctx")]
+        runs.append(replace(_figures(row, result.records, run_s, seconds), ctx_busy=fmean(busy or [0.0])))
     return Simulated(*(fmean(values) for values in zip(*(astuple(run) for run in runs), strict=True)))
 
 

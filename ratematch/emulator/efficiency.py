@@ -100,7 +100,8 @@ def efficiency_of(
 def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", attention_dp: bool = False) -> LearntSet:
     """What was learnt for ``gpu`` and ``precision``; no values where nothing was.
 
-    Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others. An entry
+    Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others, nor is how
+    many there are to launch. An entry
     ``NAME_TP`` holds for backend ``NAME`` without attention DP, over what ``NAME`` itself says.
     """
     known = {field.name for field in fields(Efficiency)}
@@ -112,6 +113,8 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
         backend = moe_backend if moe_backend in backends else entry.get("usual_moe_backend", {}).get(precision, "")
         given |= backends.get(backend, {}) | ({} if attention_dp else backends.get(f"{backend}_TP", {}))
         values = {name: Learnt(float(each["value"]), *map(float, each["between"])) for name, each in given.items()}
+        if not mla:
+            values.pop("launch_layer_s", None)
         assert values.keys() <= known, values.keys() - known
         label = f"{precision} on {gpu}" + (f", experts: {backend}" if backend in backends else "")
         return LearntSet(values, " ".join(str(entry["source"]).split()), label)

@@ -241,8 +241,8 @@ class RooflineStepTime:
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
-        if eff.launch_layer_s and any(load.ctx_tokens for load, _ in kinds):
-            device = max(device, model.depth * eff.launch_layer_s)
+        if eff.launch_layer_s and (prompts := sum([load.ctx_requests * ranks for load, ranks in kinds])):
+            device += min(1.0, prompts) * max(0.0, model.depth * eff.launch_layer_s - device)
         host = eff.host_step_s
         if kinds is not whole:
             most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])

@@ -149,6 +149,8 @@ def test_a_step_with_prompts_is_no_shorter_than_launching_its_kernels():
     slow = roofline("TEP8", launch_layer_s=1e-3)
     assert slow.seconds(same(prompt(64), 1)) == pytest.approx(R1.depth * 1e-3)
     assert slow.seconds(same(generation(4), 1)) == roofline("TEP8").seconds(same(generation(4), 1))  # a CUDA graph
+    third = prompt(64)._replace(ctx_requests=1 / 3)  # the mean of steps of which every third has a prompt
+    assert 0.3 < slow.seconds(same(third, 1)) / (R1.depth * 1e-3) < 0.6
     assert slow.seconds(same(prompt(65_536), 1)) == roofline("TEP8").seconds(same(prompt(65_536), 1))  # hidden
 
 
@@ -165,7 +167,5 @@ def test_few_expert_ranks_gather_unless_told_to_exchange():
 
 def test_fp8_in_blocks_is_sent_as_bf16():
     steps = {name: RooflineStepTime(R1, GB200, parse_mapping("DEP4"), name) for name in ("fp8", "nvfp4")}
-    bytes_of = {
-        name: (each._exchange_s(4096) - each._exchange_s(1)) / (1 / each._link_b_s) for name, each in steps.items()
-    }
-    assert bytes_of["fp8"] / bytes_of["nvfp4"] == pytest.approx((2 + 2) / (0.5625 + 2), rel=1e-3)
+    sent = {name: (each._exchange_s(4097) - each._exchange_s(1)) * each._link_b_s for name, each in steps.items()}
+    assert sent["fp8"] / sent["nvfp4"] == pytest.approx((2 + 2) / (0.5625 + 2), rel=1e-3)

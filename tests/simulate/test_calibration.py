@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ratematch.emulator.efficiency import Efficiency, Learnt, LearntSet, corrected
+from ratematch.emulator.efficiency import Efficiency, Learnt, LearntSet, corrected, learnt_for
 from ratematch.emulator.steptime import RooflineStepTime
 from ratematch.engines.steptimes import PARTS, STEPS_VARIABLE, Correction, correction_of, read_step_model
 from ratematch.errors import TableError, UserError
@@ -129,7 +129,9 @@ def test_the_name_is_all_that_servers_need(sweep):
     service = Service(plan_simulation(experiment, sweep.cluster, forecast=True), Timeline())
     steps = service.emulations["gen"].step_time
     assert service.steps == TRUTH.name  # what provenance.json names
-    assert isinstance(steps, RooflineStepTime) and steps.efficiency.layer_s == pytest.approx(1.2 * 5.3e-5)
+    assert isinstance(steps, RooflineStepTime) and steps.efficiency.layer_s == pytest.approx(
+        1.2 * learnt_for("gb200", True, "nvfp4", attention_dp=True).values["layer_s"].value
+    )
     assert TRUTH.name in experiment.stack and experiment.id != replace(experiment, step_times="roofline").id
 
 

@@ -101,6 +101,11 @@ def basis_in_words(prediction: Prediction) -> list[str]:
             f"{what}: {accuracy.covered:.0%} of public {kind} rows were measured at {said} of such a prediction "
             f"({accuracy.rows} rows in all, DeepSeek-R1 on TensorRT-LLM; {accuracy.source})"
         )
+    low, high = accuracy.near_limit
+    lines.append(
+        f"TTFT is open where context servers are busy for more than {accuracy.busy:.0%} of the time: public rows of that "
+        f"kind were measured at x {low:.2f} to {high:.2f} of the simulated one"
+    )
     return lines
 
 
