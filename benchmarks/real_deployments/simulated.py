@@ -43,8 +43,9 @@ ENOUGH = 400
 @dataclass(frozen=True)
 class Simulated:
     """What the simulation gives for a row; ``ttft_ms`` as the row has it, of ``mean_ttft_ms`` and the median.
-    ``in_flight``: mean over the run. ``ctx_busy``: share of it that context servers compute (0: there are none). ``seconds``: that it took; ``virtual_s``: simulated. Of runs with few requests
-    the mean of several."""
+    ``in_flight``: mean over the run. ``ctx_busy``: share of it that context servers compute (0: there are none).
+    ``seconds``: that it took; ``virtual_s``: simulated. Of runs with few requests the mean of several.
+    """
 
     tok_s_gpu: float
     tpot_ms: float

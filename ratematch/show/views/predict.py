@@ -103,8 +103,8 @@ def basis_in_words(prediction: Prediction) -> list[str]:
         )
     low, high = accuracy.near_limit
     lines.append(
-        f"TTFT is open where context servers are busy for more than {accuracy.busy:.0%} of the time: public rows of that "
-        f"kind were measured at x {low:.2f} to {high:.2f} of the simulated one"
+        f"TTFT is open where context servers are busy for more than {accuracy.busy:.0%} of the time: public rows of "
+        f"that kind were measured at x {low:.2f} to {high:.2f} of the simulated one"
     )
     return lines
 
