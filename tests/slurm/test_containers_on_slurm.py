@@ -40,7 +40,7 @@ NODES = range(1, 5)
 
 
 @pytest.fixture
-def contained(site: Site, cluster: TestCluster) -> Site:
+def contained(site: Site, cluster: TestCluster) -> Iterator[Site]:
     if not os.environ.get("RATEMATCH_TEST_FAST_RM"):
         stand_in(cluster.state / "bin", "rm", SLOW_RM)
     python = Path(sys.executable)
@@ -48,7 +48,8 @@ def contained(site: Site, cluster: TestCluster) -> Site:
     command = f"command: [{python}, -m, ratematch.emulator]\nenvironment: {{PYTHONPATH: {package}}}\n"
     site.set_profile(PROFILE + command + container(python) + "slurm: {partition: main}\n")
     site.set_sweep(LOADS)
-    return site
+    yield site
+    (cluster.state / "bin" / "rm").unlink(missing_ok=True)
 
 
 def containers(cluster: TestCluster, but: str | None = None) -> list[Path]:
