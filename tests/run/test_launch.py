@@ -291,6 +291,9 @@ wait $!
 """
 
 
+IMAGE = Container("/images/trtllm.sqsh", unpack="launch")
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["normal end", "kill -9 of the driver"])
 def test_what_slurms_plugins_still_do_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
@@ -303,7 +306,7 @@ def test_what_slurms_plugins_still_do_is_left_alone(
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("REMOVAL", str(removal))
-    profile = Cluster("four", "gb200", 4, 4, slurm=Slurm(tasks="node"), container=Container("/images/trtllm.sqsh"))
+    profile = Cluster("four", "gb200", 4, 4, slurm=Slurm(tasks="node"), container=IMAGE)
 
     class Steps(ThisMachine):
         def step(self, spec: ProcessSpec) -> Step:
