@@ -115,13 +115,15 @@ def _row(each: Compared) -> str:
 
 
 def write_page(path: Path, compared: Sequence[Compared], command: str, steps: str = "roofline") -> None:
-    """Put the tables between the marks of the page; those of step times from ``kernels`` have marks of their own.
+    """Put the tables between the marks of the page; those of step times from ``kernels`` have marks of their own. A page
+    that is not there yet has the tables alone.
 
     Raises:
         SystemExit: the page has no such marks.
     """
-    text, roofline = path.read_text(), steps == "roofline"
+    roofline = steps == "roofline"
     begin, end = (BEGIN, END) if roofline else (KERNELS_BEGIN, KERNELS_END)
+    text = path.read_text() if path.exists() else f"# Predictions and measured rows\n\n{begin}\n{end}\n"
     if begin not in text or end not in text:
         raise SystemExit(f"{path}: no place for the tables: write {begin} and {end} where they belong")
     head, _, rest = text.partition(begin)
