@@ -3,8 +3,8 @@
     python -m benchmarks.real_deployments [--rows FILE] [--steps roofline|kernels] [--requests-per-slot N]
         [--only GROUP] [--jobs N] [-o docs/accuracy.md] [--plot docs/accuracy.png] [--write-spread]
 
-All rows of the table, at ten requests a slot as the clients behind it sent, take some 20 s of one core; ten minutes where
-no compiler is at hand for the loop of the simulation.
+All rows of the table, at ten requests a slot as the clients behind it sent, take some 20 s of one core; ten minutes
+where no compiler is at hand for the loop of the simulation.
 """
 
 from __future__ import annotations

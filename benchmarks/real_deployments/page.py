@@ -115,8 +115,8 @@ def _row(each: Compared) -> str:
 
 
 def write_page(path: Path, compared: Sequence[Compared], command: str, steps: str = "roofline") -> None:
-    """Put the tables between the marks of the page; those of step times from ``kernels`` have marks of their own. A page
-    that is not there yet has the tables alone.
+    """Put the tables between the marks of the page; those of step times from ``kernels`` have marks of their own. A
+    page that is not there yet has the tables alone.
 
     Raises:
         SystemExit: the page has no such marks.
