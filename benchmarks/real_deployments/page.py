@@ -50,8 +50,8 @@ def summary(compared: Sequence[Compared]) -> list[str]:
     full, (low, high) = near_limit(compared)
     if full:
         lines.append(
-            f"TTFT of the {len(full)} rows whose context servers compute for more than {FULL:.0%} of the run: measured "
-            f"at x {low:.2f} to {high:.2f} of the prediction"
+            f"TTFT of the {len(full)} rows whose context servers compute for more than {FULL:.0%} of the run: "
+            f"measured at x {low:.2f} to {high:.2f} of the prediction"
         )
     parts = [f"{TITLES[name]} {held} of {number}" for name, (held, number) in inside.items()]
     lines.append(f"rows inside the interval of the other half of the deployments: {', '.join(parts)}")
