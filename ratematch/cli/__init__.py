@@ -7,7 +7,20 @@ Exit codes: 0 ok, 1 the input must change, 2 some experiments failed (the same c
 but none may be trusted. ``--json`` prints one object on stdout; everything else a verb says goes to stderr.
 """
 
-from ratematch.cli import calibrate, decide, exchange, init, load, model, plan, run, schema, site
+from ratematch.cli import calibrate, decide, exports, imports, init, load, model, plan, run, schema, site
 from ratematch.cli.group import main
 
-__all__ = ["calibrate", "decide", "exchange", "init", "load", "main", "model", "plan", "run", "schema", "site"]
+__all__ = [
+    "calibrate",
+    "decide",
+    "exports",
+    "imports",
+    "init",
+    "load",
+    "main",
+    "model",
+    "plan",
+    "run",
+    "schema",
+    "site",
+]

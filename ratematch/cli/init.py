@@ -41,6 +41,14 @@ def print_next(made: FirstFiles) -> None:
         echo(f"  ratematch {words}")
 
 
+def _ask_model() -> str:
+    from ratematch.inputs.catalog import model_names
+
+    if not on_terminal():
+        raise click.UsageError(f"which model? --model is one of {', '.join(model_names())}")
+    return str(click.prompt("Which model (a name, or its folder)", err=True))
+
+
 @main.command()
 @click.option("--name", metavar="NAME", help="Of the profile.  [default: the partition's]")
 @click.option("--model", metavar="NAME|PATH", help="What is served.  [asked for]")
@@ -86,14 +94,10 @@ def init(
     Example:
         ratematch init --model qwen3-8b --weights /models/Qwen3-8B --image /images/trtllm.sqsh --mount /models:/models
     """
-    from ratematch.inputs.catalog import model_names
     from ratematch.setup.answers import Given, NotSaid
     from ratematch.setup.firstsite import set_up
 
-    if model is None:
-        if not on_terminal():
-            raise click.UsageError(f"which model? --model is one of {', '.join(model_names())}")
-        model = click.prompt("Which model (a name, or its folder)", err=True)
+    model = model or _ask_model()
     given = Given(
         name=name,
         partition=partition,

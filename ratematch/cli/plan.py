@@ -51,6 +51,15 @@ def forecast(
     return prediction, write_prediction_plots(prediction, title, output, measured)
 
 
+def _check_options(predict: bool, learn_from: Path | None, calibration: Path | None, output: Path | None) -> None:
+    from ratematch.errors import UserError
+
+    if not predict and (learn_from or calibration or output):
+        raise UserError("--learn-from, --calibration and -o belong to --predict")
+    if learn_from and calibration:
+        raise UserError("--learn-from and --calibration both correct the model: give one of them")
+
+
 @main.command()
 @click.argument("sweep")
 @set_option
@@ -85,7 +94,6 @@ def plan(
     """
     from ratematch.campaign.contract import known_contract
     from ratematch.campaign.precheck import expand_sweep, explain_settings, refuse_unlaunchable
-    from ratematch.errors import UserError
     from ratematch.inputs.find import read_sweep
     from ratematch.plan.budget import estimate
     from ratematch.show.views.explain import binding_to_json, explained_to_json, print_binding, print_explained
@@ -94,10 +102,7 @@ def plan(
     from ratematch.simulate.calibrationfile import calibrated_sweep
     from ratematch.slurm.binding import explain_binding
 
-    if not predict and (learn_from or calibration or output):
-        raise UserError("--learn-from, --calibration and -o belong to --predict")
-    if learn_from and calibration:
-        raise UserError("--learn-from and --calibration both correct the model: give one of them")
+    _check_options(predict, learn_from, calibration, output)
     parsed, _ = read_sweep(sweep, overrides, cluster)
     parsed, corrected = calibrated_sweep(parsed, calibration) if calibration else (parsed, None)
     expansion = expand_sweep(parsed)

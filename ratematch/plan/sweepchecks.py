@@ -110,7 +110,8 @@ def read_engine(
 
 
 def check_stages(located: Located, parsed: SweepIn) -> None:
-    """There is something to measure, and what end-to-end runs are chosen from."""
+    """There is something to measure, by a load each, and what end-to-end runs are chosen from."""
+    _check_every_load(located, parsed)
     if parsed.ctx is None and parsed.gen is None and parsed.ifb is None and not parsed.deployments:
         located.add((), "names no stage to measure", "give ctx and gen (and ifb to compare with)")
     for stage, other in (("ctx", "gen"), ("gen", "ctx")):
@@ -120,7 +121,7 @@ def check_stages(located: Located, parsed: SweepIn) -> None:
         located.add(("e2e",), "end-to-end runs are chosen by matching ctx with gen, and both are missing")
 
 
-def check_loads(located: Located, parsed: SweepIn) -> None:
+def _check_every_load(located: Located, parsed: SweepIn) -> None:
     """Every stage and every deployment written out names a load, and a trace to replay where it replays one."""
     for stage in ("ctx", "gen", "ifb"):
         given = getattr(parsed, stage)

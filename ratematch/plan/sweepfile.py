@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,37 +14,20 @@ from pydantic import ValidationError
 
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, Role, ServerGroup, Stage
 from ratematch.plan.enginefacts import EngineFacts
-from ratematch.plan.expansion import OPTION_PREFIX
-from ratematch.plan.genmode import with_supply
 from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.model import Gpu, Model
-from ratematch.plan.numbers import brief, shorten
+from ratematch.plan.numbers import shorten
 from ratematch.plan.overrides import lay_over
-from ratematch.plan.parallelism import Parallelism, parse_mapping
-from ratematch.plan.precision import PRECISION_AXIS
 from ratematch.plan.printable import refuse_unprintable
 from ratematch.plan.secret import Secrets, refuse_secret_options, take_secrets
-from ratematch.plan.sweep import (
-    GROUP_AXES,
-    MAPPING_AXES,
-    Budget,
-    E2ePlan,
-    LoadPlan,
-    NamedDeployment,
-    StagePlan,
-    Sweep,
-)
+from ratematch.plan.sweep import Budget, Sweep
 from ratematch.plan.sweepchecks import (
     check_against_cluster,
     check_engine,
-    check_loads,
-    check_options,
     check_sizes,
     check_stages,
-    check_values,
     read_engine,
 )
 from ratematch.plan.sweepmodel import (
@@ -55,16 +37,8 @@ from ratematch.plan.sweepmodel import (
     take_by_hand,
     with_precisions,
 )
-from ratematch.plan.sweepschema import (
-    VALID_KEYS,
-    DeploymentIn,
-    E2eIn,
-    GroupIn,
-    LoadsIn,
-    StageIn,
-    SweepIn,
-    as_list,
-)
+from ratematch.plan.sweepschema import VALID_KEYS, SweepIn
+from ratematch.plan.sweepstages import read_deployments, read_e2e, read_stages
 
 ALIASES = {
     "prefill": "ctx",
@@ -75,7 +49,6 @@ ALIASES = {
     "aggregated": "ifb",
 }
 ROLES = ("ctx", "gen", "agg")
-NAMED_AXES = ("mapping", *MAPPING_AXES, *GROUP_AXES, PRECISION_AXIS)
 
 AS_WRITTEN = (("engine", "version"), ("engine", "backend_version"), ("name",))
 """Keys whose values are text, also where they look like numbers."""
@@ -103,28 +76,17 @@ def parse_sweep(
     by_hand = take_by_hand(located)
     parsed = _validate(located)
     model = find_sweep_model(located, located.data.get("model"), by_hand, find_model)
-    cluster = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find_cluster)
+    cluster = _find_cluster(located, secrets, find_cluster)
     if parsed is None:
         raise _error(located)
     facts = check_engine(located, parsed, engines)
     engine = read_engine(located, parsed, facts)
-    stages = _stages(located, parsed, facts)
-    named = tuple(
-        replace(
-            _named_deployment(located, index, given),
-            engine=read_engine(located, parsed, facts, given.engine, ("deployments", index))
-            if given.engine
-            else None,
-        )
-        for index, given in enumerate(parsed.deployments)
-    )
-    check_stages(located, parsed)
-    check_loads(located, parsed)
+    stages = read_stages(located, parsed, facts)
+    named = read_deployments(located, parsed, facts)
     gpu = find_gpu(cluster.gpu_source) if cluster else None
     precisions = read_precisions(located, parsed, model, gpu) if model and gpu else ("",)
+    check_stages(located, parsed)
     check_sizes(located, stages, named, len(parsed.workloads) * len(precisions))
-    if cluster:
-        _check_secrets(located, secrets, cluster)
     if model and cluster and not located.problems:
         check_against_cluster(located, stages, named, model, cluster, facts.expert_slots)
     paths = model_paths(located, parsed, model, gpu, cluster, precisions) if model and cluster and gpu else {}
@@ -142,7 +104,7 @@ def parse_sweep(
         constraints=Constraints(**parsed.constraints.model_dump()),
         budget=Budget(**parsed.budget.model_dump()),
         stages=stages,
-        e2e=_e2e_plan(parsed.e2e),
+        e2e=read_e2e(parsed.e2e),
         deployments=named,
         search=parsed.search,
         seed=parsed.seed,
@@ -194,13 +156,17 @@ def _options(data: abc.Mapping[str, Any]) -> list[Path]:
     return [*below, *more, ("e2e", "router"), ("engine",)]
 
 
-def _check_secrets(located: Located, secrets: Secrets, cluster: Cluster) -> None:
-    """One value a variable: secrets are kept by name."""
+def _find_cluster(located: Located, secrets: Secrets, find: Callable[[str], Cluster]) -> Cluster | None:
+    """The profile, which gives a secret the same value as the sweep does: secrets are kept by name."""
+    cluster: Cluster | None = _resolve(located, ("cluster",), _name_in(located.data.get("cluster")), find)
+    if cluster is None:
+        return None
     for name, value in secrets.given.items():
         if cluster.secrets.given.get(name, value) != value:
             place = next(path for path in located.lines if path[-1:] == (name,) and path[-2] == "environment")
             what = f"cluster profile {cluster.name} has another value of {name}"
             located.add(place, what, "give a secret in one of the two files")
+    return cluster
 
 
 def _read_map(text: str, source: str) -> Located:
@@ -268,134 +234,3 @@ def _name_in(given: Any) -> str | None:
     """The name a person gave, even when the rest of the file does not validate."""
     name = given.get("name") if isinstance(given, dict) else given
     return name if isinstance(name, str) else None
-
-
-def _stages(located: Located, parsed: SweepIn, facts: EngineFacts) -> tuple[StagePlan, ...]:
-    """The stages with what the engine says of each."""
-    margin = facts.fill_margin(parsed.engine.version) if not located.problems else 0
-    plans = tuple(
-        replace(plan, expert_slots=facts.expert_slots, idle_options=facts.idle_options, fill_margin=margin)
-        for plan in _stage_plans(located, parsed)
-    )
-    return with_supply(located, parsed, plans, facts.gen_modes)
-
-
-def _stage_plans(located: Located, parsed: SweepIn) -> tuple[StagePlan, ...]:
-    given: tuple[tuple[Stage, StageIn | None], ...] = (("ctx", parsed.ctx), ("gen", parsed.gen), ("ifb", parsed.ifb))
-    return tuple(_stage_plan(located, stage, plan) for stage, plan in given if plan is not None)
-
-
-def _stage_plan(located: Located, stage: Stage, given: StageIn) -> StagePlan:
-    axes: dict[str, tuple[Any, ...]] = {}
-    if not given.axes:
-        located.add((stage, "axes"), "is empty", f"give at least mapping or tp; axes are {', '.join(NAMED_AXES)}")
-    for name, values in given.axes.items():
-        listed = as_list(values)
-        path: Path = (stage, "axes", name)
-        if not listed:
-            located.add(path, "axis is empty", "list at least one value")
-        elif name not in NAMED_AXES and not name.startswith(OPTION_PREFIX):
-            valid = f"valid: {', '.join(NAMED_AXES)}, or options.<engine option>"
-            located.add(path, f"unknown axis {brief(name)}", valid)
-        else:
-            check_values(located, path, name, listed)
-        axes[name] = tuple(listed)
-    if "mapping" in axes and (both := [name for name in MAPPING_AXES if name in axes]):
-        located.add(
-            (stage, "axes", both[0]), f"mapping already says {both[0]}", "give mapping, or tp/ep/..., not both"
-        )
-    check_options(located, stage, given)
-    for place in ("exclude", "only"):
-        for index, rule in enumerate(getattr(given, place)):
-            for key in rule:
-                if key not in (*NAMED_AXES, "gpus") and key not in axes:
-                    located.add(
-                        (stage, place, index, key),
-                        f"unknown axis {brief(key)} in a rule",
-                        f"valid: {', '.join(NAMED_AXES)}, gpus",
-                    )
-    return StagePlan(
-        stage=stage,
-        axes=axes,
-        loads=_read_loads(given.loads),
-        options=given.options,
-        environment=given.environment,
-        exclude=tuple(given.exclude),
-        only=tuple(given.only),
-        unchecked=(
-            *located.unchecked_below(stage, "options"),
-            *(
-                path.removeprefix(OPTION_PREFIX)
-                for path in located.unchecked_below(stage, "axes")
-                if path.startswith(OPTION_PREFIX)
-            ),
-        ),
-    )
-
-
-def _read_loads(given: LoadsIn) -> LoadPlan:
-    return LoadPlan(
-        concurrency=tuple(given.concurrency or ()),
-        req_s=tuple(given.req_s or ()),
-        arrival=given.arrival,
-        seconds=given.seconds,
-        burstiness=given.burstiness,
-        ramp_to=given.ramp_to or 0.0,
-        max_in_flight=given.max_in_flight,
-        replay=tuple(given.replay or ()),
-        num_requests=given.num_requests or 0,
-        **given.counts(),
-    )
-
-
-def _e2e_plan(given: E2eIn | None) -> E2ePlan | None:
-    if given is None:
-        return None
-    counts = given.loads
-    return E2ePlan(
-        deployments=given.deployments,
-        around=tuple(counts.around),
-        loads=LoadPlan(concurrency=tuple(counts.concurrency or ()), **counts.counts()),
-        choose_at=tuple(sorted(set(given.choose_at))),
-        refine=given.refine,
-        router=given.router.type,
-        router_args=given.router.args,
-        breakdown=given.breakdown,
-    )
-
-
-def _named_deployment(located: Located, index: int, given: DeploymentIn) -> NamedDeployment:
-    groups: dict[Role, ServerGroup] = {}
-    roles: tuple[tuple[Role, GroupIn | None], ...] = (("ctx", given.ctx), ("gen", given.gen), ("agg", given.agg))
-    for role, group in roles:
-        if group is None:
-            continue
-        try:
-            mapping = parse_mapping(group.mapping)
-        except ValueError as error:
-            located.add(("deployments", index, role, "mapping"), str(error))
-            mapping = Parallelism()
-        place = "options" if group.config is None else "config"
-        unchecked = located.unchecked_below("deployments", index, role, place)
-        groups[role] = ServerGroup(role=role, **{**group.model_dump(), "mapping": mapping}, unchecked=unchecked)
-    if set(groups) not in ({"ctx", "gen"}, {"agg"}):
-        what = f"has {' and '.join(groups) or 'no servers'}"
-        located.add(("deployments", index), what, "give ctx and gen, or agg alone")
-    elif "agg" in groups and given.breakdown:
-        what = "there is no prefill, KV transfer and decode to tell apart on aggregated servers"
-        located.add(("deployments", index, "breakdown"), what, "leave it out")
-    own = given.workload
-    return NamedDeployment(
-        Deployment(
-            ctx=groups.get("ctx"),
-            gen=groups.get("gen"),
-            agg=groups.get("agg"),
-            router=given.router.type,
-            router_args=given.router.args,
-            orchestrator=given.orchestrator,
-            unchecked=located.unchecked_below("deployments", index, "orchestrator"),
-        ),
-        _read_loads(given.loads),
-        own.workload() if own else None,
-        "agg" not in groups and given.breakdown is not False,
-    )

@@ -15,12 +15,13 @@ from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, WarmedPrompts, Warming
 from ratematch.measure.requesttimes import TimesSources
 from ratematch.plan.experiment import Experiment
+from ratematch.run.iterations import Iterations
 from ratematch.run.launch import Servers
 from ratematch.run.neighbours import Presence
 from ratematch.run.requesttimes import Marks as TimesMarks
 from ratematch.run.senders import NodeSenders
 from ratematch.run.serverlogs import Marks
-from ratematch.run.telemetry import Iterations, Telemetry
+from ratematch.run.telemetry import Telemetry
 from ratematch.run.watch import Watched
 from ratematch.store.folder import ExperimentFolder
 

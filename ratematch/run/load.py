@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,26 +30,17 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.conversing import recheck
+from ratematch.run.iterations import Iterations, acceptance_length, prefix_hit_rate, summarise, write_iterations
 from ratematch.run.launch import probe_ready
 from ratematch.run.live import Live, Reported, Sent
+from ratematch.run.loadprogress import describe_progress, reporting_progress
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
 from ratematch.run.serverlogs import mark_logs, read_logs
 from ratematch.run.stopping import Interrupted
-from ratematch.run.telemetry import (
-    Iterations,
-    acceptance_length,
-    prefix_hit_rate,
-    read_emulator_times,
-    spent_between,
-    summarise,
-    write_iterations,
-    write_lines,
-)
+from ratematch.run.telemetry import read_emulator_times, spent_between, write_lines
 from ratematch.run.watch import Stalled, find_cause, watch
 from ratematch.store import layout
 from ratematch.store.files import DISK_FULL, reserve, write_json
-from ratematch.store.folder import ExperimentFolder
-from ratematch.store.progress import Measuring, RunProgress
 from ratematch.store.records import write_records
 
 RECORD_B = 512
@@ -113,7 +101,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> Sent:
 
         def show(progress: Progress) -> None:
             watched.in_flight = progress.in_flight
-            report(_describe_progress(progress, load, number, total))
+            report(describe_progress(progress, load, number, total))
 
         result = send_load(
             job,
@@ -329,22 +317,6 @@ def _errors(records: Sequence[RequestRecord]) -> list[str]:
     return sorted({error for code in np.unique(others.codes) if (error := others.values[code])})
 
 
-def _describe_progress(progress: Progress, load: Load, number: int, total: int) -> Measuring:
-    return Measuring(
-        time=time.time(),
-        load=load.label,
-        load_number=number + 1,
-        loads=total,
-        part=progress.phase,
-        total=progress.total,
-        done=progress.done,
-        failed=progress.failed,
-        in_flight=progress.in_flight,
-        tok_s=progress.tokens / progress.elapsed_s if progress.elapsed_s > 0 else 0.0,
-        ttft_ms=progress.ttft_ms,
-    )
-
-
 def describe_run(result: LoadResult, launch: Path, experiment: Experiment) -> LoadRun:
     """How a load of ``experiment`` ran by the client's account alone."""
     records = columns_of(result.records)
@@ -373,36 +345,3 @@ def _keep_partial(at: Path, result: LoadResult, run: LoadRun, rows: Iterations) 
     write_records(aside / layout.RECORDS, result.records)
     write_iterations(aside / layout.ITERATIONS, rows)
     write_json(aside / layout.LOADRUN, loadruns.to_json(run))
-
-
-LAST_S = 2.0
-"""How long the end of a load waits until its last progress is written."""
-
-
-@contextlib.contextmanager
-def reporting_progress(folder: ExperimentFolder) -> Iterator[Callable[[RunProgress], None]]:
-    """A function that hands over what ``progress.json`` is to hold and returns at once."""
-    newest: list[RunProgress] = []
-    news, over = threading.Event(), threading.Event()
-
-    def write() -> None:
-        while True:
-            news.wait()
-            news.clear()
-            if newest:
-                folder.write_progress(newest.pop())
-            if over.is_set() and not newest:
-                return
-
-    def report(progress: RunProgress) -> None:
-        newest[:] = [progress]
-        news.set()
-
-    thread = threading.Thread(target=write, name="write progress", daemon=True)
-    thread.start()
-    try:
-        yield report
-    finally:
-        over.set()
-        news.set()
-        thread.join(LAST_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from ratematch.run.load import reporting_progress
+from ratematch.run.loadprogress import reporting_progress
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.progress import Measuring, RunProgress
 

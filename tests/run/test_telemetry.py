@@ -19,18 +19,17 @@ from ratematch.engines.trtllm_serve.metrics import ROUTES, read_iterations
 from ratematch.engines.vllm import metrics as vllm_metrics
 from ratematch.measure.servermetrics import Iteration
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
-from ratematch.run.telemetry import (
+from ratematch.run.iterations import (
     COLUMNS,
     KEPT,
     IterationLog,
-    Telemetry,
     WorkerIteration,
     acceptance_length,
     prefix_hit_rate,
-    read_perf_metrics,
     summarise,
     write_iterations,
 )
+from ratematch.run.telemetry import Telemetry, read_perf_metrics
 from ratematch.store.rowlog import RowLog
 from tests.support.processes import wait_until
 

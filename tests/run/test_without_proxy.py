@@ -22,11 +22,13 @@ from ratematch.loadgen.send import Senders, send_load
 from ratematch.loadgen.servermetrics import MetricsPoller
 from ratematch.loadgen.shards import LoadJob
 from ratematch.loadgen.warming import warm_prompts
+from ratematch.measure.loadrun import EmulatorTime
 from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.run import render
+from ratematch.run.iterations import prefix_hit_rate
 from ratematch.run.launch import probe
-from ratematch.run.telemetry import EmulatorTime, prefix_hit_rate, read_emulator_times, read_perf_metrics
+from ratematch.run.telemetry import read_emulator_times, read_perf_metrics
 from ratematch.run.warmup import warm_connections
 from tests.emulator.servers import post
 from tests.emulator.test_orchestrator import STREAM, Cluster

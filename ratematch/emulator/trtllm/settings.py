@@ -189,9 +189,7 @@ def worker_settings(
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
     transceiver = merged.get("cache_transceiver_config") or {}
-    timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if release_line(version) == "1.2" else 60000)
-    if cli.get("server_role") is None and (cli.get("metadata_server_config_file") or cli.get("disagg_cluster_uri")):
-        raise SettingsError("server_role is required when metadata_server_cfg or disagg_cluster_config is provided")
+    _check_role(cli)
     return WorkerSettings(
         model_name=cli.get("served_model_name") or Path(model_path).name or model_path,
         model=model,
@@ -215,7 +213,7 @@ def worker_settings(
         routing=_routing(merged.get("attention_dp_config") or {}),
         overlap=not merged.get("disable_overlap_scheduler", False),
         transceiver=transceiver.get("backend"),
-        transfer_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+        transfer_timeout_s=_transfer_timeout_s(transceiver, version),
         print_iter_log=bool(merged.get("print_iter_log", False)),
         iter_perf_stats=bool(merged.get("enable_iter_perf_stats", False)),
         stats_kept=int(merged.get("iter_stats_max_iterations") or merged.get("max_stats_len") or 1000),
@@ -226,6 +224,16 @@ def worker_settings(
         config=merged,
         warnings=tuple(warnings),
     )
+
+
+def _check_role(cli: Mapping[str, Any]) -> None:
+    if cli.get("server_role") is None and (cli.get("metadata_server_config_file") or cli.get("disagg_cluster_uri")):
+        raise SettingsError("server_role is required when metadata_server_cfg or disagg_cluster_config is provided")
+
+
+def _transfer_timeout_s(transceiver: Mapping[str, Any], version: str) -> float | None:
+    timeout_ms = transceiver.get("kv_transfer_timeout_ms", None if release_line(version) == "1.2" else 60000)
+    return None if timeout_ms is None else timeout_ms / 1000
 
 
 def _parallelism(config: Config) -> Parallelism:

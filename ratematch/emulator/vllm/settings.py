@@ -93,13 +93,7 @@ def serve_settings(
     """
     if others := sorted(name for name in NOT_EMULATED if given.get(name)):
         raise SettingsError(f"--{others[0]} is not emulated")
-    try:
-        loaded = parse_model(facts, "RATEMATCH_EMULATED_MODEL") if facts else load_model(model.rstrip("/"))
-        gpu = load_gpu(gpu_name)
-    except CatalogError as error:
-        raise SettingsError(str(error)) from None
-    if not facts and model.startswith(("/", ".")) and not Path(model).exists():
-        raise SettingsError(f"Repo id must be in the form 'repo_name' or 'namespace/repo_name': {model!r}")
+    loaded, gpu = _look_up(model, facts, gpu_name)
     seqs, tokens = _default_limits(gpu)
     length = _model_len(given.get("max-model-len"), loaded)
     chunked = given.get("enable-chunked-prefill", True)
@@ -143,6 +137,18 @@ def serve_settings(
         log_stats=not given.get("disable-log-stats", False),
         given=given,
     )
+
+
+def _look_up(model: str, facts: str, gpu_name: str) -> tuple[Model, Gpu]:
+    """The model, by ``facts`` or by its name in the catalog, and the GPU."""
+    try:
+        loaded = parse_model(facts, "RATEMATCH_EMULATED_MODEL") if facts else load_model(model.rstrip("/"))
+        gpu = load_gpu(gpu_name)
+    except CatalogError as error:
+        raise SettingsError(str(error)) from None
+    if not facts and model.startswith(("/", ".")) and not Path(model).exists():
+        raise SettingsError(f"Repo id must be in the form 'repo_name' or 'namespace/repo_name': {model!r}")
+    return loaded, gpu
 
 
 def _default_limits(gpu: Gpu) -> tuple[int, int]:

@@ -15,8 +15,9 @@ from ratematch.plan.formats import FORMAT_BYTES
 from ratematch.plan.modelfile import ModelKeys
 from ratematch.plan.sweep import GROUP_AXES, MAPPING_AXES
 from ratematch.plan.sweepchecks import MOST_OF
-from ratematch.plan.sweepfile import ALIASES, NAMED_AXES
+from ratematch.plan.sweepfile import ALIASES
 from ratematch.plan.sweepschema import SweepIn
+from ratematch.plan.sweepstages import NAMED_AXES
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 STAGES = ("StageIn", "GenStageIn")
