@@ -14,13 +14,15 @@ from .search import FAST_ENOUGH, Candidate, Search
 SLACK = 0.15
 """Among published rows one is fast enough that is slower by this share, measured or simulated: so near are 90 % of
 their TPOTs predicted, and a table has few rows of a workload."""
+LIKE_LOAD = 1.5
+"""Requests in flight differ by no more than this factor where a row says something of a deployment and load."""
 PROMISING = 5
 
 
 @dataclass(frozen=True)
 class Answer:
     """For the tok/s/user of the row ``at``: the ``best`` that was published and is as fast, and what the search has,
-    best first. ``measured``: the rows of the deployment chosen that are as fast."""
+    best first. ``measured``: see :func:`rows_of`."""
 
     at: Row
     best: Row
@@ -48,11 +50,21 @@ def answers(search: Search) -> list[Answer]:
 
 def _answer(search: Search, at: Row) -> Answer:
     fast = [row for row in search.group.rows if speed(row) >= speed(at)]
-    as_fast = speed(at) * FAST_ENOUGH
     candidates = tuple(search.answers(speed(at)))
-    mine = [row for row in search.group.rows if candidates and key_of(row) == candidates[0].chosen.key]
-    alike = [row for row in mine if speed(row) >= as_fast]
-    return Answer(at, max(fast, key=lambda row: row.tok_s_gpu), candidates, tuple(alike))
+    measured = rows_of(search.group, at, candidates[0]) if candidates else ()
+    return Answer(at, max(fast, key=lambda row: row.tok_s_gpu), candidates, measured)
+
+
+def rows_of(group: Group, at: Row, chosen: Candidate) -> tuple[Row, ...]:
+    """Rows of the deployment ``chosen``, as fast as ``at``, with about as many requests in flight: with a tenth of
+    them it was measured for something else."""
+    load = chosen.chosen.concurrency
+    mine = (row for row in group.rows if key_of(row) == chosen.chosen.key)
+    return tuple(
+        row
+        for row in mine
+        if speed(row) >= speed(at) * FAST_ENOUGH and load / LIKE_LOAD <= row.concurrency <= load * LIKE_LOAD
+    )
 
 
 def speed(row: Row) -> float:
