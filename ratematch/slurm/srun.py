@@ -122,8 +122,7 @@ def slurm_step(spec: ProcessSpec, cluster: Cluster) -> Step:
     open_env = [(name, value) for name, value in spec.env if value != MASK]
     tasks = spec.ranks if slurm.tasks == "gpu" else nodes
     begin = (
-        *("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={tasks}"),
-        *_layout(spec, tasks),
+        *("srun", "--overlap", "--mem=0", *_layout(spec, tasks)),
         f"--job-name={spec.name}",
         *("--kill-on-bad-exit=1", "--cpu-bind=none", "--export=ALL"),
         *(("--label",) if tasks > 1 else ()),
@@ -213,8 +212,11 @@ def _layout(spec: ProcessSpec, tasks: int) -> tuple[str, ...]:
     if spec.shares and tasks == sum(spec.shares):
         each = (node for node, share in zip(spec.nodes, spec.shares, strict=True) for _ in range(share))
         most = f"--ntasks-per-node={max(spec.shares)}"
-        return (most, "--distribution=arbitrary", "--nodelist=" + ",".join(each))
+        # The list says how many nodes they are: with --nodes beside it Slurm 25.11 refuses the step.
+        return (f"--ntasks={tasks}", most, "--distribution=arbitrary", "--nodelist=" + ",".join(each))
     return (
+        f"--nodes={nodes}",
+        f"--ntasks={tasks}",
         f"--ntasks-per-node={-(-tasks // nodes)}",
         "--distribution=block",
         "--nodelist=" + ",".join(spec.nodes),
