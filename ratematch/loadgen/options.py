@@ -16,6 +16,7 @@ from ratematch.measure.early import EarlyRules
 from ratematch.measure.goodput import Goodput, parse_goodput
 from ratematch.plan.dataset import TimeUnit
 from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace
+from ratematch.plan.nesting import nests_too_deep
 from ratematch.plan.requestapi import Api
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
@@ -250,11 +251,11 @@ def _refuse_odd_text(option: str, text: str) -> None:
 
 
 def _json_object(option: str, text: str) -> dict[str, Any]:
+    if nests_too_deep(text):
+        raise UserError(f"{option}: is nested too deep")
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
         json.dumps(content, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise UserError(f"{option}: is nested too deep") from error
     except UnicodeEncodeError as error:
         raise UserError(f"{option}: holds half of a surrogate pair, which is no text") from error
     except ValueError as error:
