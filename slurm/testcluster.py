@@ -95,7 +95,7 @@ SlurmctldTimeout=30
 KillWait=5
 Epilog={state}/etc/epilog
 BatchStartTimeout=20
-UnkillableStepTimeout=20
+UnkillableStepTimeout={unkillable_s}
 MinJobAge=600
 PriorityType=priority/basic
 PreemptType=preempt/partition_prio
@@ -112,9 +112,12 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100
 
 EPILOG = """\
 #!/bin/sh
-# Runs on each node of a job after it; takes as many seconds as the file says, where there is one.
-[ -e {state}/epilog-seconds ] || exit 0
-exec sleep "$(cat {state}/epilog-seconds)"
+# Runs on each node of a job after it; takes as many seconds as the file says, while there is one.
+left=$(cat {state}/epilog-seconds 2>/dev/null || echo 0)
+while [ "$left" -gt 0 ] && [ -e {state}/epilog-seconds ]; do
+  sleep 1
+  left=$((left - 1))
+done
 """
 
 # AccountingStoragePass is where slurmctld and sacct find the munge socket; without it they try the system's.
@@ -265,6 +268,10 @@ class Cluster:
             own = self.state / "nodes" / name
             own.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", str(own), str(self.state / "local")], check=True)
+            if not self.state.is_relative_to("/dev/shm"):
+                # Its own, as a node has. Where another has mounted something below this machine's, a container of an
+                # ordinary user namespace cannot be given that alone.
+                subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)
             os.environ["PATH"] = f"{self.state}/bin:{containers}/bin:{os.environ['PATH']}"
         # Not in /sys, which is still this machine's: its own eth0 is there before the node's.
         wait_for(lambda: _device_there("eth0"), 10, "its network cable")
@@ -335,9 +342,11 @@ class Cluster:
         """What the configuration files are filled in with."""
         asked = self.asked
         known = {"state": self.state, "login": socket.gethostname().split(".")[0], "login_ip": self.address(0)}
-        # Newer ones drop what waited for four seconds on a busy machine.
         # By its processes' parents Slurm would take those that remove a container for the job's own.
         known["proctrack"] = "proctrack/cgroup" if asked.get("containers") else "proctrack/linuxproc"
+        # A step that removes its container for longer drains the node ("Kill task failed"); 60 s is Slurm's default.
+        known["unkillable_s"] = 60 if asked.get("containers") else 20
+        # Newer ones drop what waited for four seconds on a busy machine.
         known["message_s"] = 4 if slurm_version() < (23, 0) else 10
         return known | {key: asked[key] for key in ("ctld_port", "dbd_port", "db_port")}
 

@@ -1,137 +1,63 @@
-"""What three measured points of other deployments are worth: leave-deployment-out, by GPU type and weight format.
+"""What three measured points are worth: leave-deployment-out and leave-loads-out, by where the points are from.
 
-    python -m benchmarks.real_deployments.calibrated [--rows FILE] [--results FOLDER] [--draws N] [--simulate]
+    python -m benchmarks.real_deployments.calibrated [--rows FILE] [--results FOLDER] [--draws N] [--known KNOWN]
+        [--simulate] [-o docs/accuracy.md]
 
 Blackwell rows, predicted from step times of which three things are known: the values learnt from all other
 deployments (fitted anew without those that are predicted, in folds), those learnt from other GPU types and formats
-only, and none. A calibration gets three points of other disaggregated deployments of the same GPU type and format:
-one request rate that context servers kept up, where a row says one, and a TPOT at few and one at many requests a
-rank. Drawn several times. ``--simulate``: rows of up to 22 million output tokens in virtual time too, of the first
-draw, for tok/s/GPU; some minutes. ``--results``: loads of a results folder from three of them.
+only, and none. :mod:`benchmarks.real_deployments.protocols` says which points a calibration gets. What servers
+deviate by is estimated without the half of the deployments that is predicted. ``--simulate``: rows of up to 12
+million output tokens in virtual time too, of the first draw, with learnt values; some minutes. ``--results``: loads
+of a results folder from three of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 
-from ratematch.emulator.efficiency import Efficiency, corrected, learnt_for
 from ratematch.engines.steptimes import Correction
-from ratematch.inputs.catalog import load_gpu
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES
-from ratematch.plan.model import Gpu, Model
-from ratematch.plan.parallelism import parse_mapping
-from ratematch.plan.precision import read_precision
-from ratematch.simulate.calibration import Calibration, CalibrationPoint, calibrate, prior_sds, speed_slopes
-from ratematch.simulate.calibrationpoints import calibrate_speeds, forecast_slopes, log_measured_over, speeds_in
+from ratematch.plan.parallelism import family_name
+from ratematch.simulate.calibration import Calibration, calibrate, speed_slopes
+from ratematch.simulate.calibrationpoints import (
+    MeasuredSpeed,
+    calibrate_speeds,
+    forecast_slopes,
+    log_measured_over,
+    speeds_in,
+)
+from ratematch.simulate.deviations import Deviations
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.store.folder import Results
 
-from .crossed import MOST_TOKENS, _fitted
-from .fit import (
-    BLACKWELL,
-    _ctx_kernels,
-    _gen_kernels,
-    blackwell_values,
-    ctx_rate,
-    efficiency,
-    fit,
-    generating,
-    generation_full,
-    prompts_wait,
-    request_rate,
-    tpot_ms,
-)
-from .learntfile import Value, Vector
-from .setup import setup_of
+from .bases import Base, Known, ctx_family, gen_family, kind_of, parts_of
+from .compare import FIGURES
+from .crossed import _fitted
+from .deviations import crossed, observe
+from .fit import BLACKWELL
+from .protocols import DRAWN, PROTOCOLS, own_constants
 from .simulated import REQUESTS_PER_SLOT, simulate
 from .table import ROWS, Row, read_rows
 
-FOLDS = 6
-"""Parts of the deployments that are left out together, so that values are fitted six times only."""
-
-
-@dataclass(frozen=True)
-class Base:
-    """Learnt values of a fold: what is corrected."""
-
-    values: Sequence[Value]
-    x: Vector
-
-    def of(self, row: Row, backend: str, correction: Correction) -> Efficiency:
-        return corrected(efficiency(self.values, self.x, row.precision, backend), correction)
-
-    def log_tpot_speed(self, row: Row, correction: Correction) -> float:
-        """Log of predicted tokens/s of a user."""
-        return -math.log(tpot_ms(row, self.of(row, _gen_kernels(row), correction)))
-
-    def log_ctx_rate(self, row: Row, correction: Correction) -> float:
-        """Log of predicted requests/s of the context servers."""
-        assert row.ctx is not None
-        return math.log(ctx_rate(row, row.ctx, self.of(row, _ctx_kernels(row, row.ctx), correction)))
-
-
-def kind_of(row: Row) -> Correction:
-    """The correction of 1 for the row's GPU type and format."""
-    return Correction(row.gpu, "deepseek-r1", read_precision(row.precision, load_gpu(row.gpu)))
-
-
-def tells_ctx(row: Row) -> bool:
-    """Whether the row's request rate is what its context servers reach: requests wait for them, and not for room in
-    generation."""
-    return row.ctx is not None and not generation_full(row) and prompts_wait(row, row.ctx)
-
-
-def tpot_point(row: Row, base: Base) -> CalibrationPoint:
-    return CalibrationPoint(
-        f"line {row.line} TPOT", row.deployment, lambda c: -math.log(row.tpot_ms) - base.log_tpot_speed(row, c)
-    )
-
-
-def ctx_point(row: Row, base: Base) -> CalibrationPoint:
-    return CalibrationPoint(
-        f"line {row.line} ctx",
-        f"{row.deployment} ctx",
-        lambda c: math.log(request_rate(row)) - base.log_ctx_rate(row, c),
-    )
-
-
-def draw(rows: Sequence[Row], base: Base, rng: np.random.Generator) -> list[CalibrationPoint]:
-    """Three points of ``rows``: a ctx rate where one is there, a TPOT of the emptier and of the fuller half."""
-    served = [row for row in rows if row.ctx is not None]
-    telling = [row for row in served if tells_ctx(row)]
-    ordered = sorted(served if len(served) > 1 else rows, key=_each_rank)
-    halves = ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
-    points = [ctx_point(telling[int(rng.integers(len(telling)))], base)] if telling else []
-    return points + [tpot_point(half[int(rng.integers(len(half)))], base) for half in halves]
-
-
-def _each_rank(row: Row) -> float:
-    return generating(row) / parse_mapping(row.gen.mapping).dp_ranks
-
-
-def priors(rows: Sequence[Row]) -> Vector:
-    """Of the shipped intervals of what these rows run."""
-    sets = {}
-    for row in rows:
-        setup, precision = setup_of(row), kind_of(row).precision
-        for backend, label in ((setup.gen_backend, setup.gen_mapping), (setup.ctx_backend, setup.ctx_mapping)):
-            if label:
-                each = learnt_for(row.gpu, True, precision, backend, parse_mapping(label).attention_dp)
-                sets[each.label] = each
-    return prior_sds(sets.values())
+KNOWN: tuple[Known, ...] = ("other deployments", "other GPU types and formats", "nothing")
+BEGIN, END = "<!-- calibrated: begin -->", "<!-- calibrated: end -->"
+TITLES = {"tok_s_gpu": "tok/s/GPU", "tpot_ms": "TPOT", "ttft_ms": "TTFT", "step": "TPOT of the step alone"}
+MOST_TOKENS = 12e6
+SIMULATED = ("three of any other deployments", "three of those most like it", "its own other loads")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Log of predicted over measured, without and with the calibration, and what 95 % of them should stay within."""
+    """Log of predicted over measured, without and with the calibration, and what 95 % of them should stay within
+    (``nan``: nothing is said)."""
 
     row: Row
     before: float
@@ -139,151 +65,172 @@ class Outcome:
     within: float
 
 
-def log_tpot(row: Row, base: Base, correction: Correction) -> float:
-    return -base.log_tpot_speed(row, correction) - math.log(row.tpot_ms)
+Outcomes = dict[tuple[Known, str, str], list[Outcome]]
+"""By what was known, protocol and figure."""
 
 
-def spread_of(row: Row, calibration: Calibration, log_speed: Callable[[Row, Correction], float]) -> float:
-    sd = calibration.factors_sd(speed_slopes(partial(log_speed, row), calibration.correction))
-    return 1.96 * math.hypot(sd, calibration.server_sd(row.ctx is None))
+def log_gen(row: Row, base: Base, correction: Correction) -> float:
+    """Log of predicted tokens/s of a user, family and all."""
+    return base.log_tpot_speed(row, correction) + math.log(correction.family("gen", row.gen.mapping))
+
+
+def spread_of(row: Row, base: Base, calibration: Calibration, ctx: bool = False) -> float:
+    speed = base.log_ctx_rate if ctx else base.log_tpot_speed
+    slopes = speed_slopes(partial(speed, row), calibration.correction)
+    common = calibration.common_sd(slopes, ctx_family(row) if ctx else gen_family(row))
+    return 1.96 * math.hypot(common, calibration.server_sd(row.ctx is None))
 
 
 def held_out(row: Row, base: Base, calibration: Calibration) -> Outcome:
-    return Outcome(
-        row,
-        log_tpot(row, base, kind_of(row)),
-        log_tpot(row, base, calibration.correction),
-        spread_of(row, calibration, base.log_tpot_speed),
-    )
+    before, after = (-log_gen(row, base, c) - math.log(row.tpot_ms) for c in (kind_of(row), calibration.correction))
+    return Outcome(row, before, after, spread_of(row, base, calibration))
 
 
-def _corrected_fit(
-    base: Base,
-    correction: Correction,
-    gpu: Gpu,
-    model: Model,
-    precision: str,
-    backend: str = "",
-    dp: bool = False,
-) -> Efficiency:
-    return corrected(_fitted(base.values, base.x, gpu, model, precision, backend, dp), correction)
+@cache
+def _figures(row: Row, base: Base, steps: str) -> tuple[float, ...]:
+    with patch("ratematch.emulator.assembly.efficiency_of", partial(_fitted, base.values, base.x)):
+        ours = simulate(row, steps)
+    return tuple(math.log(getattr(ours, name) / getattr(row, name)) for name in FIGURES)
 
 
-def simulated(row: Row, base: Base, calibration: Calibration) -> dict[str, Outcome]:
-    """tok/s/GPU and TPOT in virtual time."""
-    logs: dict[str, list[float]] = {"tok_s_gpu": [], "tpot_ms": []}
-    for correction in (kind_of(row), calibration.correction):
-        with patch("ratematch.emulator.assembly.efficiency_of", partial(_corrected_fit, base, correction)):
-            ours = simulate(row)
-        for name, values in logs.items():
-            values.append(math.log(getattr(ours, name) / getattr(row, name)))
-    within = spread_of(row, calibration, base.log_tpot_speed)
+def simulated(row: Row, base: Base, calibration: Calibration) -> Iterator[tuple[str, Outcome]]:
+    """Figures in virtual time, as a sweep with the calibration has them."""
+    before, after = (_figures(row, base, steps) for steps in (DEFAULT_STEP_TIMES, calibration.correction.name))
+    within = spread_of(row, base, calibration)
     if row.ctx is not None:
-        within = max(within, spread_of(row, calibration, base.log_ctx_rate))
-    return {name: Outcome(row, values[0], values[1], within) for name, values in logs.items()}
+        within = max(within, spread_of(row, base, calibration, ctx=True))
+    for name, old, new in zip(FIGURES, before, after, strict=True):
+        yield name, Outcome(row, old, new, math.nan if name == "ttft_ms" else within)
 
 
-def name_of(row: Row) -> str:
-    return f"{row.gpu} {row.precision} {row.deployment}"
+def known_deviations(
+    rows: Sequence[Row], bases: Sequence[tuple[Base, list[Row]]], state: str
+) -> dict[int, Deviations]:
+    """By line, from the half of the deployments that it is not in."""
+    return crossed([each for base, part in bases for row in part for each in observe(row, base)], state)
 
 
-def group_of(row: Row) -> str:
-    return f"{row.gpu} {row.precision}"
-
-
-def parts_of(rows: Sequence[Row], known: str) -> Iterator[tuple[Base, list[Row]]]:
-    """Rows to predict, and the step times that are corrected for them."""
-    values = blackwell_values()
-    if known == "nothing":
-        yield Base((), np.array([])), list(rows)
-        return
-    name = name_of if known == "other deployments" else group_of
-    names = sorted({name(row) for row in rows})
-    number = FOLDS if known == "other deployments" else len(names)
-    for place in range(number):
-        left_out = names[place::number]
-        base = Base(values, fit([row for row in rows if name(row) not in left_out], values))
-        yield base, [row for row in rows if name(row) in left_out]
-
-
-def run(rows: Sequence[Row], known: str, draws: int, simulate_too: bool) -> dict[str, list[Outcome]]:
-    """Outcomes by figure: TPOT of the step at the measured number in flight, and the simulated ones."""
-    outcomes: dict[str, list[Outcome]] = {}
-    for base, left_out in parts_of(rows, known):
-        for name in sorted({name_of(row) for row in left_out}):
-            wanted = [row for row in left_out if name_of(row) == name]
-            group = [row for row in rows if group_of(row) == group_of(wanted[0]) and name_of(row) != name]
-            prior = prior_sds([]) if known == "nothing" else priors(group)
-            rng = np.random.default_rng(wanted[0].line)
-            for number in range(draws):
-                calibration = calibrate(draw(group, base, rng), kind_of(wanted[0]), prior)
-                for row in wanted:
-                    outcomes.setdefault("TPOT", []).append(held_out(row, base, calibration))
-                    small = row.concurrency * row.osl * REQUESTS_PER_SLOT <= MOST_TOKENS
-                    if simulate_too and number == 0 and small:
-                        for figure, outcome in simulated(row, base, calibration).items():
-                            outcomes.setdefault(f"simulated {figure}", []).append(outcome)
+def run(rows: Sequence[Row], known: Known, draws: int, simulate_too: bool) -> Outcomes:
+    bases = list(parts_of(rows, known))
+    believed = known_deviations(rows, bases, "unlearnt" if known == "nothing" else "learnt")
+    outcomes: Outcomes = {}
+    for base, left_out in bases:
+        for row in left_out:
+            small = row.concurrency * row.osl * REQUESTS_PER_SLOT <= MOST_TOKENS
+            for protocol, draw in PROTOCOLS.items():
+                if known == KNOWN[1] and protocol not in DRAWN:
+                    continue
+                rng = np.random.default_rng(row.line)
+                for number in range(draws if protocol in DRAWN else 1):
+                    if not (points := draw(row, rows, base, rng)):
+                        continue
+                    calibration = calibrate(points, kind_of(row), believed[row.line])
+                    outcomes.setdefault((known, protocol, "step"), []).append(held_out(row, base, calibration))
+                    if simulate_too and small and protocol in SIMULATED and number == 0:
+                        for figure, outcome in simulated(row, base, calibration):
+                            outcomes.setdefault((known, protocol, figure), []).append(outcome)
     return outcomes
 
 
-def say(outcomes: Sequence[Outcome]) -> None:
-    """Medians and coverage by GPU type and format, by kind, and of all."""
-    groups: dict[str, list[Outcome]] = {}
-    for each in outcomes:
-        for name in (group_of(each.row), f"all {each.row.kind}", "all rows"):
-            groups.setdefault(name, []).append(each)
-    for name, those in sorted(groups.items(), key=lambda item: (item[0].startswith("all"), item[0])):
-        before = np.median([abs(math.expm1(each.before)) for each in those])
-        after = np.median([abs(math.expm1(each.after)) for each in those])
-        inside = np.mean([abs(each.after) <= each.within for each in those])
-        width = np.median([math.expm1(each.within) for each in those])
-        number = len({each.row.line for each in those})
-        print(f"  {name} ({number} rows): {before:.1%}, {after:.1%}; {inside:.0%} within +-{width:.0%}")
+def lines_of(outcomes: Outcomes) -> Iterator[str]:
+    """A table: median, mean and 90th percentile of errors, and coverage."""
+    yield "| learnt before | points | figure | disaggregated | aggregated |"
+    yield "|---|---|---|---|---|"
+    for (known, protocol, figure), those in outcomes.items():
+        cells = [
+            _cell([each for each in those if (each.row.ctx is None) == aggregated]) for aggregated in (False, True)
+        ]
+        yield f"| {known} | {protocol} | {TITLES[figure]} | {' | '.join(cells)} |"
 
 
-def say_results(folder: Path, draws: int) -> None:
-    """Loads of a results folder, each predicted from one ctx load and two gen loads of other servers and lengths."""
+def _cell(those: Sequence[Outcome]) -> str:
+    if not those:
+        return "none"
+    before, after = (np.abs(np.expm1([getattr(each, name) for each in those])) for name in ("before", "after"))
+    rows = len({each.row.line for each in those})
+    said = f"{rows}: {_middle_and_more(before)} to {_middle_and_more(after)}"
+    if math.isnan(those[0].within):
+        return said
+    inside = np.mean([abs(each.after) <= each.within for each in those])
+    return f"{said}, {inside:.0%} within ±{np.median([math.expm1(each.within) for each in those]):.0%}"
+
+
+def _middle_and_more(errors: np.ndarray) -> str:
+    return f"**{np.median(errors):.1%}** ({np.mean(errors):.1%}, {np.quantile(errors, 0.9):.0%})"
+
+
+def limits_of(outcomes: Outcomes) -> Iterator[str]:
+    """What constants with hindsight leave."""
+    for figure in ("step", "tpot_ms", "tok_s_gpu"):
+        those = outcomes.get((KNOWN[0], "all of other deployments" if figure == "step" else SIMULATED[0], figure), [])
+        logs = {each.row.line: (each.row, each.before) for each in those if each.row.ctx is not None}
+        if logs:
+            said = [f"{left:.1%} by one for {name}" for name, left in own_constants(list(logs.values()))]
+            what = f"{TITLES[figure]}, {len(logs)} disaggregated rows"
+            yield f"* Best constants with hindsight, {what}: {', '.join(said)}."
+
+
+def results_lines(folder: Path, draws: int) -> Iterator[str]:
+    """Loads of a results folder, each predicted from one ctx load and two gen loads: of other servers (other lengths,
+    another block size), or of loads that may be of its own."""
     speeds = speeds_in(Results.open(folder))
-    rng = np.random.default_rng(0)
-    before, after, inside = [], [], []
-    for speed in speeds:
-        others = [each for each in speeds if each.experiment.id != speed.experiment.id]
-        ctx = [each for each in others if each.experiment.stage == "ctx"]
-        gen = [each for each in others if each.experiment.stage == "gen"]
-        for _ in range(draws):
-            chosen = [ctx[int(rng.integers(len(ctx)))], *(gen[int(place)] for place in rng.permutation(len(gen))[:2])]
-            calibration = calibrate_speeds(chosen, str(folder))
-            slopes = forecast_slopes(speed.experiment, speed.cluster, speed.load, calibration.correction)
-            within = 1.96 * math.hypot(calibration.factors_sd(slopes), calibration.own_sd)
-            logs = [
-                log_measured_over(speed, forecast_experiment(speed.experiment, speed.cluster, name)[speed.load])
-                for name in (DEFAULT_STEP_TIMES, calibration.correction.name)
-            ]
-            before.append(abs(math.expm1(-logs[0])))
-            after.append(abs(math.expm1(-logs[1])))
-            inside.append(abs(logs[1]) <= within)
-    print(
-        f"{folder}, {len(speeds)} loads: median error {np.median(before):.1%}, from three loads "
-        f"{np.median(after):.1%} (worst {max(after):.0%}); {np.mean(inside):.0%} inside the 95 % interval"
+    for title, own in (("other servers and lengths", False), ("other loads, its own server's too", True)):
+        rng = np.random.default_rng(0)
+        before, after, inside = [], [], []
+        for speed in speeds:
+            others = [e for e in speeds if (e is not speed if own else e.experiment.id != speed.experiment.id)]
+            for _ in range(draws):
+                old, new, within = _from_three(speed, others, folder, rng)
+                before.append(abs(math.expm1(-old)))
+                after.append(abs(math.expm1(-new)))
+                inside.append(abs(new) <= within)
+        yield (
+            f"* {len(speeds)} loads of `{folder}`, where nothing was learnt, from one ctx and two gen loads of "
+            f"{title}: {np.median(before):.1%} to **{np.median(after):.1%}** (p90 {np.quantile(after, 0.9):.1%}, "
+            f"worst {max(after):.0%}); {np.mean(inside):.0%} inside the 95 % interval."
+        )
+
+
+def _from_three(
+    speed: MeasuredSpeed, others: Sequence[MeasuredSpeed], folder: Path, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Logs of measured over predicted speed, without and with, and what 95 % should stay within."""
+    ctx, gen = ([each for each in others if each.experiment.stage == stage] for stage in ("ctx", "gen"))
+    chosen = [ctx[int(rng.integers(len(ctx)))], *(gen[int(place)] for place in rng.permutation(len(gen))[:2])]
+    calibration = calibrate_speeds(chosen, str(folder))
+    slopes = forecast_slopes(speed.experiment, speed.cluster, speed.load, calibration.correction)
+    family = family_name(speed.experiment.stage, speed.experiment.deployment.groups[-1].mapping.label)
+    within = 1.96 * math.hypot(calibration.common_sd(slopes, family), calibration.server_sd(False))
+    old, new = (
+        log_measured_over(speed, forecast_experiment(speed.experiment, speed.cluster, name)[speed.load])
+        for name in (DEFAULT_STEP_TIMES, calibration.correction.name)
     )
+    return old, new, within
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Predict deployments from three points of others.")
+    parser = argparse.ArgumentParser(description="Predict deployments from three points.")
     parser.add_argument("--rows", type=Path, default=ROWS, help="a table of measured rows")
     parser.add_argument("--results", type=Path, help="a results folder with loads of ctx and gen servers")
-    parser.add_argument("--draws", type=int, default=5, help="choices of three points for each deployment")
+    parser.add_argument("--draws", type=int, default=3, help="choices of three points for each row")
+    parser.add_argument("--known", action="append", choices=KNOWN, help="what is known before; several times [all]")
     parser.add_argument("--simulate", action="store_true", help="in virtual time too")
+    parser.add_argument("-o", "--output", type=Path, help="write the table between the marks of this page")
     args = parser.parse_args()
     rows = [row for row in read_rows(args.rows) if row.gpu in BLACKWELL]
-    print("median error before, calibrated; share inside the 95 % interval, and its median half width")
-    for known in ("other deployments", "other GPU types and formats", "nothing"):
-        simulate_too = args.simulate and known == "other deployments"
-        for figure, outcomes in run(rows, known, args.draws, simulate_too).items():
-            print(f"learnt before: {known}; {figure}")
-            say(outcomes)
+    outcomes: Outcomes = {}
+    for known in args.known or KNOWN:
+        outcomes |= run(rows, known, args.draws, args.simulate and known == KNOWN[0])
+    lines = [*lines_of(outcomes), "", *limits_of(outcomes)]
     if args.results:
-        say_results(args.results, args.draws)
+        lines += results_lines(args.results, args.draws)
+    text = "\n".join(lines)
+    print(text)
+    if args.output:
+        head, found, rest = args.output.read_text().partition(BEGIN)
+        if not found or END not in rest:
+            raise SystemExit(f"{args.output}: no place for the table: write {BEGIN} and {END} where it belongs")
+        args.output.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

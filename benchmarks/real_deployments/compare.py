@@ -17,6 +17,8 @@ from .table import Row
 
 FIGURES = ("tok_s_gpu", "tpot_ms", "ttft_ms")
 COVERED = 0.9
+FULL = 0.9
+"""Context servers that compute for so much of a run are near their limit."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ def sum_up(compared: Sequence[Compared], figure: str) -> Sum:
 
 
 def groups_of(compared: Sequence[Compared]) -> dict[str, list[Compared]]:
-    """Those that count, by group, all of a kind, and all."""
+    """Those that count, by group, all of a kind, with and without drafts, and all."""
     groups: dict[str, list[Compared]] = {}
     kinds = {"agg": "all aggregated", "disagg": "all disaggregated"}
     for each in compared:
         if each.counts:
-            for name in (each.row.group, kinds[each.row.kind], "all"):
+            drafts = [f"all with MTP {each.row.mtp}", "all with MTP"] if each.row.mtp else ["all without MTP"]
+            for name in (each.row.group, kinds[each.row.kind], *drafts, "all"):
                 groups.setdefault(name, []).append(each)
     return dict(sorted(groups.items(), key=lambda item: (item[0].startswith("all"), item[0] == "all", item[0])))
 
@@ -120,6 +123,12 @@ def spread(compared: Sequence[Compared]) -> dict[str, dict[str, tuple[float, flo
         kind: {figure: interval([each.ratio(figure) for each in members]) for figure in FIGURES}
         for kind, members in kinds.items()
     }
+
+
+def near_limit(compared: Sequence[Compared]) -> tuple[list[Compared], tuple[float, float]]:
+    """Rows that count whose context servers are near their limit, and :func:`interval` of their TTFT."""
+    full = [each for each in compared if each.counts and each.simulated and each.simulated.ctx_busy > FULL]
+    return full, interval([each.ratio("ttft_ms") for each in full]) if full else (1.0, 1.0)
 
 
 def coverage(

@@ -28,7 +28,7 @@ from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.precision import read_precision
 
 from .learntfile import HEAD, Value, Vector, section
-from .setup import setup_of
+from .setup import aggregated_options, graphs_of_prompts, setup_of
 from .table import ROWS, Row, Servers, read_rows
 
 BLACKWELL = ("b200", "b300", "gb200", "gb300")
@@ -44,6 +44,13 @@ SCALE = 0.05
 """Errors well below this count by their square, those well above by their size."""
 PRIOR, TIME_PRIOR = 0.3, 0.1
 """Weight of log(value / default), of a share of a peak and of a time, beside a row's log of predicted / measured."""
+LAUNCH_S = 2e-3
+"""Where the search for ``launch_layer_s`` starts."""
+BURST, BURST_SHARE = 16, 0.9
+"""Requests of a burst that says how fast prompts are, and the share of them that is answered within the 99th
+percentile of a run of ten requests a slot: the slowest hundredth of all is the slowest tenth of the first."""
+CALM = 0.3
+"""TTFT over its 99th percentile up to which the burst alone makes that percentile."""
 WAITING_STEPS = 2
 """Requests wait for context servers where more than this many full steps of them are in front of generation."""
 LARGEST = 0.85
@@ -55,6 +62,7 @@ def blackwell_values() -> list[Value]:
     launch and have no fixed time of their own."""
     values = [Value(name, section="mla") for name in ("memory", "gen_attention", "attention")]
     values += [Value(name) for name in ("gemm", "link", "allreduce", "collective_s")]
+    values += [Value("launch_layer_s", name, section=name, start=LAUNCH_S) for name in ("fp4", "fp8")]
     backends = {"fp4": ("TRTLLM", "CUTLASS", "CUTEDSL"), "fp8": ("TRTLLM", "DEEPGEMM")}
     for precision, names in backends.items():
         values.append(Value("layer_s", precision, section=precision))
@@ -79,7 +87,8 @@ def hopper_values() -> list[Value]:
     """What the few rows and peaks of Hopper can say."""
     mla = [Value(name, section="mla") for name in ("memory", "gen_attention", "attention")]
     own = Value("expert_memory", "fp8", "CUTLASS", "fp8")
-    return [*mla, own, Value("moe_layer_s", "fp8", "CUTLASS", "fp8", 20e-6)]
+    launching = Value("launch_layer_s", "fp8", section="fp8", start=LAUNCH_S)
+    return [*mla, launching, own, Value("moe_layer_s", "fp8", "CUTLASS", "fp8", 20e-6)]
 
 
 def peak_rows() -> list[Row]:
@@ -117,9 +126,10 @@ def efficiency(values: Sequence[Value], x: Vector, precision: str, backend: str)
     return replace(Efficiency(), **mine)
 
 
-def _steps(row: Row, mapping: str, eff: Efficiency) -> RooflineStepTime:
+def _steps(row: Row, mapping: str, eff: Efficiency, all_to_all: bool = False) -> RooflineStepTime:
     gpu = load_gpu(row.gpu)
-    return RooflineStepTime(_model(), gpu, parse_mapping(mapping), read_precision(row.precision, gpu), "fp8", eff)
+    precision = read_precision(row.precision, gpu)
+    return RooflineStepTime(_model(), gpu, parse_mapping(mapping), precision, "fp8", eff, all_to_all)
 
 
 def _means(row: Row) -> tuple[float, float]:
@@ -139,12 +149,15 @@ def tpot_ms(row: Row, eff: Efficiency) -> float:
     """Predicted TPOT at the measured number of generating requests."""
     mapping = parse_mapping(row.gen.mapping)
     isl, osl = _means(row)
-    ranks, steps = mapping.dp_ranks, _steps(row, setup_of(row).gen_mapping, eff)
+    setup = setup_of(row)
+    ranks, steps = mapping.dp_ranks, _steps(row, setup.gen_mapping, eff, setup.all_to_all)
     each = generating(row) / ranks
     decoding = RankLoad(0, 0, 0, each, 1 + row.mtp, each * (isl + osl / 2))
     step_s = steps.seconds(StepBatch((decoding,) * ranks))
     if row.ctx is not None:
         return step_s * 1000 / _tokens_a_step(row.mtp)
+    if graphs_of_prompts(row):
+        steps = steps.with_efficiency(replace(eff, launch_layer_s=0.0))
     mixed = decoding._replace(ctx_requests=1, ctx_tokens=isl, ctx_attended=isl * isl / 2)
     longer_s = steps.seconds(StepBatch((mixed,) * ranks)) - step_s
     others = max(0.0, each - 1 / ranks)
@@ -191,6 +204,31 @@ def _ctx_residual(row: Row, ctx: Servers, eff: Efficiency) -> float | None:
     return log if prompts_wait(row, ctx) else None
 
 
+def burst_ms(row: Row, eff: Efficiency) -> float | None:
+    """Predicted 99th percentile of TTFT, where the burst at the start makes it; ``None`` where other waits do.
+
+    All slots send at once to idle servers, whose prompts run one full step after another.
+    """
+    if row.ttft_p99_ms is None or row.ttft_ms > CALM * row.ttft_p99_ms or row.concurrency < BURST:
+        return None
+    answered = BURST_SHARE * row.concurrency
+    if row.ctx is not None:
+        ranks = parse_mapping(row.ctx.mapping).dp_ranks * row.ctx.instances
+        room = (row.gen.max_batch_size or 0) * parse_mapping(row.gen.mapping).dp_ranks * row.gen.instances
+        if row.concurrency > room or answered < WAITING_STEPS * _prompts(row, row.ctx) * ranks:
+            return None
+        return answered / ctx_rate(row, row.ctx, eff) * 1000
+    if parse_mapping(row.gen.mapping).attention_dp:
+        return None
+    isl, _ = _means(row)
+    budget, _ = aggregated_options(row)
+    prompts = max(1, int((budget - row.concurrency) // isl))
+    load = RankLoad(prompts, prompts * isl, prompts * isl * isl / 2, answered / 2, 1 + row.mtp, answered / 2 * isl)
+    if graphs_of_prompts(row):
+        eff = replace(eff, launch_layer_s=0.0)
+    return answered / prompts * _steps(row, setup_of(row).gen_mapping, eff).seconds(StepBatch((load,))) * 1000
+
+
 def generation_full(row: Row) -> bool:
     """Whether requests wait for room in generation servers."""
     ranks = parse_mapping(row.gen.mapping).dp_ranks
@@ -213,6 +251,9 @@ def residuals(rows: Sequence[Row], values: Sequence[Value], x: Vector) -> Vector
         if row.ctx is not None:
             ctx = _ctx_residual(row, row.ctx, efficiency(values, x, row.precision, _ctx_kernels(row, row.ctx)))
             errors += [] if ctx is None else [ctx]
+        kernels = _gen_kernels(row) if row.ctx is None else _ctx_kernels(row, row.ctx)
+        burst = burst_ms(row, efficiency(values, x, row.precision, kernels))
+        errors += [] if burst is None else [float(np.log(burst / (row.ttft_p99_ms or burst)))]
     priors = [TIME_PRIOR if value.name.endswith("_s") else PRIOR for value in values]
     return np.array([*errors, *(np.array(priors) * x)])
 

@@ -11,10 +11,11 @@ from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .compare import FIGURES, Compared, coverage, groups_of, spread, sum_up, taus
+from .compare import FIGURES, FULL, Compared, coverage, groups_of, near_limit, spread, sum_up, taus
 from .fit import halves
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+KERNELS_BEGIN, KERNELS_END = "<!-- kernels: begin -->", "<!-- kernels: end -->"
 TITLES = {"tok_s_gpu": "tok/s/GPU", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 LIGHT, SOON_MS = 16, 500.0
 """Load with so few requests and so short a TTFT is light: nothing waits for long."""
@@ -47,6 +48,12 @@ def summary(compared: Sequence[Compared]) -> list[str]:
     for kind, figures in sorted(spread(compared).items()):
         parts = [f"{TITLES[name]} x {low:.2f} to {high:.2f}" for name, (low, high) in figures.items()]
         lines.append(f"90 % of {kind} rows lie within, of the prediction: {', '.join(parts)}")
+    full, (low, high) = near_limit(compared)
+    if full:
+        lines.append(
+            f"TTFT of the {len(full)} rows whose context servers compute for more than {FULL:.0%} of the run: "
+            f"measured at x {low:.2f} to {high:.2f} of the prediction"
+        )
     parts = [f"{TITLES[name]} {held} of {number}" for name, (held, number) in inside.items()]
     lines.append(f"rows inside the interval of the other half of the deployments: {', '.join(parts)}")
     light = [each for each in compared if each.counts and _light(each)]
@@ -70,18 +77,29 @@ def _missing_ms(each: Compared) -> float:
 
 def to_markdown(compared: Sequence[Compared], command: str) -> str:
     """The tables of the page."""
-    lines = [f"Made by `{command}`.", "", "### By group", ""]
-    lines.append("| group | rows | " + " | ".join(f"{TITLES[name]}: median, p90, worst" for name in FIGURES) + " |")
-    lines.append("|---|---|---|---|---|")
-    for name, members in groups_of(compared).items():
-        sums = [sum_up(members, figure) for figure in FIGURES]
-        cells = " | ".join(f"{s.median:.1%}, {s.p90:.0%}, {s.worst:.0%}" for s in sums)
-        lines.append(f"| {name} | {len(members)} | {cells} |")
+    lines = [f"Made by `{command}`.", "", "### By group", "", *_groups(compared)]
     lines += ["", *(f"* {line}." for line in summary(compared)), "", "### Row by row", ""]
     lines.append("Measured figure, and predicted over measured in brackets. Line: of the table.")
     lines += ["", "| line | deployment | ISL/OSL | in flight | tok/s/GPU | TPOT ms | TTFT ms | |", "|" + "---|" * 8]
     lines += [_row(each) for each in compared]
     return "\n".join(lines) + "\n"
+
+
+def to_short_markdown(compared: Sequence[Compared], command: str) -> str:
+    """Groups and summary alone, for a second step-time model; rows that it cannot simulate are named."""
+    lines = [f"Made by `{command}`.", "", *_groups(compared), "", *(f"* {line}." for line in summary(compared))]
+    lines += [f"* Not simulated: line {each.row.line}, {each.error}." for each in compared if each.error]
+    return "\n".join(lines) + "\n"
+
+
+def _groups(compared: Sequence[Compared]) -> list[str]:
+    lines = ["| group | rows | " + " | ".join(f"{TITLES[name]}: median, p90, worst" for name in FIGURES) + " |"]
+    lines.append("|---|---|---|---|---|")
+    for name, members in groups_of(compared).items():
+        sums = [sum_up(members, figure) for figure in FIGURES]
+        cells = " | ".join(f"{s.median:.1%}, {s.p90:.0%}, {s.worst:.0%}" for s in sums)
+        lines.append(f"| {name} | {len(members)} | {cells} |")
+    return lines
 
 
 def _row(each: Compared) -> str:
@@ -96,17 +114,21 @@ def _row(each: Compared) -> str:
     return f"{head}| {' | '.join(cells)} | {row.suspect and 'suspect: ' + row.suspect} |"
 
 
-def write_page(path: Path, compared: Sequence[Compared], command: str) -> None:
-    """Put the tables between the marks of the page.
+def write_page(path: Path, compared: Sequence[Compared], command: str, steps: str = "roofline") -> None:
+    """Put the tables between the marks of the page; those of step times from ``kernels`` have marks of their own. A
+    page that is not there yet has the tables alone.
 
     Raises:
         SystemExit: the page has no such marks.
     """
-    text = path.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{path}: no place for the tables: write {BEGIN} and {END} where they belong")
-    head, _, rest = text.partition(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{to_markdown(compared, command)}{END}{rest.partition(END)[2]}")
+    roofline = steps == "roofline"
+    begin, end = (BEGIN, END) if roofline else (KERNELS_BEGIN, KERNELS_END)
+    text = path.read_text() if path.exists() else f"# Predictions and measured rows\n\n{begin}\n{end}\n"
+    if begin not in text or end not in text:
+        raise SystemExit(f"{path}: no place for the tables: write {begin} and {end} where they belong")
+    head, _, rest = text.partition(begin)
+    tables = to_markdown(compared, command) if roofline else to_short_markdown(compared, command)
+    path.write_text(f"{head}{begin}\n{tables}{end}{rest.partition(end)[2]}")
 
 
 def plot(path: Path, compared: Sequence[Compared]) -> None:
@@ -155,5 +177,8 @@ def spread_file(compared: Sequence[Compared]) -> str:
     for kind, figures in sorted(spread(compared).items()):
         parts = [f"{name}: [{low:.3g}, {high:.3g}]" for name, (low, high) in figures.items()]
         lines.append(f"{kind}: {{{', '.join(parts)}}}")
+    full, (low, high) = near_limit(compared)
+    lines.append("# Of these, rows whose context servers compute for more than a share `busy` of the run.")
+    lines.append(f"near_limit: {{busy: {FULL}, rows: {len(full)}, ttft_ms: [{low:.3g}, {high:.3g}]}}")
     assert all(math.isfinite(each.ratio(name)) for each in compared if each.counts for name in FIGURES)
     return "\n".join(lines) + "\n"

@@ -35,7 +35,8 @@ _SHORT_INTERVAL = {("b200", "fp8"), ("b300", "fp8")}
 @dataclass(frozen=True)
 class Setup:
     """Beside the table. Backends: ``moe_config.backend``, empty where nothing is known of it. Mappings: the table
-    writes attention DP as DEP whether experts are spread over the ranks (DEP8) or each is cut (DP8); recipes say."""
+    writes attention DP as DEP whether experts are spread over the ranks (DEP8) or each is cut (DP8); recipes say.
+    ``all_to_all``: generation servers are told to exchange tokens so (``TRTLLM_FORCE_COMM_METHOD``)."""
 
     ctx_backend: str
     gen_backend: str
@@ -43,6 +44,7 @@ class Setup:
     stream_interval: int
     ctx_mapping: str
     gen_mapping: str
+    all_to_all: bool = False
 
 
 def setup_of(row: Row) -> Setup:
@@ -56,7 +58,8 @@ def setup_of(row: Row) -> Setup:
         ctx = ctx.replace("DEP", "DP")
     if re.search(r"_gen[0-9]+_dp[0-9]+_", row.source):
         gen = gen.replace("DEP", "DP")
-    return Setup(_ctx_backend(row), _gen_backend(row), max(1, frontends), interval, ctx, gen)
+    forced = row.gpu.startswith("gb") and row.precision == "fp8"
+    return Setup(_ctx_backend(row), _gen_backend(row), max(1, frontends), interval, ctx, gen, forced)
 
 
 def aggregated_options(row: Row) -> tuple[int, Options]:

@@ -6,10 +6,11 @@ counts the whole run, its ends included.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
@@ -35,12 +36,16 @@ from .table import Row, Servers
 
 CLUSTERS = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}
 REQUESTS_PER_SLOT = 10
+ENOUGH = 400
+"""Requests over which a row is averaged: a run of fewer is drawn again, as few requests make one draw of many."""
 
 
 @dataclass(frozen=True)
 class Simulated:
     """What the simulation gives for a row; ``ttft_ms`` as the row has it, of ``mean_ttft_ms`` and the median.
-    ``in_flight``: mean over the run. ``seconds``: that it took; ``virtual_s``: simulated."""
+    ``in_flight``: mean over the run. ``ctx_busy``: share of it that context servers compute (0: there are none).
+    ``seconds``: that it took; ``virtual_s``: simulated. Of runs with few requests the mean of several.
+    """
 
     tok_s_gpu: float
     tpot_ms: float
@@ -49,6 +54,7 @@ class Simulated:
     in_flight: float
     seconds: float
     virtual_s: float
+    ctx_busy: float = 0.0
 
 
 def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUESTS_PER_SLOT) -> Simulated:
@@ -60,11 +66,17 @@ def simulate(row: Row, steps: str = "roofline", requests_per_slot: float = REQUE
     sweep = bare_sweep(CLUSTERS.get(row.gpu, row.gpu), steps)
     load = Concurrency(row.concurrency, max(1, round(requests_per_slot * row.concurrency)), 0)
     experiment = experiment_for(row, sweep, load)
-    service = Service(plan_simulation(experiment, sweep.cluster), Timeline(), frontends=setup_of(row).frontends)
-    began = time.perf_counter()
-    result = simulate_load(service, experiment.workload, load, seed=1)
-    seconds = time.perf_counter() - began
-    return _figures(row, result.records, (result.end_ns - result.start_ns) / 1e9, seconds)
+    plan = plan_simulation(experiment, sweep.cluster)
+    runs = []
+    for seed in range(1, 1 + math.ceil(ENOUGH / load.num_requests)):
+        service = Service(plan, Timeline(), frontends=setup_of(row).frontends)
+        began = time.perf_counter()
+        result = simulate_load(service, experiment.workload, load, seed=seed)
+        seconds = time.perf_counter() - began
+        run_s = (result.end_ns - result.start_ns) / 1e9
+        busy = [server.busy_s / run_s for server in service.servers if server.name.startswith("ctx")]
+        runs.append(replace(_figures(row, result.records, run_s, seconds), ctx_busy=fmean(busy or [0.0])))
+    return Simulated(*(fmean(values) for values in zip(*(astuple(run) for run in runs), strict=True)))
 
 
 def experiment_for(row: Row, sweep: Sweep, load: Concurrency) -> Experiment:
@@ -81,7 +93,10 @@ def experiment_for(row: Row, sweep: Sweep, load: Concurrency) -> Experiment:
         kv = {} if row.kv_fraction is None else {"kv_cache_config": {"free_gpu_memory_fraction": row.kv_fraction}}
         gen_options = {**transfer, **kv, "stream_interval": setup.stream_interval, **moe_options(setup.gen_backend)}
         ctx = _group("ctx", row.ctx, setup.ctx_mapping, row.mtp, ctx_options)
-        deployment = Deployment(ctx=ctx, gen=_group("gen", row.gen, setup.gen_mapping, row.mtp, gen_options))
+        gen = _group("gen", row.gen, setup.gen_mapping, row.mtp, gen_options)
+        if setup.all_to_all:
+            gen = replace(gen, environment={"TRTLLM_FORCE_COMM_METHOD": "NVLINK_TWO_SIDED"})
+        deployment = Deployment(ctx=ctx, gen=gen)
     return experiment_of(sweep, "e2e" if row.ctx else "ifb", deployment, workload, (load,))
 
 

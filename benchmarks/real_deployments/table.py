@@ -52,6 +52,7 @@ class Row:
     first: str
     source: str
     records: int = 1
+    ttft_p99_ms: float | None = None
 
     @property
     def kind(self) -> str:
@@ -125,6 +126,7 @@ def _row(line: int, given: dict[str, str], path: Path) -> Row:
             first=given.get("first") or "",
             source=given.get("source") or "",
             records=int(given.get("days") or 1),
+            ttft_p99_ms=float(given["ttft_p99_ms"]) if given.get("ttft_p99_ms") else None,
         )
     except (KeyError, ValueError) as error:
         raise SystemExit(

@@ -31,12 +31,13 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.maskedyaml import mask_yaml
 from ratematch.plan.sweep import Sweep
 from ratematch.run import followup
-from ratematch.run.failure import UNSETTLED, tries_left
+from ratematch.run.failure import tries_left
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.slurm.queue import SLOWEST_S
 from ratematch.store import filelock, layout
 from ratematch.store.folder import Results
 from ratematch.store.masking import mask
+from ratematch.store.preparing import learnt_minutes
 from ratematch.store.snapshot import Snapshot
 from ratematch.store.sweeprun import ControllerPlan, SweepLimits
 
@@ -110,7 +111,8 @@ class Controller:
 
     def run(self, requested: Sequence[Experiment], text: str) -> Campaign:
         """Measure the ``requested`` experiments, or those that a search decides on, then the end-to-end runs."""
-        self.campaign.expected = estimate(self._sweep, requested)
+        learnt_min = learnt_minutes(self._results.path, self._sweep.cluster)
+        self.campaign.expected = estimate(self._sweep, requested, learnt_min)
         self._write_plan(text)
         runs = None
         if self._sweep.search == "adaptive":
@@ -119,7 +121,8 @@ class Controller:
             self._measure(requested, self._refining("ifb"))
         if self._sweep.e2e:
             self._run_end_to_end(runs)
-        self._count_loads()
+        self._take_snapshot()
+        self.campaign.count_loads(self._turn())
         self._enter("finished")
         return self.campaign
 
@@ -177,7 +180,7 @@ class Controller:
         """After a grid every deployment worth it at once; after a search what ``runs`` has left to do, and what
         measuring that shows to be worth it beside."""
         self._enter("matching")
-        if runs is None and (unsettled := self._unsettled()):
+        if runs is None and (unsettled := self.campaign.unsettled()):
             self.campaign.notes.append(
                 f"nothing is run end to end: {unsettled} not fully measured, and what is missing may change the "
                 "choice; the same command goes on"
@@ -192,19 +195,6 @@ class Controller:
             self._measure(fresh, self._refining("e2e"))
             seen |= {experiment.id for experiment in fresh}
             chosen = self._rest_of(runs) if runs is not None else []
-
-    def _unsettled(self) -> str:
-        """ctx and gen experiments that failed for a reason that says nothing of them, in words; empty when none."""
-        failed = [
-            item.experiment.label
-            for item in self.campaign.items
-            if item.experiment.stage in ("ctx", "gen")
-            and item.state == "failed"
-            and item.failures
-            and item.failures[-1].kind in UNSETTLED
-        ]
-        more = f" and {len(failed) - 1} more are" if len(failed) > 1 else " is"
-        return f"{failed[0]}{more}" if failed else ""
 
     def _rest_of(self, runs: EndToEnd) -> list[Experiment]:
         """Decide on the runs that are worth it now, beside those decided on before."""
@@ -406,11 +396,3 @@ class Controller:
         for wait in (False, True):
             for job in jobs:
                 job.cancel(wait=wait)
-
-    def _count_loads(self) -> None:
-        """Count the measured loads of this campaign, and those that may not stand on a front."""
-        self._take_snapshot()
-        turn, items = self._turn(), self.campaign.items
-        loads = [load for item in items for load in turn.loads(item.experiment) if not load.load.breakdown]
-        self.campaign.num_measured = len(loads)
-        self.campaign.num_invalid = sum(not stored.measurement.valid for stored in loads)

@@ -21,7 +21,7 @@ from ratematch.inputs.find import find_cluster_file, read_cluster
 from ratematch.plan.cluster import Cluster, Slurm
 from ratematch.plan.finding import Finding
 from ratematch.plan.placement import FIRST_PORT
-from ratematch.run.launch import port_is_free
+from ratematch.run.probes import port_is_free
 from ratematch.slurm.certify import examine_nodes
 from ratematch.slurm.probe import examine_node
 from ratematch.slurm.site import check_files, check_slurm, check_weights, refuse_missing_programs

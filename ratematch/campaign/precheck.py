@@ -18,6 +18,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Trace
 from ratematch.plan.setting import Explained
 from ratematch.plan.sweep import Sweep
+from ratematch.run.preparation import why_unstaged
 from ratematch.slurm.site import weights_on_host, why_no_weights
 from ratematch.store.folder import Results
 
@@ -74,6 +75,9 @@ def _missing_inputs(sweep: Sweep, experiments: Sequence[Experiment], here: bool)
         for experiment in (*experiments, *_pairs_to_come(sweep, experiments)):
             for what in engine.check_inputs(experiment, partial(weights_on_host, cluster=sweep.cluster)):
                 problems.setdefault(what, Problem(f"{sweep.source}: {experiment.deployment.label}", what))
+    for path in () if sweep.simulated else {experiment.model_path for experiment in experiments}:
+        if why := why_unstaged(path, sweep.cluster):
+            problems[f"stage {path}"] = Problem(f"{sweep.source}: cluster {sweep.cluster.name}", why)
     for what in _wrong_files(experiments):
         problems.setdefault(what, Problem(f"{sweep.source}: workloads", what))
     return problems

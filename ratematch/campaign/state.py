@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ratematch.campaign.jobs.job import Job
+from ratematch.campaign.turn import Turn
 from ratematch.plan.budget import Estimate
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.sweep import Sweep
-from ratematch.run.failure import Failure
+from ratematch.run.failure import UNSETTLED, Failure
 from ratematch.store.folder import ExperimentFolder, GpuHours, Results
 
 
@@ -85,6 +86,25 @@ class Campaign:
             if item.state == "failed" and item.failures and item.failures[-1].of_the_site:
                 return f"{item.experiment.label} failed for a cause that all share: {item.error}"
         return None
+
+    def unsettled(self) -> str:
+        """ctx and gen experiments that failed for a reason that says nothing of them, in words; empty when none."""
+        failed = [
+            item.experiment.label
+            for item in self.items
+            if item.experiment.stage in ("ctx", "gen")
+            and item.state == "failed"
+            and item.failures
+            and item.failures[-1].kind in UNSETTLED
+        ]
+        more = f" and {len(failed) - 1} more are" if len(failed) > 1 else " is"
+        return f"{failed[0]}{more}" if failed else ""
+
+    def count_loads(self, turn: Turn) -> None:
+        """Count the measured loads of this campaign, and those that may not stand on a front."""
+        loads = [load for item in self.items for load in turn.loads(item.experiment) if not load.load.breakdown]
+        self.num_measured = len(loads)
+        self.num_invalid = sum(not stored.measurement.valid for stored in loads)
 
 
 OnUpdate = Callable[[Campaign], None]

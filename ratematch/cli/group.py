@@ -14,6 +14,7 @@ from rich.console import Console
 from ratematch.errors import RatematchError
 from ratematch.plan.numbers import shorten
 from ratematch.show.terminal import Terminal, visible
+from ratematch.store.uncollected import end_uncollected
 from ratematch.version import __version__
 
 MOST_LINE = 2000
@@ -39,6 +40,7 @@ class _Verbs(click.Group):
             raise _WrongCall(error.format_message(), error.ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
+        end_uncollected()
         try:
             return super().invoke(ctx)
         except RatematchError as error:

@@ -171,17 +171,20 @@ def load(url: str, output: Path | None, as_json: bool, **options: Any) -> None:
         ratematch load http://localhost:8000 --model m --request-rate 2,4,8 --goodput 'ttft<=1000,tpot<=50'
         ratematch load http://localhost:8000 --model m --dataset trace.jsonl --isl 65536 --osl 2048 --replay 1
     """
+    from ratematch.loadgen.cores import keep_apart_as_asked
     from ratematch.loadgen.ladder import LadderStart, LoadOptions, run_ladder
     from ratematch.show.views.load import LoadView, kept_rows, ladder_to_json
 
     settings = LoadOptions(url=url, **options)
     begun: list[LadderStart] = []
-    with LoadView(stderr_console()) as view:
+    with LoadView(stderr_console()) as view, keep_apart_as_asked() as notes:
 
         def show_start(start: LadderStart) -> None:
             begun.append(start)
             view.print_start(start)
 
+        for note in notes:
+            click.echo(note, err=True)
         rows = run_ladder(
             settings,
             output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from ratematch.cli.options import (
 from ratematch.plan.numbers import MOST_GPUS, MOST_HOURS
 
 if TYPE_CHECKING:
+    from ratematch.plan.cluster import Cluster
     from ratematch.plan.sweep import Sweep
 
 
@@ -45,14 +47,31 @@ def run_on(results: Path, executor_note: str | None) -> None:
 
 def _calibrate(sweep: Sweep, calibration: Path, executor: str) -> Sweep:
     """``sweep`` with calibrated step times, said on stderr. Refused where nothing of it would use them."""
+    from ratematch.campaign.precheck import expand_sweep
     from ratematch.errors import UserError
     from ratematch.simulate.calibrationfile import calibrated_sweep
+    from ratematch.simulate.forecasts import known_families
 
     if executor != "simulate" and not sweep.cluster.emulated and sweep.search != "adaptive":
         raise UserError("--calibration is for --executor simulate and search: adaptive: servers run as they run")
     calibrated, known = calibrated_sweep(sweep, calibration)
     echo(f"step times: {known.in_words()}", err=True)
-    return calibrated
+    if sweep.search != "adaptive":
+        return calibrated
+    sds = known_families(expand_sweep(calibrated).experiments, sweep.cluster, known)
+    said = ", ".join(f"{family} within {100 * math.expm1(1.96 * sd):.0f} %" for family, sd in sds)
+    echo(f"the search starts from that: {said}", err=True)
+    return replace(calibrated, family_sds=sds)
+
+
+def _jobs_at_once(given: int | None, executor: str, cluster: Cluster) -> tuple[int | None, str]:
+    """How many experiments run here side by side, and what is said of this machine where it is several."""
+    from ratematch.run.neighbours import describe_host
+
+    if given is not None or executor != "local" or cluster.emulated:
+        return given, ""
+    # Each takes GPUs of its own; what does not fit waits for them.
+    return cluster.gpus, describe_host(cluster) if cluster.gpus > 1 else ""
 
 
 @main.command()
@@ -117,22 +136,25 @@ def sweep(
     Example:
         ratematch sweep quickstart.yaml
     """
-    from ratematch.inputs.find import read_sweep
-    from ratematch.run.programs import choose_executor, refuse_missing
+    from ratematch.store.uncollected import uncollected
+
+    with uncollected():  # no garbage is made until all is loaded, and looking for it takes a tenth of the start
+        from ratematch.inputs.find import read_sweep
+        from ratematch.run.programs import choose_executor, refuse_missing
 
     # A scheduler or a wrapper that ends the controller means the same as Ctrl-C: stop in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed, text = read_sweep(sweep, overrides, cluster)
     chosen = executor or choose_executor(parsed.cluster)
-    if calibration is not None:
-        parsed = _calibrate(parsed, calibration, chosen)
+    parsed = _calibrate(parsed, calibration, chosen) if calibration else parsed
     refuse_missing(chosen, parsed.cluster, parsed.engine)
 
-    from ratematch.campaign.controller import run_campaign
-    from ratematch.campaign.jobs.executor import Executor, choose_packing
-    from ratematch.run.neighbours import describe_host
-    from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
-    from ratematch.store.folder import Results
+    with uncollected():
+        from ratematch.campaign.controller import run_campaign
+        from ratematch.campaign.jobs.executor import Executor, choose_packing
+        from ratematch.show.views.sweep import SweepView, describe_default_executor, outcome_to_json
+        from ratematch.store.folder import Results
+        from ratematch.store.withoutpandas import leave_pandas_out
 
     executor_note = None if executor else describe_default_executor(parsed.cluster, chosen)
     parsed = replace(parsed, simulated=chosen == "simulate")
@@ -142,20 +164,17 @@ def sweep(
         return
     if max_gpu_hours is not None:
         parsed = replace(parsed, budget=replace(parsed.budget, gpu_hours=max_gpu_hours))
+    leave_pandas_out()
     packing = choose_packing(parsed, chosen, pack_nodes, pack_hours)
-    if max_jobs is None and chosen == "local" and not parsed.cluster.emulated:
-        max_jobs = parsed.cluster.gpus  # each takes GPUs of its own; what does not fit waits for them
-        if max_jobs > 1:
-            executor_note = "; ".join(filter(None, (executor_note, describe_host(parsed.cluster))))
+    max_jobs, host = _jobs_at_once(max_jobs, chosen, parsed.cluster)
+    executor_note = "; ".join(filter(None, (executor_note, host))) or None
     with SweepView(stderr_console(), executor_note) as view:
         campaign = run_campaign(parsed, text, results, Executor(chosen, max_jobs, packing), view.update, again=again)
     if as_json:
         print_json(outcome_to_json(campaign))
     else:
         view.print_outcome(campaign)
-    if campaign.failed:
-        sys.exit(2)
-    sys.exit(3 if campaign.nothing_valid else 0)
+    sys.exit(2 if campaign.failed else 3 if campaign.nothing_valid else 0)
 
 
 @main.command()

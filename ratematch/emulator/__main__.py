@@ -2,11 +2,15 @@
 
 import sys
 
+from ratematch.emulator.loading import quick_loading
+
 if sys.argv[1:2] == ["dynamo-worker"]:
-    from ratematch.emulator.dynamo.command import main as dynamo_worker
+    with quick_loading():
+        from ratematch.emulator.dynamo.command import main as dynamo_worker
 
     dynamo_worker(sys.argv[2:])
 else:
-    from ratematch.emulator.trtllm.command import main
+    with quick_loading():
+        from ratematch.emulator.trtllm.command import main
 
     main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ratematch.emulator.efficiency import LearntSet, corrected, efficiency_of, learnt_for
 from ratematch.emulator.environment import Environment
@@ -33,6 +33,8 @@ class ServerShape:
     that the KV cache takes. ``spare_b``: bytes of each GPU that the server does not use at all.
     ``expert_slots``: experts of a layer with the copies that a load balancer keeps, 0 = no copies.
     ``moe_backend``: the engine's name for its kernels of routed experts, empty: the one it chooses itself.
+    ``prompts_launched``: kernels of a step with prompts are launched one by one from Python, as TensorRT-LLM's
+    PyTorch backend does outside CUDA graphs.
     """
 
     model: Model
@@ -46,6 +48,7 @@ class ServerShape:
     spare_b: float = 0.0
     expert_slots: int = 0
     moe_backend: str = ""
+    prompts_launched: bool = False
 
     @property
     def draft_layers(self) -> int:
@@ -84,12 +87,14 @@ def make_step_time(shape: ServerShape, environment: Environment) -> StepTime:
     """
     model, gpu, mapping, precision = shape.model, shape.gpu, shape.mapping, shape.precision(environment)
     if environment.steps == "kernels":
-        return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts)
+        return KernelStepTime(model, gpu, mapping, precision, shape.kv_format, shape.drafts, shape.moe_backend)
     efficiency = efficiency_of(gpu, model, precision, shape.moe_backend, mapping.attention_dp)
+    if not shape.prompts_launched:
+        efficiency = replace(efficiency, launch_layer_s=0.0)
     if (correction := correction_of(environment.steps)) is not None:
         correction.refuse_other(gpu.name, model.name, precision)
-        efficiency = corrected(efficiency, correction)
-    return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format, efficiency)
+        efficiency = corrected(efficiency, correction, mapping.label)
+    return RooflineStepTime(model, gpu, mapping, precision, shape.kv_format, efficiency, environment.all_to_all)
 
 
 def learnt_of(shape: ServerShape, environment: Environment) -> LearntSet:
@@ -97,7 +102,10 @@ def learnt_of(shape: ServerShape, environment: Environment) -> LearntSet:
     if environment.steps == "kernels":
         return LearntSet({}, "")
     precision, mla = shape.precision(environment), shape.model.mla is not None
-    return learnt_for(shape.gpu.name, mla, precision, shape.moe_backend.upper(), shape.mapping.attention_dp)
+    learnt = learnt_for(shape.gpu.name, mla, precision, shape.moe_backend.upper(), shape.mapping.attention_dp)
+    if shape.prompts_launched:
+        return learnt
+    return learnt._replace(values={name: each for name, each in learnt.values.items() if name != "launch_layer_s"})
 
 
 def draft_acceptance(environment: Environment, model: Model, drafts: int) -> tuple[float, ...]:

@@ -41,6 +41,10 @@ class Efficiency:
     step_s:              fixed device time of a step: sampling, input preparation
     host_step_s:         host time of a step: scheduling, bookkeeping
     host_request_s:      host time of a step per scheduled request
+    launch_layer_s:      host time of launching one layer's kernels one by one: a step with prompts, which no CUDA
+                         graph holds, takes at least that long in each layer
+    ctx_speed:           what steps of prompts alone are faster by beside all that, where a calibration says so
+    gen_speed:           the same of steps in which something is generated
     """
 
     gemm: float = 0.65
@@ -59,6 +63,9 @@ class Efficiency:
     step_s: float = 0.5e-3
     host_step_s: float = 3e-3
     host_request_s: float = 8e-6
+    launch_layer_s: float = 0.0
+    ctx_speed: float = 1.0
+    gen_speed: float = 1.0
 
 
 class Learnt(NamedTuple):
@@ -97,7 +104,8 @@ def efficiency_of(
 def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", attention_dp: bool = False) -> LearntSet:
     """What was learnt for ``gpu`` and ``precision``; no values where nothing was.
 
-    Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others. An entry
+    Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others, nor is how
+    many there are to launch. An entry
     ``NAME_TP`` holds for backend ``NAME`` without attention DP, over what ``NAME`` itself says.
     """
     known = {field.name for field in fields(Efficiency)}
@@ -109,6 +117,8 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
         backend = moe_backend if moe_backend in backends else entry.get("usual_moe_backend", {}).get(precision, "")
         given |= backends.get(backend, {}) | ({} if attention_dp else backends.get(f"{backend}_TP", {}))
         values = {name: Learnt(float(each["value"]), *map(float, each["between"])) for name, each in given.items()}
+        if not mla:
+            values.pop("launch_layer_s", None)
         assert values.keys() <= known, values.keys() - known
         label = f"{precision} on {gpu}" + (f", experts: {backend}" if backend in backends else "")
         return LearntSet(values, " ".join(str(entry["source"]).split()), label)
@@ -131,14 +141,15 @@ PART_FIELDS = {
 with memory: it is what reading the cache costs."""
 
 
-def corrected(efficiency: Efficiency, correction: Correction) -> Efficiency:
-    """``efficiency`` with the factors of ``correction``; no share goes beyond its peak."""
+def corrected(efficiency: Efficiency, correction: Correction, mapping: str = "") -> Efficiency:
+    """``efficiency`` with the factors of ``correction``; no share goes beyond its peak. ``mapping``: of the
+    server, whose family may have a factor too."""
     changed = {
         name: float(getattr(efficiency, name)) * float(getattr(correction, part))
         for part, names in PART_FIELDS.items()
         for name in names
     }
     shares = {name for part, names in PART_FIELDS.items() if part != "fixed" for name in names}
-    return replace(
-        efficiency, **{name: min(1.0, value) if name in shares else value for name, value in changed.items()}
-    )
+    changed = {name: min(1.0, value) if name in shares else value for name, value in changed.items()}
+    speeds = {f"{stage}_speed": correction.family(stage, mapping) for stage in ("ctx", "gen")}
+    return replace(efficiency, **changed, **speeds)

@@ -130,7 +130,8 @@ def parse_faults(text: str) -> Faults:
 
 @dataclass(frozen=True)
 class Environment:
-    """The emulator's environment, read once at start."""
+    """The emulator's environment, read once at start. ``all_to_all``: experts' tokens are exchanged by the all-to-all
+    kernels of rack-scale NVLink however few the ranks (``TRTLLM_FORCE_COMM_METHOD``)."""
 
     version: str = "1.2"
     gpu: str = "gb200"
@@ -145,6 +146,7 @@ class Environment:
     unchecked: tuple[str, ...] = ()
     steps: str = DEFAULT_STEP_TIMES
     model: str = ""
+    all_to_all: bool = False
 
 
 def _number(env: Mapping[str, str], name: str) -> float | None:
@@ -179,8 +181,9 @@ def read_environment(
         gen_only=env.get("TRTLLM_DISAGG_BENCHMARK_GEN_ONLY", "").strip() == "1",
         no_retry=env.get("TRTLLM_DISAGG_NO_RETRY", "").strip() == "1",
         fill_gate=int(gate) if gate else None,
-        forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"),
+        forced_acceptance=_number(env, "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS") or None,
         steps=read_step_model(env),
         model=env.get(MODEL_VARIABLE, "").strip(),
+        all_to_all=env.get("TRTLLM_FORCE_COMM_METHOD", "").strip().upper().startswith("NVLINK"),
         unchecked=tuple(filter(None, env.get(f"{PREFIX}UNCHECKED", "").split(","))),
     )

@@ -23,10 +23,10 @@ from aiohttp import web
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import BadRequest, Refused, TransferError
-from ratematch.emulator.faults import LateWarning, arm, describe, load
+from ratematch.emulator.faults import LateWarning, arm, describe, fails_now, load
 from ratematch.emulator.protocol import AnswerHead, Json, Request, StreamEncoder, output_key
 from ratematch.emulator.scheduler import Scheduler, Sequence, Step
-from ratematch.emulator.serving import Life, ServerLog, bind, fails_now, json_answer, new_app, run_blocking, serve
+from ratematch.emulator.serving import Life, ServerLog, bind, json_answer, new_app, run_blocking, serve
 from ratematch.emulator.sinks import CollectSink, StreamSink
 from ratematch.plan.model import Model
 from ratematch.plan.parallelism import Parallelism

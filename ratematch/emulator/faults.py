@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,11 @@ async def load(environment: Environment, failures: Mapping[str, str]) -> None:
         raise LoadFailure(failures[faults.die_at_start])
     if faults.never_ready:
         await asyncio.Event().wait()
+
+
+def fails_now(share: float, dice: random.Random) -> bool:
+    """One throw of an injected fault that hits ``share`` of the requests."""
+    return share > 0 and dice.random() < share
 
 
 def arm(engine: Engine, faults: Faults) -> None:

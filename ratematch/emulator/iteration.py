@@ -26,6 +26,16 @@ class AttentionDpBalance:
 
 
 @dataclass(frozen=True)
+class PromptGathering:
+    """``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``: while something generates, prompts wait for
+    further ones, at most ``timeout_iters`` iterations, until the step has ``tokens_ratio`` of the tokens it may
+    have."""
+
+    timeout_iters: int
+    tokens_ratio: float
+
+
+@dataclass(frozen=True)
 class BlockRouting:
     """An attention-DP rank is chosen by the blocks of a prompt that it keeps (TensorRT-LLM's
     ``enable_kv_cache_aware_routing``): where they are at least ``match_rate`` of its blocks, and where the rank has
@@ -45,7 +55,8 @@ class SchedulerConfig:
     ``acceptance``: probability that draft k is accepted given the ones before; ``forced_acceptance``: accepted
     drafts per step instead (its fraction is a probability). ``fill_gate``: generate nothing before so many requests
     were admitted and none is in transfer (``TLLM_BENCHMARK_REQ_QUEUES_SIZE``). ``balance``: keep the prompts of
-    attention-DP ranks in step (``None``: off, as in TensorRT-LLM). ``routing``: by kept blocks (``None``: by load
+    attention-DP ranks in step (``None``: off, as in TensorRT-LLM). ``gathering``: let prompts wait for further ones
+    (``None``: off, as there; without attention DP). ``routing``: by kept blocks (``None``: by load
     alone). ``chunk_unit``: prompt pieces are multiples of so
     many tokens (``None``: of a block).
     """
@@ -66,6 +77,7 @@ class SchedulerConfig:
     balance: AttentionDpBalance | None = None
     chunk_unit: int | None = None
     routing: BlockRouting | None = None
+    gathering: PromptGathering | None = None
 
     @cached_property
     def slots(self) -> int:

@@ -17,37 +17,17 @@ database holds kernels only.
 
 from __future__ import annotations
 
-import importlib
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import count
-from typing import Any
 
 from ratematch.emulator.efficiency import Efficiency
+from ratematch.emulator.kerneldata import Evaluate, look_up, want
 from ratematch.emulator.steptime import RankLoad, StepBatch, merge_alike
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism
 
-EXTRA = "pip install 'ratematch[kernels]'"
-
-SYSTEMS = {
-    "h100": "h100_sxm",
-    "h200": "h200_sxm",
-    "b200": "b200_sxm",
-    "gb200": "gb200",
-    "b300": "b300_sxm",
-    "gb300": "gb300",
-}
-MODELS = {
-    "deepseek-r1": "deepseek-ai/DeepSeek-R1",
-    "qwen3-235b-a22b": "Qwen/Qwen3-235B-A22B",
-    "qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B",
-    "llama-3.3-70b": "meta-llama/Meta-Llama-3.1-70B",  # the same layers
-    "gpt-oss-120b": "openai/gpt-oss-120b",
-}
-GEMM = {"nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bfloat16", "mxfp4": "bfloat16"}
-EXPERTS = {"nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bfloat16", "mxfp4": "w4a16_mxfp4"}
-CACHE = {"fp8": "fp8", "nvfp4": "fp8", "bf16": "bfloat16"}
 _SEQUENCES = ("attention", "mla_block")
 """Operations whose time depends on the lengths of sequences. Their tokens alone decide over all others."""
 _EXPERTS = ("moe", "moe_overlap")
@@ -65,48 +45,65 @@ class KernelStepTime:
         ValueError: the extra is not installed, or the database has nothing for this combination.
     """
 
-    def __init__(self, model: Model, gpu: Gpu, mapping: Parallelism, precision: str, kv_dtype: str, mtp: int = 0):
-        if mapping.pp > 1 or mapping.cp > 1:
-            raise ValueError("step times from kernels know no pipeline or context parallelism: use the roofline")
-        for name, known, what in ((gpu.name, SYSTEMS, "GPU"), (model.name, MODELS, "model")):
-            if name not in known:
-                raise ValueError(f"the kernel database is not used for {what} {name!r}; known: {', '.join(known)}")
+    def __init__(
+        self,
+        model: Model,
+        gpu: Gpu,
+        mapping: Parallelism,
+        precision: str,
+        kv_dtype: str,
+        mtp: int = 0,
+        moe_backend: str = "",
+    ):
         self._fixed = Efficiency()  # host and step times: nothing of them is learnt
-        attention = model.attention_precision.get(precision, precision)
-        gemm = GEMM[attention]
-        experts = EXPERTS[precision]
-        if precision == "mxfp4" and "nvfp4" in gpu.flops:  # Blackwell multiplies MXFP4 with FP8 activations
-            experts = "w4a8_mxfp4_mxfp8"
-        if model.mla and precision == "fp8":  # DeepSeek's FP8 checkpoint has a scale for each block of weights
-            gemm = experts = "fp8_block"
-        engine = _compile(
-            MODELS[model.name], SYSTEMS[gpu.name], mapping, gemm, experts if model.moe else None, CACHE[kv_dtype], mtp
-        )
+        wanted = want(model, gpu, mapping, precision, kv_dtype, mtp, moe_backend)
+        measured = look_up(wanted)
         self._layers = 1 + 1 / model.layers if mtp else 1.0
-        self._prompts = _Phase(engine.evaluate_context_ops)
-        self._decoding = _Phase(engine.evaluate_generation_ops)
+        self._prompts = _Phase(measured.context)
+        self._decoding = _Phase(measured.generation)
+        self._exchange = measured.exchange
+        self._ranks = mapping.dp_ranks
+        self._reaching = model.moe.experts / model.moe.top_k if model.moe and wanted.even else 0.0
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; the slowest rank decides."""
         fixed, ranks = self._fixed, batch.ranks
         tokens = [load.ctx_tokens + load.gen_requests * load.query_tokens for load in ranks]
-        most, mean = _whole(max(tokens)), _whole(sum(tokens) / len(tokens))
+        most, mean = _whole(max(tokens)), sum(tokens) / len(tokens)
         kinds = [load for load, _ in merge_alike(ranks)]
         if any(load.ctx_tokens for load in ranks):
             prompts, decoding = self._prompts, self._decoding
             rows = max([load.ctx_requests + load.gen_requests * load.query_tokens for load in ranks])
-            device_ms = self._layers * (prompts.experts(mean) + prompts.others(most))
+            device_ms = self._layers * (self._experts(prompts, mean) + prompts.others(most))
             device_ms += max(map(self._prompt_attention, kinds)) + decoding.head(_whole(rows))
+            device_ms += self._exchange(True, most)
         elif most:
             decoding = self._decoding
-            device_ms = max(map(self._decode_attention, kinds)) + decoding.experts(mean) + decoding.others(most)
-            device_ms += decoding.head(most)
+            device_ms = max(map(self._decode_attention, kinds)) + self._experts(decoding, mean)
+            device_ms += decoding.others(most)
+            device_ms += decoding.head(most) + self._exchange(False, most)
         else:
             device_ms = 0.0
         device = device_ms / 1000 + fixed.step_s
         host = fixed.host_step_s
         host += fixed.host_request_s * max([load.gen_requests + load.ctx_requests for load in ranks])
         return max(device, host) if overlap else device + host
+
+    def _experts(self, phase: _Phase, mean: float) -> float:
+        """Routed experts of a step with ``mean`` tokens a rank, ms.
+
+        With even routing the database deals tokens out, so that E / k tokens reach all E experts. Drawn they reach
+        E (1 - (1 - k / E)^n) of them, as few tokens of the database's do; what more tokens than E / k take beyond
+        reading every expert once is the same for both.
+        """
+        full = self._reaching
+        if not full or mean <= 0:
+            return phase.experts(_whole(mean))
+        tokens = mean * self._ranks
+        reached_ms = _between(phase.experts, full * (1 - (1 - 1 / full) ** tokens) / self._ranks)
+        if tokens <= full:
+            return reached_ms
+        return reached_ms + max(0.0, phase.experts(_whole(mean)) - _between(phase.experts, full / self._ranks))
 
     def _prompt_attention(self, load: RankLoad) -> float:
         """Attention of a rank in a step with prompts, ms: its prompts as long as their mean, and what decodes."""
@@ -133,10 +130,17 @@ def _whole(number: float) -> int:
     return max(1, round(number)) if number > 0 else 0
 
 
+def _between(milliseconds: Callable[[int], float], number: float) -> float:
+    """At a number that is not whole, on the line between the whole ones beside it; below 1 as at 1."""
+    low = max(1, math.floor(number))
+    share = max(0.0, number - low)
+    return milliseconds(low) + (share * (milliseconds(low + 1) - milliseconds(low)) if share else 0.0)
+
+
 class _Phase:
     """The operations of prompts or of decoding, by what they work on. All in ms, over all layers."""
 
-    def __init__(self, evaluate: Callable[..., list[tuple[str, float, float, str]]]):
+    def __init__(self, evaluate: Evaluate):
         self._evaluate = evaluate
         names = list(_names(evaluate))
         self._sequences = [index for index, name in enumerate(names) if name in _SEQUENCES]
@@ -162,7 +166,7 @@ class _Phase:
         return sum([milliseconds for _, milliseconds, *_ in operations])
 
 
-def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iterator[str]:
+def _names(evaluate: Evaluate) -> Iterator[str]:
     """Names of an engine's operations, in order, without the phase they begin with. The engine does not say how many
     there are: it refuses the one after the last."""
     for index in count():
@@ -173,34 +177,3 @@ def _names(evaluate: Callable[..., list[tuple[str, float, float, str]]]) -> Iter
                 return
             raise
         yield name.partition("_")[2]
-
-
-@lru_cache(maxsize=64)
-def _compile(
-    path: str, system: str, mapping: Parallelism, gemm: str, experts: str | None, cache: str, mtp: int
-) -> Any:
-    try:
-        engine = importlib.import_module("aiconfigurator_core.sdk.engine")
-    except ImportError:
-        raise ValueError(f"step times from measured kernels need an extra: {EXTRA}") from None
-    whole = {
-        "tp_size": 1 if mapping.attention_dp else mapping.tp,
-        "attention_dp_size": mapping.tp if mapping.attention_dp else 1,
-        "gemm_quant_mode": gemm,
-        "kvcache_quant_mode": cache,
-        "nextn": mtp,
-    }
-    if experts is not None:
-        whole |= {"moe_tp_size": mapping.moe_tp, "moe_ep_size": mapping.ep, "moe_quant_mode": experts}
-    failures = []
-    # The database has attention in the cache's format for some models and in bf16 for others.
-    for attention in ("fp8" if cache == "fp8" else None, "bfloat16"):
-        try:
-            handle = engine.EngineHandle.compile(path, system, "trtllm", fmha_quant_mode=attention, **whole)
-            handle.predict_prefill_latency(1, 1024)
-            handle.decode_step_latency(1, 1024, 2)
-        except Exception as error:  # its errors share no class
-            failures.append(" ".join(str(error).split())[:200])
-        else:
-            return handle
-    raise ValueError(f"no measured kernels for {path} on {system} with {mapping.label}: {failures[-1]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import random
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -78,11 +77,6 @@ def new_app() -> web.Application:
 
     app.on_response_prepare.append(mark)
     return app
-
-
-def fails_now(share: float, dice: random.Random) -> bool:
-    """One throw of an injected fault that hits ``share`` of the requests."""
-    return share > 0 and dice.random() < share
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ class RooflineStepTime:
     the main model sees 1 + mtp tokens per sequence, and each draft costs one more layer and one more output
     projection, for prompts too.
 
+    ``all_to_all``: attention DP exchanges tokens by all-to-all kernels however few the ranks.
+
     Raises:
         ValueError: unknown format, or one that the GPU has no rate for.
     """
@@ -99,24 +101,15 @@ class RooflineStepTime:
         precision: str,
         kv_dtype: str = "fp8",
         efficiency: Efficiency | None = None,
+        all_to_all: bool = False,
     ):
         eff = efficiency or efficiency_of(gpu, model, precision, attention_dp=mapping.attention_dp)
         self.model, self.gpu, self.mapping, self.efficiency = model, gpu, mapping, eff
-        self.precision, self.kv_dtype = precision, kv_dtype
+        self.precision, self.kv_dtype, self.all_to_all = precision, kv_dtype, all_to_all
         self._uniform = not model.mixers and model.plain_layers == model.wide_layers
         shards = 1 if mapping.attention_dp else mapping.tp
         self._shards = shards
-        self._rate = eff.gemm * self._part_rate(precision, "dense")
-        self._moe_rate = eff.moe_gemm * self._part_rate(precision, "experts")
-        self._shared_rate = eff.gemm * self._part_rate(precision, "shared")
-        self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
-        self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
-        self._head_rate = eff.gemm * gpu.flops["bf16"]
-        prompts = "fp8" if model.mla and kv_dtype == "fp8" and "fp8" in gpu.flops else "bf16"
-        self._core_rate = eff.attention * gpu.flops[prompts]
-        self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
-        self._bandwidth = eff.memory * gpu.memory_b_s
-        self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
+        self._set_rates(kv_dtype)
         self._rates = CoreRates(self._core_rate, self._gen_core_rate, self._bandwidth, shards, kv_dtype)
         weight_b = part_bytes(model, precision, "experts")
 
@@ -136,6 +129,8 @@ class RooflineStepTime:
         else:
             self._dense_layers, self._shared_params, self._expert_params = model.wide_layers, 0.0, 0.0
         self._weight_b = weight_b
+        # FP8 in blocks, as MLA models have it, is quantised after it was sent (TensorRT-LLM's fused_moe_cutlass.py).
+        self._sent_b = 2.0 if model.mla and precision == "fp8" else weight_b
 
         self._ctx_pair_flops, self._gen_pair_flops = self._pair_flops(shards)
         kv_share = min(shards if model.mla is None else 1, model.kv_heads)
@@ -150,6 +145,21 @@ class RooflineStepTime:
         self._moe = remember(self._moe_s)
         self._exchange = remember(self._exchange_s)
         self._head = remember(self._head_s)
+
+    def _set_rates(self, kv_dtype: str) -> None:
+        """FLOP/s of each kind of product, and bytes/s of memory."""
+        eff, gpu, precision = self.efficiency, self.gpu, self.precision
+        self._rate = eff.gemm * self._part_rate(precision, "dense")
+        self._moe_rate = eff.moe_gemm * self._part_rate(precision, "experts")
+        self._shared_rate = eff.gemm * self._part_rate(precision, "shared")
+        self._attn_rate = eff.gemm * self._part_rate(precision, "attention")
+        self._mixer_rate = eff.gemm * self._part_rate(precision, "mixers")
+        self._head_rate = eff.gemm * gpu.flops["bf16"]
+        prompts = "fp8" if self.model.mla and kv_dtype == "fp8" and "fp8" in gpu.flops else "bf16"
+        self._core_rate = eff.attention * gpu.flops[prompts]
+        self._gen_core_rate = eff.gen_attention * gpu.flops["fp8" if kv_dtype in ("fp8", "nvfp4") else "bf16"]
+        self._bandwidth = eff.memory * gpu.memory_b_s
+        self._expert_bandwidth = eff.expert_memory * gpu.memory_b_s
 
     def _part_rate(self, precision: str, part: Part) -> float:
         """FLOP/s of products with a part's matrices: each format's rate, weighted by its share of the elements."""
@@ -183,7 +193,9 @@ class RooflineStepTime:
 
     def with_efficiency(self, efficiency: Efficiency) -> RooflineStepTime:
         """The same server with other shares and fixed times."""
-        return RooflineStepTime(self.model, self.gpu, self.mapping, self.precision, self.kv_dtype, efficiency)
+        return RooflineStepTime(
+            self.model, self.gpu, self.mapping, self.precision, self.kv_dtype, efficiency, self.all_to_all
+        )
 
     def seconds(self, batch: StepBatch, overlap: bool = True) -> float:
         """Seconds of the iteration; more with any more work, 0-work iterations cost the fixed part."""
@@ -197,12 +209,14 @@ class RooflineStepTime:
             kinds = [(self._micro_batch(load), ranks) for load, ranks in kinds]
         query = max([load.query_tokens for load, _ in kinds])
         attention = later_attention = 0.0
+        generating = False
         most_tokens = all_tokens = most_rows = all_rows = most_logits = slowest_gen = slowest_read = 0.0
         for load, ranks in kinds:
             ctx, ctx_tokens, _, gen, queries, read, pieces = load
             tokens, rows, logits = ctx_tokens + gen * queries, ctx + gen, gen * queries + ctx
             all_tokens += tokens * ranks
             all_rows += rows * ranks
+            generating = generating or gen > 0
             most_tokens = tokens if tokens > most_tokens else most_tokens
             most_rows = rows if rows > most_rows else most_rows
             most_logits = logits if logits > most_logits else most_logits
@@ -234,11 +248,14 @@ class RooflineStepTime:
         if mapping.pp > 1:
             device += (mapping.pp - 1) * (eff.collective_s + most_tokens * model.hidden * 2 / self._link_b_s)
         device += eff.step_s
+        if eff.launch_layer_s and (prompts := sum([load.ctx_requests * ranks for load, ranks in kinds])):
+            device += min(1.0, prompts) * max(0.0, model.depth * eff.launch_layer_s - device)
         host = eff.host_step_s
         if kinds is not whole:
             most_rows = max([load.gen_requests + load.ctx_requests for load, _ in whole])
         host += eff.host_request_s * most_rows
-        return max(device, host) if overlap else device + host
+        speed = eff.gen_speed if generating else eff.ctx_speed
+        return (max(device, host) if overlap else device + host) / speed
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -329,10 +346,10 @@ class RooflineStepTime:
         return seconds
 
     def _exchange_s(self, tokens: float) -> float:
-        """Exchanges of one layer. Attention DP: dispatch and combine (dispatch in the weights' format, combine in
-        bf16), in a rack-scale NVLink domain and across nodes with the distinct ranks that a token's experts live on,
-        inside one node with all (TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, and gathers and
-        reduce-scatters all tokens elsewhere); without attention DP two all-reduces."""
+        """Exchanges of one layer. Attention DP: dispatch and combine (combine in bf16) with the distinct ranks that a
+        token's experts live on, or with all: TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, takes
+        them for more expert-parallel ranks than a token has experts (``select_alltoall_method_type``), and gathers
+        and reduce-scatters all tokens elsewhere. Without attention DP two all-reduces."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
         if mapping.tp == 1 or tokens <= 0:
             return 0.0
@@ -340,9 +357,10 @@ class RooflineStepTime:
             top_k = model.moe.top_k if model.moe else 1
             groups = mapping.ep * (1.0 - math.pow(1.0 - 1.0 / mapping.ep, top_k))
             peers = groups * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
-            if mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
+            few = mapping.ep <= top_k and not self.all_to_all
+            if few or mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
                 peers = mapping.tp - 1.0
-            wire_b = tokens * peers * model.hidden * (self._weight_b + 2.0)
+            wire_b = tokens * peers * model.hidden * (self._sent_b + 2.0)
         else:
             wire_b = 2 * 2 * (mapping.tp - 1) / mapping.tp * tokens * model.hidden * 2.0
             wire_b *= eff.link / eff.allreduce

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Ordered
 
-from ratematch.emulator.iteration import SchedulerConfig, Sequence
+from ratematch.emulator.iteration import PromptGathering, SchedulerConfig, Sequence
 from ratematch.emulator.rank import Rank
 
 
@@ -180,15 +180,21 @@ def gate_message(waiting: int, size: int) -> str:
 
 class PromptBalance:
     """Keeps the prompts of attention-DP ranks in step (``config.balance``). The slowest rank decides how long an
-    iteration takes, so one prompt on one rank would make all of them pay."""
+    iteration takes, so one prompt on one rank would make all of them pay. Or gathers those of a server without
+    attention DP (``config.gathering``): each step with prompts makes all that generate wait."""
 
     def __init__(self, config: SchedulerConfig):
         self._balance = config.balance
+        self._gathering = config.gathering
+        self._query = 1 + config.mtp
+        self._token_budget = config.token_budget
         self._uneven_iters = 0
         self._batching_iters = 0
 
     def holds(self, chunks: tuple[list[tuple[Sequence, int]], ...], ranks: Ordered[Rank]) -> bool:
         """Count an iteration that could compute ``chunks``, one list a rank. Do they have to wait for a later one?"""
+        if self._gathering is not None and len(chunks) == 1:
+            return self._gathers(self._gathering, chunks[0], len(ranks[0].gen))
         balance = self._balance
         if balance is None or len(chunks) == 1 or not any(chunks) or not any(rank.gen for rank in ranks):
             return False
@@ -201,3 +207,12 @@ class PromptBalance:
             return True
         self._uneven_iters = self._batching_iters = 0
         return False
+
+    def _gathers(self, gathering: PromptGathering, chunks: list[tuple[Sequence, int]], generating: int) -> bool:
+        if not chunks or not generating:
+            return False
+        tokens = sum([piece for _, piece in chunks]) + generating * self._query
+        wait = self._batching_iters < gathering.timeout_iters
+        wait = wait and tokens < gathering.tokens_ratio * self._token_budget
+        self._batching_iters = self._batching_iters + 1 if wait else 0
+        return wait

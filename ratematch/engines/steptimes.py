@@ -1,7 +1,7 @@
 """The emulator's step-time model by name: read from the environment, recorded, and handed to emulated servers.
 
 A calibrated model is named by what it consists of, so that nothing but the name needs to travel:
-``roofline*fixed=1.08,memory=0.94,compute=1.12,link=1@h200/qwen3-8b/bf16``.
+``roofline*fixed=1.08,memory=0.94,compute=1.12,link=1,gen-DEP=0.97@h200/qwen3-8b/bf16``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.numbers import brief
+from ratematch.plan.parallelism import family_name
 
 STEPS_VARIABLE = "RATEMATCH_EMULATED_STEPS"
 
@@ -26,9 +27,11 @@ LEAST, MOST = 0.05, 20.0
 """No correction is outside these."""
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_FAMILY = rf"(?:ctx|gen)-[A-Z]+={_NUMBER}"
 _CALIBRATED = re.compile(
     rf"{DEFAULT_STEP_TIMES}\*"
     + ",".join(rf"{part}=(?P<{part}>{_NUMBER})" for part in PARTS)
+    + rf"(?P<families>(?:,{_FAMILY})*)"
     + r"@(?P<gpu>[^/@\s]+)/(?P<model>[^/@\s]+)/(?P<precision>[^/@\s]+)"
 )
 
@@ -38,7 +41,9 @@ class Correction:
     """What measured servers of one GPU type, model and weight format say of the roofline.
 
     ``fixed``: factor on fixed times of layers, exchanges and steps. ``memory``, ``compute``, ``link``: factors on the
-    shares of the peaks that kernels reach, so on speeds. 1 changes nothing.
+    shares of the peaks that kernels reach, so on speeds. ``families``: further factors on the speed of steps of one
+    kind of mapping, by name: ``gen DEP`` of steps in which something is generated, ``ctx DEP`` of the others. 1
+    changes nothing.
     """
 
     gpu: str
@@ -48,12 +53,14 @@ class Correction:
     memory: float = 1.0
     compute: float = 1.0
     link: float = 1.0
+    families: tuple[tuple[str, float], ...] = ()
 
     @property
     def name(self) -> str:
         """Of the step-time model with it, rounded to four decimals."""
-        factors = ",".join(f"{part}={round(getattr(self, part), 4):g}" for part in PARTS)
-        return f"{DEFAULT_STEP_TIMES}*{factors}@{self.gpu}/{self.model}/{self.precision}"
+        factors = [*zip(PARTS, self.factors, strict=True), *self.families]
+        said = ",".join(f"{name.replace(' ', '-')}={round(factor, 4):g}" for name, factor in factors)
+        return f"{DEFAULT_STEP_TIMES}*{said}@{self.gpu}/{self.model}/{self.precision}"
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -61,8 +68,13 @@ class Correction:
         return self.fixed, self.memory, self.compute, self.link
 
     def with_factors(self, factors: Iterable[float]) -> Correction:
-        """For the same GPU, model and format; ``factors`` in the order of ``PARTS``."""
-        return Correction(self.gpu, self.model, self.precision, *factors)
+        """With the same families; ``factors`` in the order of ``PARTS``."""
+        fixed, memory, compute, link = factors
+        return Correction(self.gpu, self.model, self.precision, fixed, memory, compute, link, self.families)
+
+    def family(self, stage: str, mapping: str) -> float:
+        """The factor of a kind of mapping, by one mapping of it (``DEP8``); 1 where none is known."""
+        return dict(self.families).get(family_name(stage, mapping), 1.0)
 
     def refuse_other(self, gpu: str, model: str, precision: str) -> None:
         """Raises ValueError where a server is not of what was calibrated."""
@@ -81,9 +93,13 @@ def correction_of(steps: str) -> Correction | None:
     if match is None:
         return None
     factors = {part: float(match[part]) for part in PARTS}
-    if wrong := [part for part, factor in factors.items() if not LEAST <= factor <= MOST]:
-        raise ValueError(f"{wrong[0]}={match[wrong[0]]}: a factor is from {LEAST:g} to {MOST:g}")
-    return Correction(match["gpu"], match["model"], match["precision"], **factors)
+    given = [each.split("=") for each in match["families"].split(",")[1:]]
+    families = {name.replace("-", " "): float(factor) for name, factor in given}
+    if wrong := [each for each in (factors | families).items() if not LEAST <= each[1] <= MOST]:
+        raise ValueError(f"{wrong[0][0]}={wrong[0][1]:g}: a factor is from {LEAST:g} to {MOST:g}")
+    if len(families) < len(given):
+        raise ValueError(f"two factors of one family: {match['families'][1:]}")
+    return Correction(match["gpu"], match["model"], match["precision"], **factors, families=tuple(families.items()))
 
 
 def read_step_model(env: Mapping[str, str]) -> str:

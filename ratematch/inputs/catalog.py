@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ratematch.errors import CatalogError, UserError
+from ratematch.inputs.acceptance import with_curves
 from ratematch.inputs.checkpoint.read import is_checkpoint, read_checkpoint
 from ratematch.inputs.gpufile import parse_gpu
 from ratematch.inputs.textfile import is_file, read_text_file
@@ -54,6 +55,10 @@ def load_model(name: str, beside: Path = Path()) -> Model:
     Raises:
         CatalogError: no such model, with the known ones and how to add one; or what is wrong with its files.
     """
+    return with_curves(_load_model(name, beside))
+
+
+def _load_model(name: str, beside: Path) -> Model:
     written = name.strip()
     for path in _paths(written, beside):
         if is_checkpoint(path):

@@ -16,12 +16,23 @@ from ratematch.errors import CatalogError, ClusterError
 from ratematch.inputs.catalog import known_gpus, load_gpu
 from ratematch.inputs.localgpus import find_gpus
 from ratematch.inputs.nodegroups import lay_over
-from ratematch.plan.cluster import Cluster, Container, GpuStyle, Packing, Slurm, Starts, StepTasks, TimeLimit
+from ratematch.plan.cluster import (
+    Cluster,
+    Container,
+    GpuStyle,
+    Packing,
+    Slurm,
+    StageWeights,
+    Starts,
+    StepTasks,
+    TimeLimit,
+    Unpack,
+)
 from ratematch.plan.located import Located, read_located
 from ratematch.plan.model import Gpu
 from ratematch.plan.numbers import MOST_GPUS, MOST_MINUTES
 from ratematch.plan.printable import refuse_unprintable
-from ratematch.plan.secret import refuse_secret_words, take_secrets
+from ratematch.plan.secret import Secrets, refuse_secret_words, take_secrets
 
 GRACE = ("gb200", "gb300")
 AUTO = "auto"
@@ -77,6 +88,13 @@ class _Container(_Part):
     image: Word
     mounts: list[Word] = []
     mount_home: bool = False
+    unpack: Unpack = "job"
+
+
+class _StageWeights(_Part):
+    path: Word
+    limit_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    keep: bool = False
 
 
 class _Cluster(_Part):
@@ -103,6 +121,9 @@ class _Cluster(_Part):
     packing: Packing = "whole-nodes"
     starts: Starts = "auto"
     caches: str | None = None
+    load_cores: Annotated[int, Field(ge=0, le=MOST_GPUS)] | None = None
+    stage_weights: _StageWeights | None = None
+    prepare_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] | None = None
 
 
 VALID_KEYS = {
@@ -110,12 +131,15 @@ VALID_KEYS = {
     "slurm": tuple(_Slurm.model_fields),
     "slurm.time": tuple(_Time.model_fields),
     "container": tuple(_Container.model_fields),
+    "stage_weights": tuple(_StageWeights.model_fields),
 }
 
 
 def cluster_schema() -> dict[str, Any]:
     """JSON schema of a cluster profile."""
-    return _Cluster.model_json_schema()
+    schema = _Cluster.model_json_schema()
+    schema["properties"]["stage_weights"]["anyOf"].insert(0, {"minLength": 1, "type": "string"})
+    return schema
 
 
 def parse_cluster(text: str, source: str, folder: Path | None = None, group: str | None = None) -> Cluster:
@@ -125,28 +149,12 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
     Raises:
         ClusterError: with every problem of the profile, each with ``source`` and line.
     """
-    located = read_located(text, source)
-    if located.problems:
-        raise ClusterError(located.problems)
-    if not isinstance(located.data, dict):
-        located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
-        raise ClusterError(located.problems)
-    lay_over(located, group)
-    if located.problems:
-        raise ClusterError(located.problems)
-    secrets = take_secrets(located, [("environment",)])
-    refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])
-    if refuse_unprintable(located):
-        raise ClusterError(located.problems)
-    try:
-        given = _Cluster.model_validate(located.data)
-    except ValidationError as error:
-        located.add_validation(error, VALID_KEYS)
-        raise ClusterError(located.problems) from error
+    located, given, secrets = _read_profile(text, source, group)
     gpu, gpus_per_node = _gpus(located, given, folder or Path())
     _check_options(located, given.slurm)
     _check_container(located, given)
     _check_caches(located, given)
+    _check_stage(located, given)
     prologue = _find_prologue(located, given.slurm.prologue, folder)
     numactl = _numactl(located, given, gpu.name if gpu else "")
     for name in given.environment:
@@ -179,9 +187,41 @@ def parse_cluster(text: str, source: str, folder: Path | None = None, group: str
         packing=given.packing,
         starts=given.starts,
         caches=given.caches,
+        load_cores=given.load_cores,
+        stage_weights=None if given.stage_weights is None else StageWeights(**given.stage_weights.model_dump()),
+        prepare_minutes=given.prepare_minutes,
         slurm_given="slurm" in given.model_fields_set,
         secrets=secrets,
     )
+
+
+def _read_profile(text: str, source: str, group: str | None) -> tuple[Located, _Cluster, Secrets]:
+    """The keys of a profile, and the secrets that were taken out of it.
+
+    Raises:
+        ClusterError: it is no map of keys, holds what can be shown nowhere, or has unknown keys or wrong values.
+    """
+    located = read_located(text, source)
+    if located.problems:
+        raise ClusterError(located.problems)
+    if not isinstance(located.data, dict):
+        located.add((), "a cluster profile is a map of keys", f"valid keys: {', '.join(VALID_KEYS[''])}")
+        raise ClusterError(located.problems)
+    lay_over(located, group)
+    if located.problems:
+        raise ClusterError(located.problems)
+    secrets = take_secrets(located, [("environment",)])
+    refuse_secret_words(located, [("command",), ("launcher",), ("slurm", "sbatch"), ("slurm", "srun")])
+    if refuse_unprintable(located):
+        raise ClusterError(located.problems)
+    if isinstance(folder_alone := located.data.get("stage_weights"), str):
+        located.data["stage_weights"] = {"path": folder_alone}
+    try:
+        given = _Cluster.model_validate(located.data)
+    except ValidationError as error:
+        located.add_validation(error, VALID_KEYS)
+        raise ClusterError(located.problems) from error
+    return located, given, secrets
 
 
 def _gpus(located: Located, given: _Cluster, folder: Path) -> tuple[Gpu | None, int]:
@@ -254,6 +294,17 @@ def _check_caches(located: Located, given: _Cluster) -> None:
         if not any(f"{given.caches}/".startswith(f"{target}/") for target in inside):
             fix = "add one for it to container.mounts"
             located.add(("caches",), f"{given.caches} is below no mount of the container, and would go with it", fix)
+
+
+def _check_stage(located: Located, given: _Cluster) -> None:
+    """Copies are made on the host; in a container their folder is mounted at its own path."""
+    if given.stage_weights is None:
+        return
+    path = given.stage_weights.path
+    parts = path.split("/")
+    if not re.fullmatch(r"/[^:,]+", path) or not set(parts[1:]).isdisjoint({".", ".."}) or not any(parts):
+        where = ("stage_weights", "path")
+        located.add(where, f"{path!r} is no folder of a node's own disk", "write its path from /, without : and ,")
 
 
 def _find_prologue(located: Located, given: str | None, folder: Path | None) -> str | None:

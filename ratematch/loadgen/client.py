@@ -13,6 +13,7 @@ connection is there. ``benchmarks/loadgen`` prints the error of all this against
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 import ssl
 from array import array
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic_ns
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from numpy.typing import NDArray
@@ -106,13 +107,25 @@ def _is_address(url: str) -> bool:
     if any(letter.isspace() or not letter.isprintable() for letter in url) or not url.isascii():
         return False
     try:
-        parts = urlsplit(url)
+        parts = split_address(url)
         if parts.hostname is None or parts.port == 0:
             return False
         parts.hostname.encode("idna")
     except ValueError:  # UnicodeError is one
         return False
     return True
+
+
+def split_address(url: str) -> SplitResult:
+    """The parts of ``url``.
+
+    Raises:
+        ValueError: what stands in brackets is no IPv6 address, which urlsplit itself takes before Python 3.11.4.
+    """
+    parts = urlsplit(url)
+    if "[" in parts.netloc and parts.hostname is not None:
+        ipaddress.IPv6Address(parts.hostname)
+    return parts
 
 
 def encode_body(target: Target, spec: RequestSpec) -> bytes:

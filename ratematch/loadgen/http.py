@@ -19,19 +19,8 @@ from time import monotonic
 from typing import Any
 
 from ratematch.loadgen.limits import HEAD_BYTES, SIDE_BYTES
+from ratematch.measure.emulatedmarks import EMULATED_ENDPOINT, EMULATED_HEADER, EMULATED_ID, EMULATED_INFO
 from ratematch.store.provenance import ServerVersion
-
-EMULATED_HEADER = "X-Ratematch-Emulated"
-"""In every answer of the emulator that it writes itself."""
-
-EMULATED_ENDPOINT = "ratematch_emulated"
-"""Endpoint that emulated workers of Dynamo have beside ``generate``: its frontends list it in ``/health``."""
-
-EMULATED_INFO = "server_info"
-"""Route, under ``/engine`` of the system port of an emulated worker of Dynamo, at which it describes itself."""
-
-EMULATED_ID = "ratematch-emulated"
-"""The name under which an emulated Triton server goes; its answers have no such header."""
 
 _PATIENCE = 4
 """An answer that drips on may take so many times as long as one wait for its bytes."""

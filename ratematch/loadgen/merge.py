@@ -22,7 +22,8 @@ class SenderResult:
     """What one sender leaves beside its records, in ``result-<i>.json``.
 
     Instants are ns of the monotonic clock of the sender's machine, ``wall_start_ns`` is Unix time at ``start_ns``.
-    ``boot``: tells machines apart; ``clock_ns``: wall clock minus monotonic clock there.
+    ``boot``: tells machines apart; ``clock_ns``: wall clock minus monotonic clock there. ``notes``: on
+    the cores of its machine.
     """
 
     start_ns: int
@@ -32,6 +33,7 @@ class SenderResult:
     health: ClientHealth
     boot: str
     clock_ns: int
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -86,7 +88,7 @@ def merge_results(folder: Path, label: str, present: Sequence[int], lost: Sequen
         wall_start_ns=first.wall_start_ns,
         health=_merge_health(results, measured),
         aborted=aborted[0] if aborted else None,
-        notes=notes,
+        notes=(*notes, *dict.fromkeys(note for result in results for note in result.notes)),
     )
 
 

@@ -8,15 +8,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from ratematch.errors import UserError
-from ratematch.loadgen.client import Target
+from ratematch.loadgen.client import Target, split_address
 from ratematch.loadgen.generate import is_generate
 from ratematch.measure.early import EarlyRules
 from ratematch.measure.goodput import Goodput, parse_goodput
 from ratematch.plan.dataset import TimeUnit
 from ratematch.plan.load import Arrival, Concurrency, Load, Rate, Trace
+from ratematch.plan.nesting import nests_too_deep
 from ratematch.plan.requestapi import Api
 from ratematch.plan.workload import Spread, Workload, parse_spread
 
@@ -231,7 +231,7 @@ def check_addresses(urls: Sequence[str]) -> None:
     """Raises UserError: one that cannot be an address of metrics."""
     for url in urls:
         try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
+            parts = split_address(url if "://" in url else f"http://{url}")
             bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
             parts.hostname and parts.hostname.encode("idna")
         except ValueError:
@@ -251,11 +251,11 @@ def _refuse_odd_text(option: str, text: str) -> None:
 
 
 def _json_object(option: str, text: str) -> dict[str, Any]:
+    if nests_too_deep(text):
+        raise UserError(f"{option}: is nested too deep")
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
         json.dumps(content, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise UserError(f"{option}: is nested too deep") from error
     except UnicodeEncodeError as error:
         raise UserError(f"{option}: holds half of a surrogate pair, which is no text") from error
     except ValueError as error:

@@ -39,6 +39,7 @@ from ratematch.errors import RatematchError, UserError
 from ratematch.loadgen.client import Target
 from ratematch.loadgen.clocks import boot_id, wall_offset_ns
 from ratematch.loadgen.control import LoadControl
+from ratematch.loadgen.cores import keep_apart_as_asked
 from ratematch.loadgen.drive import drive
 from ratematch.loadgen.loadresult import Ended, LoadResult, Progress
 from ratematch.loadgen.meeting import meet
@@ -232,8 +233,8 @@ def read_spill(folder: Path) -> Path | None:
     return Path(spill) if spill else None
 
 
-def run_shard(folder: Path, index: int) -> None:
-    """Send the ``index``-th share of the job in ``folder`` and leave its records there."""
+def run_shard(folder: Path, index: int, notes: tuple[str, ...] = ()) -> None:
+    """Send the ``index``-th share of the job in ``folder`` and leave its records there, with ``notes``."""
     job, count = read_job(folder)
     stop, drain, over = threading.Event(), threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
@@ -273,6 +274,7 @@ def run_shard(folder: Path, index: int) -> None:
         health=result.health,
         boot=boot_id(),
         clock_ns=wall_offset_ns(),
+        notes=notes,
     )
     _write(folder / f"result-{index}.json", json.dumps(asdict(left)))
 
@@ -394,4 +396,5 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    run_shard(Path(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_PROCID"]))
+    with keep_apart_as_asked() as said:
+        run_shard(Path(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_PROCID"]), said)

@@ -135,6 +135,7 @@ def analyze_workload(
         speedups=tuple(row for speedups, _ in over_ifb for row in speedups),
         left_out=tuple(left_out),
         notes=(
+            *_note_forced(workload),
             *servers.notes,
             *([costly] if costly else []),
             *describe_fronts(figures, servers.pairs, frontier, ifb.points, end_to_end.points, question),
@@ -146,6 +147,19 @@ def analyze_workload(
         serving=tuple(_plan_open_loop(figures, servers, question, links)),
         drawn=(("rate_matched", frontier.draws), ("end_to_end", end_to_end.draws), ("ifb", ifb.draws)),
     )
+
+
+def _note_forced(workload: Workload) -> list[str]:
+    """Drafts that were accepted by force: such figures are not those of the model's own drafts."""
+    forced = workload.forced
+    if forced is None:
+        return []
+    steps = ", ".join(f"{tokens:g} with MTP {drafts}" for drafts, tokens in sorted(forced.tokens.items()))
+    name = f" ({forced.name})" if forced.name else ""
+    return [
+        f"drafts are accepted by force{name}, tokens a step: {steps}; not the acceptance of real text, and what is "
+        "generated is none"
+    ]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,16 @@ from ratematch.measure.records import RequestRecord
 from ratematch.measure.serverlog import log_tok_s
 from ratematch.measure.servermetrics import judge_figures, judge_hits
 from ratematch.measure.validity import DEFAULT_LIMITS, Limits
+from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
 
 ACCEPTANCE_EDGE = 0.02
 """How near to 1 (nothing accepted) or to MTP + 1 (everything) an acceptance length is not believed."""
+
+FORCED_WITHIN = 0.05
+"""How far the acceptance length that servers count may be from the one that they are forced to: the first step of an
+answer drafts nothing, and the last is cut."""
 
 LOG_DIFFERS = 0.1
 """How far tok/s by log and by client may lie apart without a word: known bias is 7.5 % and more (contract, 5.5)."""
@@ -51,6 +56,7 @@ def judge_servers(figures: Measurement, experiment: Experiment, run: LoadRun) ->
     iterations = list(_judge_iterations(experiment, run))
     reasons = [
         *_judge_emulator(run),
+        *_judge_forced(experiment, figures),
         *_judge_prefix_cache(run),
         *_judge_expired_caches(run),
         *(text for severe, text in iterations if severe),
@@ -164,11 +170,31 @@ def _doubt_warming(run: LoadRun) -> list[str]:
     return ["the server does not tell how much of the warmed prompts it found; TPOT may hold prefill"]
 
 
+def _drafting(experiment: Experiment) -> ServerGroup | None:
+    """The servers that look at drafts."""
+    return experiment.deployment.gen or experiment.deployment.agg
+
+
+def _judge_forced(experiment: Experiment, figures: Measurement) -> list[str]:
+    """Servers that were to accept drafts by force and count something else: a release without it, or one that takes
+    whole numbers only, goes on as if nothing had been asked."""
+    group, measured = _drafting(experiment), figures.acceptance_length
+    forced = experiment.forced_tokens(group) if group is not None else None
+    if forced is None or measured is None or abs(measured / forced - 1) <= FORCED_WITHIN:
+        return []
+    return [
+        f"drafts were to be accepted by force, {forced:g} tokens a step, and the servers count {measured:.2f}: this "
+        "is not what was asked for"
+    ]
+
+
 def _doubt_acceptance(experiment: Experiment, figures: Measurement) -> list[str]:
     """Known trouble: MTP that accepts nothing, or everything, which no real text does (contract, section 9)."""
     mtp, measured = experiment.deployment.mtp, figures.acceptance_length
     if not mtp or experiment.stage == "ctx" or not figures.num_ok:
         return []
+    if experiment.workload.forced and measured is not None:
+        return []  # by force everything may be accepted
     if measured is None:
         return ["MTP is on and the server does not tell how many drafts it accepts"]
     if measured < 1 + ACCEPTANCE_EDGE or measured > mtp + 1 - ACCEPTANCE_EDGE:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ratematch.plan.plain import plain
@@ -13,6 +16,10 @@ StepTasks = Literal["gpu", "node"]
 Packing = Literal["whole-nodes", "compact"]
 Starts = Literal["auto", "beside", "apart"]
 """Where an instance larger than a node and no multiple of it sits: nowhere, or over the borders of nodes."""
+Unpack = Literal["job", "launch"]
+
+OWN_COPY = ("--container-name", "--container-save", "--container-writable")
+"""Options of a site with which a server has a copy of its image to itself: by name, to keep it, to write into it."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,38 @@ class Slurm:
 class Container:
     """The image that servers run in, by pyxis: a ``.sqsh`` file or a registry's ``[user@][registry#]image[:tag]``.
 
-    ``mounts``: ``HOST:INSIDE[:flags]``. The folder of the launch files is mounted too, at its own path.
+    ``mounts``: ``HOST:INSIDE[:flags]``. The folder of the launch files is mounted too, at its own path. ``unpack``:
+    once on each node of a job, for all servers and launches; or by each server at each launch.
     """
 
     image: str
     mounts: tuple[str, ...] = ()
     mount_home: bool = False
+    unpack: Unpack = "job"
 
     @property
     def file(self) -> str | None:
         """The image when it is a file; ``None`` when it comes from a registry."""
         return self.image if self.image.startswith(("/", "./", "../")) else None
+
+
+@dataclass(frozen=True)
+class StageWeights:
+    """Weights are copied to each node's own disk before servers start, into folders of their own below ``path``.
+
+    ``limit_gb``: what all copies there may take together (10^9 bytes), ``None`` = what is free. ``keep``: copies stay
+    for later jobs, as long as nothing newer needs their place; else they go when no job uses them.
+    """
+
+    path: str
+    limit_gb: float | None = None
+    keep: bool = False
+
+    def copy_of(self, source: str) -> str:
+        """The folder of the copy of ``source``, in every job the same; of its name, which engines know models by."""
+        digest = hashlib.sha256(source.encode()).hexdigest()[:10]
+        name = PurePosixPath(source).name
+        return f"{self.path.rstrip('/')}/{re.sub('[^A-Za-z0-9._-]', '_', name)}-{digest}/{name}"
 
 
 @dataclass(frozen=True)
@@ -102,8 +130,11 @@ class Cluster:
     4 + 2 and their neighbours as 2 + 4 (:mod:`ratematch.plan.placement`). ``starts``: may servers start on a machine
     while others are measured there? ``auto``: where it has processors enough (:mod:`ratematch.run.neighbours`).
     ``caches``: a folder on each node, as servers see it, for what they compile (:mod:`ratematch.engines.caches`).
+    ``stage_weights``: where weights are copied to on each node. ``prepare_minutes``: what unpacking the image and
+    copying the weights take, once a job, ``None`` = by the size of the weights (:mod:`ratematch.plan.budget`).
     ``secrets``: values that ``environment`` has not, which are kept nowhere. ``release_paths``: by engine, the
-    folder of files that its release brings and ratematch does not.
+    folder of files that its release brings and ratematch does not. ``load_cores``: cores of a node that driver and
+    load generator have to themselves, 0 = none, ``None`` = by its size (:mod:`ratematch.plan.cores`).
     """
 
     name: str
@@ -132,6 +163,19 @@ class Cluster:
     caches: str | None = None
     secrets: Secrets = field(default_factory=Secrets, compare=False)
     release_paths: dict[str, str] = field(default_factory=dict)
+    load_cores: int | None = None
+    stage_weights: StageWeights | None = None
+    prepare_minutes: float | None = None
+
+    @property
+    def unpacks_once(self) -> bool:
+        """Do all servers of a node use one unpacked copy of the image?"""
+        own = any(word.startswith(OWN_COPY) for word in self.slurm.srun)
+        return self.container is not None and self.container.unpack == "job" and not own
+
+    def weights_for_servers(self, path: str) -> str:
+        """Where servers find the weights that lie at ``path``: their copy, where they are staged."""
+        return path if self.stage_weights is None else self.stage_weights.copy_of(path)
 
     @property
     def gpu_source(self) -> str:
@@ -167,6 +211,13 @@ def to_json(cluster: Cluster) -> dict[str, Any]:
         del content["caches"]
     if not content["release_paths"]:
         del content["release_paths"]
+    if content["load_cores"] is None:
+        del content["load_cores"]
+    for key in ("stage_weights", "prepare_minutes"):
+        if content[key] is None:
+            del content[key]
+    if content["container"] is not None and content["container"]["unpack"] == "job":
+        del content["container"]["unpack"]
     return content
 
 
@@ -183,6 +234,8 @@ def from_json(content: dict[str, Any]) -> Cluster:
         given["slurm"] = Slurm(mpi=None, tasks="node")
     if given.get("container") is not None:
         given["container"] = Container(**given["container"])
+    if given.get("stage_weights") is not None:
+        given["stage_weights"] = StageWeights(**given["stage_weights"])
     # An earlier version kept secrets here, and what is read may be handed around.
     given["environment"] = masked(given.get("environment", {}))
     return Cluster(**given)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ratematch.plan.deployment import Deployment, Options
+from ratematch.plan.experiment import EngineRef
 from ratematch.plan.numbers import shorten
 from ratematch.plan.parallelism import Parallelism
 
@@ -52,6 +53,16 @@ def no_margin(version: str) -> int:
     return 0
 
 
+WhyNotForced = Callable[[EngineRef, float], str | None]
+"""An engine and tokens of a decoding step to why its servers cannot be forced to accept so many drafts; ``None``
+where they can."""
+
+
+def never_forced(engine: EngineRef, tokens: float) -> str | None:
+    """It has no such setting."""
+    return f"{engine.name} has nothing that forces how many drafts are accepted: leave it out"
+
+
 class WrongSetting(NamedTuple):
     """What is wrong with one of an engine's own keys. ``path``: of the key, below ``engine``."""
 
@@ -79,7 +90,7 @@ class EngineFacts:
     servers in mode ``gen_only``, which wait until their batch is full. ``reads_version``: takes a version, where the
     engine names them in ways of its own. ``breakdown_apart``: whether a breakdown takes a load of its own.
     ``read_settings``: the engine's own keys beside ``name`` and ``version``. ``router_hint``: where the
-    routers are chosen that stand elsewhere."""
+    routers are chosen that stand elsewhere. ``why_not_forced``: whether drafts can be accepted by force."""
 
     versions: tuple[str, ...]
     gen_modes: tuple[GenMode, ...]
@@ -91,6 +102,7 @@ class EngineFacts:
     breakdown_apart: BreakdownApart = never_apart
     read_settings: ReadSettings = no_settings
     router_hint: str = ""
+    why_not_forced: WhyNotForced = never_forced
 
     def has_version(self, text: str) -> bool:
         """Is ``text`` one of the release lines, or a version of one? ``1.2.1`` and ``1.3.0rc17`` are of 1.2 and

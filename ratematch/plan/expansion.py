@@ -237,7 +237,7 @@ def _experiment(
         tag=name_options(plan.axes, combination.axes),
     )
     # A context server answers with one token; whatever the workload's OSL, it is measured at 1.
-    one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None)
+    one_token = replace(workload, osl=1, osl_ratio=1.0, osl_spread=None, forced_acceptance="")
     measured_with = one_token if plan.stage == "ctx" else workload
     deployment = replace(_deployment(group), warmed=plan.warmed)
     if plan.supply is not None:

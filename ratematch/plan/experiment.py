@@ -140,6 +140,16 @@ class Experiment:
             return "gen_only_warmed" if deployment.warmed else "gen_only_no_context"
         return "gen_only" if self.stage == "gen" else "e2e"
 
+    def forced_tokens(self, group: ServerGroup) -> float | None:
+        """Tokens a step that servers of ``group`` are forced to yield; ``None`` where drafts are accepted as they are
+        right. Context servers check none and only hand their first ones over; they are started like the others.
+
+        Raises:
+            ValueError: the workload says nothing of so many drafts.
+        """
+        forced = self.workload.forced
+        return forced.at(group.mtp) if forced is not None and group.mtp else None
+
     def launches(self) -> tuple[Experiment, ...]:
         """The experiment in parts that each need their own start of the servers: the loads that share one.
 

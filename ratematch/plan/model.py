@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ratematch.plan.acceptance import AcceptanceCurve
+
 MixerKind = Literal["attention", "compressed", "mamba2", "mamba1", "gated_delta", "kda", "lightning", "short_conv"]
 """How a layer mixes tokens where it does not do so as the model's other layers. ``attention``: plain attention of
 another shape; ``compressed``: one shared latent per ``ratio`` tokens (DeepSeek V4); the others keep a state of fixed
@@ -108,7 +110,8 @@ class Model:
     every GPU (a vision tower). ``formats``: by precision and part, the share of its elements in each format, where
     that is not the precision itself. ``weights_b``: by precision, bytes of the whole checkpoint where its index has
     them. ``chosen_precision``: what a person asks for, by the name or beside it. ``kv_precision``: format of the KV
-    cache that the checkpoint asks for. ``not_modelled``: in words.
+    cache that the checkpoint asks for. ``not_modelled``: in words. ``acceptance_curves``: what is published of how
+    many of its drafts are accepted, by text.
     ``file``: where it was read, empty for the package's own.
     """
 
@@ -146,6 +149,7 @@ class Model:
     kv_precision: str = ""
     not_modelled: tuple[str, ...] = field(default=())
     chosen_precision: str = ""
+    acceptance_curves: tuple[AcceptanceCurve, ...] = field(default=(), compare=False)
     file: str = field(default="", compare=False)
 
     @property

@@ -214,7 +214,7 @@ def facts_of(model: Model, texts: bool = False) -> dict[str, Any]:
     """The keys of a model file for ``model``, without those that are at their defaults, so that a key that is added
     later changes none of them. ``texts``: with those that are for people."""
     content = {name: _short(value) for name, value in plain(model).items() if texts or name not in TEXTS}
-    for name in ("file", "chosen_precision"):
+    for name in ("file", "chosen_precision", "acceptance_curves"):
         content.pop(name, None)
     return {name: value for name, value in content.items() if value not in (_DEFAULTS.get(name), {}, [], None)}
 

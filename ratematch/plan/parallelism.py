@@ -84,6 +84,11 @@ _LABEL = re.compile(
 )
 
 
+def family_name(stage: str, label: str) -> str:
+    """``gen DEP``: a stage, and a mapping's label without its sizes. Servers of one family run the same kernels."""
+    return f"{stage} {re.sub('[0-9]+', '', label)}"
+
+
 def parse_mapping(text: str) -> Parallelism:
     """The mapping a person wrote in a file, such as ``DEP8`` or ``TP8PP2``.
 

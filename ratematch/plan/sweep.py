@@ -163,8 +163,9 @@ class Sweep:
 
     ``search``: whether ctx, gen and ifb are measured whole, or as their figures decide. ``simulated``: its
     experiments are to run in virtual time (decided by who runs it, not by the file). ``step_times``: the emulator's
-    step-time model, for whatever of it runs on the emulator (set in the environment). ``secrets``: those of the file
-    and of its cluster profile. ``precisions``: that it is measured in, empty for the model's usual one; each of
+    step-time model, for whatever of it runs on the emulator (set in the environment). ``family_sds``: where that
+    model is calibrated, standard deviations of the log speed of mapping families, by name. ``secrets``: those of the
+    file and of its cluster profile. ``precisions``: that it is measured in, empty for the model's usual one; each of
     ``workloads`` stands there once for each. ``paths``: of the weights, by precision.
     """
 
@@ -186,6 +187,7 @@ class Sweep:
     simulated: bool = False
     search: Literal["grid", "adaptive"] = "grid"
     step_times: str = DEFAULT_STEP_TIMES
+    family_sds: tuple[tuple[str, float], ...] = ()
     secrets: Secrets = field(default_factory=Secrets, compare=False)
     precisions: tuple[str, ...] = ("",)
     paths: dict[str, str] = field(default_factory=dict)

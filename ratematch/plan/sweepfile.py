@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ratematch.errors import CatalogError, ClusterError, Problem, SweepError
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.enginefacts import EngineFacts
+from ratematch.plan.forcedfile import read_forced, with_forced, with_forced_in
 from ratematch.plan.load import Constraints
 from ratematch.plan.located import Located, Path, read_located
 from ratematch.plan.model import Gpu, Model
@@ -66,8 +67,7 @@ def parse_sweep(
 ) -> Sweep:
     """The sweep that ``text`` describes, with ``overrides`` (``key.path=value``) laid over it.
 
-    ``find_model``, ``find_cluster`` and ``find_gpu`` turn names into values; the first two raise CatalogError or
-    ClusterError for names that are not known. ``engines``: what is known of each, by its name.
+    ``find_*``, ``engines``: by name; CatalogError or ClusterError for a model or a cluster that is not known.
 
     Raises:
         SweepError: with every problem of the file, each with ``source`` and line.
@@ -89,8 +89,9 @@ def parse_sweep(
     check_sizes(located, stages, named, len(parsed.workloads) * len(precisions))
     if model and cluster and not located.problems:
         check_against_cluster(located, stages, named, model, cluster, facts.expert_slots)
+    forced = read_forced(located, parsed, model, facts.why_not_forced, engine) if model else {}
     paths = model_paths(located, parsed, model, gpu, cluster, precisions) if model and cluster and gpu else {}
-    if located.problems or model is None or cluster is None or gpu is None:
+    if located.problems or not model or not cluster or not gpu:
         raise _error(located)
     return Sweep(
         name=parsed.name,
@@ -100,12 +101,12 @@ def parse_sweep(
         cluster=cluster,
         gpu=gpu,
         engine=engine,
-        workloads=with_precisions(parsed, precisions),
+        workloads=with_precisions(with_forced(parsed.workloads, forced), precisions),
         constraints=Constraints(**parsed.constraints.model_dump()),
         budget=Budget(**parsed.budget.model_dump()),
         stages=stages,
         e2e=read_e2e(parsed.e2e),
-        deployments=named,
+        deployments=with_forced_in(named, forced),
         search=parsed.search,
         seed=parsed.seed,
         source=source,

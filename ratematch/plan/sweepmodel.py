@@ -158,7 +158,6 @@ def _bare(parsed: SweepIn, model: Model) -> str:
     return parsed.model.hf or model.name
 
 
-def with_precisions(parsed: SweepIn, names: Sequence[str]) -> tuple[Workload, ...]:
+def with_precisions(workloads: Sequence[Workload], names: Sequence[str]) -> tuple[Workload, ...]:
     """Each workload of the file under each precision."""
-    workloads = [given.workload() for given in parsed.workloads]
     return tuple(replace(workload, precision=name) if name else workload for name in names for workload in workloads)

@@ -36,6 +36,11 @@ Turns = Annotated[int, Field(gt=0, le=10_000, strict=True)]
 Multiple = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Of something measured or recorded: a concurrency, the speed of a trace."""
 
+TokensAStep = Annotated[
+    dict[Annotated[int, Field(gt=0, le=100)], Annotated[float, Field(gt=1, le=101)]], Field(min_length=1)
+]
+"""By number of drafts."""
+
 OneOrMore = Annotated[list[Requests], BeforeValidator(as_list), Field(min_length=1), AlsoOne()]
 Rates = Annotated[list[PerSecond], BeforeValidator(as_list), Field(min_length=1), AlsoOne()]
 Multiples = Annotated[list[Multiple], BeforeValidator(as_list), Field(min_length=1), AlsoOne()]
@@ -68,10 +73,12 @@ class WorkloadIn(Strict):
     file: str = ""
     time_unit: Literal["", "s", "ms", "us", "ns"] = ""
     hash_block: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    forced_acceptance: str | TokensAStep | None = None
 
     def workload(self) -> Workload:
+        """Without its forced acceptance: what that means depends on the model."""
         spreads = {name: getattr(self, name) for name in ("isl_spread", "osl_spread")}
-        return Workload(**{**self.model_dump(exclude=set(spreads)), **spreads})
+        return Workload(**{**self.model_dump(exclude={*spreads, "forced_acceptance"}), **spreads})
 
 
 class ModelIn(Strict):

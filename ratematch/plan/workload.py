@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ratematch.plan.acceptance import ForcedAcceptance, parse_forced
 from ratematch.plan.numbers import brief
 from ratematch.plan.plain import plain
 
@@ -106,6 +107,9 @@ class Workload:
 
     ``precision``: format of the weights that answer them, where it is not the usual one of the model on its GPUs.
     Figures of two precisions are kept apart wherever those of two workloads are.
+
+    ``forced_acceptance``: how many drafts servers are forced to accept, as :class:`ForcedAcceptance` spells it;
+    empty, where they accept what is right. Figures of forced drafts are kept apart likewise.
     """
 
     isl: int
@@ -124,6 +128,16 @@ class Workload:
     time_unit: Literal["", "s", "ms", "us", "ns"] = ""
     hash_block: int = 0
     precision: str = ""
+    forced_acceptance: str = ""
+
+    @property
+    def forced(self) -> ForcedAcceptance | None:
+        """What drafts are forced to; ``None``: nothing.
+
+        Raises:
+            ValueError: ``forced_acceptance`` is of another form.
+        """
+        return parse_forced(self.forced_acceptance) if self.forced_acceptance else None
 
     @property
     def osl_min(self) -> int:
@@ -164,6 +178,7 @@ class Workload:
         tail += f"~in{self.time_unit}" if self.time_unit else ""
         tail += f"~block{self.hash_block}" if self.hash_block else ""
         tail += f"~{self.precision}" if self.precision else ""
+        tail += f"~{self.forced.label}" if self.forced else ""
         return f"{self.isl}/{self.osl}{tail}"
 
 
@@ -191,6 +206,8 @@ def workload_from_json(content: dict[str, Any]) -> Workload:
         TypeError, ValueError: the content is not that of a workload.
     """
     spreads = {name: parse_spread(content[name]) for name in ("isl_spread", "osl_spread") if content.get(name)}
+    if text := content.get("forced_acceptance"):
+        parse_forced(text)  # a wrong spelling shows here, not in a label later
     return Workload(**{**content, **spreads})
 
 

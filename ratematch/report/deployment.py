@@ -65,10 +65,15 @@ def hand_over(
         fastest = f"; the fastest gives {recommendation.fastest:.3g}" if recommendation.fastest else ""
         raise UserError(f"{workload.workload}: no deployment gives {at:g} tok/s/user{fastest}")
     experiment = without_secrets(find_experiment(measured, recommendation.point))
+    forced = experiment.workload.forced_acceptance
+    # Whoever starts these servers wants their answers: drafts are accepted where they are right.
+    experiment = replace(experiment, workload=replace(experiment.workload, forced_acceptance=""))
     where = cluster or _cluster_of(results, experiment, recommendation.point)
     slurm = not where.emulated if allocated is None else allocated
     (rendered,) = rendering.render(replace(experiment, cluster=where.name), where, allocated=slurm)
     facts = describe(workload.workload, recommendation, experiment, where)
+    if forced:
+        facts["forced_acceptance"] = f"figures are with drafts accepted by force, {forced}; these servers force none"
     recipe, why_none = _recipe(experiment, where)
     if why_none:
         facts["no_recipe"] = why_none

@@ -7,10 +7,8 @@ its ``loadrun.json`` is there, and the next run measures only what is missing.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -25,6 +23,7 @@ from ratematch.errors import RatematchError, RunError, ServerDied, UserError
 from ratematch.inputs.catalog import model_of
 from ratematch.inputs.localgpus import VISIBLE
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.cores import core_share
 from ratematch.plan.experiment import seed_of
 from ratematch.plan.launchplan import LaunchPlan
 from ratematch.plan.placement import nodes_on, placement_to_json
@@ -32,13 +31,15 @@ from ratematch.plan.secret import secret_names
 from ratematch.run import contracts, machines, provenance
 from ratematch.run.conversing import join
 from ratematch.run.followup import loads_while_open
-from ratematch.run.launch import ThisMachine, end_leftovers, port_is_free, running
+from ratematch.run.launch import ThisMachine, end_leftovers, running
 from ratematch.run.launches import Launch, launch_missing
 from ratematch.run.live import Live
 from ratematch.run.load import measure_load
 from ratematch.run.machines import Allocation
 from ratematch.run.neighbours import Stretch, processors, starts_beside
-from ratematch.run.placing import place_allocated, place_locally, ready_s
+from ratematch.run.placing import as_served, place_allocated, place_locally, ready_s
+from ratematch.run.preparation import Preparation
+from ratematch.run.probes import port_is_free
 from ratematch.run.reserve import POLL_S, Reserved, on_reserved, reserve, takes_gpus
 from ratematch.run.script import run_script
 from ratematch.run.senders import NodeSenders
@@ -57,6 +58,8 @@ from ratematch.store.outcome import Outcome
 from ratematch.store.progress import Starting, Waiting
 from ratematch.store.provenance import Provenance
 from ratematch.store.sharedservers import servers_of
+from ratematch.store.uncollected import end_uncollected
+from ratematch.store.withoutpandas import leave_pandas_out
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
 """In the environment of a driver: when its allocation began, in seconds since 1970."""
@@ -112,6 +115,8 @@ def measure_experiment(
     """
     folder = ExperimentFolder(Path(path))
     folder.read()
+    leave_pandas_out()
+    end_uncollected()
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and not folder.is_sent_as(sent):
@@ -123,7 +128,7 @@ def measure_experiment(
         secrets = _find_secrets(folder)
         others = tuple(map(ExperimentFolder, guests))
         driver = _Driver(stop, nodes if allocated else None, began or time.time(), secrets, others)
-        with masking(secrets.values()):
+        with masking(secrets.values()), driver.preparation.ending():
             outcome = launch_missing(folder, driver.run)
         if outcome.ok:
             for measured in (folder, *others):
@@ -144,13 +149,14 @@ def _find_secrets(folder: ExperimentFolder) -> dict[str, str]:
 class _Driver:
     """Runs launches one after the other. ``nodes``: of the allocation that it may use, none named = all; ``None`` =
     there is no allocation. ``since``: from when on the GPUs are held for the next launch. ``secrets``: of servers, by
-    variable. ``guests``: experiments that its servers serve too."""
+    variable. ``guests``: experiments that its servers serve too. ``preparation``: what its nodes were given."""
 
     stop: Stop
     nodes: Sequence[str] | None
     since: float
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     guests: tuple[ExperimentFolder, ...] = ()
+    preparation: Preparation = field(default_factory=Preparation)
 
     def run(self, launch: Launch) -> Outcome:
         """Start the servers once, measure the loads and those of the guests, stop the servers; what became of the
@@ -166,9 +172,10 @@ class _Driver:
             with self._reserve(launch, cluster, where) as reserved:
                 if reserved is not None:
                     visits.began = visits.since = time.time()  # what was waited for GPUs took none
+                where = self.preparation.prepare(launch, cluster, where, self.stop)
                 plan = _plan(launch, cluster, where, reserved)
                 machine = where or ThisMachine(cluster, self.secrets, reserved.locks if reserved else ())
-                servers = _Servers(plan, cluster, machine, reserved)
+                servers = _Servers(plan, cluster, machine, reserved, self.preparation.note)
                 _measure(visits, self.guests, servers, self.stop)
         except RatematchError as error:
             outcome = _describe_end(error, self.stop, visits, plan)
@@ -176,6 +183,7 @@ class _Driver:
             outcome = _describe_defect(error)
         outcome = visits.end(outcome)
         self.since = time.time()
+        self.preparation.last = launch, outcome
         return outcome
 
     def _reserve(
@@ -251,7 +259,7 @@ def _describe_defect(error: Exception) -> Outcome:
 
 def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: Reserved | None = None) -> LaunchPlan:
     """What is started and where, written to the launch's folder too."""
-    experiment = launch.experiment
+    experiment = as_served(launch.experiment, cluster)
     engine = find_engine(experiment.engine.key)
     placement = place_locally(experiment, cluster) if where is None else place_allocated(experiment, cluster, where)
     if reserved is not None:
@@ -261,7 +269,9 @@ def _plan(launch: Launch, cluster: Cluster, where: Allocation | None, reserved: 
     if refused := engine.check_launch(plan, experiment, installed=contract):
         raise UserError("the engine would refuse its files: " + "; ".join(refused))
     write_json(launch.path / layout.PLACEMENT, placement_to_json(placement))
-    write_text(launch.path / layout.RUN_SCRIPT, run_script(experiment, plan, cluster, allocated=where is not None))
+    write_text(
+        launch.path / layout.RUN_SCRIPT, run_script(launch.experiment, plan, cluster, allocated=where is not None)
+    )
     return plan
 
 
@@ -273,13 +283,14 @@ class _Servers:
     cluster: Cluster
     machine: Allocation | ThisMachine
     reserved: Reserved | None
+    note: str = ""
 
 
 def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers, stop: Stop) -> None:
     """Start the servers, measure the loads against them and whatever is asked for meanwhile; then those of the
     ``guests``."""
     launch, plan, cluster, machine = visits.launch, what.plan, what.cluster, what.machine
-    folder, experiment, loads = launch.folder, launch.experiment, launch.loads
+    folder, experiment, loads = launch.folder, as_served(launch.experiment, cluster), launch.loads
     engine = find_engine(experiment.engine.key)
 
     def show_waiting(waiting: Sequence[Waiting]) -> None:
@@ -288,7 +299,6 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
     _take_turn("starting", launch, what.reserved, stop)
     show_waiting(())
     begin = time.monotonic()
-    threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     listener = Telemetry(plan, engine.routes, engine.iteration_reader, folder=launch.path)
     signs = StartSigns(engine.has_given_up, partial(root_cause, known=engine.known_failures))
     starting = running(plan, launch.path, engine.diagnose, stop, show_waiting, machine, signs)
@@ -296,7 +306,10 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
         join(servers, engine, experiment, stop, show_waiting)
         software = _collect_provenance(launch, plan, engine, what)
         stall_s = None if cluster.stall_minutes is None else cluster.stall_minutes * 60
-        senders = NodeSenders(machine, launch.path) if isinstance(machine, Allocation) else None
+        cores = core_share(cluster)
+        senders = None
+        if isinstance(machine, Allocation):
+            senders = NodeSenders(machine, launch.path, cores.spell(servers.known_by) if cores else None)
         presence = what.reserved.presence if what.reserved else None
         live = Live(
             folder,
@@ -309,11 +322,12 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
             stall_s,
             senders=senders,
             presence=presence,
+            cores=cores,
         )
         vocab = model_of(experiment).vocab
         opened = warm_connections(live.target, experiment, vocab, seed_of(experiment, loads[0]) + 2, stop)
         live = replace(live, connections=opened)
-        launch.starting_s = time.monotonic() - begin
+        launch.starting_s = launch.preparing_s + time.monotonic() - begin
         _take_turn("measuring", launch, what.reserved, stop)
         _measure_loads(launch, live)
         for guest in guests:
@@ -321,7 +335,8 @@ def _measure(visits: Visits, guests: Sequence[ExperimentFolder], what: _Servers,
                 _keep_origin(visit, launch, software)
                 if presence is not None:
                     presence.enter("measuring", visit.experiment.label)
-                _measure_loads(visit, replace(live, folder=guest, launch=visit.path, experiment=visit.experiment))
+                visited = as_served(visit.experiment, cluster)
+                _measure_loads(visit, replace(live, folder=guest, launch=visit.path, experiment=visited))
 
 
 def _measure_loads(launch: Launch, live: Live) -> None:
@@ -336,7 +351,8 @@ def _measure_loads(launch: Launch, live: Live) -> None:
 def _collect_provenance(launch: Launch, plan: LaunchPlan, engine: Engine, what: _Servers) -> Provenance:
     """Where the figures of the launch come from, which is kept and checked."""
     software = provenance.collect(plan, launch.path, engine)
-    software = replace(software, contract=contracts.reference(launch.folder))
+    notes = (*software.notes, what.note) if what.note else software.notes
+    software = replace(software, contract=contracts.reference(launch.folder), notes=notes)
     if what.reserved and len(what.reserved.gpus) < what.cluster.gpus_per_node:
         beside, why = starts_beside(what.cluster, processors())
         rule = "may start while these are measured" if beside else "do not start while these are measured"
@@ -355,13 +371,6 @@ def _keep_origin(visit: Launch, host: Launch, software: Provenance) -> None:
     software = replace(software, contract=contracts.reference(visit.folder), notes=(*software.notes, note))
     visit.folder.write_provenance(visit.path, software)
     write_text(visit.path / layout.PLACEMENT, (host.path / layout.PLACEMENT).read_text(encoding="utf-8"))
-
-
-def _import_ahead() -> None:
-    """Have ready what pyarrow imports at its first conversion, if it is there: half a second in which GPUs would wait
-    after the first load, and which costs nothing while the servers are loading."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("pandas")
 
 
 def _refuse_mixture(software: Provenance, cluster: Cluster) -> None:

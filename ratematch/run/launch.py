@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ratematch.errors import DiskFull, NotInstalled, NotReady, PortInUse, RunError, ServerDied
-from ratematch.loadgen.http import get
+from ratematch.errors import DiskFull, NotInstalled, NotReady, RunError, ServerDied
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec, ReadyProbe
+from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, LaunchPlan, ProcessSpec
 from ratematch.run import guard
 from ratematch.run.maskedlog import ServerLog
+from ratematch.run.probes import check_port_free, probe_ready
 from ratematch.run.startsigns import StartSigns
 from ratematch.run.stopping import Interrupted
 from ratematch.slurm.srun import HERE, Step, local_step
 from ratematch.store import layout, masking
 from ratematch.store.files import disk_full_message, is_full, write_text
 from ratematch.store.private import forget, make_private, write_private
-from ratematch.store.progress import LOADING, REFUSED
+from ratematch.store.progress import LOADING
 from ratematch.store.progress import Waiting as Waiting
 
 STOP_GRACE_S = 10.0
@@ -113,6 +110,11 @@ class Servers:
         self._diagnose = diagnose
         self._children: list[_Child] = []
         self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def known_by(self) -> str:
+        """What is in the environment of every server of this start, and of nothing else."""
+        return f"{guard.VARIABLE}={self._mark}"
 
     def start(self, stop: threading.Event, on_wait: Callable[[Sequence[Waiting]], None]) -> None:
         """Start wave after wave; return when everything answers its probe.
@@ -314,59 +316,6 @@ def running(
             yield servers
         finally:
             servers.stop()
-
-
-def probe_ready(ready: ReadyProbe) -> str | None:
-    """``None`` when a process answers as it must, else why not, in words."""
-    why = probe(ready.url)
-    return None if ready.alive and why is not None and why.startswith(ANSWERS) else why
-
-
-ANSWERS = "answers "
-
-
-def probe(url: str, timeout_s: float = 2.0) -> str | None:
-    """``None`` when GET ``url`` answers 200, else why not, in words."""
-    try:
-        status = get(url, timeout_s).status
-        return None if status == 200 else f"{ANSWERS}{status}"
-    except urllib.error.HTTPError as error:
-        return f"{ANSWERS}{error.code}"
-    except urllib.error.URLError as error:
-        reason = error.reason
-        return REFUSED if isinstance(reason, ConnectionRefusedError) else str(reason)
-    except ConnectionRefusedError:
-        return REFUSED
-    except OSError as error:
-        return str(error) or type(error).__name__
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """May a server of this machine listen there? True too where the address is another machine's."""
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((host, port))
-        except OSError as error:
-            return error.errno != errno.EADDRINUSE
-        return True
-
-
-def check_port_free(spec: ProcessSpec) -> None:
-    """Raises PortInUse when somebody on this machine already listens where ``spec`` wants to."""
-    for port in (spec.port, *spec.further_ports):
-        if _is_listened_to(spec.host, port) or not port_is_free(spec.host, port):
-            raise PortInUse(
-                f"{spec.name}: port {port} on {spec.host} is in use by another program; "
-                "stop it, or set another port_base in the cluster profile"
-            )
-
-
-def _is_listened_to(host: str, port: int) -> bool:
-    """Does any program, whatever it speaks, take connections there?"""
-    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=0.5):
-        return True
-    return False
 
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:

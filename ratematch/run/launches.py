@@ -16,8 +16,8 @@ from ratematch.store.outcome import Outcome
 class Launch:
     """One start of the servers of ``experiment`` for ``loads``, under way. ``path``: its own folder.
 
-    What it has come to so far: ``measured`` loads, ``starting_s`` until its servers were ready, ``measuring_s`` of
-    its loads.
+    What it has come to so far: ``measured`` loads, ``starting_s`` until its servers were ready, ``preparing_s`` of
+    that until they could be started, ``measuring_s`` of its loads.
     """
 
     folder: ExperimentFolder
@@ -27,10 +27,17 @@ class Launch:
     measured: int = 0
     starting_s: float = 0.0
     measuring_s: float = 0.0
+    preparing_s: float = 0.0
 
     def spend(self, outcome: Outcome) -> Outcome:
         """``outcome`` with what the launch has come to."""
-        return replace(outcome, measured=self.measured, starting_s=self.starting_s, measuring_s=self.measuring_s)
+        return replace(
+            outcome,
+            measured=self.measured,
+            starting_s=self.starting_s,
+            measuring_s=self.measuring_s,
+            preparing_s=self.preparing_s,
+        )
 
 
 def launch_missing(folder: ExperimentFolder, run: Callable[[Launch], Outcome]) -> Outcome:

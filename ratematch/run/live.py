@@ -14,6 +14,7 @@ from ratematch.loadgen.loadresult import LoadResult
 from ratematch.loadgen.servermetrics import MetricSamples
 from ratematch.measure.loadrun import EmulatorTime, LoadRun, WarmedPrompts, Warming
 from ratematch.measure.requesttimes import TimesSources
+from ratematch.plan.cores import CoreShare
 from ratematch.plan.experiment import Experiment
 from ratematch.run.iterations import Iterations
 from ratematch.run.launch import Servers
@@ -30,7 +31,7 @@ from ratematch.store.folder import ExperimentFolder
 class Live:
     """A deployment that is up. ``connections``: what came of opening its connections, if that was done. ``senders``:
     on the nodes of its allocation, if it is in one. ``presence``: what others do on this machine, where GPUs are
-    given out by lock."""
+    given out by lock. ``cores``: how those of a node are divided while a load runs."""
 
     folder: ExperimentFolder
     launch: Path
@@ -43,6 +44,7 @@ class Live:
     connections: Warming | None = None
     senders: NodeSenders | None = None
     presence: Presence | None = None
+    cores: CoreShare | None = None
 
     @property
     def target(self) -> Target:

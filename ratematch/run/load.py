@@ -11,6 +11,7 @@ import numpy as np
 
 from ratematch.errors import DiskFull, LoadAborted, RunError, ServerDied
 from ratematch.inputs.catalog import model_of
+from ratematch.loadgen.cores import keep_apart
 from ratematch.loadgen.gpu import GpuSampler
 from ratematch.loadgen.loadresult import LoadResult, Progress
 from ratematch.loadgen.send import Senders, send_load
@@ -31,9 +32,9 @@ from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Load
 from ratematch.run.conversing import recheck
 from ratematch.run.iterations import Iterations, acceptance_length, prefix_hit_rate, summarise, write_iterations
-from ratematch.run.launch import probe_ready
 from ratematch.run.live import Live, Reported, Sent
 from ratematch.run.loadprogress import describe_progress, reporting_progress
+from ratematch.run.probes import probe_ready
 from ratematch.run.requesttimes import CollectedTimes, collect_times, mark_times
 from ratematch.run.serverlogs import mark_logs, read_logs
 from ratematch.run.stopping import Interrupted
@@ -97,6 +98,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> Sent:
         reserve(live.folder.load_folder(load), size, spare=size),
         reporting_progress(live.folder) as report,
         gpus,
+        keep_apart(live.cores, live.servers.known_by) as notes,
     ):
 
         def show(progress: Progress) -> None:
@@ -112,6 +114,7 @@ def _send(live: Live, load: Load, number: int, total: int) -> Sent:
             on_progress=show,
             folder=live.folder.load_folder(load),
         )
+    result = replace(result, notes=(*result.notes, *notes))
     return Sent(result, watched, marks, times, before, gpus, warmed)
 
 

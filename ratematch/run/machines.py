@@ -16,19 +16,21 @@ from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.placement import nodes_on
 from ratematch.run import guard
 from ratematch.slurm import allocation
-from ratematch.slurm.srun import Step, slurm_step
+from ratematch.slurm.srun import Step, own_container, slurm_step
 from ratematch.store import filelock
 
 
 @dataclass(frozen=True)
 class Allocation:
     """Nodes that a job holds, or a part of them. ``cluster``: its profile, which the options of a step follow.
-    ``secrets``: of servers, by variable."""
+    ``secrets``: of servers, by variable. ``container``: srun's option for the container that servers share
+    (:mod:`ratematch.run.preparation`), empty = each has its own."""
 
     job_id: str
     nodes: tuple[str, ...]
     cluster: Cluster
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    container: str = ""
 
     @property
     def locks(self) -> tuple[int, ...]:
@@ -37,7 +39,8 @@ class Allocation:
 
     def step(self, spec: ProcessSpec) -> Step:
         """The step that runs ``spec`` on its nodes."""
-        return slurm_step(spec, self.cluster).revealed(self.secrets)
+        step = slurm_step(spec, self.cluster).revealed(self.secrets)
+        return step.within(self.container or own_container(self.cluster)) if self.cluster.container else step
 
     def end(self, mark: str, grace_s: float) -> None:
         """End what carries ``mark`` on every node, whatever became of the steps that started it."""

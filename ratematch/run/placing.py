@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from dataclasses import replace
 
 from ratematch.engines import find_engine
 from ratematch.errors import PortInUse
@@ -13,8 +14,8 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.formats import format_bytes
 from ratematch.plan.memory import total_params
 from ratematch.plan.placement import FIRST_PORT, Placement, count_ports, nodes_on, place
-from ratematch.run.launch import port_is_free
 from ratematch.run.machines import Allocation
+from ratematch.run.probes import port_is_free
 
 LAST_PORT = 32000
 """Below the range from which the kernel picks ports for outgoing connections, which would come and go."""
@@ -65,6 +66,11 @@ def _port_base(cluster: Cluster, count: int) -> int:
         if all(port_is_free("127.0.0.1", base + offset) for offset in range(count)):
             return base
     raise PortInUse(f"found no {count} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
+
+
+def as_served(experiment: Experiment, cluster: Cluster) -> Experiment:
+    """The experiment with its weights where servers find them."""
+    return replace(experiment, model_path=cluster.weights_for_servers(experiment.model_path))
 
 
 def ready_s(experiment: Experiment, cluster: Cluster) -> float:

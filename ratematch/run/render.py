@@ -19,7 +19,7 @@ from ratematch.plan.cluster import to_json as cluster_to_json
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.experiment import to_json as experiment_to_json
 from ratematch.plan.placement import FIRST_PORT, nodes_on, place, placement_to_json
-from ratematch.run.placing import ready_s
+from ratematch.run.placing import as_served, ready_s
 from ratematch.run.script import batch_script, node_placeholders, run_script
 from ratematch.store import layout
 from ratematch.store.files import to_text, write_new
@@ -76,8 +76,9 @@ def _files(
     first = port_base or cluster.port_base or FIRST_PORT
     placement = place(experiment.deployment, cluster, names, first, addresses)
     engine = find_engine(experiment.engine.key)
-    plan = engine.plan_launch(experiment, placement, cluster, ready_s(experiment, cluster))
-    if refused := engine.check_launch(plan, experiment, installed=installed):
+    served = as_served(experiment, cluster)
+    plan = engine.plan_launch(served, placement, cluster, ready_s(experiment, cluster))
+    if refused := engine.check_launch(plan, served, installed=installed):
         raise UserError(f"{experiment.label}: the engine would refuse its files: " + "; ".join(refused))
     return {
         **{file.path: file.content for file in plan.files},

@@ -19,6 +19,7 @@ from ratematch.inputs.catalog import model_of
 from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.cores import core_share
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, START, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
@@ -26,14 +27,17 @@ from ratematch.plan.placement import nodes_on
 from ratematch.plan.printable import one_line
 from ratematch.plan.workload import Workload
 from ratematch.run import warmup
+from ratematch.run.placing import as_served
+from ratematch.run.preparescript import preparation_script
 from ratematch.slurm.sbatch import batch_options, prologue, spell
-from ratematch.slurm.srun import HERE, Step, local_step, slurm_step
+from ratematch.slurm.srun import HERE, UNPACKED, Step, local_step, slurm_step
 from ratematch.version import __version__
 
 Places = Mapping[str, str]
 """Placeholders, and what the shell has in their place."""
 
-LAUNCH_FOLDER = {HERE: '"$WORK"', START: '"$START"'}
+SHARED = "\0SHARED\0"
+LAUNCH_FOLDER = {HERE: '"$WORK"', START: '"$START"', UNPACKED: '"$UNPACKED"', SHARED: '"$SHARED"'}
 
 STOP_GRACE_S = 10
 WIDTH = 100
@@ -106,10 +110,12 @@ stop() {{
     sleep 0.1
   done
   kill -9 "${{PIDS[@]}}" 2>/dev/null || true
+  release
   wait
   forget
 }}
 
+release() {{ :; }}
 forget() {{ :; }}
 """
 
@@ -160,6 +166,12 @@ by_block() {
 mapfile -t NODES < <(by_block "${NODES[@]}")
 """
 
+APART = """
+# The load generator keeps {own} cores of its node to itself where servers, which it knows by this, keep {kept}.
+export RATEMATCH_RUN="run.sh-$$-$SECONDS-$RANDOM"
+export RATEMATCH_LOAD_APART="{own} {kept} RATEMATCH_RUN=$RATEMATCH_RUN"
+"""
+
 NAME_OF_START = """
 # Another name at each start, for what two starts must not share by accident.
 START=$(od -An -N6 -tx1 /dev/urandom)
@@ -178,8 +190,9 @@ fi
 def run_script(
     experiment: Experiment, plan: LaunchPlan, cluster: Cluster, *, allocated: bool, nodes: Sequence[str] = ()
 ) -> str:
-    """The text of ``run.sh``. ``allocated``: servers are steps of a Slurm job, else processes of this machine.
-    ``nodes``: placeholders in ``plan`` for the nodes of the allocation that it will find itself in."""
+    """The text of ``run.sh``. ``experiment``: with its weights where they lie. ``allocated``: servers are steps of a
+    Slurm job, else processes of this machine. ``nodes``: placeholders in ``plan`` for the nodes of the allocation
+    that it will find itself in."""
     steps = [slurm_step(spec, cluster) if allocated else local_step(spec, cluster) for spec in plan.processes]
     product = find_engine(experiment.engine.key).product
     title = f"{experiment.label}, experiment {experiment.id}, {product} {experiment.engine.version}"
@@ -191,8 +204,16 @@ def run_script(
         *(SECRET.format(name=secret) for secret in secrets),
         _find_nodes(len(nodes), BY_BLOCK if cluster.slurm.segment else "") if nodes else "",
         MAIN.format(files=_copy_files(plan, nodes)),
+        APART.format(own=share.own, kept=share.kept) if (share := core_share(cluster)) else "",
         NAME_OF_START if any(START in word for step in steps for word in _words(step)) else "",
     ]
+    own = list(dict.fromkeys(node for spec in plan.processes for node in spec.nodes)) if allocated else []
+
+    def spell_step(step: Step) -> str:
+        return _lines(_words_of(step), places)
+
+    parts += preparation_script(experiment, cluster, own, SHARED, spell_step)
+    experiment = as_served(experiment, cluster)
     for wave in sorted({spec.wave for spec in plan.processes}):
         both = [(spec, step) for spec, step in zip(plan.processes, steps, strict=True) if spec.wave == wave]
         parts += ["\n" + start_line(spec, step, places) for spec, step in both]
@@ -279,11 +300,15 @@ def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
 
 
 def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:
-    """The command of ``run.sh`` that starts one process, which inherits its secrets."""
+    """The command of ``run.sh`` that starts one process."""
+    return f"start {spec.name} {_lines(_words_of(step), places)}\n"
+
+
+def _words_of(step: Step) -> list[str]:
+    """The command of a step in its environment, which inherits its secrets."""
     unset = [name for name in step.unset if name not in step.secrets]
     env = [f"{name}={value}" for name, value in step.env if name not in step.secrets]
-    words = [*(("env",) if env or unset else ()), *(f"--unset={name}" for name in unset), *env, *step.argv]
-    return f"start {spec.name} {_lines(words, places)}\n"
+    return [*(("env",) if env or unset else ()), *(f"--unset={name}" for name in unset), *env, *step.argv]
 
 
 def _lines(words: Sequence[str], places: Places) -> str:

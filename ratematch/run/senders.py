@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratematch.loadgen.control import LoadControl
+from ratematch.loadgen.cores import APART_ENV
 from ratematch.loadgen.loadresult import LoadResult
 from ratematch.loadgen.shards import HEADERS_ENV, LoadJob, collect, drive_in_processes, prepare
 from ratematch.run.machines import Allocation
@@ -30,10 +31,13 @@ END_S = 10.0
 
 @dataclass(frozen=True)
 class NodeSenders:
-    """Senders on the nodes of ``where``; their files, until they are put together, in ``folder``, which all see."""
+    """Senders on the nodes of ``where``; their files, until they are put together, in ``folder``, which all see.
+    ``apart``: the cores that they have to themselves and the servers that stay off them, on each node (see
+    :meth:`ratematch.plan.cores.CoreShare.spell`); ``None``: they share."""
 
     where: Allocation
     folder: Path
+    apart: str | None = None
 
     @property
     def per_node(self) -> int:
@@ -61,7 +65,9 @@ class NodeSenders:
         with (self.folder / "senders.log").open("ab") as log:
             step = subprocess.Popen(
                 [*srun(nodes, "senders", tasks=count), *command],
-                env=os.environ | {HEADERS_ENV: json.dumps(job.target.headers)},
+                env=os.environ
+                | {HEADERS_ENV: json.dumps(job.target.headers)}
+                | ({APART_ENV: self.apart} if self.apart else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

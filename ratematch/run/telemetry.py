@@ -22,10 +22,11 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ratematch.loadgen.http import EMULATED_INFO, get
+from ratematch.loadgen.http import get
 from ratematch.loadgen.limits import MOST_FIGURE, TIMINGS_BYTES
 from ratematch.loadgen.poller import Poller, Subscription
 from ratematch.loadgen.servermetrics import MetricSamples
+from ratematch.measure.emulatedmarks import EMULATED_INFO
 from ratematch.measure.loadrun import EmulatorTime
 from ratematch.measure.metricnames import EMULATED_SECONDS
 from ratematch.measure.servermetrics import Iteration, ReadIterations, Routes, parse_prometheus

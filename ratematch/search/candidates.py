@@ -67,10 +67,11 @@ class Space:
     """What can be measured for one workload, within which limits, and what it costs.
 
     ``start_h``, ``load_h``: hours of a start, and of a load with all its requests. ``ttft_s``, ``tpot_s``: limits.
-    ``elsewhere``: deviations measured on servers for other workloads. ``choose_at``: tok/s/user at which one
-    deployment will be chosen. ``least_price``: the share of the front that a share of the grid's GPU-hours must be
-    expected to bring (0.1: a thousandth of the front for a hundredth of the grid); what brings less is not measured,
-    whatever is left of a budget.
+    ``elsewhere``: deviations measured on servers for other workloads. ``family_sds``: how well the speeds of families
+    are known beforehand, where forecasts are calibrated by results of one's own. ``choose_at``: tok/s/user at which
+    one deployment will be chosen. ``least_price``: the share of the front that a share of the grid's GPU-hours must
+    be expected to bring (0.1: a thousandth of the front for a hundredth of the grid); what brings less is not
+    measured, whatever is left of a budget.
     """
 
     candidates: tuple[Candidate, ...]
@@ -84,6 +85,7 @@ class Space:
     elsewhere: tuple[Deviation, ...] = ()
     choose_at: tuple[float, ...] = ()
     least_price: float = 0.1
+    family_sds: Mapping[str, float] = field(default_factory=dict)
     _by_id: dict[str, Candidate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -8,11 +8,11 @@ wrong about all of them in much the same way. The logarithm of measured over pre
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ratematch.plan.experiment import Experiment
+from ratematch.plan.parallelism import family_name
 
 FAMILY_SD = 0.2
 """Of the family effect before anything of the family is measured: half of all models within +-14 %."""
@@ -24,7 +24,7 @@ OWN_WEIGHT = 4.0
 
 def family_of(experiment: Experiment) -> str:
     """``gen DEP``: stage, and the mapping of its measured servers without its sizes."""
-    return f"{experiment.stage} {re.sub(r'[0-9]+', '', experiment.deployment.groups[-1].mapping.label)}"
+    return family_name(experiment.stage, experiment.deployment.groups[-1].mapping.label)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def log_speed_ratio(measured: Rate, predicted: Rate) -> float:
 
 def correct(space: Space, known: Known) -> Corrections:
     """Corrections of every candidate, from what is measured of the servers of ``space`` and elsewhere."""
-    model = SpeedModel((*observe_deviations(space, known), *space.elsewhere), space.workload)
+    model = SpeedModel((*observe_deviations(space, known), *space.elsewhere), space.workload, space.family_sds)
     corrections = {}
     for server in space.candidates:
         mean, sd = model.predict(server)

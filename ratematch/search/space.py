@@ -93,6 +93,7 @@ def make_space(
         tpot_s=None if constraints.tpot_ms is None else constraints.tpot_ms / 1000,
         workload=workload.label,
         choose_at=sweep.e2e.choose_at if sweep.e2e else (),
+        family_sds=dict(sweep.family_sds),
     )
 
 

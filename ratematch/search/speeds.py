@@ -8,7 +8,7 @@ the parts are the constants below; ``docs/search.md`` has the formula.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,12 +33,14 @@ SCALE_SD = 0.7
 
 
 class SpeedModel:
-    """What ``deviations`` say of the speed of servers for ``workload``.
+    """What ``deviations`` say of the speed of servers for ``workload``. ``family_sds``: standard deviations of the
+    effects of families about which more is known beforehand than ``FAMILY_SD``.
 
     ``scale``: the likeliest of ``SCALES``; 1 before anything is measured.
     """
 
-    def __init__(self, deviations: Sequence[Deviation], workload: str):
+    def __init__(self, deviations: Sequence[Deviation], workload: str, family_sds: Mapping[str, float] | None = None):
+        self._family_sds = family_sds or {}
         self._deviations = list(deviations)
         self._workload = workload
         self._log = np.array([deviation.log_ratio for deviation in self._deviations])
@@ -50,7 +52,7 @@ class SpeedModel:
         fit: tuple[float, Floats] = (1.0, np.empty((0, 0)))
         for scale in SCALES if self._deviations else ():
             noise = NOISE_SD**2 * np.eye(len(self._deviations))
-            covariance = _covariance(self._deviations, self._deviations, scale) + noise
+            covariance = self._covariance(self._deviations, self._deviations, scale) + noise
             inverse = np.linalg.inv(covariance)
             _, log_det = np.linalg.slogdet(covariance)
             prior = -0.5 * (np.log(scale) / SCALE_SD) ** 2
@@ -65,25 +67,25 @@ class SpeedModel:
         points = [
             Deviation(self._workload, server.family, kind, server.position(load), 0.0) for load in server.forecasts
         ]
-        prior = np.diag(_covariance(points, points, self.scale))
+        prior = np.diag(self._covariance(points, points, self.scale))
         if not self._deviations:
             return np.zeros(len(points)), np.sqrt(prior)
-        shared = _covariance(points, self._deviations, self.scale)
+        shared = self._covariance(points, self._deviations, self.scale)
         mean = shared @ self._inverse @ self._log
         posterior = prior - np.einsum("ij,jk,ik->i", shared, self._inverse, shared)
         return mean, np.sqrt(np.maximum(posterior, 1e-12))
 
+    def _covariance(self, one: Sequence[Deviation], other: Sequence[Deviation], scale: float) -> Floats:
+        """Of every deviation of ``one`` with every one of ``other``, without noise. Shape (one, other)."""
 
-def _covariance(one: Sequence[Deviation], other: Sequence[Deviation], scale: float) -> Floats:
-    """Of every deviation of ``one`` with every one of ``other``, without noise. Shape (one, other)."""
+        def same(name: str) -> Floats:
+            rows = np.array([getattr(deviation, name) for deviation in one], dtype=object)
+            columns = np.array([getattr(deviation, name) for deviation in other], dtype=object)
+            return np.asarray(rows[:, None] == columns[None, :], dtype=float)
 
-    def same(name: str) -> Floats:
-        rows = np.array([getattr(deviation, name) for deviation in one], dtype=object)
-        columns = np.array([getattr(deviation, name) for deviation in other], dtype=object)
-        return np.asarray(rows[:, None] == columns[None, :], dtype=float)
-
-    family, workload, kind = same("family"), same("workload"), same("kind")
-    slope = np.outer([deviation.position for deviation in one], [deviation.position for deviation in other])
-    shared = FAMILY_SD**2 + SLOPE_SD**2 * slope + (WORKLOAD_SD * scale) ** 2 * workload
-    own = (SERVER_SD * scale) ** 2 + (OWN_SD * scale) ** 2 * workload
-    return np.asarray(family * (shared + kind * own))
+        family, workload, kind = same("family"), same("workload"), same("kind")
+        slope = np.outer([deviation.position for deviation in one], [deviation.position for deviation in other])
+        effect = np.array([[self._family_sds.get(each.family, FAMILY_SD) ** 2] for each in one])
+        shared = effect + SLOPE_SD**2 * slope + (WORKLOAD_SD * scale) ** 2 * workload
+        own = (SERVER_SD * scale) ** 2 + (OWN_SD * scale) ** 2 * workload
+        return np.asarray(family * (shared + kind * own))

@@ -16,12 +16,15 @@ Figure = Literal["tok_s_gpu", "tpot_ms", "ttft_ms"]
 @dataclass(frozen=True)
 class Accuracy:
     """What ``rows`` public rows say. ``intervals``: by kind of deployment and figure, what measured over predicted
-    lay between in a share ``covered`` of them. ``source``: where the comparison is."""
+    lay between in a share ``covered`` of them. ``source``: where the comparison is. ``near_limit``: that of TTFT in
+    the rows whose context servers compute for more than a share ``busy`` of the time."""
 
     rows: int
     covered: float
     source: str
     intervals: dict[Kind, dict[Figure, tuple[float, float]]]
+    busy: float
+    near_limit: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -46,4 +49,8 @@ def public_accuracy() -> Accuracy:
         kind: {figure: (float(given[kind][figure][0]), float(given[kind][figure][1])) for figure in figures}
         for kind in kinds
     }
-    return Accuracy(int(given["rows"]), float(given["covered"]), str(given["source"]), intervals)
+    full = given["near_limit"]
+    near = (float(full["ttft_ms"][0]), float(full["ttft_ms"][1]))
+    return Accuracy(
+        int(given["rows"]), float(given["covered"]), str(given["source"]), intervals, float(full["busy"]), near
+    )

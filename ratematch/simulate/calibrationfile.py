@@ -20,7 +20,7 @@ from ratematch.plan.precision import with_precision
 from ratematch.plan.sweep import Sweep
 from ratematch.simulate.calibration import Calibration
 
-FORMAT = 1
+FORMAT = 2
 MOST_BYTES = 4_000_000
 
 
@@ -30,6 +30,7 @@ def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
         "calibration": FORMAT,
         "step_times": calibration.correction.name,
         "intervals": {part: list(calibration.factor_interval(part)) for part in PARTS},
+        "families": [asdict(each) | {"words": each.words} for each in calibration.families],
         **asdict(calibration),
     }
 
@@ -54,15 +55,17 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def _check(calibration: Calibration) -> None:
-    size = len(PARTS)
+    size = len(PARTS) + len(calibration.correction.families)
     covariance = calibration.covariance
-    if len(covariance) != size or {len(row) for row in covariance} != {size} or len(calibration.prior_sd) != size:
-        raise ValueError(f"covariance and prior_sd are not of {size} factors")
+    if len(covariance) != size or {len(row) for row in covariance} != {size}:
+        raise ValueError(f"covariance is not of {size} factors")
     matrix = np.array(covariance)
-    numbers = [*matrix.ravel(), *calibration.prior_sd, calibration.own_sd]
-    if not np.isfinite(numbers).all() or np.linalg.eigvalsh(matrix).min() < -1e-9 or calibration.own_sd < 0:
-        raise ValueError("covariance and own_sd are not those of a calibration")
-    if not np.isfinite(calibration.correction.factors).all():
+    sds = np.array([*asdict(calibration.deviations).values(), calibration.scale, calibration.widened])
+    if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix).min() < -1e-9:
+        raise ValueError("covariance is not that of a calibration")
+    if not np.isfinite(sds).all() or sds.min() <= 0:
+        raise ValueError("deviations, scale and widened are not those of a calibration")
+    if not np.isfinite([*calibration.correction.factors, *dict(calibration.correction.families).values()]).all():
         raise ValueError("a factor is no number")
     if correction_of(calibration.correction.name) is None:
         raise ValueError("gpu, model and precision are no names, or a factor is negative")

@@ -18,7 +18,7 @@ from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.expansion import experiment_of
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency
-from ratematch.plan.parallelism import parse_mapping
+from ratematch.plan.parallelism import family_name, parse_mapping
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.workload import Workload
 from ratematch.simulate.calibration import (
@@ -26,9 +26,10 @@ from ratematch.simulate.calibration import (
     CalibrationPoint,
     Vector,
     calibrate,
-    prior_sds,
+    nothing_measured,
     speed_slopes,
 )
+from ratematch.simulate.deviations import deviations_for
 from ratematch.simulate.inside import inside_of
 from ratematch.simulate.steadystate import Forecast, Inside, forecast
 from ratematch.store.folder import Results
@@ -63,7 +64,7 @@ def correct_inside(inside: Inside, correction: Correction) -> CorrectedInside:
     """``inside``, whose step times are the roofline's, with those of ``correction``."""
     steps = inside.step_time
     assert isinstance(steps, RooflineStepTime)
-    step_time = steps.with_efficiency(corrected(steps.efficiency, correction))
+    step_time = steps.with_efficiency(corrected(steps.efficiency, correction, steps.mapping.label))
     return CorrectedInside(inside.scheduler, step_time, inside.learnt)
 
 
@@ -168,7 +169,7 @@ def calibrate_speeds(speeds: Sequence[MeasuredSpeed], source: str) -> Calibratio
         )
         raise UserError(f"{source}: loads of more than one kind, calibrate each alone: {'; '.join(said)}")
     ((wanted, _, _),) = kinds
-    return calibrate(points, wanted, prior_sds(inside.learnt for inside in insides.values()), source)
+    return calibrate(points, wanted, deviations_for(inside.learnt for inside in insides.values()), source)
 
 
 def _point(speed: MeasuredSpeed, inside: Inside) -> CalibrationPoint:
@@ -177,7 +178,8 @@ def _point(speed: MeasuredSpeed, inside: Inside) -> CalibrationPoint:
     def log_speed(correction: Correction) -> float:
         return log_measured_over(speed, forecast(correct_inside(inside, correction), experiment, load))
 
-    return CalibrationPoint(f"{experiment.label} {load.label}", experiment.id, log_speed)
+    family = family_name(experiment.stage, experiment.deployment.groups[-1].mapping.label)
+    return CalibrationPoint(f"{experiment.label} {load.label}", experiment.id, family, log_speed)
 
 
 def log_measured_over(speed: MeasuredSpeed, predicted: Forecast) -> float:
@@ -186,6 +188,15 @@ def log_measured_over(speed: MeasuredSpeed, predicted: Forecast) -> float:
         return math.log(predicted.tpot_s / speed.tpot_s)
     assert speed.req_s
     return math.log(speed.req_s / predicted.req_s)
+
+
+def believed_of(experiment: Experiment, cluster: Cluster) -> Calibration:
+    """What is believed of the servers of ``experiment`` before any of them is measured."""
+    inside = inside_of(experiment, cluster, DEFAULT_STEP_TIMES)
+    steps = inside.step_time
+    assert isinstance(steps, RooflineStepTime)
+    start = Correction(steps.gpu.name, steps.model.name, steps.precision)
+    return nothing_measured(start, deviations_for([inside.learnt]))
 
 
 def forecast_slopes(experiment: Experiment, cluster: Cluster, load: Concurrency, correction: Correction) -> Vector:

@@ -20,11 +20,12 @@ from ratematch.measure.stats import Stats
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES, Experiment
 from ratematch.plan.load import Concurrency, Load
+from ratematch.plan.parallelism import family_name
 from ratematch.plan.sweep import Sweep
 from ratematch.search.families import FamilyEffect, estimate_effects, family_of
 from ratematch.simulate.accuracy import Basis, public_accuracy
 from ratematch.simulate.calibration import Calibration
-from ratematch.simulate.calibrationpoints import forecast_slopes
+from ratematch.simulate.calibrationpoints import believed_of, forecast_slopes
 from ratematch.simulate.delays import learnt_serving_time
 from ratematch.simulate.inside import inside_of
 from ratematch.simulate.steadystate import Forecast, forecast
@@ -97,10 +98,9 @@ def predict_sweep(
     forecasts = {each.id: _forecast_experiment(each, sweep.cluster, learnt, sweep.step_times) for each in experiments}
     families = {family_of(experiment) for experiment in experiments}
     by_family = deviations(results.measured(), sweep.cluster, sweep.step_times) if results is not None else {}
-    if calibration is None:
-        effects = estimate_effects({family: by_family.get(family, []) for family in families})
-    else:
-        effects = calibrated_effects(experiments, sweep.cluster, calibration)
+    effects = estimate_effects({family: by_family.get(family, []) for family in families})
+    if results is None and sweep.step_times != "kernels":
+        effects |= calibrated_effects(experiments, sweep.cluster, calibration)
     rows = tuple(
         Measured(experiment, load, to_measurement(forecast_of_load, effects[family_of(experiment)].factor))
         for experiment in experiments
@@ -121,23 +121,51 @@ def predict_sweep(
 
 
 def calibrated_effects(
-    experiments: Sequence[Experiment], cluster: Cluster, calibration: Calibration
+    experiments: Sequence[Experiment], cluster: Cluster, calibration: Calibration | None = None
 ) -> dict[str, FamilyEffect]:
-    """By family, how far calibrated predictions of its servers may be off, root mean square over the servers, each
-    at its middle load. What they are corrected by is in their step times."""
-    squares: dict[str, list[float]] = {family_of(experiment): [] for experiment in experiments}
+    """By family, how far predictions of its servers may be off, root mean square over a few of them, each at its
+    middle load: what a calibration leaves unknown, or what public deployments were off by, where nothing of one's own
+    is measured. What predictions are corrected by is in their step times."""
+    by_family: dict[str, list[Experiment]] = {}
     for experiment in experiments:
-        loads = [load for load in experiment.loads if isinstance(load, Concurrency)]
-        if experiment.stage == "e2e" or experiment.workload.mean_isl is None or not loads:
-            continue
-        slopes = forecast_slopes(experiment, cluster, loads[len(loads) // 2], calibration.correction)
-        squares[family_of(experiment)].append(calibration.factors_sd(slopes) ** 2)
+        if experiment.stage != "e2e" and experiment.workload.mean_isl is not None and _middle(experiment) is not None:
+            by_family.setdefault(family_of(experiment), []).append(experiment)
     return {
-        family: FamilyEffect(
-            family, sd=math.sqrt(fmean(each or [0.0])), own_sd=calibration.server_sd(family.startswith("ifb "))
-        )
-        for family, each in squares.items()
+        family: _effect(family, [those[0], those[len(those) // 2], those[-1]], cluster, calibration)
+        for family, those in by_family.items()
     }
+
+
+def _effect(
+    family: str, experiments: Sequence[Experiment], cluster: Cluster, calibration: Calibration | None
+) -> FamilyEffect:
+    squares, known = [], calibration
+    for experiment in {each.id: each for each in experiments}.values():
+        known = calibration or believed_of(experiment, cluster)
+        load = _middle(experiment)
+        assert load is not None
+        slopes = forecast_slopes(experiment, cluster, load, known.correction)
+        # Steps of aggregated servers that generate are corrected as those of gen servers are.
+        mapping = experiment.deployment.groups[-1].mapping.label
+        of_steps = family_name("ctx" if experiment.stage == "ctx" else "gen", mapping)
+        squares.append(known.common_sd(slopes, of_steps) ** 2)
+    assert known is not None
+    return FamilyEffect(family, sd=math.sqrt(fmean(squares)), own_sd=known.server_sd(family.startswith("ifb ")))
+
+
+def _middle(experiment: Experiment) -> Concurrency | None:
+    loads = [load for load in experiment.loads if isinstance(load, Concurrency)]
+    return loads[len(loads) // 2] if loads else None
+
+
+def known_families(
+    experiments: Iterable[Experiment], cluster: Cluster, calibration: Calibration
+) -> tuple[tuple[str, float], ...]:
+    """By family of ctx and gen servers, the standard deviation of the log of what calibrated forecasts of its servers
+    are off by together, by one experiment of each."""
+    one_each = {family_of(each): each for each in experiments if each.stage in ("ctx", "gen")}
+    effects = calibrated_effects(list(one_each.values()), cluster, calibration)
+    return tuple((family, effects[family].sd) for family in sorted(effects))
 
 
 def deviations(

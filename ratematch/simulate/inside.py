@@ -9,7 +9,7 @@ from dataclasses import replace
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.vllm.assembly import build
-from ratematch.emulator.vllm.command import LATEST, read_words
+from ratematch.emulator.vllm.flags import LATEST, read_words
 from ratematch.emulator.vllm.settings import serve_settings
 from ratematch.engines.vllm.contract import release_line
 from ratematch.errors import RunError, UserError

@@ -108,7 +108,8 @@ class Service:
         self._held: set[tuple[Worker, int]] = set()
 
     def _add(self, spec: ProcessSpec, files: dict[str, str]) -> None:
-        environment = read_environment({**os.environ, **dict(spec.env)})
+        inherited = {name: value for name, value in os.environ.items() if name not in spec.unset}
+        environment = read_environment({**inherited, **dict(spec.env)})
         if spec.role == "orchestrator":
             config = read_own_yaml(files["orchestrator.yaml"])
             self.orchestrator = orchestrator_settings(config, environment, start_timeout_s=1, request_timeout_s=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.cores import core_share
 from ratematch.plan.setting import Explained, Setting
 
 
@@ -39,10 +40,18 @@ def _memory(cluster: Cluster) -> Setting:
 
 
 def _load_generator(cluster: Cluster) -> Setting:
-    if cluster.default_executor == "local":
-        return Setting("driver and load generator", "unbound", "processes of this machine, beside the servers")
+    name = "driver and load generator"
+    where = "on this machine"
+    if cluster.default_executor != "local":
+        most = f"at most {cluster.slurm.senders} senders a node (slurm.senders)"
+        where = f"on the first node of a job beside its servers, {most}"
+    if (share := core_share(cluster)) is None:
+        why = (
+            "load_cores: 0" if cluster.load_cores == 0 else "emulated servers share unless load_cores says otherwise"
+        )
+        return Setting(name, "unbound", f"{where}; {why}; a load whose client fell behind is not valid")
     why = (
-        f"on the first node of a job beside its servers, at most {cluster.slurm.senders} senders a node "
-        "(slurm.senders); the kernel shares the cores, and a load whose client fell behind is not valid"
+        f"{where}; the last of the NUMA node with the fewest GPUs, off which servers are taken once they are up; "
+        f"fewer, or none, where servers would keep less than {share.kept}, and then the notes of a load say so"
     )
-    return Setting("driver and load generator", "unbound", why)
+    return Setting(name, f"{share.own} cores of their own", why)

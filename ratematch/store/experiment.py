@@ -46,11 +46,13 @@ ID_AT_END = re.compile(r"-([0-9a-f]{10})$")
 
 @dataclass(frozen=True)
 class GpuHours:
-    """GPU-hours by what they were spent on. ``total`` counts every GPU held, used by the deployment or not."""
+    """GPU-hours by what they were spent on. ``total`` counts every GPU held, used by the deployment or not;
+    ``preparing`` is the part of ``starting`` in which nodes unpacked the image and copied the weights."""
 
     starting: float = 0.0
     measuring: float = 0.0
     total: float = 0.0
+    preparing: float = 0.0
 
     @property
     def idle(self) -> float:
@@ -63,7 +65,12 @@ class GpuHours:
         return self.idle / self.total if self.total else None
 
     def __add__(self, other: GpuHours) -> GpuHours:
-        return GpuHours(self.starting + other.starting, self.measuring + other.measuring, self.total + other.total)
+        return GpuHours(
+            self.starting + other.starting,
+            self.measuring + other.measuring,
+            self.total + other.total,
+            self.preparing + other.preparing,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Launch:
 def hours_of(launches: Iterable[Launch], gpus: int) -> GpuHours:
     """Where the GPU-hours of ``launches`` of a deployment on ``gpus`` GPUs went. All that a killed launch did is
     counted as start-up."""
-    starting = measuring = total = 0.0
+    starting = measuring = total = preparing = 0.0
     for launch in launches:
         outcome = launch.outcome
         if outcome is None:
@@ -87,9 +94,10 @@ def hours_of(launches: Iterable[Launch], gpus: int) -> GpuHours:
             total += launch.life_s * gpus
         else:
             starting += outcome.starting_s * gpus
+            preparing += outcome.preparing_s * gpus
             measuring += outcome.measuring_s * gpus
             total += outcome.held_s * (gpus if outcome.gpus is None else outcome.gpus)
-    return GpuHours(starting / 3600, measuring / 3600, total / 3600)
+    return GpuHours(starting / 3600, measuring / 3600, total / 3600, preparing / 3600)
 
 
 def read_outcome(file: Path) -> Outcome:

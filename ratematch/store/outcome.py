@@ -24,7 +24,8 @@ class Outcome:
     ``signal``. ``cause``, ``remedy``, ``reference``: of the error, where known. ``measured``: loads. ``began``: Unix
     time, ``seconds``: until it ended. ``starting_s``: until the servers were ready, ``measuring_s``: of its loads,
     ``held_s``: for which ``gpus`` GPUs were held for it (``None`` as long as nobody counted them: those of the
-    deployment). ``job``: id of the Slurm job. ``absent``: paths of keys that the file did not have.
+    deployment). ``preparing_s``: of ``starting_s``, in which nodes unpacked the image and copied the weights.
+    ``job``: id of the Slurm job. ``absent``: paths of keys that the file did not have.
     """
 
     ok: bool
@@ -43,8 +44,13 @@ class Outcome:
     held_s: float = 0.0
     gpus: int | None = None
     job: str | None = None
+    preparing_s: float = 0.0
     simulated: bool = False
     absent: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def longer(self, seconds: float) -> Outcome:
+        """The same with GPUs held for ``seconds`` more."""
+        return replace(self, seconds=self.seconds + seconds, held_s=self.held_s + seconds)
 
 
 KNOWN_CAUSE = ("cause", "remedy", "reference")
@@ -52,7 +58,7 @@ KNOWN_CAUSE = ("cause", "remedy", "reference")
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """As ``outcome.json`` holds it: ``signal`` when it was interrupted, ``kind`` and the cause when it failed (a
-    simulation has no logs to find a cause in), ``simulated`` when it was."""
+    simulation has no logs to find a cause in), ``simulated`` when it was, ``preparing_s`` when nodes were."""
     return without(plain(_written(outcome)), outcome.absent)
 
 
@@ -67,6 +73,8 @@ def _written(outcome: Outcome) -> dict[str, Any]:
         left_out |= set(KNOWN_CAUSE)
     if not outcome.simulated:
         left_out |= {"simulated"}
+    if not outcome.preparing_s:
+        left_out |= {"preparing_s"}
     return {key: value for key, value in (parts_of(outcome) or {}).items() if key not in left_out}
 
 

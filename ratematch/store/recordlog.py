@@ -26,8 +26,8 @@ _SCHEMA = RECORDS_SCHEMA.append(pa.field("number", pa.int64(), nullable=False))
 
 @functools.cache
 def _load_pyarrow() -> None:
-    """Make a batch that nobody wants: the first one of a process takes 0.4 s, for pyarrow looks whether pandas is
-    there, and no load should be under way then."""
+    """Make a batch that nobody wants: the first one of a process takes 0.4 s where pyarrow loads pandas, and no load
+    should be under way then."""
     columns = [column_of([RequestRecord(0, 0)], name) for name in RECORDS_SCHEMA.names]
     pa.RecordBatch.from_arrays([*columns, pa.array(np.zeros(1, np.int64))], schema=_SCHEMA).serialize()
 

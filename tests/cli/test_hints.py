@@ -24,6 +24,7 @@ OTHER_PROGRAMS = {
     "curl": "--data --fail --header --max-time --noproxy --silent --write-out",
     "dynamo.trtllm, dynamo.vllm": "--override-engine-args --publish-metrics",
     "pip": "--no-deps",
+    "tail": "--pid",
     "vllm serve": "--kv-transfer-config",
     "trtllm-serve": "--server",
     "mpirun, pip": "--allow-run-as-root --oversubscribe --no-deps",

@@ -53,12 +53,14 @@ def test_small_batches_have_a_floor_on_hopper():
 
 
 def test_inside_a_node_all_tokens_go_to_all_ranks():
-    """No all-to-all kernels there: a token goes to all seven, in a rack to the five that its experts live on."""
+    """No all-to-all kernels there: a token goes to all seven; in a rack, if servers are told to exchange so, to the
+    five that its experts live on. FP8 in blocks travels as bf16."""
     load = StepBatch((RankLoad(0, 0, 0, 512, 1, 512 * 1000),) * 8)
     same = efficiency_of(GB200, R1, "fp8", attention_dp=True)
     times = [
-        RooflineStepTime(R1, gpu, parse_mapping("DEP8"), "fp8", "fp8", same).seconds(load) for gpu in (B200, GB200)
+        RooflineStepTime(R1, gpu, parse_mapping("DEP8"), "fp8", "fp8", same, all_to_all=True).seconds(load)
+        for gpu in (B200, GB200)
     ]
-    sent_s = 512 * 7168 * (1 + 2) * 7 / (same.link * 900e9)
+    sent_s = 512 * 7168 * (2 + 2) * 7 / (same.link * 900e9)
     in_rack_s = sent_s * 8 * (1 - (7 / 8) ** 8) / 8
     assert times[0] - times[1] > 58 * (sent_s - in_rack_s)

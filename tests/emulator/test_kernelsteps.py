@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 
 import pytest
 
-from ratematch.emulator import kernelsteps
+from ratematch.emulator import kerneldata
 from ratematch.emulator.efficiency import Efficiency
 from ratematch.emulator.environment import read_environment
 from ratematch.emulator.kernelsteps import KernelStepTime
@@ -31,7 +30,7 @@ def test_the_roofline_is_the_default_and_others_are_named():
 
 
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch):
-    kernelsteps._compile.cache_clear()
+    kerneldata.look_up.cache_clear()
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk.engine", None)  # as if it were not there
     with pytest.raises(ValueError, match=r"need an extra: pip install 'ratematch\[kernels\]'"):
         make()
@@ -94,19 +93,10 @@ def test_in_a_step_with_prompts_each_part_works_on_what_it_has(model):
 @pytest.mark.parametrize("model", ["deepseek-r1", "qwen3-235b-a22b"])
 def test_prompts_alone_and_decoding_alone_take_what_the_database_says(model):
     """Only steps that have both are put together in another way than the database's engine does."""
-    engine = importlib.import_module("aiconfigurator_core.sdk.engine").EngineHandle.compile(
-        kernelsteps.MODELS[model],
-        "gb200",
-        "trtllm",
-        tp_size=1,
-        attention_dp_size=4,
-        moe_tp_size=1,
-        moe_ep_size=4,
-        gemm_quant_mode="bfloat16" if model == "deepseek-r1" else "nvfp4",
-        moe_quant_mode="nvfp4",
-        kvcache_quant_mode="fp8",
-        fmha_quant_mode="bfloat16" if model == "deepseek-r1" else "fp8",
+    wanted = kerneldata.want(
+        load_model(model), load_gpu("gb200"), parse_mapping("DEP4"), "nvfp4", "fp8", mtp=0, moe_backend=""
     )
+    engine = kerneldata.look_up(wanted).context.__self__
     step_time = make(model=model)
     decoding = RankLoad(0, 0, 0.0, 64, 1, 64 * 2000, 0)
     fixed = Efficiency().step_s
@@ -115,3 +105,63 @@ def test_prompts_alone_and_decoding_alone_take_what_the_database_says(model):
     # The engine leaves the output projection of prompts out for some models.
     assert prompt == pytest.approx(engine.predict_prefill_latency(1, 4096) / 1000, rel=0.01)
     assert decode == pytest.approx(engine.decode_step_latency(64, 2000, 2) / 1000, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "mapping", "backend", "sent"),
+    [
+        ("gb200", "DEP32", "CUTEDSL", True),
+        ("gb300", "DEP16", "", True),
+        ("gb300", "DEP16", "DEEPGEMM", False),  # its kernels gather all tokens
+        ("gb300", "DEP8", "CUTEDSL", False),  # as many GPUs as a token has experts: every GPU needs it anyway
+        ("gb200", "TEP16", "TRTLLM", False),  # without attention DP every GPU has all tokens
+        ("b200", "DEP16", "CUTLASS", False),  # no rack-scale NVLink
+    ],
+)
+def test_who_sends_tokens_where_their_experts_are(gpu, mapping, backend, sent):
+    wanted = kerneldata.want(
+        load_model("deepseek-r1"), load_gpu(gpu), parse_mapping(mapping), "nvfp4", "fp8", mtp=0, moe_backend=backend
+    )
+    assert wanted.all_to_all is sent
+    assert not sent or wanted.layers == 58  # routed experts
+
+
+def test_nvfp4_is_the_published_checkpoint_and_fp8_has_blocks():
+    def kernels(precision: str) -> tuple[str, str, str]:
+        wanted = kerneldata.want(
+            load_model("deepseek-r1"), load_gpu("b200"), parse_mapping("TP8"), precision, "fp8", 0, ""
+        )
+        return wanted.path, wanted.gemm, wanted.experts
+
+    assert kerneldata.EVENLY_ROUTED == ("deepseek-r1",), "trained so; others keep the database's own routing"
+    assert kernels("nvfp4") == ("nvidia/DeepSeek-V3.1-NVFP4", "nvfp4", "nvfp4")
+    assert kernels("fp8") == ("deepseek-ai/DeepSeek-R1", "fp8_block", "fp8_block")
+
+
+def test_exchanges_are_taken_out_of_whatever_they_are_in():
+    spec = {
+        "ops": [{"Gemm": {"n": 1}}, {"MoeDispatch": {}}, {"Overlap": {"group_a": [{"MoeDispatch": {}}, {"Moe": {}}]}}]
+    }
+    left = {"ops": [{"Gemm": {"n": 1}}, {"Overlap": {"group_a": [{"Moe": {}}]}}]}
+    assert kerneldata._without_dispatch(spec) == left
+
+
+@needs_extra
+def test_the_all_to_all_of_rack_scale_nvlink_is_faster_than_gathering_all_tokens():
+    def seconds(backend: str) -> float:
+        step_time = KernelStepTime(
+            load_model("deepseek-r1"), load_gpu("gb300"), parse_mapping("DEP32"), "nvfp4", "fp8", 0, backend
+        )
+        return step_time.seconds(StepBatch((RankLoad(0, 0, 0.0, 64, 1, 64 * 5000),) * 32))
+
+    assert seconds("CUTEDSL") < 0.8 * seconds("DEEPGEMM")
+
+
+@needs_extra
+def test_few_tokens_drawn_at_random_reach_fewer_experts_than_tokens_dealt_out():
+    step_time = make("TEP4", "deepseek-r1")
+    dealt = [step_time._decoding.experts(tokens) for tokens in (4, 8, 16, 512)]
+    drawn = [step_time._experts(step_time._decoding, tokens) for tokens in (4, 8, 16, 512)]
+    assert drawn == sorted(drawn)
+    assert drawn[1] < dealt[1] and drawn[2] < dealt[2]
+    assert drawn[3] == pytest.approx(dealt[3], rel=0.001)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.emulator.iteration import BlockRouting
+from ratematch.emulator.iteration import BlockRouting, PromptGathering
 from ratematch.emulator.scheduler import AttentionDpBalance, Scheduler, SchedulerConfig, Sequence
 from ratematch.emulator.steptime import ConstantStepTime
 from ratematch.plan.parallelism import Parallelism, parse_mapping
@@ -428,6 +428,29 @@ def test_balancing_lets_prompts_of_all_ranks_run_together():
     for k in range(2, 4):
         scheduler.add(Sequence(k, 8, 4), now_s)
     assert [counts.num_ctx_requests for counts in scheduler.begin(now_s).ranks] == [1, 1]
+
+
+def test_prompts_wait_for_further_ones_while_something_generates():
+    def waited(gathering, prompts=1, mapping="TP2"):
+        scheduler = make(limits(mapping, gathering=gathering))
+        scheduler.add(Sequence(0, 8, 200), 0.0)
+        _, now_s = run(scheduler, steps=2)
+        late = [Sequence(1 + k, 8, 4) for k in range(prompts)]
+        for seq in late:
+            scheduler.add(seq, now_s)
+        run(scheduler, now_s)
+        return round((late[0].first_scheduled_s - now_s) / STEP_S)
+
+    budget = limits("TP2").token_budget
+    assert waited(None) == 0
+    assert waited(PromptGathering(5, 1.0)) == 5
+    assert waited(PromptGathering(0, 1.0)) == 0  # iterations limit it
+    assert waited(PromptGathering(5, 17 / budget), prompts=2) == 0  # 16 tokens of prompts and one of generation
+    assert waited(PromptGathering(5, 17.5 / budget), prompts=2) == 5
+    assert waited(PromptGathering(5, 1.0), mapping="DEP2") == 0  # ranks would have to agree
+    scheduler = make(limits("TP2", gathering=PromptGathering(5, 1.0)))
+    scheduler.add(Sequence(0, 8, 4), 0.0)
+    assert scheduler.begin(0.0).ranks[0].num_ctx_requests == 1  # nobody waits for nothing
 
 
 # ------------------------------------------------------------------------------------------------ drafts

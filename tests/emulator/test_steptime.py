@@ -143,3 +143,29 @@ def test_a_format_the_gpu_cannot_run_is_refused():
         roofline(gpu=load_gpu("h200"), precision="nvfp4")
     with pytest.raises(ValueError, match="'int2' is not known"):
         roofline(precision="int2")
+
+
+def test_a_step_with_prompts_is_no_shorter_than_launching_its_kernels():
+    slow = roofline("TEP8", launch_layer_s=1e-3)
+    assert slow.seconds(same(prompt(64), 1)) == pytest.approx(R1.depth * 1e-3)
+    assert slow.seconds(same(generation(4), 1)) == roofline("TEP8").seconds(same(generation(4), 1))  # a CUDA graph
+    third = prompt(64)._replace(ctx_requests=1 / 3)  # the mean of steps of which every third has a prompt
+    assert 0.3 < slow.seconds(same(third, 1)) / (R1.depth * 1e-3) < 0.6
+    assert slow.seconds(same(prompt(65_536), 1)) == roofline("TEP8").seconds(same(prompt(65_536), 1))  # hidden
+
+
+def test_few_expert_ranks_gather_unless_told_to_exchange():
+    """Eight experts a token: on up to eight ranks all tokens go everywhere."""
+
+    def with_(mapping, all_to_all):
+        return RooflineStepTime(R1, GB200, parse_mapping(mapping), "fp8", all_to_all=all_to_all)
+
+    for mapping, ranks, fewer in (("DEP8", 8, True), ("DEP16", 16, False)):
+        batch = same(prompt(8192), ranks)
+        assert (with_(mapping, True).seconds(batch) < with_(mapping, False).seconds(batch)) is fewer
+
+
+def test_fp8_in_blocks_is_sent_as_bf16():
+    steps = {name: RooflineStepTime(R1, GB200, parse_mapping("DEP4"), name) for name in ("fp8", "nvfp4")}
+    sent = {name: (each._exchange_s(4097) - each._exchange_s(1)) * each._link_b_s for name, each in steps.items()}
+    assert sent["fp8"] / sent["nvfp4"] == pytest.approx((2 + 2) / (0.5625 + 2), rel=1e-3)

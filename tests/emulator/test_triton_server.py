@@ -28,7 +28,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.requestapi import Api
 from ratematch.plan.workload import Workload, make_requests
-from ratematch.run.launch import probe
+from ratematch.run.probes import probe
 from tests.support import triton
 from tests.support.processes import processes_with, wait_until
 

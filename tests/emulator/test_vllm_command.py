@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from ratematch.emulator.vllm.command import dashed, main, parser, whole_number
+from ratematch.emulator.vllm.command import main
+from ratematch.emulator.vllm.flags import dashed, parser, whole_number
 from ratematch.emulator.vllm.logs import START_FAILURES
 from ratematch.engines.vllm.contract import KNOWN_LINES, serve_flags
 

@@ -45,11 +45,11 @@ def test_ranks_go_where_their_gpus_are() -> None:
     found = processes(experiment("e2e", PAIR, emulated=False))
     first, second, small = found["gen-0"], found["gen-1"], found["ctx-0"]
     assert layout(first) == [
-        *("--nodes=2", "--ntasks=6", "--ntasks-per-node=4"),
+        *("--ntasks=6", "--ntasks-per-node=4"),
         *("--distribution=arbitrary", "--nodelist=n0,n0,n0,n0,n1,n1"),
     ]
     assert layout(second) == [
-        *("--nodes=2", "--ntasks=6", "--ntasks-per-node=4"),
+        *("--ntasks=6", "--ntasks-per-node=4"),
         *("--distribution=arbitrary", "--nodelist=n1,n1,n2,n2,n2,n2"),
     ]
     assert "--distribution=block" in layout(small)

@@ -23,7 +23,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.parallelism import parse_mapping
 from ratematch.plan.placement import nodes_needed, place
 from ratematch.plan.workload import Workload
-from ratematch.slurm.srun import slurm_step
+from ratematch.slurm.srun import UNPACKED, slurm_step
 from tests.diagnosis.corpus import corpus_lines
 
 VLLM = find_engine("vllm")
@@ -253,7 +253,7 @@ def test_in_slurm_a_server_is_one_task_in_the_container_and_the_proxy_runs_outsi
     cluster = replace(NODE, container=Container("/images/vllm.sqsh"))
     plan = launch(asked(PAIR), cluster)
     server, proxy = (slurm_step(plan.processes[index], cluster).argv for index in (0, -1))
-    assert "--ntasks=1" in server and "--container-image=/images/vllm.sqsh" in server
+    assert "--ntasks=1" in server and UNPACKED in server, "in the image that its node has unpacked"
     assert not any(word.startswith("--container") for word in proxy)
 
 

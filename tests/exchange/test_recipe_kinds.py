@@ -648,3 +648,23 @@ def test_a_model_given_by_its_files_serves_a_recipe() -> None:
     imported = import_recipes([write(single(model__path="/weights/unheard-of"))], Choices(model=str(config)))
     assert f"model: {{hf: /weights/unheard-of, config: {config}}}" in imported.text
     assert imported.refused == ()
+
+
+@pytest.mark.parametrize("value", ["1.49", "3.80", "2"])
+def test_acceptance_that_a_recipe_forces_is_the_workloads_and_in_every_label(value: str) -> None:
+    block = {"decoding_type": "MTP", "max_draft_len": 4}
+    forcing = {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": value}
+    recipe = pair(
+        model__container="someone/tensorrt-llm:1.3.0rc24",
+        backend__prefill_environment={"TLLM_LOG_LEVEL": "INFO", **forcing},
+        backend__decode_environment=forcing,
+        backend__trtllm_config__prefill__speculative_config=block,
+        backend__trtllm_config__decode__speculative_config=block,
+        backend__trtllm_config__decode__max_num_tokens=80,
+    )
+    imported = import_recipes([write(recipe)], Choices())
+    assert imported.refused == ()
+    assert f"forced_acceptance: {{4: {1 + float(value)}}}" in imported.text
+    assert "TLLM_SPEC_DECODE_FORCE" not in imported.text.split("deployments:")[1]
+    (planned_,) = check_planned(imported)["experiments"]
+    assert planned_["workload"].endswith(f"~forced4x{1 + float(value):g}")

@@ -10,7 +10,7 @@ import pytest
 from ratematch.errors import ClusterError
 from ratematch.inputs.clusterfile import VALID_KEYS, parse_cluster
 from ratematch.inputs.find import read_cluster
-from ratematch.plan.cluster import Container, TimeLimit, from_json, to_json
+from ratematch.plan.cluster import Container, StageWeights, TimeLimit, from_json, to_json
 from ratematch.slurm.sbatch import segment_size
 
 ROOT = Path(__file__).parents[2]
@@ -222,3 +222,47 @@ def test_an_emulator_may_be_in_an_image() -> None:
     cluster = parse_cluster(HEAD + "emulated: true\ncommand: [emulator]\ncontainer: {image: x}\n", "a.yaml")
     assert cluster.emulated and cluster.command == ("emulator",) and cluster.container == Container("x")
     assert cluster.default_executor == "slurm"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("stage_weights: /local/w", StageWeights("/local/w")),
+        ("stage_weights: {path: /local/w, limit_gb: 800, keep: true}", StageWeights("/local/w", 800.0, True)),
+    ],
+)
+def test_weights_may_be_staged(written: str, expected: StageWeights) -> None:
+    cluster = parse_cluster(f"{HEAD}{written}\n", "a.yaml")
+    assert cluster.stage_weights == expected
+    assert re.fullmatch(r"/local/w/R1_fp4-[0-9a-f]{10}/R1 fp4", cluster.weights_for_servers("/models/R1 fp4/"))
+    assert parse_cluster(HEAD, "a.yaml").weights_for_servers("/models/R1 fp4/") == "/models/R1 fp4/"
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("stage_weights: local/w", "stage_weights.path: 'local/w' is no folder of a node's own disk"),
+        ("stage_weights: /", "is no folder of a node's own disk"),
+        ("stage_weights: /local/../w", "is no folder of a node's own disk"),
+        ("stage_weights: '/a:b'", "is no folder of a node's own disk"),
+        ("stage_weights: 3", "stage_weights: must be a map of keys"),
+        ("stage_weights: {limit_gb: 3}", "required key 'path' is missing"),
+        ("stage_weights: {path: /a, limit_gb: 0}", "stage_weights.limit_gb: must be greater than 0"),
+        ("stage_weights: {path: /a, limit_gb: .inf}", "stage_weights.limit_gb: must be"),
+        ("stage_weights: {path: /a, limit: 3}", "unknown key 'limit'"),
+        ("prepare_minutes: -1", "prepare_minutes: must be"),
+        ("container: {image: /x.sqsh, unpack: never}", "container.unpack: must be 'job' or 'launch', not 'never'"),
+    ],
+)
+def test_wrong_stages_are_refused_with_their_line(written: str, why: str) -> None:
+    with pytest.raises(ClusterError) as error:
+        parse_cluster(f"{HEAD}{written}\n", "a.yaml")
+    assert str(error.value).startswith(f"a.yaml:{HEAD.count(chr(10)) + 1}: ") and why in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["--container-writable", "--container-name=mine", "--container-save=/x.sqsh"])
+def test_servers_that_need_an_image_of_their_own_share_none(option: str) -> None:
+    image = "container: {image: /x.sqsh}\n"
+    assert parse_cluster(HEAD + image, "a.yaml").unpacks_once
+    assert not parse_cluster(f"{HEAD}{image}slurm: {{srun: [{option}]}}\n", "a.yaml").unpacks_once
+    assert not parse_cluster(HEAD, "a.yaml").unpacks_once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from ratematch.campaign.precheck import expand_sweep, refuse_unlaunchable
 from ratematch.engines import ENGINES
 from ratematch.inputs.find import read_cluster, read_sweep
+from ratematch.plan.expansion import Expansion
+from ratematch.plan.sweep import Sweep
 from ratematch.run.render import render
 
 ROOT = Path(__file__).parents[2]
@@ -27,13 +30,19 @@ def two_gpus(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+@functools.cache
+def expanded(name: str, *overrides: str) -> tuple[Sweep, Expansion]:
+    """A sweep file of the clone, where the tests stand, and its experiments; read once for all tests here."""
+    sweep, _ = read_sweep(name, overrides)
+    return sweep, expand_sweep(sweep)
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 @pytest.mark.parametrize("overrides", [(), ("cluster=laptop",), ("engine.version={newest}",)])
 def test_every_sweep_file_renders(name: str, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    newest = ENGINES[read_sweep(name)[0].engine.name].versions[-1]
-    sweep, _ = read_sweep(name, tuple(each.format(newest=repr(newest)) for each in overrides))
-    expansion = expand_sweep(sweep)
+    newest = ENGINES[expanded(name)[0].engine.name].versions[-1]
+    sweep, expansion = expanded(name, *(each.format(newest=repr(newest)) for each in overrides))
     assert len(sweep.about) > 100, "a sweep says why it exists and what a right answer looks like"
     written_out = {"e2e"} if sweep.deployments else set()
     assert {e.stage for e in expansion.experiments} == {"ctx", "gen", "ifb"} | written_out
@@ -47,9 +56,9 @@ def test_every_sweep_file_is_written_down(
 ) -> None:
     """Every experiment, each script one that bash can parse."""
     monkeypatch.chdir(ROOT)
-    sweep, _ = read_sweep(name)
+    sweep, expansion = expanded(name)
     scripts = {}
-    for experiment in expand_sweep(sweep).experiments:
+    for experiment in expansion.experiments:
         for each in render(experiment, sweep.cluster, allocated=allocated):
             kind = (each.experiment.stage, each.experiment.deployment.gpus)
             scripts[kind] = each.files["run.sh"]
@@ -69,8 +78,7 @@ def test_every_cluster_profile_is_sound(path: Path) -> None:
 
 def test_the_study_covers_its_three_workloads_and_all_mtp_depths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    sweep, _ = read_sweep("deepseek-r1")
-    expansion = expand_sweep(sweep)
+    sweep, expansion = expanded("deepseek-r1.yaml")
     assert [w.label for w in sweep.workloads] == ["4400/1200", "8192/256", "4096/1024"]
     gen = [e.deployment for e in expansion.experiments if e.stage == "gen"]
     assert {d.gpus for d in gen} == {4, 8, 16, 32}
@@ -82,7 +90,7 @@ def test_the_study_covers_its_three_workloads_and_all_mtp_depths(monkeypatch: py
 def test_the_studies_baseline_is_run_as_its_owners_run_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Balancing (with attention DP) and chunked prefill, both on and off, with the numbers of the published runs."""
     monkeypatch.chdir(ROOT)
-    expansion = expand_sweep(read_sweep(name)[0])
+    _, expansion = expanded(f"{name}.yaml")
     seen: dict[bool, set[tuple[bool, bool]]] = {True: set(), False: set()}
     for agg in (e.deployment.agg for e in expansion.experiments if e.stage == "ifb"):
         assert agg is not None

@@ -21,7 +21,7 @@ from ratematch.loadgen.http import get, server_version
 from ratematch.loadgen.poller import Subscription, _Reader
 from ratematch.loadgen.servermetrics import MetricSamples, MetricsPoller
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
-from ratematch.run.launch import check_port_free, probe
+from ratematch.run.probes import check_port_free, probe
 from ratematch.run.telemetry import read_emulator_times, read_perf_metrics
 from ratematch.store.provenance import ServerVersion
 

@@ -102,7 +102,9 @@ def test_a_lost_sender_ends_the_load_and_keeps_the_others_records() -> None:
 
 
 def _senders_of(parent: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+    ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "ratematch.loadgen.shards" in line]
 
 

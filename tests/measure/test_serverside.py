@@ -147,3 +147,20 @@ def test_prompts_that_a_context_server_found_in_its_cache_unasked_make_a_load_no
 def test_shared_prefixes_may_be_found() -> None:
     asked = replace(ASKED, workload=Workload(64, 5, prefix_share=0.5))
     assert measure_run(answers(1.8), Concurrency(1, 40), asked, reported(cache_hit_rate=0.3)).valid
+
+
+def test_drafts_by_force_are_what_the_servers_count_or_the_load_is_not_valid() -> None:
+    def judged(measured: float | None, forced: str = "1:1.75") -> tuple[tuple[str, ...], tuple[str, ...]]:
+        asked = replace(ASKED, workload=replace(ASKED.workload, forced_acceptance=forced))
+        figures = measure_run(answers(measured), Concurrency(1, 40), asked, LoadRun())
+        return figures.reasons, figures.warnings
+
+    assert not any("by force" in reason for reason in judged(1.73)[0])
+    assert (
+        "drafts were to be accepted by force, 1.75 tokens a step, and the servers count 1.60: this is not what"
+        in (" ".join(judged(1.6)[0]))
+    )
+    assert not any("everything is accepted" in warning for warning in judged(2.0, "1:2")[1]), (
+        "that is what was wanted"
+    )
+    assert any("does not tell how many drafts" in warning for warning in judged(None)[1])

@@ -19,6 +19,7 @@ from ratematch.errors import UserError
 from ratematch.exchange.recipes.choices import Choices
 from ratematch.exchange.recipes.convert import import_recipes
 from ratematch.inputs.find import read_cluster
+from ratematch.measure.measured import Measured
 from ratematch.plan.experiment import from_json
 from ratematch.report import deployment
 from ratematch.report.bundles import make_bundles
@@ -146,3 +147,22 @@ def test_secrets_that_an_earlier_version_stored_are_not_handed_around(tmp_path: 
     assert canary not in repr(files)
     bundles = make_bundles(opened, inputs, workload, [files.recommendation], 1)
     assert script in [file.content for file in bundles[50.0].files] and canary not in repr(bundles)
+
+
+def test_a_deployment_that_is_handed_around_forces_no_drafts() -> None:
+    """Its figures may be of forced ones; whoever starts it wants answers."""
+
+    def forcing(row: Measured) -> Measured:
+        workload = replace(row.experiment.workload, forced_acceptance="1:1.5 3:2.5")
+        changed = replace(row.experiment, workload=workload)
+        vars(changed)["id"] = row.experiment.id  # points name their experiments
+        return replace(row, experiment=changed)
+
+    results = Results(SAMPLE)
+    inputs = analyze.read_inputs(results)
+    (workload,) = analyze.analyze_inputs(inputs).workloads
+    handed = deployment.hand_over(results, tuple(map(forcing, inputs.measured)), workload, 50.0)
+    assert not handed.experiment.workload.forced_acceptance
+    assert "FORCE_NUM_ACCEPTED_TOKENS=" not in handed.files["run.sh"]
+    about = json.loads(handed.files["deployment.json"])
+    assert about["forced_acceptance"].startswith("figures are with drafts accepted by force, 1:1.5 3:2.5; these")

@@ -19,8 +19,9 @@ from ratematch.errors import NotReady, ServerDied, WrongServers
 from ratematch.plan.launchplan import LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
 from ratematch.run.conversing import WHOLE, join, recheck
-from ratematch.run.launch import Servers, ThisMachine, _Child, probe_ready
+from ratematch.run.launch import Servers, ThisMachine, _Child
 from ratematch.run.maskedlog import ServerLog
+from ratematch.run.probes import probe_ready
 from ratematch.run.stopping import Interrupted
 from ratematch.store.progress import Waiting
 from tests.support.invented import experiment

@@ -20,7 +20,8 @@ from ratematch.errors import DiskFull, NotReady, PortInUse, RunError, ServerDied
 from ratematch.plan.cluster import Cluster, Container, Slurm
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, FileSpec, LaunchPlan, ProcessSpec, ReadyProbe
 from ratematch.run import guard
-from ratematch.run.launch import ThisMachine, Waiting, end_leftovers, probe, running
+from ratematch.run.launch import ThisMachine, Waiting, end_leftovers, running
+from ratematch.run.probes import probe
 from ratematch.run.startsigns import StartSigns
 from ratematch.run.stopping import Interrupted
 from ratematch.slurm.srun import Step, slurm_step
@@ -290,6 +291,9 @@ wait $!
 """
 
 
+IMAGE = Container("/images/trtllm.sqsh", unpack="launch")
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["normal end", "kill -9 of the driver"])
 def test_what_slurms_plugins_still_do_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
@@ -302,7 +306,7 @@ def test_what_slurms_plugins_still_do_is_left_alone(
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("REMOVAL", str(removal))
-    profile = Cluster("four", "gb200", 4, 4, slurm=Slurm(tasks="node"), container=Container("/images/trtllm.sqsh"))
+    profile = Cluster("four", "gb200", 4, 4, slurm=Slurm(tasks="node"), container=IMAGE)
 
     class Steps(ThisMachine):
         def step(self, spec: ProcessSpec) -> Step:

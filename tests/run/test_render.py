@@ -18,8 +18,10 @@ from ratematch.cli.load import load as load_verb
 from ratematch.errors import UserError
 from ratematch.inputs.catalog import load_model
 from ratematch.inputs.find import read_cluster
+from ratematch.loadgen.cores import divide, find_cores, find_gpus, format_cpus
 from ratematch.loadgen.options import LoadOptions
 from ratematch.plan.cluster import Cluster, Container, Slurm, TimeLimit
+from ratematch.plan.cores import CoreShare
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
 from ratematch.plan.workload import Workload, parse_spread
@@ -137,7 +139,8 @@ def test_a_job_script_says_what_the_profile_says() -> None:
         *("#SBATCH --partition=batch", "#SBATCH --account=llm", "#SBATCH --qos=high", "#SBATCH --reservation=resv"),
         *("#SBATCH --nodes=4", "#SBATCH --ntasks-per-node=4", "#SBATCH --segment=4", "#SBATCH --gres=gpu:gb200:4"),
         *("#SBATCH --exclusive", "#SBATCH --exclude=node9", "#SBATCH --comment='a b'", "#SBATCH --no-kill"),
-        *("#SBATCH --time=30", ". /site/prologue.sh"),
+        # 20 minutes to start, 5 for a load, 2 to unpack the image, and the floor; in steps of 5.
+        *("#SBATCH --time=35", ". /site/prologue.sh"),
     }
     shared = replace(RACK, slurm=Slurm(gpus="none", exclusive=False))
     script = files_of(asked, shared, allocated=True)["job.sbatch"].splitlines()
@@ -338,6 +341,20 @@ def run_script(folder: Path, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+AND_WHERE_SERVERS_ARE = """\
+#!/bin/bash
+"$REAL" "$@"
+code=$?
+for process in /proc/[0-9]*; do
+  if grep -qxz "RATEMATCH_RUN=$RATEMATCH_RUN" "$process/environ" && grep -q emulator "$process/cmdline"; then
+    grep -h Cpus_allowed_list "$process"/task/*/status
+  fi
+done 2>/dev/null >>"$WHERE"
+exit $code
+"""
+"""The command in a script's place of ``ratematch``: a load, and then the CPUs of every thread of the servers."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "port"),
@@ -348,10 +365,18 @@ def run_script(folder: Path, **environment: str) -> tuple[int, str]:
     ids=["ctx-gen-orchestrator", "aggregated"],
 )
 def test_the_script_runs_an_experiment_by_hand(tmp_path: Path, asked: Experiment, port: int) -> None:
-    found = render.render(asked, LAPTOP, allocated=False, port_base=port)
+    found = render.render(asked, replace(LAPTOP, load_cores=1), allocated=False, port_base=port)
     render.write(found, tmp_path)
     folder = tmp_path / found[0].path
-    code, told = run_script(folder)
+    command = tmp_path / "ratematch"
+    command.write_text(AND_WHERE_SERVERS_ARE)
+    command.chmod(0o755)
+    where = tmp_path / "where"
+    code, told = run_script(folder, RATEMATCH=str(command), REAL=str(RATEMATCH), WHERE=str(where))
+    allowed = os.sched_getaffinity(0)
+    rest = divide(CoreShare(1, 1), find_cores(allowed), find_gpus(), len(allowed)).rest
+    threads = [line.partition(":")[2].strip() for line in where.read_text().splitlines()]
+    assert len(threads) > 1 and set(threads) == {format_cpus(rest)}, "off the core of the load generator"
     assert code in (0, 3), told  # 3: so few requests are no steady load on a busy machine
     (figures,) = folder.glob("run-*/loads/*/measurement.json")
     assert json.loads(figures.read_text())["num_ok"] == asked.loads[0].num_requests

@@ -14,10 +14,11 @@ from ratematch.campaign.jobs.sent import Membership, SlurmJob, Submission
 from ratematch.campaign.jobs.slurm import JobPacking, estimate_minutes, piece_of, send, send_packs
 from ratematch.errors import UserError
 from ratematch.inputs.find import read_sweep
-from ratematch.plan.cluster import Cluster, Slurm, TimeLimit
+from ratematch.plan.cluster import Cluster, Container, Slurm, TimeLimit
 from ratematch.plan.deployment import Deployment
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Concurrency
+from ratematch.plan.workload import Workload
 from ratematch.run.failure import tries_left
 from ratematch.slurm.queue import OVER, Queue, QueuedJob
 from ratematch.store import filelock
@@ -69,6 +70,24 @@ def test_a_time_limit_that_was_met_while_starting_is_not_met_for_the_same_reason
     folder = add(tmp_path)
     launch(folder, interrupted=True, signal="SIGUSR2", seconds=1800.0)
     assert estimate_minutes(folder) == 60 + 2 * 2
+
+
+def test_what_nodes_get_first_is_allowed_for_once_a_job_as_earlier_jobs_took_it(tmp_path: Path) -> None:
+    contained = replace(SLOW, container=Container("x"))
+    gen_only = experiment("gen", Deployment(ctx=PAIR.ctx, gen=PAIR.gen))
+    folder = Results(tmp_path / "first").add(gen_only, contained)
+    assert estimate_minutes(folder) == 2 + 2 * (10 + 2)
+    assert estimate_minutes(Results(tmp_path / "given").add(gen_only, replace(contained, prepare_minutes=1.0))) == 25
+    results = Results(tmp_path / "later")
+    for number, seconds in enumerate((300.0, 0.0, 420.0, 6000.0)):
+        other = results.add(experiment(workload=Workload(64, 9 + number)), contained)
+        launch(other, measured=1, starting_s=seconds + 60.0, preparing_s=seconds, measuring_s=60.0)
+    (results.path / "broken" / "launch" / "1").mkdir(parents=True)
+    (results.path / "broken" / "launch" / "1" / "outcome.json").write_text("half a fi")
+    assert estimate_minutes(results.add(gen_only, contained)) == 7 + 2 * (10 + 2), "the median of those that did it"
+    again = results.add(experiment(workload=Workload(64, 9)), contained)
+    assert estimate_minutes(again) == 7 + 10 + 2 * 2, "a start is 1 minute and not 6 of what the profile says are 10"
+    assert estimate_minutes(results.add(experiment(), SLOW)) == 10 + 2 * 2, "nothing is prepared there"
 
 
 def test_a_piece_of_a_pack_is_whole_nodes(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.plan.workload import Workload
 from ratematch.run import render
 from ratematch.run.iterations import prefix_hit_rate
-from ratematch.run.launch import probe
+from ratematch.run.probes import probe
 from ratematch.run.telemetry import read_emulator_times, read_perf_metrics
 from ratematch.run.warmup import warm_connections
 from tests.emulator.servers import post

@@ -78,6 +78,27 @@ def test_the_same_results_lead_to_the_same_decision():
     assert decide(space(), known, {"gen-wide": (64,)}) == decide(space(), known, {"gen-wide": (64,)})
 
 
+def test_a_family_that_ones_own_results_tell_of_is_not_tried_before_its_large_servers():
+    small = gen("gen-narrow", "gen DEP", 2, base_s=0.05, per_request_s=1e-3)
+    strangers = space()
+    strangers = replace(strangers, candidates=(*strangers.candidates, small))
+    known = {"ctx-a": measure(SERVERS[0], (4, 16))}
+    tried = decide(strangers, known, {}).choice
+    assert tried is not None and tried.candidate == "gen-narrow" and "how fast gen DEP is" in tried.why
+    told = replace(strangers, family_sds={"gen DEP": 0.05, "gen TEP": 0.05, "gen TP": 0.05})
+    first = decide(told, known, {}).choice
+    assert first is not None and first.candidate != "gen-narrow" and "must be known" not in first.why
+
+
+def test_what_is_known_of_a_family_beforehand_narrows_it_alone():
+    deviation = Deviation("w", "gen DEP", "DEP8", 0.0, math.log(0.96))
+    unknown, known = (SpeedModel([deviation], "w", sds) for sds in (None, {"gen DEP": 0.02}))
+    near, far = gen("a", "gen DEP", 16), gen("b", "gen TEP", 8)
+    assert known.predict(near)[0].mean() > 0.6 * unknown.predict(near)[0].mean()  # less slow: it was known not to be
+    assert known.predict(near)[1].mean() < unknown.predict(near)[1].mean()
+    assert known.predict(far)[1] == pytest.approx(unknown.predict(far)[1])
+
+
 def test_what_runs_already_is_not_chosen_again():
     known = {"ctx-a": measure(SERVERS[0], (4,))}
     first = decide(space(), known, {}).choice

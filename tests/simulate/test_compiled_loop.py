@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratematch.emulator.admission import EngineFailure
-from ratematch.emulator.iteration import AttentionDpBalance
+from ratematch.emulator.iteration import AttentionDpBalance, PromptGathering
 from ratematch.emulator.scheduler import Scheduler
 from ratematch.emulator.steptime import ConstantStepTime
 from ratematch.emulator.trtllm.routers import KvCacheAware, LoadBalancing
@@ -67,6 +67,7 @@ PLANS = {
     "gen": lambda: plan_of(gen=group("gen", "DEP8", 1, 2)),
     "ctx": lambda: plan_of(Workload(600, 1, isl_ratio=0.5), ctx=group("ctx", "DEP4", 1, 1)),
     "agg": lambda: plan_of(agg=group("agg", "DEP4", 1, 1, stream_interval=3)),
+    "whole": lambda: plan_of(agg=group("agg", "TEP4", 1, 1, stream_interval=3)),
 }
 
 
@@ -158,6 +159,7 @@ CHANGES = st.fixed_dictionaries(
         "max_batch_size": st.sampled_from([1, 3, 64]),
         "kv_tokens": st.sampled_from([700, 2_000]),
         "balance": st.sampled_from([AttentionDpBalance(6, 1), AttentionDpBalance(50, 10)]),
+        "gathering": st.sampled_from([PromptGathering(5, 0.8), PromptGathering(40, 0.3)]),
         "max_num_tokens": st.sampled_from([600, 1_300]),
         "chunked_prefill": st.just(True),
         "chunk_unit": st.just(64),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +133,23 @@ def test_a_prediction_says_what_it_stands_on_and_how_far_off_such_ones_were():
         assert row["tok_s_gpu_low"] == pytest.approx(low * row["tok_s_gpu"])
         assert row["tok_s_gpu_high"] == pytest.approx(high * row["tok_s_gpu"])
     corrected = prediction_to_json(replace(prediction, learnt_from=3))
-    assert next(iter(corrected["workloads"].values()))["rate_matched"][0]["tok_s_gpu_low"] is None
+    row = next(iter(corrected["workloads"].values()))["rate_matched"][0]
+    widest = max(effect.total_sd for effect in prediction.effects if not effect.family.startswith("ifb "))
+    assert row["tok_s_gpu_high"] == pytest.approx(math.exp(1.96 * widest) * row["tok_s_gpu"])
+    _every_rate_and_ratio_has_an_interval(shown, {effect.family: effect.total_sd for effect in prediction.effects})
+
+
+def _every_rate_and_ratio_has_an_interval(shown: dict[str, Any], sds: dict[str, float]) -> None:
+    """As wide as public deployments with learnt values were off: more than noise, not half and double."""
+    assert all(0.05 < sd < 0.3 for sd in sds.values()) and max(sds.values()) == sds["ifb DEP"]
+    for row in (*shown["ctx"], *shown["gen"]):
+        speed = row["tok_s_user"] or row["req_s"]
+        family = "ctx DEP" if row in shown["ctx"] else "gen TEP" if "TEP" in row["experiment"] else "gen DEP"
+        assert row["speed_high"] / speed == pytest.approx(math.exp(1.96 * sds[family]))
+        assert row["speed_low"] < speed
+    for row in next(iter(shown["workloads"].values()))["rate_matched"]:
+        ratio, both = Fraction(row["ratio"]), math.hypot(sds["ctx DEP"], min(sds["gen TEP"], sds["gen DEP"]))
+        assert row["ratio_low"] < ratio < ratio * math.exp(1.95 * both) < row["ratio_high"] < 3 * ratio
 
 
 def test_kernels_stand_on_no_learnt_efficiencies():

@@ -53,6 +53,16 @@ MIXED = SWEEP.replace("mapping: DEP8", "mapping: [TEP4, DEP8], mtp: [0, 1]")
 """Four deployments of one and of two nodes: what a pack is for."""
 
 
+def container(*needed: str | Path) -> str:
+    """A profile's ``container`` part: the image of ``RATEMATCH_TEST_IMAGE`` with this checkout, the Pythons of
+    ``needed`` (and the installations behind them) and its other folders mounted at their own paths."""
+    paths = [Path(__file__).parents[2]]
+    for path in map(Path, needed):
+        paths += [path.parents[1], path.resolve().parents[1]] if path.name.startswith("python") else [path]
+    mounts = ", ".join(f'"{path}:{path}"' for path in dict.fromkeys(paths))
+    return f"container: {{image: {os.environ['RATEMATCH_TEST_IMAGE']}, mounts: [{mounts}]}}\n"
+
+
 LOOK_S = 0.2
 """Between two looks that ask Slurm, each with a process or two."""
 
@@ -85,8 +95,10 @@ class TestCluster:
 
     def wait_idle(self) -> None:
         """No job, and every node ready for one."""
-        count = ["sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N"]
-        wait_until(lambda: not self.jobs() and len(self.tell(*count).split()) == 4, "an idle cluster", 60, LOOK_S)
+        # A drained node would be among --states=idle.
+        states = ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%T"]
+        idle = ["idle"] * 4
+        wait_until(lambda: not self.jobs() and self.tell(*states).split() == idle, "an idle cluster", 60, LOOK_S)
 
     def left_over(self) -> list[str]:
         """Processes of a cluster that was stopped."""

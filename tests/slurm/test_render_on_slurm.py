@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from ratematch.run import render
 from ratematch.slurm.survey import SEGMENT_SINCE, version_numbers
 from ratematch.store.files import read_json
 from tests.slurm.cluster import LOOK_S, PROFILE, Site, TestCluster
-from tests.support.processes import wait_until
+from tests.support.processes import cpus_of, name_of, wait_until
 from tests.support.scripts import RATEMATCH, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -23,9 +24,14 @@ RANKS = PROFILE + 'numactl: "-m 0"\nslurm: {tasks: gpu, partition: main, sbatch:
 memory of one NUMA node, by the real numactl."""
 
 
+STAGED = "model_paths: {{deepseek-r1: {0}/weights/deepseek-r1}}\nstage_weights: {0}/disk\n"
+
+
 @pytest.fixture
 def site(site: Site) -> Site:
-    site.set_profile(RANKS)
+    (site.path / "weights" / "deepseek-r1").mkdir(parents=True)
+    (site.path / "weights" / "deepseek-r1" / "model.safetensors").write_bytes(bytes(1_000_000))
+    site.set_profile(RANKS + STAGED.format(site.path))
     return site
 
 
@@ -44,11 +50,17 @@ def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestClu
     lines = (work / "agg-0.log").read_text().splitlines()
     labels = {line.partition(":")[0].strip() for line in lines if not line.startswith("srun:")}
     assert labels == {str(rank) for rank in range(8)}
+    assert len([line for line in (work / "weights.log").read_text().splitlines() if line.startswith("ready ")]) == 2
+    assert not list((site.path / "disk").glob("deepseek*")), "copies are gone with the job"
     wait_until(lambda: not site.processes("emulator"), "servers to end", 30)
 
 
 def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster) -> None:
+    """And while loads run, driver and load generator are on a core that no server uses."""
+    site.set_profile(RANKS + "load_cores: 1\n")
     controller = site.sweep()
+    wait_until(lambda: are_apart(site) or controller.poll() is not None, "cores of their own", 60)
+    assert controller.poll() is None, site.said()
     assert controller.wait(120) == 0, site.said()
     (folder,) = site.folders()
     launch = folder.path / "launch" / "1"
@@ -65,7 +77,10 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     batch = expected.files.pop("job.sbatch").splitlines()
     for name, text in expected.files.items():
         assert (launch / name).read_text() == text, name
+    (prepared,) = {outcome.preparing_s for outcome in folder.outcomes()}
+    assert prepared > 0 and not list((site.path / "disk").glob("deepseek*"))
     step = starts(expected.files["run.sh"])["agg-0"]
+    assert f"{site.path}/disk/deepseek-r1-" in " ".join(step)
     assert (
         "--ntasks=8" in step
         and "--distribution=block" in step
@@ -78,6 +93,18 @@ def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster
     own = ("--job-name", "--output", "--open-mode")
     asked = [line for line in batch if line.startswith("#SBATCH") and not line.split()[1].startswith(own)]
     assert "#SBATCH --comment=by-hand" in asked and set(asked) <= set(sent)
+
+
+def are_apart(site: Site) -> bool:
+    """Do the driver and servers on its node run, and on different CPUs?"""
+    drivers = [pid for pid in site.processes("submitit.core._submit") if name_of(pid) != "srun"]
+    servers = [pid for pid in site.processes("ratematch.emulator") if name_of(pid) != "srun"]
+    with contextlib.suppress(OSError):  # one has ended meanwhile
+        nodes = {pid: Path(f"/proc/{pid}/ns/net").readlink() for pid in (*drivers, *servers)}
+        own = cpus_of(drivers)
+        beside = cpus_of(pid for pid in servers if nodes[pid] in {nodes[driver] for driver in drivers})
+        return bool(own and beside) and not own & beside
+    return False
 
 
 def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:

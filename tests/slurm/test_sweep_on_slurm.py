@@ -15,7 +15,7 @@ import pytest
 from ratematch.store.folder import Results
 from ratematch.store.records import read_records
 from tests.slurm.cluster import LOOK_S, PROFILE, SWEEP, Site, TestCluster
-from tests.support.processes import wait_until
+from tests.support.processes import cpus_of, name_of, wait_until
 from tests.support.sites import check_fronts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -222,23 +222,29 @@ def test_packed_into_one_allocation(site: Site, cluster: TestCluster) -> None:
 
 
 def test_a_load_that_is_sent_from_two_nodes(site: Site, cluster: TestCluster) -> None:
-    site.set_profile(PROFILE + "slurm: {senders: 1}\n")
+    site.set_profile(PROFILE + "load_cores: 1\nslurm: {senders: 1}\n")
     wide = SWEEP.replace("osl: 16", "osl: 4").replace("[1, 2, 3, 4], min_requests: 8", "[1100], min_requests: 1100")
     site.set_sweep(wide.replace("requests_per_slot: 4", "requests_per_slot: 1"))
     controller = site.sweep()
     seen: set[Path] = set()
+    apart: set[Path] = set()
 
     def look() -> bool:
+        servers = cpus_of(pid for pid in site.processes("ratematch.emulator") if name_of(pid) != "srun")
         for pid in site.processes("ratematch.loadgen.shards"):
             with contextlib.suppress(OSError):
-                if "srun" not in Path(f"/proc/{pid}/comm").read_text():
-                    seen.add(Path(f"/proc/{pid}/ns/net").readlink())
+                if name_of(pid) != "srun":
+                    node = Path(f"/proc/{pid}/ns/net").readlink()
+                    seen.add(node)
+                    if (own := cpus_of([pid])) and servers and not own & servers:
+                        apart.add(node)
         return controller.poll() is not None
 
     wait_until(look, "the sweep", 120)
     # 3: a thousand streams on two processors may be too much to be trusted, and are all there nevertheless.
     assert controller.returncode in (0, 3), site.said()
     assert len(seen) == 2, "each on a node of its own"
+    assert apart == seen, "and on a core there that no server uses"
     (folder,) = site.folders()
     (load,) = folder.loads()
     assert load.run.client and load.run.client.processes == 2

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from ratematch.loadgen.cores import threads_of
 
 
 def wait_until(true: Callable[[], object], what: str, seconds: float = 60.0, every_s: float = 0.05) -> None:
@@ -29,6 +31,23 @@ def processes_with(word: str) -> Iterator[tuple[int, str]]:
             environment = (folder / "environ").read_bytes()
             if int(folder.name) != os.getpid() and word.encode() in command + b"\0" + environment:
                 yield int(folder.name), command.replace(b"\0", b" ").decode(errors="replace")
+
+
+def cpus_of(pids: Iterable[int]) -> frozenset[int]:
+    """CPUs that any thread of the processes may use."""
+    found: set[int] = set()
+    for thread in threads_of(pids):
+        with contextlib.suppress(ProcessLookupError):
+            found |= os.sched_getaffinity(thread)
+    return frozenset(found)
+
+
+def name_of(pid: int) -> str:
+    """The kernel's name of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def processes_in(folder: Path) -> list[int]:

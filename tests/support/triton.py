@@ -21,7 +21,7 @@ from ratematch.plan.experiment import Experiment
 from ratematch.plan.launchplan import ProcessSpec
 from ratematch.plan.placement import place
 from ratematch.run import guard
-from ratematch.run.launch import port_is_free, probe
+from ratematch.run.probes import port_is_free, probe
 from tests.ports import free_port
 from tests.support.processes import wait_until
 

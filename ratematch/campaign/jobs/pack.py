@@ -19,6 +19,7 @@ from typing import Any
 from ratematch.campaign.jobs.sent import Membership
 from ratematch.campaign.jobs.step import StepJob
 from ratematch.plan.packs import Piece, next_to_start
+from ratematch.run.preparation import image_for_all
 from ratematch.run.stopping import Stop, stop_on_signal
 from ratematch.slurm import allocation
 from ratematch.store import layout
@@ -79,7 +80,10 @@ def run_pack(path: str) -> dict[str, Any]:
     with stop_on_signal() as stop:
         nodes = allocation.own_nodes()
         account = _Account(folder, len(nodes), pack.gpus_per_node)
-        _run(pieces, members, nodes, stop, account)
+        cluster = members[pieces[0].name].folder.cluster() if pieces else None
+        with image_for_all(cluster, nodes, folder, stop) as environment:
+            account.spend(len(nodes))
+            _run(pieces, members, nodes, stop, account, environment)
         account.write()
     done = sum(members[piece.name].folder.done() for piece in pieces)
     return {"ok": done == len(pieces), "experiments": len(pieces), "done": done, "signal": stop.signal}
@@ -91,14 +95,15 @@ def _run(
     nodes: Sequence[str],
     stop: Stop,
     account: _Account,
+    environment: Mapping[str, str],
 ) -> None:
-    """Run ``pieces`` on ``nodes`` until all have ended, or the pack must stop."""
+    """Run ``pieces`` on ``nodes`` until all have ended, or the pack must stop. ``environment``: of their drivers."""
     waiting, free, running = list(pieces), list(nodes), list[_Running]()
     while (waiting or running) and not stop.is_set():
         for piece in [piece for piece in waiting if members[piece.name].is_cancelled()]:
             waiting.remove(piece)
             members[piece.name].end(None)
-        _start_fitting(waiting, members, free, running)
+        _start_fitting(waiting, members, free, running, environment)
         for part in list(running):
             if part.member.is_cancelled():
                 part.job.cancel(wait=False)
@@ -115,7 +120,11 @@ def _run(
 
 
 def _start_fitting(
-    waiting: list[Piece], members: Mapping[str, Membership], free: list[str], running: list[_Running]
+    waiting: list[Piece],
+    members: Mapping[str, Membership],
+    free: list[str],
+    running: list[_Running],
+    environment: Mapping[str, str],
 ) -> None:
     """Move pieces from ``waiting`` to ``running`` as long as the next one fits on nodes taken from ``free``."""
     now_min = time.monotonic() / 60
@@ -127,7 +136,10 @@ def _start_fitting(
         piece = waiting.pop(index)
         member, nodes = members[piece.name], free[: piece.nodes]
         del free[: piece.nodes]
-        job = StepJob(member.folder, nodes, member.log, member.name, expected_end_min=now_min + piece.minutes)
+        end_min = now_min + piece.minutes
+        job = StepJob(
+            member.folder, nodes, member.log, member.name, expected_end_min=end_min, environment=environment
+        )
         running.append(_Running(piece, member, job))
 
 

@@ -41,7 +41,7 @@ from ratematch.campaign.jobs.job import Started
 from ratematch.campaign.jobs.pack import PackFile, run_pack
 from ratematch.campaign.jobs.sent import SlurmJob, Submission
 from ratematch.errors import RunError
-from ratematch.plan.budget import minutes_on
+from ratematch.plan.budget import minutes_on, prepare_minutes
 from ratematch.plan.cluster import Cluster
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.packs import Pack, Piece
@@ -55,6 +55,7 @@ from ratematch.slurm.site import refuse_missing
 from ratematch.store import filelock, layout
 from ratematch.store.folder import ExperimentFolder
 from ratematch.store.masking import not_inherited
+from ratematch.store.preparing import learnt_minutes
 from ratematch.store.private import make_private
 
 WARN_S = 90
@@ -205,14 +206,17 @@ def estimate_minutes(folder: ExperimentFolder) -> float:
     """
     experiment, cluster = folder.read(), _cluster(folder)
     start_min, load_min = cluster.start_minutes, cluster.load_minutes
+    learnt_min = learnt_minutes(folder.path.parent, cluster)
+    before_min = prepare_minutes(cluster) if learnt_min is None else learnt_min
     for outcome in folder.outcomes():
         if outcome.measured:
-            start_min = max(start_min, outcome.starting_s / 60)
+            start_min = max(start_min, (outcome.starting_s - outcome.preparing_s) / 60)
             load_min = max(load_min, outcome.measuring_s / outcome.measured / 60)
         elif outcome.interrupted and outcome.signal == "SIGUSR2":
             start_min = max(start_min, 2 * outcome.seconds / 60)
     missing = [[load for load in part.loads if not folder.finished(load)] for part in experiment.launches()]
-    return sum(start_min + (len(loads) + num_further(folder)) * load_min for loads in missing if loads)
+    servers_min = sum(start_min + (len(loads) + num_further(folder)) * load_min for loads in missing if loads)
+    return before_min + servers_min if servers_min else 0.0
 
 
 def piece_of(folder: ExperimentFolder) -> Piece:

@@ -46,11 +46,12 @@ class StepJob:
         submission: str = "",
         *,
         expected_end_min: float = 0.0,
+        environment: Mapping[str, str] | None = None,
     ):
         """Start it on ``nodes``; its driver writes to ``log``.
 
         ``submission``: the name that ``job.json`` must still hold, empty = any. ``expected_end_min``: when it is
-        expected to end, in minutes of the monotonic clock.
+        expected to end, in minutes of the monotonic clock. ``environment``: added to that of its driver.
         """
         self.folder = folder
         self.nodes = tuple(nodes)
@@ -74,7 +75,7 @@ class StepJob:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, JOB_BEGAN: f"{self._began:.3f}"},
+                env={**os.environ, **(environment or {}), JOB_BEGAN: f"{self._began:.3f}"},
                 # A terminal's Ctrl-C goes to the starter, which then stops this in order.
                 start_new_session=True,
             )

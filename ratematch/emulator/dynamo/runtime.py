@@ -2,8 +2,8 @@
 
 Only this module imports Dynamo. What is registered is what ``dynamo.trtllm`` and ``dynamo.vllm`` register: the model
 under its served name, the stage it does, and what a prefill or decode worker needs beside itself. One more endpoint,
-:data:`~ratematch.loadgen.http.EMULATED_ENDPOINT`, is where emulated workers talk to each other; that it is listed
-says that a deployment is emulated.
+:data:`~ratematch.measure.emulatedmarks.EMULATED_ENDPOINT`, is where emulated workers talk to each other; that it is
+listed says that a deployment is emulated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ratematch.emulator.dynamo.worker import Worker
 from ratematch.emulator.errors import TransferError
 from ratematch.emulator.faults import load
 from ratematch.emulator.protocol import Json
-from ratematch.loadgen.http import EMULATED_ENDPOINT, EMULATED_INFO
+from ratematch.measure.emulatedmarks import EMULATED_ENDPOINT, EMULATED_INFO
 
 MODEL = Path(ratematch.__file__).parent / "data" / "dynamo_model"
 """Configuration and tokenizer that every emulated model has: the frontend reads no more of one."""

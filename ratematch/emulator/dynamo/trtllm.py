@@ -13,11 +13,10 @@ from ratematch.emulator.kvholds import CtxHolds
 from ratematch.emulator.protocol import Json, block_hashes
 from ratematch.emulator.scheduler import Sequence, Step
 from ratematch.emulator.trtllm.assembly import Emulation
-from ratematch.emulator.trtllm.kvfetch import decode_source, encode_source
 from ratematch.emulator.trtllm.logs import Log
 from ratematch.emulator.trtllm.metrics import IterationRecorder
 from ratematch.emulator.trtllm.settings import WorkerSettings
-from ratematch.emulator.trtllm.transfer import KvSource, check_layout
+from ratematch.emulator.trtllm.transfer import KvSource, check_layout, decode_source, encode_source
 from ratematch.engines.trtllm_serve.agreement import hand_over
 
 STATE = "encoded_opaque_state"

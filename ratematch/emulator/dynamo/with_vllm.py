@@ -10,7 +10,7 @@ from ratematch.emulator.dynamo.vllm import VllmBackend
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.errors import SettingsError
 from ratematch.emulator.vllm.assembly import build
-from ratematch.emulator.vllm.command import SIDE_DEFAULT, SIDE_HOST, SIDE_PORT, dashed, parser
+from ratematch.emulator.vllm.flags import SIDE_DEFAULT, SIDE_HOST, SIDE_PORT, dashed, parser
 from ratematch.emulator.vllm.logs import START_FAILURES, Log
 from ratematch.emulator.vllm.settings import ServeSettings, serve_settings
 from ratematch.engines.vllm.contract import release_line as engine_version

@@ -13,10 +13,9 @@ from ratematch.emulator.dynamo.backend import Backend
 from ratematch.emulator.dynamo.requests import HANDED_OVER, ChunkSink, last_chunk, read_request
 from ratematch.emulator.engine import Engine
 from ratematch.emulator.environment import Environment
-from ratematch.emulator.faults import LateWarning, arm, describe
+from ratematch.emulator.faults import LateWarning, arm, describe, fails_now
 from ratematch.emulator.protocol import Json, output_key
 from ratematch.emulator.scheduler import Sequence
-from ratematch.emulator.serving import fails_now
 
 VOCABULARY = 254
 """Different tokens that answers are made of: those that the tokenizer of the emulated model knows, none of which ends

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratematch.loadgen.http import EMULATED_ID
+from ratematch.measure.emulatedmarks import EMULATED_ID
 
 VARIABLE = "RATEMATCH_TRITON"
 PACKAGES = ("nvidia-pytriton==0.7.0", "numpy<2")

@@ -14,6 +14,7 @@ from ratematch.emulator.steptime import StepTime
 from ratematch.emulator.trtllm.settings import WorkerSettings
 from ratematch.emulator.trtllm.transfer import TRANSFER_LATENCY_S
 from ratematch.engines.trtllm_serve.agreement import expert_slots
+from ratematch.engines.trtllm_serve.forced import takes
 from ratematch.engines.trtllm_serve.render import KV_FORMATS
 from ratematch.errors import CatalogError
 from ratematch.inputs.catalog import load_gpu
@@ -52,6 +53,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             settings.kv_fraction,
             expert_slots=expert_slots(settings.config, 0) or 0,
             moe_backend=str((settings.config.get("moe_config") or {}).get("backend") or ""),
+            prompts_launched=not settings.prompt_graphs,
         )
         fit = fit_memory(shape, environment)
         step_time = make_step_time(shape, environment)
@@ -62,6 +64,8 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
             "CUDA out of memory\nRuntimeError: Executor creation failed due to insufficient GPU memory.\n"
             + fit.explanation
         )
+    if environment.forced_acceptance is not None and not takes(environment.version, environment.forced_acceptance):
+        environment = replace(environment, forced_acceptance=None)  # a warning, and drafts are looked at
     kv_tokens = fit.kv_tokens if settings.kv_max_tokens is None else min(fit.kv_tokens, settings.kv_max_tokens)
     config = replace(
         scheduler_config(shape, environment, settings.max_seq_len, kv_tokens, settings.tokens_per_block),
@@ -70,6 +74,7 @@ def build(settings: WorkerSettings, environment: Environment) -> Emulation:
         overlap=settings.overlap,
         fill_gate=environment.fill_gate,
         balance=settings.balance,
+        gathering=settings.gathering,
         routing=settings.routing,
     )
     token_b = shape.kv_token_b

@@ -8,33 +8,15 @@ transfer has begun (one POST to an internal route) and how long it takes, and sc
 from __future__ import annotations
 
 import asyncio
-import base64
 
 import aiohttp
 import msgspec
 
 from ratematch.emulator.errors import TransferError
 from ratematch.emulator.protocol import Json
-from ratematch.emulator.trtllm.transfer import KvSource
+from ratematch.emulator.trtllm.transfer import KvSource, encode_source
 
 FETCH_ROUTE = "/_emulated/fetch"
-
-
-def encode_source(source: KvSource) -> str:
-    """Text for ``encoded_opaque_state``."""
-    return base64.b64encode(msgspec.json.encode(source)).decode()
-
-
-def decode_source(text: str) -> KvSource:
-    """The source in an ``encoded_opaque_state``.
-
-    Raises:
-        TransferError: not written by an emulated context server.
-    """
-    try:
-        return msgspec.json.decode(base64.b64decode(text, validate=True), type=KvSource)
-    except (ValueError, msgspec.MsgspecError):
-        raise TransferError("encoded_opaque_state was not written by an emulated context server") from None
 
 
 class GenFetch:

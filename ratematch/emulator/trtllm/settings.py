@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ratematch.emulator.errors import SettingsError
-from ratematch.emulator.iteration import AttentionDpBalance, BlockRouting
+from ratematch.emulator.iteration import AttentionDpBalance, BlockRouting, PromptGathering
 from ratematch.engines.settings import Config, without
 from ratematch.engines.trtllm_serve.agreement import check_model, draft_tokens
 from ratematch.engines.trtllm_serve.contract import release_line
@@ -144,6 +144,8 @@ class WorkerSettings:
     overlap: bool
     balance: AttentionDpBalance | None
     routing: BlockRouting | None
+    gathering: PromptGathering | None
+    prompt_graphs: bool
     transceiver: str | None
     transfer_timeout_s: float | None
     print_iter_log: bool
@@ -181,10 +183,7 @@ def worker_settings(
     Raises:
         SettingsError: an unknown key, a value or combination the engine refuses, an unknown model.
     """
-    config = without(config, unchecked)
-    _check_config(config, version)
-    merged, warnings = _merge(cli, typed, config, version)
-    _check_config(merged, version)
+    merged, warnings = _merge_checked(cli, typed, without(config, unchecked), version)
     model = resolve_model(model_path, facts)
     _check_model(model, merged)
     kv = merged["kv_cache_config"]
@@ -211,6 +210,8 @@ def worker_settings(
         chunked_prefill=bool(merged.get("enable_chunked_prefill", False)),
         balance=_balance(merged.get("attention_dp_config") or {}),
         routing=_routing(merged.get("attention_dp_config") or {}),
+        gathering=_gathering(merged),
+        prompt_graphs=bool((merged.get("torch_compile_config") or {}).get("enable_piecewise_cuda_graph")),
         overlap=not merged.get("disable_overlap_scheduler", False),
         transceiver=transceiver.get("backend"),
         transfer_timeout_s=_transfer_timeout_s(transceiver, version),
@@ -224,6 +225,15 @@ def worker_settings(
         config=merged,
         warnings=tuple(warnings),
     )
+
+
+def _merge_checked(
+    cli: Mapping[str, Any], typed: Collection[str], config: Config, version: str
+) -> tuple[Config, list[str]]:
+    _check_config(config, version)
+    merged, warnings = _merge(cli, typed, config, version)
+    _check_config(merged, version)
+    return merged, warnings
 
 
 def _check_role(cli: Mapping[str, Any]) -> None:
@@ -254,6 +264,15 @@ def _balance(config: Config) -> AttentionDpBalance | None:
     if not config.get("enable_balance"):
         return None
     return AttentionDpBalance(int(config.get("timeout_iters", 50)), int(config.get("batching_wait_iters", 10)))
+
+
+def _gathering(config: Config) -> PromptGathering | None:
+    """Not with attention DP, whose ranks would have to agree."""
+    iters = int(config.get("batch_wait_timeout_iters") or 0)
+    ratio = float(config.get("batch_wait_max_tokens_ratio") or 0)
+    if config.get("enable_attention_dp") or not (iters or ratio):
+        return None
+    return PromptGathering(iters, ratio)
 
 
 def _routing(config: Config) -> BlockRouting | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from ratematch.emulator.errors import TransferError
 from ratematch.emulator.trtllm.logs import Log
@@ -59,3 +62,20 @@ def announce(config: Config, version: str, log: Log) -> None:
         log.info(f"{transceiver.UCX_LINE}.")
     if transceiver.runtimes(block, read_version(one_release(version)))[-1] == "PYTHON":
         log.info(transceiver.PYTHON_LINE)
+
+
+def encode_source(source: KvSource) -> str:
+    """Text for ``encoded_opaque_state``."""
+    return base64.b64encode(msgspec.json.encode(source)).decode()
+
+
+def decode_source(text: str) -> KvSource:
+    """The source in an ``encoded_opaque_state``.
+
+    Raises:
+        TransferError: not written by an emulated context server.
+    """
+    try:
+        return msgspec.json.decode(base64.b64decode(text, validate=True), type=KvSource)
+    except (ValueError, msgspec.MsgspecError):
+        raise TransferError("encoded_opaque_state was not written by an emulated context server") from None

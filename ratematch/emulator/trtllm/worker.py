@@ -27,7 +27,7 @@ from ratematch.emulator.trtllm.metrics import IterationRecorder, PerfRecorder
 from ratematch.emulator.trtllm.protocol import GenerationRequest, TrtllmStream, answer, parse_request
 from ratematch.emulator.trtllm.settings import WorkerSettings
 from ratematch.emulator.trtllm.times import TimesFile, fields_of_worker, times_event, wants_times
-from ratematch.emulator.trtllm.transfer import KvSource, check_layout
+from ratematch.emulator.trtllm.transfer import KvSource, check_layout, decode_source
 from ratematch.engines.trtllm_serve.agreement import hand_over
 from ratematch.engines.trtllm_serve.contract import release_line
 from ratematch.engines.trtllm_serve.reporting import reporting
@@ -148,7 +148,7 @@ class Worker(Face[GenerationRequest, KvSource]):
             return None
         if request.disagg.get("ctx_request_id") is None:
             raise Refused("Invalid disaggregated params: ctx_request_id is None")
-        source = kvfetch.decode_source(str(request.disagg.get("encoded_opaque_state") or ""))
+        source = decode_source(str(request.disagg.get("encoded_opaque_state") or ""))
         try:
             check_layout(source, self._layout)
         except TransferError as error:

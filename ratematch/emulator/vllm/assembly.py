@@ -30,6 +30,7 @@ def build(settings: ServeSettings, environment: Environment) -> Emulation:
     Raises:
         SettingsError: an unknown number format; weights or one longest sequence that do not fit (in vLLM's words).
     """
+    environment = replace(environment, forced_acceptance=settings.forced_acceptance)
     shape = ServerShape(
         settings.model,
         settings.gpu,

@@ -42,7 +42,8 @@ class TransferSettings:
 class ServeSettings:
     """One server. Limits count per data-parallel rank. ``names``: what the ``model`` field of requests may say.
 
-    ``drafts``: draft tokens a step. ``kv_format``: number format of the KV cache; ``kv_dtype``: as the flag says.
+    ``drafts``: draft tokens a step. ``forced_acceptance``: how many of them are accepted whether they are right or
+    not, ``None``: those that are. ``kv_format``: number format of the KV cache; ``kv_dtype``: as the flag says.
     """
 
     path: str
@@ -65,6 +66,7 @@ class ServeSettings:
     chunked_prefill: bool
     async_scheduling: bool
     drafts: int
+    forced_acceptance: float | None
     stream_interval: int
     transfer: TransferSettings | None
     log_stats: bool
@@ -132,6 +134,7 @@ def serve_settings(
         chunked_prefill=chunked,
         async_scheduling=given.get("async-scheduling", True),
         drafts=_drafts(given.get("speculative-config")),
+        forced_acceptance=_forced(given.get("speculative-config")),
         stream_interval=int(given.get("stream-interval", 1)),
         transfer=_transfer(given.get("kv-transfer-config")),
         log_stats=not given.get("disable-log-stats", False),
@@ -188,6 +191,28 @@ def _drafts(config: Any) -> int:
     if not str(config.get("method")).endswith("mtp"):
         raise SettingsError(f"speculative method {config.get('method')!r} is not emulated; emulated: mtp")
     return int(config["num_speculative_tokens"])
+
+
+def _forced(config: Any) -> float | None:
+    """Accepted drafts of ``rejection_sample_method: synthetic``, which takes a length or rates of positions."""
+    if not isinstance(config, dict) or config.get("rejection_sample_method") != "synthetic":
+        if isinstance(config, dict) and any(key.startswith("synthetic_acceptance") for key in config):
+            raise SettingsError(
+                "synthetic_acceptance_rates / synthetic_acceptance_length are only valid with "
+                "rejection_sample_method='synthetic'."
+            )
+        return None
+    length, rates = config.get("synthetic_acceptance_length"), config.get("synthetic_acceptance_rates")
+    if (length is None) == (rates is None):
+        raise SettingsError(
+            "rejection_sample_method='synthetic' requires exactly one of synthetic_acceptance_rates or "
+            "synthetic_acceptance_length."
+        )
+    if length is None:
+        raise SettingsError("synthetic_acceptance_rates are not emulated; give synthetic_acceptance_length")
+    if not 1 <= float(length) <= int(config["num_speculative_tokens"]) + 1:
+        raise SettingsError(f"synthetic_acceptance_length must be in [1, num_speculative_tokens + 1], got {length}")
+    return float(length) - 1
 
 
 def _transfer(config: Any) -> TransferSettings | None:

@@ -45,6 +45,7 @@ from ratematch.engines.dynamo.diagnosis import (
     diagnose_vllm,
     explain,
 )
+from ratematch.engines.dynamo.engineside import why_not_forced
 from ratematch.engines.dynamo.joining import join, recheck
 from ratematch.engines.dynamo.joinscript import join_script
 from ratematch.engines.dynamo.places import spare_ports
@@ -82,6 +83,7 @@ FACTS = EngineFacts(
     expert_slots=expert_slots,
     idle_options=idle_options,
     read_settings=read_settings,
+    why_not_forced=why_not_forced,
 )
 """One for all backends: a sweep file is read before anything of its backend is planned."""
 

@@ -15,8 +15,10 @@ from ratematch.engines.dynamo.stack import Stack, stack_of
 from ratematch.engines.settings import Config, fold, lay_over
 from ratematch.engines.trtllm_serve.contract import load_keys, there
 from ratematch.engines.trtllm_serve.derive import BLOCK, NO_ENVIRONMENT, derive_worker
+from ratematch.engines.trtllm_serve.forced import why_not_forced as trtllm_forced
 from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.vllm.derive import derive_server
+from ratematch.engines.vllm.derive import why_not_forced as vllm_forced
 from ratematch.engines.vllm.options import spell_options
 from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import EngineRef, Experiment
@@ -42,6 +44,12 @@ def as_engine(experiment: Experiment) -> Experiment:
         # The same keys as for trtllm-serve's own router of that kind: block reuse, and a buffer of KV events.
         deployment = replace(deployment, router="kv_cache_aware")
     return replace(experiment, engine=EngineRef(name, stack.backend_version), deployment=deployment)
+
+
+def why_not_forced(engine: EngineRef, tokens: float) -> str | None:
+    """As the room of the workers' engine says."""
+    of_engine = trtllm_forced if engine.backend == "trtllm" else vllm_forced
+    return of_engine(engine, tokens)
 
 
 def is_alone(experiment: Experiment) -> bool:

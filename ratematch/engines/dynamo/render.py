@@ -45,6 +45,7 @@ from ratematch.engines.settings import merge_env
 from ratematch.engines.steptimes import step_times_env
 from ratematch.engines.trtllm_serve.agreement import has_load_balancer
 from ratematch.engines.trtllm_serve.commandline import engine_launcher as trtllm_launcher
+from ratematch.engines.trtllm_serve.forced import forced_env
 from ratematch.engines.trtllm_serve.modes import quiet_env
 from ratematch.engines.trtllm_serve.render import EPLB_SHM, WORKER_ENV, to_yaml, visible_gpus
 from ratematch.engines.trtllm_serve.render import unset as trtllm_unset
@@ -249,6 +250,7 @@ def _worker_env(
             _emulated(experiment, cluster, stack, group.unchecked),
             cluster.environment.items(),
             group.environment.items(),
+            forced_env(experiment, group) if stack.backend == "trtllm" else (),
             step_times_env(experiment, cluster),
             shared(stack, places),
             system_port(Place(instance.host, instance.port)),

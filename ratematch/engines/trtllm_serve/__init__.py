@@ -7,6 +7,7 @@ from ratematch.engines.trtllm_serve.agreement import expert_slots
 from ratematch.engines.trtllm_serve.commandline import engine_command, engine_launcher, judge_probe, probe_commands
 from ratematch.engines.trtllm_serve.contract import RELEASE_LINES, release_line
 from ratematch.engines.trtllm_serve.diagnosis import KNOWN, diagnose, explain
+from ratematch.engines.trtllm_serve.forced import why_not_forced
 from ratematch.engines.trtllm_serve.iterlog import has_given_up, has_iterations, is_trtllm_log, read_log
 from ratematch.engines.trtllm_serve.kvwork import COSTS, transfer_work
 from ratematch.engines.trtllm_serve.metrics import ROUTES, iteration_reader, read_figures, read_samples
@@ -34,6 +35,7 @@ ENGINE = Engine(
         breakdown_apart=breakdown_apart,
         idle_options=idle_options,
         fill_margin=fill_margin,
+        why_not_forced=why_not_forced,
     ),
     product="TensorRT-LLM",
     reference="contract, section 9",

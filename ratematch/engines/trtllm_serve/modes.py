@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ratematch.engines.trtllm_serve.contract import release_line
+from ratematch.engines.trtllm_serve.forced import forced_env
 from ratematch.engines.trtllm_serve.worker_rules import fill_margin
 from ratematch.plan.deployment import Role
 from ratematch.plan.experiment import Experiment
@@ -82,5 +83,8 @@ def explain_environment(experiment: Experiment) -> tuple[Setting, ...]:
     if experiment.mode == "gen_only" and _keeps_alive(experiment):
         why = "gen servers: GPUs are not idle while the batch fills, so clocks stay up and no idle job is ended"
         settings.append(Setting(*KEEPALIVE, why))
+    for group in experiment.deployment.groups:
+        why = f"{group.role} servers accept so many drafts, right or not: {experiment.workload.forced_acceptance}"
+        settings += [Setting(name, value, why) for name, value in forced_env(experiment, group)]
     groups = experiment.deployment.groups
     return tuple(each for each in settings if not all(each.key in group.environment for group in groups))

@@ -20,6 +20,7 @@ from ratematch.engines.trtllm_serve.agreement import (
     doubt_pair,
 )
 from ratematch.engines.trtllm_serve.contract import doubt_map, load_keys, orchestrator_keys
+from ratematch.engines.trtllm_serve.forced import check_forced
 from ratematch.engines.trtllm_serve.modes import doubt_fill
 from ratematch.engines.trtllm_serve.orchestrator_rules import check_orchestrator_config
 from ratematch.engines.trtllm_serve.release import NEWEST, read_version
@@ -80,6 +81,7 @@ def check_launch(
     return [
         *problems,
         *check_environment(plan.processes, workers),
+        *check_forced(experiment, plan.processes),
         *check_router(deployment),
     ]
 

@@ -23,6 +23,8 @@ from ratematch.engines.trtllm_serve.derive import (
     NO_ENVIRONMENT,
     derive_worker,
 )
+from ratematch.engines.trtllm_serve.forced import VARIABLE as FORCED
+from ratematch.engines.trtllm_serve.forced import forced_env
 from ratematch.engines.trtllm_serve.modes import mode_env, quiet_env
 from ratematch.engines.trtllm_serve.release import read_version
 from ratematch.engines.trtllm_serve.times import times_of_orchestrator
@@ -187,7 +189,9 @@ def router_config(experiment: Experiment, role: Role) -> Config | None:
 
 def unset(experiment: Experiment) -> tuple[str, ...]:
     """Variables that processes do not inherit."""
-    return (*UNSET, *INHERITED_UCX) if release_line(experiment.engine.version) == "1.4" else UNSET
+    inherited = INHERITED_UCX if release_line(experiment.engine.version) == "1.4" else ()
+    # An inherited forced acceptance would be in no result.
+    return (*UNSET, *inherited, *((FORCED,) if experiment.deployment.mtp else ()))
 
 
 def _url(host: str, port: int) -> str:
@@ -249,6 +253,7 @@ def _worker(experiment: Experiment, instance: Instance, cluster: Cluster, ready_
                 _environment(experiment, cluster, instance.role, group.unchecked),
                 eplb,
                 group.environment.items(),
+                forced_env(experiment, group),
                 step_times_env(experiment, cluster),
             ),
             *visible,

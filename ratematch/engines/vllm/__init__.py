@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratematch.engines.engine import Engine
 from ratematch.engines.vllm.commandline import judge_probe, probe_commands
 from ratematch.engines.vllm.contract import RELEASE_LINES, release_line
+from ratematch.engines.vllm.derive import why_not_forced
 from ratematch.engines.vllm.diagnosis import KNOWN, diagnose, explain
 from ratematch.engines.vllm.logs import has_given_up, has_iterations, is_vllm_log
 from ratematch.engines.vllm.metrics import ROUTES, IterationReader, read_figures, read_stages
@@ -24,7 +25,12 @@ def why_no_simulation() -> str:
 ENGINE = Engine(
     name="vllm",
     # The release lines that can be rendered, and what stands in front of its servers.
-    facts=EngineFacts(versions=RELEASE_LINES, gen_modes=("gen_only_warmed",), routers=("round_robin", "command")),
+    facts=EngineFacts(
+        versions=RELEASE_LINES,
+        gen_modes=("gen_only_warmed",),
+        routers=("round_robin", "command"),
+        why_not_forced=why_not_forced,
+    ),
     product="vLLM",
     reference="vLLM",
     routes=ROUTES,

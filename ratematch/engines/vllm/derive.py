@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ratematch.engines.settings import Config
 from ratematch.plan.deployment import ServerGroup
-from ratematch.plan.experiment import Experiment
+from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.limits import explain_limits
 from ratematch.plan.load import most_in_flight
 from ratematch.plan.setting import Setting
@@ -25,6 +25,9 @@ PREFILL_TOKENS = 2048
 
 KV_ROLE = {"ctx": "kv_producer", "gen": "kv_consumer"}
 
+SYNTHETIC = "synthetic"
+"""``rejection_sample_method`` that does not look whether drafts are right."""
+
 LIMITS = {"max_batch_size": "max_num_seqs", "max_num_tokens": "max_num_batched_tokens"}
 """The plan's names of the two limits, and the flags that set them."""
 
@@ -38,7 +41,7 @@ def derive_server(experiment: Experiment, group: ServerGroup) -> tuple[Setting, 
         Setting("gpu_memory_utilization", MEMORY_SHARE, "share of a GPU's memory that the server may take in all"),
         _prefix_caching(group),
         *_transfer(group),
-        *_drafts(group),
+        *_drafts(experiment, group),
         Setting("generation_config", "vllm", "a checkpoint's own sampling defaults would change what a step does"),
         Setting("disable_uvicorn_access_log", True, "a log line a request would hide what matters"),
     )
@@ -103,13 +106,27 @@ def _transfer(group: ServerGroup) -> Iterator[Setting]:
     yield Setting(f"{key}.kv_load_failure_policy", "fail", why)
 
 
-def _drafts(group: ServerGroup) -> Iterator[Setting]:
+def why_not_forced(engine: EngineRef, tokens: float) -> str | None:
+    """Every release from 0.20 on, so all that are rendered, accepts by force what ``speculative_config`` says."""
+    return None
+
+
+def forced_config(experiment: Experiment, group: ServerGroup) -> Config:
+    """Keys of ``speculative_config`` that force how many drafts are accepted; empty: they are accepted as they are
+    right. The method accepts whole drafts always and one more by chance, as TensorRT-LLM's variable does."""
+    tokens = experiment.forced_tokens(group)
+    return {} if tokens is None else {"rejection_sample_method": SYNTHETIC, "synthetic_acceptance_length": tokens}
+
+
+def _drafts(experiment: Experiment, group: ServerGroup) -> Iterator[Setting]:
     if not group.mtp:
         return
     key = "speculative_config"
     if "method" not in _option(group, key):
         yield Setting(f"{key}.method", "mtp", f"mtp={group.mtp}: the checkpoint's own draft layers")
     yield Setting(f"{key}.num_speculative_tokens", group.mtp, f"mtp={group.mtp}, the draft length")
+    for name, value in forced_config(experiment, group).items():
+        yield Setting(f"{key}.{name}", value, f"forced acceptance: {experiment.workload.forced_acceptance}")
 
 
 def _option(group: ServerGroup, key: str) -> Config:

@@ -8,7 +8,7 @@ from typing import Any
 from ratematch.engines.installed import InstalledSchema
 from ratematch.engines.settings import Config, without
 from ratematch.engines.vllm.contract import check_options, release_line
-from ratematch.engines.vllm.derive import BLOCK
+from ratematch.engines.vllm.derive import BLOCK, SYNTHETIC, forced_config
 from ratematch.engines.vllm.options import check_own, server_options, spell_options
 from ratematch.engines.vllm.router import check_router
 from ratematch.plan.deployment import ServerGroup
@@ -21,6 +21,11 @@ TRANSFER_KEYS = (
     *("kv_ip", "kv_port", "kv_connector_extra_config", "kv_connector_module_path", "enable_permute_local_kv"),
     "kv_load_failure_policy",
 )
+FORCING = (
+    *("rejection_sample_method", "synthetic_acceptance_length", "synthetic_acceptance_rates"),
+    "synthetic_acceptance_rate",
+)
+"""Keys of ``speculative_config`` that say how drafts are accepted."""
 KV_ROLES = ("kv_producer", "kv_consumer", "kv_both")
 
 
@@ -41,6 +46,7 @@ def check_launch(
         judged = without(configured[group.role], group.unchecked)
         problems += [*own, *(f"{group.role}: {problem}" for problem in check_options(judged, version))]
         problems += [f"{group.role}: {problem}" for problem in _check_group(group, judged, plan, model)]
+        problems += [f"{group.role}: {problem}" for problem in _check_forced(experiment, group, judged)]
     if not problems and deployment.ctx is not None and deployment.gen is not None:
         problems += why_no_hand_over(configured["ctx"], configured["gen"], version)
     if deployment.needs_orchestrator:
@@ -78,6 +84,21 @@ def _check_group(
     own_drafts = isinstance(speculation, dict) and speculation.get("method") == "mtp"
     if own_drafts and model is not None and not model.mtp_layers:
         yield f"speculative_config: mtp needs a checkpoint with MTP layers; {model.name} has none"
+
+
+def _check_forced(experiment: Experiment, group: ServerGroup, options: Mapping[str, Any]) -> Iterator[str]:
+    """Drafts that are accepted by force though the experiment does not say so, or in another number."""
+    given = options.get("speculative_config")
+    forcing = {key: value for key, value in given.items() if key in FORCING} if isinstance(given, dict) else {}
+    if forcing.get("rejection_sample_method") != SYNTHETIC and len(forcing) <= 1:
+        forcing.pop("rejection_sample_method", None)
+    if forcing != forced_config(experiment, group):
+        words = ", ".join(f"{key}: {value}" for key, value in forcing.items()) or "nothing in it"
+        yield (
+            f"speculative_config: {words} forces how many drafts are accepted, and results say "
+            f"{experiment.workload.forced_acceptance or 'that none are forced'}: write forced_acceptance to the "
+            "workload instead"
+        )
 
 
 def _check_transfer(config: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import itertools
 import signal
 import sys
@@ -272,6 +273,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command: status 0 after a stop signal, 1 when it cannot listen or a server never answers."""
     given = _arguments(argv)
+    gc.freeze()  # what was loaded stays, and is not looked through while requests pass, nor at the end
     proxy = Proxy([url.rstrip("/") for url in given.prefill], [url.rstrip("/") for url in given.decode])
     sys.exit(uvloop.run(serve(proxy, given.host, given.port, given.ready_timeout)))
 

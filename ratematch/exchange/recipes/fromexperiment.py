@@ -10,6 +10,7 @@ from ratematch.engines import find_engine
 from ratematch.engines.dynamo.stack import FORCED_VARIABLES
 from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.settings import lay_over
+from ratematch.engines.trtllm_serve.forced import VARIABLE as FORCED
 from ratematch.errors import Problem, RecipeError
 from ratematch.exchange.recipes.choices import FP4
 from ratematch.exchange.recipes.dynamostack import DynamoStack, NamedRelease
@@ -141,9 +142,10 @@ def _servers(group: ServerGroup, files: Mapping[str, Any], plan: LaunchPlan) -> 
     """A configuration written by somebody is given back with its own environment; a derived one with all that the
     plan sets alike for every server of the role."""
     config = group.config if group.config is not None else files[f"{group.role}.yaml"]
+    environments = [dict(process.env) for process in plan.processes if process.role == group.role]
     environment = dict(group.environment)
+    environment |= {name: value for name, value in environments[0].items() if name == FORCED}
     if group.config is None:
-        environments = [dict(process.env) for process in plan.processes if process.role == group.role]
         alike = {
             name: value
             for name, value in environments[0].items()

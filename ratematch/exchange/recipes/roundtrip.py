@@ -11,6 +11,8 @@ import yaml
 from ratematch.engines import ENGINES, find_engine
 from ratematch.engines.ownyaml import read_own_yaml
 from ratematch.engines.refusals import judge_launch
+from ratematch.engines.trtllm_serve.forced import VARIABLE as FORCED
+from ratematch.engines.trtllm_serve.forced import is_forcing
 from ratematch.exchange.recipes.dynamoproof import compare_stack
 from ratematch.exchange.recipes.recipe import Recipe, Servers
 from ratematch.plan.cluster import Cluster
@@ -132,7 +134,7 @@ def _compare_environment(servers: Servers, given: dict[str, str]) -> tuple[list[
     wrong = [
         f"{servers.role}: {name}={given.get(name)} instead of {value}"
         for name, value in servers.environment.items()
-        if given.get(name) != value
+        if given.get(name) != value and not (name == FORCED and is_forcing(value, given.get(name)))
     ]
     own = ("CUDA_VISIBLE_DEVICES", "RATEMATCH_")
     more = {

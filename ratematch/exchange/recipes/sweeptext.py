@@ -11,11 +11,16 @@ from typing import Any
 import yaml
 
 from ratematch.engines.trtllm_serve.contract import worker_keys
+from ratematch.engines.trtllm_serve.forced import VARIABLE as FORCED
+from ratematch.engines.trtllm_serve.forced import is_forcing
 from ratematch.exchange.recipes.dynamostack import DynamoStack
 from ratematch.exchange.recipes.recipe import Recipe, Servers, unknown_keys
 from ratematch.plan.deployment import Options
 from ratematch.plan.located import UNCHECKED
 from ratematch.plan.printable import LONGEST_NAME
+
+WorkloadKeys = tuple[int, int, float, tuple[tuple[int, float], ...]]
+"""ISL, OSL, the ratio of its spread, and what drafts are forced to: tokens a step by number of drafts."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Target:
     cluster_origin: str
     version: str
     version_origin: str
-    workloads: tuple[tuple[int, int, float], ...]
+    workloads: tuple[WorkloadKeys, ...]
     precision: str = ""
     backend_version: str = ""
     backend_origin: str = ""
@@ -136,9 +141,19 @@ def list_left_out(parts: Iterable[str]) -> str:
     )
 
 
-def workload_of(recipe: Recipe) -> tuple[int, int, float]:
+def workload_of(recipe: Recipe) -> WorkloadKeys:
     assert recipe.isl is not None and recipe.osl is not None
-    return recipe.isl, recipe.osl, recipe.osl_ratio
+    return recipe.isl, recipe.osl, recipe.osl_ratio, _forced(recipe)
+
+
+def _forced(recipe: Recipe) -> tuple[tuple[int, float], ...]:
+    """A recipe forces acceptance by a variable of its workers; a sweep says it of the workload, as results do."""
+    found = {
+        servers.mtp: 1 + float(value)
+        for servers in recipe.servers
+        if servers.mtp and (value := servers.environment.get(FORCED)) and is_forcing(value)
+    }
+    return tuple(sorted(found.items()))
 
 
 def sweep_name(text: str) -> str:
@@ -150,7 +165,7 @@ def sweep_name(text: str) -> str:
 def _about(recipes: Sequence[Recipe]) -> list[str]:
     lines = []
     for recipe in recipes:
-        isl, osl, _ = workload_of(recipe)
+        isl, osl, *_ = workload_of(recipe)
         lines.append(
             f"{recipe.kind} {_one_line(recipe.name)} ({_one_line(recipe.source)}): {recipe.shape}, {isl}/{osl}."
         )
@@ -159,7 +174,7 @@ def _about(recipes: Sequence[Recipe]) -> list[str]:
     return lines
 
 
-def _origin_of(recipes: Sequence[Recipe], workload: tuple[int, int, float]) -> str:
+def _origin_of(recipes: Sequence[Recipe], workload: WorkloadKeys) -> str:
     return next((recipe.origins.get("workload", "") for recipe in recipes if workload_of(recipe) == workload), "")
 
 
@@ -195,11 +210,13 @@ def _servers(servers: Servers, version: str) -> list[str]:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             lines.append(f"      {key}: {value}")
     lines += [f"      config:{_comment(servers.origin + ', verbatim')}", *_config(servers.config, version)]
-    if servers.environment:
-        lines += [
-            f"      environment:{_comment(servers.environment_origin)}",
-            *_block(servers.environment, 8),
-        ]
+    environment = {
+        name: value
+        for name, value in servers.environment.items()
+        if name != FORCED or not servers.mtp or not is_forcing(value)  # the workload says it
+    }
+    if environment:
+        lines += [f"      environment:{_comment(servers.environment_origin)}", *_block(environment, 8)]
     return lines
 
 
@@ -223,9 +240,11 @@ def _tagged(config: dict[str, Any], unknown: set[str], prefix: str, indent: int)
     return lines
 
 
-def _workload(workload: tuple[int, int, float]) -> str:
-    isl, osl, ratio = workload
-    return _flow({"isl": isl, "osl": osl, **({"osl_ratio": ratio} if ratio < 1 else {})})
+def _workload(workload: WorkloadKeys) -> str:
+    isl, osl, ratio, forced = workload
+    keys: Options = {"isl": isl, "osl": osl, **({"osl_ratio": ratio} if ratio < 1 else {})}
+    steps = {drafts: round(tokens, 4) for drafts, tokens in forced}
+    return _flow(keys | ({"forced_acceptance": steps} if steps else {}))
 
 
 def _block(value: dict[str, Any], indent: int) -> list[str]:

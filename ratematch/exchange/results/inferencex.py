@@ -283,8 +283,8 @@ def _read_stats(row: Mapping[str, Any], name: str, where: str) -> Stats | None:
 def make_row(experiment: Experiment, load: Load, figures: Measurement) -> dict[str, Any] | None:
     """One aggregated or end-to-end load as a row; ``None`` for servers measured apart, which have no such row.
 
-    Undefined figures are left out, as there; ``emulated``, ``num_draft_tokens``, ``engine_version`` and
-    ``source`` are extra fields.
+    Undefined figures are left out, as there; ``emulated``, ``num_draft_tokens``, ``engine_version``, ``source`` and,
+    where drafts were accepted by force, ``forced_acceptance`` are extra fields.
     """
     deployment = experiment.deployment
     if figures.tok_s is None or figures.isl_mean is None or figures.req_s is None:
@@ -301,6 +301,7 @@ def make_row(experiment: Experiment, load: Load, figures: Measurement) -> dict[s
         "precision": experiment.workload.precision or None,
         "spec_decoding": "mtp" if deployment.mtp else "none",
         "num_draft_tokens": deployment.mtp,
+        **({"forced_acceptance": experiment.workload.forced_acceptance} if experiment.workload.forced else {}),
         "isl": experiment.workload.isl,
         "osl": experiment.workload.osl,
         "num_prompts": figures.num_requests,

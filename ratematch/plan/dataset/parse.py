@@ -14,6 +14,7 @@ from ratematch.plan.dataset.fields import IDS, TEXTS, Item, given, short, short_
 from ratematch.plan.dataset.lines import read_line
 from ratematch.plan.dataset.sessions import read_session, read_turns
 from ratematch.plan.dataset.timing import TAKEN_FOR_MS, guess_unit
+from ratematch.plan.nesting import nests_too_deep
 
 _BY_CONTENT: tuple[tuple[str, Callable[[Item], Reading]], ...] = (
     ("conversations", read_sharegpt),
@@ -82,10 +83,9 @@ def _whole_text(text: str, kind: str) -> list[object]:
     """The items of one JSON value: a list, an object whose ``data`` is a list, or an object that is one item."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise DatasetError("is nested too deep") from None
-    except ValueError as problem:
-        raise DatasetError(f"no JSON {kind}: {problem}") from problem
+    except (ValueError, RecursionError) as problem:
+        said = "is nested too deep" if nests_too_deep(text) else f"no JSON {kind}: {problem}"
+        raise DatasetError(said) from problem
     if isinstance(content, dict):
         content = content["data"] if isinstance(content.get("data"), list) else [content]
     if not isinstance(content, list):

@@ -28,8 +28,23 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
     ]
     what = f"calibrated for {one.model} in {one.precision} on {one.gpu}"
     console.print(table(what, ("factor on", "value", "95 %: low", "high"), factors))
+    families = [
+        (each.family, each.loads, each.measured, each.factor, each.low, each.high) for each in calibration.families
+    ]
+    columns = ("family", "loads", "measured over predicted", "beside the factors", "95 %: low", "high")
+    console.print(table("speed by mapping family", columns, families))
+    for each in calibration.families:
+        console.print(Text(each.words), soft_wrap=True)
     loads = [(point.name, point.before, point.after) for point in calibration.points]
     console.print(table("measured over predicted speed", ("load", "before", "calibrated"), loads))
-    spread = f"servers that were not measured: within {100 * 1.96 * calibration.own_sd:.0f} % of what these factors "
-    console.print(Text(f"{spread}predict, 95 % of them", style="dim"), soft_wrap=True)
+    if calibration.surprise:
+        console.print(Text(calibration.surprise, style="yellow"), soft_wrap=True)
+    own = 100 * 1.96 * calibration.server_sd(aggregated=False)
+    spread = f"servers that were not measured: within {own:.0f} % of what this predicts, 95 % of them, were it known"
+    console.print(
+        Text(f"{spread} exactly (aggregated: {196 * calibration.server_sd(aggregated=True):.0f} %)", style="dim")
+    )
+    console.print(
+        Text("TTFT is corrected as far as steps make it; what waiting adds is not", style="dim"), soft_wrap=True
+    )
     console.print(Text(f"step times: {one.name}"), soft_wrap=True)

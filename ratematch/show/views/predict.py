@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from ratematch.match.points import Point
 from ratematch.measure.measured import Measured
+from ratematch.plan.parallelism import family_name
 from ratematch.show import style
 from ratematch.show.console import table
 
@@ -45,26 +47,44 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
             }
             for workload in prediction.analyses
         },
-        "ctx": [_load_row(row) for row in prediction.rows if row.experiment.stage == "ctx"],
-        "gen": [_load_row(row) for row in prediction.rows if row.experiment.stage == "gen"],
+        "ctx": [_load_row(row, prediction) for row in prediction.rows if row.experiment.stage == "ctx"],
+        "gen": [_load_row(row, prediction) for row in prediction.rows if row.experiment.stage == "gen"],
     }
 
 
 def _row(point: Point, prediction: Prediction, kind: Kind) -> dict[str, Any]:
     low, high = _within(point.tok_s_gpu, prediction, kind)
-    return {name: getattr(point, name) for name in ROW_FIELDS} | {"tok_s_gpu_low": low, "tok_s_gpu_high": high}
+    few, many = _ratio_within(point, prediction)
+    intervals = {"tok_s_gpu_low": low, "tok_s_gpu_high": high, "ratio_low": few, "ratio_high": many}
+    return {name: getattr(point, name) for name in ROW_FIELDS} | intervals
+
+
+def _ratio_within(point: Point, prediction: Prediction) -> tuple[float | None, float | None]:
+    """95 % of what the ideal ratio of ctx to gen instances may be: both sides are off, each by itself."""
+    if point.ratio is None or not point.ctx_mapping or not point.gen_mapping:
+        return None, None
+    total = {effect.family: effect.total_sd for effect in prediction.effects}
+    names = family_name("ctx", point.ctx_mapping), family_name("gen", point.gen_mapping)
+    ratio, spread = float(Fraction(point.ratio)), math.exp(1.96 * math.hypot(*(total[name] for name in names)))
+    return ratio / spread, ratio * spread
+
+
+def _factor_within(row: Measured, prediction: Prediction) -> tuple[float, float]:
+    """95 % of what the speed of a server may be over the predicted one."""
+    family = family_name(row.experiment.stage, row.experiment.deployment.groups[-1].mapping.label)
+    sd = next(effect.total_sd for effect in prediction.effects if effect.family == family)
+    return math.exp(-1.96 * sd), math.exp(1.96 * sd)
 
 
 def _within(tok_s_gpu: float | None, prediction: Prediction, kind: Kind) -> tuple[float | None, float | None]:
-    """Where tok/s/GPU lies: by what public rows were off, or in 95 % of cases where predictions are calibrated, the
-    widest of the families that are in it. Nothing once results of one's own correct predictions, which have an
-    interval of their own."""
-    if tok_s_gpu is None or prediction.learnt_from:
+    """Where tok/s/GPU lies: by what public rows were off, or in 95 % of cases where measurements of one's own correct
+    predictions, the widest of the families that are in it."""
+    if tok_s_gpu is None:
         return None, None
-    if prediction.calibration is not None:
+    if prediction.calibration is not None or prediction.learnt_from:
         stages = ("ifb ",) if kind == "agg" else ("ctx ", "gen ")
         sds = [effect.total_sd for effect in prediction.effects if effect.family.startswith(stages)]
-        spread = math.exp(1.96 * max(sds, default=prediction.calibration.own_sd))
+        spread = math.exp(1.96 * max(sds))
         return tok_s_gpu / spread, tok_s_gpu * spread
     low, high = prediction.basis.accuracy.intervals[kind]["tok_s_gpu"]
     return tok_s_gpu * low, tok_s_gpu * high
@@ -91,9 +111,16 @@ def basis_in_words(prediction: Prediction) -> list[str]:
         lines.append(prediction.calibration.in_words())
     value, low, high = (1000 * each for each in basis.serving_s)
     lines.append(f"a request takes {value:.0f} ms ({low:.0f} to {high:.0f}) around the engine's steps")
-    if prediction.calibration is not None:
-        return lines  # public rows say how far off predictions are that nothing of one's own corrects
     accuracy = basis.accuracy
+    if prediction.calibration is not None:
+        # Public rows say how far off predictions are that nothing of one's own corrects: of these, TTFT's waiting.
+        lines += [each.words for each in prediction.calibration.families]
+        agg, disagg = (accuracy.intervals[kind]["ttft_ms"] for kind in ("agg", "disagg"))
+        lines.append(
+            f"TTFT, whose waiting no calibration corrects: {accuracy.covered:.0%} of public rows were measured at x "
+            f"{disagg[0]:.2f} to {disagg[1]:.2f} (rate-matched), {agg[0]:.2f} to {agg[1]:.2f} (IFB) of a prediction"
+        )
+        return lines
     for kind, what in (("disagg", "rate-matched"), ("agg", "IFB")):
         parts = accuracy.intervals[kind]  # type: ignore[index]
         said = ", ".join(f"{NAMES[name]} x {ends[0]:.2f} to {ends[1]:.2f}" for name, ends in parts.items())
@@ -101,17 +128,27 @@ def basis_in_words(prediction: Prediction) -> list[str]:
             f"{what}: {accuracy.covered:.0%} of public {kind} rows were measured at {said} of such a prediction "
             f"({accuracy.rows} rows in all, DeepSeek-R1 on TensorRT-LLM; {accuracy.source})"
         )
+    low, high = accuracy.near_limit
+    lines.append(
+        f"TTFT is open where context servers are busy for more than {accuracy.busy:.0%} of the time: public rows of "
+        f"that kind were measured at x {low:.2f} to {high:.2f} of the simulated one"
+    )
     return lines
 
 
-def _load_row(row: Measured) -> dict[str, Any]:
+def _load_row(row: Measured, prediction: Prediction) -> dict[str, Any]:
+    """``speed_low`` and ``speed_high``: 95 % of requests/s of ctx and of tok/s/user of gen are between them."""
     figures = row.measurement
+    speed = figures.req_s if row.experiment.stage == "ctx" else figures.tok_s_user
+    low, high = _factor_within(row, prediction)
     return {
         "experiment": row.experiment.label,
         "load": row.load.label,
         "req_s": figures.req_s,
         "ttft_ms": figures.ttft_ms.mean if figures.ttft_ms else None,
         "tok_s_user": figures.tok_s_user,
+        "speed_low": speed * low if speed else None,
+        "speed_high": speed * high if speed else None,
     }
 
 
@@ -134,13 +171,13 @@ def print_prediction(prediction: Prediction, console: Console, explain: bool = F
     ]
     columns = ("family", "measured", "factor", "95 %: low", "high")
     console.print(table(f"factor on predicted speed, {learnt}", columns, rows))
-    best = ("server", "load", "req/s/GPU", "TTFT ms")
+    best = ("server", "load", "req/s/GPU", "95 %: low", "high", "TTFT ms")
     console.print(table("predicted ctx servers, best load", best, _ctx(prediction)))
     for workload in prediction.analyses:
         front = _thin(workload.rate_matched)
         rows_shown = [
             (
-                *(point.label, point.gpus, point.ratio or "-", point.tok_s_user, point.tok_s_gpu),
+                *(point.label, point.gpus, _ratio_words(point, prediction), point.tok_s_user, point.tok_s_gpu),
                 *("-" if end is None else end for end in _within(point.tok_s_gpu, prediction, "disagg")),
                 point.ttft_ms,
             )
@@ -149,9 +186,23 @@ def print_prediction(prediction: Prediction, console: Console, explain: bool = F
         title = (
             f"{workload.workload}: predicted rate-matched front ({len(front)} of {len(workload.rate_matched)} rows)"
         )
-        share = "90 %" if prediction.calibration is None else "95 %"
-        front_columns = ("deployment", "GPUs", "ratio", "tok/s/user", "tok/s/GPU", f"{share}: low", "high", "TTFT ms")
+        share = "95 %" if prediction.calibration or prediction.learnt_from else "90 %"
+        front_columns = (
+            "deployment",
+            "GPUs",
+            "ratio (95 %)",
+            "tok/s/user",
+            "tok/s/GPU",
+            f"{share}: low",
+            "high",
+            "TTFT ms",
+        )
         console.print(table(title, front_columns, rows_shown))
+
+
+def _ratio_words(point: Point, prediction: Prediction) -> str:
+    low, high = _ratio_within(point, prediction)
+    return "-" if low is None or high is None else f"{point.ratio} ({low:.2g} to {high:.2g})"
 
 
 def _ctx(prediction: Prediction) -> list[tuple[Any, ...]]:
@@ -162,7 +213,8 @@ def _ctx(prediction: Prediction) -> list[tuple[Any, ...]]:
             rate = figures.req_s / row.experiment.deployment.gpus
             label = row.experiment.label
             if label not in best or rate > best[label][2]:
-                best[label] = (label, row.load.label, rate, figures.ttft_ms.mean)
+                low, high = _factor_within(row, prediction)
+                best[label] = (label, row.load.label, rate, rate * low, rate * high, figures.ttft_ms.mean)
     return sorted(best.values(), key=lambda row: -row[2])[:SHOWN_ROWS]
 
 

@@ -54,6 +54,7 @@ def status_to_json(
         "loads": sum(row["loads"] for row in rows),
         "gpu_hours": spent.total,
         "gpu_hours_of": {"starting": spent.starting, "measuring": spent.measuring, "idle": spent.idle},
+        "gpu_hours_preparing": spent.preparing,
         "overhead": spent.overhead,
         "gpu_seconds": gpu_time(results, stored).to_json(),
         "budget_gpu_hours": budget,
@@ -192,6 +193,9 @@ def print_status(content: dict[str, Any], console: Console) -> None:
     parts = ", ".join(f"{words[name]} {hours:.2f}" for name, hours in spent.items())
     hours = f"{content['gpu_hours']:.2f}{of} GPU-hours of experiments"
     console.print(Text(f"{done} ({states}); {hours} ({parts})"))
+    if prepared := content["gpu_hours_preparing"]:
+        what = "of starting went into unpacking the image and copying weights to the nodes"
+        console.print(Text(f"{prepared:.2f} GPU-hours {what}, once a job"))
     if line := _describe_gpu_time(content["gpu_seconds"]):
         console.print(Text(line))
     if line := _describe_neighbours(content["experiments"]):

@@ -51,8 +51,8 @@ class _Limits(ctypes.Structure):
     _fields_ = [
         *((name, _I64) for name in ("ranks", "slots", "token_budget", "kv_blocks", "block", "mtp", "max_num_tokens")),
         *((name, _I64) for name in ("cp", "max_seq_len", "chunked", "chunk_unit", "balance", "timeout_iters")),
-        *((name, _I64) for name in ("wait_iters", "gate", "interval", "limit", "forced")),
-        *((name, _F64) for name in ("timeout_s", "mean", "forced_drafts")),
+        *((name, _I64) for name in ("wait_iters", "gathering", "gate", "interval", "limit", "forced")),
+        *((name, _F64) for name in ("timeout_s", "mean", "forced_drafts", "tokens_ratio")),
         ("rising", _F64 * 16),
         ("next_double", ctypes.c_void_p),
         ("random", ctypes.c_void_p),
@@ -288,6 +288,7 @@ def _limits(worker: Worker) -> _Limits:
     scheduler, timeout_s = worker.server.scheduler, worker.settings.transfer_timeout_s
     config, acceptance = scheduler.config, scheduler.acceptance
     balance, gate = config.balance, config.fill_gate
+    gathering = config.gathering if config.mapping.dp_ranks == 1 else None
     random = acceptance.rng.bit_generator.ctypes
     rising = acceptance.rising.tolist()
     return _Limits(
@@ -303,8 +304,9 @@ def _limits(worker: Worker) -> _Limits:
         chunked=config.chunked_prefill,
         chunk_unit=config.chunk_unit or config.tokens_per_block,
         balance=balance is not None,
-        timeout_iters=balance.timeout_iters if balance else 0,
+        timeout_iters=gathering.timeout_iters if gathering else balance.timeout_iters if balance else 0,
         wait_iters=balance.batching_wait_iters if balance else 0,
+        gathering=gathering is not None,
         gate=-1 if gate is None else gate,
         interval=worker.settings.stream_interval,
         limit=worker.settings.max_seq_len,
@@ -312,6 +314,7 @@ def _limits(worker: Worker) -> _Limits:
         timeout_s=-1.0 if timeout_s is None else timeout_s,
         mean=acceptance.mean,
         forced_drafts=acceptance.forced or 0.0,
+        tokens_ratio=gathering.tokens_ratio if gathering else 0.0,
         rising=(_F64 * 16)(*rising),
         next_double=ctypes.cast(random.next_double, ctypes.c_void_p),
         random=random.state_address,

@@ -40,8 +40,8 @@ typedef struct {
 /* What Python says of a server; the order is that of ratematch/simulate/compiled/bindings.py. */
 typedef struct {
     i64 ranks, slots, token_budget, kv_blocks, block, mtp, max_num_tokens, cp, max_seq_len, chunked, chunk_unit;
-    i64 balance, timeout_iters, wait_iters, gate, interval, limit, forced;
-    double timeout_s, mean, forced_drafts, rising[16];
+    i64 balance, timeout_iters, wait_iters, gathering, gate, interval, limit, forced;
+    double timeout_s, mean, forced_drafts, tokens_ratio, rising[16];
     double (*next_double)(void *);
     void *random;
 } Limits;
@@ -314,11 +314,29 @@ static void take_chunks(Simulation *sim, const Limits *limits, Rank *rank)
     }
 }
 
+/* Do the prompts wait for further ones? */
+static int gathers(Simulation *sim, Server *server)
+{
+    const Limits *limits = &server->limits;
+    Rank *rank = server->rank;
+    if (!rank->taken || !rank->gen) return 0;
+    i64 tokens = rank->piece + rank->gen * (1 + limits->mtp);
+    for (i64 k = 0; k + 1 < rank->taken; k++) {
+        const Sequence *seq = &sim->seq[rank->prefill.items[rank->prefill.first + k]];
+        tokens += seq->prompt - seq->prefilled;
+    }
+    int wait = server->batching < limits->timeout_iters;
+    wait = wait && (double)tokens < limits->tokens_ratio * (double)limits->token_budget;
+    server->batching = wait ? server->batching + 1 : 0;
+    return wait;
+}
+
 /* Do the prompts have to wait for a later iteration? */
-static int balance_holds(Server *server)
+static int balance_holds(Simulation *sim, Server *server)
 {
     const Limits *limits = &server->limits;
     i64 some = 0, generating = 0;
+    if (limits->gathering && limits->ranks == 1) return gathers(sim, server);
     if (!limits->balance || limits->ranks == 1) return 0;
     for (i64 index = 0; index < limits->ranks; index++) {
         some += server->rank[index].taken > 0;
@@ -480,7 +498,7 @@ static int choose(Simulation *sim, i64 index, double now)
         taken += server->rank[rank].taken;
         generating += server->rank[rank].gen;
     }
-    server->chunks = taken && !balance_holds(server);
+    server->chunks = taken && !balance_holds(sim, server);
     for (i64 rank = 0; rank < ranks && !server->chunks; rank++) server->rank[rank].taken = 0;
     if (!server->chunks && !generating) return 0;
     read_loads(sim, server);

@@ -49,6 +49,8 @@ KEYS = (
         "load_minutes",
         "ready_minutes",
         "stall_minutes",
+        "stage_weights",
+        "prepare_minutes",
         "slurm",
         "container",
     ),
