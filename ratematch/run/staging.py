@@ -92,6 +92,7 @@ class Copy:
         self._failed = threading.Event()
         self._counting = threading.Lock()
         self._reported = 0.0
+        self._waited = False
 
     def report(self, word: str, text: str = "") -> None:
         sys.stdout.write(f"{word} {self.node} {text}".rstrip() + "\n")
@@ -105,21 +106,25 @@ class Copy:
         """
         entries = list_files(self.source)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
+        while not self.ended.is_set():
             with self._locked(fcntl.LOCK_SH) as file:
+                if file is None:
+                    continue
                 if self._is_whole(entries):
                     os.utime(beside(self.path, "json"))
                     self.report("ready")
                     self.ended.wait()
                     self._leave(file)
                     return
-            with self._locked(fcntl.LOCK_EX):
-                if not self._is_whole(entries):
+            with self._locked(fcntl.LOCK_EX) as file:
+                # Another that made it meanwhile shares its lock until its job ends: then it is looked at again.
+                if file is not None and not self._is_whole(entries):
                     try:
                         self._make(entries)
                     except BaseException:
                         beside(self.path, "lock").unlink()
                         raise
+        raise Ended
 
     def _is_whole(self, entries: list[Entry]) -> bool:
         if read_entries(self.path) != entries or not self.path.is_dir():
@@ -228,31 +233,27 @@ class Copy:
             os.close(file)
 
     @contextlib.contextmanager
-    def _locked(self, how: int) -> Iterator[int]:
-        """The lock of the copy; waits for those who have it.
+    def _locked(self, how: int) -> Iterator[int | None]:
+        """The lock of the copy; ``None``, after a moment, while others have it.
 
         Raises:
-            Ended: meanwhile.
+            Refused: the folder has no locks.
         """
-        reported = False
-        while not self.ended.is_set():
-            with open_lock(self.path) as file:
-                try:
-                    fcntl.flock(file, how | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                        raise Refused(f"{self.path.parent} has no locks ({error.strerror})") from error
-                else:
-                    # Whoever removed the copy removed its lock too: this one may be of a file that is gone.
-                    if same_file(file, beside(self.path, "lock")):
-                        yield file
-                        return
-                    continue
-            if not reported:
-                reported = True
-                self.report("waiting", "another job on this node copies these weights, or uses others in their place")
-            self.ended.wait(POLL_S)
-        raise Ended
+        with open_lock(self.path) as file:
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise Refused(f"{self.path.parent} has no locks ({error.strerror})") from error
+            else:
+                # Whoever removed the copy removed its lock too: this one may be of a file that is gone.
+                yield file if same_file(file, beside(self.path, "lock")) else None
+                return
+        if not self._waited:
+            self._waited = True
+            self.report("waiting", "another job on this node copies these weights, or uses others in their place")
+        self.ended.wait(POLL_S)
+        yield None
 
 
 @contextlib.contextmanager

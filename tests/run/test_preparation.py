@@ -30,7 +30,8 @@ from tests.run.test_site import stand_in
 from tests.support.processes import wait_until
 
 SRUN = """\
-printf '%q ' srun "$@" >>"$SRUN_LOG"; echo >>"$SRUN_LOG"
+printf -v line '%q ' srun "$@"
+echo "$line" >>"$SRUN_LOG"
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --nodelist=*) IFS=, read -ra nodes <<<"${1#*=}" ;;

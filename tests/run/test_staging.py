@@ -159,6 +159,30 @@ def test_two_jobs_of_a_node_copy_once_and_the_last_removes(weights: Path, tmp_pa
     assert names(disk) == set()
 
 
+def test_jobs_that_find_no_copy_at_the_same_moment_all_get_it(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One makes it and keeps it to the end of its job, for which the others do not wait."""
+    together, is_whole = threading.Barrier(3), Copy._is_whole
+    looked = threading.local()
+
+    def look(copy: Copy, entries: list[staging.Entry]) -> bool:
+        whole = is_whole(copy, entries)
+        if not getattr(looked, "once", False):
+            looked.once = True
+            together.wait(60)
+        return whole
+
+    monkeypatch.setattr(Copy, "_is_whole", look)
+    disk = tmp_path / "disk"
+    jobs = [Job(weights, disk) for _ in range(3)]
+    for job in jobs:
+        job.wait_ready()
+    for job in jobs:
+        job.end()
+    assert names(disk) == set()
+
+
 def test_a_second_job_waits_for_the_first_to_copy(weights: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

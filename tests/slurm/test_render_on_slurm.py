@@ -57,7 +57,7 @@ def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestClu
 
 def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster) -> None:
     """And while loads run, driver and load generator are on a core that no server uses."""
-    site.set_profile(RANKS + "load_cores: 1\n")
+    site.set_profile(RANKS + STAGED.format(site.path) + "load_cores: 1\n")
     controller = site.sweep()
     wait_until(lambda: are_apart(site) or controller.poll() is not None, "cores of their own", 60)
     assert controller.poll() is None, site.said()
