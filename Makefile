@@ -11,8 +11,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Dynamo's frontend and runtime, which emulated workers register with: 260 MB, and no package beside ratematch's own.
 DYNAMO ?= 1.6.1
-# Processes that run tests: more than processors, for most of them wait for servers and for Slurm.
-WORKERS ?= 4
+# Processes that run tests: more than processors, for most of them wait for servers and for Slurm. The fifth has quick
+# tests, which fill what the others leave (tests/support/scheduler.py).
+WORKERS ?= 5
 # Where the real tritonserver is installed that runs on the CPU, for tests; the emulator finds it by RATEMATCH_TRITON.
 TRITON ?= build/triton
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
-from tests.support.lanes import groups_of
+from tests.support.lanes import SLURM_LANES, groups_of
 
 
 class Lanes(LoadScopeScheduling):
     """Groups go out first, the largest before the others; then every other test by itself, in the order collected.
+
+    One process beyond those of the lanes and one other takes tests from the end, where the quick ones are. They only
+    compute, and step back for the others: lanes wait for Slurm most of the time, and would leave processors idle.
 
     xdist's own ``loadgroup`` appends the group to the node id, which newer pytests no longer let it do.
     """
@@ -20,3 +24,8 @@ class Lanes(LoadScopeScheduling):
             # Every process has collected the same.
             self._groups = groups_of(next(iter(self.registered_collections.values())))
         return self._groups.get(nodeid, nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if len(self.nodes) > SLURM_LANES + 1 and node is self.nodes[-1]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
