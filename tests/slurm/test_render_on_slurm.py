@@ -13,7 +13,7 @@ from ratematch.inputs.find import read_cluster
 from ratematch.run import render
 from ratematch.slurm.survey import SEGMENT_SINCE, version_numbers
 from ratematch.store.files import read_json
-from tests.slurm.cluster import LOOK_S, PROFILE, Site, TestCluster
+from tests.slurm.cluster import LONG, LOOK_S, PROFILE, Site, TestCluster
 from tests.support.processes import cpus_of, name_of, wait_until
 from tests.support.scripts import RATEMATCH, starts
 
@@ -58,6 +58,8 @@ def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestClu
 def test_a_job_is_sent_and_launches_as_rendered(site: Site, cluster: TestCluster) -> None:
     """And while loads run, driver and load generator are on a core that no server uses."""
     site.set_profile(RANKS + STAGED.format(site.path) + "load_cores: 1\n")
+    # Loads long enough to look at: on a busy machine one look takes as long as a short load.
+    site.set_sweep(LONG)
     controller = site.sweep()
     wait_until(lambda: are_apart(site) or controller.poll() is not None, "cores of their own", 60)
     assert controller.poll() is None, site.said()
