@@ -13,27 +13,19 @@ from ratematch.engines.dynamo.engineside import why_not_forced as dynamo
 from ratematch.engines.triton import ENGINE as TRITON
 from ratematch.errors import SweepError
 from ratematch.inputs.acceptance import curves_of
-from ratematch.inputs.catalog import load_gpu, load_model, model_names
+from ratematch.inputs.catalog import load_model, model_names
 from ratematch.plan.acceptance import AcceptanceCurve, ForcedAcceptance, force, parse_forced
 from ratematch.plan.experiment import EngineRef, from_json, to_json
 from ratematch.plan.sweep import Sweep
-from ratematch.plan.sweepfile import parse_sweep
 from ratematch.plan.workload import Workload
-from tests.support.sweeptext import GOOD, expanded, find_cluster
+from tests.support import sweeptext
+from tests.support.sweeptext import GOOD, expanded
 
 FORCING = GOOD.replace("{isl: 1024, osl: 64}", "{isl: 1024, osl: 64, forced_acceptance: {1: 1.9}}")
 
 
 def parse(text: str, *overrides: str) -> Sweep:
-    return parse_sweep(
-        text,
-        "demo.yaml",
-        find_model=load_model,
-        find_cluster=find_cluster,
-        find_gpu=load_gpu,
-        engines=ENGINES,
-        overrides=("engine.version=1.3.0rc15", *overrides),
-    )
+    return sweeptext.parse(text, "engine.version=1.3.0rc15", *overrides, engines=ENGINES)
 
 
 def problem(text: str, *overrides: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ratematch.engines import ENGINES
@@ -9,6 +10,7 @@ from ratematch.errors import ClusterError, Problem
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.capacity import KvSettings
 from ratematch.plan.cluster import Cluster
+from ratematch.plan.enginefacts import EngineFacts
 from ratematch.plan.expansion import Expansion, expand
 from ratematch.plan.sweep import Sweep
 from ratematch.plan.sweepfile import parse_sweep
@@ -37,14 +39,17 @@ def find_cluster(name: str) -> Cluster:
     return RACK
 
 
-def parse(text: str, *overrides: str) -> Sweep:
+TWO_VERSIONS = {"trtllm-serve": replace(ENGINES["trtllm-serve"], versions=("1.2", "main"))}
+
+
+def parse(text: str, *overrides: str, engines: Mapping[str, EngineFacts] = TWO_VERSIONS) -> Sweep:
     return parse_sweep(
         text,
         "demo.yaml",
         find_model=load_model,
         find_cluster=find_cluster,
         find_gpu=load_gpu,
-        engines={"trtllm-serve": replace(ENGINES["trtllm-serve"], versions=("1.2", "main"))},
+        engines=engines,
         overrides=overrides,
     )
 
