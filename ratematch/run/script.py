@@ -19,7 +19,7 @@ from ratematch.inputs.catalog import model_of
 from ratematch.loadgen.warming import AT_ONCE
 from ratematch.plan.budget import minutes_on
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.cores import core_share
+from ratematch.plan.cores import CoreShare, core_share
 from ratematch.plan.experiment import Experiment, seed_of
 from ratematch.plan.launchplan import MADE_AT_LAUNCH, PRIVATE, START, LaunchPlan, ProcessSpec
 from ratematch.plan.load import Concurrency, Load, Rate, Trace
@@ -169,7 +169,7 @@ mapfile -t NODES < <(by_block "${NODES[@]}")
 APART = """
 # The load generator keeps {own} cores of its node to itself where servers, which it knows by this, keep {kept}.
 export RATEMATCH_RUN="run.sh-$$-$SECONDS-$RANDOM"
-export RATEMATCH_LOAD_APART="{own} {kept} RATEMATCH_RUN=$RATEMATCH_RUN"
+export RATEMATCH_LOAD_APART="{spelt}"
 """
 
 NAME_OF_START = """
@@ -204,7 +204,7 @@ def run_script(
         *(SECRET.format(name=secret) for secret in secrets),
         _find_nodes(len(nodes), BY_BLOCK if cluster.slurm.segment else "") if nodes else "",
         MAIN.format(files=_copy_files(plan, nodes)),
-        APART.format(own=share.own, kept=share.kept) if (share := core_share(cluster)) else "",
+        _apart(share) if (share := core_share(cluster)) else "",
         NAME_OF_START if any(START in word for step in steps for word in _words(step)) else "",
     ]
     own = list(dict.fromkeys(node for spec in plan.processes for node in spec.nodes)) if allocated else []
@@ -302,6 +302,10 @@ def _copy_files(plan: LaunchPlan, nodes: Sequence[str]) -> str:
 def start_line(spec: ProcessSpec, step: Step, places: Places = LAUNCH_FOLDER) -> str:
     """The command of ``run.sh`` that starts one process."""
     return f"start {spec.name} {_lines(_words_of(step), places)}\n"
+
+
+def _apart(share: CoreShare) -> str:
+    return APART.format(own=share.own, kept=share.kept, spelt=share.spell("RATEMATCH_RUN=$RATEMATCH_RUN"))
 
 
 def _words_of(step: Step) -> list[str]:
