@@ -124,7 +124,7 @@ def test_a_damaged_file_costs_what_it_holds(folder: Path, sweep: str, seed: int,
     whole = figures_of(root)
     files = sorted(file for file in root.rglob("*") if file.is_file() and "report" not in file.parts)
     kinds = sorted({file.name for file in files})
-    # The second sweep goes on where the first one ends: other files, and verbs that draw no more often than they must.
+    # The second sweep goes on where the first one ends: other files, and pictures no more often than they must be.
     first = SWEEPS.index(sweep) * CASES
     for number in range(first, first + CASES):
         name = kinds[number % len(kinds)]
