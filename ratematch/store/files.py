@@ -253,12 +253,17 @@ READ_AT_ONCE = 1 << 18
 """Bytes."""
 
 
+_UNKNOWN_KEY = re.compile(r"unexpected keyword argument ('.{1,60}')")
+
+
 def describe_damage(error: BaseException) -> str:
     """One short line for an exception of :data:`UNREADABLE`."""
     if isinstance(error, KeyError):
         return f"no value for {error}"
     if isinstance(error, RecursionError):
         return "nested too deep"
+    if isinstance(error, TypeError) and (key := _UNKNOWN_KEY.search(str(error))):
+        return f"key {key[1]} is not known; did a later version write it?"
     text = " ".join(str(error).split())
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
