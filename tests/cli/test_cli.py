@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,15 @@ def test_what_the_machine_says_of_a_file_is_one_line(tmp_path: Path) -> None:
         result.stderr == f"ratematch: {tmp_path}/file/below: Not a directory\n" or "Not a directory" in result.stderr
     )
     assert "unexpected" not in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["schema", "limits"], ["--help"]])
+def test_output_that_finds_no_room_is_said(argv: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "ratematch", *argv]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "ratematch: what is printed cannot be written: No space left on device\n"
 
 
 def test_text_of_a_table_cannot_reach_the_terminal(tmp_path: Path) -> None:
