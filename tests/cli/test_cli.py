@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -194,6 +195,22 @@ def test_diagnose_reads_the_logs_of_a_launch(tmp_path: Path) -> None:
     (tmp_path / "calm.log").write_text("all is well\n")
     calm = call("diagnose", str(tmp_path / "calm.log"))
     assert calm.exit_code == 1 and calm.stdout == "no known cause in 1 logs\n"
+
+
+def test_diagnose_reads_what_other_launchers_leave(tmp_path: Path) -> None:
+    (tmp_path / "slurm-17.out").write_text("3: UCX CUDA support was not found\n")
+    (tmp_path / "old.log").write_bytes(gzip.compress(b"torch.OutOfMemoryError: CUDA out of memory"))
+    (tmp_path / "notes.md").write_text("Bus error\n")
+    (tmp_path / "folder.log").mkdir()
+    done = call("diagnose", str(tmp_path))
+    assert done.exit_code == 0 and "UCX_TLS" in done.stdout
+    assert done.stderr == f"note: {tmp_path / 'old.log'}: is packed (gzip); unpack it first\n"
+    alone = call("diagnose", str(tmp_path / "old.log"))
+    assert alone.exit_code == 1 and "is packed (gzip)" in alone.stderr and not alone.stdout
+    empty = call("diagnose", str(tmp_path / "folder.log"))
+    assert empty.exit_code == 1 and "no log here (*.log, *.out, *.err)" in empty.stderr
+    (tmp_path / "w.log").write_bytes("torch.OutOfMemoryError: CUDA out of memory".encode("utf-16"))
+    assert "out of GPU memory" in call("diagnose", str(tmp_path / "w.log")).stdout
 
 
 def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_path: Path) -> None:
