@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,9 @@ from ratematch.cli.options import (
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
 
+if TYPE_CHECKING:
+    from ratematch.match.points import Analysis
+
 Command = Callable[..., Any]
 
 
@@ -38,6 +41,21 @@ def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | 
     if any(not 1 <= number <= MOST_REQUESTS for number in numbers):
         raise click.BadParameter(f"{brief(value)}: whole numbers above 0 with commas between, such as 16,64")
     return numbers
+
+
+def _refuse_empty(analysis: Analysis, results: Path, where: str) -> None:
+    """Ends the verb where there is no point on any front, with what is the matter; ``where`` the reasons stand."""
+    workloads = analysis.workloads
+    if any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in workloads):
+        return
+    if any(workload.left_out or workload.measured or workload.plans for workload in workloads):
+        raise Untrustworthy(f"{results}: no valid point is left; {where} says why for each load")
+    # Nothing is wrong with what was measured: it is of servers from which no deployment can be made.
+    notes = dict.fromkeys(note for workload in workloads for note in workload.notes if note.startswith("no "))
+    more = (
+        "; --max-gpus plans larger ones" if any(note.startswith("no deployment of up to") for note in notes) else ""
+    )
+    raise Untrustworthy(f"{results}: its loads are valid, and no point follows from them: {'; '.join(notes)}{more}")
 
 
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
@@ -134,8 +152,7 @@ def pareto(
         print_details(analysis, stdout_console(), request_rate=question.request_rate, limits=limits)
         for path in written:
             echo(str(path))
-    if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
-        raise Untrustworthy(f"{results}: no valid point is left; the table above says why for each load")
+    _refuse_empty(analysis, results, "the table above")
 
 
 @main.command()
@@ -184,8 +201,7 @@ def report(
         for path in write_executed(results, page.parent):
             echo(str(path))
     echo(str(page))
-    if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
-        raise Untrustworthy(f"{results}: no valid point is left; the page says why for each load")
+    _refuse_empty(analysis, results, "the page")
 
 
 @main.command()
