@@ -11,7 +11,19 @@ from typing import Any
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import GIVEN, GPUS, MS, NODES, PATH, RATE, TOKENS, Number, Whole, json_option
+from ratematch.cli.options import (
+    GIVEN,
+    GPUS,
+    MS,
+    NODES,
+    PATH,
+    RATE,
+    TOKENS,
+    Number,
+    Whole,
+    json_option,
+    percentile_option,
+)
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
 
@@ -28,18 +40,6 @@ def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | 
     return numbers
 
 
-def _read_percentile(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
-    return int(value) if value and value.isdecimal() else value
-
-
-def _percentile_option(command: Command) -> Command:
-    """``--percentile``, the same for every verb that judges limits."""
-    choices = click.Choice(["mean", "50", "90", "95", "99"])
-    return click.option("--percentile", type=choices, callback=_read_percentile, help="Where limits are judged.")(
-        command
-    )
-
-
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
@@ -48,7 +48,7 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 @click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
-@_percentile_option
+@percentile_option
 @click.option("--max-gpus", type=GPUS, help="Largest deployment to plan, instead of the sweep's.")
 @click.option("--calibrate", is_flag=True, help="Predict with derate factors fitted to the end-to-end runs.")
 @click.option(
@@ -146,7 +146,7 @@ def pareto(
 )
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
-@_percentile_option
+@percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
 def report(
     results: Path,
@@ -197,7 +197,7 @@ def report(
 @click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
-@_percentile_option
+@percentile_option
 @json_option
 def compare(
     before: Path,

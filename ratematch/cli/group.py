@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ratematch.cli.helppage import Family, Verb, write_sections
 from ratematch.errors import RatematchError
 from ratematch.plan.numbers import shorten
 from ratematch.show.terminal import Terminal, visible
@@ -35,6 +36,13 @@ class _WrongCall(click.UsageError):
 
 class _Verbs(click.Group):
     """Turns ratematch's errors into one line and an exit code; ``--debug`` shows the traceback."""
+
+    command_class = Verb
+    group_class = Family
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs, in the order in which they are used."""
+        write_sections(self.commands, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -119,7 +127,7 @@ def main(debug: bool) -> None:
     \b
     Start here (no GPU needed):
         ratematch sweep sweeps/quickstart.yaml
-        ratematch pareto results/quickstart
+        ratematch report results/quickstart
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets its number
