@@ -38,7 +38,8 @@ def describe_fronts(
     notes += _describe_missing(figures, question)
     if pairs and not plans:
         limit = f" within TPOT {question.tpot_ms:g} ms" if question.tpot_ms is not None else ""
-        notes.append(f"no deployment of up to {question.budget_gpus} GPUs{limit}")
+        gpus = "1 GPU" if question.budget_gpus == 1 else f"{question.budget_gpus} GPUs"
+        notes.append(f"no deployment of up to {gpus}{limit}")
     if plans:
         notes.append(_describe_ttft(pairs))
         if all(gcd(point.ctx, point.gen) == 1 for point in plans):

@@ -16,7 +16,7 @@ from ratematch.simulate.calibration import Calibration
 
 def layer_kinds(model: Model) -> tuple[str, ...]:
     """What the layers of ``model`` are, as far as they run other kernels: words, sorted."""
-    kinds = {mixer.kind for mixer in model.mixers}
+    kinds: set[str] = {mixer.kind for mixer in model.mixers}
     if model.plain_layers:
         kinds.add("MLA" if model.mla is not None else "grouped-query attention")
     if model.indexer is not None:

@@ -195,6 +195,6 @@ def test_valid_loads_of_which_no_deployment_follows_are_not_called_invalid(tmp_p
     words = (str(ROOT / "results" / "h200-qwen3-14b"), "-o", str(tmp_path / "out"))
     done = CliRunner().invoke(main, ["pareto", *words])
     assert done.exit_code == 3 and done.stderr.count("\n") == 1
-    assert "its loads are valid, and no point follows from them: no deployment of up to 1 GPUs" in done.stderr
+    assert "its loads are valid, and no point follows from them: no deployment of up to 1 GPU;" in done.stderr
     assert done.stderr.endswith("; --max-gpus plans larger ones\n")
     assert CliRunner().invoke(main, ["pareto", *words, "--max-gpus", "2"]).exit_code == 0
