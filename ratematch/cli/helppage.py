@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import click
 
@@ -58,7 +59,7 @@ def first_sentence(command: click.Command) -> str:
     return re.split(r"(?<=\.) ", text, maxsplit=1)[0]
 
 
-def write_sections(commands: dict[str, click.Command], formatter: click.HelpFormatter) -> None:
+def write_sections(commands: Mapping[str, click.Command], formatter: click.HelpFormatter) -> None:
     """Every verb under the heading of its section."""
     placed = {name for names in SECTIONS.values() for name in names}
     rest = tuple(sorted(set(commands) - placed))
