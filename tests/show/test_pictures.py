@@ -250,7 +250,8 @@ def test_the_legend_of_the_gap_has_the_parts_that_are_drawn_each_in_its_own_colo
         legend = picture.figure.legends[0]
         patches = zip(legend.get_texts(), legend.get_patches(), strict=False)
         looks.append({text.get_text(): (patch.get_facecolor(), patch.get_hatch()) for text, patch in patches})
-    assert set(looks[0]) == {"measured end to end", "ctx queue", "router"}, "nothing is lost to the gen queue"
+    parts = set(looks[0]) - {"measured end to end, emulated"}
+    assert parts == {"ctx queue", "router"}, "nothing is lost to the gen queue"
     assert looks[0].items() <= looks[1].items(), "a part looks the same in every picture"
 
 

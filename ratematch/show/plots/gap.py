@@ -64,7 +64,12 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
         axes = figure.add_subplot()
         _draw_bars(axes, shown, names)
         entries: list[Patch | Line2D] = [
-            Patch(facecolor=style.LIGHT_GREY, edgecolor=style.INK, linewidth=0.5, label="measured end to end")
+            Patch(
+                facecolor=style.LIGHT_GREY,
+                edgecolor=style.INK,
+                linewidth=0.5,
+                label=style.say_origin("measured end to end", workload),
+            )
         ]
         entries += [_patch(part) for part in names]
         entries.append(Line2D([], [], color=style.INK, linewidth=1.4, label="ideal (upright line)"))
