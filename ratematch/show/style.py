@@ -164,8 +164,8 @@ def name_origin(shown: Marked) -> str:
 
 
 def say_origin(text: str, shown: Marked) -> str:
-    """``text`` (``measured end to end``) as ``shown`` has it: what was run in virtual time was simulated, not measured; what an
-    emulator answered was measured, and is emulated. What was measured on GPUs needs no word."""
+    """``text``, such as ``measured end to end``, as ``shown`` has it: what was run in virtual time was simulated, not
+    measured; what an emulator answered was measured, and is emulated. What was measured on GPUs needs no word."""
     if shown.origin == "simulated" and "measured" in text:
         return text.replace("measured", "simulated")
     return f"{text}, {origin}" if (origin := name_origin(shown)) else text
