@@ -15,8 +15,8 @@ from ratematch.analysis.rows import find_links
 from ratematch.errors import UserError
 from ratematch.match.analysis import find_pairs, select_workload
 from ratematch.match.feasibility import Links
-from ratematch.match.figures import collect_figures, select_stage
-from ratematch.match.openloop import plan_serving
+from ratematch.match.figures import collect_figures
+from ratematch.match.openloop import fewest_aggregated, plan_serving
 from ratematch.match.pairs import Pair, deploy, label_deployment
 from ratematch.match.points import ServingPlan
 from ratematch.match.question import Question
@@ -112,6 +112,7 @@ def size_sweep(
     for workload in sweep.workloads:
         of = links.at_isl(workload.isl) if links is not None else None
         found = {z: _smallest(_faster(prediction.rows, effects, z), workload, question, of) for z in (-Z95, 0.0, Z95)}
+        of_servers, _ = collect_figures(select_workload(prediction.rows, workload), question.constraints)
         runs = tuple(_runs(sweep, workload, question, found[0.0][0])) if found[0.0] else ()
         sized.append(
             Sized(
@@ -120,7 +121,7 @@ def size_sweep(
                 low=_gpus(found[Z95]),
                 high=_gpus(found[-Z95]),
                 runs=runs,
-                aggregated=_aggregated(prediction.rows, workload, question),
+                aggregated=fewest_aggregated(of_servers, question),
             )
         )
     return Sizing(question, tuple(sized), prediction)
@@ -222,23 +223,3 @@ def _judge(figures: Measurement, label: str, counts: tuple[int, int, int], load:
         tpot_limit_ms=at["TPOT"],
         broken=tuple(broken),
     )
-
-
-def _aggregated(rows: Sequence[Measured], workload: Workload, question: Question) -> tuple[str, int] | None:
-    """Label and GPUs of the fewest aggregated servers that serve the rate, each at the most that it gives within the
-    limits in a closed loop, where nothing queues."""
-    assert question.request_rate is not None
-    figures, _ = collect_figures(select_workload(rows, workload), question.constraints)
-    best: tuple[str, int] | None = None
-    for row in select_stage(figures, "ifb"):
-        if question.tpot_ms is not None and row.tpot_limit_ms > question.tpot_ms:
-            continue
-        if question.ttft_ms is not None and row.ttft_limit_ms > question.ttft_ms:
-            continue
-        count = math.ceil(question.request_rate / row.req_s)
-        gpus = count * row.experiment.deployment.gpus
-        if best is None or gpus < best[1]:
-            group = row.experiment.deployment.groups[-1]
-            drafts = f", MTP {group.mtp}" if group.mtp else ""
-            best = (f"{count} x {group.mapping.label}{drafts}", gpus)
-    return best
