@@ -143,15 +143,17 @@ def pareto(
     analysis = analyze.analyze_inputs(inputs)
     # The picture people came for stands last, where the eye ends.
     drawn = [path for picture in pictures.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
-    written = [*write_tables(analysis, folder), *reversed(drawn)]
+    tables = write_tables(analysis, folder)
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
         print_analysis(analysis, stdout_console())
         limits = describe_limits(inputs.constraints)
         print_details(analysis, stdout_console(), request_rate=question.request_rate, limits=limits)
-        for path in written:
-            echo(str(path))
+        echo(f"{folder}: {', '.join(path.name for path in tables)}; plots, each as .png, .svg and .csv:")
+        for path in reversed(drawn):
+            if path.suffix == ".png":
+                echo(str(path))
     _refuse_empty(analysis, results, "the table above")
 
 

@@ -15,7 +15,7 @@ from ratematch.match.gaps import describe_transfer, find_gaps
 from ratematch.match.measuredfront import MeasuredFront, make_front, measure_front
 from ratematch.match.notes import describe_fronts
 from ratematch.match.objective import gpus_on_nodes, per_gpu
-from ratematch.match.openloop import plan_serving
+from ratematch.match.openloop import fewest_aggregated, plan_serving
 from ratematch.match.options import read_ctx_options, read_gen_options
 from ratematch.match.pairs import Bound, Pair, list_bounds, meet_tpot_limit, pair_options, with_posting
 from ratematch.match.pareto import not_beaten
@@ -138,6 +138,7 @@ def analyze_workload(
             *_note_forced(workload),
             *servers.notes,
             *([costly] if costly else []),
+            *_note_aggregated(figures, question),
             *describe_fronts(figures, servers.pairs, frontier, ifb.points, end_to_end.points, question),
         ),
         ties=frontier.ties,
@@ -159,6 +160,18 @@ def _note_forced(workload: Workload) -> list[str]:
     return [
         f"drafts are accepted by force{name}, tokens a step: {steps}; not the acceptance of real text, and what is "
         "generated is none"
+    ]
+
+
+def _note_aggregated(figures: Sequence[Figures], question: Question) -> list[str]:
+    """How many aggregated servers the request rate would take: those of ctx and gen alone are half an answer."""
+    fewest = fewest_aggregated(figures, question)
+    if fewest is None:
+        return []
+    servers, gpus = fewest
+    return [
+        f"aggregated serving takes {gpus} GPUs at least for {question.request_rate:g} requests/s: {servers}, each at "
+        "the most that it gives within the limits, without what queues for it"
     ]
 
 

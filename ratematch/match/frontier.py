@@ -42,6 +42,8 @@ MOST_DRAWN = 200_000
 SHOWN_WITHIN = 0.2
 """Which rows are kept of more: those within this share of the front at their tok/s/user."""
 
+DIGITS = 1e-9
+"""An interval that is no wider than this share of its figure has no width."""
 TIE_CHANCE = 0.05
 """A row off the front that is on it in this share of draws or more is as good within the noise."""
 
@@ -325,12 +327,14 @@ def _draw_row(solved: Solved, k: int, drawn: Drawn) -> RowDraws:
 
 
 def _add_intervals(point: Point, drawn: RowDraws) -> Point:
+    """Where the noise of what limits a row is not known, its draws are all alike: it has no interval then."""
     low, high = interval_about(point.tok_s_gpu, drawn.score)
+    known = high - low > DIGITS * point.tok_s_gpu
     ratio_low, ratio_high = interval(drawn.ratio)
     return replace(
         point,
-        tok_s_gpu_low=low,
-        tok_s_gpu_high=high,
+        tok_s_gpu_low=low if known else None,
+        tok_s_gpu_high=high if known else None,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
         front_chance=drawn.on_front,
