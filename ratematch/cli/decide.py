@@ -40,6 +40,16 @@ def _percentile_option(command: Command) -> Command:
     )
 
 
+def _ttft_of_option(command: Command) -> Command:
+    """``--ttft-of``, the same for every verb that plans."""
+    return click.option(
+        "--ttft-of",
+        type=click.Choice(["ctx", "deployment"]),
+        help="The TTFT limit of plans is that of a ctx server measured alone, or in service, with its queue "
+        "[default: ctx].",
+    )(command)
+
+
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
@@ -47,6 +57,7 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 @click.argument("results", type=GIVEN)
 @click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@_ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @_percentile_option
 @click.option("--max-gpus", type=GPUS, help="Largest deployment to plan, instead of the sweep's.")
@@ -145,6 +156,7 @@ def pareto(
     "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
 )
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@_ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @_percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
@@ -196,6 +208,7 @@ def report(
 )
 @click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
+@_ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
 @_percentile_option
 @json_option
@@ -263,7 +276,8 @@ def parse_share(text: str) -> float:
 @click.option("--gpus-per-node", type=GPUS, help="Pack instances on nodes of this size.")
 @click.option("--nodes", type=NODES, help="Most nodes; needs --gpus-per-node.")
 @click.option("--share-nodes/--no-share-nodes", default=False, help="May ctx and gen stand on one node?")
-@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row.")
+@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row, or of plans in service.")
+@_ttft_of_option
 @click.option("--tpot-ms", type=MS, help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",

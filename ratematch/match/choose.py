@@ -144,7 +144,7 @@ def choose_end_to_end(
     figures, _ = collect_figures(select_workload(measured, workload), question.constraints)
     found = find_pairs(figures, question.constraints)
     if runs.links is not None:
-        found, _ = add_transfer(found, runs.links.at_isl(workload.isl), question.budget_gpus, question.ttft_ms)
+        found, _ = add_transfer(found, runs.links.at_isl(workload.isl), question.budget_gpus, question.constraints)
     pairs = {(pair.ctx.source, pair.gen.source): pair for pair in found}
     field = _find_field(analysis, pairs, runs, already or {}, chance)
     area = hypervolume(field.front) if spending.whole is None else spending.whole
