@@ -13,16 +13,19 @@ from ratematch.match.analysis import analyze_workload
 from ratematch.match.matching import list_cells
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
+from ratematch.plan.load import TtftOf
 from ratematch.plan.parallelism import parse_mapping
 
 from .cases import Case
-from .halves import measure_halves, measure_whole
+from .halves import life_s, measure_halves, measure_whole
 
 SPEEDS = 5
 """Speeds that are asked for, between those of a full and of an almost empty gen server, beside none at all."""
 STEP, LOADS, OVERFULL = 2.0, 7, 1.25
 """Each deployment is run at up to ``LOADS`` concurrencies, each ``STEP`` times the next lower one, up to ``OVERFULL``
 times the slots of its gen servers."""
+HALVINGS, NEAR = 4, 1.05
+"""Between two loads on either side of a TTFT limit further ones are run, so often or until they are so near."""
 BUDGETS = (0.5, 0.75, 1.0)
 TTFT_OF_CTX = (2.0, 8.0)
 """TTFT limits, in times of what the context server takes with one prompt alone."""
@@ -84,16 +87,52 @@ class Simulated:
         return counts[0] * parse_mapping(self.case.ctx).gpus + counts[1] * parse_mapping(self.case.gen).gpus
 
 
-def simulate_case(case: Case) -> Simulated:
-    """Everything of a case that answers need."""
+def simulate_case(case: Case, *, at_once: bool = False) -> Simulated:
+    """Everything of a case that answers need. ``at_once``: the slots of deployments start together, which leaves
+    waves for as long as a run takes; else spread over a request's life, as requests that know nothing of others."""
     alone = measure_halves(case)
     ctx, gen = parse_mapping(case.ctx), parse_mapping(case.gen)
     cells = [cell for cell in list_cells(ctx.gpus, gen.gpus, case.budget) if math.gcd(*cell) == 1]
     whole = {}
     for x, y in cells:
-        rows = measure_whole(case, x, y, _concurrencies(case.gen_batch * gen.dp_ranks * y, y))
+        concurrencies = _concurrencies(case.gen_batch * gen.dp_ranks * y, y)
+        if at_once:
+            rows = measure_whole(case, x, y, concurrencies)
+        else:
+            rows = _measure_spread(case, alone, (x, y), concurrencies)
         whole[x, y] = tuple(_at(row, x * ctx.gpus + y * gen.gpus) for row in rows if row.measurement.valid)
     return Simulated(case, tuple(alone), whole)
+
+
+def _measure_spread(
+    case: Case, alone: Sequence[Measured], counts: Counts, concurrencies: Sequence[int]
+) -> list[Measured]:
+    """A deployment whose slots start one after another, at these loads and between those around each TTFT limit."""
+    x, y = counts
+
+    def measure(loads: Sequence[int]) -> dict[int, Measured]:
+        rows = measure_whole(case, x, y, loads, [life_s(alone, n / y) for n in loads])
+        return dict(zip(loads, rows, strict=True))
+
+    found = measure(concurrencies)
+    for limit_ms in (times * _ttft_alone_ms(alone) for times in TTFT_OF_CTX):
+        for _ in range(HALVINGS):
+            late = {n: _ttft_ms(found[n]) > limit_ms for n in sorted(found)}
+            around = [(low, high) for low, high in pairwise(late) if late[high] and not late[low]]
+            middle = round(math.sqrt(around[-1][0] * around[-1][1])) if around else 0
+            if not around or middle in around[-1] or around[-1][1] < NEAR * around[-1][0]:
+                break
+            found |= measure([middle])
+    return [found[n] for n in sorted(found)]
+
+
+def _ttft_ms(row: Measured) -> float:
+    return row.measurement.ttft_ms.mean if row.measurement.ttft_ms else math.inf
+
+
+def _ttft_alone_ms(alone: Sequence[Measured]) -> float:
+    """TTFT of a ctx server with one prompt."""
+    return next(_ttft_ms(row) for row in alone if row.experiment.stage == "ctx")
 
 
 def _concurrencies(slots: int, least: int) -> list[int]:
@@ -112,19 +151,19 @@ def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Target]
     case, gens = done.case, [row for row in done.alone if row.experiment.stage == "gen"]
     speeds = [1000 / row.measurement.tpot_ms.mean for row in gens if row.measurement.tpot_ms]
     between = np.geomspace(min(speeds), max(speeds), SPEEDS + 2)[1:-1].tolist()
-    first = next(row.measurement.ttft_ms for row in done.alone if row.experiment.stage == "ctx")
-    limit = ttft_of_ctx * first.mean if ttft_of_ctx is not None and first is not None else None
+    limit = None if ttft_of_ctx is None else ttft_of_ctx * _ttft_alone_ms(done.alone)
     least = done.gpus((1, 1))
     budgets = sorted({max(least, round(case.budget * share)) for share in BUDGETS})
     return [Target(gpus, speed, limit) for gpus in budgets for speed in (0.0, *between)]
 
 
-def answer(done: Simulated, target: Target) -> Answer | None:
-    """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits."""
+def answer(done: Simulated, target: Target, ttft_of: TtftOf = "deployment") -> Answer | None:
+    """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits.
+    ``ttft_of``: what matching holds its TTFT limit against."""
     most = {counts: read(at, target) for counts, at in done.whole.items() if done.gpus(counts) <= target.gpus}
     tpot_ms = 1000 / target.tok_s_user if target.tok_s_user else None
     workload = done.alone[-1].experiment.workload
-    question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0)
+    question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0, ttft_of=ttft_of)
     plans = analyze_workload(done.alone, workload, question).rate_matched
     highest = max(most.values())
     if not plans or not highest:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmarks.real_deployments.page import BEGIN, END
+from ratematch.plan.load import TtftOf
 
 from .grid import Answer, Simulated
 
@@ -18,13 +20,34 @@ def holds(answer: Answer) -> bool:
     return answer.servers <= ONE_SERVER and answer.loss <= ENOUGH
 
 
-def to_markdown(done: Sequence[Simulated], free: Sequence[Answer], limited: dict[float, list[Answer]]) -> str:
-    """The tables of the page. ``free``: answers without a TTFT limit; ``limited``: by the limit, in times of ctx."""
-    lines = ["| limit of TTFT | questions | same counts | within one server | within 3 % | both | loss: p90, worst |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    lines.append(_sum("none", free))
-    lines += [_sum(f"{times:g} x ctx alone", answers) for times, answers in limited.items() if answers]
-    lines += ["", "Without a TTFT limit, case by case:", ""]
+@dataclass(frozen=True)
+class Asked:
+    """All questions with one TTFT limit, in ``times`` of ctx alone (``None``: without one), and what matching held to
+    it. ``at_once``: the slots of the deployments of the grid started together."""
+
+    at_once: bool
+    times: float | None
+    ttft_of: TtftOf
+    answers: Sequence[Answer]
+
+    @property
+    def words(self) -> str:
+        start = "at once" if self.at_once else "spread"
+        if self.times is None:
+            return f"{start} | none | -"
+        return f"{start} | {self.times:g} x ctx alone | `{self.ttft_of}`"
+
+
+def to_markdown(done: Sequence[Simulated], asked: Sequence[Asked]) -> str:
+    """The tables of the page. The first of ``asked`` is the one that is shown case by case, from ``done``."""
+    lines = [
+        "| slots start | limit of TTFT | `--ttft-of` | questions | same counts | within one server | within 3 % "
+        "| both | loss: p90, worst |"
+    ]
+    lines.append("|" + "---|" * 9)
+    lines += [_sum(each.words, each.answers) for each in asked if each.answers]
+    free = asked[0].answers
+    lines += ["", "Without a TTFT limit, slots that start spread, case by case:", ""]
     lines += ["| case | deployments | questions | same counts | most servers apart | loss: median, worst |"]
     lines += ["|" + "---|" * 6]
     for each in done:
@@ -36,7 +59,11 @@ def to_markdown(done: Sequence[Simulated], free: Sequence[Answer], limited: dict
             f"| {each.case.label}, {each.case.budget} GPUs | {len(each.whole)} | {len(own)} | {same} | {most} "
             f"| {_share(median(losses))}, {_share(max(losses))} |"
         )
-    return "\n".join([*lines, *_exceptions(free)]) + "\n"
+    lines += _exceptions("Without a TTFT limit", free)
+    for one in asked:
+        if not one.at_once and one.times is not None and one.ttft_of == "deployment":
+            lines += _exceptions(f"With {one.times:g} x ctx alone, in service", one.answers)
+    return "\n".join(lines) + "\n"
 
 
 def _sum(name: str, answers: Sequence[Answer]) -> str:
@@ -55,11 +82,11 @@ def _share(value: float) -> str:
     return f"{abs(round(value, 4)):.1%}"
 
 
-def _exceptions(free: Sequence[Answer]) -> list[str]:
-    rows = [answer for answer in free if not holds(answer)]
+def _exceptions(name: str, answers: Sequence[Answer]) -> list[str]:
+    rows = [answer for answer in answers if not holds(answer)]
     if not rows:
-        return ["", "No question is answered by a ratio further off."]
-    lines = ["", "Answers that are further off:", ""]
+        return ["", f"{name} no question is answered by a ratio further off."]
+    lines = ["", f"{name}, answers that are further off:", ""]
     lines.append("| case | GPUs | tok/s/user, least | chosen | tok/s/GPU: predicted, simulated | best | tok/s/GPU |")
     lines.append("|" + "---|" * 7)
     for row in rows:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.ratio_of_halves.cases import CASES
 from benchmarks.ratio_of_halves.grid import At, Simulated, Target, answer, apart, questions, read, simulate_case
-from benchmarks.ratio_of_halves.page import holds, to_markdown, write_page
+from benchmarks.ratio_of_halves.page import Asked, holds, to_markdown, write_page
 from benchmarks.real_deployments.page import BEGIN, END
 
 SMALL = replace(next(case for case in CASES if case.ctx == case.gen == "TP4"), gen_batch=8, budget=16)
@@ -32,10 +32,11 @@ def test_the_page_has_a_line_a_case_and_names_what_is_off(tmp_path, done):
     off = replace(answered[0], chosen=(9, 1), gives=answered[0].most * 0.9, servers=4)
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\nafter\n")
-    write_page(page, to_markdown([done], [*answered, off], {2.0: answered}), "command")
+    asked = [Asked(False, None, "ctx", [*answered, off]), Asked(True, 2.0, "deployment", answered)]
+    write_page(page, to_markdown([done], asked), "command")
     text = page.read_text()
     assert f"| {SMALL.label}, 16 GPUs | 5 |" in text
-    assert "| none |" in text and "| 2 x ctx alone |" in text
+    assert "| spread | none | - |" in text and "| at once | 2 x ctx alone | `deployment` |" in text
     assert "9 + 1" in text and text.endswith("after\n")
 
 
