@@ -9,11 +9,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from ratematch.match.analysis import analyze_workload
+from ratematch.match.analysis import analyze_workload, find_pairs
+from ratematch.match.figures import collect_figures
 from ratematch.match.matching import list_cells
+from ratematch.match.pairs import put_in_service
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
-from ratematch.plan.load import TtftOf
+from ratematch.plan.load import Constraints, TtftOf
 from ratematch.plan.parallelism import parse_mapping
 
 from .cases import Case
@@ -29,6 +31,8 @@ HALVINGS, NEAR = 4, 1.05
 BUDGETS = (0.5, 0.75, 1.0)
 TTFT_OF_CTX = (2.0, 8.0)
 """TTFT limits, in times of what the context server takes with one prompt alone."""
+OVERRUN = 0.95
+"""Above this share of what context servers sustain TTFT is whatever concurrency makes of it."""
 ALIKE = 0.005
 """Deployments that differ by less are equally good: a longer run, or another seed, changes as much."""
 
@@ -206,3 +210,30 @@ def apart(done: Simulated, gpus: int, one: Counts, other: Counts) -> int:
         for k in range(1, gpus // done.gpus(other) + 1)
     ]  # fmt: skip
     return min(abs(j * one[0] - k * other[0]) + abs(j * one[1] - k * other[1]) for j, k in copies)
+
+
+@dataclass(frozen=True)
+class Ttft:
+    """Mean TTFT of a whole deployment at one load, as predicted from its halves at its rate, over that simulated.
+    ``ctx_load``: its rate over the most that its context servers sustain. ``one_length``: of all requests."""
+
+    ctx_load: float
+    ratio: float
+    one_length: bool
+
+
+def predict_ttfts(done: Simulated) -> list[Ttft]:
+    """Every load of a case that leaves slots of gen free and at which context servers are not overrun: there the rate
+    does not tell how many wait."""
+    case, constraints = done.case, Constraints(ttft_ms=1.0, ttft_of="deployment")
+    (pair,) = put_in_service(find_pairs(collect_figures(done.alone, constraints)[0], constraints), constraints)
+    assert pair.in_service is not None
+    slots = case.gen_batch * parse_mapping(case.gen).dp_ranks
+    most, found = pair.ctx.rates.curve.max_rate, []
+    for (x, y), curve in done.whole.items():
+        for at in curve:
+            req_s = at.tok_s_gpu * done.gpus((x, y)) / pair.gen.osl
+            if at.concurrency < slots * y and req_s < OVERRUN * x * most:
+                ttft_s = pair.in_service.ttft_s(np.array([req_s]), np.array([x]), np.array([y]))[0]
+                found.append(Ttft(req_s / x / most, 1000 * ttft_s / at.ttft_ms, case.length_ratio == 1))
+    return found

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from benchmarks.real_deployments.page import BEGIN, END
 from ratematch.plan.load import TtftOf
 
-from .grid import Answer, Simulated
+from .grid import Answer, Simulated, Ttft, predict_ttfts
 
 ONE_SERVER, ENOUGH = 1, 0.03
+
+
+LOAD_BANDS = ((0.0, 0.1), (0.1, 0.3), (0.3, 0.6), (0.6, 0.85), (0.85, 0.95))
+"""Of what context servers sustain, in which predictions of TTFT are summed up."""
 
 
 def holds(answer: Answer) -> bool:
@@ -63,7 +69,21 @@ def to_markdown(done: Sequence[Simulated], asked: Sequence[Asked]) -> str:
     for one in asked:
         if not one.at_once and one.times is not None and one.ttft_of == "deployment":
             lines += _exceptions(f"With {one.times:g} x ctx alone, in service", one.answers)
+    lines += _ttfts([each for case in done for each in predict_ttfts(case)])
     return "\n".join(lines) + "\n"
+
+
+def _ttfts(found: Sequence[Ttft]) -> list[str]:
+    lines = ["", "TTFT in service predicted from halves over that simulated, slots that start spread:", ""]
+    lines += ["| lengths | load of ctx | loads | p10 | median | p90 |", "|" + "---|" * 6]
+    for one_length in (False, True):
+        for low, high in LOAD_BANDS:
+            own = [each.ratio for each in found if each.one_length == one_length and low <= each.ctx_load < high]
+            if own:
+                off = " | ".join(f"{value - 1:+.1%}" for value in np.quantile(own, [0.1, 0.5, 0.9]))
+                lengths = "one" if one_length else "0.8 L to L"
+                lines.append(f"| {lengths} | {low:.0%} to {high:.0%} | {len(own)} | {off} |")
+    return lines
 
 
 def _sum(name: str, answers: Sequence[Answer]) -> str:

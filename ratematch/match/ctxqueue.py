@@ -159,25 +159,34 @@ def _poisson(means: Floats, num: int) -> Floats:
 @dataclass(frozen=True)
 class CtxQueue:
     """TTFT of a ctx server in service at shares :data:`LOADS` of the highest rate, s. ``even``: where prompts come
-    evenly; ``chance``: by how much it is longer, times 1 - share, where one server is given Poisson arrivals."""
+    evenly; ``chance``: by how much it is longer, times 1 - share, where one server is given Poisson arrivals.
+    ``share``: of the requests that do not exceed it; ``None``: it is the mean."""
 
     max_rate: float
     alone_s: float
     even: Floats
     chance: Floats
+    share: float | None = None
 
     def ttft_s(self, req_s: Floats, servers: Floats, in_flight: Floats) -> Floats:
         """TTFT where ``servers`` share ``req_s`` requests/s of ``in_flight`` requests in turn, s. Equal shapes."""
         load = np.minimum(req_s / servers / self.max_rate, 1.0) * np.maximum(1 - 1 / in_flight, 0.0)
         even = np.maximum(np.interp(load, LOADS, self.even), self.alone_s)
-        half = np.sqrt(in_flight / 2)
-        return np.asarray(even + np.interp(load, LOADS, self.chance) * half * _of_few((1 - load) * half) / servers)
+        few = _of_few(1 - load, np.sqrt(in_flight / 2), self.share)
+        return np.asarray(even + np.interp(load, LOADS, self.chance) * few / servers)
 
 
-def _of_few(z: Floats) -> Floats:
-    """sqrt(pi) exp(z^2) erfc(z), z not below 0; its asymptote 1 / z (1 - 1 / (2 z^2)) where both agree to 1e-4."""
+def _of_few(left: Floats, root: Floats, share: float | None) -> Floats:
+    """What stands for 1 / ``left``, the share of the rate that is not used, where requests are few: ``root`` is
+    sqrt(N / 2), z = ``left`` x ``root``. Of the mean, sqrt(pi) exp(z^2) erfc(z) x root, whose asymptote
+    1 / z (1 - 1 / (2 z^2)) agrees to 1e-4 beyond :data:`REACH`; of what ``share`` of the requests do not exceed, with
+    L = -log(1 - share), 2 / L (sqrt(z^2 + L) - z) x root."""
+    z = left * root
+    if share is not None:
+        log = -math.log(1 - share)
+        return np.asarray(2 * root / (np.sqrt(z**2 + log) + z))
     far = np.maximum(z, REACH)
-    return np.asarray(np.where(z < REACH, np.interp(z, _Z, _OF_FEW), (1 - 0.5 / far**2) / far))
+    return np.asarray(np.where(z < REACH, np.interp(z, _Z, _OF_FEW), (1 - 0.5 / far**2) / far) * root)
 
 
 REACH = 8.0
@@ -195,4 +204,5 @@ def solve_queue(steps: CtxSteps, percentile: Percentile) -> CtxQueue:
         columns.append(np.maximum.accumulate(np.array(values)) + steps.around_s)
     one, two = columns
     even = np.minimum(np.maximum(2 * two - one, steps.alone_s), one)
-    return CtxQueue(steps.max_rate, steps.alone_s, even, (one - even) * (1 - LOADS))
+    share = None if percentile == "mean" else percentile / 100
+    return CtxQueue(steps.max_rate, steps.alone_s, even, (one - even) * (1 - LOADS), share)

@@ -50,8 +50,12 @@ class ControllerPlan:
 
 
 def to_json(value: SweepLimits | ControllerPlan) -> dict[str, Any]:
-    """As the value's file holds it."""
-    return asdict(value)
+    """As the value's file holds it. A limit that is held against ctx servers, as all were before there was another,
+    needs no word."""
+    content = asdict(value)
+    if content.get("ttft_of") == "ctx":
+        del content["ttft_of"]
+    return content
 
 
 def limits_from_json(content: Mapping[str, Any]) -> SweepLimits:
