@@ -45,6 +45,10 @@ stays beyond the last one, as in heavy traffic."""
 SLICES = 8
 """Moments of a step at which arrivals are looked at."""
 
+MOST_PLACES = 64
+"""Of a full step with more prompts so many groups are looked at, which come and are computed together: with that many
+in a step, chance has little part in it."""
+
 TAIL = 4.0
 """Places of the queue that are looked at, in 1 / (1 - load): a share exp(-2 x this) of arrivals finds more."""
 
@@ -79,7 +83,7 @@ def read_steps(curve: Curve[float]) -> CtxSteps | None:
     loads, rates = np.array(curve.loads), np.array(curve.rates)
     full = loads[np.argmax(rates >= FULL * rates[-1])]
     most = max(1, round(float(full) / 2))
-    latencies = loads / rates
+    latencies = np.maximum.accumulate(loads / rates)  # more in flight are not faster but for noise
     one = float(np.interp(2.0, loads, latencies)) / 2
     known = (loads > 2) & (loads < most + 1)  # with more in flight both steps are nearly full
     prompts, times = [1.0, *(loads[known] - 1), float(most)], [one, *(latencies[known] - one), most / curve.max_rate]
@@ -197,9 +201,11 @@ _OF_FEW = np.array([math.sqrt(math.pi) * math.exp(z * z) * math.erfc(z) for z in
 @lru_cache(maxsize=256)
 def solve_queue(steps: CtxSteps, percentile: Percentile) -> CtxQueue:
     """The queue of ``steps``, at the mean or at a percentile of the requests."""
+    group = -(-len(steps.seconds) // MOST_PLACES)
+    grouped = CtxSteps(steps.seconds[group - 1 :: group], steps.around_s)
     columns = []
     for servers in (1, 2):
-        each = [find_arrivals(steps, load * steps.max_rate, servers) for load in LOADS]
+        each = [find_arrivals(grouped, load * grouped.max_rate, servers) for load in LOADS]
         values = [a.mean_s if percentile == "mean" else a.at(percentile / 100) for a in each]
         columns.append(np.maximum.accumulate(np.array(values)) + steps.around_s)
     one, two = columns

@@ -42,8 +42,8 @@ def describe_fronts(
         limit += f" with TTFT {question.ttft_ms:g} ms in service" if question.constraints.in_service else ""
         notes.append(f"no deployment of up to {question.budget_gpus} GPUs{limit}")
     if plans:
-        notes.append(_describe_ttft(pairs, question))
-        notes += describe_unknown_queues(pairs, question)
+        notes.append(_describe_ttft(pairs))
+        notes += describe_queues(pairs, question)
         if all(gcd(point.ctx, point.gen) == 1 for point in plans):
             notes.append("deployments are listed without common divisor: k copies have the same figures per GPU")
     if any(pair.gen.rates.curve.smoothed or pair.ctx.rates.curve.smoothed for pair in pairs):
@@ -75,10 +75,16 @@ def _describe_missing(figures: Sequence[Figures], question: Question) -> list[st
     return notes
 
 
-def describe_unknown_queues(pairs: Sequence[Pair], question: Question) -> list[str]:
-    """ctx servers that a TTFT limit in service cannot be held against."""
-    if not question.constraints.in_service:
+def describe_queues(pairs: Sequence[Pair], question: Question) -> list[str]:
+    """What a TTFT limit says of queues: nothing where it is held against ctx servers alone; else which ctx servers it
+    cannot be held against in service."""
+    if question.ttft_ms is None or not pairs:
         return []
+    if not question.constraints.in_service:
+        return [
+            "the TTFT limit is held against ctx servers measured alone: --ttft-of deployment plans with the queue in "
+            "front of them"
+        ]
     unknown = list(dict.fromkeys(pair.ctx.label for pair in pairs if pair.in_service is None))
     return [
         f"ctx {label} was measured at one load, which does not tell how prompts queue: the TTFT limit is held "
@@ -87,19 +93,13 @@ def describe_unknown_queues(pairs: Sequence[Pair], question: Question) -> list[s
     ]
 
 
-def _describe_ttft(pairs: Sequence[Pair], question: Question) -> str:
+def _describe_ttft(pairs: Sequence[Pair]) -> str:
     if any(pair.in_service is not None for pair in pairs):
         return (
             "rate-matched TTFT is that in service: queue in front of ctx, KV transfer as far as its links are known, "
             f"and {GEN_STEPS:g} steps of gen; orchestrator and the wait for a slot of gen are not in it"
         )
-    text = _describe_own_ttft(pairs)
-    if question.ttft_ms is not None:
-        text += "; --ttft-of deployment holds plans to the TTFT limit with the queue"
-    return text
 
-
-def _describe_own_ttft(pairs: Sequence[Pair]) -> str:
     handovers = [pair.handover_s * 1000 for pair in pairs]
     bunching = max(pair.bunching for pair in pairs)
     queues = "queueing" if not bunching else f"queueing beyond bunches of {bunching:.0%} of all in flight"

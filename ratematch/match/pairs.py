@@ -146,25 +146,27 @@ def _meet_limit(gen: GenOption, limit_s: float) -> GenOption:
 def put_in_service(pairs: Iterable[Pair], constraints: Constraints) -> list[Pair]:
     """The pairs with what holds their deployments to the TTFT limit in service, where there is one. It looks at the
     curves as they are: this comes last."""
-    result = list(pairs)
-    if not constraints.in_service or constraints.ttft_ms is None:
-        return result
-    for k, pair in enumerate(result):
-        steps, ctx = read_steps(pair.ctx.rates.curve), pair.ctx
-        if steps is None:
-            continue
-        spread_s = ctx.ttft_limit_s[0] - throttle(ctx.rates.curve, ctx.rates.capacities[0]).latency_s
-        in_service = InService(
-            steps,
-            pair.gen.rates,
-            constraints.ttft_ms / 1000,
-            constraints.percentile,
-            before_gen_s(pair),
-            pair.gen.tokens_per_step,
-            max(0.0, spread_s),
-        )
-        result[k] = replace(pair, in_service=in_service)
-    return result
+    if not constraints.in_service:
+        return list(pairs)
+    return [replace(pair, in_service=serve(pair, constraints)) for pair in pairs]
+
+
+def serve(pair: Pair, constraints: Constraints) -> InService | None:
+    """TTFT of the deployments of a pair in service, with the limit; ``None`` without a limit, or where nothing is
+    known of how prompts queue."""
+    steps, ctx = read_steps(pair.ctx.rates.curve), pair.ctx
+    if steps is None or constraints.ttft_ms is None:
+        return None
+    spread_s = ctx.ttft_limit_s[0] - throttle(ctx.rates.curve, ctx.rates.capacities[0]).latency_s
+    return InService(
+        steps,
+        pair.gen.rates,
+        constraints.ttft_ms / 1000,
+        constraints.percentile,
+        before_gen_s(pair),
+        pair.gen.tokens_per_step,
+        max(0.0, spread_s),
+    )
 
 
 def row_points(pairs: Sequence[Pair], rows: Rows, which: Ints, score: Floats, workload: str) -> Iterator[Point]:

@@ -17,7 +17,7 @@ from ratematch.match.compare import compare_fronts, pair_draws
 from ratematch.match.curves import Reading
 from ratematch.match.frontier import Front, FrontPoints, Solved, best_of_pairs, front_of_pairs, solve_pairs
 from ratematch.match.measuredfront import measure_front
-from ratematch.match.notes import describe_unknown_queues
+from ratematch.match.notes import describe_queues
 from ratematch.match.options import CtxOption
 from ratematch.match.pairs import Pair, find_bound, meet_tpot_limit, pair_options, put_in_service
 from ratematch.match.pareto import extract_front
@@ -129,7 +129,7 @@ def match_table(
     if every and not solved.rows.size:
         notes.append(_describe_no_plan(question))
     best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
-    notes += describe_unknown_queues(held, question)
+    notes += describe_queues(held, question)
     kept = keep_options(ctx)
     notes += _describe_beaten(ctx, kept)
     matched = put_in_service(meet_tpot_limit(_post(pair_options(kept, gen_options)), limits), limits)

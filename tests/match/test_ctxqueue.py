@@ -5,9 +5,12 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ratematch.match.ctxqueue import LOADS, CtxSteps, find_arrivals, read_steps, solve_queue
 from ratematch.match.curves import make_curve
@@ -173,3 +176,29 @@ def test_percentiles_are_in_order() -> None:
     rates, one, many = LOADS * STEPS["ranks"].max_rate, np.ones(LOADS.size), np.full(LOADS.size, 1e6)
     ttft = np.array([queue.ttft_s(rates, one, many) for queue in queues])
     assert np.all(np.diff(ttft, axis=0) >= 0)
+
+
+def test_steps_of_hundreds_of_prompts_are_looked_at_in_groups() -> None:
+    steps = CtxSteps(tuple(0.05 + 0.0008 * k for k in range(300)), AROUND_S)
+    queue = solve_queue(steps, "mean")
+    for load in (0.2, 0.7):
+        rate = load * steps.max_rate
+        seen = serve(steps, 1, poisson(rate, 10_000))[1000:]
+        found = queue.ttft_s(np.array([rate]), np.ones(1), np.array([1e9]))[0]
+        assert found == pytest.approx(seen.mean(), rel=0.12)
+
+
+@given(st.lists(st.floats(0.01, 2.0), min_size=2, max_size=5), st.floats(0.5, 50.0))
+@settings(deadline=None, max_examples=10)
+def test_any_measured_server_has_a_queue_that_grows_with_the_rate(rises: list[float], first: float) -> None:
+    """Rates that stand still or jump with the load too: what is noise of a measurement."""
+    rates = first * np.cumsum([1.0, *rises])
+    steps = read_steps(make_curve([(float(2**k), float(rate)) for k, rate in enumerate(rates)]))
+    assert steps is not None
+    assert all(0 < a <= b for a, b in pairwise(steps.seconds)) or len(steps.seconds) == 1
+    queue = solve_queue(steps, "mean")
+    at = np.linspace(0.01, 1.0, 50) * steps.max_rate
+    ttft = queue.ttft_s(at, np.ones(50), np.full(50, 200.0))
+    assert np.all(np.isfinite(ttft))
+    assert np.all(np.diff(ttft) >= -0.02 * ttft[:-1])
+    assert np.all(ttft >= steps.alone_s * (1 - 1e-9))

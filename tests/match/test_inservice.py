@@ -132,7 +132,7 @@ def test_the_rule_of_the_study_stays_where_nobody_asks_for_another() -> None:
     own = analyze([*CTX, *GEN], question, sweep="s").workloads[0]
     # 250 ms with four in flight, 400 with eight: 16 requests/s are the most of one ctx server.
     assert max(plan.req_s / plan.ctx for plan in own.plans) == pytest.approx(16)
-    assert any("--ttft-of deployment holds plans to the TTFT limit with the queue" in note for note in own.notes)
+    assert any("--ttft-of deployment plans with the queue" in note for note in own.notes)
     assert question.filled_in(Question(ttft_of="deployment")).constraints.in_service
     assert not replace(question, ttft_of="ctx").filled_in(Question(ttft_of="deployment")).constraints.in_service
 
