@@ -16,7 +16,7 @@ from pathlib import Path
 from ratematch.plan.load import TtftOf
 
 from .cases import CASES, Case
-from .grid import TTFT_OF_CTX, Answer, Simulated, answer, questions, simulate_case
+from .grid import APART, NEARER, TTFT_OF_CTX, Simulated, answer, questions, simulate_case
 from .page import Asked, to_markdown, write_page
 
 RULES: tuple[TtftOf, ...] = ("ctx", "deployment")
@@ -36,13 +36,7 @@ def main() -> int:
         print(f"no case with {args.only!r} in its name", file=sys.stderr)
         return 2
     starts = [_simulate(cases, args.jobs, at_once) for at_once in (False, True)]
-    sums = [
-        Asked(at_once, times, ttft_of, _answers(done, times, ttft_of))
-        for at_once, done in zip((False, True), starts, strict=True)
-        for times in (None, *TTFT_OF_CTX)
-        for ttft_of in (RULES if times else RULES[:1])
-    ]
-    text = to_markdown(starts[0], sums)
+    text = to_markdown(starts[0], ask(*starts))
     if args.output:
         write_page(args.output, text, "python -m benchmarks.ratio_of_halves -o docs/ratios.md")
     print(text)
@@ -57,9 +51,16 @@ def _simulate(cases: list[Case], jobs: int, at_once: bool) -> list[Simulated]:
         return list(pool.map(simulate, cases))
 
 
-def _answers(done: list[Simulated], ttft_of_ctx: float | None, ttft_of: TtftOf) -> list[Answer]:
-    results = (answer(each, target, ttft_of) for each in done for target in questions(each, ttft_of_ctx))
-    return [each for each in results if each is not None]
+def ask(spread: list[Simulated], at_once: list[Simulated]) -> list[Asked]:
+    """Every question of every case, by how its deployments started, loads of the halves, limit, and its rule."""
+    asked = []
+    for done, together, nearer in ((spread, False, False), (spread, False, True), (at_once, True, False)):
+        for times in (None, *TTFT_OF_CTX):
+            for ttft_of in RULES if times else RULES[:1]:
+                results = (answer(each, to, ttft_of, nearer=nearer) for each in done for to in questions(each, times))
+                answers = [each for each in results if each is not None]
+                asked.append(Asked(together, NEARER if nearer else APART, times, ttft_of, answers))
+    return asked
 
 
 if __name__ == "__main__":

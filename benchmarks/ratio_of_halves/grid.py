@@ -26,6 +26,8 @@ SPEEDS = 5
 STEP, LOADS, OVERFULL = 2.0, 7, 1.25
 """Each deployment is run at up to ``LOADS`` concurrencies, each ``STEP`` times the next lower one, up to ``OVERFULL``
 times the slots of its gen servers."""
+APART, NEARER = 2.0, math.sqrt(2)
+"""Loads of the servers alone are so far apart; and in a ladder beside it."""
 HALVINGS, NEAR = 4, 1.05
 """Between two loads on either side of a TTFT limit further ones are run, so often or until they are so near."""
 BUDGETS = (0.5, 0.75, 1.0)
@@ -81,11 +83,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A case in virtual time: servers alone, and every whole deployment that is no copy of a smaller one."""
+    """A case in virtual time: servers ``alone``, at loads ``APART`` and ``nearer`` to each other, and every ``whole``
+    deployment that is no copy of a smaller one."""
 
     case: Case
     alone: tuple[Measured, ...]
     whole: dict[Counts, tuple[At, ...]]
+    nearer: tuple[Measured, ...] = ()
 
     def gpus(self, counts: Counts) -> int:
         return counts[0] * parse_mapping(self.case.ctx).gpus + counts[1] * parse_mapping(self.case.gen).gpus
@@ -94,7 +98,7 @@ class Simulated:
 def simulate_case(case: Case, *, at_once: bool = False) -> Simulated:
     """Everything of a case that answers need. ``at_once``: the slots of deployments start together, which leaves
     waves for as long as a run takes; else spread over a request's life, as requests that know nothing of others."""
-    alone = measure_halves(case)
+    alone = measure_halves(case, APART)
     ctx, gen = parse_mapping(case.ctx), parse_mapping(case.gen)
     cells = [cell for cell in list_cells(ctx.gpus, gen.gpus, case.budget) if math.gcd(*cell) == 1]
     whole = {}
@@ -105,7 +109,7 @@ def simulate_case(case: Case, *, at_once: bool = False) -> Simulated:
         else:
             rows = _measure_spread(case, alone, (x, y), concurrencies)
         whole[x, y] = tuple(_at(row, x * ctx.gpus + y * gen.gpus) for row in rows if row.measurement.valid)
-    return Simulated(case, tuple(alone), whole)
+    return Simulated(case, tuple(alone), whole, () if at_once else tuple(measure_halves(case, NEARER)))
 
 
 def _measure_spread(
@@ -161,14 +165,14 @@ def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Target]
     return [Target(gpus, speed, limit) for gpus in budgets for speed in (0.0, *between)]
 
 
-def answer(done: Simulated, target: Target, ttft_of: TtftOf = "deployment") -> Answer | None:
+def answer(done: Simulated, target: Target, ttft_of: TtftOf = "deployment", *, nearer: bool = False) -> Answer | None:
     """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits.
-    ``ttft_of``: what matching holds its TTFT limit against."""
+    ``ttft_of``: what matching holds its TTFT limit against. ``nearer``: it has loads nearer to each other."""
     most = {counts: read(at, target) for counts, at in done.whole.items() if done.gpus(counts) <= target.gpus}
     tpot_ms = 1000 / target.tok_s_user if target.tok_s_user else None
     workload = done.alone[-1].experiment.workload
     question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0, ttft_of=ttft_of)
-    plans = analyze_workload(done.alone, workload, question).rate_matched
+    plans = analyze_workload(done.nearer if nearer else done.alone, workload, question).rate_matched
     highest = max(most.values())
     if not plans or not highest:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -46,9 +47,9 @@ def workload_of(case: Case, sweep: Sweep) -> Workload:
     return Workload(case.isl, case.osl, case.length_ratio, case.length_ratio, precision=precision)
 
 
-def _ladder(most: int) -> list[int]:
-    """Powers of two up to ``most``, and ``most``."""
-    return sorted({*(1 << k for k in range(most.bit_length())), most})
+def _ladder(most: int, step: float) -> list[int]:
+    """Powers of ``step`` up to ``most``, and ``most``."""
+    return sorted({*(round(step**k) for k in range(1 + int(math.log(most, step)))), most})
 
 
 def _group(case: Case, role: Role, instances: int) -> ServerGroup:
@@ -63,13 +64,13 @@ def _load(concurrency: int, least: int = LEAST_REQUESTS, stagger_s: float = 0.0)
     return Concurrency(concurrency, max(least, REQUESTS_PER_SLOT * concurrency), stagger_s=stagger_s)
 
 
-def measure_halves(case: Case) -> list[Measured]:
-    """The context server alone and the generation server alone, each over a ladder of loads."""
+def measure_halves(case: Case, step: float) -> list[Measured]:
+    """The context server alone and the generation server alone, each over a ladder of loads ``step`` apart."""
     sweep = sweep_of(case)
     workload = workload_of(case, sweep)
     ctx, gen = _group(case, "ctx", 1), _group(case, "gen", 1)
-    prompts = _ladder(FULL_STEPS * max(1, STEP_TOKENS // case.isl) * ctx.mapping.dp_ranks)
-    slots = _ladder(case.gen_batch * gen.mapping.dp_ranks)
+    prompts = _ladder(FULL_STEPS * max(1, STEP_TOKENS // case.isl) * ctx.mapping.dp_ranks, step)
+    slots = _ladder(case.gen_batch * gen.mapping.dp_ranks, step)
     one_token = replace(workload, osl=1, osl_ratio=1.0)
     return [
         *_measure(experiment_of(sweep, "ctx", Deployment(ctx=ctx), one_token, _loads(prompts)), sweep),

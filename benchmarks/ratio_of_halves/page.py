@@ -29,16 +29,18 @@ def holds(answer: Answer) -> bool:
 @dataclass(frozen=True)
 class Asked:
     """All questions with one TTFT limit, in ``times`` of ctx alone (``None``: without one), and what matching held to
-    it. ``at_once``: the slots of the deployments of the grid started together."""
+    it. ``at_once``: the slots of the deployments of the grid started together. ``apart``: from load to load of the
+    halves."""
 
     at_once: bool
+    apart: float
     times: float | None
     ttft_of: TtftOf
     answers: Sequence[Answer]
 
     @property
     def words(self) -> str:
-        start = "at once" if self.at_once else "spread"
+        start = f"{'at once' if self.at_once else 'spread'} | x {self.apart:.2g}"
         if self.times is None:
             return f"{start} | none | -"
         return f"{start} | {self.times:g} x ctx alone | `{self.ttft_of}`"
@@ -47,12 +49,12 @@ class Asked:
 def to_markdown(done: Sequence[Simulated], asked: Sequence[Asked]) -> str:
     """The tables of the page. The first of ``asked`` is the one that is shown case by case, from ``done``."""
     lines = [
-        "| slots start | limit of TTFT | `--ttft-of` | questions | same counts | within one server | within 3 % "
-        "| both | loss: p90, worst |"
+        "| slots start | loads of halves | limit of TTFT | `--ttft-of` | questions | same counts | within one server "
+        "| within 3 % | both | loss: p90, worst |"
     ]
-    lines.append("|" + "---|" * 9)
+    lines.append("|" + "---|" * 10)
     lines += [_sum(each.words, each.answers) for each in asked if each.answers]
-    free = asked[0].answers
+    free, free_apart = asked[0].answers, asked[0].apart
     lines += ["", "Without a TTFT limit, slots that start spread, case by case:", ""]
     lines += ["| case | deployments | questions | same counts | most servers apart | loss: median, worst |"]
     lines += ["|" + "---|" * 6]
@@ -67,8 +69,8 @@ def to_markdown(done: Sequence[Simulated], asked: Sequence[Asked]) -> str:
         )
     lines += _exceptions("Without a TTFT limit", free)
     for one in asked:
-        if not one.at_once and one.times is not None and one.ttft_of == "deployment":
-            lines += _exceptions(f"With {one.times:g} x ctx alone, in service", one.answers)
+        if not one.at_once and one.apart == free_apart and one.times is not None and one.ttft_of == "deployment":
+            lines += _exceptions(f"With {one.times:g} x ctx alone, in service,", one.answers)
     lines += _ttfts([each for case in done for each in predict_ttfts(case)])
     return "\n".join(lines) + "\n"
 
@@ -106,7 +108,7 @@ def _exceptions(name: str, answers: Sequence[Answer]) -> list[str]:
     rows = [answer for answer in answers if not holds(answer)]
     if not rows:
         return ["", f"{name} no question is answered by a ratio further off."]
-    lines = ["", f"{name}, answers that are further off:", ""]
+    lines = ["", f"{name} answers that are further off:", ""]
     lines.append("| case | GPUs | tok/s/user, least | chosen | tok/s/GPU: predicted, simulated | best | tok/s/GPU |")
     lines.append("|" + "---|" * 7)
     for row in rows:

@@ -43,11 +43,11 @@ def test_the_page_has_a_line_a_case_and_names_what_is_off(tmp_path, done):
     off = replace(answered[0], chosen=(9, 1), gives=answered[0].most * 0.9, servers=4)
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\nafter\n")
-    asked = [Asked(False, None, "ctx", [*answered, off]), Asked(True, 2.0, "deployment", answered)]
+    asked = [Asked(False, 2.0, None, "ctx", [*answered, off]), Asked(True, 2.0, 2.0, "deployment", answered)]
     write_page(page, to_markdown([done], asked), "command")
     text = page.read_text()
     assert f"| {SMALL.label}, 16 GPUs | 5 |" in text
-    assert "| spread | none | - |" in text and "| at once | 2 x ctx alone | `deployment` |" in text
+    assert "| spread | x 2 | none | - |" in text and "| at once | x 2 | 2 x ctx alone | `deployment` |" in text
     assert "9 + 1" in text and text.endswith("after\n")
     assert "| 0.8 L to L | 10% to 30% |" in text
 
