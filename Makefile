@@ -131,6 +131,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/solve_speed.py
 
 # ensurepip is missing where Debian's python3-venv is not installed: get it if we may, else say what to type.
+# The pip that comes with a Python is as old as that: 2026's looks through package indexes with half the work.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "ratematch needs Python >= 3.10"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -138,6 +139,7 @@ $(VENV)/bin/python:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null \
 	    && $(PYTHON) -m venv $(VENV); \
 	  else echo "install Python's venv first: sudo apt-get install python3-venv"; exit 1; fi; }
+	@$(BIN)/python -m pip install -q --no-compile --upgrade pip || echo "pip stays as it came with Python"
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e .

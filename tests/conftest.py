@@ -36,9 +36,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 BUSY = "client is saturated|Little's law is off|cannot keep up"
 """What a load is refused for where the machine is busy with other things."""
 
-OF_ANOTHER = "Exception ignored in: <socket"
-"""A socket that a broken connection of an earlier test left: the garbage collector finds it in whatever test runs."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on a real Slurm get a second try: when Slurm misses a node is Slurm's doing. So do tests whose loads were
@@ -50,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.flaky(reruns=1))
         else:
-            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[BUSY, OF_ANOTHER]))
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[BUSY]))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

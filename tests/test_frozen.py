@@ -23,6 +23,7 @@ from submitit.core.utils import DelayedSubmission
 import ratematch as rm
 from ratematch.__main__ import main
 from ratematch.errors import DamagedFile
+from tests.support.sites import analyse
 
 GOLDEN = Path(__file__).parent / "golden"
 RESULTS = GOLDEN / "results_v1"
@@ -110,7 +111,7 @@ def test_the_sample_gives_the_figures_it_gave() -> None:
 
 
 def test_pareto_prints_the_figures_it_printed(tmp_path: Path) -> None:
-    analysis = run("pareto", RESULTS / "adaptive", "-o", tmp_path / "report", "--json")
+    analysis = analyse(tmp_path, str(RESULTS / "adaptive"), "-o", str(tmp_path / "report"))
     (workload,) = analysis["workloads"].values()
     points = [{key: point[key] for key in FIGURES} for front in KINDS for point in workload[front]]
     assert points == close(EXPECTED["adaptive"]["pareto"])

@@ -92,7 +92,7 @@ def set_lost_aside(results: Results, verification: Verification) -> list[str]:
 def _complain(root: Path, damage: Damage) -> Complaint:
     """Which load a damaged file costs, and what brings its figures back."""
     place = damage.file if damage.file.is_dir() else damage.file.parent
-    if place.parent.name != layout.LOADS:
+    if damage.copied or place.parent.name != layout.LOADS:
         return Complaint(_name(root, damage.file), damage.why, "none")
     repairable = damage.file.name == layout.MEASUREMENT and (place / layout.RECORDS).is_file()
     return Complaint(_name(root, damage.file), damage.why, "compute" if repairable else "measure", _name(root, place))

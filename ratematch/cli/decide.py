@@ -11,7 +11,20 @@ from typing import Any
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
-from ratematch.cli.options import GIVEN, GPUS, MS, NODES, PATH, RATE, TOKENS, Number, Whole, json_option
+from ratematch.cli.options import (
+    GIVEN,
+    GPUS,
+    MS,
+    NODES,
+    PATH,
+    RATE,
+    TOKENS,
+    Number,
+    Whole,
+    json_option,
+    percentile_option,
+    ttft_of_option,
+)
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
 
@@ -28,28 +41,6 @@ def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | 
     return numbers
 
 
-def _read_percentile(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
-    return int(value) if value and value.isdecimal() else value
-
-
-def _percentile_option(command: Command) -> Command:
-    """``--percentile``, the same for every verb that judges limits."""
-    choices = click.Choice(["mean", "50", "90", "95", "99"])
-    return click.option("--percentile", type=choices, callback=_read_percentile, help="Where limits are judged.")(
-        command
-    )
-
-
-def _ttft_of_option(command: Command) -> Command:
-    """``--ttft-of``, the same for every verb that plans."""
-    return click.option(
-        "--ttft-of",
-        type=click.Choice(["ctx", "deployment"]),
-        help="The TTFT limit of plans is that of a ctx server measured alone, or in service, with its queue "
-        "[default: ctx].",
-    )(command)
-
-
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
@@ -57,9 +48,9 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 @click.argument("results", type=GIVEN)
 @click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
-@_ttft_of_option
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
-@_percentile_option
+@percentile_option
 @click.option("--max-gpus", type=GPUS, help="Largest deployment to plan, instead of the sweep's.")
 @click.option("--calibrate", is_flag=True, help="Predict with derate factors fitted to the end-to-end runs.")
 @click.option(
@@ -156,9 +147,9 @@ def pareto(
     "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
 )
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
-@_ttft_of_option
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
-@_percentile_option
+@percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
 def report(
     results: Path,
@@ -208,9 +199,9 @@ def report(
 )
 @click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
-@_ttft_of_option
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
-@_percentile_option
+@percentile_option
 @json_option
 def compare(
     before: Path,
@@ -277,7 +268,7 @@ def parse_share(text: str) -> float:
 @click.option("--nodes", type=NODES, help="Most nodes; needs --gpus-per-node.")
 @click.option("--share-nodes/--no-share-nodes", default=False, help="May ctx and gen stand on one node?")
 @click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row, or of plans in service.")
-@_ttft_of_option
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",

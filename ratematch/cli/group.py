@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ratematch.cli.helppage import Family, Verb, write_sections
 from ratematch.errors import RatematchError
 from ratematch.plan.numbers import shorten
 from ratematch.show.terminal import Terminal, visible
@@ -19,6 +21,8 @@ from ratematch.version import __version__
 
 MOST_LINE = 2000
 """Characters of a line that is said of an error."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _WrongCall(click.UsageError):
@@ -33,11 +37,23 @@ class _WrongCall(click.UsageError):
 class _Verbs(click.Group):
     """Turns ratematch's errors into one line and an exit code; ``--debug`` shows the traceback."""
 
+    command_class = Verb
+    group_class = Family
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs, in the order in which they are used."""
+        write_sections(self.commands, formatter)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             raise _WrongCall(error.format_message(), error.ctx) from error
+        except OSError as error:  # help that is printed to a full disk
+            if error.errno not in NO_ROOM:
+                raise
+            _echo_no_room(error)
+            ctx.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         end_uncollected()
@@ -63,7 +79,9 @@ class _Verbs(click.Group):
         except OSError as error:
             if ctx.params.get("debug"):
                 raise
-            if error.filename is None:
+            if error.filename is None and error.errno in NO_ROOM:
+                _echo_no_room(error)
+            elif error.filename is None:
                 _echo_unexpected(error)
             else:  # what the machine says of a file is no fault of the program, and needs no trace
                 echo(_cut(f"ratematch: {shorten(os.fsdecode(error.filename))}: {error.strerror}"), err=True)
@@ -78,6 +96,11 @@ class _Verbs(click.Group):
 def _cut(line: str) -> str:
     """A line of a message, short enough to be read: it may hold names from a file or from the command line."""
     return line if len(line) <= MOST_LINE else f"{line[: MOST_LINE - 3]}..."
+
+
+def _echo_no_room(error: OSError) -> None:
+    """Of standard output, which has no name; files have theirs."""
+    echo(f"ratematch: what is printed cannot be written: {error.strerror}", err=True)
 
 
 def _echo_unexpected(error: Exception) -> None:
@@ -104,7 +127,7 @@ def main(debug: bool) -> None:
     \b
     Start here (no GPU needed):
         ratematch sweep sweeps/quickstart.yaml
-        ratematch pareto results/quickstart
+        ratematch report results/quickstart
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets its number

@@ -146,7 +146,7 @@ def _read_hints(real: bool | None, *, workload: str | None, **given: Any) -> Hin
     from ratematch.exchange.recipes.choices import parse_workload
     from ratematch.exchange.results.foreign import Hints, parse_servers
 
-    isl, osl = parse_workload(workload) if workload else (None, None)
+    isl, osl = parse_workload(workload, least_osl=1) if workload else (None, None)
     servers: dict[str, Any] = {
         role: parse_servers(text) for role in ("ctx", "gen", "agg") if (text := given.pop(role))
     }

@@ -128,3 +128,21 @@ tpot_option = click.option("--tpot-ms", type=MS, help="TPOT limit instead of the
 calibration_option = click.option(
     "--calibration", type=GIVEN, metavar="FILE", help="Predict and simulate with what `ratematch calibrate` wrote."
 )
+
+
+def _read_percentile(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    return int(value) if value and value.isdecimal() else value
+
+
+ttft_of_option = click.option(
+    "--ttft-of",
+    type=click.Choice(["ctx", "deployment"]),
+    help="Hold the TTFT limit of plans against a ctx server measured alone, or against requests in service, with the "
+    "queue in front of it [default: the sweep's, else ctx].",
+)
+percentile_option = click.option(
+    "--percentile",
+    type=click.Choice(["mean", "50", "90", "95", "99"]),
+    callback=_read_percentile,
+    help="Where limits are judged, instead of the sweep's.",
+)

@@ -12,16 +12,23 @@ from ratematch.cli.group import echo, main, print_json, stdout_console
 from ratematch.cli.options import (
     GIVEN,
     PATH,
+    RATE,
+    TOKENS,
+    Number,
     Whole,
     calibration_option,
     cluster_option,
     force_option,
     json_option,
+    percentile_option,
     set_option,
+    tpot_option,
+    ttft_option,
 )
 
 if TYPE_CHECKING:
     from ratematch.plan.experiment import Experiment
+    from ratematch.plan.load import Percentile
     from ratematch.plan.sweep import Sweep
     from ratematch.simulate.calibration import Calibration
     from ratematch.simulate.forecasts import Prediction
@@ -211,3 +218,73 @@ def render(
     how = "sbatch job.sbatch in a folder" if allocated else "bash run.sh in a folder"
     echo(f"{len(rendered)} folders for cluster profile {parsed.cluster.name}; by hand: {how}", err=True)
     echo(f"checked by: {contract.words}", err=True)
+
+
+@main.command()
+@click.argument("sweep")
+@set_option
+@cluster_option
+@click.option("--request-rate", type=RATE, required=True, help="Requests/s to serve, Poisson arrivals.")
+@click.option("--isl", type=TOKENS, help="Prompt tokens, instead of the sweep's workloads; with --osl.")
+@click.option("--osl", type=TOKENS, help="Output tokens, instead of the sweep's workloads; with --isl.")
+@click.option(
+    "--at",
+    type=Number(0, 1e6, open=True),
+    metavar="TOK/S/USER",
+    help="Least tok/s/user: a TPOT limit of 1000 / this.",
+)
+@ttft_option
+@tpot_option
+@percentile_option
+@calibration_option
+@json_option
+def size(
+    sweep: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    request_rate: float,
+    isl: int | None,
+    osl: int | None,
+    at: float | None,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    percentile: Percentile | None,
+    calibration: Path | None,
+    as_json: bool,
+) -> None:
+    """Predict how many GPUs serve a request rate within limits: which of SWEEP's servers, how many, how sure.
+
+    Nothing is started. The smallest deployment is also run in virtual time at that rate, and grows until it keeps
+    the limits there.
+
+    \b
+    Example:
+        ratematch size deepseek-r1 --isl 8192 --osl 1024 --request-rate 30 --at 50 --ttft-ms 2000 --percentile 99
+    """
+    from dataclasses import replace
+
+    from ratematch.campaign.precheck import expand_sweep
+    from ratematch.errors import UserError
+    from ratematch.inputs.find import read_sweep
+    from ratematch.match.question import Question
+    from ratematch.show.views.size import print_size, size_to_json
+    from ratematch.simulate.calibrationfile import calibrated_sweep
+    from ratematch.simulate.sizing import size_sweep
+
+    if at is not None and tpot_ms is not None:
+        raise UserError("--at and --tpot-ms both limit TPOT: give one of them")
+    if (isl is None) != (osl is None):
+        raise UserError("--isl and --osl make a workload together: give both")
+    if isl is not None:
+        overrides = (*overrides, f"workloads=[{{isl: {isl}, osl: {osl}}}]")
+    parsed, _ = read_sweep(sweep, overrides, cluster)
+    parsed, corrected = calibrated_sweep(parsed, calibration) if calibration else (parsed, None)
+    limits = parsed.constraints
+    asked = Question(ttft_ms, 1000 / at if at else tpot_ms, percentile, request_rate=request_rate, draws=0)
+    question = asked.filled_in(Question(limits.ttft_ms, limits.tpot_ms, limits.percentile))
+    parsed = replace(parsed, constraints=question.constraints)
+    sizing = size_sweep(parsed, expand_sweep(parsed).experiments, question, corrected)
+    if as_json:
+        print_json(size_to_json(sizing, parsed))
+    else:
+        print_size(sizing, parsed, stdout_console())

@@ -111,7 +111,7 @@ def _certify(cluster: str, nodes: int | None, folder: Path, as_json: bool) -> No
 @click.argument("logs", nargs=-1, required=True, type=Given(exists=True))
 @json_option
 def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
-    """Name the cause of a failure from server LOGS (files, or folders with *.log), whoever started the servers.
+    """Name the cause of a failure from server LOGS (files, or folders with them), whoever started the servers.
 
     Warnings, errors that were got round and what only follows from something else are left out; docs/diagnosis.md has
     the causes that are known.
@@ -121,12 +121,13 @@ def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
         ratematch diagnose results/deepseek-r1/gen-8192-256-gen1xDEP8-mtp3-1f0c/launch/1
     """
     from ratematch.engines import diagnose_logs
-    from ratematch.run.launch import whole_log
+    from ratematch.run.givenlogs import find_given_logs, read_given_logs
 
-    files = [file for path in logs for file in (sorted(path.glob("*.log")) if path.is_dir() else [path])]
-    # Workers first: the orchestrator mostly tells that one of them failed, and not why.
-    files.sort(key=lambda file: file.name.startswith("orchestrator"))
-    known, reference = diagnose_logs([whole_log(file) for file in files])
+    files = find_given_logs(logs)
+    texts, problems = read_given_logs(files)
+    for problem in problems:
+        echo(f"note: {problem}", err=True)
+    known, reference = diagnose_logs(texts)
     if as_json:
         print_json(
             {"logs": [str(file) for file in files], "known": known is not None, **(asdict(known) if known else {})}
@@ -136,5 +137,5 @@ def diagnose(logs: tuple[Path, ...], as_json: bool) -> None:
         if known.general:
             echo("this mostly follows from something that these logs do not show: look at those of other ranks")
     else:
-        echo(f"no known cause in {len(files)} logs")
+        echo(f"no known cause in {len(texts)} logs")
     sys.exit(0 if known else 1)

@@ -57,6 +57,8 @@ TRIED_AGAIN = frozenset(
     (
         "hub-unreachable",
         "image-access",
+        "image-rate-limit",
+        "image-registry",
         "container-image-file",
         "container-mount",
         "credential",

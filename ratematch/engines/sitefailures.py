@@ -24,7 +24,7 @@ CUDA: tuple[KnownFailure, ...] = (
         "CUDA",
         r"illegal memory access was encountered|CUDA_ERROR_ILLEGAL_ADDRESS|cudaErrorIllegalAddress"
         r"|misaligned address|unspecified launch failure|CUDA_ERROR_LAUNCH_FAILED"
-        r"|illegal instruction was encountered",
+        r"|illegal instruction was encountered|NVRM: Xid.{0,40}: (?:13|31),",
         "a kernel read or wrote memory that is not its own (a fault of the engine, or of a GPU)",
         "run again; if it comes back, try another attention or MoE backend or engine version, and on one node only "
         "the hardware; CUDA_LAUNCH_BLOCKING=1 names the kernel",
@@ -121,6 +121,27 @@ CUDA: tuple[KnownFailure, ...] = (
         "use an image or wheel that was built for its compute capability",
     ),
     row(
+        "mps",
+        "CUDA",
+        r"MPS client failed|CUDA_ERROR_MPS_\w+|cudaErrorMps\w+|MPS server is not ready",
+        "the node shares its GPUs by CUDA's MPS, and its control daemon cannot be reached",
+        "have MPS stopped there or its daemon started; unset CUDA_MPS_PIPE_DIRECTORY, or mount it into the container",
+    ),
+    row(
+        "cuda-fork",
+        "CUDA",
+        r"Cannot re-initialize CUDA in forked subprocess",
+        "a process that had used CUDA started its workers by fork, in which CUDA does not work",
+        "set the start method to spawn (VLLM_WORKER_MULTIPROCESSING_METHOD=spawn for vLLM)",
+    ),
+    row(
+        "kernel-resources",
+        "CUDA",
+        r"OutOfResources: out of resource|too many resources requested for launch",
+        "a kernel needs more shared memory or registers than this kind of GPU has",
+        "choose another attention or MoE backend, or an engine version that is tuned for this GPU",
+    ),
+    row(
         "peer-access",
         "CUDA",
         r"peer access is not supported between|Can't enable access between nodes|peer mapping resources exhausted"
@@ -149,7 +170,9 @@ CUDA: tuple[KnownFailure, ...] = (
         r"|nvcc.{0,40}No such file"
         r"|CUDA_HOME environment variable is not set|ninja is required to load|error building extension"
         r"|nvcc fatal|ninja build failed|ptxaserror|ptxas fatal|could not find compatible compiler"
-        r"|failed to find c compiler|detected in the compilation of",
+        r"|failed to find c compiler|detected in the compilation of|nvcc compilation failed"
+        r"|fatal error: python\.h: no such file"
+        r"|calledprocesserror: command '\[.{0,40}/(?:gcc|g\+\+|cc|clang|nvcc|ptxas)\b",
         "a kernel that is compiled at start could not be compiled",
         "use an image with the CUDA toolkit and its headers (CUDA_HOME, nvcc, ninja), and clear the kernel caches",
     ),
@@ -209,7 +232,7 @@ NCCL: tuple[KnownFailure, ...] = (
         "nccl",
         "list",
         r"gloo.{0,160}Connection (?:closed|reset)|NCCL error|ncclSystemError|ncclRemoteError|ncclInternalError"
-        r"|ncclUnhandledCudaError",
+        r"|ncclUnhandledCudaError|NCCL communicator was aborted",
         "NCCL failed",
         "see the lines before it; /dev/shm too small and two ranks on one GPU are common",
         rank="general",
@@ -217,7 +240,8 @@ NCCL: tuple[KnownFailure, ...] = (
     row(
         "nccl-watchdog",
         "NCCL",
-        r"Watchdog caught collective operation timeout|NCCL watchdog thread terminated|Process group watchdog thread",
+        r"Watchdog caught collective operation timeout|NCCL watchdog thread terminated|Process group watchdog thread"
+        r"|DeepEP error: timeout",
         "ranks waited for another one that never came",
         "see which rank is silent or failed first: its own lines, or its log, have the cause",
         rank="general",
@@ -281,7 +305,7 @@ TRANSFER: tuple[KnownFailure, ...] = (
     row(
         "memlock",
         "UCX",
-        r"ibv_reg_mr.{0,120}Cannot allocate memory|max locked memory|memlock limit|RLIMIT_MEMLOCK",
+        r"(?:ibv_reg_mr|fi_mr_reg).{0,120}Cannot allocate memory|max locked memory|memlock limit|RLIMIT_MEMLOCK",
         "the network may not lock enough memory",
         "raise the limit of locked memory (ulimit -l unlimited) for steps and containers",
     ),
@@ -307,7 +331,7 @@ TRANSFER: tuple[KnownFailure, ...] = (
     row(
         "no-worker",
         "Dynamo",
-        r"No workers available for endpoint",
+        r"No workers available for endpoint|NatsError: no responders|no responders available",
         "no worker of that kind is there to take a request",
         "see the logs of the prefill and decode workers: they mostly ended",
         rank="suspect",
@@ -316,7 +340,8 @@ TRANSFER: tuple[KnownFailure, ...] = (
         "etcd",
         "Dynamo",
         r"Unable to maintain lease|etcd.{0,60}(?:connection refused|unavailable|deadline exceeded)"
-        r"|Failed to connect to etcd|NATS.{0,60}(?:connection refused|disconnected)",
+        r"|Failed to connect to etcd|NATS.{0,60}(?:[Cc]onnection refused|disconnected)"
+        r"|etcdserver: mvcc: database space exceeded",
         "etcd or NATS, through which servers find each other, is gone",
         "see whether it runs and is reached from the servers' nodes",
     ),
@@ -485,10 +510,18 @@ SLURM: tuple[KnownFailure, ...] = (
         row(
             "numactl",
             "step",
-            r"numactl.{0,60}(?:No such file|not found)|libnuma: .{0,80}out of range|numactl: .{0,60}invalid",
-            "numactl is not there, or the node has no such NUMA nodes",
-            'set numactl in the cluster profile, "" for none',
+            r"numactl.{0,60}(?:No such file|not found)|libnuma: .{0,80}out of range|numactl: .{0,60}invalid"
+            r"|setting (?:membind|cpubind|interleave\w*|preferred)\b.{0,20}(?:not permitted|Invalid argument)",
+            "numactl is not there or may not be used, or the node has no such NUMA nodes",
+            'set numactl in the cluster profile, "" for none; in a container it needs CAP_SYS_NICE',
         )
+    ),
+    row(
+        "cpu-binding",
+        "srun",
+        r"CPU binding outside of job step allocation|slurmstepd\S*: error: .{0,40}sched_setaffinity",
+        "a step is bound to cores that its job does not have",
+        "unset SLURM_CPU_BIND, which the job inherited, and check slurm.srun of the cluster profile for --cpu-bind",
     ),
     row(
         "step-refused",
@@ -528,7 +561,7 @@ SLURM: tuple[KnownFailure, ...] = (
         row(
             "step-ended",
             "list",
-            r"slurmstepd(?:-[\w.-]+)?: error(?!: couldn't chdir)"
+            r"slurmstepd(?:-[\w.-]+)?: error(?!: couldn't chdir|: Unable to create TMPDIR|: Setting TMPDIR)"
             r"|srun: error: .{0,60}: (?:Exited with exit code (?!137)|Terminated)"
             r"|CANCELLED AT \d{4}-|Signal \d+ received|: User defined signal",
             "Slurm ended the step",
@@ -539,6 +572,29 @@ SLURM: tuple[KnownFailure, ...] = (
 )
 
 CONTAINER: tuple[KnownFailure, ...] = (
+    row(
+        "image-rate-limit",
+        "registry",
+        r"returned error code: 429 |toomanyrequests: |reached your (?:unauthenticated )?pull rate limit",
+        "the registry hands out no more images to this address for now",
+        "import the image to a .sqsh file once (container.image), or put credentials into "
+        "~/.config/enroot/.credentials",
+    ),
+    row(
+        "image-registry",
+        "pyxis",
+        r"pyxis: .{0,200}(?:curl: \(\d+\)|Could not process JSON input|SSL certificate problem|Connection timed out)"
+        r"|x509: certificate signed by unknown authority",
+        "the image's registry cannot be reached from the node, or something else answers for it",
+        "check the registry's name, proxy and certificates on the node, or import the image to a .sqsh file once",
+    ),
+    row(
+        "wrong-architecture",
+        "machine",
+        r"Exec format error|no matching manifest for linux/|cannot execute binary file",
+        "the image or program is of another processor architecture than the node (x86-64, or Arm as on Grace)",
+        "use an image of the node's architecture (enroot import -a aarch64, or x86_64)",
+    ),
     row(
         "image-access",
         "pyxis",
@@ -572,6 +628,7 @@ CONTAINER: tuple[KnownFailure, ...] = (
             "list",
             r"slurmstepd: error: pyxis:|error: pyxis: |pyxis:.{0,200}(?:fail|error|couldn't|No such)"
             r"|spank: required plugin \S*pyxis|enroot-nsenter: |enroot-switchroot: "
+            r"|spank: Failed to initialize plugin stack|Plugin stack initialization failed"
             r"|docker: Error response from daemon"
             r"|OCI runtime create failed|FATAL:.{0,60}(?:container|image)",
             "the container could not be started",
@@ -598,6 +655,15 @@ MACHINE: tuple[KnownFailure, ...] = (
         "make room there, or point caches (HF_HOME, TRITON_CACHE_DIR, VLLM_CACHE_ROOT, ENROOT_CACHE_PATH) elsewhere",
     ),
     row(
+        "read-only",
+        "machine",
+        r"\[Errno 30\]|Read-only file system|EROFS",
+        "a folder that is written to is on a file system that can only be read (a mount of the container, mostly)",
+        "mount it for writing, or point caches (HF_HOME, TRITON_CACHE_DIR, VLLM_CACHE_ROOT) to a folder that can be "
+        "written to",
+        rank="suspect",
+    ),
+    row(
         "open-files",
         "machine",
         r"Too many open files|\[Errno 24\]|EMFILE",
@@ -608,7 +674,8 @@ MACHINE: tuple[KnownFailure, ...] = (
         "process-limit",
         "machine",
         r"can't start new thread|pthread_create.{0,60}(?:failed|unavailable)|fork: retry: Resource temporarily"
-        r"|fork: Resource temporarily unavailable|OpenBLAS blas_thread_init",
+        r"|fork: Resource temporarily unavailable|OpenBLAS blas_thread_init|fork rejected by pids controller"
+        r"|fork: retry: No child processes",
         "a user may not start more processes or threads on that node",
         "raise the limits of processes and tasks (ulimit -u, the cgroup's pids.max)",
     ),
@@ -655,6 +722,13 @@ MACHINE: tuple[KnownFailure, ...] = (
         rank="suspect",
     ),
     row(
+        "options-file",
+        "YAML",
+        r"yaml\.(?:scanner|parser|composer|constructor|reader)\.\w+Error",
+        "a file of options is no YAML that can be read",
+        "see its name and line below; `ratematch render` writes the files that servers are started with",
+    ),
+    row(
         "spawn-idiom",
         "Python",
         r"attempt has been made to start a new process before|process has finished its bootstrapping phase",
@@ -680,9 +754,18 @@ MACHINE: tuple[KnownFailure, ...] = (
     row(
         "crash",
         "list",
-        r"Segmentation fault|SIGSEGV|\(core dumped\)|Fatal Python error|SIGABRT",
+        r"Segmentation fault|SIGSEGV|\(core dumped\)|Fatal Python error|SIGABRT|double free or corruption"
+        r"|malloc\(\): |free\(\): invalid|corrupted (?:top size|size vs|double-linked)|stack smashing detected",
         "the server crashed (segmentation fault or abort)",
         "see its log",
+        rank="general",
+    ),
+    row(
+        "cublas",
+        "CUDA",
+        r"CUBLAS_STATUS_NOT_INITIALIZED",
+        "cuBLAS could not start on a GPU, mostly because no memory is left there",
+        "leave more of the GPU's memory free, or see the lines before it",
         rank="general",
     ),
     row(
@@ -731,7 +814,8 @@ MODEL: tuple[KnownFailure, ...] = (
         r"|Incorrect path_or_model_id"
         r"|Invalid repository ID or local directory|does not appear to have a file named"
         r"|Can't load the configuration of"
-        r"|RepositoryNotFoundError|No such file or directory: '[^']*config\.json'"
+        r"|RepositoryNotFoundError|RevisionNotFoundError|Revision Not Found for url"
+        r"|Entry Not Found for url: \S{0,200}/config\.json|No such file or directory: '[^']*config\.json'"
         r"|[Mm]odel path .{0,160}(?:does not exist|not found)"
         r"|No such file or directory: '[^']*(?:models?|weights|checkpoints?|ckpt)/[^']*'"
         r"|[Mm]odel .{0,160}does not exist"
@@ -745,7 +829,7 @@ MODEL: tuple[KnownFailure, ...] = (
         "Hugging Face",
         r"couldn't connect to 'https://huggingface\.co'|LocalEntryNotFoundError|OfflineModeIsEnabled"
         r"|outgoing traffic has been disabled|Cannot find the requested files in the local cache"
-        r"|429 Client Error|Max retries exceeded with url|Connection to huggingface\.co timed out",
+        r"|429 Client Error|Max retries exceeded with url|Connection to huggingface\.co timed out|CAS service error",
         "the model is not on the node's disk, and the model hub cannot be reached from there",
         "download it once and give its folder (model.path or HF_HOME)",
     ),
@@ -765,7 +849,8 @@ MODEL: tuple[KnownFailure, ...] = (
         "model",
         r"only supported on GPUs with compute capability|[Rr]equires? (?:a )?(?:compute|device|GPU) capability"
         r"|is not supported on (?:this|your) (?:GPU|device|hardware)|is only supported on (?:Hopper|Blackwell|SM|sm_)"
-        r"|not supported on SM ?\d|Unsupported SM\b|Unsupported GPU architecture|requires SM ?\d",
+        r"|not supported on SM ?\d|Unsupported SM\b|Unsupported GPU architecture|requires SM ?\d"
+        r"|No valid attention backend found",
         "this kind of GPU lacks what the configuration asks for",
         "choose another number format, attention or MoE backend, or other GPUs",
     ),

@@ -200,13 +200,14 @@ def _shorten(number: Number) -> str:
 
 def reported_error(chunk: Chunk) -> str | None:
     """What a server says went wrong, in a chunk that is an error, or that is neither a part of an answer nor usage
-    and has a message."""
-    if chunk.error is not None:
+    and has a message. An error without a word beside a part of an answer (``"error": ""``, ``{"code": 0}``) is how
+    some gateways say that there is none."""
+    if chunk.error is not None and not (chunk.choices and _says_nothing(chunk.error)):
         return _words(chunk.error)
     if chunk.object == "error":
         return _words(chunk.message)
     for choice in chunk.choices or ():
-        if choice.error is not None:
+        if choice.error is not None and not _says_nothing(choice.error):
             return _words(choice.error)
         if choice.finish_reason == "error":
             return "finish_reason error"
@@ -223,6 +224,10 @@ def error_words(names: NamedEvents) -> str:
         return _words(msgspec.json.decode(names.error))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return names.error.decode("utf-8", "replace")[:_WORDS] or "an error event without a word"
+
+
+def _says_nothing(what: Any) -> bool:
+    return not any(what.values()) if isinstance(what, dict) else not what
 
 
 def _words(what: Any) -> str:

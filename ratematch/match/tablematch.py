@@ -6,7 +6,8 @@ from there on the way is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,7 @@ from ratematch.match.tablerates import (
     read_ifb,
     read_noise,
 )
+from ratematch.plan.parallelism import parse_mapping
 
 IFB_SEED = 1
 """Of the draws of the IFB front."""
@@ -113,7 +115,7 @@ def match_table(
     options = options or TableOptions()
     rows, osl, notes = select_workload(rows, options.osl, name)
     rows, repeated = merge_repeats(rows)
-    notes += [*repeated, *check_identities(rows, osl)]
+    notes += [*repeated, *_describe_other_gpus(rows), *check_identities(rows, osl)]
     noise = read_noise(rows)
     ctx = read_ctx([row for row in rows if row.role == "ctx"], question, noise, name, notes)
     gen = read_gen([row for row in rows if row.role == "gen"], osl, noise, notes, options.piece_us * 1e-6)
@@ -158,6 +160,17 @@ def match_table(
 def _post(pairs: Iterable[Pair]) -> list[Pair]:
     """The pairs with what gen rows say of posting as a part of TTFT too."""
     return [replace(pair, posting_s=pair.gen.rates.extra_s) for pair in pairs]
+
+
+def _describe_other_gpus(rows: Sequence[TableRow]) -> Iterator[str]:
+    """Rows whose label names a mapping of another number of GPUs than they say."""
+    others: dict[tuple[str, int, int], list[int]] = {}
+    for row in rows:
+        with suppress(ValueError):  # a label may be any name
+            if (gpus := parse_mapping(row.label).gpus) != row.gpus:
+                others.setdefault((row.label, gpus, row.gpus), []).extend(row.rows)
+    for (label, named, said), numbers in others.items():
+        yield f"{describe_rows(numbers)}: {label} is {named} GPUs by its name, and gpus is {said}, which is used"
 
 
 def _describe_posting(rows: Sequence[TableRow], piece_us: float) -> list[str]:

@@ -18,10 +18,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Damage:
-    """One file that was left out. ``file``: which, below the results folder where it is in it; ``why``: in words."""
+    """One file that was left out. ``file``: which, below the results folder where it is in it; ``why``: in words.
+    ``copied``: a folder that holds what another one does, so that nothing is lost with it."""
 
     file: Path
     why: str
+    copied: bool = False
 
     def describe(self, below: Path) -> str:
         """One line, with the file as it is called in the results folder ``below``."""

@@ -54,8 +54,9 @@ def disk_full_message(path: Path) -> str:
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Gives a path to write to, whose file takes the place of ``path`` when the block has ended without an error.
 
-    A reader sees the old file or the whole new one, never a part; after an error no partial file stays behind.
-    ``sync``: wait until the disk has it; off for files that need not outlive the machine.
+    A reader sees the old file or the whole new one, never a part; after an error no partial file stays behind, and
+    what the system says is said of ``path``. ``sync``: wait until the disk has it; off for files that need not
+    outlive the machine.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -65,9 +66,11 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         aside.replace(path)
         if sync:
             sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(aside)):
+            error.filename = str(path)
         raise
 
 
@@ -253,12 +256,17 @@ READ_AT_ONCE = 1 << 18
 """Bytes."""
 
 
+_UNKNOWN_KEY = re.compile(r"unexpected keyword argument ('.{1,60}')")
+
+
 def describe_damage(error: BaseException) -> str:
     """One short line for an exception of :data:`UNREADABLE`."""
     if isinstance(error, KeyError):
         return f"no value for {error}"
     if isinstance(error, RecursionError):
         return "nested too deep"
+    if isinstance(error, TypeError) and (key := _UNKNOWN_KEY.search(str(error))):
+        return f"key {key[1]} is not known; did a later version write it?"
     text = " ".join(str(error).split())
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 

@@ -11,15 +11,17 @@ changes the time of that folder. Two things follow from the layout:
 A time that was young when it was seen may hide a further change within the clock's grain, so it is not relied on.
 
 A file that cannot be used costs what it holds: a load is left out, a launch counts as one that was killed, an
-experiment whose own file is damaged is not there. ``damaged`` says so, file by file.
+experiment whose own file is damaged is not there. A copy of an experiment or load beside the first (a backup, a
+conflict of two machines that share a folder) is no second measurement, and left out. ``damaged`` says so, file by
+file.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -133,7 +135,7 @@ class Snapshot:
 
     @cached_property
     def _by_id(self) -> dict[str, StoredExperiment]:
-        return {stored.experiment.id: stored for stored in self.experiments}
+        return _originals(self.experiments)
 
     def experiment(self, id: str) -> StoredExperiment | None:
         """The experiment with this id; ``None`` when it has no folder yet."""
@@ -186,9 +188,57 @@ def _take(path: Path, previous: Snapshot | None) -> Snapshot:
         stored = _refresh(folder, known.get(folder.name), damaged)
         if stored is not None:
             experiments.append(stored)
-            damaged += stored.damaged
+    experiments = _without_copies(experiments, damaged)
+    damaged += [damage for stored in experiments for damage in stored.damaged]
     idle_s = _read_packs(path, previous.idle_s if previous else {}, damaged) if layout.PACKS in names else {}
     return Snapshot(path, tuple(experiments), tuple(damaged), idle_s)
+
+
+def _originals(listed: Sequence[StoredExperiment]) -> dict[str, StoredExperiment]:
+    """Each experiment by its id: of several folders with one, that with its name, else the first."""
+    originals: dict[str, StoredExperiment] = {}
+    for stored in listed:
+        if stored.experiment.id not in originals or stored.folder.path.name == stored.experiment.folder:
+            originals[stored.experiment.id] = stored
+    return originals
+
+
+def _without_copies(listed: list[StoredExperiment], damaged: list[Damage]) -> list[StoredExperiment]:
+    """``listed``, with each load of an experiment once: of folders that hold the same experiment in the one with its
+    name, else in the first. Those that are left out are in ``damaged``."""
+    originals = _originals(listed)
+    if len(originals) == len(listed):
+        return listed
+    kept = []
+    for stored in listed:
+        original = originals[stored.experiment.id]
+        known = {load.load for load in original.loads}
+        own = tuple(load for load in stored.loads if load.load not in known)
+        if stored is original:
+            kept.append(stored)
+        elif own:  # what only this one holds is measured; as it depends on the other folder, it is read again
+            kept.append(replace(stored, loads=own, folder_ns=None))
+            damaged += [_copied(load.folder, original.folder.path) for load in stored.loads if load.load in known]
+        else:
+            damaged.append(_copied(stored.folder.path, original.folder.path))
+    return kept
+
+
+def _without_copied_loads(listed: list[StoredLoad], damaged: list[Damage]) -> list[StoredLoad]:
+    """``listed``, of those that are one load only that in the folder with its name, else the first."""
+    originals: dict[Load, StoredLoad] = {}
+    for stored in listed:
+        if stored.load not in originals or stored.folder.name == stored.load.label:
+            originals[stored.load] = stored
+    if len(originals) < len(listed):
+        pairs = [(stored, originals[stored.load]) for stored in listed]
+        damaged += [_copied(stored.folder, first.folder) for stored, first in pairs if stored is not first]
+    return list(originals.values())
+
+
+def _copied(folder: Path, original: Path) -> Damage:
+    why = f"a copy of {original.name}, which is no second measurement; move it out of the results"
+    return Damage(folder, why, copied=True)
 
 
 def read_idle_s(file: Path) -> float:
@@ -284,6 +334,7 @@ def _read_loads(
         else:
             loads.append(stored)
             versions |= read
+    loads = _without_copied_loads(loads, damaged)
     return tuple(sorted(loads, key=lambda stored: _order(stored.load))), frozenset(unusable)
 
 

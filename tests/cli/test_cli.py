@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,6 +197,22 @@ def test_diagnose_reads_the_logs_of_a_launch(tmp_path: Path) -> None:
     assert calm.exit_code == 1 and calm.stdout == "no known cause in 1 logs\n"
 
 
+def test_diagnose_reads_what_other_launchers_leave(tmp_path: Path) -> None:
+    (tmp_path / "slurm-17.out").write_text("3: UCX CUDA support was not found\n")
+    (tmp_path / "old.log").write_bytes(gzip.compress(b"torch.OutOfMemoryError: CUDA out of memory"))
+    (tmp_path / "notes.md").write_text("Bus error\n")
+    (tmp_path / "folder.log").mkdir()
+    done = call("diagnose", str(tmp_path))
+    assert done.exit_code == 0 and "UCX_TLS" in done.stdout
+    assert done.stderr == f"note: {tmp_path / 'old.log'}: is packed (gzip); unpack it first\n"
+    alone = call("diagnose", str(tmp_path / "old.log"))
+    assert alone.exit_code == 1 and "is packed (gzip)" in alone.stderr and not alone.stdout
+    empty = call("diagnose", str(tmp_path / "folder.log"))
+    assert empty.exit_code == 1 and "no log here (*.log, *.out, *.err)" in empty.stderr
+    (tmp_path / "w.log").write_bytes("torch.OutOfMemoryError: CUDA out of memory".encode("utf-16"))
+    assert "out of GPU memory" in call("diagnose", str(tmp_path / "w.log")).stdout
+
+
 def test_a_report_without_a_valid_point_is_written_and_exits_3(root: Path, tmp_path: Path) -> None:
     result = call("report", "results/sample", "--ttft-ms", "1", "-o", str(tmp_path / "page.html"))
     assert result.exit_code == 3 and "no valid point is left" in result.stderr
@@ -229,6 +248,15 @@ def test_what_the_machine_says_of_a_file_is_one_line(tmp_path: Path) -> None:
         result.stderr == f"ratematch: {tmp_path}/file/below: Not a directory\n" or "Not a directory" in result.stderr
     )
     assert "unexpected" not in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["schema", "limits"], ["--help"]])
+def test_output_that_finds_no_room_is_said(argv: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "ratematch", *argv]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "ratematch: what is printed cannot be written: No space left on device\n"
 
 
 def test_text_of_a_table_cannot_reach_the_terminal(tmp_path: Path) -> None:

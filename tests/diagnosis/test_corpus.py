@@ -119,3 +119,17 @@ def test_one_line_is_enough_and_both_engines_read_it_alike() -> None:
         for engine in ("trtllm-serve", "vllm"):
             known = find_engine(engine).diagnose([f"something\n{text}\nsomething\n"])
             assert known is not None and known.name == cause, (engine, text)
+
+
+def test_what_slurm_says_and_goes_on_is_no_cause() -> None:
+    said = "slurmstepd: error: Unable to create TMPDIR [/scratch/x]: Permission denied\n"
+    said += "slurmstepd: error: Setting TMPDIR to /tmp\n"
+    assert diagnose_logs([said])[0] is None
+    known, _ = diagnose_logs([f"{said}yaml.parser.ParserError: while parsing a block mapping\n"])
+    assert known is not None and known.name == "options-file"
+
+
+def test_parsers_that_vllm_does_not_know_are_values() -> None:
+    for kind in ("tool call", "reasoning"):
+        known = find_engine("vllm").diagnose([f"KeyError: 'invalid {kind} parser: x (chose from {{ a,b }})'"])
+        assert known is not None and known.name == "unknown-value"

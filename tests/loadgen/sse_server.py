@@ -137,7 +137,7 @@ def serve(behaviour: Behaviour = answer_normally, tls: ssl.SSLContext | None = N
                     seen.in_flight -= 1
                 if writer.transport.is_closing():
                     return
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
             pass
         finally:
             writer.close()
@@ -148,17 +148,21 @@ def serve(behaviour: Behaviour = answer_normally, tls: ssl.SSLContext | None = N
         port = server.sockets[0].getsockname()[1]
         ready.set()
         await stop.wait()
-        server.close()
+        # It accepts no more, and is closed last: a connection that finds it closed in its first turn is just dropped.
+        loop.remove_reader(server.sockets[0].fileno())
         # A connection that has just been accepted gets its task, and a closed one gives its socket up, in turns of
-        # the loop to come: a loop closed before them leaves a socket to whatever test runs when it is collected.
+        # the loop to come: a loop closed before them leaves a socket to whatever test runs when it is collected. So
+        # does a task that is cancelled before its first turn, for nothing of it runs then.
+        begun: set[asyncio.Task[Any]] = set()
         quiet = 0
         while quiet < 4:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             quiet = 0 if others else quiet + 1
-            for other in others:
+            for other in others & begun:
                 other.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            begun = others
             await asyncio.sleep(0)
+        server.close()
 
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(main(stop)), daemon=True)

@@ -226,6 +226,16 @@ def test_other_named_events_are_no_errors() -> None:
     assert (answer.outcome, answer.chunk_ns) == ("ok", [10, 40])
 
 
+@pytest.mark.parametrize("empty", ["", {}, [], False, 0, {"code": 0, "message": ""}])
+def test_an_empty_error_beside_an_answer_is_none(empty: object) -> None:
+    """As gateways write it into every chunk; without an answer beside it, it is an error all the same."""
+    chunks = [event({"choices": [{"index": 0, "text": "a", "error": empty}], "error": empty})] * 3
+    answer = read(*chunks, USAGE, DONE)
+    assert (answer.outcome, answer.osl, answer.chunk_ns) == ("ok", 3, [10, 20, 30])
+    assert read(text("a"), event({"error": empty}), DONE).outcome == "bad_stream"
+    assert read(event({"choices": [{"text": "a", "error": empty, "finish_reason": "error"}]}), DONE).error is not None
+
+
 def test_an_error_behind_the_end_changes_nothing() -> None:
     assert read(text("a"), USAGE, DONE, b"event: error\ndata: x\n\n").outcome == "ok"
 

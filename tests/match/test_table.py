@@ -254,6 +254,14 @@ def test_a_falling_curve_and_a_single_point_are_flagged(tmp_path: Path) -> None:
     assert [plan["clamped"] for plan in found["plans"] if plan["limit"] == "ctx"].count(False) == 0
 
 
+def test_a_label_of_other_gpus_is_said_once(tmp_path: Path) -> None:
+    rows = "gen,TEP8PP2,4,,256,8,,100,80,,\ngen,TEP8PP2,4,,256,16,,160,100,,\ngen,DEP4,4,,256,8,,100,80,,\n"
+    _, said = match(tmp_path, HEADER + "ctx,DEP4,8,,,,4,,,,\nctx,the fast one,8,,,,4,,,,\n" + rows)
+    assert "row 2: DEP4 is 4 GPUs by its name, and gpus is 8, which is used" in said
+    assert "rows 4-5: TEP8PP2 is 16 GPUs by its name, and gpus is 4, which is used" in said
+    assert said.count("by its name") == 2
+
+
 def test_a_row_that_contradicts_itself_is_said(tmp_path: Path) -> None:
     rows = "gen,g,4,,256,8,,100,50,,\nifb,i,4,,256,8,3,100,40,100,\n"
     _, said = match(tmp_path, HEADER + "ctx,c,4,,,,4,,,,\n" + rows)

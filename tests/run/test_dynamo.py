@@ -15,7 +15,7 @@ from ratematch.loadgen.http import server_version
 from tests.ports import free_ports
 from tests.support.dynamo import HOSTS, needs_dynamo
 from tests.support.processes import wait_until
-from tests.support.sites import DYNAMO_MINI, alive, check_fronts, make_site, measured, read, run
+from tests.support.sites import DYNAMO_MINI, alive, analyse, check_fronts, make_site, measured, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.dynamo, needs_dynamo]
 
@@ -30,9 +30,7 @@ def test_from_a_sweep_file_to_the_three_fronts_with_file_discovery(tmp_path: Pat
     assert {item["state"] for item in outcome["experiments"]} == {"done"}
     assert alive(site) == []
 
-    code, out, err = read(site, "pareto", "results/mini", "--json")
-    assert code == 0, err
-    analysis = json.loads(out)
+    analysis = analyse(site)
     fronts = analysis["workloads"]["256/12"]
     check_fronts(fronts, site / "results" / "mini")
     assert analysis["emulated"] is True and analysis["engine"] == "dynamo 1.6.1 (trtllm 1.3.0rc29)"

@@ -31,12 +31,11 @@ from ratematch.slurm.srun import HERE, slurm_step
 from ratematch.store.files import read_json
 from ratematch.store.folder import Results
 from tests.engines.golden import RACK, experiment_of, launch
+from tests.ports import ten_free_ports
 from tests.support.invented import AGG, GEN, PAIR, experiment
 from tests.support.processes import processes_with, wait_until
 from tests.support.scripts import RATEMATCH, starts
 
-PORTS = 32_100
-"""Beyond those that tests and sweeps draw from: each test that starts servers by hand has a hundred of its own."""
 LAPTOP = read_cluster(str(Path(__file__).parents[2] / "slurm" / "clusters" / "laptop.yaml"))
 
 
@@ -357,14 +356,15 @@ exit $code
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("asked", "port"),
+    "asked",
     [
-        (experiment("e2e", PAIR, loads=(Concurrency(4, 12, 2),)), PORTS),
-        (experiment("ifb", AGG, loads=(Rate(20.0, 20, "constant"),)), PORTS + 100),
+        experiment("e2e", PAIR, loads=(Concurrency(4, 12, 2),)),
+        experiment("ifb", AGG, loads=(Rate(20.0, 20, "constant"),)),
     ],
     ids=["ctx-gen-orchestrator", "aggregated"],
 )
-def test_the_script_runs_an_experiment_by_hand(tmp_path: Path, asked: Experiment, port: int) -> None:
+def test_the_script_runs_an_experiment_by_hand(tmp_path: Path, asked: Experiment) -> None:
+    port = ten_free_ports()
     found = render.render(asked, replace(LAPTOP, load_cores=1), allocated=False, port_base=port)
     render.write(found, tmp_path)
     folder = tmp_path / found[0].path
@@ -386,14 +386,15 @@ def test_the_script_runs_an_experiment_by_hand(tmp_path: Path, asked: Experiment
 
 @pytest.mark.slow
 def test_the_script_tells_which_server_fails_and_ends_the_others(tmp_path: Path) -> None:
-    found = render.render(experiment("e2e", PAIR), LAPTOP, allocated=False, port_base=PORTS + 200)
+    port = ten_free_ports()
+    found = render.render(experiment("e2e", PAIR), LAPTOP, allocated=False, port_base=port)
     render.write(found, tmp_path)
     folder = tmp_path / found[0].path
     config = folder / "gen.yaml"
     config.write_text(config.read_text() + "no_such_key: 1\n")
     code, told = run_script(folder)
     assert code == 1 and "gen-0 has ended" in told and "no_such_key" in told
-    assert not [line for _, line in processes_with("RATEMATCH_EMULATED_GPU") if str(PORTS + 200)[:-1] in line]
+    assert not [line for _, line in processes_with("RATEMATCH_EMULATED_GPU") if str(port)[:-1] in line]
 
 
 def test_the_script_wants_an_allocation_when_its_nodes_are_placeholders(tmp_path: Path) -> None:

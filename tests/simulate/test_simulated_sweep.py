@@ -13,7 +13,7 @@ import pytest
 from ratematch.plan.experiment import from_json
 from ratematch.store.folder import Results
 from tests.support.processes import processes_in, wait_until
-from tests.support.sites import IFB_ONLY, MINI, make_site, ratematch, read, run
+from tests.support.sites import IFB_ONLY, MINI, analyse, make_site, ratematch, read, run
 
 pytestmark = pytest.mark.slow
 
@@ -76,9 +76,7 @@ def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: 
     assert code == 0, err
     assert "SIMULATED" in out
     assert "EMULATED" not in out
-    code, out, err = read(site, "pareto", str(folder), "--remeasure", "--json")
-    assert code == 0, err
-    analysis = json.loads(out)
+    analysis = analyse(site, str(folder), "--remeasure")
     assert analysis["simulated"] is True
     assert analysis["workloads"]["256/12"]["end_to_end"]
 

@@ -20,6 +20,7 @@ import pytest
 
 from tests.run.test_site import stand_in
 from tests.slurm.cluster import LOOK_S, PROFILE, SWEEP, Site, TestCluster, container
+from tests.support.crashes import crash_of_a_node, wait_for_second_start
 from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -183,27 +184,23 @@ def test_a_crash_leaves_containers_on_the_crashed_node_alone(
     contained.set_sweep(LONGER)
     controller = begin(contained, cluster)
     (folder,) = contained.folders()
-    launch = folder.last_launch()
-    assert launch is not None
-    placement = json.loads((launch / "placement.json").read_text())
-    lost = placement["instances"][0]["places"][index]["node"]
-    code, told = cluster.verb("kill-node", lost.removeprefix("node"))
-    assert code == 0, told
-    try:
-        if index == 1:  # how long Slurm itself needs to miss a node is seen with the other one
-            cluster.tell("scontrol", "update", f"nodename={lost}", "state=down", "reason=watchdog")
-        wait_until(lambda: len(list(folder.path.glob("launch/*"))) > 1, "a second start", 180)
+    with crash_of_a_node(cluster, folder, index) as lost, cleared(cluster, lost):
+        wait_for_second_start(folder, 180)
         controller.terminate()
         assert controller.wait(120) == 130, contained.said()
         wait_until(lambda: not cluster.jobs(), "the queue to empty", 90, LOOK_S)
         check_nothing_left(contained, cluster, but=lost)
+
+
+@contextlib.contextmanager
+def cleared(cluster: TestCluster, lost: str) -> Iterator[None]:
+    """A node's disk outlives its crash; what it held is no other test's matter."""
+    try:
+        yield
     finally:
-        # A node's disk outlives its crash; what it held is no other test's matter.
         for path in containers(cluster):
             if path.parents[1].name == lost:
                 shutil.rmtree(path, ignore_errors=True)
-        code, told = cluster.verb("start-node", lost.removeprefix("node"))
-        assert code == 0, told
 
 
 LAUNCHES = """\

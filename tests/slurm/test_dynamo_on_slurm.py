@@ -9,7 +9,7 @@ import pytest
 from tests.slurm.cluster import Site, TestCluster
 from tests.support.dynamo import needs_dynamo, needs_services
 from tests.support.processes import wait_until
-from tests.support.sites import DYNAMO_MINI, check_fronts
+from tests.support.sites import DYNAMO_MINI, analyse, check_fronts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.dynamo, needs_dynamo, needs_services]
 
@@ -20,9 +20,7 @@ def test_from_a_sweep_file_to_the_three_fronts_with_etcd(site: Site, cluster: Te
     site.set_sweep(SWEEP)
     controller = site.sweep()
     assert controller.wait(240) == 0, site.said()
-    code, out, err = site.read("pareto", "results/mini", "--json")
-    assert code == 0, err
-    analysis = json.loads(out)
+    analysis = analyse(site.path)
     assert analysis["emulated"] is True
     check_fronts(analysis["workloads"]["256/12"], site.path / "results" / "mini")
     (placed,) = (site.path / "results" / "mini").glob("e2e-*/launch/*/placement.json")

@@ -19,6 +19,7 @@ import pytest
 
 from ratematch.store.folder import ExperimentFolder
 from tests.slurm.cluster import ALIKE, LONG, LONGEST, LOOK_S, MIXED, PROFILE, Site, TestCluster
+from tests.support.crashes import crash_of_a_node, wait_for_second_start
 from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -156,17 +157,8 @@ def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
     site.set_sweep(LONG)
     fault = Fault(f"crash of {['the driver', 'another server'][index]}'s node", site)
     (folder,) = site.folders()
-    launch = folder.last_launch()
-    assert launch is not None
-    placement = json.loads((launch / "placement.json").read_text())
-    lost = placement["instances"][0]["places"][index]["node"]
-    code, told = cluster.verb("kill-node", lost.removeprefix("node"))
-    assert code == 0, told
-    if index == 1:  # how long Slurm itself needs to miss a node is seen with the other one; a watchdog is quicker
-        cluster.tell("scontrol", "update", f"nodename={lost}", "state=down", "reason=watchdog")
-    try:
-        # The queue is asked so seldom that the job may be under way again before anybody saw it wait.
-        wait_until(lambda: len(list(folder.path.glob("launch/*"))) > 1, "a second start", 120)
+    with crash_of_a_node(cluster, folder, index) as lost:
+        wait_for_second_start(folder, 120)
         fault.noticed_s = time.monotonic() - fault.began
         fault.finish("Slurm started the job on other nodes, which measured the rest", 0)
         if index == 0:  # else the driver may have been through before Slurm had found the node dead
@@ -174,22 +166,17 @@ def test_crash_of_a_node(site: Site, cluster: TestCluster, index: int) -> None:
             assert any(lost not in placement for placement in placements)
         nodes = json.loads((site.path / "results" / "mini" / "nodes.json").read_text())
         assert list(nodes) == [lost], "remembered"
-    finally:
-        code, told = cluster.verb("start-node", lost.removeprefix("node"))
-        assert code == 0, told
 
 
 def test_requeue(site: Site, cluster: TestCluster) -> None:
     fault = Fault("scontrol requeue", site)
     job = fault.job()
     cluster.tell("scontrol", "requeue", job)
-    # The queue is asked so seldom that the job may be under way again before anybody saw it wait.
-    wait_until(
-        lambda: any(len(list(each.path.glob("launch/*"))) > 1 for each in site.folders()), "a second start", 90
-    )
+    (folder,) = site.folders()
+    wait_for_second_start(folder, 90)
     fault.noticed_s = time.monotonic() - fault.began
     fault.finish("Slurm started the job again, which measured the rest", 0)
-    assert [sent.id for folder in site.folders() if (sent := folder.job())] == [job]
+    assert [sent.id for sent in [folder.job()] if sent] == [job]
 
 
 def test_preemption(site: Site, cluster: TestCluster) -> None:

@@ -16,7 +16,7 @@ from ratematch.store.folder import Results
 from ratematch.store.records import read_records
 from tests.slurm.cluster import LOOK_S, PROFILE, SWEEP, Site, TestCluster
 from tests.support.processes import cpus_of, name_of, wait_until
-from tests.support.sites import check_fronts
+from tests.support.sites import analyse, check_fronts
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -65,9 +65,7 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
         lambda: len(cluster.jobs()) == 3 or controller.poll() is not None, "three jobs at once", every_s=LOOK_S
     )
     assert controller.wait(180) == 0, site.said()
-    code, out, err = site.read("pareto", "results/mini", "--json")
-    assert code == 0, err
-    fronts = json.loads(out)["workloads"]["256/12"]
+    fronts = analyse(site.path)["workloads"]["256/12"]
     check_fronts(fronts, site.path / "results" / "mini")
 
     placements = [json.loads(file.read_text()) for file in (site.path / "results").glob("**/placement.json")]

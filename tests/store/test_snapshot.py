@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from ratematch.analysis.verify import verify
 from ratematch.measure.loadrun import LoadRun
 from ratematch.plan.load import Concurrency
 from ratematch.store import experiment as experiments
 from ratematch.store import layout, snapshot
-from ratematch.store.files import write_json
+from ratematch.store.files import read_json, write_json
 from ratematch.store.folder import ExperimentFolder, Results
 from ratematch.store.outcome import Outcome, to_json
 from tests.support.invented import AGG, FIGURES, GEN, LAPTOP, PAIR, experiment
 
 SAMPLE = Path(__file__).parents[2] / "results" / "sample"
+C1, C2 = Concurrency(1, 8), Concurrency(2, 8)
 GRAIN_S = 0.02
 """Longer than the grain of a file system's clock."""
 
@@ -120,6 +123,55 @@ def test_every_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
         taken = results.snapshot(taken)
         check_against_folders(results, taken)
         time.sleep(GRAIN_S)
+
+
+def test_a_copy_is_no_second_measurement(tmp_path: Path) -> None:
+    """A backup, or what a service that shares folders makes of a conflict; the sweep goes on beside it."""
+    results = Results(tmp_path)
+    first = results.add(experiment(stage="gen", deployment=GEN, loads=(C1, C2)), LAPTOP)
+    finish(first, C1)
+    before = results.snapshot()
+    for name in (f"0 {first.path.name}", f"{first.path.name} (copy)", f"old-{before.experiments[0].experiment.id}"):
+        shutil.copytree(first.path, tmp_path / name)
+    shutil.copytree(first.load_folder(C1), first.path / layout.LOADS / f"0{C1.label}.bak")
+    taken = results.snapshot(before)
+    assert taken.measured() == before.measured() and taken.account() == before.account()
+    assert len(taken.damaged) == 4 and all("a copy of" in damage.why for damage in taken.damaged)
+    assert taken.folders[0].path == first.path and taken.loads[0].folder == first.load_folder(C1)
+    assert results.snapshot(taken) == taken == results.snapshot()
+    verdict = verify(results)
+    assert {complaint.repair for complaint in verdict.complaints} == {"none"} and not verdict.lost
+    finish(first, C2)
+    assert len(results.snapshot(taken).loads) == 2
+    # Where the first is gone, a copy is what is there.
+    shutil.rmtree(first.path)
+    shutil.rmtree(tmp_path / f"old-{before.experiments[0].experiment.id}")
+    assert len(results.snapshot(taken).experiments) == 1 and len(results.now().damaged) == 1
+
+
+@pytest.mark.parametrize("before", ["a", "z"])
+def test_what_only_a_copy_holds_is_measured(tmp_path: Path, before: str) -> None:
+    results = Results(tmp_path)
+    first = results.add(experiment(stage="gen", deployment=GEN, loads=(C1, C2)), LAPTOP)
+    finish(first, C1)
+    other = ExperimentFolder(tmp_path / f"{before}-{first.read().id}")
+    shutil.copytree(first.path, other.path)
+    finish(other, C2)
+    taken = results.snapshot()
+    assert {load.folder for load in taken.loads} == {first.load_folder(C1), other.load_folder(C2)}
+    assert [damage.file for damage in taken.damaged] == [other.load_folder(C1)]
+    assert results.snapshot(taken) == taken
+    assert taken.experiment(first.read().id).folder.path == first.path  # type: ignore[union-attr]
+    shutil.rmtree(first.path)
+    assert {load.folder for load in results.snapshot(taken).loads} == {other.load_folder(C1), other.load_folder(C2)}
+
+
+def test_a_key_of_a_later_version_is_named(tmp_path: Path) -> None:
+    folder = Results(tmp_path).add(experiment(stage="gen", deployment=GEN, loads=(C1,)), LAPTOP)
+    file = folder.path / layout.EXPERIMENT
+    write_json(file, {**read_json(file), "sharding": "rows"})
+    (damage,) = Results(tmp_path).now().damaged
+    assert "key 'sharding' is not known; did a later version write it?" in damage.why
 
 
 def test_a_change_within_the_clocks_grain_is_seen(tmp_path: Path) -> None:

@@ -121,6 +121,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"], "nothing is left lying about"
 
 
+def test_a_full_disk_is_named_with_the_file_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system names no file where a write fails, and a person should know it."""
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        write_aside(tmp_path / "new" / "page.html", b"x")
+    assert failed.value.filename == str(tmp_path / "new" / "page.html")
+
+
 def test_room_is_held_before_a_load_and_given_back(tmp_path: Path) -> None:
     with reserve(tmp_path / "load", 1_000_000):
         assert (tmp_path / "load" / ".reserved").stat().st_size == 1_000_000

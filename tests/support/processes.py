@@ -24,13 +24,21 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = 60.0, eve
 
 
 def processes_with(word: str) -> Iterator[tuple[int, str]]:
-    """Ids and command lines of live processes whose command line or environment holds ``word``."""
-    for folder in Path("/proc").glob("[0-9]*"):
+    """Ids and command lines of live processes whose command line or environment holds ``word``.
+
+    Looked through again and again while tests wait, beside three clusters' processes: without a path for each.
+    """
+    wanted, own = word.encode(), os.getpid()
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:  # noqa: PTH208
         with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes()
-            environment = (folder / "environ").read_bytes()
-            if int(folder.name) != os.getpid() and word.encode() in command + b"\0" + environment:
-                yield int(folder.name), command.replace(b"\0", b" ").decode(errors="replace")
+            command = _read(f"/proc/{pid}/cmdline")
+            if pid != own and (wanted in command or wanted in _read(f"/proc/{pid}/environ")):
+                yield pid, command.replace(b"\0", b" ").decode(errors="replace")
+
+
+def _read(file: str) -> bytes:
+    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
+        return opened.read()
 
 
 def cpus_of(pids: Iterable[int]) -> frozenset[int]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from click.testing import CliRunner
 
@@ -122,6 +123,16 @@ def read(site: Path, *argv: str, environment: Mapping[str, str] | None = None) -
     with _inside(site):
         done = CliRunner().invoke(main, list(argv), env=environment, catch_exceptions=False)
     return done.exit_code, done.stdout, done.stderr
+
+
+def analyse(site: Path, results: str = "results/mini", *options: str) -> dict[str, Any]:
+    """What ``pareto --json`` says, by the verb itself, without its pictures: to draw them takes two seconds. They are
+    drawn after a sweep in ``tests/run/test_sweep.py``, and looked at in ``tests/show``."""
+    with patch("ratematch.report.pictures.draw_pictures", return_value=[]):
+        code, out, err = read(site, "pareto", results, "--json", *options)
+    assert code == 0, err
+    content: dict[str, Any] = json.loads(out)
+    return content
 
 
 @contextlib.contextmanager

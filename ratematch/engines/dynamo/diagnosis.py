@@ -57,7 +57,8 @@ OWN: tuple[KnownFailure, ...] = (
         row(
             "dynamo-nats-unreachable",
             "request plane",
-            r"NATS not reachable yet; retrying startup connection|nats\S*: (?:timed out|connection refused)",
+            r"NATS not reachable yet; retrying startup connection|[Ff]ailed to connect to NATS"
+            r"|nats\S*: (?:timed out|connection refused)",
             "a process cannot reach NATS",
             "look in nats.log, or set request_plane: tcp and event_plane: zmq, which need none",
             rank="suspect",

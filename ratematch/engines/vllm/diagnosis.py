@@ -25,7 +25,7 @@ OWN: tuple[KnownFailure, ...] = (
     row(
         "unknown-value",
         "argument parser",
-        r"error: argument (?:\S+/)*--[\w-]+(?:/\S+)*: (?:invalid|expected)",
+        r"error: argument (?:\S+/)*--[\w-]+(?:/\S+)*: (?:invalid|expected)|invalid (?:tool call|reasoning) parser: ",
         "a flag has a value that this version does not take",
         "check options and engine.version in the sweep",
     ),

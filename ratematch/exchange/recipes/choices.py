@@ -45,14 +45,14 @@ class Choices:
     concurrency: tuple[int, ...] = ()
 
 
-def parse_workload(text: str) -> tuple[int, int]:
-    """``8192/1024`` as ISL and OSL.
+def parse_workload(text: str, least_osl: int = 2) -> tuple[int, int]:
+    """``8192/1024`` as ISL and OSL. ``least_osl``: 1 where context servers alone may have been measured.
 
     Raises:
         RecipeError: not such a pair.
     """
     isl, slash, osl = text.partition("/")
-    if not (slash and is_count(isl.strip()) and is_count(osl.strip()) and int(isl) >= 1 and int(osl) >= 2):
+    if not (slash and is_count(isl.strip()) and is_count(osl.strip()) and int(isl) >= 1 and int(osl) >= least_osl):
         raise RecipeError([Problem("--workload", f"{text!r} is no workload", "write ISL/OSL, e.g. 8192/1024")])
     return int(isl), int(osl)
 

@@ -50,11 +50,18 @@ SUMMARY_TAGS = (
 """Metrics that a complete summary has."""
 STAT_NAMES = {"mean": "avg", "std": "std", "min": "min", "max": "max"} | {f"p{p}": f"p{p}" for p in PERCENTILES}
 """Our names of what a distribution holds, and AIPerf's."""
+OLDER_TAGS = {"ttft": "time_to_first_token", "ttst": "time_to_second_token"}
+"""Names of metrics before October 2025, when summaries had their metrics under ``records`` too."""
 
 
 def is_summary(content: Any) -> bool:
     """Is this ``profile_export_aiperf.json``, by its shape?"""
-    return _has(content, "avg")
+    return _has(content, "avg") or (isinstance(content, dict) and _has(content.get("records"), "avg"))
+
+
+def by_tag(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``metrics`` by the names that they have today."""
+    return {**{tag: metrics[older] for older, tag in OLDER_TAGS.items() if older in metrics}, **metrics}
 
 
 def is_aggregate(content: Any) -> bool:
@@ -75,7 +82,8 @@ def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> Fore
         UserError: a figure that is no number, or of a unit that is not known.
     """
     where = f"{file}: {place}" if place else file
-    done = count({"avg": _read_mean(content, "request_count", where)}, "avg", f"{where}: request_count") or 0
+    content = by_tag({**section(content, "records", where), **content})
+    done = count({"avg": _read_mean(content, "request_count", where)}, "avg", f"{where}: request_count")
     failed = count({"avg": _read_mean(content, "error_request_count", where)}, "avg", f"{where}: error_request_count")
     stats = {}
     for ours, tag in DISTRIBUTION_TAGS.items():
@@ -84,7 +92,7 @@ def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> Fore
             continue
         to_ms = scale(metric, tag, where) / NS_PER_UNIT["ms"]
         values = {name: number(metric, theirs, f"{where}: {tag}") for name, theirs in STAT_NAMES.items()}
-        stats[ours] = make_stats({k: None if v is None else v * to_ms for k, v in values.items()}, done)
+        stats[ours] = make_stats({k: None if v is None else v * to_ms for k, v in values.items()}, done or 0)
     isl, osl = (
         _read_mean(content, "input_sequence_length", where),
         _read_mean(content, "output_sequence_length", where),
@@ -92,7 +100,7 @@ def read_summary(content: Mapping[str, Any], file: str, place: str = "") -> Fore
     config = read_input_config(content, where)
     acceptance = _read_mean(content, "spec_decode_acceptance_length", where)
     figures = RunFigures(
-        num_requests=done + (failed or 0),
+        num_requests=None if done is None else done + (failed or 0),
         num_failed=failed,
         stats=stats,
         req_s=_read_mean(content, "request_throughput", where),

@@ -1,7 +1,9 @@
-"""The configuration in AIPerf's summary: what it says of model and load. Two forms go round.
+"""The configuration in AIPerf's summary: what it says of model and load. Several forms go round.
 
-Up to 1.x: ``endpoint.model_names``, ``loadgen.concurrency``. From 2.0 on (``BenchmarkConfig``): ``models.items``, and
-``phases``, a list of which those of kind ``profiling`` were measured.
+AIPerf up to 1.x: ``endpoint.model_names``, ``loadgen.concurrency``. From 2.0 on (``BenchmarkConfig``):
+``models.items``, and ``phases``, a list of which those of kind ``profiling`` were measured. GenAI-Perf, whose summary
+is like AIPerf's: ``model_names`` and ``perf_analyzer.stimulus``, before that ``model`` and ``concurrency`` among its
+other arguments.
 """
 
 from __future__ import annotations
@@ -36,15 +38,24 @@ def read_config(content: Mapping[str, Any], file: str) -> Config:
     if "phases" in config:
         return _read_phases(config, where)
     load = section(config, "loadgen", where) or section(config, "load", where)  # the latter by ratematch
+    load = load or section(section(config, "perf_analyzer", where), "stimulus", where) or _own_arguments(config)
     rate = number(load, "request_rate", where) or number(load, "req_s", where)
-    return Config(_read_model(config, where), count(load, "concurrency", where), rate)
+    return Config(_read_model(config, where), count(load, "concurrency", where) or None, rate)
+
+
+def _own_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``config`` itself, where it is the arguments of an older GenAI-Perf; else nothing."""
+    return config if "formatted_model_name" in config or isinstance(config.get("endpoint"), str) else {}
 
 
 def _read_model(config: Mapping[str, Any], where: str) -> str | None:
     models = config.get("models")
     if isinstance(models, Mapping):
         models = models.get("items")
-    names = models or section(config, "endpoint", where).get("model_names") or []
+    endpoint = {} if _own_arguments(config) else section(config, "endpoint", where)  # a path in those arguments
+    own = config.get("model")
+    names = models or endpoint.get("model_names") or config.get("model_names") or own or []
+    names = [own] if isinstance(own, str) and names is own else names
     if not isinstance(names, list):
         raise UserError(f"{where}: its models are {describe(names)}, not a list")
     first = names[0] if names else None
@@ -65,4 +76,4 @@ def _read_phases(config: Mapping[str, Any], where: str) -> Config:
         note = f"its load is of the type {describe(phase['type'])}: a concurrency is only its limit"
         return Config(_read_model(config, where), None, None, (note,))
     notes = ("the concurrency was ramped up in the run",) if phase.get("concurrency_ramp") else ()
-    return Config(_read_model(config, where), count(phase, "concurrency", where), rate, notes)
+    return Config(_read_model(config, where), count(phase, "concurrency", where) or None, rate, notes)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from ratematch.errors import UserError
-from ratematch.exchange.results.aiperf import REQUEST_TAGS, TOOL, scale
+from ratematch.exchange.results.aiperf import REQUEST_TAGS, TOOL, by_tag, scale
 from ratematch.exchange.results.fields import count, describe, number, section
 from ratematch.exchange.results.foreign import ForeignLoad, Hints
 from ratematch.measure.records import Outcome, RequestRecord
@@ -61,7 +61,7 @@ def _parse_line(line: str, where: str) -> tuple[Mapping[str, Any], Mapping[str, 
         raise UserError(f"{where}: no record of AIPerf's profile_export.jsonl (not a JSON object)") from error
     if content.get("metadata") is None:
         raise UserError(f"{where}: no record of AIPerf's profile_export.jsonl (no metadata)")
-    return section(content, "metadata", where), section(content, "metrics", where), content.get("error")
+    return section(content, "metadata", where), by_tag(section(content, "metrics", where)), content.get("error")
 
 
 def _read_record(

@@ -66,10 +66,11 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
     isl = tokens_in / done if tokens_in is not None and done else None
     osl = tokens_out / done if tokens_out is not None and done else None
     acceptance = next((value for key in ACCEPTANCE if (value := number(content, key, where))), None)
-    rate, limit = _read_rate(content, where), count(content, "max_concurrency", where)
+    rate, limit = _read_rate(content, where), count(content, "max_concurrency", where) or None
+    sent, failed = _count_sent(content, done, prompts, where)
     figures = RunFigures(
-        num_requests=prompts if prompts is not None else done,
-        num_failed=None if prompts is None else prompts - done,
+        num_requests=sent,
+        num_failed=failed,
         stats=stats,
         req_s=number(content, "request_throughput", where),
         tok_s=number(content, "output_throughput", where),
@@ -79,9 +80,7 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
         seconds=number(content, "duration", where),
         tokens=tokens_out,
         contradictions=tuple(_contradictions(content, where)),
-        notes=(f"at most {limit} requests were in flight, the others waited in the client",)
-        if rate and limit
-        else (),
+        notes=tuple(_notes(prompts, sent, rate, limit)),
     )
     emulated = content.get("emulated")
     hints = Hints(
@@ -91,6 +90,7 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
         # With a rate, max_concurrency is only its limit.
         concurrency=None if rate else limit,
         request_rate=rate,
+        burstiness=number(content, "burstiness", where) or None if rate else None,
         emulated=emulated if isinstance(emulated, bool) else None,
     )
     return ForeignLoad(
@@ -104,8 +104,35 @@ def read_result(content: Mapping[str, Any], file: str, place: str = "") -> Forei
     )
 
 
+def _count_sent(content: Mapping[str, Any], done: int, prompts: int | None, where: str) -> tuple[int, int | None]:
+    """Requests that were sent, and those that failed (``None``: not told). vLLM counts failures by themselves, for a
+    data set may hold fewer prompts than were asked for; others leave what is missing of ``num_prompts``."""
+    failed = count(content, "failed", where)
+    if failed is not None:
+        return done + failed, failed
+    return (done, None) if prompts is None else (prompts, prompts - done)
+
+
+def _notes(prompts: int | None, sent: int, rate: float | None, limit: int | None) -> Iterator[str]:
+    if prompts is not None and sent < prompts:
+        yield f"{prompts} requests were asked for, and {sent} were sent"
+    if rate and limit:
+        yield f"at most {limit} requests were in flight, the others waited in the client"
+
+
 def _contradictions(content: Mapping[str, Any], where: str) -> Iterator[str]:
-    """SGLang's ``concurrency`` is the sum of all E2EL over the duration: requests/s x E2EL, said twice."""
+    """What cannot be, or is of no one load: more requests than there were, a rate that was ramped up. SGLang's
+    ``concurrency`` is the sum of all E2EL over the duration: requests/s x E2EL, said twice."""
+    done, failed, prompts = (count(content, key, where) for key in ("completed", "failed", "num_prompts"))
+    if failed is not None and prompts is not None and (done or 0) + failed > prompts:
+        others = f" and {failed} failures" if failed else ""
+        yield f"{done or 0} answers{others} to {prompts} requests: more than there were"
+    if content.get("ramp_up_strategy"):
+        start, end = (number(content, f"ramp_up_{which}_rps", where) for which in ("start", "end"))
+        span = "" if start is None or end is None else f" from {start:g} to {end:g} requests/s"
+        yield f"its rate was ramped up{span} in the run: its figures are of no one load"
+    if SGLANG_E2EL not in content:
+        return
     held, rate, e2el_ms = (number(content, key, where) for key in ("concurrency", "request_throughput", SGLANG_E2EL))
     if held and rate and e2el_ms and abs(rate * e2el_ms / 1000 / held - 1) > APART:
         yield f"concurrency is {held:g}, and requests/s x E2EL make {rate * e2el_ms / 1000:.5g}"

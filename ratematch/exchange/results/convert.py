@@ -11,7 +11,7 @@ from ratematch.exchange.results.loadchecks import check_load
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.measure.measurement import Measurement, measure_load
 from ratematch.plan.cluster import Cluster
-from ratematch.plan.deployment import Deployment, ServerGroup, Stage
+from ratematch.plan.deployment import Deployment, Options, ServerGroup, Stage
 from ratematch.plan.experiment import EngineRef, Experiment
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.precision import read_precision, usual_or
@@ -34,7 +34,7 @@ def list_unknown(hints: Hints, stage: Stage | None, drafted: bool | None = None)
         problems.append("real or emulated servers (--real or --emulated)")
     if not hints.isl or not hints.osl:
         problems.append("lengths (--workload ISL/OSL)")
-    if hints.concurrency is None and hints.request_rate is None:
+    if not hints.concurrency and not hints.request_rate:
         problems.append("load (--concurrency or --request-rate)")
     if not (hints.agg or hints.ctx or hints.gen):
         problems.append("servers (--agg, or --ctx and --gen, such as 2xDEP4)")
@@ -69,7 +69,9 @@ def make_load(load: ForeignLoad, hints: Hints) -> Load:
     if hints.concurrency is not None:
         return Concurrency(hints.concurrency, count, len(load.warmup))
     assert hints.request_rate is not None  # see list_unknown()
-    return Rate(hints.request_rate, count, warmup=len(load.warmup))
+    if hints.burstiness in (None, 1.0):
+        return Rate(hints.request_rate, count, warmup=len(load.warmup))
+    return Rate(hints.request_rate, count, "gamma", len(load.warmup), burstiness=hints.burstiness)
 
 
 def make_experiment(hints: Hints, stage: Stage | None) -> Experiment:
@@ -82,7 +84,10 @@ def make_experiment(hints: Hints, stage: Stage | None) -> Experiment:
     mtp = hints.mtp or 0
 
     def group(role: Any, servers: Servers | None) -> ServerGroup | None:
-        return None if servers is None else ServerGroup(role, servers.mapping, servers.instances, mtp)
+        if servers is None:
+            return None
+        options: Options = {"decode-context-parallel-size": servers.dcp} if servers.dcp > 1 else {}
+        return ServerGroup(role, servers.mapping, servers.instances, mtp, options=options, tag=servers.tag)
 
     ctx, gen, agg = group("ctx", hints.ctx), group("gen", hints.gen), group("agg", hints.agg)
     what: Stage

@@ -20,6 +20,29 @@ NONE_OF_THEM = (
     "benchmark_serving's result JSON (TensorRT-LLM, vLLM, SGLang, sa-bench), InferenceX rows and its dashboard's "
     "CSV, AIConfigurator's CSV"
 )
+RELATIVES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset(("metadata", "payload")), f"AIPerf's raw requests; import the {aiperf.RECORDS_FILE} beside it"),
+    (frozenset(("timeslices",)), f"AIPerf's figures by time slice; import the {aiperf.SUMMARY_FILE} beside it"),
+    (frozenset(("benchmark_type", "runs")), "srt-slurm's rollup; import the results_*.json of its runs"),
+    (
+        frozenset(("scenario_type", "request_metrics")),
+        f"InferenceX's row of a replayed trace, of no one ISL and OSL; import the {aiperf.RECORDS_FILE} of the run",
+    ),
+    (
+        frozenset(("performance", "request_info")),
+        "a report of trtllm-bench, of an engine without a server",
+    ),
+    (
+        frozenset(("latencies", "avg_latency")),
+        "a result of vllm bench latency, of an engine without a server",
+    ),
+    (
+        frozenset(("elapsed_time", "requests_per_second")),
+        "a result of vllm bench throughput, of an engine without a server",
+    ),
+    (frozenset(("batch_size", "overall_throughput")), "a result of SGLang's bench_one_batch, of batches and no load"),
+)
+"""Keys of files that are near those that can be imported, and what they are."""
 
 
 def read_files(paths: Sequence[Path]) -> Iterator[tuple[Path, list[ForeignLoad], list[TableRow]]]:
@@ -50,6 +73,8 @@ def read_foreign(path: Path) -> tuple[list[ForeignLoad], list[TableRow]]:
         UserError: it cannot be read, is of none of them, or nothing in it can be read.
     """
     text, name = read_text(path), str(path)
+    if not text.strip():
+        raise UserError(f"{path}: is empty, {NONE_OF_THEM}")
     if text.lstrip()[:1] not in ("{", "[") and (
         path.suffix.lower() == ".csv" or "," in text.lstrip().split("\n", 1)[0]
     ):
@@ -71,7 +96,12 @@ def _is_records(text: str) -> bool:
         first = json.loads(text.lstrip().split("\n", 1)[0])
     except (ValueError, RecursionError):
         return False
-    return isinstance(first, dict) and "metadata" in first and bool({"metrics", "error"} & set(first))
+    return (
+        isinstance(first, dict)
+        and "metadata" in first
+        and bool({"metrics", "error"} & set(first))
+        and not {"payload", "responses"} & set(first)
+    )
 
 
 def _read_results(text: str, name: str) -> Iterator[ForeignLoad]:
@@ -94,10 +124,16 @@ def _read_results(text: str, name: str) -> Iterator[ForeignLoad]:
                     f"{where}: AIPerf's figures over several runs; import the {aiperf.SUMMARY_FILE} of each"
                 )
             else:
-                raise UserError(f"{where}: {NONE_OF_THEM}")
+                raise UserError(f"{where}: {_name_relative(result) or NONE_OF_THEM}")
         except UserError as error:
             why = str(error).removeprefix(f"{where}: ")
             yield ForeignLoad(tool, name, Hints(), place, refused=why)
+
+
+def _name_relative(result: Any) -> str:
+    """What ``result`` is, if it is one of the :data:`RELATIVES`; else nothing."""
+    keys = set(result) if isinstance(result, dict) else set()
+    return next((what for needed, what in RELATIVES if needed <= keys), "")
 
 
 def _flatten(documents: Sequence[tuple[int, Any]]) -> Iterator[Any]:

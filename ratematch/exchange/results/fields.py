@@ -7,6 +7,7 @@ there and cannot be meant is refused; what is not there is ``None``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ MOST_COUNT = 1_000_000_000
 """Requests, tokens of a run's answer, GPUs: more than this is no count."""
 MOST_TEXT = 300
 """Characters of a name, which may become part of a file's name."""
+
+_DECIMAL_COMMA = re.compile(r"\s*[0-9]+,[0-9]+\s*")
 
 
 def number(content: Mapping[str, Any], key: str, where: str) -> float | None:
@@ -38,7 +41,8 @@ def number(content: Mapping[str, Any], key: str, where: str) -> float | None:
             raise ValueError(value)
         figure = float(value)
     except ValueError as error:
-        raise UserError(f"{where}: {key} is {describe(value)}, not a number") from error
+        hint = " (write a decimal point)" if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value) else ""
+        raise UserError(f"{where}: {key} is {describe(value)}, not a number{hint}") from error
     except OverflowError:  # an integer of hundreds of digits
         figure = MOST * 10
     if math.isinf(figure) and isinstance(value, str) and "n" not in value.lower():

@@ -28,22 +28,35 @@ UNKNOWN = math.nan
 
 @dataclass(frozen=True)
 class Servers:
-    """``instances`` servers of one mapping."""
+    """``instances`` servers of one mapping. ``dcp``: ways in which decode context parallelism divides the KV cache of
+    the tensor-parallel ranks; it adds no GPUs."""
 
     mapping: Parallelism
     instances: int = 1
+    dcp: int = 1
 
     @property
     def gpus(self) -> int:
         return self.instances * self.mapping.gpus
+
+    @property
+    def label(self) -> str:
+        """Of one of them, for people: ``TP8``, ``TP8+dcp4``."""
+        return "+".join(filter(None, (self.mapping.label, self.tag)))
+
+    @property
+    def tag(self) -> str:
+        """What tells them from others of the same mapping, empty for nothing."""
+        return f"dcp{self.dcp}" if self.dcp > 1 else ""
 
 
 @dataclass(frozen=True)
 class Hints:
     """What a file says of the deployment and the load; ``None`` where it does not.
 
-    ``isl``, ``osl``: mean lengths in tokens. ``request_rate``: requests/s of an open loop. ``emulated``: only files
-    that ratematch wrote say it. ``precision``: of the weights, as the file calls it.
+    ``isl``, ``osl``: mean lengths in tokens. ``request_rate``: requests/s of an open loop, ``burstiness``: shape of
+    the gamma distribution of its gaps, 1 = Poisson. ``emulated``: only files that ratematch wrote say it.
+    ``precision``: of the weights, as the file calls it.
     """
 
     model: str | None = None
@@ -53,6 +66,7 @@ class Hints:
     osl: float | None = None
     concurrency: int | None = None
     request_rate: float | None = None
+    burstiness: float | None = None
     ctx: Servers | None = None
     gen: Servers | None = None
     agg: Servers | None = None
@@ -137,8 +151,12 @@ def lay_over(below: Hints, above: Hints) -> Hints:
 
 
 def list_missing(content: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
-    """The ``keys`` that are not in ``content``, or null there."""
-    return tuple(key for key in keys if content.get(key) is None)
+    """The ``keys`` that are not in ``content``, or null or no finite number there."""
+    return tuple(key for key in keys if _is_absent(content.get(key)))
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 @dataclass(frozen=True)

@@ -137,14 +137,14 @@ class _Layout:
 
 def _read_layout(row: Mapping[str, Any], where: str) -> _Layout:
     if not flag(row, "disagg"):
-        # The API has an aggregated server as its own prefill and decode, with 0 workers of either.
-        prefix = "" if row.get("tp") is not None else "decode_"
+        prefix = _prefix_of_aggregated(row, where)
         agg = _read_servers(row, prefix, where)
         # For rows of before it knew GPUs, the API counts tp x ep, which are the same ranks.
         known = (agg.gpus, agg.mapping.tp * agg.mapping.ep) if prefix else (agg.gpus,)
-        for key in ("num_gpus", "num_decode_gpu") if prefix else ("num_gpus",):
+        for key in ("num_gpus", f"num_{prefix}gpu") if prefix else ("num_gpus",):
             _check_gpus(row, key, known, where)
         return _Layout(agg=agg)
+    _refuse_two_kinds(row, where)
     if row.get("prefill_tp") is None and row.get("decode_tp") is None:
         ctx_gpus, gen_gpus = (count(row, f"num_{role}_gpu", where, MOST_GPUS) for role in ("prefill", "decode"))
         if not ctx_gpus or not gen_gpus:
@@ -156,6 +156,23 @@ def _read_layout(row: Mapping[str, Any], where: str) -> _Layout:
         _check_gpus(row, key, (servers.gpus,), where)
     _check_gpus(row, "num_gpus", (ctx.gpus + gen.gpus,), where)
     return _Layout(ctx=ctx, gen=gen, ctx_gpus=ctx.gpus, gen_gpus=gen.gpus)
+
+
+def _prefix_of_aggregated(row: Mapping[str, Any], where: str) -> str:
+    """Of the keys that hold the layout of an aggregated server: on one node they have none; over several nodes it
+    stands as the prefill server, with a decode ``tp`` of 0. The API has it as both, with 0 workers of either."""
+    if row.get("tp") is not None:
+        return ""
+    return "decode_" if count(row, "decode_tp", where, MOST_GPUS) else "prefill_"
+
+
+def _refuse_two_kinds(row: Mapping[str, Any], where: str) -> None:
+    """Raises UserError: prefill and decode ran on GPUs of two kinds, whose rates per GPU are of neither."""
+    ctx, gen = (_read_gpu(text(row, f"{role}_hw", where)) for role in ("prefill", "decode"))
+    if ctx and gen and ctx != gen:
+        raise UserError(
+            f"{where}: prefill on {ctx} and decode on {gen}: only deployments of one kind of GPU are taken"
+        )
 
 
 def _check_gpus(row: Mapping[str, Any], key: str, known: tuple[int, ...], where: str) -> None:
@@ -173,13 +190,13 @@ def _read_servers(row: Mapping[str, Any], prefix: str, where: str) -> Servers:
     mapping = Parallelism(
         tp=ways("tp"),
         pp=ways("pp"),
-        cp=ways("pcp_size") * ways("dcp_size"),
+        cp=ways("pcp_size"),
         ep=ways("ep"),
         attention_dp=flag(row, f"{prefix}dp_attention"),
     )
     if problems := mapping.problems():
         raise UserError(f"{where}: {prefix or 'aggregated '}layout: {problems[0]}")
-    servers = Servers(mapping, ways("num_workers"))
+    servers = Servers(mapping, ways("num_workers"), ways("dcp_size"))
     if servers.gpus > MOST_GPUS:
         raise UserError(f"{where}: {prefix or 'aggregated '}layout: {servers.gpus} GPUs")
     return servers
@@ -340,7 +357,7 @@ def _write_layout(prefix: str, group: ServerGroup) -> dict[str, Any]:
         f"{prefix}tp": mapping.tp,
         f"{prefix}pp": mapping.pp,
         f"{prefix}pcp_size": mapping.cp,
-        f"{prefix}dcp_size": 1,
+        f"{prefix}dcp_size": group.options.get("decode-context-parallel-size", 1),
         f"{prefix}ep": mapping.ep,
         f"{prefix}dp_attention": mapping.attention_dp,
     }

@@ -27,7 +27,7 @@ UNKNOWN_NUMBER = 0.20
 """Allowed below where a file does not tell its number of requests: as for ten a slot, as InferenceX sends, with the
 longest tail. 86 of its public points lie within 0.84 and 1."""
 ARRIVAL_NOISE = 5
-"""Standard deviations that the time of all arrivals may be longer than N / rate, if they are Poisson."""
+"""Standard deviations by which the time of all arrivals may differ from N / rate, if their gaps are independent."""
 FEWEST_ARRIVALS = 50
 """With fewer requests one long answer at the end may take as long as all the others."""
 BEHIND = 0.1
@@ -91,16 +91,19 @@ def check_load(figures: Measurement, hints: Hints) -> Measurement:
 
 
 def _check_rate(figures: Measurement, hints: Hints) -> Measurement:
-    """Were as many requests served as arrived? A run ends with its last answer: it takes the time of all arrivals,
-    and one request. In a queue that grows latencies do, but by half of what the run takes longer."""
+    """Were as many requests served as arrived, and no more? A run ends with its last answer: it takes the time of all
+    arrivals, and one request. In a queue that grows latencies do, but by half of what the run takes longer."""
     number, served, asked = figures.num_ok, figures.req_s, hints.request_rate
     if not asked or not served or not number or figures.in_flight is None:
         return figures
     e2el_s = figures.e2el_ms.mean / 1000 if figures.e2el_ms is not None else figures.in_flight / served
     text = f"{asked:g} requests/s were asked for, {served:.4g} were served"
-    latest_s = number / asked * (1 + ARRIVAL_NOISE / math.sqrt(number)) + TAIL * e2el_s
+    noise = ARRIVAL_NOISE / math.sqrt(number * (hints.burstiness or 1.0))
+    latest_s = number / asked * (1 + noise) + TAIL * e2el_s
     if number >= FEWEST_ARRIVALS and number / served > latest_s:
         return replace(figures, valid=False, reasons=(*figures.reasons, f"overloaded: {text}; the queue grew"))
+    if number >= FEWEST_ARRIVALS and number / served < number / asked * (1 - noise):
+        return replace(figures, valid=False, reasons=(*figures.reasons, f"{text}: more than can have arrived"))
     if served < (1 - BEHIND) * asked:
         note = f"{text}: the end of a short run, or a queue that grew"
         return replace(figures, warnings=(*figures.warnings, note))

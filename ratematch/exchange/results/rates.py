@@ -78,7 +78,7 @@ def _make_row(load: ForeignLoad, hints: Hints, servers: Servers, own: ForeignRol
     return TableRow(
         0,
         own,
-        servers.mapping.label,
+        servers.label,
         servers.mapping.gpus,
         isl=None if hints.isl is None else round(hints.isl),
         osl=None if hints.osl is None else round(hints.osl),

@@ -171,6 +171,8 @@ def _judge_totals(figures: RunFigures) -> Iterator[tuple[bool, str]]:
     if answered > 0 and (figures.tokens == 0 or figures.tok_s == 0):
         yield True, f"0 output tokens in {answered} answers"
         return
+    if answered > 0 and seconds == 0:
+        yield True, f"{answered} answers in 0 s"
     for what, rate, counted in (
         ("requests/s", figures.req_s, answered if figures.num_requests is not None else None),
         ("output tokens/s", figures.tok_s, figures.tokens),
