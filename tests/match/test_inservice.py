@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ratematch.match.analysis import analyze
+from ratematch.match.analysis import analyze, list_workloads
 from ratematch.match.bootstrap import NoisyProblem, draw_factors, draw_fronts
+from ratematch.match.choose import Runs, choose_end_to_end
 from ratematch.match.ctxqueue import CtxSteps, read_steps
 from ratematch.match.curves import make_curve
 from ratematch.match.inservice import GEN_STEPS, InService
@@ -145,6 +146,17 @@ def test_a_percentile_is_held_to_the_limit_too() -> None:
     served, at = in_service(300), (np.array([best.req_s]), np.array([best.ctx]), np.array([best.gen]))
     assert served.ttft_s(*at, 99)[0] == pytest.approx(0.3, rel=1e-3)
     assert best.ttft_ms == pytest.approx(served.ttft_s(*at)[0] * 1000)
+
+
+def test_runs_are_chosen_that_keep_the_limit_in_service() -> None:
+    """Alone the same servers keep it at the one rate of a prompt in flight: 8 of 20 requests/s."""
+    workload = list_workloads(GEN)[0]
+    for limit_ms in (200.0, 300.0):
+        question = Question(limit_ms, max_gpus=32, draws=0, ttft_of="deployment")
+        chosen = choose_end_to_end([*CTX, *GEN], workload, question, Runs(3))
+        assert len(chosen) == 3
+        assert all(choice.predicted.ttft_ms <= limit_ms * (1 + 1e-6) for choice in chosen)
+        assert any(choice.predicted.req_s / choice.x > 8 for choice in chosen)
 
 
 def as_table(rates: dict[int, float]) -> list[TableRow]:
