@@ -182,7 +182,7 @@ def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
         Finding(
             f"cluster {cluster.name}",
             True,
-            f"{cluster.nodes} nodes x {cluster.gpus_per_node} {cluster.gpu}, {kind}",
+            f"{cluster.nodes} node{'s' if cluster.nodes > 1 else ''} x {cluster.gpus_per_node} {cluster.gpu}, {kind}",
         )
     ]
     # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.

@@ -23,6 +23,7 @@ from ratematch.cli.options import (
     Whole,
     json_option,
     percentile_option,
+    ttft_of_option,
 )
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
@@ -65,6 +66,7 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 @click.argument("results", type=GIVEN)
 @click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @percentile_option
 @click.option("--max-gpus", type=GPUS, help="Largest deployment to plan, instead of the sweep's.")
@@ -143,15 +145,17 @@ def pareto(
     analysis = analyze.analyze_inputs(inputs)
     # The picture people came for stands last, where the eye ends.
     drawn = [path for picture in pictures.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
-    written = [*write_tables(analysis, folder), *reversed(drawn)]
+    tables = write_tables(analysis, folder)
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
         print_analysis(analysis, stdout_console())
         limits = describe_limits(inputs.constraints)
         print_details(analysis, stdout_console(), request_rate=question.request_rate, limits=limits)
-        for path in written:
-            echo(str(path))
+        echo(f"{folder}: {', '.join(path.name for path in tables)}; plots, each as .png, .svg and .csv:")
+        for path in reversed(drawn):
+            if path.suffix == ".png":
+                echo(str(path))
     _refuse_empty(analysis, results, "the table above")
 
 
@@ -162,6 +166,7 @@ def pareto(
     "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
 )
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
@@ -212,6 +217,7 @@ def report(
 )
 @click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
 @percentile_option
 @json_option
@@ -279,7 +285,8 @@ def parse_share(text: str) -> float:
 @click.option("--gpus-per-node", type=GPUS, help="Pack instances on nodes of this size.")
 @click.option("--nodes", type=NODES, help="Most nodes; needs --gpus-per-node.")
 @click.option("--share-nodes/--no-share-nodes", default=False, help="May ctx and gen stand on one node?")
-@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row.")
+@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row, or of plans in service.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",

@@ -46,6 +46,14 @@ def analysis() -> Analysis:
     return analyze_inputs(read_inputs(Results.open(FOLDER)))
 
 
+def test_a_row_has_an_interval_where_the_noise_of_what_limits_it_is_known(short: WorkloadAnalysis) -> None:
+    """That of the gen rates is not known here: a row at the limit of gen was "95 %: 1214 to 1214"."""
+    for point in (*short.rate_matched, *short.ties):
+        ends = point.tok_s_gpu_low, point.tok_s_gpu_high
+        assert (None in ends) == (point.limit == "gen") and (None in ends or ends[0] < ends[1])
+    assert {point.limit for point in short.rate_matched} == {"ctx", "gen"}
+
+
 @pytest.fixture(scope="module")
 def short(analysis: Analysis) -> WorkloadAnalysis:
     return next(workload for workload in analysis.workloads if workload.workload == "2048/256")
