@@ -18,6 +18,7 @@ from ratematch.match.bootstrap import (
     draw_solved,
 )
 from ratematch.match.cells import Ints
+from ratematch.match.curves import Floats
 from ratematch.match.feasibility import Links, feasible_rows
 from ratematch.match.noise import interval, interval_about
 from ratematch.match.objective import score_unit
@@ -25,7 +26,7 @@ from ratematch.match.pairs import Pair, row_points, to_problem
 from ratematch.match.points import DrawnFronts, Point
 from ratematch.match.question import Question
 from ratematch.match.sift import Search, sift_best, sift_front
-from ratematch.match.solver import Floats, Rows, front_indices, near_front, solve_rows
+from ratematch.match.solver import Rows, front_indices, near_front, solve_rows
 
 MOST_ROWS = 5000
 """More rows than this are not turned into points: the rest is neither drawn nor chosen."""
