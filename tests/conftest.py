@@ -21,6 +21,10 @@ settings.load_profile("no deadline")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Some ten thousand objects a second come while tests are collected, and most stay: to look through them for garbage
+# again and again took a third of the time of compiling and of collecting. pytest_collection_finish begins it again.
+gc.disable()
+
 REAL_TIME = ("emulator", "loadgen", "run", "slurm")
 """Rooms whose tests look at a clock, beside all that are slow."""
 
@@ -56,6 +60,7 @@ def pytest_collection_finish() -> None:
     every test module and all that they import to look through that would take longer than the load."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,7 +23,7 @@ from submitit.core.utils import DelayedSubmission
 import ratematch as rm
 from ratematch.__main__ import main
 from ratematch.errors import DamagedFile
-from tests.support.sites import analyse
+from tests.support.sites import analyse, sweep_inside
 
 GOLDEN = Path(__file__).parent / "golden"
 RESULTS = GOLDEN / "results_v1"
@@ -130,16 +130,10 @@ def test_a_search_that_was_over_stays_over(tmp_path: Path) -> None:
     results = tmp_path / "adaptive"
     shutil.copytree(RESULTS / "adaptive", results)
     before = {str(path.relative_to(results)) for path in results.rglob("*")}
-    argv = ("sweep", results / "sweep.yaml", "--executor", "simulate", "--max-jobs", "1", "-o", results, "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "ratematch", *map(str, argv)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["failed"] == 0
+    argv = (results / "sweep.yaml", "--executor", "simulate", "--max-jobs", "1", "-o", results, "--json")
+    code, out, err = sweep_inside(tmp_path, *map(str, argv))
+    assert code == 0, err
+    assert json.loads(out)["failed"] == 0
     fresh = {str(path.relative_to(results)) for path in results.rglob("*")} - before
     assert fresh - {"derived.json"} == {"controller.lock"}
     was = {name: json.loads((RESULTS / "adaptive" / name).read_text()) for name in ("search.json", "ifb_choice.json")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratematch.store.folder import Results
-from tests.support.sites import alive, make_site, run
+from tests.support.sites import alive, make_site, sweep_inside
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ gen:
 
 def test_a_server_that_is_up_is_asked_for_further_loads_and_started_once(tmp_path: Path) -> None:
     make_site(tmp_path, searched=SWEEP)
-    code, _, err = run(tmp_path, "sweep", "searched.yaml", "--max-jobs", "1")
+    code, _, err = sweep_inside(tmp_path, "searched.yaml", "--max-jobs", "1")
     assert code == 0, err
     assert alive(tmp_path) == []
 

@@ -32,6 +32,7 @@ from tests.support.sites import (
     read,
     run,
     running_job,
+    sweep_inside,
 )
 
 pytestmark = pytest.mark.slow
@@ -114,7 +115,7 @@ def test_from_a_sweep_file_to_both_fronts(site: Path, engine: str) -> None:
     assert "EMULATED" in (report / "pareto-256-12.svg").read_text()
 
     before = measured(site)
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 0, err
     assert measured(site) == before, "a finished sweep measures nothing again"
 
@@ -146,7 +147,7 @@ def test_kill_9_of_the_controller_then_of_a_job(site: Path) -> None:
     after_kill = measured(site)
     assert after_kill.items() >= kept.items()
 
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 0, err
     assert measured(site).items() >= after_kill.items(), "what was measured is not measured again"
     assert len(measured(site)) == 6 and all(folder.done() for folder in folders(site))
@@ -166,7 +167,7 @@ def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path,
     kept = measured(site)
     if number == signal.SIGTERM:
         return  # from here on nothing knows which signal it was
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 0, err
     assert measured(site).items() >= kept.items()
 
@@ -179,13 +180,13 @@ def test_a_server_that_dies_fails_its_experiment_with_the_reason_and_the_rest_go
     profile.write_text(DIES)
     text = ifb_twice(MINI).replace("concurrency: [1, 4, 8]", "concurrency: [4]")
     (site / "sweeps" / "mini.yaml").write_text(text)
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 2
     cause, remedy = OUT_OF_MEMORY["trtllm-serve"]
     assert err.count(cause) >= 2 and remedy in err, "each of both experiments has the reason"
     assert alive(site) == []
     profile.write_text(LAPTOP)
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 0, err
     assert len(measured(site)) == 2 and all(folder.done() for folder in folders(site))
 
@@ -195,7 +196,7 @@ def test_a_server_of_another_engine_that_dies_fails_with_the_reason_of_that_engi
     """What the sweep does then is the same for every engine: the test above."""
     (site / "slurm" / "clusters" / "laptop.yaml").write_text(DIES)
     (site / "sweeps" / "mini.yaml").write_text(ifb_only(SWEEPS[engine]))
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 2
     assert all(word in err for word in OUT_OF_MEMORY[engine]), err
     assert alive(site) == []
@@ -206,7 +207,7 @@ def test_truncated_streams_are_recorded_and_not_trusted(site: Path, engine: str)
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "environment: {RATEMATCH_EMULATED_FAULT: truncate_stream=1.0}\n")
     (site / "sweeps" / "mini.yaml").write_text(ifb_only(SWEEPS[engine]))
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 3, err
     assert "3 of 3 loads are not valid" in err
     code, out, err = read(site, "pareto", "results/mini")
@@ -219,7 +220,7 @@ def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path, 
     profile = site / "slurm" / "clusters" / "laptop.yaml"
     profile.write_text(LAPTOP + "ready_minutes: 0.05\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
     (site / "sweeps" / "mini.yaml").write_text(ifb_only(SWEEPS[engine]))
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 2
     assert "agg-0 was not ready after" in err and "ready_minutes" in err
     assert alive(site) == []
@@ -240,7 +241,7 @@ def test_a_full_disk_stops_the_load_before_it_is_sent(site: Path) -> None:
     assert process.returncode in (1, 2), process.stderr
     assert measured(site) == {}
     assert alive(site) == []
-    code, _, err = run(site, "sweep", "mini.yaml")
+    code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 0, err
     assert len(measured(site)) == 3
 
@@ -252,7 +253,7 @@ def test_a_port_in_use_is_one_line(site: Path) -> None:
         port = other.getsockname()[1]
         (site / "slurm" / "clusters" / "laptop.yaml").write_text(LAPTOP + f"port_base: {port}\n")
         (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
-        code, _, err = run(site, "sweep", "mini.yaml")
+        code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 2
     assert f"port {port} on 127.0.0.1 is in use" in err and "port_base" in err
     assert "Traceback" not in err
@@ -260,7 +261,7 @@ def test_a_port_in_use_is_one_line(site: Path) -> None:
 
 
 def test_weights_that_are_not_there_are_told_before_anything_starts(site: Path) -> None:
-    code, out, err = run(site, "sweep", "mini.yaml", "--set", "model={name: deepseek-r1, path: /no/such/weights}")
+    code, out, err = sweep_inside(site, "mini.yaml", "--set", "model={name: deepseek-r1, path: /no/such/weights}")
     assert code == 1
     assert err == "ratematch: mini.yaml: model: /no/such/weights does not exist " + (
         "(give the folder of the checkpoint, or model_paths in the cluster profile)\n"

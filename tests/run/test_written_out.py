@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ratematch.cli import main
 from ratematch.plan.experiment import load_from_json
 from ratematch.store.folder import Results
-from tests.support.sites import LAPTOP, run
+from tests.support.sites import LAPTOP, sweep_inside
 
 TWICE = """\
 name: twice
@@ -55,7 +55,7 @@ def test_one_deployment_in_several_entries_is_planned_once(site: Path, monkeypat
 def test_one_deployment_in_several_entries_is_measured_once_at_all_its_loads(
     site: Path, executor: str, results: str
 ) -> None:
-    code, _, err = run(site, "sweep", "twice.yaml", "--executor", executor)
+    code, _, err = sweep_inside(site, "twice.yaml", "--executor", executor)
     assert code in (0, 3), err  # 3: so few requests are no steady load on a busy machine
     folders = Results(site / "results" / results).folders()
     assert all(folder.done() for folder in folders), err

@@ -11,7 +11,7 @@ import pytest
 
 from ratematch.store.folder import Results
 from tests.support.processes import wait_until
-from tests.support.sites import make_site, ratematch, read, run
+from tests.support.sites import make_site, ratematch, read, sweep_inside
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +56,8 @@ def choices(results: Path) -> list[dict[str, Any]]:
 
 
 def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
-    argv = ("sweep", "adaptive.yaml", "--executor", "simulate", "--max-jobs", "1", "--max-gpu-hours", "40")
-    code, out, err = run(site, *argv, "-o", "whole", "--json")
+    argv = ("adaptive.yaml", "--executor", "simulate", "--max-jobs", "1", "--max-gpu-hours", "40")
+    code, out, err = sweep_inside(site, *argv, "-o", "whole", "--json")
     assert code == 0, err
     whole = search(site / "whole")
     assert len(whole["decisions"]) >= 3
@@ -77,13 +77,13 @@ def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
     assert 1 < chosen["after"] < len(whole["decisions"])
     assert chosen["chance_on_front"] > 0.5
 
-    process = ratematch(site, *argv, "-o", "killed")
+    process = ratematch(site, "sweep", *argv, "-o", "killed")
     killed = site / "killed"
     wait_until(lambda: choices(killed), "an end-to-end run to be chosen", 60)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     wait_until(lambda: not any(folder.held() for folder in Results(killed).folders()), "its jobs to end", 30)
-    assert run(site, *argv, "-o", "killed")[0] == 0
+    assert sweep_inside(site, *argv, "-o", "killed")[0] == 0
     assert search(killed)["decisions"] == whole["decisions"]
     assert search(killed)["skips"] == whole["skips"]
     assert choices(killed) == choices(site / "whole")
@@ -93,7 +93,7 @@ def test_a_killed_search_resumes_to_the_same_decisions(site: Path) -> None:
 
 
 def test_the_budget_is_kept(site: Path) -> None:
-    code, _, err = run(site, "sweep", "adaptive.yaml", "--executor", "simulate", "--max-gpu-hours", "12")
+    code, _, err = sweep_inside(site, "adaptive.yaml", "--executor", "simulate", "--max-gpu-hours", "12")
     assert code in (0, 2), err
     results = site / "results" / "adaptive-simulated"
     spent = sum(folder.gpu_hours() for folder in Results(results).folders())

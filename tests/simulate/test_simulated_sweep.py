@@ -13,7 +13,7 @@ import pytest
 from ratematch.plan.experiment import from_json
 from ratematch.store.folder import Results
 from tests.support.processes import processes_in, wait_until
-from tests.support.sites import IFB_ONLY, MINI, analyse, make_site, ratematch, read, run
+from tests.support.sites import IFB_ONLY, MINI, analyse, make_site, ratematch, read, run, sweep_inside
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def figures(results: Path) -> dict[tuple[str, str], Any]:
 
 
 def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: Path) -> None:
-    code, out, err = run(site, "sweep", "mini.yaml", "--executor", "simulate", "--json")
+    code, out, err = sweep_inside(site, "mini.yaml", "--executor", "simulate", "--json")
     assert code == 0, err
     outcome = json.loads(out)
     assert outcome["simulated"] is True
@@ -83,8 +83,8 @@ def test_a_simulated_sweep_has_everything_a_sweep_has_and_says_what_it_is(site: 
 
 def test_simulated_figures_never_meet_others(site: Path) -> None:
     (site / "sweeps" / "ifb.yaml").write_text(IFB_ONLY.replace("name: mini", "name: ifb"))
-    assert run(site, "sweep", "ifb.yaml", "--executor", "simulate")[0] == 0
-    code, _, err = run(site, "sweep", "ifb.yaml", "-o", "results/ifb-simulated")
+    assert sweep_inside(site, "ifb.yaml", "--executor", "simulate")[0] == 0
+    code, _, err = sweep_inside(site, "ifb.yaml", "-o", "results/ifb-simulated")
     assert code != 0
     assert "holds simulated figures" in err
     assert err.count("\n") == 1
@@ -103,9 +103,9 @@ def test_simulated_figures_never_meet_others(site: Path) -> None:
 
 def test_figures_of_two_step_time_models_never_meet(site: Path) -> None:
     (site / "sweeps" / "ifb.yaml").write_text(IFB_ONLY.replace("name: mini", "name: ifb"))
-    sweep = ("sweep", "ifb.yaml", "--executor", "simulate")
-    assert run(site, *sweep)[0] == 0
-    code, _, err = run(site, *sweep, RATEMATCH_EMULATED_STEPS="kernels")
+    sweep = ("ifb.yaml", "--executor", "simulate")
+    assert sweep_inside(site, *sweep)[0] == 0
+    code, _, err = sweep_inside(site, *sweep, RATEMATCH_EMULATED_STEPS="kernels")
     assert code == 1
     assert "holds figures of the step-time model roofline, and kernels is asked for" in err
     assert "-o" in err and "RATEMATCH_EMULATED_STEPS=roofline" in err and err.count("\n") == 1
@@ -140,7 +140,7 @@ def test_a_killed_simulation_goes_on_where_it_stopped(site: Path) -> None:
     process.communicate()
     wait_until(lambda: not processes_in(site), "the jobs of the killed controller to end", seconds=10)
     before = {file: file.stat().st_mtime_ns for file in results.glob("*/loads/*/loadrun.json")}
-    code, _, err = run(site, "sweep", "mini.yaml", "--executor", "simulate")
+    code, _, err = sweep_inside(site, "mini.yaml", "--executor", "simulate")
     assert code == 0, err
     assert all(file.stat().st_mtime_ns == when for file, when in before.items())
     assert len(list(results.glob("*/loads/*/loadrun.json"))) == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -86,9 +87,6 @@ def ifb_twice(text: str) -> str:
 IFB_ONLY = ifb_only(MINI)
 
 
-IFB_ONLY = ifb_only(MINI)
-
-
 def make_site(path: Path, **sweeps: str) -> Path:
     """``path`` with the profile ``laptop`` and a sweep file for each of ``sweeps``, by name."""
     (path / "slurm" / "clusters").mkdir(parents=True)
@@ -123,6 +121,22 @@ def read(site: Path, *argv: str, environment: Mapping[str, str] | None = None) -
     with _inside(site):
         done = CliRunner().invoke(main, list(argv), env=environment, catch_exceptions=False)
     return done.exit_code, done.stdout, done.stderr
+
+
+def sweep_inside(site: Path, *argv: str, **environment: str) -> tuple[int, str, str]:
+    """The same of ``sweep``, for what does not depend on the controller being a process of its own: it would import
+    for a second what is loaded here. Servers and drivers are processes that :func:`alive` finds.
+
+    Simulated jobs are forked from a server that lives as long as this process does: ``environment`` reaches the
+    controller and, but for the first sweep, not them.
+    """
+    virtual = "simulate" in argv
+    mark = {} if virtual else {"RATEMATCH_TEST_SITE": str(site)}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return read(site, "sweep", *argv, environment={**mark, **environment})
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def analyse(site: Path, results: str = "results/mini", *options: str) -> dict[str, Any]:
