@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ REAL_RESULTS = "5-two-h200"
 PARAMETERS = "parameters"
 """Tag of the cell that names the results."""
 CELL_S = 300
+FORGET = "get_ipython().reset()"
+"""Has a kernel forget the names of the notebook before, and count cells from 1."""
 
 
 def read_notebook(name: str) -> Any:
@@ -30,24 +33,35 @@ def read_notebook(name: str) -> Any:
     return nbformat.reads(text, as_version=4)
 
 
-def execute(name: str, parameters: dict[str, Path], folder: Path) -> Any:
-    """Run the notebook ``name`` in ``folder`` with ``parameters`` (variables of its first cell) and return it.
+def execute_each(notebooks: Sequence[tuple[str, Mapping[str, Path]]], folder: Path) -> list[Any]:
+    """Run notebooks, each a name and its parameters, one after the other in ``folder``, and return them.
+
+    One kernel runs them all, for it imports for seconds what all of them need; each begins with no names and at
+    cell 1.
 
     Raises:
         UserError: a cell failed, or the packages for notebooks are not installed.
     """
     _, nbclient = _packages()
+    executed = [_with_parameters(name, parameters) for name, parameters in notebooks]
+    client = nbclient.NotebookClient(
+        executed[0], timeout=CELL_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    with client.setup_kernel():
+        for (name, _), client.nb in zip(notebooks, executed, strict=True):
+            client.kc.execute(FORGET, silent=True)  # the kernel takes what it is sent in this order
+            try:
+                client.execute(cleanup_kc=False)
+            except nbclient.exceptions.CellExecutionError as error:
+                raise UserError(f"notebook {name}: a cell failed: {error.ename}: {error.evalue}") from error
+    return executed
+
+
+def _with_parameters(name: str, parameters: Mapping[str, Path]) -> Any:
     notebook = read_notebook(name)
     for cell in notebook.cells:
         if PARAMETERS in cell.metadata.get("tags", []):
             cell.source = "\n".join(f"{key} = {str(path.resolve())!r}" for key, path in parameters.items())
-    client = nbclient.NotebookClient(
-        notebook, timeout=CELL_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
-    try:
-        client.execute()
-    except nbclient.exceptions.CellExecutionError as error:
-        raise UserError(f"notebook {name}: a cell failed: {error.ename}: {error.evalue}") from error
     return notebook
 
 
@@ -55,15 +69,14 @@ def write_executed(results: Path, folder: Path) -> list[Path]:
     """Executed copies of every notebook about one results folder, in ``folder``.
 
     Raises:
-        UserError: see :func:`execute`.
+        UserError: see :func:`execute_each`.
     """
     nbformat, _ = _packages()
     folder.mkdir(parents=True, exist_ok=True)
+    executed = execute_each([(name, {"RESULTS": results}) for name in ONE_FOLDER], folder)
     return [
-        write_aside(
-            folder / f"{name}.ipynb", nbformat.writes(execute(name, {"RESULTS": results}, folder)).encode("utf-8")
-        )
-        for name in ONE_FOLDER
+        write_aside(folder / f"{name}.ipynb", nbformat.writes(notebook).encode("utf-8"))
+        for name, notebook in zip(ONE_FOLDER, executed, strict=True)
     ]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from click.testing import CliRunner
 
 from ratematch.cli import main
 from ratematch.errors import UserError
-from ratematch.report.notebooks import ONE_FOLDER, REAL_RESULTS, TWO_FOLDERS, execute, read_notebook
+from ratematch.report.notebooks import ONE_FOLDER, REAL_RESULTS, TWO_FOLDERS, execute_each, read_notebook
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "results" / "sample"
@@ -53,8 +55,6 @@ def test_report_writes_executed_copies_about_ones_own_results(tmp_path: Path) ->
     assert done.exit_code == 0, done.stderr
     written = [Path(line) for line in done.stdout.split()]
     assert [path.stem for path in written] == [*ONE_FOLDER, "report"]
-    import nbformat
-
     quick, matching, paper = (nbformat.read(path, as_version=4) for path in written[:3])
     assert pictures(quick) == 2 and pictures(matching) == 4 and pictures(paper) == 2
     assert str(mine) in quick.cells[1].source
@@ -65,20 +65,28 @@ def test_report_writes_executed_copies_about_ones_own_results(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_two_sweeps_are_compared(tmp_path: Path) -> None:
-    notebook = execute(TWO_FOLDERS, {"BEFORE": SAMPLE, "AFTER": SAMPLE}, tmp_path)
-    assert pictures(notebook) == 1 and "no regression" in text(notebook)
-
-
-@pytest.mark.slow
-def test_the_real_front_is_read_from_its_published_copy(tmp_path: Path) -> None:
-    notebook = execute(REAL_RESULTS, {"RESULTS": MEASURED}, tmp_path)
-    assert pictures(notebook) == 2
-    shown = "".join(str(output.get("data", {}).get("text/plain", "")) for output in outputs(notebook))
+def test_two_sweeps_are_compared_and_the_real_front_is_read_from_its_published_copy(tmp_path: Path) -> None:
+    """One kernel runs both, and the second finds nothing of the first."""
+    compared, measured = execute_each(
+        [(TWO_FOLDERS, {"BEFORE": SAMPLE, "AFTER": SAMPLE}), (REAL_RESULTS, {"RESULTS": MEASURED})], tmp_path
+    )
+    assert pictures(compared) == 1 and "no regression" in text(compared)
+    assert pictures(measured) == 2
+    shown = "".join(str(output.get("data", {}).get("text/plain", "")) for output in outputs(measured))
     assert "['real']" in shown and "2577" in shown and "['emulated']" not in shown
 
 
 @pytest.mark.slow
-def test_a_cell_that_fails_is_one_line(tmp_path: Path) -> None:
+def test_a_notebook_finds_no_name_of_the_one_before_and_a_cell_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = read_notebook("1-quick-look")
+    cells = [nbformat.v4.new_code_cell(source) for source in ("OF_ONE = 1", "print('OF_ONE' in globals())")]
+    fresh = nbformat.v4.new_notebook(cells=[cells[1], cells[0]])
+    made = {"one": fresh, "two": deepcopy(fresh), "1-quick-look": real}
+    monkeypatch.setattr("ratematch.report.notebooks.read_notebook", made.__getitem__)
+    nothing: dict[str, Path] = {}
     with pytest.raises(UserError, match=r"1-quick-look: a cell failed: ResultsError: .*no such results folder"):
-        execute("1-quick-look", {"RESULTS": tmp_path / "nothing"}, tmp_path)
+        execute_each([("one", nothing), ("two", nothing), ("1-quick-look", {"RESULTS": tmp_path / "no"})], tmp_path)
+    for each in (made["one"], made["two"]):
+        assert text(each) == "False\n" and [cell.execution_count for cell in each.cells] == [1, 2]

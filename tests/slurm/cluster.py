@@ -152,9 +152,9 @@ class Site:
         )
         return done.returncode, done.stdout, done.stderr
 
-    def read(self, *argv: str) -> tuple[int, str, str]:
-        """The same of a verb that only reads what is stored and what Slurm says, inside this process."""
-        return sites.read(self.path, *argv, environment=self._environment)
+    def read(self, *argv: str, **environment: str) -> tuple[int, str, str]:
+        """The same of a verb that nobody interrupts and that ends soon, inside this process."""
+        return sites.read(self.path, *argv, environment=self._environment | environment)
 
     def report_fault(self, fault: str, noticed_s: float, outcome: str) -> None:
         """A row of the table that is printed when all tests are over."""

@@ -36,7 +36,7 @@ def site(site: Site) -> Site:
 
 
 def test_a_rendered_job_runs_by_hand_over_two_nodes(site: Site, cluster: TestCluster) -> None:
-    code, out, err = site.run("render", "mini", "--executor", "slurm", "-o", "rendered")
+    code, out, err = site.read("render", "mini", "--executor", "slurm", "-o", "rendered")
     assert code == 0, err
     folder = site.path / out.strip()
     submit = ["sbatch", "--parsable", f"--chdir={folder}", f"--export=ALL,RATEMATCH={RATEMATCH}", "job.sbatch"]
@@ -110,7 +110,7 @@ def are_apart(site: Site) -> bool:
 
 
 def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: TestCluster) -> None:
-    code, out, err = site.run("doctor", "--cluster", "four", "--probe", "--json")
+    code, out, err = site.read("doctor", "--cluster", "four", "--probe", "--json")
     found = {check["name"]: check for check in json.loads(out)["checks"]}
     assert code == 0, out + err
     assert found["Slurm"]["found"].startswith("slurm") and found["partition"]["found"].startswith("main: UP, 4 nodes")
@@ -119,7 +119,7 @@ def test_doctor_looks_at_the_real_slurm_and_probes_a_node(site: Site, cluster: T
 
     wrong = "slurm: {partition: nowhere, account: nobody, segment: 4, mpi: pmi9, exclude: [node99]}\n"
     site.set_profile(PROFILE + wrong)
-    code, out, err = site.run("doctor", "--cluster", "four", "--json")
+    code, out, err = site.read("doctor", "--cluster", "four", "--json")
     bad = {check["name"]: check["found"] for check in json.loads(out)["checks"] if not check["ok"]}
     assert code == 1
     assert {"partition", "account", "segment", "MPI", "excluded node", "a job of one node"} <= set(bad)
@@ -156,7 +156,7 @@ def test_what_slurm_would_refuse_is_one_line_before_anything_is_sent(
     site: Site, cluster: TestCluster, slurm: str, said: str
 ) -> None:
     site.set_profile(PROFILE + f"slurm: {slurm}\n")
-    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+    code, out, err = site.read("sweep", "mini.yaml", "--executor", "slurm")
     assert code == 1 and err.startswith(f"ratematch: {said}") and err.count("\n") == 1
     assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
 
@@ -168,7 +168,7 @@ def test_a_segment_that_this_slurm_does_not_keep_is_one_line(site: Site, cluster
     (segment,) = [check for check in json.loads(out)["checks"] if check["name"] == "segment"]
     assert not segment["ok"]
     if version_numbers(cluster.tell("sbatch", "--version")) < SEGMENT_SINCE:
-        code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+        code, out, err = site.read("sweep", "mini.yaml", "--executor", "slurm")
         assert code == 1 and err.startswith("ratematch: Slurm refuses the job: ") and err.count("\n") == 1
         assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
     else:

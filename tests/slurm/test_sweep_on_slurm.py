@@ -102,14 +102,14 @@ def test_detached_watched_and_cancelled(site: Site, cluster: TestCluster) -> Non
     assert code == 0, err
     assert "ratematch cancel" in out
     wait_until(lambda: len(site.measured()) >= 1, "a first load")
-    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm")
+    code, out, err = site.read("sweep", "mini.yaml", "--executor", "slurm")
     assert code == 2 and "another `ratematch sweep`" in err
     code, out, err = site.read("logs", "ctx1xDEP4", "--role", "ctx", "--index", "0")
     assert code == 0 and "[TRT-LLM]" in out, out + err
-    code, out, err = site.run("cancel", "results/mini")
+    code, out, err = site.read("cancel", "results/mini")
     assert code == 0 and "controller" in out
     wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30, every_s=LOOK_S)
-    code, out, err = site.run("cancel", "results/mini")
+    code, out, err = site.read("cancel", "results/mini")
     assert out == "nothing runs there\n"
 
 
@@ -138,7 +138,7 @@ def test_no_more_than_the_gpu_hours_that_were_given(site: Site, cluster: TestClu
 
 
 def test_an_unknown_partition_is_one_line_before_anything_is_sent(site: Site, cluster: TestCluster) -> None:
-    code, out, err = site.run("sweep", "mini.yaml", "--executor", "slurm", SBATCH_PARTITION="nowhere")
+    code, out, err = site.read("sweep", "mini.yaml", "--executor", "slurm", SBATCH_PARTITION="nowhere")
     assert code == 1
     assert err.startswith("ratematch: Slurm refuses the job: ") and "partition" in err and err.count("\n") == 1
     assert out == "" and cluster.jobs() == [] and not (site.path / "results").exists()
@@ -149,7 +149,7 @@ def test_no_slurm_here_is_one_line(site: Site) -> None:
     path = ":".join(folder for folder in here if not (Path(folder) / "sbatch").exists())
     site.set_profile(PROFILE + "slurm: {partition: main}\n")
     for executor in (("--executor", "slurm"), ()):
-        code, out, err = site.run("sweep", "mini.yaml", *executor, PATH=path)
+        code, out, err = site.read("sweep", "mini.yaml", *executor, PATH=path)
         assert code == 1
         assert err.startswith("ratematch: sbatch is not on PATH") and err.count("\n") == 1
         assert out == "" and not (site.path / "results").exists()
@@ -169,7 +169,7 @@ def test_a_profile_with_a_slurm_part_sends_jobs_where_nobody_says_it(site: Site,
 
 def test_in_an_allocation_that_we_already_hold(site: Site, cluster: TestCluster) -> None:
     site.set_sweep(WHOLE[: WHOLE.index("e2e:")].replace("max_gpus: 16", "max_gpus: 8"))
-    code, _, err = site.run("sweep", "mini.yaml", "--executor", "allocation")
+    code, _, err = site.read("sweep", "mini.yaml", "--executor", "allocation")
     assert code == 1 and "not inside a Slurm allocation" in err
 
     command = [sys.executable, "-m", "ratematch", "sweep", "mini.yaml", "--executor", "allocation"]
@@ -256,7 +256,7 @@ def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: Tes
     site.set_sweep(WHOLE[: WHOLE.index("e2e:")])
     controller = site.sweep("--pack", "4")
     wait_until(lambda: any(folder.held() for folder in site.folders()), "a pack under way", 60)
-    code, out, err = site.run("cancel", "results/mini", "gen1xDEP8")
+    code, out, err = site.read("cancel", "results/mini", "gen1xDEP8")
     assert code == 0 and "job" in out, out + err
     assert controller.wait(120) == 2, site.said()
     assert "was cancelled" in site.said()

@@ -117,8 +117,8 @@ def run(site: Path, *argv: str, **environment: str) -> tuple[int, str, str]:
 
 
 def read(site: Path, *argv: str, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    """The same of a verb that starts no process of its own and reads stored results: run inside this one."""
-    with _inside(site):
+    """The same of a verb that nobody interrupts: run inside this process, which has imported everything."""
+    with _inside(site), _signals_kept():
         done = CliRunner().invoke(main, list(argv), env=environment, catch_exceptions=False)
     return done.exit_code, done.stdout, done.stderr
 
@@ -132,11 +132,7 @@ def sweep_inside(site: Path, *argv: str, **environment: str) -> tuple[int, str, 
     """
     virtual = "simulate" in argv
     mark = {} if virtual else {"RATEMATCH_TEST_SITE": str(site)}
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return read(site, "sweep", *argv, environment={**mark, **environment})
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return read(site, "sweep", *argv, environment={**mark, **environment})
 
 
 def analyse(site: Path, results: str = "results/mini", *options: str) -> dict[str, Any]:
@@ -147,6 +143,16 @@ def analyse(site: Path, results: str = "results/mini", *options: str) -> dict[st
     assert code == 0, err
     content: dict[str, Any] = json.loads(out)
     return content
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """A sweep takes SIGTERM for Ctrl-C until its process ends."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
