@@ -25,7 +25,7 @@ def test_the_bad_node_of_four_is_found_and_kept_out(site: Site, cluster: TestClu
     stand_in(tools, "nvidia-smi", NVIDIA_SMI)
     site.set_profile(PROFILE + "slurm: {partition: main}\n")
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(site.path / "cache")}
-    code, out, err = site.read("doctor", "--cluster", "four", "--certify", "--nodes", "4", "--json", **environment)
+    code, out, err = site.run("doctor", "--cluster", "four", "--certify", "--nodes", "4", "--json", **environment)
     assert code == 1, out + err
     told = json.loads(out)
     problems = {node["node"]: node["problems"] for node in told["nodes"]}
