@@ -160,7 +160,7 @@ def test_kill_9_of_the_controller_then_of_a_job(site: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_leave_nothing_running_and_can_be_resumed(site: Path, number: signal.Signals) -> None:
-    (site / "sweeps" / "mini.yaml").write_text(ifb_twice(MINI))
+    (site / "sweeps" / "mini.yaml").write_text(ifb_twice(MINI).replace("[1, 4, 8]", "[1, 4]"))
     controller = ratematch(site, "sweep", "mini.yaml")
     wait_until(lambda: len(measured(site)) >= 1 and running_job(site), "a load to finish")
     controller.send_signal(number)
@@ -231,7 +231,7 @@ def test_a_server_that_never_becomes_ready_is_given_up_with_its_log(site: Path, 
 
 
 def test_a_full_disk_stops_the_load_before_it_is_sent(site: Path) -> None:
-    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY)
+    (site / "sweeps" / "mini.yaml").write_text(IFB_ONLY.replace("[1, 4, 8]", "[4]"))
     # A limit on file size stands in for a full file system: the same call fails, for the same reason.
     process = subprocess.run(
         ["bash", "-c", 'ulimit -f 4; exec "$0" -m ratematch sweep mini.yaml', sys.executable],
@@ -247,7 +247,7 @@ def test_a_full_disk_stops_the_load_before_it_is_sent(site: Path) -> None:
     assert alive(site) == []
     code, _, err = sweep_inside(site, "mini.yaml")
     assert code == 0, err
-    assert len(measured(site)) == 3
+    assert len(measured(site)) == 1
 
 
 def test_a_port_in_use_is_one_line(site: Path) -> None:

@@ -59,8 +59,7 @@ class Fault:
     def rerun(self, outcome: str, *, needed: bool, loads: int = 4) -> None:
         site = self.site
         if needed:
-            controller = site.sweep(*self.options)
-            assert controller.wait(120) == 0, site.said()
+            assert site.sweep_to_end(*self.options) == 0, site.said()
         site.check_whole(loads)
         assert site.measured().items() >= self.kept.items(), "what was measured is not measured again"
         site.report_fault(self.name, self.noticed_s, outcome)
@@ -241,12 +240,11 @@ def test_ctrl_c_of_the_controller(site: Site, cluster: TestCluster) -> None:
 def test_a_server_that_is_never_ready(site: Site) -> None:
     site.set_profile(PROFILE + "ready_minutes: 0.1\nenvironment: {RATEMATCH_EMULATED_FAULT: never_ready}\n")
     began = time.monotonic()
-    controller = site.sweep()
-    assert controller.wait(90) == 2, site.said()
+    assert site.sweep_to_end() == 2, site.said()
     assert "was not ready after" in site.said() and "tried again" not in site.said()
     noticed_s = time.monotonic() - began
     site.set_profile(PROFILE)
-    assert site.sweep().wait(90) == 0, site.said()
+    assert site.sweep_to_end() == 0, site.said()
     site.check_whole()
     site.report_fault("server never ready", noticed_s, "given up with its log, not tried again by itself")
 
@@ -261,7 +259,7 @@ def test_a_server_that_hangs(site: Site) -> None:
     controller.wait(90)
     kept = site.measured()
     site.set_profile(PROFILE)
-    assert site.sweep().wait(90) == 0, site.said()
+    assert site.sweep_to_end() == 0, site.said()
     site.check_whole()
     assert site.measured().items() >= kept.items()
     site.report_fault("server hangs mid-load", noticed_s, "load ended, job sent again once")
@@ -278,7 +276,7 @@ def test_a_start_that_fails_for_a_known_cause(site: Site, fault: str, cause: str
     """
     site.set_profile(PROFILE + f"environment: {{RATEMATCH_EMULATED_FAULT: die_at_start={fault}}}\n")
     began = time.monotonic()
-    assert site.sweep().wait(90) == 2, site.said()
+    assert site.sweep_to_end() == 2, site.said()
     noticed_s = time.monotonic() - began
     code, out, _ = site.read("status", "results/mini", "--json")
     (row,) = json.loads(out)["experiments"]
@@ -292,7 +290,7 @@ def test_a_node_that_failed_twice_is_left_out(site: Site) -> None:
     failures = [{"time": 0.0, "reason": "DOWN* Not responding", "experiment": "ifb"}] * 2
     (site.path / "results" / "mini").mkdir(parents=True)
     (site.path / "results" / "mini" / "nodes.json").write_text(json.dumps({"node1": failures}))
-    assert site.sweep().wait(90) == 0, site.said()
+    assert site.sweep_to_end() == 0, site.said()
     site.check_whole()
     for file in (site.path / "results").glob("**/placement.json"):
         assert '"node1"' not in file.read_text()

@@ -84,8 +84,7 @@ def test_from_a_sweep_file_to_both_fronts_with_several_jobs_at_once(site: Site, 
         assert 0.5 < req_s / there[load] < 2, (load, here, there)
 
     before = site.measured()
-    again = site.sweep()
-    assert again.wait(60) == 0, site.said()
+    assert site.sweep_to_end() == 0, site.said()
     assert site.measured() == before, "a finished sweep sends no job"
 
     code, out, err = site.read("status", "results/mini", "--json")
@@ -131,8 +130,7 @@ def test_a_waiting_job_says_why(site: Site, cluster: TestCluster) -> None:
 
 
 def test_no_more_than_the_gpu_hours_that_were_given(site: Site, cluster: TestCluster) -> None:
-    controller = site.sweep("--max-jobs", "1", "--max-gpu-hours", "0.006")
-    assert controller.wait(120) == 2, site.said()
+    assert site.sweep_to_end("--max-jobs", "1", "--max-gpu-hours", "0.006") == 2, site.said()
     assert "GPU-hours are spent and the budget is 0.006" in site.said()
     wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30, every_s=LOOK_S)
 
@@ -262,5 +260,5 @@ def test_cancelling_one_of_a_pack_leaves_its_neighbours(site: Site, cluster: Tes
     assert "was cancelled" in site.said()
     states = {folder.read().stage: folder.done() for folder in site.folders()}
     assert states == {"ctx": True, "gen": False, "ifb": True}
-    assert site.sweep("--pack", "4").wait(120) == 0, site.said()
+    assert site.sweep_to_end("--pack", "4") == 0, site.said()
     wait_until(lambda: not cluster.jobs() and not site.processes(), "everything to end", 30, every_s=LOOK_S)
