@@ -317,6 +317,20 @@ def test_etcd_and_nats_have_a_node_of_their_own_where_the_recipe_gives_them_one(
     assert not any("ratematch packs it" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("more", [{"environment": {}}, {"frontend": {"env": {}}}], ids=["all", "frontend"])
+@pytest.mark.parametrize("schema", [1, 2])
+def test_secrets_of_frontends_are_left_out_and_said(schema: int, more: dict[str, Any]) -> None:
+    """A recipe's ``environment`` is of workers and frontends: a secret in it had the recipe refused."""
+    environment = more["environment"] if "environment" in more else more["frontend"]["env"]
+    environment |= {"HF_TOKEN": "hf_canary4711", "TOKEN_LIMIT": "9"}
+    result = imported(recipe(schema, **more))
+    assert "hf_canary4711" not in repr(result)
+    assert "frontends: HF_TOKEN is a secret and is not copied" in "\n".join(result.notes)
+    _, plan = started(result.text)
+    assert dict(named(plan, "frontend")[0].env)["TOKEN_LIMIT"] == "9"
+    assert ("HF_TOKEN: '***'" in result.text) is ("environment" in more)
+
+
 def test_a_variable_of_the_router_mode_is_the_setting() -> None:
     by_variable = read(recipe(frontend={"env": {"DYN_ROUTER_MODE": "random", "A": "1"}})).dynamo
     assert by_variable is not None and (by_variable.router_mode, by_variable.frontend_env) == ("random", {"A": "1"})

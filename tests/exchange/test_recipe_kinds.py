@@ -429,6 +429,24 @@ def test_each_client_counts_concurrency_in_its_own_way(benchmark: dict[str, Any]
     assert recipe.osl_ratio == (0.8 if benchmark.get("use_nv_sa_benchmark") is True and not both else 1.0)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "cluster"),
+    [(["GB200"], None), (["GB200", "GB300"], "gb300-nvl72"), (["NoSuch"], "gb200-nvl72"), ([7], "gb200-nvl72")],
+)
+def test_a_configuration_of_performance_tests_names_model_and_gpu_beside(
+    gpus: list[Any], cluster: str | None
+) -> None:
+    config = invented.trtllm_config(*invented.usual_pair("DEP4", "DEP8"))
+    config["environment"]["model_path"] = "<model_path>"
+    with pytest.raises(RecipeError, match=r"environment\.model_path .* names no model"):
+        import_recipes([write(config | {"metadata": {"model_dir_name": 5}})], Choices(cluster="gb200-nvl72"))
+    metadata = {"model_dir_name": "DeepSeek-R1-0528-FP4-v2", "supported_gpus": gpus, "benchmark_type": "1k1k"}
+    imported = import_recipes([write(config | {"metadata": metadata})], Choices(cluster=cluster))
+    assert "\nmodel: deepseek-r1  # DeepSeek-R1-0528-FP4-v2, metadata.model_dir_name" in imported.text
+    assert f"\ncluster: {cluster or 'gb200-nvl72'} " in imported.text
+    assert ("metadata.supported_gpus" in imported.text) == (cluster is not None)
+
+
 # ------------------------------------------------------------------------------------------------ nodes and profiles
 
 

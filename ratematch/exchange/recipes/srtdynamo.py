@@ -15,7 +15,7 @@ from ratematch.exchange.recipes.dynamostack import DynamoStack, NamedRelease
 from ratematch.exchange.recipes.reader import Reader, Unsupported, shown
 from ratematch.exchange.recipes.recipe import Servers, read_environment
 from ratematch.plan.deployment import Options
-from ratematch.plan.secret import masked
+from ratematch.plan.secret import MASK, masked
 
 MOST_FRONTENDS = 10
 """The head node's and ``num_additional_frontends`` (9 unless given): what srt-slurm starts at most."""
@@ -57,6 +57,20 @@ def without_start(environment: Mapping[str, str], place: str, notes: list[str]) 
     return {name: value for name, value in environment.items() if name not in (*OF_A_START, *PLANE_VARIABLES)}
 
 
+def _without_secrets(environment: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """``environment`` of the frontends without its secrets, for which a sweep has no place there, and a note of them.
+
+    Workers take theirs from where the sweep is started; a recipe's ``environment`` is of both.
+    """
+    secrets = [name for name, value in masked(environment).items() if value == MASK]
+    if secrets:
+        notes.append(
+            f"frontends: {', '.join(secrets)} is a secret and is not copied; where they need it, set it under "
+            "environment of the cluster profile"
+        )
+    return {name: value for name, value in environment.items() if name not in secrets}
+
+
 def read_stack(
     reader: Reader, schema: int, servers: list[Servers], nodes: int, notes: list[str]
 ) -> tuple[DynamoStack, list[Unsupported]]:
@@ -76,7 +90,7 @@ def read_stack(
         nginx=nginx,
         router_mode=None if mode is None else str(mode),
         frontend_args=args,
-        frontend_env=masked(without_start(environment, "frontend.env", notes)),
+        frontend_env=_without_secrets(without_start(environment, "frontend.env", notes), notes),
         worker_args=_published(reader, schema),
         discovery=_discovery(reader, everywhere, args),
         request_plane=planes[0] or "tcp",

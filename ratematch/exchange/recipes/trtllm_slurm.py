@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from ratematch.errors import CatalogError
 from ratematch.exchange.recipes.reader import Reader
 from ratematch.exchange.recipes.recipe import (
     MOST_GPUS,
@@ -15,6 +16,7 @@ from ratematch.exchange.recipes.recipe import (
     read_mapping,
     version_in_image,
 )
+from ratematch.inputs.catalog import load_gpu
 from ratematch.plan.deployment import Role
 from ratematch.plan.located import Located
 from ratematch.plan.secret import masked
@@ -29,6 +31,7 @@ REASONS = {
     "environment": "nothing is built or installed before a launch",
     "profiling": "servers are measured without a profiler",
     "accuracy": "accuracy is not measured",
+    "metadata": "it tells tests what to run where",
     "benchmark.mode": "a deployment written out is measured end to end",
     "benchmark.dataset_file": "prompts are random token ids of exact length",
     "benchmark.streaming": "answers are always streamed",
@@ -62,7 +65,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     aiperf, ratio = _read_client(reader, notes)
     if reader.section("benchmark").get("mode", "e2e") == "e2e":
         reader.take("benchmark", "mode")
-    model = reader.take_text("environment", "model_path")
+    model, gpu, named_by = _read_subject(reader)
     image = reader.peek_text("environment", "container_image")
     # A wheel is installed over what the image holds.
     wheel = (reader.peek_text("environment", "trtllm_wheel_path") or "").rpartition("/")[2]
@@ -73,7 +76,7 @@ def read_trtllm_config(located: Located) -> Recipe | None:
     times = 1 if aiperf else gen.instances
     product = f" x {times} generation servers" if times > 1 else ""
     origins = {
-        "model": reader.origin("environment", "model_path"),
+        "model": reader.origin(*named_by),
         "version": reader.origin("environment", "trtllm_wheel_path"),
         "container": reader.origin("environment", "container_image"),
         "cluster": reader.origin("hardware", "gpus_per_node"),
@@ -84,10 +87,10 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         name=located.source.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"),
         source=located.source,
         kind=KIND,
-        model=None if model and model.startswith("<") else model,
+        model=model,
         images=() if image is None else (image,),
         version=version_in_image(wheel),
-        gpu=None,
+        gpu=gpu,
         gpus_per_node=per_node,
         servers=tuple(servers),
         isl=isl,
@@ -101,6 +104,34 @@ def read_trtllm_config(located: Located) -> Recipe | None:
         unsupported=reader.unsupported(REASONS),
         notes=tuple(notes),
     )
+
+
+def _read_subject(reader: Reader) -> tuple[str | None, str | None, tuple[str, str]]:
+    """The model, the type of GPU, and where the model is named.
+
+    Files of its performance tests leave the path of the model and the partition to whoever runs them, and name the
+    folder of the checkpoint and the GPUs in ``metadata`` instead.
+    """
+    metadata = reader.section("metadata")
+    gpu = _only_gpu(metadata.get("supported_gpus"))
+    if gpu is not None:
+        reader.take("metadata", "supported_gpus")
+    model = reader.take_text("environment", "model_path")
+    if not (model and model.startswith("<")):
+        return model, gpu, ("environment", "model_path")
+    if isinstance(metadata.get("model_dir_name"), str):
+        return reader.take_text("metadata", "model_dir_name"), gpu, ("metadata", "model_dir_name")
+    return None, gpu, ("environment", "model_path")
+
+
+def _only_gpu(names: Any) -> str | None:
+    """The known type that a list of one names."""
+    if not (isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)) or "/" in names[0]:
+        return None
+    try:
+        return load_gpu(names[0]).name
+    except CatalogError:
+        return None
 
 
 def _read_client(reader: Reader, notes: list[str]) -> tuple[bool, float]:
