@@ -41,9 +41,12 @@ from ratematch.simulate.timeline import Timeline
 
 Z95 = 1.96
 SECONDS, LEAST_REQUESTS, MOST_REQUESTS = 120.0, 2000, 10_000
-"""Of a run in virtual time: so long; at least so many that 20 are beyond the 99th percentile; at most these."""
+"""Of a run in virtual time: so long; at least so many that 20 are beyond the 99th percentile; these do."""
 FILLING = 2.0
 """Times the time of one request before its requests count: servers are full by then."""
+LASTING = 3.0
+"""Times the time of one request that the counted ones are sent for, however many they are: in less, more arrive than
+end (no rate can be taken in the first one and a half), and a deployment that keeps up seems overloaded."""
 MOST_RUNS = 8
 
 
@@ -168,8 +171,8 @@ def _runs(sweep: Sweep, workload: Workload, question: Question, smallest: tuple[
         yield run
         if not run.broken:
             return
-        slow_ctx = any("TTFT" in reason for reason in run.broken)
-        slow_gen = any("TPOT" in reason for reason in run.broken)
+        slow_ctx = any(reason.startswith("TTFT ") for reason in run.broken)
+        slow_gen = any(reason.startswith("TPOT ") for reason in run.broken)
         if not slow_ctx and not slow_gen:
             return  # something else, which more servers do not mend
         ctx, gen = ctx + slow_ctx, gen + slow_gen
@@ -189,7 +192,8 @@ def _run(
 
 
 def _load(req_s: float, seconds_each: float) -> Rate:
-    requests = min(MOST_REQUESTS, max(LEAST_REQUESTS, math.ceil(SECONDS * req_s)))
+    usual = min(MOST_REQUESTS, math.ceil(SECONDS * req_s))
+    requests = max(LEAST_REQUESTS, usual, math.ceil(LASTING * seconds_each * req_s))
     return Rate(req_s, requests, warmup=math.ceil(FILLING * seconds_each * req_s))
 
 
