@@ -73,7 +73,7 @@ class Sized:
     ``low`` and ``high``: GPUs of the smallest one if all servers were as fast, or as slow, as 95 % of them are at
     most; ``None``: then none keeps the limits. ``runs``: deployments in virtual time, the last one is the answer
     where it keeps all limits. ``aggregated``: label and GPUs of the fewest aggregated servers, without any queue: no
-    fewer do; ``None`` where none keeps the limits.
+    fewer do; ``None`` where none keeps the limits. ``lacking``: the stages without any server that was forecast.
     """
 
     workload: str
@@ -82,6 +82,7 @@ class Sized:
     high: int | None
     runs: tuple[Run, ...]
     aggregated: tuple[str, int] | None
+    lacking: tuple[str, ...] = ()
 
     @property
     def answer(self) -> Run | None:
@@ -124,9 +125,15 @@ def size_sweep(
                 high=_gpus(found[-Z95]),
                 runs=runs,
                 aggregated=_aggregated(prediction.rows, workload, question),
+                lacking=_lacking(prediction.rows, workload),
             )
         )
     return Sizing(question, tuple(sized), prediction)
+
+
+def _lacking(rows: Sequence[Measured], workload: Workload) -> tuple[str, ...]:
+    there = {row.experiment.stage for row in select_workload(rows, workload)}
+    return tuple(stage for stage in ("ctx", "gen") if stage not in there)
 
 
 def _gpus(found: Sequence[tuple[Pair, ServingPlan]]) -> int | None:

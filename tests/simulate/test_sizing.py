@@ -98,6 +98,19 @@ def test_it_is_said_what_was_predicted_what_was_simulated_and_how_sure(tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        (("gen=null", "e2e=null"), "no gen server of the sweep"),
+        (("workloads=[{isl: 4096, osl: 128, turns: 3}]",), "no ctx server and no gen server of the sweep"),
+    ],
+)
+def test_servers_without_a_forecast_are_named(tmp_path: Path, keys: tuple[str, ...], why: str) -> None:
+    more = [word for key in keys for word in ("--set", key)]
+    code, out, _ = read(tmp_path, "size", str(SWEEP), *OPTIONS[:4], *OPTIONS[6:], *more, "--request-rate", "6")
+    assert code == 0 and f": no answer: {why} can be forecast for it" in out
+
+
+@pytest.mark.parametrize(
     ("options", "why"),
     [
         (("--request-rate", "6", "--isl", "100"), "give both"),
