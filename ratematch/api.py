@@ -26,7 +26,7 @@ from ratematch.match.points import Analysis, WorkloadAnalysis
 from ratematch.match.question import Question
 from ratematch.match.recommend import TARGETS, recommend_all
 from ratematch.measure.measured import Measured
-from ratematch.plan.load import Constraints, Percentile
+from ratematch.plan.load import Constraints, Percentile, TtftOf
 from ratematch.report import pictures
 from ratematch.show.picture import Picture
 from ratematch.show.plots.cdfs import picture_cdf, picture_slip
@@ -119,13 +119,14 @@ def match_results(
     percentile: Percentile | None = None,
     max_gpus: int | None = None,
     calibrate: bool = False,
+    ttft_of: TtftOf | None = None,
 ) -> Analysis:
     """Fronts, plans, gaps and speed-ups of ``results``; limits that are given replace the sweep's.
 
     Raises:
         ResultsError: emulated and real results in one folder.
     """
-    question = Question(ttft_ms, tpot_ms, percentile, max_gpus or None, calibrate)
+    question = Question(ttft_ms, tpot_ms, percentile, max_gpus or None, calibrate, ttft_of=ttft_of)
     return analyze.analyze_inputs(results.inputs.asking(question))
 
 

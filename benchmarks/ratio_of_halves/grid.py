@@ -9,23 +9,32 @@ from itertools import pairwise
 
 import numpy as np
 
-from ratematch.match.analysis import analyze_workload
+from ratematch.match.analysis import analyze_workload, find_pairs
+from ratematch.match.figures import collect_figures
 from ratematch.match.matching import list_cells
+from ratematch.match.pairs import put_in_service
 from ratematch.match.question import Question
 from ratematch.measure.measured import Measured
+from ratematch.plan.load import Constraints, TtftOf
 from ratematch.plan.parallelism import parse_mapping
 
 from .cases import Case
-from .halves import measure_halves, measure_whole
+from .halves import life_s, measure_halves, measure_whole
 
 SPEEDS = 5
 """Speeds that are asked for, between those of a full and of an almost empty gen server, beside none at all."""
 STEP, LOADS, OVERFULL = 2.0, 7, 1.25
 """Each deployment is run at up to ``LOADS`` concurrencies, each ``STEP`` times the next lower one, up to ``OVERFULL``
 times the slots of its gen servers."""
+APART, NEARER = 2.0, math.sqrt(2)
+"""Loads of the servers alone are so far apart; and in a ladder beside it."""
+HALVINGS, NEAR = 4, 1.05
+"""Between two loads on either side of a TTFT limit further ones are run, so often or until they are so near."""
 BUDGETS = (0.5, 0.75, 1.0)
 TTFT_OF_CTX = (2.0, 8.0)
 """TTFT limits, in times of what the context server takes with one prompt alone."""
+OVERRUN = 0.95
+"""Above this share of what context servers sustain TTFT is whatever concurrency makes of it."""
 ALIKE = 0.005
 """Deployments that differ by less are equally good: a longer run, or another seed, changes as much."""
 
@@ -74,26 +83,64 @@ class Answer:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A case in virtual time: servers alone, and every whole deployment that is no copy of a smaller one."""
+    """A case in virtual time: servers ``alone``, at loads ``APART`` and ``nearer`` to each other, and every ``whole``
+    deployment that is no copy of a smaller one."""
 
     case: Case
     alone: tuple[Measured, ...]
     whole: dict[Counts, tuple[At, ...]]
+    nearer: tuple[Measured, ...] = ()
 
     def gpus(self, counts: Counts) -> int:
         return counts[0] * parse_mapping(self.case.ctx).gpus + counts[1] * parse_mapping(self.case.gen).gpus
 
 
-def simulate_case(case: Case) -> Simulated:
-    """Everything of a case that answers need."""
-    alone = measure_halves(case)
+def simulate_case(case: Case, *, at_once: bool = False) -> Simulated:
+    """Everything of a case that answers need. ``at_once``: the slots of deployments start together, which leaves
+    waves for as long as a run takes; else spread over a request's life, as requests that know nothing of others."""
+    alone = measure_halves(case, APART)
     ctx, gen = parse_mapping(case.ctx), parse_mapping(case.gen)
     cells = [cell for cell in list_cells(ctx.gpus, gen.gpus, case.budget) if math.gcd(*cell) == 1]
     whole = {}
     for x, y in cells:
-        rows = measure_whole(case, x, y, _concurrencies(case.gen_batch * gen.dp_ranks * y, y))
+        concurrencies = _concurrencies(case.gen_batch * gen.dp_ranks * y, y)
+        if at_once:
+            rows = measure_whole(case, x, y, concurrencies)
+        else:
+            rows = _measure_spread(case, alone, (x, y), concurrencies)
         whole[x, y] = tuple(_at(row, x * ctx.gpus + y * gen.gpus) for row in rows if row.measurement.valid)
-    return Simulated(case, tuple(alone), whole)
+    return Simulated(case, tuple(alone), whole, () if at_once else tuple(measure_halves(case, NEARER)))
+
+
+def _measure_spread(
+    case: Case, alone: Sequence[Measured], counts: Counts, concurrencies: Sequence[int]
+) -> list[Measured]:
+    """A deployment whose slots start one after another, at these loads and between those around each TTFT limit."""
+    x, y = counts
+
+    def measure(loads: Sequence[int]) -> dict[int, Measured]:
+        rows = measure_whole(case, x, y, loads, [life_s(alone, n / y) for n in loads])
+        return dict(zip(loads, rows, strict=True))
+
+    found = measure(concurrencies)
+    for limit_ms in (times * _ttft_alone_ms(alone) for times in TTFT_OF_CTX):
+        for _ in range(HALVINGS):
+            late = {n: _ttft_ms(found[n]) > limit_ms for n in sorted(found)}
+            around = [(low, high) for low, high in pairwise(late) if late[high] and not late[low]]
+            middle = round(math.sqrt(around[-1][0] * around[-1][1])) if around else 0
+            if not around or middle in around[-1] or around[-1][1] < NEAR * around[-1][0]:
+                break
+            found |= measure([middle])
+    return [found[n] for n in sorted(found)]
+
+
+def _ttft_ms(row: Measured) -> float:
+    return row.measurement.ttft_ms.mean if row.measurement.ttft_ms else math.inf
+
+
+def _ttft_alone_ms(alone: Sequence[Measured]) -> float:
+    """TTFT of a ctx server with one prompt."""
+    return next(_ttft_ms(row) for row in alone if row.experiment.stage == "ctx")
 
 
 def _concurrencies(slots: int, least: int) -> list[int]:
@@ -112,20 +159,20 @@ def questions(done: Simulated, ttft_of_ctx: float | None = None) -> list[Target]
     case, gens = done.case, [row for row in done.alone if row.experiment.stage == "gen"]
     speeds = [1000 / row.measurement.tpot_ms.mean for row in gens if row.measurement.tpot_ms]
     between = np.geomspace(min(speeds), max(speeds), SPEEDS + 2)[1:-1].tolist()
-    first = next(row.measurement.ttft_ms for row in done.alone if row.experiment.stage == "ctx")
-    limit = ttft_of_ctx * first.mean if ttft_of_ctx is not None and first is not None else None
+    limit = None if ttft_of_ctx is None else ttft_of_ctx * _ttft_alone_ms(done.alone)
     least = done.gpus((1, 1))
     budgets = sorted({max(least, round(case.budget * share)) for share in BUDGETS})
     return [Target(gpus, speed, limit) for gpus in budgets for speed in (0.0, *between)]
 
 
-def answer(done: Simulated, target: Target) -> Answer | None:
-    """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits."""
+def answer(done: Simulated, target: Target, ttft_of: TtftOf = "deployment", *, nearer: bool = False) -> Answer | None:
+    """What matching answers, and what the grid does; ``None`` where one has no deployment that keeps the limits.
+    ``ttft_of``: what matching holds its TTFT limit against. ``nearer``: it has loads nearer to each other."""
     most = {counts: read(at, target) for counts, at in done.whole.items() if done.gpus(counts) <= target.gpus}
     tpot_ms = 1000 / target.tok_s_user if target.tok_s_user else None
     workload = done.alone[-1].experiment.workload
-    question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0)
-    plans = analyze_workload(done.alone, workload, question).rate_matched
+    question = Question(target.ttft_ms, tpot_ms, max_gpus=target.gpus, draws=0, ttft_of=ttft_of)
+    plans = analyze_workload(done.nearer if nearer else done.alone, workload, question).rate_matched
     highest = max(most.values())
     if not plans or not highest:
         return None
@@ -167,3 +214,30 @@ def apart(done: Simulated, gpus: int, one: Counts, other: Counts) -> int:
         for k in range(1, gpus // done.gpus(other) + 1)
     ]  # fmt: skip
     return min(abs(j * one[0] - k * other[0]) + abs(j * one[1] - k * other[1]) for j, k in copies)
+
+
+@dataclass(frozen=True)
+class Ttft:
+    """Mean TTFT of a whole deployment at one load, as predicted from its halves at its rate, over that simulated.
+    ``ctx_load``: its rate over the most that its context servers sustain. ``one_length``: of all requests."""
+
+    ctx_load: float
+    ratio: float
+    one_length: bool
+
+
+def predict_ttfts(done: Simulated) -> list[Ttft]:
+    """Every load of a case that leaves slots of gen free and at which context servers are not overrun: there the rate
+    does not tell how many wait."""
+    case, constraints = done.case, Constraints(ttft_ms=1.0, ttft_of="deployment")
+    (pair,) = put_in_service(find_pairs(collect_figures(done.alone, constraints)[0], constraints), constraints)
+    assert pair.in_service is not None
+    slots = case.gen_batch * parse_mapping(case.gen).dp_ranks
+    most, found = pair.ctx.rates.curve.max_rate, []
+    for (x, y), curve in done.whole.items():
+        for at in curve:
+            req_s = at.tok_s_gpu * done.gpus((x, y)) / pair.gen.osl
+            if at.concurrency < slots * y and req_s < OVERRUN * x * most:
+                ttft_s = pair.in_service.ttft_s(np.array([req_s]), np.array([x]), np.array([y]))[0]
+                found.append(Ttft(req_s / x / most, 1000 * ttft_s / at.ttft_ms, case.length_ratio == 1))
+    return found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from benchmarks.real_deployments.simulated import CLUSTERS, bare_sweep
 from ratematch.analysis.rows import find_layout
@@ -26,6 +29,8 @@ from ratematch.simulate.timeline import Timeline
 from .cases import Case
 
 REQUESTS_PER_SLOT, LEAST_REQUESTS = 5, 64
+LEAST_OF_WHOLE = 256
+"""Requests of a whole deployment at least: of fewer the mean TTFT is one draw of many."""
 FULL_STEPS, STEP_TOKENS = 4, 8192
 """Prompts in flight of a context server at most, in steps of all its ranks: with more, more only wait."""
 STREAM_INTERVAL = 20
@@ -42,9 +47,9 @@ def workload_of(case: Case, sweep: Sweep) -> Workload:
     return Workload(case.isl, case.osl, case.length_ratio, case.length_ratio, precision=precision)
 
 
-def _ladder(most: int) -> list[int]:
-    """Powers of two up to ``most``, and ``most``."""
-    return sorted({*(1 << k for k in range(most.bit_length())), most})
+def _ladder(most: int, step: float) -> list[int]:
+    """Powers of ``step`` up to ``most``, and ``most``."""
+    return sorted({*(round(step**k) for k in range(1 + int(math.log(most, step)))), most})
 
 
 def _group(case: Case, role: Role, instances: int) -> ServerGroup:
@@ -55,17 +60,17 @@ def _group(case: Case, role: Role, instances: int) -> ServerGroup:
     return ServerGroup(role, mapping, instances, case.mtp, case.gen_batch, options=options)
 
 
-def _load(concurrency: int) -> Concurrency:
-    return Concurrency(concurrency, max(LEAST_REQUESTS, REQUESTS_PER_SLOT * concurrency))
+def _load(concurrency: int, least: int = LEAST_REQUESTS, stagger_s: float = 0.0) -> Concurrency:
+    return Concurrency(concurrency, max(least, REQUESTS_PER_SLOT * concurrency), stagger_s=stagger_s)
 
 
-def measure_halves(case: Case) -> list[Measured]:
-    """The context server alone and the generation server alone, each over a ladder of loads."""
+def measure_halves(case: Case, step: float) -> list[Measured]:
+    """The context server alone and the generation server alone, each over a ladder of loads ``step`` apart."""
     sweep = sweep_of(case)
     workload = workload_of(case, sweep)
     ctx, gen = _group(case, "ctx", 1), _group(case, "gen", 1)
-    prompts = _ladder(FULL_STEPS * max(1, STEP_TOKENS // case.isl) * ctx.mapping.dp_ranks)
-    slots = _ladder(case.gen_batch * gen.mapping.dp_ranks)
+    prompts = _ladder(FULL_STEPS * max(1, STEP_TOKENS // case.isl) * ctx.mapping.dp_ranks, step)
+    slots = _ladder(case.gen_batch * gen.mapping.dp_ranks, step)
     one_token = replace(workload, osl=1, osl_ratio=1.0)
     return [
         *_measure(experiment_of(sweep, "ctx", Deployment(ctx=ctx), one_token, _loads(prompts)), sweep),
@@ -73,12 +78,33 @@ def measure_halves(case: Case) -> list[Measured]:
     ]
 
 
-def measure_whole(case: Case, x: int, y: int, concurrencies: Sequence[int]) -> list[Measured]:
-    """``x`` context and ``y`` generation servers together, at each of ``concurrencies``."""
+def measure_whole(
+    case: Case, x: int, y: int, concurrencies: Sequence[int], lives_s: Sequence[float] | None = None
+) -> list[Measured]:
+    """``x`` context and ``y`` generation servers together, at each of ``concurrencies``. ``lives_s``: the time over
+    which the slots of each start; ``None``: all at once."""
     sweep = sweep_of(case)
     deployment = Deployment(ctx=_group(case, "ctx", x), gen=_group(case, "gen", y))
-    workload = workload_of(case, sweep)
-    return _measure(experiment_of(sweep, "e2e", deployment, workload, _loads(concurrencies)), sweep)
+    if lives_s is None:
+        loads = _loads(concurrencies)
+    else:
+        loads = tuple(_load(n, LEAST_OF_WHOLE, life_s) for n, life_s in zip(concurrencies, lives_s, strict=True))
+    return _measure(experiment_of(sweep, "e2e", deployment, workload_of(case, sweep), loads), sweep)
+
+
+def life_s(alone: Sequence[Measured], concurrency: float) -> float:
+    """How long a request of a deployment lives that waits for nobody, ``concurrency`` of them in each gen server, s:
+    TTFT of a prompt alone, and its tokens at the TPOT that the gen server has alone."""
+    ttft_ms, lives = 0.0, []
+    for row in alone:
+        figures = row.measurement
+        assert isinstance(row.load, Concurrency) and figures.osl_mean
+        if figures.tpot_ms and row.experiment.stage == "gen":
+            lives.append((row.load.concurrency, figures.osl_mean * figures.tpot_ms.mean))
+        elif figures.ttft_ms and row.load.concurrency == 1:
+            ttft_ms = figures.ttft_ms.mean
+    loads, values = (np.array(column) for column in zip(*sorted(lives), strict=True))
+    return (ttft_ms + float(np.interp(concurrency, loads, values))) / 1000
 
 
 def _loads(concurrencies: Sequence[int]) -> tuple[Load, ...]:

@@ -147,7 +147,7 @@ def _inputs(
         raise ResultsError(f"{results.path}: no load can be used; `ratematch verify` lists why; first: {lines[0]}")
     if not measured:
         raise ResultsError(f"{results.path}: no load is measured yet; run `ratematch sweep` again to go on")
-    limits = Question(kept.ttft_ms, kept.tpot_ms, kept.percentile, kept.max_gpus)
+    limits = Question.of(kept.constraints, kept.max_gpus)
     sweep = replace(limits, gpus_per_node=find_gpus_per_node(stored))
     filled_in = question.filled_in(sweep)
     measured = with_one_name(measured)

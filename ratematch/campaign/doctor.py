@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +153,26 @@ def _output(argv: Sequence[str]) -> str:
     return done.stdout + done.stderr
 
 
+def _others(cluster: Cluster, engine: str) -> str:
+    """Which other engines are on this machine, in words."""
+    there = [name for name in ENGINES if name != engine and _is_here(name, cluster)]
+    return f" ({', '.join(there)} {'is' if len(there) == 1 else 'are'} here: name it with --engine)" if there else ""
+
+
+def _is_here(engine: str, cluster: Cluster) -> bool:
+    known = find_engine(engine)
+    command = known.command(cluster)
+    if shutil.which(command[0]) is None:
+        return False
+    # A word such as python3 is everywhere: what it is to start must say that it is there.
+    commands = known.local_commands(command)
+    return not commands or all(each.ok for each in known.judge_probe(_answers(commands)))
+
+
+def _answers(commands: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {name: _output(argv) for name, argv in commands.items()}
+
+
 def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
     known = find_engine(engine)
     program = known.command(cluster)[0]
@@ -162,15 +182,13 @@ def _cluster(cluster: Cluster, engine: str) -> list[Finding]:
         Finding(
             f"cluster {cluster.name}",
             True,
-            f"{cluster.nodes} nodes x {cluster.gpus_per_node} {cluster.gpu}, {kind}",
+            f"{cluster.nodes} node{'s' if cluster.nodes > 1 else ''} x {cluster.gpus_per_node} {cluster.gpu}, {kind}",
         )
     ]
     # In a container, or where jobs run elsewhere, only the nodes can tell: --probe asks one.
     if cluster.emulated or runs_here(cluster):
-        others = [name for name in ENGINES if name != engine and shutil.which(find_engine(name).command(cluster)[0])]
-        here = f" ({', '.join(others)} is here: name it with --engine)" if others else ""
-        missing = f"{program} is not on PATH; set `command` in the profile{here}"
+        missing = "" if where else f"{program} is not on PATH; set `command` in the profile{_others(cluster, engine)}"
         checks.append(Finding("engine command", where is not None, where or missing))
         if where is not None and (commands := known.local_commands(known.command(cluster))):
-            checks += known.judge_probe({name: _output(argv) for name, argv in commands.items()})
+            checks += known.judge_probe(_answers(commands))
     return checks

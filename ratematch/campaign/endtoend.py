@@ -105,7 +105,7 @@ def choose(
             minutes += cluster.start_minutes + len(concurrencies) * cluster.load_minutes
         return deployment.gpus * minutes / 60
 
-    question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus)
+    question = Question.of(limits, sweep.max_gpus)
     links = find_links(measured) if measured else None
     if links is not None and links.costs is None:
         links = None  # nothing is known that tells deployments apart

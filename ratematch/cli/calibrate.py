@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ratematch.cli.group import echo, main, print_json, stdout_console
 from ratematch.cli.options import GIVEN, PATH, cluster_option, json_option, set_option
+
+if TYPE_CHECKING:
+    from ratematch.plan.model import Model
+    from ratematch.simulate.calibration import Calibration
+
+
+def _carry_over(calibration: Calibration, measured: Model, wanted: str) -> Calibration:
+    """``calibration`` for the model that ``wanted`` names."""
+    from ratematch.errors import UserError
+    from ratematch.inputs.catalog import load_model
+    from ratematch.simulate.carrying import carry_over
+
+    try:
+        return carry_over(calibration, measured, load_model(wanted))
+    except ValueError as error:
+        raise UserError(f"--for-model: {error}") from None
 
 
 @main.command()
@@ -15,6 +32,12 @@ from ratematch.cli.options import GIVEN, PATH, cluster_option, json_option, set_
 @click.option("--sweep", metavar="SWEEP", help="Of a table: what was measured; its engine, model, GPU and workload.")
 @set_option
 @cluster_option
+@click.option(
+    "--for-model",
+    metavar="NAME|PATH",
+    help="Carry the correction over to this model, whose layers are of the same kinds, on the same GPU in the same "
+    "weight format.",
+)
 @click.option("-o", "--output", type=PATH, help="Write the calibration to this file, for --calibration.")
 @json_option
 def calibrate(
@@ -22,6 +45,7 @@ def calibrate(
     sweep: str | None,
     overrides: tuple[str, ...],
     cluster: str | None,
+    for_model: str | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -36,9 +60,11 @@ def calibrate(
     \b
     Example:
         ratematch calibrate results/h200-qwen3-8b -o h200-qwen3-8b.json
+        ratematch calibrate results/h200-qwen3-8b --for-model qwen3-32b -o h200-qwen3-32b.json
         ratematch calibrate rates.csv --sweep deepseek-r1 -o gb200.json
     """
     from ratematch.errors import UserError
+    from ratematch.inputs.catalog import model_of
     from ratematch.inputs.find import read_sweep
     from ratematch.inputs.ratetable import MOST_BYTES, read_rates
     from ratematch.inputs.textfile import read_text_file
@@ -64,6 +90,8 @@ def calibrate(
     else:
         speeds = speeds_in(Results.open(measured))
     calibration = calibrate_speeds(speeds, str(measured))
+    if for_model is not None:
+        calibration = _carry_over(calibration, model_of(speeds[0].experiment), for_model)
     content = calibration_to_json(calibration)
     if output is not None:
         try:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,9 +23,13 @@ from ratematch.cli.options import (
     Whole,
     json_option,
     percentile_option,
+    ttft_of_option,
 )
 from ratematch.errors import Regression, Untrustworthy, UserError
 from ratematch.plan.numbers import MOST_GPUS, MOST_REQUESTS, brief, parse_number, parse_whole, shorten
+
+if TYPE_CHECKING:
+    from ratematch.match.points import Analysis
 
 Command = Callable[..., Any]
 
@@ -40,6 +44,21 @@ def _read_concurrencies(_: click.Context, option: click.Parameter, value: str | 
     return numbers
 
 
+def _refuse_empty(analysis: Analysis, results: Path, where: str) -> None:
+    """Ends the verb where there is no point on any front, with what is the matter; ``where`` the reasons stand."""
+    workloads = analysis.workloads
+    if any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in workloads):
+        return
+    if any(workload.left_out or workload.measured or workload.plans for workload in workloads):
+        raise Untrustworthy(f"{results}: no valid point is left; {where} says why for each load")
+    # Nothing is wrong with what was measured: it is of servers from which no deployment can be made.
+    notes = dict.fromkeys(note for workload in workloads for note in workload.notes if note.startswith("no "))
+    more = (
+        "; --max-gpus plans larger ones" if any(note.startswith("no deployment of up to") for note in notes) else ""
+    )
+    raise Untrustworthy(f"{results}: its loads are valid, and no point follows from them: {'; '.join(notes)}{more}")
+
+
 OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 
 
@@ -47,6 +66,7 @@ OBJECTIVES = ("per_used_gpu", "per_allocated_gpu", "tok_s_in_budget")
 @click.argument("results", type=GIVEN)
 @click.option("-o", "--output", type=PATH, help="Folder for tables and plots [default: RESULTS/report].")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @percentile_option
 @click.option("--max-gpus", type=GPUS, help="Largest deployment to plan, instead of the sweep's.")
@@ -125,17 +145,18 @@ def pareto(
     analysis = analyze.analyze_inputs(inputs)
     # The picture people came for stands last, where the eye ends.
     drawn = [path for picture in pictures.draw_pictures(opened, inputs, analysis) for path in picture.save(folder)]
-    written = [*write_tables(analysis, folder), *reversed(drawn)]
+    tables = write_tables(analysis, folder)
     if as_json:
         print_json(analysis_to_json(analysis))
     else:
         print_analysis(analysis, stdout_console())
         limits = describe_limits(inputs.constraints)
         print_details(analysis, stdout_console(), request_rate=question.request_rate, limits=limits)
-        for path in written:
-            echo(str(path))
-    if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
-        raise Untrustworthy(f"{results}: no valid point is left; the table above says why for each load")
+        echo(f"{folder}: {', '.join(path.name for path in tables)}; plots, each as .png, .svg and .csv:")
+        for path in reversed(drawn):
+            if path.suffix == ".png":
+                echo(str(path))
+    _refuse_empty(analysis, results, "the table above")
 
 
 @main.command()
@@ -145,6 +166,7 @@ def pareto(
     "--at", metavar="TOK/S/USER", help="Recommend for these, e.g. 20,50 [default: the TPOT limit, else 20,50,100]."
 )
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweep's.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweep's.")
 @percentile_option
 @click.option("--notebook", is_flag=True, help="Also executed copies of the notebooks, beside the page.")
@@ -184,8 +206,7 @@ def report(
         for path in write_executed(results, page.parent):
             echo(str(path))
     echo(str(page))
-    if not any(workload.rate_matched or workload.end_to_end or workload.ifb for workload in analysis.workloads):
-        raise Untrustworthy(f"{results}: no valid point is left; the page says why for each load")
+    _refuse_empty(analysis, results, "the page")
 
 
 @main.command()
@@ -196,6 +217,7 @@ def report(
 )
 @click.option("-o", "--output", type=PATH, help="Folder for pictures of both fronts.")
 @click.option("--ttft-ms", type=MS, help="TTFT limit instead of the sweeps'.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="TPOT limit instead of the sweeps'.")
 @percentile_option
 @json_option
@@ -263,7 +285,8 @@ def parse_share(text: str) -> float:
 @click.option("--gpus-per-node", type=GPUS, help="Pack instances on nodes of this size.")
 @click.option("--nodes", type=NODES, help="Most nodes; needs --gpus-per-node.")
 @click.option("--share-nodes/--no-share-nodes", default=False, help="May ctx and gen stand on one node?")
-@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row.")
+@click.option("--ttft-ms", type=MS, help="Most TTFT of a ctx or ifb row, or of plans in service.")
+@ttft_of_option
 @click.option("--tpot-ms", type=MS, help="Most TPOT of a plan, after throttling.")
 @click.option(
     "--objective",

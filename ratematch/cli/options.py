@@ -134,6 +134,12 @@ def _read_percentile(_: click.Context, __: click.Parameter, value: str | None) -
     return int(value) if value and value.isdecimal() else value
 
 
+ttft_of_option = click.option(
+    "--ttft-of",
+    type=click.Choice(["ctx", "deployment"]),
+    help="Hold the TTFT limit of plans against a ctx server measured alone, or against requests in service, with the "
+    "queue in front of it [default: the sweep's, else ctx].",
+)
 percentile_option = click.option(
     "--percentile",
     type=click.Choice(["mean", "50", "90", "95", "99"]),

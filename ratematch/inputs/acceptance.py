@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from importlib import resources
 
 import msgspec
-import yaml
 
+from ratematch.engines.ownyaml import read_shipped_yaml
 from ratematch.plan.acceptance import AcceptanceCurve
 from ratematch.plan.model import Model
 
@@ -31,8 +30,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 @cache
 def _entries() -> tuple[_Entry, ...]:
-    text = resources.files("ratematch").joinpath("data", "acceptance.yaml").read_text(encoding="utf-8")
-    return msgspec.convert(yaml.safe_load(text), tuple[_Entry, ...])
+    return msgspec.convert(read_shipped_yaml("ratematch", "data", "acceptance.yaml"), tuple[_Entry, ...])
 
 
 def curves_of(model: str) -> tuple[AcceptanceCurve, ...]:

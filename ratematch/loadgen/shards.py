@@ -52,6 +52,7 @@ from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import RequestSpec, Workload, workload_from_json, workload_to_json
 from ratematch.store.files import write_text
 from ratematch.store.records import write_records
+from ratematch.store.uncollected import freeze_loaded
 
 HEADERS_ENV = "RATEMATCH_LOAD_HEADERS"
 """JSON list of [name, value]: headers reach the senders through their environment and no file."""
@@ -396,5 +397,6 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    freeze_loaded()
     with keep_apart_as_asked() as said:
         run_shard(Path(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_PROCID"]), said)

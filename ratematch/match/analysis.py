@@ -15,9 +15,17 @@ from ratematch.match.gaps import describe_transfer, find_gaps
 from ratematch.match.measuredfront import MeasuredFront, make_front, measure_front
 from ratematch.match.notes import describe_fronts
 from ratematch.match.objective import gpus_on_nodes, per_gpu
-from ratematch.match.openloop import plan_serving
+from ratematch.match.openloop import fewest_aggregated, plan_serving
 from ratematch.match.options import read_ctx_options, read_gen_options
-from ratematch.match.pairs import Bound, Pair, list_bounds, meet_tpot_limit, pair_options, with_posting
+from ratematch.match.pairs import (
+    Bound,
+    Pair,
+    list_bounds,
+    meet_tpot_limit,
+    pair_options,
+    put_in_service,
+    with_posting,
+)
 from ratematch.match.pareto import not_beaten
 from ratematch.match.points import (
     Analysis,
@@ -138,6 +146,7 @@ def analyze_workload(
             *_note_forced(workload),
             *servers.notes,
             *([costly] if costly else []),
+            *_note_aggregated(figures, question),
             *describe_fronts(figures, servers.pairs, frontier, ifb.points, end_to_end.points, question),
         ),
         ties=frontier.ties,
@@ -162,6 +171,18 @@ def _note_forced(workload: Workload) -> list[str]:
     ]
 
 
+def _note_aggregated(figures: Sequence[Figures], question: Question) -> list[str]:
+    """How many aggregated servers the request rate would take: those of ctx and gen alone are half an answer."""
+    fewest = fewest_aggregated(figures, question)
+    if fewest is None:
+        return []
+    servers, gpus = fewest
+    return [
+        f"aggregated serving takes {gpus} GPUs at least for {question.request_rate:g} requests/s: {servers}, each at "
+        "the most that it gives within the limits, without what queues for it"
+    ]
+
+
 @dataclass(frozen=True)
 class PairedServers:
     """ctx and gen servers measured apart, paired. ``calibration``: what end-to-end runs say of them; the pairs are
@@ -183,7 +204,7 @@ def _pair_servers(
     pairs = [replace(pair, in_step=in_step) for pair in find_pairs(figures, question.constraints)]
     notes: list[str] = []
     if links is not None:
-        pairs, notes = add_transfer(pairs, links, question.budget_gpus, question.ttft_ms)
+        pairs, notes = add_transfer(pairs, links, question.budget_gpus, question.constraints)
     calibration = fit_calibration(select_stage(figures, "e2e"), pairs)
     if question.calibrate and calibration is not None:
         if links is not None and calibration.piece_us is not None:
@@ -192,7 +213,8 @@ def _pair_servers(
             pairs = [with_posting(pair, links.posting_s(pair, question.budget_gpus, piece_s)) for pair in pairs]
             calibration = fit_calibration(select_stage(figures, "e2e"), pairs) or calibration
         pairs = apply_calibration(pairs, calibration)
-    return PairedServers(tuple(meet_tpot_limit(pairs, question.constraints)), calibration, tuple(notes))
+    pairs = put_in_service(meet_tpot_limit(pairs, question.constraints), question.constraints)
+    return PairedServers(tuple(pairs), calibration, tuple(notes))
 
 
 def _measure(figures: Sequence[Figures], kind: Kind, stage: Stage, question: Question, seed: int) -> MeasuredFront:

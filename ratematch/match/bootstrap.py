@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ratematch.match.cells import Cells, tabulate_cells
+from ratematch.match.curves import SAME, Floats
 from ratematch.match.matching import Objective
 from ratematch.match.noise import Noise, draw
 from ratematch.match.packing import Packing
-from ratematch.match.solver import SAME, Floats, MatchProblem, Rows
+from ratematch.match.solver import MatchProblem, Rows
 
 DrawnFront = tuple[Floats, Floats]
 """(u, p) of the front of one draw: u strictly ascending, p strictly falling."""
@@ -131,18 +132,23 @@ class _CellTable:
     ctx_best: Floats  # the largest x / denominator among cells of this ratio
 
 
-def _tabulate(cells: Cells, objective: Objective) -> _CellTable:
+def _tabulate(cells: Cells, feeding: Floats, objective: Objective) -> _CellTable | None:
+    """``feeding``: as how many ctx instances the x of each cell count, see :class:`MatchProblem`. ``None`` where none
+    counts."""
+    cells, x = cells.take(feeding > 0), feeding[feeding > 0]
+    if not cells.size:
+        return None
     count: Floats = {
         "per_used_gpu": cells.gpus,
         "per_allocated_gpu": cells.gpus_allocated,
         "tok_s_in_budget": np.ones_like(cells.gpus),
     }[objective].astype(np.float64)
-    order = np.argsort(cells.y / cells.x, kind="stable")
-    ratio = (cells.y / cells.x)[order]
+    order = np.argsort(cells.y / x, kind="stable")
+    ratio = (cells.y / x)[order]
     best = np.maximum.accumulate((cells.y / count)[order])
-    ctx_ratio, owner = np.unique(cells.x / cells.y, return_inverse=True)
+    ctx_ratio, owner = np.unique(x / cells.y, return_inverse=True)
     ctx_best = np.zeros(ctx_ratio.size)
-    np.maximum.at(ctx_best, owner, cells.x / count)
+    np.maximum.at(ctx_best, owner, x / count)
     return _CellTable(ratio, best, ctx_ratio, ctx_best)
 
 
@@ -159,7 +165,7 @@ def draw_fronts(
     """The front of each draw, as (u, p): u strictly ascending, p strictly falling. ``osl``: one, or one a problem."""
     osls = [float(osl)] * len(problems) if isinstance(osl, int | float) else [float(value) for value in osl]
     tables = [
-        _tabulate(cells, objective) if cells.size else None
+        _tabulate(cells, problem.feeding(cells.x, cells.y), objective)
         for problem in problems
         for cells in [tabulate_cells(problem.ctx.gpus, problem.gen.gpus, max_gpus, packing)]
     ]
@@ -256,7 +262,8 @@ def draw_solved(
     ``score``: what its front is ordered by, which tells the GPUs that count: demand x OSL / ``score``. On the front:
     no point of the draw's front with as much u has more.
     """
-    number, x, y = int(rows.pair[k]), int(rows.x[k]), int(rows.y[k])
+    number, y = int(rows.pair[k]), int(rows.y[k])
+    x = float(problem.feeding(rows.x[k : k + 1], rows.y[k : k + 1])[0])
     ctx_index, gen_index = int(rows.ctx_index[k]), int(rows.gen_index[k])
     drawn = _drawn(problem, factors.ctx[number], factors.gen[number])
     req_s = np.minimum(x * drawn.capacities[:, ctx_index], y * drawn.req_s[:, gen_index])

@@ -10,7 +10,7 @@ from ratematch.match.analysis import analyze_workload, find_pairs, select_worklo
 from ratematch.match.feasibility import Links, add_transfer
 from ratematch.match.figures import collect_figures
 from ratematch.match.gain import DIFFERS, Allowance, Picked, RunCandidate, Value, floor_of, like_area, pick
-from ratematch.match.pairs import Pair, deploy
+from ratematch.match.pairs import Pair, deploy, put_in_service
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
 from ratematch.match.points import Point, WorkloadAnalysis, objectives
 from ratematch.match.question import Question
@@ -144,7 +144,8 @@ def choose_end_to_end(
     figures, _ = collect_figures(select_workload(measured, workload), question.constraints)
     found = find_pairs(figures, question.constraints)
     if runs.links is not None:
-        found, _ = add_transfer(found, runs.links.at_isl(workload.isl), question.budget_gpus, question.ttft_ms)
+        found, _ = add_transfer(found, runs.links.at_isl(workload.isl), question.budget_gpus, question.constraints)
+    found = put_in_service(found, question.constraints)
     pairs = {(pair.ctx.source, pair.gen.source): pair for pair in found}
     field = _find_field(analysis, pairs, runs, already or {}, chance)
     area = hypervolume(field.front) if spending.whole is None else spending.whole

@@ -20,11 +20,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ratematch.match.curves import Curve, Reading, latency_at, throttle
+from ratematch.match.curves import Curve, Reading, latency_at, throttle, throttle_all
 from ratematch.match.matching import Gen, Limit, match_rates
 from ratematch.match.noise import Floats
 from ratematch.match.pairs import Pair, before_gen_s
-from ratematch.match.solver import throttle_all
 from ratematch.match.waves import find_wave
 
 STEPS = 40

@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ratematch.match.curves import Bools, Floats
+from ratematch.match.options import own_limit_ms
 from ratematch.match.pairs import Pair, with_posting
-from ratematch.match.solver import Bools, Floats, Rows
+from ratematch.match.solver import Rows
 from ratematch.plan.deployment import ServerGroup
+from ratematch.plan.load import Constraints
 from ratematch.plan.memory import transfer_bytes, transfer_bytes_received
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.parallelism import Parallelism
@@ -128,7 +131,7 @@ def _needed_b_s(rows: Rows, pair: Pair, links: Links) -> list[tuple[str, Floats,
 
 
 def add_transfer(
-    pairs: Iterable[Pair], links: Links, max_gpus: int, ttft_limit_ms: float | None
+    pairs: Iterable[Pair], links: Links, max_gpus: int, constraints: Constraints
 ) -> tuple[list[Pair], list[str]]:
     """Pairs with the KV transfer as their handover, so that it is inside TTFT; and notes on what no longer fits.
 
@@ -142,10 +145,11 @@ def add_transfer(
         moved_s = kv_transfer_s(links, ctx.servers.mapping, gen.mapping, gen.mtp, max_gpus)
         posted_s = links.posting_s(pair, max_gpus)
         seconds = moved_s + posted_s
+        limit_ms = own_limit_ms(constraints, len(ctx.rates.curve.loads))
         kept = [
             k
             for k, ttft_s in enumerate(ctx.ttft_limit_s)
-            if ttft_limit_ms is None or (ttft_s + seconds) * 1000 <= ttft_limit_ms
+            if limit_ms is None or (ttft_s + seconds) * 1000 <= limit_ms
         ]
         if not kept:
             name = f"{ctx.label} + {pair.gen.label}"

@@ -29,8 +29,9 @@ class Figures:
 
     ``tpot_ms`` is 0 when OSL is 1 (no token is decoded), ``ttft_ms`` in gen_only and gen_only_warmed, which have
     none and whose matching needs none. ``ttft_limit_ms`` and ``tpot_limit_ms``: at the percentile that constraints
-    are judged at. ``little``: from the averaged figures. ``layout``, ``decoding``, ``computed_share``: see
-    :class:`Measured`. ``noise``: of the mean rates, ``None`` without repeats and within-run batches.
+    are judged at. ``little``: from the averaged figures. ``tokens_per_step``: of a request, 1 without drafts.
+    ``layout``, ``decoding``, ``computed_share``: see :class:`Measured`. ``noise``: of the mean rates, ``None``
+    without repeats and within-run batches.
     """
 
     experiment: Experiment
@@ -50,6 +51,7 @@ class Figures:
     layout: str = ""
     decoding: float | None = None
     computed_share: float = 0.0
+    tokens_per_step: float = 1.0
 
     @property
     def latency_s(self) -> float:
@@ -144,6 +146,7 @@ def _read(row: Measured, constraints: Constraints) -> Figures:
         layout=row.layout,
         decoding=row.decoding,
         computed_share=row.computed_share,
+        tokens_per_step=m.acceptance_length or 1.0,
     )
 
 
@@ -164,6 +167,7 @@ def _average(group: Sequence[Figures]) -> Figures:
         osl=mean("osl"),
         decoding=None if any(figures.decoding is None for figures in group) else mean("decoding"),
         computed_share=mean("computed_share"),
+        tokens_per_step=mean("tokens_per_step"),
         repeats=len(group),
         warnings=tuple(dict.fromkeys(text for figures in group for text in figures.warnings)),
     )

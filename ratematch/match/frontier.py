@@ -18,6 +18,7 @@ from ratematch.match.bootstrap import (
     draw_solved,
 )
 from ratematch.match.cells import Ints
+from ratematch.match.curves import Floats
 from ratematch.match.feasibility import Links, feasible_rows
 from ratematch.match.noise import interval, interval_about
 from ratematch.match.objective import score_unit
@@ -25,7 +26,7 @@ from ratematch.match.pairs import Pair, row_points, to_problem
 from ratematch.match.points import DrawnFronts, Point
 from ratematch.match.question import Question
 from ratematch.match.sift import Search, sift_best, sift_front
-from ratematch.match.solver import Floats, Rows, front_indices, near_front, solve_rows
+from ratematch.match.solver import Rows, front_indices, near_front, solve_rows
 
 MOST_ROWS = 5000
 """More rows than this are not turned into points: the rest is neither drawn nor chosen."""
@@ -42,6 +43,8 @@ MOST_DRAWN = 200_000
 SHOWN_WITHIN = 0.2
 """Which rows are kept of more: those within this share of the front at their tok/s/user."""
 
+DIGITS = 1e-9
+"""An interval that is no wider than this share of its figure has no width."""
 TIE_CHANCE = 0.05
 """A row off the front that is on it in this share of draws or more is as good within the noise."""
 
@@ -325,12 +328,14 @@ def _draw_row(solved: Solved, k: int, drawn: Drawn) -> RowDraws:
 
 
 def _add_intervals(point: Point, drawn: RowDraws) -> Point:
+    """Where the noise of what limits a row is not known, its draws are all alike: it has no interval then."""
     low, high = interval_about(point.tok_s_gpu, drawn.score)
+    known = high - low > DIGITS * point.tok_s_gpu
     ratio_low, ratio_high = interval(drawn.ratio)
     return replace(
         point,
-        tok_s_gpu_low=low,
-        tok_s_gpu_high=high,
+        tok_s_gpu_low=low if known else None,
+        tok_s_gpu_high=high if known else None,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
         front_chance=drawn.on_front,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ratematch.match.closedloop import operate
+from ratematch.match.closedloop import Operating, operate
 from ratematch.match.noise import Floats, Noise
 from ratematch.match.pairs import Pair
 from ratematch.match.pareto import Front, extract_front, hypervolume, step_at
@@ -147,7 +147,7 @@ def draw_outcomes(candidates: Sequence[RunCandidate], constraints: Constraints, 
         drawn: Outcomes = [[] for _ in range(DRAWS)]
         for number in candidate.concurrencies:
             at = operate(pair, point.ctx, point.gen, number)
-            if constraints.ttft_ms is not None and at.ttft_s * 1000 > constraints.ttft_ms:
+            if constraints.ttft_ms is not None and _ttft_s(pair, point, at) * 1000 > constraints.ttft_ms:
                 continue
             decode = at.tpot_s * pair.gen.rates.tokens_per_request
             share = {"ctx": 1.0, "gen": 0.0}.get(at.limit or "", at.ttft_s / (at.ttft_s + decode))
@@ -157,6 +157,16 @@ def draw_outcomes(candidates: Sequence[RunCandidate], constraints: Constraints, 
                 drawn[k].append((u * float(factor), p * float(factor)))
         outcomes.append(drawn)
     return outcomes
+
+
+def _ttft_s(pair: Pair, point: Point, at: Operating) -> float:
+    """What the TTFT limit is held against: of the requests in service, where it is theirs; and what waits beyond what
+    the deployment sustains."""
+    if pair.in_service is None:
+        return at.ttft_s
+    req_s, x, y = np.array([at.req_s]), np.array([point.ctx]), np.array([point.gen])
+    served_s = float(pair.in_service.ttft_s(req_s, x, y, pair.in_service.percentile)[0])
+    return served_s if at.limit is None else max(served_s, at.ttft_s)
 
 
 def _rel(noises: Sequence[Noise | None]) -> float:

@@ -7,6 +7,7 @@ from math import gcd
 
 from ratematch.match.figures import Figures, select_stage
 from ratematch.match.frontier import MOST_ROWS, SHOWN_WITHIN, Frontier
+from ratematch.match.inservice import GEN_STEPS
 from ratematch.match.measuredfront import may_stand
 from ratematch.match.options import read_ctx_options, read_gen_options
 from ratematch.match.pairs import Pair
@@ -38,9 +39,12 @@ def describe_fronts(
     notes += _describe_missing(figures, question)
     if pairs and not plans:
         limit = f" within TPOT {question.tpot_ms:g} ms" if question.tpot_ms is not None else ""
-        notes.append(f"no deployment of up to {question.budget_gpus} GPUs{limit}")
+        limit += f" with TTFT {question.ttft_ms:g} ms in service" if question.constraints.in_service else ""
+        gpus = "1 GPU" if question.budget_gpus == 1 else f"{question.budget_gpus} GPUs"
+        notes.append(f"no deployment of up to {gpus}{limit}")
     if plans:
         notes.append(_describe_ttft(pairs))
+        notes += describe_queues(pairs, question)
         if all(gcd(point.ctx, point.gen) == 1 for point in plans):
             notes.append("deployments are listed without common divisor: k copies have the same figures per GPU")
     if any(pair.gen.rates.curve.smoothed or pair.ctx.rates.curve.smoothed for pair in pairs):
@@ -72,7 +76,31 @@ def _describe_missing(figures: Sequence[Figures], question: Question) -> list[st
     return notes
 
 
+def describe_queues(pairs: Sequence[Pair], question: Question) -> list[str]:
+    """What a TTFT limit says of queues: nothing where it is held against ctx servers alone; else which ctx servers it
+    cannot be held against in service."""
+    if question.ttft_ms is None or not pairs:
+        return []
+    if not question.constraints.in_service:
+        return [
+            "the TTFT limit is held against ctx servers measured alone: --ttft-of deployment plans with the queue in "
+            "front of them"
+        ]
+    unknown = list(dict.fromkeys(pair.ctx.label for pair in pairs if pair.in_service is None))
+    return [
+        f"ctx {label} was measured at one load, which does not tell how prompts queue: the TTFT limit is held "
+        "against its own TTFT"
+        for label in unknown
+    ]
+
+
 def _describe_ttft(pairs: Sequence[Pair]) -> str:
+    if any(pair.in_service is not None for pair in pairs):
+        return (
+            "rate-matched TTFT is that in service: queue in front of ctx, KV transfer as far as its links are known, "
+            f"and {GEN_STEPS:g} steps of gen; orchestrator and the wait for a slot of gen are not in it"
+        )
+
     handovers = [pair.handover_s * 1000 for pair in pairs]
     bunching = max(pair.bunching for pair in pairs)
     queues = "queueing" if not bunching else f"queueing beyond bunches of {bunching:.0%} of all in flight"

@@ -18,6 +18,7 @@ from statistics import NormalDist
 
 from ratematch.match.curves import Reading, read_rate_at, throttle
 from ratematch.match.feasibility import Links, kv_transfer_s
+from ratematch.match.figures import Figures
 from ratematch.match.pairs import Pair, label_deployment
 from ratematch.match.points import ServingPlan
 from ratematch.match.question import Question
@@ -86,6 +87,27 @@ def _plan(pair: Pair, req_s: float, question: Question, links: Links | None) -> 
             flags=flags,
         )
     return None
+
+
+def fewest_aggregated(figures: Iterable[Figures], question: Question) -> tuple[str, int] | None:
+    """Label (``5 x DEP8, MTP 2``) and GPUs of the fewest aggregated servers that serve the question's request rate.
+
+    Each is taken at the most that it gives within the limits in a closed loop, where nothing queues: no fewer do.
+    ``None`` where none keeps the limits, or no rate is requested.
+    """
+    best: tuple[str, int] | None = None
+    for row in figures:
+        over_ttft = question.ttft_ms is not None and row.ttft_limit_ms > question.ttft_ms
+        over_tpot = question.tpot_ms is not None and row.tpot_limit_ms > question.tpot_ms
+        if row.experiment.stage != "ifb" or question.request_rate is None or over_ttft or over_tpot:
+            continue
+        count = math.ceil(question.request_rate / row.req_s * (1 - 1e-9))
+        gpus = count * row.experiment.deployment.gpus
+        if best is None or gpus < best[1]:
+            group = row.experiment.deployment.groups[-1]
+            drafts = f", MTP {group.mtp}" if group.mtp else ""
+            best = (f"{count} x {group.mapping.label}{drafts}", gpus)
+    return best
 
 
 @dataclass(frozen=True)

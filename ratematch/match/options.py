@@ -66,6 +66,8 @@ class GenOption:
     """Tokens of an answer that the rates do not count, for ctx sends them; 0 where they count all (tables)."""
     computed_share: float = 0.0
     """Share of each prompt that the server computed when it was measured alone, and does not in service."""
+    tokens_per_step: float = 1.0
+    """Tokens that a step gives a request; more than one with drafts, where it is known."""
     at_limit: int | None = None
     """Which point of the curve was not measured, but read where TPOT meets its limit; see
     :func:`ratematch.match.pairs.meet_tpot_limit`."""
@@ -130,8 +132,9 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
             [(row.req_s * row.ttft_ms / 1000 / group.instances, row.req_s / group.instances) for row in rows]
         )
         allowed = []
+        limit_ms = own_limit_ms(constraints, len(curve.loads))
         for row in rows:
-            if constraints.ttft_ms is None or row.ttft_limit_ms <= constraints.ttft_ms:
+            if limit_ms is None or row.ttft_limit_ms <= limit_ms:
                 load = row.req_s * row.ttft_ms / 1000 / group.instances
                 allowed.append(read_ctx_row(curve, load, row.ttft_limit_ms / 1000, row.noise))
         option = CtxOption(
@@ -145,6 +148,15 @@ def read_ctx_options(figures: Iterable[Figures], constraints: Constraints) -> li
         )
         candidates.append((option, allowed))
     return keep_capacities(candidates)
+
+
+def own_limit_ms(constraints: Constraints, loads: int) -> float | None:
+    """The limit of the TTFT that a ctx server had alone, ms; ``None`` where it has none of its own.
+
+    Where a limit is of the whole deployment, so are capacities: what a server sustains with its queue. One that was
+    measured at a single one of ``loads`` does not tell how prompts queue, and is held to the limit as it is.
+    """
+    return None if constraints.in_service and loads > 1 else constraints.ttft_ms
 
 
 def read_ctx_row(curve: Curve[float], load: float, ttft_limit_s: float, noise: Noise | None) -> CtxRow:
@@ -224,6 +236,7 @@ def read_gen_options(figures: Iterable[Figures]) -> list[GenOption]:
                 layout=rows[0].layout,
                 origin=experiment.origin,
                 computed_share=fmean(row.computed_share for row in rows),
+                tokens_per_step=fmean(row.tokens_per_step for row in rows),
             )
         )
     return options

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ratematch.match.cells import Ints
-from ratematch.match.curves import Reading, latency_at, read_rate_at, throttle
+from ratematch.match.ctxqueue import read_steps
+from ratematch.match.curves import Floats, Reading, latency_at, read_rate_at, throttle
+from ratematch.match.inservice import InService
 from ratematch.match.matching import (
     Plan,
     bound_tok_s_gpu,
@@ -18,7 +20,7 @@ from ratematch.match.matching import (
 )
 from ratematch.match.options import CtxOption, GenOption
 from ratematch.match.points import Point
-from ratematch.match.solver import Floats, MatchProblem, Rows
+from ratematch.match.solver import MatchProblem, Rows
 from ratematch.plan.deployment import Deployment, ServerGroup
 from ratematch.plan.experiment import ORIGINS
 from ratematch.plan.load import Constraints
@@ -40,7 +42,8 @@ class Pair:
     ``handover_s``: time before the first token beyond ctx, the KV transfer of one request alone; 0 when nothing is
     known. ``posting_s``: of it while the gen server does nothing else, s. ``bunching``: see
     :mod:`ratematch.match.closedloop`. ``in_step``: all requests are of one length, so that those which begin together
-    end together.
+    end together. ``in_service``: what holds its deployments to a TTFT limit in service; ``None`` where there is no
+    such limit, or nothing is known of how prompts queue.
     """
 
     ctx: CtxOption
@@ -50,6 +53,7 @@ class Pair:
     bunching: float = 0.0
     posting_s: float = 0.0
     in_step: bool = True
+    in_service: InService | None = None
 
 
 def with_posting(pair: Pair, posting_s: float) -> Pair:
@@ -89,7 +93,8 @@ def pair_options(ctx: Sequence[CtxOption], gen: Sequence[GenOption]) -> list[Pai
 
 def to_problem(pair: Pair) -> MatchProblem:
     """The pair as the array solver takes it."""
-    return MatchProblem(pair.ctx.rates, pair.gen.rates, pair.gen.loads, pair.gen.tail, pair.gen.at_limit)
+    gen = pair.gen
+    return MatchProblem(pair.ctx.rates, gen.rates, gen.loads, gen.tail, gen.at_limit, pair.in_service)
 
 
 def meet_tpot_limit(pairs: Iterable[Pair], constraints: Constraints) -> list[Pair]:
@@ -138,6 +143,32 @@ def _meet_limit(gen: GenOption, limit_s: float) -> GenOption:
     return replace(gen, rates=rates_, noise=tuple(noise), at_limit=k + 1)
 
 
+def put_in_service(pairs: Iterable[Pair], constraints: Constraints) -> list[Pair]:
+    """The pairs with what holds their deployments to the TTFT limit in service, where there is one. It looks at the
+    curves as they are: this comes last."""
+    if not constraints.in_service:
+        return list(pairs)
+    return [replace(pair, in_service=serve(pair, constraints)) for pair in pairs]
+
+
+def serve(pair: Pair, constraints: Constraints) -> InService | None:
+    """TTFT of the deployments of a pair in service, with the limit; ``None`` without a limit, or where nothing is
+    known of how prompts queue."""
+    steps, ctx = read_steps(pair.ctx.rates.curve), pair.ctx
+    if steps is None or constraints.ttft_ms is None:
+        return None
+    spread_s = ctx.ttft_limit_s[0] - throttle(ctx.rates.curve, ctx.rates.capacities[0]).latency_s
+    return InService(
+        steps,
+        pair.gen.rates,
+        constraints.ttft_ms / 1000,
+        constraints.percentile,
+        before_gen_s(pair),
+        pair.gen.tokens_per_step,
+        max(0.0, spread_s),
+    )
+
+
 def row_points(pairs: Sequence[Pair], rows: Rows, which: Ints, score: Floats, workload: str) -> Iterator[Point]:
     """Rows of the array solver as points. ``score``: tok/s/GPU of every row of ``rows``, over the GPUs that count."""
     columns = (column[which].tolist() for column in (rows.pair, rows.nodes, rows.gpus_allocated, score))
@@ -181,6 +212,9 @@ def _point(
     if plan.ctx.clamped and ctx.rates.curve.loads[0] > 1.05:
         flags += ("demand below the smallest ctx load measured: TTFT read there",)
     ttft_s = bunched_ttft_s(pair, plan) + before_gen_s(pair)
+    if pair.in_service is not None and plan.x:
+        at, x, y = np.array([plan.req_s]), np.array([plan.x]), np.array([plan.y])
+        ttft_s = max(ttft_s if pair.bunching else 0.0, float(pair.in_service.ttft_s(at, x, y)[0]))
     in_flight = plan.req_s * (ttft_s + tokens * plan.tpot_s)  # by Little's law, so it can be no check of the row
     origin = max(ctx.origin, gen.origin, key=ORIGINS.index)
     return Point(

@@ -8,7 +8,7 @@ from typing import TypeVar
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing
 from ratematch.match.servicetime import Routing
-from ratematch.plan.load import Constraints, Percentile
+from ratematch.plan.load import Constraints, Percentile, TtftOf
 
 T = TypeVar("T")
 
@@ -49,11 +49,13 @@ class Question:
     """Do figures of several precisions share fronts and pairs?"""
     draws: int = DRAWS
     """Bootstrap draws for the intervals, which exist where the noise of the rates is known; 0 leaves them out."""
+    ttft_of: TtftOf | None = None
+    """What the TTFT limit of a plan is held against; its ctx server measured alone when nobody says."""
 
     @property
     def constraints(self) -> Constraints:
         """The limits, and where they are judged."""
-        return Constraints(self.ttft_ms, self.tpot_ms, self.percentile or "mean")
+        return Constraints(self.ttft_ms, self.tpot_ms, self.percentile or "mean", self.ttft_of or "ctx")
 
     @property
     def packing(self) -> Packing | None:
@@ -73,7 +75,13 @@ class Question:
 
     def limits_only(self) -> Question:
         """The same limits and size, with every other option as nobody changed it."""
-        return Question(self.ttft_ms, self.tpot_ms, self.percentile, self.max_gpus)
+        return Question(self.ttft_ms, self.tpot_ms, self.percentile, self.max_gpus, ttft_of=self.ttft_of)
+
+    @staticmethod
+    def of(constraints: Constraints, max_gpus: int, draws: int = DRAWS) -> Question:
+        """The question with these limits and this size, with every other option as nobody changed it."""
+        ttft_ms, tpot_ms, percentile = constraints.ttft_ms, constraints.tpot_ms, constraints.percentile
+        return Question(ttft_ms, tpot_ms, percentile, max_gpus, draws=draws, ttft_of=constraints.ttft_of)
 
     def filled_in(self, sweep: Question) -> Question:
         """This question, with what it leaves open as the ``sweep`` has it.
@@ -87,6 +95,7 @@ class Question:
             ttft_ms=_first(self.ttft_ms, sweep.ttft_ms),
             tpot_ms=_first(self.tpot_ms, sweep.tpot_ms),
             percentile=_first(self.percentile, sweep.percentile),
+            ttft_of=_first(self.ttft_of, sweep.ttft_of),
             max_gpus=_first(self.max_gpus, on_nodes, sweep.max_gpus),
             gpus_per_node=size,
         )

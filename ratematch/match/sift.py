@@ -14,9 +14,10 @@ import numpy as np
 
 from ratematch.errors import UserError
 from ratematch.match.cells import Budget, Cells, blocks, sample_cells
+from ratematch.match.curves import Bools, Floats, throttle_all
 from ratematch.match.matching import Objective
 from ratematch.match.packing import Packing
-from ratematch.match.solver import Bools, Floats, MatchProblem, Rows, join_rows, near_front, solve_cells, throttle_all
+from ratematch.match.solver import MatchProblem, Rows, join_rows, near_front, solve_cells
 
 MARGIN = 1e-7
 """What is left out is worse than something kept by more than this share: far above the last digits of a float."""
@@ -148,7 +149,7 @@ def _most(search: Search, k: int, cells: Cells) -> Floats:
     """What no row of a cell exceeds: the score at its highest demand."""
     problem = search.problems[k]
     gen = problem.gen.req_s(_highest_rate(problem, search.tpot_limit_s))
-    demand = np.minimum(cells.x * problem.ctx.capacities[-1], cells.y * gen)
+    demand = np.minimum(problem.feeding(cells.x, cells.y) * problem.ctx.capacities[-1], cells.y * gen)
     return np.asarray(demand * search.osl[k] / search.count(cells))
 
 
@@ -182,16 +183,17 @@ def _may_stand(search: Search, k: int, cells: Cells, bars: _Bars) -> Bools:
     gen, curve = problem.gen, problem.gen.curve
     loads, rates = np.array(curve.loads), np.array(curve.rates)
     most_gen = cells.y * gen.req_s(curve.max_rate)
+    feeding = problem.feeding(cells.x, cells.y)
     reached = np.zeros(cells.size, dtype=np.bool_)
     for rate, load in zip(curve.rates, curve.loads, strict=True):
         demand = cells.y * gen.req_s(rate)
-        fed = demand <= cells.x * problem.ctx.capacities[-1] * (1 + MARGIN)
+        fed = demand <= feeding * problem.ctx.capacities[-1] * (1 + MARGIN)
         reached |= fed & (
             demand * per_count >= bars.at(gen.req_s(rate) * gen.tokens_per_request / load) * (1 - MARGIN)
         )
     for capacity in problem.ctx.capacities:
-        demand = cells.x * capacity
-        rest = np.flatnonzero(~reached & (demand <= most_gen * (1 + MARGIN)))
+        demand = feeding * capacity
+        rest = np.flatnonzero(~reached & (demand > 0) & (demand <= most_gen * (1 + MARGIN)))
         if not rest.size:
             continue
         given = demand[rest] / cells.y[rest]

@@ -15,30 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratematch.match.cells import Cells, Ints, tabulate_cells
-from ratematch.match.curves import Reading
+from ratematch.match.curves import SAME, Bools, Floats, Reading, throttle_all
+from ratematch.match.inservice import InService
 from ratematch.match.matching import Ctx, Gen, Limit, Objective, Plan
 from ratematch.match.packing import Packing
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Column = NDArray[Any]
 
 LIMITS: tuple[Limit, ...] = ("ctx", "gen", "both")
-SAME = 1e-9
-"""Rates that differ by less are one demand: the last digits of a float."""
 
 
 @dataclass(frozen=True)
 class MatchProblem:
     """One ctx and one gen configuration. ``loads`` and ``tail``: TPOT at the percentile of the limit over mean TPOT,
     at each measured load of gen (empty: judged at the mean). ``at_limit``: which gen point is read where TPOT meets
-    its limit."""
+    its limit. ``in_service``: what holds a deployment to a TTFT limit in service."""
 
     ctx: Ctx[float]
     gen: Gen[float]
     loads: tuple[float, ...] = ()
     tail: tuple[float, ...] = ()
     at_limit: int | None = None
+    in_service: InService | None = None
+
+    def feeding(self, x: Ints, y: Ints) -> Floats:
+        """As how many ctx instances at their highest rate the ``x`` of each cell count: fewer where TTFT is over its
+        limit before they reach it. Equal shapes."""
+        if self.in_service is None:
+            return np.asarray(x, dtype=np.float64)
+        top = np.minimum(x * self.ctx.capacities[-1], y * self.gen.max_req_s)
+        within = self.in_service.most_req_s(x, y, top)
+        return np.asarray(np.where(within < top, within / self.ctx.capacities[-1], x))
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def solve_cells(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: 
     capacities = np.array(ctx.capacities)
     gen_req_s = np.array([gen.req_s(rate) for rate in gen.curve.rates])
     last_ctx, last_gen = capacities.size - 1, gen_req_s.size - 1
-    x, y = cells.x[:, None], cells.y[:, None]
+    x, y = problem.feeding(cells.x, cells.y)[:, None], cells.y[:, None]
 
     most_ctx, most_gen = x * capacities[-1], y * gen_req_s[-1]
     top = np.minimum(most_ctx, most_gen)
@@ -167,6 +174,7 @@ def solve_cells(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: 
     limit[:, -1:] = top_limit
     kept = (demand < top) & ~_same(demand, top)
     kept[:, -1] = True
+    kept &= demand > 0
 
     order = np.argsort(np.where(kept, demand, np.inf), axis=1, kind="stable")
     demand, kept, limit = (np.take_along_axis(values, order, axis=1) for values in (demand, kept, limit))
@@ -207,18 +215,6 @@ def solve_cells(number: int, problem: MatchProblem, cells: Cells, tpot_limit_s: 
 
 def _same(a: Floats, b: Floats) -> Bools:
     return np.asarray(np.abs(a - b) <= SAME * np.maximum(np.abs(a), np.abs(b)))
-
-
-def throttle_all(loads: Floats, rates: Floats, rate: Floats) -> tuple[Floats, Bools]:
-    """:func:`ratematch.match.curves.throttle` for many rates at once: (loads, clamped). ``rate`` <= the highest."""
-    # A rate a last digit above a measured one is that one: on a flat stretch the smallest load counts.
-    index = np.searchsorted(rates, rate * (1 - SAME), side="left")
-    below, above = np.maximum(index - 1, 0), np.minimum(index, rates.size - 1)
-    span = rates[above] - rates[below]
-    part = np.divide(rate - rates[below], span, out=np.zeros_like(rate), where=span > 0)
-    load = np.where(index == 0, loads[0], loads[below] + (loads[above] - loads[below]) * part)
-    clamped = rate < rates[0] * (1 - SAME)
-    return np.where(clamped, rate * (loads[0] / rates[0]), load), clamped
 
 
 def near_front(u: Floats, p: Floats, margin: float = SAME) -> Bools:

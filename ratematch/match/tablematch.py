@@ -18,8 +18,9 @@ from ratematch.match.compare import compare_fronts, pair_draws
 from ratematch.match.curves import Reading
 from ratematch.match.frontier import Front, FrontPoints, Solved, best_of_pairs, front_of_pairs, solve_pairs
 from ratematch.match.measuredfront import measure_front
+from ratematch.match.notes import describe_queues
 from ratematch.match.options import CtxOption
-from ratematch.match.pairs import Pair, find_bound, meet_tpot_limit, pair_options
+from ratematch.match.pairs import Pair, find_bound, meet_tpot_limit, pair_options, put_in_service
 from ratematch.match.pareto import extract_front
 from ratematch.match.points import Point, Speedup, objectives
 from ratematch.match.question import Question
@@ -125,13 +126,15 @@ def match_table(
     every = _post(pair_options(list_options(ctx), gen_options))
     notes += _describe_assumed(every, gen)
     limits = question.constraints
-    solved = _solve(meet_tpot_limit(every, limits), question, f"OSL {osl}", all_plans=options.all_plans)
+    held = put_in_service(meet_tpot_limit(every, limits), limits)
+    solved = _solve(held, question, f"OSL {osl}", all_plans=options.all_plans)
     if every and not solved.rows.size:
         notes.append(_describe_no_plan(question))
     best = _sort(solved) if options.all_plans else _best_of_pairs(solved)
+    notes += describe_queues(held, question)
     kept = keep_options(ctx)
     notes += _describe_beaten(ctx, kept)
-    matched = meet_tpot_limit(_post(pair_options(kept, gen_options)), limits)
+    matched = put_in_service(meet_tpot_limit(_post(pair_options(kept, gen_options)), limits), limits)
     front = front_of_pairs(matched, question, workload=f"OSL {osl}")
     notes += front.notes
     if front.points.num_clamped:
@@ -249,6 +252,8 @@ def _describe_no_plan(question: Question) -> str:
         limits.append(f"{question.nodes} nodes of {question.gpus_per_node}")
     if question.tpot_ms is not None:
         limits.append(f"TPOT {question.tpot_ms:g} ms")
+    if question.constraints.in_service:
+        limits.append(f"TTFT {question.ttft_ms:g} ms in service")
     return f"no plan within {', '.join(limits)}"
 
 

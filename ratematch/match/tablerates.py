@@ -14,7 +14,7 @@ from ratematch.match.curves import make_curve
 from ratematch.match.matching import Ctx, Gen
 from ratematch.match.noise import Noise, noise_of_mean, pool_noise
 from ratematch.match.objective import per_gpu
-from ratematch.match.options import CtxOption, CtxRow, GenOption, keep_capacities, read_ctx_row
+from ratematch.match.options import CtxOption, CtxRow, GenOption, keep_capacities, own_limit_ms, read_ctx_row
 from ratematch.match.packing import allocated_gpus
 from ratematch.match.points import Point
 from ratematch.match.question import Question
@@ -87,7 +87,8 @@ def read_ctx(
         raise TableError([Problem(where, "no ttft_ms, so --ttft-ms cannot be judged", "fill it in")])
     options = []
     for group in _by_configuration(rows):
-        allowed = [row for row in group if limit_ms is None or (row.ttft_ms or 0) <= limit_ms]
+        own_ms = own_limit_ms(question.constraints, len({_prompts(row) for row in group}))
+        allowed = [row for row in group if own_ms is None or (row.ttft_ms or 0) <= own_ms]
         if allowed:
             options.append(_read_ctx(group, allowed, noise))
     if rows and not options:

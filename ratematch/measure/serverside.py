@@ -15,6 +15,9 @@ from ratematch.plan.deployment import ServerGroup
 from ratematch.plan.experiment import Experiment
 from ratematch.plan.load import Load
 
+WITHOUT_TTFT = ("gen_only", "gen_only_warmed")
+"""Modes in which TTFT says nothing of the servers (:func:`judge_servers`)."""
+
 ACCEPTANCE_EDGE = 0.02
 """How near to 1 (nothing accepted) or to MTP + 1 (everything) an acceptance length is not believed."""
 
@@ -39,8 +42,10 @@ def measure_run(records: Sequence[RequestRecord], load: Load, experiment: Experi
 
 
 def limits_of(experiment: Experiment) -> Limits:
-    """Where a load is not valid: the same for all, but that warmed prompts are meant to be found in the cache."""
-    return replace(DEFAULT_LIMITS, cached=1.0) if experiment.mode == "gen_only_warmed" else DEFAULT_LIMITS
+    """Where a load is not valid: the same for all, but that warmed prompts are meant to be found in the cache, and
+    that TTFT is no figure of ``gen_only`` ones."""
+    cached = 1.0 if experiment.mode == "gen_only_warmed" else DEFAULT_LIMITS.cached
+    return replace(DEFAULT_LIMITS, cached=cached, ttft=experiment.mode not in WITHOUT_TTFT)
 
 
 def judge_servers(figures: Measurement, experiment: Experiment, run: LoadRun) -> Measurement:
@@ -69,7 +74,7 @@ def judge_servers(figures: Measurement, experiment: Experiment, run: LoadRun) ->
         *(text for severe, text in iterations if not severe),
         *_doubt_warming(run),
     )
-    if experiment.mode in ("gen_only", "gen_only_warmed"):
+    if experiment.mode in WITHOUT_TTFT:
         figures = replace(figures, ttft_ms=None, e2el_ms=None)
         warnings = (*warnings, f"{experiment.mode}: TTFT is not reported, TPOT is")
     return replace(

@@ -49,11 +49,12 @@ _MANY = 1.5
 
 
 def judge_streams(
-    answers: Sequence[RequestRecord], counted: Sequence[RequestRecord], *, closed: bool
+    answers: Sequence[RequestRecord], counted: Sequence[RequestRecord], *, closed: bool, ttft: bool = True
 ) -> Iterator[tuple[bool, str]]:
     """(severe, text) of everything that makes TTFT and TPOT of full answers other than they look.
 
     ``counted``: those of ``answers`` that latencies are taken from. ``closed``: by a closed loop.
+    ``ttft``: is TTFT one of the figures; no bound of it is given, nor asked for, where it is none.
     """
     answers, chosen = columns_of(answers), columns_of(counted or answers)
     yield from _judge_notes(answers)
@@ -61,7 +62,7 @@ def judge_streams(
     clear = np.ones(len(chosen), dtype=bool)
     noted = _noted(chosen)
     clear[noted] = [not _misleads(record) for record in chosen.take(noted)]
-    yield from _judge_arrivals(chosen.take(clear), "sent" if closed else "intended")
+    yield from _judge_arrivals(chosen.take(clear), "sent" if closed else "intended", ttft)
 
 
 def _noted(answers: Columns) -> NDArray[np.intp]:
@@ -69,35 +70,35 @@ def _noted(answers: Columns) -> NDArray[np.intp]:
     return np.flatnonzero(~answers.text("stream_note").equal(None))
 
 
-def _judge_arrivals(answers: Columns, since: Since) -> Iterator[tuple[bool, str]]:
+def _judge_arrivals(answers: Columns, since: Since, ttft: bool) -> Iterator[tuple[bool, str]]:
     bounds = bound(answers, since)
     per_chunk = tokens_per_chunk(answers)
     if bounds is None:
         if per_chunk is not None and per_chunk > SEVERAL_PER_CHUNK:
             yield False, _several(per_chunk)
         return
-    unsure = _unsure(bounds)
+    unsure = _unsure(bounds, ttft)
     if _is_held_back(bounds):
         why = "a proxy holds the stream back, or the client reads too late"
-        yield True, f"{_together(bounds)}: {why}; {_most(bounds)}"
+        yield True, f"{_together(bounds)}: {why}; {_most(bounds, ttft)}"
         return
     if per_chunk is not None and per_chunk > SEVERAL_PER_CHUNK:
         unknown = bounds.first is None and unsure
-        yield False, f"{_several(per_chunk)}; {_most(bounds)}" if unknown else _several(per_chunk)
+        yield False, f"{_several(per_chunk)}; {_most(bounds, ttft)}" if unknown else _several(per_chunk)
         unsure = unsure and not unknown
     if unsure:
-        yield False, f"{_why_unsure(bounds, answers)}: {_most(bounds)}"
+        yield False, f"{_why_unsure(bounds, answers)}: {_most(bounds, ttft)}"
 
 
 def _several(per_chunk: float) -> str:
     return f"{per_chunk:.1f} tokens a chunk (stream_interval or drafts): ITL is the chunk gap shared out evenly"
 
 
-def _unsure(bounds: Bounds) -> bool:
+def _unsure(bounds: Bounds, ttft: bool) -> bool:
     """Is a bound needed beside one of the figures?"""
-    ttft = bounds.ttft_off > max(EXACT_MS, EXACT * bounds.ttft)
+    late = ttft and bounds.ttft_off > max(EXACT_MS, EXACT * bounds.ttft)
     tpot = bounds.tpot is not None and bounds.tpot_off is not None
-    return ttft or (tpot and _off(bounds.tpot_off, bounds.tpot, EXACT))
+    return late or (tpot and _off(bounds.tpot_off, bounds.tpot, EXACT))
 
 
 def _off(off: float | None, figure: float | None, share: float) -> bool:
@@ -118,11 +119,12 @@ def _together(bounds: Bounds) -> str:
     return f"{bounds.together:.1%} of the token chunks arrived together with the one before"
 
 
-def _most(bounds: Bounds) -> str:
+def _most(bounds: Bounds, ttft: bool) -> str:
     text = f"TTFT is at most {bounds.ttft_most:.1f} ms"
     if bounds.tpot_least is None:
         return text
-    return f"{text}, TPOT at least {bounds.tpot_least:.2f} ms"
+    least = f"at least {bounds.tpot_least:.2f} ms"
+    return f"{text}, TPOT {least}" if ttft else f"TPOT is {least}"
 
 
 def _why_unsure(bounds: Bounds, answers: Columns) -> str:
@@ -131,7 +133,8 @@ def _why_unsure(bounds: Bounds, answers: Columns) -> str:
     first = bounds.first
     if first is not None and first > 1 and (first >= _MANY or not bounds.together):
         return f"the first chunk holds {first:.1f} tokens, which may have waited for one another"
-    if bounds.together > 0:
+    held = bounds.held_ttft > max(EXACT_MS, EXACT * bounds.ttft) or _off(bounds.held_tpot, bounds.tpot, EXACT)
+    if bounds.together > 0 and (held or (tokens_per_chunk(answers) or 1) <= 1):
         return f"{bounds.together:.1%} of the token chunks arrived together with the one before"
     return "chunks are fewer than tokens, and which of them hold several is not known"
 

@@ -33,7 +33,7 @@ class Limits:
     one sending process, of a core, from which on it is taken for the bottleneck. ``loop_lag_ms``: lateness of its
     timers at the 99th percentile. ``late_sends``: share of requests sent late; with full CPU or a late loop they are
     a reason, alone a warning (in open loop latency counts the lateness). ``drift``: how far mean latencies of the
-    window's halves may lie apart.
+    window's halves may lie apart. ``ttft``: is TTFT one of the load's figures; bounds of it are given then only.
     """
 
     failed: float = 0.01
@@ -49,6 +49,7 @@ class Limits:
     loop_lag_ms: float = 20.0
     late_sends: float = 0.05
     drift: float = 0.05
+    ttft: bool = True
 
 
 DEFAULT_LIMITS = Limits()
@@ -103,7 +104,7 @@ def judge(
         *_judge_load(load, evidence, limits),
         *_judge_overload(load, evidence.inside, limits),
         *_judge_client(evidence.client, len(records), limits),
-        *judge_streams(answers, evidence.inside.answers, closed=isinstance(load, Concurrency)),
+        *judge_streams(answers, evidence.inside.answers, closed=isinstance(load, Concurrency), ttft=limits.ttft),
         *_judge_drift(evidence.latency_drift, load, limits),
     ]
     return Verdict(

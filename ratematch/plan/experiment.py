@@ -70,6 +70,11 @@ class EngineRef:
         return f"{self.name}-{self.backend}" if self.backend else self.name
 
     @property
+    def computing(self) -> str:
+        """The project whose kernels run in the workers, whatever stands in front of them: ``trtllm``, ``vllm``."""
+        return (self.backend or self.name).removesuffix("-serve")
+
+    @property
     def computing_version(self) -> str:
         """The version of what computes in the workers."""
         return self.backend_version or self.version

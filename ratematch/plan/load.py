@@ -92,13 +92,26 @@ Load = Concurrency | Rate | Trace
 Percentile = Literal["mean", 50, 90, 95, 99]
 
 
+TtftOf = Literal["ctx", "deployment"]
+
+
 @dataclass(frozen=True)
 class Constraints:
-    """Limits in ms at ``percentile`` of the requests; ``None`` = no limit."""
+    """Limits in ms at ``percentile`` of the requests; ``None`` = no limit.
+
+    ``ttft_of``: what the TTFT limit of a plan is held against: ``ctx``, the TTFT of its ctx server measured alone;
+    ``deployment``, that of its requests in service, with the queue in front of ctx and what gen adds.
+    """
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     percentile: Percentile = "mean"
+    ttft_of: TtftOf = "ctx"
+
+    @property
+    def in_service(self) -> bool:
+        """Whether plans are held to a TTFT limit in service."""
+        return self.ttft_ms is not None and self.ttft_of == "deployment"
 
 
 def most_in_flight(loads: tuple[Load, ...], instances: int) -> int:

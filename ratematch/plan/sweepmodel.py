@@ -11,7 +11,7 @@ from ratematch.plan.located import Located
 from ratematch.plan.memory import default_precision
 from ratematch.plan.model import Gpu, Model
 from ratematch.plan.modelfile import SHAPE, model_at
-from ratematch.plan.precision import PRECISION_AXIS, axis_precisions, read_precision, usual_or
+from ratematch.plan.precision import PRECISION_AXIS, axis_precisions, read_precision, usual_or, with_precision
 from ratematch.plan.sweepschema import ModelIn, SweepIn
 from ratematch.plan.workload import Workload
 
@@ -50,7 +50,8 @@ def find_sweep_model(
     place = ("model",) if not isinstance(given, dict) else ("model", _named_by(texts))
     try:
         if name := texts.get("name"):
-            return _by_name(name, texts.get("path", ""), find_model)
+            model = _by_name(name, texts.get("path", ""), find_model)
+            return model if isinstance(path, dict) else _in_its_format(model, texts.get("path", ""), find_model)
         if hub := texts.get("hf"):
             return _of_hub(hub, texts.get("config", ""), find_model)
         if texts.get("path"):
@@ -75,6 +76,19 @@ def _by_name(name: str, path: str, find_model: Callable[[str], Model]) -> Model:
         if not path:
             raise
         return replace(find_model(path), name=name.lower())
+
+
+def _in_its_format(model: Model, path: str, find_model: Callable[[str], Model]) -> Model:
+    """``model`` in the weight format of the checkpoint at ``path``, where that lies here and can be read: engines
+    load what it is, whatever deployments of the model normally use. A precision in the name or beside it stands."""
+    if not path or model.chosen_precision:
+        return model
+    try:
+        lying = find_model(path)
+    except CatalogError:  # of a kind that nothing here knows: its name is all that is needed
+        return model
+    # What is found by the end of the path alone lies elsewhere, and says nothing of this one.
+    return with_precision(model, lying.precision) if lying.file.endswith(".json") else model
 
 
 def _of_hub(hub: str, config: str, find_model: Callable[[str], Model]) -> Model:

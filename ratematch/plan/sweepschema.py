@@ -21,7 +21,7 @@ from ratematch.plan.filetypes import (
     Servers,
     Tokens,
 )
-from ratematch.plan.load import Arrival, Percentile
+from ratematch.plan.load import Arrival, Percentile, TtftOf
 from ratematch.plan.numbers import MOST, MOST_HOURS, MOST_REQUESTS, MOST_TOKENS
 from ratematch.plan.sweep import AxisValues
 from ratematch.plan.workload import Spread, Workload, parse_spread
@@ -111,6 +111,7 @@ class ConstraintsIn(Strict):
     ttft_ms: Milliseconds | None = None
     tpot_ms: Milliseconds | None = None
     percentile: Percentile = "mean"
+    ttft_of: TtftOf = "ctx"
 
 
 class BudgetIn(Strict):

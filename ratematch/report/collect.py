@@ -212,5 +212,6 @@ def _date(wall_ns: int) -> str:
 
 def _describe_origin(measured: Sequence[Measured], facts: dict[str, str]) -> str:
     valid = sum(row.measurement.valid for row in measured)
-    when = f", measured {facts['measured']}" if "measured" in facts else ""
+    simulated = all(row.experiment.origin == "simulated" for row in measured)
+    when = f", {'simulated' if simulated else 'measured'} {facts['measured']}" if "measured" in facts else ""
     return f"{valid} of {len(measured)} loads valid{when}"

@@ -25,10 +25,10 @@ def make_tables(section: Section) -> list[dict[str, Any]]:
     workload = section.workload
     left_out = [(label, load, "; ".join(reasons)) for label, load, reasons in workload.left_out]
     tables = [
-        _points_table("End-to-end front (measured)", workload.end_to_end, open_=True),
+        _points_table(style.say_origin("End-to-end front (measured)", workload), workload.end_to_end, open_=True),
         _points_table("Rate-matched front (predicted)", workload.rate_matched),
-        _points_table("IFB front (measured)", workload.ifb),
-        _points_table("Every measured row", workload.measured),
+        _points_table(style.say_origin("IFB front (measured)", workload), workload.ifb),
+        _points_table(style.say_origin("Every measured row", workload), workload.measured),
         _speedup_table(workload.speedups),
         _gap_table(workload.gaps),
         _table("Left out", ["experiment", "load", "reasons"], left_out),

@@ -7,6 +7,7 @@ from typing import Any
 from ratematch.match.points import Point
 from ratematch.match.recommend import Between, Recommendation
 from ratematch.report.contents import Bundle
+from ratematch.show import style
 from ratematch.show.console import show_value
 from ratematch.show.files import one_line
 
@@ -25,6 +26,7 @@ def make_card(recommendation: Recommendation, bundle: Bundle | None) -> dict[str
         "ifb": f"measured: aggregated serving{_why_aggregated(recommendation)}",
         "predicted": "predicted from ctx and gen apart; run it before you rely on it",
     }[state]
+    badge = style.say_origin(badge, point)
     notes = []
     if point.tok_s_user < recommendation.at:
         notes.append(f"Its users get {1 - point.tok_s_user / recommendation.at:.1%} less than {at}, within noise.")

@@ -58,7 +58,7 @@ from ratematch.store.outcome import Outcome
 from ratematch.store.progress import Starting, Waiting
 from ratematch.store.provenance import Provenance
 from ratematch.store.sharedservers import servers_of
-from ratematch.store.uncollected import end_uncollected
+from ratematch.store.uncollected import end_uncollected, freeze_loaded
 from ratematch.store.withoutpandas import leave_pandas_out
 
 JOB_BEGAN = "RATEMATCH_JOB_BEGAN"
@@ -117,6 +117,7 @@ def measure_experiment(
     folder.read()
     leave_pandas_out()
     end_uncollected()
+    freeze_loaded()
     # In this order: whoever reads in the lock whom to stop finds a process that hears it.
     with stop_on_signal() as stop, folder.lock():
         if sent is not None and not folder.is_sent_as(sent):

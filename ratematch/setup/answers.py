@@ -224,6 +224,9 @@ class SweepAnswers:
     mtp: tuple[int, ...] = (0,)
 
 
+MORE = "name more, by --nodes on a cluster and by --gpus-per-node on one machine"
+
+
 def settle_sweep(model: Model, gpu: Gpu, *, gpus: int, isl: int, osl: int, image: str | None) -> SweepAnswers:
     """A small first sweep. ``gpus``: how many there are.
 
@@ -236,16 +239,14 @@ def settle_sweep(model: Model, gpu: Gpu, *, gpus: int, isl: int, osl: int, image
     sizes = [2**k for k in range(13) if 2**k <= gpus]
     fitting = [size for size in sizes if any(fits(model, gpu, each, isl + osl) for each in mappings(model, size))]
     if not fitting:
-        raise UserError(
-            f"{model.name} fits on no server of {gpus} {gpu.name} or fewer: more nodes (--nodes), or a smaller model"
-        )
+        raise UserError(f"{model.name} fits on no server of {gpus} {gpu.name} or fewer: {MORE}, or a smaller model")
     smallest = fitting[0]
     most = min(gpus, max(FIRST_GPUS, 2 * smallest))
     gen = [size for size in (smallest, 2 * smallest) if size in fitting and smallest + size <= most]
     if not gen:
         raise UserError(
             f"{model.name} needs {smallest} {gpu.name} a server, and a context server beside a generation server "
-            f"twice that; there are {gpus}: more nodes (--nodes)"
+            f"twice that; there are {gpus}: {MORE}"
         )
     return SweepAnswers(
         model=model.name,

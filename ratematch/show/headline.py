@@ -23,7 +23,7 @@ def describe_gain(workload: WorkloadAnalysis) -> str:
     for kind, how in HOW.items():
         rows = [row for row in workload.speedups if row.kind == kind]
         if ends := find_ends(rows):
-            return state_gain(rows, how + style.origin_suffix(workload)) + _name_hole(workload, ends[1])
+            return state_gain(rows, style.say_origin(how, workload)) + _name_hole(workload, ends[1])
     missing = [name for name, front in (("IFB", workload.ifb), ("end-to-end", workload.end_to_end)) if not front]
     why = f"no valid {' or '.join(missing)} point" if missing else "the fronts do not overlap"
     return f"No speed-up over IFB can be stated: {why}."

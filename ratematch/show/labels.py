@@ -8,7 +8,6 @@ every point).
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -18,8 +17,8 @@ from matplotlib.text import Annotation
 
 from ratematch.match.points import Kind, Point
 from ratematch.show import style
-from ratematch.show.files import one_line
 from ratematch.show.frame import renderer_of
+from ratematch.show.shortlabel import short_label
 
 XY = tuple[float, float]
 Segment = tuple[XY, XY]
@@ -38,8 +37,6 @@ NUM_INSISTING = 2
 SPACING_PT = 15.0
 """Points of one front closer than this share one label."""
 LABELLED: tuple[str, ...] = ("rate_matched", "end_to_end", "ifb")
-LONGEST = 60
-"""Characters of a label on a plot; tables hold all of it."""
 NUM_PASSES = 3
 
 
@@ -287,7 +284,7 @@ def label_points(axes: Axes, series: Sequence[Labelled]) -> None:
 
 def _draw_text(axes: Axes, look: style.KindStyle, point: Point, gid: str) -> Annotation:
     return axes.annotate(
-        textwrap.shorten(one_line(point.label), LONGEST, placeholder=" …"),
+        short_label(point.label),
         xy=(point.tok_s_user, point.tok_s_gpu),
         xytext=(0, 0),
         textcoords="offset points",

@@ -163,6 +163,9 @@ def name_origin(shown: Marked) -> str:
     return "" if shown.origin == "real" else shown.origin
 
 
-def origin_suffix(shown: Marked) -> str:
-    """``, simulated`` or ``, emulated`` to stand behind a name; empty for what was measured on GPUs."""
-    return f", {origin}" if (origin := name_origin(shown)) else ""
+def say_origin(text: str, shown: Marked) -> str:
+    """``text``, such as ``measured end to end``, as ``shown`` has it: what was run in virtual time was simulated, not
+    measured; what an emulator answered was measured, and is emulated. What was measured on GPUs needs no word."""
+    if shown.origin == "simulated" and "measured" in text:
+        return text.replace("measured", "simulated")
+    return f"{text}, {origin}" if (origin := name_origin(shown)) else text

@@ -6,9 +6,11 @@ UTF-8 are shown as text, ``\\x1b``. Colours of our own come from :mod:`rich`, wh
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -33,8 +35,18 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+WIDTH = 100
+"""Columns where nobody says how many there are: in a file, a pipe, a log of CI."""
+
+
 class Terminal(Console):
     """A console whose text is :func:`visible`, wherever it comes from."""
+
+    def __init__(self, **options: Any):
+        """``options``: of :class:`rich.console.Console`."""
+        super().__init__(**options)
+        if "width" not in options and not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich renders it, with the text of every segment made visible."""

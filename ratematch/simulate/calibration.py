@@ -86,7 +86,9 @@ class Calibration:
     ``covariance``: of the logs of its factors, in the order of ``PARTS``, then of its families in their order.
     ``deviations``: what was believed before. ``scale``: how much more the measured servers and loads deviate than
     those believed. ``widened``: how much wider all is believed to be, factors and families too, because the loads are
-    further from their predictions than was believed. ``source``: where ``points`` are from.
+    further from their predictions than was believed. ``source``: where ``points`` are from. ``carried_from``: the
+    model that was measured, where that is another than the correction is for; else empty. ``engine``: whose kernels
+    ran (:attr:`ratematch.plan.experiment.EngineRef.computing`); empty where nobody said.
     """
 
     correction: Correction
@@ -96,6 +98,8 @@ class Calibration:
     widened: float
     points: tuple[PointFit, ...]
     source: str
+    carried_from: str = ""
+    engine: str = ""
 
     def factor_interval(self, part: str) -> tuple[float, float]:
         """95 % of what the factor may be."""
@@ -141,9 +145,10 @@ class Calibration:
         said += [f"{each.family} x {each.factor:.2f} ({each.low:.2f} to {each.high:.2f})" for each in self.families]
         one = self.correction
         wide = f"; {self.surprise}" if self.surprise else ""
+        of = f"{self.source}, of {self.carried_from}" if self.carried_from else self.source
         return (
             f"calibrated for {one.model} in {one.precision} on {one.gpu} by {len(self.points)} loads of "
-            f"{self.source}: {', '.join(said)}{wide}"
+            f"{of}: {', '.join(said)}{wide}"
         )
 
     @property

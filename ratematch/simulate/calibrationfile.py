@@ -75,11 +75,16 @@ def calibrated_sweep(sweep: Sweep, path: Path) -> tuple[Sweep, Calibration]:
     """``sweep`` with the step times of the calibration in the file at ``path``, and the calibration.
 
     Raises:
-        UserError: the file is none, is of another GPU, model or weight format, or the environment names a step-time
-            model already.
+        UserError: the file is none, is of another GPU, model, weight format or engine, or the environment names a
+            step-time model already.
     """
     calibration = read_calibration(path)
-    correction = calibration.correction
+    correction, engine = calibration.correction, sweep.engine.computing
+    if calibration.engine not in ("", engine):
+        raise UserError(
+            f"{path}: the loads behind it are of {calibration.engine}, and this sweep is of {engine}, whose kernels "
+            "are others: calibrate by loads of its own"
+        )
     if sweep.step_times not in (DEFAULT_STEP_TIMES, correction.name):
         raise UserError(f"{path}: the step-time model {sweep.step_times} is set in the environment: leave one away")
     for precision in dict.fromkeys(workload.precision for workload in sweep.workloads):
@@ -87,5 +92,6 @@ def calibrated_sweep(sweep: Sweep, path: Path) -> tuple[Sweep, Calibration]:
         try:
             correction.refuse_other(sweep.cluster.gpu, model.name, default_precision(model, sweep.gpu))
         except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
+            other = f"; for the same kinds of layers: ratematch calibrate ... --for-model {model.name}"
+            raise UserError(f"{path}: {error}{other if model.name != correction.model else ''}") from None
     return replace(sweep, step_times=correction.name), calibration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ratematch.emulator.efficiency import LearntSet, corrected
@@ -169,7 +169,8 @@ def calibrate_speeds(speeds: Sequence[MeasuredSpeed], source: str) -> Calibratio
         )
         raise UserError(f"{source}: loads of more than one kind, calibrate each alone: {'; '.join(said)}")
     ((wanted, _, _),) = kinds
-    return calibrate(points, wanted, deviations_for(inside.learnt for inside in insides.values()), source)
+    known = calibrate(points, wanted, deviations_for(inside.learnt for inside in insides.values()), source)
+    return replace(known, engine=speeds[0].experiment.engine.computing)
 
 
 def _point(speed: MeasuredSpeed, inside: Inside) -> CalibrationPoint:

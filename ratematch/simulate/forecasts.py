@@ -107,7 +107,7 @@ def predict_sweep(
         for load, forecast_of_load in forecasts[experiment.id].items()
     )
     limits = sweep.constraints
-    question = Question(limits.ttft_ms, limits.tpot_ms, limits.percentile, sweep.max_gpus, draws=0)
+    question = Question.of(limits, sweep.max_gpus, draws=0)
     analyses = tuple(analyze_workload(rows, workload, question) for workload in sweep.workloads if rows)
     return Prediction(
         sweep.step_times,

@@ -1,22 +1,25 @@
 """How many GPUs an open-loop request rate needs within limits, before anything is measured.
 
 Servers are forecast alone, as :mod:`ratematch.simulate.forecasts` does, and :mod:`ratematch.match.openloop` finds the
-smallest deployment of each pair. Queueing theory does not know all that servers do, so the smallest one is run in
-virtual time at that rate, and given one server more of the kind that breaks a limit, until it keeps them.
+smallest deployment of each pair. Queueing theory does not know all that servers do, so deployments are run in virtual
+time at that rate, the smallest first; one that breaks a limit comes again with one server more of the kind at fault.
+
+Servers that are all slower by a factor are the same servers in slower time: they are run at the rate over it, and
+their times are divided by it. So both ends of the interval are searched in the same way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratematch.analysis.rows import find_links
 from ratematch.errors import UserError
 from ratematch.match.analysis import find_pairs, select_workload
 from ratematch.match.feasibility import Links
-from ratematch.match.figures import collect_figures, select_stage
-from ratematch.match.openloop import plan_serving
+from ratematch.match.figures import collect_figures
+from ratematch.match.openloop import fewest_aggregated, plan_serving
 from ratematch.match.pairs import Pair, deploy, label_deployment
 from ratematch.match.points import ServingPlan
 from ratematch.match.question import Question
@@ -47,7 +50,8 @@ FILLING = 2.0
 LASTING = 3.0
 """Times the time of one request that the counted ones are sent for, however many they are: in less, more arrive than
 end (no rate can be taken in the first one and a half), and a deployment that keeps up seems overloaded."""
-MOST_RUNS = 8
+MOST_RUNS, MOST_PAIRS = 12, 40
+"""Deployments that are run at most, and pairs, the smallest ones, that they are of."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,9 @@ class Run:
 class Sized:
     """What one workload needs. ``plans``: the smallest deployment of each pair of servers, fewest GPUs first.
 
-    ``low`` and ``high``: GPUs of the smallest one if all servers were as fast, or as slow, as 95 % of them are at
-    most; ``None``: then none keeps the limits. ``runs``: deployments in virtual time, the last one is the answer
-    where it keeps all limits. ``aggregated``: label and GPUs of the fewest aggregated servers, without any queue: no
+    ``runs``: deployments in virtual time, the last one is the answer where it keeps all limits. ``low`` and ``high``:
+    GPUs of the answer if all servers were as fast, or as slow, as 95 % of them are at most; ``None``: then none was
+    found. ``aggregated``: label and GPUs of the fewest aggregated servers, without any queue: no
     fewer do; ``None`` where none keeps the limits. ``lacking``: the stages without any server that was forecast.
     """
 
@@ -116,15 +120,16 @@ def size_sweep(
     for workload in sweep.workloads:
         of = links.at_isl(workload.isl) if links is not None else None
         found = {z: _smallest(_faster(prediction.rows, effects, z), workload, question, of) for z in (-Z95, 0.0, Z95)}
-        runs = tuple(_runs(sweep, workload, question, found[0.0][0])) if found[0.0] else ()
+        runs = {z: _search(_Trial(sweep, workload, question, effects, z), plans) for z, plans in found.items()}
+        of_servers, _ = collect_figures(select_workload(prediction.rows, workload), question.constraints)
         sized.append(
             Sized(
                 workload=workload.label,
                 plans=tuple(plan for _, plan in found[0.0]),
-                low=_gpus(found[Z95]),
-                high=_gpus(found[-Z95]),
-                runs=runs,
-                aggregated=_aggregated(prediction.rows, workload, question),
+                low=_gpus(runs[Z95]),
+                high=_gpus(runs[-Z95]),
+                runs=runs[0.0],
+                aggregated=fewest_aggregated(of_servers, question),
                 lacking=_lacking(prediction.rows, workload),
             )
         )
@@ -136,8 +141,8 @@ def _lacking(rows: Sequence[Measured], workload: Workload) -> tuple[str, ...]:
     return tuple(stage for stage in ("ctx", "gen") if stage not in there)
 
 
-def _gpus(found: Sequence[tuple[Pair, ServingPlan]]) -> int | None:
-    return found[0][1].gpus if found else None
+def _gpus(runs: Sequence[Run]) -> int | None:
+    return runs[-1].gpus if runs and not runs[-1].broken else None
 
 
 def _faster(rows: Sequence[Measured], effects: Mapping[str, FamilyEffect], z: float) -> list[Measured]:
@@ -166,42 +171,72 @@ def _smallest(
     limits = replace(question.constraints, ttft_ms=None)
     figures, _ = collect_figures(select_workload(rows, workload), limits)
     found = [(pair, plan) for pair in find_pairs(figures, limits) for plan in plan_serving([pair], question, links)]
-    return sorted(found, key=lambda each: (each[1].gpus, each[1].tpot_ms, each[1].label))
+    return sorted(found, key=lambda each: (each[1].gpus, _strain(each[1], question), each[1].label))
 
 
-def _runs(sweep: Sweep, workload: Workload, question: Question, smallest: tuple[Pair, ServingPlan]) -> Iterator[Run]:
-    """The deployment in virtual time; then with one server more of the kind that breaks a limit, until both hold."""
-    pair, plan = smallest
-    ctx, gen = plan.ctx, plan.gen
-    for _ in range(MOST_RUNS):
-        run = _run(sweep, workload, question, pair, ctx, gen, plan)
-        yield run
+def _strain(plan: ServingPlan, question: Question) -> float:
+    """How near a plan is to its limits: of several of one size the one with more room is tried first."""
+    ttft = plan.ttft_limit_ms / question.ttft_ms if question.ttft_ms else 0.0
+    tpot = plan.tpot_limit_ms / question.tpot_ms if question.tpot_ms else 0.0
+    return ttft + tpot
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Where deployments are tried. ``z``: standard deviations by which all servers are faster than predicted."""
+
+    sweep: Sweep
+    workload: Workload
+    question: Question
+    effects: Mapping[str, FamilyEffect]
+    z: float
+
+    def speed(self, pair: Pair) -> float:
+        """Of the pair's servers over the predicted one, by the less known of the two families."""
+        names = (("ctx", pair.ctx.servers.mapping), ("gen", pair.gen.servers.mapping))
+        return math.exp(self.z * max(self.effects[family_name(role, of.label)].total_sd for role, of in names))
+
+    def run(self, pair: Pair, ctx: int, gen: int, plan: ServingPlan) -> Run:
+        """So many servers of ``pair`` in virtual time. ``plan``: what its requests take, for the warm-up."""
+        sweep, req_s, speed = self.sweep, self.question.request_rate, self.speed(pair)
+        assert req_s is not None
+        ctx_group, gen_group = deploy(pair, ctx, gen)
+        deployment = Deployment(ctx=ctx_group, gen=gen_group)
+        load = _load(req_s, speed, plan.ttft_limit_ms / 1000 + self.workload.osl * plan.tpot_limit_ms / 1000)
+        experiment = experiment_of(sweep, "e2e", deployment, self.workload, (load,))
+        room = replace(sweep.cluster, nodes=max(sweep.cluster.nodes, deployment.gpus))
+        figures = _simulate(experiment, load, room)
+        counts = ctx, gen, deployment.gpus
+        return _judge(figures, label_deployment(pair, ctx, gen), counts, speed, self.question.constraints)
+
+
+def _search(trial: _Trial, found: Sequence[tuple[Pair, ServingPlan]]) -> tuple[Run, ...]:
+    """Deployments in virtual time, fewest GPUs first, up to the first that keeps all limits; each that does not comes
+    again with a server more of the kind at fault."""
+    waiting = [
+        (plan.gpus, rank, plan.ctx, plan.gen, pair, plan) for rank, (pair, plan) in enumerate(found[:MOST_PAIRS])
+    ]
+    runs: list[Run] = []
+    while waiting and len(runs) < MOST_RUNS:
+        waiting.sort(key=lambda each: each[:2])
+        _, rank, ctx, gen, pair, plan = waiting.pop(0)
+        run = trial.run(pair, ctx, gen, plan)
+        runs.append(run)
         if not run.broken:
-            return
-        slow_ctx = any(reason.startswith("TTFT ") for reason in run.broken)
-        slow_gen = any(reason.startswith("TPOT ") for reason in run.broken)
-        if not slow_ctx and not slow_gen:
-            return  # something else, which more servers do not mend
-        ctx, gen = ctx + slow_ctx, gen + slow_gen
+            break
+        more_ctx = any(reason.startswith("TTFT ") for reason in run.broken)
+        more_gen = any(reason.startswith("TPOT ") for reason in run.broken)
+        if more_ctx or more_gen:  # anything else more servers do not mend
+            ctx, gen = ctx + more_ctx, gen + more_gen
+            gpus = ctx * pair.ctx.servers.mapping.gpus + gen * pair.gen.servers.mapping.gpus
+            waiting.append((gpus, rank, ctx, gen, pair, plan))
+    return tuple(runs)
 
 
-def _run(
-    sweep: Sweep, workload: Workload, question: Question, pair: Pair, ctx: int, gen: int, plan: ServingPlan
-) -> Run:
-    assert question.request_rate is not None
-    ctx_group, gen_group = deploy(pair, ctx, gen)
-    deployment = Deployment(ctx=ctx_group, gen=gen_group)
-    load = _load(question.request_rate, plan.ttft_limit_ms / 1000 + workload.osl * plan.tpot_limit_ms / 1000)
-    experiment = experiment_of(sweep, "e2e", deployment, workload, (load,))
-    room = replace(sweep.cluster, nodes=max(sweep.cluster.nodes, deployment.gpus))
-    figures = _simulate(experiment, load, room)
-    return _judge(figures, label_deployment(pair, ctx, gen), (ctx, gen, deployment.gpus), load, question.constraints)
-
-
-def _load(req_s: float, seconds_each: float) -> Rate:
+def _load(req_s: float, speed: float, seconds_each: float) -> Rate:
     usual = min(MOST_REQUESTS, math.ceil(SECONDS * req_s))
     requests = max(LEAST_REQUESTS, usual, math.ceil(LASTING * seconds_each * req_s))
-    return Rate(req_s, requests, warmup=math.ceil(FILLING * seconds_each * req_s))
+    return Rate(req_s / speed, requests, warmup=math.ceil(FILLING * seconds_each * req_s))
 
 
 def _simulate(experiment: Experiment, load: Rate, cluster: Cluster) -> Measurement:
@@ -210,46 +245,19 @@ def _simulate(experiment: Experiment, load: Rate, cluster: Cluster) -> Measureme
     return measure_load(result.records, load, experiment.workload, client=result.health)
 
 
-def _judge(figures: Measurement, label: str, counts: tuple[int, int, int], load: Rate, limits: Constraints) -> Run:
+def _judge(figures: Measurement, label: str, counts: tuple[int, int, int], speed: float, limits: Constraints) -> Run:
+    """Times of servers that are ``speed`` as fast as those that ran."""
     broken = [] if figures.valid else list(figures.reasons)
-    at: dict[str, float] = {}
+    mean, at = {}, {}
     for name, stats, limit in (
         ("TTFT", figures.ttft_ms, limits.ttft_ms),
         ("TPOT", figures.tpot_ms, limits.tpot_ms),
     ):
-        at[name] = stats.at(limits.percentile) if stats else math.nan
+        mean[name] = stats.mean / speed if stats else math.nan
+        at[name] = stats.at(limits.percentile) / speed if stats else math.nan
         if limit is not None and not at[name] <= limit:
             broken.append(f"{name} {at[name]:.0f} ms, over {limit:g}")
     ctx, gen, gpus = counts
     return Run(
-        label=label,
-        ctx=ctx,
-        gen=gen,
-        gpus=gpus,
-        requests=load.num_requests,
-        ttft_ms=figures.ttft_ms.mean if figures.ttft_ms else math.nan,
-        tpot_ms=figures.tpot_ms.mean if figures.tpot_ms else math.nan,
-        ttft_limit_ms=at["TTFT"],
-        tpot_limit_ms=at["TPOT"],
-        broken=tuple(broken),
+        label, ctx, gen, gpus, figures.num_requests, mean["TTFT"], mean["TPOT"], at["TTFT"], at["TPOT"], tuple(broken)
     )
-
-
-def _aggregated(rows: Sequence[Measured], workload: Workload, question: Question) -> tuple[str, int] | None:
-    """Label and GPUs of the fewest aggregated servers that serve the rate, each at the most that it gives within the
-    limits in a closed loop, where nothing queues."""
-    assert question.request_rate is not None
-    figures, _ = collect_figures(select_workload(rows, workload), question.constraints)
-    best: tuple[str, int] | None = None
-    for row in select_stage(figures, "ifb"):
-        if question.tpot_ms is not None and row.tpot_limit_ms > question.tpot_ms:
-            continue
-        if question.ttft_ms is not None and row.ttft_limit_ms > question.ttft_ms:
-            continue
-        count = math.ceil(question.request_rate / row.req_s)
-        gpus = count * row.experiment.deployment.gpus
-        if best is None or gpus < best[1]:
-            group = row.experiment.deployment.groups[-1]
-            drafts = f", MTP {group.mtp}" if group.mtp else ""
-            best = (f"{count} x {group.mapping.label}{drafts}", gpus)
-    return best

@@ -31,7 +31,7 @@ class Waiting:
     def state(self) -> str:
         """What ``why`` means for the server, in words; empty where that is not known. Older servers do not listen
         before their model is up, so a refused connection alone is no death."""
-        return {LOADING: "loading", REFUSED: "dead or not yet there"}.get(self.why, "")
+        return {LOADING: "loading", REFUSED: "not up yet, or dead"}.get(self.why, "")
 
 
 @dataclass(frozen=True)

@@ -11,27 +11,30 @@ from typing import Any
 
 import msgspec
 
-from ratematch.plan.load import Constraints, Percentile
+from ratematch.plan.load import Constraints, Percentile, TtftOf
 
 
 @dataclass(frozen=True)
 class SweepLimits:
     """What an analysis needs of the sweep file: its ``name``, the largest deployment to plan for (``max_gpus``), and
-    the limits in ms of TTFT and TPOT, judged at ``percentile``."""
+    the limits in ms of TTFT and TPOT, judged at ``percentile``; ``ttft_of``: see
+    :class:`ratematch.plan.load.Constraints`."""
 
     name: str
     max_gpus: int
     ttft_ms: int | float | None = None
     tpot_ms: int | float | None = None
     percentile: Percentile = "mean"
+    ttft_of: TtftOf = "ctx"
 
     @staticmethod
     def of(name: str, constraints: Constraints, max_gpus: int) -> SweepLimits:
-        return SweepLimits(name, max_gpus, constraints.ttft_ms, constraints.tpot_ms, constraints.percentile)
+        limits = constraints
+        return SweepLimits(name, max_gpus, limits.ttft_ms, limits.tpot_ms, limits.percentile, limits.ttft_of)
 
     @property
     def constraints(self) -> Constraints:
-        return Constraints(self.ttft_ms, self.tpot_ms, self.percentile)
+        return Constraints(self.ttft_ms, self.tpot_ms, self.percentile, self.ttft_of)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,12 @@ class ControllerPlan:
 
 
 def to_json(value: SweepLimits | ControllerPlan) -> dict[str, Any]:
-    """As the value's file holds it."""
-    return asdict(value)
+    """As the value's file holds it. A limit that is held against ctx servers, as all were before there was another,
+    needs no word."""
+    content = asdict(value)
+    if content.get("ttft_of") == "ctx":
+        del content["ttft_of"]
+    return content
 
 
 def limits_from_json(content: Mapping[str, Any]) -> SweepLimits:

@@ -10,10 +10,12 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from ratematch.analysis.analyze import analyze_inputs, read_inputs
 from ratematch.analysis.verify import verify
+from ratematch.cli import main
 from ratematch.exchange.publish.known import Known
 from ratematch.exchange.publish.scan import scan
 from ratematch.match.points import Analysis, WorkloadAnalysis
@@ -42,6 +44,14 @@ MEASURED = {
 @pytest.fixture(scope="module")
 def analysis() -> Analysis:
     return analyze_inputs(read_inputs(Results.open(FOLDER)))
+
+
+def test_a_row_has_an_interval_where_the_noise_of_what_limits_it_is_known(short: WorkloadAnalysis) -> None:
+    """That of the gen rates is not known here: a row at the limit of gen was "95 %: 1214 to 1214"."""
+    for point in (*short.rate_matched, *short.ties):
+        ends = point.tok_s_gpu_low, point.tok_s_gpu_high
+        assert (None in ends) == (point.limit == "gen") and (None in ends or ends[0] < ends[1])
+    assert {point.limit for point in short.rate_matched} == {"ctx", "gen"}
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +181,28 @@ def test_the_page_quotes_what_pareto_prints(analysis: Analysis) -> None:
     (block,) = re.findall(r"```text\n(.*?)```", section, flags=re.DOTALL)[:1]
     for paragraph in re.split(r"\n(?=note:|posting)", block.strip()):
         assert " ".join(paragraph.split()) in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "loads", "records"), [("h200-qwen3-4b", 7, 4), ("h200-qwen3-14b", 7, 4), ("h200-qwen3-32b", 9, 5)]
+)
+def test_the_folders_of_one_gpu_are_whole_real_small_and_name_nobody(name: str, loads: int, records: int) -> None:
+    folder = ROOT / "results" / name
+    checked = verify(Results.open(folder))
+    assert (checked.loads, checked.missing, checked.complaints) == (loads, 0, ())
+    published = read_published(folder)
+    assert published is not None and published.origins == ("real",) and len(published.records) == records
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "derived.json"]
+    assert sum(file.stat().st_size for file in files) < 200_000
+    for experiment in [path for path in folder.iterdir() if path.is_dir() and path.name != "report"]:
+        assert scan(experiment, Known()) == []
+
+
+def test_valid_loads_of_which_no_deployment_follows_are_not_called_invalid(tmp_path: Path) -> None:
+    """A ctx and a gen server of one GPU each, and a limit of one GPU: nothing is wrong with any load."""
+    words = (str(ROOT / "results" / "h200-qwen3-14b"), "-o", str(tmp_path / "out"))
+    done = CliRunner().invoke(main, ["pareto", *words])
+    assert done.exit_code == 3 and done.stderr.count("\n") == 1
+    assert "its loads are valid, and no point follows from them: no deployment of up to 1 GPU;" in done.stderr
+    assert done.stderr.endswith("; --max-gpus plans larger ones\n")
+    assert CliRunner().invoke(main, ["pareto", *words, "--max-gpus", "2"]).exit_code == 0

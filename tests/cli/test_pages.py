@@ -181,7 +181,7 @@ def test_the_profile_of_the_page_on_ones_own_cluster_can_be_planned_and_rendered
     (tmp_path / "slurm" / "clusters" / "mine.yaml").write_text(profile)
     monkeypatch.chdir(tmp_path)
     every = [call for _, _, lines in blocks(page) for line in lines for call in commands(line.replace("<", ""))]
-    (plan,) = [call for call in every if call[0] == "plan"]
+    plan, *_ = [call for call in every if call[0] == "plan"]
     (render,) = [call for call in every if call[0] == "render"]
     assert "gen-8192-256-gen1xDEP8-mtp3" in type_in([*plan, "--json"])
     type_in(render)

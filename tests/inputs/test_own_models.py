@@ -13,7 +13,7 @@ from ratematch.inputs.catalog import known_models, load_model, model_of
 from ratematch.inputs.find import read_sweep
 from ratematch.plan.expansion import expand
 from ratematch.plan.experiment import Experiment, from_json, to_json
-from ratematch.plan.memory import kv_bytes_per_token, total_params
+from ratematch.plan.memory import default_precision, kv_bytes_per_token, total_params
 from ratematch.plan.modelfile import facts_of
 from ratematch.plan.sweep import Sweep
 from tests.inputs.test_checkpoint import CONFIGS
@@ -102,6 +102,40 @@ def test_how_a_sweep_names_its_model(model: str, name: str, path: str) -> None:
     (folder / "config.json").write_text((CONFIGS / "mixtral-8x7b.json").read_text())
     sweep = sweep_of(model)
     assert (sweep.model.name, sweep.model_path) == (name, path)
+
+
+CHECKPOINT = {"bf16": None, "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+
+
+@pytest.mark.parametrize(
+    ("model", "lies", "cluster", "precision"),
+    [
+        ("{name: qwen3-32b, path: ./ckpt}", "bf16", "h200", "bf16"),  # usually FP8 there
+        ("{name: qwen3-32b, path: ./ckpt}", "fp8", "h200", "fp8"),
+        ("{name: qwen3-32b, path: ./ckpt/config.json}", "bf16", "h200", "bf16"),
+        ("{name: qwen3-32b, path: ./ckpt}", "bf16", "b200", "bf16"),  # usually NVFP4 there
+        ("{name: qwen3-8b, path: ./ckpt}", "fp8", "h200", "fp8"),  # published in bf16
+        ("{name: qwen3-32b-fp8, path: ./ckpt}", "bf16", "h200", "fp8"),  # as the name says
+        ("{name: qwen3-32b, path: ./ckpt, precision: fp8}", "bf16", "h200", "fp8"),  # as the file says
+        ("{name: qwen3-32b, path: {bf16: ./ckpt}, precision: bf16}", "fp8", "h200", "bf16"),
+        ("{name: qwen3-32b, path: /elsewhere/Qwen3-32B}", "bf16", "h200", "fp8"),
+        ("{name: qwen3-32b, path: ./broken}", "bf16", "h200", "fp8"),
+    ],
+)
+def test_a_known_model_has_the_format_of_the_checkpoint_that_lies_here(
+    model: str, lies: str, cluster: str, precision: str
+) -> None:
+    content = json.loads((CONFIGS / "qwen3-32b.json").read_text())
+    content.pop("quantization_config", None)
+    quantised = {"quantization_config": CHECKPOINT[lies]} if CHECKPOINT[lies] else {}
+    for folder, text in (("ckpt", json.dumps(content | quantised)), ("broken", "{")):
+        Path(folder).mkdir()
+        Path(folder, "config.json").write_text(text)
+    axes = "{mapping: DEP8"
+    Path("s.yaml").write_text(SWEEP.replace(axes, "{mapping: TP1").format(model=model, cluster=cluster, axis=""))
+    sweep = read_sweep("s.yaml")[0]
+    (workload,) = sweep.workloads
+    assert default_precision(sweep.model_under(workload.precision), sweep.gpu) == precision
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ratematch.match.question import Question
 from ratematch.match.servicetime import open_loop_wait, wait_share
 from ratematch.plan.model import Gpu, Mla, Model
 from ratematch.plan.parallelism import Parallelism, parse_mapping
-from tests.support.invented import ctx_rows, gen_rows
+from tests.support.invented import ctx_rows, gen_rows, ifb_rows
 
 CTX = ctx_rows("TEP4", {1: 8.0, 4: 12.0})
 GEN = gen_rows("DEP8", {32: 4000.0, 64: 6400.0, 128: 8000.0})
@@ -130,3 +130,15 @@ def test_what_the_links_cannot_carry_is_left_out_and_said() -> None:
     narrow = analyze([*CTX, *GEN], question, sweep="s", links=Links(MLA, H200, "fp8")).workloads[0]
     assert not narrow.plans
     assert any("exceeds one segment" in note for note in narrow.notes)
+
+
+def test_what_aggregated_serving_would_take_stands_beside_the_answer() -> None:
+    """At 16 in flight 16 / (0.1 + 200 x 10 ms) = 7.6 requests/s, at 64 over the limit: six servers of four GPUs."""
+    rows = [*CTX, *GEN, *ifb_rows("TEP4", {16: (10.0, 100.0), 64: (40.0, 300.0)})]
+    question = Question(max_gpus=64, draws=0, request_rate=40.0, ttft_ms=2000.0, tpot_ms=16.0)
+    (workload,) = analyze(rows, question, sweep="s").workloads
+    (note,) = [note for note in workload.notes if "aggregated serving" in note]
+    assert "takes 24 GPUs at least for 40 requests/s: 6 x TEP4" in note
+    for other in (replace(question, request_rate=None), replace(question, tpot_ms=5.0)):
+        (workload,) = analyze(rows, other, sweep="s").workloads
+        assert not [note for note in workload.notes if "aggregated serving" in note]

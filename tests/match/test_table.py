@@ -109,15 +109,17 @@ def test_g3_packing(tmp_path: Path) -> None:
     assert len(shared["plans"]) == 12  # 8-GPU gen instances leave nothing of a node to share
 
 
+@pytest.mark.parametrize("rule", [(), ("--ttft-of", "ctx"), ("--ttft-of", "deployment")])
 @pytest.mark.parametrize("limit", ["0.5", "1.0", "3.0"])
-def test_g4_the_ttft_limit(tmp_path: Path, limit: str) -> None:
+def test_g4_the_ttft_limit(tmp_path: Path, limit: str, rule: tuple[str, ...]) -> None:
+    """One row of ctx tells nothing of its queue: in service it is held to the same rule."""
     case = CASES["G4"]
     text = HEADER
     for row in case["ctx"]:
         text += f"ctx,{row['label']},{row['G']},,,,{row['R']},,,{1000 * row['ttft_s']},\n"
     for k, row in enumerate(case["gen"]):
         text += f"gen,{row['label']},{row['G']},,1000,{row['C']},,{float(row['C'] * F(case['expect']['u'][k]))},,,\n"
-    found, _ = match(tmp_path, text, "--ttft-ms", str(1000 * float(limit)))
+    found, _ = match(tmp_path, text, "--ttft-ms", str(1000 * float(limit)), *rule)
     want = case["expect"][f"ttft_{limit}"]
     rows = found["rate_matched"]
     assert {row["ctx_label"] for row in rows} == {want["ctx"]}
@@ -137,6 +139,14 @@ def test_measured_on_real_gpus(tmp_path: Path) -> None:
     assert (top["limit"], top["req_s"], top["gpus"]) == ("ctx", 20.633, 2)
     assert top["concurrency_per_gen"] == pytest.approx(32 + 32 * (20.633 * 256 - 4255.32) / (6311.64 - 4255.32))
     assert top["tpot_ms"] == pytest.approx(1000 * top["concurrency_per_gen"] / (20.633 * 256))
+    tight = ("--max-gpus", "4", "--ttft-ms", "80")
+    alone, said = match(tmp_path, text, *tight)
+    assert "--ttft-of deployment plans with the queue" in said
+    served, _ = match(tmp_path, text, *tight, "--ttft-of", "deployment")
+    assert all(plan["ttft_ms"] <= 80.001 for plan in served["plans"])
+    # By ctx alone two servers of 17.98 requests/s feed one gen server of 31.6; in service they would take longer.
+    assert (alone["plans"][0]["x"], alone["plans"][0]["y"]) == (2, 1)
+    assert (served["plans"][0]["x"], served["plans"][0]["y"]) == (3, 1)
     other, _ = match(tmp_path, text, "--max-gpus", "2", "--osl", "1024")
     assert (other["plans"][0]["limit"], other["plans"][0]["tpot_ms"]) == ("gen", pytest.approx(17.55, rel=1e-3))
     assert [row["concurrency"] for row in other["ifb_front"]] == [128, 64, 16]

@@ -9,6 +9,7 @@ import pytest
 
 from ratematch.measure.measurement import Measurement, measure_load
 from ratematch.measure.records import CONTRADICTS, UNKNOWN_FIELDS, RequestRecord
+from ratematch.measure.streams import judge_streams
 from ratematch.plan.load import Concurrency, Load, Rate
 from ratematch.plan.workload import Workload
 from tests.support.invented import MS
@@ -189,6 +190,44 @@ def test_an_older_record_keeps_its_tpot() -> None:
     at_ms = [30.0, 30.0, *steady(50, 30)]
     figures = measure(answer(at_ms, 32))
     assert figures.tpot_ms is not None and figures.tpot_ms.mean == pytest.approx(310 / 31)
+
+
+def _coalesced(hidden: int, together: bool = False) -> list[float]:
+    """Arrivals of 256 tokens, ``hidden`` of them in chunks of two; one chunk microseconds after another."""
+    at_ms = steady(100.0, 256 - hidden, 10.0 * 255 / (255 - hidden))
+    return [*at_ms[:100], at_ms[99] + 0.01, *at_ms[101:]] if together else at_ms
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "osl", "with_ttft", "without"),
+    [
+        # One chunk of two tokens may be the first one: 10 ms of TTFT, and nothing of TPOT.
+        (_coalesced(1), 256, "and which of them hold several is not known: TTFT is at most 100.0 ms, TPOT at", None),
+        (
+            _coalesced(8),
+            256,
+            "is not known: TTFT is at most 100.0 ms, TPOT at",
+            "is not known: TPOT is at least 10.00 ms",
+        ),
+        # A chunk that came with the one before is not what makes it unsure.
+        (
+            _coalesced(8, together=True),
+            256,
+            "chunks are fewer than tokens",
+            "is not known: TPOT is at least 10.00 ms",
+        ),
+        ([100.0, 120.0, 140.0, 160.0], 64, "tokens a chunk", "tokens a chunk"),
+        (steady(100.0, 64), 64, None, None),
+    ],
+)
+def test_where_ttft_is_no_figure_no_bound_of_it_is_given(
+    at_ms: list[float], osl: int, with_ttft: str | None, without: str | None
+) -> None:
+    records = [answer(at_ms, osl)]
+    for ttft, wanted in ((True, with_ttft), (False, without)):
+        texts = [text for _, text in judge_streams(records, records, closed=True, ttft=ttft)]
+        assert (wanted in "".join(texts)) if wanted else texts == []
+        assert ttft or "TTFT" not in "".join(texts)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_start_ends_once_a_cause_of_failure_is_followed_by_silence(tmp_path: P
 
 
 def test_a_server_that_is_loading_is_not_one_that_is_not_there(tmp_path: Path) -> None:
-    """503 is loading, refused is dead or not yet there; both say so while they are waited for, and at the end."""
+    """503 is loading, refused is not up yet, or dead; both say so while they are waited for, and at the end."""
     ports = [free_port(), free_port()]
     loading = spec("a", ports[0], argv=(sys.executable, "-c", LOADING, str(ports[0])), deadline_s=3)
     absent = spec("b", ports[1], argv=(sys.executable, "-c", "import time; time.sleep(60)"), deadline_s=60)
@@ -219,7 +219,7 @@ def test_a_server_that_is_loading_is_not_one_that_is_not_there(tmp_path: Path) -
         start(plan(loading, absent), tmp_path, on_wait=look),
     ):
         pass
-    assert "loading" in states["a"] and states["b"] == {"dead or not yet there"}
+    assert "loading" in states["a"] and states["b"] == {"not up yet, or dead"}
 
 
 def test_a_port_that_several_processes_meet_at_must_be_free_too(tmp_path: Path) -> None:

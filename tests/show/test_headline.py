@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from ratematch.match.compare import compare_fronts
 from ratematch.match.pareto import extract_front, find_overlap, speed_up
 from ratematch.match.points import WorkloadAnalysis, objectives
+from ratematch.plan.experiment import Origin
+from ratematch.show import style
 from ratematch.show.headline import describe_gain, find_ends
 from tests.show.invented import make_few, make_many, make_point
 
@@ -88,3 +91,17 @@ def test_no_linear_ratio_lies_outside_those_of_the_table(
     u = min(max(overlap[0] + place * (overlap[1] - overlap[0]), overlap[0]), overlap[1])
     linear = speed_up(first, second, u)[1]
     assert linear == pytest.approx(min(max(linear or 0, ends[0].linear or 0), ends[1].linear or 0), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("origin", "text"),
+    [
+        ("real", "measured end to end"),
+        ("emulated", "measured end to end, emulated"),
+        ("simulated", "simulated end to end"),
+    ],
+)
+def test_nothing_is_measured_in_virtual_time(origin: Origin, text: str) -> None:
+    shown = SimpleNamespace(origin=origin)
+    assert style.say_origin("measured end to end", shown) == text
+    assert style.say_origin("bound: no deployment", shown).endswith("deployment" if origin == "real" else origin)

@@ -14,6 +14,7 @@ from matplotlib.text import Annotation
 from ratematch.show import style
 from ratematch.show.frame import renderer_of
 from ratematch.show.labels import Box, Wanted, choose_points, place_labels, segments_cross
+from ratematch.show.shortlabel import LONGEST, short_label
 
 from .invented import draw, make_crowded, make_few, make_hostile, make_many, make_point
 
@@ -142,3 +143,26 @@ def test_segment_through_a_box_is_seen_though_both_ends_lie_outside() -> None:
     assert box.crossed_by(((12, 12), (13, 13)))
     assert not box.crossed_by(((0, 0), (30, 5)))
     assert not box.crossed_by(((0, 25), (30, 25)))
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("ctx2xTEP4-gen1xDEP8-mtp1", "ctx2xTEP4-gen1xDEP8-mtp1"),
+        ("agg1xDEP4+enable_balance=True+enable_chunked_prefill=True-mtp2", "agg1xDEP4+balance+chunked_prefill-mtp2"),
+        ("agg1xDEP4+enable_balance=False+enable_chunked_prefill=False-mtp0", "agg1xDEP4-mtp0"),
+        ("agg1xDEP4+attention_dp.enable_balance=False-mtp0", "agg1xDEP4-mtp0"),
+        (
+            "ctx1xTP1+block_size=128-gen1xTP1+block_size=128-mtp0",
+            "ctx1xTP1+block_size=128-gen1xTP1+block_size=128-mtp0",
+        ),
+    ],
+)
+def test_a_plot_names_options_as_short_as_it_can(label: str, shown: str) -> None:
+    assert short_label(label) == shown
+
+
+def test_a_label_that_is_too_long_keeps_its_ends() -> None:
+    """One without spaces was cut to three dots altogether."""
+    cut = short_label("ctx1xTP1+block_size=" + "9" * 80 + "-gen3xTEP16-mtp2")
+    assert len(cut) == LONGEST and cut.startswith("ctx1xTP1+block_size=") and cut.endswith("-gen3xTEP16-mtp2")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ratematch.match.figures import collect_figures
-from ratematch.match.points import Gap, GapPart
+from ratematch.match.points import Gap, GapPart, Speedup
 from ratematch.measure.measured import Measured
 from ratematch.measure.records import RequestRecord
 from ratematch.plan.deployment import Deployment
@@ -20,7 +20,7 @@ from ratematch.show.plots.gap import picture_gap, sum_up_causes
 from ratematch.show.plots.ladders import picture_ctx, picture_gen
 from ratematch.show.plots.pareto import picture_pareto
 from ratematch.show.plots.presets import PRESETS, name_point, picture_preset
-from ratematch.show.plots.speedup import picture_speedup
+from ratematch.show.plots.speedup import picture_speedup, plot_speedup
 from ratematch.show.plots.splits import picture_split
 from tests.support.invented import WORKLOAD, constant, experiment, group, measurement, records
 
@@ -103,7 +103,8 @@ def test_the_causes_of_the_gap_are_summed_named_and_drawn_part_by_part() -> None
     assert bars["part:0:2"].get_width() == -5.0, "a gain goes the other way"
     assert [row["tok_s_gpu"] for row in picture.rows] == [30.0, 15.0, -5.0, 20.0]
     legend = picture_pareto(workload, make_analysis(workload), "pareto").figure.legends[0]
-    assert any("58% KV transfer, 50% integer rounding" in text.get_text() for text in legend.get_texts())
+    # Shares of all that is lost, 65; of the 60 left after the gain they would be 58 and 50 %: more than the whole.
+    assert any("54% KV transfer, 46% integer rounding" in text.get_text() for text in legend.get_texts())
     assert picture_gap(MANY, make_analysis(MANY), "gap") is None
     assert sum_up_causes((_gap(parts=(GapPart("residual", -3.0),)),)) == []
 
@@ -236,3 +237,31 @@ def test_the_gap_is_shaded_only_where_the_runs_stay_below_the_prediction() -> No
     (band,) = [c for c in figure.axes[0].collections if c.get_gid() == "gap"]
     shaded = np.concatenate([path.vertices for path in band.get_paths()])
     assert shaded[:, 0].min() > MANY.rate_matched[half - 1].tok_s_user
+
+
+def test_the_legend_of_the_gap_has_the_parts_that_are_drawn_each_in_its_own_colour() -> None:
+    few = (_gap(parts=(GapPart("router", 4.0), GapPart("gen queue", 0.0), GapPart("ctx queue", 6.0))),)
+    many = (_gap(parts=(GapPart("ctx queue", 6.0), GapPart("KV transfer", 3.0), GapPart("router", 4.0))),)
+    looks = []
+    for gaps in (few, many):
+        workload = replace(MANY, gaps=gaps)
+        picture = picture_gap(workload, make_analysis(workload), "gap")
+        assert picture is not None
+        legend = picture.figure.legends[0]
+        patches = zip(legend.get_texts(), legend.get_patches(), strict=False)
+        looks.append({text.get_text(): (patch.get_facecolor(), patch.get_hatch()) for text, patch in patches})
+    parts = set(looks[0]) - {"measured end to end, emulated"}
+    assert parts == {"ctx queue", "router"}, "nothing is lost to the gen queue"
+    assert looks[0].items() <= looks[1].items(), "a part looks the same in every picture"
+
+
+def test_the_step_reading_does_not_set_the_scale_of_the_speed_up() -> None:
+    """Beside a hole in the IFB front it says sevenfold, where the line between its points says 1.2."""
+    rows = tuple(
+        Speedup("rate_matched", 100.0 + 10 * k, step, 1.2, linear_low=None, linear_high=None)
+        for k, step in enumerate((0.8, 6.7, 6.7))
+    )
+    workload = replace(MANY, speedups=rows)
+    figure = plot_speedup(workload, make_analysis(workload))
+    assert figure.axes[0].get_ylim()[1] < 3
+    assert any("step goes up to 6.70, above the frame" in " ".join(text.get_text().split()) for text in figure.texts)

@@ -21,14 +21,14 @@ def waiting(name: str, why: str, seconds: float = 12.0) -> Waiting:
         ((waiting("ctx-0", LOADING),), f"waiting for ctx-0: loading, answers 503 (12 s), it {LOGS}"),
         (
             (waiting("ctx-0", REFUSED),),
-            f"waiting for ctx-0: dead or not yet there, connection refused (12 s), it {LOGS}",
+            f"waiting for ctx-0: not up yet, or dead, connection refused (12 s), it {LOGS}",
         ),
         ((waiting("ctx-0", "timed out"),), f"waiting for ctx-0: timed out (12 s), it {LOGS}"),
         ((Waiting("ctx-0", "timed out", 12.0, ""),), "waiting for ctx-0: timed out (12 s)"),
         (
             (waiting("ctx-0", LOADING, 31), waiting("gen-0", REFUSED, 30), waiting("gen-1", LOADING, 30)),
             f"waiting for ctx-0, gen-1: loading, answers 503 (31 s), ctx-0 {LOGS}; "
-            f"gen-0: dead or not yet there, connection refused (30 s), gen-0 {LOGS}",
+            f"gen-0: not up yet, or dead, connection refused (30 s), gen-0 {LOGS}",
         ),
     ],
 )

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
 from benchmarks.ratio_of_halves.cases import CASES
-from benchmarks.ratio_of_halves.grid import At, Simulated, Target, answer, apart, questions, read, simulate_case
-from benchmarks.ratio_of_halves.page import holds, to_markdown, write_page
+from benchmarks.ratio_of_halves.grid import (
+    At,
+    Simulated,
+    Target,
+    answer,
+    apart,
+    predict_ttfts,
+    questions,
+    read,
+    simulate_case,
+)
+from benchmarks.ratio_of_halves.page import Asked, holds, to_markdown, write_page
 from benchmarks.real_deployments.page import BEGIN, END
 
 SMALL = replace(next(case for case in CASES if case.ctx == case.gen == "TP4"), gen_batch=8, budget=16)
@@ -32,11 +43,20 @@ def test_the_page_has_a_line_a_case_and_names_what_is_off(tmp_path, done):
     off = replace(answered[0], chosen=(9, 1), gives=answered[0].most * 0.9, servers=4)
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\nafter\n")
-    write_page(page, to_markdown([done], [*answered, off], {2.0: answered}), "command")
+    asked = [Asked(False, 2.0, None, "ctx", [*answered, off]), Asked(True, 2.0, 2.0, "deployment", answered)]
+    write_page(page, to_markdown([done], asked), "command")
     text = page.read_text()
     assert f"| {SMALL.label}, 16 GPUs | 5 |" in text
-    assert "| none |" in text and "| 2 x ctx alone |" in text
+    assert "| spread | x 2 | none | - |" in text and "| at once | x 2 | 2 x ctx alone | `deployment` |" in text
     assert "9 + 1" in text and text.endswith("after\n")
+    assert "| 0.8 L to L | 10% to 30% |" in text
+
+
+def test_ttft_in_service_is_that_of_whole_deployments(done):
+    found = predict_ttfts(done)
+    assert len(found) >= 20
+    assert all(0.8 < each.ratio < 1.3 for each in found), found
+    assert 0.95 < median(each.ratio for each in found if each.ctx_load < 0.85) < 1.05
 
 
 def test_a_deployment_is_read_on_the_line_between_its_loads():

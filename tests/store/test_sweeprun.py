@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def test_limits_come_back_and_their_absence_is_explained(tmp_path: Path) -> None
     results.write_limits(SweepLimits.of("mini", constraints, 72))
     assert results.limits() == SweepLimits("mini", 72, 1000.0, None, 95)
     assert results.limits().constraints == constraints
+    results.write_limits(SweepLimits.of("mini", replace(constraints, ttft_of="deployment"), 72))
+    assert results.limits().constraints.ttft_of == "deployment"
     write_json(tmp_path / "limits.json", {"name": "mini"})
     with pytest.raises(ResultsError, match=r"limits\.json: not what this version writes there \(.*max_gpus"):
         results.limits()

@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -53,6 +55,19 @@ def refuse_unsimulated(experiments: Sequence[Experiment]) -> None:
                 raise UserError(f"{experiment.label}, {load.label}: {why}")
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal. The first start makes the server that jobs are forked from, which
+    takes a second to import everything and would print where it was interrupted: it inherits that SIGINT is blocked.
+    Here the signal waits for these milliseconds."""
+    resource_tracker.ensure_running()  # which would let the signal through again where it starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class SimulatedJob:
     """One experiment being simulated, in a process of its own that no controller can take over."""
 
@@ -64,7 +79,8 @@ class SimulatedJob:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ratematch.run.simulated"])
         self._process = context.Process(target=simulate_in, args=(str(Path(folder.path).absolute()),), daemon=True)
-        self._process.start()
+        with _interrupts_held():
+            self._process.start()
 
     @property
     def scheduler_job(self) -> str:

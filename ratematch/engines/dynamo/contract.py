@@ -13,11 +13,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from typing import Any, Literal
 
-import yaml
-
+from ratematch.engines.ownyaml import read_shipped_yaml
 from ratematch.plan.deployment import Options
 
 Program = Literal["trtllm", "vllm", "frontend"]
@@ -29,8 +27,7 @@ _VERSION = re.compile(r"v?(\d+\.\d+)(?:\.\d+)?(?:[.\-+]?(?:rc|post|dev)\d*)*(?:[
 
 @cache
 def _load(name: str) -> dict[str, Rule]:
-    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    content: dict[str, Rule] = yaml.safe_load(text)
+    content: dict[str, Rule] = read_shipped_yaml("ratematch.engines.dynamo", name)
     return content
 
 

@@ -19,6 +19,7 @@ from ratematch.plan.load import Concurrency
 from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture
+from ratematch.show.shortlabel import short_label
 
 CDF_COLUMNS = ("kind", "label", "load", "metric", "ms", "share")
 SLIP_COLUMNS = ("stage", "label", "load", "req_s", "slip_p50_ms", "slip_p99_ms", "slip_max_ms")
@@ -84,7 +85,7 @@ def picture_cdf(loads: Sequence[LoadRecords], analysis: Analysis, workload: str,
                 axes.plot(values, share, drawstyle="steps-post", gid=f"cdf:{load.kind}:{place}:{metric}", **line)
                 rows += _csv_rows(load, metric, values)
             front = {"end_to_end": "end to end", "ifb": "IFB"}.get(load.kind, load.kind)
-            entries.append(Line2D([], [], label=f"{front}: {load.label}, {load.load}", **line))
+            entries.append(Line2D([], [], label=f"{front}: {short_label(load.label)}, {load.load}", **line))
         for axes, (_, label) in zip(panels, METRICS, strict=True):
             axes.set_xlabel(label)
             axes.set_ylim(0, 1.02)

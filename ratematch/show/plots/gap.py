@@ -8,12 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ratematch.match.gaps import POSTING, TRANSFER, WHOLE_INSTANCES
 from ratematch.match.points import Analysis, Gap, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.frame import draw_footer, draw_header, fit_axes, new_figure
 from ratematch.show.picture import Picture, make_picture
 
 COLUMNS = ("label", "concurrency", "tok_s_user", "part", "tok_s_gpu", "measured_tok_s_gpu", "ideal_tok_s_gpu")
+PARTS = (
+    *WHOLE_INSTANCES, "ctx slow-down", "ctx slow-down, KV transfer, queues and router", "ctx queue", TRANSFER,
+    "gen queue", POSTING, "gen slow-down", "router", "client and network", "residual",
+)  # fmt: skip
+"""All parts, from the start of a request to its end: each looks the same in every picture."""
 BAR = 0.62
 ROW_IN = 0.34
 LONGEST = 36
@@ -47,18 +53,25 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
     gaps = sorted((gap for gap in workload.gaps if gap.parts), key=lambda gap: gap.tok_s_user)
     if not gaps:
         return None
-    names = list(dict.fromkeys(part.name for gap in gaps for part in gap.parts))
     best = sorted(gaps, key=lambda gap: -gap.end_to_end)[:MOST_BARS]
     shown = [gap for gap in gaps if gap in best] if len(gaps) > MOST_BARS else gaps
+    # A part that nothing is lost to would only lengthen the legend.
+    lost = {part.name for gap in shown for part in gap.parts if part.tok_s_gpu}
+    names = [name for name in dict.fromkeys(part.name for gap in shown for part in gap.parts) if name in lost]
     row_in = ROW_IN * (1.5 if any("\n" in _folded(gap.label) for gap in shown) else 1)
     with style.house_style():
         figure = new_figure((style.SPEEDUP_INCHES[0], 2.3 + row_in * len(shown)))
         axes = figure.add_subplot()
         _draw_bars(axes, shown, names)
         entries: list[Patch | Line2D] = [
-            Patch(facecolor=style.LIGHT_GREY, edgecolor=style.INK, linewidth=0.5, label="measured end to end")
+            Patch(
+                facecolor=style.LIGHT_GREY,
+                edgecolor=style.INK,
+                linewidth=0.5,
+                label=style.say_origin("measured end to end", workload),
+            )
         ]
-        entries += [_patch(number, part) for number, part in enumerate(names)]
+        entries += [_patch(part) for part in names]
         entries.append(Line2D([], [], color=style.INK, linewidth=1.4, label="ideal (upright line)"))
         title = f"{analysis.model} on {analysis.gpu}: what the gap is made of, ISL/OSL {workload.workload}"
         footer = [
@@ -89,10 +102,15 @@ def picture_gap(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Pi
     return make_picture(name, figure, COLUMNS, rows)
 
 
-def _patch(number: int, label: str) -> Patch:
-    look = style.series_style(number)
-    hatch = style.HATCHES[number % len(style.HATCHES)]
-    return Patch(facecolor=look.colour, edgecolor="white", hatch=hatch, linewidth=0.5, label=label)
+def _look(part: str) -> tuple[str, str]:
+    """Colour and hatch of a part, the same in every picture."""
+    place = PARTS.index(part) if part in PARTS else len(PARTS)
+    return style.series_style(place).colour, style.HATCHES[place % len(style.HATCHES)]
+
+
+def _patch(part: str) -> Patch:
+    colour, hatch = _look(part)
+    return Patch(facecolor=colour, edgecolor="white", hatch=hatch, linewidth=0.5, label=part)
 
 
 def _folded(label: str) -> str:
@@ -118,14 +136,14 @@ def _draw_bars(axes: Axes, gaps: Sequence[Gap], names: Sequence[str]) -> None:
             value = parts.get(name, 0.0)
             if not value:
                 continue
-            look, hatch = style.series_style(number), style.HATCHES[number % len(style.HATCHES)]
+            colour, hatch = _look(name)
             start = right if value > 0 else left
             axes.barh(
                 place,
                 value,
                 BAR if value > 0 else BAR / 2,
                 left=start,
-                color=look.colour,
+                color=colour,
                 edgecolor="white",
                 linewidth=0.5,
                 hatch=hatch,

@@ -150,8 +150,8 @@ def _draw_data(axes: Axes, workload: WorkloadAnalysis) -> list[Line2D | Patch]:
 def _name_gap(workload: WorkloadAnalysis) -> str:
     """The shaded band with what it is mostly made of, over all end-to-end runs that are explained.
 
-    Both its fronts are of whole instances, so what these lose is not in it. Where gains (negative parts) make a loss
-    more than the whole, shares would only puzzle, and names stand alone.
+    Both its fronts are of whole instances, so what these lose is not in it. Shares are of all that is lost: of what
+    is left of it after gains (negative parts) they would add up to more than the whole.
     """
     explained = [
         replace(gap, parts=tuple(part for part in gap.parts if part.name not in WHOLE_INSTANCES))
@@ -159,11 +159,12 @@ def _name_gap(workload: WorkloadAnalysis) -> str:
         # Runs that are no worse than predicted are not in the band.
         if gap.rate_matched is None or gap.end_to_end < gap.rate_matched
     ]
-    causes = [(name, share) for name, share in sum_up_causes(explained) if share >= NAMED_SHARE][:NUM_CAUSES]
+    losses = [(name, share) for name, share in sum_up_causes(explained) if share > 0]
+    whole = sum(share for _, share in losses)
+    causes = [(name, share / whole) for name, share in losses if share >= NAMED_SHARE * whole][:NUM_CAUSES]
     if not causes:
         return "gap between the two"
-    odd = any(share > 1 for _, share in causes)
-    return "gap between the two: " + ", ".join(name if odd else f"{share:.0%} {name}" for name, share in causes)
+    return "gap between the two: " + ", ".join(f"{share:.0%} {name}" for name, share in causes)
 
 
 def _mixes_mtp(workload: WorkloadAnalysis) -> bool:

@@ -15,6 +15,7 @@ from ratematch.match.points import Analysis, Kind, WorkloadAnalysis
 from ratematch.show import style
 from ratematch.show.files import name_part
 from ratematch.show.frame import EDGE_IN, draw_footer, draw_header, new_figure
+from ratematch.show.labels import Labelled, label_points
 from ratematch.show.picture import save_figure
 
 if TYPE_CHECKING:  # `show` draws what it is handed
@@ -68,6 +69,9 @@ def _plot_prediction(
                 (height - bottom - top - 2 * EDGE_IN) / height,
             )
         )
+        if beside is None:  # beside measured fronts there is no room for them
+            kinds = [kind for kind in PREDICTED_KINDS if predicted.front(kind)]
+            label_points(axes, [Labelled(kind, style.KINDS[kind], predicted.front(kind)) for kind in kinds])
     return figure
 
 
@@ -106,6 +110,9 @@ def _draw_predicted(axes: Axes, workload: WorkloadAnalysis, spread: float) -> li
             color=look.colour,
             linestyle=DASHES,
             linewidth=1.4,
+            marker=look.marker,
+            markersize=look.marker_pt / 2,
+            markeredgewidth=0,
             zorder=7,
             label=f"{look.name}, predicted",
             gid=f"predicted:{kind}",

@@ -29,13 +29,8 @@ def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
         axes.set_ylabel("Throughput over IFB [×]")
         entries = [line for kind in SPEEDUP_KINDS for line in _draw_speedup(axes, kind, workload.speedups)]
         axes.axhline(1, color=style.GREY, linewidth=1, linestyle=(0, (1, 1)), zorder=1)
-        tops = [
-            value
-            for row in workload.speedups
-            for value in (row.step, row.linear, row.linear_high)
-            if value is not None
-        ]
-        axes.set_ylim(0, max([1.0, *tops]) * (1 + style.HEADROOM_Y))
+        top = _find_top(workload.speedups)
+        axes.set_ylim(0, top * (1 + style.HEADROOM_Y))
         axes.margins(x=0.03)
         title = f"{analysis.model} on {analysis.gpu}: speed-up over IFB, ISL/OSL {workload.workload}"
         footer = [
@@ -46,10 +41,25 @@ def plot_speedup(workload: WorkloadAnalysis, analysis: Analysis) -> Figure:
             "Band: 95 % interval of linear from the noise of the measured rates"
             + ("." if _has_band(workload) else ", which is not known here."),
         ]
+        steps = [row.step for row in workload.speedups if row.step is not None]
+        if steps and max(steps) > top * (1 + style.HEADROOM_Y):
+            footer.append(
+                f"step goes up to {max(steps):.2f}, above the frame: there IFB has no measured point near that speed."
+            )
         bottom = draw_footer(figure, footer)
         top = draw_header(figure, title, entries, stamp)
         fit_axes(figure, [axes], bottom, top)
     return figure
+
+
+def _find_top(speedups: Sequence[Speedup]) -> float:
+    """The highest ratio that sets the scale: of the linear reading and its interval, and of step up to twice that.
+    Step says tenfold where IFB's next point beyond a hole in its front gives so little."""
+    linear = [value for row in speedups for value in (row.linear, row.linear_high) if value is not None]
+    steps = [row.step for row in speedups if row.step is not None]
+    if not linear:
+        return max([1.0, *steps])
+    return max(1.0, *linear, min(2 * max(1.0, *linear), max(steps, default=0.0)))
 
 
 def picture_speedup(workload: WorkloadAnalysis, analysis: Analysis, name: str) -> Picture | None:

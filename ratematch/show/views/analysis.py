@@ -56,7 +56,7 @@ def _print_workload(workload: WorkloadAnalysis, console: Console) -> None:
     for kind, front in fronts:
         name = style.KINDS[kind].name
         origin = "predicted from ctx and gen measured apart" if kind == "rate_matched" else "measured"
-        origin += style.origin_suffix(workload)
+        origin = style.say_origin(origin, workload)
         if front:
             shown = thin_front(front)
             if len(shown) < len(front):
@@ -108,7 +108,11 @@ def _front_row(point: Point) -> tuple[Any, ...]:
 def _predicted_gain(workload: WorkloadAnalysis) -> list[str]:
     """What the rate-matched front promises, where the sentence on top is of the measured one."""
     by_kind = {kind: [row for row in workload.speedups if row.kind == kind] for kind in HOW}
-    line = state_gain(by_kind["rate_matched"], HOW["rate_matched"]) if find_ends(by_kind["end_to_end"]) else ""
+    line = (
+        state_gain(by_kind["rate_matched"], style.say_origin(HOW["rate_matched"], workload))
+        if find_ends(by_kind["end_to_end"])
+        else ""
+    )
     return [line] if line else []
 
 

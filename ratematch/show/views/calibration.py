@@ -27,6 +27,8 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
         (meaning, getattr(one, part), *calibration.factor_interval(part)) for part, meaning in MEANINGS.items()
     ]
     what = f"calibrated for {one.model} in {one.precision} on {one.gpu}"
+    if calibration.carried_from:
+        what += f", by loads of {calibration.carried_from}"
     console.print(table(what, ("factor on", "value", "95 %: low", "high"), factors))
     families = [
         (each.family, each.loads, each.measured, each.factor, each.low, each.high) for each in calibration.families

@@ -96,7 +96,8 @@ def _print_gap_parts(gaps: Iterable[Gap], console: Console) -> None:
     for label, gaps_of_label in by_label.items():
         for first in range(0, len(gaps_of_label), MOST_COLUMNS):
             shown = sorted(gaps_of_label, key=lambda gap: gap.concurrency or 0)[first : first + MOST_COLUMNS]
-            names = list(dict.fromkeys(part.name for gap in shown for part in gap.parts if part.tok_s_gpu))
+            lost = {part.name for gap in shown for part in gap.parts if part.tok_s_gpu}
+            names = [name for name in dict.fromkeys(part.name for gap in shown for part in gap.parts) if name in lost]
             parts = [{part.name: part.tok_s_gpu for part in gap.parts} for gap in shown]
             rows: list[tuple[str | float | None, ...]] = [("ideal ratio", *(gap.ideal for gap in shown))]
             rows += [(f"- {name}", *(parts_of_gap.get(name) for parts_of_gap in parts)) for name in names]

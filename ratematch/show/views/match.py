@@ -30,11 +30,16 @@ Json = dict[str, Any]
 
 def match_to_json(match: TableMatch) -> Json:
     """``rate_matched``, ``plans``, ``front``, ``ifb_front`` and ``speedup``, each a list of flat rows; and
-    ``closed_loop``, where concurrencies were asked for."""
+    ``closed_loop``, where concurrencies were asked for. Plans that are held to a TTFT limit in service have it."""
+    in_service = match.question.constraints.in_service
+
+    def plan(point: Point) -> Json:
+        return _plan_to_json(point) | ({"ttft_ms": point.ttft_ms} if in_service else {})
+
     content: Json = {
         "rate_matched": [_ideal_to_json(row) for row in match.ideal],
-        "plans": [_plan_to_json(point) for point in match.plans],
-        "front": Streamed(match.front, _plan_to_json),
+        "plans": [plan(point) for point in match.plans],
+        "front": Streamed(match.front, plan),
         "ifb_front": [_ifb_to_json(server) for server in match.ifb_front],
         "speedup": [asdict(row) for row in match.speedup],
     }
@@ -172,13 +177,14 @@ def print_match(match: TableMatch, console: Console) -> None:
 def _print_plans(match: TableMatch, console: Console) -> None:
     column, words = SCORES[match.question.objective]
     unit = score_unit(match.question)
-    columns = (*PLAN_COLUMNS, column, "ideal")
-    print_table(f"plans, best first by {words}", columns, _plan_rows(match.plans, unit), console)
+    in_service = match.question.constraints.in_service
+    columns = (*PLAN_COLUMNS, column, "TTFT ms" if in_service else "ideal")
+    print_table(f"plans, best first by {words}", columns, _plan_rows(match.plans, unit, in_service), console)
     console.print()
     figures = zip(match.front.gpus(), match.front.objectives(), strict=True)
     shown = [match.front[at] for at in thin_places([(gpus, *point) for gpus, point in figures])]
     few = f" ({len(shown)} of {len(match.front)} rows, all with --json)" if len(shown) < len(match.front) else ""
-    print_table(f"front of the plans{few}", columns, _plan_rows(shown, unit), console)
+    print_table(f"front of the plans{few}", columns, _plan_rows(shown, unit, in_service), console)
     if any(point.front_chance is not None for point in shown):
         console.print()
         print_table(
@@ -187,7 +193,8 @@ def _print_plans(match: TableMatch, console: Console) -> None:
             [_interval_row(point, unit) for point in shown],
             console,
         )
-    console.print(Text("C/gen: requests decoding in one gen instance; ideal: ctx:gen ratio of the rates"))
+    last = "TTFT: mean, in service" if in_service else "ideal: ctx:gen ratio of the rates"
+    console.print(Text(f"C/gen: requests decoding in one gen instance; {last}"))
     console.print()
 
 
@@ -258,10 +265,16 @@ def _span(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _plan_rows(plans: Sequence[Point], unit: float) -> list[tuple[Any, ...]]:
+def _plan_rows(plans: Sequence[Point], unit: float, in_service: bool) -> list[tuple[Any, ...]]:
+    """``in_service``: plans are held to a TTFT limit in service, and have their TTFT in place of the ideal ratio,
+    which knows of no queue."""
     whole = all(point.gpus_allocated in (None, point.gpus) for point in plans)
     return [
-        _plan_row(point, point.gpus if whole else f"{point.gpus}/{point.gpus_allocated}", unit) for point in plans
+        (
+            *_plan_row(point, point.gpus if whole else f"{point.gpus}/{point.gpus_allocated}", unit),
+            point.ttft_ms if in_service else point.ratio,
+        )
+        for point in plans
     ]
 
 
@@ -275,7 +288,6 @@ def _plan_row(point: Point, gpus: int | str, unit: float) -> tuple[Any, ...]:
         point.tpot_ms,
         point.tok_s_user,
         point.tok_s_gpu * unit,
-        point.ratio,
     )
 
 

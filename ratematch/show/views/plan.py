@@ -82,16 +82,20 @@ def print_plan(sweep: Sweep, expansion: Expansion, cost: Estimate, console: Cons
     rows = [
         (e.stage, e.workload.label, e.deployment.label, e.deployment.gpus, _ladder(e)) for e in expansion.experiments
     ]
+    console.print()
     console.print(table("experiments", ["stage", "ISL/OSL", "deployment", "GPUs", "loads"], rows))
     left = [(stage, cells, run, cells - run) for stage, cells, run in space(sweep, expansion)]
     if left:
+        console.print()
         console.print(table("space", ["stage", "combinations x workloads", "run", "left out"], left))
     if expansion.dropped:
         dropped = [(d.stage, d.combination, d.reason) for d in by_stage(expansion)]
+        console.print()
         console.print(table(f"not run ({len(dropped)})", ["stage", "combination", "why"], dropped))
     stages = [(s.stage, s.experiments, s.loads, s.nodes, s.gpus, s.minutes, s.gpu_hours) for s in cost.stages]
     total = ("all", sum(s[1] for s in stages), sum(s[2] for s in stages), None, None, cost.minutes, cost.gpu_hours)
     columns = ["stage", "experiments", "loads", "nodes", "GPUs", "minutes", "GPU-hours"]
+    console.print()
     console.print(table("cost", columns, [*stages, total]))
     for assumption in cost.assumptions:
         console.print(Text(f"assumed: {assumption}", "dim"))

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from ratematch.match.points import Point
+from ratematch.match.points import Point, WorkloadAnalysis
 from ratematch.measure.measured import Measured
 from ratematch.plan.parallelism import family_name
 from ratematch.show import style
-from ratematch.show.console import table
+from ratematch.show.console import print_table, show_value
+from ratematch.show.headline import describe_gain
+from ratematch.show.shortlabel import short_label
 
 if TYPE_CHECKING:  # `show` draws what it is handed
     from ratematch.simulate.accuracy import Kind
@@ -160,7 +162,7 @@ def print_prediction(prediction: Prediction, console: Console, explain: bool = F
         console.print(Text(line), soft_wrap=True)
     for each in prediction.basis.sets if explain else ():
         values = [(name, value.value, value.low, value.high) for name, value in each.values.items()]
-        console.print(table(f"learnt values, {each.label}", ("value of", "used", "fits: low", "high"), values))
+        _print_rows(f"learnt values, {each.label}", ("value of", "used", "fits: low", "high"), values, console)
     number = prediction.learnt_from
     learnt = f"learnt from {number} measured servers" if number else "nothing measured"
     if prediction.calibration is not None:
@@ -170,39 +172,53 @@ def print_prediction(prediction: Prediction, console: Console, explain: bool = F
         for effect in prediction.effects
     ]
     columns = ("family", "measured", "factor", "95 %: low", "high")
-    console.print(table(f"factor on predicted speed, {learnt}", columns, rows))
+    _print_rows(f"factor on predicted speed, {learnt}", columns, rows, console)
     best = ("server", "load", "req/s/GPU", "95 %: low", "high", "TTFT ms")
-    console.print(table("predicted ctx servers, best load", best, _ctx(prediction)))
+    _print_rows("predicted ctx servers, best load", best, _ctx(prediction), console)
     for workload in prediction.analyses:
-        front = _thin(workload.rate_matched)
-        rows_shown = [
+        _print_fronts(workload, prediction, console)
+
+
+def _print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console) -> None:
+    console.print()
+    print_table(title, columns, rows, console)
+
+
+def _print_fronts(workload: WorkloadAnalysis, prediction: Prediction, console: Console) -> None:
+    """What disaggregated serving is predicted to gain, and both fronts that say so."""
+    console.print()
+    console.print(Text(f"{workload.workload}: {describe_gain(workload)}", "bold"), soft_wrap=True)
+    share = "95 %" if prediction.calibration or prediction.learnt_from else "90 %"
+    kinds: tuple[tuple[str, tuple[Point, ...], Kind], ...] = (
+        ("rate-matched", workload.rate_matched, "disagg"),
+        ("IFB", workload.ifb, "agg"),
+    )
+    for name, points, kind in kinds:
+        front = _thin(points)
+        ratio = ("ctx:gen (95 %)",) if kind == "disagg" else ()
+        columns = ("deployment", "GPUs", *ratio, "tok/s/user", f"tok/s/GPU ({share})", "TTFT ms")
+        rows = [
             (
-                *(point.label, point.gpus, _ratio_words(point, prediction), point.tok_s_user, point.tok_s_gpu),
-                *("-" if end is None else end for end in _within(point.tok_s_gpu, prediction, "disagg")),
+                *(short_label(point.label), point.gpus, *((_ratio_words(point, prediction),) if ratio else ())),
+                *(point.tok_s_user, _between(point.tok_s_gpu, *_within(point.tok_s_gpu, prediction, kind))),
                 point.ttft_ms,
             )
             for point in front
         ]
-        title = (
-            f"{workload.workload}: predicted rate-matched front ({len(front)} of {len(workload.rate_matched)} rows)"
-        )
-        share = "95 %" if prediction.calibration or prediction.learnt_from else "90 %"
-        front_columns = (
-            "deployment",
-            "GPUs",
-            "ratio (95 %)",
-            "tok/s/user",
-            "tok/s/GPU",
-            f"{share}: low",
-            "high",
-            "TTFT ms",
-        )
-        console.print(table(title, front_columns, rows_shown))
+        few = f" ({len(front)} of {len(points)} rows)" if len(front) < len(points) else ""
+        _print_rows(f"{workload.workload}: predicted {name} front{few}", columns, rows, console)
+
+
+def _between(value: float, low: float | None, high: float | None) -> str:
+    ends = f" ({show_value(low)} to {show_value(high)})" if low is not None and high is not None else ""
+    return show_value(value) + ends
 
 
 def _ratio_words(point: Point, prediction: Prediction) -> str:
     low, high = _ratio_within(point, prediction)
-    return "-" if low is None or high is None else f"{point.ratio} ({low:.2g} to {high:.2g})"
+    return (
+        "-" if low is None or high is None else f"{float(Fraction(point.ratio or 0)):.2g} ({low:.2g} to {high:.2g})"
+    )
 
 
 def _ctx(prediction: Prediction) -> list[tuple[Any, ...]]:

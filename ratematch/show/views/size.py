@@ -19,6 +19,8 @@ from ratematch.show.views.predict import basis_in_words
 if TYPE_CHECKING:  # `show` draws what it is handed
     from ratematch.simulate.sizing import Run, Sized, Sizing
 
+MOST_SLOW = 3
+"""Deployments that did not keep the limits which are named."""
 MOST_PLANS = 6
 """Smallest deployments that are listed, one of each pair of servers; the JSON has all."""
 
@@ -109,8 +111,12 @@ def _print_answer(sized: Sized, sizing: Sizing, sweep: Sweep, console: Console) 
         _say(f"  95 %: {_range(sized)} GPUs, if all servers are as much faster or slower as they may be", console)
         if answer.gpus > sweep.max_gpus:
             _say(f"  that is more than the {sweep.max_gpus} GPUs of the sweep's budget", console, "yellow")
-    for run in sized.runs:
-        _say(f"  {_describe_run(run, sizing)}", console)
+    if answer is not None:
+        _say(f"  {_describe_answer(answer, sizing)}", console)
+    if slow := [run for run in sized.runs if run.broken]:
+        tried = "; ".join(f"{run.label} ({', '.join(run.broken)})" for run in slow[:MOST_SLOW])
+        more = f"; and {len(slow) - MOST_SLOW} more" if len(slow) > MOST_SLOW else ""
+        _say(f"  SIMULATED, and not kept by: {tried}{more}", console)
     if sized.aggregated:
         label, gpus = sized.aggregated
         _say(f"  aggregated serving would take {gpus} GPUs at least: {label}, without what queues for them", console)
@@ -143,15 +149,15 @@ def _places(gpus: int, cluster: Cluster) -> str:
 
 def _range(sized: Sized) -> str:
     low = "-" if sized.low is None else str(sized.low)
-    return f"{low} to {sized.high}" if sized.high is not None else f"{low} or more, maybe none keeps the limits"
+    if sized.low == sized.high:
+        return f"{low} too"
+    return f"{low} to {sized.high}" if sized.high is not None else f"{low} or more (slowest: none found)"
 
 
-def _describe_run(run: Run, sizing: Sizing) -> str:
+def _describe_answer(run: Run, sizing: Sizing) -> str:
     percentile = sizing.question.percentile or "mean"
     at = "mean" if percentile == "mean" else f"p{percentile}"
-    start = f"SIMULATED, {run.requests:,} requests, Poisson: {run.label}"
-    if run.broken:
-        return f"{start} does not keep them: {', '.join(run.broken)}"
+    start = f"SIMULATED with {run.requests:,} requests"
     parts = []
     for name, value in (("TTFT", run.ttft_limit_ms), ("TPOT", run.tpot_limit_ms)):
         low, high = _within(run, name.lower(), sizing)
@@ -164,4 +170,4 @@ def _describe_run(run: Run, sizing: Sizing) -> str:
         if limit is not None and _within(run, name.lower(), sizing)[1] > limit
     ]
     verdict = f"; {' and '.join(open_)} may still be over: measure before you promise" if open_ else ""
-    return f"{start} keeps them: {', '.join(parts)}{verdict}"
+    return f"{start}: {', '.join(parts)}{verdict}"
