@@ -7,6 +7,7 @@ canvas: no pyplot, no window, no state left behind.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ SPREAD = "ISL/OSL~r: output lengths spread evenly from r × OSL to OSL."
 NUM_CAUSES, NAMED_SHARE = 2, 0.1
 """Causes of the gap named in the legend, at most, and the share of the gap below which one is not named."""
 MANY_CURVES = 40
-"""More thin curves than this are drawn fainter."""
+"""More thin curves of a kind than this are drawn fainter, the more the fainter: they must not hide the fronts."""
 
 
 def plot_pareto(workload: WorkloadAnalysis, analysis: Analysis, log_y: bool = False) -> Figure:
@@ -178,13 +179,14 @@ def _draw_curves(axes: Axes, points: Sequence[Point]) -> list[Line2D]:
     for point in points:
         groups.setdefault((point.kind, point.label), []).append(point)
     curves = []
-    alpha = style.CURVE_ALPHA if len(groups) <= MANY_CURVES else style.CURVE_ALPHA / 2
+    many = Counter(kind for kind, _ in groups)
+    alphas = {kind: _find_alpha(number) for kind, number in many.items()}
     for number, ((kind, _), members) in enumerate(sorted(groups.items())):
         members.sort(key=lambda point: (point.concurrency, -point.tok_s_user))
         (curve,) = axes.plot(
             *_arrays(members),
             color=style.KINDS[kind].colour,
-            alpha=alpha,
+            alpha=alphas[kind],
             linewidth=style.THIN_WIDTH_PT,
             marker=style.KINDS[kind].marker or ".",
             markersize=style.CURVE_MARKER_PT,
@@ -194,6 +196,12 @@ def _draw_curves(axes: Axes, points: Sequence[Point]) -> list[Line2D]:
         )
         curves.append(curve)
     return curves
+
+
+def _find_alpha(number: int) -> float:
+    """Of each of so many thin curves."""
+    faint = 1.0 if number <= MANY_CURVES else 0.5 * (MANY_CURVES / number) ** 0.35
+    return style.CURVE_ALPHA * faint
 
 
 def _draw_front(axes: Axes, kind: Kind, front: Sequence[Point], mixed_mtp: bool) -> Line2D | None:
