@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ratematch.emulator.efficiency import Efficiency
+from ratematch.emulator.efficiency import Efficiency, row_bytes
 from ratematch.emulator.steptime import RankLoad, RooflineStepTime, StepBatch
 from ratematch.inputs.catalog import load_gpu, load_model
 from ratematch.plan.memory import MemoryUse, activation_bytes, kv_tokens_per_rank
@@ -123,7 +123,7 @@ def efficiency(values: Sequence[Value], x: Vector, precision: str, backend: str)
         for value, log in zip(values, x, strict=True)
         if value.holds(precision, backend)
     }
-    return replace(Efficiency(), **mine)
+    return row_bytes(replace(Efficiency(), **mine), backend.removesuffix("_TP"))
 
 
 def _steps(row: Row, mapping: str, eff: Efficiency, all_to_all: bool = False) -> RooflineStepTime:

@@ -34,6 +34,8 @@ class Efficiency:
                          bandwidth): switches add up (NVLink SHARP), so it may be above that of other exchanges
     moe_imbalance:       tokens of the busiest expert-parallel rank over the mean
     layer_s:             fixed time of a layer: launches, norms, routing, tails of small kernels (CUDA graphs)
+    moe_row_b:           bytes that a token's row at an expert moves for each hidden element, see ``ROW_BYTES``
+    moe_row_ffn_b:       the same for each element between an expert's two products
     moe_layer_s:         more of it in a layer with routed experts, where sorting tokens by expert, quantising and
                          adding up are kernels of their own
     collective_s:        fixed time of one exchange between GPUs
@@ -57,6 +59,8 @@ class Efficiency:
     allreduce: float = 0.4
     moe_imbalance: float = 1.3
     layer_s: float = 45e-6
+    moe_row_b: float = 4.0
+    moe_row_ffn_b: float = 6.0
     moe_layer_s: float = 0.0
     collective_s: float = 12e-6
     elementwise_passes: float = 28.0
@@ -66,6 +70,20 @@ class Efficiency:
     launch_layer_s: float = 0.0
     ctx_speed: float = 1.0
     gen_speed: float = 1.0
+
+
+ROW_BYTES = {"DEEPGEMM": (16.0, 10.0)}
+"""``moe_row_b`` and ``moe_row_ffn_b`` of backends whose kernels stand one behind another, by what each reads and
+writes (TensorRT-LLM's ``fused_moe_deepgemm.py``). A row is copied to its expert in bf16 (4 bytes a hidden element),
+quantised into that expert's block (3), read by the first product (1), written by the second (2), copied back out of
+the block (4) and read to be added up (2): 16. Between the products, gate and other half counted together, it is
+written (4), read and quantised behind the activation (5) and read (1): 10. Others fuse all this with the products."""
+
+
+def row_bytes(efficiency: Efficiency, moe_backend: str) -> Efficiency:
+    """``efficiency`` with what a row of a routed expert moves with kernels of ``moe_backend``."""
+    hidden, ffn = ROW_BYTES.get(moe_backend, (efficiency.moe_row_b, efficiency.moe_row_ffn_b))
+    return replace(efficiency, moe_row_b=hidden, moe_row_ffn_b=ffn)
 
 
 class Learnt(NamedTuple):
@@ -80,12 +98,13 @@ class Learnt(NamedTuple):
 class LearntSet(NamedTuple):
     """What was learnt for one GPU, model and weight format: values by name, and where they come from.
 
-    ``label``: ``nvfp4 on gb200, experts: CUTLASS``; the backend only where values are of one.
+    ``label``: ``nvfp4 on gb200, experts: CUTLASS``; the backend, and ``backend``, only where values are of one.
     """
 
     values: dict[str, Learnt]
     source: str
     label: str = ""
+    backend: str = ""
 
 
 def efficiency_of(
@@ -97,7 +116,8 @@ def efficiency_of(
     where none is named.
     """
     learnt = learnt_for(gpu.name, model.mla is not None, precision, moe_backend.upper(), attention_dp)
-    return replace(Efficiency(), **{name: value.value for name, value in learnt.values.items()})
+    known = replace(Efficiency(), **{name: value.value for name, value in learnt.values.items()})
+    return row_bytes(known, learnt.backend)
 
 
 @cache
@@ -120,8 +140,9 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
         if not mla:
             values.pop("launch_layer_s", None)
         assert values.keys() <= known, values.keys() - known
-        label = f"{precision} on {gpu}" + (f", experts: {backend}" if backend in backends else "")
-        return LearntSet(values, " ".join(str(entry["source"]).split()), label)
+        backend = backend if backend in backends else ""
+        label = f"{precision} on {gpu}" + (f", experts: {backend}" if backend else "")
+        return LearntSet(values, " ".join(str(entry["source"]).split()), label, backend)
     return LearntSet({}, "")
 
 

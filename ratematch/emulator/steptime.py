@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 from ratematch.emulator.efficiency import Efficiency, efficiency_of
+from ratematch.emulator.gathering import gathers, share_of_tokens
 from ratematch.emulator.mixing import CoreRates, choose_s, mix_s
 from ratematch.plan.formats import format_bytes, rate_of
 from ratematch.plan.memory import (
@@ -31,8 +32,6 @@ from ratematch.plan.parallelism import Parallelism
 
 _REMEMBERED = 4096
 """Numbers of tokens for which the time of a part is kept: from step to step most of a server's are the same."""
-ONE_NODE = 8
-"""GPUs of an NVLink domain that is not rack-scale, at most."""
 
 
 class RankLoad(NamedTuple):
@@ -136,6 +135,8 @@ class RooflineStepTime:
         kv_share = min(shards if model.mla is None else 1, model.kv_heads)
         self._kv_b = kv_elements_per_layer(model) * format_bytes(kv_dtype) / kv_share
         self._link_b_s = self._link()
+        self._gathers = gathers(model, gpu, mapping, all_to_all)
+        self._share_here = share_of_tokens(model, mapping, self._gathers)
 
         # Of a step only the reading of caches differs from that of the one before, as a rule.
         remember = lru_cache(maxsize=_REMEMBERED)
@@ -337,9 +338,11 @@ class RooflineStepTime:
         copies = imbalance * all_tokens * moe.top_k / mapping.ep
         flops = 2 * self._expert_params * copies
         weights_b = touched / mapping.ep * self._expert_params * self._weight_b
-        rows_b = copies * (2 * (moe.latent or self.model.hidden) + 3 * moe.ffn / mapping.moe_tp) * 2.0
+        eff, width = self.efficiency, moe.latent or self.model.hidden
+        rows_b = copies * (eff.moe_row_b * width + eff.moe_row_ffn_b * moe.ffn / mapping.moe_tp)
+        rows_b += all_tokens * self._share_here * width * 2.0  # sums of a token's experts, in bf16
         seconds = max(flops / self._moe_rate, weights_b / self._expert_bandwidth) + rows_b / self._bandwidth
-        seconds += self.efficiency.moe_layer_s
+        seconds += eff.moe_layer_s
         if self._shared_params:
             shared_b = self._shared_params * self._shared_b
             seconds += self._gemm(self._shared_params, shared_b, most_tokens, self._shared_rate)
@@ -347,18 +350,13 @@ class RooflineStepTime:
 
     def _exchange_s(self, tokens: float) -> float:
         """Exchanges of one layer. Attention DP: dispatch and combine (combine in bf16) with the distinct ranks that a
-        token's experts live on, or with all: TensorRT-LLM has all-to-all kernels for MNNVL and DeepEP only, takes
-        them for more expert-parallel ranks than a token has experts (``select_alltoall_method_type``), and gathers
-        and reduce-scatters all tokens elsewhere. Without attention DP two all-reduces."""
+        token's experts live on, or with all (:func:`gathers`). Without attention DP two all-reduces."""
         mapping, model, eff = self.mapping, self.model, self.efficiency
         if mapping.tp == 1 or tokens <= 0:
             return 0.0
         if mapping.attention_dp:
-            top_k = model.moe.top_k if model.moe else 1
-            groups = mapping.ep * (1.0 - math.pow(1.0 - 1.0 / mapping.ep, top_k))
-            peers = groups * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
-            few = mapping.ep <= top_k and not self.all_to_all
-            if few or mapping.tp <= self.gpu.nvlink_domain <= ONE_NODE:
+            peers = self._share_here * mapping.ep * mapping.moe_tp * (mapping.tp - 1) / mapping.tp
+            if self._gathers:
                 peers = mapping.tp - 1.0
             wire_b = tokens * peers * model.hidden * (self._sent_b + 2.0)
         else:

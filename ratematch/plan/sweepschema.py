@@ -47,7 +47,11 @@ Multiples = Annotated[list[Multiple], BeforeValidator(as_list), Field(min_length
 
 
 def as_spread(value: Any) -> Any:
-    return parse_spread(value) if isinstance(value, str) else value
+    if value is None or isinstance(value, Spread):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("of the form normal:MEAN,STD or lognormal:MEAN,STD")
+    return parse_spread(value)
 
 
 SpreadIn = Annotated[InstanceOf[Spread], BeforeValidator(as_spread), WithJsonSchema({"type": "string"})]

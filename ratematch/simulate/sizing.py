@@ -44,9 +44,12 @@ from ratematch.simulate.timeline import Timeline
 
 Z95 = 1.96
 SECONDS, LEAST_REQUESTS, MOST_REQUESTS = 120.0, 2000, 10_000
-"""Of a run in virtual time: so long; at least so many that 20 are beyond the 99th percentile; at most these."""
+"""Of a run in virtual time: so long; at least so many that 20 are beyond the 99th percentile; these do."""
 FILLING = 2.0
 """Times the time of one request before its requests count: servers are full by then."""
+LASTING = 3.0
+"""Times the time of one request that the counted ones are sent for, however many they are: in less, more arrive than
+end (no rate can be taken in the first one and a half), and a deployment that keeps up seems overloaded."""
 MOST_RUNS, MOST_PAIRS = 12, 40
 """Deployments that are run at most, and pairs, the smallest ones, that they are of."""
 
@@ -74,7 +77,7 @@ class Sized:
     ``runs``: deployments in virtual time, the last one is the answer where it keeps all limits. ``low`` and ``high``:
     GPUs of the answer if all servers were as fast, or as slow, as 95 % of them are at most; ``None``: then none was
     found. ``aggregated``: label and GPUs of the fewest aggregated servers, without any queue: no
-    fewer do; ``None`` where none keeps the limits.
+    fewer do; ``None`` where none keeps the limits. ``lacking``: the stages without any server that was forecast.
     """
 
     workload: str
@@ -83,6 +86,7 @@ class Sized:
     high: int | None
     runs: tuple[Run, ...]
     aggregated: tuple[str, int] | None
+    lacking: tuple[str, ...] = ()
 
     @property
     def answer(self) -> Run | None:
@@ -126,9 +130,15 @@ def size_sweep(
                 high=_gpus(runs[-Z95]),
                 runs=runs[0.0],
                 aggregated=fewest_aggregated(of_servers, question),
+                lacking=_lacking(prediction.rows, workload),
             )
         )
     return Sizing(question, tuple(sized), prediction)
+
+
+def _lacking(rows: Sequence[Measured], workload: Workload) -> tuple[str, ...]:
+    there = {row.experiment.stage for row in select_workload(rows, workload)}
+    return tuple(stage for stage in ("ctx", "gen") if stage not in there)
 
 
 def _gpus(runs: Sequence[Run]) -> int | None:
@@ -214,8 +224,8 @@ def _search(trial: _Trial, found: Sequence[tuple[Pair, ServingPlan]]) -> tuple[R
         runs.append(run)
         if not run.broken:
             break
-        more_ctx = any("TTFT" in reason for reason in run.broken)
-        more_gen = any("TPOT" in reason for reason in run.broken)
+        more_ctx = any(reason.startswith("TTFT ") for reason in run.broken)
+        more_gen = any(reason.startswith("TPOT ") for reason in run.broken)
         if more_ctx or more_gen:  # anything else more servers do not mend
             ctx, gen = ctx + more_ctx, gen + more_gen
             gpus = ctx * pair.ctx.servers.mapping.gpus + gen * pair.gen.servers.mapping.gpus
@@ -224,7 +234,8 @@ def _search(trial: _Trial, found: Sequence[tuple[Pair, ServingPlan]]) -> tuple[R
 
 
 def _load(req_s: float, speed: float, seconds_each: float) -> Rate:
-    requests = min(MOST_REQUESTS, max(LEAST_REQUESTS, math.ceil(SECONDS * req_s)))
+    usual = min(MOST_REQUESTS, math.ceil(SECONDS * req_s))
+    requests = max(LEAST_REQUESTS, usual, math.ceil(LASTING * seconds_each * req_s))
     return Rate(req_s / speed, requests, warmup=math.ceil(FILLING * seconds_each * req_s))
 
 

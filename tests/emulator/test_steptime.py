@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratematch.emulator.efficiency import Efficiency
+from ratematch.emulator.efficiency import Efficiency, efficiency_of, row_bytes
 from ratematch.emulator.steptime import RankLoad, RooflineStepTime, StepBatch
 from ratematch.inputs.catalog import load_gpu, load_model, model_names
 from ratematch.plan.parallelism import Parallelism, parse_mapping
@@ -169,3 +169,28 @@ def test_fp8_in_blocks_is_sent_as_bf16():
     steps = {name: RooflineStepTime(R1, GB200, parse_mapping("DEP4"), name) for name in ("fp8", "nvfp4")}
     sent = {name: (each._exchange_s(4097) - each._exchange_s(1)) * each._link_b_s for name, each in steps.items()}
     assert sent["fp8"] / sent["nvfp4"] == pytest.approx((2 + 2) / (0.5625 + 2), rel=1e-3)
+
+
+def test_kernels_one_behind_another_move_each_row_several_times():
+    """DeepGEMM's: 16 bytes a hidden element of a row where fused ones move 4; 10 instead of 6 between products."""
+    fused = efficiency_of(GB200, R1, "fp8", "TRTLLM", attention_dp=True)
+    assert (fused.moe_row_b, fused.moe_row_ffn_b) == (4, 6)
+    steps = [
+        RooflineStepTime(R1, GB200, parse_mapping("DEP16"), "fp8", efficiency=each)
+        for each in (fused, row_bytes(fused, "DEEPGEMM"))
+    ]
+    copies = fused.moe_imbalance * 4096 * 8 / 16
+    more_b = copies * (12 * R1.hidden + 4 * 2048)
+    times = [each._moe_s(4096, 256) for each in steps]
+    assert times[1] - times[0] == pytest.approx(more_b / (fused.memory * 8e12))
+
+
+def test_sums_are_written_for_every_token_that_a_rank_has():
+    """Gathered ones are all; by all-to-all those come that have an expert there, six of ten on eight ranks."""
+    moved_b = []
+    for all_to_all in (False, True):
+        steps = RooflineStepTime(R1, GB200, parse_mapping("DEP8"), "fp8", all_to_all=all_to_all)
+        none = RooflineStepTime(R1, GB200, parse_mapping("DEP8"), "fp8", all_to_all=all_to_all)
+        none._share_here = 0.0
+        moved_b.append((steps._moe_s(2048, 256) - none._moe_s(2048, 256)) * steps._bandwidth)
+    assert moved_b == pytest.approx([2048 * 7168 * 2, 2048 * 7168 * 2 * (1 - (7 / 8) ** 8)])

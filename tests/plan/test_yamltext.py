@@ -164,6 +164,7 @@ def problems(text: str, *overrides: str) -> list[str]:
         ("isl: 1024", "isl: 1000000000", "workloads[0].isl: must be less than or equal to 100000000"),
         ("isl: 1024", "isl: 1024, think_s: .nan", "must be a finite number"),
         ("isl: 1024", "isl: 1024, isl_spread: 'normal:1e300,1'", "mean and deviation are tokens"),
+        ("isl: 1024", "isl: 1024, isl_spread: 0.5", "must be of the form normal:MEAN,STD"),
         ("[TEP4, DEP8]", "[TP99999999999999999999]", "is no mapping"),
         ("[TEP4, DEP8]", "[TP²]", "is no mapping"),
         ("mapping: [TEP4, DEP8]", "tp: 99999999999", "must be a whole number up to 1,000,000"),

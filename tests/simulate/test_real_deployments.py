@@ -54,6 +54,18 @@ def test_steps_at_the_measured_number_in_flight_are_near():
     assert np.quantile(errors, 0.9) < 0.12
 
 
+def test_fp8_on_eight_gpu_nodes_is_near():
+    """Attention DP gathers all tokens there; DeepGEMM's rows are copied several times (line 35 was 11 % off)."""
+    errors = {}
+    for line in (35, 36, 37, 38, 39):
+        row = TABLE[line]
+        dp = parse_mapping(row.gen.mapping).attention_dp
+        eff = efficiency_of(load_gpu(row.gpu), load_model("deepseek-r1"), "fp8", setup_of(row).gen_backend, dp)
+        errors[line] = abs(tpot_ms(row, eff) / row.tpot_ms - 1)
+    assert np.median(list(errors.values())) < 0.055, errors
+    assert errors[35] < 0.085
+
+
 def test_context_servers_keep_up_where_generation_was_full():
     """GB300 FP4, eleven DEP2 at 8k: they had the rate that filled three DEP4."""
     row = TABLE[71]

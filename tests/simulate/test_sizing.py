@@ -12,6 +12,7 @@ import pytest
 from ratematch.campaign.precheck import expand_sweep
 from ratematch.inputs.find import read_sweep
 from ratematch.match.question import Question
+from ratematch.simulate import sizing
 from ratematch.simulate.sizing import Sizing, size_sweep
 from tests.support.sites import read
 
@@ -25,8 +26,8 @@ FEW = (
 OPTIONS = [word for key in FEW for word in ("--set", key)]
 
 
-def sized(**question: Any) -> Sizing:
-    sweep, _ = read_sweep(str(SWEEP), FEW, None)
+def sized(workload: str = FEW[0], **question: Any) -> Sizing:
+    sweep, _ = read_sweep(str(SWEEP), (workload, *FEW[1:]), None)
     return size_sweep(sweep, expand_sweep(sweep).experiments, Question(percentile=99, draws=0, **question))
 
 
@@ -48,6 +49,19 @@ def test_a_server_more_where_queueing_theory_is_too_kind() -> None:
     for slow, next_one in pairwise(runs):
         assert slow.broken and (next_one.ctx, next_one.gen) > (slow.ctx, slow.gen)
     assert not runs[-1].broken and runs[-1].ttft_limit_ms <= tight
+
+
+def test_requests_that_take_long_are_no_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, requests are sent for some times as long as one takes."""
+    monkeypatch.setattr(sizing, "MOST_REQUESTS", 2000)
+    (run,) = sized("workloads=[{isl: 64, osl: 1024}]", ttft_ms=2000, request_rate=100.0).workloads[0].runs
+    assert not run.broken and run.requests > 2000
+
+
+def test_more_servers_are_tried_for_limits_only() -> None:
+    """All tokens of an answer of two come at once, however many servers there are."""
+    (run,) = sized("workloads=[{isl: 10, osl: 2}]", ttft_ms=2000, request_rate=100.0).workloads[0].runs
+    assert any("answers came at once" in reason for reason in run.broken)
 
 
 def test_no_answer_where_no_server_is_so_fast() -> None:
@@ -81,6 +95,19 @@ def test_it_is_said_what_was_predicted_what_was_simulated_and_how_sure(tmp_path:
     workload = content["workloads"]["4096/128"]
     assert content["predicted"] is True and all(run["simulated"] for run in workload["simulated"])
     assert workload["gpus_low"] <= workload["gpus"] and workload["answer"] in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        (("gen=null", "e2e=null"), "no gen server of the sweep"),
+        (("workloads=[{isl: 4096, osl: 128, turns: 3}]",), "no ctx server and no gen server of the sweep"),
+    ],
+)
+def test_servers_without_a_forecast_are_named(tmp_path: Path, keys: tuple[str, ...], why: str) -> None:
+    more = [word for key in keys for word in ("--set", key)]
+    code, out, _ = read(tmp_path, "size", str(SWEEP), *OPTIONS[:4], *OPTIONS[6:], *more, "--request-rate", "6")
+    assert code == 0 and f": no answer: {why} can be forecast for it" in out
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def _print_answer(sized: Sized, sizing: Sizing, sweep: Sweep, console: Console) 
     answer = sized.answer
     if answer is None:
         why = "in virtual time no deployment kept them" if sized.runs else "no pair of these servers keeps them"
-        _say(f"ISL/OSL {sized.workload}: no answer within the limits: {why}", console, "bold")
+        missing = " and no ".join(f"{stage} server" for stage in sized.lacking)
+        text = f": no {missing} of the sweep can be forecast for it" if missing else f" within the limits: {why}"
+        _say(f"ISL/OSL {sized.workload}: no answer{text}", console, "bold")
     else:
         _say(
             f"ISL/OSL {sized.workload}: {answer.gpus} GPUs ({_places(answer.gpus, cluster)}): {answer.label}",
