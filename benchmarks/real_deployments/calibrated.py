@@ -39,6 +39,7 @@ from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.store.folder import Results
 
 from .bases import Base, Known, ctx_family, gen_family, kind_of, parts_of
+from .carried import dense_values_unknown
 from .compare import FIGURES
 from .crossed import _fitted
 from .deviations import crossed, observe
@@ -223,7 +224,8 @@ def main() -> None:
         outcomes |= run(rows, known, args.draws, args.simulate and known == KNOWN[0])
     lines = [*lines_of(outcomes), "", *limits_of(outcomes)]
     if args.results:
-        lines += results_lines(args.results, args.draws)
+        with dense_values_unknown():
+            lines += results_lines(args.results, args.draws)
     text = "\n".join(lines)
     print(text)
     if args.output:

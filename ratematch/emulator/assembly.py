@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ratematch.emulator.efficiency import LearntSet, corrected, efficiency_of, learnt_for
+from ratematch.emulator.efficiency import LearntSet, corrected, efficiency_of, is_dense, learnt_for
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.iteration import SchedulerConfig
 from ratematch.emulator.kernelsteps import KernelStepTime
@@ -101,8 +101,15 @@ def learnt_of(shape: ServerShape, environment: Environment) -> LearntSet:
     """What the step times of this server were learnt from; no values where nothing was, or kernels were measured."""
     if environment.steps == "kernels":
         return LearntSet({}, "")
-    precision, mla = shape.precision(environment), shape.model.mla is not None
-    learnt = learnt_for(shape.gpu.name, mla, precision, shape.moe_backend.upper(), shape.mapping.attention_dp)
+    precision, model = shape.precision(environment), shape.model
+    learnt = learnt_for(
+        shape.gpu.name,
+        model.mla is not None,
+        precision,
+        shape.moe_backend.upper(),
+        shape.mapping.attention_dp,
+        dense=is_dense(model),
+    )
     if shape.prompts_launched:
         return learnt
     return learnt._replace(values={name: each for name, each in learnt.values.items() if name != "launch_layer_s"})

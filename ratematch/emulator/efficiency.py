@@ -2,6 +2,7 @@
 
 ``ratematch/data/efficiency.yaml`` has what public measurements of real deployments say, by GPU, weight format and
 backend of the experts' kernels, each value with how far it moves when only a half of the deployments is used.
+``ratematch/data/efficiency-dense.yaml`` has what loads of dense models say, which ratematch itself measured.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def row_bytes(efficiency: Efficiency, moe_backend: str) -> Efficiency:
 
 class Learnt(NamedTuple):
     """A value of :class:`Efficiency` that was learnt. ``low`` and ``high``: of fits on all deployments
-    and on either half of them."""
+    and on either half of them, or without one of the models."""
 
     value: float
     low: float
@@ -115,14 +116,24 @@ def efficiency_of(
     ``moe_backend``: TensorRT-LLM's ``moe_config.backend``; empty, ``AUTO`` and unmeasured ones: what the engine takes
     where none is named.
     """
-    learnt = learnt_for(gpu.name, model.mla is not None, precision, moe_backend.upper(), attention_dp)
+    learnt = learnt_for(
+        gpu.name, model.mla is not None, precision, moe_backend.upper(), attention_dp, dense=is_dense(model)
+    )
     known = replace(Efficiency(), **{name: value.value for name, value in learnt.values.items()})
     return row_bytes(known, learnt.backend)
 
 
+def is_dense(model: Model) -> bool:
+    """Whether each layer of ``model`` is grouped-query attention to the whole context and an MLP without experts."""
+    other = model.mla or model.moe or model.mixers or model.indexer or (model.sliding_window and model.sliding_layers)
+    return not other
+
+
 @cache
-def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", attention_dp: bool = False) -> LearntSet:
-    """What was learnt for ``gpu`` and ``precision``; no values where nothing was.
+def learnt_for(
+    gpu: str, mla: bool, precision: str, moe_backend: str = "", attention_dp: bool = False, *, dense: bool = False
+) -> LearntSet:
+    """What was learnt for ``gpu`` and ``precision``; no values where nothing was. ``dense``: see :func:`is_dense`.
 
     Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others, nor is how
     many there are to launch. An entry
@@ -130,7 +141,7 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
     """
     known = {field.name for field in fields(Efficiency)}
     for entry in _entries():
-        if gpu not in entry["gpus"]:
+        if gpu not in entry["gpus"] or (entry.get("models") == "dense" and not (dense and precision in entry)):
             continue
         given = {**entry.get("any", {}), **(entry.get("mla", {}) if mla else {}), **entry.get(precision, {})}
         backends = entry.get("moe_backends", {}).get(precision, {})
@@ -148,8 +159,9 @@ def learnt_for(gpu: str, mla: bool, precision: str, moe_backend: str = "", atten
 
 @cache
 def _entries() -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = read_shipped_yaml("ratematch.data", "efficiency.yaml")
-    return entries
+    """Those of dense models first: they are of one format each, and stand over what is of the GPU alone."""
+    files = ("efficiency-dense.yaml", "efficiency.yaml")
+    return [entry for file in files for entry in read_shipped_yaml("ratematch.data", file)]
 
 
 PART_FIELDS = {

@@ -64,3 +64,14 @@ def test_inside_a_node_all_tokens_go_to_all_ranks():
     sent_s = 512 * 7168 * (2 + 2) * 7 / (same.link * 900e9)
     in_rack_s = sent_s * 8 * (1 - (7 / 8) ** 8) / 8
     assert times[0] - times[1] > 58 * (sent_s - in_rack_s)
+
+
+def test_dense_models_in_bf16_have_values_of_their_own_on_hopper_only():
+    qwen, h200 = load_model("qwen3-8b"), load_gpu("h200")
+    assert efficiency_of(h200, qwen, "bf16").memory > 0.8 > Efficiency().memory
+    assert efficiency_of(h200, qwen, "bf16").layer_s < Efficiency().layer_s
+    assert efficiency_of(h200, qwen, "fp8").memory == efficiency_of(B200, qwen, "bf16").memory == Efficiency().memory
+    assert efficiency_of(h200, load_model("qwen3-235b-a22b"), "bf16").memory == Efficiency().memory  # experts
+    assert efficiency_of(h200, R1, "fp8").memory == learnt_for("h200", True, "fp8").values["memory"].value
+    for name, learnt in learnt_for("h200", False, "bf16", dense=True).values.items():
+        assert learnt.low <= learnt.value <= learnt.high, name

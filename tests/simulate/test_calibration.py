@@ -397,8 +397,8 @@ def test_an_adaptive_search_starts_from_what_the_calibration_leaves_unknown(know
 def test_the_loads_of_real_gpus_calibrate_each_other():
     said = call("calibrate", str(ROOT / "results" / "h200-qwen3-8b"), "--json")
     points = json.loads(said.stdout)["points"]
-    assert len(points) == 14 and max(point["before"] for point in points) > 1.4
-    assert all(0.94 < point["after"] < 1.06 for point in points)
+    assert len(points) == 14 and all(0.9 < point["before"] < 1.1 for point in points)  # its values were learnt
+    assert all(0.92 < point["after"] < 1.06 for point in points)
 
 
 COLUMNS = "kind,gpu,precision,isl,osl,ctx,gen,gen_instances,gen_max_batch_size,"
