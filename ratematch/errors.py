@@ -23,6 +23,7 @@ RatematchError                      (exit 1)
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,10 @@ class WrongServers(RunError):
 
 class LoadAborted(RunError):
     """A load stopped before its last request; its partial records are kept apart."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a disk, a quota or a file that takes no more."""
 
 
 class DiskFull(RunError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -13,7 +12,7 @@ import click
 from rich.console import Console
 
 from ratematch.cli.helppage import Family, Verb, write_sections
-from ratematch.errors import RatematchError
+from ratematch.errors import NO_ROOM, RatematchError
 from ratematch.plan.numbers import shorten
 from ratematch.show.terminal import Terminal, visible
 from ratematch.store.uncollected import end_uncollected
@@ -21,8 +20,6 @@ from ratematch.version import __version__
 
 MOST_LINE = 2000
 """Characters of a line that is said of an error."""
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _WrongCall(click.UsageError):

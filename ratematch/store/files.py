@@ -13,10 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ratematch.errors import DamagedFile, DiskFull, UserError
+from ratematch.errors import NO_ROOM, DamagedFile, DiskFull, UserError
 from ratematch.store.masking import mask_values
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -25,7 +23,7 @@ def disk_full_as(message: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in NO_ROOM:
             raise DiskFull(message) from error
         raise
 

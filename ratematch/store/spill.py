@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ratematch.store.files import FULL, disk_full_message
+from ratematch.errors import NO_ROOM
+from ratematch.store.files import disk_full_message
 
 HOLD_B = 4 << 20
 """Bytes that wait in memory before anything is written: what is shorter never touches the disk."""
@@ -88,7 +89,7 @@ class Spill:
         if self.problem is None:
             return None
         where = self._folder or LARGE_FILES
-        if self.problem.errno in FULL:
+        if self.problem.errno in NO_ROOM:
             return disk_full_message(where)
         return f"{where}: records of a load under way cannot be kept there ({self.problem.strerror})"
 
