@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ratematch.emulator.efficiency import LearntSet, corrected, efficiency_of, is_dense, learnt_for
+from ratematch.emulator.efficiency import LearntSet, corrected, efficiency_of, find_learnt
 from ratematch.emulator.environment import Environment
 from ratematch.emulator.iteration import SchedulerConfig
 from ratematch.emulator.kernelsteps import KernelStepTime
@@ -101,15 +101,8 @@ def learnt_of(shape: ServerShape, environment: Environment) -> LearntSet:
     """What the step times of this server were learnt from; no values where nothing was, or kernels were measured."""
     if environment.steps == "kernels":
         return LearntSet({}, "")
-    precision, model = shape.precision(environment), shape.model
-    learnt = learnt_for(
-        shape.gpu.name,
-        model.mla is not None,
-        precision,
-        shape.moe_backend.upper(),
-        shape.mapping.attention_dp,
-        dense=is_dense(model),
-    )
+    precision, attention_dp = shape.precision(environment), shape.mapping.attention_dp
+    learnt = find_learnt(shape.gpu, shape.model, precision, shape.moe_backend, attention_dp)
     if shape.prompts_launched:
         return learnt
     return learnt._replace(values={name: each for name, each in learnt.values.items() if name != "launch_layer_s"})

@@ -116,24 +116,27 @@ def efficiency_of(
     ``moe_backend``: TensorRT-LLM's ``moe_config.backend``; empty, ``AUTO`` and unmeasured ones: what the engine takes
     where none is named.
     """
-    learnt = learnt_for(
-        gpu.name, model.mla is not None, precision, moe_backend.upper(), attention_dp, dense=is_dense(model)
-    )
+    learnt = find_learnt(gpu, model, precision, moe_backend, attention_dp)
     known = replace(Efficiency(), **{name: value.value for name, value in learnt.values.items()})
     return row_bytes(known, learnt.backend)
 
 
-def is_dense(model: Model) -> bool:
-    """Whether each layer of ``model`` is grouped-query attention to the whole context and an MLP without experts."""
-    other = model.mla or model.moe or model.mixers or model.indexer or (model.sliding_window and model.sliding_layers)
-    return not other
+DENSE = ("MLPs without experts", "grouped-query attention")
+"""The layers of models that are called dense here (:attr:`~ratematch.plan.model.Model.layer_kinds`)."""
+
+
+def find_learnt(gpu: Gpu, model: Model, precision: str, moe_backend: str, attention_dp: bool) -> LearntSet:
+    """What was learnt for servers of ``model``; see :func:`efficiency_of`."""
+    mla, dense = model.mla is not None, model.layer_kinds == DENSE
+    return learnt_for(gpu.name, mla, precision, moe_backend.upper(), attention_dp, dense=dense)
 
 
 @cache
 def learnt_for(
     gpu: str, mla: bool, precision: str, moe_backend: str = "", attention_dp: bool = False, *, dense: bool = False
 ) -> LearntSet:
-    """What was learnt for ``gpu`` and ``precision``; no values where nothing was. ``dense``: see :func:`is_dense`.
+    """What was learnt for ``gpu`` and ``precision``; no values where nothing was. ``dense``: of :data:`DENSE`
+    models.
 
     Kernels of attention differ most between kinds of attention: what MLA's reach is not used for others, nor is how
     many there are to launch. An entry

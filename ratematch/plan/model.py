@@ -165,6 +165,22 @@ class Model:
         return self.layers if self.mlp_layers is None else self.mlp_layers
 
     @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """What the layers are, as far as they run other kernels: words, sorted."""
+        kinds: set[str] = {mixer.kind for mixer in self.mixers}
+        if self.plain_layers:
+            kinds.add("MLA" if self.mla is not None else "grouped-query attention")
+        if self.indexer is not None:
+            kinds.add("sparse attention")
+        if self.sliding_window and self.sliding_layers:
+            kinds.add("sliding windows")
+        if self.moe is not None:
+            kinds.add("experts")
+        elif self.wide_layers:
+            kinds.add("MLPs without experts")
+        return tuple(sorted(kinds))
+
+    @property
     def depth(self) -> float:
         """Layers of one attention and one MLP each that have as many of both: layers may have only one of them."""
         mixing = self.plain_layers + sum(mixer.layers for mixer in self.mixers)

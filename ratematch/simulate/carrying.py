@@ -14,22 +14,6 @@ from ratematch.plan.model import Model
 from ratematch.simulate.calibration import Calibration
 
 
-def layer_kinds(model: Model) -> tuple[str, ...]:
-    """What the layers of ``model`` are, as far as they run other kernels: words, sorted."""
-    kinds: set[str] = {mixer.kind for mixer in model.mixers}
-    if model.plain_layers:
-        kinds.add("MLA" if model.mla is not None else "grouped-query attention")
-    if model.indexer is not None:
-        kinds.add("sparse attention")
-    if model.sliding_window and model.sliding_layers:
-        kinds.add("sliding windows")
-    if model.moe is not None:
-        kinds.add("experts")
-    elif model.wide_layers:
-        kinds.add("MLPs without experts")
-    return tuple(sorted(kinds))
-
-
 def carry_over(calibration: Calibration, measured: Model, other: Model) -> Calibration:
     """``calibration``, by loads of ``measured``, for ``other`` on the same GPU type in the same weight format.
 
@@ -41,7 +25,7 @@ def carry_over(calibration: Calibration, measured: Model, other: Model) -> Calib
     """
     if measured.name == other.name:
         return calibration
-    there, wanted = layer_kinds(measured), layer_kinds(other)
+    there, wanted = measured.layer_kinds, other.layer_kinds
     if there != wanted:
         raise ValueError(
             f"loads of {measured.name} ({', '.join(there)}) say nothing of {other.name} ({', '.join(wanted)}): "

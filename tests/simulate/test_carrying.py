@@ -17,7 +17,7 @@ from ratematch.plan.model import Model
 from ratematch.simulate.calibration import Calibration
 from ratematch.simulate.calibrationfile import calibration_to_json, read_calibration
 from ratematch.simulate.calibrationpoints import MeasuredSpeed, calibrate_speeds, log_measured_over, speeds_in
-from ratematch.simulate.carrying import carry_over, layer_kinds
+from ratematch.simulate.carrying import carry_over
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.store.folder import Results
 from tests.cli.test_cli import call
@@ -76,7 +76,7 @@ def test_three_loads_of_one_model_correct_the_others_on_the_same_gpu(model: str)
     ],
 )
 def test_kinds_of_layers(name: str, kinds: tuple[str, ...]) -> None:
-    assert layer_kinds(load_model(name)) == kinds
+    assert load_model(name).layer_kinds == kinds
 
 
 @pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-r1", "gemma-4-31b", "qwen3.5-27b", "nemotron-h-56b"])
