@@ -9,6 +9,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.real_deployments.marks import write_between
 from benchmarks.real_deployments.page import BEGIN, END
 from ratematch.plan.load import TtftOf
 
@@ -126,8 +127,4 @@ def write_page(path: Path, text: str, command: str) -> None:
     Raises:
         SystemExit: the page has no such marks.
     """
-    page = path.read_text()
-    if BEGIN not in page or END not in page:
-        raise SystemExit(f"{path}: no place for the tables: write {BEGIN} and {END} where they belong")
-    head, _, rest = page.partition(BEGIN)
-    path.write_text(f"{head}{BEGIN}\nMade by `{command}`.\n\n{text}{END}{rest.partition(END)[2]}")
+    write_between(path, BEGIN, END, f"Made by `{command}`.\n\n{text}")

@@ -25,25 +25,22 @@ import numpy as np
 
 from ratematch.engines.steptimes import Correction
 from ratematch.plan.experiment import DEFAULT_STEP_TIMES
-from ratematch.plan.parallelism import family_name
 from ratematch.simulate.calibration import Calibration, calibrate, speed_slopes
 from ratematch.simulate.calibrationpoints import (
     MeasuredSpeed,
     calibrate_speeds,
-    forecast_slopes,
-    log_measured_over,
     speeds_in,
 )
 from ratematch.simulate.deviations import Deviations
-from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.store.folder import Results
 
 from .bases import Base, Known, ctx_family, gen_family, kind_of, parts_of
-from .carried import dense_values_unknown
+from .carried import dense_values_unknown, predict
 from .compare import FIGURES
 from .crossed import _fitted
 from .deviations import crossed, observe
 from .fit import BLACKWELL
+from .marks import write_between
 from .protocols import DRAWN, PROTOCOLS, own_constants
 from .simulated import REQUESTS_PER_SLOT, simulate
 from .table import ROWS, Row, read_rows
@@ -199,14 +196,8 @@ def _from_three(
     ctx, gen = ([each for each in others if each.experiment.stage == stage] for stage in ("ctx", "gen"))
     chosen = [ctx[int(rng.integers(len(ctx)))], *(gen[int(place)] for place in rng.permutation(len(gen))[:2])]
     calibration = calibrate_speeds(chosen, str(folder))
-    slopes = forecast_slopes(speed.experiment, speed.cluster, speed.load, calibration.correction)
-    family = family_name(speed.experiment.stage, speed.experiment.deployment.groups[-1].mapping.label)
-    within = 1.96 * math.hypot(calibration.common_sd(slopes, family), calibration.server_sd(False))
-    old, new = (
-        log_measured_over(speed, forecast_experiment(speed.experiment, speed.cluster, name)[speed.load])
-        for name in (DEFAULT_STEP_TIMES, calibration.correction.name)
-    )
-    return old, new, within
+    new = predict(speed, calibration)
+    return predict(speed, None).log, new.log, new.within
 
 
 def main() -> None:
@@ -229,10 +220,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if args.output:
-        head, found, rest = args.output.read_text().partition(BEGIN)
-        if not found or END not in rest:
-            raise SystemExit(f"{args.output}: no place for the table: write {BEGIN} and {END} where it belongs")
-        args.output.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_between(args.output, BEGIN, END, f"{text}\n")
 
 
 if __name__ == "__main__":

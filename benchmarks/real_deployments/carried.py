@@ -37,6 +37,8 @@ from ratematch.simulate.carrying import carry_over
 from ratematch.simulate.forecasts import forecast_experiment
 from ratematch.store.folder import Results
 
+from .marks import write_between
+
 FOLDERS = [Path("results") / f"h200-qwen3-{size}" for size in ("4b", "8b", "14b", "32b")]
 BEGIN, END = "<!-- carried: begin -->", "<!-- carried: end -->"
 
@@ -177,10 +179,7 @@ def main() -> None:
         text = "\n".join(run([read_folder(folder) for folder in args.results or FOLDERS], args.draws))
     print(text)
     if args.output:
-        head, found, rest = args.output.read_text().partition(BEGIN)
-        if not found or END not in rest:
-            raise SystemExit(f"{args.output}: no place for the tables: write {BEGIN} and {END} where they belong")
-        args.output.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_between(args.output, BEGIN, END, f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from .compare import FIGURES, FULL, Compared, coverage, groups_of, near_limit, spread, sum_up, taus
 from .fit import halves
+from .marks import write_between
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 KERNELS_BEGIN, KERNELS_END = "<!-- kernels: begin -->", "<!-- kernels: end -->"
@@ -123,12 +124,10 @@ def write_page(path: Path, compared: Sequence[Compared], command: str, steps: st
     """
     roofline = steps == "roofline"
     begin, end = (BEGIN, END) if roofline else (KERNELS_BEGIN, KERNELS_END)
-    text = path.read_text() if path.exists() else f"# Predictions and measured rows\n\n{begin}\n{end}\n"
-    if begin not in text or end not in text:
-        raise SystemExit(f"{path}: no place for the tables: write {begin} and {end} where they belong")
-    head, _, rest = text.partition(begin)
+    if not path.exists():
+        path.write_text(f"# Predictions and measured rows\n\n{begin}\n{end}\n")
     tables = to_markdown(compared, command) if roofline else to_short_markdown(compared, command)
-    path.write_text(f"{head}{begin}\n{tables}{end}{rest.partition(end)[2]}")
+    write_between(path, begin, end, tables)
 
 
 def plot(path: Path, compared: Sequence[Compared]) -> None:
