@@ -13,6 +13,33 @@ from ratematch.cli.options import GIVEN, PATH, cluster_option, json_option, set_
 if TYPE_CHECKING:
     from ratematch.plan.model import Model
     from ratematch.simulate.calibration import Calibration
+    from ratematch.simulate.calibrationpoints import MeasuredSpeed
+
+
+def _read_speeds(
+    measured: Path, sweep: str | None, overrides: tuple[str, ...], cluster: str | None
+) -> list[MeasuredSpeed]:
+    """What a results folder or a table says."""
+    from ratematch.errors import UserError
+    from ratematch.inputs.find import read_sweep
+    from ratematch.inputs.ratetable import MOST_BYTES, read_rates
+    from ratematch.inputs.textfile import read_text_file
+    from ratematch.match.question import Question
+    from ratematch.simulate.calibrationpoints import speeds_in, speeds_of_table
+    from ratematch.simulate.calibrationrows import is_deployment_table, speeds_of_deployments
+    from ratematch.store.folder import Results
+
+    if measured.is_file() or (sweep is not None and not measured.is_dir()):
+        if sweep is None:
+            raise UserError(f"{measured}: a table does not say what was measured: name a sweep of it with --sweep")
+        parsed, _ = read_sweep(sweep, overrides, cluster)
+        text = read_text_file(measured, MOST_BYTES)
+        if is_deployment_table(text):
+            return speeds_of_deployments(text, parsed, str(measured))
+        return speeds_of_table(read_rates(measured, Question())[0], parsed, str(measured))
+    if sweep is not None or overrides or cluster is not None:
+        raise UserError("--sweep, --set and --cluster belong to a table: a results folder says what was measured")
+    return speeds_in(Results.open(measured))
 
 
 def _carry_over(calibration: Calibration, measured: Model, wanted: str) -> Calibration:
@@ -65,30 +92,12 @@ def calibrate(
     """
     from ratematch.errors import UserError
     from ratematch.inputs.catalog import model_of
-    from ratematch.inputs.find import read_sweep
-    from ratematch.inputs.ratetable import MOST_BYTES, read_rates
-    from ratematch.inputs.textfile import read_text_file
-    from ratematch.match.question import Question
     from ratematch.show.views.calibration import print_calibration
     from ratematch.simulate.calibrationfile import calibration_to_json
-    from ratematch.simulate.calibrationpoints import calibrate_speeds, speeds_in, speeds_of_table
-    from ratematch.simulate.calibrationrows import is_deployment_table, speeds_of_deployments
+    from ratematch.simulate.calibrationpoints import calibrate_speeds
     from ratematch.store.files import to_text, write_text
-    from ratematch.store.folder import Results
 
-    if measured.is_file() or (sweep is not None and not measured.is_dir()):
-        if sweep is None:
-            raise UserError(f"{measured}: a table does not say what was measured: name a sweep of it with --sweep")
-        parsed, _ = read_sweep(sweep, overrides, cluster)
-        text = read_text_file(measured, MOST_BYTES)
-        if is_deployment_table(text):
-            speeds = speeds_of_deployments(text, parsed, str(measured))
-        else:
-            speeds = speeds_of_table(read_rates(measured, Question())[0], parsed, str(measured))
-    elif sweep is not None or overrides or cluster is not None:
-        raise UserError("--sweep, --set and --cluster belong to a table: a results folder says what was measured")
-    else:
-        speeds = speeds_in(Results.open(measured))
+    speeds = _read_speeds(measured, sweep, overrides, cluster)
     calibration = calibrate_speeds(speeds, str(measured))
     if for_model is not None:
         calibration = _carry_over(calibration, model_of(speeds[0].experiment), for_model)

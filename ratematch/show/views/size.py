@@ -111,7 +111,6 @@ def _print_answer(sized: Sized, sizing: Sizing, sweep: Sweep, console: Console) 
         _say(f"  95 %: {_range(sized)} GPUs, if all servers are as much faster or slower as they may be", console)
         if answer.gpus > sweep.max_gpus:
             _say(f"  that is more than the {sweep.max_gpus} GPUs of the sweep's budget", console, "yellow")
-    if answer is not None:
         _say(f"  {_describe_answer(answer, sizing)}", console)
     if slow := [run for run in sized.runs if run.broken]:
         tried = "; ".join(f"{run.label} ({', '.join(run.broken)})" for run in slow[:MOST_SLOW])
@@ -158,16 +157,16 @@ def _describe_answer(run: Run, sizing: Sizing) -> str:
     percentile = sizing.question.percentile or "mean"
     at = "mean" if percentile == "mean" else f"p{percentile}"
     start = f"SIMULATED with {run.requests:,} requests"
-    parts = []
-    for name, value in (("TTFT", run.ttft_limit_ms), ("TPOT", run.tpot_limit_ms)):
+    parts, open_ = [], []
+    for name, value, limit in (
+        ("TTFT", run.ttft_limit_ms, sizing.question.ttft_ms),
+        ("TPOT", run.tpot_limit_ms, sizing.question.tpot_ms),
+    ):
         low, high = _within(run, name.lower(), sizing)
         parts.append(
             f"{at} {name} {show_value(value)} ms (90 % of public rows: {show_value(low)} to {show_value(high)})"
         )
-    open_ = [
-        name
-        for name, limit in (("TTFT", sizing.question.ttft_ms), ("TPOT", sizing.question.tpot_ms))
-        if limit is not None and _within(run, name.lower(), sizing)[1] > limit
-    ]
+        if limit is not None and high > limit:
+            open_.append(name)
     verdict = f"; {' and '.join(open_)} may still be over: measure before you promise" if open_ else ""
     return f"{start}: {', '.join(parts)}{verdict}"
