@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.support.lanes import SECONDS, SLURM_LANES, TOGETHER, USUAL_S, groups_of
+from tests.support.scheduler import Lanes
 
 TESTS = Path(__file__).parents[1]
 
@@ -32,3 +36,28 @@ def test_lanes_on_slurm_end_together() -> None:
     for test, lane in lanes.items():
         seconds[lane] += SECONDS.get(test.partition("::")[2], USUAL_S)
     assert max(seconds.values()) - min(seconds.values()) <= USUAL_S
+
+
+class Node:
+    """A process of a run: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def send_runtest_some(self, places: list[int]) -> None:
+        self.given += places
+
+
+@pytest.mark.parametrize("processes", [1, SLURM_LANES + 2], ids=["from the front", "from the end"])
+def test_what_needs_a_calm_machine_is_given_out_last(processes: int) -> None:
+    calm = "tests/d/test_d.py::test_simulated_and_emulated_figures_agree"
+    tests = [calm, "tests/a/test_a.py::test_a", "tests/b/test_kinds.py::test_b", calm.replace("_agree", "_are_there")]
+    nodes = [Node() for _ in range(processes)]
+    lanes: Any = Lanes.__new__(Lanes)
+    lanes.assigned_work = {node: {} for node in nodes}
+    lanes.registered_collections = dict.fromkeys(nodes, tests)
+    lanes.workqueue = OrderedDict((groups_of(tests).get(test, test), {test: False}) for test in tests)
+    while lanes.workqueue:
+        lanes._assign_work_unit(nodes[-1])
+    given = [tests[place] for place in nodes[-1].given]
+    assert sorted(given) == sorted(tests) and given[-1] == calm
